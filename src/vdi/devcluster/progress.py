@@ -1,0 +1,266 @@
+"""What a person sees while long work runs: live bars with the time on a terminal, plain lines elsewhere.
+
+Used by everything in this room that takes more than a moment. Each step has a log of its own; a step that fails
+says so with the log's last lines. Steps may run side by side (`Progress.side_by_side`); Ctrl-C ends every program
+that a step started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+T = TypeVar("T")
+
+TAIL_LINES = 20
+"""Lines of a failed step's log that its error carries."""
+
+HEARTBEAT_SECONDS = 20.0
+"""Without a terminal: how often a step that is still running prints a line."""
+
+_TERMINATE_SECONDS = 5.0
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_NOTE_WIDTH = 70
+
+
+class StepFailed(Exception):  # noqa: N818 - named for what happened
+    """Raised when a step's program fails: says which step, how, and shows the end of its log."""
+
+    def __init__(self, title: str, message: str, log_path: Path, tail: str = "") -> None:
+        self.title, self.message, self.log_path, self.tail = title, message, log_path, tail
+        shown = "".join(f"\n  | {line}" for line in tail.splitlines())
+        super().__init__(f"{title}: {message}{shown}\n  whole log: {log_path}")
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: work was given up
+    """Raised inside a step when work beside it failed or the user pressed Ctrl-C, so that it ends too."""
+
+
+class Step:
+    """One line of the progress display, with a log of its own. Made by `Progress.step`."""
+
+    def __init__(self, owner: Progress, title: str, log_path: Path) -> None:
+        self.title, self.log_path, self.started = title, log_path, time.monotonic()
+        self._owner = owner
+        self._note = ""
+        self._last_line = self.started
+
+    def update(self, note: str = "", *, done: float | None = None, total: float | None = None) -> None:
+        """Show `note`, and a bar when `total` is given (any unit). Raises Cancelled when the work was given up."""
+        self._note = note
+        self._owner._show(self, note, done, total)
+        self._owner.raise_if_cancelled()
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: bytes | None = None,
+    ) -> None:
+        """Run a program to its end, its output in the log and its last line beside the bar.
+
+        The program gets a process group of its own, and the whole group is ended on Ctrl-C. It cannot ask the user
+        anything. Raises StepFailed when it cannot be started or ends with another status than 0; Cancelled.
+        """
+        words = [str(word) for word in argv]
+        self._owner.raise_if_cancelled()
+        with self.log_path.open("ab") as log:
+            log.write(f"$ {' '.join(words)}\n".encode())
+            log.flush()
+            start = log.tell()
+            try:
+                process = subprocess.Popen(
+                    words,
+                    env=dict(env) if env is not None else None,
+                    cwd=cwd,
+                    stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                )
+            except OSError as error:
+                raise StepFailed(self.title, f"{words[0]} cannot be started: {error}", self.log_path) from error
+            with self._owner._following(process):
+                status = self._follow(process, log, stdin)
+        if status != 0:
+            self._owner.raise_if_cancelled()
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            raise StepFailed(self.title, f"{Path(words[0]).name} {how}", self.log_path, self._tail(start))
+
+    def _follow(self, process: subprocess.Popen[bytes], log: IO[bytes], stdin: bytes | None) -> int:
+        reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
+        reader.start()
+        if stdin is not None and process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(stdin)
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(timeout=1.0)
+                break
+            self._owner._show(self, self._note, None, None)
+        reader.join(timeout=_TERMINATE_SECONDS)  # a grandchild that went to the background may hold the pipe open
+        return status
+
+    def _read(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        assert process.stdout is not None  # noqa: S101 - it was asked for
+        with contextlib.suppress(ValueError), process.stdout:  # ValueError: the log was closed, nobody listens any more
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                text = _ESCAPES.sub("", line.decode(errors="replace")).strip()
+                if text:
+                    self._note = text
+                    self._owner._show(self, text, None, None)
+
+    def _tail(self, start: int) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(start)
+            lines = _ESCAPES.sub("", log.read().decode(errors="replace")).splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
+
+
+class Progress:
+    """The display of a whole piece of work; a context manager. Safe to use from several threads at once."""
+
+    def __init__(self, log_dir: Path, console: Console | None = None) -> None:
+        self.log_dir = log_dir
+        self.console = console or Console(stderr=True)
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False, style="dim"),
+            console=self.console,
+            transient=True,
+        )
+        self._tasks: dict[Step, TaskID] = {}
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+
+    def __enter__(self) -> Progress:
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.cancel()
+        if self.console.is_terminal:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """One step: its time is printed when it ends, with ✓, or with ✗ when it raised."""
+        log_path = self.log_dir / f"{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')[:80]}.log"
+        log_path.write_bytes(b"")
+        step = Step(self, title, log_path)
+        if self.console.is_terminal:
+            with self._lock:
+                self._tasks[step] = self._bars.add_task(title, total=None, note="")
+        else:
+            self.say(f"  {title} ...")
+        mark, style = "✗", "red"
+        try:
+            yield step
+            mark, style = "✓", "green"
+        finally:
+            with self._lock:
+                if step in self._tasks:
+                    self._bars.remove_task(self._tasks.pop(step))
+            seconds = time.monotonic() - step.started
+            self.console.print(Text.assemble((mark, style), f" {title} ", (f"{seconds:.1f}s", "dim")), soft_wrap=True)
+
+    def side_by_side(self, jobs: Sequence[Callable[[], T]], *, at_once: int = 8) -> list[T]:
+        """Run the jobs in threads and return their results in order.
+
+        The first failure, or Ctrl-C, ends all the others and is raised once they have ended.
+        """
+        with ThreadPoolExecutor(max_workers=at_once) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                failures = [error for future in futures if future.done() and (error := future.exception())]
+                if failures:
+                    raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
+                return [future.result() for future in futures]
+            except BaseException:
+                self.cancel()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def cancel(self) -> None:
+        """Give up: every program that a step runs is ended, and every step raises Cancelled at its next update."""
+        self._cancelled.set()
+        with self._lock:
+            processes = list(self._processes)
+        for process in processes:
+            _end_group(process)
+
+    def raise_if_cancelled(self) -> None:
+        """Raises Cancelled when the work was given up."""
+        if self._cancelled.is_set():
+            raise Cancelled("given up, because work beside it failed or was interrupted")
+
+    @contextlib.contextmanager
+    def _following(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        with self._lock:
+            self._processes.add(process)
+        try:
+            if self._cancelled.is_set():  # it was given up between the check and the start
+                _end_group(process)
+            yield
+        except BaseException:
+            _end_group(process)
+            raise
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+
+    def _show(self, step: Step, note: str, done: float | None, total: float | None) -> None:
+        if self.console.is_terminal:
+            with self._lock:
+                task = self._tasks.get(step)
+                if task is not None:
+                    self._bars.update(task, note=note[:_NOTE_WIDTH], completed=done, total=total)
+            return
+        now = time.monotonic()
+        if now - step._last_line >= HEARTBEAT_SECONDS:
+            step._last_line = now
+            share = f" {100 * done / total:.0f}%" if done is not None and total else ""
+            self.say(f"  {step.title} ... {now - step.started:.0f}s{share} {note[:_NOTE_WIDTH]}".rstrip())
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_TERMINATE_SECONDS)
+            return
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
