@@ -1,0 +1,114 @@
+"""A real browser on a real desktop: opens a session's address, waits for the first picture, types, takes screenshots.
+
+Used by the demo, the end-to-end tests and the benchmark of the first picture. It looks at pixels, never at what the page says of itself:
+a page that shows "Waiting for stream..." has a video element too, but nothing is drawn into it.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+CHROMIUM_ARGS = (
+    "--no-sandbox",  # the demo and the tests may run as root, where Chromium's sandbox refuses to start
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1",
+)
+
+# Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC). A frame counts as a picture when
+# its pixels differ: an element without a stream, and a black screen, are of one colour.
+_HAS_PICTURE = """() => {
+  const video = document.querySelector('#videoStream, video#stream, video');
+  if (!video || !video.videoWidth || video.readyState < 2) return false;
+  const canvas = document.createElement('canvas');
+  canvas.width = 64; canvas.height = 36;
+  const context = canvas.getContext('2d', {willReadFrequently: true});
+  context.drawImage(video, 0, 0, 64, 36);
+  const pixels = context.getImageData(0, 0, 64, 36).data;
+  const colours = new Set();
+  for (let i = 0; i < pixels.length; i += 4) colours.add((pixels[i] >> 4) << 8 | (pixels[i+1] >> 4) << 4 | pixels[i+2] >> 4);
+  return colours.size > 4;
+}"""
+
+
+class NoPictureError(Exception):
+    """Raised when no picture came in time; says what the page showed instead."""
+
+
+def find_chromium() -> Path | None:
+    """Return the machine's own Chromium or Chrome, if there is one."""
+    for name in CHROMIUM_NAMES:
+        if found := shutil.which(name):
+            return Path(found)
+    return None
+
+
+class DesktopBrowser:
+    """One headless browser with one page on one desktop; a context manager."""
+
+    def __init__(self, url: str, user: str, password: str, *, width: int = 1280, height: int = 720) -> None:
+        self._url, self._user, self._password = url, user, password
+        self._size = (width, height)
+        self.messages: list[str] = []
+
+    def __enter__(self) -> DesktopBrowser:
+        from playwright.sync_api import sync_playwright  # a development dependency: only who looks at pictures needs it
+
+        executable = find_chromium()
+        if executable is None:
+            raise NoPictureError(f"no browser found: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
+        self._playwright = sync_playwright().start()
+        try:
+            self._browser = self._playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_ARGS))
+            context = self._browser.new_context(
+                ignore_https_errors=True,  # the embedded cluster's certificate authority is known to nobody
+                viewport={"width": self._size[0], "height": self._size[1]},
+                http_credentials={"username": self._user, "password": self._password},
+            )
+            self.page: Page = context.new_page()
+            self.page.on("console", lambda message: self.messages.append(message.text))
+        except BaseException:
+            self._playwright.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    def open(self, *, timeout_s: float = 60.0) -> None:
+        """Go to the desktop and wait until a picture is drawn. Raises NoPictureError."""
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        response = self.page.goto(self._url, timeout=timeout_s * 1000)
+        if response is None or not response.ok:
+            raise NoPictureError(f"{self._url} answered {response.status if response else 'nothing'}, not a desktop")
+        try:
+            self.page.wait_for_function(_HAS_PICTURE, timeout=timeout_s * 1000, polling=50)
+        except PlaywrightTimeout as error:
+            shown = " ".join(self.page.inner_text("body").split())[:200]
+            said = "; ".join(self.messages[-5:])
+            raise NoPictureError(
+                f"no picture from {self._url} in {timeout_s:.0f} s; the page shows {shown!r}; its console: {said}"
+            ) from error
+
+    def picture(self) -> Image.Image:
+        """Return what the browser's window shows now."""
+        return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
