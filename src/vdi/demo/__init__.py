@@ -1,1 +1,1 @@
-"""From nothing to a picture: the road that `vdi demo` and the end-to-end tests walk. Called by `cli`; decides nothing."""
+"""From nothing to a picture: the road that `vdi demo` and the end-to-end tests walk. Called by `cli`."""

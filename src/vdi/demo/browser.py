@@ -1,7 +1,7 @@
 """A real browser on a real desktop: opens a session's address, waits for the first picture, types, takes screenshots.
 
-Used by the demo, the end-to-end tests and the benchmark of the first picture. It looks at pixels, never at what the page says of itself:
-a page that shows "Waiting for stream..." has a video element too, but nothing is drawn into it.
+Used by the demo, the end-to-end tests and the benchmark of the first picture. It looks at pixels, never at what the
+page says of itself: a page that shows "Waiting for stream..." has a video element too, but nothing is drawn into it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CHROMIUM_ARGS = (
     "--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1",
 )
 
-# Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC). A frame counts as a picture when
-# its pixels differ: an element without a stream, and a black screen, are of one colour.
+# Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC). A frame counts as a picture
+# when its pixels differ: an element without a stream, and a black screen, are of one colour.
 _HAS_PICTURE = """() => {
   const video = document.querySelector('#videoStream, video#stream, video');
   if (!video || !video.videoWidth || video.readyState < 2) return false;
@@ -41,7 +41,8 @@ _HAS_PICTURE = """() => {
   context.drawImage(video, 0, 0, 64, 36);
   const pixels = context.getImageData(0, 0, 64, 36).data;
   const colours = new Set();
-  for (let i = 0; i < pixels.length; i += 4) colours.add((pixels[i] >> 4) << 8 | (pixels[i+1] >> 4) << 4 | pixels[i+2] >> 4);
+  for (let i = 0; i < pixels.length; i += 4)
+    colours.add((pixels[i] >> 4) << 8 | (pixels[i + 1] >> 4) << 4 | pixels[i + 2] >> 4);
   return colours.size > 4;
 }"""
 
