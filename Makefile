@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup check format lint types contracts unit lock clean
+.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -15,6 +15,15 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+demo: $(STAMP) ## a real cluster with a real desktop on this machine, and a picture of it: demo.png (needs root)
+	@$(PY) -m vdi.cli.main demo up --screenshot demo.png
+
+demo-down: $(STAMP) ## stop the demo and leave the machine as it was
+	@$(PY) -m vdi.cli.main demo down
+
+test: $(STAMP) ## unit, cluster (a real API server) and e2e (a real desktop; needs root), with the time of each
+	@tests/run.sh unit cluster e2e
 
 check: lint types contracts unit ## format, lint, types, import contracts, unit tests (under a minute)
 
@@ -34,6 +43,12 @@ contracts: $(STAMP)
 
 unit: $(STAMP) ## unit tests alone
 	@$(PY) -m pytest tests/unit
+
+cluster: $(STAMP) ## tests against a real API server
+	@tests/run.sh cluster
+
+e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
+	@tests/run.sh e2e
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/run.txt
