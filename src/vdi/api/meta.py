@@ -1,6 +1,10 @@
-"""Kubernetes object metadata, pruned to the fields this project reads. Used by every struct that is decoded from the API."""
+"""Kubernetes object metadata, pruned to the fields this project reads. Part of every struct decoded from the API."""
+
+from typing import Annotated
 
 import msgspec
+
+from vdi.api.constraints import doc
 
 GROUP = "vdi.kasm.io"
 VERSION = "v1alpha1"
@@ -36,9 +40,9 @@ class ObjectMeta(msgspec.Struct, rename="camel", omit_defaults=True):
 class Condition(msgspec.Struct, rename="camel", omit_defaults=True):
     """`status.conditions[]` as Kubernetes defines it (KEP-1623)."""
 
-    type: str
-    status: str
-    reason: str
-    message: str = ""
-    last_transition_time: str = ""
-    observed_generation: int = 0
+    type: Annotated[str, doc("What is said to hold.", maxLength=316)]
+    status: Annotated[str, doc("Whether it holds.", enum=["True", "False", "Unknown"])]
+    reason: Annotated[str, doc("Why, in one word for programs.", maxLength=1024)]
+    message: Annotated[str, doc("Why, in a sentence for people.", maxLength=32768)] = ""
+    last_transition_time: Annotated[str, doc("When status last changed.", format="date-time")] = ""
+    observed_generation: Annotated[int, doc("Generation of the object that this condition speaks of.")] = 0

@@ -1,56 +1,143 @@
 """`VDISession`: one person's desktop."""
 
+from typing import Annotated, ClassVar
+
 import msgspec
 
+from vdi.api.constraints import (
+    CPU,
+    DURATION,
+    EMAIL,
+    HOST_LABEL,
+    MEMORY,
+    OBJECT_NAME,
+    Quantity,
+    doc,
+    quantities_as_text,
+    stays,
+)
 from vdi.api.meta import Condition, ObjectMeta
+
+PHASES = ("Pending", "Creating", "Running", "Suspended", "Terminating", "Failed")
+"""`status.phase`."""
 
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the desktop may use (the pod's limits)."""
 
-    gpu: int = 1
-    memory: str = "4Gi"
-    cpu: str | None = None
+    gpu: Annotated[
+        int, doc("GPUs (shares of one, where they are time-sliced). Ignored by a template for CPU desktops.", minimum=1)
+    ] = 1
+    memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
+    cpu: Annotated[Quantity | None, doc("CPUs. Left out: as the template says.", CPU, maxLength=32)] = None
+
+    def __post_init__(self) -> None:
+        quantities_as_text(self, "memory", "cpu")
 
 
 class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     """The home volume; what is left out comes from the template."""
 
-    enabled: bool | None = None
-    size: str | None = None
-    storage_class: str | None = None
-    retain: bool = True
+    enabled: Annotated[
+        bool | None,
+        doc("Whether files in the home directory outlive the desktop. Left out: as the template says (there: true)."),
+    ] = None
+    size: Annotated[
+        Quantity | None,
+        doc("Size of a home volume that is made new. Left out: as the template says.", MEMORY, maxLength=32),
+    ] = None
+    storage_class: Annotated[
+        str | None,
+        doc(
+            "StorageClass of a home volume that is made new. Left out: as the template says.",
+            OBJECT_NAME,
+            minLength=1,
+            maxLength=253,
+        ),
+    ] = None
+    retain: Annotated[
+        bool,
+        doc(
+            "true: the home volume belongs to the user and the template, and the next session of both finds the files "
+            "again. false: it belongs to this session and is deleted with it."
+        ),
+    ] = True
+
+    def __post_init__(self) -> None:
+        quantities_as_text(self, "size")
 
 
 class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the user asks for."""
 
-    user: str
-    template: str
-    resources: SessionResources | None = None
-    persistence: SessionPersistence | None = None
-    hostname: str | None = None
-    timeout: str = "8h"
+    user: Annotated[
+        str,
+        doc(
+            "E-mail address of the person whose desktop this is. Fixed once the session exists.",
+            EMAIL,
+            stays("make a new session for another user"),
+            pattern=r"^\S+@\S+\.\S+$",
+            maxLength=254,
+        ),
+    ]
+    template: Annotated[
+        str,
+        doc(
+            "Name of the VDITemplate to start. Fixed once the session exists.",
+            OBJECT_NAME,
+            stays("make a new session for another template"),
+            minLength=1,
+            maxLength=253,
+        ),
+    ]
+    resources: Annotated[
+        SessionResources | None,
+        doc(
+            "Limits of this desktop. Left out: the template's defaults hold. "
+            "Given: what is left out in it has the defaults here."
+        ),
+    ] = None
+    persistence: Annotated[SessionPersistence | None, doc("The home volume. Left out: as the template says.")] = None
+    hostname: Annotated[
+        str | None,
+        doc(
+            "First label of the desktop's host name. Left out: made from the session's name.",
+            HOST_LABEL,
+            minLength=1,
+            maxLength=63,
+        ),
+    ] = None
+    timeout: Annotated[
+        str,
+        doc("Length of one run, counted from status.startTime; then the session is deleted.", DURATION, maxLength=32),
+    ] = "8h"
 
 
 class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the operator has seen and done. Times are RFC 3339, UTC, whole seconds."""
 
-    phase: str = ""
-    url: str = ""
-    message: str = ""
-    start_time: str = ""
-    ready_time: str = ""
-    expires_at: str = ""
-    template_revision: str = ""
-    pod_name: str = ""
-    node_name: str = ""
-    observed_generation: int = 0
-    conditions: tuple[Condition, ...] = ()
+    phase: Annotated[str, doc("Where the session stands.", enum=list(PHASES))] = ""
+    url: Annotated[str, doc("Where the desktop is opened in a browser.")] = ""
+    message: Annotated[str, doc("One sentence for the person who waits.")] = ""
+    start_time: Annotated[
+        str, doc("When this run began: its pod was made. The timeout counts from here.", format="date-time")
+    ] = ""
+    ready_time: Annotated[str, doc("When the desktop of this run first answered.", format="date-time")] = ""
+    expires_at: Annotated[str, doc("When this run ends.", format="date-time")] = ""
+    template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
+    pod_name: Annotated[str, doc("The desktop's pod.")] = ""
+    node_name: Annotated[str, doc("The node that the pod runs on.")] = ""
+    observed_generation: Annotated[int, doc("Generation of the session that this status speaks of.")] = 0
+    conditions: Annotated[
+        tuple[Condition, ...],
+        doc("The steps on the way to a desktop, each with its reason.", list_key="type", maxItems=32),
+    ] = ()
 
 
 class VDISession(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The object as the API server stores it."""
+    """One person's desktop: applied, the operator starts it and writes its address to status.url."""
+
+    plural: ClassVar[str] = "vdisessions"
 
     metadata: ObjectMeta
     spec: SessionSpec

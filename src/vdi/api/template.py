@@ -1,8 +1,35 @@
 """`VDITemplate`: a kind of desktop that people can start."""
 
+from typing import Annotated, ClassVar
+
 import msgspec
 
+from vdi.api.constraints import (
+    ABSOLUTE_PATH,
+    CPU,
+    ENV_NAME,
+    HOST_LABEL,
+    IMAGE,
+    MEMORY,
+    OBJECT_NAME,
+    URL_PATH,
+    Quantity,
+    Rule,
+    doc,
+    quantities_as_text,
+)
 from vdi.api.meta import ObjectMeta
+
+
+def _default_within_maximum(default: str, maximum: str) -> Rule:
+    """`default` is not more than `maximum`. Silent where one of them is no quantity: the field's own rule says that."""
+    return Rule(
+        f"!has(self.{maximum}) || !isQuantity(string(self.{default})) || !isQuantity(string(self.{maximum})) || "
+        f"quantity(string(self.{default})).compareTo(quantity(string(self.{maximum}))) <= 0",
+        f"{default} must not be more than {maximum}",
+        f'"{default} is \'" + string(self.{default}) + "\', more than {maximum} \'" + string(self.{maximum}) + "\'"',
+        f".{default}",
+    )
 
 
 class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -11,119 +38,212 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     A maximum that is left out is the larger of the default and, for the GPU, 1.
     """
 
-    default_gpu: int = msgspec.field(name="defaultGPU", default=1)
-    default_memory: str = "4Gi"
-    default_cpu: str = msgspec.field(name="defaultCPU", default="2")
-    max_gpu: int | None = msgspec.field(name="maxGPU", default=None)
-    max_memory: str | None = None
-    max_cpu: str | None = msgspec.field(name="maxCPU", default=None)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _default_within_maximum("defaultGPU", "maxGPU"),
+        _default_within_maximum("defaultMemory", "maxMemory"),
+        _default_within_maximum("defaultCPU", "maxCPU"),
+    )
+
+    default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
+        msgspec.field(name="defaultGPU", default=1)
+    )
+    default_memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
+    default_cpu: Annotated[Quantity, doc("CPUs.", CPU, maxLength=32)] = msgspec.field(name="defaultCPU", default="2")
+    max_gpu: Annotated[
+        int | None, doc("The most GPUs a session may ask for. Left out: the larger of 1 and defaultGPU.", minimum=0)
+    ] = msgspec.field(name="maxGPU", default=None)
+    max_memory: Annotated[
+        Quantity | None, doc("The most memory a session may ask for. Left out: defaultMemory.", MEMORY, maxLength=32)
+    ] = None
+    max_cpu: Annotated[
+        Quantity | None, doc("The most CPUs a session may ask for. Left out: defaultCPU.", CPU, maxLength=32)
+    ] = msgspec.field(name="maxCPU", default=None)
+
+    def __post_init__(self) -> None:
+        quantities_as_text(self, "default_memory", "default_cpu", "max_memory", "max_cpu")
 
 
 class SecretKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
     """A key of a Secret in the session's namespace."""
 
-    name: str
-    key: str
-    optional: bool = False
+    name: Annotated[str, doc("Name of the Secret.", OBJECT_NAME, minLength=1, maxLength=253)]
+    key: Annotated[str, doc("Key in the Secret.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)]
+    optional: Annotated[
+        bool, doc("true: the desktop starts without the variable where the Secret or the key is missing.")
+    ] = False
 
 
 class EnvVarSource(msgspec.Struct, rename="camel", omit_defaults=True):
     """Where an environment variable's value comes from."""
 
-    secret_key_ref: SecretKeyRef
+    secret_key_ref: Annotated[SecretKeyRef, doc("A key of a Secret in the session's namespace.")]
 
 
 class EnvVar(msgspec.Struct, rename="camel", omit_defaults=True):
     """One environment variable: `value` or `valueFrom`, not both."""
 
-    name: str
-    value: str | None = None
-    value_from: EnvVarSource | None = None
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.value) != has(self.valueFrom)",
+            "needs exactly one of value and valueFrom",
+            "\"'\" + self.name + \"' has \" + (has(self.value) ? 'both' : 'neither') + "
+            '" of value and valueFrom, and needs exactly one"',
+        ),
+    )
+
+    name: Annotated[str, doc("Name of the variable.", ENV_NAME, minLength=1, maxLength=256)]
+    value: Annotated[str | None, doc("Its value, in the open.", maxLength=4096)] = None
+    value_from: Annotated[EnvVarSource | None, doc("Where its value comes from.")] = None
 
 
 class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     """Defaults of the home volume."""
 
-    enabled: bool = True
-    size: str = "10Gi"
-    storage_class: str = "local-path"
-    mount_path: str = "/home/user"
+    enabled: Annotated[bool, doc("Whether desktops have a home volume, unless the session says otherwise.")] = True
+    size: Annotated[Quantity, doc("Size of a new home volume.", MEMORY, maxLength=32)] = "10Gi"
+    storage_class: Annotated[
+        str, doc("StorageClass of a new home volume.", OBJECT_NAME, minLength=1, maxLength=253)
+    ] = "local-path"
+    mount_path: Annotated[str, doc("Where the image has its user's home directory.", ABSOLUTE_PATH, maxLength=512)] = (
+        "/home/user"
+    )
+
+    def __post_init__(self) -> None:
+        quantities_as_text(self, "size")
 
 
 class ClaimVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """An existing PersistentVolumeClaim in the session's namespace."""
 
-    claim_name: str
+    claim_name: Annotated[str, doc("Name of the PersistentVolumeClaim.", OBJECT_NAME, minLength=1, maxLength=253)]
 
 
 class ConfigMapVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """An existing ConfigMap in the session's namespace."""
 
-    name: str
+    name: Annotated[str, doc("Name of the ConfigMap.", OBJECT_NAME, minLength=1, maxLength=253)]
 
 
 class NFSVolume(msgspec.Struct, rename="camel", omit_defaults=True):
-    """An NFS export."""
+    """An NFS export. Pod Security `restricted` forbids it in a pod: there, use a claim whose volume is NFS."""
 
-    server: str
-    path: str
+    server: Annotated[str, doc("Host name or address of the server.", pattern=r"^\S+$", maxLength=253)]
+    path: Annotated[str, doc("Exported path.", ABSOLUTE_PATH, maxLength=512)]
 
 
 class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """A volume mounted beside the home: exactly one source."""
 
-    name: str
-    mount_path: str
-    read_only: bool = True
-    persistent_volume_claim: ClaimVolume | None = None
-    config_map: ConfigMapVolume | None = None
-    nfs: NFSVolume | None = None
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.nfs)].exists_one(given, given)",
+            "needs exactly one of persistentVolumeClaim, configMap and nfs",
+            '"\'" + self.name + "\' has " + '
+            "string([has(self.persistentVolumeClaim), has(self.configMap), has(self.nfs)].filter(given, given).size())"
+            ' + " of persistentVolumeClaim, configMap and nfs, and needs exactly one"',
+        ),
+    )
+
+    name: Annotated[str, doc("Name of the volume in the pod.", HOST_LABEL, minLength=1, maxLength=63)]
+    mount_path: Annotated[str, doc("Where it is mounted.", ABSOLUTE_PATH, maxLength=512)]
+    read_only: Annotated[bool, doc("false: the desktop may write to it.")] = True
+    persistent_volume_claim: Annotated[ClaimVolume | None, doc("An existing claim in the session's namespace.")] = None
+    config_map: Annotated[ConfigMapVolume | None, doc("An existing ConfigMap in the session's namespace.")] = None
+    nfs: Annotated[
+        NFSVolume | None,
+        doc("An NFS export. Pod Security `restricted` forbids it: there, use a claim whose volume is NFS."),
+    ] = None
 
 
 class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     """As in a pod's spec."""
 
-    key: str | None = None
-    operator: str | None = None
-    value: str | None = None
-    effect: str | None = None
-    toleration_seconds: int | None = None
+    key: Annotated[str | None, doc("Key of the taint. Left out: every key (operator Exists).", maxLength=317)] = None
+    operator: Annotated[str | None, doc("How the value is compared. Left out: Equal.", enum=["Exists", "Equal"])] = None
+    value: Annotated[str | None, doc("Value of the taint.", maxLength=63)] = None
+    effect: Annotated[
+        str | None,
+        doc("Effect of the taint. Left out: every effect.", enum=["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+    ] = None
+    toleration_seconds: Annotated[
+        int | None, doc("Seconds that a NoExecute taint is tolerated. Left out: for ever.")
+    ] = None
 
 
 class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
     """Where desktops of this template may run."""
 
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[Toleration, ...] = ()
-    runtime_class_name: str | None = None
+    node_selector: Annotated[
+        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 63})]],
+        doc("Labels that the node must have.", maxProperties=32),
+    ] = {}
+    tolerations: Annotated[
+        tuple[Toleration, ...],
+        doc("Taints that the desktop tolerates.", maxItems=32, **{"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    runtime_class_name: Annotated[
+        str | None, doc("RuntimeClass of the pod, such as nvidia.", OBJECT_NAME, minLength=1, maxLength=253)
+    ] = None
 
 
 class LocalObjectReference(msgspec.Struct, rename="camel", omit_defaults=True):
     """The name of an object in the session's namespace."""
 
-    name: str
+    name: Annotated[str, doc("Name of the object.", OBJECT_NAME, minLength=1, maxLength=253)]
 
 
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """What a desktop of this kind is made of."""
 
-    image: str
-    display_name: str = ""
-    description: str = ""
-    icon: str = ""
-    resources: TemplateResources = msgspec.field(default_factory=TemplateResources)
-    env: tuple[EnvVar, ...] = ()
-    port: int = 8080
-    health_path: str = "/api/health"
-    persistence: TemplatePersistence = msgspec.field(default_factory=TemplatePersistence)
-    shm_size: str = "1Gi"
-    volumes: tuple[TemplateVolume, ...] = ()
-    placement: Placement = msgspec.field(default_factory=Placement)
-    image_pull_secrets: tuple[LocalObjectReference, ...] = ()
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath) && "
+            "v.mountPath != '/dev/shm' && v.mountPath != self.persistence.mountPath)",
+            "each mountPath must be used once, and be neither /dev/shm nor that of the home (persistence.mountPath)",
+            '"each mountPath must be used once, and be neither /dev/shm nor that of the home (\'" + '
+            "self.persistence.mountPath + \"'); given: \" + self.volumes.map(v, v.mountPath).join(', ')",
+            ".volumes",
+        ),
+    )
+
+    image: Annotated[
+        str,
+        doc("Image of the desktop. It serves HTTP on port, and runs as user 1000.", IMAGE, minLength=1, maxLength=512),
+    ]
+    display_name: Annotated[str, doc("Name for people.", maxLength=128)] = ""
+    description: Annotated[str, doc("What this desktop is for.", maxLength=2048)] = ""
+    icon: Annotated[str, doc("Address of a picture (https: or data:).", maxLength=16384)] = ""
+    resources: Annotated[
+        TemplateResources, doc("Limits of a desktop when the session names none, and the most that it may name.")
+    ] = msgspec.field(default_factory=TemplateResources)
+    env: Annotated[tuple[EnvVar, ...], doc("Environment of the desktop.", list_key="name", maxItems=128)] = ()
+    port: Annotated[int, doc("Port that the image serves HTTP on.", minimum=1, maximum=65535)] = 8080
+    health_path: Annotated[str, doc("Path that answers 200 when the desktop is ready.", URL_PATH, maxLength=512)] = (
+        "/api/health"
+    )
+    persistence: Annotated[TemplatePersistence, doc("Defaults of the home volume.")] = msgspec.field(
+        default_factory=TemplatePersistence
+    )
+    shm_size: Annotated[Quantity, doc("Size of /dev/shm; it counts as the desktop's memory.", MEMORY, maxLength=32)] = (
+        "1Gi"
+    )
+    volumes: Annotated[tuple[TemplateVolume, ...], doc("Volumes beside the home.", list_key="name", maxItems=16)] = ()
+    placement: Annotated[Placement, doc("Where desktops of this template may run.")] = msgspec.field(
+        default_factory=Placement
+    )
+    image_pull_secrets: Annotated[
+        tuple[LocalObjectReference, ...],
+        doc("Secrets in the session's namespace for private registries.", list_key="name", maxItems=16),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        quantities_as_text(self, "shm_size")
 
 
 class VDITemplate(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The object as the API server stores it."""
+    """A kind of desktop that people can start. An edit counts from the next start; running desktops go on."""
+
+    plural: ClassVar[str] = "vditemplates"
 
     metadata: ObjectMeta
     spec: TemplateSpec

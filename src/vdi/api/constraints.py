@@ -1,0 +1,99 @@
+"""What a field may hold, said once: the words for people and the OpenAPI and CEL for the API server.
+
+The structs carry these in `Annotated[..., doc(...)]`; `vdi.api.crd` turns them into the CRDs. All of it goes through
+`extra_json_schema`, never through msgspec's own constraints: an object that the API server has stored is always
+decoded, whatever a later version forbids.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    Quantity = str
+else:
+    Quantity = str | int
+"""A Kubernetes quantity. YAML writers say `cpu: 2` as often as `cpu: "2"`; `quantities_as_text` makes both a string."""
+
+
+class Rule(NamedTuple):
+    """One CEL rule: what must hold, what is said when it does not, and the CEL that says it with the value in it."""
+
+    rule: str
+    message: str
+    message_expression: str = ""
+    field_path: str = ""
+
+    def as_schema(self) -> dict[str, str]:
+        """The rule as an entry of `x-kubernetes-validations`; `message` is the fallback for a value of many lines."""
+        entries = {
+            "rule": self.rule,
+            "message": self.message,
+            "messageExpression": self.message_expression,
+            "fieldPath": self.field_path,
+        }
+        return {key: text for key, text in entries.items() if text}
+
+
+def must_be(what: str, cel: str) -> Rule:
+    """A rule on a single value: refused with "'VALUE' is not WHAT"."""
+    return Rule(cel, f"must be {what}", f'"\'" + string(self) + "\' is not {what}"')
+
+
+def stays(advice: str) -> Rule:
+    """A rule on a field that is fixed once the object exists."""
+    return Rule(
+        "self == oldSelf",
+        f"can't be changed; {advice}",
+        f'"can\'t be changed from \'" + oldSelf + "\' to \'" + self + "\'; {advice}"',
+    )
+
+
+def doc(description: str, *rules: Rule, list_key: str = "", **schema: Any) -> msgspec.Meta:
+    """A field's description, CEL rules and OpenAPI keywords (`maxLength=63`); `list_key`: a list is a map by it."""
+    if rules:
+        schema["x-kubernetes-validations"] = [rule.as_schema() for rule in rules]
+    if list_key:
+        schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [list_key]}
+    return msgspec.Meta(description=description, extra_json_schema=schema)
+
+
+def quantities_as_text(struct: msgspec.Struct, *fields: str) -> None:
+    """Turn quantities that were written as YAML integers into strings; for `__post_init__`."""
+    for field in fields:
+        value = getattr(struct, field)
+        if isinstance(value, int):
+            setattr(struct, field, str(value))
+
+
+def _at_least(minimum: str) -> str:
+    return f"isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('{minimum}')) >= 0"
+
+
+_SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+_PERIOD = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
+
+EMAIL = must_be("an e-mail address such as alice@example.com", r"self.matches('^\\S+@\\S+\\.\\S+$')")
+DURATION = must_be(
+    "a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m",
+    f"self.matches('{_PERIOD}') && self != '' && duration(self) > duration('0s')",
+)
+MEMORY = must_be("an amount of at least 1Mi, such as 4Gi or 512Mi", _at_least("1Mi"))
+CPU = must_be("a number of CPUs of at least 1m, such as 2 or 500m", _at_least("1m"))
+HOST_LABEL = must_be(
+    "a host label: lower-case letters, digits and inner hyphens, such as alice-2",
+    "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+)
+OBJECT_NAME = must_be(
+    "the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04",
+    f"self.matches('{_SUBDOMAIN}')",
+)
+ABSOLUTE_PATH = must_be("an absolute path below / without colons, such as /home/user", "self.matches('^(/[^/:]+)+/?$')")
+URL_PATH = must_be("the path of a URL without spaces, such as /api/health", r"self.matches('^/\\S*$')")
+ENV_NAME = must_be(
+    "the name of an environment variable: letters, digits, '_', '-' and '.', not starting with a digit",
+    "self.matches('^[-._a-zA-Z][-._a-zA-Z0-9]*$')",
+)
+IMAGE = must_be(
+    "the name of a container image, such as registry.example.com/desktop:1.0", r"self.matches('^[^\\s:@/]\\S*$')"
+)
