@@ -1,0 +1,44 @@
+"""A Kubernetes client runtime on asyncio, aiohttp and msgspec. The design is in docs/design/kube.md."""
+
+from vdi.kube.apply import Applier
+from vdi.kube.clock import Clock, SystemClock
+from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import HasMetadata, ObjectReference
+from vdi.kube.ownership import MarkReader
+from vdi.kube.queue import Controller, Key, Result, TerminalError, WorkQueue
+from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.store import Store
+from vdi.kube.transport import NO_RETRY, Client, RetryPolicy, WatchEvent
+from vdi.kube.watch import Reflector
+
+__all__ = [
+    "CLAIMS",
+    "EVENTS",
+    "NAMESPACES",
+    "NODES",
+    "NO_RETRY",
+    "PODS",
+    "SECRETS",
+    "SERVICES",
+    "Applier",
+    "Client",
+    "Clock",
+    "ClusterConfig",
+    "Controller",
+    "EventRecorder",
+    "HasMetadata",
+    "Key",
+    "MarkReader",
+    "ObjectReference",
+    "Reflector",
+    "Resource",
+    "Result",
+    "RetryPolicy",
+    "Store",
+    "SystemClock",
+    "TerminalError",
+    "WatchEvent",
+    "WorkQueue",
+    "load_config",
+]

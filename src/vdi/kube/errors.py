@@ -1,0 +1,188 @@
+"""Everything that can go wrong between us and the API server.
+
+    KubeError
+    +-- ConfigError          no usable kubeconfig or service account
+    +-- ConnectionFailed     no answer: refused, reset, timed out, TLS
+    +-- UnexpectedAnswer     an answer that is not what the API promises
+    +-- ApiError             the server answered with a failure (`status`, `reason`, `message`, `causes`, `retry_after`)
+        +-- BadRequest       400
+        +-- Unauthorized     401
+        +-- Forbidden        403
+        +-- NotFound         404
+        +-- AlreadyExists    409, reason AlreadyExists
+        +-- Conflict         409, any other reason
+        +-- Gone             410
+        +-- Invalid          422
+        +-- TooManyRequests  429
+        +-- ServerError      500 and above
+
+Foreign exceptions (aiohttp, ssl, msgspec) are mapped to these once, in `transport`, and kept as `__cause__`.
+"""
+
+# ruff: noqa: N818 - the names are the API's own reasons, and read so where they are caught
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+class KubeError(Exception):
+    """Raised when the Kubernetes API could not do what was asked. Catch this one to catch them all."""
+
+
+class ConfigError(KubeError):
+    """Raised when there is no usable way to a cluster: no kubeconfig, no context, no credentials."""
+
+
+class ConnectionFailed(KubeError):
+    """Raised when the server gave no (complete) answer. The request may or may not have been executed."""
+
+    def __init__(self, server: str, what: str, why: str) -> None:
+        self.server = server
+        self.why = why
+        super().__init__(f"no answer from the API server {server} to {what}: {why}")
+
+
+class UnexpectedAnswer(KubeError):
+    """Raised when an answer cannot be read as what the API promises (a proxy's page, a wrong type)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One entry of a Status' `details.causes`: which field, what is wrong with it."""
+
+    field: str
+    reason: str
+    message: str
+
+
+class ApiError(KubeError):
+    """Raised when the server refused: see the subclass for why. `message` is the server's own sentence."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        causes: tuple[Cause, ...] = (),
+        retry_after: float | None = None,
+        request: str = "",
+        api_missing: bool = False,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.causes = causes
+        self.retry_after = retry_after
+        """Seconds the server asks us to wait, where it said so."""
+        self.request = request
+        """Method and path of the request."""
+        self.api_missing = api_missing
+        """With 404: it is not the object that is missing but the whole kind (its CRD is not installed)."""
+        super().__init__(f"{request}: {message} ({status} {reason})" if request else f"{message} ({status} {reason})")
+
+
+class BadRequest(ApiError):
+    """Raised on 400: the request itself is malformed."""
+
+
+class Unauthorized(ApiError):
+    """Raised on 401: the credentials are missing, wrong or expired."""
+
+
+class Forbidden(ApiError):
+    """Raised on 403: the credentials are known but may not do this (RBAC, quota, admission)."""
+
+
+class NotFound(ApiError):
+    """Raised on 404: no such object, or (`api_missing`) no such kind."""
+
+
+class AlreadyExists(ApiError):
+    """Raised on 409 to a create: an object of this name is there."""
+
+
+class Conflict(ApiError):
+    """Raised on 409 otherwise: a resourceVersion or uid precondition did not hold."""
+
+
+class Gone(ApiError):
+    """Raised on 410: the resourceVersion or continue token is older than what the server remembers. List again."""
+
+
+class Invalid(ApiError):
+    """Raised on 422: the object breaks its schema; `causes` says which fields."""
+
+
+class TooManyRequests(ApiError):
+    """Raised on 429, after the retries that the policy allows."""
+
+
+class ServerError(ApiError):
+    """Raised on 5xx, after the retries that the policy allows."""
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    422: Invalid,
+    429: TooManyRequests,
+}
+
+
+class _Cause(msgspec.Struct, gc=False):
+    field: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class _Details(msgspec.Struct, rename="camel"):
+    name: str = ""
+    causes: list[_Cause] = []
+    retry_after_seconds: float = 0
+
+
+class _Status(msgspec.Struct):
+    kind: str = ""
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+    details: _Details | None = None
+
+
+_decode_status = msgspec.json.Decoder(_Status).decode
+
+
+def error_from(status: int, body: bytes, *, request: str = "", retry_after: float | None = None) -> ApiError:
+    """The error for an answer, from its HTTP status and its body: a Status object, or what a proxy wrote."""
+    try:
+        answer = _decode_status(body)
+    except msgspec.DecodeError:
+        answer = _Status()
+    if answer.kind != "Status":
+        words = body[:300].decode("utf-8", "replace").strip() or "empty answer"
+        return _class_of(status, "")(
+            status, "", words, retry_after=retry_after, request=request, api_missing=status == 404
+        )
+    details = answer.details or _Details()
+    status = answer.code or status
+    return _class_of(status, answer.reason)(
+        status,
+        answer.reason,
+        answer.message,
+        causes=tuple(Cause(c.field, c.reason, c.message) for c in details.causes),
+        retry_after=retry_after if retry_after is not None else details.retry_after_seconds or None,
+        request=request,
+        api_missing=status == 404 and not details.name,
+    )
+
+
+def _class_of(status: int, reason: str) -> type[ApiError]:
+    if status == 409 and reason == "AlreadyExists":
+        return AlreadyExists
+    return _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)

@@ -1,0 +1,64 @@
+"""What this package asks of the objects it handles: only their metadata, and of that only a few fields.
+
+The structs themselves belong to the caller (pruned to what he reads); any struct that satisfies `HasMetadata` will do.
+"""
+
+# ruff: noqa: D102 - the fields are Kubernetes' own
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+
+class Owner(Protocol):
+    """One of `metadata.ownerReferences`."""
+
+    @property
+    def uid(self) -> str: ...
+
+
+class Metadata(Protocol):
+    """The fields of `metadata` that the runtime reads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def uid(self) -> str: ...
+    @property
+    def resource_version(self) -> str: ...
+    @property
+    def deletion_timestamp(self) -> str | None: ...
+    @property
+    def owner_references(self) -> Iterable[Owner]: ...
+
+
+class HasMetadata(Protocol):
+    """Any decoded Kubernetes object."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+
+T = TypeVar("T", bound=HasMetadata)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReference:
+    """Which object an Event is about."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    namespace: str = ""
+
+
+def version_of(obj: HasMetadata) -> int:
+    """`resourceVersion` as a number (Kubernetes' own storage always gives one), 0 when the object has none."""
+    return int(obj.metadata.resource_version or 0)
+
+
+def key_of(obj: HasMetadata) -> tuple[str, str]:
+    """(namespace, name)."""
+    return obj.metadata.namespace, obj.metadata.name

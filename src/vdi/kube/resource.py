@@ -1,0 +1,52 @@
+"""The kinds of the Kubernetes API as values: what they are called and where they live (URL)."""
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One kind of the API. `group` is empty for the core group."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """`apiVersion` as it stands in an object."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """The URL path, quoted. Without `namespace` it is the collection of all namespaces.
+
+        Raises ValueError where the parts do not fit together, such as a name of a namespaced kind without namespace.
+        """
+        if namespace and not self.namespaced:
+            raise ValueError(f"{self.kind} is cluster-scoped: namespace must be absent, got {namespace!r}")
+        if name is not None and not name:
+            raise ValueError(f"{self.kind}: the name must not be empty")
+        if name is not None and self.namespaced and not namespace:
+            raise ValueError(f"{self.kind} {name!r} is namespaced: a namespace is needed")
+        if subresource and name is None:
+            raise ValueError(f"{self.kind}: subresource {subresource!r} needs a name")
+        parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
+        if namespace:
+            parts.append(f"namespaces/{quote(namespace, safe='')}")
+        parts.append(self.plural)
+        if name is not None:
+            parts.append(quote(name, safe=""))
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+
+PODS = Resource("", "v1", "pods", "Pod")
+SERVICES = Resource("", "v1", "services", "Service")
+SECRETS = Resource("", "v1", "secrets", "Secret")
+CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
+NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
