@@ -35,9 +35,13 @@ class Rule(NamedTuple):
         return {key: text for key, text in entries.items() if text}
 
 
-def must_be(what: str, cel: str) -> Rule:
-    """A rule on a single value: refused with "'VALUE' is not WHAT"."""
-    return Rule(cel, f"must be {what}", f'"\'" + string(self) + "\' is not {what}"')
+def must_be(what: str, cel: str, *, value: str = "self") -> Rule:
+    """A rule on a single value: refused with "'VALUE' is not WHAT". `value` is the CEL for its text.
+
+    That is `self` for text: the API server reckons the cost of a rule before it accepts a CRD, and does not know how
+    long a `string(...)` may become.
+    """
+    return Rule(cel, f"must be {what}", f'"\'" + {value} + "\' is not {what}"')
 
 
 def stays(advice: str) -> Rule:
@@ -66,8 +70,9 @@ def quantities_as_text(struct: msgspec.Struct, *fields: str) -> None:
             setattr(struct, field, str(value))
 
 
-def _at_least(minimum: str) -> str:
-    return f"isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('{minimum}')) >= 0"
+def _at_least(minimum: str, what: str) -> Rule:
+    text = "string(self)"
+    return must_be(what, f"isQuantity({text}) && quantity({text}).compareTo(quantity('{minimum}')) >= 0", value=text)
 
 
 _SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
@@ -78,8 +83,8 @@ DURATION = must_be(
     "a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m",
     f"self.matches('{_PERIOD}') && self != '' && duration(self) > duration('0s')",
 )
-MEMORY = must_be("an amount of at least 1Mi, such as 4Gi or 512Mi", _at_least("1Mi"))
-CPU = must_be("a number of CPUs of at least 1m, such as 2 or 500m", _at_least("1m"))
+MEMORY = _at_least("1Mi", "an amount of at least 1Mi, such as 4Gi or 512Mi")
+CPU = _at_least("1m", "a number of CPUs of at least 1m, such as 2 or 500m")
 HOST_LABEL = must_be(
     "a host label: lower-case letters, digits and inner hyphens, such as alice-2",
     "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",

@@ -20,14 +20,24 @@ from vdi.api.constraints import (
 )
 from vdi.api.meta import ObjectMeta
 
+# dyn(): without it the API server takes a string(integer) to be of any length, and refuses the rule as too costly.
+_GPUS, _MOST_GPUS = "string(dyn(self.defaultGPU))", "string(dyn(self.maxGPU))"
+_MAXIMUM_GPU = Rule(
+    "!has(self.maxGPU) || self.defaultGPU <= self.maxGPU",
+    "defaultGPU must not be more than maxGPU",
+    f'"defaultGPU is \'" + {_GPUS} + "\', more than maxGPU \'" + {_MOST_GPUS} + "\'"',
+    ".defaultGPU",
+)
+
 
 def _default_within_maximum(default: str, maximum: str) -> Rule:
     """`default` is not more than `maximum`. Silent where one of them is no quantity: the field's own rule says that."""
+    given, most = f"string(self.{default})", f"string(self.{maximum})"
     return Rule(
-        f"!has(self.{maximum}) || !isQuantity(string(self.{default})) || !isQuantity(string(self.{maximum})) || "
-        f"quantity(string(self.{default})).compareTo(quantity(string(self.{maximum}))) <= 0",
+        f"!has(self.{maximum}) || !isQuantity({given}) || !isQuantity({most}) || "
+        f"quantity({given}).compareTo(quantity({most})) <= 0",
         f"{default} must not be more than {maximum}",
-        f'"{default} is \'" + string(self.{default}) + "\', more than {maximum} \'" + string(self.{maximum}) + "\'"',
+        f'"{default} is \'" + {given} + "\', more than {maximum} \'" + {most} + "\'"',
         f".{default}",
     )
 
@@ -39,7 +49,7 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     """
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        _default_within_maximum("defaultGPU", "maxGPU"),
+        _MAXIMUM_GPU,
         _default_within_maximum("defaultMemory", "maxMemory"),
         _default_within_maximum("defaultCPU", "maxCPU"),
     )
@@ -138,9 +148,8 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
         Rule(
             "[has(self.persistentVolumeClaim), has(self.configMap), has(self.nfs)].exists_one(given, given)",
             "needs exactly one of persistentVolumeClaim, configMap and nfs",
-            '"\'" + self.name + "\' has " + '
-            "string([has(self.persistentVolumeClaim), has(self.configMap), has(self.nfs)].filter(given, given).size())"
-            ' + " of persistentVolumeClaim, configMap and nfs, and needs exactly one"',
+            '"\'" + self.name + "\' has " + (has(self.persistentVolumeClaim) || has(self.configMap) || has(self.nfs) ? '
+            "'several' : 'none') + ' of persistentVolumeClaim, configMap and nfs, and needs exactly one'",
         ),
     )
 
@@ -197,11 +206,14 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath) && "
-            "v.mountPath != '/dev/shm' && v.mountPath != self.persistence.mountPath)",
-            "each mountPath must be used once, and be neither /dev/shm nor that of the home (persistence.mountPath)",
-            '"each mountPath must be used once, and be neither /dev/shm nor that of the home (\'" + '
-            "self.persistence.mountPath + \"'); given: \" + self.volumes.map(v, v.mountPath).join(', ')",
+            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))",
+            "each mountPath must be used once",
+            field_path=".volumes",
+        ),
+        Rule(
+            "!has(self.volumes) || self.volumes.all(v, v.mountPath != self.persistence.mountPath)",
+            "a volume must not be mounted where the home is (persistence.mountPath)",
+            '"mounted at \'" + self.persistence.mountPath + "\', where the home is (persistence.mountPath)"',
             ".volumes",
         ),
     )
