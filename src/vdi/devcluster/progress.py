@@ -176,7 +176,7 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """One step: its time is printed when it ends, with ✓, or with ✗ when it raised."""
+        """One step: its time is printed when it ends, with ✓, ✗ when it failed, or – when it was given up."""
         log_path = self.log_dir / f"{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')[:80]}.log"
         log_path.write_bytes(b"")
         step = Step(self, title, log_path)
@@ -189,6 +189,9 @@ class Progress:
         try:
             yield step
             mark, style = "✓", "green"
+        except (Cancelled, KeyboardInterrupt):
+            mark, style = "–", "dim"
+            raise
         finally:
             with self._lock:
                 if step in self._tasks:
