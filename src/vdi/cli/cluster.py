@@ -1,0 +1,175 @@
+"""`vdi cluster`: a real Kubernetes cluster on this machine, for trying things and for tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vdi.devcluster import cluster
+from vdi.devcluster.layout import ClusterError, layout_of
+from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.status import ClusterStatus
+
+app = typer.Typer(
+    name="cluster",
+    no_args_is_help=True,
+    help="A real Kubernetes cluster on this machine, made of the real components, for trying things and for tests."
+    " Have a cluster already (K3s, k3d, kind, ...)? Then you need none of this: install charts/vdi there with Helm.",
+)
+
+Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
+CLUSTER_MISSING = 1
+
+
+class Output(StrEnum):
+    """How data is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command(epilog="Example: sudo vdi cluster up --fake-gpus 4 (without root: vdi cluster up --control-plane-only)")
+def up(
+    name: Name = "demo",
+    control_plane_only: Annotated[
+        bool, typer.Option("--control-plane-only", help="API server and controllers, but no node: needs no root.")
+    ] = False,
+    fake_gpus: Annotated[
+        int, typer.Option("--fake-gpus", min=0, max=64, help="Pretend the node has so many nvidia.com/gpu.")
+    ] = 0,
+) -> None:
+    """Bring the cluster up; when it is up already, heal what is not right and say so."""
+    with _errors_in_words(), _progress(name) as progress:
+        made = cluster.up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus, progress=progress)
+    console = Console()
+    console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
+    if made.fake_gpus:
+        console.print(
+            f"{made.fake_gpus} pretended GPUs: pods that ask for one are scheduled, but there is no hardware."
+        )
+    console.print(f"  export KUBECONFIG={made.kubeconfig}", soft_wrap=True)
+
+
+@app.command(epilog="Example: vdi cluster down --name dev")
+def down(name: Name = "demo") -> None:
+    """Stop the cluster and remove everything it had; downloaded and built files stay in the cache."""
+    with _errors_in_words():
+        removed = cluster.down(name)
+    print(f"Removed of cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}.")
+
+
+@app.command(epilog="Example: vdi cluster reset --control-plane-only")
+def reset(
+    name: Name = "demo",
+    control_plane_only: Annotated[bool, typer.Option("--control-plane-only", help="As in `up`.")] = False,
+    fake_gpus: Annotated[int, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = 0,
+) -> None:
+    """Take the cluster down and bring a fresh one up; all in it is lost."""
+    down(name)
+    up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+
+
+@app.command(epilog="Example: vdi cluster status -o json")
+def status(
+    name: Name = "demo",
+    output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
+) -> None:
+    """Show what each process, the node and the add-ons do; status 1 when anything is not as it should be."""
+    with _errors_in_words():
+        found = cluster.status(name)
+    if output is Output.JSON:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        _print_status(found)
+    raise typer.Exit(0 if found.state == "running" else 1)
+
+
+@app.command(epilog="Example: vdi cluster logs kube-apiserver -f")
+def logs(
+    component: Annotated[str, typer.Argument(help="Which component; none lists them.")] = "",
+    name: Name = "demo",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
+) -> None:
+    """Print a component's log."""
+    with _errors_in_words():
+        folder = layout_of(name).logs
+        known = sorted(path.stem for path in folder.glob("*.log"))
+        if not known:
+            raise ClusterError(f"there is no cluster {name!r}, so no logs in {folder}")
+        if component and component not in known:
+            raise ClusterError(f"component {component!r}: cluster {name!r} has {', '.join(known)}")
+    if not component:
+        print("\n".join(known))
+        return
+    # tail follows over rotation and ends with Ctrl-C, and this process has nothing else to do.
+    words = ["tail", "-n", "+1", *(["-F"] if follow else []), str(folder / f"{component}.log")]
+    sys.stdout.flush()
+    os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
+
+
+@app.command(epilog='Example: export KUBECONFIG="$(vdi cluster kubeconfig)"')
+def kubeconfig(
+    name: Name = "demo",
+    content: Annotated[bool, typer.Option("--print", help="The content instead of the path; it holds a key.")] = False,
+) -> None:
+    """Print the path of the administrator's kubeconfig."""
+    with _errors_in_words():
+        path = layout_of(name).kubeconfig
+        if not path.exists():
+            raise ClusterError(f"there is no cluster {name!r}: `vdi cluster up` makes one")
+    print(path.read_text() if content else path)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Progress]:
+    """Logs of the steps go to a folder that is kept only when something failed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"vdi-cluster-{name}-"))
+    with Progress(folder) as progress:
+        yield progress
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (ClusterError, StepFailed) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; what this command had begun is undone", code=130)
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    print(f"vdi cluster: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _print_status(found: ClusterStatus) -> None:
+    console = Console()
+    if found.state == "absent":
+        console.print(f"There is no cluster {found.name!r}: `vdi cluster up` makes one.")
+        return
+    console.print(f"Cluster {found.name!r} is {found.state}: {found.server}")
+    table = Table("COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT", box=None, pad_edge=False)
+    for one in found.components:
+        table.add_row(one.name, one.state, str(one.pid or "-"), str(one.restarts), one.last_exit or "-")
+    for addon in found.addons:
+        table.add_row(addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail)
+    console.print(table)
+    if not found.control_plane_only:
+        ready = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}[found.node_ready]
+        gpus = f", {found.fake_gpus} pretended GPUs" if found.fake_gpus else ""
+        console.print(f"Node {ready}; HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}")

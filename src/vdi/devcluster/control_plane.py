@@ -1,0 +1,126 @@
+"""The control plane's command lines: pure functions from the cluster's facts to supervised components."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
+from vdi.devcluster.supervisor import Component
+
+CONTROL_PLANE_BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+
+
+def control_plane(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Component]:
+    """etcd, API server, controller manager and scheduler, all on one address."""
+    return [
+        _etcd(layout, facts, binaries["etcd"]),
+        _apiserver(layout, facts, binaries["kube-apiserver"]),
+        _controller_manager(layout, facts, binaries["kube-controller-manager"]),
+        Component(
+            name="kube-scheduler",
+            argv=[
+                str(binaries["kube-scheduler"]),
+                f"--kubeconfig={layout.component_kubeconfig('kube-scheduler')}",
+                "--leader-elect=false",
+                "--secure-port=0",
+            ],
+            after=["kube-apiserver"],
+        ),
+    ]
+
+
+def write_control_plane_config(layout: Layout) -> None:
+    """Anonymous requests may ask for the API server's health and for nothing else."""
+    health = [{"path": path} for path in ("/livez", "/readyz", "/healthz")]
+    content = {
+        "apiVersion": "apiserver.config.k8s.io/v1beta1",
+        "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": True, "conditions": health},
+    }
+    (layout.config / "authentication.json").write_text(json.dumps(content, indent=1))
+
+
+def _etcd(layout: Layout, facts: Facts, binary: Path) -> Component:
+    client, peer = f"https://127.0.0.1:{facts.etcd_port}", f"https://127.0.0.1:{facts.etcd_peer_port}"
+    certificate, key, ca = layout.pki / "etcd.crt", layout.pki / "etcd.key", layout.pki / "etcd-ca.crt"
+    argv = [
+        str(binary),
+        "--name=default",
+        f"--data-dir={layout.etcd}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        "--client-cert-auth",
+        f"--cert-file={certificate}",
+        f"--key-file={key}",
+        f"--trusted-ca-file={ca}",
+        "--peer-client-cert-auth",
+        f"--peer-cert-file={certificate}",
+        f"--peer-key-file={key}",
+        f"--peer-trusted-ca-file={ca}",
+        "--log-level=warn",
+    ]
+    if facts.control_plane_only:
+        argv.append("--unsafe-no-fsync")  # a test's cluster: a power cut may cost it its data, waiting for the disk not
+    return Component(name="etcd", argv=argv, ready={"tcp": f"127.0.0.1:{facts.etcd_port}"})
+
+
+def _apiserver(layout: Layout, facts: Facts, binary: Path) -> Component:
+    pki = layout.pki
+    argv = [
+        str(binary),
+        f"--bind-address={facts.api_host}",
+        f"--advertise-address={facts.api_host}",
+        f"--secure-port={facts.api_port}",
+        f"--etcd-servers=https://127.0.0.1:{facts.etcd_port}",
+        f"--etcd-cafile={pki / 'etcd-ca.crt'}",
+        f"--etcd-certfile={pki / 'apiserver-etcd.crt'}",
+        f"--etcd-keyfile={pki / 'apiserver-etcd.key'}",
+        f"--client-ca-file={pki / 'ca.crt'}",
+        f"--tls-cert-file={pki / 'apiserver.crt'}",
+        f"--tls-private-key-file={pki / 'apiserver.key'}",
+        f"--cert-dir={layout.config}",
+        f"--authentication-config={layout.config / 'authentication.json'}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        "--profiling=false",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-signing-key-file={pki / 'service-account.key'}",
+        f"--service-account-key-file={pki / 'service-account.pub'}",
+        f"--service-cluster-ip-range={facts.networks.services if facts.networks else CONTROL_PLANE_SERVICES}",
+    ]
+    if facts.control_plane_only:
+        # A loopback address is refused as the endpoint of the Service `kubernetes`, which nobody could reach anyway.
+        argv.append("--endpoint-reconciler-type=none")
+    else:
+        argv += [
+            f"--kubelet-client-certificate={pki / 'apiserver-kubelet.crt'}",
+            f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
+            f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+            "--kubelet-preferred-address-types=InternalIP",  # the node's name resolves nowhere
+        ]
+    ready = {"https": f"{facts.api_host}:{facts.api_port}/readyz", "ca": str(pki / "ca.crt")}
+    return Component(name="kube-apiserver", argv=argv, after=["etcd"], ready=ready)
+
+
+def _controller_manager(layout: Layout, facts: Facts, binary: Path) -> Component:
+    pki = layout.pki
+    argv = [
+        str(binary),
+        f"--kubeconfig={layout.component_kubeconfig('kube-controller-manager')}",
+        "--leader-elect=false",
+        "--secure-port=0",
+        "--use-service-account-credentials",
+        f"--service-account-private-key-file={pki / 'service-account.key'}",
+        f"--root-ca-file={pki / 'ca.crt'}",
+        f"--cluster-signing-cert-file={pki / 'ca.crt'}",
+        f"--cluster-signing-key-file={pki / 'ca.key'}",
+        f"--cluster-name={facts.name}",
+    ]
+    return Component(name="kube-controller-manager", argv=argv, after=["kube-apiserver"])

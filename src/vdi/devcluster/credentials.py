@@ -1,0 +1,94 @@
+"""Who may speak to whom in the cluster: certificates and kubeconfigs of every component and of the administrator."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdi.devcluster.layout import Facts, Layout, write_private
+from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
+from vdi.devcluster.pki import Authority, authority, service_account_key
+
+WEB_DOMAIN = "vdi.localhost"
+"""Names below `localhost` reach this machine without any DNS: browsers and resolvers agree on that."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A component that talks to the API server: its certificate's common name and group."""
+
+    user: str
+    group: str = ""
+
+
+CONTROL_PLANE_CLIENTS = {
+    "kube-controller-manager": Client("system:kube-controller-manager"),
+    "kube-scheduler": Client("system:kube-scheduler"),
+}
+
+
+def node_clients(facts: Facts) -> dict[str, Client]:
+    """The clients that only a full node has. Traefik gets its rights from our manifest, not from being trusted."""
+    return {
+        "kubelet": Client(f"system:node:{facts.node_name}", "system:nodes"),
+        "kube-proxy": Client("system:kube-proxy"),
+        "traefik": Client("vdi:traefik"),
+    }
+
+
+def write_credentials(layout: Layout, facts: Facts) -> None:
+    """Make every key, certificate and kubeconfig that is not there yet."""
+    layout.config.mkdir(mode=0o700, exist_ok=True)
+    ca = authority(layout.pki, "ca", f"vdi cluster {facts.name}")
+    services = facts.networks.services if facts.networks else CONTROL_PLANE_SERVICES
+    api_service = facts.networks.api_service if facts.networks else services.replace(".0/16", ".1")
+    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+    ca.issue("apiserver", "kube-apiserver", names=[*names, "localhost", facts.api_host, api_service], server=True)
+    ca.issue("apiserver-kubelet", "kube-apiserver-kubelet", organisation="system:masters")
+    service_account_key(layout.pki)
+
+    etcd_ca = authority(layout.pki, "etcd-ca", f"vdi cluster {facts.name} etcd")
+    etcd_ca.issue("etcd", "etcd", names=["localhost", "127.0.0.1"], server=True)
+    etcd_ca.issue("apiserver-etcd", "kube-apiserver")
+
+    clients = dict(CONTROL_PLANE_CLIENTS)
+    if not facts.control_plane_only:
+        clients |= node_clients(facts)
+        ca.issue("kubelet-server", facts.node_name, names=[facts.node_name, facts.api_host], server=True)
+        web_ca = authority(layout.pki, "web-ca", f"vdi cluster {facts.name} desktops", only_domain=WEB_DOMAIN)
+        web_ca.issue("web", f"*.{WEB_DOMAIN}", names=[f"*.{WEB_DOMAIN}", WEB_DOMAIN], server=True)
+    for component, client in clients.items():
+        certificate = ca.issue(component, client.user, organisation=client.group)
+        _write_kubeconfig(layout.component_kubeconfig(component), facts, ca, certificate, component)
+    admin = ca.issue("admin", "vdi:admin", organisation="system:masters")
+    _write_kubeconfig(layout.kubeconfig, facts, ca, admin, f"vdi-{facts.name}")
+
+
+def _write_kubeconfig(path: Path, facts: Facts, ca: Authority, certificate: tuple[Path, Path], user: str) -> None:
+    context = f"vdi-{facts.name}"
+    content: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": context,
+        "clusters": [
+            {"name": context, "cluster": {"server": facts.server, "certificate-authority-data": _inline(ca.file)}}
+        ],
+        "users": [
+            {
+                "name": user,
+                "user": {
+                    "client-certificate-data": _inline(certificate[0]),
+                    "client-key-data": _inline(certificate[1]),
+                },
+            }
+        ],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": user}}],
+    }
+    write_private(path, json.dumps(content, indent=1).encode())  # JSON is YAML, and every reader takes it
+
+
+def _inline(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,200 @@
+"""What is remembered of a cluster, and where: one folder per cluster, and the facts chosen for it when it was made.
+
+The facts stay the same over every `up` of a cluster, so that kubeconfigs, addresses and URLs stay good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vdi.devcluster.networks import Networks
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,9}(?<!-)")
+
+
+class ClusterError(Exception):
+    """Raised when a cluster cannot be brought up, found or taken down; says what to do about it."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen for a cluster when it was made. Ports are of the host, 0 for none."""
+
+    name: str
+    control_plane_only: bool
+    fake_gpus: int
+    api_host: str
+    api_port: int
+    etcd_port: int
+    etcd_peer_port: int
+    websecure_port: int = 0
+    networks: Networks | None = None
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return f"https://{self.api_host}:{self.api_port}"
+
+    @property
+    def node_name(self) -> str:
+        """The node's name in the cluster."""
+        return f"vdi-{self.name}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one cluster."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The cluster's name is its folder's."""
+        return self.root.name
+
+    @property
+    def facts_file(self) -> Path:
+        """The `Facts`."""
+        return self.root / "cluster.json"
+
+    @property
+    def spec(self) -> Path:
+        """What the supervisor runs."""
+        return self.root / "spec.json"
+
+    @property
+    def status(self) -> Path:
+        """What the supervisor says."""
+        return self.root / "status.json"
+
+    @property
+    def supervisor(self) -> Path:
+        """Which process supervises."""
+        return self.root / "supervisor.json"
+
+    @property
+    def logs(self) -> Path:
+        """One log per component."""
+        return self.root / "logs"
+
+    @property
+    def pki(self) -> Path:
+        """Keys and certificates."""
+        return self.root / "pki"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.root / "kubeconfig"
+
+    @property
+    def etcd(self) -> Path:
+        """The database."""
+        return self.root / "etcd"
+
+    @property
+    def config(self) -> Path:
+        """Generated configuration of the components, their kubeconfigs too."""
+        return self.root / "config"
+
+    @property
+    def node(self) -> Path:
+        """Data of containerd, kubelet and pods (root's); paths of at most a few characters below it."""
+        return self.root / "node"
+
+    @property
+    def run(self) -> Path:
+        """Sockets of a full node: short, because a socket's path has at most 107 characters."""
+        return Path("/run") / f"vdi-{self.name}"
+
+    def component_kubeconfig(self, component: str) -> Path:
+        """The kubeconfig of one component."""
+        return self.config / f"{component}.kubeconfig"
+
+    def load(self) -> Facts | None:
+        """The cluster's facts, or None when there is no such cluster (or only remains of one)."""
+        try:
+            return msgspec.json.decode(self.facts_file.read_bytes(), type=Facts)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def save(self, facts: Facts) -> None:
+        """Write the facts in one step."""
+        write_private(self.facts_file, msgspec.json.format(msgspec.json.encode(facts), indent=1), mode=0o644)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the cluster against a second `up` or `down`. Raises ClusterError when another one is at work."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ClusterError(
+                    f"another `vdi cluster` command is at work on cluster {self.name!r}; try again when it has ended"
+                ) from error
+            yield
+        finally:
+            os.close(handle)
+
+
+def invoking_user() -> pwd.struct_passwd:
+    """Whose cluster it is: under sudo, the person who typed it."""
+    uid = os.getuid()
+    return pwd.getpwuid(int(os.environ["SUDO_UID"]) if uid == 0 and "SUDO_UID" in os.environ else uid)
+
+
+def state_root() -> Path:
+    """The folder of all clusters: VDI_STATE, else XDG_STATE_HOME/vdi, else ~/.local/state/vdi of the invoking user."""
+    if chosen := os.environ.get("VDI_STATE"):
+        return Path(chosen).absolute()
+    if base := os.environ.get("XDG_STATE_HOME"):
+        return Path(base) / "vdi"
+    return Path(invoking_user().pw_dir) / ".local" / "state" / "vdi"
+
+
+def layout_of(name: str) -> Layout:
+    """Where cluster `name` lives. Raises ClusterError for a name that is none."""
+    if not _NAME.fullmatch(name):
+        raise ClusterError(
+            f"name {name!r}: allowed are 1 to 10 of a-z, 0-9 and -, beginning with a letter, not ending with -"
+            " (links and cgroups are named after it)"
+        )
+    return Layout(state_root() / name)
+
+
+def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file in one step, readable as `mode` says from its first moment."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123 - mode at creation
+        file.write(content)
+    partial.replace(path)
+
+
+def free_ports(count: int, wanted: int = 0) -> list[int]:
+    """Different free TCP ports of the loopback address; the first is `wanted` if that is free."""
+    with contextlib.ExitStack() as held:
+        return [_bind_free(held, wanted if index == 0 else 0) for index in range(count)]
+
+
+def _bind_free(held: contextlib.ExitStack, wanted: int) -> int:
+    probe = held.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind(("127.0.0.1", wanted))
+    except OSError:
+        if wanted == 0:
+            raise
+        return _bind_free(held, 0)
+    return int(probe.getsockname()[1])

@@ -1,0 +1,143 @@
+"""Starting, finding and stopping the supervisor: the only process that `vdi cluster` itself starts and ends.
+
+A process is known by its id and its start time together, so that an id that was given out again is never hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+
+from vdi.devcluster import supervisor
+from vdi.devcluster.layout import ClusterError, Layout
+from vdi.devcluster.supervisor import Component
+
+STOP_SECONDS = 40.0
+"""How long the supervisor gets to stop everything in turn before it is killed."""
+
+
+class ProcessId(msgspec.Struct, frozen=True):
+    """A process and the clock tick it started at (field 22 of /proc/PID/stat)."""
+
+    pid: int
+    start: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs (a zombie does not)."""
+        return _stat(self.pid) == self.start
+
+
+def _stat(pid: int) -> int | None:
+    """The process's start tick; None when it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+class Supervised(msgspec.Struct, frozen=True):
+    """The supervisor's own process, and what holds its namespaces open (the same without namespaces)."""
+
+    main: ProcessId
+    holder: ProcessId
+
+
+def write_spec(layout: Layout, components: list[Component], setup: list[list[str]]) -> None:
+    """What the supervisor is to run; `setup` are commands it runs first, inside its namespaces."""
+    spec = {"setup": setup, "components": [asdict(component) for component in components]}
+    layout.spec.write_bytes(msgspec.json.format(msgspec.json.encode(spec), indent=1))
+
+
+def start_supervisor(
+    layout: Layout,
+    *,
+    namespaces: list[str] | None = None,
+    pass_fds: tuple[int, ...] = (),
+    prepare: Callable[[int], None] = lambda _pid: None,
+) -> None:
+    """Start it detached. `namespaces` is the command in front of it; `prepare(pid)` runs before it may go on."""
+    layout.logs.mkdir(exist_ok=True)
+    layout.status.unlink(missing_ok=True)
+    command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root)]
+    with (layout.logs / "supervisor.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd="/", pass_fds=pass_fds
+        )
+    assert process.stdin is not None  # noqa: S101 - it was asked for
+    try:
+        with process.stdin as stdin:
+            pid = _only_child(process) if namespaces else process.pid
+            # Remembered before anything else happens, so that `down` finds it whenever this is interrupted.
+            layout.supervisor.write_bytes(msgspec.json.encode(Supervised(_identify(pid), _identify(process.pid))))
+            prepare(pid)
+            stdin.write(supervisor.GO)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    process.returncode = 0  # it outlives us on purpose: nothing waits for it here
+
+
+def find_supervisor(layout: Layout) -> Supervised | None:
+    """The running supervisor of this cluster, if there is one."""
+    try:
+        found = msgspec.json.decode(layout.supervisor.read_bytes(), type=Supervised)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return found if found.main.alive else None
+
+
+def stop_supervisor(layout: Layout) -> bool:
+    """End the supervisor and all it runs: politely, then not. True when there was something to end."""
+    found = find_supervisor(layout)
+    if found is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(found.main.pid, signal.SIGTERM)
+    if not wait_until(lambda: not found.main.alive, STOP_SECONDS):
+        os.kill(found.main.pid, signal.SIGKILL)
+    if not wait_until(lambda: not (found.main.alive or found.holder.alive), 10):
+        raise ClusterError(f"process {found.main.pid} (the supervisor of {layout.name}) does not end, not even killed")
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Look every 50 ms until it holds; False when it still does not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _only_child(process: subprocess.Popen[bytes]) -> int:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    found: list[str] = []
+
+    def appeared() -> bool:
+        if process.poll() is not None:
+            raise ClusterError(
+                f"the node's namespaces could not be made: status {process.returncode}, see supervisor.log"
+            )
+        found[:] = children.read_text().split()
+        return bool(found)
+
+    if not wait_until(appeared, 10):
+        raise ClusterError("the node's namespaces could not be made within 10 s, see supervisor.log")
+    return int(found[0])
+
+
+def _identify(pid: int) -> ProcessId:
+    return ProcessId(pid, _stat(pid) or 0)

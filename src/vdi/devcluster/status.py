@@ -1,0 +1,132 @@
+"""What a cluster is doing: the supervisor's word on each process, the API server's on node and add-ons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vdi.devcluster import api
+from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.processes import find_supervisor
+
+ADDONS = {"coredns": "kube-system/coredns", "local-path": "kube-system/local-path-provisioner"}
+"""Add-ons that run as Deployments; Traefik runs beside the cluster, among the components."""
+
+
+class ComponentStatus(msgspec.Struct, frozen=True):
+    """One supervised process. `state` is waiting, starting, running, backoff, stopped or dead (nobody supervises)."""
+
+    name: str
+    state: str
+    pid: int
+    restarts: int
+    last_exit: str
+    """How it ended the last time, and when; empty if it never did."""
+
+
+class AddonStatus(msgspec.Struct, frozen=True):
+    """One add-on's Deployment."""
+
+    name: str
+    ready: bool
+    detail: str
+
+
+class ClusterStatus(msgspec.Struct, frozen=True):
+    """`state` is absent, running, degraded (something is not as it should be) or dead (no supervisor)."""
+
+    name: str
+    state: str
+    control_plane_only: bool = False
+    server: str = ""
+    kubeconfig: str = ""
+    websecure_port: int = 0
+    fake_gpus: int = 0
+    node_ready: bool | None = None
+    """None when there is no node, or nobody could be asked."""
+    components: list[ComponentStatus] = []
+    addons: list[AddonStatus] = []
+
+
+class _SupervisorState(msgspec.Struct):
+    state: str
+    pid: int
+    restarts: int
+    last_exit: str
+
+
+class _SupervisorStatus(msgspec.Struct):
+    components: dict[str, _SupervisorState]
+
+
+def read_components(layout: Layout) -> list[ComponentStatus]:
+    """The supervisor's last word, corrected by whether it still lives."""
+    try:
+        found = msgspec.json.decode(layout.status.read_bytes(), type=_SupervisorStatus)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return []
+    alive = find_supervisor(layout) is not None
+    return [
+        ComponentStatus(name, one.state if alive else "dead", one.pid if alive else 0, one.restarts, one.last_exit)
+        for name, one in found.components.items()
+    ]
+
+
+def status_of(layout: Layout, facts: Facts | None) -> ClusterStatus:
+    """Look at everything once, waiting for nothing."""
+    if facts is None:
+        return ClusterStatus(name=layout.name, state="absent")
+    components = read_components(layout)
+    alive = find_supervisor(layout) is not None
+    node_ready: bool | None = None
+    addons: list[AddonStatus] = []
+    if alive and not facts.control_plane_only:
+        node_ready, addons = read_node(layout, facts), read_addons(layout, facts)
+    healthy = (
+        bool(components)
+        and all(component.state == "running" for component in components)
+        and (facts.control_plane_only or node_ready is True)
+        and all(addon.ready for addon in addons)
+    )
+    return ClusterStatus(
+        name=layout.name,
+        state="dead" if not alive else "running" if healthy else "degraded",
+        control_plane_only=facts.control_plane_only,
+        server=facts.server,
+        kubeconfig=str(layout.kubeconfig),
+        websecure_port=facts.websecure_port,
+        fake_gpus=facts.fake_gpus,
+        node_ready=node_ready,
+        components=components,
+        addons=addons,
+    )
+
+
+def read_node(layout: Layout, facts: Facts) -> bool | None:
+    """Whether the node says it is Ready; None when the API server did not say."""
+    try:
+        node = api.get(layout, facts, f"/api/v1/nodes/{facts.node_name}")
+    except api.NoAnswer:
+        return None
+    return _condition(node, "Ready")
+
+
+def read_addons(layout: Layout, facts: Facts) -> list[AddonStatus]:
+    """Each add-on's Deployment; one that cannot be read counts as not ready, with the reason."""
+    found = []
+    for name, reference in ADDONS.items():
+        namespace, deployment = reference.split("/")
+        try:
+            content = api.get(layout, facts, f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")
+        except api.NoAnswer as error:
+            found.append(AddonStatus(name, False, str(error)))
+        else:
+            ready = content.get("status", {}).get("readyReplicas", 0)
+            found.append(AddonStatus(name, ready > 0, f"{ready} of {content['spec']['replicas']} ready"))
+    return found
+
+
+def _condition(thing: dict[str, Any], kind: str) -> bool:
+    conditions = thing.get("status", {}).get("conditions", [])
+    return any(one["type"] == kind and one["status"] == "True" for one in conditions)

@@ -1,0 +1,69 @@
+"""Fixtures over a real API server: one control plane per test run, a fresh namespace per test.
+
+Needs no root. `pytest tests/cluster` makes the control plane in a few seconds once the binaries are in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from vdi.devcluster import binaries, cluster
+from vdi.devcluster.progress import Progress
+
+SLOW_FIRST_START = 1800
+"""Seconds: the first run on a machine may have to build Kubernetes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fixtures count into a test's time, so the first test of a run gets what making the control plane may take."""
+    here = Path(__file__).parent
+    ours = [item for item in items if here in item.path.parents]
+    if ours:
+        ours[0].add_marker(pytest.mark.timeout(SLOW_FIRST_START))
+    for item in ours[1:]:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(60))
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
+    """A control plane of this run alone; taken down at its end."""
+    folder = tmp_path_factory.mktemp("control-plane")
+    name = f"t{os.getpid():x}"
+    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
+        patch.setenv("VDI_STATE", str(folder))
+        try:
+            yield cluster.up(name, control_plane_only=True, progress=progress)
+        finally:
+            cluster.down(name)
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(control_plane: cluster.Cluster) -> Path:
+    """The administrator's kubeconfig of this run's control plane."""
+    return control_plane.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def kubectl(control_plane: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The first words of a kubectl command line against this run's control plane."""
+    with Progress(tmp_path_factory.mktemp("kubectl")) as progress:
+        binary = binaries.ensure(["kubectl"], progress=progress)["kubectl"]
+    return [str(binary), "--kubeconfig", str(control_plane.kubeconfig)]
+
+
+@pytest.fixture
+def namespace(kubectl: list[str]) -> Iterator[str]:
+    """A fresh namespace with its default service account; deleted afterwards without waiting."""
+    name = f"test-{uuid4().hex[:8]}"
+    subprocess.run([*kubectl, "create", "namespace", name], check=True, capture_output=True)
+    wait = ["wait", "serviceaccount/default", "--for=create", "--namespace", name, "--timeout=30s"]
+    subprocess.run([*kubectl, *wait], check=True, capture_output=True)
+    yield name
+    subprocess.run([*kubectl, "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
