@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import NODEFAULT, UNSET, Struct, inspect
+from msgspec import NODEFAULT, Struct, inspect
 
 Schema = dict[str, Any]
 
@@ -31,19 +31,15 @@ def _struct(kind: inspect.StructType, defaults: bool) -> Schema:
 
 def _field(field: inspect.Field, defaults: bool) -> Schema:
     schema = _type(field.type, defaults)
-    if defaults and (default := _default(field)) is not None:
-        schema["default"] = default
-    return schema
-
-
-def _default(field: inspect.Field) -> object:
+    if not defaults:
+        return schema
     if field.default_factory is not NODEFAULT:
-        made = field.default_factory()
-        return {} if isinstance(made, Struct) else None
-    if field.default in (NODEFAULT, UNSET, None, "", ()):
-        return None
-    default: object = field.default
-    return default
+        # Without this the API server fills in the inner defaults only where the object is given.
+        if any("default" in inner for inner in schema.get("properties", {}).values()):
+            schema["default"] = {}
+    elif field.default not in (NODEFAULT, None, "", ()):
+        schema["default"] = field.default
+    return schema
 
 
 def _type(kind: inspect.Type, defaults: bool) -> Schema:

@@ -1,0 +1,178 @@
+"""The CRDs say what the structs say, the chart carries them, and they are structural."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from vdi.api import reference
+from vdi.api.crd import build_crds, main, render_files, session_crd, template_crd
+from vdi.api.session import PHASES, VDISession
+from vdi.api.template import VDITemplate
+
+ROOT = Path(__file__).parents[3]
+
+
+def schema_of(crd: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from walk(inner, f"{path}.{name}")
+    for keyword in ("items", "additionalProperties"):
+        if keyword in schema:
+            yield from walk(schema[keyword], f"{path}[]")
+
+
+def test_the_charts_copy_is_what_the_structs_say() -> None:
+    folder = ROOT / "charts/vdi/files/crds"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == render_files(), (
+        "run: .venv/bin/python -m vdi.api.crd charts/vdi/files/crds"
+    )
+
+
+def test_the_reference_page_is_what_the_structs_say() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    assert reference.replace_between_markers(page, reference.render()) == page, (
+        "run: .venv/bin/python -m vdi.api.reference docs/api.md"
+    )
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the lines"):
+        reference.replace_between_markers("no markers", "tables")
+
+
+def test_main_writes_the_files_and_refuses_anything_but_a_directory(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "made")]) == 0
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"vdisessions.yaml", "vditemplates.yaml"}
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
+def test_every_field_of_the_spec_has_words_and_a_limit(crd: dict[str, Any]) -> None:
+    """Without limits the API server refuses CEL rules as too costly, and one object could fill etcd."""
+    for path, field in walk(schema_of(crd)["properties"]["spec"], "spec"):
+        if not path.endswith("[]"):
+            assert field["description"], path
+        if field.get("type") == "string":
+            assert "maxLength" in field or "enum" in field, path
+        if field.get("type") == "array":
+            assert "maxItems" in field, path
+        if "x-kubernetes-int-or-string" in field:
+            assert field["x-kubernetes-validations"] and field["maxLength"], path
+
+
+@pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
+def test_every_rule_has_a_message(crd: dict[str, Any]) -> None:
+    rules = [rule for _, field in walk(schema_of(crd)) for rule in field.get("x-kubernetes-validations", ())]
+    assert rules
+    for rule in rules:
+        assert rule["rule"] and rule["message"], rule
+
+
+def test_status_has_no_defaults() -> None:
+    """The API server would write them when a session is made, and kubectl would show a status that nobody has seen."""
+    assert [path for path, field in walk(schema_of(session_crd())["properties"]["status"]) if "default" in field] == []
+
+
+def test_the_names_that_people_type() -> None:
+    session, template = session_crd()["spec"], template_crd()["spec"]
+    assert (session["scope"], session["names"]["shortNames"]) == ("Namespaced", ["vdi"])
+    assert (template["scope"], template["names"]["shortNames"]) == ("Cluster", ["vdit"])
+    # kubectl takes a category before a short name: a category "vdi" would make `kubectl get vdi` list templates too.
+    assert "vdi" not in session["names"]["categories"] + template["names"]["categories"]
+    assert [column["name"] for column in session["versions"][0]["additionalPrinterColumns"]][:3] == [
+        "User",
+        "Phase",
+        "URL",
+    ]
+    assert session["versions"][0]["subresources"] == {"status": {}}
+
+
+def test_the_defaults_that_the_requirements_name() -> None:
+    spec = schema_of(session_crd())["properties"]["spec"]["properties"]
+    assert spec["timeout"]["default"] == "8h"
+    assert "default" not in spec["resources"], "left out as a whole, the template's defaults hold"
+    assert (
+        spec["resources"]["properties"]["gpu"] | {"default": 1, "minimum": 1} == spec["resources"]["properties"]["gpu"]
+    )
+    assert spec["resources"]["properties"]["memory"]["default"] == "4Gi"
+    assert "default" not in spec["persistence"]["properties"]["enabled"], "left out, the template decides"
+    template = schema_of(template_crd())["properties"]["spec"]["properties"]["resources"]
+    assert template["default"] == {}, "without it the defaults within would not be filled in"
+    assert {name: field.get("default") for name, field in template["properties"].items()} == {
+        "defaultGPU": 1,
+        "defaultMemory": "4Gi",
+        "defaultCPU": "2",
+        "maxGPU": None,
+        "maxMemory": None,
+        "maxCPU": None,
+    }
+
+
+def test_phases_are_those_of_the_requirements() -> None:
+    status = schema_of(session_crd())["properties"]["status"]["properties"]
+    assert status["phase"]["enum"] == list(PHASES)
+    assert set(PHASES) == {"Pending", "Creating", "Running", "Suspended", "Terminating", "Failed"}
+
+
+def test_quantities_written_as_integers_become_text() -> None:
+    session = msgspec.convert(
+        {
+            "metadata": {"name": "a"},
+            "spec": {"user": "a@b.c", "template": "t", "resources": {"cpu": 2, "memory": 5368709120}},
+        },
+        VDISession,
+    )
+    assert session.spec.resources is not None
+    assert (session.spec.resources.cpu, session.spec.resources.memory) == ("2", "5368709120")
+    template = msgspec.convert(
+        {
+            "metadata": {"name": "a"},
+            "spec": {"image": "i", "shmSize": 1073741824, "resources": {"defaultCPU": 4, "maxCPU": 8}},
+        },
+        VDITemplate,
+    )
+    assert (template.spec.resources.default_cpu, template.spec.resources.max_cpu, template.spec.shm_size) == (
+        "4",
+        "8",
+        "1073741824",
+    )
+
+
+def test_what_the_api_server_has_stored_is_decoded_whatever_the_schema_says_today() -> None:
+    """An object from before a tightening must not stop the watch that brings all the others."""
+    stored = {
+        "metadata": {"name": "a"},
+        "spec": {"user": "no e-mail", "template": "", "timeout": "8 hours", "later": 1},
+    }
+    assert msgspec.convert(stored, VDISession).spec.timeout == "8 hours"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_name_only_fields_that_exist(path: Path) -> None:
+    crds = {crd["spec"]["names"]["kind"]: crd for crd in build_crds()}
+    for document in yaml.safe_load_all(path.read_text()):
+        unknown = list(
+            unknown_fields(document["spec"], schema_of(crds[document["kind"]])["properties"]["spec"], "spec")
+        )
+        assert unknown == []
+
+
+def unknown_fields(value: object, schema: dict[str, Any], path: str) -> Iterator[str]:
+    if isinstance(value, dict) and "properties" in schema:
+        for name, inner in value.items():
+            if name not in schema["properties"]:
+                yield f"{path}.{name}"
+            else:
+                yield from unknown_fields(inner, schema["properties"][name], f"{path}.{name}")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from unknown_fields(item, schema["items"], f"{path}[{number}]")
