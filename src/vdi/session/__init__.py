@@ -1,0 +1,1 @@
+"""The domain: what a session means. Pure functions, no I/O, no clock, no randomness."""

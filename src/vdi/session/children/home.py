@@ -1,0 +1,29 @@
+"""The home volume: the user's and template's own when it is retained, else the session's child."""
+
+from typing import Any
+
+from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION, Identity
+from vdi.session.effective import Home
+
+
+def build_home(*, identity: Identity, home: Home) -> dict[str, Any]:
+    """The PersistentVolumeClaim. A retained one has no owner: the garbage collector would take it with that session."""
+    if home.retain:
+        metadata: dict[str, Any] = {
+            "name": home.claim,
+            "namespace": identity.namespace,
+            "labels": dict(MANAGED_BY),
+            "annotations": {USER_ANNOTATION: identity.user, TEMPLATE_ANNOTATION: identity.template},
+        }
+    else:
+        metadata = identity.metadata(home.claim)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata,
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": home.storage_class,
+            "resources": {"requests": {"storage": home.size}},
+        },
+    }

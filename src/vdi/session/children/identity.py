@@ -1,0 +1,59 @@
+"""What every child of a session carries: namespace, labels, owner. Used by all builders and by who looks for them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.api.meta import API_VERSION
+from vdi.api.session import VDISession
+from vdi.session.naming import derive_base
+
+FINALIZER = "vdi.kasm.io/session-cleanup"
+SESSION_LABEL = "vdi.kasm.io/session"
+"""Label of all children; its value is `naming.derive_base(session name)`."""
+MANAGED_BY = {"app.kubernetes.io/managed-by": "vdi-operator"}
+"""Label of everything that the operator makes."""
+USER_ANNOTATION = "vdi.kasm.io/user"
+TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The session, as far as its children know it."""
+
+    namespace: str
+    name: str
+    uid: str
+    user: str
+    template: str
+
+    @classmethod
+    def of(cls, session: VDISession) -> "Identity":
+        """The identity of that session."""
+        meta, spec = session.metadata, session.spec
+        return cls(namespace=meta.namespace, name=meta.name, uid=meta.uid, user=spec.user, template=spec.template)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of a child that dies with the session."""
+        return {**MANAGED_BY, SESSION_LABEL: derive_base(self.name)}
+
+    @property
+    def owner(self) -> dict[str, Any]:
+        """The ownerReference by which the garbage collector finds the child."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": "VDISession",
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+        }
+
+    def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+        """`metadata` of a child that dies with the session."""
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": self.labels,
+            "annotations": {USER_ANNOTATION: self.user, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
+            "ownerReferences": [self.owner],
+        }

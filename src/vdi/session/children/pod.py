@@ -1,0 +1,128 @@
+"""The Pod: the desktop itself. It passes the Pod Security Standard `restricted`."""
+
+from typing import Any
+
+import msgspec
+
+from vdi.api.template import TemplateVolume
+from vdi.session.children.identity import Identity
+from vdi.session.children.secret import PASSWORD_KEY, USERNAME
+from vdi.session.children.service import PORT_NAME
+from vdi.session.effective import Desktop
+from vdi.session.naming import pod_name, secret_name
+from vdi.session.observed import TEMPLATE_REVISION
+
+CONTAINER = "desktop"
+_USER_ID = 1000
+_GRACE_SECONDS = 3
+"""A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
+
+
+def build_pod(*, identity: Identity, desktop: Desktop) -> dict[str, Any]:
+    """The Pod of a session."""
+    spec: dict[str, Any] = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER_ID,
+            "runAsGroup": _USER_ID,
+            "fsGroup": _USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(identity, desktop)],
+        "volumes": _volumes(desktop),
+    }
+    placement = desktop.placement
+    if placement.node_selector:
+        spec["nodeSelector"] = dict(placement.node_selector)
+    if placement.tolerations:
+        spec["tolerations"] = [msgspec.to_builtins(one) for one in placement.tolerations]
+    if placement.runtime_class_name:
+        spec["runtimeClassName"] = placement.runtime_class_name
+    if desktop.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in desktop.image_pull_secrets]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": identity.metadata(pod_name(identity.name), {TEMPLATE_REVISION: desktop.template_revision}),
+        "spec": spec,
+    }
+
+
+def _container(identity: Identity, desktop: Desktop) -> dict[str, Any]:
+    probe = {"httpGet": {"path": desktop.health_path, "port": PORT_NAME}}
+    return {
+        "name": CONTAINER,
+        "image": desktop.image,
+        "imagePullPolicy": "IfNotPresent",
+        "ports": [{"name": PORT_NAME, "containerPort": desktop.port, "protocol": "TCP"}],
+        "env": _env(identity, desktop),
+        "resources": _resources(desktop),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": _mounts(desktop),
+        # Once a second, because a person is waiting; forgiving, because a busy desktop must not lose its route.
+        "readinessProbe": {**probe, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 5},
+        "livenessProbe": {
+            **probe,
+            "initialDelaySeconds": 30,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+    }
+
+
+def _resources(desktop: Desktop) -> dict[str, Any]:
+    limits = {"cpu": desktop.cpu, "memory": desktop.memory}
+    if desktop.gpu:
+        limits[desktop.gpu_resource] = str(desktop.gpu)
+    return {"limits": limits, "requests": {"cpu": desktop.request_cpu, "memory": desktop.request_memory}}
+
+
+def _env(identity: Identity, desktop: Desktop) -> list[dict[str, Any]]:
+    """The template's variables, then ours: of two with one name Kubernetes takes the last."""
+    password = {"secretKeyRef": {"name": secret_name(identity.name), "key": PASSWORD_KEY}}
+    ours: list[dict[str, Any]] = [
+        {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "true"},
+        {"name": "SELKIES_BASIC_AUTH_USER", "value": USERNAME},
+        {"name": "SELKIES_BASIC_AUTH_PASSWORD", "valueFrom": password},
+    ]
+    if not desktop.gpu:
+        # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.
+        ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
+    given = {variable.name for variable in desktop.env}
+    port = [] if "SELKIES_PORT" in given else [{"name": "SELKIES_PORT", "value": str(desktop.port)}]
+    return [*(msgspec.to_builtins(variable) for variable in desktop.env), *port, *ours]
+
+
+def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}]
+    if desktop.home:
+        volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
+    volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
+    return volumes
+
+
+def _source(volume: TemplateVolume) -> dict[str, Any]:
+    if volume.persistent_volume_claim:
+        claim = volume.persistent_volume_claim.claim_name
+        return {"persistentVolumeClaim": {"claimName": claim, "readOnly": volume.read_only}}
+    if volume.config_map:
+        return {"configMap": {"name": volume.config_map.name}}
+    if volume.nfs:
+        return {"nfs": {"server": volume.nfs.server, "path": volume.nfs.path, "readOnly": volume.read_only}}
+    raise ValueError(f"volume {volume.name!r} has no source; allowed is one of persistentVolumeClaim, configMap, nfs")
+
+
+def _mounts(desktop: Desktop) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 -- Chromium's shared memory
+    if desktop.home:
+        mounts.append({"name": "home", "mountPath": desktop.home.mount_path})
+    for volume in desktop.volumes:
+        mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.mount_path}
+        mounts.append({**mount, "readOnly": True} if volume.read_only else mount)
+    return mounts

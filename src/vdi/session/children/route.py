@@ -1,0 +1,34 @@
+"""The IngressRoute (Traefik 3) that leads the session's host to its Service."""
+
+from typing import Any
+
+from vdi.session.children.identity import Identity
+from vdi.session.children.service import PORT_NAME
+from vdi.session.naming import route_name, service_name
+from vdi.session.observed import HOST
+from vdi.session.policy import Policy
+
+
+def build_route(*, identity: Identity, host: str, policy: Policy) -> dict[str, Any]:
+    """One route for one host. TLS from the named Secret, the named resolver, or Traefik's default certificate."""
+    tls: dict[str, str] = {}
+    if policy.tls_secret:
+        tls = {"secretName": policy.tls_secret}
+    elif policy.cert_resolver:
+        tls = {"certResolver": policy.cert_resolver}
+    return {
+        "apiVersion": "traefik.io/v1alpha1",
+        "kind": "IngressRoute",
+        "metadata": identity.metadata(route_name(identity.name), {HOST: host}),
+        "spec": {
+            "entryPoints": [policy.entry_point],
+            "routes": [
+                {
+                    "kind": "Rule",
+                    "match": f"Host(`{host}`)",
+                    "services": [{"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}],
+                }
+            ],
+            "tls": tls,
+        },
+    }

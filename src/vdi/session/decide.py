@@ -1,0 +1,106 @@
+"""May this session have its desktop now? Pure: the operator acts on the answer, other commands explain with it.
+
+    observed: session, template, children, and who else wants the same home or host
+        -> Verdict(desktop)   go: build what is missing
+        -> Verdict(problem)   wait or give up, in words
+
+A desktop that runs is never taken away by this: whoever has a pod is admitted, whatever has been edited since.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.session.conditions import TEMPLATE_FOUND, Reason
+from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.observed import Claim, Event, Pod, Route, Secret, Service
+from vdi.session.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All that is known of one session at one moment."""
+
+    session: VDISession
+    template: VDITemplate | None = None
+    pod: Pod | None = None
+    home: Claim | None = None
+    service: Service | None = None
+    route: Route | None = None
+    secret: Secret | None = None
+    events: tuple[Event, ...] = ()
+    home_holder: str | None = None
+    """Name of another session that has the home of this user and template."""
+    host_holder: str | None = None
+    """Name of another session that has this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`desktop`: what to build (None: there is a pod, or there may be none); `problem`: why there may be none."""
+
+    desktop: Desktop | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """One of several sessions that want the same thing, of which only one can have it."""
+
+    uid: str
+    name: str
+    created: str
+    holds: bool
+    """It has the thing already (its pod mounts the home, its route has the host, or both are being made)."""
+    leaving: bool
+    """It is being deleted."""
+
+
+def find_holder(claimants: Iterable[Claimant]) -> Claimant | None:
+    """Who gets it: whoever has it, else the oldest that stays. Every session comes to the same answer."""
+    candidates = [one for one in claimants if one.holds or not one.leaving]
+    return min(candidates, key=lambda one: (not one.holds, one.created, one.uid), default=None)
+
+
+def decide(observed: Observed, policy: Policy) -> Verdict:
+    """The verdict on a session that is not being deleted."""
+    session, template = observed.session, observed.template
+    if observed.pod:
+        return Verdict()
+    if template is None:
+        return Verdict(problem=_template_missing(session.spec.template))
+    resolved = resolve(session, template, policy)
+    if isinstance(resolved, Problem):
+        return Verdict(problem=resolved)
+    if observed.host_holder:
+        return Verdict(problem=host_taken(session, observed.host_holder))
+    if observed.home_holder and resolved.home and resolved.home.retain:
+        return Verdict(problem=_home_in_use(session, observed.home_holder))
+    return Verdict(desktop=resolved)
+
+
+def host_taken(session: VDISession, holder: str) -> Problem:
+    """Another, older session has the host."""
+    label = session.spec.hostname or session.metadata.name
+    return Problem(
+        Reason.HOST_TAKEN,
+        f"The host name {label!r} belongs to the session {holder!r}, which is older; "
+        "this one starts when that one is gone, or with another spec.hostname.",
+    )
+
+
+def _template_missing(name: str) -> Problem:
+    return Problem(
+        Reason.TEMPLATE_NOT_FOUND,
+        f"There is no template {name!r}; the session starts by itself when it appears.",
+        condition=TEMPLATE_FOUND,
+    )
+
+
+def _home_in_use(session: VDISession, holder: str) -> Problem:
+    return Problem(
+        Reason.HOME_IN_USE,
+        f"The home of {session.spec.user} for the template {session.spec.template!r} is in use by "
+        f"the session {holder!r}; this one starts when that one is gone.",
+    )

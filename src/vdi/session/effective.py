@@ -1,0 +1,212 @@
+"""Session + template + policy -> the desktop to run, all defaults applied, all limits checked; or why not, in words.
+
+Pure. Nothing is clipped in silence: a wish over a maximum is a problem that names field, value and maximum.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vdi.api.session import SessionPersistence, SessionResources, SessionSpec, VDISession
+from vdi.api.template import EnvVar, Placement, TemplateResources, TemplateVolume, VDITemplate
+from vdi.session.conditions import ADMITTED, Reason
+from vdi.session.naming import home_claim_name
+from vdi.session.policy import Policy
+from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
+
+_GUARDED_ENV = frozenset(
+    {
+        "SELKIES_ENABLE_BASIC_AUTH",
+        "SELKIES_BASIC_AUTH_USER",
+        "SELKIES_BASIC_AUTH_PASSWORD",
+        "SELKIES_BASIC_AUTH_VIEWONLY_PASSWORD",
+        "SELKIES_MASTER_TOKEN",
+    }
+)
+"""Variables that the session's protection stands on: a template that sets one is refused, not overruled in silence."""
+_GUARDED_ENV_WITHOUT_GPU = frozenset({"NVIDIA_VISIBLE_DEVICES"})
+"""On a shared node this one would show every GPU to a desktop that asked for none."""
+
+_ASSUMED_MEMORY = SessionResources().memory
+"""What the API server writes into a session that names other resources but no memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a session cannot have its desktop now."""
+
+    reason: str
+    """A reason of `condition`, from `session.conditions.Reason`."""
+    message: str
+    """A sentence for the person who waits."""
+    condition: str = ADMITTED
+    """The condition that it makes False."""
+    needs_a_person: bool = False
+    """True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The home volume."""
+
+    claim: str
+    size: str
+    storage_class: str
+    mount_path: str
+    retain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Desktop:
+    """All that a pod is built from."""
+
+    image: str
+    template_revision: str
+    cpu: str
+    memory: str
+    gpu: int
+    gpu_resource: str
+    request_cpu: str
+    request_memory: str
+    env: tuple[EnvVar, ...]
+    port: int
+    health_path: str
+    shm_size: str
+    home: Home | None
+    volumes: tuple[TemplateVolume, ...]
+    placement: Placement
+    image_pull_secrets: tuple[str, ...]
+
+
+def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Desktop | Problem:
+    """The desktop that this session asks for and its template allows; a Problem when it asks for what cannot be."""
+    wish = session.spec.resources
+    offer = template.spec.resources
+    cpu = wish.cpu if wish and wish.cpu is not None else offer.default_cpu
+    memory = wish.memory if wish else offer.default_memory
+    gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
+    home = _resolve_home(session, template)
+
+    problem = _first_problem(session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home)
+    if problem:
+        return problem
+    return Desktop(
+        image=template.spec.image,
+        template_revision=str(template.metadata.generation),
+        cpu=cpu,
+        memory=memory,
+        gpu=gpu,
+        gpu_resource=policy.gpu_resource,
+        request_cpu=smaller_quantity(policy.requests_cpu, cpu),
+        request_memory=smaller_quantity(policy.requests_memory, memory),
+        env=template.spec.env,
+        port=template.spec.port,
+        health_path=template.spec.health_path,
+        shm_size=template.spec.shm_size,
+        home=home,
+        volumes=template.spec.volumes,
+        placement=template.spec.placement,
+        image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
+    )
+
+
+def _resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
+    wish = session.spec.persistence or SessionPersistence()
+    offer = template.spec.persistence
+    if not (offer.enabled if wish.enabled is None else wish.enabled):
+        return None
+    claim = home_claim_name(
+        session_name=session.metadata.name, user=session.spec.user, template=session.spec.template, retain=wish.retain
+    )
+    return Home(
+        claim=claim,
+        size=wish.size or offer.size,
+        storage_class=wish.storage_class or offer.storage_class,
+        mount_path=offer.mount_path,
+        retain=wish.retain,
+    )
+
+
+def _first_problem(
+    spec: SessionSpec, template: VDITemplate, *, cpu: str, memory: str, gpu: int, home: Home | None
+) -> Problem | None:
+    """Every problem of the worst kind in one sentence each, so that one edit can mend them all."""
+    name = template.metadata.name
+    of_session = list(_invalid_session(spec))
+    if of_session:
+        return Problem(Reason.INVALID_SESSION, _sentences(of_session), needs_a_person=True)
+    of_template = list(_invalid_template(template, gpu=gpu, home=home))
+    if of_template:
+        message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
+        return Problem(Reason.INVALID_TEMPLATE, message, needs_a_person=True)
+    over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu))
+    if over:
+        return Problem(Reason.OVER_LIMIT, _sentences(over), needs_a_person=True)
+    return None
+
+
+def _invalid_session(spec: SessionSpec) -> Iterator[str]:
+    wish, home = spec.resources, spec.persistence
+    yield from _not_quantities({"spec.resources.memory": wish.memory, "spec.resources.cpu": wish.cpu} if wish else {})
+    yield from _not_quantities({"spec.persistence.size": home.size} if home else {})
+    if wish and wish.gpu < 1:
+        yield f"spec.resources.gpu: {wish.gpu} is not allowed; it is 1 or more"
+    try:
+        parse_duration(spec.timeout)
+    except ValueError as why:
+        yield f"spec.timeout: {why}"
+
+
+def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> Iterator[str]:
+    spec, offer = template.spec, template.spec.resources
+    quantities = {
+        "spec.resources.defaultCPU": offer.default_cpu,
+        "spec.resources.defaultMemory": offer.default_memory,
+        "spec.resources.maxCPU": offer.max_cpu,
+        "spec.resources.maxMemory": offer.max_memory,
+        "spec.shmSize": spec.shm_size,
+        "spec.persistence.size": spec.persistence.size,
+    }
+    yield from _not_quantities(quantities)
+    guarded = _GUARDED_ENV if gpu else _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
+    for variable in spec.env:
+        if variable.name in guarded:
+            yield f"spec.env: {variable.name} belongs to the operator (it protects the session); remove it"
+    paths = ["/dev/shm"] + ([home.mount_path] if home else [])  # noqa: S108 -- a mount, not a file of ours
+    names = {"home", "shm"}
+    for volume in spec.volumes:
+        if volume.name in names:
+            yield f"spec.volumes: the name {volume.name!r} is taken; choose another"
+        if volume.mount_path.rstrip("/") in paths:
+            yield f"spec.volumes: something is mounted at {volume.mount_path} already; choose another mountPath"
+        names.add(volume.name)
+        paths.append(volume.mount_path.rstrip("/"))
+
+
+def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[str]:
+    for field, value in fields.items():
+        if value is None:
+            continue
+        try:
+            if parse_quantity(value) <= 0:
+                yield f"{field}: {value!r} is not allowed; it is more than zero"
+        except ValueError as why:
+            yield f"{field}: {why}"
+
+
+def _over_limit(offer: TemplateResources, template: str, *, cpu: str, memory: str, gpu: int) -> Iterator[str]:
+    max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
+    if gpu > max_gpu:
+        yield f"spec.resources.gpu: {gpu} is more than the {max_gpu} that template {template!r} allows"
+    maxima = {
+        "memory": (memory, offer.default_memory if offer.max_memory is None else offer.max_memory),
+        "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
+    }
+    for field, (wanted, most) in maxima.items():
+        if parse_quantity(wanted) > parse_quantity(most):
+            assumed = field == "memory" and wanted == _ASSUMED_MEMORY
+            hint = f" ({wanted} holds where spec.resources names no memory)" if assumed else ""
+            yield f"spec.resources.{field}: {wanted} is more than the {most} that template {template!r} allows{hint}"
+
+
+def _sentences(parts: list[str]) -> str:
+    return "; ".join(parts) + "."

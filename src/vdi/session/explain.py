@@ -1,0 +1,290 @@
+"""Pod, claim and Events -> why the desktop is not there yet, in a sentence. Pure; first rule that answers wins.
+
+Status, CLI and doctor share it. On a file: `python -m vdi.session.explain FILE`, where FILE is what
+`kubectl get pod,pvc,events -o json` prints.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vdi.session.observed import Claim, ContainerStatus, Event, Pod
+from vdi.session.scheduling import explain_unschedulable
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one start."""
+
+    pod: Pod
+    claim: Claim | None = None
+    events: tuple[Event, ...] = ()
+
+    def newest(self, *reasons: str) -> Event | None:
+        """The newest Event with one of these reasons, if it has words."""
+        matching = [event for event in self.events if event.reason in reasons and event.note]
+        return max(matching, key=lambda event: event.seen, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`code` is a condition's reason (one word), `sentence` is for people."""
+
+    code: str
+    sentence: str
+    stuck: bool = True
+    """False: an ordinary step of a start."""
+
+
+Rule = Callable[[Facts], Explanation | None]
+
+
+def explain(facts: Facts) -> Explanation:
+    """Why this pod is not ready. The last rule always answers."""
+    return next(answer for rule in RULES if (answer := rule(facts)))
+
+
+def _pod_failed(facts: Facts) -> Explanation | None:
+    status = facts.pod.status
+    if status.phase not in ("Failed", "Succeeded"):
+        return None
+    again = f"To try again, delete the pod {facts.pod.metadata.name!r}."
+    node = facts.pod.spec.node_name or "its node"
+    detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
+    if status.reason == "Evicted":
+        return Explanation("Evicted", f"{node} ran short of resources and put the desktop out{detail}. {again}")
+    if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
+        return Explanation("NodeRefused", f"{node} refused the desktop{detail}. {again}")
+    return Explanation(
+        "PodFailed", f"The desktop's pod ended for good: {status.reason or status.phase}{detail}. {again}"
+    )
+
+
+def _pod_leaving(facts: Facts) -> Explanation | None:
+    if not facts.pod.metadata.deletion_timestamp:
+        return None
+    return Explanation("PodStopping", "The desktop's pod is being removed; a new one follows.", stuck=False)
+
+
+def _out_of_memory(facts: Facts) -> Explanation | None:
+    desktop = facts.pod.desktop
+    ended = desktop and (desktop.state.terminated or desktop.last_state.terminated)
+    if not ended or ended.reason != "OOMKilled":
+        return None
+    return Explanation(
+        "OutOfMemory",
+        "The desktop used more memory than it may have and was stopped; ask for more in spec.resources.memory.",
+    )
+
+
+def _image(facts: Facts) -> Explanation | None:
+    desktop, reason, message = _waiting(facts)
+    if desktop is None or reason not in _IMAGE_REASONS:
+        return None
+    if reason == "ImagePullBackOff":  # its own message only says that it backs off; the Event before it says why
+        event = facts.newest("Failed")
+        message = event.note if event and "rror: ImagePullBackOff" not in event.note else message
+    image = desktop.image or "the image"
+    for pattern, code, words in _IMAGE_CAUSES:
+        if reason == pattern or re.search(pattern, message, re.IGNORECASE):
+            return Explanation(code, f"The image {image} cannot be fetched: {words}.")
+    return Explanation("ImagePull", f"The image {image} cannot be fetched: {_first_line(message) or reason}")
+
+
+_IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_IMAGE_CAUSES = (
+    ("InvalidImageName", "ImageNameInvalid", "its name is not a valid image name; mend the template's spec.image"),
+    ("ErrImageNeverPull", "ImageNotPresent", "it is not on the node, and the pod may not fetch it"),
+    (
+        r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
+        "ImagePullDenied",
+        "the registry does not let us have it (wrong name, or the template's imagePullSecrets are missing or wrong)",
+    ),
+    (
+        r"not found|manifest unknown|does not exist|no such image|404",
+        "ImageNotFound",
+        "the registry has no such image; check name and tag in the template's spec.image",
+    ),
+    (r"no such host|server misbehaving", "RegistryUnknown", "the registry's host name is unknown to the node"),
+    (r"x509|certificate", "RegistryNotTrusted", "the node does not trust the registry's certificate"),
+    (r"toomanyrequests|rate limit|429", "RegistryBusy", "the registry refuses for now, because it was asked too often"),
+    (
+        r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
+        "RegistryUnreachable",
+        "the registry does not answer the node",
+    ),
+)
+
+
+def _missing_reference(facts: Facts) -> Explanation | None:
+    """A Secret, ConfigMap or key that the pod needs and that is not there: in the environment or as a volume."""
+    _, reason, message = _waiting(facts)
+    event = facts.newest("FailedMount") if reason in ("", "ContainerCreating", "PodInitializing") else None
+    text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
+    if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
+        return Explanation(
+            "MissingKey", f"The desktop needs the key {key[1]!r}, which the {key[2]} {key[3]!r} does not have."
+        )
+    if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
+        kind = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}[gone[1]]
+        return Explanation(f"Missing{kind}", f"The desktop needs the {kind} {gone[2]!r}, which is not there.")
+    if reason == "CreateContainerConfigError":
+        return Explanation("BadPodConfig", f"The desktop cannot be set up: {_first_line(message)}")
+    return None
+
+
+def _bad_start(facts: Facts) -> Explanation | None:
+    """The container runtime could not even start the desktop: a mount or a program is at fault."""
+    desktop, reason, message = _waiting(facts)
+    ended = desktop.last_state.terminated if desktop else None
+    if ended and ended.reason in ("StartError", "ContainerCannotRun"):
+        reason, message = ended.reason, ended.message or message
+    if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
+        return None
+    if re.search(r"mount|mkdir|rootfs|not a directory", message):
+        return Explanation("BadMount", f"Something cannot be mounted into the desktop: {_first_line(message)}")
+    if re.search(r"executable file not found|no such file or directory|permission denied|exec format error", message):
+        return Explanation("BadCommand", f"The image's program cannot be started: {_first_line(message)}")
+    return Explanation("CannotStart", f"The container cannot be started: {_first_line(message) or reason}")
+
+
+def _crash_loop(facts: Facts) -> Explanation | None:
+    desktop, reason, _ = _waiting(facts)
+    if desktop is None:
+        return None
+    ended = desktop.state.terminated or desktop.last_state.terminated
+    if not ended or not (desktop.restart_count or reason == "CrashLoopBackOff" or desktop.state.terminated):
+        return None
+    if desktop.ready or (desktop.state.running and not desktop.restart_count):
+        return None
+    times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
+    return Explanation(
+        "CrashLoop",
+        f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; "
+        f"its log says why (kubectl logs --previous {facts.pod.metadata.name}).",
+    )
+
+
+def _volume(facts: Facts) -> Explanation | None:
+    claim = facts.claim
+    if claim and claim.status.phase == "Lost":
+        return Explanation("HomeLost", f"The volume of the home {claim.metadata.name!r} is gone; its claim is lost.")
+    if claim and claim.status.phase == "Pending" and (event := facts.newest("ProvisioningFailed")):
+        return Explanation("HomeNotProvisioned", f"The home volume cannot be made: {_first_line(event.note)}")
+    if (
+        facts.pod.spec.node_name
+        and _is_creating(facts)
+        and (event := facts.newest("FailedMount", "FailedAttachVolume"))
+    ):
+        if "Multi-Attach" in event.note:
+            return Explanation(
+                "VolumeElsewhere", "A volume is still attached to another node; it follows when that node lets go."
+            )
+        if re.search(r"permission denied", event.note, re.IGNORECASE):
+            return Explanation(
+                "VolumePermission", f"A volume cannot be mounted, permission denied: {_first_line(event.note)}"
+            )
+        return Explanation("VolumeMount", f"A volume cannot be mounted: {_first_line(event.note)}")
+    return None
+
+
+def _sandbox(facts: Facts) -> Explanation | None:
+    event = facts.newest("FailedCreatePodSandBox") if facts.pod.spec.node_name and _is_creating(facts) else None
+    return Explanation("NodeNetwork", f"The node cannot set the pod up: {_first_line(event.note)}") if event else None
+
+
+def _unschedulable(facts: Facts) -> Explanation | None:
+    condition = facts.pod.condition("PodScheduled")
+    if facts.pod.spec.node_name or not condition or condition.status != "False":
+        return None
+    code, sentence = explain_unschedulable(condition.message)
+    return Explanation(code, sentence)
+
+
+def _progress(facts: Facts) -> Explanation:
+    pod, desktop = facts.pod, facts.pod.desktop
+    if not pod.spec.node_name:
+        return Explanation("Scheduling", "Looking for a node with room.", stuck=False)
+    if desktop is None or _is_creating(facts):
+        volume = " and its home volume" if facts.claim and facts.claim.status.phase != "Bound" else ""
+        return Explanation("Preparing", f"Node {pod.spec.node_name} is getting the image{volume} ready.", stuck=False)
+    if desktop.state.waiting:
+        waiting = desktop.state.waiting
+        return Explanation(waiting.reason or "Waiting", _first_line(waiting.message) or f"Waiting: {waiting.reason}")
+    return Explanation("Starting", "The desktop is starting up and does not answer yet.", stuck=False)
+
+
+RULES: tuple[Rule, ...] = (
+    _pod_failed,
+    _pod_leaving,
+    _out_of_memory,
+    _image,
+    _missing_reference,
+    _bad_start,
+    _crash_loop,
+    _volume,
+    _sandbox,
+    _unschedulable,
+    _progress,
+)
+
+
+def _waiting(facts: Facts) -> tuple[ContainerStatus | None, str, str]:
+    desktop = facts.pod.desktop
+    waiting = desktop.state.waiting if desktop else None
+    return desktop, waiting.reason if waiting else "", waiting.message if waiting else ""
+
+
+def _is_creating(facts: Facts) -> bool:
+    desktop, reason, _ = _waiting(facts)
+    return desktop is None or reason in ("ContainerCreating", "PodInitializing")
+
+
+def _first_line(text: str) -> str:
+    """The first line, at most 300 characters, ending as a sentence does."""
+    line = text.strip().splitlines()[0].strip() if text.strip() else ""
+    line = line if len(line) <= 300 else line[:297] + "..."
+    return line if not line or line.endswith(".") else line + "."
+
+
+def facts_from_list(text: bytes) -> Facts:
+    """Facts from a List with one Pod, its claim, and Events of either API. Raises ValueError without a Pod."""
+    items: list[dict[str, Any]] = msgspec.json.decode(text)["items"]
+    pods = [msgspec.convert(item, Pod) for item in items if item["kind"] == "Pod"]
+    if len(pods) != 1:
+        raise ValueError(f"the list has {len(pods)} Pods; exactly one is allowed")
+    claims = [msgspec.convert(item, Claim) for item in items if item["kind"] == "PersistentVolumeClaim"]
+    mine = [claim for claim in claims if claim.metadata.name == pods[0].home_claim]
+    events = tuple(msgspec.convert(_as_new_event(item), Event) for item in items if item["kind"] == "Event")
+    return Facts(pods[0], mine[0] if mine else None, events)
+
+
+def _as_new_event(item: dict[str, Any]) -> dict[str, Any]:
+    """A core `v1` Event (what kubectl prints) under the names of `events.k8s.io/v1`."""
+    renamed = {"message": "note", "involvedObject": "regarding", "lastTimestamp": "deprecatedLastTimestamp"}
+    return {renamed.get(key, key): value for key, value in item.items() if value is not None}
+
+
+def main(arguments: list[str]) -> int:
+    """Explain the start in one file; the exit code is 2 when the file cannot be used."""
+    try:
+        (file,) = arguments
+        answer = explain(facts_from_list(Path(file).read_bytes()))
+    except (ValueError, KeyError, OSError) as why:
+        sys.stderr.write(
+            f"explain: {why}\nallowed: python -m vdi.session.explain FILE (kubectl get pod,pvc,events -o json)\n"
+        )
+        return 2
+    sys.stdout.write(f"{answer.code}: {answer.sentence}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,199 @@
+"""What the operator keeps of each object it watches: only the fields that are read, in structs that Python's GC skips.
+
+Decoded by the reflectors, built by hand in tests. `gc=False` is safe: none of these can be part of a reference cycle.
+"""
+
+import msgspec
+
+from vdi.api.meta import OwnerReference
+
+APPLIED_HASH = "vdi.kasm.io/applied-hash"
+"""Annotation on every child: hash of what the operator last wrote there."""
+TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
+"""Annotation on the Pod: generation of the template that it was made from."""
+HOST = "vdi.kasm.io/host"
+"""Annotation on the IngressRoute: the host that it leads to."""
+
+
+class ChildMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a child."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    annotations: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Waiting(msgspec.Struct, gc=False):
+    """`state.waiting` of a container."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Running(msgspec.Struct, rename="camel", gc=False):
+    """`state.running` of a container."""
+
+    started_at: str = ""
+
+
+class Terminated(msgspec.Struct, rename="camel", gc=False):
+    """`state.terminated` of a container."""
+
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(msgspec.Struct, gc=False):
+    """One of the three, or none."""
+
+    waiting: Waiting | None = None
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
+    """`status.containerStatuses[]`."""
+
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    image: str = ""
+    state: ContainerState = msgspec.field(default_factory=ContainerState)
+    last_state: ContainerState = msgspec.field(default_factory=ContainerState)
+
+
+class PodCondition(msgspec.Struct, rename="camel", gc=False):
+    """`status.conditions[]` of a Pod."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+
+
+class PodStatus(msgspec.Struct, rename="camel", gc=False):
+    """`status` of a Pod."""
+
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    conditions: tuple[PodCondition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class ClaimSource(msgspec.Struct, rename="camel", gc=False):
+    """`spec.volumes[].persistentVolumeClaim`."""
+
+    claim_name: str
+
+
+class PodVolume(msgspec.Struct, rename="camel", gc=False):
+    """`spec.volumes[]`, as far as it is a claim."""
+
+    name: str
+    persistent_volume_claim: ClaimSource | None = None
+
+
+class PodSpec(msgspec.Struct, rename="camel", gc=False):
+    """`spec` of a Pod."""
+
+    node_name: str = ""
+    volumes: tuple[PodVolume, ...] = ()
+
+
+class Pod(msgspec.Struct, gc=False):
+    """The desktop."""
+
+    metadata: ChildMeta
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+    status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+    @property
+    def desktop(self) -> ContainerStatus | None:
+        """Status of the one container, once the kubelet has reported it."""
+        return self.status.container_statuses[0] if self.status.container_statuses else None
+
+    @property
+    def home_claim(self) -> str | None:
+        """The claim that is mounted as home, if any."""
+        sources = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
+        return next((source.claim_name for source in sources if source), None)
+
+    def condition(self, kind: str) -> PodCondition | None:
+        """The condition of that type, if the Pod has it."""
+        return next((one for one in self.status.conditions if one.type == kind), None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the desktop answers its readiness probe."""
+        condition = self.condition("Ready")
+        return condition is not None and condition.status == "True" and not self.metadata.deletion_timestamp
+
+
+class ClaimStatus(msgspec.Struct, gc=False):
+    """`status` of a PersistentVolumeClaim."""
+
+    phase: str = ""
+
+
+class Claim(msgspec.Struct, gc=False):
+    """A home."""
+
+    metadata: ChildMeta
+    status: ClaimStatus = msgspec.field(default_factory=ClaimStatus)
+
+
+class Service(msgspec.Struct, gc=False):
+    """The Service in front of the Pod."""
+
+    metadata: ChildMeta
+
+
+class Route(msgspec.Struct, gc=False):
+    """The IngressRoute."""
+
+    metadata: ChildMeta
+
+    @property
+    def host(self) -> str:
+        """The host it leads to (empty when the annotation is missing)."""
+        return self.metadata.annotations.get(HOST, "")
+
+
+class Secret(msgspec.Struct, gc=False):
+    """The Secret with the password, without its data: the operator forgets a password as soon as it is sent."""
+
+    metadata: ChildMeta
+
+
+class Regarding(msgspec.Struct, gc=False):
+    """What an Event is about."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Event(msgspec.Struct, rename="camel", gc=False):
+    """An Event of `events.k8s.io/v1`."""
+
+    metadata: ChildMeta
+    regarding: Regarding = msgspec.field(default_factory=Regarding)
+    type: str = ""
+    reason: str = ""
+    note: str = ""
+    event_time: str | None = None
+    deprecated_last_timestamp: str | None = None
+
+    @property
+    def seen(self) -> str:
+        """When it was last seen, as far as that is known."""
+        return self.deprecated_last_timestamp or self.event_time or self.metadata.creation_timestamp

@@ -1,0 +1,34 @@
+"""What the operator's settings say about every session. Pure data; `vdi.operator.settings` reads it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Choices of the cluster's administrator that hold for all sessions."""
+
+    domain: str = "vdi.localhost"
+    """Desktops answer at `<label>.<domain>`."""
+    url_port: int = 443
+    """Port of the desktops' URLs as browsers see it; left out of `status.url` when it is 443."""
+    entry_point: str = "websecure"
+    """Traefik's entry point."""
+    tls_secret: str | None = None
+    """Secret with the wildcard certificate, in the sessions' namespace; None: Traefik's default certificate."""
+    cert_resolver: str | None = None
+    """Traefik's certificate resolver, when no Secret is named."""
+    requests_cpu: str = "250m"
+    """CPU that the scheduler reserves per desktop, never above its limit."""
+    requests_memory: str = "1Gi"
+    """Memory that the scheduler reserves per desktop, never above its limit."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """Extended resource that stands for one GPU (slice)."""
+
+    def host(self, label: str) -> str:
+        """The full host name of a desktop."""
+        return f"{label}.{self.domain}"
+
+    def url(self, host: str) -> str:
+        """Where the browser finds the desktop at `host`."""
+        port = "" if self.url_port == 443 else f":{self.url_port}"
+        return f"https://{host}{port}"

@@ -1,0 +1,42 @@
+"""The API server's refusal of a child -> a Problem in words. Pure: the operator passes kind and message."""
+
+import re
+
+from vdi.session.conditions import ADMITTED, HOME_BOUND, ROUTE_READY, Reason
+from vdi.session.effective import Problem
+
+_CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
+_CAUSES = (
+    (r"violates PodSecurity", Reason.POD_SECURITY, "breaks the namespace's Pod Security level", True),
+    (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "does not fit into the namespace's quota", False),
+    (r"(maximum|minimum) \S+ usage per", Reason.QUOTA_EXCEEDED, "breaks the namespace's LimitRange", True),
+    (r"is being terminated", Reason.REFUSED, "cannot be made, because the namespace is being deleted", True),
+    (r"cannot \w+ resource", Reason.REFUSED, "may not be made by the operator (RBAC)", True),
+)
+
+
+def explain_refusal(kind: str, message: str, *, kind_missing: bool = False) -> Problem:
+    """Why the API server did not take a child of this kind; its own words stand at the end."""
+    condition = _CONDITIONS.get(kind, ADMITTED)
+    if kind_missing:
+        words = f"The cluster does not know {kind}: its CRD is not installed. The session goes on by itself when it is."
+        return Problem(Reason.REFUSED, words, condition=condition)
+    detail = _without_preamble(message)
+    for pattern, reason, words, needs_a_person in _CAUSES:
+        if re.search(pattern, message):
+            sentence = f"The desktop's {kind} {words}: {detail}"
+            return Problem(reason, sentence, condition=condition, needs_a_person=needs_a_person)
+    sentence = f"The API server refuses the desktop's {kind}: {detail}"
+    return Problem(Reason.REFUSED, sentence, condition=condition, needs_a_person=True)
+
+
+def name_taken(kind: str, name: str) -> Problem:
+    """An object of the child's name is there and is not the session's: it is never taken over."""
+    words = (
+        f"The {kind} {name!r} is in the way: it belongs to somebody else. Delete it, or choose another session name."
+    )
+    return Problem(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_a_person=True)
+
+
+def _without_preamble(message: str) -> str:
+    return re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip())

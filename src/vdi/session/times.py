@@ -1,0 +1,13 @@
+"""RFC 3339 instants as Kubernetes writes them (UTC, whole seconds). Pure."""
+
+from datetime import UTC, datetime
+
+
+def parse_time(text: str) -> datetime:
+    """An instant from the API, with or without fractions of a second. Raises ValueError when it is none."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """`2026-11-20T08:00:00Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
