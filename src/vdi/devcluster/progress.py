@@ -202,7 +202,8 @@ class Progress:
     def side_by_side(self, jobs: Sequence[Callable[[], T]], *, at_once: int = 8) -> list[T]:
         """Run the jobs in threads and return their results in order.
 
-        The first failure, or Ctrl-C, ends all the others and is raised once they have ended.
+        The first failure, or Ctrl-C, ends all the others and is raised once they have ended; no further step of this
+        display runs then.
         """
         with ThreadPoolExecutor(max_workers=at_once) as pool:
             futures = [pool.submit(job) for job in jobs]
@@ -229,6 +230,11 @@ class Progress:
         """Raises Cancelled when the work was given up."""
         if self._cancelled.is_set():
             raise Cancelled("given up, because work beside it failed or was interrupted")
+
+    def wait(self, seconds: float) -> None:
+        """Wait a moment before looking again. Raises Cancelled when the work was given up."""
+        self._cancelled.wait(seconds)
+        self.raise_if_cancelled()
 
     @contextlib.contextmanager
     def _following(self, process: subprocess.Popen[bytes]) -> Iterator[None]:

@@ -1,0 +1,3 @@
+module vdi/devcluster/pause
+
+go 1.24.0

@@ -1,0 +1,156 @@
+"""Official releases, downloaded and compared with their published checksum.
+
+A host that cannot be reached is remembered, so that a machine without a way to the internet waits once and not for
+every file. `VDI_DOWNLOAD_MIRROR` names a server that holds the files under the names of their hosts
+(`$VDI_DOWNLOAD_MIRROR/dl.k8s.io/...`). The usual proxy variables count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import tarfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from shutil import copyfileobj
+from urllib.parse import urlsplit
+
+from vdi.devcluster.progress import Step
+from vdi.devcluster.sources import SourceFailed
+from vdi.devcluster.sources_table import Download
+
+CONNECT_SECONDS = 5.0
+"""How long a host may take to answer for the first time: name, connection, TLS and the checksum file."""
+
+READ_SECONDS = 30.0
+"""How long a running download may stand still."""
+
+_BLOCK = 1 << 18
+_LARGEST_CHECKSUM_FILE = 1 << 20
+_SHA256 = re.compile(r"^([0-9a-fA-F]{64})(?:\s+\*?(?:\./)?(\S+))?\s*$", re.MULTILINE)
+
+
+class Downloader:
+    """Downloads for one run; it remembers until the run's end which hosts could not be reached.
+
+    The memory is behind one lock per host, so that of many downloads only the first one waits for a host that is away.
+    """
+
+    def __init__(self, env: Mapping[str, str], *, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self._mirror = env.get("VDI_DOWNLOAD_MIRROR", "").rstrip("/")
+        self._connect_seconds = connect_seconds
+        self._away: dict[str, str] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def address(self, url: str) -> str:
+        """Where `url` is really fetched from: the mirror's copy, when there is a mirror."""
+        return f"{self._mirror}/{url.removeprefix('https://')}" if self._mirror else url
+
+    def published_checksum(self, recipe: Download, arch: str) -> str:
+        """The SHA-256 that is published for the file; fails fast without a way to the host. Raises SourceFailed."""
+        url = recipe.url.format(arch=arch)
+        if recipe.checksum.startswith("sha256:"):
+            self._first_answer(self.address(url), method="HEAD")
+            return recipe.checksum.removeprefix("sha256:")
+        address = self.address(recipe.checksum.format(arch=arch))
+        text = self._first_answer(address).decode(errors="replace")
+        return find_checksum(text, Path(urlsplit(url).path).name, address)
+
+    def fetch(self, recipe: Download, arch: str, sha256: str, step: Step, into: Path) -> None:
+        """Download, compare, unpack. Raises SourceFailed; what it left in `into` is worthless then."""
+        address = self.address(recipe.url.format(arch=arch))
+        file = into / (f".{recipe.key}.part" if recipe.members else next(iter(recipe.provides.values())))
+        found = self._download(address, file, step)
+        if found != sha256:
+            file.unlink()
+            raise SourceFailed(f"{address}: its SHA-256 is {found}, published is {sha256}; the file was deleted")
+        if not recipe.members:
+            file.chmod(0o755 if file.suffix != ".yaml" else 0o644)
+            return
+        members = {member.format(arch=arch): target for member, target in recipe.members.items()}
+        unpack(file, members, into)
+        file.unlink()
+
+    def _download(self, address: str, file: Path, step: Step) -> str:
+        digest = hashlib.sha256()
+        try:
+            with urllib.request.urlopen(address, timeout=READ_SECONDS) as answer, file.open("wb") as out:  # noqa: S310 - https or the user's mirror
+                total, done = int(answer.headers.get("Content-Length") or 0), 0
+                while block := answer.read(_BLOCK):
+                    out.write(block)
+                    digest.update(block)
+                    done += len(block)
+                    step.update(f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", done=done, total=total or None)
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceFailed(f"{address}: {_reason(error)}") from error
+        if done < total:
+            raise SourceFailed(f"{address}: the connection ended after {done} of {total} bytes")
+        return digest.hexdigest()
+
+    def _first_answer(self, address: str, method: str = "GET") -> bytes:
+        """The answer to a small request, and the memory of a host that gives none."""
+        host = urlsplit(address).netloc
+        with self._guard:
+            lock = self._locks.setdefault(host, threading.Lock())
+        with lock:
+            if host in self._away:
+                raise SourceFailed(self._away[host])
+            answer: list[bytes | BaseException] = []
+            # In a thread: the system's look-up of a name has no time limit of its own.
+            thread = threading.Thread(target=lambda: answer.append(self._ask(address, method)), daemon=True)
+            thread.start()
+            thread.join(self._connect_seconds + 1)
+            result = answer[0] if answer else TimeoutError(f"no answer in {self._connect_seconds:.0f} s")
+            if isinstance(result, urllib.error.HTTPError):
+                raise SourceFailed(f"{address}: {_reason(result)}") from result
+            if isinstance(result, BaseException):
+                self._away[host] = f"{host} cannot be reached: {_reason(result)}"
+                raise SourceFailed(self._away[host]) from result
+            return result
+
+    def _ask(self, address: str, method: str) -> bytes | BaseException:
+        try:
+            request = urllib.request.Request(address, method=method)  # noqa: S310 - https or the user's mirror
+            with urllib.request.urlopen(request, timeout=self._connect_seconds) as answer:  # noqa: S310
+                return bytes(answer.read(_LARGEST_CHECKSUM_FILE))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            return error
+
+
+def find_checksum(text: str, file: str, address: str) -> str:
+    """The SHA-256 of `file` in a checksum file, or its only one if it names no file. Raises SourceFailed."""
+    found = _SHA256.findall(text)
+    for digest, name in found:
+        if name == file or (not name and len(found) == 1):
+            return str(digest).lower()
+    raise SourceFailed(f"{address}: holds no SHA-256 of {file}")
+
+
+def unpack(archive: Path, members: Mapping[str, str], into: Path) -> None:
+    """Take the named members, as executables, out of a tar archive. Raises SourceFailed when one is missing."""
+    try:
+        with tarfile.open(archive) as tar:
+            for member, target in members.items():
+                source = tar.extractfile(member)
+                if source is None:
+                    raise SourceFailed(f"the archive's member {member} is not a file")
+                path = into / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with source, path.open("wb") as out:
+                    copyfileobj(source, out)
+                path.chmod(0o755)
+    except (KeyError, tarfile.TarError, EOFError, OSError) as error:
+        raise SourceFailed(f"the archive cannot be unpacked: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        error = error.reason
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

