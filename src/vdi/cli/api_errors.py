@@ -1,0 +1,73 @@
+"""Errors of the Kubernetes API as a person reads them, with the exit code of each. Called by `options.Target` alone."""
+
+import re
+
+from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    ConfigError,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    Unauthorized,
+)
+
+_DENIED = re.compile(
+    r'User "(?P<user>[^"]+)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)".*?'
+    r'(?:in the namespace "(?P<namespace>[^"]+)"|at the cluster scope)'
+)
+
+
+def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CommandFailedError:
+    """What a person can do about an error of the API: what was asked, of whom, and what is missing.
+
+    `credentials` says where they come from (`kubeconfig /home/alice/.kube/config`).
+    """
+    match error:
+        case ConfigError():
+            return CommandFailedError(f"there is no cluster to talk to: {error}", COULD_NOT_LOOK)
+        case ConnectionFailed():
+            text = f"cannot reach the API server {error.server} ({credentials}): {error.why}"
+            return CommandFailedError(text, COULD_NOT_LOOK)
+        case Unauthorized():
+            text = f"the API server {server} does not accept the credentials of {credentials}: {error.message}"
+            return CommandFailedError(text, COULD_NOT_LOOK)
+        case Forbidden():
+            return CommandFailedError(_forbidden(error, namespace), COULD_NOT_LOOK)
+        case NotFound(api_missing=True):
+            return CommandFailedError(
+                f"the vdi CRDs are not on this cluster ({server}): install the chart,"
+                " helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace",
+                COULD_NOT_LOOK,
+            )
+        case NotFound() | AlreadyExists() | Conflict():
+            return CommandFailedError(error.message, FINDINGS)
+        case Invalid() | BadRequest():
+            return CommandFailedError(_invalid(error), USAGE)
+        case _:
+            return CommandFailedError(f"{server}: {error}", COULD_NOT_LOOK)
+
+
+def _forbidden(error: ApiError, namespace: str) -> str:
+    """Name the permission that is missing: the server's sentence has user, verb, resource and namespace in it."""
+    found = _DENIED.search(error.message)
+    if found is None:
+        return f"the API server refuses: {error.message}"
+    where = f"in namespace {found['namespace']}" if found["namespace"] else "in the whole cluster"
+    return (
+        f"{found['user']} may not {found['verb']} {found['resource']} {where} (asked in namespace {namespace}):"
+        " somebody who administers the cluster has to grant that verb with a Role"
+    )
+
+
+def _invalid(error: ApiError) -> str:
+    """The server's own words, one line for each field."""
+    if not error.causes:
+        return f"the API server refuses this: {error.message}"
+    lines = [f"  {cause.field}: {cause.message}" if cause.field else f"  {cause.message}" for cause in error.causes]
+    return "the API server refuses this:\n" + "\n".join(lines)

@@ -1,0 +1,113 @@
+"""The `vdi` command, also installed as `kubectl-vdi` so that `kubectl vdi` works.
+
+Mounts one module per noun, loaded only when its noun is typed, and turns every error into one line and an exit code:
+0 ok, 1 findings or failure, 2 usage, 3 could not look.
+"""
+
+import importlib
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.options import PROGRAM, examples
+
+NOUNS = {
+    "session": "Desktops: create, list, open, explain and remove them.",
+    "template": "The kinds of desktop that can be started.",
+    "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",
+    "demo": "From nothing to a desktop in the browser, on this machine.",
+    "operator": "The controller that turns sessions into desktops.",
+}
+
+
+class Nouns(TyperGroup):
+    """The root command. Its help needs only `NOUNS`; a noun's module is imported when a command of it runs."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, text in NOUNS.items():
+            self.add_command(TyperGroup(name=name, help=text))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command in the place of its line in the help."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, load_noun(name, stub.help) if name and stub else stub, rest
+
+
+def load_noun(name: str, text: str | None) -> Any:
+    """Import `vdi.cli.<name>` and return its command."""
+    module = importlib.import_module(f"vdi.cli.{name}")
+    noun: typer.Typer = module.app
+    noun.rich_markup_mode = None
+    command = typer.main.get_group(noun)
+    command.help = command.help or text
+    return command
+
+
+@dataclass(slots=True)
+class _Debug:
+    """Whether tracebacks are wanted: set by the root's options, read after the command has failed."""
+
+    wanted: bool = False
+
+
+_debug = _Debug()
+
+app = typer.Typer(
+    cls=Nouns,
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"vdi {version('vdi')}")
+        raise typer.Exit
+
+
+@app.callback(epilog=examples("session create --template ubuntu-desktop --user alice@example.com --wait", "session ls"))
+def root(
+    debug: Annotated[bool, typer.Option("--debug", envvar="VDI_DEBUG", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Desktops on Kubernetes: start one, see how it is, open it in the browser."""
+    _debug.wanted = debug
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is returned, so that the console script's `sys.exit` ends with it."""
+    _debug.wanted = False
+    try:
+        typer.main.get_command(app).main(args=argv, prog_name=PROGRAM)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except CommandFailedError as failure:
+        _show(failure.message, hint="")
+        return failure.exit_code
+    except Exception as error:
+        _show(
+            f"unexpected {type(error).__name__}: {error}",
+            hint=f"This is a fault of {PROGRAM}. For the traceback: {PROGRAM} --debug ..., or VDI_DEBUG=1.",
+        )
+        return FINDINGS
+    return 0
+
+
+def _show(message: str, *, hint: str) -> None:
+    if _debug.wanted:
+        traceback.print_exc()
+    typer.secho(f"Error: {message}", err=True, fg=typer.colors.RED)
+    if hint and not _debug.wanted:
+        typer.echo(hint, err=True)

@@ -1,0 +1,120 @@
+"""What many commands share: which cluster and namespace they talk to, and how their help writes examples."""
+
+import asyncio
+import inspect
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from vdi.kube.transport import Client
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+DEFAULT_NAMESPACE = "vdi-sessions"
+
+
+def program_name(argv0: str) -> str:
+    """How the person calls us: a kubectl plugin is a program named `kubectl-...` that is typed as `kubectl ...`."""
+    return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"
+
+
+PROGRAM = program_name(sys.argv[0])
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: what one would type, line by line as written."""
+    return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {command}" for command in commands)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The cluster and the namespace that a command talks to."""
+
+    namespace: str = DEFAULT_NAMESPACE
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    @property
+    def flags(self) -> str:
+        """What to add to a suggested command so that it talks to the same place."""
+        flags = f" -n {self.namespace}" if self.namespace != DEFAULT_NAMESPACE else ""
+        flags += f" --kubeconfig {self.kubeconfig}" if self.kubeconfig else ""
+        return flags + (f" --context {self.context}" if self.context else "")
+
+    def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
+        """Open a client, do the work, close it. Errors of the API come out as `CommandFailedError`, in words."""
+        from vdi.cli.api_errors import in_words
+        from vdi.kube.config import load_config
+        from vdi.kube.errors import KubeError
+        from vdi.kube.transport import Client
+
+        async def session() -> T:
+            async with Client(config, field_manager="vdi-cli") as client:
+                return await work(client)
+
+        server = None
+        try:
+            config = load_config(self.kubeconfig, self.context)
+            server = config.server
+            return asyncio.run(session())
+        except KubeError as error:
+            raise in_words(
+                error, namespace=self.namespace, credentials=self.credentials_in_words, server=server
+            ) from error
+
+    @property
+    def credentials_in_words(self) -> str:
+        """Where the credentials come from, for error messages."""
+        if self.kubeconfig:
+            return f"kubeconfig {self.kubeconfig}"
+        if path := os.environ.get("KUBECONFIG"):
+            return f"kubeconfig {path} (from $KUBECONFIG)"
+        return "kubeconfig ~/.kube/config or the pod's own account"
+
+
+_TARGET_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "namespace": (
+        Annotated[str, typer.Option("--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions.")],
+        DEFAULT_NAMESPACE,
+    ),
+    "kubeconfig": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                envvar="VDI_KUBECONFIG",
+                help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
+            ),
+        ],
+        None,
+    ),
+    "context": (
+        Annotated[str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")],
+        None,
+    ),
+}
+
+
+def on_cluster(command: Callable[Concatenate[Target, P], None]) -> Callable[..., None]:
+    """Give a command the options of `Target` in the place of its first parameter."""
+
+    @wraps(command)
+    def with_target(*args: Any, namespace: str, kubeconfig: Path | None, context: str | None, **rest: Any) -> None:
+        command(Target(namespace, kubeconfig, context), *args, **rest)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for name, (annotation, default) in _TARGET_OPTIONS.items()
+    ]
+    with_target.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
+    )
+    return with_target

@@ -1,0 +1,126 @@
+"""How data reaches the person or the script: tables, JSON, YAML, ages. Called by every command that prints data."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+Raw = Mapping[str, Any]
+"""An object as the API server sent it."""
+
+PHASE_COLOURS = {
+    "Pending": typer.colors.YELLOW,
+    "Creating": typer.colors.YELLOW,
+    "Running": typer.colors.GREEN,
+    "Suspended": typer.colors.BLUE,
+    "Terminating": typer.colors.MAGENTA,
+    "Failed": typer.colors.RED,
+}
+_GAP = "   "
+
+
+class ListOutput(StrEnum):
+    """`-o` of commands that list objects."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+class Output(StrEnum):
+    """`-o` of commands that print one thing."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def duration(seconds: float) -> str:
+    """A span in at most two units: `45s`, `3m12s`, `8h`, `2d4h`. A negative span is `0s`."""
+    rest = max(0, int(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count or (parts and len(parts) < 2):
+            parts.append((count, unit))
+        if len(parts) == 2:
+            break
+    return "".join(f"{count}{unit}" for count, unit in parts if count) or "0s"
+
+
+def parse_time(timestamp: str) -> datetime | None:
+    """An RFC 3339 time of the API; None for an empty one. Raises ValueError for anything else."""
+    return datetime.fromisoformat(timestamp) if timestamp else None
+
+
+def age(timestamp: str, now: datetime) -> str:
+    """How long ago that was, `-` when there is no time."""
+    then = parse_time(timestamp)
+    return duration((now - then).total_seconds()) if then else "-"
+
+
+def now_utc() -> datetime:
+    """The current time; the one clock of the commands' output."""
+    return datetime.now(UTC)
+
+
+def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Aligned lines, header first, nothing cut off; a column named PHASE is coloured by its value."""
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = []
+    for number, row in enumerate(table):
+        cells = [_paint(header[i], cell, cell.ljust(widths[i]), number == 0) for i, cell in enumerate(row)]
+        lines.append(_GAP.join(cells).rstrip())
+    return lines
+
+
+def _paint(column: str, cell: str, padded: str, is_header: bool) -> str:
+    if column != "PHASE" or is_header or cell not in PHASE_COLOURS:
+        return padded
+    return typer.style(padded, fg=PHASE_COLOURS[cell])
+
+
+def as_list(items: Sequence[Raw]) -> Raw:
+    """The objects in the `List` that kubectl prints too."""
+    return {"apiVersion": "v1", "kind": "List", "items": list(items)}
+
+
+def without_managed_fields(obj: Raw) -> Raw:
+    """The object without the bookkeeping of server-side apply, which nobody reads."""
+    metadata = {key: value for key, value in obj.get("metadata", {}).items() if key != "managedFields"}
+    return {**obj, "metadata": metadata} if "metadata" in obj else obj
+
+
+def print_data(data: Any, output: str) -> None:
+    """Print as JSON or YAML; keys keep their order."""
+    if output == Output.YAML:
+        import yaml
+
+        typer.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_objects(
+    items: Sequence[Raw],
+    output: ListOutput,
+    *,
+    name: Callable[[Raw], str],
+    table: Callable[[Sequence[Raw], bool], list[str]],
+) -> None:
+    """Print a list of objects in the wanted form. `table` gets the objects and whether the wide form is wanted."""
+    match output:
+        case ListOutput.JSON | ListOutput.YAML:
+            print_data(as_list([without_managed_fields(item) for item in items]), output)
+        case ListOutput.NAME:
+            for item in items:
+                typer.echo(name(item))
+        case ListOutput.TABLE | ListOutput.WIDE:
+            for line in table(items, output is ListOutput.WIDE):
+                typer.echo(line)

@@ -1,0 +1,139 @@
+"""Reads all that `session show` tells: the session, its objects, what happened. What may not be read is said."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from vdi.api.session import VDISession
+from vdi.cli.kinds import ROUTES
+from vdi.cli.output import Raw
+from vdi.cli.session_view import Child, Happening, Page, condition_reason
+from vdi.kube.errors import Forbidden, NotFound
+from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.transport import Client
+from vdi.session.conditions import HOME_BOUND, Reason
+from vdi.session.explain import Facts, explain
+from vdi.session.naming import home_claim_name, pod_name, route_name, secret_name, service_name
+from vdi.session.observed import Claim, Event, Pod
+from vdi.session.scheduling import explain_unschedulable
+
+_EVENTS_SHOWN = 15
+
+
+async def read_page(client: Client, session: VDISession) -> Page:
+    """The page of one session; its parts are read side by side."""
+    meta, spec = session.metadata, session.spec
+    retained = spec.persistence is None or spec.persistence.retain
+    claim = home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=retained)
+    pod = session.status.pod_name or pod_name(meta.name)
+    wanted = [
+        (PODS, pod, _pod_state),
+        (SERVICES, service_name(meta.name), _service_state),
+        (ROUTES, route_name(meta.name), _route_state),
+        (SECRETS, secret_name(meta.name), lambda _: "holds the password"),
+    ]
+    if condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
+        wanted.append((CLAIMS, claim, _claim_state))
+    *found, events = await asyncio.gather(
+        *(_look(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name)) for kind, name, _ in wanted),
+        _look("the events", _events(client, meta.namespace, {meta.name, pod, claim})),
+    )
+    children = [
+        Child(kind.kind, name, _state(raw, state), raw.get("metadata", {}).get("creationTimestamp", ""))
+        for (kind, name, state), raw in zip(wanted, found, strict=True)
+        if not isinstance(raw, str)
+    ]
+    happened = [] if isinstance(events, str) else events
+    return Page(
+        session=session,
+        children=children,
+        happenings=[_happening(raw) for raw in happened],
+        explanation=_why(found[0], found[4] if len(found) > 4 else {}, happened),
+        unreadable=[said for said in (*found, events) if isinstance(said, str)],
+    )
+
+
+async def _look(what: str, work: Awaitable[Any]) -> Any:
+    """The result, or a string that says why it could not be read."""
+    try:
+        return await work
+    except Forbidden as error:
+        return f"{what}: {error.message}"
+
+
+async def _find(client: Client, namespace: str, resource: Resource, name: str) -> Raw:
+    """The object; an empty one with only a `missing` in it when it is not there."""
+    try:
+        return await client.get(resource, name, namespace=namespace, into=dict[str, Any])
+    except NotFound as error:
+        return {
+            "missing": f"missing: the {resource.group} CRDs are not on this cluster" if error.api_missing else "missing"
+        }
+
+
+def _state(raw: Raw, state: Callable[[Raw], str]) -> str:
+    if "missing" in raw:
+        return str(raw["missing"])
+    return state(raw) + (", being deleted" if raw["metadata"].get("deletionTimestamp") else "")
+
+
+def _why(pod: Raw | str, claim: Raw | str, events: Sequence[Raw]) -> str:
+    """The operator's own explanation, made here from what is there now: it holds without an operator too."""
+    if isinstance(pod, str) or "missing" in pod:
+        return ""
+    seen = msgspec.convert(pod, Pod)
+    if seen.ready:
+        return ""
+    home = None if isinstance(claim, str) or "metadata" not in claim else msgspec.convert(claim, Claim)
+    return explain(Facts(seen, home, tuple(msgspec.convert(each, Event) for each in events))).sentence
+
+
+def _pod_state(raw: Raw) -> str:
+    status = raw.get("status", {})
+    containers = status.get("containerStatuses", [])
+    ready = "ready" if containers and all(each.get("ready") for each in containers) else "not ready"
+    restarts = sum(each.get("restartCount", 0) for each in containers)
+    return f"{status.get('phase', 'Unknown')}, {ready}" + (f", restarted {restarts} times" if restarts else "")
+
+
+def _claim_state(raw: Raw) -> str:
+    spec, status = raw.get("spec", {}), raw.get("status", {})
+    size = spec.get("resources", {}).get("requests", {}).get("storage", "?")
+    return f"{status.get('phase', 'Unknown')}, {size}, class {spec.get('storageClassName', '(default)')}"
+
+
+def _service_state(raw: Raw) -> str:
+    ports = ", ".join(str(each.get("port")) for each in raw.get("spec", {}).get("ports", []))
+    return f"port {ports}" if ports else "no ports"
+
+
+def _route_state(raw: Raw) -> str:
+    matches = [each.get("match", "?") for each in raw.get("spec", {}).get("routes", [])]
+    return ", ".join(matches) or "no routes"
+
+
+async def _events(client: Client, namespace: str, names: set[str]) -> Sequence[Raw]:
+    """The newest Events about objects of these names, oldest first."""
+    lists: list[list[dict[str, Any]]] = await asyncio.gather(
+        *(
+            client.list(EVENTS, namespace=namespace, field_selector=f"regarding.name={name}", into=dict[str, Any])
+            for name in sorted(names)
+        )
+    )
+    return sorted((raw for raws in lists for raw in raws), key=_when)[-_EVENTS_SHOWN:]
+
+
+def _when(event: Raw) -> str:
+    """When an Event was last seen: `series` in the new API, `deprecatedLastTimestamp` from the kubelet's old one."""
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
+    return next((str(time) for time in times if time), str(event["metadata"].get("creationTimestamp", "")))
+
+
+def _happening(event: Raw) -> Happening:
+    note, about = event.get("note", ""), event.get("regarding", {}).get("kind", "")
+    text = explain_unschedulable(note)[1] if event.get("reason") == "FailedScheduling" else note
+    count = (event.get("series") or {}).get("count") or event.get("deprecatedCount") or 1
+    return Happening(when=_when(event), about=about, text=text, count=count)

@@ -1,0 +1,110 @@
+"""`session create --wait`: make the session and stay until its desktop answers or cannot. Called by `session` alone."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from vdi.api.session import VDISession
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.following import following
+from vdi.cli.live import StartView
+from vdi.cli.options import PROGRAM, Target
+from vdi.cli.output import Raw, duration
+from vdi.cli.route import until_ready
+from vdi.cli.session_requests import as_session, create_session, get_raw
+from vdi.cli.session_wish import Wish
+from vdi.cli.stages import Outcome, Start
+from vdi.kube.transport import Client
+
+_ROUTE_SECONDS = 30.0
+"""How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
+
+NOBODY = "no operator has taken the session up yet; is it running? kubectl -n kasm get deployment vdi-operator"
+
+
+async def start_and_wait(
+    client: Client,
+    wish: Wish,
+    target: Target,
+    *,
+    seconds: float,
+    view: StartView,
+    clock: Callable[[], float] = time.monotonic,
+) -> Raw:
+    """Create a session and show its start; returns it running. Raises CommandFailedError when it does not start.
+
+    Interrupted, it leaves the session as it is and says so.
+    """
+    start = Start(clock())
+    session = as_session(await create_session(client, wish, target.namespace))
+    name = session.metadata.name
+    what_now = (
+        f"See how it goes on: {PROGRAM} session show {name}{target.flags}\n"
+        f"Remove it:          {PROGRAM} session rm {name}{target.flags}"
+    )
+    view.say(f"session {name} created in namespace {target.namespace}")
+    try:
+        last = await watch_start(client, session, start=start, seconds=seconds, view=view, clock=clock)
+        if start.outcome is not Outcome.RUNNING or last is None:
+            raise CommandFailedError(f"{ended_badly(start, name, seconds)}\n{what_now}")
+        if not await watch_url(last.status.url, start=start, view=view, clock=clock):
+            raise CommandFailedError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
+    except asyncio.CancelledError:
+        view.say(f"Not waiting any longer; session {name} is left as it is.\n{what_now}")
+        raise
+    view.say(f"Running after {start.total(clock()):.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
+    return await get_raw(client, target.namespace, name)
+
+
+async def watch_start(
+    client: Client,
+    session: VDISession,
+    *,
+    start: Start,
+    seconds: float,
+    view: StartView,
+    clock: Callable[[], float] = time.monotonic,
+) -> VDISession | None:
+    """Follow a new session until it runs, fails or is gone, or until `seconds` are over (no `start.outcome` then).
+
+    Returns the session as it was last seen.
+    """
+    namespace, name = session.metadata.namespace, session.metadata.name
+    last: VDISession | None = session
+    try:
+        async with asyncio.timeout(seconds), following(client, namespace, name=name) as sessions:
+            last = sessions.store.get(namespace, name)
+            _show(start, view, last, clock())
+            while start.outcome is None:
+                _, last = await sessions.changes.get()
+                _show(start, view, last, clock())
+    except TimeoutError:
+        return last
+    return last
+
+
+def _show(start: Start, view: StartView, session: VDISession | None, now: float) -> None:
+    for stage in start.observe(session, now):
+        view.passed(stage)
+    view.waiting(start.reason if start.passed else NOBODY)
+
+
+async def watch_url(url: str, *, start: Start, view: StartView, clock: Callable[[], float] = time.monotonic) -> bool:
+    """Ask the URL until it answers. False when a proxy answers in the desktop's place; an unreachable host is said."""
+    view.waiting(f"asking {url}")
+    answer = await until_ready(url, _ROUTE_SECONDS)
+    view.passed(start.answered(f"{url} {answer.text}", clock()), well=answer.ready)
+    return answer.ready or not answer.reached
+
+
+def ended_badly(start: Start, name: str, seconds: float) -> str:
+    """The sentence for a start that did not end with a running desktop."""
+    match start.outcome:
+        case Outcome.FAILED:
+            return f"session {name} does not start: {start.reason}"
+        case Outcome.GONE:
+            return f"session {name} is gone: {start.reason}"
+        case _:
+            return (
+                f"session {name} is not Running after {duration(seconds)}: {start.reason if start.passed else NOBODY}"
+            )

@@ -1,0 +1,113 @@
+"""`vdi template`: ls and show. Templates are the administrator's; these commands only read them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from vdi.api.template import VDITemplate
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.kinds import TEMPLATES
+from vdi.cli.options import Target, examples, on_cluster
+from vdi.cli.output import (
+    ListOutput,
+    Output,
+    Raw,
+    age,
+    columns,
+    now_utc,
+    print_data,
+    print_objects,
+    without_managed_fields,
+)
+from vdi.kube.errors import NotFound
+from vdi.kube.transport import Client
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
+
+
+@app.command("ls", epilog=examples("template ls", "template ls -o wide"))
+@on_cluster
+def list_(
+    target: Target,
+    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+) -> None:
+    """List the templates of the cluster."""
+    found = target.run(lambda client: client.list(TEMPLATES, into=dict[str, Any]))
+    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
+        typer.echo("no templates on this cluster", err=True)
+        return
+    found.sort(key=lambda raw: str(raw["metadata"]["name"]))
+    print_objects(found, output, name=lambda raw: f"vditemplate/{raw['metadata']['name']}", table=template_table)
+
+
+@app.command(epilog=examples("template show ubuntu-desktop", "template show ubuntu-desktop -o yaml"))
+@on_cluster
+def show(
+    target: Target,
+    name: Annotated[str, typer.Argument(help="Name of the template.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """What a desktop of this template is made of, and the most that a session may ask for."""
+    raw = target.run(lambda client: get_template(client, name))
+    if output is not Output.TABLE:
+        print_data(without_managed_fields(raw), output)
+        return
+    for line in template_lines(msgspec.convert(raw, VDITemplate)):
+        typer.echo(line)
+
+
+async def get_template(client: Client, name: str) -> Raw:
+    """The template as the API server has it; one that is missing is an error that says which there are."""
+    try:
+        return await client.get(TEMPLATES, name, into=dict[str, Any])
+    except NotFound as error:
+        if error.api_missing:
+            raise
+        there = sorted(str(raw["metadata"]["name"]) for raw in await client.list(TEMPLATES, into=dict[str, Any]))
+        known = ", ".join(there) or "none"
+        raise CommandFailedError(f"there is no template {name}; on this cluster there are: {known}") from error
+
+
+def template_table(items: Sequence[Raw], wide: bool) -> list[str]:
+    """The lines of `ls`."""
+    now, rows = now_utc(), []
+    for template in (msgspec.convert(raw, VDITemplate) for raw in items):
+        spec, ask = template.spec, template.spec.resources
+        row = [template.metadata.name, spec.display_name or "-", str(ask.default_gpu), str(ask.default_memory)]
+        row += [str(ask.default_cpu), age(template.metadata.creation_timestamp, now)]
+        rows.append([*row, spec.image, spec.description or "-"] if wide else row)
+    header = ["NAME", "DISPLAY NAME", "GPU", "MEMORY", "CPU", "AGE", *(["IMAGE", "DESCRIPTION"] if wide else [])]
+    return columns(header, rows)
+
+
+def template_lines(template: VDITemplate) -> list[str]:
+    """The lines of `show`."""
+    spec, ask, home = template.spec, template.spec.resources, template.spec.persistence
+    gpu = f"{ask.default_gpu}, at most {ask.max_gpu if ask.max_gpu is not None else max(1, ask.default_gpu)}"
+    facts = {
+        "Template": template.metadata.name,
+        "Name": spec.display_name,
+        "About": spec.description,
+        "Image": spec.image,
+        "GPU": gpu if ask.default_gpu else "none: desktops without a GPU",
+        "Memory": f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}",
+        "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
+        "Home": f"{home.size} at {home.mount_path}, class {home.storage_class}" if home.enabled else "none",
+        "Port": f"{spec.port}, health {spec.health_path}",
+        "Revision": str(template.metadata.generation),
+    }
+    lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    if spec.env:
+        lines += ["", "Environment"]
+        for variable in spec.env:
+            ref = variable.value_from.secret_key_ref if variable.value_from else None
+            lines.append(
+                f"  {variable.name}={f'(key {ref.key} of Secret {ref.name})' if ref else variable.value or ''}"
+            )
+    if spec.volumes:
+        lines += ["", "Volumes"]
+        rows = [[each.name, each.mount_path, "read-only" if each.read_only else "writable"] for each in spec.volumes]
+        lines += [f"  {line}" for line in columns(["NAME", "MOUNTED AT", "ACCESS"], rows)]
+    return lines

@@ -1,0 +1,100 @@
+"""Tables, ages, JSON and YAML."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdi.cli import output
+from vdi.cli.output import ListOutput, age, columns, duration, print_data, print_objects
+
+NOW = datetime(2026, 11, 20, 8, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.9, "0s"),
+        (45, "45s"),
+        (60, "1m"),
+        (192, "3m12s"),
+        (3600, "1h"),
+        (8 * 3600 + 5, "8h"),
+        (9000, "2h30m"),
+        (2 * 86400 + 4 * 3600, "2d4h"),
+        (100 * 86400 + 59, "100d"),
+        (-5, "0s"),
+    ],
+)
+def test_duration_has_at_most_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@given(st.integers(min_value=1, max_value=10**9))
+def test_duration_never_exceeds_what_it_says_by_a_unit(seconds: int) -> None:
+    sizes = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    text, said, number, smallest = duration(seconds), 0, "", 86400
+    for letter in text:
+        if letter.isdigit():
+            number += letter
+        else:
+            said, number, smallest = said + int(number) * sizes[letter], "", sizes[letter]
+    assert said <= seconds < said + max(smallest, 3600 if seconds >= 86400 else 60 if seconds >= 3600 else smallest)
+
+
+def test_age_of_nothing_is_a_dash() -> None:
+    assert age("", NOW) == "-"
+
+
+def test_age_counts_from_the_api_s_own_time_format() -> None:
+    assert age("2026-11-20T07:56:48Z", NOW) == "3m12s"
+
+
+def test_age_of_a_time_ahead_is_zero() -> None:
+    assert age((NOW + timedelta(seconds=9)).isoformat(), NOW) == "0s"
+
+
+def test_columns_align_and_keep_every_character() -> None:
+    lines = columns(["NAME", "URL"], [["a", "https://a.example.com"], ["long-name", "-"]])
+    assert lines == ["NAME        URL", "a           https://a.example.com", "long-name   -"]
+
+
+def test_columns_colour_the_phase_without_moving_what_follows() -> None:
+    plain = columns(["PHASE", "URL"], [["Running", "x"], ["Suspended", "y"]])
+    assert "\x1b[32mRunning  \x1b[0m   x" in plain
+    assert plain[0] == "PHASE       URL"
+
+
+def a_session(name: str = "a") -> dict[str, object]:
+    return {"kind": "VDISession", "metadata": {"name": name, "managedFields": [{"manager": "x"}]}}
+
+
+@pytest.mark.parametrize("form", [ListOutput.JSON, ListOutput.YAML])
+def test_lists_print_as_the_list_that_kubectl_prints(form: ListOutput, capsys: pytest.CaptureFixture[str]) -> None:
+    print_objects([a_session("a"), a_session("b")], form, name=lambda _: "", table=lambda *_: [])
+    text = capsys.readouterr().out
+    data = json.loads(text) if form is ListOutput.JSON else yaml.safe_load(text)
+    assert data["kind"] == "List"
+    assert [item["metadata"] for item in data["items"]] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_names_print_one_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_objects(
+        [a_session("a"), a_session("b")], ListOutput.NAME, name=lambda o: o["metadata"]["name"], table=lambda *_: []
+    )
+    assert capsys.readouterr().out == "a\nb\n"
+
+
+def test_the_table_is_told_whether_it_is_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    for form in (ListOutput.TABLE, ListOutput.WIDE):
+        print_objects([], form, name=str, table=lambda _, wide: [f"wide={wide}"])
+    assert capsys.readouterr().out == "wide=False\nwide=True\n"
+
+
+def test_json_keeps_names_that_are_not_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    print_data({"user": "zoë@example.com"}, output.Output.JSON)
+    assert "zoë" in capsys.readouterr().out

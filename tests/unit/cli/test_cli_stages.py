@@ -1,0 +1,126 @@
+"""`create --wait` as a state machine: which stages are passed when, and how a start ends."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from vdi.api.meta import Condition
+from vdi.api.session import VDISession
+from vdi.cli.stages import Outcome, Start
+
+
+def a_session(*true: str, phase: str = "Creating", message: str = "", **status: Any) -> VDISession:
+    conditions = [{"type": kind, "status": "True", "reason": "Ok"} for kind in true]
+    return msgspec.convert(
+        {
+            "metadata": {"name": "alice-desktop"},
+            "spec": {"user": "alice@example.com", "template": "ubuntu-desktop"},
+            "status": {"phase": phase, "message": message, "conditions": conditions, **status},
+        },
+        VDISession,
+    )
+
+
+def refused(kind: str, message: str, phase: str = "Pending", reason: str = "Because") -> VDISession:
+    session = a_session(phase=phase)
+    session.status.conditions = (Condition(type=kind, status="False", reason=reason, message=message),)
+    return session
+
+
+def untouched() -> VDISession:
+    session = a_session()
+    session.status = type(session.status)()
+    return session
+
+
+def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
+    start = Start(100.0)
+    assert start.observe(untouched(), 100.1) == []
+    first = start.observe(a_session("TemplateFound"), 100.5)
+    second = start.observe(a_session("TemplateFound", "Admitted", "HomeBound", nodeName="n1"), 101.5)
+    third = start.observe(a_session("TemplateFound", "Admitted", "HomeBound", "PodReady", nodeName="n1"), 104.0)
+    last = start.observe(
+        a_session("TemplateFound", "Admitted", "HomeBound", "PodReady", phase="Running", nodeName="n1"), 104.25
+    )
+    assert [(p.text, p.seconds) for p in first] == [
+        ("the operator has taken it up", 0.5),
+        ("template ubuntu-desktop found", 0.0),
+    ]
+    assert [(p.text, p.seconds) for p in second] == [
+        ("within the template's limits", 1.0),
+        ("home volume bound", 0.0),
+        ("pod placed on node n1", 0.0),
+    ]
+    assert [(p.text, p.seconds) for p in third] == [("desktop started", 2.5)]
+    assert [(p.text, p.seconds) for p in last] == [("session Running", 0.25)]
+    assert start.outcome is Outcome.RUNNING
+    assert start.total(104.25) == pytest.approx(sum(p.seconds for p in start.passed))
+
+
+def test_stages_come_in_whatever_order_the_cluster_reports_them() -> None:
+    start = Start(0.0)
+    start.observe(a_session("TemplateFound", nodeName="n1"), 1.0)
+    late = start.observe(a_session("TemplateFound", "HomeBound", nodeName="n1"), 3.0)
+    assert [(p.text, p.seconds) for p in late] == [("home volume bound", 2.0)]
+
+
+def test_the_reason_is_what_the_status_says_now() -> None:
+    start = Start(0.0)
+    start.observe(a_session("TemplateFound", message="The image is being pulled."), 1.0)
+    assert (start.outcome, start.reason) == (None, "The image is being pulled.")
+
+
+@pytest.mark.parametrize("kind", ["TemplateFound", "Admitted"])
+def test_what_only_an_edit_can_mend_ends_the_wait_with_its_sentence(kind: str) -> None:
+    start = Start(0.0)
+    start.observe(refused(kind, "There is no template 'x'."), 1.0)
+    assert (start.outcome, start.reason) == (Outcome.FAILED, "There is no template 'x'.")
+
+
+@pytest.mark.parametrize("kind", ["HomeBound", "PodReady", "RouteReady"])
+def test_what_time_can_mend_does_not_end_the_wait(kind: str) -> None:
+    start = Start(0.0)
+    start.observe(refused(kind, "Waits for its first consumer."), 1.0)
+    assert start.outcome is None
+
+
+@pytest.mark.parametrize("reason", ["HomeInUse", "QuotaExceeded"])
+def test_what_another_session_s_end_can_mend_does_not_end_the_wait(reason: str) -> None:
+    start = Start(0.0)
+    start.observe(refused("Admitted", "The home is in use.", reason=reason), 1.0)
+    assert start.outcome is None
+
+
+@pytest.mark.parametrize("message", ["The desktop ran out of memory.", ""])
+def test_a_failed_session_ends_the_wait_and_always_says_something(message: str) -> None:
+    start = Start(0.0)
+    start.observe(a_session(phase="Failed", message=message), 1.0)
+    assert start.outcome is Outcome.FAILED
+    assert start.reason == (message or "the session failed, and its status does not say why")
+
+
+def test_a_session_that_vanishes_is_gone_not_failed() -> None:
+    start = Start(0.0)
+    start.observe(None, 1.0)
+    assert start.outcome is Outcome.GONE
+
+
+def test_a_session_that_is_being_deleted_is_gone() -> None:
+    start, session = Start(0.0), a_session()
+    session.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
+    start.observe(session, 1.0)
+    assert start.outcome is Outcome.GONE
+
+
+def test_after_the_end_nothing_changes() -> None:
+    start = Start(0.0)
+    start.observe(a_session(phase="Running"), 1.0)
+    assert start.observe(None, 2.0) == []
+    assert start.outcome is Outcome.RUNNING
+
+
+def test_the_url_is_the_last_stage() -> None:
+    start = Start(0.0)
+    start.observe(a_session(phase="Running"), 2.0)
+    assert start.answered("https://a.example.com answers", 3.5).seconds == 1.5
