@@ -6,11 +6,12 @@ from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import HasMetadata, ObjectReference
 from vdi.kube.ownership import MarkReader
-from vdi.kube.queue import Controller, Key, Result, TerminalError, WorkQueue
+from vdi.kube.queue import Controller, Result, TerminalError, WorkQueue
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
-from vdi.kube.transport import NO_RETRY, Client, RetryPolicy, WatchEvent
+from vdi.kube.transport import NO_RETRY, Client, RetryPolicy
 from vdi.kube.watch import Reflector
+from vdi.kube.wire import WatchEvent
 
 __all__ = [
     "CLAIMS",
@@ -28,7 +29,6 @@ __all__ = [
     "Controller",
     "EventRecorder",
     "HasMetadata",
-    "Key",
     "MarkReader",
     "ObjectReference",
     "Reflector",

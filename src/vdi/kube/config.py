@@ -1,7 +1,16 @@
 """Where the cluster is and who we are to it: kubeconfig, or the service account of the pod we run in."""
 
-from dataclasses import dataclass
+import os
+import ssl
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from vdi.kube.errors import ConfigError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where every pod finds its token, CA and namespace (kubernetes.io: Accessing the API from a Pod)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,11 +20,89 @@ class ClusterConfig:
     server: str
     """URL, such as `https://10.0.0.1:6443`."""
     namespace: str = "default"
+    source: str = ""
+    """Where this was read from, in words, for messages."""
+    ca: bytes | None = field(default=None, repr=False)
+    """PEM; None means the machine's own authorities."""
+    insecure: bool = False
+    """Do not check the server's certificate (`insecure-skip-tls-verify`)."""
+    tls_server_name: str | None = None
+    proxy_url: str | None = None
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
+    """Read again every minute, and when the server says 401: the kubelet replaces it."""
+    token_plugin: Callable[[], str] | None = field(default=None, repr=False)
+    """Runs the exec plugin again for a fresh token; called when the server says 401."""
+    client_cert: bytes | None = field(default=None, repr=False)
+    client_key: bytes | None = field(default=None, repr=False)
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """What TLS needs, or None for plain HTTP. Raises ConfigError when a certificate or key cannot be used."""
+        if not self.server.startswith("https://"):
+            return None
+        try:
+            context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+            # From Python 3.13 on the default refuses authorities without key identifiers, which many clusters have.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            if self.insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if self.client_cert is not None and self.client_key is not None:
+                _load_pair(context, self.client_cert, self.client_key)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigError(f"{self.source or self.server}: certificate or key cannot be used: {error}") from error
+        return context
+
+
+def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Python's ssl takes client certificates from files only: private ones, gone when this returns."""
+    with tempfile.TemporaryDirectory(prefix="vdi-tls-") as folder:
+        pair = Path(folder, "pair.pem")
+        pair.touch(mode=0o600)
+        pair.write_bytes(cert.rstrip() + b"\n" + key)
+        context.load_cert_chain(pair)
 
 
 def load_config(kubeconfig: Path | None = None, context: str | None = None) -> ClusterConfig:
     """Find the cluster: the file given, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
 
-    Raises ConfigError, which says what was looked at and what is missing.
+    Raises ConfigError, which says what was looked at and what is missing. A context asked for is never looked for in
+    the service account.
     """
-    raise NotImplementedError
+    from vdi.kube.kubeconfig import read_kubeconfig  # yaml is not needed in a pod
+
+    if kubeconfig is not None:
+        return read_kubeconfig([kubeconfig], context)
+    named = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    if named:
+        return read_kubeconfig(named, context)
+    if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return _in_cluster()
+    standard = Path.home() / ".kube" / "config"
+    if not standard.exists():
+        raise ConfigError(
+            f"no cluster: $KUBECONFIG is not set, this is not a pod, and there is no {standard}; "
+            "name one with --kubeconfig or $KUBECONFIG"
+        )
+    return read_kubeconfig([standard], context)
+
+
+def _in_cluster() -> ClusterConfig:
+    host = os.environ["KUBERNETES_SERVICE_HOST"]
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    folder = SERVICE_ACCOUNT
+    try:
+        ca = (folder / "ca.crt").read_bytes()
+        namespace = (folder / "namespace").read_text().strip()
+        (folder / "token").read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"in a pod, but its service account cannot be read: {error} (automountServiceAccountToken: false?)"
+        ) from error
+    return ClusterConfig(
+        server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        namespace=namespace,
+        source="the pod's service account",
+        ca=ca,
+        token_file=folder / "token",
+    )

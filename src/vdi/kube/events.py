@@ -1,10 +1,60 @@
-"""Events (events.k8s.io/v1): what `kubectl describe` shows. They never block or fail the work that they tell of."""
+"""Events (events.k8s.io/v1): what `kubectl describe` shows. They never block or fail the work that they tell of.
 
-from typing import Literal
+What is said again within `SERIES_LIFE` about one object in the same words becomes a series: one Event whose count grows,
+patched at most every `SERIES_PAUSE`. The API server throws Events away after an hour by itself.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
 
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
+from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.meta import ObjectReference
+from vdi.kube.queue import WorkQueue
+from vdi.kube.resource import EVENTS
 from vdi.kube.transport import Client
+
+log = logging.getLogger(__name__)
+
+SERIES_LIFE = 360.0
+"""Seconds after which the same words make a new Event (as in client-go)."""
+SERIES_PAUSE = 10.0
+"""Seconds between two requests for one series."""
+WAITING = 512
+"""Events that may wait to be sent; what comes beyond is dropped."""
+REMEMBERED = 2048
+"""Events kept in mind so that repetitions are known; the oldest is forgotten first."""
+NOTE_BYTES = 1024
+"""The API's limit."""
+
+Topic = tuple[str, str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Series:
+    """One Event: what was said of it so far (`count`, `last`), and how much of that the server knows (`sent`)."""
+
+    body: dict[str, Any]
+    namespace: str
+    name: str
+    began: float
+    last: datetime
+    count: int = 1
+    sent: int = 0
+    sent_at: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """The `series` part; the API wants none for a single occurrence."""
+        if self.count < 2:
+            return {}
+        return {"series": {"count": self.count, "lastObservedTime": _micro_time(self.last)}}
 
 
 class EventRecorder:
@@ -12,17 +62,102 @@ class EventRecorder:
 
     def __init__(self, client: Client, *, controller: str, instance: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self.dropped = 0
+        """How many were given up: too many waited, or the server did not take them."""
+        self._client = client
+        self._controller = controller
+        self._instance = instance[:128]
+        self._clock = clock
+        # Lives as long as the process; a restart only means that a series begins anew.
+        self._series: OrderedDict[Topic, _Series] = OrderedDict()
+        self._queue: WorkQueue[Topic] = WorkQueue(clock)
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def emit(
         self, regarding: ObjectReference, type: Literal["Normal", "Warning"], reason: str, note: str, action: str
     ) -> None:
-        """Tell of something, now; returns at once."""
-        raise NotImplementedError
+        """Tell of something, now; returns at once. `note` is cut at 1024 bytes."""
+        topic = (regarding.uid, type, reason, note, action)
+        now = self._clock.monotonic()
+        series = self._series.get(topic)
+        if series is not None and now - series.began < SERIES_LIFE:
+            series.count += 1
+            series.last = self._clock.now()
+            if series.sent:
+                self._queue.add_after(topic, series.sent_at + SERIES_PAUSE - now)
+            return
+        if len(self._queue) >= WAITING:
+            self.dropped += 1
+            return
+        self._series[topic] = self._begin(regarding, type, reason, note, action)
+        self._series.move_to_end(topic)
+        if len(self._series) > REMEMBERED:
+            self._series.popitem(last=False)
+        self._idle.clear()
+        self._queue.add(topic)
 
     async def run(self) -> None:
         """Send until cancelled."""
-        raise NotImplementedError
+        timer = asyncio.create_task(self._queue.run_timer(), name="events: timer")
+        try:
+            while (topic := await self._queue.take()) is not None:
+                series = self._series.get(topic)
+                try:
+                    if series is not None and series.count > series.sent:
+                        await self._send(series)
+                except KubeError as error:
+                    self.dropped += 1
+                    self._series.pop(topic, None)
+                    log.warning("event %s was not sent: %s", topic[2], error)
+                finally:
+                    self._queue.done(topic)
+                    if not len(self._queue):
+                        self._idle.set()
+        finally:
+            timer.cancel()
 
     async def flush(self) -> None:
-        """Return when everything emitted so far was sent or given up."""
-        raise NotImplementedError
+        """Return when every new Event emitted so far was sent or given up; needs `run` at work."""
+        await self._idle.wait()
+
+    async def _send(self, series: _Series) -> None:
+        count, state = series.count, series.state()
+        series.sent_at = self._clock.monotonic()
+        if series.sent:
+            try:
+                await self._client.patch(EVENTS, series.name, state, namespace=series.namespace, into=msgspec.Raw)
+                series.sent = count
+                return
+            except NotFound:  # the server has thrown it away meanwhile: begin again
+                pass
+        await self._client.create(EVENTS, series.body | state, namespace=series.namespace, into=msgspec.Raw)
+        series.sent = count
+
+    def _begin(self, regarding: ObjectReference, type: str, reason: str, note: str, action: str) -> _Series:
+        now = self._clock.now()
+        namespace = regarding.namespace or "default"  # where Events about cluster-scoped objects belong
+        name = f"{regarding.name[:200].rstrip('.-')}.{uuid4().hex[:16]}"
+        body = {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "eventTime": _micro_time(now),
+            "reportingController": self._controller,
+            "reportingInstance": self._instance,
+            "type": type,
+            "reason": reason,
+            "action": action,
+            "note": note.encode()[:NOTE_BYTES].decode("utf-8", "ignore"),
+            "regarding": {
+                "apiVersion": regarding.api_version,
+                "kind": regarding.kind,
+                "name": regarding.name,
+                "uid": regarding.uid,
+                **({"namespace": regarding.namespace} if regarding.namespace else {}),
+            },
+        }
+        return _Series(body, namespace, name, self._clock.monotonic(), now)
+
+
+def _micro_time(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,11 +1,23 @@
-"""The work queue and the loop around `reconcile`: keys in, one of four outcomes out."""
+"""The work queue and the loop around `reconcile`: keys in, one of four outcomes out.
 
+The queue holds keys, never events: whoever works on a key reads the state as it then is, so a hundred changes that came
+meanwhile are one piece of work.
+"""
+
+import asyncio
+import heapq
+import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
+from vdi.kube.errors import ApiError, Conflict, KubeError
 
-Key = Hashable
+log = logging.getLogger(__name__)
+Key = TypeVar("Key", bound=Hashable)
+"""What names a piece of work; mostly (namespace, name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +31,119 @@ class TerminalError(Exception):
     """Raised by a reconcile when trying again cannot help until something changes."""
 
 
-class WorkQueue:
-    """Keys that need work: each at most once in the queue, and never worked on twice at the same time."""
+class WorkQueue(Generic[Key]):
+    """Keys that need work: each at most once in the queue, and never worked on twice at the same time.
+
+    Its maps live as long as the process; nothing is lost with them, since the first list brings every key back. They
+    are touched only between two awaits: hence no lock.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, *, backoff: float = 0.1, backoff_cap: float = 60.0) -> None:
+        self._clock = clock
+        self._backoff = backoff
+        self._backoff_cap = backoff_cap
+        self._ready: deque[Key] = deque()
+        self._dirty: set[Key] = set()  # in `_ready`, or to be put there when its present work ends
+        self._processing: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._due: dict[Key, float] = {}  # when a delayed key is to be added; the heap may hold outdated entries
+        self._heap: list[tuple[float, int, Key]] = []
+        self._entries = 0
+        self._wake_worker = asyncio.Event()
+        self._wake_timer = asyncio.Event()
+        self.closed = False
+
+    def __len__(self) -> int:
+        """How many keys wait to be taken now."""
+        return len(self._ready)
+
+    def add(self, key: Key) -> None:
+        """This key needs work now; while it is being worked on, once more after that."""
+        if key in self._dirty or self.closed:
+            return
+        self._dirty.add(key)
+        if key not in self._processing:
+            self._offer(key)
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """This key needs work then; of several times for one key the earliest counts."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        due = self._clock.monotonic() + seconds
+        if due >= self._due.get(key, float("inf")):
+            return
+        self._due[key] = due
+        self._entries += 1
+        heapq.heappush(self._heap, (due, self._entries, key))
+        self._wake_timer.set()
+
+    def retry(self, key: Key, at_least: float = 0.0) -> float:
+        """Add the key after its own growing delay; returns the seconds."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = max(at_least, min(self._backoff_cap, self._backoff * 2.0 ** min(failures - 1, 32)))
+        self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: Key) -> None:
+        """The key is well: its next failure waits the shortest delay again."""
+        self._failures.pop(key, None)
+
+    async def take(self) -> Key | None:
+        """The next key, to be given back with `done`; None when the queue was closed."""
+        while not self._ready:
+            if self.closed:
+                return None
+            self._wake_worker.clear()
+            await self._wake_worker.wait()
+        key = self._ready.popleft()
+        self._dirty.discard(key)
+        self._processing.add(key)
+        return key
+
+    def done(self, key: Key) -> None:
+        """The work on this key has ended, however it ended."""
+        self._processing.discard(key)
+        if key in self._dirty:
+            self._offer(key)
+
+    def close(self) -> None:
+        """Hand out no more keys: everyone who waits in `take` gets None."""
+        self.closed = True
+        self._ready.clear()
+        self._wake_worker.set()
+
+    async def run_timer(self) -> None:
+        """Add the delayed keys when they are due, until cancelled."""
+        while True:
+            self._add_due()
+            self._wake_timer.clear()
+            if not self._heap:
+                await self._wake_timer.wait()
+                continue
+            nap = asyncio.ensure_future(self._clock.sleep(self._heap[0][0] - self._clock.monotonic()))
+            woken = asyncio.ensure_future(self._wake_timer.wait())
+            try:
+                await asyncio.wait((nap, woken), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                nap.cancel()
+                woken.cancel()
+
+    def _add_due(self) -> None:
+        now = self._clock.monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            due, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) == due:
+                del self._due[key]
+                self.add(key)
+
+    def _offer(self, key: Key) -> None:
+        if not self.closed:
+            self._ready.append(key)
+            self._wake_worker.set()
 
 
-class Controller:
+class Controller(Generic[Key]):
     """Workers that take keys from a queue and reconcile them."""
 
     def __init__(
@@ -37,19 +157,67 @@ class Controller:
     ) -> None:
         self.name = name
         self.outcomes: dict[str, int] = dict.fromkeys(("done", "requeue_after", "retry", "terminal"), 0)
+        self.queue: WorkQueue[Key] = WorkQueue(clock)
+        self._reconcile = reconcile
+        self._workers = workers
+        self._clock = clock
+        self._on_outcome = on_outcome
 
     def enqueue(self, key: Key) -> None:
         """This key needs work."""
-        raise NotImplementedError
+        self.queue.add(key)
 
     def enqueue_after(self, key: Key, seconds: float) -> None:
         """This key needs work then; the earliest of several times counts."""
-        raise NotImplementedError
+        self.queue.add_after(key, seconds)
 
     async def run(self) -> None:
-        """Work until `stop` (the reconciles under way are finished first) or until cancelled (they are cancelled too)."""
-        raise NotImplementedError
+        """Work until `stop` (the reconciles under way are finished first) or until cancelled (so are they)."""
+        timer = asyncio.create_task(self.queue.run_timer(), name=f"{self.name}: timer")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(self._workers):
+                    group.create_task(self._work(), name=f"{self.name}: worker {number}")
+        finally:
+            timer.cancel()
 
     def stop(self) -> None:
         """Take no further key; `run` returns when the reconciles under way have ended."""
-        raise NotImplementedError
+        self.queue.close()
+
+    async def _work(self) -> None:
+        while (key := await self.queue.take()) is not None:
+            began = self._clock.monotonic()
+            try:
+                outcome = await self._attempt(key)
+            finally:
+                self.queue.done(key)
+            self.outcomes[outcome] += 1
+            if self._on_outcome is not None:
+                self._on_outcome(outcome, self._clock.monotonic() - began)
+
+    async def _attempt(self, key: Key) -> str:
+        """Reconcile once; what came of it."""
+        try:
+            result = await self._reconcile(key)
+        except TerminalError as error:
+            log.error("%s %s: given up until something changes: %s", self.name, key, error)
+            self.queue.forget(key)
+            return "terminal"
+        except Exception as error:
+            asked = error.retry_after if isinstance(error, ApiError) else None
+            self._say(key, error, self.queue.retry(key, asked or 0.0))
+            return "retry"
+        self.queue.forget(key)
+        if result.requeue_after is None:
+            return "done"
+        self.queue.add_after(key, result.requeue_after)
+        return "requeue_after"
+
+    def _say(self, key: Key, error: Exception, delay: float) -> None:
+        if isinstance(error, Conflict):  # somebody was faster: an everyday thing
+            log.debug("%s %s: again in %.1f s: %s", self.name, key, delay, error)
+        elif isinstance(error, KubeError):
+            log.warning("%s %s: again in %.1f s: %s", self.name, key, delay, error)
+        else:
+            log.exception("%s %s: again in %.1f s", self.name, key, delay, exc_info=error)

@@ -1,52 +1,201 @@
-"""What we know of the objects of one kind: filled by a Reflector, corrected at once by our own writes."""
+"""What we know of the objects of one kind: filled by a Reflector, corrected at once by our own writes.
 
+Two streams of news meet here: the watch, complete but late, and the answers to our own writes, which are early. Which
+of two states of one incarnation (uid) is newer is told by resourceVersion, compared as a number; an answer older than
+what the watch has already shown is history and ignored, since the watch may have shown the object's end too.
+"""
+
+import logging
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic
 
-from vdi.kube.meta import T
-from vdi.kube.ownership import MarkReader
+from vdi.kube.meta import T, key_of, version_of
+from vdi.kube.ownership import Mark, MarkReader
 
 Listener = Callable[["T | None", "T | None"], None]
 """Called with (old, new): (None, new) is an addition, (old, None) a removal."""
 
+log = logging.getLogger(__name__)
+ObjectKey = tuple[str, str]
+
+
+class _Index(Generic[T]):
+    def __init__(self, keys: Callable[[T], Iterable[Hashable]]) -> None:
+        self.keys = keys
+        self.groups: dict[Hashable, dict[ObjectKey, T]] = {}
+
+    def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
+        if old is not None:
+            for entry in self.keys(old):
+                group = self.groups[entry]
+                del group[key]
+                if not group:
+                    del self.groups[entry]
+        if new is not None:
+            for entry in self.keys(new):
+                self.groups.setdefault(entry, {})[key] = new
+
+
+def _owner_uids(obj: T) -> set[Hashable]:
+    return {owner.uid for owner in obj.metadata.owner_references}
+
 
 class Store(Generic[T]):
-    """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store."""
+    """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store.
+
+    Its maps live as long as the process, are rebuilt from the API at start, and are touched only from the event loop's
+    thread, between two awaits: hence no lock.
+    """
 
     def __init__(self, marks: MarkReader | None = None) -> None:
         self.marks = marks
+        self._objects: dict[ObjectKey, T] = {}
+        self._marks: dict[str, Mark] = {}  # by uid; only where `marks` is set
+        self._gone: set[str] = set()  # uids that `forget` dropped and whose DELETED the watch still owes us
+        self._owners: _Index[T] = _Index(_owner_uids)
+        self._indices: dict[str, _Index[T]] = {}
+        self._listeners: list[Listener[T]] = []
+        self._seen = 0  # the version up to which the watch has told us everything
 
     def get(self, namespace: str, name: str) -> T | None:
         """The object, or None. `namespace` is empty for cluster-scoped kinds."""
-        raise NotImplementedError
+        return self._objects.get((namespace, name))
 
     def values(self) -> list[T]:
         """All objects."""
-        raise NotImplementedError
+        return list(self._objects.values())
 
     def by_owner(self, uid: str) -> list[T]:
         """The objects that name this uid among their ownerReferences."""
-        raise NotImplementedError
+        return list(self._owners.groups.get(uid, {}).values())
 
     def add_index(self, name: str, keys: Callable[[T], Iterable[Hashable]]) -> None:
-        """Keep an index: `keys` gives the entries under which an object is found."""
-        raise NotImplementedError
+        """Keep an index: `keys` gives the distinct entries under which an object is found, from the object alone."""
+        index = _Index(keys)
+        for key, obj in self._objects.items():
+            index.move(key, None, obj)
+        self._indices[name] = index
 
     def by_index(self, name: str, key: Hashable) -> list[T]:
         """The objects that the index holds under this key."""
-        raise NotImplementedError
+        return list(self._indices[name].groups.get(key, {}).values())
+
+    def mark_of(self, obj: T) -> Mark | None:
+        """What the last state of this incarnation says of our ownership."""
+        return self._marks.get(obj.metadata.uid)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._objects)
 
-    def listen(self, listener: "Listener[T]") -> None:
+    def listen(self, listener: Listener[T]) -> None:
         """Call back on every effective change, whether it came by the watch or by our own write."""
-        raise NotImplementedError
+        self._listeners.append(listener)
 
-    def remember(self, obj: T) -> None:
-        """Take in the answer to our own write at once; older events that the watch still brings do not undo it."""
-        raise NotImplementedError
+    def remember(self, obj: T, mark: Mark | None = None) -> None:
+        """Take in the answer to our own write at once; older events that the watch still brings do not undo it.
+
+        Only for objects that the store's Reflector would bring too (its namespace, its selectors).
+        """
+        if version_of(obj) > self._seen:
+            self._put(obj, mark)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
         """Our delete was answered and this incarnation is gone: drop it now, whatever the watch still says."""
-        raise NotImplementedError
+        present = self._objects.get((namespace, name))
+        if present is not None and present.metadata.uid == uid:
+            self._gone.add(uid)
+            self._change((namespace, name), present, None)
+
+    def observe(self, obj: T, mark: Mark | None = None) -> None:
+        """ADDED or MODIFIED came by the watch."""
+        self._seen = max(self._seen, version_of(obj))
+        self._put(obj, mark)
+
+    def observe_deleted(self, obj: T) -> None:
+        """DELETED came by the watch; `obj` is the last state, with the version of the deletion."""
+        self._seen = max(self._seen, version_of(obj))
+        self._gone.discard(obj.metadata.uid)
+        key = key_of(obj)
+        present = self._objects.get(key)
+        if present is None:
+            return
+        # An incarnation ends once; of another one this tells only that it was there before, or after.
+        if present.metadata.uid == obj.metadata.uid or version_of(present) < version_of(obj):
+            self._change(key, present, None)
+
+    def observe_version(self, version: int) -> None:
+        """A BOOKMARK came by the watch: everything up to this version has been told."""
+        self._seen = max(self._seen, version)
+
+    def relist(self, version: int) -> "Relist[T]":
+        """Begin to take in a complete list of that version."""
+        return Relist(self, version)
+
+    def _put(self, obj: T, mark: Mark | None) -> None:
+        key = key_of(obj)
+        uid = obj.metadata.uid
+        present = self._objects.get(key)
+        if uid in self._gone or (present is not None and version_of(obj) <= version_of(present)):
+            return
+        if present is not None and present.metadata.uid != uid:
+            self._change(key, present, None)
+            present = None
+        if mark is not None:
+            self._marks[uid] = mark
+        self._change(key, present, obj)
+
+    def _change(self, key: ObjectKey, old: T | None, new: T | None) -> None:
+        if new is None:
+            del self._objects[key]
+            if old is not None:
+                self._marks.pop(old.metadata.uid, None)
+        else:
+            self._objects[key] = new
+        self._owners.move(key, old, new)
+        for index in self._indices.values():
+            index.move(key, old, new)
+        for listener in self._listeners:
+            try:
+                listener(old, new)
+            except Exception:  # one listener's bug must neither stop the watch nor hide the change from the others
+                log.exception("a listener failed on the change of %s/%s", *key)
+
+
+class Relist(Generic[T]):
+    """A complete list on its way into the store, page by page; what is not in it has vanished while nobody watched."""
+
+    def __init__(self, store: Store[T], version: int) -> None:
+        self._store = store
+        self._version = version
+        self._listed: set[ObjectKey] = set()
+        self._uids: set[str] = set()
+        if version < store._seen:
+            # Lists are consistent reads, so the server's own history went back (a restored backup, a reset cluster):
+            # what we know from the lost future would outlive it. Start over.
+            self._rewind()
+
+    def put(self, obj: T, mark: Mark | None = None) -> None:
+        """One object of the list."""
+        self._listed.add(key_of(obj))
+        self._uids.add(obj.metadata.uid)
+        self._store._put(obj, mark)
+
+    def finish(self) -> None:
+        """The list was complete: remove what it did not have, unless our own write made it after the list was taken."""
+        store = self._store
+        vanished = [
+            (key, obj)
+            for key, obj in store._objects.items()
+            if key not in self._listed and version_of(obj) <= self._version
+        ]
+        for key, obj in vanished:
+            store._change(key, obj, None)
+        store._gone &= self._uids
+        store._seen = max(store._seen, self._version)
+
+    def _rewind(self) -> None:
+        store = self._store
+        for key, obj in list(store._objects.items()):
+            store._change(key, obj, None)
+        store._gone.clear()
+        store._seen = 0

@@ -1,14 +1,41 @@
 """Keeps a Store equal to what the API server has: list once, then watch for ever, through all interruptions."""
 
+import asyncio
+import logging
+import random
 from collections.abc import Callable
-from typing import Generic
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic
 
+import msgspec
+
+from vdi.kube import wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.errors import KubeError
+from vdi.kube.errors import ApiError, ConnectionFailed, Gone, KubeError, ServerError, TooManyRequests, UnexpectedAnswer
 from vdi.kube.meta import T
+from vdi.kube.ownership import Mark
 from vdi.kube.resource import Resource
-from vdi.kube.store import Store
-from vdi.kube.transport import Client
+from vdi.kube.store import Relist, Store
+from vdi.kube.transport import PAGE_SIZE, Client
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTiming:
+    """How patient a Reflector is, in seconds."""
+
+    session: tuple[float, float] = (300.0, 600.0)
+    """How long one watch may last: drawn between these, so that those of many clients do not end together."""
+    read_deadline: float = 90.0
+    """A stream on which nothing came for so long is dead: the API server sends a bookmark every minute."""
+    backoff: float = 0.5
+    """The wait after the first failure; it doubles with each that follows."""
+    backoff_cap: float = 30.0
+
+
+DEFAULT_TIMING = WatchTiming()
 
 
 class Reflector(Generic[T]):
@@ -25,30 +52,150 @@ class Reflector(Generic[T]):
         label_selector: str | None = None,
         field_selector: str | None = None,
         on_change: Callable[[T | None, T | None], None] | None = None,
+        timing: WatchTiming = DEFAULT_TIMING,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.resource = resource
+        self.namespace = namespace
         self.store = store
+        if on_change is not None:
+            store.listen(on_change)
+        self._client = client
+        self._into = into
+        self._scope: dict[str, Any] = {
+            "namespace": namespace,
+            "label_selector": label_selector,
+            "field_selector": field_selector,
+        }
+        self._timing = timing
+        self._clock = clock
+        self._synced = asyncio.Event()
+        self._last_contact: float | None = None
+        self._last_error: KubeError | None = None
+        self._version = ""  # where the next watch goes on; empty: list first
+        self._page_size = PAGE_SIZE
+        self._failures = 0
 
     async def run(self) -> None:
         """Reflect until cancelled."""
-        raise NotImplementedError
+        while True:
+            began = self._clock.monotonic()
+            try:
+                if not self._version:
+                    await self._list()
+                events = await self._watch()
+                self._last_error = None
+                if not events and self._clock.monotonic() - began < 1.0:
+                    raise ConnectionFailed(self._client.config.server, f"WATCH {self.resource.plural}", "ended at once")
+            except KubeError as error:
+                await self._recover(error)
 
     async def wait_synced(self) -> None:
         """Return once the first complete list is in the store."""
-        raise NotImplementedError
+        await self._synced.wait()
 
     @property
     def synced(self) -> bool:
         """Whether the store has had a complete list."""
-        raise NotImplementedError
+        return self._synced.is_set()
 
     @property
     def last_contact(self) -> float | None:
         """When the server last said anything (a page, an event, a bookmark), on the clock's monotonic scale."""
-        raise NotImplementedError
+        return self._last_contact
 
     @property
     def last_error(self) -> KubeError | None:
         """Why the last list or watch failed; None while all is well."""
-        raise NotImplementedError
+        return self._last_error
+
+    async def _list(self) -> None:
+        relist: Relist[T] | None = None
+        version = ""
+        async with aclosing(self._client.pages(self.resource, **self._scope, size=self._page_size)) as pages:
+            async for page in pages:
+                self._heard()
+                if relist is None:
+                    version = page.resource_version
+                    relist = self.store.relist(int(version))
+                for item in page.items:
+                    decoded = self._decode(item)
+                    if decoded is not None:
+                        relist.put(*decoded)
+                await asyncio.sleep(0)  # a page of hundreds took milliseconds: let the others work
+        if relist is not None:
+            relist.finish()
+        self._version = version
+        self._page_size = PAGE_SIZE
+        self._synced.set()
+
+    async def _watch(self) -> int:
+        """One watch, until the server ends it; how many events it brought."""
+        low, high = self._timing.session
+        events = 0
+        stream = self._client.watch(
+            self.resource,
+            **self._scope,
+            resource_version=self._version,
+            timeout_seconds=int(low + (high - low) * random.random()),  # noqa: S311 - spreads load, guards nothing
+            read_deadline=self._timing.read_deadline,
+        )
+        async with aclosing(stream) as news:
+            async for event in news:
+                self._take(event)
+                self._heard()
+                events += 1
+        return events
+
+    def _take(self, event: wire.WatchEvent) -> None:
+        version = wire.version_in(event)
+        if event.type == "BOOKMARK":
+            self.store.observe_version(int(version))
+        else:
+            decoded = self._decode(event.object)
+            if decoded is None:
+                self.store.observe_version(int(version))
+            elif event.type == "DELETED":
+                self.store.observe_deleted(decoded[0])
+            else:
+                self.store.observe(*decoded)
+        # A server that lags behind the one we asked before tells of older versions: never go back.
+        self._version = max(self._version, version, key=int)
+
+    def _decode(self, body: msgspec.Raw) -> tuple[T, Mark | None] | None:
+        """An object that cannot be read is left out, and said so: it must not blind us to all others."""
+        try:
+            obj = wire.decode(body, self._into, self.resource.kind)
+            return obj, self.store.marks.read(body) if self.store.marks is not None else None
+        except (UnexpectedAnswer, msgspec.DecodeError) as error:
+            log.error("%s is ignored: %s", wire.name_in(body), error)
+            return None
+
+    def _heard(self) -> None:
+        self._last_contact = self._clock.monotonic()
+        self._failures = 0
+        self._last_error = None
+
+    async def _recover(self, error: KubeError) -> None:
+        """Decide where to go on after a failure, and wait."""
+        resumable = isinstance(error, ConnectionFailed | TooManyRequests | ServerError)
+        if not resumable:
+            if isinstance(error, Gone) and not self._version:
+                self._page_size = 0  # the pages took longer than the server remembers: take all at once
+            self._version = ""
+        if not isinstance(error, Gone):
+            self._say(error)
+        self._last_error = error
+        self._failures += 1
+        if isinstance(error, Gone) and self._failures == 1:
+            return  # nothing is wrong: we were away too long
+        wait = min(self._timing.backoff_cap, self._timing.backoff * 2 ** min(self._failures - 1, 16))
+        wait *= 1 - 0.5 * random.random()  # noqa: S311 - spreads load, guards nothing
+        if isinstance(error, ApiError) and error.retry_after is not None:
+            wait = max(wait, min(error.retry_after, self._timing.backoff_cap))
+        await self._clock.sleep(wait)
+
+    def _say(self, error: KubeError) -> None:
+        """Log a trouble when it begins or changes, not each time it is met again."""
+        if str(error) != str(self._last_error or ""):
+            log.warning("watching %s: %s", self.resource.plural, error)

@@ -1,0 +1,164 @@
+"""The protocol without the network: bytes of the API server in, values out. Everything here is pure."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from vdi.kube.errors import UnexpectedAnswer, error_from
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object as JSON."""
+
+    type: str
+    object: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list: the objects as JSON, and the version of the whole list."""
+
+    items: list[msgspec.Raw]
+    resource_version: str
+    token: str
+    """What to ask the next page with; empty on the last."""
+
+
+class LineSplitter:
+    """Cuts a stream of chunks into lines of any length; a line may be split anywhere, also inside a character."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that this chunk completes, without line ends; empty ones left out."""
+        lines = chunk.split(b"\n")
+        if len(lines) > 1 and self._parts:
+            self._parts.append(lines[0])
+            lines[0] = b"".join(self._parts)
+            self._parts.clear()
+        rest = lines.pop()
+        if rest:
+            self._parts.append(rest)
+        return [line for line in lines if line]
+
+    def rest(self) -> bytes:
+        """What came after the last line end."""
+        return b"".join(self._parts)
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str
+    object: msgspec.Raw
+
+
+class _ListMeta(msgspec.Struct, rename={"resource_version": "resourceVersion", "token": "continue"}, gc=False):
+    resource_version: str = ""
+    token: str = ""
+
+
+class _List(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] | None = None
+
+
+class _Identity(msgspec.Struct, rename="camel", gc=False):
+    resource_version: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+class _Identified(msgspec.Struct, gc=False):
+    kind: str = ""
+    metadata: _Identity = msgspec.field(default_factory=_Identity)
+
+
+class _Terminating(msgspec.Struct, rename="camel", gc=False):
+    deletion_timestamp: str | None = None
+
+
+class _Deleted(msgspec.Struct, gc=False):
+    kind: str = ""
+    metadata: _Terminating | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_list = msgspec.json.Decoder(_List).decode
+_decode_identified = msgspec.json.Decoder(_Identified).decode
+_decode_deleted = msgspec.json.Decoder(_Deleted).decode
+
+
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+"""One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses."""
+
+
+def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
+    """One object. Raises UnexpectedAnswer, which names `what` was read and which field did not fit."""
+    decoder = _decoders.get(into)
+    if decoder is None:
+        decoder = _decoders[into] = msgspec.json.Decoder(into)
+    try:
+        answer: T = decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}") from error
+    return answer
+
+
+def encode(obj: Any) -> bytes:
+    """JSON of a mapping or struct."""
+    return msgspec.json.encode(obj)
+
+
+def parse_event(line: bytes, what: str) -> WatchEvent:
+    """One line of a watch. An ERROR line is raised as the ApiError that it carries."""
+    try:
+        event = _decode_event(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"{what}: {line[:100]!r} is not a watch event: {error}") from error
+    if event.type == "ERROR":
+        raise error_from(500, bytes(event.object), request=what)
+    return WatchEvent(event.type, event.object)
+
+
+def parse_page(body: bytes, what: str) -> Page:
+    """One page of a list."""
+    try:
+        page = _decode_list(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"{what}: not a list: {error}") from error
+    return Page(page.items or [], page.metadata.resource_version, page.metadata.token)
+
+
+def version_in(event: WatchEvent) -> str:
+    """The resourceVersion of the object (or of nothing but the version: BOOKMARK) in an event."""
+    version = _decode_identified(event.object).metadata.resource_version
+    if not version.isdigit():
+        raise UnexpectedAnswer(f"{event.type} event: resourceVersion is {version!r}, must be a number")
+    return version
+
+
+def name_in(body: bytes | msgspec.Raw) -> str:
+    """What an object calls itself, in words, whatever else is wrong with it."""
+    try:
+        found = _decode_identified(body)
+    except msgspec.DecodeError:
+        return "an object without readable metadata"
+    return f"{found.kind} {found.metadata.namespace}/{found.metadata.name}".strip()
+
+
+def is_terminating(body: bytes) -> bool:
+    """Whether the answer to a DELETE is an object that is still there: it then has a deletionTimestamp."""
+    answer = _decode_deleted(body)
+    return answer.kind != "Status" and answer.metadata is not None and answer.metadata.deletion_timestamp is not None
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header; Kubernetes never sends the date form, so that one is taken as absent."""
+    try:
+        return max(0.0, float(value)) if value else None
+    except ValueError:
+        return None
