@@ -26,8 +26,8 @@ class Facts:
     events: tuple[Event, ...] = ()
 
     def newest(self, *reasons: str) -> Event | None:
-        """The newest Event with one of these reasons, if it has words."""
-        matching = [event for event in self.events if event.reason in reasons and event.note]
+        """The newest Event with one of these reasons. `Error: ImagePullBackOff` and its like repeat the state only."""
+        matching = [e for e in self.events if e.reason in reasons and e.note and not e.note.startswith("Error: ")]
         return max(matching, key=lambda event: event.seen, default=None)
 
 
@@ -88,7 +88,7 @@ def _image(facts: Facts) -> Explanation | None:
         return None
     if reason == "ImagePullBackOff":  # its own message only says that it backs off; the Event before it says why
         event = facts.newest("Failed")
-        message = event.note if event and "rror: ImagePullBackOff" not in event.note else message
+        message = event.note if event else message
     image = desktop.image or "the image"
     for pattern, code, words in _IMAGE_CAUSES:
         if reason == pattern or re.search(pattern, message, re.IGNORECASE):

@@ -88,7 +88,9 @@ def _message(observed: Observed, problem: Problem | None, answer: Explanation | 
         return problem.message
     if answer:
         return answer.sentence
-    return _password_note(observed) if observed.pod else "The desktop is about to start."
+    if observed.pod is None:
+        return "The desktop is about to start."
+    return _password_note(observed) if phase == Phase.RUNNING else "The desktop is ready; the way to it is being made."
 
 
 def _farewell(observed: Observed, now: datetime) -> str:

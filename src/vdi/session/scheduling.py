@@ -20,7 +20,7 @@ _CLAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"(?:node\(s\) )?had untolerated taint\(?s?\)? ?(?P<what>\{.*?\})?",
         "NodesTainted",
-        "{n} kept for others (taint {what})",
+        "{n} kept for others ({what})",
     ),
     (
         r"(?:node\(s\) )?didn't match (?:Pod's )?node (?:affinity/)?selector",
@@ -63,6 +63,7 @@ def _explain_clause(clause: str) -> tuple[str, str]:
     count, _, rest = clause.partition(" ")
     for pattern, code, words in _CLAUSES:
         if match := re.match(pattern, rest):
-            named = match.groupdict().get("what") or "unnamed"
-            return code, words.format(n=count, what=named.strip("{}"))
+            named = match.groupdict().get("what") or ""
+            taint = f"taint {named.strip('{}: ')}" if named.startswith("{") else named
+            return code, words.format(n=count, what=taint or "tainted")
     return "Unschedulable", clause.rstrip(".")

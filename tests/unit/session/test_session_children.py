@@ -1,0 +1,156 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from session_builders import a_session, a_template
+
+from vdi.session.children.home import build_home
+from vdi.session.children.identity import Identity
+from vdi.session.children.pod import build_pod
+from vdi.session.children.route import build_route
+from vdi.session.children.secret import build_secret
+from vdi.session.children.service import build_service
+from vdi.session.effective import Desktop, resolve
+from vdi.session.policy import Policy
+
+FIXTURES = Path(__file__).parent / "fixtures"
+IDENTITY = Identity.of(a_session())
+
+
+def desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop:
+    answer = resolve(a_session(**(session or {})), a_template(**template), Policy())
+    assert isinstance(answer, Desktop), answer
+    return answer
+
+
+def pod(session: dict[str, Any] | None = None, **template: Any) -> dict[str, Any]:
+    return build_pod(identity=IDENTITY, desktop=desktop(session, **template))
+
+
+FULL_TEMPLATE: dict[str, Any] = {
+    "env": [
+        {"name": "SELKIES_ENCODER", "value": "nvh264enc"},
+        {"name": "LICENCE", "valueFrom": {"secretKeyRef": {"name": "licence", "key": "key"}}},
+    ],
+    "volumes": [
+        {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "conf", "mountPath": "/etc/app", "configMap": {"name": "conf"}},
+        {"name": "nfs", "mountPath": "/nfs", "readOnly": False, "nfs": {"server": "10.0.0.9", "path": "/x"}},
+    ],
+    "placement": {
+        "nodeSelector": {"gpu": "true"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "runtimeClassName": "nvidia",
+    },
+    "imagePullSecrets": [{"name": "registry"}],
+}
+
+
+def test_pod_is_as_the_golden_file_has_it() -> None:
+    golden = FIXTURES / "pod-full.golden.json"
+    assert pod(**FULL_TEMPLATE) == json.loads(golden.read_text())
+
+
+@pytest.mark.parametrize(
+    "template", [{}, {k: v for k, v in FULL_TEMPLATE.items() if k != "volumes"}, {"resources": {"defaultGPU": 0}}]
+)
+def test_pod_passes_the_restricted_standard(template: dict[str, Any]) -> None:
+    spec = pod(**template)["spec"]
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
+    security = spec["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] == 1000
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert "privileged" not in container["securityContext"]
+        assert all("hostPort" not in port for port in container["ports"])
+
+
+def environment(built: dict[str, Any]) -> dict[str, Any]:
+    """As the kubelet sees it: of two variables with one name the last counts."""
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in built["spec"]["containers"][0]["env"]}
+
+
+def test_desktop_has_no_access_without_the_password_of_its_secret() -> None:
+    env = environment(pod())
+    assert env["SELKIES_ENABLE_BASIC_AUTH"] == "true"
+    assert env["SELKIES_BASIC_AUTH_USER"] == "user"
+    secret = {"secretKeyRef": {"name": "alice-desktop-auth", "key": "password"}}
+    assert env["SELKIES_BASIC_AUTH_PASSWORD"] == secret
+
+
+def test_cpu_desktop_sees_no_gpu() -> None:
+    built = pod(resources={"defaultGPU": 0})
+    assert environment(built)["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "nvidia.com/gpu" not in built["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_gpu_desktop_has_its_gpus_as_a_limit() -> None:
+    built = pod({"resources": {"gpu": 2}}, resources={"maxGPU": 2})
+    assert built["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment(built)
+
+
+def test_desktop_listens_where_the_template_says() -> None:
+    built = pod(port=9000)
+    assert built["spec"]["containers"][0]["ports"][0]["containerPort"] == 9000
+    assert environment(built)["SELKIES_PORT"] == "9000"
+    assert environment(pod(env=[{"name": "SELKIES_PORT", "value": "8081"}]))["SELKIES_PORT"] == "8081"
+
+
+def test_desktop_without_home_mounts_none() -> None:
+    built = pod({"persistence": {"enabled": False}})
+    assert [volume["name"] for volume in built["spec"]["volumes"]] == ["shm"]
+
+
+def test_everything_but_a_retained_home_dies_with_the_session() -> None:
+    shared, own = desktop().home, desktop({"persistence": {"retain": False}}).home
+    assert shared and own
+    children = [
+        pod(),
+        build_service(identity=IDENTITY),
+        build_route(identity=IDENTITY, host="h", policy=Policy()),
+        build_secret(identity=IDENTITY, password="p"),
+        build_home(identity=IDENTITY, home=own),
+    ]
+    for child in children:
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("VDISession", "uid-alice-desktop", True)
+        assert child["metadata"]["labels"]["vdi.kasm.io/session"] == "alice-desktop"
+    assert "ownerReferences" not in build_home(identity=IDENTITY, home=shared)["metadata"]
+
+
+def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
+    spec = build_service(identity=IDENTITY)["spec"]
+    assert spec["clusterIP"] == "None"
+    assert spec["selector"].items() <= pod()["metadata"]["labels"].items()
+    assert spec["ports"][0]["targetPort"] == pod()["spec"]["containers"][0]["ports"][0]["name"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "tls"),
+    [
+        (Policy(), {}),
+        (Policy(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
+        (Policy(cert_resolver="le"), {"certResolver": "le"}),
+    ],
+)
+def test_route_takes_its_certificate_from_where_the_policy_says(policy: Policy, tls: dict[str, str]) -> None:
+    route = build_route(identity=IDENTITY, host="alice.vdi.localhost", policy=policy)
+    assert route["spec"]["tls"] == tls
+    assert route["spec"]["routes"][0]["match"] == "Host(`alice.vdi.localhost`)"
+    assert route["spec"]["entryPoints"] == ["websecure"]

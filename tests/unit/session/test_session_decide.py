@@ -1,0 +1,71 @@
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from session_builders import a_pod, a_session, a_template
+
+from vdi.session.decide import Claimant, Observed, decide, find_holder
+from vdi.session.policy import Policy
+
+POLICY = Policy()
+
+
+def test_session_with_its_template_may_start() -> None:
+    verdict = decide(Observed(a_session(), a_template()), POLICY)
+    assert verdict.problem is None
+    assert verdict.desktop and verdict.desktop.image == "registry.example.com/desktop:1"
+
+
+def test_missing_template_is_waited_for() -> None:
+    problem = decide(Observed(a_session()), POLICY).problem
+    assert problem and (problem.condition, problem.needs_a_person) == ("TemplateFound", False)
+    assert "'ubuntu-desktop'" in problem.message
+
+
+def test_running_desktop_is_never_taken_away() -> None:
+    observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_holder="bob")
+    assert decide(observed, POLICY).problem is None
+
+
+def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
+    problem = decide(Observed(a_session(), a_template(), home_holder="first"), POLICY).problem
+    assert problem and problem.reason == "HomeInUse"
+    assert "'first'" in problem.message
+    own = a_session(persistence={"retain": False})
+    assert decide(Observed(own, a_template(), home_holder="first"), POLICY).desktop
+
+
+def test_taken_host_is_named_with_its_holder() -> None:
+    problem = decide(Observed(a_session(hostname="desk"), a_template(), host_holder="first"), POLICY).problem
+    assert problem and problem.reason == "HostTaken"
+    assert "'desk'" in problem.message and "'first'" in problem.message
+
+
+def claimant(uid: str, created: str, *, holds: bool = False, leaving: bool = False) -> Claimant:
+    return Claimant(uid=uid, name=uid, created=created, holds=holds, leaving=leaving)
+
+
+def test_oldest_gets_it_unless_somebody_has_it() -> None:
+    old, young = claimant("a", "2026-11-20T08:00:00Z"), claimant("b", "2026-11-20T09:00:00Z")
+    assert find_holder([young, old]) == old
+    having = claimant("c", "2026-11-20T10:00:00Z", holds=True, leaving=True)
+    assert find_holder([young, old, having]) == having
+    assert find_holder([claimant("d", "2026-11-20T07:00:00Z", leaving=True)]) is None
+
+
+claimants = st.lists(
+    st.builds(
+        claimant,
+        uid=st.text("abcdef", min_size=1, max_size=3),
+        created=st.sampled_from(["1", "2"]),
+        holds=st.booleans(),
+        leaving=st.booleans(),
+    ),
+    max_size=4,
+    unique_by=lambda one: one.uid,
+)
+
+
+@given(claimants)
+def test_all_come_to_the_same_answer_in_whatever_order_they_look(several: list[Claimant]) -> None:
+    assert len({find_holder(order) for order in itertools.permutations(several)}) == 1

@@ -1,0 +1,141 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from session_builders import a_session, a_template
+
+from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.policy import Policy
+from vdi.session.units import parse_quantity
+
+POLICY = Policy()
+
+
+def resolved(session: dict[str, Any], template: dict[str, Any], policy: Policy = POLICY) -> Desktop:
+    answer = resolve(a_session(**session), a_template(**template), policy)
+    assert isinstance(answer, Desktop), answer
+    return answer
+
+
+def refused(session: dict[str, Any], template: dict[str, Any]) -> Problem:
+    answer = resolve(a_session(**session), a_template(**template), POLICY)
+    assert isinstance(answer, Problem), answer
+    return answer
+
+
+def test_session_without_resources_has_the_templates_defaults() -> None:
+    desktop = resolved({}, {"resources": {"defaultGPU": 2, "defaultMemory": "6Gi", "defaultCPU": "3"}})
+    assert (desktop.gpu, desktop.memory, desktop.cpu) == (2, "6Gi", "3")
+
+
+def test_what_the_session_names_holds_and_the_rest_comes_from_schema_and_template() -> None:
+    desktop = resolved({"resources": {"cpu": "1"}}, {"resources": {"defaultMemory": "6Gi"}})
+    assert (desktop.gpu, desktop.memory, desktop.cpu) == (1, "4Gi", "1")
+
+
+def test_template_without_gpu_is_a_cpu_desktop_whatever_the_session_asks() -> None:
+    desktop = resolved({"resources": {"gpu": 3}}, {"resources": {"defaultGPU": 0}})
+    assert desktop.gpu == 0
+
+
+def test_requests_come_from_the_operator_and_never_exceed_the_limits() -> None:
+    desktop = resolved({"resources": {"memory": "512Mi", "cpu": "100m"}}, {})
+    assert (desktop.request_memory, desktop.request_cpu) == ("512Mi", "100m")
+    desktop = resolved({}, {})
+    assert (desktop.request_memory, desktop.request_cpu) == ("1Gi", "250m")
+
+
+amounts = st.sampled_from(["1m", "100m", "250m", "1", "2", "4", "0.3", "128Mi", "1Gi", "1.5Gi", "4G", "3e9"])
+
+
+@given(limit=amounts, request=amounts)
+def test_no_request_is_ever_above_its_limit(limit: str, request: str) -> None:
+    policy = Policy(requests_cpu=request, requests_memory=request)
+    desktop = resolved({}, {"resources": {"defaultCPU": limit, "defaultMemory": limit}}, policy)
+    assert parse_quantity(desktop.request_cpu) <= parse_quantity(desktop.cpu)
+    assert parse_quantity(desktop.request_memory) <= parse_quantity(desktop.memory)
+
+
+@given(wish=st.integers(1, 20), default=st.integers(1, 8), maximum=st.none() | st.integers(1, 8))
+def test_gpus_are_granted_exactly_or_refused_never_clipped(wish: int, default: int, maximum: int | None) -> None:
+    offer = {"defaultGPU": default} | ({"maxGPU": maximum} if maximum else {})
+    answer = resolve(a_session(resources={"gpu": wish}), a_template(resources=offer), POLICY)
+    most = maximum or max(1, default)
+    assert answer.gpu == wish if isinstance(answer, Desktop) else wish > most
+    assert isinstance(answer, Desktop) == (wish <= most)
+
+
+@pytest.mark.parametrize(
+    ("session", "template", "words"),
+    [
+        ({"gpu": 2}, {}, "spec.resources.gpu: 2 is more than the 1 that template 'ubuntu-desktop' allows"),
+        ({"memory": "8Gi"}, {}, "spec.resources.memory: 8Gi is more than the 4Gi that template"),
+        ({"memory": "8Gi"}, {"maxMemory": "8000Mi"}, "8Gi is more than the 8000Mi that"),
+        ({"memory": "1Gi", "cpu": "2001m"}, {}, "spec.resources.cpu: 2001m is more than the 2 that template"),
+        ({"cpu": "1"}, {"defaultMemory": "2Gi"}, "4Gi holds where spec.resources names no memory"),
+    ],
+)
+def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: dict[str, Any], words: str) -> None:
+    problem = refused({"resources": session}, {"resources": template})
+    assert problem.reason == "OverLimit"
+    assert words in problem.message
+    assert problem.needs_a_person
+
+
+def test_all_that_is_over_is_said_at_once() -> None:
+    problem = refused({"resources": {"gpu": 5, "memory": "64Gi", "cpu": "32"}}, {})
+    assert all(field in problem.message for field in ("resources.gpu", "resources.memory", "resources.cpu"))
+
+
+@pytest.mark.parametrize("name", ["SELKIES_ENABLE_BASIC_AUTH", "SELKIES_BASIC_AUTH_PASSWORD", "SELKIES_MASTER_TOKEN"])
+def test_template_may_not_touch_what_protects_the_session(name: str) -> None:
+    problem = refused({}, {"env": [{"name": name, "value": "false"}]})
+    assert problem.reason == "InvalidTemplate"
+    assert name in problem.message
+
+
+def test_gpu_visibility_may_be_set_only_by_a_template_with_gpus() -> None:
+    env = [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]
+    assert refused({}, {"env": env, "resources": {"defaultGPU": 0}}).reason == "InvalidTemplate"
+    assert resolved({}, {"env": env}).env[0].name == "NVIDIA_VISIBLE_DEVICES"
+
+
+def test_home_is_the_users_and_templates_by_default() -> None:
+    home = resolved({}, {}).home
+    assert home and home.retain
+    assert home.claim.startswith("home-alice-ubuntu-desktop-")
+    assert (home.size, home.storage_class, home.mount_path) == ("10Gi", "local-path", "/home/user")
+
+
+def test_session_decides_on_its_home_and_the_template_on_the_rest() -> None:
+    home = resolved({"persistence": {"size": "1Gi", "retain": False}}, {"persistence": {"storageClass": "fast"}}).home
+    assert home and (home.claim, home.size, home.storage_class) == ("alice-desktop-home", "1Gi", "fast")
+
+
+@pytest.mark.parametrize(
+    ("session", "template", "has_home"),
+    [
+        ({}, {"enabled": False}, False),
+        ({"enabled": True}, {"enabled": False}, True),
+        ({"enabled": False}, {}, False),
+        ({"retain": True}, {"enabled": False}, False),
+    ],
+)
+def test_home_is_there_if_the_session_says_so_else_the_template(
+    session: dict[str, Any], template: dict[str, Any], has_home: bool
+) -> None:
+    desktop = resolved({"persistence": session}, {"persistence": template})
+    assert (desktop.home is not None) == has_home
+
+
+@pytest.mark.parametrize("volume", [{"name": "home", "mountPath": "/x"}, {"name": "x", "mountPath": "/home/user/"}])
+def test_volume_that_collides_with_the_home_is_refused(volume: dict[str, Any]) -> None:
+    problem = refused({}, {"volumes": [{**volume, "configMap": {"name": "c"}}]})
+    assert problem.reason == "InvalidTemplate"
+
+
+def test_objects_from_before_the_schema_was_tightened_are_refused_in_words() -> None:
+    assert "spec.timeout: 'soon' is not a duration" in refused({"timeout": "soon"}, {}).message
+    assert "spec.resources.memory: '4Gib' is not a quantity" in refused({"resources": {"memory": "4Gib"}}, {}).message
+    assert "spec.shmSize: '-1Gi' is not allowed" in refused({}, {"shmSize": "-1Gi"}).message

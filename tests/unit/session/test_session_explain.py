@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+from session_builders import a_pod
+
+from vdi.session.explain import Facts, explain, facts_from_list, main
+from vdi.session.refusal import explain_refusal, name_taken
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+SENTENCES = [
+    ("image-not-found", "ImageNotFound", "registry.example.com/desktop:1 cannot be fetched: the registry has no such"),
+    ("image-denied", "ImagePullDenied", "imagePullSecrets are missing or wrong"),
+    ("image-registry-unknown", "RegistryUnknown", "host name is unknown"),
+    ("image-registry-unreachable", "RegistryUnreachable", "does not answer"),
+    ("image-registry-not-trusted", "RegistryNotTrusted", "certificate"),
+    ("image-name-invalid", "ImageNameInvalid", "not a valid image name"),
+    ("image-pull-unheard-of", "ImagePull", "no space left on device."),
+    ("no-gpu-free", "NoGPUFree", "on any of 2 nodes: 2 without a free GPU (nvidia.com/gpu)."),
+    ("no-memory-one-node", "NoCapacity", "on the one node: 1 without enough free memory."),
+    (
+        "no-room-mixed",
+        "NoCapacity",
+        "1 without enough free CPU, 2 without enough free memory, 1 kept for others (taint gpu",
+    ),
+    ("node-tainted", "NodesTainted", "(taint node.kubernetes.io/disk-pressure)."),
+    ("node-tainted-new-words", "NodesTainted", "1 kept for others (tainted)."),
+    ("home-on-other-node", "HomeOnOtherNode", "1 other than the one that holds the home volume"),
+    ("home-claim-missing", "MissingHome", "'home' is not there"),
+    ("home-unbound", "HomePending", "not bound yet"),
+    ("home-not-provisioned", "HomeNotProvisioned", 'storageclass.storage.k8s.io "fast" not found.'),
+    ("home-lost", "HomeLost", "'home' is gone"),
+    ("unschedulable-unheard-of", "Unschedulable", "3 node(s) had sunspots"),
+    ("volume-mount-failed", "VolumeMount", 'SetUp failed for volume "nfs" : mount failed: exit status 32.'),
+    ("volume-permission", "VolumePermission", "permission denied"),
+    ("volume-on-other-node", "VolumeElsewhere", "attached to another node"),
+    ("config-map-missing", "MissingConfigMap", "ConfigMap 'app-conf', which is not there"),
+    ("secret-missing", "MissingSecret", "Secret 'licence', which is not there"),
+    ("secret-key-missing", "MissingKey", "key 'token', which the Secret 'licence' does not have"),
+    ("runs-as-root", "BadPodConfig", "image will run as root"),
+    ("bad-mount", "BadMount", "not a directory"),
+    ("bad-command", "BadCommand", "executable file not found"),
+    ("crash-loop", "CrashLoop", "exit code 1 and was started again 4 times"),
+    ("oom-killed", "OutOfMemory", "spec.resources.memory"),
+    ("oom-killed-now", "OutOfMemory", "spec.resources.memory"),
+    ("evicted", "Evicted", "node-1 ran short of resources"),
+    ("gpu-admission-refused", "NodeRefused", "unavailable for nvidia.com/gpu"),
+    ("out-of-cpu", "NodeRefused", "have enough resource: cpu"),
+    ("sandbox-failed", "NodeNetwork", "no IP addresses available"),
+    ("looking-for-a-node", "Scheduling", "Looking for a node"),
+    ("preparing", "Preparing", "Node node-1 is getting the image ready."),
+    ("preparing-home", "Preparing", "and its home volume"),
+    ("starting-up", "Starting", "does not answer yet"),
+]
+
+
+@pytest.mark.parametrize(("symptom", "code", "words"), SENTENCES, ids=[row[0] for row in SENTENCES])
+def test_symptom_is_explained_in_words(symptom: str, code: str, words: str) -> None:
+    answer = explain(facts_from_list((FIXTURES / f"{symptom}.json").read_bytes()))
+    assert answer.code == code
+    assert words in answer.sentence
+    assert answer.sentence.endswith((".", ")"))
+    assert "\n" not in answer.sentence
+
+
+def test_every_fixture_has_its_sentence() -> None:
+    symptoms = {path.stem for path in FIXTURES.glob("*.json") if not path.stem.endswith(".golden")}
+    assert symptoms == {row[0] for row in SENTENCES}
+
+
+def test_state_that_no_rule_knows_keeps_kubernetes_own_words() -> None:
+    pod = a_pod(container={"state": {"waiting": {"reason": "Dancing", "message": "the container dances"}}})
+    assert explain(Facts(pod)).sentence == "the container dances."
+
+
+def test_long_words_are_cut() -> None:
+    pod = a_pod(container={"state": {"waiting": {"reason": "ErrImagePull", "message": "x" * 5000}}})
+    assert len(explain(Facts(pod)).sentence) < 400
+
+
+@pytest.mark.parametrize("arguments", [[], ["/nonexistent"], ["a", "b"]])
+def test_command_names_what_it_cannot_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "allowed: python -m vdi.session.explain FILE" in capsys.readouterr().err
+
+
+def test_command_prints_code_and_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(FIXTURES / "oom-killed.json")]) == 0
+    assert capsys.readouterr().out.startswith("OutOfMemory: The desktop used more memory")
+
+
+REFUSALS = [
+    (
+        'pods "a" is forbidden: violates PodSecurity "restricted:latest": volume types (volume "x" uses nfs)',
+        "PodSecurity",
+        True,
+        "Pod Security level: violates PodSecurity",
+    ),
+    (
+        'pods "a" is forbidden: exceeded quota: q, requested: limits.memory=4Gi, used: limits.memory=8Gi, limited: 8Gi',
+        "QuotaExceeded",
+        False,
+        "quota: exceeded quota: q, requested: limits.memory=4Gi",
+    ),
+    (
+        'pods "a" is forbidden: maximum memory usage per Container is 2Gi, but limit is 4Gi',
+        "QuotaExceeded",
+        True,
+        "LimitRange: maximum memory usage",
+    ),
+    (
+        'pods "a" is forbidden: unable to create new content in namespace x because it is being terminated',
+        "Refused",
+        True,
+        "namespace is being deleted",
+    ),
+    ('pods is forbidden: User "o" cannot create resource "pods" in API group ""', "Refused", True, "(RBAC)"),
+    (
+        'Pod "a" is invalid: spec.volumes[0].name: Invalid value: "X"',
+        "Refused",
+        True,
+        "the desktop's Pod: spec.vol",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "reason", "stuck", "words"), REFUSALS, ids=[row[3] for row in REFUSALS])
+def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck: bool, words: str) -> None:
+    problem = explain_refusal("Pod", message)
+    assert (problem.condition, problem.reason, problem.needs_a_person) == ("Admitted", reason, stuck)
+    assert words in problem.message
+
+
+def test_refused_route_blames_the_route() -> None:
+    assert explain_refusal("IngressRoute", "", kind_missing=True).condition == "RouteReady"
+    assert "its CRD is not installed" in explain_refusal("IngressRoute", "", kind_missing=True).message
+    assert name_taken("Secret", "a-auth").condition == "Admitted"

@@ -1,0 +1,66 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdi.session import naming
+
+LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?){0,4}", fullmatch=True)
+
+
+def test_plain_name_is_used_as_it_is() -> None:
+    assert naming.pod_name("alice-desktop") == "alice-desktop"
+    assert naming.secret_name("alice-desktop") == "alice-desktop-auth"
+
+
+@pytest.mark.parametrize("name", ["a" * 59, "a.b", "1alice", "x" * 253, "9", "a-" + "b" * 200 + ".c"])
+def test_name_that_does_not_fit_gets_a_readable_prefix_and_a_hash(name: str) -> None:
+    base = naming.derive_base(name)
+    assert base != name
+    assert len(base) <= naming.BASE_LIMIT
+    assert LABEL.fullmatch(base)
+
+
+@given(names)
+def test_every_derived_name_is_a_label(name: str) -> None:
+    for derived in (naming.service_name(name), naming.secret_name(name), naming.host_label(name, None)):
+        assert LABEL.fullmatch(derived), derived
+
+
+@given(names, names)
+def test_two_sessions_never_share_a_name(one: str, other: str) -> None:
+    assert (naming.derive_base(one) == naming.derive_base(other)) == (one == other)
+
+
+@given(names)
+def test_session_named_like_a_derived_name_gets_another(name: str) -> None:
+    derived = naming.derive_base(name)
+    assert derived == name or naming.derive_base(derived) != derived
+
+
+def test_hostname_of_the_spec_is_the_host_label() -> None:
+    assert naming.host_label("alice.desktop", "alice") == "alice"
+
+
+emails = st.from_regex(r"[A-Za-z0-9._+-]{1,80}@[a-z]{1,20}\.[a-z]{2,5}", fullmatch=True)
+
+
+@given(emails, names)
+def test_retained_home_is_named_by_user_and_template_not_by_session(user: str, template: str) -> None:
+    one = naming.home_claim_name(session_name="one", user=user, template=template, retain=True)
+    other = naming.home_claim_name(session_name="other", user=user, template=template, retain=True)
+    assert one == other
+    assert LABEL.fullmatch(one), one
+
+
+@given(emails, emails, names)
+def test_two_users_never_share_a_home(one: str, other: str, template: str) -> None:
+    claims = {naming.home_claim_name(session_name="s", user=u, template=template, retain=True) for u in (one, other)}
+    assert len(claims) == len({one, other})
+
+
+def test_home_that_goes_with_the_session_has_its_name() -> None:
+    claim = naming.home_claim_name(session_name="alice-desktop", user="alice@x.org", template="t", retain=False)
+    assert claim == "alice-desktop-home"

@@ -1,0 +1,174 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from session_builders import CREATED, a_claim, a_pod, a_route, a_secret, a_service, a_session, a_template
+
+from vdi.api.session import SessionStatus
+from vdi.session.conditions import CONDITION_TYPES
+from vdi.session.decide import Observed
+from vdi.session.effective import Problem
+from vdi.session.lifetime import expires_at, is_over, remaining
+from vdi.session.phase import derive
+from vdi.session.policy import Policy
+from vdi.session.times import parse_time
+
+NOW = parse_time(CREATED) + timedelta(seconds=5)
+POLICY = Policy()
+
+
+def seen(**fields: Any) -> Observed:
+    """A session with all children, its pod not ready, and overrides."""
+    base = {"session": a_session(), "template": a_template(), "pod": a_pod(), "home": a_claim()}
+    return Observed(**(base | {"service": a_service(), "route": a_route(), "secret": a_secret()} | fields))
+
+
+def status_of(observed: Observed, problem: Problem | None = None, now: datetime = NOW) -> SessionStatus:
+    return derive(observed, problem, POLICY, now)
+
+
+def holding(status: SessionStatus) -> set[str]:
+    return {condition.type for condition in status.conditions if condition.status == "True"}
+
+
+def reason(status: SessionStatus, kind: str) -> str:
+    return next(condition.reason for condition in status.conditions if condition.type == kind)
+
+
+CRASHED = {"restartCount": 4, "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+LOOPING = {**CRASHED, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+WAITS = Problem("HomeInUse", "The home is in use.")
+STUCK = Problem("OverLimit", "Too much.", needs_a_person=True)
+
+PHASES = [
+    ("nothing yet", seen(pod=None, route=None), None, "Pending"),
+    ("waits for something", seen(pod=None), WAITS, "Pending"),
+    ("needs a person", seen(pod=None), STUCK, "Failed"),
+    ("pod starts", seen(), None, "Creating"),
+    ("pod ready", seen(pod=a_pod(ready=True)), None, "Running"),
+    ("pod ready, route missing", seen(pod=a_pod(ready=True), route=None), None, "Creating"),
+    ("pod ready, template gone", seen(pod=a_pod(ready=True), template=None), None, "Running"),
+    ("pod evicted", seen(pod=a_pod(status={"phase": "Failed", "reason": "Evicted"})), None, "Failed"),
+    ("pod crashes for ever", seen(pod=a_pod(container=LOOPING)), None, "Failed"),
+    ("pod crashed once", seen(pod=a_pod(container={**LOOPING, "restartCount": 1})), None, "Creating"),
+    ("session deleted", seen(session=a_session(deleting=True)), None, "Terminating"),
+    ("session deleted, no pod", seen(session=a_session(deleting=True), pod=None), None, "Terminating"),
+    ("time is over", seen(session=a_session(timeout="5s"), pod=a_pod(ready=True)), None, "Terminating"),
+]
+
+
+@pytest.mark.parametrize(("name", "observed", "problem", "phase"), PHASES, ids=[row[0] for row in PHASES])
+def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: Problem | None, phase: str) -> None:
+    status = status_of(observed, problem)
+    assert status.phase == phase
+    assert tuple(condition.type for condition in status.conditions) == CONDITION_TYPES
+    assert ("Ready" in holding(status)) == (phase == "Running")
+    assert status.message or phase == "Running"
+
+
+def test_running_session_says_all_that_a_person_asks() -> None:
+    status = status_of(seen(pod=a_pod(ready=True, home="home")))
+    assert status.url == "https://alice-desktop.vdi.localhost"
+    assert (status.start_time, status.ready_time) == (CREATED, "2026-11-20T08:00:03Z")
+    assert status.expires_at == "2026-11-20T16:00:00Z"
+    assert (status.pod_name, status.node_name, status.template_revision) == ("alice-desktop", "node-1", "1")
+    assert status.message == ""
+    assert holding(status) == set(CONDITION_TYPES)
+    assert {condition.observed_generation for condition in status.conditions} == {1}
+
+
+def test_url_has_the_port_unless_it_is_the_usual_one() -> None:
+    assert derive(seen(), None, Policy(url_port=8443), NOW).url == "https://alice-desktop.vdi.localhost:8443"
+
+
+def test_transition_time_moves_only_when_the_status_flips() -> None:
+    first = status_of(seen())
+    later = NOW + timedelta(minutes=1)
+    session = msgspec.structs.replace(a_session(), status=first)
+    again = status_of(seen(session=session), now=later)
+    assert again == first
+    ready = status_of(seen(session=session, pod=a_pod(ready=True)), now=later)
+    moved = {one.type for one in ready.conditions if one.last_transition_time == "2026-11-20T08:01:05Z"}
+    assert moved == {"PodReady", "Ready"}
+
+
+def test_ready_time_stays_when_the_container_restarts_and_is_new_in_a_new_run() -> None:
+    running = {"readyTime": "2026-11-20T08:00:02Z", "startTime": CREATED}
+    assert status_of(seen(session=a_session(status=running), pod=a_pod(ready=True))).ready_time.endswith("02Z")
+    assert status_of(seen(session=a_session(status=running))).ready_time.endswith("02Z")
+    old = running | {"startTime": "2026-11-19T08:00:00Z"}
+    assert status_of(seen(session=a_session(status=old), pod=a_pod(ready=True))).ready_time.endswith("03Z")
+    assert status_of(seen(session=a_session(status=old))).ready_time == ""
+
+
+def test_crash_loop_stays_failed_during_its_short_lives() -> None:
+    alive = a_pod(container={**CRASHED, "state": {"running": {"startedAt": CREATED}}})
+    failed = a_session(status={"phase": "Failed", "podName": "alice-desktop"})
+    assert status_of(seen(session=failed, pod=alive)).phase == "Failed"
+    assert status_of(seen(session=a_session(status={"phase": "Running"}), pod=alive)).phase == "Creating"
+    assert status_of(seen(session=failed, pod=a_pod(ready=True))).phase == "Running"
+
+
+def test_newer_template_is_named_and_does_not_touch_the_desktop() -> None:
+    status = status_of(seen(pod=a_pod(ready=True), template=a_template(generation=3)))
+    assert (status.phase, status.template_revision) == ("Running", "1")
+    assert reason(status, "TemplateFound") == "NewerRevision"
+
+
+def test_problem_stands_at_its_condition_and_in_the_message() -> None:
+    missing = Problem("TemplateNotFound", "There is no template 'x'.", condition="TemplateFound")
+    status = status_of(seen(pod=None, template=None, route=None), missing)
+    assert reason(status, "TemplateFound") == reason(status, "Admitted") == "TemplateNotFound"
+    assert status.message == "There is no template 'x'."
+
+
+def test_refused_service_does_not_take_the_admission_of_a_running_pod() -> None:
+    status = status_of(seen(), Problem("Refused", "No.", condition="RouteReady"))
+    assert reason(status, "RouteReady") == "Refused"
+    assert "Admitted" in holding(status)
+
+
+def test_host_taken_by_another_while_running_is_said() -> None:
+    status = status_of(seen(pod=a_pod(ready=True), host_holder="bob"))
+    assert reason(status, "RouteReady") == "HostTaken"
+
+
+def test_password_younger_than_the_desktop_is_named() -> None:
+    container = {"ready": True, "state": {"running": {"startedAt": "2026-11-20T08:00:02Z"}}}
+    observed = seen(pod=a_pod(ready=True, container=container))
+    assert status_of(observed).message == ""
+    status = status_of(replace(observed, secret=a_secret("2026-11-20T09:00:00Z")))
+    assert "delete the pod 'alice-desktop'" in status.message
+
+
+@pytest.mark.parametrize(
+    ("pod", "claim", "expected"),
+    [
+        (a_pod(), None, "NoHome"),
+        (a_pod(home="home"), None, "NotCreated"),
+        (a_pod(home="home"), a_claim("Pending"), "HomePending"),
+        (a_pod(home="home"), a_claim("Lost"), "HomeLost"),
+        (a_pod(home="home"), a_claim("Bound"), "Bound"),
+    ],
+)
+def test_home_condition_follows_the_claim(pod: Any, claim: Any, expected: str) -> None:
+    assert reason(status_of(seen(pod=pod, home=claim)), "HomeBound") == expected
+
+
+def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
+    pod = a_pod(ready=True, home="home")
+    assert "files in the home volume are kept" in status_of(seen(session=a_session(timeout="5s"), pod=pod)).message
+    session = a_session(timeout="5s", persistence={"retain": False})
+    assert "kept" not in status_of(seen(session=session, pod=pod)).message
+
+
+def test_run_is_counted_from_its_pod() -> None:
+    session, pod = a_session(timeout="1h"), a_pod()
+    assert expires_at(session, None) is None
+    assert remaining(session, pod, NOW) == timedelta(hours=1, seconds=-5)
+    assert not is_over(session, pod, NOW)
+    assert not is_over(session, None, datetime(2030, 1, 1, tzinfo=UTC))
+    assert is_over(session, pod, parse_time(CREATED) + timedelta(hours=1))
+    assert expires_at(a_session(timeout="soon"), pod) is None
