@@ -1,0 +1,149 @@
+"""`python -m bench`: the operator beside the raw API's floor and a tuned Go reference, each on a control plane of its
+own, taking turns. Prints a table of medians and ratios. Nothing outside a temporary folder and the cache is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bench import report
+from bench.cluster import BINARIES, Cluster
+from bench.contenders import Contender, line_up
+from bench.measure import Plan, Run
+from bench.reference import build_reference
+from bench.timeline import Timeline
+from vdi.api.crd import build_crds
+from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.sources import SourceFailed, default_cache
+
+FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
+
+EXAMPLE = """\
+examples:
+  python -m bench                    300 sessions, three runs of each, about 8 minutes on two cores
+  python -m bench -n 50 --repeat 1   a quick look
+  python -m bench --full             1000 sessions, five runs of each, the Go reference also untuned
+  python -m bench -o json > out.json every figure of every run
+"""
+
+
+class RunFailedError(Exception):
+    """Raised when a run did not get to its end; says why and where the logs are."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. Ends the program with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-n", "--sessions", type=positive, help="sessions of the burst (300; with --full 1000)")
+    parser.add_argument("--repeat", type=positive, help="runs of each contender (3; with --full 5)")
+    parser.add_argument("--full", action="store_true", help="larger, more often, and the Go reference also untuned")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed is 1 or more")
+    return number
+
+
+async def run_once(contender: Contender, binaries: Mapping[str, Path], plan: Plan, figures: dict[str, Any]) -> None:
+    """One contender on a fresh control plane. Raises RunFailedError; `figures` then holds what was measured before."""
+    cluster = Cluster(binaries, build_crds(), max(plan.sessions, plan.trickle))
+    try:
+        async with (
+            cluster,
+            Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline,
+            contender.on(cluster) as subject,
+        ):
+            await Run(cluster, timeline, subject, plan, figures).measure()
+    except Exception as error:
+        raise RunFailedError(f"{in_words(error)}; logs in {cluster.folder}") from error
+
+
+def in_words(error: BaseException) -> str:
+    """The first cause of a group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
+def run_all(
+    contenders: Sequence[Contender], binaries: Mapping[str, Path], plan: Plan, repeat: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """Every contender `repeat` times, taking turns. Ctrl-C ends it early with what there is until then."""
+    runs: list[dict[str, Any]] = []
+    try:
+        for number in range(1, repeat + 1):
+            for contender in contenders:
+                run: dict[str, Any] = {"name": contender.name, "repeat": number}
+                try:
+                    with (
+                        progress.step(f"{contender.name}, run {number} of {repeat}"),
+                        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+                    ):
+                        runner.run(run_once(contender, binaries, plan, run))
+                except RunFailedError as error:
+                    run["error"] = str(error)
+                runs.append(run)
+    except KeyboardInterrupt:
+        progress.say("interrupted")
+    return runs
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: measured; 1: a run had an error; 2: wrong command line; 3: a program is missing; 130: interrupted."""
+    options = parse(arguments)
+    plan = Plan(sessions=options.sessions or (1000 if options.full else 300))
+    repeat = options.repeat or (5 if options.full else 3)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as cleanly as Ctrl-C
+    with Progress(default_cache(os.environ) / "logs") as progress:
+        try:
+            binaries = ensure(BINARIES, progress=progress)
+            reference = build_reference(progress)
+        except (BinaryUnavailable, SourceFailed, StepFailed) as error:
+            progress.say(str(error))
+            return COULD_NOT_LOOK
+        contenders = line_up(reference, full=options.full)
+        runs = run_all(contenders, binaries, plan, repeat, progress)
+    print_runs(runs, plan, repeat, as_json=options.output == "json")
+    if len(runs) < repeat * len(contenders):
+        return INTERRUPTED
+    return FINDINGS if any("error" in run for run in runs) else 0
+
+
+def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, as_json: bool) -> None:
+    """Print the figures to standard output."""
+    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    if as_json:
+        print(json.dumps({"machine": machine, "sessions": plan.sessions, "runs": runs}, indent=1))
+        return
+    print(
+        f"{plan.sessions} sessions in the burst by {plan.clients} clients; median [smallest..largest] of {repeat}"
+        f" interleaved runs; {machine['cpus']} CPUs, Linux {machine['kernel']}, Python {machine['python']}\n"
+    )
+    print(report.table(runs))
+    print(*report.goals(runs), *report.remarks(runs), sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""Configuration files of the control plane's programs, as objects. Pure."""
+
+from __future__ import annotations
+
+import base64
+
+from bench.objects import NAMESPACE, Object
+
+UNLIMITED = 5000
+"""Requests per second of the control plane's own clients: none of them is to be the bottleneck."""
+
+VOLUME_PLUGINS = ("VolumeBinding", "VolumeZone", "NodeVolumeLimits", "VolumeRestrictions")
+
+
+def kubeconfig(url: str, ca: bytes, user: str, token: str) -> Object:
+    """One user of one cluster."""
+    cluster = {"server": url, "certificate-authority-data": base64.b64encode(ca).decode()}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "bench",
+        "clusters": [{"name": "bench", "cluster": cluster}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": user, "namespace": NAMESPACE}}],
+    }
+
+
+def audit_policy(user: str) -> Object:
+    """Every request of one user, without bodies."""
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata", "users": [user]}, {"level": "None"}],
+    }
+
+
+def scheduler(admin_kubeconfig: str) -> Object:
+    """The scheduler without its volume plugins: homes stay Pending here, and pods mount them all the same."""
+    return {
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "leaderElection": {"leaderElect": False},
+        "clientConnection": {"kubeconfig": admin_kubeconfig, "qps": UNLIMITED, "burst": UNLIMITED},
+        "profiles": [{"plugins": {"multiPoint": {"disabled": [{"name": name} for name in VOLUME_PLUGINS]}}}],
+    }
+
+
+def kwok() -> Object:
+    """kwok plays 16 pods at a time; it must not be what the sessions wait for."""
+    return {
+        "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+        "kind": "KwokConfiguration",
+        "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 4},
+    }

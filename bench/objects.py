@@ -1,0 +1,157 @@
+"""The objects that the bench itself sends: sessions, the template, and the children that the floor writes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+NAMESPACE = "bench"
+TEMPLATE = "bench"
+GPUS_PER_NODE = 8
+API = "/apis/vdi.kasm.io/v1alpha1"
+API_VERSION = "vdi.kasm.io/v1alpha1"
+SESSION_KIND = "VDISession"
+FINALIZER = "vdi.kasm.io/session-cleanup"
+SESSION_LABEL = "vdi.kasm.io/session"
+CORE = f"/api/v1/namespaces/{NAMESPACE}"
+SESSIONS = f"{API}/namespaces/{NAMESPACE}/vdisessions"
+TEMPLATES = f"{API}/vditemplates"
+PODS = f"{CORE}/pods"
+SERVICES = f"{CORE}/services"
+SECRETS = f"{CORE}/secrets"
+CLAIMS = f"{CORE}/persistentvolumeclaims"
+ROUTES = f"/apis/traefik.io/v1alpha1/namespaces/{NAMESPACE}/ingressroutes"
+
+
+def session(name: str) -> Object:
+    """A session of a user of its own, so that each needs a home of its own."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": SESSION_KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"user": f"{name}@example.com", "template": TEMPLATE},
+    }
+
+
+def template() -> Object:
+    """The template of all sessions. No image is ever pulled: the nodes are not real."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "VDITemplate",
+        "metadata": {"name": TEMPLATE},
+        "spec": {"image": "desktop:bench", "displayName": "Benchmark"},
+    }
+
+
+def fake_node(number: int) -> Object:
+    """A node that kwok plays, with GPUs and room for as many desktops."""
+    room = {"nvidia.com/gpu": str(GPUS_PER_NODE), "pods": "110", "cpu": "128", "memory": "1Ti"}
+    name = f"fake-{number}"
+    return {
+        "metadata": {
+            "name": name,
+            "annotations": {"kwok.x-k8s.io/node": "fake"},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"},
+        },
+        "status": {"capacity": room, "allocatable": room},
+    }
+
+
+def storage_class() -> Object:
+    """The class that homes name. Nothing provisions volumes here; the scheduler is told not to mind."""
+    return {
+        "metadata": {"name": "local-path"},
+        "provisioner": "rancher.io/local-path",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+
+
+def operators_may_do_all(group: str) -> Object:
+    """Lets every operator under test do everything: permissions are not what is measured."""
+    return {
+        "metadata": {"name": "bench-operators"},
+        "subjects": [{"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+    }
+
+
+def floor_children(name: str, uid: str) -> dict[str, Object]:
+    """The least that makes a desktop of a session: path of the collection -> object, the pod first."""
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": SESSION_KIND,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": {SESSION_LABEL: name}, "ownerReferences": [owner]}
+    container = {
+        "name": "desktop",
+        "image": "desktop:bench",
+        "ports": [{"containerPort": 8080}],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        "volumeMounts": [{"name": "home", "mountPath": "/home/user"}, {"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    volumes = [
+        {"name": "home", "persistentVolumeClaim": {"claimName": name}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+    ]
+    route = {
+        "kind": "Rule",
+        "match": f"Host(`{name}.vdi.localhost`)",
+        "services": [{"name": name, "port": 8080}],
+    }
+    return {
+        PODS: {
+            "metadata": metadata,
+            "spec": {"automountServiceAccountToken": False, "containers": [container], "volumes": volumes},
+        },
+        SECRETS: {"metadata": metadata, "stringData": {"password": "bench"}},
+        CLAIMS: {
+            "metadata": metadata,
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "local-path",
+                "resources": {"requests": {"storage": "10Gi"}},
+            },
+        },
+        SERVICES: {
+            "metadata": metadata,
+            "spec": {"clusterIP": "None", "selector": {SESSION_LABEL: name}, "ports": [{"port": 8080}]},
+        },
+        ROUTES: {
+            "apiVersion": "traefik.io/v1alpha1",
+            "kind": "IngressRoute",
+            "metadata": metadata,
+            "spec": {"entryPoints": ["websecure"], "routes": [route]},
+        },
+    }
+
+
+def ingress_route_crd() -> Object:
+    """A stand-in for Traefik's own CRD, without its schema: nothing reads the routes here, they are only written."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ingressroutes.traefik.io"},
+        "spec": {
+            "group": "traefik.io",
+            "scope": "Namespaced",
+            "names": {"kind": "IngressRoute", "plural": "ingressroutes", "singular": "ingressroute"},
+            "versions": [
+                {
+                    "name": "v1alpha1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {
+                        "openAPIV3Schema": {
+                            "type": "object",
+                            "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                        }
+                    },
+                }
+            ],
+        },
+    }

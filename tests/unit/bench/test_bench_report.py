@@ -1,0 +1,71 @@
+from typing import Any
+
+from bench.report import goals, remarks, render, table
+
+
+def a_run(
+    name: str, *, p99: float = 10.0, writes: float = 8.0, reads: float = 0.0, others: float = 0.0
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "repeat": 1,
+        "trickle": {"pod_created": {"p99_ms": p99}, "foreign_percent": others},
+        "api": {"trickle": {"writes_per_session": writes, "reads_per_session": reads}},
+    }
+
+
+def row(text: str, title: str) -> list[str]:
+    line, *_ = [line for line in text.splitlines() if line.startswith(f"| {title} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_first_contender_is_compared_with_each_other_one() -> None:
+    text = table([a_run("vdi", writes=8), a_run("go", writes=7), a_run("floor", writes=8), a_run("vdi", writes=6)])
+    assert [cell.strip() for cell in text.splitlines()[0].split("|")][2:-1] == [
+        "vdi",
+        "go",
+        "floor",
+        "vdi / go",
+        "vdi / floor",
+    ]
+    assert row(text, "API writes, create -> Running") == ["7 [6..8]", "7", "8", "1.00", "0.88"]
+
+
+def test_what_was_not_measured_is_a_dash_and_not_a_zero() -> None:
+    text = table([a_run("vdi"), {"name": "go", "repeat": 1, "error": "the operator ended"}])
+    assert row(text, "API writes, create -> Running") == ["8", "-", "-"]
+    assert row(text, "all sessions Running, s") == ["-", "-", "-"]
+
+
+def test_disturbance_by_others_is_shown_but_not_compared() -> None:
+    assert row(table([a_run("vdi", others=4), a_run("go", others=2)]), "CPU of others, % of the machine")[-1] == ""
+
+
+def test_every_line_of_a_table_is_as_wide() -> None:
+    assert render([["", "a"], ["long title", "1"]]) == "|            | a |\n|------------|---|\n| long title | 1 |"
+
+
+def test_goals_that_are_met() -> None:
+    assert goals([a_run("vdi", p99=30), a_run("floor", p99=12)]) == [
+        "met     8 API writes per start, at most 8",
+        "met     0 API reads per start, none allowed",
+        "met     create -> pod created p99: 18.0 ms beyond the floor, under 50 wanted",
+    ]
+
+
+def test_one_bad_run_misses_the_goal_for_requests() -> None:
+    said = goals([a_run("vdi"), a_run("vdi", writes=9, reads=1), a_run("floor")])
+    assert [line.split()[0] for line in said] == ["MISSED", "MISSED", "met"]
+
+
+def test_nothing_is_promised_without_runs_of_our_own() -> None:
+    assert goals([a_run("go"), a_run("floor")]) == []
+
+
+def test_remarks_name_errors_and_disturbed_runs() -> None:
+    assert remarks(
+        [a_run("vdi", others=30), {"name": "go", "repeat": 1, "error": "gone"}, a_run("floor", others=9)]
+    ) == [
+        "disturbed: vdi, repeat 1, trickle: other programs used 30 % of the machine",
+        "ERROR go, repeat 1: gone",
+    ]
