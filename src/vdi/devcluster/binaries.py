@@ -64,7 +64,7 @@ class Finder:
     def __init__(self, workshop: Workshop, recipes: dict[str, tuple[Recipe, ...]] | None = None) -> None:
         self._workshop = workshop
         self._recipes = recipes if recipes is not None else dict(RECIPES)
-        self._downloader = Downloader(workshop.env)
+        self._downloader = Downloader(workshop.progress, workshop.env)
         self._said: set[str] = set()  # for this run: many names share a reason, such as a host that is away
         self._lock = threading.Lock()
 

@@ -8,6 +8,7 @@ that a step started.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -97,7 +98,7 @@ class Step:
                 )
             except OSError as error:
                 raise StepFailed(self.title, f"{words[0]} cannot be started: {error}", self.log_path) from error
-            with self._owner._following(process):
+            with self._owner.ended_by(functools.partial(_end_group, process)):
                 status = self._follow(process, log, stdin)
         if status != 0:
             self._owner.raise_if_cancelled()
@@ -152,7 +153,7 @@ class Progress:
             transient=True,
         )
         self._tasks: dict[Step, TaskID] = {}
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._enders: set[Callable[[], None]] = set()  # of what runs at this moment; the lock guards it
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
@@ -219,12 +220,12 @@ class Progress:
                 raise
 
     def cancel(self) -> None:
-        """Give up: every program that a step runs is ended, and every step raises Cancelled at its next update."""
+        """Give up: what the steps run is ended, and every step raises Cancelled at its next update."""
         self._cancelled.set()
         with self._lock:
-            processes = list(self._processes)
-        for process in processes:
-            _end_group(process)
+            enders = list(self._enders)
+        for end in enders:
+            end()
 
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled when the work was given up."""
@@ -237,19 +238,20 @@ class Progress:
         self.raise_if_cancelled()
 
     @contextlib.contextmanager
-    def _following(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def ended_by(self, end: Callable[[], None]) -> Iterator[None]:
+        """While the body runs, `end` is how to stop it from another thread; it is called too when the body raises."""
         with self._lock:
-            self._processes.add(process)
+            self._enders.add(end)
         try:
-            if self._cancelled.is_set():  # it was given up between the check and the start
-                _end_group(process)
+            if self._cancelled.is_set():  # given up between the check and the start
+                end()
             yield
         except BaseException:
-            _end_group(process)
+            end()
             raise
         finally:
             with self._lock:
-                self._processes.discard(process)
+                self._enders.discard(end)
 
     def _show(self, step: Step, note: str, done: float | None, total: float | None) -> None:
         if self.console.is_terminal:
@@ -270,6 +272,5 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_TERMINATE_SECONDS)
-            return
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # the program, or what it started and left behind
         process.wait()

@@ -7,19 +7,25 @@ every file. `VDI_DOWNLOAD_MIRROR` names a server that holds the files under the 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import http.client
+import os
 import re
+import socket
 import tarfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from shutil import copyfileobj
 from urllib.parse import urlsplit
 
-from vdi.devcluster.progress import Step
+from vdi.devcluster.progress import Progress, Step
 from vdi.devcluster.sources import SourceFailed
 from vdi.devcluster.sources_table import Download
 
@@ -40,7 +46,8 @@ class Downloader:
     The memory is behind one lock per host, so that of many downloads only the first one waits for a host that is away.
     """
 
-    def __init__(self, env: Mapping[str, str], *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(self, progress: Progress, env: Mapping[str, str], *, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self._progress = progress
         self._mirror = env.get("VDI_DOWNLOAD_MIRROR", "").rstrip("/")
         self._connect_seconds = connect_seconds
         self._away: dict[str, str] = {}
@@ -78,16 +85,23 @@ class Downloader:
 
     def _download(self, address: str, file: Path, step: Step) -> str:
         digest = hashlib.sha256()
+        done, total = 0, 0
         try:
             with urllib.request.urlopen(address, timeout=READ_SECONDS) as answer, file.open("wb") as out:  # noqa: S310 - https or the user's mirror
-                total, done = int(answer.headers.get("Content-Length") or 0), 0
-                while block := answer.read(_BLOCK):
-                    out.write(block)
-                    digest.update(block)
-                    done += len(block)
-                    step.update(f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", done=done, total=total or None)
-        except (OSError, http.client.HTTPException) as error:
+                total = int(answer.headers.get("Content-Length") or 0)
+                with self._progress.ended_by(functools.partial(_hang_up, answer)):
+                    while block := answer.read(_BLOCK):
+                        out.write(block)
+                        digest.update(block)
+                        done += len(block)
+                        step.update(f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", done=done, total=total or None)
+        except urllib.error.HTTPError as error:
+            error.close()
             raise SourceFailed(f"{address}: {_reason(error)}") from error
+        except (OSError, http.client.HTTPException) as error:
+            self._progress.raise_if_cancelled()
+            raise SourceFailed(f"{address}: {_reason(error)}") from error
+        self._progress.raise_if_cancelled()
         if done < total:
             raise SourceFailed(f"{address}: the connection ended after {done} of {total} bytes")
         return digest.hexdigest()
@@ -100,26 +114,34 @@ class Downloader:
         with lock:
             if host in self._away:
                 raise SourceFailed(self._away[host])
-            answer: list[bytes | BaseException] = []
-            # In a thread: the system's look-up of a name has no time limit of its own.
-            thread = threading.Thread(target=lambda: answer.append(self._ask(address, method)), daemon=True)
-            thread.start()
-            thread.join(self._connect_seconds + 1)
-            result = answer[0] if answer else TimeoutError(f"no answer in {self._connect_seconds:.0f} s")
-            if isinstance(result, urllib.error.HTTPError):
-                raise SourceFailed(f"{address}: {_reason(result)}") from result
-            if isinstance(result, BaseException):
-                self._away[host] = f"{host} cannot be reached: {_reason(result)}"
-                raise SourceFailed(self._away[host]) from result
-            return result
+            try:
+                return self._ask(address, method)
+            except urllib.error.HTTPError as error:
+                error.close()
+                raise SourceFailed(f"{address}: {_reason(error)}") from error
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self._away[host] = f"{host} cannot be reached: {_reason(error)}"
+                raise SourceFailed(self._away[host]) from error
 
-    def _ask(self, address: str, method: str) -> bytes | BaseException:
-        try:
-            request = urllib.request.Request(address, method=method)  # noqa: S310 - https or the user's mirror
-            with urllib.request.urlopen(request, timeout=self._connect_seconds) as answer:  # noqa: S310
-                return bytes(answer.read(_LARGEST_CHECKSUM_FILE))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return error
+    def _ask(self, address: str, method: str) -> bytes:
+        """In a thread of its own: the system's look-up of a name has no time limit, and Ctrl-C must not wait for it."""
+        answer: Future[bytes] = Future()
+
+        def ask() -> None:
+            try:
+                request = urllib.request.Request(address, method=method)  # noqa: S310 - https or the user's mirror
+                with urllib.request.urlopen(request, timeout=self._connect_seconds) as response:  # noqa: S310
+                    answer.set_result(response.read(_LARGEST_CHECKSUM_FILE))
+            except Exception as error:  # handed to the caller, whatever it is
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        deadline = time.monotonic() + self._connect_seconds + 1
+        while time.monotonic() < deadline:
+            if wait([answer], timeout=0.1).done:
+                return answer.result()
+            self._progress.raise_if_cancelled()
+        raise TimeoutError(f"no answer in {self._connect_seconds:.0f} s")
 
 
 def find_checksum(text: str, file: str, address: str) -> str:
@@ -146,6 +168,12 @@ def unpack(archive: Path, members: Mapping[str, str], into: Path) -> None:
                 path.chmod(0o755)
     except (KeyError, tarfile.TarError, EOFError, OSError) as error:
         raise SourceFailed(f"the archive cannot be unpacked: {error}") from error
+
+
+def _hang_up(answer: http.client.HTTPResponse) -> None:
+    """End a download that another thread is reading: closing it here would wait for that thread."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(answer.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: BaseException) -> str:

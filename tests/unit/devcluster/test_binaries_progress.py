@@ -1,0 +1,153 @@
+"""The display of long work: marks, logs, the tail of a failure, and that giving up ends what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vdi.devcluster.progress import Cancelled, Progress, StepFailed
+
+
+def wait_until_gone(group: int) -> None:
+    """Until no process of the group runs any more; zombies, whose parent has yet to look, don't count."""
+    deadline = time.monotonic() + 5
+    while running := [stat for stat in _stats() if stat[2] == str(group) and stat[0] != "Z"]:
+        assert time.monotonic() < deadline, f"still running: {running}"
+
+
+def _stats() -> Iterator[list[str]]:
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            yield file.read_text().rpartition(") ")[2].split()
+
+
+@pytest.fixture
+def shown() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def progress(tmp_path: Path, shown: io.StringIO) -> Iterator[Progress]:
+    with Progress(tmp_path, Console(file=shown, width=200)) as made:
+        yield made
+
+
+def test_step_that_ends_well_is_ticked_with_its_time(progress: Progress, shown: io.StringIO) -> None:
+    with progress.step("make tea") as step:
+        step.run(["echo", "boiling"])
+    assert "✓ make tea 0." in shown.getvalue()
+    assert "boiling" in step.log_path.read_text()
+
+
+def test_failure_carries_the_end_of_its_own_output(progress: Progress, shown: io.StringIO) -> None:
+    with pytest.raises(StepFailed) as failure, progress.step("make tea") as step:
+        step.run(["echo", "the first program"])
+        step.run(["sh", "-c", "seq 100; echo 'no water' >&2; exit 3"])
+    assert failure.value.message == "sh ended with status 3"
+    assert failure.value.tail.splitlines()[-1] == "no water"
+    assert len(failure.value.tail.splitlines()) == 20
+    assert "the first program" not in str(failure.value)
+    assert str(step.log_path) in str(failure.value)
+    assert "✗ make tea" in shown.getvalue()
+
+
+def test_program_that_is_not_there_is_named(progress: Progress) -> None:
+    with pytest.raises(StepFailed, match="no-such-program cannot be started"), progress.step("x") as step:
+        step.run(["no-such-program"])
+
+
+def test_program_killed_by_a_signal_says_which(progress: Progress) -> None:
+    with pytest.raises(StepFailed, match="sh was killed by SIGKILL"), progress.step("x") as step:
+        step.run(["sh", "-c", "kill -9 $$"])
+
+
+def test_stdin_environment_and_folder_reach_the_program(progress: Progress, tmp_path: Path) -> None:
+    with progress.step("x") as step:
+        step.run(["/bin/sh", "-c", "cat; echo $TEA; pwd"], stdin=b"milk\n", env={"TEA": "green"}, cwd=tmp_path)
+    assert step.log_path.read_text().splitlines()[1:] == ["milk", "green", str(tmp_path)]
+
+
+def test_side_by_side_returns_results_in_order(progress: Progress) -> None:
+    first = threading.Event()
+
+    def waits() -> str:
+        assert first.wait(5)
+        return "a"
+
+    def goes() -> str:
+        first.set()
+        return "b"
+
+    assert progress.side_by_side([waits, goes]) == ["a", "b"]
+
+
+def test_failure_of_one_ends_the_programs_of_the_others(progress: Progress, shown: io.StringIO, tmp_path: Path) -> None:
+    fifo = tmp_path / "running"
+    os.mkfifo(fifo)
+
+    def long_one() -> None:
+        with progress.step("long") as step:
+            step.run(["sh", "-c", f"echo $$ > {fifo}; sleep 60 & wait"])
+
+    def failing() -> None:
+        pids.append(int(fifo.read_text()))  # the other one runs now
+        raise StepFailed("short", "no", tmp_path / "log")
+
+    pids: list[int] = []
+    with pytest.raises(StepFailed, match="short: no"):
+        progress.side_by_side([long_one, failing])
+    wait_until_gone(pids[0])
+    assert "– long" in shown.getvalue()
+
+
+def test_nothing_starts_after_giving_up(progress: Progress, tmp_path: Path) -> None:
+    progress.cancel()
+    with pytest.raises(Cancelled), progress.step("x") as step:
+        step.run(["touch", tmp_path / "made"])
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(Cancelled), progress.step("y") as step:
+        step.update("still there?")
+
+
+def test_bars_on_a_terminal_show_note_and_mark(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=200, legacy_windows=False)
+    with Progress(tmp_path, terminal) as progress, progress.step("download tea") as step:
+        step.update("3 of 4 MB", done=3, total=4)
+        progress._bars.refresh()
+    assert "3 of 4 MB" in shown.getvalue()
+    assert "download tea" in shown.getvalue()
+
+
+def test_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
+    """Ctrl-C as a user presses it: SIGINT to our process only, while a worker thread follows a program."""
+    fifo = tmp_path / "running"
+    os.mkfifo(fifo)
+    code = (
+        "import sys; from pathlib import Path; from vdi.devcluster.progress import Progress\n"
+        "def job():\n"
+        "    with progress.step('long') as step: step.run(['sh', '-c', f'echo $$ > {sys.argv[2]}; sleep 60 & wait'])\n"
+        "with Progress(Path(sys.argv[1])) as progress: progress.side_by_side([job])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path, fifo], stderr=subprocess.PIPE)
+    group = int(fifo.read_text())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=8)
+    assert b"KeyboardInterrupt" in said
+    wait_until_gone(group)
+
+
+def test_log_is_named_after_the_step(progress: Progress) -> None:
+    with progress.step("Build: etcd & Kubernetes v1.2") as step:
+        assert step.log_path.name == "build-etcd-kubernetes-v1.2.log"
