@@ -1,7 +1,7 @@
 """Events (events.k8s.io/v1): what `kubectl describe` shows. They never block or fail the work that they tell of.
 
-What is said again within `SERIES_LIFE` about one object in the same words becomes a series: one Event whose count grows,
-patched at most every `SERIES_PAUSE`. The API server throws Events away after an hour by itself.
+What is said again within `SERIES_LIFE` about one object in the same words becomes a series: one Event whose count
+grows, patched at most every `SERIES_PAUSE`. The API server throws Events away after an hour by itself.
 """
 
 import asyncio
@@ -105,6 +105,8 @@ class EventRecorder:
                 try:
                     if series is not None and series.count > series.sent:
                         await self._send(series)
+                        if series.count > series.sent:  # said again meanwhile
+                            self._queue.add_after(topic, SERIES_PAUSE)
                 except KubeError as error:
                     self.dropped += 1
                     self._series.pop(topic, None)

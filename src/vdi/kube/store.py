@@ -12,7 +12,7 @@ from typing import Generic
 from vdi.kube.meta import T, key_of, version_of
 from vdi.kube.ownership import Mark, MarkReader
 
-Listener = Callable[["T | None", "T | None"], None]
+Listener = Callable[[T | None, T | None], None]
 """Called with (old, new): (None, new) is an addition, (old, None) a removal."""
 
 log = logging.getLogger(__name__)
