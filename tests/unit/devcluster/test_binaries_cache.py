@@ -1,0 +1,87 @@
+"""The cache: complete entries only, made once, by one process or thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from binaries_servers import leftovers, workshop_in
+
+from vdi.devcluster.progress import Cancelled, Step
+from vdi.devcluster.sources import SourceFailed, architecture, default_cache
+
+
+def test_entry_is_made_once_for_many_threads(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def fetch(step: Step, into: Path) -> None:
+        made.append(into)
+        (into / "tool").write_text("tool")
+
+    with workshop_in(tmp_path) as (workshop, _):
+        jobs = [lambda: workshop.obtain("tool-v1", "make tool", fetch)] * 4
+        assert set(workshop.progress.side_by_side(jobs)) == {tmp_path / "cache" / "tool-v1-amd64"}
+    assert len(made) == 1
+
+
+def test_entry_is_not_to_be_seen_before_it_is_complete(tmp_path: Path) -> None:
+    with workshop_in(tmp_path) as (workshop, _):
+
+        def fetch(step: Step, into: Path) -> None:
+            (into / "half").write_text("")
+            assert not workshop.entry("tool-v1").exists()
+
+        assert workshop.obtain("tool-v1", "make tool", fetch).is_dir()
+
+
+@pytest.mark.parametrize("error", [SourceFailed("no"), KeyboardInterrupt(), Cancelled()])
+def test_failure_while_making_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    def fetch(step: Step, into: Path) -> None:
+        (into / "half").write_text("")
+        raise error
+
+    with workshop_in(tmp_path) as (workshop, _), pytest.raises(type(error)):
+        workshop.obtain("tool-v1", "make tool", fetch)
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_thrown_away(tmp_path: Path) -> None:
+    stale = tmp_path / "cache" / "unfinished" / "tool-v1-amd64" / "half"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("")
+    with workshop_in(tmp_path) as (workshop, _):
+        entry = workshop.obtain("tool-v1", "make tool", lambda step, into: (into / "tool").touch())
+    assert [path.name for path in entry.iterdir()] == ["tool"]
+
+
+def test_giving_up_ends_the_wait_for_another_process(tmp_path: Path) -> None:
+    with workshop_in(tmp_path) as (workshop, _), workshop.lock("busy"):
+        waiter = threading.Thread(target=lambda: outcome.append(wait_for_lock()))
+        outcome: list[str] = []
+
+        def wait_for_lock() -> str:
+            try:
+                with workshop.lock("busy"):
+                    return "got it"
+            except Cancelled:
+                return "gave up"
+
+        waiter.start()
+        workshop.progress.cancel()
+        waiter.join(5)
+        assert outcome == ["gave up"]
+
+
+def test_cache_folder_follows_the_variables() -> None:
+    assert default_cache({"VDI_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
+    assert default_cache({"XDG_CACHE_HOME": "/b"}) == Path("/b/vdi")
+    assert default_cache({}) == Path.home() / ".cache" / "vdi"
+
+
+def test_machine_is_named_as_go_names_it() -> None:
+    assert [architecture("x86_64"), architecture("aarch64")] == ["amd64", "arm64"]
+    with pytest.raises(
+        SourceFailed, match="machine 'riscv64' is not supported: the cluster runs on linux amd64 and arm64"
+    ):
+        architecture("riscv64")

@@ -1,0 +1,221 @@
+"""Official releases from a server: checksum, archive, and every way in which a download goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from binaries_servers import Server, leftovers, serving, workshop_in
+
+from vdi.devcluster.binaries import Finder
+from vdi.devcluster.progress import Progress
+from vdi.devcluster.sources import BinaryUnavailable, SourceFailed
+from vdi.devcluster.sources_download import Downloader, find_checksum, unpack
+from vdi.devcluster.sources_table import RECIPES, Download
+
+TOOL = Download(
+    key="tool-v1",
+    title="download tool v1",
+    provides={"tool": "tool"},
+    url="https://dl.example/v1/{arch}/tool",
+    checksum="https://dl.example/v1/{arch}/tool.sha256",
+)
+ARCHIVE = Download(
+    key="pack-v1",
+    title="download pack v1",
+    provides={"one": "one", "two": "folder"},
+    url="https://dl.example/pack_{arch}.tgz",
+    checksum="https://dl.example/SHA256SUMS",
+    members={"pack-{arch}/one": "one", "./two": "folder/two"},
+)
+TOOL_PATH, TOOL_SUM = "/dl.example/v1/amd64/tool", "/dl.example/v1/amd64/tool.sha256"
+CONTENT = b"#!/bin/sh\necho tool\n" * 1000
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def an_archive(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        running.files = {TOOL_PATH: CONTENT, TOOL_SUM: sha256(CONTENT).encode()}
+        yield running
+
+
+def find(recipe: Download, name: str, server_url: str, folder: Path) -> Path:
+    with workshop_in(folder, VDI_DOWNLOAD_MIRROR=server_url) as (workshop, _):
+        return Finder(workshop, {name: (recipe,)}).find(name)
+
+
+def test_downloaded_program_is_complete_and_executable(server: Server, tmp_path: Path) -> None:
+    path = find(TOOL, "tool", server.url, tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert os.access(path, os.X_OK)
+    assert leftovers(tmp_path) == ["tool-v1-amd64", "tool-v1-amd64/tool"]
+
+
+def test_second_time_comes_from_the_cache_without_a_request(server: Server, tmp_path: Path) -> None:
+    first = find(TOOL, "tool", server.url, tmp_path)
+    server.asked.clear()
+    assert find(TOOL, "tool", server.url, tmp_path) == first
+    assert server.asked == []
+
+
+def test_members_of_an_archive_are_taken_and_the_archive_is_not_kept(server: Server, tmp_path: Path) -> None:
+    packed = an_archive({"pack-amd64/one": b"1", "./two": b"2", "three": b"3"})
+    server.files = {
+        "/dl.example/pack_amd64.tgz": packed,
+        "/dl.example/SHA256SUMS": f"{'0' * 64}  pack_arm64.tgz\n{sha256(packed)}  pack_amd64.tgz\n".encode(),
+    }
+    assert find(ARCHIVE, "two", server.url, tmp_path).is_dir()
+    entry = tmp_path / "cache" / "pack-v1-amd64"
+    assert sorted(str(path.relative_to(entry)) for path in entry.rglob("*")) == ["folder", "folder/two", "one"]
+
+
+def test_wrong_checksum_is_said_and_the_file_deleted(server: Server, tmp_path: Path) -> None:
+    server.files[TOOL_SUM] = b"0" * 64
+    with pytest.raises(BinaryUnavailable) as failure:
+        find(TOOL, "tool", server.url, tmp_path)
+    assert f"its SHA-256 is {sha256(CONTENT)}, published is {'0' * 64}; the file was deleted" in str(failure.value)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("missing", [TOOL_PATH, TOOL_SUM])
+def test_missing_file_is_named_with_the_answer(server: Server, tmp_path: Path, missing: str) -> None:
+    del server.files[missing]
+    with pytest.raises(BinaryUnavailable, match=f"{server.url}{missing}: the server answered 404 Not Found"):
+        find(TOOL, "tool", server.url, tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_connection_that_ends_early_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    server.cut.add(TOOL_PATH)
+    with pytest.raises(BinaryUnavailable, match=f"the connection ended after 10000 of {len(CONTENT)} bytes"):
+        find(TOOL, "tool", server.url, tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_archive_without_the_member_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "pack.tgz"
+    file.write_bytes(an_archive({"other": b"1"}))
+    with pytest.raises(SourceFailed, match=r"cannot be unpacked.*'one' not found"):
+        unpack(file, {"one": "one"}, tmp_path)
+
+
+def test_host_that_refuses_is_asked_once(tmp_path: Path) -> None:
+    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=f"http://127.0.0.1:{a_free_port()}") as (workshop, _):
+        downloader = Downloader(workshop.progress, workshop.env)
+        for _ in range(2):
+            with pytest.raises(SourceFailed, match="cannot be reached: Connection refused"):
+                downloader.published_checksum(TOOL, "amd64")
+
+
+def test_silent_host_is_waited_for_once_by_all_downloads_together(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, workshop_in(tmp_path) as (workshop, _):
+        env = {"VDI_DOWNLOAD_MIRROR": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        downloader = Downloader(workshop.progress, env, connect_seconds=0.1)
+        reasons: list[str] = []
+
+        def ask() -> None:
+            with pytest.raises(SourceFailed) as failure:
+                downloader.published_checksum(TOOL, "amd64")
+            reasons.append(str(failure.value))
+
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(reasons)) == 1
+        assert "cannot be reached: timed out" in reasons[0]
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_interrupt_in_a_stalled_download_leaves_no_half_file(server: Server, tmp_path: Path) -> None:
+    recipe = next(recipe for recipe in RECIPES["kubectl"] if isinstance(recipe, Download))
+    path = recipe.url.format(arch="amd64").removeprefix("https:/")
+    server.files = {path: CONTENT, f"{path}.sha256": sha256(CONTENT).encode()}
+    server.files |= {where.replace("amd64", "arm64"): what for where, what in server.files.items()}
+    server.stalled = set(server.files) - {where for where in server.files if where.endswith(".sha256")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vdi.devcluster.binaries", "kubectl"],
+        env={**os.environ, "VDI_DOWNLOAD_MIRROR": server.url, "VDI_CACHE": str(tmp_path / "cache")}
+        | {"VDI_BINARIES": "", "KUBEBUILDER_ASSETS": "", "no_proxy": "*"},
+        stderr=subprocess.PIPE,
+    )
+    assert server.stall_began.wait(8)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=5)
+    assert process.returncode == 130, said
+    assert [path for path in leftovers(tmp_path) if not path.startswith("logs")] == []
+    assert b"Traceback" not in said
+
+
+def a_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+DIGEST = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DIGEST,
+        f"{DIGEST.upper()}\n",
+        f"{DIGEST}  tool.tgz\n",
+        f"{DIGEST} *tool.tgz",
+        f"{DIGEST}  ./tool.tgz",
+        f"{'0' * 64}  other.tgz\n{DIGEST}  tool.tgz\n",
+        f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{DIGEST} *tool.tgz\n-----BEGIN PGP SIGNATURE-----\nabc\n",
+    ],
+)
+def test_checksum_is_found_in_every_form_that_projects_publish(text: str) -> None:
+    assert find_checksum(text, "tool.tgz", "https://dl.example/sums") == DIGEST
+
+
+@pytest.mark.parametrize("text", ["", "<html>sign in</html>", f"{DIGEST}  other.tgz", f"{DIGEST}\n{DIGEST}\n"])
+def test_file_that_holds_no_checksum_of_ours_is_refused(text: str) -> None:
+    with pytest.raises(SourceFailed, match=r"https://dl\.example/sums: holds no SHA-256 of tool\.tgz"):
+        find_checksum(text, "tool.tgz", "https://dl.example/sums")
+
+
+def test_table_downloads_only_over_https_from_official_hosts() -> None:
+    official = {"dl.k8s.io", "github.com", "get.helm.sh", "raw.githubusercontent.com"}
+    downloads = [recipe for recipes in RECIPES.values() for recipe in recipes if isinstance(recipe, Download)]
+    addresses = {each.url for each in downloads} | {each.checksum for each in downloads if "//" in each.checksum}
+    assert {urlsplit(address).scheme for address in addresses} == {"https"}
+    assert {urlsplit(address).netloc for address in addresses} == official
+
+
+def test_mirror_replaces_the_scheme_and_keeps_the_host_as_a_folder(tmp_path: Path) -> None:
+    with Progress(tmp_path) as progress:
+        assert Downloader(progress, {}).address("https://dl.k8s.io/v1/x") == "https://dl.k8s.io/v1/x"
+        mirrored = Downloader(progress, {"VDI_DOWNLOAD_MIRROR": "http://10.0.0.1/m/"})
+        assert mirrored.address("https://dl.k8s.io/v1/x") == "http://10.0.0.1/m/dl.k8s.io/v1/x"

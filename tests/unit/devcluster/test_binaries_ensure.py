@@ -1,0 +1,186 @@
+"""The sources in their order: the first that works is taken, and one that fails says why."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from binaries_servers import Server, script, serving, workshop_in
+from rich.console import Console
+
+from vdi.devcluster import binaries, sources_go
+from vdi.devcluster.binaries import NAMES, Finder, ensure, entry_key, main
+from vdi.devcluster.progress import Progress, Step, StepFailed
+from vdi.devcluster.sources import BinaryUnavailable, SourceFailed, Workshop
+from vdi.devcluster.sources_table import RECIPES, Download, GoBuild, Recipe
+
+DOWNLOAD = Download(
+    key="pause-v1", title="download pause", provides={"pause": "pause"}, url="https://x/pause", checksum="https://x/sum"
+)
+BUILD = GoBuild(key="pause-v1", title="build pause", provides={"pause": "pause"}, module="pause")
+BOTH: dict[str, tuple[Recipe, ...]] = {"pause": (DOWNLOAD, BUILD)}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The Go builds that took place; each only writes its file."""
+    builds: list[str] = []
+
+    def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path) -> None:
+        builds.append(recipe.module)
+        for place in recipe.provides.values():
+            script(into / place, "true")
+
+    monkeypatch.setattr(binaries, "build", build)
+    return builds
+
+
+def test_build_follows_a_download_that_failed_and_the_reason_is_shown(
+    tmp_path: Path, server: Server, built: list[str]
+) -> None:
+    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, shown):
+        path = Finder(workshop, BOTH).find("pause")
+        assert path.parent == workshop.entry(entry_key(BUILD))
+    assert built == ["pause"]
+    assert f"download pause: {server.url}/x/sum: the server answered 404 Not Found" in shown.getvalue()
+
+
+def test_download_that_works_needs_no_build(tmp_path: Path, server: Server, built: list[str]) -> None:
+    server.files = {"/x/pause": b"p", "/x/sum": hashlib.sha256(b"p").hexdigest().encode()}
+    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _):
+        assert Finder(workshop, BOTH).find("pause").read_bytes() == b"p"
+    assert built == []
+
+
+def test_earlier_build_in_the_cache_is_taken_before_the_network_is_asked(
+    tmp_path: Path, server: Server, built: list[str]
+) -> None:
+    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _):
+        first = Finder(workshop, BOTH).find("pause")
+        server.asked.clear()
+        assert Finder(workshop, BOTH).find("pause") == first
+    assert (server.asked, built) == ([], ["pause"])
+
+
+def test_named_folder_comes_before_everything(tmp_path: Path, server: Server, built: list[str]) -> None:
+    own = script(tmp_path / "own" / "pause", "true")
+    with workshop_in(tmp_path, VDI_BINARIES=str(own.parent), VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _):
+        assert Finder(workshop, BOTH).find("pause") == own
+    assert (server.asked, built) == ([], [])
+
+
+def test_named_folder_without_the_binary_is_said_and_passed_over(
+    tmp_path: Path, server: Server, built: list[str]
+) -> None:
+    with workshop_in(tmp_path, VDI_BINARIES="/nowhere", VDI_DOWNLOAD_MIRROR=server.url) as (workshop, shown):
+        Finder(workshop, BOTH).find("pause")
+    assert "VDI_BINARIES=/nowhere: holds no executable pause" in shown.getvalue()
+    assert built == ["pause"]
+
+
+def test_when_all_fail_one_error_lists_every_source(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path) -> None:
+        raise StepFailed(step.title, "go ended with status 1", step.log_path, "main.go:1: no")
+
+    monkeypatch.setattr(binaries, "build", build)
+    with (
+        workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _),
+        pytest.raises(BinaryUnavailable) as failure,
+    ):
+        Finder(workshop, BOTH).find("pause")
+    assert failure.value.name == "pause"
+    folder, cache, download, built_one = failure.value.reasons
+    assert folder == "a named folder: VDI_BINARIES is not set"
+    assert cache == f"cache: not in {tmp_path / 'cache'}"
+    assert download.startswith("download pause: ")
+    assert built_one.startswith("build pause: go ended with status 1\n  | main.go:1: no\n  whole log: ")
+
+
+def test_reason_that_many_share_is_shown_once(tmp_path: Path, built: list[str]) -> None:
+    other = GoBuild(key="two-v1", title="build two", provides={"two": "two"}, module="pause")
+    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR="http://127.0.0.1:1") as (workshop, shown):
+        finder = Finder(workshop, {**BOTH, "two": (DOWNLOAD, other)})
+        finder.find("pause")
+        finder.find("two")
+    assert shown.getvalue().count("127.0.0.1:1 cannot be reached: Connection refused") == 1
+
+
+def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = tmp_path / "go"
+    (modules / "pause").mkdir(parents=True)
+    monkeypatch.setattr(binaries, "MODULES", modules)
+    with workshop_in(tmp_path) as (workshop, _):
+        for text in ("one", "two", "two"):
+            (modules / "pause" / "main.go").write_text(text)
+            Finder(workshop, {"pause": (BUILD,)}).find("pause")
+    assert built == ["pause", "pause"]
+
+
+def test_name_that_nobody_knows_is_refused_before_any_work(tmp_path: Path) -> None:
+    with (
+        Progress(tmp_path, Console(file=io.StringIO())) as progress,
+        pytest.raises(ValueError, match="no such binary: kubeadm; there are etcd, "),
+    ):
+        ensure(["etcd", "kubeadm"], progress=progress, cache=tmp_path)
+
+
+def test_ensure_gives_every_name_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {name: script(tmp_path / "own" / name, "true") for name in ("etcd", "runc", "helm")}
+    monkeypatch.setenv("VDI_BINARIES", str(tmp_path / "own"))
+    with Progress(tmp_path / "logs", Console(file=io.StringIO())) as progress:
+        assert ensure(["etcd", "runc", "helm", "etcd"], progress=progress, cache=tmp_path / "cache") == paths
+        assert ensure([], progress=progress, cache=tmp_path / "cache") == {}
+
+
+def test_command_prints_a_line_for_each_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = script(tmp_path / "own" / "etcd", "true")
+    monkeypatch.setenv("VDI_BINARIES", str(own.parent))
+    monkeypatch.setenv("VDI_CACHE", str(tmp_path / "cache"))
+    assert main(["etcd"]) == 0
+    assert capsys.readouterr().out == f"etcd={own}\n"
+
+
+def test_command_says_what_failed_and_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VDI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sources_go, "find_toolchain", raise_no_toolchain)
+    assert main(["pause"]) == 1
+    assert "pause could not be had. Tried:\n  - a named folder" in capsys.readouterr().err
+
+
+def raise_no_toolchain(*ignored: object) -> Path:
+    raise SourceFailed("no Go toolchain")
+
+
+def test_command_refuses_an_unknown_name_as_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["kubeadm"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'kubeadm'" in capsys.readouterr().err
+
+
+def test_every_name_has_a_source_that_needs_no_release_download() -> None:
+    for name in NAMES:
+        assert any(not isinstance(recipe, Download) for recipe in RECIPES[name]), name
+        assert all(name in recipe.provides for recipe in RECIPES[name]), name
+
+
+def test_different_recipes_never_share_a_cache_entry() -> None:
+    recipes = {id(recipe): recipe for each in RECIPES.values() for recipe in each}.values()
+    keys = [entry_key(recipe) for recipe in recipes]
+    assert len(keys) == len(set(keys))

