@@ -48,10 +48,19 @@ def up(
     fake_gpus: Annotated[
         int, typer.Option("--fake-gpus", min=0, max=64, help="Pretend the node has so many nvidia.com/gpu.")
     ] = 0,
+    install_packages: Annotated[
+        bool, typer.Option("--install-packages", help="Install missing system tools with apt-get.")
+    ] = False,
 ) -> None:
     """Bring the cluster up; when it is up already, heal what is not right and say so."""
     with _errors_in_words(), _progress(name) as progress:
-        made = cluster.up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus, progress=progress)
+        made = cluster.up(
+            name,
+            control_plane_only=control_plane_only,
+            fake_gpus=fake_gpus,
+            install_packages=install_packages,
+            progress=progress,
+        )
     console = Console()
     console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
     if made.fake_gpus:

@@ -1,25 +1,26 @@
-"""A real Kubernetes cluster on this machine: up, down, status. For the command line, the demo and the tests.
+"""A real Kubernetes cluster on this machine: up, down, status, images. For the command line, the demo and the tests.
 
-`control_plane_only` runs etcd, API server, controller manager and scheduler on the loopback address, as any user.
+`control_plane_only` runs etcd, API server, controller manager and scheduler on the loopback address, as any user. The
+full node needs root and lives in namespaces of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdi.devcluster import api, binaries
-from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES, control_plane, write_control_plane_config
-from vdi.devcluster.credentials import write_credentials
-from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports, layout_of
-from vdi.devcluster.processes import find_supervisor, start_supervisor, stop_supervisor, wait_until, write_spec
-from vdi.devcluster.progress import Progress, Step
-from vdi.devcluster.status import ClusterStatus, read_components, status_of
-
-READY_SECONDS = 90.0
-"""How long the components get to answer: 5 s is usual, a loaded machine takes longer."""
+from vdi.devcluster import binaries, privileged, probe, starting
+from vdi.devcluster.addons import apply_addons
+from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
+from vdi.devcluster.layout import ClusterError, Facts, Layout, layout_of
+from vdi.devcluster.machine import TOOLS, explain_missing_tools
+from vdi.devcluster.node import NODE_BINARIES
+from vdi.devcluster.processes import find_supervisor, start_supervisor, stop_supervisor
+from vdi.devcluster.progress import Progress
+from vdi.devcluster.status import ClusterStatus, status_of
 
 
 @dataclass(frozen=True)
@@ -38,34 +39,41 @@ class Cluster:
     was_running: bool
     """True when there was nothing to start."""
 
+    @property
+    def web_ca(self) -> Path:
+        """The authority behind the desktops' certificate: what a browser is told to trust. Only with a node."""
+        return self.state_dir / "pki" / "web-ca.crt"
 
-def up(name: str = "demo", *, control_plane_only: bool = False, fake_gpus: int = 0, progress: Progress) -> Cluster:
-    """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed, SourcesFailed.
+
+def up(
+    name: str = "demo",
+    *,
+    control_plane_only: bool = False,
+    fake_gpus: int = 0,
+    install_packages: bool = False,
+    progress: Progress,
+) -> Cluster:
+    """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed, BinaryUnavailable.
 
     An interrupted first start leaves nothing behind; one that failed leaves its logs.
     """
     layout = layout_of(name)
-    with layout.locked():
+    wanted = starting.Wanted(control_plane_only, fake_gpus)
+    with _rights(control_plane_only, "A full node"), layout.locked():
         known = layout.load()
         if known is not None:
-            _refuse_change(known, control_plane_only, fake_gpus)
+            starting.refuse_change(known, wanted)
         was_running = known is not None and find_supervisor(layout) is not None
         try:
-            found = binaries.ensure([*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"], progress=progress)
-            facts = known or _choose_facts(name, control_plane_only, fake_gpus)
-            if not was_running:
-                with progress.step("Kubernetes: start the processes"):
-                    _start(layout, facts, found)
-            with progress.step("Kubernetes: wait for the control plane") as step:
-                _wait_running(layout, step)
-                _wait_pods_allowed(layout, facts, step)
-            with progress.step("Kubernetes: Traefik's kinds") as step:
-                _apply(step, layout, found, found["traefik-crds.yaml"])
-        except KeyboardInterrupt:
-            if not was_running:
-                stop_supervisor(layout)
-            if known is None:
-                _remove(layout)
+            if not control_plane_only:
+                _have_tools(layout, install=install_packages)
+            facts = _bring_up(layout, known, wanted, progress)
+        except BaseException as error:
+            begun = layout.facts_file.exists()
+            if known is None and (isinstance(error, KeyboardInterrupt) or not begun):
+                _take_down(layout, node=begun and not control_plane_only)
+            elif not was_running:
+                _stop(layout, node=not control_plane_only)
             raise
     return Cluster(
         name=name,
@@ -82,11 +90,12 @@ def up(name: str = "demo", *, control_plane_only: bool = False, fake_gpus: int =
 def down(name: str = "demo") -> list[str]:
     """Stop cluster `name` and remove all it had, however broken it is. Says what was removed. Raises ClusterError."""
     layout = layout_of(name)
-    if not layout.root.exists():
+    if not layout.root.exists() and not host_remains(layout):
         return []
-    with layout.locked():
-        removed = ["the processes"] if stop_supervisor(layout) else []
-        return removed + _remove(layout)
+    known = layout.load()
+    control_plane_only = known.control_plane_only if known else not host_remains(layout)
+    with _rights(control_plane_only, "Taking a full node down"), layout.locked():
+        return _take_down(layout, node=not control_plane_only)
 
 
 def status(name: str = "demo") -> ClusterStatus:
@@ -95,94 +104,81 @@ def status(name: str = "demo") -> ClusterStatus:
     return status_of(layout, layout.load())
 
 
-def _refuse_change(known: Facts, control_plane_only: bool, fake_gpus: int) -> None:
-    wanted, has = (control_plane_only, fake_gpus), (known.control_plane_only, known.fake_gpus)
-    if wanted != has:
-        raise ClusterError(
-            f"cluster {known.name!r} was made with {_describe(*has)}, and {_describe(*wanted)} was asked for now;"
-            f" `vdi cluster reset --name {known.name}` makes it anew (all in it is lost),"
-            " another --name makes a second one"
-        )
+def load_images(name: str, tars: Sequence[Path], *, progress: Progress) -> None:
+    """Bring image archives (docker-archive) into the node of cluster `name`. Raises ClusterError."""
+    layout = layout_of(name)
+    facts = layout.load()
+    if facts is None or facts.control_plane_only or find_supervisor(layout) is None:
+        raise ClusterError(f"cluster {name!r} runs no node that could take images")
+    ctr = binaries.ensure(["ctr"], progress=progress)["ctr"]
+    with _rights(False, "Loading images"), progress.step(f"Load {len(tars)} images into the node"):
+        privileged.import_images(layout, ctr, tars)
 
 
-def _describe(control_plane_only: bool, fake_gpus: int) -> str:
-    return "a control plane only" if control_plane_only else f"a full node and {fake_gpus} pretended GPUs"
+def host_remains(layout: Layout) -> bool:
+    """Whether the host still has something of a full node of this name."""
+    cgroups = [Path(mount.path) / f"vdi-{layout.name}" for mount in probe.cgroup_mounts()]
+    return any(path.exists() for path in (layout.run, Path(f"/sys/class/net/vdi-{layout.name}"), *cgroups))
 
 
-def _choose_facts(name: str, control_plane_only: bool, fake_gpus: int) -> Facts:
-    api_port, etcd_port, etcd_peer_port = free_ports(3)
-    return Facts(
-        name=name,
-        control_plane_only=control_plane_only,
-        fake_gpus=fake_gpus,
-        api_host="127.0.0.1",
-        api_port=api_port,
-        etcd_port=etcd_port,
-        etcd_peer_port=etcd_peer_port,
-    )
+def _bring_up(layout: Layout, known: Facts | None, wanted: starting.Wanted, progress: Progress) -> Facts:
+    names = [*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"]
+    if not wanted.control_plane_only:
+        names += NODE_BINARIES
+    found = binaries.ensure(names, progress=progress)
+    archives: list[Path] = []
+    if not wanted.control_plane_only:
+        from vdi.devcluster import images
+
+        archives = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
+    facts = known if known and find_supervisor(layout) else starting.choose_facts(layout.name, known, wanted)
+    if find_supervisor(layout) is None:
+        with progress.step("Start the cluster's processes"):
+            starting.write_files(layout, facts, found)
+            start_supervisor(layout) if facts.control_plane_only else privileged.start(layout)
+    with progress.step("Wait for the processes") as step:
+        starting.wait_running(layout, step)
+    if archives:
+        with progress.step("Load the add-ons' images"):
+            privileged.import_images(layout, found["ctr"], archives)
+    _settle(layout, facts, found, progress)
+    return facts
 
 
-def _start(layout: Layout, facts: Facts, found: Mapping[str, Path]) -> None:
-    layout.save(facts)
-    write_credentials(layout, facts)
-    write_control_plane_config(layout)
-    write_spec(layout, control_plane(layout, facts, found), setup=[])
-    start_supervisor(layout)
+def _settle(layout: Layout, facts: Facts, found: Mapping[str, Path], progress: Progress) -> None:
+    with progress.step("Apply the add-ons" if facts.networks else "Apply Traefik's kinds") as step:
+        starting.wait_pods_allowed(layout, facts, step)
+        apply_addons(step, layout, facts, found)
+    if facts.networks:
+        with progress.step("Wait for the node and the add-ons") as step:
+            starting.wait_node(layout, facts, step)
 
 
-def _wait_running(layout: Layout, step: Step) -> None:
-    """Until every component runs; says which do not, with the end of their logs."""
-
-    def all_running() -> bool:
-        if find_supervisor(layout) is None:
-            raise ClusterError(f"the supervisor ended:\n{log_tail(layout, 'supervisor')}")
-        components = read_components(layout)
-        waiting = [component.name for component in components if component.state != "running"]
-        step.update(", ".join(waiting), done=len(components) - len(waiting), total=len(components))
-        return bool(components) and not waiting
-
-    if not wait_until(all_running, READY_SECONDS):
-        lines = []
-        for component in read_components(layout):
-            if component.state != "running":
-                ended = f", ended {component.restarts} times, last: {component.last_exit}" if component.restarts else ""
-                lines.append(f"{component.name} is {component.state}{ended}\n{log_tail(layout, component.name)}")
-        raise ClusterError(f"not running after {READY_SECONDS:.0f} s:\n" + "\n".join(lines))
+def _rights(control_plane_only: bool, what: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if control_plane_only else privileged.rights(what)
 
 
-def _wait_pods_allowed(layout: Layout, facts: Facts, step: Step) -> None:
-    """Until the controllers have made the default service account: before that every pod is refused."""
-    step.update("the default service account")
-    last: list[api.NoAnswer] = []
-
-    def made() -> bool:
-        try:
-            api.get(layout, facts, "/api/v1/namespaces/default/serviceaccounts/default")
-        except api.NoAnswer as error:
-            last[:] = [error]
-            return False
-        return True
-
-    if not wait_until(made, READY_SECONDS):
-        raise ClusterError(f"the default service account is not there after {READY_SECONDS:.0f} s: {last[0]}")
+def _have_tools(layout: Layout, *, install: bool) -> None:
+    missing = probe.missing_tools()
+    if missing and install:
+        privileged.install_packages(layout, sorted({TOOLS[tool] for tool in missing}))
+        missing = probe.missing_tools()
+    if missing:
+        raise ClusterError(explain_missing_tools(missing))
 
 
-def log_tail(layout: Layout, component: str, lines: int = 12) -> str:
-    """The end of a component's log, indented."""
-    try:
-        text = (layout.logs / f"{component}.log").read_text(errors="replace")
-    except FileNotFoundError:
-        return f"  (no log of {component} yet)"
-    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
+def _stop(layout: Layout, *, node: bool) -> None:
+    if node:
+        privileged.stop(layout)
+    else:
+        stop_supervisor(layout)
 
 
-def _apply(step: Step, layout: Layout, found: Mapping[str, Path], manifest: Path) -> None:
-    kubectl: list[str | Path] = [found["kubectl"], "--kubeconfig", layout.kubeconfig]
-    step.run([*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", manifest])
-
-
-def _remove(layout: Layout) -> list[str]:
+def _take_down(layout: Layout, *, node: bool) -> list[str]:
+    if node:
+        return privileged.remove(layout)
+    removed = ["the processes"] if stop_supervisor(layout) else []
     if layout.root.exists():
         shutil.rmtree(layout.root)
-        return [f"the folder {layout.root}"]
-    return []
+        removed.append(f"the folder {layout.root}")
+    return removed

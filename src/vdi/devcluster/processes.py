@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,16 +64,27 @@ def start_supervisor(
     layout: Layout,
     *,
     namespaces: list[str] | None = None,
-    pass_fds: tuple[int, ...] = (),
+    listener: socket.socket | None = None,
     prepare: Callable[[int], None] = lambda _pid: None,
 ) -> None:
-    """Start it detached. `namespaces` is the command in front of it; `prepare(pid)` runs before it may go on."""
+    """Start it detached.
+
+    `namespaces` is the command in front of it, `listener` a socket that it keeps for one of its components;
+    `prepare(pid)` runs before it may go on.
+    """
     layout.logs.mkdir(exist_ok=True)
     layout.status.unlink(missing_ok=True)
-    command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root)]
+    listen_fd = listener.fileno() if listener else -1
+    command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root), str(listen_fd)]
     with (layout.logs / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd="/", pass_fds=pass_fds
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            pass_fds=(listen_fd,) if listener else (),
         )
     assert process.stdin is not None  # noqa: S101 - it was asked for
     try:

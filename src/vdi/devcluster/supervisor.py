@@ -1,4 +1,4 @@
-"""The one process that keeps a cluster's programs alive: `python -m vdi.devcluster.supervisor STATE_DIR`.
+"""The one process that keeps a cluster's programs alive: `python supervisor.py STATE_DIR LISTEN_FD`.
 
 `vdi cluster up` starts it detached; it reads `STATE_DIR/spec.json`, starts the components in the order of their
 dependencies, starts again what crashed, reaps, rotates logs and writes `status.json` after every change. SIGTERM stops
@@ -55,9 +55,8 @@ class Component:
     env: dict[str, str] = field(default_factory=dict)
     after: list[str] = field(default_factory=list)
     ready: dict[str, str] = field(default_factory=dict)
-    listen_fd: int = -1
-    """An inherited listening socket, handed on as systemd does (LISTEN_FDS); -1 for none."""
     listen_name: str = ""
+    """Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd would hand it on."""
 
 
 @dataclass
@@ -74,7 +73,8 @@ class State:
 class Process:
     """One component and its current process."""
 
-    def __init__(self, component: Component, logs: Path) -> None:
+    def __init__(self, component: Component, logs: Path, listen_fd: int) -> None:
+        self._listen_fd = listen_fd if component.listen_name else -1
         self.component, self.log, self.state = component, logs / f"{component.name}.log", State()
         self._backoff = BACKOFF_FIRST
         self._start_at = 0.0
@@ -88,22 +88,25 @@ class Process:
         component = self.component
         env = {**os.environ, **component.env}
         argv = component.argv
-        if component.listen_fd >= 0:
+        if self._listen_fd >= 0:
             env |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": component.listen_name}
-            script = f'exec 3<&{component.listen_fd}; LISTEN_PID=$$ exec "$@"'
+            script = f'exec 3<&{self._listen_fd}; LISTEN_PID=$$ exec "$@"'
             argv = ["/bin/sh", "-c", script, "sh", *argv]
         with self.log.open("ab") as log:
             log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode())
             log.flush()
             pid = os.fork()
             if pid == 0:
-                _become(argv, env, log.fileno(), component.listen_fd)
+                _become(argv, env, log.fileno(), self._listen_fd)
         self.state.pid, self.state.state, self.state.since = pid, "starting", time.time()
 
-    def ended(self, status: int) -> None:
+    def ended(self, status: int, *, asked_to: bool) -> None:
         """Note how it ended, and when to start it again: at once the first time, then later and later."""
         now = time.monotonic()
         state = self.state
+        if asked_to:
+            state.pid, state.state = 0, "stopped"
+            return
         if time.time() - state.since > STABLE_SECONDS:
             self._backoff = BACKOFF_FIRST
         self._start_at = now + self._backoff
@@ -173,10 +176,10 @@ def _get_ok(url: str, ca: str) -> bool:
 class Supervisor:
     """Runs the components of one spec until told to stop."""
 
-    def __init__(self, state_dir: Path, components: list[Component]) -> None:
+    def __init__(self, state_dir: Path, components: list[Component], listen_fd: int) -> None:
         self.status_file, logs = state_dir / "status.json", state_dir / "logs"
         logs.mkdir(exist_ok=True)
-        self.processes = {component.name: Process(component, logs) for component in components}
+        self.processes = {component.name: Process(component, logs, listen_fd) for component in components}
         self._started_order: list[str] = []
         self._been_ready: set[str] = set()
         self._stopping = False
@@ -227,7 +230,7 @@ class Supervisor:
         for pid, status in _children_ended():
             for process in self.processes.values():
                 if process.state.pid == pid:
-                    process.ended(status)
+                    process.ended(status, asked_to=self._stopping)
                     changed = True
         return changed
 
@@ -245,7 +248,6 @@ class Supervisor:
                 self._reap()
                 if time.monotonic() > deadline:
                     number = signal.SIGKILL
-            process.state.state = "stopped"
             self.write_status()
 
     def _rotate(self) -> None:
@@ -279,7 +281,7 @@ def _children_ended() -> Iterator[tuple[int, int]]:
         yield pid, status
 
 
-def main(state_dir: Path) -> int:
+def main(state_dir: Path, listen_fd: int) -> int:
     """Wait for the starter's word, prepare the namespaces as the spec says, and supervise."""
     if sys.stdin.buffer.readline() != GO:
         print("the starter went away before its word to go on", file=sys.stderr)  # noqa: T201 - its log
@@ -290,9 +292,9 @@ def main(state_dir: Path) -> int:
         if done.returncode != 0:
             print(f"{' '.join(argv)} ended with status {done.returncode}", file=sys.stderr)  # noqa: T201 - its log
             return 1
-    Supervisor(state_dir, [Component(**component) for component in spec["components"]]).run()
+    Supervisor(state_dir, [Component(**component) for component in spec["components"]], listen_fd).run()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

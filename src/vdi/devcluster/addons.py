@@ -1,0 +1,32 @@
+"""What the cluster brings beside Kubernetes itself, as K3s does: DNS, local volumes, Traefik's kinds and rights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+
+from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.progress import Step
+
+_MANIFESTS = Path(__file__).parent / "manifests"
+
+
+def apply_addons(step: Step, layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> None:
+    """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was changed."""
+    manifests = [binaries["traefik-crds.yaml"].read_text()]
+    if facts.networks is not None:
+        manifests += render(layout, facts.networks.dns_service, (layout.config / "resolv.conf").read_text())
+    kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
+    apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
+    step.run([*kubectl, *apply], stdin="\n---\n".join(manifests).encode())
+
+
+def render(layout: Layout, dns_service: str, resolv_conf: str) -> list[str]:
+    """The node's add-ons. Without a name server to ask, DNS answers for the cluster only, and at once."""
+    values = {
+        "dns_service": dns_service,
+        "forward": "forward . /etc/resolv.conf" if resolv_conf else "# this machine has no name server to ask",
+        "volumes": f"{layout.node}/volumes",
+    }
+    return [Template(path.read_text()).substitute(values) for path in sorted(_MANIFESTS.glob("*.yaml"))]

@@ -1,0 +1,260 @@
+"""What a full node needs of its host, and its removal. Root only.
+
+Everything on the host carries the cluster's name (link, cgroup, rules' comment, /run folder), so that it is found again
+even when the cluster's own files are broken. What was changed rather than added is noted in `host.json` beforehand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_network
+from pathlib import Path
+
+import msgspec
+
+from vdi.devcluster.layout import ClusterError, Facts, Layout
+from vdi.devcluster.machine import CgroupMount
+from vdi.devcluster.node import host_folders
+from vdi.devcluster.probe import SYSTEM_PATH
+
+_IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+class HostNotes(msgspec.Struct):
+    """What `down` must put back."""
+
+    ip_forward: str
+    """Its value before."""
+    made_folders: list[str]
+    """Mount points that were not there before."""
+    tables: list[str]
+    """Packet filter tables that were there before."""
+
+
+def link_name(name: str) -> str:
+    """The host's end of the link; a cluster's name has at most 10 characters, a link's 15."""
+    return f"vdi-{name}"
+
+
+def run(*argv: str, check: bool = True) -> str:
+    """Run one of the system's tools and return its output. Raises ClusterError with its words."""
+    done = subprocess.run(
+        argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={"PATH": SYSTEM_PATH, "LC_ALL": "C"}
+    )
+    if check and done.returncode != 0:
+        raise ClusterError(f"`{shlex.join(argv)}` ended with status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def prepare(layout: Layout, facts: Facts, cgroups: Iterable[CgroupMount]) -> None:
+    """Make folders, cgroups and packet rules. No process of the cluster may run.
+
+    As after a machine's restart: sockets, leased addresses and cgroups of an earlier run go, its data stays.
+    """
+    _remove_tree(layout.run)
+    _remove_tree(layout.node / "cni")
+    for ours in (layout.run, layout.node, *host_folders(layout).values()):
+        ours.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in ("kubelet", "volumes"):
+        (layout.node / folder).mkdir(mode=0o755, exist_ok=True)
+    _take_notes(layout)
+    for theirs in host_folders(layout):
+        Path(theirs).mkdir(parents=True, exist_ok=True)
+    for mount in cgroups:
+        _remove_cgroup(Path(mount.path) / f"vdi-{facts.name}")
+        make_cgroup(mount, facts.name)
+    remove_rules(facts.name)
+    for argv in rules(facts):
+        run(*argv)
+    _IP_FORWARD.write_text("1")
+
+
+def _take_notes(layout: Layout) -> None:
+    file = layout.root / "host.json"
+    if file.exists():
+        return
+    made = [str(parent) for theirs in host_folders(layout) for parent in _absent(Path(theirs))]
+    tables = [line[1:] for line in run("iptables-save").splitlines() if line.startswith("*")]
+    notes = HostNotes(ip_forward=_IP_FORWARD.read_text().strip(), made_folders=made, tables=tables)
+    file.write_bytes(msgspec.json.encode(notes))
+
+
+def _absent(path: Path) -> list[Path]:
+    return [] if path.exists() else [*_absent(path.parent), path]
+
+
+def rules(facts: Facts) -> list[list[str]]:
+    """The node's way out: its one address is masqueraded, and what it began may come back."""
+    assert facts.networks is not None  # noqa: S101 - a full node has networks
+    link, tag = link_name(facts.name), ["-m", "comment", "--comment", f"vdi-{facts.name}"]
+    source = f"{facts.networks.node_address}/32"
+    back = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+    iptables = ["iptables", "-w", "10"]
+    return [
+        [*iptables, "-t", "nat", "-A", "POSTROUTING", "-s", source, "!", "-o", link, *tag, "-j", "MASQUERADE"],
+        [*iptables, "-t", "filter", "-I", "FORWARD", "-i", link, *tag, "-j", "ACCEPT"],
+        [*iptables, "-t", "filter", "-I", "FORWARD", "-o", link, *back, *tag, "-j", "ACCEPT"],
+    ]
+
+
+def rules_of(saved: str, name: str) -> list[tuple[str, list[str]]]:
+    """From `iptables-save`: (table, rule without its -A) of every rule with the cluster's comment."""
+    table, found = "", []
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A "):
+            words = shlex.split(line)
+            if ("--comment", f"vdi-{name}") in itertools.pairwise(words):
+                found.append((table, words[1:]))
+    return found
+
+
+def remove_rules(name: str) -> int:
+    """Take the cluster's packet rules away; how many there were."""
+    if shutil.which("iptables-save", path=SYSTEM_PATH) is None:
+        return 0
+    found = rules_of(run("iptables-save"), name)
+    for table, rule in found:
+        run("iptables", "-w", "10", "-t", table, "-D", *rule)
+    return len(found)
+
+
+def make_cgroup(mount: CgroupMount, name: str) -> None:
+    """The node's cgroup root in one hierarchy."""
+    root = Path(mount.path)
+    ours = root / f"vdi-{name}"
+    ours.mkdir(exist_ok=True)
+    if mount.v2 and (root / "cgroup.controllers").read_text().strip():
+        wanted = " ".join(f"+{one}" for one in (root / "cgroup.controllers").read_text().split())
+        for folder in (root, ours):
+            try:
+                (folder / "cgroup.subtree_control").write_text(wanted)
+            except OSError as error:
+                raise ClusterError(f"{folder}/cgroup.subtree_control: {wanted}: {error.strerror}") from error
+    if "cpuset" in mount.controllers:  # v1: a new set is empty, and nothing can run in it
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            (ours / setting).write_text((root / setting).read_text())
+
+
+def connect(facts: Facts, pid: int) -> None:
+    """Join the host and the network namespace of process `pid` by a pair of links."""
+    assert facts.networks is not None  # noqa: S101 - a full node has networks
+    link = link_name(facts.name)
+    if (Path("/sys/class/net") / link).exists():
+        run("ip", "link", "delete", link)
+    prefix = ip_network(facts.networks.link).prefixlen
+    run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run("ip", "address", "add", f"{facts.networks.host_address}/{prefix}", "dev", link)
+    run("ip", "link", "set", link, "up")
+
+
+def listen(facts: Facts) -> socket.socket:
+    """The entry point for HTTPS on the host's loopback address. Raises ClusterError when somebody took the port."""
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", facts.websecure_port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise ClusterError(
+            f"port {facts.websecure_port} of 127.0.0.1, which this cluster's desktops have, is taken"
+            f" ({error.strerror}); free it, or make the cluster anew with `vdi cluster reset`"
+        ) from error
+    return listener
+
+
+def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
+    """Remove all of the cluster from the host, however little is left to know it by. Says what it removed.
+
+    Goes on after a failure and raises ClusterError at the end with everything that could not be removed.
+    """
+    name = layout.name
+    removed: list[str] = []
+    failures: list[str] = []
+
+    def attempt(what: str, action: Callable[[], object]) -> None:
+        try:
+            if action():
+                removed.append(what)
+        except (OSError, ClusterError) as error:
+            failures.append(f"{what}: {error}")
+
+    notes = _read_notes(layout)
+    attempt(f"the packet rules with the comment vdi-{name}", lambda: remove_rules(name))
+    attempt(f"the link {link_name(name)}", lambda: _remove_link(name))
+    attempt(f"the cgroups vdi-{name}", lambda: _remove_cgroups(cgroups, name))
+    attempt(f"the sockets in {layout.run}", lambda: _remove_tree(layout.run))
+    if notes is not None:
+        attempt("empty packet tables", lambda: _remove_empty_tables(notes.tables))
+        if notes.ip_forward != "1":
+            attempt("IPv4 forwarding", lambda: _IP_FORWARD.write_text(notes.ip_forward))
+        for folder in reversed(notes.made_folders):
+            with contextlib.suppress(FileNotFoundError, OSError):  # somebody else's by now, if not empty
+                Path(folder).rmdir()
+    attempt(f"the folder {layout.root}", lambda: _remove_tree(layout.root))
+    if failures:
+        raise ClusterError("could not be removed: " + "; ".join(failures))
+    return removed
+
+
+def _read_notes(layout: Layout) -> HostNotes | None:
+    try:
+        return msgspec.json.decode((layout.root / "host.json").read_bytes(), type=HostNotes)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _remove_link(name: str) -> bool:
+    if not (Path("/sys/class/net") / link_name(name)).exists():
+        return False
+    run("ip", "link", "delete", link_name(name), check=False)  # it may just be going with its other end
+    return True
+
+
+def _remove_cgroups(cgroups: Iterable[CgroupMount], name: str) -> bool:
+    return sum(_remove_cgroup(Path(mount.path) / f"vdi-{name}") for mount in cgroups) > 0
+
+
+def _remove_cgroup(path: Path) -> bool:
+    if not path.exists():
+        return False
+    for folder, _, _ in os.walk(path, topdown=False):
+        Path(folder).rmdir()
+    return True
+
+
+def _remove_tree(path: Path) -> bool:
+    if not path.exists():
+        return False
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if inside := [mount for mount in mounts if Path(mount).is_relative_to(path)]:
+        raise ClusterError(f"{path} is not removed: {', '.join(inside)} is mounted there; unmount that first")
+    shutil.rmtree(path)
+    return True
+
+
+def _remove_empty_tables(before: Sequence[str]) -> bool:
+    """With the nft backend the first rule makes a table that outlives it: take away what we were the first to use."""
+    if shutil.which("nft", path=SYSTEM_PATH) is None:
+        return False
+    content: dict[str, bool] = {}
+    table = ""
+    for line in run("iptables-save").splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+            content[table] = False
+        elif line.startswith("-A ") or (line.startswith(":") and not line.split()[1].startswith("ACCEPT")):
+            content[table] = True
+    for table, used in content.items():
+        if not used and table not in before:
+            run("nft", "delete", "table", "ip", table, check=False)
+    return False

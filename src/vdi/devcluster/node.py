@@ -1,0 +1,189 @@
+"""The full node: containerd, kubelet, kube-proxy and Traefik as supervised components, with their configuration.
+
+Pure functions and writing of files; what touches the host is in `host`, what needs root goes through `privileged`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from vdi.devcluster import fake_gpus
+from vdi.devcluster.layout import Facts, Layout, write_private
+from vdi.devcluster.machine import Machine, cni_config, containerd_config, kubelet_config, resolv_conf
+from vdi.devcluster.probe import SYSTEM_PATH
+from vdi.devcluster.supervisor import Component
+
+NODE_BINARIES = (
+    "kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "cni",
+    "traefik", "coredns", "local-path-provisioner", "pause",
+)  # fmt: skip
+
+KERNEL_TUNABLES = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
+"""What the kubelet would set for the whole machine, and refuses to run without (k8s.io/component-helpers/node/util/sysctl).
+In the node's mount namespace these files say what it wants to read; the host's kernel stays as its owner has it."""
+
+_TRAEFIK_HEALTH = "127.0.0.1:8082"
+
+
+def host_folders(layout: Layout) -> dict[str, Path]:
+    """Folders that the node's programs insist on, and what they get instead inside the node's mount namespace."""
+    return {
+        "/run/containerd": layout.run / "shims",  # shim sockets: fixed in the shim
+        "/var/lib/kubelet": layout.node / "kubelet",  # device plugins look for the kubelet there
+        "/var/lib/cni": layout.node / "cni",
+        "/var/log/pods": layout.node / "pods",
+        "/var/log/containers": layout.node / "containers",
+    }
+
+
+def setup_commands(layout: Layout, facts: Facts) -> list[list[str]]:
+    """What the supervisor does first, inside the node's namespaces."""
+    networks = facts.networks
+    assert networks is not None  # noqa: S101 - a full node has networks
+    commands = [["mount", "--make-rshared", "/"]]
+    commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
+    commands += [["mount", "--bind", str(_tunable_file(layout, name)), f"/proc/sys/{name}"] for name in KERNEL_TUNABLES]
+    prefix = ip_network(networks.link).prefixlen
+    commands += [
+        ["ip", "link", "set", "lo", "up"],
+        ["ip", "address", "add", f"{networks.node_address}/{prefix}", "dev", "eth0"],
+        ["ip", "link", "set", "eth0", "up"],
+        ["ip", "route", "add", "default", "via", networks.host_address],
+        ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
+    ]
+    return commands
+
+
+def node(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Component]:
+    """The node's components, after those of the control plane."""
+    tools = [binaries[name].parent for name in ("containerd", "containerd-shim-runc-v2", "runc")]
+    path = ":".join([*map(str, dict.fromkeys(tools)), SYSTEM_PATH])
+    socket = f"{layout.run}/containerd.sock"
+    components = [
+        Component(
+            name="containerd",
+            argv=[str(binaries["containerd"]), "--config", str(layout.config / "containerd.toml")],
+            env={"PATH": path},
+            ready={"unix": socket},
+        ),
+        Component(
+            name="kubelet",
+            argv=[
+                str(binaries["kubelet"]),
+                f"--config={layout.config / 'kubelet.json'}",
+                f"--kubeconfig={layout.component_kubeconfig('kubelet')}",
+                f"--hostname-override={facts.node_name}",
+                f"--node-ip={facts.api_host}",
+                "--root-dir=/var/lib/kubelet",
+            ],
+            env={"PATH": path},
+            after=["containerd", "kube-apiserver"],
+            ready={"tcp": "127.0.0.1:10248"},
+        ),
+        _kube_proxy(layout, facts, binaries["kube-proxy"]),
+        Component(
+            name="traefik",
+            argv=[str(binaries["traefik"]), f"--configfile={layout.config / 'traefik.json'}"],
+            env={"KUBECONFIG": str(layout.component_kubeconfig("traefik"))},
+            after=["kube-apiserver"],
+            ready={"tcp": _TRAEFIK_HEALTH},
+            listen_name="websecure",
+        ),
+    ]
+    if facts.fake_gpus:
+        components.append(_fake_gpus(layout, facts))
+    return components
+
+
+def write_node_config(layout: Layout, facts: Facts, machine: Machine, binaries: Mapping[str, Path]) -> None:
+    """Write what containerd, CNI, kubelet and Traefik read."""
+    (layout.config / "cni").mkdir(exist_ok=True)
+    toml = containerd_config(machine, layout, cni=binaries["cni"], runc=binaries["runc"])
+    (layout.config / "containerd.toml").write_text(toml)
+    _write_json(layout.config / "cni" / f"10-vdi-{facts.name}.conflist", cni_config(facts, machine, layout))
+    _write_json(layout.config / "kubelet.json", kubelet_config(facts, machine, layout))
+    (layout.config / "resolv.conf").write_text(resolv_conf(machine))
+    for name, value in KERNEL_TUNABLES.items():
+        _tunable_file(layout, name).write_text(f"{value}\n")
+    _write_json(layout.config / "traefik.json", _traefik_config(layout, facts))
+    _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
+
+
+def _tunable_file(layout: Layout, name: str) -> Path:
+    return layout.config / f"sysctl.{name.replace('/', '.')}"
+
+
+def _kube_proxy(layout: Layout, facts: Facts, binary: Path) -> Component:
+    assert facts.networks is not None  # noqa: S101 - a full node has networks
+    return Component(
+        name="kube-proxy",
+        argv=[
+            str(binary),
+            f"--kubeconfig={layout.component_kubeconfig('kube-proxy')}",
+            f"--hostname-override={facts.node_name}",
+            "--proxy-mode=iptables",
+            f"--cluster-cidr={facts.networks.pods}",
+            "--conntrack-max-per-core=0",  # the limit is the host's
+            "--healthz-bind-address=127.0.0.1:10256",
+            "--metrics-bind-address=127.0.0.1:10249",
+        ],
+        env={"PATH": SYSTEM_PATH},
+        after=["kube-apiserver"],
+        ready={"tcp": "127.0.0.1:10256"},
+    )
+
+
+def _fake_gpus(layout: Layout, facts: Facts) -> Component:
+    pki = layout.pki
+    credentials = [str(pki / "ca.crt"), str(pki / "kubelet.crt"), str(pki / "kubelet.key")]
+    address = f"{facts.api_host}:{facts.api_port}"
+    return Component(
+        name="fake-gpus",
+        argv=[sys.executable, "-I", fake_gpus.__file__, address, facts.node_name, str(facts.fake_gpus), *credentials],
+        after=["kubelet"],
+    )
+
+
+def _traefik_config(layout: Layout, facts: Facts) -> dict[str, Any]:
+    """Traefik's static configuration. Its websecure socket comes from us; the address is what it is told it is."""
+    return {
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        "log": {"level": "INFO"},
+        "ping": {"entryPoint": "health"},
+        "entryPoints": {
+            "websecure": {
+                "address": f"127.0.0.1:{facts.websecure_port}",
+                "asDefault": True,
+                "http": {"tls": {}},
+                "transport": {"lifeCycle": {"graceTimeOut": "1s"}},
+            },
+            "health": {"address": _TRAEFIK_HEALTH},
+        },
+        "providers": {
+            "providersThrottleDuration": "200ms",  # 2 s by default: a person waits that long for the route
+            "kubernetesCRD": {"allowEmptyServices": True},
+            "kubernetesIngress": {"allowEmptyServices": True, "ingressClass": "traefik"},
+            "file": {"filename": str(layout.config / "traefik-tls.json"), "watch": False},
+        },
+    }
+
+
+def _traefik_tls(layout: Layout) -> dict[str, Any]:
+    certificate = {"certFile": str(layout.pki / "web.crt"), "keyFile": str(layout.pki / "web.key")}
+    return {"tls": {"stores": {"default": {"defaultCertificate": certificate}}, "certificates": [certificate]}}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_private(path, json.dumps(content, indent=1).encode(), mode=0o644)

@@ -1,0 +1,166 @@
+"""The parts of a full node that need root: done directly by root, through sudo for everyone else.
+
+`python -m vdi.devcluster.privileged VERB STATE_DIR WORD...` is what sudo runs; it prints its result as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import vdi
+from vdi.devcluster import host, probe
+from vdi.devcluster.layout import ClusterError, Layout, invoking_user
+from vdi.devcluster.processes import start_supervisor, stop_supervisor
+
+_NAMESPACES = [
+    "unshare", "--pid", "--mount", "--net", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "slave",
+]  # fmt: skip
+
+_KEEP_ALIVE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def rights(what: str) -> Iterator[None]:
+    """Make sure of root, asking for the password at most once, and keep it while the work lasts.
+
+    Raises ClusterError when there is no way to become root; `what` says what it is wanted for.
+    """
+    if os.geteuid() == 0:
+        yield
+        return
+    if shutil.which("sudo") is None:
+        raise ClusterError(f"{what} needs root, and there is no sudo here: run it as root, or use --control-plane-only")
+    print(f"{what} needs root for its last steps; sudo may ask for your password.", file=sys.stderr)  # noqa: T201
+    if subprocess.run(["sudo", "-v"]).returncode != 0:
+        raise ClusterError(f"{what} needs root, and sudo refused: run it as root, or use --control-plane-only")
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(_KEEP_ALIVE_SECONDS):
+            subprocess.run(["sudo", "-n", "-v"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+
+
+def start(layout: Layout) -> None:
+    """Start the node's supervisor in namespaces of its own, with everything it needs of the host."""
+    _call("start", layout)
+
+
+def stop(layout: Layout) -> None:
+    """Stop the node's processes; its data stays."""
+    _call("stop", layout)
+
+
+def remove(layout: Layout) -> list[str]:
+    """Stop the node and remove it from the host, its folder included; says what was removed."""
+    return _call("remove", layout)
+
+
+def import_images(layout: Layout, ctr: Path, tars: Sequence[Path]) -> list[str]:
+    """Import image archives into the node's containerd; says which were new."""
+    return _call("import", layout, str(ctr), *map(str, tars))
+
+
+def install_packages(layout: Layout, packages: Sequence[str]) -> None:
+    """Install system packages with apt-get."""
+    _call("install", layout, *packages)
+
+
+def _call(verb: str, layout: Layout, *words: str) -> list[str]:
+    if os.geteuid() == 0:
+        return _VERBS[verb](layout, *words)
+    source = str(Path(vdi.__file__).parents[1])
+    command = ["env", f"PYTHONPATH={source}", sys.executable, "-m", "vdi.devcluster.privileged", verb, str(layout.root)]
+    done = subprocess.run(["sudo", "-n", *command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        raise ClusterError(f"`{verb}` as root failed, see above")
+    answer: list[str] = json.loads(done.stdout)
+    return answer
+
+
+def _start(layout: Layout) -> list[str]:
+    facts = layout.load()
+    if facts is None or facts.networks is None:
+        raise ClusterError(f"{layout.root} holds no full node to start")
+    listener = host.listen(facts)
+    with listener:
+        host.prepare(layout, facts, probe.cgroup_mounts())
+        start_supervisor(
+            layout,
+            namespaces=_NAMESPACES,
+            listener=listener,
+            prepare=lambda pid: host.connect(facts, pid),
+        )
+    return []
+
+
+def _stop(layout: Layout) -> list[str]:
+    return ["the processes and their namespaces"] if stop_supervisor(layout) else []
+
+
+def _remove(layout: Layout) -> list[str]:
+    return _stop(layout) + host.clean(layout, probe.cgroup_mounts())
+
+
+def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
+    """Remembers what was imported, by size and time, so that coming again costs nothing."""
+    memory = layout.node / "images.json"
+    known: dict[str, list[int]] = json.loads(memory.read_bytes()) if memory.exists() else {}
+    new = []
+    for tar in tars:
+        seen = Path(tar).stat()
+        mark = [seen.st_size, seen.st_mtime_ns]
+        if known.get(tar) != mark:
+            host.run(
+                ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images", "import", tar
+            )
+            known[tar] = mark
+            memory.write_text(json.dumps(known))
+            new.append(tar)
+    return new
+
+
+def _install(_layout: Layout, *packages: str) -> list[str]:
+    apt = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    if subprocess.run(apt, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment).returncode != 0:
+        raise ClusterError(f"`{' '.join(apt)}` failed, see above")
+    return []
+
+
+_VERBS: dict[str, Callable[..., list[str]]] = {
+    "start": _start,
+    "stop": _stop,
+    "remove": _remove,
+    "import": _import,
+    "install": _install,
+}
+
+
+def give_to_invoker(path: Path) -> None:
+    """Under sudo, what a person is to read is theirs."""
+    if os.geteuid() == 0:
+        user = invoking_user()
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(_VERBS[sys.argv[1]](Layout(Path(sys.argv[2])), *sys.argv[3:])))  # noqa: T201 - for the caller
+    except ClusterError as error:
+        sys.exit(f"vdi cluster: {error}")

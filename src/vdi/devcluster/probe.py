@@ -1,0 +1,100 @@
+"""Looking at this machine: the facts that `machine` decides on. Nothing here decides, nothing there looks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from vdi.devcluster.layout import ClusterError
+from vdi.devcluster.machine import TOOLS, CgroupMount, Machine
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CAP_SYS_RESOURCE = 24
+
+
+def look(*, containerd: Path, state: Path) -> Machine:
+    """See what the node's configuration depends on. `containerd` is the binary, `state` an existing folder."""
+    return Machine(
+        root=os.geteuid() == 0,
+        cgroups=tuple(cgroup_mounts()),
+        containerd=_containerd_version(containerd),
+        may_lower_oom_score=bool(_bounding_capabilities() >> _CAP_SYS_RESOURCE & 1),
+        state_filesystem=_filesystem(state),
+        nameservers=_nameservers(),
+        mtu=_mtu(),
+        missing_tools=tuple(missing_tools()),
+    )
+
+
+def missing_tools() -> list[str]:
+    """Which of the programs that a node needs are not installed."""
+    return [tool for tool in TOOLS if shutil.which(tool, path=SYSTEM_PATH) is None]
+
+
+def routes() -> list[str]:
+    """Every IPv4 range that some route of this host already uses, in all its tables."""
+    done = subprocess.run(["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True)
+    found = []
+    for line in done.stdout.splitlines():
+        words = [word for word in line.split() if word not in ("local", "broadcast", "unreachable", "blackhole", "nat")]
+        if words and re.fullmatch(r"[0-9.]+(/[0-9]+)?", words[0]):
+            found.append(words[0])
+    return found
+
+
+def cgroup_mounts() -> list[CgroupMount]:
+    """Every cgroup hierarchy that is mounted here."""
+    found = []
+    for _, path, kind, options, *_ in _mounts():
+        if kind == "cgroup2":
+            found.append(CgroupMount(path, v2=True))
+        elif kind == "cgroup":
+            names = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls")
+            found.append(CgroupMount(path, v2=False, controllers=tuple(n for n in names if n in options.split(","))))
+    return found
+
+
+def _mounts() -> list[list[str]]:
+    return [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+
+
+def _containerd_version(binary: Path) -> tuple[int, int]:
+    done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"\bv?([0-9]+)\.([0-9]+)\.[0-9]+", done.stdout)
+    if found is None:
+        raise ClusterError(f"{binary} --version says {done.stdout.strip()!r}: no version in it")
+    return int(found[1]), int(found[2])
+
+
+def _bounding_capabilities() -> int:
+    """What root may at most do here (asked before it is root, so not the effective ones)."""
+    text = Path("/proc/self/status").read_text()
+    found = re.search(r"^CapBnd:\s*([0-9a-f]+)$", text, re.MULTILINE)
+    return int(found[1], 16) if found else 0
+
+
+def _filesystem(path: Path) -> str:
+    path = path.resolve()
+    best, kind = "", ""
+    for _, mount, this, *_ in _mounts():
+        if path.is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, this
+    return kind
+
+
+def _nameservers() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+        if path.exists():
+            found[str(path)] = tuple(re.findall(r"^\s*nameserver\s+(\S+)", path.read_text(), re.MULTILINE))
+    return found
+
+
+def _mtu() -> int:
+    """Of the device behind the default route; 1500 without one."""
+    done = subprocess.run(["ip", "-4", "route", "show", "default"], capture_output=True, text=True, check=False)
+    found = re.search(r"\bdev (\S+)", done.stdout)
+    return int(Path(f"/sys/class/net/{found[1]}/mtu").read_text()) if found else 1500

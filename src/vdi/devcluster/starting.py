@@ -1,0 +1,160 @@
+"""The steps of `up`: choose the facts of a cluster, write its files, wait until it does what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vdi.devcluster import api, probe
+from vdi.devcluster.control_plane import control_plane, write_control_plane_config
+from vdi.devcluster.credentials import write_credentials
+from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports
+from vdi.devcluster.networks import NoFreeNetwork, choose_networks
+from vdi.devcluster.node import node, setup_commands, write_node_config
+from vdi.devcluster.processes import find_supervisor, wait_until, write_spec
+from vdi.devcluster.progress import Step
+from vdi.devcluster.status import read_addons, read_components, read_node
+
+READY_SECONDS = 120.0
+"""How long each wait may take: 5 to 15 s is usual, a loaded machine takes longer."""
+
+USUAL_WEBSECURE_PORT = 8443
+"""What a cluster's desktops get when it is free, so that URLs look the same tomorrow."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller asked for."""
+
+    control_plane_only: bool
+    fake_gpus: int
+
+    def __str__(self) -> str:
+        if self.control_plane_only:
+            return "a control plane only"
+        return "a full node" + (f" and {self.fake_gpus} pretended GPUs" if self.fake_gpus else "")
+
+
+def refuse_change(known: Facts, wanted: Wanted) -> None:
+    """A cluster stays what it was made as. Raises ClusterError."""
+    has = Wanted(known.control_plane_only, known.fake_gpus)
+    if wanted != has:
+        raise ClusterError(
+            f"cluster {known.name!r} was made as {has}, and {wanted} was asked for now; `vdi cluster reset`"
+            f" --name {known.name} makes it anew (all in it is lost), another --name makes a second one"
+        )
+
+
+def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
+    """What to run it with: what it had before, but for the desktops' port if somebody took that."""
+    if known is not None:
+        if known.websecure_port:
+            return msgspec.structs.replace(known, websecure_port=free_ports(1, known.websecure_port)[0])
+        return known
+    if wanted.control_plane_only:
+        api_port, etcd_port, etcd_peer_port = free_ports(3)
+        return Facts(
+            name=name,
+            control_plane_only=True,
+            fake_gpus=0,
+            api_host="127.0.0.1",
+            api_port=api_port,
+            etcd_port=etcd_port,
+            etcd_peer_port=etcd_peer_port,
+        )
+    try:
+        networks = choose_networks(probe.routes())
+    except NoFreeNetwork as error:
+        raise ClusterError(str(error)) from error
+    return Facts(
+        name=name,
+        control_plane_only=False,
+        fake_gpus=wanted.fake_gpus,
+        api_host=networks.node_address,
+        api_port=6443,  # of a network namespace where nobody else is
+        etcd_port=2379,
+        etcd_peer_port=2380,
+        websecure_port=free_ports(1, USUAL_WEBSECURE_PORT)[0],
+        networks=networks,
+    )
+
+
+def write_files(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> None:
+    """Everything that the supervisor and the components read."""
+    layout.save(facts)
+    write_credentials(layout, facts)
+    write_control_plane_config(layout)
+    components = control_plane(layout, facts, binaries)
+    setup: list[list[str]] = []
+    if not facts.control_plane_only:
+        machine = probe.look(containerd=binaries["containerd"], state=layout.root)
+        write_node_config(layout, facts, machine, binaries)
+        components += node(layout, facts, binaries)
+        setup = setup_commands(layout, facts)
+    write_spec(layout, components, setup)
+
+
+def wait_running(layout: Layout, step: Step) -> None:
+    """Until every component runs; says which do not, with the end of their logs."""
+
+    def all_running() -> bool:
+        if find_supervisor(layout) is None:
+            raise ClusterError(f"the supervisor ended:\n{log_tail(layout, 'supervisor')}")
+        components = read_components(layout)
+        waiting = [component.name for component in components if component.state != "running"]
+        step.update(", ".join(waiting), done=len(components) - len(waiting), total=len(components))
+        return bool(components) and not waiting
+
+    if not wait_until(all_running, READY_SECONDS):
+        lines = []
+        for component in read_components(layout):
+            if component.state != "running":
+                ended = f", ended {component.restarts} times, last: {component.last_exit}" if component.restarts else ""
+                lines.append(f"{component.name} is {component.state}{ended}\n{log_tail(layout, component.name)}")
+        raise ClusterError(f"not running after {READY_SECONDS:.0f} s:\n" + "\n".join(lines))
+
+
+def wait_pods_allowed(layout: Layout, facts: Facts, step: Step) -> None:
+    """Until the controllers have made the default service account: before that every pod is refused."""
+    step.update("the default service account")
+    last: list[api.NoAnswer] = []
+
+    def made() -> bool:
+        try:
+            api.get(layout, facts, "/api/v1/namespaces/default/serviceaccounts/default")
+        except api.NoAnswer as error:
+            last[:] = [error]
+            return False
+        return True
+
+    if not wait_until(made, READY_SECONDS):
+        raise ClusterError(f"the default service account is not there after {READY_SECONDS:.0f} s: {last[0]}")
+
+
+def wait_node(layout: Layout, facts: Facts, step: Step) -> None:
+    """Until the node is Ready and the add-ons' pods are."""
+
+    def settled() -> bool:
+        waiting = [] if read_node(layout, facts) else ["node"]
+        waiting += [f"{addon.name}: {addon.detail}" for addon in read_addons(layout, facts) if not addon.ready]
+        step.update(", ".join(waiting))
+        missing[:] = waiting
+        return not waiting
+
+    missing: list[str] = []
+    if not wait_until(settled, READY_SECONDS):
+        raise ClusterError(
+            f"not ready after {READY_SECONDS:.0f} s: {', '.join(missing)}\nkubelet says:\n{log_tail(layout, 'kubelet')}"
+        )
+
+
+def log_tail(layout: Layout, component: str, lines: int = 12) -> str:
+    """The end of a component's log, indented."""
+    try:
+        text = (layout.logs / f"{component}.log").read_text(errors="replace")
+    except FileNotFoundError:
+        return f"  (no log of {component} yet)"
+    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
