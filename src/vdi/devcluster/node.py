@@ -31,7 +31,7 @@ KERNEL_TUNABLES = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
-"""What the kubelet would set for the whole machine, and refuses to run without (k8s.io/component-helpers/node/util/sysctl).
+"""What the kubelet would set for the whole machine, and refuses to run without (component-helpers/node/util/sysctl).
 In the node's mount namespace these files say what it wants to read; the host's kernel stays as its owner has it."""
 
 _TRAEFIK_HEALTH = "127.0.0.1:8082"

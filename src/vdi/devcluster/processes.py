@@ -124,6 +124,18 @@ def stop_supervisor(layout: Layout) -> bool:
     return True
 
 
+def host_pids(supervisor_pid: int) -> dict[int, int]:
+    """Of each child of the supervisor: the id that the supervisor knows it by -> its id here."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{child}/status").read_text()
+                seen = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+                found[int(seen[-1])] = int(child)
+    return found
+
+
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Look every 50 ms until it holds; False when it still does not after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -8,7 +8,7 @@ import msgspec
 
 from vdi.devcluster import api
 from vdi.devcluster.layout import Facts, Layout
-from vdi.devcluster.processes import find_supervisor
+from vdi.devcluster.processes import find_supervisor, host_pids
 
 ADDONS = {"coredns": "kube-system/coredns", "local-path": "kube-system/local-path-provisioner"}
 """Add-ons that run as Deployments; Traefik runs beside the cluster, among the components."""
@@ -66,9 +66,12 @@ def read_components(layout: Layout) -> list[ComponentStatus]:
         found = msgspec.json.decode(layout.status.read_bytes(), type=_SupervisorStatus)
     except (FileNotFoundError, msgspec.DecodeError):
         return []
-    alive = find_supervisor(layout) is not None
+    supervised = find_supervisor(layout)
+    if supervised is None:
+        return [ComponentStatus(name, "dead", 0, one.restarts, one.last_exit) for name, one in found.components.items()]
+    pids = host_pids(supervised.main.pid)
     return [
-        ComponentStatus(name, one.state if alive else "dead", one.pid if alive else 0, one.restarts, one.last_exit)
+        ComponentStatus(name, one.state, pids.get(one.pid, 0), one.restarts, one.last_exit)
         for name, one in found.components.items()
     ]
 
