@@ -98,8 +98,11 @@ class Finder:
         key, fetch = entry_key(recipe), self._fetch(recipe)
         # A Go build keeps all cores busy by itself; a second one beside it would only make both late.
         alone = self._workshop.lock("go-build") if isinstance(recipe, GoBuild) else contextlib.nullcontext()
-        with alone:
-            return self._workshop.obtain(key, recipe.title, fetch)
+        try:
+            with alone:
+                return self._workshop.obtain(key, recipe.title, fetch)
+        except OSError as error:  # no right to write, or no room left
+            raise SourceFailed(f"{error} (the cache is {self._workshop.cache}; VDI_CACHE names another)") from error
 
     def _fetch(self, recipe: Recipe) -> Callable[[Step, Path], None]:
         workshop = self._workshop
@@ -154,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Progress(default_cache(os.environ) / "logs") as progress:
             paths = ensure(names, progress=progress)
-    except BinaryUnavailable as error:
+    except (BinaryUnavailable, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:

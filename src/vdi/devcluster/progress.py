@@ -74,8 +74,11 @@ class Step:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bytes | None = None,
+        expected_lines: int | None = None,
     ) -> None:
         """Run a program to its end, its output in the log and its last line beside the bar.
+
+        With `expected_lines` the bar shows how much of its output the program has written.
 
         The program gets a process group of its own, and the whole group is ended on Ctrl-C. It cannot ask the user
         anything. Raises StepFailed when it cannot be started or ends with another status than 0; Cancelled.
@@ -99,14 +102,16 @@ class Step:
             except OSError as error:
                 raise StepFailed(self.title, f"{words[0]} cannot be started: {error}", self.log_path) from error
             with self._owner.ended_by(functools.partial(_end_group, process)):
-                status = self._follow(process, log, stdin)
+                status = self._follow(process, log, stdin, expected_lines)
         if status != 0:
             self._owner.raise_if_cancelled()
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             raise StepFailed(self.title, f"{Path(words[0]).name} {how}", self.log_path, self._tail(start))
 
-    def _follow(self, process: subprocess.Popen[bytes], log: IO[bytes], stdin: bytes | None) -> int:
-        reader = threading.Thread(target=self._read, args=(process, log), daemon=True)
+    def _follow(
+        self, process: subprocess.Popen[bytes], log: IO[bytes], stdin: bytes | None, expected: int | None
+    ) -> int:
+        reader = threading.Thread(target=self._read, args=(process, log, expected), daemon=True)
         reader.start()
         if stdin is not None and process.stdin is not None:
             with contextlib.suppress(BrokenPipeError), process.stdin:
@@ -119,16 +124,16 @@ class Step:
         reader.join(timeout=_TERMINATE_SECONDS)  # a grandchild that went to the background may hold the pipe open
         return status
 
-    def _read(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    def _read(self, process: subprocess.Popen[bytes], log: IO[bytes], expected: int | None) -> None:
         assert process.stdout is not None  # noqa: S101 - it was asked for
         with contextlib.suppress(ValueError), process.stdout:  # ValueError: the log was closed, nobody listens any more
-            for line in process.stdout:
+            for count, line in enumerate(process.stdout, start=1):
                 log.write(line)
                 log.flush()
                 text = _ESCAPES.sub("", line.decode(errors="replace")).strip()
                 if text:
                     self._note = text
-                    self._owner._show(self, text, None, None)
+                    self._owner._show(self, text, count if expected else None, expected)
 
     def _tail(self, start: int) -> str:
         with self.log_path.open("rb") as log:

@@ -98,12 +98,12 @@ def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path, modules: 
     module = modules / recipe.module
     go = find_toolchain(needed_version((module / "go.mod").read_text()), workshop)
     with workshop.scratch() as scratch:
+        env = build_environment(go, workshop, scratch)
+        step.run([go, "list", "-deps", recipe.package], env=env, cwd=module)  # and downloads what is not there yet
+        packages = sum(" " not in line for line in step.log_path.read_text(errors="replace").splitlines())
         try:
-            step.run(
-                build_command(recipe, go, into / recipe.module),
-                env=build_environment(go, workshop, scratch),
-                cwd=module,
-            )
+            command = build_command(recipe, go, into / recipe.module)
+            step.run(command, env=env, cwd=module, expected_lines=packages)
         except StepFailed as error:
             lines = step.log_path.read_text(errors="replace").splitlines()
             said = [line for line in lines if " " in line.strip()]  # the rest are names of packages that went well

@@ -167,6 +167,14 @@ def raise_no_toolchain(*ignored: object) -> Path:
     raise SourceFailed("no Go toolchain")
 
 
+def test_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path: Path, built: list[str]) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with workshop_in(tmp_path) as (workshop, _), pytest.raises(BinaryUnavailable) as failure:
+        Finder(workshop, {"pause": (BUILD,)}).find("pause")
+    assert f"(the cache is {tmp_path / 'cache'}; VDI_CACHE names another)" in failure.value.reasons[-1]
+    assert built == []
+
+
 def test_command_refuses_an_unknown_name_as_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["kubeadm"])

@@ -36,8 +36,8 @@ def modules(tmp_path: Path) -> Path:
 
 
 def a_go(folder: Path, version: str, build: str = "true") -> Path:
-    """A `go` that says a version, and does `build` for everything else."""
-    return script(folder / "go", f'if [ "$1" = env ]; then echo go{version}; else {build}; fi')
+    """A `go` that says a version, lists two packages, and does `build` for everything else."""
+    return script(folder / "go", f"case $1 in env) echo go{version};; list) echo a; echo hello;; *) {build};; esac")
 
 
 @pytest.mark.timeout(60)  # the first build on a machine compiles Go's runtime

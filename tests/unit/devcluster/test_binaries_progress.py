@@ -130,6 +130,13 @@ def test_bars_on_a_terminal_show_note_and_mark(tmp_path: Path) -> None:
     assert "download tea" in shown.getvalue()
 
 
+def test_bar_counts_the_lines_of_a_program_that_says_how_many_it_writes(tmp_path: Path) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=200, legacy_windows=False)
+    with Progress(tmp_path, terminal) as progress, progress.step("build") as step:
+        step.run(["seq", "3"], expected_lines=4)
+        assert [(task.completed, task.total) for task in progress._bars.tasks] == [(3, 4)]
+
+
 def test_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
     """Ctrl-C as a user presses it: SIGINT to our process only, while a worker thread follows a program."""
     fifo = tmp_path / "running"
