@@ -1,0 +1,226 @@
+"""A small API server on loopback, in a thread of its own, so that commands can run their own event loop against it.
+
+It keeps objects and serves list, get, create, delete and watch; a test scripts the rest (`refuse`, `put`, `drop`).
+"""
+
+import asyncio
+import copy
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+Obj = dict[str, Any]
+
+
+class FakeCluster:
+    """Objects by URL path. Methods may be called from the test's thread."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.objects: dict[str, Obj] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.bodies: list[Obj] = []
+        self.logs: dict[str, str] = {}
+        self._refusals: dict[tuple[str, str], tuple[int, Obj]] = {}
+        self._on_create: list[tuple[float, Obj]] = []
+        self._version = 100
+        self._watches: list[tuple[str, asyncio.Queue[Obj | None]]] = []
+        self._loop = asyncio.new_event_loop()
+
+    def put(self, collection: str, obj: Obj) -> None:
+        """Store an object and tell the watches."""
+        asyncio.run_coroutine_threadsafe(self._put(collection, obj), self._loop).result()
+
+    def drop(self, path: str) -> None:
+        """Remove an object and tell the watches."""
+        asyncio.run_coroutine_threadsafe(self._drop(path), self._loop).result()
+
+    def refuse(self, method: str, path: str, status: int, **answer: Any) -> None:
+        """Answer this request with a failure."""
+        body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, **answer}
+        self._refusals[(method, path)] = (status, body)
+
+    def after_create(self, *statuses: Obj, every: float = 0.02) -> None:
+        """Play the operator: after the next create, give the object these statuses one after the other."""
+        self._on_create = [(every, status) for status in statuses]
+
+    async def _put(self, collection: str, obj: Obj) -> Obj:
+        self._version += 1
+        meta = obj["metadata"]
+        path = f"{collection}/{meta['name']}"
+        kind = "MODIFIED" if path in self.objects else "ADDED"
+        meta["resourceVersion"] = str(self._version)
+        meta.setdefault("uid", f"uid-{self._version}")
+        meta.setdefault("creationTimestamp", "2026-11-20T08:00:00Z")
+        self.objects[path] = obj
+        self._tell(collection, kind, obj)
+        return obj
+
+    async def _drop(self, path: str) -> None:
+        self._version += 1
+        obj = self.objects.pop(path)
+        obj["metadata"]["resourceVersion"] = str(self._version)
+        self._tell(path.rpartition("/")[0], "DELETED", obj)
+
+    def _tell(self, collection: str, kind: str, obj: Obj) -> None:
+        for watched, queue in self._watches:
+            if _covers(watched, collection):
+                queue.put_nowait({"type": kind, "object": copy.deepcopy(obj)})
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        self.requests.append((request.method, path))
+        if refusal := self._refusals.get((request.method, path)):
+            return web.json_response(refusal[1], status=refusal[0])
+        if path.endswith("/log"):
+            return self._log(path)
+        if request.method == "POST":
+            return await self._create(path, await request.json())
+        if request.method == "DELETE":
+            return await self._delete(path)
+        if path in self.objects:
+            return web.json_response(self.objects[path])
+        if request.query.get("watch"):
+            return await self._watch(request)
+        if path.rpartition("/")[2] in _PLURALS:
+            return self._list(request)
+        return self._missing(path)
+
+    def _log(self, path: str) -> web.Response:
+        pod = path.removesuffix("/log")
+        if pod not in self.objects:
+            return self._missing(pod)
+        return web.Response(text=self.logs[pod])
+
+    async def _create(self, collection: str, obj: Obj) -> web.Response:
+        self.bodies.append(copy.deepcopy(obj))
+        name = obj["metadata"]["name"]
+        if f"{collection}/{name}" in self.objects:
+            body = {"kind": "Status", "reason": "AlreadyExists", "code": 409, "message": f"{name} already exists"}
+            return web.json_response(body, status=409)
+        created = await self._put(collection, obj)
+        if self._on_create:
+            asyncio.get_running_loop().create_task(self._play(collection, name))
+        return web.json_response(created, status=201)
+
+    async def _play(self, collection: str, name: str) -> None:
+        for every, status in self._on_create:
+            await asyncio.sleep(every)
+            await self._put(collection, {**self.objects[f"{collection}/{name}"], "status": status})
+
+    async def _delete(self, path: str) -> web.Response:
+        if path not in self.objects:
+            return self._missing(path)
+        await self._drop(path)
+        return web.json_response({"kind": "Status", "status": "Success"})
+
+    def _list(self, request: web.Request) -> web.Response:
+        items = [obj for path, obj in self.objects.items() if _covers(request.path, path.rpartition("/")[0])]
+        if selector := request.query.get("fieldSelector"):
+            items = [obj for obj in items if _selected(obj, selector)]
+        return web.json_response({"kind": "List", "metadata": {"resourceVersion": str(self._version)}, "items": items})
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        queue: asyncio.Queue[Obj | None] = asyncio.Queue()
+        entry = (request.path, queue)
+        self._watches.append(entry)
+        since = int(request.query.get("resourceVersion") or 0)
+        for path, obj in self.objects.items():  # what came between the list and this watch
+            if _covers(request.path, path.rpartition("/")[0]) and int(obj["metadata"]["resourceVersion"]) > since:
+                queue.put_nowait({"type": "MODIFIED", "object": obj})
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        selector = request.query.get("fieldSelector", "")
+        try:
+            while event := await queue.get():
+                if _selected(event["object"], selector):
+                    await response.write(json.dumps(event).encode() + b"\n")
+        except ConnectionError:
+            pass
+        finally:
+            self._watches.remove(entry)
+        return response
+
+    def _missing(self, path: str) -> web.Response:
+        plural, _, name = path.split("/", 3)[-1].rpartition("/")
+        body = {
+            "kind": "Status",
+            "reason": "NotFound",
+            "code": 404,
+            "message": f'{plural.rpartition("/")[2]} "{name}" not found',
+            "details": {"name": name},
+        }
+        return web.json_response(body, status=404)
+
+    async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        ready.set()
+        await stop.wait()
+        for _, queue in self._watches:
+            queue.put_nowait(None)
+        await runner.cleanup()
+
+    @contextmanager
+    def running(self) -> Iterator["FakeCluster"]:
+        """Serve until the context ends."""
+        ready, stop = threading.Event(), asyncio.Event()
+        thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(ready, stop)))
+        thread.start()
+        try:
+            assert ready.wait(5)
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(stop.set)
+            thread.join(5)
+            with suppress(RuntimeError):
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """A kubeconfig for this server."""
+        text = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            "users": [{"name": "tester", "user": {"token": "none"}}],
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "tester"}}],
+            "current-context": "fake",
+        }
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(text))
+        return path
+
+
+_PLURALS = {
+    "vdisessions", "vditemplates", "pods", "services", "secrets", "events", "ingressroutes", "persistentvolumeclaims"
+}  # fmt: skip
+
+
+def _covers(asked: str, collection: str) -> bool:
+    """Whether a list or watch of `asked` includes a collection: the same, or all namespaces of it."""
+    plural = asked.rpartition("/")[2]
+    everywhere = "/namespaces/" not in asked
+    return asked == collection or (everywhere and collection.endswith(f"/{plural}") and "/namespaces/" in collection)
+
+
+def _selected(obj: Obj, selector: str) -> bool:
+    for term in filter(None, selector.split(",")):
+        path, _, wanted = term.partition("=")
+        value: Any = obj
+        for part in path.split("."):
+            value = value.get(part, {}) if isinstance(value, dict) else {}
+        if value != wanted:
+            return False
+    return True

@@ -1,0 +1,136 @@
+"""What goes wrong between the person and the cluster: one line in words, and the exit code that says of which kind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unit.cli.conftest import Vdi
+from unit.cli.fake_cluster import FakeCluster
+from unit.cli.objects import SESSIONS
+from vdi.cli.main import NOUNS
+from vdi.cli.options import Target, program_name
+
+
+def test_an_api_server_that_is_not_there_is_named_with_the_kubeconfig(
+    vdi: Vdi, fake: FakeCluster, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "elsewhere"
+    nowhere.write_text(fake.kubeconfig(tmp_path).read_text().replace(fake.url, "http://127.0.0.1:1"))
+    ran = vdi("session", "ls", "--kubeconfig", str(nowhere))
+    assert ran.code == 3
+    assert "http://127.0.0.1:1" in ran.err
+    assert str(nowhere) in ran.err
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(vdi: Vdi, tmp_path: Path) -> None:
+    ran = vdi("session", "ls", "--kubeconfig", str(tmp_path / "none"))
+    assert ran.code == 3
+    assert str(tmp_path / "none") in ran.err
+
+
+def test_a_context_that_is_not_there_is_named(vdi: Vdi) -> None:
+    ran = vdi("session", "ls", "--context", "production")
+    assert ran.code == 3
+    assert "production" in ran.err
+
+
+def test_a_missing_permission_is_named_with_verb_resource_and_namespace(vdi: Vdi, fake: FakeCluster) -> None:
+    said = (
+        'vdisessions.vdi.kasm.io is forbidden: User "eve" cannot list resource "vdisessions" in API group "vdi.kasm.io"'
+        ' in the namespace "vdi-sessions"'
+    )
+    fake.refuse("GET", SESSIONS, 403, reason="Forbidden", message=said)
+    ran = vdi("session", "ls")
+    assert ran.code == 3
+    assert "eve may not list vdisessions in namespace vdi-sessions" in ran.err
+
+
+def test_a_missing_permission_on_the_whole_cluster_is_named(vdi: Vdi, fake: FakeCluster) -> None:
+    said = (
+        'x is forbidden: User "eve" cannot list resource "vditemplates" in API group "vdi.kasm.io" at the cluster scope'
+    )
+    fake.refuse("GET", "/apis/vdi.kasm.io/v1alpha1/vditemplates", 403, reason="Forbidden", message=said)
+    assert "eve may not list vditemplates in the whole cluster" in vdi("template", "ls").err
+
+
+def test_a_refusal_by_policy_is_told_in_the_server_s_own_words(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.refuse("POST", SESSIONS, 403, reason="Forbidden", message="spec.user must be the requesting user")
+    ran = vdi("session", "create", "-t", "x", "--user", "a@b.cd")
+    assert ran.code == 3
+    assert "spec.user must be the requesting user" in ran.err
+
+
+def test_credentials_that_are_not_accepted_are_named(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.refuse("GET", SESSIONS, 401, reason="Unauthorized", message="Unauthorized")
+    ran = vdi("session", "ls")
+    assert ran.code == 3
+    assert "does not accept the credentials of kubeconfig" in ran.err
+
+
+@pytest.mark.parametrize("words", [["session", "ls"], ["session", "show", "x"], ["session", "rm", "x"]])
+def test_a_cluster_without_our_crds_is_told_how_to_get_them(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
+    for path in (SESSIONS, f"{SESSIONS}/x"):
+        said = "the server could not find the requested resource"
+        fake.refuse("GET", path, 404, reason="NotFound", message=said, details={})
+    ran = vdi(*words)
+    assert ran.code == 3
+    assert "the vdi CRDs are not on this cluster" in ran.err
+    assert "helm upgrade --install vdi" in ran.err
+
+
+def test_an_unexpected_error_is_one_line_and_a_way_to_the_traceback(vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Target, "run", lambda *_: 1 / 0)
+    ran = vdi("session", "ls")
+    assert ran.code == 1
+    assert ran.err.startswith("Error: unexpected ZeroDivisionError: division by zero\n")
+    assert "Traceback" not in ran.err
+    assert "--debug" in ran.err
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_debug_shows_the_traceback(vdi: Vdi, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(Target, "run", lambda *_: 1 / 0)
+    if how == "variable":
+        monkeypatch.setenv("VDI_DEBUG", "1")
+    ran = vdi(*(["--debug"] if how == "flag" else []), "session", "ls")
+    assert "Traceback" in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nonsense"], ["session", "create"], ["session", "ls", "-o", "xml"], ["session", "logs", "x", "--tail", "-1"]],
+)
+def test_wrong_usage_is_exit_code_2(vdi: Vdi, words: list[str]) -> None:
+    assert vdi(*words).code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv0", "name"),
+    [("/usr/bin/vdi", "vdi"), ("/usr/bin/kubectl-vdi", "kubectl vdi"), ("kubectl-vdi.exe", "kubectl vdi"), ("", "vdi")],
+)
+def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) -> None:
+    assert program_name(argv0) == name
+
+
+COMMANDS = [
+    *(["session", verb] for verb in ("create", "ls", "show", "open", "rm", "logs")),
+    *(["template", verb] for verb in ("ls", "show")),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_description_and_an_example(vdi: Vdi, command: list[str]) -> None:
+    ran = vdi(*command, "--help")
+    assert ran.code == 0
+    assert "Examples:" in ran.out
+    assert f"    vdi {' '.join(command)} " in ran.out or f"    vdi {' '.join(command)}\n" in ran.out
+    assert "--namespace" in ran.out
+
+
+def test_the_root_s_help_names_every_noun_and_loads_none_of_them() -> None:
+    code = "import sys; from vdi.cli.main import main; main(['--help']); print('aiohttp' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"  {noun} " in ended.stdout for noun in NOUNS)
+    assert ended.stdout.splitlines()[-1] == "False"

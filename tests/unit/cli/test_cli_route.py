@@ -1,0 +1,50 @@
+"""Whether the URL answers: what the answers mean, and where `*.localhost` is."""
+
+import pytest
+from aiohttp import web
+
+from vdi.cli import route
+from vdi.cli.route import LocalhostResolver, judge, until_ready
+
+
+@pytest.mark.parametrize(
+    ("status", "ready"), [(200, True), (302, True), (401, True), (404, False), (500, False), (502, False), (503, False)]
+)
+def test_the_proxy_s_own_answers_are_not_the_desktop_s(status: int, ready: bool) -> None:
+    answer = judge(status)
+    assert (answer.reached, answer.ready) == (True, ready)
+
+
+async def test_localhost_names_are_this_machine() -> None:
+    resolver = LocalhostResolver()
+    (found,) = await resolver.resolve("alice.vdi.localhost", 443)
+    assert (found["host"], found["port"]) == ("127.0.0.1", 443)
+    await resolver.close()
+
+
+async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "_POLL_SECONDS", 0.0)
+    statuses = iter([404, 502, 401])
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=next(statuses))
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    try:
+        found = await until_ready(f"http://alice.vdi.localhost:{port}", 5.0)
+    finally:
+        await runner.cleanup()
+    assert (found.ready, found.text) == (True, "answers, and asks for the password")
+    assert list(statuses) == []
+
+
+async def test_a_host_that_nobody_serves_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "_UNREACHABLE_AFTER_SECONDS", 0.0)
+    answer = await until_ready("http://alice.vdi.localhost:1", 60.0)
+    assert (answer.reached, answer.ready) == (False, False)
+    assert "cannot be reached from this machine" in answer.text

@@ -1,0 +1,369 @@
+"""The session commands against a fake cluster: what they send, print and return."""
+
+import json
+import webbrowser
+from datetime import UTC, datetime
+
+import pytest
+
+from unit.cli.conftest import Vdi
+from unit.cli.fake_cluster import FakeCluster
+from unit.cli.objects import (
+    CORE,
+    EVENTS,
+    SESSIONS,
+    TEMPLATES,
+    a_pod,
+    a_secret,
+    a_session,
+    a_template,
+    conditions,
+    running,
+)
+
+NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("vdi.cli.session", "vdi.cli.live", "vdi.cli.template"):
+        __import__(module)
+        monkeypatch.setattr(f"{module}.now_utc", lambda: NOW)
+
+
+# create
+
+
+def test_create_sends_what_was_typed_and_nothing_more(vdi: Vdi, fake: FakeCluster) -> None:
+    ran = vdi("session", "create", "--template", "ubuntu-desktop", "--user", "alice@example.com")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "session alice-ubuntu-desktop created; see vdi session show alice-ubuntu-desktop\n"
+    assert fake.bodies[0]["spec"] == {"user": "alice@example.com", "template": "ubuntu-desktop"}
+
+
+def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template("cad"))
+    words = "session create big -t cad --user a@b.cd --gpu 2 --memory 16Gi --cpu 4 --timeout 4h --hostname alice"
+    assert vdi(*words.split(), "--home-size", "20Gi", "--delete-home", "-o", "json").code == 0
+    assert fake.bodies[0]["metadata"] == {"name": "big", "namespace": "vdi-sessions"}
+    assert fake.bodies[0]["spec"] == {
+        "user": "a@b.cd",
+        "template": "cad",
+        "resources": {"gpu": 2, "memory": "16Gi", "cpu": "4"},
+        "persistence": {"size": "20Gi", "retain": False},
+        "hostname": "alice",
+        "timeout": "4h",
+    }
+
+
+def test_naming_one_resource_does_not_change_the_others_behind_one_s_back(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template())
+    vdi("session", "create", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--cpu", "4")
+    assert fake.bodies[0]["spec"]["resources"] == {"gpu": 1, "memory": "8Gi", "cpu": "4"}
+
+
+def test_create_without_a_user_says_how_to_give_one(vdi: Vdi) -> None:
+    ran = vdi("session", "create", "-t", "ubuntu-desktop")
+    assert ran.code == 2
+    assert "--user alice@example.com" in ran.err
+    assert "VDI_USER" in ran.err
+
+
+def test_create_takes_the_user_from_the_environment(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VDI_USER", "bob@example.com")
+    assert vdi("session", "create", "-t", "x").code == 0
+    assert fake.bodies[0]["spec"]["user"] == "bob@example.com"
+
+
+def test_a_name_that_is_taken_is_told_with_its_owner(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    ran = vdi("session", "create", "alice-desktop", "-t", "x", "--user", "bob@example.com")
+    assert ran.code == 1
+    assert "exists already" in ran.err
+    assert "alice@example.com, template ubuntu-desktop, Running" in ran.err
+
+
+def test_what_the_api_server_refuses_is_told_field_by_field(vdi: Vdi, fake: FakeCluster) -> None:
+    causes = [
+        {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
+        {"field": "spec.timeout", "reason": "FieldValueInvalid", "message": "'8 hours' is not a duration"},
+    ]
+    fake.refuse("POST", SESSIONS, 422, reason="Invalid", message="is invalid", details={"name": "x", "causes": causes})
+    ran = vdi("session", "create", "-t", "x", "--user", "alice")
+    assert ran.code == 2
+    assert "  spec.user: 'alice' is not an e-mail address\n  spec.timeout: '8 hours' is not a duration" in ran.err
+
+
+# create --wait
+
+URL_NOBODY_ANSWERS = "https://alice-desktop.vdi.localhost:1"
+
+
+def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+    fake.after_create(
+        {"phase": "Pending", "conditions": conditions(TemplateFound=True)},
+        {"phase": "Creating", "message": "The image is being pulled.", "conditions": conditions(TemplateFound=True)},
+        running(url=URL_NOBODY_ANSWERS),
+    )
+    ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait", "-o", "json")
+    assert ran.code == 0, ran.err
+    stages = [line.rpartition(" ")[0] for line in ran.err.splitlines() if line.startswith("✓")]
+    assert stages == [
+        "✓ the operator has taken it up",
+        "✓ template ubuntu-desktop found",
+        "✓ within the template's limits",
+        "✓ home volume bound",
+        "✓ pod placed on node node-1",
+        "✓ desktop started",
+        "✓ session Running",
+    ]
+    assert "The image is being pulled." in ran.err
+    assert "cannot be reached from this machine" in ran.err
+    assert "Running after" in ran.err
+    assert json.loads(ran.out)["status"]["phase"] == "Running"
+
+
+def test_wait_ends_with_the_reason_when_the_session_fails(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.after_create({"phase": "Failed", "message": "The desktop used more memory than it may have."})
+    ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait")
+    assert ran.code == 1
+    assert "session s does not start: The desktop used more memory than it may have." in ran.err
+    assert "vdi session rm s" in ran.err
+
+
+def test_wait_gives_up_in_words_when_no_operator_answers(vdi: Vdi) -> None:
+    ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "1s")
+    assert ran.code == 1
+    assert "session s is not Running after 1s: no operator has taken the session up yet" in ran.err
+
+
+def test_a_wait_that_is_no_duration_is_refused_before_anything_is_made(vdi: Vdi, fake: FakeCluster) -> None:
+    ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "5 minutes")
+    assert ran.code == 2
+    assert "--timeout-wait: '5 minutes'" in ran.err
+    assert fake.bodies == []
+
+
+# ls
+
+
+def test_ls_lists_oldest_first(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session("b", status=running(url="https://b.example.com")))
+    older = a_session("a")
+    older["metadata"]["creationTimestamp"] = "2026-11-20T07:00:00Z"
+    fake.put(SESSIONS, older)
+    ran = vdi("session", "ls")
+    assert ran.out.splitlines() == [
+        "NAME   USER                TEMPLATE         PHASE     AGE    URL",
+        "a      alice@example.com   ubuntu-desktop   -         1h5m   -",
+        "b      alice@example.com   ubuntu-desktop   Running   5m     https://b.example.com",
+    ]
+
+
+def test_ls_wide_of_all_namespaces(vdi: Vdi, fake: FakeCluster) -> None:
+    there = SESSIONS.replace("vdi-sessions", "elsewhere")
+    fake.put(there, a_session(namespace="elsewhere", status=running(message="Soon over.")))
+    header, row = vdi("session", "ls", "-A", "-o", "wide").out.splitlines()
+    assert header.split("   ")[0] == "NAMESPACE"
+    assert row.startswith("elsewhere")
+    assert row.endswith("node-1   7h55m        Soon over.")
+
+
+def test_ls_of_one_user_as_names(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session("a"))
+    fake.put(SESSIONS, a_session("b", user="bob@example.com"))
+    assert vdi("session", "ls", "--user", "bob@example.com", "-o", "name").out == "vdisession/b\n"
+
+
+def test_ls_json_is_the_objects_themselves(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running(notInOurStruct={"kept": True})))
+    (item,) = json.loads(vdi("session", "ls", "-o", "json").out)["items"]
+    assert item["status"]["notInOurStruct"] == {"kept": True}
+
+
+def test_an_empty_list_is_said_on_stderr_and_prints_no_header(vdi: Vdi) -> None:
+    ran = vdi("session", "ls", "-n", "empty")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no sessions in namespace empty\n")
+
+
+def test_watching_as_json_is_refused(vdi: Vdi) -> None:
+    assert vdi("session", "ls", "--watch", "-o", "json").code == 2
+
+
+# show
+
+
+def test_show_tells_all(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running(conditions=conditions(PodReady="Pulling."), phase="Creating")))
+    fake.put(f"{CORE}/pods", a_pod(ready=False, restarts=2))
+    note = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available."
+    event = {
+        "metadata": {"name": "e1"},
+        "regarding": {"kind": "Pod", "name": "alice-desktop"},
+        "reason": "FailedScheduling",
+        "note": note,
+        "deprecatedLastTimestamp": "2026-11-20T08:04:00Z",
+        "deprecatedCount": 3,
+    }
+    fake.put(EVENTS, event)
+    ran = vdi("session", "show", "alice-desktop")
+    assert ran.code == 0, ran.err
+    assert "Session:   vdi-sessions/alice-desktop" in ran.out
+    assert "Expires:   2026-11-20T16:00:01Z (in 7h55m; timeout 8h)" in ran.out
+    assert "PodReady   False    Waiting   4m55s   Pulling." in ran.out
+    assert "Pod                     alice-desktop" in ran.out
+    assert "Running, not ready, restarted 2 times" in ran.out
+    assert "Service                 alice-desktop" in ran.out
+    assert "missing" in ran.out
+    assert "1m ago   Pod     There is no room on the one node: 1 without a free GPU (nvidia.com/gpu). (x3)" in ran.out
+
+
+def test_show_says_what_may_not_be_read(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.refuse("GET", f"{CORE}/secrets/alice-desktop-auth", 403, reason="Forbidden", message="secrets is forbidden")
+    fake.refuse("GET", EVENTS, 403, reason="Forbidden", message="events is forbidden")
+    ran = vdi("session", "show", "alice-desktop")
+    assert ran.code == 0
+    assert "Could not look at Secret alice-desktop-auth: secrets is forbidden" in ran.out
+    assert "Could not look at the events: events is forbidden" in ran.out
+
+
+def test_show_of_nothing_says_where_it_looked(vdi: Vdi) -> None:
+    ran = vdi("session", "show", "nobody", "-n", "team-a")
+    assert (ran.code, ran.err) == (1, "Error: there is no session nobody in namespace team-a\n")
+
+
+def test_show_yaml_is_the_object(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session())
+    assert vdi("session", "show", "alice-desktop", "-o", "yaml").out.startswith("apiVersion: vdi.kasm.io/v1alpha1\n")
+
+
+# open
+
+
+def test_open_prints_what_the_browser_will_ask_for(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/secrets", a_secret())
+    ran = vdi("session", "open", "alice-desktop", "--print")
+    assert ran.out == f"URL:      {URL_NOBODY_ANSWERS}\nUser:     user\nPassword: s3cret\n"
+
+
+def test_open_never_hands_the_password_to_the_browser(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/secrets", a_secret())
+    opened: list[str] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    assert vdi("session", "open", "alice-desktop").code == 0
+    assert opened == [URL_NOBODY_ANSWERS]
+
+
+def test_open_without_a_screen_says_so(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/secrets", a_secret())
+    assert "no graphical browser here" in vdi("session", "open", "alice-desktop").err
+
+
+def test_a_session_that_does_not_run_cannot_be_opened(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status={"phase": "Creating", "message": "The image is being pulled."}))
+    ran = vdi("session", "open", "alice-desktop")
+    assert ran.code == 1
+    assert "is Creating, so there is nothing to open: The image is being pulled." in ran.err
+
+
+# rm
+
+
+def test_rm_removes_and_keeps_the_home(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session())
+    ran = vdi("session", "rm", "alice-desktop")
+    assert (ran.code, ran.out) == (0, "session alice-desktop is being removed\n")
+    assert [path for method, path in fake.requests if method == "DELETE"] == [f"{SESSIONS}/alice-desktop"]
+
+
+def test_rm_waits_until_it_is_gone(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session())
+    assert vdi("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop is gone after ")
+
+
+def test_rm_of_several_removes_those_that_are_there_and_fails(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session())
+    ran = vdi("session", "rm", "nobody", "alice-desktop")
+    assert ran.code == 1
+    assert "there is no session nobody" in ran.err
+    assert f"{SESSIONS}/alice-desktop" not in fake.objects
+
+
+@pytest.mark.parametrize("words", [["--delete-home"], []])
+def test_rm_deletes_no_files_unasked(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
+    fake.put(SESSIONS, a_session(persistence={"retain": bool(words)}))
+    for claim in ("alice-desktop-home", home_of_alice()):
+        fake.put(f"{CORE}/persistentvolumeclaims", {"metadata": {"name": claim}})
+    ran = vdi("session", "rm", "alice-desktop", *words)
+    assert ran.code == 2
+    assert "say --yes" in ran.err
+    assert not [path for method, path in fake.requests if method == "DELETE"]
+
+
+def home_of_alice() -> str:
+    from vdi.session.naming import home_claim_name
+
+    return home_claim_name(
+        session_name="alice-desktop", user="alice@example.com", template="ubuntu-desktop", retain=True
+    )
+
+
+def test_rm_deletes_the_home_when_told_so(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session())
+    fake.put(f"{CORE}/persistentvolumeclaims", {"metadata": {"name": home_of_alice()}})
+    assert vdi("session", "rm", "alice-desktop", "--delete-home", "--yes").code == 0
+    assert fake.objects == {}
+
+
+def test_rm_keeps_a_home_that_another_session_has(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session())
+    fake.put(SESSIONS, a_session("second"))
+    ran = vdi("session", "rm", "alice-desktop", "--delete-home", "--yes")
+    assert ran.code == 1
+    assert "shares its home with session second" in ran.err
+    assert len(fake.objects) == 2
+
+
+# logs
+
+
+def test_logs_prints_the_desktop_s_log(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/pods", a_pod())
+    fake.logs[f"{CORE}/pods/alice-desktop"] = "one\ntwo\n"
+    assert vdi("session", "logs", "alice-desktop").out == "one\ntwo\n"
+
+
+def test_logs_of_a_session_without_pod_say_why(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status={"phase": "Pending", "message": "There is no template 'x'."}))
+    ran = vdi("session", "logs", "alice-desktop")
+    assert ran.code == 1
+    assert "session alice-desktop (Pending) has no pod, so there is no log: There is no template 'x'." in ran.err
+
+
+# templates
+
+
+def test_templates_are_listed_and_shown(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template())
+    assert vdi("template", "ls").out.splitlines() == [
+        "NAME             DISPLAY NAME   GPU   MEMORY   CPU   AGE",
+        "ubuntu-desktop   Ubuntu         1     8Gi      2     5m",
+    ]
+    assert "Image:     localhost/vdi/desktop:dev" in vdi("template", "show", "ubuntu-desktop").out
+
+
+def test_a_template_that_is_missing_is_told_with_those_that_are_there(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template("cad"))
+    ran = vdi("template", "show", "cat")
+    assert (ran.code, ran.err) == (1, "Error: there is no template cat; on this cluster there are: cad\n")

@@ -1,0 +1,86 @@
+"""The page of `show`, and the words for a session's state."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from unit.cli.objects import a_session, running
+from vdi.api.session import VDISession
+from vdi.cli.session_view import Page, expires_in, page_lines, phase, watch_line
+
+NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
+
+
+def session(**parts: Any) -> VDISession:
+    return msgspec.convert(a_session(**parts), VDISession)
+
+
+def test_a_page_of_a_running_session() -> None:
+    assert "\n".join(page_lines(Page(session(status=running(templateRevision="3"))), NOW)) == (
+        "Session:   vdi-sessions/alice-desktop\n"
+        "User:      alice@example.com\n"
+        "Template:  ubuntu-desktop (revision 3)\n"
+        "Phase:     Running\n"
+        "URL:       https://alice-desktop.vdi.localhost:1\n"
+        "Resources: the template's\n"
+        "Home:      as the template says, kept when the session goes\n"
+        "Created:   2026-11-20T08:00:00Z (5m ago)\n"
+        "Started:   2026-11-20T08:00:01Z (4m59s ago, ready after 8s)\n"
+        "Expires:   2026-11-20T16:00:01Z (in 7h55m; timeout 8h)\n"
+        "Node:      node-1\n"
+        "Pod:       alice-desktop\n"
+        "\n"
+        "Conditions\n"
+        "  TYPE            STATUS   REASON          SINCE   MESSAGE\n"
+        "  TemplateFound   True     TemplateFound   4m55s   -\n"
+        "  Admitted        True     Admitted        4m55s   -\n"
+        "  HomeBound       True     HomeBound       4m55s   -\n"
+        "  PodReady        True     PodReady        4m55s   -\n"
+        "  RouteReady      True     RouteReady      4m55s   -"
+    )
+
+
+def test_a_session_that_nobody_has_taken_up_asks_for_the_operator() -> None:
+    assert "the operator has not taken the session up" in page_lines(Page(session()), NOW)[-1]
+
+
+@pytest.mark.parametrize(
+    ("persistence", "words"),
+    [
+        ({"enabled": False}, "none: files are gone with the session"),
+        ({"retain": False}, "size of the template, deleted with the session"),
+        ({"size": "20Gi"}, "20Gi, kept when the session goes"),
+    ],
+)
+def test_the_home_in_words(persistence: dict[str, Any], words: str) -> None:
+    assert f"Home:      {words}" in page_lines(Page(session(persistence=persistence)), NOW)
+
+
+def test_an_explanation_that_the_status_gives_already_is_not_repeated() -> None:
+    page = Page(session(status=running(message="Same.")), explanation="Same.")
+    assert not [line for line in page_lines(page, NOW) if line.startswith("Why:")]
+
+
+def test_an_explanation_of_its_own_is_shown() -> None:
+    assert "Why:       Because." in page_lines(Page(session(), explanation="Because."), NOW)
+
+
+@pytest.mark.parametrize(
+    ("end", "left"), [("", "-"), ("2026-11-20T08:05:00Z", "over"), ("2026-11-20T08:35:00Z", "30m")]
+)
+def test_the_time_that_is_left(end: str, left: str) -> None:
+    assert expires_in(session(status={"expiresAt": end}), NOW) == left
+
+
+def test_a_session_that_is_being_deleted_is_terminating_whatever_its_status_says() -> None:
+    leaving = session(status=running())
+    leaving.metadata.deletion_timestamp = "2026-11-20T08:04:00Z"
+    assert phase(leaving) == "Terminating"
+
+
+def test_a_change_in_one_line() -> None:
+    creating = session(status={"phase": "Creating", "message": "Pulling."})
+    assert watch_line(creating, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  Creating  Pulling."
+    assert watch_line(None, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  deleted"
