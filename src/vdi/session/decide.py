@@ -38,7 +38,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`desktop`: what to build (None: there is a pod, or there may be none); `problem`: why there may be none."""
+    """`desktop`: what to build or complete (None: cannot be known, or may not be); `problem`: why it may not be."""
 
     desktop: Desktop | None = None
     problem: Problem | None = None
@@ -66,11 +66,9 @@ def find_holder(claimants: Iterable[Claimant]) -> Claimant | None:
 def decide(observed: Observed, policy: Policy) -> Verdict:
     """The verdict on a session that is not being deleted."""
     session, template = observed.session, observed.template
+    resolved = resolve(session, template, policy) if template else _template_missing(session.spec.template)
     if observed.pod:
-        return Verdict()
-    if template is None:
-        return Verdict(problem=_template_missing(session.spec.template))
-    resolved = resolve(session, template, policy)
+        return Verdict(desktop=resolved if isinstance(resolved, Desktop) else None)
     if isinstance(resolved, Problem):
         return Verdict(problem=resolved)
     if observed.host_holder:

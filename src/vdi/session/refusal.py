@@ -38,5 +38,11 @@ def name_taken(kind: str, name: str) -> Problem:
     return Problem(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_a_person=True)
 
 
+def leftover(kind: str, name: str) -> Problem:
+    """A child of an earlier session of the same name, which the garbage collector is about to remove."""
+    words = f"Waiting until the {kind} {name!r} of an earlier session of this name is gone."
+    return Problem(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
+
+
 def _without_preamble(message: str) -> str:
     return re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip())

@@ -1,0 +1,1 @@
+"""One module per kind that is reconciled."""

@@ -1,0 +1,142 @@
+"""Makes what is missing and repairs what has drifted: all children of a session, side by side."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vdi.kube.errors import ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
+from vdi.kube.transport import Client
+from vdi.operator.caches import Caches, label_of
+from vdi.operator.children import Children, ForeignObjectError
+from vdi.operator.kinds import ROUTES
+from vdi.operator.reservations import Reservations
+from vdi.session.children.home import build_home
+from vdi.session.children.identity import Identity
+from vdi.session.children.pod import build_pod
+from vdi.session.children.route import build_route
+from vdi.session.children.secret import build_secret
+from vdi.session.children.service import build_service
+from vdi.session.decide import Observed, Verdict
+from vdi.session.effective import Desktop, Home, Problem
+from vdi.session.observed import Claim, Pod, Route, Secret, Service
+from vdi.session.policy import Policy
+from vdi.session.refusal import explain_refusal, leftover, name_taken
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What came of it."""
+
+    observed: Observed
+    """With the children as they are now."""
+    problem: Problem | None = None
+    """Why not all children are there, in words."""
+    refused: bool = False
+    """The problem is the API server's refusal of a child, or a stranger's object in its place."""
+    failure: Exception | None = None
+    """Trouble that a later try may not have: to be raised when the status has been written."""
+
+
+class Builder:
+    """Turns a verdict into objects."""
+
+    def __init__(
+        self,
+        client: Client,
+        caches: Caches,
+        reservations: Reservations,
+        policy: Policy,
+        new_password: Callable[[], str],
+    ) -> None:
+        self._reservations = reservations
+        self._policy = policy
+        self._new_password = new_password
+        self.pods = Children(client, PODS, Pod, caches.pods, repair=False)
+        self._homes = Children(client, CLAIMS, Claim, caches.claims, repair=False)
+        self._secrets = Children(client, SECRETS, Secret, caches.secrets, repair=False)
+        self._services = Children(client, SERVICES, Service, caches.services, repair=True)
+        self._routes = Children(client, ROUTES, Route, caches.routes, repair=True)
+
+    async def build(self, observed: Observed, verdict: Verdict) -> Built:
+        """Send what is missing or has drifted. A session that may not start gets nothing."""
+        if verdict.problem:
+            return Built(observed, verdict.problem)
+        session = observed.session
+        identity = Identity.of(session)
+        work = self._work(observed, verdict.desktop, identity)
+        answers = await asyncio.gather(*work.values(), return_exceptions=True)
+        made: dict[str, Any] = {}
+        failures: list[BaseException] = []
+        for name, answer in zip(work, answers, strict=True):
+            if isinstance(answer, BaseException):
+                failures.append(answer)
+            else:
+                made[name] = answer
+        if not any(_is_uncertain(failure) for failure in failures):
+            self._reservations.release(session.metadata.uid)
+        return _sum_up(replace(observed, **made), failures)
+
+    def _work(
+        self, observed: Observed, desktop: Desktop | None, identity: Identity
+    ) -> dict[str, Coroutine[Any, Any, Any]]:
+        """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
+        uid = observed.session.metadata.uid
+        host = self._policy.host(label_of(observed.session))
+        work: dict[str, Coroutine[Any, Any, Any]] = {}
+        if observed.secret is None:
+            work["secret"] = self._secrets.ensure(build_secret(identity=identity, password=self._new_password()))
+        work["service"] = self._services.ensure(build_service(identity=identity))
+        if observed.host_holder is None and self._reservations.take(host, uid):
+            work["route"] = self._routes.ensure(build_route(identity=identity, host=host, policy=self._policy))
+        home = desktop.home if desktop else None
+        is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
+        if home and is_its_home and (observed.home is None or observed.pod is None):
+            work["home"] = self._homes.ensure(build_home(identity=identity, home=home))
+        if desktop and observed.pod is None and (home is None or self._may_mount(home, uid)):
+            work["pod"] = self.pods.ensure(build_pod(identity=identity, desktop=desktop))
+        return work
+
+    def _may_mount(self, home: Home, uid: str) -> bool:
+        """A shared home is reserved until the pod that mounts it is in the caches."""
+        return not home.retain or self._reservations.take(home.claim, uid)
+
+
+def _sum_up(observed: Observed, failures: list[BaseException]) -> Built:
+    problem: Problem | None = None
+    trouble: Exception | None = None
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            raise failure
+        explained = _explain(failure, observed.session.metadata.name)
+        problem = problem or explained
+        trouble = trouble or (failure if explained is None else None)
+    return Built(observed, problem, problem is not None, trouble)
+
+
+def _explain(failure: Exception, session_name: str) -> Problem | None:
+    """A refusal in words; None when it is no refusal but trouble (no answer, a conflict, a fault of ours)."""
+    if isinstance(failure, ForeignObjectError):
+        if failure.owner == session_name:
+            return leftover(failure.kind, failure.name)
+        return name_taken(failure.kind, failure.name)
+    if isinstance(failure, NotFound) and failure.api_missing:
+        return explain_refusal(_kind_in(failure), failure.message, kind_missing=True)
+    if isinstance(failure, Forbidden | Invalid):
+        return explain_refusal(_kind_in(failure), failure.message)
+    return None
+
+
+_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES)}
+
+
+def _kind_in(failure: ApiError) -> str:
+    """The kind that a request was about, from its path."""
+    return next((_KINDS[part] for part in failure.request.split("/") if part in _KINDS), "child")
+
+
+def _is_uncertain(failure: BaseException) -> bool:
+    """Whether the object may have been made all the same: the answer was lost."""
+    refused = isinstance(failure, ApiError) and failure.status < 500 and not isinstance(failure, Conflict)
+    return isinstance(failure, KubeError) and not refused

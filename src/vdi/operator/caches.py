@@ -1,0 +1,86 @@
+"""What the operator knows of the cluster: one store and one reflector per kind, all of the sessions' namespace.
+
+Only templates are cluster-scoped. Indices are from the object alone, so that a store can keep them up by itself.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.kube.clock import Clock
+from vdi.kube.ownership import MarkReader
+from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.kube.watch import Reflector
+from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.session.children.identity import MANAGED_BY
+from vdi.session.naming import home_claim_name, host_label
+from vdi.session.observed import APPLIED_HASH, Claim, Event, Pod, Route, Secret, Service
+
+BY_TEMPLATE = "template"
+BY_HOME = "home"
+BY_HOST = "host"
+BY_SUBJECT = "subject"
+
+
+class Caches:
+    """Stores and reflectors. Stores live as long as the process and are rebuilt from the API at start."""
+
+    def __init__(self, client: Client, namespace: str, clock: Clock) -> None:
+        marks = MarkReader(client.field_manager, APPLIED_HASH)
+        self.sessions: Store[VDISession] = Store()
+        self.templates: Store[VDITemplate] = Store()
+        self.pods: Store[Pod] = Store(marks)
+        self.claims: Store[Claim] = Store()
+        self.secrets: Store[Secret] = Store()
+        self.services: Store[Service] = Store(marks)
+        self.routes: Store[Route] = Store(marks)
+        self.events: Store[Event] = Store()
+
+        self.sessions.add_index(BY_TEMPLATE, lambda session: [session.spec.template])
+        self.sessions.add_index(BY_HOME, lambda session: [shared_home(session)])
+        self.sessions.add_index(BY_HOST, lambda session: [label_of(session)])
+        self.pods.add_index(BY_HOME, lambda pod: [pod.home_claim] if pod.home_claim else [])
+        self.routes.add_index(BY_HOST, lambda route: [route.host])
+        self.events.add_index(BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)])
+
+        # Children are told from other objects by their label; of Events only the warnings explain anything.
+        ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+        here: dict[str, Any] = {"namespace": namespace, "clock": clock}
+        mine = {**here, "label_selector": ours}
+        self.reflectors: tuple[Reflector[Any], ...] = (
+            Reflector(client, SESSIONS, VDISession, self.sessions, **here),
+            Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
+            Reflector(client, PODS, Pod, self.pods, **mine),
+            Reflector(client, CLAIMS, Claim, self.claims, **mine),
+            Reflector(client, SECRETS, Secret, self.secrets, **mine),
+            Reflector(client, SERVICES, Service, self.services, **mine),
+            Reflector(client, ROUTES, Route, self.routes, **mine),
+            Reflector(client, EVENTS, Event, self.events, **here, field_selector="type=Warning"),
+        )
+
+    @property
+    def synced(self) -> bool:
+        """Whether every store has had a complete list."""
+        return all(reflector.synced for reflector in self.reflectors)
+
+    def troubles(self) -> Iterator[str]:
+        """One line per kind that cannot be watched, with the API server's reason."""
+        for reflector in self.reflectors:
+            if reflector.last_error is not None:
+                yield f"{reflector.resource.plural}: {reflector.last_error}"
+            elif not reflector.synced:
+                yield f"{reflector.resource.plural}: the first list is not complete yet"
+
+
+def shared_home(session: VDISession) -> str:
+    """The claim that this session shares with others of its user and template (whether or not it uses one)."""
+    meta, spec = session.metadata, session.spec
+    return home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=True)
+
+
+def label_of(session: VDISession) -> str:
+    """The host label that this session asks for."""
+    return host_label(session.metadata.name, session.spec.hostname)

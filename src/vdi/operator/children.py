@@ -1,0 +1,114 @@
+"""Makes and repairs the children of one kind, and never touches an object that is not the session's."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, cast
+
+import msgspec
+
+from vdi.api.meta import OwnerReference
+from vdi.kube import wire
+from vdi.kube.apply import Applier
+from vdi.kube.errors import AlreadyExists
+from vdi.kube.meta import HasMetadata, T
+from vdi.kube.ownership import hash_of
+from vdi.kube.resource import Resource
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+
+
+class ForeignObjectError(Exception):
+    """Raised when an object of the child's name exists and belongs to somebody else."""
+
+    def __init__(self, kind: str, name: str, owner: str | None) -> None:
+        self.kind = kind
+        self.name = name
+        self.owner = owner
+        """Name of the session that it belongs to, if it is one's."""
+        super().__init__(f"{kind} {name!r} belongs to {owner or 'somebody else'}")
+
+
+class Children(Generic[T]):
+    """The children of one kind. With `repair`, drift is put right; without, an object is made once and left as it is.
+
+    Pods, homes and Secrets are made once: their specs cannot be changed, or must not be under a running desktop.
+    """
+
+    def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T], *, repair: bool) -> None:
+        self.resource = resource
+        self.store = store
+        self._client = client
+        self._into = into
+        self._repair = repair
+        self._applier = Applier(client, resource, into, store) if store.marks is not None else None
+
+    def owned(self, namespace: str, name: str, uid: str) -> T | None:
+        """The child of that name, if it belongs to the session with this uid."""
+        present = self.store.get(namespace, name)
+        return present if present is not None and owner_uid(present) == uid else None
+
+    async def ensure(self, wanted: Mapping[str, Any]) -> T:
+        """Make the object if it is missing, repair it if that is this kind's way; returns it as it then is.
+
+        Raises ForeignObjectError, ApiError, ConnectionFailed.
+        """
+        metadata = wanted["metadata"]
+        present = self.store.get(metadata["namespace"], metadata["name"])
+        if present is None:
+            present = await self._create(wanted)
+        self._refuse_foreign(present, metadata)
+        return await self._applier.ensure(wanted) if self._repair and self._applier else present
+
+    async def delete(self, present: T) -> bool:
+        """Delete this incarnation; True when it is gone, False while it is terminating."""
+        if self._applier is None:
+            raise TypeError(f"{self.resource.plural} are not ours to delete: the garbage collector does that")
+        return await self._applier.delete(present)
+
+    async def _create(self, wanted: Mapping[str, Any]) -> T:
+        metadata = wanted["metadata"]
+        body: Mapping[str, Any] = wanted
+        if self.store.marks is not None:
+            annotations = {**metadata.get("annotations", {}), self.store.marks.annotation: hash_of(wanted)}
+            body = {**wanted, "metadata": {**metadata, "annotations": annotations}}
+        try:
+            answer = await self._client.create(self.resource, body, namespace=metadata["namespace"], into=msgspec.Raw)
+        except AlreadyExists:
+            # Our own POST whose answer was lost, a store that lags, a stripped label, or somebody else's object.
+            return await self._adopt(metadata)
+        return self._take(answer)
+
+    async def _adopt(self, metadata: Mapping[str, Any]) -> T:
+        name, namespace = metadata["name"], metadata["namespace"]
+        answer = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
+        live = wire.decode(answer, self._into, self.resource.kind)
+        self._refuse_foreign(live, metadata)
+        # Without our labels the object would be invisible to us; by its owner or its name it is ours.
+        patch = {"metadata": {"labels": metadata["labels"], "uid": live.metadata.uid}}
+        answer = await self._client.patch(self.resource, name, patch, namespace=namespace, into=msgspec.Raw)
+        return self._take(answer)
+
+    def _take(self, answer: msgspec.Raw) -> T:
+        obj = wire.decode(answer, self._into, self.resource.kind)
+        self.store.remember(obj, self.store.marks.read(answer) if self.store.marks is not None else None)
+        return obj
+
+    def _refuse_foreign(self, present: T, metadata: Mapping[str, Any]) -> None:
+        wanted_owners = metadata.get("ownerReferences")
+        owner = session_of(present)
+        if wanted_owners is None and owner is None:
+            return  # a shared home belongs to its user and template, which its name says
+        if wanted_owners and owner and owner.uid == wanted_owners[0]["uid"]:
+            return
+        raise ForeignObjectError(self.resource.kind, metadata["name"], owner.name if owner else None)
+
+
+def session_of(obj: HasMetadata) -> OwnerReference | None:
+    """The session that owns this object, as its ownerReference names it."""
+    owners = cast("tuple[OwnerReference, ...]", obj.metadata.owner_references)
+    return next((owner for owner in owners if owner.kind == "VDISession"), None)
+
+
+def owner_uid(obj: HasMetadata) -> str | None:
+    """The uid of the session that owns this object."""
+    owner = session_of(obj)
+    return owner.uid if owner else None

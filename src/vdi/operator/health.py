@@ -1,0 +1,59 @@
+"""/healthz, /readyz and /metrics, which tell the truth: ready means that the operator sees the cluster as it is now."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from vdi.kube.clock import Clock
+from vdi.operator.caches import Caches
+from vdi.operator.metrics import Metrics
+
+STALE = 150.0
+"""Seconds without a word from the API server (it sends a bookmark a minute) after which a cache is not believed."""
+
+
+class Health:
+    """Answers probes and Prometheus."""
+
+    def __init__(self, caches: Caches, metrics: Metrics, clock: Clock) -> None:
+        self._caches = caches
+        self._metrics = metrics
+        self._clock = clock
+
+    def troubles(self) -> Iterator[str]:
+        """Why the operator is not ready, one line each; none when it is."""
+        yield from self._caches.troubles()
+        for reflector in self._caches.reflectors:
+            contact = reflector.last_contact
+            if contact is not None and (silence := self._clock.monotonic() - contact) > STALE:
+                yield f"{reflector.resource.plural}: nothing heard from the API server for {silence:.0f} s"
+
+    @asynccontextmanager
+    async def serve(self, host: str, port: int) -> AsyncIterator[int]:
+        """Serve while the context lasts, on a free port when `port` is 0; gives the port. Raises OSError."""
+        app = web.Application()
+        app.add_routes(
+            [web.get("/healthz", self._alive), web.get("/readyz", self._ready), web.get("/metrics", self._scrape)]
+        )
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port, shutdown_timeout=1.0)
+            await site.start()
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()
+
+    async def _alive(self, _request: web.Request) -> web.Response:
+        """This answer proves that the event loop turns; a task that dies takes the process with it."""
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        troubles = list(self.troubles())
+        return web.Response(status=503 if troubles else 200, text="\n".join(troubles or ["ok"]) + "\n")
+
+    async def _scrape(self, _request: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

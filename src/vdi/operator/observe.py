@@ -1,0 +1,116 @@
+"""Everything known of one session at this moment, from the stores alone: no API reads."""
+
+from collections.abc import Iterable, Iterator
+
+from vdi.api.session import VDISession
+from vdi.kube.meta import HasMetadata
+from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches, label_of, shared_home
+from vdi.operator.children import owner_uid, session_of
+from vdi.operator.reservations import Reservations
+from vdi.session import naming
+from vdi.session.decide import Claimant, Observed, find_holder
+from vdi.session.effective import Desktop, resolve
+from vdi.session.observed import Event, Pod
+from vdi.session.policy import Policy
+
+
+class Observer:
+    """Looks sessions up, with their children and their rivals."""
+
+    def __init__(self, caches: Caches, reservations: Reservations, policy: Policy) -> None:
+        self._caches = caches
+        self._reservations = reservations
+        self._policy = policy
+
+    def observe(self, session: VDISession) -> Observed:
+        """The state of a session. Objects of its children's names that belong to others are not among it."""
+        caches, meta = self._caches, session.metadata
+        pod = self.pod_of(session)
+        service = caches.services.get(meta.namespace, naming.service_name(meta.name))
+        route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
+        secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
+        claim = self._claim_name(session, pod)
+        return Observed(
+            session=session,
+            template=caches.templates.get("", session.spec.template),
+            pod=pod,
+            home=caches.claims.get(meta.namespace, claim) if claim else None,
+            service=service if service and owner_uid(service) == meta.uid else None,
+            route=route if route and owner_uid(route) == meta.uid else None,
+            secret=secret if secret and owner_uid(secret) == meta.uid else None,
+            events=tuple(self._events(meta.namespace, pod, claim)) if pod and not pod.ready else (),
+            home_holder=None if pod else self._home_holder(session),
+            host_holder=self._host_holder(session),
+        )
+
+    def pod_of(self, session: VDISession) -> Pod | None:
+        """The session's own pod."""
+        meta = session.metadata
+        pod = self._caches.pods.get(meta.namespace, naming.pod_name(meta.name))
+        return pod if pod and owner_uid(pod) == meta.uid else None
+
+    def _claim_name(self, session: VDISession, pod: Pod | None) -> str | None:
+        """The home's claim: what the pod mounts, else what it would mount."""
+        if pod:
+            return pod.home_claim
+        template = self._caches.templates.get("", session.spec.template)
+        desktop = resolve(session, template, self._policy) if template else None
+        return desktop.home.claim if isinstance(desktop, Desktop) and desktop.home else None
+
+    def _events(self, namespace: str, pod: Pod, claim: str | None) -> Iterator[Event]:
+        subjects = [("Pod", pod.metadata.name)] + ([("PersistentVolumeClaim", claim)] if claim else [])
+        for kind, name in subjects:
+            for event in self._caches.events.by_index(BY_SUBJECT, (kind, name)):
+                # Events outlive their objects: those of an earlier pod of this name explain nothing.
+                of_another_pod = kind == "Pod" and event.regarding.uid != pod.metadata.uid
+                if event.metadata.namespace == namespace and not of_another_pod:
+                    yield event
+
+    def _home_holder(self, session: VDISession) -> str | None:
+        claim = shared_home(session)
+        peers = self._caches.sessions.by_index(BY_HOME, claim)
+        mounting = self._caches.pods.by_index(BY_HOME, claim)
+        if len(peers) == 1 and not mounting:
+            return None
+        wanting = (peer for peer in peers if self._could_start(peer))
+        return self._holder(session, thing=claim, having=mounting, wanting=wanting)
+
+    def _host_holder(self, session: VDISession) -> str | None:
+        host = self._policy.host(label_of(session))
+        peers = self._caches.sessions.by_index(BY_HOST, label_of(session))
+        routes = self._caches.routes.by_index(BY_HOST, host)
+        if len(peers) == 1 and all(owner_uid(route) == session.metadata.uid for route in routes):
+            return None
+        return self._holder(session, thing=host, having=routes, wanting=peers)
+
+    def _could_start(self, session: VDISession) -> bool:
+        """Whether only the home keeps it from starting: one that waits for something else must not block others."""
+        template = self._caches.templates.get("", session.spec.template)
+        desktop = resolve(session, template, self._policy) if template else None
+        has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.retain
+        return has_home and self._host_holder(session) is None
+
+    def _holder(
+        self, session: VDISession, *, thing: str, having: Iterable[HasMetadata], wanting: Iterable[VDISession]
+    ) -> str | None:
+        """The name of whoever gets `thing`, if it is not this session."""
+        reserved = self._reservations.holder(thing)
+        claimants = [_claimant(peer, holds=peer.metadata.uid == reserved) for peer in wanting]
+        for obj in having:
+            owner = session_of(obj)
+            uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
+            claimants.append(Claimant(uid=uid, name=name, created="", holds=True, leaving=False))
+        mine = [one for one in claimants if one.uid == session.metadata.uid and one.holds]
+        holder = mine[0] if mine else find_holder(claimants)
+        return holder.name if holder and holder.uid != session.metadata.uid else None
+
+
+def _claimant(session: VDISession, *, holds: bool) -> Claimant:
+    meta = session.metadata
+    return Claimant(
+        uid=meta.uid,
+        name=meta.name,
+        created=meta.creation_timestamp,
+        holds=holds,
+        leaving=meta.deletion_timestamp is not None,
+    )

@@ -1,0 +1,91 @@
+"""Which sessions a change concerns: every change becomes keys in the queue, never more."""
+
+from collections.abc import Callable, Iterable
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.kube.meta import HasMetadata
+from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, label_of, shared_home
+from vdi.operator.children import session_of
+from vdi.session.observed import Claim, Event, Pod, Route
+
+Enqueue = Callable[[tuple[str, str]], None]
+
+
+class Wakeups:
+    """Listens to all stores."""
+
+    def __init__(self, caches: Caches, domain: str, enqueue: Enqueue, forget: Callable[[VDISession], None]) -> None:
+        self._caches = caches
+        self._suffix = f".{domain}"
+        self._enqueue = enqueue
+        self._forget = forget
+        caches.sessions.listen(self._session_changed)
+        caches.templates.listen(self._template_changed)
+        caches.pods.listen(self._pod_changed)
+        caches.claims.listen(self._claim_changed)
+        caches.routes.listen(self._route_changed)
+        caches.services.listen(self._child_changed)
+        caches.secrets.listen(self._child_changed)
+        caches.events.listen(self._event_came)
+
+    def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
+        current = new or old
+        if current is None:
+            return
+        self._enqueue((current.metadata.namespace, current.metadata.name))
+        if new is None and old is not None:
+            self._forget(old)
+        if old is None or new is None or _rivalry(old) != _rivalry(new):
+            for session in (old, new):
+                if session is not None:
+                    self._wake(self._rivals(session))
+
+    def _rivals(self, session: VDISession) -> list[VDISession]:
+        sessions = self._caches.sessions
+        return sessions.by_index(BY_HOME, shared_home(session)) + sessions.by_index(BY_HOST, label_of(session))
+
+    def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
+        if old and new and old.metadata.generation == new.metadata.generation:
+            return
+        if current := new or old:
+            self._wake(self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name))
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        self._child_changed(old, new)
+        if old is not None and new is None and old.home_claim:
+            self._wake(self._caches.sessions.by_index(BY_HOME, old.home_claim))
+
+    def _claim_changed(self, old: Claim | None, new: Claim | None) -> None:
+        self._child_changed(old, new)
+        if current := new or old:
+            self._wake(self._caches.sessions.by_index(BY_HOME, current.metadata.name))
+
+    def _route_changed(self, old: Route | None, new: Route | None) -> None:
+        self._child_changed(old, new)
+        if old is not None and (new is None or new.host != old.host):
+            self._wake(self._caches.sessions.by_index(BY_HOST, old.host.removesuffix(self._suffix)))
+
+    def _child_changed(self, old: HasMetadata | None, new: HasMetadata | None) -> None:
+        for child in (old, new):
+            owner = session_of(child) if child is not None else None
+            if owner and child is not None:
+                self._enqueue((child.metadata.namespace, owner.name))
+
+    def _event_came(self, _old: Event | None, new: Event | None) -> None:
+        if new is None:
+            return
+        namespace, subject = new.metadata.namespace, new.regarding
+        if subject.kind == "Pod":
+            self._child_changed(None, self._caches.pods.get(namespace, subject.name))
+        elif subject.kind == "PersistentVolumeClaim":
+            self._claim_changed(None, self._caches.claims.get(namespace, subject.name))
+
+    def _wake(self, sessions: Iterable[VDISession]) -> None:
+        for session in sessions:
+            self._enqueue((session.metadata.namespace, session.metadata.name))
+
+
+def _rivalry(session: VDISession) -> tuple[object, ...]:
+    """What decides who of several sessions gets a home or a host."""
+    return session.metadata.generation, session.metadata.deletion_timestamp
