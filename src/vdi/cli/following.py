@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from vdi.api.session import VDISession
-from vdi.cli.kinds import SESSIONS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
+from vdi.operator.kinds import SESSIONS
 
 Change = tuple[VDISession | None, VDISession | None]
 """(old, new): (None, new) appeared, (old, None) is gone."""

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from vdi.api.session import VDISession
-from vdi.cli.kinds import ROUTES
 from vdi.cli.output import Raw
 from vdi.cli.session_view import Child, Happening, Page, condition_reason
 from vdi.kube.errors import Forbidden, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
+from vdi.operator.kinds import ROUTES
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.explain import Facts, explain
 from vdi.session.naming import home_claim_name, pod_name, route_name, secret_name, service_name

@@ -12,13 +12,13 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.failures import CommandFailedError
 from vdi.cli.following import following
-from vdi.cli.kinds import SESSIONS, TEMPLATES
 from vdi.cli.output import Raw
 from vdi.cli.session_view import phase
 from vdi.cli.session_wish import Wish, manifest
 from vdi.kube.errors import AlreadyExists, BadRequest, Forbidden, NotFound
 from vdi.kube.resource import CLAIMS, SECRETS
 from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.children.secret import PASSWORD_KEY, USERNAME
 from vdi.session.conditions import Phase
 from vdi.session.naming import home_claim_name, pod_name, secret_name

@@ -8,7 +8,6 @@ import typer
 
 from vdi.api.template import VDITemplate
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.kinds import TEMPLATES
 from vdi.cli.options import Target, examples, on_cluster
 from vdi.cli.output import (
     ListOutput,
@@ -23,6 +22,7 @@ from vdi.cli.output import (
 )
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
+from vdi.operator.kinds import TEMPLATES
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
 
