@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from binaries_servers import leftovers, workshop_in
 
+from unit.devcluster.binaries_servers import leftovers, workshop_in
 from vdi.devcluster.progress import Cancelled, Step
 from vdi.devcluster.sources import SourceFailed, architecture, default_cache
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from binaries_servers import Server, leftovers, serving, workshop_in
 
+from unit.devcluster.binaries_servers import Server, leftovers, serving, workshop_in
 from vdi.devcluster.binaries import Finder
 from vdi.devcluster.progress import Progress
 from vdi.devcluster.sources import BinaryUnavailable, SourceFailed

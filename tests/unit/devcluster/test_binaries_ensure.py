@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from binaries_servers import Server, script, serving, workshop_in
 from rich.console import Console
 
+from unit.devcluster.binaries_servers import Server, script, serving, workshop_in
 from vdi.devcluster import binaries, sources_go
 from vdi.devcluster.binaries import NAMES, Finder, ensure, entry_key, main
 from vdi.devcluster.progress import Progress, Step, StepFailed

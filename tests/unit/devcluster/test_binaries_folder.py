@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from binaries_servers import script
 
+from unit.devcluster.binaries_servers import script
 from vdi.devcluster.sources import SourceFailed
 from vdi.devcluster.sources_folder import from_named_folder, from_system
 from vdi.devcluster.sources_table import CNI_PLUGINS, CONTAINERD_PROGRAMS

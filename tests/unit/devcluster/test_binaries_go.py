@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from binaries_servers import leftovers, script, workshop_in
 
+from unit.devcluster.binaries_servers import leftovers, script, workshop_in
 from vdi.devcluster import sources_go
 from vdi.devcluster.progress import Step, StepFailed
 from vdi.devcluster.sources import SourceFailed, Workshop

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from binaries_servers import leftovers, script, workshop_in
 
+from unit.devcluster.binaries_servers import leftovers, script, workshop_in
 from vdi.devcluster import sources_packages
 from vdi.devcluster.progress import StepFailed
 from vdi.devcluster.sources import SourceFailed

@@ -3,8 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from session_builders import a_session, a_template
 
+from unit.session.session_builders import a_session, a_template
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod

@@ -2,8 +2,8 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
-from session_builders import a_pod, a_session, a_template
 
+from unit.session.session_builders import a_pod, a_session, a_template
 from vdi.session.decide import Claimant, Observed, decide, find_holder
 from vdi.session.policy import Policy
 

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from session_builders import a_session, a_template
 
+from unit.session.session_builders import a_session, a_template
 from vdi.session.effective import Desktop, Problem, resolve
 from vdi.session.policy import Policy
 from vdi.session.units import parse_quantity

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from session_builders import a_pod
 
+from unit.session.session_builders import a_pod
 from vdi.session.explain import Facts, explain, facts_from_list, main
 from vdi.session.refusal import explain_refusal, name_taken
 

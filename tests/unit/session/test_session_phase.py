@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from session_builders import CREATED, a_claim, a_pod, a_route, a_secret, a_service, a_session, a_template
 
+from unit.session.session_builders import CREATED, a_claim, a_pod, a_route, a_secret, a_service, a_session, a_template
 from vdi.api.session import SessionStatus
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.decide import Observed

@@ -1,0 +1,49 @@
+"""`vdi demo`: from nothing to a desktop in the browser, on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vdi.cli.cluster import errors_in_words
+from vdi.demo import run
+from vdi.devcluster.progress import Progress
+
+app = typer.Typer(name="demo", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
+
+
+@app.command(epilog="Example: sudo vdi demo up --screenshot demo.png")
+def up(
+    name: Name = "demo",
+    screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
+) -> None:
+    """Build what is missing, start a cluster, install the chart, start a session, and look at it."""
+    with errors_in_words(), Progress(Path(tempfile.gettempdir()) / f"vdi-{name}-logs") as progress:
+        demo = run.up(name, progress=progress)
+        desktop = run.start_session(demo, progress=progress)
+        if screenshot:
+            run.take_picture(desktop, screenshot, progress=progress)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"\nThe desktop runs: {desktop.url}")
+    console.print(f"  user {desktop.user}, password {desktop.password} (again: vdi session open {run.SESSION})")
+    if screenshot:
+        console.print(f"  a picture of it: {screenshot}")
+    console.print("\nLook around:")
+    console.print(f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH")
+    console.print("  kubectl -n vdi-sessions get vdi,pods")
+    console.print(f"  vdi session show {run.SESSION}")
+    console.print(f"  vdi demo down{'' if name == 'demo' else f' --name {name}'}")
+
+
+@app.command(epilog="Example: sudo vdi demo down")
+def down(name: Name = "demo") -> None:
+    """Stop the demo and leave the machine as it was; built programs and images stay in the cache."""
+    with errors_in_words():
+        removed = run.down(name)
+    print(f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}.")

@@ -1,0 +1,36 @@
+"""A real node with the operator installed by the chart, as `make demo` makes it; the same for all tests of a run.
+
+`tests/run.sh e2e` takes it down afterwards; after a test run by hand it stays for the next one, until
+`vdi demo down --name e2e`.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.world import World
+from vdi.demo import run
+from vdi.devcluster.progress import Progress
+
+NAME = "e2e"
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    if os.geteuid() != 0:
+        pytest.fail("the end-to-end tests need root: a node runs kubelet and containerd")
+    with Progress(Path(tempfile.mkdtemp(prefix="vdi-e2e-"))) as progress:
+        demo = run.up(NAME, progress=progress)
+    os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
+    return World(kubeconfig=demo.kubeconfig)
+
+
+@pytest.fixture
+def sessions(world: World) -> Iterator[World]:
+    """The world, with no session before the test and none after it."""
+    world.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
+    yield world
+    world.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")

@@ -1,0 +1,77 @@
+"""A person's desktop, in a real browser through Traefik and TLS."""
+
+import base64
+import urllib.error
+import urllib.request
+from ssl import CERT_NONE, create_default_context
+
+import pytest
+from PIL import Image, ImageChops
+
+from e2e.world import World, wait_until
+from vdi.demo.browser import DesktopBrowser
+
+
+def changed_pixels(before: Image.Image, after: Image.Image) -> int:
+    difference = ImageChops.difference(before, after).convert("L").point(lambda value: 255 if value > 24 else 0)
+    return difference.histogram()[255]
+
+
+def password_of(world: World, session: str) -> str:
+    (secret,) = world.items("secret", f"vdi.kasm.io/session={session}")
+    return base64.b64decode(secret["data"]["password"]).decode()
+
+
+def status_without_password(url: str) -> int:
+    context = create_default_context()
+    context.check_hostname, context.verify_mode = False, CERT_NONE
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture
+def desktop(sessions: World) -> tuple[World, str, str]:
+    """A running session: the world, its name, its address."""
+    sessions.vdi("session", "create", "anna", "--user", "anna@example.com", "--template", "small", "--wait")
+    session = sessions.get("vdi", "anna")
+    assert session
+    assert session["status"]["phase"] == "Running"
+    return sessions, "anna", session["status"]["url"]
+
+
+def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, str, str]) -> None:
+    world, name, url = desktop
+    with DesktopBrowser(url, "user", password_of(world, name)) as browser:
+        browser.open()
+        picture = wait_until("a picture with many colours", lambda: colourful(browser.picture()))
+        assert "Waiting for stream" not in browser.page.inner_text("body")
+        browser.open_terminal()
+        with_terminal = wait_until("a terminal", lambda: other_than(picture, browser.picture(), 20_000))
+        browser.page.keyboard.type("seq 1 200\n")
+        wait_until("what was typed", lambda: other_than(with_terminal, browser.picture(), 2_000))
+
+
+def colourful(picture: Image.Image) -> Image.Image | None:
+    colours = picture.quantize(64).convert("RGB").getcolors(maxcolors=256) or []
+    return picture if len(colours) > 16 else None
+
+
+def other_than(before: Image.Image, after: Image.Image, pixels: int) -> Image.Image | None:
+    return after if changed_pixels(before, after) > pixels else None
+
+
+def test_nobody_gets_in_without_the_password(desktop: tuple[World, str, str]) -> None:
+    _, _, url = desktop
+    assert status_without_password(url) == 401
+
+
+def test_the_pod_passes_pod_security_restricted(desktop: tuple[World, str, str]) -> None:
+    world, name, _ = desktop
+    namespace = world.get("namespace", "vdi-sessions")
+    assert namespace
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    (pod,) = world.items("pod", f"vdi.kasm.io/session={name}")
+    assert world.kubectl("exec", pod["metadata"]["name"], "--", "id", "-u").strip() == "1000"

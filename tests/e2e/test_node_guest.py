@@ -1,0 +1,233 @@
+"""A full node is a good guest: it does a cluster's work, and when it goes nothing on the machine tells it was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vdi.devcluster import binaries, cluster, probe
+from vdi.devcluster.processes import wait_until
+from vdi.devcluster.progress import Progress
+from vdi.devcluster.status import ComponentStatus
+
+NAME = "guesttest"
+KERNEL_SETTINGS = (
+    "net/ipv4/ip_forward",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
+FOLDERS = (
+    "/run", "/var/lib", "/var/log", "/opt", "/usr/libexec", "/etc", "/run/containerd", "/run/netns",
+    "/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes",
+)  # fmt: skip
+PROGRAMS = (
+    "etcd", "kube-apiserver", "kube-controller", "kube-scheduler", "kubelet", "kube-proxy", "containerd",
+    "containerd-shim", "traefik", "coredns", "local-path-prov", "pause",
+)  # fmt: skip
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="a full node needs root, and this is not root"),
+]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What of the machine a guest could leave traces in."""
+
+    programs: frozenset[tuple[str, int]]
+    mounts: tuple[str, ...]
+    links: frozenset[str]
+    rules: tuple[str, ...]
+    cgroups: frozenset[str]
+    folders: frozenset[str]
+    listeners: frozenset[str]
+    kernel: tuple[str, ...]
+
+
+def look_at_machine() -> Machine:
+    programs = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                name = (entry / "comm").read_text().strip()
+            except OSError:
+                continue
+            if name in PROGRAMS:
+                programs.add((name, int(entry.name)))
+    saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    listening = subprocess.run(["ss", "-Hlntu"], capture_output=True, text=True, check=True).stdout
+    return Machine(
+        programs=frozenset(programs),
+        mounts=tuple(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
+        # Counters and dates change by themselves.
+        rules=tuple(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")),
+        cgroups=frozenset(
+            str(one) for mount in probe.cgroup_mounts() for one in Path(mount.path).iterdir() if one.is_dir()
+        ),
+        folders=frozenset(str(one) for folder in FOLDERS if Path(folder).is_dir() for one in Path(folder).iterdir()),
+        listeners=frozenset(line.split()[4] for line in listening.splitlines()),
+        kernel=tuple(Path(f"/proc/sys/{name}").read_text() for name in KERNEL_SETTINGS),
+    )
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running node, and the machine as it was before."""
+
+    made: cluster.Cluster
+    before: Machine
+    kubectl_words: list[str]
+    progress: Progress
+
+    def kubectl(self, *words: str, stdin: str = "") -> str:
+        done = subprocess.run([*self.kubectl_words, *words], input=stdin, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def up_again(self) -> cluster.Cluster:
+        return cluster.up(NAME, fake_gpus=2, progress=self.progress)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("guest")
+    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
+        patch.setenv("VDI_STATE", str(folder))
+        kubectl = binaries.ensure(["kubectl"], progress=progress)["kubectl"]
+        before = look_at_machine()
+        try:
+            made = cluster.up(NAME, fake_gpus=2, install_packages=True, progress=progress)
+            yield Node(made, before, [str(kubectl), "--kubeconfig", str(made.kubeconfig)], progress)
+        finally:
+            cluster.down(NAME)
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    assert wait_until(condition, seconds), f"not within {seconds:.0f} s: {what}"
+
+
+POD = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: home}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: guest}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: main
+      image: docker.io/library/debian:12-slim
+      imagePullPolicy: IfNotPresent
+      command: [sh, -c, "trap 'exit 0' TERM; echo written > /home/file; echo started; sleep 3600 & wait"]
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+      resources: {limits: {nvidia.com/gpu: 1}}
+      volumeMounts: [{name: home, mountPath: /home}]
+  volumes: [{name: home, persistentVolumeClaim: {claimName: home}}]
+"""
+
+WEB = """
+apiVersion: v1
+kind: Service
+metadata: {name: health, namespace: kube-system}
+spec: {selector: {k8s-app: kube-dns}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: traefik.io/v1alpha1
+kind: IngressRoute
+metadata: {name: health, namespace: kube-system}
+spec:
+  entryPoints: [websecure]
+  routes: [{match: "Host(`health.vdi.localhost`)", kind: Rule, services: [{name: health, port: 80}]}]
+  tls: {}
+"""
+
+
+def fetch_health(made: cluster.Cluster) -> str:
+    """GET the DNS server's health through Service, Traefik and TLS, trusting the cluster's own authority only."""
+    context = ssl.create_default_context(cafile=str(made.web_ca))
+    with (
+        socket.create_connection(("127.0.0.1", made.websecure_port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname="health.vdi.localhost") as secure,
+    ):
+        secure.sendall(b"GET /health HTTP/1.1\r\nHost: health.vdi.localhost\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while part := secure.recv(4096):
+            answer += part
+    return answer.decode()
+
+
+def test_a_restricted_pod_has_its_volume_dns_and_pretended_gpu(node: Node) -> None:
+    node.kubectl("apply", "-f", "-", stdin=POD)
+    node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
+    assert node.kubectl("logs", "guest") == "started\n"
+    assert node.kubectl("exec", "guest", "--", "cat", "/home/file") == "written\n"
+    # A name that resolves went pod -> Service address -> kube-proxy's rules -> CoreDNS -> API server and back.
+    assert "kubernetes.default.svc.cluster.local" in node.kubectl(
+        "exec", "guest", "--", "getent", "hosts", "kubernetes.default"
+    )
+    claim = json.loads(node.kubectl("get", "pvc", "home", "-o", "json"))
+    assert (claim["status"]["phase"], claim["spec"]["storageClassName"]) == ("Bound", "local-path")
+
+
+def test_a_route_is_served_over_tls_on_loopback(node: Node) -> None:
+    node.kubectl("apply", "-f", "-", stdin=WEB)
+    eventually(lambda: fetch_health(node.made).startswith("HTTP/1.1 200"), "an answer through Traefik", 20)
+
+
+def test_nothing_listens_beyond_loopback(node: Node) -> None:
+    new = look_at_machine().listeners - node.before.listeners
+    assert new == {f"127.0.0.1:{node.made.websecure_port}"}
+
+
+def test_up_again_says_it_was_running(node: Node) -> None:
+    assert node.up_again().was_running
+
+
+@pytest.mark.parametrize("component", ["etcd", "kube-apiserver", "containerd", "kubelet", "kube-proxy", "traefik"])
+def test_a_killed_process_is_healed_and_status_says_so(node: Node, component: str) -> None:
+    def find() -> ComponentStatus:
+        return next(one for one in cluster.status(NAME).components if one.name == component)
+
+    before = find()
+    os.kill(before.pid, signal.SIGKILL)
+    eventually(lambda: find().restarts > before.restarts and find().state == "running", f"{component} runs again")
+    assert "SIGKILL" in find().last_exit
+    eventually(lambda: cluster.status(NAME).state == "running", "the whole cluster is right again")
+    assert "HTTP/1.1 200" in fetch_health(node.made)
+
+
+def test_a_killed_supervisor_takes_all_along_and_up_brings_the_same_cluster_back(node: Node) -> None:
+    supervised = json.loads((node.made.state_dir / "supervisor.json").read_text())
+    uid = node.kubectl("get", "pod", "guest", "-o", "jsonpath={.metadata.uid}")
+    os.kill(supervised["main"]["pid"], signal.SIGKILL)
+    eventually(lambda: look_at_machine().programs <= node.before.programs, "every process of the node is gone", 15)
+    assert cluster.status(NAME).state == "dead"
+    assert not node.up_again().was_running
+    node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
+    assert node.kubectl("get", "pod", "guest", "-o", "jsonpath={.metadata.uid}") == uid
+    eventually(lambda: node.kubectl("exec", "guest", "--", "cat", "/home/file") == "written\n", "the volume is there")
+
+
+def test_down_leaves_nothing(node: Node) -> None:
+    during = look_at_machine()
+    assert during != node.before, "the comparison sees nothing: it could not fail"
+    cluster.down(NAME)
+    eventually(lambda: look_at_machine() == node.before, "the machine is as it was", 5)
+    assert not node.made.state_dir.exists()
+    assert cluster.status(NAME).state == "absent"

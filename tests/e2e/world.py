@@ -1,0 +1,50 @@
+"""The cluster as a user at a terminal has it: kubectl and vdi, and patience with a deadline."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAMESPACE = "vdi-sessions"
+
+
+@dataclass(frozen=True)
+class World:
+    """The cluster as a user at a terminal has it."""
+
+    kubeconfig: Path
+
+    def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
+        return self._run(["kubectl", "-n", NAMESPACE, *words], stdin, check)
+
+    def vdi(self, *words: str, check: bool = True) -> str:
+        return self._run([sys.executable, "-m", "vdi.cli.main", *words], None, check)
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        out = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
+        result: dict[str, Any] | None = json.loads(out) if out.strip() else None
+        return result
+
+    def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+        return found
+
+    def _run(self, argv: list[str], stdin: str | None, check: bool) -> str:
+        env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "NO_COLOR": "1"}
+        done = subprocess.run(argv, input=stdin, env=env, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stdout} {done.stderr}"
+        return done.stdout + ("" if check else done.stderr)
+
+
+def wait_until(what: str, true: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Ask until the answer is true; what it was last is in the error."""
+    deadline = time.monotonic() + seconds
+    while not (answer := true()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s, last answer {answer!r}"
+        time.sleep(0.1)  # the pace of the question, not a wait for a result
+    return answer
