@@ -1,0 +1,188 @@
+"""`python -m bench.first_picture`: from a session applied to the first picture in a real browser, on the demo's
+cluster, beside the same objects applied raw. It needs `make demo` first, and removes what it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.report import render
+from bench.stats import percentile, ratio
+from bench.ways import USER, Raw, ThroughOperator, Way, remove
+from vdi.demo.browser import DesktopBrowser, NoPictureError
+from vdi.devcluster import cluster
+from vdi.devcluster.layout import ClusterError
+from vdi.devcluster.progress import Progress
+from vdi.devcluster.sources import default_cache
+from vdi.kube import CLAIMS, Client, load_config
+from vdi.kube.errors import ConnectionFailed, KubeError
+from vdi.session.children.secret import USERNAME
+from vdi.session.naming import home_claim_name
+
+FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
+PICTURE_SECONDS = 60.0
+FIRST = "first start"
+
+Figures = dict[str, Any]
+
+
+class CouldNotLookError(Exception):
+    """Raised when there is no cluster to measure on; says how to get one."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. Ends the program with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.first_picture",
+        description=__doc__,
+        epilog="example: make demo && python -m bench.first_picture -n 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-n", "--starts", type=int, default=5, help="starts each way (5)")
+    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
+    parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    options = parser.parse_args(arguments)
+    if options.starts < 1:
+        parser.error(f"argument -n: {options.starts}: allowed is 1 or more")
+    return options
+
+
+def see_picture(browser: DesktopBrowser, ready: Future[None]) -> int:
+    """Start the browser, open the desktop once it is ready, and return when its picture is there.
+
+    A page that is refused is asked for again at once, as a person would; how often that was is the result.
+    """
+    with browser:
+        ready.result()
+        end, refused = time.monotonic() + PICTURE_SECONDS, 0
+        while True:
+            try:
+                browser.open(timeout_s=max(1.0, end - time.monotonic()))
+                return refused
+            except NoPictureError:
+                if time.monotonic() > end:
+                    raise
+            refused += 1
+            time.sleep(0.05)
+
+
+async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
+    """One desktop from nothing to its first picture; seconds since it was applied. The browser starts meanwhile."""
+    begin = time.monotonic()
+    await way.apply(desktop)
+    url, password = await way.address(desktop)
+    ready: Future[None] = Future()
+    browser = DesktopBrowser(url, USERNAME, password)
+    seen = asyncio.get_running_loop().run_in_executor(browsers, see_picture, browser, ready)
+    try:
+        await way.ready(desktop)
+        ready_s = time.monotonic() - begin
+        ready.set_result(None)
+        refused = await seen
+    finally:
+        ready.cancel()
+    return {"way": way.name, "ready_s": ready_s, "picture_s": time.monotonic() - begin, "refused": refused}
+
+
+async def measure(client: Client, template: str, starts: int, progress: Progress) -> list[Figures]:
+    """A first start, which makes the home, and then as many of each way, taking turns in who goes first."""
+    operator = ThroughOperator(client, template)
+    made: list[tuple[Way, str]] = []
+    home = home_claim_name(session_name="picture-0", user=USER, template=template, retain=True)
+    with ThreadPoolExecutor(max_workers=1) as browsers:
+
+        async def once(way: Way, desktop: str) -> Figures:
+            made.append((way, desktop))
+            with progress.step(f"{way.name}: {desktop}"):
+                return await start(way, desktop, browsers)
+
+        async def clear() -> None:
+            while made:
+                way, desktop = made[-1]
+                await way.remove(desktop)
+                made.pop()
+
+        try:
+            first = await once(operator, "picture-0") | {"way": FIRST}
+            raw = await Raw.like(client, operator, "picture-0")
+            await clear()
+            figures = [first]
+            for number in range(1, starts + 1):
+                turns: list[tuple[Way, str]] = [(operator, f"picture-{number}"), (raw, f"picture-raw-{number}")]
+                for way, desktop in turns if number % 2 else reversed(turns):
+                    figures.append(await once(way, desktop))
+                    await clear()
+            return figures
+        finally:
+            await clear()
+            await remove(client, CLAIMS, home)
+
+
+def table(figures: Sequence[Figures]) -> str:
+    """p50 and the slowest, of our way and of the raw API's, and their ratio."""
+
+    def seconds(way: str, key: str) -> list[float]:
+        return [one[key] for one in figures if one["way"] == way]
+
+    rows = [["applied ->", "vdi", "raw API", "vdi / raw API"]]
+    for title, key in (("ready to be opened", "ready_s"), ("first picture in the browser", "picture_s")):
+        for which, percent in (("p50", 50.0), ("slowest", 100.0)):
+            both = [percentile(seconds(way, key), percent) or 0.0 for way in (ThroughOperator.name, Raw.name)]
+            rows.append([f"{title}, {which}, s", *(f"{one:.2f}" for one in both), ratio(both[:1], both[1:])])
+    for one in seconds(FIRST, "picture_s"):
+        rows.append(["first picture of a user's first start (the home is made), s", f"{one:.2f}", "", ""])
+    return render(rows)
+
+
+def kubeconfig_of(name: str) -> Path:
+    """The kubeconfig of an embedded cluster that runs. Raises CouldNotLookError."""
+    status = cluster.status(name)
+    if status.state not in ("running", "degraded") or status.control_plane_only:
+        raise CouldNotLookError(f"cluster {name!r} is {status.state}: start one with `make demo`")
+    return Path(status.kubeconfig)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: measured; 1: a start failed; 2: wrong command line; 3: there is no cluster; 130: interrupted."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as cleanly as Ctrl-C
+
+    async def run(progress: Progress) -> list[Figures]:
+        async with Client(load_config(kubeconfig_of(options.cluster)), field_manager="vdi-bench") as client:
+            return await measure(client, options.template, options.starts, progress)
+
+    try:
+        with Progress(default_cache(os.environ) / "logs") as progress:
+            figures = asyncio.run(run(progress))
+    except (CouldNotLookError, ClusterError, ConnectionFailed) as error:
+        sys.stderr.write(f"{error}\n")
+        return COULD_NOT_LOOK
+    except (KubeError, NoPictureError, RuntimeError, TimeoutError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return FINDINGS
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if options.output == "json":
+        print(json.dumps(figures, indent=1))
+    else:
+        refused = sum(one["refused"] for one in figures)
+        print(
+            f"{options.starts} starts each way, image present, home volume present, one node of {os.cpu_count()} CPUs\n"
+        )
+        print(table(figures), f"pages refused before the first that worked: {refused}", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

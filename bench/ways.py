@@ -1,0 +1,187 @@
+"""Two ways to a desktop on a real cluster: a session that the operator works on, and its very objects applied raw."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from vdi.kube import PODS, SECRETS, SERVICES, Client, Resource
+from vdi.kube.errors import NotFound
+from vdi.operator.kinds import ROUTES, SESSIONS
+from vdi.session.children.identity import SESSION_LABEL
+from vdi.session.children.secret import PASSWORD_KEY
+from vdi.session.naming import secret_name
+
+NAMESPACE = "vdi-sessions"
+USER = "bench@example.com"
+CHILDREN = (SECRETS, PODS, SERVICES, ROUTES)
+"""What dies with a session. The home stays: both ways mount the same one."""
+DEADLINE_SECONDS = 120
+
+Object = dict[str, Any]
+
+
+class Way(Protocol):
+    """How a desktop comes about."""
+
+    name: str
+
+    async def apply(self, desktop: str) -> None:
+        """Send what makes the desktop."""
+
+    async def ready(self, desktop: str) -> None:
+        """Wait until it is said to be ready to be opened."""
+
+    async def address(self, desktop: str) -> tuple[str, str]:
+        """URL and password. Known before the desktop is ready."""
+
+    async def remove(self, desktop: str) -> None:
+        """Remove all that `apply` sent, and wait until the pod is gone."""
+
+
+class ThroughOperator:
+    """A VDISession; the operator does the rest."""
+
+    name = "vdi"
+
+    def __init__(self, client: Client, template: str) -> None:
+        self._client, self._template = client, template
+
+    async def apply(self, desktop: str) -> None:
+        """Create the session."""
+        session = {
+            "apiVersion": SESSIONS.api_version,
+            "kind": SESSIONS.kind,
+            "metadata": {"name": desktop, "namespace": NAMESPACE},
+            "spec": {"user": USER, "template": self._template},
+        }
+        await self._client.create(SESSIONS, session, namespace=NAMESPACE, into=Object)
+
+    async def ready(self, desktop: str) -> None:
+        """Wait for phase Running. Raises RuntimeError when the session fails."""
+        session = await until(
+            self._client, SESSIONS, desktop, lambda found: status(found, "phase") in ("Running", "Failed")
+        )
+        if status(session, "phase") == "Failed":
+            raise RuntimeError(f"session {desktop} failed: {status(session, 'message')}")
+
+    async def address(self, desktop: str) -> tuple[str, str]:
+        """What `vdi session open` would use."""
+        session = await until(self._client, SESSIONS, desktop, lambda found: bool(status(found, "url")))
+        secret = await until(self._client, SECRETS, secret_name(desktop), lambda _: True)
+        return status(session, "url"), base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
+
+    async def remove(self, desktop: str) -> None:
+        """Delete the session; the operator removes the pod before it lets go."""
+        await remove(self._client, SESSIONS, desktop)
+
+
+class Raw:
+    """The objects that the operator made for one session, under other names, all sent at once."""
+
+    name = "raw API"
+
+    def __init__(
+        self, client: Client, model: str, children: Mapping[Resource, Object], address: tuple[str, str]
+    ) -> None:
+        self._client, self._model, self._children, self._address = client, model, children, address
+
+    @classmethod
+    async def like(cls, client: Client, way: Way, model: str) -> Raw:
+        """Take the running desktop `model` as the model."""
+        children = {}
+        for resource in CHILDREN:
+            [found] = await client.list(
+                resource, namespace=NAMESPACE, label_selector=f"{SESSION_LABEL}={model}", into=Object
+            )
+            children[resource] = found
+        return cls(client, model, children, await way.address(model))
+
+    async def apply(self, desktop: str) -> None:
+        """Create the copies, side by side."""
+        copies = {resource: copy(child, self._model, desktop) for resource, child in self._children.items()}
+        async with asyncio.TaskGroup() as tasks:
+            for resource, child in copies.items():
+                tasks.create_task(self._client.create(resource, child, namespace=NAMESPACE, into=Object))
+
+    async def ready(self, desktop: str) -> None:
+        """Wait until the pod is ready."""
+        await until(self._client, PODS, self._named(PODS, desktop), is_ready)
+
+    async def address(self, desktop: str) -> tuple[str, str]:
+        """The model's URL under the other name, and the model's password."""
+        url, password = self._address
+        return url.replace(self._model, desktop), password
+
+    async def remove(self, desktop: str) -> None:
+        """Delete the copies."""
+        for resource in CHILDREN:
+            await remove(self._client, resource, self._named(resource, desktop))
+
+    def _named(self, resource: Resource, desktop: str) -> str:
+        name: str = self._children[resource]["metadata"]["name"]
+        return name.replace(self._model, desktop)
+
+
+def copy(child: Object, model: str, name: str) -> Object:
+    """The object as it was sent, for another desktop: no owner, nothing that the API server or scheduler added."""
+    kept = {key: value for key, value in child.items() if key not in ("status", "metadata")}
+    metadata = child["metadata"]
+    kept["metadata"] = {
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "labels": {SESSION_LABEL: metadata["labels"][SESSION_LABEL]},
+    }
+    if "spec" in kept:
+        added = ("nodeName", "serviceAccount", "serviceAccountName", "clusterIPs")
+        kept["spec"] = {key: value for key, value in kept["spec"].items() if key not in added}
+    copied: Object = json.loads(json.dumps(kept).replace(model, name))
+    return copied
+
+
+def status(found: Object, key: str) -> str:
+    """A field of `status`, empty when it is not there yet."""
+    return str(found.get("status", {}).get(key, ""))
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether the pod's condition Ready is true."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+async def until(client: Client, resource: Resource, name: str, reached: Callable[[Object], bool]) -> Object:
+    """The object once `reached` says so. Raises TimeoutError."""
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            events = client.watch(
+                resource,
+                namespace=NAMESPACE,
+                field_selector=f"metadata.name={name}",
+                resource_version="0",
+                timeout_seconds=DEADLINE_SECONDS,
+            )
+            async for event in events:
+                found = msgspec.json.decode(event.object, type=Object)
+                if event.type in ("ADDED", "MODIFIED") and reached(found):
+                    return found
+    except TimeoutError:
+        pass
+    raise TimeoutError(f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s")
+
+
+async def remove(client: Client, resource: Resource, name: str) -> None:
+    """Delete an object, if it is there, and wait until it is gone. Raises TimeoutError."""
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await client.delete(resource, name, namespace=NAMESPACE, into=Object)
+            while True:
+                await asyncio.sleep(0.1)
+                await client.get(resource, name, namespace=NAMESPACE, into=Object)
+    except NotFound:
+        return
