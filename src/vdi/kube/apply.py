@@ -13,7 +13,7 @@ import msgspec
 from vdi.kube import wire
 from vdi.kube.errors import AlreadyExists, Conflict, NotFound
 from vdi.kube.meta import T
-from vdi.kube.ownership import Mark, MarkReader, hash_of, owns_all
+from vdi.kube.ownership import Mark, MarkReader, hash_of, merge_trees, owns_all
 from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -64,9 +64,10 @@ class Applier(Generic[T]):
             return observed
         mark = self.store.mark_of(observed)
         if mark is not None and mark.hash == digest:
-            if mark == self._settled.get(observed.metadata.uid):
+            settled = self._settled.get(observed.metadata.uid)
+            if mark == settled:
                 return observed
-            if owns_all(mark, body):
+            if settled is None and owns_all(mark, body):
                 self._settled[observed.metadata.uid] = mark
                 return observed
             log.info("%s %s/%s was changed by somebody else: repaired", self.resource.kind, namespace, name)
@@ -156,12 +157,7 @@ class _Managed(msgspec.Struct):
             return False
         fields: dict[str, Any] = {}
         for entry in ours:
-            _merge_into(fields, entry.get("fieldsV1", {}))
+            merge_trees(fields, entry.get("fieldsV1", {}))
         merged = {**ours[0], "operation": "Apply", "fieldsV1": fields}
         self.metadata.managed_fields = [entry for entry in entries if entry not in ours] + [merged]
         return True
-
-
-def _merge_into(target: dict[str, Any], more: dict[str, Any]) -> None:
-    for name, below in more.items():
-        _merge_into(target.setdefault(name, {}), below)

@@ -5,10 +5,13 @@ field that we set, it ceases to be ours. So an object is as we wrote it exactly 
 leave on it as an annotation, is unchanged and every field of our wish is still ours. That needs no comparison of values
 (no defaults, no `1Gi` against `1024Mi`), no memory of our own, no request, and holds across restarts.
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
+
+One thing the book does not tell: `"f:data": {}` stands for a map that is ours as a whole, and also for one of which we
+have lost every entry. Two looks decide it: whether somebody else owns something inside, and whether anything is there.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -16,8 +19,10 @@ from typing import Any
 
 import msgspec
 
-Fields = dict[str, Any]
+Tree = dict[str, Any]
+Path = tuple[str, ...]
 _UID = re.compile(rb'(k:\{\\"uid\\":\\")[^"\\]+')
+_MAX_SHAPES = 4096
 
 
 class _Entry(msgspec.Struct, gc=False, rename={"fields": "fieldsV1"}):
@@ -45,35 +50,72 @@ class Mark:
 
     hash: str
     """Our annotation: the hash of the wish that was last written; empty when there is none."""
-    fields: tuple[bytes, ...]
-    """The field sets that are ours (JSON, fieldsV1), one for each way in which we wrote."""
+    fields: bytes
+    """The fields that are ours, as one tree in JSON (fieldsV1)."""
     posted: bool
-    """Whether one of them stems from a POST: see `Applier`."""
+    """Whether some of them stem from a POST: see `Applier`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a set of books says, before a look at the object itself."""
+
+    tree: Tree
+    fields: bytes
+    leaves: tuple[Path, ...]
 
 
 class MarkReader:
     """Reads our mark on an object: the hash annotation we wrote, and the fields that the server says are ours.
 
-    Objects made from one builder own the same fields, so equal sets are kept once (`_shared`; it lives as long as the
-    process and has as many entries as there are shapes of objects).
+    Objects made by one builder have the same books, so each distinct one is worked out and kept once (`_shapes`: lives
+    as long as the process, begins anew when it has grown beyond what builders can explain).
     """
 
     def __init__(self, field_manager: str, annotation: str) -> None:
         self.field_manager = field_manager
         self.annotation = annotation
-        self._shared: dict[tuple[bytes, ...], tuple[bytes, ...]] = {}
+        self._shapes: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], _Shape] = {}
 
     def read(self, body: bytes | msgspec.Raw) -> Mark:
         """The mark on an object given as JSON. Raises msgspec.DecodeError when it is none."""
         metadata = _decode(body).metadata
-        ours = [e for e in metadata.managed_fields or () if e.manager == self.field_manager and not e.subresource]
-        # The owner's uid would make every object's set unique; that we own *an* owner reference is what counts.
-        fields = tuple(_UID.sub(rb"\1", bytes(entry.fields)) for entry in ours)
-        return Mark(
-            (metadata.annotations or {}).get(self.annotation, ""),
-            self._shared.setdefault(fields, fields),
-            any(entry.operation == "Update" for entry in ours),
-        )
+        ours: list[bytes] = []
+        others: list[bytes] = []
+        posted = False
+        for entry in metadata.managed_fields or ():
+            # The owner's uid would make every object's book unique; what counts is that an owner reference is ours.
+            fields = _UID.sub(rb"\1", bytes(entry.fields))
+            if entry.manager == self.field_manager and not entry.subresource:
+                ours.append(fields)
+                posted = posted or entry.operation == "Update"
+            else:
+                others.append(fields)
+        shape = self._shape(tuple(ours), tuple(others))
+        fields = shape.fields
+        if shape.leaves:
+            live = msgspec.json.decode(body)
+            missing = [path for path in shape.leaves if _is_empty(_at(live, path))]
+            if missing:
+                fields = _encode(_without(shape.tree, missing))
+        return Mark((metadata.annotations or {}).get(self.annotation, ""), fields, posted)
+
+    def _shape(self, ours: tuple[bytes, ...], others: tuple[bytes, ...]) -> _Shape:
+        shape = self._shapes.get((ours, others))
+        if shape is None:
+            tree: Tree = {}
+            for fields in ours:
+                merge_trees(tree, msgspec.json.decode(fields))
+            contested: Tree = {}
+            for fields in others:
+                merge_trees(contested, msgspec.json.decode(fields))
+            tree = _without(tree, [path for path in _leaves(tree) if _at(contested, path)])
+            named = [path for path in _leaves(tree) if all(step.startswith("f:") for step in path)]
+            shape = _Shape(tree, _encode(tree), tuple(tuple(step[2:] for step in path) for path in named))
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+            self._shapes[ours, others] = shape
+        return shape
 
 
 def hash_of(wanted: Mapping[str, Any]) -> str:
@@ -83,49 +125,83 @@ def hash_of(wanted: Mapping[str, Any]) -> str:
 
 def owns_all(mark: Mark, wanted: Mapping[str, Any]) -> bool:
     """Whether every field of `wanted` is among those that are ours."""
-    trees = [_tree(fields) for fields in mark.fields]
     content = {name: value for name, value in wanted.items() if name not in ("apiVersion", "kind", "metadata")}
     metadata = {name: value for name, value in wanted["metadata"].items() if name not in ("name", "namespace")}
-    return _covers(trees, {**content, "metadata": metadata})
+    return _covers(_tree(mark.fields), {**content, "metadata": metadata})
+
+
+def merge_trees(target: Tree, more: Tree) -> None:
+    """Add to `target` what `more` owns beyond it."""
+    for name, below in more.items():
+        merge_trees(target.setdefault(name, {}), below)
 
 
 @lru_cache(maxsize=1024)
-def _tree(fields: bytes) -> Fields:
-    tree: Fields = msgspec.json.decode(fields)
+def _tree(fields: bytes) -> Tree:
+    tree: Tree = msgspec.json.decode(fields)
     return tree
 
 
-def _covers(trees: list[Fields], value: Any) -> bool:
-    """Whether the ownership trees, taken together, cover this part of the wish."""
-    if any(not tree for tree in trees):
-        return True  # a leaf: the whole of it is ours, whatever it is
+def _encode(tree: Tree) -> bytes:
+    return msgspec.json.encode(tree, order="deterministic")
+
+
+def _covers(tree: Tree | None, value: Any) -> bool:
+    """Whether this part of the wish is ours. An empty tree is a leaf: the whole of it is ours, whatever it is."""
+    if tree is None:
+        return False
+    if not tree:
+        return True
     if isinstance(value, Mapping):
-        return all(
-            _covers(_below(trees, f"f:{name}"), part) for name, part in value.items() if not _leaves_no_trace(part)
-        )
+        return all(_covers(tree.get(f"f:{name}"), part) for name, part in value.items() if not _is_empty(part))
     if isinstance(value, list | tuple):
-        return all(_covers(_items(trees, item), item) for item in value)
+        return all(_covers(_element(tree, item), item) for item in value)
     return False
 
 
-def _below(trees: list[Fields], name: str) -> list[Fields]:
-    return [tree[name] for tree in trees if name in tree]
+def _element(tree: Tree, item: Any) -> Tree | None:
+    """The subtree of one element: of a list keyed by some of its fields (`k:`), or of a set (`v:`)."""
+    for name, below in tree.items():
+        if name.startswith("k:") and isinstance(item, Mapping):
+            keys = msgspec.json.decode(name[2:])
+            # A key that the wish leaves out has the server's default there (a port's protocol).
+            if all(key == "uid" or item.get(key, wanted) == wanted for key, wanted in keys.items()):
+                return below  # type: ignore[no-any-return]
+        elif name.startswith("v:") and msgspec.json.decode(name[2:]) == item:
+            return below  # type: ignore[no-any-return]
+    return None
 
 
-def _items(trees: list[Fields], item: Any) -> list[Fields]:
-    """The subtrees of one element: of a list keyed by some of its fields (`k:`), or of a set (`v:`)."""
-    found = []
-    for tree in trees:
-        for name, below in tree.items():
-            if name.startswith("k:") and isinstance(item, Mapping):
-                keys = msgspec.json.decode(name[2:])
-                if all(key == "uid" or item.get(key, wanted) == wanted for key, wanted in keys.items()):
-                    found.append(below)
-            elif name.startswith("v:") and msgspec.json.decode(name[2:]) == item:
-                found.append(below)
-    return found
+def _leaves(tree: Tree, path: Path = ()) -> Iterator[Path]:
+    for name, below in tree.items():
+        if name == ".":
+            continue
+        if below:
+            yield from _leaves(below, (*path, name))
+        else:
+            yield (*path, name)
 
 
-def _leaves_no_trace(value: Any) -> bool:
+def _at(tree: Any, path: Path) -> Any:
+    for step in path:
+        if not isinstance(tree, Mapping) or step not in tree:
+            return None
+        tree = tree[step]
+    return tree
+
+
+def _without(tree: Tree, paths: list[Path]) -> Tree:
+    """A copy in which these leaves are not; the maps that held them stay, no longer as leaves."""
+    copy: Tree = {".": {}, **tree} if paths else tree
+    for name in {path[0] for path in paths}:
+        inner = [path[1:] for path in paths if path[0] == name and len(path) > 1]
+        if inner:
+            copy[name] = _without(tree[name], inner)
+        else:
+            del copy[name]
+    return copy
+
+
+def _is_empty(value: Any) -> bool:
     """Go mostly leaves nulls and empty maps and lists out of what it stores, so that nobody can be seen to own them."""
     return value is None or (isinstance(value, Mapping | list | tuple) and not value)

@@ -75,6 +75,7 @@ class Reflector(Generic[T]):
         self._version = ""  # where the next watch goes on; empty: list first
         self._page_size = PAGE_SIZE
         self._failures = 0
+        self._said = ""  # the trouble that was logged last, so that it is logged once
 
     async def run(self) -> None:
         """Reflect until cancelled."""
@@ -84,9 +85,9 @@ class Reflector(Generic[T]):
                 if not self._version:
                     await self._list()
                 events = await self._watch()
-                self._last_error = None
                 if not events and self._clock.monotonic() - began < 1.0:
                     raise ConnectionFailed(self._client.config.server, f"WATCH {self.resource.plural}", "ended at once")
+                self._recovered()
             except KubeError as error:
                 await self._recover(error)
 
@@ -114,7 +115,7 @@ class Reflector(Generic[T]):
         version = ""
         async with aclosing(self._client.pages(self.resource, **self._scope, size=self._page_size)) as pages:
             async for page in pages:
-                self._heard()
+                self._last_contact = self._clock.monotonic()
                 if relist is None:
                     version = page.resource_version
                     relist = self.store.relist(int(version))
@@ -127,6 +128,7 @@ class Reflector(Generic[T]):
             relist.finish()
         self._version = version
         self._page_size = PAGE_SIZE
+        self._last_error = None
         self._synced.set()
 
     async def _watch(self) -> int:
@@ -143,7 +145,8 @@ class Reflector(Generic[T]):
         async with aclosing(stream) as news:
             async for event in news:
                 self._take(event)
-                self._heard()
+                self._last_contact = self._clock.monotonic()
+                self._recovered()
                 events += 1
         return events
 
@@ -171,10 +174,11 @@ class Reflector(Generic[T]):
             log.error("%s is ignored: %s", wire.name_in(body), error)
             return None
 
-    def _heard(self) -> None:
-        self._last_contact = self._clock.monotonic()
+    def _recovered(self) -> None:
+        """The watch works. (That the list does says nothing: who may list but not watch would list in a tight loop.)"""
         self._failures = 0
         self._last_error = None
+        self._said = ""
 
     async def _recover(self, error: KubeError) -> None:
         """Decide where to go on after a failure, and wait."""
@@ -197,5 +201,6 @@ class Reflector(Generic[T]):
 
     def _say(self, error: KubeError) -> None:
         """Log a trouble when it begins or changes, not each time it is met again."""
-        if str(error) != str(self._last_error or ""):
+        if str(error) != self._said:
+            self._said = str(error)
             log.warning("watching %s: %s", self.resource.plural, error)

@@ -1,0 +1,50 @@
+"""A kind of its own for these tests, and short ways to its objects."""
+
+from typing import Any
+
+import msgspec
+
+from vdi.kube.resource import Resource
+
+THINGS = Resource("example.org", "v1", "things", "Thing")
+HASH = "example.org/applied-hash"
+
+
+class OwnerRef(msgspec.Struct, gc=False):
+    uid: str
+
+
+class Meta(msgspec.Struct, rename="camel", gc=False):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    owner_references: tuple[OwnerRef, ...] = ()
+
+
+class Thing(msgspec.Struct, gc=False):
+    metadata: Meta
+    size: int = 0
+
+
+def a_thing(name: str = "a", version: int = 1, uid: str = "", size: int = 0, owners: tuple[str, ...] = ()) -> Thing:
+    references = tuple(OwnerRef(owner) for owner in owners)
+    return Thing(Meta(name, "ns", uid or f"uid-{name}", str(version), None, references), size)
+
+
+def wish(name: str = "a", **content: Any) -> dict[str, Any]:
+    return {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": name, "namespace": "ns"}, **content}
+
+
+class Journal:
+    """Writes down every change that a store tells of."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, old: Thing | None, new: Thing | None) -> None:
+        known = new or old
+        assert known is not None
+        verb = "+" if old is None else "-" if new is None else "~"
+        self.lines.append(f"{verb}{known.metadata.name}")

@@ -1,0 +1,214 @@
+"""The work queue and the controller, in time that stands still."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from unit.kube.kube_fake_clock import FakeClock, settle
+from vdi.kube.errors import Conflict, TooManyRequests
+from vdi.kube.queue import Controller, Result, TerminalError, WorkQueue
+
+
+@asynccontextmanager
+async def at_work(controller: Controller[str]) -> AsyncIterator[None]:
+    task = asyncio.create_task(controller.run())
+    await settle()
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_key_is_in_the_queue_once() -> None:
+    queue: WorkQueue[str] = WorkQueue(FakeClock())
+    for _ in range(3):
+        queue.add("a")
+    queue.add("b")
+    assert len(queue) == 2
+    assert [await queue.take(), await queue.take()] == ["a", "b"]
+
+
+async def test_a_key_added_while_worked_on_comes_once_more_and_not_before() -> None:
+    queue: WorkQueue[str] = WorkQueue(FakeClock())
+    queue.add("a")
+    await queue.take()
+    queue.add("a")
+    queue.add("a")
+    assert len(queue) == 0
+    queue.done("a")
+    assert len(queue) == 1
+    await queue.take()
+    queue.done("a")
+    assert len(queue) == 0
+
+
+async def test_delays_come_due_in_order_and_the_earliest_of_several_counts() -> None:
+    clock = FakeClock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    timer = asyncio.create_task(queue.run_timer())
+    queue.add_after("late", 10)
+    queue.add_after("early", 5)
+    queue.add_after("late", 20)
+    queue.add_after("early", 3)
+    await clock.advance(2.9)
+    assert len(queue) == 0
+    await clock.advance(0.2)
+    assert await queue.take() == "early"
+    queue.done("early")
+    await clock.advance(7)
+    assert await queue.take() == "late"
+    queue.done("late")
+    await clock.advance(30)
+    assert len(queue) == 0, "the later time of a key that had two must not bring it again"
+    timer.cancel()
+
+
+async def test_failures_wait_longer_each_time_up_to_the_cap_and_success_forgives() -> None:
+    queue: WorkQueue[str] = WorkQueue(FakeClock(), backoff=1, backoff_cap=10)
+    assert [queue.retry("a") for _ in range(6)] == [1, 2, 4, 8, 10, 10]
+    assert queue.retry("b") == 1
+    queue.forget("a")
+    assert queue.retry("a") == 1
+    assert queue.retry("b", at_least=7) == 7
+
+
+async def test_one_key_is_never_worked_on_twice_at_a_time_but_different_ones_are() -> None:
+    active: dict[str, int] = {}
+    most_of_one = most_of_all = 0
+    gate = asyncio.Semaphore(0)
+
+    async def reconcile(key: str) -> Result:
+        nonlocal most_of_one, most_of_all
+        active[key] = active.get(key, 0) + 1
+        most_of_one = max(most_of_one, active[key])
+        most_of_all = max(most_of_all, sum(active.values()))
+        await gate.acquire()
+        active[key] -= 1
+        return Result()
+
+    controller = Controller("test", reconcile, workers=4, clock=FakeClock())
+    async with at_work(controller):
+        for _ in range(5):
+            for key in "abc":
+                controller.enqueue(key)
+            gate.release()
+            await settle()
+        for _ in range(20):
+            gate.release()
+        await settle()
+    assert most_of_one == 1
+    assert most_of_all == 3
+    assert not any(active.values())
+
+
+Reconcile = Callable[[str], Awaitable[Result]]
+
+
+def failing(error: Exception) -> Reconcile:
+    async def reconcile(key: str) -> Result:
+        raise error
+
+    return reconcile
+
+
+async def test_the_four_outcomes_are_counted_and_told() -> None:
+    clock = FakeClock()
+    told: list[str] = []
+    answers: dict[str, Result | Exception] = {
+        "done": Result(),
+        "requeue_after": Result(requeue_after=60),
+        "retry": ValueError("a bug"),
+        "terminal": TerminalError("nothing to be done"),
+    }
+
+    async def reconcile(key: str) -> Result:
+        answer = answers[key]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    controller = Controller("test", reconcile, clock=clock, on_outcome=lambda outcome, seconds: told.append(outcome))
+    async with at_work(controller):
+        for key in answers:
+            controller.enqueue(key)
+        await settle()
+        assert sorted(told) == sorted(answers)
+        assert controller.outcomes == dict.fromkeys(answers, 1)
+        await clock.advance(0.15)
+        assert controller.outcomes["retry"] == 2
+        await clock.advance(60)
+        assert controller.outcomes["requeue_after"] == 2
+        assert controller.outcomes["terminal"] == controller.outcomes["done"] == 1
+
+
+async def test_the_servers_wish_to_wait_is_honoured() -> None:
+    clock = FakeClock()
+    controller = Controller("test", failing(TooManyRequests(429, "", "busy", retry_after=30)), clock=clock)
+    async with at_work(controller):
+        controller.enqueue("a")
+        await clock.advance(29)
+        assert controller.outcomes["retry"] == 1
+        await clock.advance(2)
+        assert controller.outcomes["retry"] == 2
+
+
+async def test_a_conflict_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    controller = Controller("test", failing(Conflict(409, "Conflict", "changed")), clock=FakeClock())
+    async with at_work(controller):
+        controller.enqueue("a")
+        await settle()
+    assert controller.outcomes["retry"] == 1
+    assert not caplog.records
+
+
+async def test_a_bug_is_told_with_its_trace_and_the_workers_live_on(caplog: pytest.LogCaptureFixture) -> None:
+    controller = Controller("test", failing(KeyError("oops")), clock=FakeClock(), workers=1)
+    async with at_work(controller):
+        for key in "ab":
+            controller.enqueue(key)
+        await settle()
+    assert controller.outcomes["retry"] == 2
+    assert "Traceback" in caplog.text
+
+
+async def test_stop_lets_the_work_under_way_end_and_takes_no_more() -> None:
+    gate = asyncio.Event()
+    finished: list[str] = []
+
+    async def reconcile(key: str) -> Result:
+        await gate.wait()
+        finished.append(key)
+        return Result()
+
+    controller = Controller("test", reconcile, workers=1, clock=FakeClock())
+    running = asyncio.create_task(controller.run())
+    controller.enqueue("a")
+    controller.enqueue("b")
+    await settle()
+    controller.stop()
+    await settle()
+    assert not running.done()
+    gate.set()
+    await asyncio.wait_for(running, 1)
+    assert finished == ["a"]
+
+
+async def test_cancelling_run_cancels_the_work() -> None:
+    cancelled: list[str] = []
+
+    async def reconcile(key: str) -> Result:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(key)
+            raise
+        return Result()
+
+    controller = Controller("test", reconcile, clock=FakeClock())
+    async with at_work(controller):
+        controller.enqueue("a")
+        await settle()
+    assert cancelled == ["a"]

@@ -1,0 +1,274 @@
+"""The store: two streams of news, one truth."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from unit.kube.kube_things import Journal, Thing, a_thing
+from vdi.kube.store import Store
+
+
+def a_store() -> tuple[Store[Thing], Journal]:
+    store: Store[Thing] = Store()
+    journal = Journal()
+    store.listen(journal)
+    return store, journal
+
+
+def test_duplicate_and_older_events_change_nothing() -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=5, size=5))
+    store.observe(a_thing(version=5, size=99))
+    store.observe(a_thing(version=4, size=4))
+    assert (found := store.get("ns", "a")) is not None
+    assert found.size == 5
+    assert journal.lines == ["+a"]
+
+
+def test_versions_are_numbers_not_words() -> None:
+    store, _ = a_store()
+    store.observe(a_thing(version=9, size=9))
+    store.observe(a_thing(version=10, size=10))
+    assert (found := store.get("ns", "a")) is not None
+    assert found.size == 10
+
+
+def test_a_recreated_object_is_a_removal_and_an_addition() -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=5, uid="one"))
+    store.observe(a_thing(version=8, uid="two"))
+    assert journal.lines == ["+a", "-a", "+a"]
+    store.observe(a_thing(version=6, uid="one"))
+    store.observe_deleted(a_thing(version=7, uid="one"))
+    assert (found := store.get("ns", "a")) is not None
+    assert found.metadata.uid == "two"
+    assert len(journal.lines) == 3
+
+
+def test_our_own_write_is_known_at_once_and_older_events_do_not_undo_it() -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=5))
+    store.remember(a_thing(version=9, size=9))
+    store.observe(a_thing(version=7, size=7))
+    store.observe(a_thing(version=9, size=9))
+    assert (found := store.get("ns", "a")) is not None
+    assert found.size == 9
+    assert journal.lines == ["+a", "~a"]
+
+
+def test_an_answer_that_comes_after_the_objects_end_does_not_revive_it() -> None:
+    store, _ = a_store()
+    store.observe(a_thing(version=5))
+    store.observe_deleted(a_thing(version=6))
+    store.remember(a_thing(version=5))
+    assert store.values() == []
+
+
+def test_an_answer_older_than_a_bookmark_is_history() -> None:
+    store, _ = a_store()
+    store.observe_version(20)
+    store.remember(a_thing(version=19))
+    assert store.values() == []
+
+
+def test_our_own_delete_is_known_at_once_whatever_the_watch_still_says() -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=5))
+    store.forget("ns", "a", "uid-a")
+    store.observe(a_thing(version=6))
+    assert store.values() == []
+    store.observe_deleted(a_thing(version=7))
+    store.observe(a_thing(version=8, uid="another"))
+    assert journal.lines == ["+a", "-a", "+a"]
+
+
+def test_forgetting_another_incarnation_changes_nothing() -> None:
+    store, _ = a_store()
+    store.observe(a_thing(version=5, uid="new"))
+    store.forget("ns", "a", "old")
+    assert len(store) == 1
+
+
+def test_a_list_removes_what_vanished_but_not_what_we_wrote_after_it() -> None:
+    store, journal = a_store()
+    for name in ("kept", "vanished"):
+        store.observe(a_thing(name, version=5))
+    store.remember(a_thing("young", version=30))
+    relist = store.relist(20)
+    relist.put(a_thing("kept", version=5))
+    relist.finish()
+    assert sorted(thing.metadata.name for thing in store.values()) == ["kept", "young"]
+    assert journal.lines[-1] == "-vanished"
+
+
+def test_a_list_from_before_our_delete_does_not_bring_it_back() -> None:
+    store, _ = a_store()
+    store.observe(a_thing(version=5))
+    store.forget("ns", "a", "uid-a")
+    relist = store.relist(6)
+    relist.put(a_thing(version=5))
+    relist.finish()
+    assert store.values() == []
+
+
+def test_a_server_whose_history_went_back_is_believed() -> None:
+    store, _ = a_store()
+    store.observe(a_thing("lost", version=500))
+    store.observe(a_thing("kept", version=400, size=4))
+    relist = store.relist(50)
+    relist.put(a_thing("kept", version=40, size=1))
+    relist.finish()
+    assert [(thing.metadata.name, thing.size) for thing in store.values()] == [("kept", 1)]
+
+
+def test_indices_follow_every_change() -> None:
+    store, _ = a_store()
+    store.observe(a_thing("early", version=1, size=1))
+    store.add_index("size", lambda thing: (thing.size,))
+    store.observe(a_thing("late", version=2, size=1, owners=("owner", "other")))
+    assert len(store.by_index("size", 1)) == 2
+    store.observe(a_thing("early", version=3, size=2))
+    assert [thing.metadata.name for thing in store.by_index("size", 1)] == ["late"]
+    assert [thing.metadata.name for thing in store.by_owner("owner")] == ["late"]
+    store.observe_deleted(a_thing("late", version=4))
+    assert store.by_owner("owner") == store.by_owner("other") == store.by_index("size", 1) == []
+
+
+def test_one_listeners_bug_hides_nothing_from_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    store: Store[Thing] = Store()
+    journal = Journal()
+    store.listen(lambda old, new: 1 / 0)  # type: ignore[arg-type]
+    store.listen(journal)
+    store.observe(a_thing())
+    assert journal.lines == ["+a"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+@dataclass
+class Server:
+    """The truth: what is there now, and what the watch has yet to tell."""
+
+    version: int = 0
+    incarnations: int = 0
+    objects: dict[str, Thing] = field(default_factory=dict)
+    untold: list[tuple[bool, Thing]] = field(default_factory=list)  # (deleted, state)
+
+    def write(self, name: str, owner: str) -> Thing:
+        self.version += 1
+        old = self.objects.get(name)
+        if old is None:
+            self.incarnations += 1
+        uid = old.metadata.uid if old else f"uid-{self.incarnations}"
+        thing = self.objects[name] = a_thing(name, self.version, uid, self.version, (owner,))
+        self.untold.append((False, thing))
+        return thing
+
+    def delete(self, name: str) -> Thing:
+        self.version += 1
+        last = self.objects.pop(name)
+        self.untold.append((True, a_thing(name, self.version, last.metadata.uid)))
+        return last
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+OWNERS = st.sampled_from(["x", "y"])
+
+
+class StoreModel(RuleBasedStateMachine):
+    """Whatever order news come in - our answers early or late, events twice, lists in between -, in the end the store
+    equals the server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = Server()
+        self.store: Store[Thing] = Store()
+        self.store.add_index("size", lambda thing: (thing.size,))
+        self.seen: dict[str, Thing] = {}
+        self.store.listen(self._follow)
+        self.answers: list[Thing] = []
+        self.told: list[tuple[bool, Thing]] = []
+
+    def _follow(self, old: Thing | None, new: Thing | None) -> None:
+        name = (new or old).metadata.name  # type: ignore[union-attr]
+        assert self.seen.get(name) is old
+        if new is None:
+            del self.seen[name]
+        else:
+            self.seen[name] = new
+
+    @rule(name=NAMES, owner=OWNERS)
+    def others_write(self, name: str, owner: str) -> None:
+        self.server.write(name, owner)
+
+    @rule(name=NAMES, owner=OWNERS)
+    def we_write(self, name: str, owner: str) -> None:
+        self.answers.append(self.server.write(name, owner))
+
+    @rule(name=NAMES)
+    def others_delete(self, name: str) -> None:
+        if name in self.server.objects:
+            self.server.delete(name)
+
+    @rule(name=NAMES)
+    def we_delete(self, name: str) -> None:
+        if name in self.server.objects:
+            last = self.server.delete(name)
+            self.store.forget("ns", name, last.metadata.uid)
+
+    @rule(late=st.booleans())
+    def an_answer_comes(self, late: bool) -> None:
+        if self.answers:
+            self.store.remember(self.answers.pop(0 if late else -1))
+
+    @rule()
+    def an_event_comes(self) -> None:
+        if self.server.untold:
+            event = self.server.untold.pop(0)
+            self.told.append(event)
+            self._tell(event)
+
+    @precondition(lambda self: self.told)
+    @rule(back=st.integers(1, 4))
+    def old_events_come_again(self, back: int) -> None:
+        for event in self.told[-back:]:
+            self._tell(event)
+
+    @rule()
+    def a_list_comes(self) -> None:
+        relist = self.store.relist(self.server.version)
+        for thing in self.server.objects.values():
+            relist.put(thing)
+        relist.finish()
+        self.told += self.server.untold
+        self.server.untold.clear()
+
+    def _tell(self, event: tuple[bool, Thing]) -> None:
+        deleted, thing = event
+        if deleted:
+            self.store.observe_deleted(thing)
+        else:
+            self.store.observe(thing)
+
+    @invariant()
+    def listeners_have_the_same_picture(self) -> None:
+        assert self.seen == {thing.metadata.name: thing for thing in self.store.values()}
+
+    @invariant()
+    def indices_agree_with_the_objects(self) -> None:
+        for thing in self.store.values():
+            assert thing in self.store.by_index("size", thing.size)
+            assert thing in self.store.by_owner(thing.metadata.owner_references[0].uid)
+        owned = self.store.by_owner("x") + self.store.by_owner("y")
+        assert len(owned) == len(self.store)
+
+    def teardown(self) -> None:
+        for answer in self.answers:
+            self.store.remember(answer)
+        while self.server.untold:
+            self.an_event_comes()
+        assert {thing.metadata.name: thing for thing in self.store.values()} == self.server.objects
+
+
+TestStoreModel = StoreModel.TestCase

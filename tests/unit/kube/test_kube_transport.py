@@ -1,0 +1,282 @@
+"""Requests: what is sent, what is retried, what is raised."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from unit.kube.kube_fake_clock import EagerClock
+from unit.kube.kube_things import THINGS, Thing, wish
+from vdi.kube import errors
+from vdi.kube.clock import Clock
+from vdi.kube.resource import PODS
+from vdi.kube.transport import NO_RETRY, Client, RetryPolicy
+
+
+@asynccontextmanager
+async def connected(api: FakeApi, clock: Clock | None = None, **more: Any) -> AsyncIterator[Client]:
+    config = more.pop("config", None) or api.config()
+    async with Client(config, field_manager="tester", clock=clock or EagerClock(), **more) as client:
+        yield client
+
+
+async def test_an_objects_life() -> None:
+    async with fake_api() as api, connected(api) as client:
+        made = await client.create(THINGS, wish("a", size=1), namespace="ns", into=Thing)
+        assert made.size == 1
+        assert made.metadata.uid
+        changed = await client.patch(THINGS, "a", {"size": 2}, namespace="ns", into=Thing)
+        assert (changed.size, (await client.get(THINGS, "a", namespace="ns", into=Thing)).size) == (2, 2)
+        assert await client.delete(THINGS, "a", namespace="ns", uid=made.metadata.uid, into=Thing) is None
+        with pytest.raises(errors.NotFound):
+            await client.get(THINGS, "a", namespace="ns", into=Thing)
+
+
+async def test_every_request_asks_for_plain_json() -> None:
+    async with fake_api() as api, connected(api) as client:
+        await client.list(THINGS, into=Thing)
+    headers = api.requests[0][4]
+    assert headers["Accept-Encoding"] == "identity"
+    assert headers["Accept"] == "application/json"
+
+
+async def test_apply_says_who_and_by_force() -> None:
+    async with fake_api() as api, connected(api) as client:
+        api.put("things", "a")
+        await client.apply(THINGS, "a", wish("a"), namespace="ns", dry_run=True, into=Thing)
+    _, path, query, _, headers = api.requests[-1]
+    assert path == "/apis/example.org/v1/namespaces/ns/things/a"
+    assert query == {"fieldManager": "tester", "force": "true", "dryRun": "All"}
+    assert headers["Content-Type"] == "application/apply-patch+yaml"
+
+
+async def test_a_list_longer_than_a_page_is_complete() -> None:
+    async with fake_api() as api, connected(api) as client:
+        for number in range(1201):
+            api.put("things", f"t{number:04}", size=number)
+        things = await client.list(THINGS, namespace="ns", into=Thing)
+        assert [thing.size for thing in things] == list(range(1201))
+        assert api.count("GET") == 3
+
+
+async def test_a_list_whose_pages_expire_is_taken_at_once() -> None:
+    async with fake_api() as api, connected(api) as client:
+        for number in range(600):
+            api.put("things", f"t{number:04}")
+        api.faults = [("GET", refusal(410, "Expired"))]
+        assert len(await client.list(THINGS, into=Thing)) == 600
+        assert "limit" not in api.requests[-1][2]
+
+
+async def test_deleting_what_has_finalizers_tells_that_it_is_still_there() -> None:
+    async with fake_api() as api, connected(api) as client:
+        api.put("things", "a", metadata={"finalizers": ["x"]})
+        left = await client.delete(THINGS, "a", namespace="ns", grace_seconds=0, into=Thing)
+        assert left is not None
+        assert left.metadata.deletion_timestamp
+        assert api.requests[-1][3]["gracePeriodSeconds"] == 0
+
+
+async def test_the_wrong_incarnation_is_not_deleted() -> None:
+    async with fake_api() as api, connected(api) as client:
+        api.put("things", "a")
+        with pytest.raises(errors.Conflict):
+            await client.delete(THINGS, "a", namespace="ns", uid="another", into=Thing)
+        assert len(api.objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "error"),
+    [
+        (400, "BadRequest", errors.BadRequest),
+        (401, "Unauthorized", errors.Unauthorized),
+        (403, "Forbidden", errors.Forbidden),
+        (404, "NotFound", errors.NotFound),
+        (409, "AlreadyExists", errors.AlreadyExists),
+        (409, "Conflict", errors.Conflict),
+        (410, "Expired", errors.Gone),
+        (422, "Invalid", errors.Invalid),
+        (429, "TooManyRequests", errors.TooManyRequests),
+        (500, "InternalError", errors.ServerError),
+        (418, "Teapot", errors.ApiError),
+    ],
+)
+async def test_each_refusal_has_its_type(code: int, reason: str, error: type[errors.ApiError]) -> None:
+    async with fake_api() as api, connected(api, retry=NO_RETRY) as client:
+        cause = {"field": "spec.size", "reason": "FieldValueInvalid", "message": "must be positive"}
+        api.faults = [("POST", refusal(code, reason, causes=[cause]))]
+        with pytest.raises(errors.ApiError) as caught:
+            await client.create(THINGS, wish(), namespace="ns", into=Thing)
+    assert type(caught.value) is error
+    assert caught.value.causes == (errors.Cause(**cause),)
+    assert "POST /apis/example.org/v1/namespaces/ns/things" in str(caught.value)
+
+
+async def test_a_kind_that_is_not_installed_is_not_a_missing_object() -> None:
+    async def plain(request: web.Request) -> web.Response:
+        return web.Response(status=404, text="404 page not found\n")
+
+    async with fake_api() as api, connected(api) as client:
+        api.faults = [("GET", plain)]
+        with pytest.raises(errors.NotFound) as caught:
+            await client.get(THINGS, "a", namespace="ns", into=Thing)
+        assert caught.value.api_missing
+        with pytest.raises(errors.NotFound) as caught:
+            await client.get(THINGS, "a", namespace="ns", into=Thing)
+        assert not caught.value.api_missing
+
+
+async def test_a_burst_of_429_is_waited_out_as_long_as_the_server_asks() -> None:
+    clock = EagerClock()
+    async with fake_api() as api, connected(api, clock) as client:
+        api.faults = [("POST", refusal(429, "TooManyRequests", headers={"Retry-After": "3"}))] * 3
+        assert (await client.create(THINGS, wish("a"), namespace="ns", into=Thing)).metadata.name == "a"
+    assert clock.slept == [3.0, 3.0, 3.0]
+    assert api.count("POST") == 4
+
+
+async def test_a_server_that_asks_for_more_than_the_cap_is_not_waited_for() -> None:
+    clock = EagerClock()
+    async with fake_api() as api, connected(api, clock) as client:
+        api.faults = [("GET", refusal(429, "TooManyRequests", headers={"Retry-After": "3600"}))]
+        with pytest.raises(errors.TooManyRequests) as caught:
+            await client.list(THINGS, into=Thing)
+    assert caught.value.retry_after == 3600
+    assert clock.slept == []
+
+
+async def test_retries_end_and_grow() -> None:
+    clock = EagerClock()
+    policy = RetryPolicy(attempts=4, base=1, cap=3, jitter=0)
+    async with fake_api() as api, connected(api, clock, retry=policy) as client:
+        api.faults = [("GET", refusal(503, "ServiceUnavailable"))] * 9
+        with pytest.raises(errors.ServerError):
+            await client.list(THINGS, into=Thing)
+        assert api.count("GET") == 4
+    assert clock.slept == [1, 2, 3]
+
+
+async def test_a_plain_500_and_a_refusal_are_not_retried() -> None:
+    async with fake_api() as api, connected(api) as client:
+        for code, reason in ((500, "InternalError"), (403, "Forbidden"), (409, "Conflict")):
+            api.faults = [("GET", refusal(code, reason))]
+            with pytest.raises(errors.ApiError):
+                await client.list(THINGS, into=Thing)
+        assert api.count("GET") == 3
+
+
+async def test_a_server_out_of_reach_is_named() -> None:
+    async with fake_api() as api:
+        config = api.config()
+    clock = EagerClock()
+    async with Client(config, field_manager="tester", clock=clock) as client:
+        with pytest.raises(errors.ConnectionFailed) as caught:
+            await client.list(THINGS, into=Thing)
+    assert config.server in str(caught.value)
+    assert len(clock.slept) == 4
+
+
+async def test_a_connection_cut_after_the_post_was_done_ends_in_already_exists() -> None:
+    async with fake_api() as api, connected(api) as client:
+
+        async def do_and_cut(request: web.Request) -> None:
+            api.put("things", "a")
+            assert request.transport is not None
+            request.transport.abort()
+
+        api.faults = [("POST", do_and_cut)]
+        with pytest.raises(errors.AlreadyExists):
+            await client.create(THINGS, wish("a"), namespace="ns", into=Thing)
+
+
+async def test_an_answer_that_is_not_the_api_is_shown() -> None:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="<html>Please log in</html>")
+
+    async with fake_api() as api, connected(api) as client:
+        api.faults = [("GET", page)]
+        with pytest.raises(errors.UnexpectedAnswer, match="not a list"):
+            await client.list(THINGS, into=Thing)
+
+
+async def test_a_rotated_token_file_is_read_again_within_a_minute(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    clock = EagerClock()
+    async with fake_api() as api, connected(api, clock, config=api.config(token_file=file)) as client:
+        await client.list(THINGS, into=Thing)
+        file.write_text("second\n")
+        await client.list(THINGS, into=Thing)
+        await clock.sleep(61)
+        await client.list(THINGS, into=Thing)
+    sent = [headers["Authorization"] for *_, headers in api.requests]
+    assert sent == ["Bearer first", "Bearer first", "Bearer second"]
+
+
+async def test_a_401_reads_the_token_file_at_once_and_tries_again_once(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old")
+    async with fake_api() as api, connected(api, config=api.config(token_file=file)) as client:
+        await client.list(THINGS, into=Thing)
+        file.write_text("new")
+        api.faults = [("GET", refusal(401, "Unauthorized"))]
+        await client.list(THINGS, into=Thing)
+        assert [headers["Authorization"] for *_, headers in api.requests][1:] == ["Bearer old", "Bearer new"]
+        api.faults = [("GET", refusal(401, "Unauthorized"))] * 2
+        with pytest.raises(errors.Unauthorized):
+            await client.list(THINGS, into=Thing)
+
+
+async def test_an_expired_plugin_token_is_fetched_again() -> None:
+    config_more = {"token": "old", "token_plugin": lambda: "fresh"}
+    async with fake_api() as api, connected(api, config=api.config(**config_more)) as client:
+        api.faults = [("GET", refusal(401, "Unauthorized"))]
+        await client.list(THINGS, into=Thing)
+    assert api.requests[-1][4]["Authorization"] == "Bearer fresh"
+
+
+async def test_requests_are_counted_with_method_kind_and_status() -> None:
+    counted: list[tuple[str, str, int]] = []
+
+    def count(method: str, plural: str, status: int, seconds: float) -> None:
+        assert seconds > 0
+        counted.append((method, plural, status))
+
+    async with fake_api() as api, connected(api, on_request=count) as client:
+        api.faults = [("POST", refusal(503, "ServiceUnavailable"))]
+        await client.create(THINGS, wish(), namespace="ns", into=Thing)
+        await client.list(PODS, into=Thing)
+    assert counted == [("POST", "things", 503), ("POST", "things", 200), ("GET", "pods", 200)]
+
+
+async def test_log_lines_come_as_they_are_written() -> None:
+    go_on = asyncio.Event()
+
+    async def log(request: web.Request) -> web.StreamResponse:
+        assert dict(request.query) == {"container": "desktop", "follow": "true", "tailLines": "5"}
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"first\nsec" + "ö".encode()[:1])
+        await go_on.wait()
+        await answer.write("ö".encode()[1:] + b"nd\nthird")
+        return answer
+
+    async with fake_api() as api, connected(api) as client:
+        api.faults = [("GET", log)]
+        lines = []
+        async for line in client.log_lines("ns", "pod", container="desktop", follow=True, tail=5):
+            lines.append(line)
+            go_on.set()
+    assert lines == ["first", "secönd", "third"]
+
+
+async def test_a_closed_client_says_so() -> None:
+    async with fake_api() as api:
+        client = Client(api.config(), field_manager="tester")
+        with pytest.raises(RuntimeError, match="async with"):
+            await client.list(THINGS, into=Thing)
