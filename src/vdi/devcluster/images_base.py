@@ -1,0 +1,97 @@
+"""The base image, Debian 12 slim: from its registry, else made from Debian's own packages with mmdebstrap."""
+
+from __future__ import annotations
+
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from vdi.devcluster import images_machine
+from vdi.devcluster.images_archive import ImageConfig, write_archive
+from vdi.devcluster.images_builder import clean_storage, install_packages, require_builder, root_rights
+from vdi.devcluster.progress import Step, StepFailed
+from vdi.devcluster.sources import Workshop
+
+BASE = "docker.io/library/debian:12-slim"
+SUITE = "bookworm"
+RECIPE = "1"
+"""Counts up when what is made here changes."""
+
+_REGISTRY = "https://registry-1.docker.io/v2/"
+_REGISTRY_SECONDS = 4.0
+_UNWANTED = ("man", "locale", "info", "groff", "lintian", "linda", "doc")
+"""Folders of /usr/share that the slim image leaves out too."""
+
+
+def make_base(workshop: Workshop, step: Step, into: Path) -> None:
+    """Write `image.tar`, and `origin`: `registry`, or `mmdebstrap` with the reason. Raises StepFailed, NoBuilder."""
+    problem = registry_problem()
+    if problem is None:
+        try:
+            _pull(workshop, step, into / "image.tar")
+        except StepFailed as error:
+            problem = error.message
+    if problem is None:
+        (into / "origin").write_text("registry\n")
+        return
+    workshop.progress.say(f"  {BASE}: {problem}; it is made from Debian's packages instead")
+    _bootstrap(workshop, step, into / "image.tar")
+    (into / "origin").write_text(f"mmdebstrap, because {problem}\n")
+
+
+def from_registry(entry: Path) -> bool:
+    """Whether the base in `entry` came from its registry."""
+    return (entry / "origin").read_text().startswith("registry")
+
+
+def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECONDS) -> str | None:
+    """Why the registry cannot be used; None when it answers (401 is its answer to whoever has not logged in)."""
+    try:
+        with urllib.request.urlopen(address, timeout=seconds):  # noqa: S310 - https, a constant
+            return None
+    except urllib.error.HTTPError as error:
+        return None if error.code == 401 else f"its registry answered {error.code} {error.reason}"
+    except OSError as error:
+        return f"its registry cannot be reached ({getattr(error, 'reason', error)})"
+
+
+def _pull(workshop: Workshop, step: Step, target: Path) -> None:
+    with clean_storage(workshop.cache / "unfinished" / "base-storage") as storage:
+        builder = require_builder(step, storage, workshop.env, docker=True)
+        step.run(builder.pull(BASE), env=workshop.env)
+        step.run(builder.save(BASE, target), env=workshop.env)
+
+
+def _bootstrap(workshop: Workshop, step: Step, target: Path) -> None:
+    if shutil.which("mmdebstrap", path=workshop.env.get("PATH", "")) is None:
+        install_packages(step, ["mmdebstrap", "debian-archive-keyring"], ["mmdebstrap: not in PATH"])
+    sources = images_machine.debian_sources(images_machine.apt_targets(), SUITE)
+    layer, settings = target.with_name("layer.tar"), target.with_name("apt.conf")
+    settings.write_text("".join(f"{line}\n" for line in images_machine.apt_settings(images_machine.apt_dump())))
+    try:
+        step.run([*root_rights(), *bootstrap_command(layer, sources, settings, workshop.arch)], env=workshop.env)
+        step.update("writing the archive")
+        comment = "mmdebstrap --variant=minbase, trimmed like the slim image"
+        config = ImageConfig(cmd=("bash",))
+        write_archive(target, name=BASE, layer=layer, config=config, arch=workshop.arch, comment=comment)
+    finally:
+        layer.unlink(missing_ok=True)
+        settings.unlink()
+
+
+def bootstrap_command(layer: Path, sources: Sequence[str], settings: Path, arch: str) -> list[str]:
+    """mmdebstrap's command line. Without `sources` it takes Debian's default server. Nothing of the machine stays."""
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _UNWANTED]
+    machine_files = " ".join(
+        f'"$1"/etc/{name}' for name in ("hostname", "resolv.conf", "apt/sources.list*", "apt/apt.conf.d/99mmdebstrap")
+    )
+    return [
+        "mmdebstrap", "--variant=minbase", "--mode=root", "--format=tar", f"--architectures={arch}",
+        "--include=usr-is-merged", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+        f"--aptopt={settings}", *excluded, "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        f'--customize-hook=rm -rf {machine_files} "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap',
+        '--customize-hook=mkdir "$1"/etc/apt/sources.list.d', '--customize-hook=find "$1"/var/log -type f -delete',
+        SUITE, str(layer), *sources,
+    ]  # fmt: skip

@@ -1,0 +1,226 @@
+"""The programs that can build an image here, and their command lines: Docker, Podman, Buildah.
+
+Podman and Buildah get a storage of their own below our cache, gone after each build: the user's own images and
+containers are never seen. Docker has one storage only; what is built there is an image of the user's like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vdi.devcluster.images_machine import PROXY_VARIABLES, BuildFolders
+from vdi.devcluster.progress import Step
+
+Argv = list[str]
+SUDO = ("sudo", "-n", f"--preserve-env={','.join(PROXY_VARIABLES)}")
+"""How a command gets root's rights without a question; whoever calls us has asked for them already."""
+
+_DOCKER_SECONDS = 10.0
+
+
+class NoBuilder(Exception):  # noqa: N818 - named for what is missing
+    """Raised when nothing here can build an image: says what was looked for and what to install."""
+
+
+class Builder(Protocol):
+    """The command lines of one program. `archive` is an image archive, `tag` an image's whole name."""
+
+    name: str
+    own_storage: bool
+
+    def pull(self, tag: str) -> Argv:
+        """Fetch `tag` from its registry."""
+        ...
+
+    def load(self, archive: Path) -> Argv:
+        """Take an image in from its archive."""
+        ...
+
+    def build(self, context: Path, containerfile: Path, tag: str, mounts: Sequence[tuple[Path, str]]) -> Argv:
+        """Build `tag`; `mounts` are (folder here, folder in the build), read-only."""
+        ...
+
+    def save(self, tag: str, archive: Path) -> Argv:
+        """Write an image to an archive."""
+        ...
+
+
+@dataclass(frozen=True)
+class Docker:
+    """The Docker engine that is running. It takes no mounts: its builds see the engine's own network settings."""
+
+    name: str = "docker"
+    own_storage: bool = False
+
+    def pull(self, tag: str) -> Argv:
+        """Fetch `tag` from its registry."""
+        return ["docker", "pull", tag]
+
+    def load(self, archive: Path) -> Argv:
+        """Take an image in from its archive."""
+        return ["docker", "load", "--input", str(archive)]
+
+    def build(self, context: Path, containerfile: Path, tag: str, mounts: Sequence[tuple[Path, str]]) -> Argv:
+        """Build `tag`; proxies are named only, their values come from the environment."""
+        del mounts
+        proxies = [word for name in PROXY_VARIABLES for word in ("--build-arg", name)]
+        return ["docker", "build", *proxies, "--tag", tag, "--file", str(containerfile), str(context)]
+
+    def save(self, tag: str, archive: Path) -> Argv:
+        """Write an image to an archive."""
+        return ["docker", "save", "--output", str(archive), tag]
+
+
+@dataclass(frozen=True)
+class Buildah:
+    """Buildah, with a storage of its own in `storage`. `sudo` goes before each command."""
+
+    storage: Path
+    sudo: tuple[str, ...] = ()
+    name: str = "buildah"
+    own_storage: bool = True
+
+    @property
+    def _command(self) -> Argv:
+        return [*self.sudo, self.name, "--root", str(self.storage / "root"), "--runroot", str(self.storage / "run")]
+
+    def pull(self, tag: str) -> Argv:
+        """Fetch `tag` from its registry."""
+        return [*self._command, "pull", f"docker://{tag}"]
+
+    def load(self, archive: Path) -> Argv:
+        """Take an image in from its archive."""
+        return [*self._command, "pull", f"docker-archive:{archive}"]
+
+    def build(self, context: Path, containerfile: Path, tag: str, mounts: Sequence[tuple[Path, str]]) -> Argv:
+        """Build `tag` from what is in the storage, in a chroot: that needs no container runtime and works in a VM."""
+        volumes = [word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")]
+        options = ["--isolation", "chroot", "--pull=false", *volumes, "--tag", tag, "--file", str(containerfile)]
+        return [*self._command, "build", *options, str(context)]
+
+    def save(self, tag: str, archive: Path) -> Argv:
+        """Write an image to an archive."""
+        return [*self._command, "push", "--quiet", tag, f"docker-archive:{archive}:{tag}"]
+
+
+@dataclass(frozen=True)
+class Podman(Buildah):
+    """Podman: Buildah inside, other names for taking in and writing out."""
+
+    name: str = "podman"
+
+    def load(self, archive: Path) -> Argv:
+        """Take an image in from its archive."""
+        return [*self._command, "load", "--input", str(archive)]
+
+    def save(self, tag: str, archive: Path) -> Argv:
+        """Write an image to an archive."""
+        return [*self._command, "save", "--quiet", "--format", "docker-archive", "--output", str(archive), tag]
+
+
+def find_builder(storage: Path, env: Mapping[str, str], *, docker: bool) -> tuple[Builder | None, list[str]]:
+    """The first program that can build here, and why the ones before it cannot. Rootless Podman needs no sudo."""
+    path = env.get("PATH", "")
+    reasons: list[str] = []
+    if not docker:
+        reasons.append("docker: left alone, because it would keep a base image that came from no registry")
+    elif shutil.which("docker", path=path) is None:
+        reasons.append("docker: not in PATH")
+    elif (problem := docker_problem()) is not None:
+        reasons.append(f"docker: {problem}")
+    else:
+        return Docker(), reasons
+    if shutil.which("podman", path=path):
+        return Podman(storage), reasons
+    reasons.append("podman: not in PATH")
+    if shutil.which("buildah", path=path):
+        return Buildah(storage, root_rights()), reasons
+    return None, [*reasons, "buildah: not in PATH"]
+
+
+def require_builder(step: Step, storage: Path, env: Mapping[str, str], *, docker: bool) -> Builder:
+    """The first program that can build here; Debian's Buildah is installed when there is none. Raises NoBuilder."""
+    builder, reasons = find_builder(storage, env, docker=docker)
+    if builder is None:
+        install_packages(step, ["buildah"], reasons)
+        builder = Buildah(storage, root_rights())
+    step.update(f"with {builder.name}")
+    return builder
+
+
+def install_packages(step: Step, packages: Sequence[str], reasons: Sequence[str]) -> None:
+    """Install Debian packages. Raises NoBuilder, with `reasons`, where that cannot be done from here."""
+    command = f"apt-get install {' '.join(packages)}"
+    because = "".join(f"\n  - {reason}" for reason in reasons)
+    if shutil.which("apt-get") is None:
+        raise NoBuilder(f"no image can be built here; install podman or buildah. Looked for:{because}")
+    if os.geteuid() != 0 and not sudo_works():
+        raise NoBuilder(f"no image can be built here; as root: {command}. Looked for:{because}")
+    apt = [*root_rights(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
+    step.run([*apt, "update"])
+    step.run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+
+
+def root_rights() -> tuple[str, ...]:
+    """What goes before a command that only root may run."""
+    return () if os.geteuid() == 0 else SUDO
+
+
+def sudo_works() -> bool:
+    """Whether sudo gives root's rights without a question."""
+    if shutil.which("sudo") is None:
+        return False
+    return subprocess.run(["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def docker_problem() -> str | None:
+    """Why the Docker engine cannot be used now; None when it answers."""
+    try:
+        done = subprocess.run(
+            ["docker", "info", "--format", "{{.ServerVersion}}"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DOCKER_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0 and done.stdout.strip():
+        return None
+    lines = done.stderr.strip().splitlines() or ["it does not answer"]
+    return lines[-1]
+
+
+@contextlib.contextmanager
+def clean_storage(storage: Path) -> Iterator[Path]:
+    """A storage for the body, gone afterwards with everything still mounted in it, also after Ctrl-C."""
+    remove_storage(storage)
+    storage.mkdir(parents=True)
+    try:
+        yield storage
+    finally:
+        remove_storage(storage)
+
+
+def remove_storage(storage: Path) -> None:
+    """Unmount and delete a storage that a build has left. What a build made as root only root can delete."""
+    for mount in mounts_below(storage, Path("/proc/self/mounts").read_text()):
+        subprocess.run([*root_rights(), "umount", "--lazy", mount], stdin=subprocess.DEVNULL, check=False)
+    shutil.rmtree(storage, ignore_errors=True)
+    if storage.exists():
+        subprocess.run([*root_rights(), "rm", "-rf", "--one-file-system", str(storage)], check=False)
+
+
+def mounts_below(folder: Path, mounts: str) -> list[str]:
+    """The mount points below `folder` in the text of /proc/mounts, the last mounted first."""
+    points = [line.split()[1].replace("\\040", " ") for line in mounts.splitlines() if line]
+    return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
+
+
+def mount_words(folders: Sequence[BuildFolders]) -> list[tuple[Path, str]]:
+    """All mounts of `folders`."""
+    return [mount for each in folders for mount in each.mounts]
