@@ -20,6 +20,7 @@ def apply_addons(step: Step, layout: Layout, facts: Facts, binaries: Mapping[str
     kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
     apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
     step.run([*kubectl, *apply], stdin="\n---\n".join(manifests).encode())
+    layout.addons_applied.touch()
 
 
 def render(layout: Layout, dns_service: str, resolv_conf: str) -> list[str]:

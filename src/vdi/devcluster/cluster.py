@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdi.devcluster import binaries, privileged, probe, starting
+from vdi.devcluster import binaries, images, privileged, probe, starting
 from vdi.devcluster.addons import apply_addons
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.layout import ClusterError, Facts, Layout, layout_of
@@ -128,8 +128,6 @@ def _bring_up(layout: Layout, known: Facts | None, wanted: starting.Wanted, prog
     found = binaries.ensure(names, progress=progress)
     archives: list[Path] = []
     if not wanted.control_plane_only:
-        from vdi.devcluster import images
-
         archives = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
     facts = known if known and find_supervisor(layout) else starting.choose_facts(layout.name, known, wanted)
     if find_supervisor(layout) is None:
@@ -151,6 +149,7 @@ def _settle(layout: Layout, facts: Facts, found: Mapping[str, Path], progress: P
         apply_addons(step, layout, facts, found)
     if facts.networks:
         with progress.step("Wait for the node and the add-ons") as step:
+            starting.wait_running(layout, step)
             starting.wait_node(layout, facts, step)
 
 

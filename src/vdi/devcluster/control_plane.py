@@ -122,5 +122,6 @@ def _controller_manager(layout: Layout, facts: Facts, binary: Path) -> Component
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
         f"--cluster-name={facts.name}",
+        f"--flex-volume-plugin-dir={layout.config / 'volume-plugins'}",  # else it makes one below /usr/libexec
     ]
     return Component(name="kube-controller-manager", argv=argv, after=["kube-apiserver"])

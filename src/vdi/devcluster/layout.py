@@ -107,6 +107,11 @@ class Layout:
         return self.root / "config"
 
     @property
+    def addons_applied(self) -> Path:
+        """There once the add-ons' kinds and rights are: Traefik is started then, not to stumble over their absence."""
+        return self.root / "addons-applied"
+
+    @property
     def node(self) -> Path:
         """Data of containerd, kubelet and pods (root's); paths of at most a few characters below it."""
         return self.root / "node"

@@ -99,6 +99,7 @@ def node(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Com
             env={"KUBECONFIG": str(layout.component_kubeconfig("traefik"))},
             after=["kube-apiserver"],
             ready={"tcp": _TRAEFIK_HEALTH},
+            needs_file=str(layout.addons_applied),
             listen_name="websecure",
         ),
     ]
@@ -160,7 +161,7 @@ def _traefik_config(layout: Layout, facts: Facts) -> dict[str, Any]:
     """Traefik's static configuration. Its websecure socket comes from us; the address is what it is told it is."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
-        "log": {"level": "INFO"},
+        "log": {"level": "INFO", "noColor": True},
         "ping": {"entryPoint": "health"},
         "entryPoints": {
             "websecure": {

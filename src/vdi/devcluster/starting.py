@@ -85,6 +85,7 @@ def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
 def write_files(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> None:
     """Everything that the supervisor and the components read."""
     layout.save(facts)
+    layout.addons_applied.unlink(missing_ok=True)
     write_credentials(layout, facts)
     write_control_plane_config(layout)
     components = control_plane(layout, facts, binaries)
@@ -98,12 +99,13 @@ def write_files(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> N
 
 
 def wait_running(layout: Layout, step: Step) -> None:
-    """Until every component runs; says which do not, with the end of their logs."""
+    """Until every component runs that may by now; says which do not, with the end of their logs."""
+    later = {"traefik"} if not layout.addons_applied.exists() else set()
 
     def all_running() -> bool:
         if find_supervisor(layout) is None:
             raise ClusterError(f"the supervisor ended:\n{log_tail(layout, 'supervisor')}")
-        components = read_components(layout)
+        components = [component for component in read_components(layout) if component.name not in later]
         waiting = [component.name for component in components if component.state != "running"]
         step.update(", ".join(waiting), done=len(components) - len(waiting), total=len(components))
         return bool(components) and not waiting
@@ -111,7 +113,7 @@ def wait_running(layout: Layout, step: Step) -> None:
     if not wait_until(all_running, READY_SECONDS):
         lines = []
         for component in read_components(layout):
-            if component.state != "running":
+            if component.state != "running" and component.name not in later:
                 ended = f", ended {component.restarts} times, last: {component.last_exit}" if component.restarts else ""
                 lines.append(f"{component.name} is {component.state}{ended}\n{log_tail(layout, component.name)}")
         raise ClusterError(f"not running after {READY_SECONDS:.0f} s:\n" + "\n".join(lines))

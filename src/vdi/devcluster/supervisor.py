@@ -40,6 +40,7 @@ STOP_SECONDS = 5.0
 _TICK = 0.1
 _ROTATE_EVERY = 15.0
 _PR_SET_PDEATHSIG = 1
+_LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Component:
     env: dict[str, str] = field(default_factory=dict)
     after: list[str] = field(default_factory=list)
     ready: dict[str, str] = field(default_factory=dict)
+    needs_file: str = ""
+    """Non-empty: it is started once this file is there."""
     listen_name: str = ""
     """Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd would hand it on."""
 
@@ -81,23 +84,18 @@ class Process:
 
     def due(self, now: float) -> bool:
         """Whether it should be started now."""
-        return self.state.pid == 0 and now >= self._start_at
+        needed = self.component.needs_file
+        return self.state.pid == 0 and now >= self._start_at and (not needed or Path(needed).exists())
 
     def start(self) -> None:
         """Fork and exec with the log as its output. It dies with the supervisor."""
         component = self.component
-        env = {**os.environ, **component.env}
-        argv = component.argv
-        if self._listen_fd >= 0:
-            env |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": component.listen_name}
-            script = f'exec 3<&{self._listen_fd}; LISTEN_PID=$$ exec "$@"'
-            argv = ["/bin/sh", "-c", script, "sh", *argv]
         with self.log.open("ab") as log:
             log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode())
             log.flush()
             pid = os.fork()
             if pid == 0:
-                _become(argv, env, log.fileno(), self._listen_fd)
+                _become(component, log.fileno(), self._listen_fd)
         self.state.pid, self.state.state, self.state.since = pid, "starting", time.time()
 
     def ended(self, status: int, *, asked_to: bool) -> None:
@@ -124,17 +122,19 @@ class Process:
         return True
 
 
-def _become(argv: list[str], env: dict[str, str], output: int, keep: int) -> None:
+def _become(component: Component, output: int, listen_fd: int) -> None:
     """In the child: turn into the program. Never returns."""
+    argv, env = component.argv, {**os.environ, **component.env}
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        if keep >= 0:
-            os.set_inheritable(keep, True)
+        if listen_fd >= 0:  # last: the number may be one of the above's
+            os.dup2(listen_fd, _LISTEN_FDS_START)
+            os.set_inheritable(_LISTEN_FDS_START, True)  # dup2 onto itself would leave it as it was
+            env |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": component.listen_name}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.execvpe(argv[0], argv, env)  # noqa: S606 - a fixed argv from our own spec
@@ -286,6 +286,8 @@ def main(state_dir: Path, listen_fd: int) -> int:
     if sys.stdin.buffer.readline() != GO:
         print("the starter went away before its word to go on", file=sys.stderr)  # noqa: T201 - its log
         return 1
+    if listen_fd >= 0:
+        os.set_inheritable(listen_fd, False)  # one component gets it, the others must not hold it
     spec: dict[str, Any] = json.loads((state_dir / "spec.json").read_bytes())
     for argv in spec["setup"]:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
