@@ -1,5 +1,6 @@
 """The only module that talks to the API server: requests, retries, watches, logs. What the bytes mean is in `wire`."""
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -110,6 +111,7 @@ class Client:
             if session is not None:
                 await session.close()
         self._requests = self._streams = None
+        await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -357,7 +359,12 @@ class Client:
                 self._count(method, resource, status, began)
                 if status >= 300:
                     raise _failure(answer, await answer.read(), what)
-                yield answer.content
+                transport = answer.connection.transport if answer.connection is not None else None
+                try:
+                    yield answer.content
+                finally:
+                    if transport is not None:
+                        transport.abort()  # a polite TLS goodbye would outlive the Client
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if not status:
                 self._count(method, resource, status, began)
