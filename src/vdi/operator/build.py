@@ -94,7 +94,9 @@ class Builder:
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
         if home and is_its_home and (observed.home is None or observed.pod is None):
             work["home"] = self._homes.ensure(build_home(identity=identity, home=home))
-        if desktop and observed.pod is None and (home is None or self._may_mount(home, uid)):
+        if observed.pod:
+            work["pod"] = self.pods.relabel(observed.pod, identity.labels)
+        elif desktop and (home is None or self._may_mount(home, uid)):
             work["pod"] = self.pods.ensure(build_pod(identity=identity, desktop=desktop))
         return work
 

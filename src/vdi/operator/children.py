@@ -10,7 +10,7 @@ from vdi.kube import wire
 from vdi.kube.apply import Applier
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.meta import HasMetadata, T
-from vdi.kube.ownership import hash_of
+from vdi.kube.ownership import hash_of, owns_all
 from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -58,6 +58,13 @@ class Children(Generic[T]):
         self._refuse_foreign(present, metadata)
         return await self._applier.ensure(wanted) if self._repair and self._applier else present
 
+    async def relabel(self, present: T, labels: Mapping[str, str]) -> T:
+        """Put our labels back if somebody else has changed them; by them Services find pods, and we our objects."""
+        mark = self.store.mark_of(present)
+        if mark is None or owns_all(mark, {"metadata": {"labels": labels}}):
+            return present
+        return await self._label(present, labels)
+
     async def delete(self, present: T) -> bool:
         """Delete this incarnation; True when it is gone, False while it is terminating."""
         if self._applier is None:
@@ -82,9 +89,12 @@ class Children(Generic[T]):
         answer = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
         live = wire.decode(answer, self._into, self.resource.kind)
         self._refuse_foreign(live, metadata)
-        # Without our labels the object would be invisible to us; by its owner or its name it is ours.
-        patch = {"metadata": {"labels": metadata["labels"], "uid": live.metadata.uid}}
-        answer = await self._client.patch(self.resource, name, patch, namespace=namespace, into=msgspec.Raw)
+        return await self._label(live, metadata["labels"])
+
+    async def _label(self, present: T, labels: Mapping[str, str]) -> T:
+        meta = present.metadata
+        patch = {"metadata": {"labels": labels, "uid": meta.uid}}
+        answer = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
         return self._take(answer)
 
     def _take(self, answer: msgspec.Raw) -> T:

@@ -1,0 +1,128 @@
+"""A way to the API server that counts what passes, and can cut the line at the n-th write. On loopback, plain HTTP."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import aiohttp
+from aiohttp import ClientConnectionResetError, web
+
+from vdi.kube.config import ClusterConfig
+
+WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive", "content-encoding"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that passed."""
+
+    method: str
+    path: str
+    watch: bool
+
+    @property
+    def is_event(self) -> bool:
+        """Events are told apart: they are nobody's budget."""
+        return "/events.k8s.io/" in self.path
+
+
+class Proxy:
+    """Passes requests on to the API server; `cut_at(n, ...)` makes it drop the line at the n-th write from then on."""
+
+    def __init__(self, upstream: ClusterConfig) -> None:
+        self.passed: list[Request] = []
+        self.url = ""
+        self.user = ""
+        """Who the server is to take the caller for (impersonation); empty: the administrator."""
+        self.missing: set[str] = set()
+        """Plurals of kinds that the server is to seem not to know."""
+        self.cut = asyncio.Event()
+        self._upstream = upstream
+        self._writes_left: int | None = None
+        self._moment: Literal["before", "after"] = "before"
+
+    def cut_at(self, write: int, moment: Literal["before", "after"]) -> None:
+        """Lose the `write`-th write from now `before` the server sees it, or its answer `after` it was done."""
+        self._writes_left, self._moment = write, moment
+
+    def mend(self) -> None:
+        """Let everything pass again."""
+        self._writes_left = None
+        self.cut.clear()
+
+    def writes(self) -> list[Request]:
+        """Writes that passed, Events left out."""
+        return [one for one in self.passed if one.method in WRITES and not one.is_event]
+
+    def reads(self) -> list[Request]:
+        """Reads that are not watches. First lists are reads too: clear `passed` after the start."""
+        return [one for one in self.passed if one.method == "GET" and not one.watch]
+
+    def verbs(self) -> Counter[str]:
+        """Writes by method and resource, for messages."""
+        return Counter(f"{one.method} {one.path.split('/vdi-')[0]}" for one in self.writes())
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator["Proxy"]:
+        """Listen while the context lasts."""
+        app = web.Application(client_max_size=2**26)
+        app.router.add_route("*", "/{path:.*}", self._pass)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        connector = aiohttp.TCPConnector(ssl=self._upstream.ssl_context() or True, limit=0)
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(connector=connector, auto_decompress=False, timeout=timeout) as self._session:
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, "127.0.0.1", 0)
+                await site.start()
+                self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                yield self
+            finally:
+                await runner.cleanup()
+
+    async def _pass(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        seen = Request(request.method, request.path, request.query.get("watch") == "true")
+        if self.cut.is_set():
+            raise _hang_up(request)
+        drop_answer = False
+        if seen.method in WRITES and not seen.is_event and self._writes_left is not None:
+            self._writes_left -= 1
+            if self._writes_left == 0:
+                if self._moment == "before":
+                    self.cut.set()
+                    raise _hang_up(request)
+                drop_answer = True
+        self.passed.append(seen)
+        if any(f"/{plural}" in seen.path for plural in self.missing):
+            return web.Response(status=404, text="404 page not found\n")
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
+        if self.user:
+            headers["Impersonate-User"] = self.user
+        url = f"{self._upstream.server}{request.raw_path}"
+        async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
+            if drop_answer:
+                await answer.read()
+                self.cut.set()
+                raise _hang_up(request)
+            response = web.StreamResponse(status=answer.status)
+            response.headers.update({k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP})
+            with suppress(ClientConnectionResetError):  # the client has gone: nobody is left to tell
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    if self.cut.is_set():
+                        raise _hang_up(request)
+                    await response.write(chunk)
+                await response.write_eof()
+            return response
+
+
+def _hang_up(request: web.Request) -> Exception:
+    """Close the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return asyncio.CancelledError()  # type: ignore[return-value]

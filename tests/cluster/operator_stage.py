@@ -1,0 +1,311 @@
+"""What the operator's cluster tests play on: CRDs, a kubelet (the test itself), an operator to start and stop."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from cluster.operator_proxy import Proxy
+from vdi.api.crd import build_crds
+from vdi.kube.clock import SystemClock
+from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.transport import Client
+from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.operator.main import run_operator
+from vdi.operator.settings import Settings
+from vdi.session.policy import Policy
+
+T = TypeVar("T")
+CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
+Object = dict[str, Any]
+RBAC = "rbac.authorization.k8s.io"
+
+
+async def eventually(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 15.0) -> T:
+    """The first answer that is true; fails with `what` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    last: T | None = None
+    while time.monotonic() < deadline:
+        last = await look()
+        if last:
+            return last
+        await asyncio.sleep(0.02)  # a poll of a real server, with a deadline
+    raise AssertionError(f"not within {seconds} s: {what}; last seen: {last!r}")
+
+
+class ShiftedClock(SystemClock):
+    """The real clock, but wall time can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+@dataclass
+class Stage:
+    """A namespace of a real API server, and the test's own way to it."""
+
+    api: Client
+    namespace: str
+    proxy: Proxy
+    folder: Path
+
+    async def install_crds(self) -> None:
+        """Ours, as generated; Traefik's come with the control plane."""
+        for crd in build_crds():
+            await self.api.apply(CRDS, crd["metadata"]["name"], crd, into=msgspec.Raw)
+        for kind, namespace in ((SESSIONS, self.namespace), (ROUTES, self.namespace), (TEMPLATES, None)):
+            await eventually(partial(self._served, kind, namespace), f"{kind.plural} are served")
+
+    async def grant(self) -> None:
+        """Let the operator do what docs/design/operator.md says that it needs, and nothing else."""
+        user = f"operator-of-{self.namespace}"
+        for kind, rules in documented_rules().items():
+            namespace = self.namespace if kind == "Role" else None
+            metadata = {"name": user} | ({"namespace": namespace} if namespace else {})
+            role: Object = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
+            binding: Object = {**role, "kind": f"{kind}Binding", "subjects": [{"kind": "User", "name": user}]}
+            binding |= {"roleRef": {"kind": kind, "name": user, "apiGroup": RBAC}}
+            del binding["rules"]
+            for body_kind, body in ((kind, role), (f"{kind}Binding", binding)):
+                plural = f"{body_kind.lower()}s"
+                resource = Resource(RBAC, "v1", plural, body_kind, namespaced=namespace is not None)
+                await self.api.apply(resource, user, body, namespace=namespace, into=msgspec.Raw)
+        self.proxy.user = user
+
+    async def _served(self, kind: Resource, namespace: str | None) -> bool:
+        try:
+            await self.api.list(kind, namespace=namespace, into=msgspec.Raw)
+        except NotFound:
+            return False
+        return True
+
+    async def template(self, name: str, **spec: Any) -> Object:
+        """Make a template."""
+        body = {
+            "apiVersion": TEMPLATES.api_version,
+            "kind": "VDITemplate",
+            "metadata": {"name": name},
+            "spec": {"image": "registry.example.com/desktop:1", **spec},
+        }
+        return await self.api.create(TEMPLATES, body, into=dict)
+
+    async def session(self, name: str, template: str, **spec: Any) -> Object:
+        """Make a session of alice's."""
+        body = {
+            "apiVersion": SESSIONS.api_version,
+            "kind": "VDISession",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"user": "alice@example.com", "template": template, **spec},
+        }
+        return await self.api.create(SESSIONS, body, namespace=self.namespace, into=dict)
+
+    async def get(self, resource: Resource, name: str) -> Object | None:
+        """One object, or None."""
+        try:
+            return await self.api.get(resource, name, namespace=self.namespace, into=dict)
+        except NotFound:
+            return None
+
+    async def all(self, resource: Resource) -> list[Object]:
+        """All objects of a kind in the namespace."""
+        return await self.api.list(resource, namespace=self.namespace, into=dict)
+
+    async def owned(self, resource: Resource, session: Object) -> list[Object]:
+        """Objects that name this session as their owner."""
+        uid = session["metadata"]["uid"]
+        return [one for one in await self.all(resource) if uid in _owners(one)]
+
+    async def pod_of(self, session: Object) -> Object:
+        """Its pod, waited for."""
+
+        async def look() -> Object | None:
+            pods = await self.owned(PODS, session)
+            return pods[0] if pods else None
+
+        return await eventually(look, f"pod of {session['metadata']['name']}")
+
+    async def make_ready(self, pod: Object) -> None:
+        """Play the kubelet: the desktop runs and answers."""
+        now = datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
+        now = f"{now[:-2]}:{now[-2:]}"
+        container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
+        container |= {"state": {"running": {"startedAt": now}}}
+        conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": now}]
+        status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container]}
+        await self.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
+
+    async def bind(self, pod: Object, node: str) -> None:
+        """Play the scheduler."""
+        meta = {"name": pod["metadata"]["name"], "namespace": self.namespace}
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": meta, "target": target}
+        bindings = Resource("", "v1", f"pods/{meta['name']}/binding", "Binding")
+        await self.api.create(bindings, binding, namespace=self.namespace, into=msgspec.Raw)
+
+    async def patch(self, resource: Resource, name: str, patch: Object, *, subresource: str | None = None) -> Object:
+        """Merge patch."""
+        return await self.api.patch(resource, name, patch, namespace=self.namespace, subresource=subresource, into=dict)
+
+    async def delete(self, resource: Resource, name: str, *, grace_seconds: int | None = None) -> None:
+        """Delete, without waiting."""
+        await self.api.delete(resource, name, namespace=self.namespace, grace_seconds=grace_seconds, into=dict)
+
+    async def reach(self, name: str, phase: str, words: str = "", seconds: float = 15.0) -> Object:
+        """Wait until the session is in that phase, and its message has these words."""
+
+        async def look() -> Object | None:
+            session = await self.get(SESSIONS, name)
+            status = (session or {}).get("status", {})
+            return session if status.get("phase") == phase and words in status.get("message", "") else None
+
+        try:
+            return await eventually(look, f"{name} is {phase} {words!r}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {(await self.get(SESSIONS, name) or {}).get('status')}") from None
+
+    async def run(self, name: str) -> Object:
+        """Play the kubelet until the session runs."""
+        session = await self.get(SESSIONS, name)
+        assert session
+        await self.make_ready(await self.pod_of(session))
+        return await self.reach(name, "Running")
+
+    async def gone(self, resource: Resource, name: str, seconds: float = 15.0) -> None:
+        """Wait until there is no such object."""
+
+        async def look() -> bool:
+            return await self.get(resource, name) is None
+
+        await eventually(look, f"{resource.kind} {name} is gone", seconds)
+
+    async def childless(self, session: Object) -> None:
+        """Wait until nothing names this session as its owner any more."""
+
+        async def look() -> bool:
+            return not [one for kind in CHILDREN.values() for one in await self.owned(kind, session)]
+
+        await eventually(look, f"children of {session['metadata']['name']} are gone", 30.0)
+
+    @asynccontextmanager
+    async def operator(self, clock: SystemClock | None = None, **settings: Any) -> AsyncIterator[int]:
+        """Our operator, in this process, through the proxy; gives its health port. Its first lists are not counted."""
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        chosen = Settings(
+            namespace=self.namespace,
+            metrics_host="127.0.0.1",
+            metrics_port=0,
+            **({"policy": Policy(tls_secret="wildcard")} | settings),
+        )
+        config = ClusterConfig(server=self.proxy.url)
+        work = run_operator(config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=ready.set_result)
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait((task, ready), timeout=20, return_when=asyncio.FIRST_COMPLETED)
+            assert ready.done(), f"the operator did not start: {task}"
+            self.proxy.passed.clear()
+            yield ready.result()
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 15)
+
+    @asynccontextmanager
+    async def operator_process(self) -> AsyncIterator["OperatorProcess"]:
+        """Our operator as a process of its own; killed with SIGKILL at the end."""
+        kubeconfig = self.folder / "operator.kubeconfig"
+        context = {"cluster": "c", "user": "u"}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": self.proxy.url}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": context}],
+            "current-context": "c",
+        }
+        kubeconfig.write_text(yaml.safe_dump(config))
+        source = Path(sys.modules["vdi"].__path__[0]).parent
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(source),
+            "VDI_NAMESPACE": self.namespace,
+            "VDI_METRICS_ADDR": "127.0.0.1:0",
+            "VDI_TLS_SECRET": "wildcard",
+        }
+        run = ["-c", _RUN, str(kubeconfig)]
+        with (self.folder / "operator.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(sys.executable, *run, env=environment, stderr=log)
+        try:
+            yield OperatorProcess(process)
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
+@dataclass
+class OperatorProcess:
+    """A running operator."""
+
+    process: asyncio.subprocess.Process
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+_RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
+
+
+def documented_rules() -> dict[str, list[Object]]:
+    """Role and ClusterRole as the table in docs/design/operator.md grants them."""
+    text = (Path(__file__).parents[2] / "docs/design/operator.md").read_text()
+    role: list[Object] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 4 and cells[0] not in ("apiGroup", "---"):
+            group = "" if cells[0] == "(core)" else cells[0].strip("`")
+            resources = [one.strip(" `") for one in cells[1].split(",")]
+            role.append({"apiGroups": [group], "resources": resources, "verbs": cells[2].split(", ")})
+    templates = re.search(r"^ClusterRole: `(\S+)` `(\S+)`: ([a-z, ]+)\.", text, re.MULTILINE)
+    assert len(role) == 6 and templates, "docs/design/operator.md has changed its shape"
+    cluster = {"apiGroups": [templates[1]], "resources": [templates[2]], "verbs": templates[3].split(", ")}
+    return {"Role": role, "ClusterRole": [cluster]}
+
+
+def _owners(obj: Object) -> set[str]:
+    return {owner["uid"] for owner in obj["metadata"].get("ownerReferences", [])}
+
+
+@asynccontextmanager
+async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIterator[Stage]:
+    """A stage with its CRDs; templates made on it are removed at the end."""
+    config = load_config(kubeconfig)
+    async with Client(config, field_manager="test") as api, Proxy(config).serve() as proxy:
+        stage = Stage(api, namespace, proxy, folder)
+        await stage.install_crds()
+        await stage.grant()
+        yield stage
+        for template in await api.list(TEMPLATES, into=dict):
+            if template["metadata"]["name"].startswith(namespace):
+                await api.delete(TEMPLATES, template["metadata"]["name"], into=dict)
+        for session in await stage.all(SESSIONS):
+            # The operator is gone; a namespace must not hang on the finalizer that it would have dropped.
+            await stage.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})

@@ -1,0 +1,270 @@
+"""A session's life against a real API server, with the test as kubelet."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from cluster.operator_stage import CHILDREN, ShiftedClock, Stage, eventually, open_stage
+from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
+from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.session.naming import home_claim_name
+
+
+@pytest.fixture
+async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
+        yield stage
+
+
+def condition(session: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next(one for one in session["status"]["conditions"] if one["type"] == kind)
+
+
+async def test_session_becomes_a_desktop_within_its_budget(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        pod = await stage.pod_of(session)
+        await stage.reach("alice-desktop", "Creating")
+        await stage.make_ready(pod)
+        running = await stage.reach("alice-desktop", "Running")
+        assert len(stage.proxy.writes()) <= 8, stage.proxy.verbs()
+        assert stage.proxy.reads() == []
+    for name, kind in CHILDREN.items():
+        owned = await stage.owned(kind, session)
+        assert len(owned) == (0 if name == "home" else 1), name
+    status = running["status"]
+    assert status["url"] == "https://alice-desktop.vdi.localhost"
+    assert status["startTime"] == pod["metadata"]["creationTimestamp"]
+    assert status["podName"] == "alice-desktop"
+    assert status["templateRevision"] == "1"
+    assert "message" not in status
+    assert condition(running, "Ready")["status"] == "True"
+    home = home_claim_name(session_name="", user="alice@example.com", template=template, retain=True)
+    claim = await stage.get(CLAIMS, home)
+    assert claim and "ownerReferences" not in claim["metadata"]
+
+
+async def test_deleted_child_comes_back(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+        for name in ("service", "secret", "route", "pod"):
+            (old,) = await stage.owned(CHILDREN[name], session)
+            await stage.delete(CHILDREN[name], old["metadata"]["name"], grace_seconds=0)
+
+            async def replaced(name: str = name, uid: str = old["metadata"]["uid"]) -> bool:
+                return any(one["metadata"]["uid"] != uid for one in await stage.owned(CHILDREN[name], session))
+
+            await eventually(replaced, f"{name} is made again")
+        await stage.run("alice-desktop")
+
+
+async def test_edited_child_is_put_right(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+        await stage.patch(SERVICES, "alice-desktop", {"spec": {"selector": {"app": "other"}}})
+        wrong = {"spec": {"routes": [{"kind": "Rule", "match": "Host(`evil.example.com`)", "services": []}]}}
+        await stage.patch(ROUTES, "alice-desktop", wrong)
+        await stage.patch(PODS, "alice-desktop", {"metadata": {"labels": {"vdi.kasm.io/session": "other"}}})
+        await stage.patch(
+            SECRETS, "alice-desktop-auth", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
+        )
+
+        async def right() -> bool:
+            (service,) = await stage.owned(SERVICES, session)
+            (route,) = await stage.owned(ROUTES, session)
+            (pod,) = await stage.owned(PODS, session)
+            (secret,) = await stage.owned(SECRETS, session)
+            seen = (
+                service["spec"]["selector"].get("vdi.kasm.io/session"),
+                route["spec"]["routes"][0]["match"],
+                pod["metadata"]["labels"].get("vdi.kasm.io/session"),
+                secret["metadata"]["labels"].get("app.kubernetes.io/managed-by"),
+            )
+            return seen == ("alice-desktop", "Host(`alice-desktop.vdi.localhost`)", "alice-desktop", "vdi-operator")
+
+        await eventually(right, "service, route, pod and secret are as they were")
+        await stage.reach("alice-desktop", "Running")
+
+
+async def test_quiet_session_costs_nothing(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+    async with stage.operator():
+        first = await stage.get(SESSIONS, "alice-desktop")
+        await stage.session("bob-desktop", template, user="bob@example.com")
+        await stage.run("bob-desktop")  # by now the operator has looked at alice's as well
+        assert [one.path for one in stage.proxy.writes() if "alice" in one.path] == []
+        assert stage.proxy.reads() == []
+        assert await stage.get(SESSIONS, "alice-desktop") == first
+
+
+async def test_deletion_leaves_nothing_but_the_home(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+        await stage.delete(SESSIONS, "alice-desktop")
+        await stage.gone(SESSIONS, "alice-desktop")
+        await stage.childless(session)
+    assert len(await stage.all(CLAIMS)) == 1
+
+
+async def test_home_goes_with_the_session_that_does_not_retain_it(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template, persistence={"retain": False})
+        await stage.run("alice-desktop")
+        (claim,) = await stage.all(CLAIMS)
+        assert claim["metadata"]["name"] == "alice-desktop-home"
+        await stage.delete(SESSIONS, "alice-desktop")
+        await stage.childless(session)
+        await stage.gone(CLAIMS, "alice-desktop-home")
+
+
+async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        pod = await stage.pod_of(session)
+        await stage.bind(pod, "far-away")
+        await stage.make_ready(pod)
+        assert (await stage.reach("alice-desktop", "Running"))["status"]["nodeName"] == "far-away"
+        await stage.delete(SESSIONS, "alice-desktop")
+        leaving = await stage.reach("alice-desktop", "Terminating", "Waiting until node far-away has stopped")
+        assert leaving["metadata"]["finalizers"] == ["vdi.kasm.io/session-cleanup"]
+        (pod,) = await stage.owned(PODS, session)
+        assert pod["metadata"]["deletionGracePeriodSeconds"] == 3
+        await stage.delete(PODS, "alice-desktop", grace_seconds=0)
+        await stage.gone(SESSIONS, "alice-desktop")
+        await stage.childless(session)
+
+
+async def test_work_is_taken_up_after_a_restart(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        pod = await stage.pod_of(session)
+        await stage.reach("alice-desktop", "Creating")
+    await stage.make_ready(pod)
+    async with stage.operator():
+        running = await stage.reach("alice-desktop", "Running")
+        assert running["status"]["startTime"] == pod["metadata"]["creationTimestamp"]
+    await stage.delete(SESSIONS, "alice-desktop")
+    async with stage.operator():
+        await stage.gone(SESSIONS, "alice-desktop")
+        await stage.childless(session)
+
+
+async def test_session_ends_when_its_time_is_over(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    clock = ShiftedClock()
+    async with stage.operator(clock):
+        session = await stage.session("alice-desktop", template, timeout="1h")
+        running = await stage.run("alice-desktop")
+        assert running["status"]["expiresAt"] > running["status"]["startTime"]
+        pod = await stage.pod_of(session)
+        await stage.patch(PODS, "alice-desktop", {"metadata": {"finalizers": ["example.com/hold"]}})
+        clock.ahead = timedelta(hours=1)
+        await stage.patch(SESSIONS, "alice-desktop", {"metadata": {"annotations": {"look": "again"}}})
+        ending = await stage.reach("alice-desktop", "Terminating", "The time of this session is over")
+        assert condition(ending, "Ready")["reason"] == "TimedOut"
+        await stage.patch(PODS, pod["metadata"]["name"], {"metadata": {"finalizers": None}})
+        await stage.gone(SESSIONS, "alice-desktop")
+        await stage.childless(session)
+
+        async def told() -> set[str]:
+            events = [one for one in await stage.all(EVENTS) if one["regarding"]["kind"] == "VDISession"]
+            return {one["reason"] for one in events} & {"Ready", "TimedOut"}
+
+        await eventually(lambda: _equals(told, {"Ready", "TimedOut"}), "events tell of start and end")
+    assert len(await stage.all(CLAIMS)) == 1
+
+
+async def _equals(look: Any, wanted: Any) -> bool:
+    return bool(await look() == wanted)
+
+
+async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+        before = await stage.pod_of(session)
+        await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
+
+        async def noticed() -> bool:
+            status = (await stage.reach("alice-desktop", "Running"))["status"]
+            found = next(one for one in status["conditions"] if one["type"] == "TemplateFound")
+            return (found["reason"], status["templateRevision"]) == ("NewerRevision", "1")
+
+        await eventually(noticed, "status tells of the newer template")
+        assert (await stage.pod_of(session))["metadata"]["uid"] == before["metadata"]["uid"]
+        await stage.delete(PODS, "alice-desktop", grace_seconds=0)
+
+        async def renewed() -> bool:
+            pods = await stage.owned(PODS, session)
+            return [one["spec"]["containers"][0]["image"] for one in pods] == ["registry.example.com/desktop:2"]
+
+        await eventually(renewed, "the next start has the new image")
+        assert (await stage.run("alice-desktop"))["status"]["templateRevision"] == "2"
+
+
+async def test_names_up_to_kubernetes_own_limit_work(stage: Stage) -> None:
+    template = f"{stage.namespace}-" + "t." * 50 + "x"
+    await stage.template(template)
+    name = "alice." + "d" * 60 + "." + "e" * 180
+    async with stage.operator():
+        session = await stage.session(name, template)
+        running = await stage.run(name)
+        host = running["status"]["url"].removeprefix("https://").split(".")[0]
+        assert host.startswith("alice-ddd") and len(host) <= 63
+        await stage.delete(SESSIONS, name)
+        await stage.gone(SESSIONS, name)
+        await stage.childless(session)
+
+
+async def test_desktop_without_gpu_is_built_for_cpus(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template, resources={"defaultGPU": 0, "defaultCPU": "1", "defaultMemory": "4Gi"})
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template, resources={"gpu": 1, "memory": "4Gi"})
+        (container,) = (await stage.pod_of(session))["spec"]["containers"]
+        assert container["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}
+        assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"]
+
+
+async def test_probes_and_metrics_tell_the_truth(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator() as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+        for path in ("/healthz", "/readyz"):
+            async with http.get(path) as answer:
+                assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with http.get("/metrics") as answer:
+            metrics = await answer.text()
+        assert 'vdi_sessions{phase="Running"} 1.0' in metrics
+        assert "session_startup_seconds_count 1.0" in metrics
+        assert 'vdi_api_requests_total{method="POST",resource="pods",status="201"} 1.0' in metrics
