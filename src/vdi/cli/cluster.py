@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.options import examples
 from vdi.devcluster import cluster
+from vdi.devcluster.images import ImageFailed
+from vdi.devcluster.images_archive import BadProgram
+from vdi.devcluster.images_builder import NoBuilder
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.sources import BinaryUnavailable
 from vdi.devcluster.status import ClusterStatus
 
 app = typer.Typer(
@@ -29,7 +35,7 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
-CLUSTER_MISSING = 1
+INTERRUPTED = 130
 
 
 class Output(StrEnum):
@@ -39,7 +45,7 @@ class Output(StrEnum):
     JSON = "json"
 
 
-@app.command(epilog="Example: sudo vdi cluster up --fake-gpus 4 (without root: vdi cluster up --control-plane-only)")
+@app.command(epilog=examples("cluster up --fake-gpus 4", "cluster up --control-plane-only --name dev"))
 def up(
     name: Name = "demo",
     control_plane_only: Annotated[
@@ -70,7 +76,7 @@ def up(
     console.print(f"  export KUBECONFIG={made.kubeconfig}", soft_wrap=True)
 
 
-@app.command(epilog="Example: vdi cluster down --name dev")
+@app.command(epilog=examples("cluster down --name dev"))
 def down(name: Name = "demo") -> None:
     """Stop the cluster and remove everything it had; downloaded and built files stay in the cache."""
     with _errors_in_words():
@@ -78,7 +84,7 @@ def down(name: Name = "demo") -> None:
     print(f"Removed of cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}.")
 
 
-@app.command(epilog="Example: vdi cluster reset --control-plane-only")
+@app.command(epilog=examples("cluster reset --control-plane-only"))
 def reset(
     name: Name = "demo",
     control_plane_only: Annotated[bool, typer.Option("--control-plane-only", help="As in `up`.")] = False,
@@ -89,7 +95,7 @@ def reset(
     up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
 
 
-@app.command(epilog="Example: vdi cluster status -o json")
+@app.command(epilog=examples("cluster status", "cluster status -o json"))
 def status(
     name: Name = "demo",
     output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
@@ -101,10 +107,10 @@ def status(
         print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
         _print_status(found)
-    raise typer.Exit(0 if found.state == "running" else 1)
+    raise typer.Exit(0 if found.state == "running" else FINDINGS)
 
 
-@app.command(epilog="Example: vdi cluster logs kube-apiserver -f")
+@app.command(epilog=examples("cluster logs kube-apiserver -f"))
 def logs(
     component: Annotated[str, typer.Argument(help="Which component; none lists them.")] = "",
     name: Name = "demo",
@@ -127,7 +133,7 @@ def logs(
     os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
 
 
-@app.command(epilog='Example: export KUBECONFIG="$(vdi cluster kubeconfig)"')
+@app.command(epilog=examples("cluster kubeconfig", "cluster kubeconfig --print"))
 def kubeconfig(
     name: Name = "demo",
     content: Annotated[bool, typer.Option("--print", help="The content instead of the path; it holds a key.")] = False,
@@ -155,15 +161,11 @@ def _progress(name: str) -> Iterator[Progress]:
 def _errors_in_words() -> Iterator[None]:
     try:
         yield
-    except (ClusterError, StepFailed) as error:
-        _fail(str(error))
+    except (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram) as error:
+        raise CommandFailedError(str(error)) from error
     except KeyboardInterrupt:
-        _fail("interrupted; what this command had begun is undone", code=130)
-
-
-def _fail(message: str, code: int = 1) -> NoReturn:
-    print(f"vdi cluster: {message}", file=sys.stderr)
-    raise typer.Exit(code)
+        print("Interrupted; what this command had begun is undone.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _print_status(found: ClusterStatus) -> None:
