@@ -22,6 +22,9 @@ _DENIED = re.compile(
     r'(?:in the namespace "(?P<namespace>[^"]+)"|at the cluster scope)'
 )
 
+_NO_VALUE = re.compile(r'^Invalid value: "(?:string|integer|object|array)?": ')
+"""What the API server puts before the words of a CEL rule: a type in the place of the value, which the words name."""
+
 
 def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CommandFailedError:
     """What a person can do about an error of the API: what was asked, of whom, and what is missing.
@@ -69,5 +72,6 @@ def _invalid(error: ApiError) -> str:
     """The server's own words, one line for each field."""
     if not error.causes:
         return f"the API server refuses this: {error.message}"
-    lines = [f"  {cause.field}: {cause.message}" if cause.field else f"  {cause.message}" for cause in error.causes]
+    said = [(cause.field, _NO_VALUE.sub("", cause.message)) for cause in error.causes]
+    lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)

@@ -43,7 +43,8 @@ class StartView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._spinner.stop()
+        if self._task is not None:
+            self._spinner.stop()
 
     def passed(self, stage: Passed, *, well: bool = True) -> None:
         """One stage is over."""

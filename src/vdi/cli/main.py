@@ -98,11 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure.exit_code
     except Exception as error:
         _show(
-            f"unexpected {type(error).__name__}: {error}",
+            f"unexpected {_describe(error)}",
             hint=f"This is a fault of {PROGRAM}. For the traceback: {PROGRAM} --debug ..., or VDI_DEBUG=1.",
         )
         return FINDINGS
     return 0
+
+
+def _describe(error: BaseException) -> str:
+    """Type and words; of a group of errors those of each one in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_describe(each) for each in error.exceptions)
+    return f"{type(error).__name__}: {error}"
 
 
 def _show(message: str, *, hint: str) -> None:

@@ -183,10 +183,18 @@ async def log_lines(client: Client, namespace: str, name: str, *, follow: bool, 
     """The desktop's log; when it has none yet, why."""
     session = await get_session(client, namespace, name)
     pod = session.status.pod_name or pod_name(name)
+    started = False
     try:
         async for line in client.log_lines(namespace, pod, follow=follow, tail=tail):
+            started = True
             yield line
     except (NotFound, BadRequest) as error:
-        said = session.status.message or error.message
         what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
-        raise CommandFailedError(f"session {name} ({phase(session)}) {what}, so there is no log: {said}") from error
+        raise CommandFailedError(_no_log(session, what, error.message)) from error
+    if not started and session.status.phase != Phase.RUNNING:  # a pod without a node has an empty log, not an error
+        raise CommandFailedError(_no_log(session, "has not started", "its status does not say why"))
+
+
+def _no_log(session: VDISession, what: str, otherwise: str) -> str:
+    said = session.status.message or otherwise
+    return f"session {session.metadata.name} ({phase(session)}) {what}, so there is no log: {said}"

@@ -86,7 +86,7 @@ async def watch_start(
 def _show(start: Start, view: StartView, session: VDISession | None, now: float) -> None:
     for stage in start.observe(session, now):
         view.passed(stage)
-    view.waiting(start.reason if start.passed else NOBODY)
+    view.waiting(start.reason if start.passed else "waiting for the operator")
 
 
 async def watch_url(url: str, *, start: Start, view: StartView, clock: Callable[[], float] = time.monotonic) -> bool:

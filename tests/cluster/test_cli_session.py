@@ -1,0 +1,287 @@
+"""The session commands and the operator against a real API server. There is no node: the tests play the kubelet."""
+
+import asyncio
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from vdi.api.crd import render_files
+
+RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
+TEMPLATE = """
+apiVersion: vdi.kasm.io/v1alpha1
+kind: VDITemplate
+metadata: {name: cli-test}
+spec:
+  image: localhost/vdi/desktop:dev
+  resources: {defaultGPU: 0}
+  persistence: {enabled: false}
+"""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A cluster and a namespace, and the commands that are typed at them."""
+
+    kubectl: list[str]
+    environment: dict[str, str]
+    namespace: str
+
+    def vdi(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", RUN_MAIN, *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=50,
+        )
+
+    def kube(self, *words: str, stdin: str | None = None) -> str:
+        command = [*self.kubectl, "--namespace", self.namespace, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, input=stdin, timeout=50).stdout
+
+
+@pytest.fixture(scope="session")
+def with_crds(kubectl: list[str]) -> None:
+    for text in render_files().values():
+        subprocess.run([*kubectl, "apply", "-f", "-"], input=text, check=True, capture_output=True, text=True)
+    for kind in ("vdisessions", "vditemplates"):
+        wait = ["wait", "--for=condition=Established", f"crd/{kind}.vdi.kasm.io", "--timeout=20s"]
+        subprocess.run([*kubectl, *wait], check=True, capture_output=True)
+    subprocess.run([*kubectl, "apply", "-f", "-"], input=TEMPLATE, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def typed(with_crds: None, kubectl: list[str], kubeconfig: Path, namespace: str) -> Typed:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+    environment = {**ours, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": namespace}
+    return Typed(kubectl, environment, namespace)
+
+
+@pytest.fixture
+def desktop_port(tmp_path: Path) -> Iterator[int]:
+    """Like a desktop behind Traefik: HTTPS with a certificate that nobody trusts, and a question for the password."""
+    loop, ready, ports = asyncio.new_event_loop(), threading.Event(), []
+    stop = asyncio.Event()
+
+    async def ask_for_password(_: web.Request) -> web.Response:
+        return web.Response(status=401)
+
+    async def serve() -> None:
+        app = web.Application()
+        app.router.add_get("/", ask_for_password)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self_signed(tmp_path)).start()
+        ports.append(runner.addresses[0][1])
+        ready.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield ports[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "pair.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+@pytest.fixture
+def operator(typed: Typed, desktop_port: int, tmp_path: Path) -> Iterator[None]:
+    """The operator as its own process, for this test's namespace."""
+    environment = {**typed.environment, "VDI_URL_PORT": str(desktop_port), "VDI_METRICS_ADDR": "127.0.0.1:0"}
+    log = tmp_path / "operator.log"
+    command = [sys.executable, "-c", RUN_MAIN, "operator", "run"]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 20
+        while "working on" not in log.read_text():
+            assert process.poll() is None, f"the operator ended: {log.read_text()}"
+            assert time.monotonic() < deadline, f"the operator does not begin: {log.read_text()}"
+            time.sleep(0.05)
+        yield
+        assert process.poll() is None, f"the operator ended: {log.read_text()}"
+    finally:
+        process.terminate()
+        process.wait(15)
+        sys.stderr.write(log.read_text())
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[None]:
+    """Do something in a thread while the body runs; what fails in it is raised here."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        yield
+        done.result()
+
+
+def start_pod(typed: Typed, pod: str) -> None:
+    """Once the pod is there, put it on a node and report that its desktop answers, as scheduler and kubelet do."""
+    typed.kube("wait", "--for=create", f"pod/{pod}", "--timeout=30s")
+    where = f"/api/v1/namespaces/{typed.namespace}/pods/{pod}/binding"
+    binding = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": pod},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"},
+    }
+    typed.kube("create", "--raw", where, "-f", "-", stdin=json.dumps(binding))
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    container = {
+        "name": "desktop",
+        "image": "localhost/vdi/desktop:dev",
+        "imageID": "x",
+        "ready": True,
+        "restartCount": 0,
+        "state": {"running": {"startedAt": now}},
+    }
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+    status = {"phase": "Running", "conditions": [ready], "containerStatuses": [container]}
+    patch = json.dumps({"status": status})
+    typed.kube("patch", "pod", pod, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
+    with beside(lambda: start_pod(typed, "desk")):
+        made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
+    assert made.returncode == 0, made.stderr
+    stages = re.findall(r"^✓ (.*) \d+\.\ds$", made.stderr, re.MULTILINE)
+    url = json.loads(typed.vdi("session", "show", "desk", "-o", "json").stdout)["status"]["url"]
+    assert stages[:2] == ["the operator has taken it up", "template cli-test found"]
+    assert "pod placed on node node-1" in stages
+    assert stages[-2:] == ["session Running", f"{url} answers, and asks for the password"]
+
+    (header, row) = typed.vdi("session", "ls").stdout.splitlines()
+    assert header.split() == ["NAME", "USER", "TEMPLATE", "PHASE", "AGE", "URL"]
+    assert row.split()[:4] == ["desk", "alice@example.com", "cli-test", "Running"]
+
+    shown = typed.vdi("session", "show", "desk").stdout
+    assert "Home" in shown
+    assert re.search(r"^  Pod +desk +Running, ready +\d+s$", shown, re.MULTILINE), shown
+    assert re.search(r"^  IngressRoute +desk +Host\(`desk\.vdi\.localhost`\)", shown, re.MULTILINE), shown
+    assert "Could not look" not in shown
+
+    opened = json.loads(typed.vdi("session", "open", "desk", "-o", "json").stdout)
+    secret = json.loads(typed.kube("get", "secret", "desk-auth", "-o", "json"))
+    assert opened["url"] == url
+    assert opened["user"] == "user"
+    assert len(opened["password"]) >= 16
+    assert opened["password"] not in json.dumps(secret)  # it is there in base64 alone
+
+    with beside(lambda: finish_pod(typed, "desk")):
+        removed = typed.vdi("session", "rm", "desk", "--wait")
+    assert removed.returncode == 0, removed.stderr
+    assert removed.stdout.startswith("session desk is gone after ")
+    assert typed.vdi("session", "ls", "-o", "name").stdout == ""
+
+
+def finish_pod(typed: Typed, pod: str) -> None:
+    """Once the pod is being deleted, confirm its end, as the kubelet does."""
+    typed.kube("wait", "--for=jsonpath={.metadata.deletionTimestamp}", f"pod/{pod}", "--timeout=30s")
+    subprocess.run(
+        [*typed.kubectl, "-n", typed.namespace, "delete", "pod", pod, "--force", "--grace-period=0"],
+        capture_output=True,
+        check=False,  # the operator may have been faster
+    )
+
+
+def test_a_template_that_is_not_there_ends_the_wait(typed: Typed, operator: None) -> None:
+    made = typed.vdi("session", "create", "s", "-t", "nix", "--user", "a@example.com", "--wait")
+    assert made.returncode == 1
+    assert "session s does not start: There is no template 'nix'" in made.stderr
+
+
+def test_logs_of_a_pod_without_a_node_say_why(typed: Typed, operator: None) -> None:
+    typed.vdi("session", "create", "s", "-t", "cli-test", "--user", "a@example.com")
+    typed.kube("wait", "--for=create", "pod/s", "--timeout=20s")
+    logs = typed.vdi("session", "logs", "s")
+    assert logs.returncode == 1
+    assert "so there is no log" in logs.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "allowed"),
+    [
+        ("--user alice", "spec.user: 'alice'", "alice@example.com"),
+        ("--user a@b.cd --gpu 0", "spec.resources.gpu: Invalid value: 0", "greater than or equal to 1"),
+        ("--user a@b.cd --memory 4Gib", "spec.resources.memory: '4Gib'", "4Gi"),
+        ("--user a@b.cd --timeout 8hours", "spec.timeout: '8hours'", "8h"),
+        ("--user a@b.cd --timeout 0s", "spec.timeout: '0s'", "8h"),
+        ("--user a@b.cd --hostname A_b", "spec.hostname: 'A_b'", "alice"),
+    ],
+)
+def test_what_is_refused_names_field_value_and_what_is_allowed(
+    typed: Typed, words: str, field: str, allowed: str
+) -> None:
+    made = typed.vdi("session", "create", "s", "-t", "cli-test", *words.split())
+    assert made.returncode == 2
+    assert field in made.stderr
+    assert allowed in made.stderr
+
+
+def test_who_may_not_look_is_told_what_is_missing(typed: Typed, tmp_path: Path) -> None:
+    typed.kube("create", "serviceaccount", "eve")
+    token = typed.kube("create", "token", "eve").strip()
+    config = json.loads(typed.kube("config", "view", "--raw", "--minify", "-o", "json"))
+    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
+    file = tmp_path / "eve"
+    file.write_text(json.dumps(config))
+    looked = typed.vdi("session", "ls", "--kubeconfig", str(file))
+    assert looked.returncode == 3
+    who = f"system:serviceaccount:{typed.namespace}:eve"
+    assert f"{who} may not list vdisessions in namespace {typed.namespace}" in looked.stderr
+    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": "nonsense"}}]
+    file.write_text(json.dumps(config))
+    looked = typed.vdi("session", "ls", "--kubeconfig", str(file))
+    assert looked.returncode == 3
+    assert "does not accept the credentials of kubeconfig" in looked.stderr
