@@ -11,7 +11,7 @@ have lost every entry. Two looks decide it: whether somebody else owns something
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -63,6 +63,7 @@ class _Shape:
     tree: Tree
     fields: bytes
     leaves: tuple[Path, ...]
+    """Those of its leaves that can be looked up in the object by name alone."""
 
 
 class MarkReader:
@@ -95,7 +96,7 @@ class MarkReader:
         fields = shape.fields
         if shape.leaves:
             live = msgspec.json.decode(body)
-            missing = [path for path in shape.leaves if _is_empty(_at(live, path))]
+            missing = [path for path in shape.leaves if _is_empty(_at(live, [step[2:] for step in path]))]
             if missing:
                 fields = _encode(_without(shape.tree, missing))
         return Mark((metadata.annotations or {}).get(self.annotation, ""), fields, posted)
@@ -111,7 +112,7 @@ class MarkReader:
                 merge_trees(contested, msgspec.json.decode(fields))
             tree = _without(tree, [path for path in _leaves(tree) if _at(contested, path)])
             named = [path for path in _leaves(tree) if all(step.startswith("f:") for step in path)]
-            shape = _Shape(tree, _encode(tree), tuple(tuple(step[2:] for step in path) for path in named))
+            shape = _Shape(tree, _encode(tree), tuple(named))
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[ours, others] = shape
@@ -127,7 +128,7 @@ def owns_all(mark: Mark, wanted: Mapping[str, Any]) -> bool:
     """Whether every field of `wanted` is among those that are ours."""
     content = {name: value for name, value in wanted.items() if name not in ("apiVersion", "kind", "metadata")}
     metadata = {name: value for name, value in wanted["metadata"].items() if name not in ("name", "namespace")}
-    return _covers(_tree(mark.fields), {**content, "metadata": metadata})
+    return _covers(_tree(mark.fields) or None, {**content, "metadata": metadata})
 
 
 def merge_trees(target: Tree, more: Tree) -> None:
@@ -182,7 +183,7 @@ def _leaves(tree: Tree, path: Path = ()) -> Iterator[Path]:
             yield (*path, name)
 
 
-def _at(tree: Any, path: Path) -> Any:
+def _at(tree: Any, path: Sequence[str]) -> Any:
     for step in path:
         if not isinstance(tree, Mapping) or step not in tree:
             return None

@@ -1,0 +1,229 @@
+"""The applier: which requests it sends, and which not. Field ownership itself is tested against the real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from unit.kube.kube_fake_api import FakeApi, eventually, fake_api, refusal
+from unit.kube.kube_things import HASH, THINGS, Journal, Thing, wish
+from vdi.kube import errors
+from vdi.kube.apply import Applier
+from vdi.kube.ownership import MarkReader
+from vdi.kube.store import Store
+from vdi.kube.transport import NO_RETRY, Client
+from vdi.kube.watch import Reflector
+
+
+class Stage:
+    def __init__(self, api: FakeApi, client: Client) -> None:
+        self.api = api
+        self.journal = Journal()
+        self.store: Store[Thing] = Store(MarkReader("tester", HASH))
+        self.store.listen(self.journal)
+        self.reflector = Reflector(client, THINGS, Thing, self.store, namespace="ns")
+        self.applier = Applier(client, THINGS, Thing, self.store)
+
+    def sent(self) -> list[str]:
+        """The requests since the last call, but for lists and watches."""
+        found = [r[0] for r in self.api.requests if r[0] != "WATCH" and not (r[0] == "GET" and r[1].endswith("things"))]
+        self.api.requests.clear()
+        return found
+
+    def known(self, name: str = "a") -> Thing:
+        thing = self.store.get("ns", name)
+        assert thing is not None
+        return thing
+
+
+@asynccontextmanager
+async def stage(api: FakeApi, *, watching: bool = True) -> AsyncIterator[Stage]:
+    async with Client(api.config(), field_manager="tester", retry=NO_RETRY) as client:
+        this = Stage(api, client)
+        task = asyncio.create_task(this.reflector.run()) if watching else None
+        try:
+            if task is not None:
+                await asyncio.wait_for(this.reflector.wait_synced(), 3)
+            yield this
+        finally:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+def ours(fields: dict[str, Any], operation: str = "Apply") -> list[dict[str, Any]]:
+    return [{"manager": "tester", "operation": operation, "fieldsV1": fields}]
+
+
+async def test_created_by_post_with_our_hash_and_known_at_once() -> None:
+    async with fake_api() as api, stage(api, watching=False) as here:
+        await here.applier.ensure(wish(size=1))
+        assert here.sent() == ["POST"]
+        assert here.known().size == 1
+        assert len(api.objects["things", "ns", "a"]["metadata"]["annotations"][HASH]) == 16
+        await here.applier.ensure(wish(size=1))
+        assert here.sent() == [], "the store lags, but our own write is remembered"
+
+
+async def test_a_changed_wish_is_applied() -> None:
+    async with fake_api() as api, stage(api) as here:
+        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(wish(size=2))
+        assert here.sent() == ["POST", "PATCH"]
+        assert here.known().size == 2
+        await here.applier.ensure(wish(size=2))
+        assert here.sent() == []
+
+
+async def test_an_edit_by_somebody_else_is_repaired_once() -> None:
+    async with fake_api() as api, stage(api) as here:
+        await here.applier.ensure(wish(size=1))
+        api.put("things", "a", metadata={"managedFields": ours({"f:spec": {}})})
+        await eventually(lambda: "~a" in here.journal.lines)
+        here.sent()
+        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(wish(size=1))
+        assert here.sent() == ["PATCH"]
+
+
+async def test_what_others_add_is_left_alone() -> None:
+    async with fake_api() as api, stage(api) as here:
+        await here.applier.ensure(wish(size=1))
+        api.put("things", "a", metadata={"labels": {"theirs": "x"}})
+        await eventually(lambda: "~a" in here.journal.lines)
+        here.sent()
+        await here.applier.ensure(wish(size=1))
+        assert here.sent() == []
+
+
+async def test_after_a_restart_nothing_is_sent_for_what_is_as_we_left_it() -> None:
+    async with fake_api() as api:
+        async with stage(api) as here:
+            await here.applier.ensure(wish(size=1))
+        fields: dict[str, Any] = {"f:size": {}, "f:metadata": {"f:annotations": {f"f:{HASH}": {}}}}
+        api.put("things", "a", metadata={"managedFields": ours(fields)})
+        async with stage(api) as restarted:
+            restarted.sent()
+            await restarted.applier.ensure(wish(size=1))
+            assert restarted.sent() == []
+        del fields["f:size"]
+        api.put("things", "a", metadata={"managedFields": ours(fields)})
+        async with stage(api) as restarted:
+            restarted.sent()
+            await restarted.applier.ensure(wish(size=1))
+            assert restarted.sent() == ["PATCH"]
+
+
+async def test_a_wish_that_can_never_be_owned_costs_one_request_and_no_loop() -> None:
+    async with fake_api() as api:
+        async with stage(api) as here:
+            await here.applier.ensure(wish(size=0))
+        async with stage(api) as restarted:
+            restarted.sent()
+            for _ in range(3):
+                await restarted.applier.ensure(wish(size=0))
+            assert restarted.sent() == ["PATCH"]
+
+
+async def test_a_first_changed_wish_after_a_post_hands_the_fields_over() -> None:
+    async with fake_api() as api, stage(api) as here:
+        await here.applier.ensure(wish(size=1))
+        theirs = {"manager": "other", "operation": "Update", "fieldsV1": {"f:x": {}}}
+        posted = {"manager": "tester", "operation": "Update", "fieldsV1": {"f:size": {}}}
+        applied = {"manager": "tester", "operation": "Apply", "fieldsV1": {"f:more": {"f:y": {}}}}
+        api.put("things", "a", metadata={"managedFields": [theirs, posted, applied]})
+        await eventually(lambda: "~a" in here.journal.lines)
+        here.sent()
+        version = here.known().metadata.resource_version
+        await here.applier.ensure(wish(size=2))
+        handed, applied_body = [r[3] for r in api.requests if r[0] == "PATCH"]
+        assert here.sent() == ["GET", "PATCH", "PATCH"]
+        merged: dict[str, Any] = {"f:size": {}, "f:more": {"f:y": {}}}
+        assert handed["metadata"]["managedFields"] == [theirs, {**applied, "fieldsV1": merged}]
+        assert handed["metadata"]["resourceVersion"] == version, "nobody else's entry is lost in between"
+        assert applied_body["size"] == 2
+
+
+async def test_one_that_exists_unknown_to_us_is_applied() -> None:
+    async with fake_api() as api, stage(api, watching=False) as here:
+        api.put("things", "a", size=9)
+        assert (await here.applier.ensure(wish(size=1))).size == 1
+        assert here.sent() == ["POST", "PATCH"]
+
+
+async def test_nothing_is_sent_to_what_is_being_deleted() -> None:
+    async with fake_api() as api:
+        api.put("things", "a", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]})
+        async with stage(api) as here:
+            here.sent()
+            assert (await here.applier.ensure(wish(size=1))).metadata.deletion_timestamp
+            assert await here.applier.delete(here.known()) is False
+            assert here.sent() == []
+
+
+async def test_deleted_is_known_at_once_and_not_asked_twice() -> None:
+    async with fake_api() as api:
+        api.put("things", "a")
+        async with stage(api) as here:
+            api.silent = True
+            thing = here.known()
+            here.sent()
+            assert await here.applier.delete(thing)
+            assert await here.applier.delete(thing)
+            assert here.sent() == ["DELETE"]
+            assert here.store.get("ns", "a") is None
+
+
+async def test_deleting_what_has_finalizers_waits_for_the_watch() -> None:
+    async with fake_api() as api:
+        api.put("things", "a", metadata={"finalizers": ["x"]})
+        async with stage(api) as here:
+            here.sent()
+            assert not await here.applier.delete(here.known(), grace_seconds=1)
+            assert not await here.applier.delete(here.known())
+            assert here.sent() == ["DELETE"]
+            api.remove("things", "a")
+            await eventually(lambda: here.store.get("ns", "a") is None)
+
+
+async def test_another_incarnation_is_not_deleted() -> None:
+    async with fake_api() as api:
+        api.put("things", "a")
+        async with stage(api) as here:
+            old = here.known()
+            api.silent = True
+            api.remove("things", "a")
+            api.put("things", "a")
+            assert await here.applier.delete(old)
+            assert ("things", "ns", "a") in api.objects
+
+
+async def test_a_refused_wish_is_raised_and_leaves_the_store_alone() -> None:
+    async with fake_api() as api, stage(api, watching=False) as here:
+        api.faults = [("POST", refusal(403, "Forbidden"))]
+        with pytest.raises(errors.Forbidden):
+            await here.applier.ensure(wish())
+        assert len(here.store) == 0
+
+
+async def test_a_post_of_which_we_never_saw_the_answer_ends_well() -> None:
+    async with fake_api() as api, stage(api, watching=False) as here:
+
+        async def do_and_cut(request: web.Request) -> None:
+            api.put("things", "a", size=1)
+            assert request.transport is not None
+            request.transport.abort()
+
+        api.faults = [("POST", do_and_cut)]
+        with pytest.raises(errors.ConnectionFailed):
+            await here.applier.ensure(wish(size=1))
+        assert (await here.applier.ensure(wish(size=1))).size == 1
+        assert [name for _, _, name in api.objects] == ["a"]
+
+
+def test_a_store_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="marks=MarkReader"):
+        Applier(None, THINGS, Thing, Store())  # type: ignore[arg-type]

@@ -1,0 +1,154 @@
+"""Events: told once, counted when told again, never in the way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from unit.kube.kube_fake_api import FakeApi, eventually, fake_api, refusal
+from unit.kube.kube_fake_clock import FakeClock
+from vdi.kube import events
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import ObjectReference
+from vdi.kube.transport import NO_RETRY, Client
+
+ABOUT = ObjectReference("example.org/v1", "Thing", "a", "uid-a", "ns")
+
+
+class Reporter:
+    def __init__(self, api: FakeApi, client: Client, clock: FakeClock) -> None:
+        self.api = api
+        self.clock = clock
+        self.recorder = EventRecorder(client, controller="example.org/tests", instance="tests-0", clock=clock)
+
+    def say(self, note: str = "something", about: ObjectReference = ABOUT) -> None:
+        self.recorder.emit(about, "Normal", "Tested", note, "Test")
+
+    async def flushed(self) -> None:
+        await asyncio.wait_for(self.recorder.flush(), 2)
+
+    def told(self) -> list[tuple[str, int]]:
+        """(note, count) of each Event on the server."""
+        return [(event["note"], event.get("series", {}).get("count", 1)) for event in self.api.objects.values()]
+
+    def sent(self, method: str) -> list[Any]:
+        return [body for sent, _, _, body, _ in self.api.requests if sent == method]
+
+
+@asynccontextmanager
+async def reporter(*, running: bool = True) -> AsyncIterator[Reporter]:
+    clock = FakeClock()
+    async with fake_api() as api, Client(api.config(), field_manager="tester", retry=NO_RETRY) as client:
+        this = Reporter(api, client, clock)
+        task = asyncio.create_task(this.recorder.run()) if running else None
+        yield this
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_event_says_all_that_the_api_asks_for() -> None:
+    async with reporter() as here:
+        here.say("hello")
+        await here.flushed()
+        (body,) = here.sent("POST")
+        assert body["metadata"].pop("name").startswith("a.")
+        assert body == {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"namespace": "ns"},
+            "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingController": "example.org/tests",
+            "reportingInstance": "tests-0",
+            "type": "Normal",
+            "reason": "Tested",
+            "action": "Test",
+            "note": "hello",
+            "regarding": {
+                "apiVersion": "example.org/v1",
+                "kind": "Thing",
+                "name": "a",
+                "namespace": "ns",
+                "uid": "uid-a",
+            },
+        }
+
+
+async def test_repetitions_become_one_series_with_few_requests() -> None:
+    async with reporter() as here:
+        here.say()
+        await here.flushed()
+        for _ in range(100):
+            here.say()
+        assert here.told() == [("something", 1)]
+        await here.clock.advance(events.SERIES_PAUSE + 1)
+        await eventually(lambda: here.told() == [("something", 101)])
+        assert here.api.count("POST") == here.api.count("PATCH") == 1
+        assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}]
+
+
+async def test_other_words_or_another_object_are_another_event() -> None:
+    async with reporter() as here:
+        here.say("one")
+        here.say("two")
+        here.say("one", ObjectReference("example.org/v1", "Thing", "b", "uid-b", "ns"))
+        await here.flushed()
+        assert here.told() == [("one", 1), ("two", 1), ("one", 1)]
+
+
+async def test_after_a_long_pause_it_is_news_again() -> None:
+    async with reporter() as here:
+        here.say()
+        await here.flushed()
+        await here.clock.advance(events.SERIES_LIFE + 1)
+        here.say()
+        await here.flushed()
+        assert here.told() == [("something", 1), ("something", 1)]
+
+
+async def test_what_was_repeated_before_it_was_sent_is_one_request() -> None:
+    async with reporter() as here:
+        for _ in range(3):
+            here.say()
+        await here.flushed()
+        assert here.told() == [("something", 3)]
+        assert here.api.count("POST") == 1
+
+
+async def test_a_series_that_the_server_threw_away_begins_again() -> None:
+    async with reporter() as here:
+        here.say()
+        await here.flushed()
+        here.api.objects.clear()
+        here.say()
+        await here.clock.advance(events.SERIES_PAUSE + 1)
+        await eventually(lambda: here.told() == [("something", 2)])
+
+
+async def test_under_load_events_are_dropped_and_counted_and_nobody_waits() -> None:
+    async with reporter(running=False) as here:
+        for number in range(events.WAITING + 50):
+            here.say(f"note {number}")
+        assert here.recorder.dropped == 50
+
+
+async def test_a_refused_event_is_counted_and_said_in_the_log_and_the_next_one_goes() -> None:
+    async with reporter() as here:
+        here.api.faults = [("POST", refusal(403, "Forbidden"))]
+        here.say("refused")
+        await here.flushed()
+        assert here.recorder.dropped == 1
+        here.say("refused")
+        await here.flushed()
+        assert here.told() == [("refused", 1)]
+
+
+async def test_long_notes_and_names_fit() -> None:
+    async with reporter() as here:
+        here.say("ü" * 2000, ObjectReference("example.org/v1", "Thing", "x." * 126, "uid-x"))
+        await here.flushed()
+        (body,) = here.sent("POST")
+        assert len(body["note"].encode()) == events.NOTE_BYTES
+        assert len(body["metadata"]["name"]) <= 253
+        assert ".." not in body["metadata"]["name"]
+        assert body["metadata"]["namespace"] == "default"

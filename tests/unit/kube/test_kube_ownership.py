@@ -1,0 +1,175 @@
+"""Whether an object still is as we wrote it, read from the server's book of who set which field."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.kube.kube_things import HASH
+from vdi.kube.ownership import Mark, MarkReader, hash_of, owns_all
+
+SERVICE: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {
+        "name": "s",
+        "namespace": "ns",
+        "labels": {"app": "x"},
+        "ownerReferences": [{"uid": "1234-abcd", "name": "o"}],
+    },
+    "spec": {"selector": {"app": "x"}, "ports": [{"name": "web", "port": 80}], "clusterIP": "None"},
+}
+PORT = 'k:{"port":80,"protocol":"TCP"}'
+
+
+def book(**change: Any) -> dict[str, Any]:
+    """What the server writes after our POST of SERVICE."""
+    spec: dict[str, Any] = {
+        "f:selector": {},
+        "f:clusterIP": {},
+        "f:ports": {".": {}, PORT: {".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}}},
+    }
+    metadata: dict[str, Any] = {
+        "f:labels": {".": {}, "f:app": {}},
+        "f:ownerReferences": {".": {}, 'k:{"uid":"1234-abcd"}': {}},
+    }
+    return {"f:metadata": {**metadata, **change.get("metadata", {})}, "f:spec": {**spec, **change.get("spec", {})}}
+
+
+def entry(fields: dict[str, Any], manager: str = "us", operation: str = "Update", **more: str) -> dict[str, Any]:
+    return {"manager": manager, "operation": operation, "fieldsV1": fields, **more}
+
+
+def body(*entries: dict[str, Any], **live: Any) -> bytes:
+    metadata = {**SERVICE["metadata"], "annotations": {HASH: "h"}, "managedFields": list(entries)}
+    return msgspec.json.encode({**SERVICE, **live, "metadata": {**metadata, **live.get("metadata", {})}})
+
+
+def read(*entries: dict[str, Any], **live: Any) -> Mark:
+    return MarkReader("us", HASH).read(body(*entries, **live))
+
+
+def test_what_we_posted_is_ours() -> None:
+    mark = read(entry(book()))
+    assert owns_all(mark, SERVICE)
+    assert (mark.hash, mark.posted) == ("h", True)
+
+
+def test_what_we_applied_is_ours_whatever_others_add() -> None:
+    status = entry({"f:status": {"f:x": {}}}, "us", "Update", subresource="status")
+    theirs = entry({"f:metadata": {"f:labels": {"f:other": {}}}, "f:spec": {"f:type": {}}}, "them")
+    mark = read(entry(book(), operation="Apply"), theirs, status)
+    assert owns_all(mark, SERVICE)
+    assert not mark.posted
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"spec": {"f:clusterIP": None}},
+        {"spec": {"f:selector": None}},
+        {"spec": {"f:ports": {".": {}, 'k:{"port":81,"protocol":"TCP"}': {"f:port": {}}}}},
+        {"spec": {"f:ports": {".": {}, PORT: {".": {}, "f:port": {}}}}},
+        {"metadata": {"f:labels": {".": {}}}},
+        {"metadata": {"f:ownerReferences": {".": {}}}},
+    ],
+)
+def test_a_field_that_another_took_is_missed(lost: dict[str, Any]) -> None:
+    fields = book(**lost)
+    for part in fields.values():
+        for name in [name for name, below in part.items() if below is None]:
+            del part[name]
+    assert not owns_all(read(entry(fields)), SERVICE)
+
+
+def test_a_map_that_somebody_else_holds_entries_of_is_not_ours_as_a_whole() -> None:
+    ours = entry(book(metadata={"f:labels": {}}))
+    assert owns_all(read(ours), SERVICE), "an atomic map looks like this"
+    assert not owns_all(read(ours, entry({"f:metadata": {"f:labels": {"f:app": {}}}}, "them")), SERVICE)
+
+
+def test_a_map_in_which_nothing_is_left_is_not_ours_as_a_whole() -> None:
+    assert not owns_all(read(entry(book(metadata={"f:labels": {}})), metadata={"labels": {}}), SERVICE)
+
+
+def test_a_book_that_was_wiped_says_nothing_is_ours() -> None:
+    assert not owns_all(read(), SERVICE)
+    assert not owns_all(read(entry(book(), "them")), SERVICE)
+
+
+def test_two_entries_of_ours_count_together() -> None:
+    posted = book()
+    applied = {"f:spec": {"f:clusterIP": posted["f:spec"].pop("f:clusterIP")}}
+    assert owns_all(read(entry(posted), entry(applied, operation="Apply")), SERVICE)
+
+
+def test_wishes_for_nothing_need_no_owner() -> None:
+    wish = {**SERVICE, "spec": {**SERVICE["spec"], "annotations": {}, "list": [], "null": None}}
+    assert owns_all(read(entry(book())), wish)
+    assert not owns_all(read(entry(book())), {**wish, "spec": {"sessionAffinity": False}})
+
+
+def test_sets_are_looked_up_by_value() -> None:
+    fields: dict[str, Any] = {"f:metadata": {"f:finalizers": {".": {}, 'v:"a"': {}, 'v:"b"': {}}}}
+    wish = {"metadata": {"name": "x", "finalizers": ["a", "b"]}}
+    mark = MarkReader("us", HASH).read(
+        msgspec.json.encode({"metadata": {"finalizers": ["a", "b"], "managedFields": [entry(fields)]}})
+    )
+    assert owns_all(mark, wish)
+    assert not owns_all(mark, {"metadata": {"name": "x", "finalizers": ["a", "c"]}})
+
+
+def test_objects_of_one_builder_share_one_book() -> None:
+    reader = MarkReader("us", HASH)
+    other = body(entry(book())).replace(b"1234-abcd", b"9999-ffff")
+    assert reader.read(body(entry(book()))).fields is reader.read(other).fields
+
+
+json_values = st.recursive(
+    st.integers(1, 9) | st.text("abc", min_size=1, max_size=3),
+    lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.text("abc", min_size=1, max_size=2), json_values, min_size=1, max_size=4)
+
+
+def owned(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {}
+    return {".": {}} | {f"f:{name}": owned(part) for name, part in value.items()}
+
+
+def paths(value: Any) -> list[tuple[str, ...]]:
+    if not isinstance(value, dict):
+        return [()]
+    return [(name, *rest) for name, part in value.items() for rest in paths(part)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(objects, st.data())
+def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: dict[str, Any], data: Any) -> None:
+    wish = {"metadata": {"name": "x"}, "spec": spec}
+    fields = {"f:spec": owned(spec)}
+    live = {"metadata": {"managedFields": [entry(fields)]}, "spec": spec}
+    assert owns_all(MarkReader("us", HASH).read(msgspec.json.encode(live)), wish)
+    leaves = paths(spec)
+    if leaves:
+        path = data.draw(st.sampled_from(leaves))
+        tree = fields["f:spec"]
+        theirs: dict[str, Any] = {}
+        place = theirs.setdefault("f:spec", {})
+        for step in path[:-1]:
+            tree, place = tree[f"f:{step}"], place.setdefault(f"f:{step}", {})
+        del tree[f"f:{path[-1]}"]
+        place[f"f:{path[-1]}"] = {}
+        taken = {**live, "metadata": {"managedFields": [entry(fields), entry(theirs, "them")]}}
+        assert not owns_all(MarkReader("us", HASH).read(msgspec.json.encode(taken)), wish)
+
+
+@settings(max_examples=50, deadline=None)
+@given(objects)
+def test_the_hash_does_not_depend_on_the_order_of_keys(wish: dict[str, Any]) -> None:
+    assert hash_of(wish) == hash_of(dict(reversed(wish.items())))
+    assert hash_of(wish) != hash_of({**wish, "more": 1})
