@@ -16,7 +16,7 @@ from vdi.devcluster.sources import Workshop
 
 BASE = "docker.io/library/debian:12-slim"
 SUITE = "bookworm"
-RECIPE = "1"
+RECIPE = "2"
 """Counts up when what is made here changes."""
 
 _REGISTRY = "https://registry-1.docker.io/v2/"
@@ -91,7 +91,7 @@ def bootstrap_command(layer: Path, sources: Sequence[str], settings: Path, arch:
         "mmdebstrap", "--variant=minbase", "--mode=root", "--format=tar", f"--architectures={arch}",
         "--include=usr-is-merged", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
         f"--aptopt={settings}", *excluded, "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-        f'--customize-hook=rm -rf {machine_files} "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap',
+        f'--customize-hook=rm -rf {machine_files}',
         '--customize-hook=mkdir "$1"/etc/apt/sources.list.d', '--customize-hook=find "$1"/var/log -type f -delete',
         SUITE, str(layer), *sources,
     ]  # fmt: skip

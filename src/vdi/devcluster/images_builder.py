@@ -32,8 +32,15 @@ class NoBuilder(Exception):  # noqa: N818 - named for what is missing
 class Builder(Protocol):
     """The command lines of one program. `archive` is an image archive, `tag` an image's whole name."""
 
-    name: str
-    own_storage: bool
+    @property
+    def name(self) -> str:
+        """The program's name."""
+        ...
+
+    @property
+    def own_storage(self) -> bool:
+        """Whether its images live in a storage that goes with the build, so that a base must be loaded first."""
+        ...
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""

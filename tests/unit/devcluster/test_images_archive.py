@@ -1,0 +1,121 @@
+"""Image archives: same input, same bytes; what is in them is what was asked for; leaks are named."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from unit.devcluster.images_elf import elf
+from vdi.devcluster.images_archive import (
+    BadProgram,
+    ImageConfig,
+    find_leaks,
+    image_id,
+    layer_paths,
+    require_static,
+    write_archive,
+    write_program_layer,
+)
+
+
+def a_program(folder: Path, content: bytes | None = None) -> Path:
+    path = folder / "program"
+    path.write_bytes(elf(1, 1) if content is None else content)
+    return path
+
+
+def an_archive(folder: Path, name: str = "example.org/tool:1") -> Path:
+    layer, target = folder / "layer.tar", folder / "image.tar"
+    write_program_layer({"/usr/bin/tool": a_program(folder)}, layer)
+    config = ImageConfig(entrypoint=("tool",), user="1:1")
+    write_archive(target, name=name, layer=layer, config=config, arch="arm64", comment="a tool")
+    return target
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+
+    assert an_archive(tmp_path / "one").read_bytes() == an_archive(tmp_path / "two").read_bytes()
+
+
+def test_archive_says_name_layer_and_how_to_run(tmp_path: Path) -> None:
+    with tarfile.open(an_archive(tmp_path)) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive}
+        content = {name: file.read() for name, file in files.items() if file}
+    (manifest,) = json.loads(content["manifest.json"])
+    config = json.loads(content[manifest["Config"]])
+
+    assert manifest["RepoTags"] == ["example.org/tool:1"]
+    assert config["architecture"] == "arm64"
+    assert config["config"] == {
+        "Entrypoint": ["tool"],
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "User": "1:1",
+        "WorkingDir": "/",
+    }
+    (layer,) = manifest["Layers"]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(content[layer]).hexdigest()}"]
+    assert manifest["Config"] == f"{hashlib.sha256(content[manifest['Config']]).hexdigest()}.json"
+
+
+def test_layer_has_the_program_executable_its_folders_and_tmp(tmp_path: Path) -> None:
+    layer = tmp_path / "layer.tar"
+    write_program_layer({"/usr/bin/tool": a_program(tmp_path)}, layer)
+
+    with tarfile.open(layer) as tar:
+        modes = {member.name: (member.isdir(), member.mode) for member in tar}
+
+    assert modes == {
+        "usr": (True, 0o755),
+        "usr/bin": (True, 0o755),
+        "tmp": (True, 0o1777),
+        "usr/bin/tool": (False, 0o755),
+    }
+
+
+def test_image_id_follows_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = image_id(an_archive(tmp_path / "a"))
+    layer = tmp_path / "b" / "layer.tar"
+    write_program_layer({"/usr/bin/other": a_program(tmp_path)}, layer)
+    other = tmp_path / "b" / "image.tar"
+    write_archive(other, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment="")
+
+    assert first != image_id(other)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"#!/bin/sh\n", "no 64-bit ELF program"),
+        (b"", "no 64-bit ELF program"),
+        (elf(1, 3), "needs a dynamic loader"),
+    ],
+)
+def test_program_that_cannot_run_alone_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    with pytest.raises(BadProgram, match=words):
+        require_static(a_program(tmp_path, content))
+
+
+def test_leaks_are_found_in_the_history_and_in_the_layers(tmp_path: Path) -> None:
+    layer, target = tmp_path / "layer.tar", tmp_path / "image.tar"
+    with tarfile.open(layer, "w") as tar:
+        tar.addfile(tarfile.TarInfo("./root/ca.crt"), io.BytesIO())
+    write_archive(
+        target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment="RUN pip --proxy http://me:pw@p"
+    )
+
+    assert find_leaks(target, ["http://me:pw@p", ""], ["root/ca.crt", "root/.netrc"]) == [
+        "its configuration or history holds 'http://me:pw@p'",
+        "it holds /root/ca.crt",
+    ]
+    assert list(layer_paths(target)) == ["root/ca.crt"]
+
+
+def test_a_clean_image_has_no_leaks(tmp_path: Path) -> None:
+    assert find_leaks(an_archive(tmp_path), ["http://me:pw@p"], ["root/ca.crt"]) == []

@@ -1,0 +1,104 @@
+"""The base image: the registry first, Debian's packages when it cannot be used, and the reason said."""
+
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vdi.devcluster import images_base
+from vdi.devcluster.images_base import bootstrap_command, from_registry, make_base, registry_problem
+from vdi.devcluster.progress import Progress, Step, StepFailed
+from vdi.devcluster.sources import Workshop
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """A registry that answers with the status in the path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(int(self.path.strip("/")))
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("status", "problem"), [(200, None), (401, None), (503, "its registry answered 503")])
+def test_registry_answers(registry: str, status: int, problem: str | None) -> None:
+    answer = registry_problem(f"{registry}/{status}", 2.0)
+
+    assert answer == problem if problem is None else str(answer).startswith(problem)
+
+
+def test_registry_that_is_away_says_why() -> None:
+    assert "cannot be reached (" in str(registry_problem("http://127.0.0.1:1/", 0.5))
+
+
+@pytest.fixture
+def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Workshop, Step, io.StringIO]]:
+    """A workshop whose ways of getting the base write what they are."""
+    screen = io.StringIO()
+    monkeypatch.setattr(images_base, "_pull", lambda _workshop, _step, target: target.write_text("pulled"))
+    monkeypatch.setattr(images_base, "_bootstrap", lambda _workshop, _step, target: target.write_text("made"))
+    with Progress(tmp_path / "logs", Console(file=screen, width=200)) as progress, progress.step("base") as step:
+        yield Workshop(progress, tmp_path, {"PATH": ""}, "amd64"), step, screen
+
+
+def test_registry_that_answers_is_used(
+    making: tuple[Workshop, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_base, "registry_problem", lambda: None)
+
+    make_base(making[0], making[1], tmp_path)
+
+    assert (tmp_path / "image.tar").read_text() == "pulled" and from_registry(tmp_path)
+
+
+def test_registry_that_is_away_gives_way_to_packages_and_says_so(
+    making: tuple[Workshop, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_base, "registry_problem", lambda: "its registry cannot be reached (no route)")
+
+    make_base(making[0], making[1], tmp_path)
+
+    assert (tmp_path / "image.tar").read_text() == "made" and not from_registry(tmp_path)
+    assert "cannot be reached (no route); it is made from Debian's packages instead" in making[2].getvalue()
+
+
+def test_pull_that_fails_gives_way_too(
+    making: tuple[Workshop, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(_workshop: Workshop, step: Step, _target: Path) -> None:
+        raise StepFailed(step.title, "podman ended with status 125", step.log_path, "toomanyrequests")
+
+    monkeypatch.setattr(images_base, "registry_problem", lambda: None)
+    monkeypatch.setattr(images_base, "_pull", pull)
+
+    make_base(making[0], making[1], tmp_path)
+
+    assert (tmp_path / "origin").read_text() == "mmdebstrap, because podman ended with status 125\n"
+
+
+def test_mmdebstrap_is_told_the_sources_and_to_leave_nothing_of_the_machine() -> None:
+    words = bootstrap_command(Path("/t/layer.tar"), ["deb http://mirror.example x main"], Path("/t/apt.conf"), "arm64")
+
+    assert words[0] == "mmdebstrap"
+    assert words[-3:] == ["bookworm", "/t/layer.tar", "deb http://mirror.example x main"]
+    assert "--architectures=arm64" in words and "--aptopt=/t/apt.conf" in words
+    assert "--dpkgopt=path-exclude=/usr/share/man/*" in words
+    (hook,) = [word for word in words if word.startswith("--customize-hook=rm")]
+    for name in ("hostname", "resolv.conf", "apt/sources.list*", "apt/apt.conf.d/99mmdebstrap"):
+        assert f'"$1"/etc/{name}' in hook

@@ -1,0 +1,177 @@
+"""Which program builds, and its command lines."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vdi.devcluster import images_builder
+from vdi.devcluster.images_builder import (
+    Buildah,
+    Docker,
+    NoBuilder,
+    Podman,
+    clean_storage,
+    find_builder,
+    install_packages,
+    mounts_below,
+    require_builder,
+)
+from vdi.devcluster.images_machine import BuildFolders
+from vdi.devcluster.progress import Progress
+
+STORE = Path("/cache/storage")
+
+
+def programs(folder: Path, *names: str) -> dict[str, str]:
+    """An environment whose PATH has these programs."""
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": str(folder)}
+
+
+def test_docker_is_asked_for_proxies_by_name_only() -> None:
+    words = Docker().build(Path("/c"), Path("/c/Containerfile"), "t:1", [(Path("/home"), "/root")])
+
+    assert words[:2] == ["docker", "build"]
+    assert words[-5:] == ["--tag", "t:1", "--file", "/c/Containerfile", "/c"]
+    assert ["--build-arg", "https_proxy"] in [words[i : i + 2] for i in range(len(words))]
+    assert not any("=" in word for word in words)
+
+
+def test_buildah_builds_in_a_storage_of_its_own_with_read_only_mounts_and_sudo_in_front() -> None:
+    words = Buildah(STORE, ("sudo", "-n")).build(Path("/c"), Path("/c/F"), "t:1", [(Path("/h"), "/root")])
+
+    assert words == [
+        *("sudo", "-n", "buildah", "--root", "/cache/storage/root", "--runroot", "/cache/storage/run", "build"),
+        *("--isolation", "chroot", "--pull=false", "--volume", "/h:/root:ro", "--tag", "t:1", "--file", "/c/F", "/c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("builder", "load", "save"),
+    [
+        (Docker(), "docker load --input /a.tar", "docker save --output /a.tar t:1"),
+        (
+            Podman(STORE),
+            "podman --root /cache/storage/root --runroot /cache/storage/run load --input /a.tar",
+            "podman --root /cache/storage/root --runroot /cache/storage/run save --quiet --format docker-archive"
+            " --output /a.tar t:1",
+        ),
+        (
+            Buildah(STORE),
+            "buildah --root /cache/storage/root --runroot /cache/storage/run pull docker-archive:/a.tar",
+            "buildah --root /cache/storage/root --runroot /cache/storage/run push --quiet t:1"
+            " docker-archive:/a.tar:t:1",
+        ),
+    ],
+)
+def test_archives_go_in_and_out(builder: images_builder.Builder, load: str, save: str) -> None:
+    archive = Path("/a.tar")
+
+    assert " ".join(builder.load(archive)) == load
+    assert " ".join(builder.save("t:1", archive)) == save
+
+
+def test_docker_comes_first_when_its_engine_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_builder, "docker_problem", lambda: None)
+
+    builder, _ = find_builder(STORE, programs(tmp_path, "docker", "podman", "buildah"), docker=True)
+
+    assert builder == Docker()
+
+
+def test_podman_when_docker_has_no_engine_and_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_builder, "docker_problem", lambda: "Cannot connect to the Docker daemon")
+
+    builder, reasons = find_builder(STORE, programs(tmp_path, "docker", "podman", "buildah"), docker=True)
+
+    assert builder == Podman(STORE)
+    assert reasons == ["docker: Cannot connect to the Docker daemon"]
+
+
+def test_docker_is_left_alone_with_a_base_that_came_from_no_registry(tmp_path: Path) -> None:
+    builder, reasons = find_builder(STORE, programs(tmp_path, "docker", "buildah"), docker=False)
+
+    assert isinstance(builder, Buildah) and builder.name == "buildah"
+    assert reasons[0].startswith("docker: left alone") and reasons[1] == "podman: not in PATH"
+
+
+def test_nothing_found_names_everything_that_was_looked_for(tmp_path: Path) -> None:
+    builder, reasons = find_builder(STORE, {"PATH": str(tmp_path)}, docker=True)
+
+    assert builder is None
+    assert reasons == ["docker: not in PATH", "podman: not in PATH", "buildah: not in PATH"]
+
+
+def test_buildah_is_installed_when_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(images_builder, "install_packages", lambda _step, names, _reasons: installed.extend(names))
+
+    with Progress(tmp_path / "logs") as progress, progress.step("build") as step:
+        builder = require_builder(step, STORE, {"PATH": str(tmp_path)}, docker=True)
+
+    assert installed == ["buildah"] and builder.name == "buildah"
+
+
+def test_a_user_without_rights_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    programs(tmp_path, "apt-get")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    with (
+        Progress(tmp_path / "logs") as progress,
+        progress.step("build") as step,
+        pytest.raises(NoBuilder, match=r"as root: apt-get install buildah(.|\n)*podman: not in PATH"),
+    ):
+        install_packages(step, ["buildah"], ["podman: not in PATH"])
+
+
+def test_a_machine_without_apt_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with (
+        Progress(tmp_path / "logs") as progress,
+        progress.step("build") as step,
+        pytest.raises(NoBuilder, match="install podman or buildah"),
+    ):
+        install_packages(step, ["buildah"], [])
+
+
+def test_mounts_below_a_folder_come_last_mounted_first() -> None:
+    mounts = """\
+/dev/vda / ext4 rw 0 0
+overlay /cache/storage/root/overlay/x/merged overlay rw 0 0
+tmpfs /cache/storage/root/overlay/x/merged/with\\040space tmpfs rw 0 0
+tmpfs /cache/storage-of-another tmpfs rw 0 0
+"""
+    assert mounts_below(STORE, mounts) == [
+        "/cache/storage/root/overlay/x/merged/with space",
+        "/cache/storage/root/overlay/x/merged",
+    ]
+
+
+def test_storage_is_gone_after_an_interrupt_and_what_an_old_one_left_before(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    (storage / "old").mkdir(parents=True)
+
+    with pytest.raises(KeyboardInterrupt), clean_storage(storage):
+        assert list(storage.iterdir()) == []
+        (storage / "new").mkdir()
+        raise KeyboardInterrupt
+
+    assert not storage.exists()
+
+
+def test_all_mounts_of_all_folders() -> None:
+    one = BuildFolders(((Path("/a"), "/root"), (Path("/w"), "/root/find-links-0")), ())
+    two = BuildFolders(((Path("/b"), "/etc/apt"),), ())
+
+    assert [target for _, target in images_builder.mount_words([one, two])] == [
+        "/root",
+        "/root/find-links-0",
+        "/etc/apt",
+    ]
