@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from bench import report
 from bench.cluster import BINARIES, Cluster
 from bench.contenders import Contender, line_up
 from bench.measure import Plan, Run
+from bench.processes import end_cleanly_on_signals
 from bench.reference import build_reference
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     plan = Plan(sessions=options.sessions or (1000 if options.full else 300))
     repeat = options.repeat or (5 if options.full else 3)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as cleanly as Ctrl-C
+    end_cleanly_on_signals()
     with Progress(default_cache(os.environ) / "logs") as progress:
         try:
             binaries = ensure(BINARIES, progress=progress)
@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> int:
             return COULD_NOT_LOOK
         contenders = line_up(reference, full=options.full)
         runs = run_all(contenders, binaries, plan, repeat, progress)
-    print_runs(runs, plan, repeat, as_json=options.output == "json")
+    if runs:
+        print_runs(runs, plan, repeat, as_json=options.output == "json")
     if len(runs) < repeat * len(contenders):
         return INTERRUPTED
     return FINDINGS if any("error" in run for run in runs) else 0

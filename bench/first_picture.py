@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bench.processes import end_cleanly_on_signals
 from bench.report import render
 from bench.stats import percentile, ratio
 from bench.ways import USER, Raw, ThroughOperator, Way, remove
@@ -156,7 +156,7 @@ def kubeconfig_of(name: str) -> Path:
 def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: a start failed; 2: wrong command line; 3: there is no cluster; 130: interrupted."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as cleanly as Ctrl-C
+    end_cleanly_on_signals()
 
     async def run(progress: Progress) -> list[Figures]:
         async with Client(load_config(kubeconfig_of(options.cluster)), field_manager="vdi-bench") as client:

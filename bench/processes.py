@@ -107,6 +107,12 @@ class Processes:
                 process.wait()
 
 
+def end_cleanly_on_signals() -> None:
+    """SIGTERM ends the program as Ctrl-C does, and Ctrl-C works where a shell had it ignored (in the background)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
 def send(pids: Iterable[int], number: signal.Signals) -> None:
     """Send a signal to each process that is still there."""
     for pid in pids:
