@@ -1,0 +1,371 @@
+"""Bad input is refused by the API server itself, with field, value and what is allowed; good input is defaulted."""
+
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CRDS = ROOT / "charts/vdi/files/crds"
+EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
+
+MISSION_OBJECTS = """
+apiVersion: vdi.kasm.io/v1alpha1
+kind: VDITemplate
+metadata:
+  name: ubuntu-desktop
+spec:
+  image: ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest
+  displayName: "Ubuntu 22.04 Desktop"
+  description: "Full Ubuntu desktop with GPU acceleration"
+  resources:
+    defaultGPU: 1
+    defaultMemory: "4Gi"
+    defaultCPU: "2"
+  env:
+    - name: SELKIES_ENCODER
+      value: "nvh264enc"
+---
+apiVersion: vdi.kasm.io/v1alpha1
+kind: VDISession
+metadata:
+  name: alice-desktop
+spec:
+  user: alice@example.com
+  template: ubuntu-desktop
+  resources:
+    gpu: 1
+    memory: "4Gi"
+  timeout: "8h"
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """kubectl against a server that has the CRDs; a dry run there validates and defaults, and stores nothing."""
+
+    kubectl: list[str]
+    namespace: str
+
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [*self.kubectl, "--namespace", self.namespace, *words]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+
+    def create(self, kind: str, spec: dict[str, Any], name: str = "tried") -> subprocess.CompletedProcess[str]:
+        given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+        return self.run("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(given))
+
+    def accepted(self, kind: str, spec: dict[str, Any], name: str = "tried") -> dict[str, Any]:
+        answer = self.create(kind, spec, name)
+        assert answer.returncode == 0, answer.stderr
+        stored: dict[str, Any] = json.loads(answer.stdout)["spec"]
+        return stored
+
+    def refused(self, kind: str, spec: dict[str, Any]) -> str:
+        answer = self.create(kind, spec)
+        assert answer.returncode == 1, f"accepted: {answer.stdout}"
+        return answer.stderr
+
+
+@pytest.fixture(scope="module")
+def crds(kubectl: list[str]) -> None:
+    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(CRDS)]
+    subprocess.run(apply, check=True, capture_output=True, timeout=30)
+    names = [f"crd/{path.stem}.vdi.kasm.io" for path in CRDS.iterdir()]
+    wait = [*kubectl, "wait", "--for=condition=Established", *names, "--timeout=30s"]
+    subprocess.run(wait, check=True, capture_output=True)
+
+
+@pytest.fixture
+def server(crds: None, kubectl: list[str], namespace: str) -> Server:
+    return Server(kubectl, namespace)
+
+
+def session(**fields: Any) -> dict[str, Any]:
+    return {"user": "alice@example.com", "template": "desktop", **fields}
+
+
+def resources(**fields: Any) -> dict[str, Any]:
+    return session(resources=fields)
+
+
+def volume(**fields: Any) -> dict[str, Any]:
+    return {"image": "i", "volumes": [{"name": "data", "mountPath": "/data", **fields}]}
+
+
+MEMORY = "is not an amount of at least 1Mi, such as 4Gi or 512Mi"
+CPU = "is not a number of CPUs of at least 1m, such as 2 or 500m"
+TIME = "is not a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
+HOST = "is not a host label: lower-case letters, digits and inner hyphens, such as alice-2"
+OBJECT = "is not the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04"
+PATH = "is not an absolute path below / without colons, such as /home/user"
+
+SESSIONS_REFUSED = [
+    (session(user="alice"), "spec.user", "alice", "is not an e-mail address such as alice@example.com"),
+    (session(user="alice@example"), "spec.user", "alice@example", r"should match '^\S+@\S+\.\S+$'"),
+    (session(user="alice @example.com"), "spec.user", "alice @example.com", "is not an e-mail address"),
+    (session(user="a" * 250 + "@b.cd"), "spec.user", "", "may not be more than 254 bytes"),
+    ({"template": "desktop"}, "spec.user", "", "Required value"),
+    ({"user": "alice@example.com"}, "spec.template", "", "Required value"),
+    (session(template="My_Desktop"), "spec.template", "My_Desktop", OBJECT),
+    (session(template=""), "spec.template", "", "should be at least 1 chars long"),
+    (resources(gpu=0), "spec.resources.gpu", "0", "should be greater than or equal to 1"),
+    (resources(gpu=-1), "spec.resources.gpu", "-1", "should be greater than or equal to 1"),
+    (resources(gpu="one"), "spec.resources.gpu", "string", "must be of type integer"),
+    (resources(gpu=1.5), "spec.resources.gpu", "number", "must be of type integer"),
+    (resources(memory="4Gib"), "spec.resources.memory", "4Gib", MEMORY),
+    (resources(memory="four"), "spec.resources.memory", "four", MEMORY),
+    (resources(memory="-4Gi"), "spec.resources.memory", "-4Gi", MEMORY),
+    (resources(memory="400m"), "spec.resources.memory", "400m", MEMORY),
+    (resources(memory=4), "spec.resources.memory", "4", MEMORY),
+    (resources(memory=""), "spec.resources.memory", "", MEMORY),
+    (resources(cpu="0"), "spec.resources.cpu", "0", CPU),
+    (resources(cpu=0), "spec.resources.cpu", "0", CPU),
+    (resources(cpu="two"), "spec.resources.cpu", "two", CPU),
+    (resources(cpu=1.5), "spec.resources.cpu", "number", "must be of type integer,string"),
+    (resources(gpus=1), "spec.resources.gpus", "", "unknown field"),
+    (session(time_out="8h"), "spec.time_out", "", "unknown field"),
+    (session(timeout="8 hours"), "spec.timeout", "8 hours", TIME),
+    (session(timeout="0s"), "spec.timeout", "0s", TIME),
+    (session(timeout="0h0m"), "spec.timeout", "0h0m", TIME),
+    (session(timeout="-1h"), "spec.timeout", "-1h", TIME),
+    (session(timeout="8"), "spec.timeout", "8", TIME),
+    (session(timeout=""), "spec.timeout", "", TIME),
+    (session(timeout="1.5h"), "spec.timeout", "1.5h", TIME),
+    (session(timeout="9999999h"), "spec.timeout", "9999999h", TIME),
+    (session(timeout=8), "spec.timeout", "integer", "must be of type string"),
+    (session(hostname="Alice"), "spec.hostname", "Alice", HOST),
+    (session(hostname="alice.desk"), "spec.hostname", "alice.desk", HOST),
+    (session(hostname="-alice"), "spec.hostname", "-alice", HOST),
+    (session(hostname="a" * 64), "spec.hostname", "", "may not be more than 63 bytes"),
+    (session(persistence={"size": "10G i"}), "spec.persistence.size", "10G i", MEMORY),
+    (session(persistence={"storageClass": "Local Path"}), "spec.persistence.storageClass", "Local Path", OBJECT),
+    (session(persistence={"retain": "no"}), "spec.persistence.retain", "string", "must be of type boolean"),
+]
+
+TEMPLATES_REFUSED = [
+    ({}, "spec.image", "", "Required value"),
+    ({"image": ""}, "spec.image", "", "should be at least 1 chars long"),
+    ({"image": "my image:1"}, "spec.image", "my image:1", "is not the name of a container image"),
+    ({"image": "i", "port": 0}, "spec.port", "0", "should be greater than or equal to 1"),
+    ({"image": "i", "port": 70000}, "spec.port", "70000", "should be less than or equal to 65535"),
+    ({"image": "i", "healthPath": "health"}, "spec.healthPath", "health", "is not the path of a URL without spaces"),
+    ({"image": "i", "shmSize": "1GB"}, "spec.shmSize", "1GB", MEMORY),
+    ({"image": "i", "resources": {"defaultGPU": -1}}, "spec.resources.defaultGPU", "-1", "greater than or equal to 0"),
+    (
+        {"image": "i", "resources": {"defaultGPU": 3, "maxGPU": 2}},
+        "spec.resources.defaultGPU",
+        "defaultGPU is '3'",
+        "more than maxGPU '2'",
+    ),
+    (
+        {"image": "i", "resources": {"defaultMemory": "8Gi", "maxMemory": "8191Mi"}},
+        "spec.resources.defaultMemory",
+        "defaultMemory is '8Gi'",
+        "more than maxMemory '8191Mi'",
+    ),
+    (
+        {"image": "i", "resources": {"maxCPU": "1500m"}},
+        "spec.resources.defaultCPU",
+        "defaultCPU is '2'",
+        "more than maxCPU '1500m'",
+    ),
+    ({"image": "i", "resources": {"defaultCPU": "0"}}, "spec.resources.defaultCPU", "0", CPU),
+    ({"image": "i", "resources": {"defaultMemory": "4Gib"}}, "spec.resources.defaultMemory", "4Gib", MEMORY),
+    ({"image": "i", "persistence": {"mountPath": "home"}}, "spec.persistence.mountPath", "home", PATH),
+    ({"image": "i", "persistence": {"mountPath": "/"}}, "spec.persistence.mountPath", "/", PATH),
+    (
+        {"image": "i", "env": [{"name": "A"}]},
+        "spec.env[0]",
+        "A",
+        "has neither of value and valueFrom, and needs exactly one",
+    ),
+    (
+        {"image": "i", "env": [{"name": "A", "value": "", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+        "spec.env[0]",
+        "A",
+        "has both of value and valueFrom, and needs exactly one",
+    ),
+    (
+        {"image": "i", "env": [{"name": "1A", "value": "x"}]},
+        "spec.env[0].name",
+        "1A",
+        "is not the name of an environment variable",
+    ),
+    ({"image": "i", "env": [{"name": "A", "value": 60}]}, "spec.env[0].value", "integer", "must be of type string"),
+    ({"image": "i", "env": [{"name": "A", "value": "1"}] * 2}, "spec.env[1]", "A", "Duplicate value"),
+    (
+        volume(),
+        "spec.volumes[0]",
+        "data",
+        "has none of persistentVolumeClaim, configMap and nfs, and needs exactly one",
+    ),
+    (
+        volume(configMap={"name": "c"}, persistentVolumeClaim={"claimName": "p"}),
+        "spec.volumes[0]",
+        "data",
+        "has several of persistentVolumeClaim, configMap and nfs, and needs exactly one",
+    ),
+    (volume(configMap={"name": "c"}, mountPath="data"), "spec.volumes[0].mountPath", "data", PATH),
+    (volume(configMap={"name": "c"}, mountPath="/dev/shm"), "spec.volumes[0].mountPath", "", "must not be /dev/shm"),
+    (volume(configMap={"name": "c"}, mountPath="/home/user"), "spec.volumes", "/home/user", "where the home is"),
+    (volume(configMap={"name": "C"}), "spec.volumes[0].configMap.name", "C", OBJECT),
+    (volume(nfs={"server": "files", "path": "export"}), "spec.volumes[0].nfs.path", "export", PATH),
+    (
+        {"image": "i", "volumes": [{"name": n, "mountPath": "/a", "configMap": {"name": "c"}} for n in "ab"]},
+        "spec.volumes",
+        "",
+        "each mountPath must be used once",
+    ),
+    (
+        {"image": "i", "placement": {"tolerations": [{"operator": "Is"}]}},
+        "spec.placement.tolerations[0].operator",
+        "Is",
+        'supported values: "Exists", "Equal"',
+    ),
+    ({"image": "i", "imagePullSecrets": [{"name": "a b"}]}, "spec.imagePullSecrets[0].name", "a b", OBJECT),
+    ({"image": "i", "gpu": 1}, "spec.gpu", "", "unknown field"),
+]
+
+
+def expect_named(said: str, field: str, value: str, allowed: str) -> None:
+    """The refusal has the field, the value as a whole (where the server prints one) and what is allowed."""
+    spellings = (f"'{value}'", f'"{value}"', f"value: {value}:", f"{value}, ")
+    assert field in said and allowed in said, said
+    assert not value or any(spelling in said for spelling in spellings), said
+
+
+def label(case: object) -> str | None:
+    return json.dumps(case)[:60] if isinstance(case, dict) else None
+
+
+@pytest.mark.parametrize(("spec", "field", "value", "allowed"), SESSIONS_REFUSED, ids=label)
+def test_a_wrong_session_is_refused_in_words(
+    server: Server, spec: dict[str, Any], field: str, value: str, allowed: str
+) -> None:
+    said = server.refused("VDISession", spec)
+    expect_named(said, field, value, allowed)
+
+
+@pytest.mark.parametrize(("spec", "field", "value", "allowed"), TEMPLATES_REFUSED, ids=label)
+def test_a_wrong_template_is_refused_in_words(
+    server: Server, spec: dict[str, Any], field: str, value: str, allowed: str
+) -> None:
+    said = server.refused("VDITemplate", spec)
+    expect_named(said, field, value, allowed)
+
+
+@pytest.mark.parametrize("length", ["8h", "30m", "45s", "1h30m", "1h0m5s", "999999h"])
+def test_lengths_of_time_that_are_right(server: Server, length: str) -> None:
+    assert server.accepted("VDISession", session(timeout=length))["timeout"] == length
+
+
+@pytest.mark.parametrize("amount", ["4Gi", "512Mi", "4G", "1.5Gi", "4e9", 4294967296])
+def test_memory_that_is_right(server: Server, amount: str | int) -> None:
+    assert server.accepted("VDISession", resources(memory=amount))["resources"] == {"gpu": 1, "memory": amount}
+
+
+@pytest.mark.parametrize("amount", ["2", "500m", "1.5", 2])
+def test_cpus_that_are_right(server: Server, amount: str | int) -> None:
+    assert server.accepted("VDISession", resources(cpu=amount))["resources"]["cpu"] == amount
+
+
+def test_what_a_session_leaves_out(server: Server) -> None:
+    assert server.accepted("VDISession", session()) == session(timeout="8h"), (
+        "resources and persistence: as the template says"
+    )
+    assert server.accepted("VDISession", resources())["resources"] == {"gpu": 1, "memory": "4Gi"}
+    assert server.accepted("VDISession", session(persistence={}))["persistence"] == {"retain": True}
+
+
+def test_what_a_template_leaves_out(server: Server) -> None:
+    assert server.accepted("VDITemplate", {"image": "i"}) == {
+        "image": "i",
+        "resources": {"defaultGPU": 1, "defaultMemory": "4Gi", "defaultCPU": "2"},
+        "port": 8080,
+        "healthPath": "/api/health",
+        "persistence": {"enabled": True, "size": "10Gi", "storageClass": "local-path", "mountPath": "/home/user"},
+        "shmSize": "1Gi",
+    }
+    assert (
+        server.accepted("VDITemplate", {"image": "i", "resources": {"defaultGPU": 0}})["resources"]["defaultGPU"] == 0
+    )
+
+
+@pytest.mark.parametrize("name", ["a" * 253, "team.alice.desktop-1"[:253], "1"])
+def test_names_up_to_kubernetes_own_limit(server: Server, name: str) -> None:
+    server.accepted("VDISession", session(), name)
+    server.accepted("VDITemplate", {"image": "i"}, name)
+
+
+def test_a_program_that_does_not_ask_for_strictness_is_warned_of_an_unknown_field(server: Server) -> None:
+    given = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "metadata": {"name": "tried"},
+        "spec": session(gpus=1),
+    }
+    answer = server.run(
+        "create", "--dry-run=server", "--validate=warn", "-o", "json", "-f", "-", stdin=json.dumps(given)
+    )
+    assert answer.returncode == 0 and 'unknown field "spec.gpus"' in answer.stderr
+    assert "gpus" not in json.loads(answer.stdout)["spec"]
+
+
+def test_the_missions_objects_work_as_they_stand_and_then_stay_the_users(server: Server) -> None:
+    assert server.run("create", "-f", "-", stdin=MISSION_OBJECTS).returncode == 0
+    try:
+        change = json.dumps({"spec": {"user": "bob@example.com", "template": "other"}})
+        said = server.run("patch", "vdi", "alice-desktop", "--type=merge", "-p", change).stderr
+        assert "spec.user" in said and "can't be changed from 'alice@example.com' to 'bob@example.com'" in said
+        assert "spec.template" in said and "can't be changed from 'ubuntu-desktop' to 'other'" in said
+        again = json.dumps({"spec": {"timeout": "9h"}})
+        assert server.run("patch", "vdi", "alice-desktop", "--type=merge", "-p", again).returncode == 0
+
+        status = json.dumps({"status": {"phase": "Running", "url": "https://a.vdi.example.com", "message": "Ready."}})
+        assert (
+            server.run("patch", "vdi", "alice-desktop", "--subresource=status", "--type=merge", "-p", status).returncode
+            == 0
+        )
+        narrow = server.run("get", "vdi").stdout
+        assert re.split(r" {2,}", narrow.splitlines()[0].strip()) == ["NAME", "USER", "PHASE", "URL", "AGE"]
+        assert narrow.splitlines()[1].split()[:4] == [
+            "alice-desktop",
+            "alice@example.com",
+            "Running",
+            "https://a.vdi.example.com",
+        ]
+        wide = server.run("get", "vdi", "-o", "wide").stdout
+        assert "ubuntu-desktop" in wide and "Ready." in wide
+        assert "alice-desktop" in server.run("get", "all").stdout
+        assert (
+            "alice-desktop"
+            in server.run("get", "vdi", "--field-selector", "spec.user=alice@example.com,status.phase=Running").stdout
+        )
+        assert "alice-desktop" not in server.run("get", "vdi", "--field-selector", "spec.user=bob@example.com").stdout
+        shown = server.run("get", "vdit", "ubuntu-desktop").stdout.splitlines()[1]
+        assert "Ubuntu 22.04 Desktop" in shown and "4Gi" in shown
+
+        wrong = json.dumps({"status": {"phase": "Sleeping"}})
+        said = server.run("patch", "vdi", "alice-desktop", "--subresource=status", "--type=merge", "-p", wrong).stderr
+        assert 'Unsupported value: "Sleeping"' in said and '"Suspended"' in said
+    finally:
+        server.run("delete", "vdi,vdit", "alice-desktop", "ubuntu-desktop", "--ignore-not-found")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_of_the_documentation_are_accepted(server: Server, path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        server.accepted(document["kind"], document["spec"])
+
+
+def test_every_field_is_explained(server: Server) -> None:
+    said = server.run("explain", "vdi.spec", "--recursive").stdout
+    assert {"user", "template", "resources", "persistence", "timeout"} <= set(
+        re.findall(r"^\s+(\w+)\t", said, re.MULTILINE)
+    )
