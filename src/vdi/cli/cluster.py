@@ -58,7 +58,11 @@ def up(
         bool, typer.Option("--install-packages", help="Install missing system tools with apt-get.")
     ] = False,
 ) -> None:
-    """Bring the cluster up; when it is up already, heal what is not right and say so."""
+    """Bring the cluster up; when it is up already, heal what is not right and say so.
+
+    The node needs root: it asks through sudo, and only for its last steps. Have a cluster already (K3s, k3d, kind)?
+    Then install the chart charts/vdi there with Helm instead.
+    """
     with _errors_in_words(), _progress(name) as progress:
         made = cluster.up(
             name,

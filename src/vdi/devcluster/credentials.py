@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdi.devcluster.layout import Facts, Layout, write_private
+from vdi.devcluster.layout import Facts, Layout, give_to_invoker, write_private
 from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
 from vdi.devcluster.pki import Authority, authority, service_account_key
 
@@ -65,6 +65,7 @@ def write_credentials(layout: Layout, facts: Facts) -> None:
         _write_kubeconfig(layout.component_kubeconfig(component), facts, ca, certificate, component)
     admin = ca.issue("admin", "vdi:admin", organisation="system:masters")
     _write_kubeconfig(layout.kubeconfig, facts, ca, admin, f"vdi-{facts.name}")
+    give_to_invoker(layout.kubeconfig)
 
 
 def _write_kubeconfig(path: Path, facts: Facts, ca: Authority, certificate: tuple[Path, Path], user: str) -> None:

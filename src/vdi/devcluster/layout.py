@@ -139,7 +139,10 @@ class Layout:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the cluster against a second `up` or `down`. Raises ClusterError when another one is at work."""
+        new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in new:
+            give_to_invoker(folder)
         handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
@@ -157,6 +160,13 @@ def invoking_user() -> pwd.struct_passwd:
     """Whose cluster it is: under sudo, the person who typed it."""
     uid = os.getuid()
     return pwd.getpwuid(int(os.environ["SUDO_UID"]) if uid == 0 and "SUDO_UID" in os.environ else uid)
+
+
+def give_to_invoker(path: Path) -> None:
+    """Under sudo, what a person is to read is theirs and not root's."""
+    if os.geteuid() == 0:
+        user = invoking_user()
+        os.chown(path, user.pw_uid, user.pw_gid)
 
 
 def state_root() -> Path:

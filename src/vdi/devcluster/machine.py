@@ -34,8 +34,6 @@ class CgroupMount(msgspec.Struct, frozen=True):
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of this machine; see `probe`."""
 
-    root: bool
-    cgroups: tuple[CgroupMount, ...]
     containerd: tuple[int, int]
     """Major and minor version."""
     may_lower_oom_score: bool
@@ -45,12 +43,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     nameservers: dict[str, tuple[str, ...]]
     """Of /etc/resolv.conf and, where it exists, systemd-resolved's own file."""
     mtu: int
-    missing_tools: tuple[str, ...] = ()
-
-
-def uses_cgroup_v2(machine: Machine) -> bool:
-    """Whether kubelet and runc will use v2: only when no v1 controller is mounted (hybrid counts as v1)."""
-    return not any(mount.controllers for mount in machine.cgroups if not mount.v2)
 
 
 def snapshotter(machine: Machine) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import vdi
 from vdi.devcluster import host, probe
-from vdi.devcluster.layout import ClusterError, Layout, invoking_user
+from vdi.devcluster.layout import ClusterError, Layout
 from vdi.devcluster.processes import start_supervisor, stop_supervisor
 
 _NAMESPACES = [
@@ -150,13 +150,6 @@ _VERBS: dict[str, Callable[..., list[str]]] = {
     "import": _import,
     "install": _install,
 }
-
-
-def give_to_invoker(path: Path) -> None:
-    """Under sudo, what a person is to read is theirs."""
-    if os.geteuid() == 0:
-        user = invoking_user()
-        os.chown(path, user.pw_uid, user.pw_gid)
 
 
 if __name__ == "__main__":

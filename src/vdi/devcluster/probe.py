@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -18,14 +17,11 @@ _CAP_SYS_RESOURCE = 24
 def look(*, containerd: Path, state: Path) -> Machine:
     """See what the node's configuration depends on. `containerd` is the binary, `state` an existing folder."""
     return Machine(
-        root=os.geteuid() == 0,
-        cgroups=tuple(cgroup_mounts()),
         containerd=_containerd_version(containerd),
         may_lower_oom_score=bool(_bounding_capabilities() >> _CAP_SYS_RESOURCE & 1),
         state_filesystem=_filesystem(state),
         nameservers=_nameservers(),
         mtu=_mtu(),
-        missing_tools=tuple(missing_tools()),
     )
 
 

@@ -1,0 +1,122 @@
+"""A cluster's files: names, facts, ports, certificates, and the refusal to become another kind of cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from vdi.devcluster import credentials, starting
+from vdi.devcluster.addons import render
+from vdi.devcluster.control_plane import control_plane
+from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports, layout_of, write_private
+from vdi.devcluster.networks import choose_networks
+from vdi.devcluster.pki import authority
+
+CONTROL_PLANE = Facts(
+    name="t", control_plane_only=True, fake_gpus=0, api_host="127.0.0.1", api_port=1, etcd_port=2, etcd_peer_port=3
+)
+FULL = Facts(
+    name="t",
+    control_plane_only=False,
+    fake_gpus=0,
+    api_host="10.213.32.2",
+    api_port=6443,
+    etcd_port=2379,
+    etcd_peer_port=2380,
+    websecure_port=8443,
+    networks=choose_networks([]),
+)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "Demo", "1st", "a" * 11, "a-", "a/b", ".."])
+def test_a_name_that_cannot_name_links_and_folders_is_refused(name: str) -> None:
+    with pytest.raises(ClusterError, match="allowed are"):
+        layout_of(name)
+
+
+@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL])
+def test_facts_come_back_as_they_were_saved(layout: Layout, facts: Facts) -> None:
+    layout.save(facts)
+    assert layout.load() == facts
+
+
+def test_broken_facts_are_no_facts(layout: Layout) -> None:
+    layout.facts_file.write_text('{"name": ')
+    assert layout.load() is None
+
+
+def test_two_commands_cannot_work_on_one_cluster(layout: Layout) -> None:
+    with layout.locked(), pytest.raises(ClusterError, match="at work"), layout.locked():
+        pytest.fail("both got it")
+
+
+def test_free_ports_differ_and_the_wanted_one_comes_first() -> None:
+    ports = free_ports(4)
+    assert len(set(ports)) == 4
+    assert free_ports(1, ports[0]) == [ports[0]]
+
+
+def test_private_files_are_private_from_the_first_moment(tmp_path: Path) -> None:
+    write_private(tmp_path / "key", b"secret")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_web_authority_vouches_for_nothing_but_its_domain(tmp_path: Path) -> None:
+    made = authority(tmp_path, "web-ca", "web", only_domain="vdi.localhost")
+    limits = made.certificate.extensions.get_extension_for_class(x509.NameConstraints)
+    assert limits.critical
+    assert limits.value.permitted_subtrees == [x509.DNSName("vdi.localhost")]
+
+
+def test_credentials_are_made_once_and_verify(layout: Layout) -> None:
+    credentials.write_credentials(layout, FULL)
+    keys = {path.name: path.read_bytes() for path in layout.pki.glob("*.key")}
+    credentials.write_credentials(layout, FULL)
+    assert {path.name: path.read_bytes() for path in layout.pki.glob("*.key")} == keys
+    for signer, certificate in (("ca", "apiserver"), ("ca", "kubelet"), ("etcd-ca", "etcd"), ("web-ca", "web")):
+        words = ["openssl", "verify", "-x509_strict", "-CAfile", str(layout.pki / f"{signer}.crt")]
+        done = subprocess.run([*words, str(layout.pki / f"{certificate}.crt")], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert {path.stat().st_mode & 0o777 for path in layout.pki.glob("*.key")} == {0o600}
+    assert layout.kubeconfig.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_apiserver_is_known_by_its_address_and_its_service(layout: Layout) -> None:
+    credentials.write_credentials(layout, FULL)
+    certificate = x509.load_pem_x509_certificate((layout.pki / "apiserver.crt").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {str(one) for one in names.get_values_for_type(x509.IPAddress)} == {"10.213.32.2", "10.213.0.1"}
+
+
+@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL])
+def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Layout, facts: Facts) -> None:
+    names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+    components = {
+        one.name: one.argv for one in control_plane(layout, facts, {name: Path("/bin") / name for name in names})
+    }
+    assert f"--bind-address={facts.api_host}" in components["kube-apiserver"]
+    assert all("--secure-port=0" in components[name] for name in ("kube-controller-manager", "kube-scheduler"))
+    listening = [word for word in components["etcd"] if word.startswith("--listen")]
+    assert all("https://127.0.0.1:" in word for word in listening)
+    assert ("--unsafe-no-fsync" in components["etcd"]) is facts.control_plane_only
+
+
+def test_becoming_another_kind_of_cluster_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ClusterError, match=r"made as a full node, and a full node and 2 pretended GPUs .*reset"):
+        starting.refuse_change(FULL, starting.Wanted(control_plane_only=False, fake_gpus=2))
+
+
+@pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])
+def test_dns_asks_nobody_where_there_is_nobody(layout: Layout, resolv_conf: str, forwards: bool) -> None:
+    text = "".join(render(layout, "10.213.0.10", resolv_conf))
+    assert ("forward . /etc/resolv.conf" in text) is forwards
+    assert 'mkdir -m 0777 -p "$VOL_DIR"' in text
+    assert "clusterIP: 10.213.0.10" in text

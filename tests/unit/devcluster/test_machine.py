@@ -1,0 +1,148 @@
+"""What the node's configuration becomes on machines that are not at hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from vdi.devcluster import machine
+from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.machine import Machine
+from vdi.devcluster.networks import choose_networks
+from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands
+
+DEBIAN_12 = Machine(
+    containerd=(1, 6),
+    may_lower_oom_score=True,
+    state_filesystem="ext4",
+    nameservers={"/etc/resolv.conf": ("192.0.2.53",)},
+    mtu=1500,
+)
+LAYOUT = Layout(Path("/home/alice/.local/state/vdi/demo"))
+FACTS = Facts(
+    name="demo",
+    control_plane_only=False,
+    fake_gpus=0,
+    api_host="10.213.32.2",
+    api_port=6443,
+    etcd_port=2379,
+    etcd_peer_port=2380,
+    websecure_port=8443,
+    networks=choose_networks([]),
+)
+
+
+def containerd_toml(seen: Machine) -> dict[str, Any]:
+    return tomllib.loads(machine.containerd_config(seen, LAYOUT, cni=Path("/cni"), runc=Path("/bin/runc")))
+
+
+@pytest.mark.parametrize("version", [(1, 6), (1, 7)])
+def test_containerd_1_gets_config_version_2(version: tuple[int, int]) -> None:
+    config = containerd_toml(replace(DEBIAN_12, containerd=version))
+    cri = config["plugins"]["io.containerd.grpc.v1.cri"]
+    assert config["version"] == 2
+    assert cri["sandbox_image"] == machine.PAUSE_IMAGE
+    assert cri["cni"]["bin_dir"] == "/cni"
+    assert cri["containerd"]["snapshotter"] == "overlayfs"
+    assert cri["containerd"]["runtimes"]["runc"]["options"] == {"BinaryName": "/bin/runc", "SystemdCgroup": False}
+
+
+@pytest.mark.parametrize(("version", "cni"), [((2, 0), ("bin_dir", "/cni")), ((2, 1), ("bin_dirs", ["/cni"]))])
+def test_containerd_2_gets_config_version_3(version: tuple[int, int], cni: tuple[str, object]) -> None:
+    config = containerd_toml(replace(DEBIAN_12, containerd=version))
+    images, runtime = (config["plugins"][f"io.containerd.cri.v1.{part}"] for part in ("images", "runtime"))
+    assert config["version"] == 3
+    assert images["pinned_images"]["sandbox"] == machine.PAUSE_IMAGE
+    assert images["snapshotter"] == "overlayfs"
+    assert cni in runtime["cni"].items()
+    assert "snapshotter" not in runtime["containerd"]
+    assert "io.containerd.grpc.v1.cri" not in config["plugins"]
+
+
+@pytest.mark.parametrize("version", [(1, 6), (2, 0), (2, 2)])
+def test_containerd_keeps_to_the_clusters_own_paths(version: tuple[int, int]) -> None:
+    config = containerd_toml(replace(DEBIAN_12, containerd=version))
+    paths = [config["root"], config["state"], config["grpc"]["address"]]
+    paths.append(config["plugins"]["io.containerd.internal.v1.opt"]["path"])
+    assert all(path.startswith((str(LAYOUT.root), "/run/vdi-demo/")) for path in paths), paths
+    assert len(config["grpc"]["address"]) < 107
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_without_the_capability_no_oom_score_is_lowered(may: bool) -> None:
+    seen = replace(DEBIAN_12, may_lower_oom_score=may)
+    assert containerd_toml(seen)["plugins"]["io.containerd.grpc.v1.cri"]["restrict_oom_score_adj"] is not may
+    assert (machine.kubelet_config(FACTS, seen, LAYOUT)["oomScoreAdj"] == 0) is not may
+
+
+@pytest.mark.parametrize(("filesystem", "expected"), [("ext4", "overlayfs"), ("overlay", "native"), ("nfs4", "native")])
+def test_overlayfs_only_where_it_can_lie(filesystem: str, expected: str) -> None:
+    assert machine.snapshotter(replace(DEBIAN_12, state_filesystem=filesystem)) == expected
+
+
+@pytest.mark.parametrize(
+    ("nameservers", "chosen", "text"),
+    [
+        ({"/etc/resolv.conf": ("192.0.2.53",)}, "/etc/resolv.conf", "nameserver 192.0.2.53\n"),
+        (
+            {"/etc/resolv.conf": ("127.0.0.53",), "/run/systemd/resolve/resolv.conf": ("192.0.2.1", "fe80::1%eth0")},
+            "/run/systemd/resolve/resolv.conf",
+            "nameserver 192.0.2.1\nnameserver fe80::1%eth0\n",
+        ),
+        ({"/etc/resolv.conf": ("127.0.0.1", "::1")}, None, ""),
+        ({}, None, ""),
+    ],
+    ids=["plain", "systemd-resolved", "dnsmasq on loopback", "none"],
+)
+def test_a_resolver_on_the_hosts_loopback_is_none(
+    nameservers: dict[str, tuple[str, ...]], chosen: str | None, text: str
+) -> None:
+    seen = replace(DEBIAN_12, nameservers=nameservers)
+    assert machine.choose_resolv_conf(seen) == chosen
+    assert machine.resolv_conf(seen) == text
+
+
+def test_the_kubelet_is_a_guest() -> None:
+    config = machine.kubelet_config(FACTS, DEBIAN_12, LAYOUT)
+    assert config["cgroupRoot"] == "/vdi-demo"
+    assert config["failCgroupV1"] is False
+    assert config["address"] == "10.213.32.2"
+    assert config["enforceNodeAllocatable"] == []
+    assert config["imageGCHighThresholdPercent"] == 100
+    json.dumps(config)
+
+
+def test_pods_need_no_bridge_of_the_host() -> None:
+    config: Any = machine.cni_config(FACTS, replace(DEBIAN_12, mtu=1400), LAYOUT)
+    assert [plugin["type"] for plugin in config["plugins"]] == ["ptp", "portmap"]
+    assert (config["name"], config["plugins"][0]["mtu"]) == ("vdi-demo", 1400)
+
+
+def test_missing_tools_are_named_with_their_packages() -> None:
+    said = machine.explain_missing_tools(["ip", "iptables"])
+    assert "apt-get install iproute2 iptables" in said
+    assert "--install-packages" in said
+
+
+def test_the_nodes_mounts_cover_what_its_programs_insist_on_and_come_first() -> None:
+    commands = setup_commands(LAYOUT, FACTS)
+    assert commands[0] == ["mount", "--make-rshared", "/"]
+    targets = {command[-1] for command in commands if command[:2] == ["mount", "--bind"]}
+    assert targets == {*host_folders(LAYOUT), *(f"/proc/sys/{name}" for name in KERNEL_TUNABLES)}
+
+
+def test_every_component_waits_for_one_that_exists() -> None:
+    names = ("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy", "traefik")
+    components = node(LAYOUT, replace(FACTS, fake_gpus=2), {name: Path("/bin") / name for name in names})
+    known = {component.name for component in components} | {"etcd", "kube-apiserver"}
+    assert all(known.issuperset(component.after) for component in components)
+    assert [component.name for component in components if component.listen_name] == ["traefik"]
+    assert not [
+        argument for component in components for argument in component.argv if re.search(r"token=|password", argument)
+    ]

@@ -1,0 +1,46 @@
+"""Ranges are chosen beside everything the host already routes."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdi.devcluster.networks import NoFreeNetwork, choose_networks
+
+cidrs = st.tuples(st.integers(0, 2**32 - 1), st.integers(8, 32)).map(
+    lambda pair: str(IPv4Network((pair[0] >> (32 - pair[1]) << (32 - pair[1]), pair[1])))
+)
+
+
+@given(taken=st.lists(cidrs, max_size=20))
+def test_what_is_chosen_overlaps_nothing(taken: list[str]) -> None:
+    try:
+        chosen = choose_networks(taken)
+    except NoFreeNetwork:
+        return
+    own = [ip_network(cidr) for cidr in (chosen.link, chosen.pods, chosen.services)]
+    others = [ip_network(cidr) for cidr in taken]
+    assert not [(one, other) for one in own for other in others if one.overlaps(other)]
+    assert not [(one, other) for one in own for other in own if one is not other and one.overlaps(other)]
+
+
+def test_the_address_plan_of_an_ordinary_machine() -> None:
+    chosen = choose_networks(["192.168.1.0/24", "172.17.0.0/16", "10.42.0.0/16"])
+    assert (chosen.link, chosen.host_address, chosen.node_address) == ("10.213.32.0/30", "10.213.32.1", "10.213.32.2")
+    assert (chosen.api_service, chosen.dns_service) == ("10.213.0.1", "10.213.0.10")
+
+
+def test_a_vpns_default_route_is_no_network() -> None:
+    assert choose_networks(["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"]) == choose_networks([])
+
+
+def test_a_taken_block_is_passed_over() -> None:
+    assert choose_networks(["10.213.77.0/24"]).link == "10.214.32.0/30"
+
+
+def test_a_host_that_routes_all_private_ranges_is_told_so() -> None:
+    with pytest.raises(NoFreeNetwork, match=r"10\.0\.0\.0/8, 172\.16\.0\.0/12"):
+        choose_networks(["10.0.0.0/8", "172.16.0.0/12"])
