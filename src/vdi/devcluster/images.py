@@ -122,7 +122,9 @@ def _workshop(progress: Progress, cache: Path | None) -> Workshop:
 
 def _base(workshop: Workshop) -> Path:
     key = f"image-base-{SUITE}-{RECIPE}"
-    return workshop.obtain(key, f"Get {BASE}", lambda step, into: make_base(workshop, step, into))
+    entry = workshop.obtain(key, f"Get {BASE}", lambda step, into: make_base(workshop, step, into))
+    _forget_older(entry, f"image-base-*-{workshop.arch}")
+    return entry
 
 
 def _ensure(recipe: Recipe, workshop: Workshop) -> Path:
@@ -135,10 +137,15 @@ def _ensure(recipe: Recipe, workshop: Workshop) -> Path:
         _build(recipe, files, base, workshop, step, into)
 
     entry = workshop.obtain(key, recipe.title, build)
-    for old in workshop.cache.glob(f"image-{name}-*-{workshop.arch}"):
+    _forget_older(entry, f"image-{name}-*-{workshop.arch}")
+    return entry / "image.tar"
+
+
+def _forget_older(entry: Path, pattern: str) -> None:
+    """Remove what no input makes any more: an archive is large, and each edit makes a new one."""
+    for old in entry.parent.glob(pattern):
         if old != entry:
             shutil.rmtree(old, ignore_errors=True)
-    return entry / "image.tar"
 
 
 def _build(recipe: Recipe, files: Mapping[str, Path], base: Path, workshop: Workshop, step: Step, into: Path) -> None:
