@@ -64,10 +64,9 @@ class Applier(Generic[T]):
             return observed
         mark = self.store.mark_of(observed)
         if mark is not None and mark.hash == digest:
-            settled = self._settled.get(observed.metadata.uid)
-            if mark == settled:
+            if mark == self._settled.get(observed.metadata.uid):
                 return observed
-            if settled is None and owns_all(mark, body):
+            if owns_all(mark, body):
                 self._settled[observed.metadata.uid] = mark
                 return observed
             log.info("%s %s/%s was changed by somebody else: repaired", self.resource.kind, namespace, name)

@@ -131,12 +131,17 @@ class Store(Generic[T]):
         """Begin to take in a complete list of that version."""
         return Relist(self, version)
 
+    def is_news(self, obj: T) -> bool:
+        """Whether this state is newer than what is known; if not, putting it in would change nothing."""
+        present = self._objects.get(key_of(obj))
+        return obj.metadata.uid not in self._gone and (present is None or version_of(obj) > version_of(present))
+
     def _put(self, obj: T, mark: Mark | None) -> None:
+        if not self.is_news(obj):
+            return
         key = key_of(obj)
         uid = obj.metadata.uid
         present = self._objects.get(key)
-        if uid in self._gone or (present is not None and version_of(obj) <= version_of(present)):
-            return
         if present is not None and present.metadata.uid != uid:
             self._change(key, present, None)
             present = None

@@ -169,7 +169,8 @@ class Reflector(Generic[T]):
         """An object that cannot be read is left out, and said so: it must not blind us to all others."""
         try:
             obj = wire.decode(body, self._into, self.resource.kind)
-            return obj, self.store.marks.read(body) if self.store.marks is not None else None
+            marks = self.store.marks
+            return obj, marks.read(body) if marks is not None and self.store.is_news(obj) else None
         except (UnexpectedAnswer, msgspec.DecodeError) as error:
             log.error("%s is ignored: %s", wire.name_in(body), error)
             return None

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aiohttp import web
+
 from unit.kube.kube_fake_api import FakeApi, eventually, fake_api, refusal
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube import events
@@ -113,6 +115,19 @@ async def test_what_was_repeated_before_it_was_sent_is_one_request() -> None:
         await here.flushed()
         assert here.told() == [("something", 3)]
         assert here.api.count("POST") == 1
+
+
+async def test_what_is_said_again_while_it_is_being_sent_is_counted_too() -> None:
+    async with reporter() as here:
+
+        async def say_again(request: web.Request) -> None:
+            here.say()
+
+        here.api.faults = [("POST", say_again)]
+        here.say()
+        await here.flushed()
+        await here.clock.advance(events.SERIES_PAUSE + 1)
+        await eventually(lambda: here.told() == [("something", 2)])
 
 
 async def test_a_series_that_the_server_threw_away_begins_again() -> None:

@@ -111,6 +111,14 @@ def test_a_list_from_before_our_delete_does_not_bring_it_back() -> None:
     relist = store.relist(6)
     relist.put(a_thing(version=5))
     relist.finish()
+    store.observe(a_thing(version=7))
+    assert store.values() == []
+
+
+def test_an_answer_older_than_a_list_is_history() -> None:
+    store, _ = a_store()
+    store.relist(20).finish()
+    store.remember(a_thing(version=19))
     assert store.values() == []
 
 
@@ -270,6 +278,7 @@ class StoreModel(RuleBasedStateMachine):
         while self.server.untold:
             self.an_event_comes()
         assert {thing.metadata.name: thing for thing in self.store.values()} == self.server.objects
+        assert not self.store._gone, "what was forgotten is forgotten in full when the watch has told its end"
 
 
 TestStoreModel = StoreModel.TestCase

@@ -233,11 +233,16 @@ async def test_a_401_reads_the_token_file_at_once_and_tries_again_once(tmp_path:
 
 
 async def test_an_expired_plugin_token_is_fetched_again() -> None:
-    config_more = {"token": "old", "token_plugin": lambda: "fresh"}
+    tokens = iter(["fresh", "fresher", "freshest"])
+    config_more = {"token": "old", "token_plugin": lambda: next(tokens)}
     async with fake_api() as api, connected(api, config=api.config(**config_more)) as client:
         api.faults = [("GET", refusal(401, "Unauthorized"))]
         await client.list(THINGS, into=Thing)
-    assert api.requests[-1][4]["Authorization"] == "Bearer fresh"
+        assert api.requests[-1][4]["Authorization"] == "Bearer fresh"
+        api.faults = [("GET", refusal(401, "Unauthorized"))] * 3
+        with pytest.raises(errors.Unauthorized):
+            await client.list(THINGS, into=Thing)
+        assert len(api.faults) == 1, "one new token is tried, not one after another"
 
 
 async def test_requests_are_counted_with_method_kind_and_status() -> None:
