@@ -1,0 +1,330 @@
+"""The chart with real helm on a real API server: install, upgrade, rights, uninstall, and what wrong values say."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unit.chart import generate
+from vdi.devcluster import binaries, cluster
+from vdi.devcluster.progress import Progress
+from vdi.operator.settings import read_settings
+
+CHART = Path(__file__).parents[2] / "charts/vdi"
+OPERATOR = "system:serviceaccount:kasm:vdi-operator"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """helm and kubectl against a control plane of this module's own: the CRDs must not be there before."""
+
+    helm_binary: Path
+    kubectl_binary: Path
+    kubeconfig: Path
+    home: Path
+
+    def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        folders = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}
+        command = [str(self.helm_binary), *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    def upgrade(self, chart: Path = CHART, *words: str) -> str:
+        done = self.helm("upgrade", "--install", "vdi", str(chart), "--namespace", "kasm", "--create-namespace", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def render(self, *words: str) -> list[dict[str, Any]]:
+        """The chart's objects as they would be sent to a cluster that has the CRDs."""
+        known = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate", "--kube-version", "1.34.0")
+        done = self.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
+        assert done.returncode == 0, done.stderr
+        return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
+        command = [str(self.kubectl_binary), "--kubeconfig", str(self.kubeconfig), *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    folder = tmp_path_factory.mktemp("chart")
+    name = f"c{os.getpid():x}"
+    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
+        patch.setenv("VDI_STATE", str(folder / "state"))
+        found = binaries.ensure(["helm", "kubectl"], progress=progress)
+        try:
+            made = cluster.up(name, control_plane_only=True, progress=progress)
+            yield Tools(found["helm"], found["kubectl"], made.kubeconfig, folder)
+        finally:
+            cluster.down(name)
+
+
+@pytest.fixture
+def release(tools: Tools) -> Iterator[Tools]:
+    """A release, as the first install on a fresh cluster leaves it; afterwards the CRDs are gone again."""
+    tools.upgrade()
+    yield tools
+    tools.helm("uninstall", "vdi", "--namespace", "kasm")
+    tools.kubectl("delete", "crd", "--ignore-not-found", "vdisessions.vdi.kasm.io", "vditemplates.vdi.kasm.io")
+
+
+def rules_of(tools: Tools, namespace: str) -> set[tuple[str, str, str]]:
+    """Everything the operator may do in a namespace, but for what every account may ask about itself."""
+    question = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    answer = tools.kubectl(
+        "create", "--validate=false", "--as", OPERATOR, "-o", "json", "-f", "-", stdin=json.dumps(question)
+    )
+    return {
+        (group, resource, verb)
+        for rule in json.loads(answer)["status"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if group not in ("authorization.k8s.io", "authentication.k8s.io")
+    }
+
+
+def may(group: str, resources: str, verbs: str) -> set[tuple[str, str, str]]:
+    return {(group, resource, verb) for resource in resources.split() for verb in verbs.split()}
+
+
+EVERYWHERE = may("vdi.kasm.io", "vditemplates", "list watch")
+IN_SESSIONS = (
+    EVERYWHERE
+    | may("vdi.kasm.io", "vdisessions", "list watch patch delete")
+    | may("vdi.kasm.io", "vdisessions/status", "patch")
+    | may("", "pods", "get list watch create patch delete")
+    | may("", "services secrets persistentvolumeclaims", "get list watch create patch")
+    | may("traefik.io", "ingressroutes", "get list watch create patch")
+    | may("events.k8s.io", "events", "list watch create patch")
+)
+
+
+def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere(release: Tools) -> None:
+    assert rules_of(release, "vdi-sessions") == IN_SESSIONS
+    for namespace in ("kasm", "kube-system", "default"):
+        assert rules_of(release, namespace) == EVERYWHERE, namespace
+
+
+MAY_NOT = [
+    ("get", "secrets", "kasm"),
+    ("list", "secrets", "kube-system"),
+    ("create", "pods", "kasm"),
+    ("list", "pods", ""),
+    ("create", "vditemplates.vdi.kasm.io", ""),
+    ("delete", "vditemplates.vdi.kasm.io", ""),
+    ("list", "nodes", ""),
+    ("create", "namespaces", ""),
+    ("create", "clusterrolebindings.rbac.authorization.k8s.io", ""),
+    ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
+    ("create", "vdisessions.vdi.kasm.io", "vdi-sessions"),
+    ("delete", "persistentvolumeclaims", "vdi-sessions"),
+    ("create", "pods --subresource=exec", "vdi-sessions"),
+    ("impersonate", "users", ""),
+]
+
+
+def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
+    def asks(verb: str, resource: str, namespace: str) -> str:
+        where = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+        return release.kubectl("auth", "can-i", verb, *resource.split(), *where, "--as", OPERATOR, check=False).strip()
+
+    assert {each: asks(*each) for each in MAY_NOT} == dict.fromkeys(MAY_NOT, "no")
+    assert asks("create", "pods", "vdi-sessions") == "yes"
+
+
+def test_the_first_run_says_that_the_templates_come_with_the_second(release: Tools) -> None:
+    assert release.kubectl("get", "vdit", "-o", "name") == ""
+    notes = release.upgrade()
+    assert "NOT YET THERE" not in notes
+    shown = json.loads(release.kubectl("get", "vdit", "small", "-o", "json"))["spec"]["resources"]
+    assert shown == {"defaultGPU": 0, "defaultCPU": "1000m", "defaultMemory": "4Gi"}
+
+    release.upgrade(CHART, "--set", "templates.small=null", "--set", "templates.other.image=registry.example.com/d:1")
+    assert release.kubectl("get", "vdit", "-o", "name").split() == ["vditemplate.vdi.kasm.io/other"]
+
+
+def test_the_notes_of_the_first_run(tools: Tools) -> None:
+    try:
+        assert "NOT YET THERE: the templates (small)" in tools.upgrade()
+    finally:
+        tools.helm("uninstall", "vdi", "--namespace", "kasm")
+        tools.kubectl("delete", "crd", "vdisessions.vdi.kasm.io", "vditemplates.vdi.kasm.io")
+
+
+def test_an_upgrade_upgrades_the_crds(release: Tools, tmp_path: Path) -> None:
+    shutil.copytree(CHART, newer := tmp_path / "vdi")
+    path = newer / "files/crds/vdisessions.yaml"
+    crd = yaml.safe_load(path.read_text())
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["later"] = {
+        "type": "string"
+    }
+    path.write_text(yaml.safe_dump(crd))
+    release.upgrade(newer)
+    stored = json.loads(release.kubectl("get", "crd", "vdisessions.vdi.kasm.io", "-o", "json"))
+    assert "later" in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+
+    assert release.helm("rollback", "vdi", "1", "--namespace", "kasm").returncode == 0
+    stored = json.loads(release.kubectl("get", "crd", "vdisessions.vdi.kasm.io", "-o", "json"))
+    assert "later" not in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+
+
+def test_uninstalling_waits_for_nobody_and_keeps_crds_sessions_and_their_namespace(release: Tools) -> None:
+    session = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "metadata": {"name": "kept", "namespace": "vdi-sessions", "finalizers": ["vdi.kasm.io/session-cleanup"]},
+        "spec": {"user": "alice@example.com", "template": "small"},
+    }
+    release.kubectl("create", "-f", "-", stdin=json.dumps(session))
+    try:
+        begin = time.monotonic()
+        done = release.helm("uninstall", "vdi", "--namespace", "kasm")
+        assert done.returncode == 0 and time.monotonic() - begin < 20, done.stderr
+        assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
+        assert release.kubectl("get", "deploy,sa", "--namespace", "kasm", "-o", "name").split() == [
+            "serviceaccount/default"
+        ]
+        left = release.kubectl(
+            "get", "clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/name=vdi", "-o", "name"
+        )
+        assert left == ""
+        assert "small" in release.upgrade(), "what was kept is taken over again"
+        assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
+    finally:
+        no_finalizer = ["--type=merge", "-p", '{"metadata":{"finalizers":null}}']
+        release.kubectl("patch", "vdi", "kept", "--namespace", "vdi-sessions", *no_finalizer)
+
+
+def test_the_namespace_of_the_sessions_enforces_pod_security(release: Tools) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "privileged", "namespace": "vdi-sessions"},
+        "spec": {"containers": [{"name": "c", "image": "i", "securityContext": {"privileged": True}}]},
+    }
+    words = ["--kubeconfig", str(release.kubeconfig), "create", "--dry-run=server", "-f", "-"]
+    done = subprocess.run(
+        [release.kubectl_binary, *words], input=json.dumps(pod), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1 and 'violates PodSecurity "restricted' in done.stderr
+
+
+def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
+    """Its namespace enforces nothing, but whoever labels it must not lose the operator."""
+    deployment = next(each for each in release.render() if each["kind"] == "Deployment")
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "operator"},
+        "spec": deployment["spec"]["template"]["spec"],
+    }
+    del pod["spec"]["serviceAccountName"]
+    release.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
+    container = pod["spec"]["containers"][0]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")} == {
+        "/healthz",
+        "/readyz",
+    }
+
+
+def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
+    given = {
+        "domain": "vdi.example.com",
+        "urlPort": "8443",
+        "traefik.entryPoint": "secure",
+        "traefik.tlsSecret": "wildcard",
+        "requests.cpu": "100m",
+        "requests.memory": "2Gi",
+        "gpuResource": "nvidia.com/gpu.shared",
+        "sessions.namespace": "desks",
+        "logLevel": "debug",
+    }
+    words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+    made = tools.render(*words)
+    deployment = next(each for each in made if each["kind"] == "Deployment")
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    settings = read_settings({each["name"]: each["value"] for each in variables})
+    assert (settings.namespace, settings.log_level) == ("desks", "debug")
+    policy = settings.policy
+    assert (policy.domain, policy.url_port, policy.entry_point, policy.tls_secret) == (
+        "vdi.example.com",
+        8443,
+        "secure",
+        "wildcard",
+    )
+    assert (policy.requests_cpu, policy.requests_memory, policy.gpu_resource) == (
+        "100m",
+        "2Gi",
+        "nvidia.com/gpu.shared",
+    )
+    assert {each["metadata"]["namespace"] for each in made if each["kind"] in ("Role", "RoleBinding")} == {"desks"}
+    assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
+
+
+def test_what_can_be_left_to_others(tools: Tools) -> None:
+    everything = {each["kind"] for each in tools.render()}
+    assert {"CustomResourceDefinition", "Namespace", "VDITemplate"} <= everything
+    less = ("--set", "crds.install=false", "--set", "sessions.createNamespace=false", "--set", "templates=null")
+    assert {each["kind"] for each in tools.render(*less)} == everything - {
+        "CustomResourceDefinition",
+        "Namespace",
+        "VDITemplate",
+    }
+    assert "Namespace" not in {each["kind"] for each in tools.render("--set", "sessions.namespace=kasm")}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("domian=x", ("domian",)),
+        ("sessions.namspace=x", ("/sessions", "namspace")),
+        ("urlPort=https", ("/urlPort", "integer")),
+        ("urlPort=70000", ("/urlPort", "70,000", "65,535")),
+        ("domain=*.example.com", ("/domain", "*.example.com", "pattern")),
+        ("requests.memory=1Gib", ("/requests/memory", "1Gib", "pattern")),
+        ("logLevel=loud", ("/logLevel", "'debug', 'info', 'warning', 'error'")),
+        ("image.pullPolicy=Sometimes", ("/image/pullPolicy", "'IfNotPresent'")),
+        ("templates.small.resources.defaultGpu=1", ("/templates/small", "defaultGpu")),
+        ("templates.Big_One.image=i", ("Big_One", "pattern")),
+        ("traefik.tlsSecret=a,traefik.certResolver=b", ("/traefik/certResolver", "maxLength")),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_sent(tools: Tools, value: str, said: tuple[str, ...]) -> None:
+    done = tools.helm("template", "vdi", str(CHART), "--set", value)
+    assert done.returncode == 1
+    for words in said:
+        assert words in done.stderr, done.stderr
+
+
+def test_lint_and_the_kubernetes_version(tools: Tools) -> None:
+    done = tools.helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+    done = tools.helm("template", "vdi", str(CHART), "--kube-version", "1.29.9")
+    assert done.returncode == 1 and "requires kubeVersion: >=1.30.0-0" in done.stderr
+
+
+def test_the_raw_manifests_are_the_chart_and_can_be_applied_in_one_go(tools: Tools) -> None:
+    text = generate.MANIFEST.read_text()
+    assert generate.manifest_text(tools.helm_binary) == text, "run: .venv/bin/python tests/unit/chart/generate.py HELM"
+    try:
+        tools.kubectl("apply", "--server-side", "-f", str(generate.MANIFEST))
+        assert rules_of(tools, "vdi-sessions") == IN_SESSIONS
+    finally:
+        tools.kubectl("delete", "--ignore-not-found", "-f", str(generate.MANIFEST))
