@@ -176,8 +176,13 @@ def _stop(layout: Layout, *, node: bool) -> None:
 def _take_down(layout: Layout, *, node: bool) -> list[str]:
     if node:
         return privileged.remove(layout)
-    removed = ["the processes"] if stop_supervisor(layout) else []
-    if layout.root.exists():
-        shutil.rmtree(layout.root)
-        removed.append(f"the folder {layout.root}")
+    try:
+        removed = ["the processes"] if stop_supervisor(layout) else []
+        if layout.root.exists():
+            shutil.rmtree(layout.root)
+            removed.append(f"the folder {layout.root}")
+    except PermissionError as error:
+        raise ClusterError(
+            f"cluster {layout.name!r} was started by root: `sudo vdi cluster down --name {layout.name}`"
+        ) from error
     return removed

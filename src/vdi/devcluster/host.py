@@ -1,7 +1,8 @@
 """What a full node needs of its host, and its removal. Root only.
 
 Everything on the host carries the cluster's name (link, cgroup, rules' comment, /run folder), so that it is found again
-even when the cluster's own files are broken. What was changed rather than added is noted in `host.json` beforehand.
+even when the cluster's own files are broken. What was changed rather than added is noted beforehand, once for all
+clusters of the machine: the last one to go puts it back, for the others still need it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from vdi.devcluster.probe import SYSTEM_PATH
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 
+_SHARED_NOTES = Path("/run/vdi-host.json")
+
+
 class HostNotes(msgspec.Struct):
-    """What `down` must put back."""
+    """What the last cluster of this machine must put back. Each has a copy: /run is lost when the machine restarts."""
 
     ip_forward: str
     """Its value before."""
@@ -78,12 +82,15 @@ def prepare(layout: Layout, facts: Facts, cgroups: Iterable[CgroupMount]) -> Non
 
 def _take_notes(layout: Layout) -> None:
     file = layout.root / "host.json"
+    if _SHARED_NOTES.exists() and not file.exists():
+        shutil.copyfile(_SHARED_NOTES, file)
     if file.exists():
         return
     made = [str(parent) for theirs in host_folders(layout) for parent in _absent(Path(theirs))]
     tables = [line[1:] for line in run("iptables-save").splitlines() if line.startswith("*")]
     notes = HostNotes(ip_forward=_IP_FORWARD.read_text().strip(), made_folders=made, tables=tables)
-    file.write_bytes(msgspec.json.encode(notes))
+    for target in (file, _SHARED_NOTES):
+        target.write_bytes(msgspec.json.encode(notes))
 
 
 def _absent(path: Path) -> list[Path]:
@@ -193,13 +200,15 @@ def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
     attempt(f"the link {link_name(name)}", lambda: _remove_link(name))
     attempt(f"the cgroups vdi-{name}", lambda: _remove_cgroups(cgroups, name))
     attempt(f"the sockets in {layout.run}", lambda: _remove_tree(layout.run))
-    if notes is not None:
+    others = [path for path in layout.run.parent.glob("vdi-*") if path.is_dir()]
+    if notes is not None and not others:
         attempt("empty packet tables", lambda: _remove_empty_tables(notes.tables))
         if notes.ip_forward != "1":
             attempt("IPv4 forwarding", lambda: _IP_FORWARD.write_text(notes.ip_forward))
         for folder in reversed(notes.made_folders):
             with contextlib.suppress(FileNotFoundError, OSError):  # somebody else's by now, if not empty
                 Path(folder).rmdir()
+        _SHARED_NOTES.unlink(missing_ok=True)
     attempt(f"the folder {layout.root}", lambda: _remove_tree(layout.root))
     if failures:
         raise ClusterError("could not be removed: " + "; ".join(failures))
