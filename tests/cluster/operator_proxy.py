@@ -40,6 +40,8 @@ class Proxy:
         """Who the server is to take the caller for (impersonation); empty: the administrator."""
         self.missing: set[str] = set()
         """Plurals of kinds that the server is to seem not to know."""
+        self.refused: list[str] = []
+        """Paths that were asked for in vain because of that."""
         self.cut = asyncio.Event()
         self._upstream = upstream
         self._writes_left: int | None = None
@@ -99,6 +101,7 @@ class Proxy:
                 drop_answer = True
         self.passed.append(seen)
         if any(f"/{plural}" in seen.path for plural in self.missing):
+            self.refused.append(seen.path)
             return web.Response(status=404, text="404 page not found\n")
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
         if self.user:

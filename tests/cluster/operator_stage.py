@@ -74,6 +74,17 @@ class Stage:
         for kind, namespace in ((SESSIONS, self.namespace), (ROUTES, self.namespace), (TEMPLATES, None)):
             await eventually(partial(self._served, kind, namespace), f"{kind.plural} are served")
 
+    async def await_garbage_collector(self) -> None:
+        """It looks for new kinds every 30 s: until then it does not know which children of ours are orphans."""
+        session = await self.session("probe", "none")
+        meta = session["metadata"]
+        owner = {"apiVersion": SESSIONS.api_version, "kind": "VDISession", "name": "probe", "uid": meta["uid"]}
+        metadata = {"name": "probe", "ownerReferences": [owner]}
+        child = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
+        await self.api.create(SECRETS, child, namespace=self.namespace, into=msgspec.Raw)
+        await self.delete(SESSIONS, "probe")
+        await self.gone(SECRETS, "probe", 75.0)
+
     async def grant(self) -> None:
         """Let the operator do what docs/design/operator.md says that it needs, and nothing else."""
         user = f"operator-of-{self.namespace}"
@@ -202,7 +213,7 @@ class Stage:
         async def look() -> bool:
             return not [one for kind in CHILDREN.values() for one in await self.owned(kind, session)]
 
-        await eventually(look, f"children of {session['metadata']['name']} are gone", 30.0)
+        await eventually(look, f"children of {session['metadata']['name']} are gone")
 
     @asynccontextmanager
     async def operator(self, clock: SystemClock | None = None, **settings: Any) -> AsyncIterator[int]:
@@ -302,6 +313,7 @@ async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIte
         stage = Stage(api, namespace, proxy, folder)
         await stage.install_crds()
         await stage.grant()
+        await stage.await_garbage_collector()
         yield stage
         for template in await api.list(TEMPLATES, into=dict):
             if template["metadata"]["name"].startswith(namespace):

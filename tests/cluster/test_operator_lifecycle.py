@@ -13,6 +13,8 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
 
+pytestmark = pytest.mark.timeout(150)
+
 
 @pytest.fixture
 async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:

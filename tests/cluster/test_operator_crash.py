@@ -1,0 +1,118 @@
+"""The operator killed with SIGKILL at each of its writes in turn: it converges, without orphan and without duplicate.
+
+A proxy cuts the line at the n-th write: before the API server sees it, or after it was executed and before the operator
+has its answer. Then the process is killed and started again, n = 1, 2, ... until a run gets through untouched.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from cluster.operator_stage import CHILDREN, Object, Stage, open_stage
+from vdi.kube.resource import CLAIMS, SECRETS
+from vdi.operator.kinds import SESSIONS
+
+Moment = Literal["before", "after"]
+MOMENTS: tuple[Moment, ...] = ("before", "after")
+MOST_WRITES = 20
+"""More than any run makes: the loop ends by itself, or the test fails."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
+        yield stage
+
+
+async def expect_one_of_each(stage: Stage, session: Object) -> None:
+    """Exactly one child of each kind, all of this session, and one home."""
+    for name, kind in CHILDREN.items():
+        everything = await stage.all(kind)
+        mine = await stage.owned(kind, session)
+        managed = [one for one in everything if "vdi.kasm.io/session" in one["metadata"].get("labels", {})]
+        assert managed == mine, f"{name}: {[one['metadata']['name'] for one in managed]}"
+        assert len(mine) == (0 if name == "home" else 1), name
+    assert len(await stage.all(CLAIMS)) == 1
+
+
+async def cut_and_kill(stage: Stage, write: int, moment: Moment, done: "asyncio.Task[Object | None]") -> bool:
+    """Run the operator until it is cut at that write, then kill it; False when it got through without."""
+    async with stage.operator_process() as operator:
+        cut = asyncio.create_task(stage.proxy.cut.wait())
+        await asyncio.wait((cut, done), return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        assert cut.done() or done.done(), "neither cut nor done after 30 s"
+        await operator.kill()
+    was_cut = stage.proxy.cut.is_set()
+    cut.cancel()
+    stage.proxy.mend()
+    return was_cut
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    for write in range(1, MOST_WRITES):
+        name = f"desktop-{write}"
+        session = await stage.session(name, template)
+        stage.proxy.cut_at(write, moment)
+        running = asyncio.create_task(stage.run(name))
+        was_cut = await cut_and_kill(stage, write, moment, running)
+        passwords = {one["metadata"]["uid"]: one["data"] for one in await stage.owned(SECRETS, session)}
+        pods = await stage.owned(CHILDREN["pod"], session)
+        if was_cut:
+            async with stage.operator():
+                await running
+        await expect_one_of_each(stage, session)
+        (secret,) = await stage.owned(SECRETS, session)
+        assert not passwords or passwords == {secret["metadata"]["uid"]: secret["data"]}, "the password has changed"
+        (pod,) = await stage.owned(CHILDREN["pod"], session)
+        assert [pod["metadata"]["uid"]] == [one["metadata"]["uid"] for one in pods] or not pods
+        await remove(stage, session)
+        if not was_cut:
+            assert write > 7, f"the operator got through with {write - 1} writes: what has it not done?"
+            return
+    raise AssertionError(f"still writing after {MOST_WRITES} writes")
+
+
+async def remove(stage: Stage, session: Object) -> None:
+    """Delete the session with an operator that nobody disturbs."""
+    async with stage.operator():
+        await stage.delete(SESSIONS, session["metadata"]["name"])
+        await stage.gone(SESSIONS, session["metadata"]["name"])
+    await stage.childless(session)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    for write in range(1, MOST_WRITES):
+        name = f"desktop-{write}"
+        session = await stage.session(name, template)
+        async with stage.operator():
+            await stage.run(name)
+        await stage.delete(SESSIONS, name)
+        stage.proxy.cut_at(write, moment)
+        leaving = asyncio.create_task(leave(stage, session))
+        was_cut = await cut_and_kill(stage, write, moment, leaving)
+        if was_cut:
+            async with stage.operator():
+                await leaving
+        await stage.childless(session)
+        assert len(await stage.all(CLAIMS)) == 1, "the home stays"
+        if not was_cut:
+            assert write > 3, f"the operator got through with {write - 1} writes: what has it not done?"
+            return
+    raise AssertionError(f"still writing after {MOST_WRITES} writes")
+
+
+async def leave(stage: Stage, session: Object) -> Object | None:
+    """Wait until the session is gone."""
+    await stage.gone(SESSIONS, session["metadata"]["name"], 60.0)
+    return None

@@ -1,0 +1,246 @@
+"""Sessions that cannot start yet say why, and start by themselves when they can. Against a real API server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import Object, Stage, eventually, open_stage
+from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Resource
+from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+
+QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
+
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
+        yield stage
+
+
+def reason(session: Object, kind: str) -> str:
+    return str(next(one for one in session["status"]["conditions"] if one["type"] == kind)["reason"])
+
+
+async def expect_no_children(stage: Stage, session: Object) -> None:
+    for kind in (PODS, SERVICES, SECRETS, ROUTES, CLAIMS):
+        assert await stage.owned(kind, session) == []
+
+
+async def test_missing_template_is_said_and_waited_for(stage: Stage) -> None:
+    template = f"{stage.namespace}-late"
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        waiting = await stage.reach("alice-desktop", "Pending", f"There is no template '{template}'")
+        assert reason(waiting, "TemplateFound") == "TemplateNotFound"
+        await expect_no_children(stage, session)
+        await stage.template(template)
+        await stage.run("alice-desktop")
+
+
+async def test_running_desktop_outlives_its_template(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+        await stage.api.delete(TEMPLATES, template, into=dict)
+
+        async def noticed() -> bool:
+            return reason(await stage.reach("alice-desktop", "Running"), "TemplateFound") == "TemplateNotFound"
+
+        await eventually(noticed, "the status tells of it")
+        assert len(await stage.owned(PODS, session)) == 1
+
+
+async def test_too_much_is_refused_in_words_until_somebody_mends_it(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template, resources={"memory": "8Gi"})
+        words = f"spec.resources.memory: 8Gi is more than the 4Gi that template '{template}' allows"
+        refused = await stage.reach("alice-desktop", "Failed", words)
+        assert reason(refused, "Admitted") == "OverLimit"
+        await expect_no_children(stage, session)
+
+        async def told() -> bool:
+            return any(one["reason"] == "OverLimit" and words in one["note"] for one in await stage.all(EVENTS))
+
+        await eventually(told, "an Event says it too")
+        await stage.api.patch(TEMPLATES, template, {"spec": {"resources": {"maxMemory": "8Gi"}}}, into=dict)
+        await stage.run("alice-desktop")
+
+
+async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        await stage.session("first", template)
+        await stage.run("first")
+        second = await stage.session("second", template)
+        waiting = await stage.reach("second", "Pending", "is in use by the session 'first'")
+        assert reason(waiting, "Admitted") == "HomeInUse"
+        await expect_no_children(stage, second)
+        await stage.session("other", template, user="bob@example.com")
+        await stage.run("other")
+        await stage.delete(SESSIONS, "first")
+        await stage.run("second")
+    assert len(await stage.all(CLAIMS)) == 2
+
+
+async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    names = [f"desktop-{number}" for number in range(6)]
+    async with stage.operator():
+        await asyncio.gather(*(stage.session(name, template) for name in names))
+        for _ in names:
+
+            async def one_pod() -> Object | None:
+                pods = await stage.all(PODS)
+                assert len(pods) <= 1, [pod["metadata"]["name"] for pod in pods]
+                return pods[0] if pods else None
+
+            pod = await eventually(one_pod, "one of them starts")
+            await stage.run(pod["metadata"]["name"])
+            await stage.delete(SESSIONS, pod["metadata"]["name"])
+            await stage.gone(SESSIONS, pod["metadata"]["name"])
+            names.remove(pod["metadata"]["name"])
+            if not names:
+                break
+
+
+async def test_older_session_keeps_its_host(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        await stage.session("first", template, hostname="desk")
+        first = await stage.run("first")
+        assert first["status"]["url"] == "https://desk.vdi.localhost"
+        await stage.session("desk", template, user="bob@example.com")
+        waiting = await stage.reach("desk", "Pending", "The host name 'desk' belongs to the session 'first'")
+        assert reason(waiting, "Admitted") == "HostTaken"
+        await stage.delete(SESSIONS, "first")
+        assert (await stage.run("desk"))["status"]["url"] == "https://desk.vdi.localhost"
+
+
+async def test_running_desktop_keeps_its_host_when_the_wish_for_another_is_not_granted(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        await stage.session("first", template)
+        await stage.run("first")
+        await stage.session("second", template, user="bob@example.com")
+        await stage.run("second")
+        await stage.patch(SESSIONS, "second", {"spec": {"hostname": "first"}})
+
+        async def told() -> Object | None:
+            session = await stage.reach("second", "Running")
+            return session if reason(session, "RouteReady") == "HostTaken" else None
+
+        session = await eventually(told, "the status says that the host is taken")
+        assert session["status"]["url"] == "https://second.vdi.localhost"
+        await stage.patch(SESSIONS, "second", {"spec": {"hostname": "third"}})
+
+        async def moved() -> bool:
+            status = (await stage.reach("second", "Running"))["status"]
+            return bool(status["url"] == "https://third.vdi.localhost")
+
+        await eventually(moved, "the route follows to a host that is free")
+
+
+async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "alice-desktop-auth"},
+        "stringData": {"k": "v"},
+    }
+    theirs = await stage.api.create(SECRETS, theirs, namespace=stage.namespace, into=dict)
+    async with stage.operator():
+        await stage.session("alice-desktop", template)
+
+        async def told() -> Object | None:
+            session = await stage.get(SESSIONS, "alice-desktop")
+            message = (session or {}).get("status", {}).get("message", "")
+            return session if "The Secret 'alice-desktop-auth' is in the way" in message else None
+
+        await eventually(told, "the status says what is in the way")
+        assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
+
+
+async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    nfs = {"name": "nfs", "mountPath": "/nfs", "nfs": {"server": "10.0.0.9", "path": "/export"}}
+    await stage.template(template, volumes=[nfs])
+    labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
+    async with stage.operator():
+        await stage.session("alice-desktop", template)
+        refused = await stage.reach("alice-desktop", "Failed", "breaks the namespace's Pod Security level")
+        assert reason(refused, "Admitted") == "PodSecurity"
+        await stage.delete(SESSIONS, "alice-desktop")
+        await stage.gone(SESSIONS, "alice-desktop")
+
+
+async def test_ordinary_desktop_is_allowed_where_pod_security_is_restricted(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
+    async with stage.operator():
+        await stage.session("alice-desktop", template)
+        await stage.run("alice-desktop")
+
+
+async def test_full_quota_is_waited_for(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
+    quota = await stage.api.create(QUOTAS, quota, namespace=stage.namespace, into=dict)
+
+    async def counted() -> bool:
+        return "used" in ((await stage.get(QUOTAS, "q")) or {}).get("status", {})
+
+    await eventually(counted, "the quota is in force")
+    async with stage.operator():
+        await stage.session("alice-desktop", template)
+        waiting = await stage.reach(
+            "alice-desktop", "Pending", "does not fit into the namespace's quota: exceeded quota: q"
+        )
+        assert reason(waiting, "Admitted") == "QuotaExceeded"
+
+
+async def test_operator_waits_for_kinds_that_are_not_installed_yet(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    await stage.session("alice-desktop", template)
+    stage.proxy.missing = {"vdisessions", "ingressroutes"}
+
+    async def install_later() -> None:
+        async def asked() -> bool:
+            return any("/vdisessions" in path for path in stage.proxy.refused)
+
+        await eventually(asked, "the operator has asked for the kind")
+        stage.proxy.missing = set()
+
+    later = asyncio.create_task(install_later())
+    async with stage.operator():
+        await later
+        await stage.run("alice-desktop")
+
+
+async def test_scheduler_is_quoted_in_plain_words(stage: Stage) -> None:
+    template = f"{stage.namespace}-desktop"
+    await stage.template(template)
+    async with stage.operator():
+        await stage.session("alice-desktop", template, persistence={"enabled": False})
+        creating = await stage.reach("alice-desktop", "Creating", "No node takes the desktop: no nodes available")
+        assert reason(creating, "PodReady") == "Unschedulable"
