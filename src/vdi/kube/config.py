@@ -69,22 +69,23 @@ def load_config(kubeconfig: Path | None = None, context: str | None = None) -> C
     Raises ConfigError, which says what was looked at and what is missing. A context asked for is never looked for in
     the service account.
     """
-    from vdi.kube.kubeconfig import read_kubeconfig  # yaml is not needed in a pod
-
     if kubeconfig is not None:
-        return read_kubeconfig([kubeconfig], context)
-    named = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    if named:
-        return read_kubeconfig(named, context)
-    if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-        return _in_cluster()
-    standard = Path.home() / ".kube" / "config"
-    if not standard.exists():
-        raise ConfigError(
-            f"no cluster: $KUBECONFIG is not set, this is not a pod, and there is no {standard}; "
-            "name one with --kubeconfig or $KUBECONFIG"
-        )
-    return read_kubeconfig([standard], context)
+        files = [kubeconfig]
+    else:
+        files = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    if not files:
+        if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+            return _in_cluster()
+        standard = Path.home() / ".kube" / "config"
+        if not standard.exists():
+            raise ConfigError(
+                f"no cluster: $KUBECONFIG is not set, this is not a pod, and there is no {standard}; "
+                "name one with --kubeconfig or $KUBECONFIG"
+            )
+        files = [standard]
+    from vdi.kube.kubeconfig import read_kubeconfig  # only here: a pod needs no YAML
+
+    return read_kubeconfig(files, context)
 
 
 def _in_cluster() -> ClusterConfig:

@@ -26,22 +26,24 @@ class _Index(Generic[T]):
 
     def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         if old is not None:
-            for entry in self.keys(old):
+            for entry in set(self.keys(old)):
                 group = self.groups[entry]
                 del group[key]
                 if not group:
                     del self.groups[entry]
         if new is not None:
-            for entry in self.keys(new):
+            for entry in set(self.keys(new)):
                 self.groups.setdefault(entry, {})[key] = new
 
 
-def _owner_uids(obj: T) -> set[Hashable]:
-    return {owner.uid for owner in obj.metadata.owner_references}
+def _owner_uids(obj: T) -> Iterable[Hashable]:
+    return (owner.uid for owner in obj.metadata.owner_references)
 
 
 class Store(Generic[T]):
     """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store.
+
+    Objects are shared: who reads one must not change it (the indices would not notice).
 
     Its maps live as long as the process, are rebuilt from the API at start, and are touched only from the event loop's
     thread, between two awaits: hence no lock.
@@ -70,7 +72,7 @@ class Store(Generic[T]):
         return list(self._owners.groups.get(uid, {}).values())
 
     def add_index(self, name: str, keys: Callable[[T], Iterable[Hashable]]) -> None:
-        """Keep an index: `keys` gives the distinct entries under which an object is found, from the object alone."""
+        """Keep an index: `keys` gives the entries under which an object is found, from the object alone."""
         index = _Index(keys)
         for key, obj in self._objects.items():
             index.move(key, None, obj)

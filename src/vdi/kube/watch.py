@@ -117,7 +117,7 @@ class Reflector(Generic[T]):
             async for page in pages:
                 self._last_contact = self._clock.monotonic()
                 if relist is None:
-                    version = page.resource_version
+                    version = wire.numeric(page.resource_version, f"list of {self.resource.plural}")
                     relist = self.store.relist(int(version))
                 for item in page.items:
                     decoded = self._decode(item)

@@ -135,9 +135,13 @@ def parse_page(body: bytes, what: str) -> Page:
 
 def version_in(event: WatchEvent) -> str:
     """The resourceVersion of the object (or of nothing but the version: BOOKMARK) in an event."""
-    version = _decode_identified(event.object).metadata.resource_version
+    return numeric(_decode_identified(event.object).metadata.resource_version, f"{event.type} event")
+
+
+def numeric(version: str, what: str) -> str:
+    """The same version, if it is a number, as everything is that Kubernetes itself stores; else UnexpectedAnswer."""
     if not version.isdigit():
-        raise UnexpectedAnswer(f"{event.type} event: resourceVersion is {version!r}, must be a number")
+        raise UnexpectedAnswer(f"{what}: resourceVersion is {version!r}, must be a number")
     return version
 
 

@@ -249,7 +249,7 @@ async def fake_api() -> AsyncIterator[FakeApi]:
         await api.stop()
 
 
-async def eventually(holds: Callable[[], object], seconds: float = 3.0) -> None:
+async def eventually(holds: Callable[[], object], seconds: float = 8.0) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - any condition, not only what can be told

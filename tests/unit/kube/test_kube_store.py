@@ -145,6 +145,15 @@ def test_indices_follow_every_change() -> None:
     assert store.by_owner("owner") == store.by_owner("other") == store.by_index("size", 1) == []
 
 
+def test_an_index_may_name_an_entry_twice() -> None:
+    store, _ = a_store()
+    store.add_index("size", lambda thing: [thing.size, thing.size])
+    store.observe(a_thing(version=1, size=1))
+    assert len(store.by_index("size", 1)) == 1
+    store.observe_deleted(a_thing(version=2))
+    assert store.by_index("size", 1) == []
+
+
 def test_one_listeners_bug_hides_nothing_from_the_next(caplog: pytest.LogCaptureFixture) -> None:
     store: Store[Thing] = Store()
     journal = Journal()
