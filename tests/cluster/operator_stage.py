@@ -27,7 +27,6 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.operator.main import run_operator
 from vdi.operator.settings import Settings
-from vdi.session.policy import Policy
 
 T = TypeVar("T")
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
@@ -223,7 +222,7 @@ class Stage:
             namespace=self.namespace,
             metrics_host="127.0.0.1",
             metrics_port=0,
-            **({"policy": Policy(tls_secret="wildcard")} | settings),
+            **settings,
         )
         config = ClusterConfig(server=self.proxy.url)
         work = run_operator(config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=ready.set_result)
@@ -257,7 +256,6 @@ class Stage:
             "PYTHONPATH": str(source),
             "VDI_NAMESPACE": self.namespace,
             "VDI_METRICS_ADDR": "127.0.0.1:0",
-            "VDI_TLS_SECRET": "wildcard",
         }
         run = ["-c", _RUN, str(kubeconfig)]
         with (self.folder / "operator.log").open("ab") as log:

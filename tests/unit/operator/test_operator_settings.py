@@ -1,0 +1,63 @@
+import pytest
+
+from vdi.operator.settings import Settings, SettingsError, read_settings
+from vdi.session.policy import Policy
+
+
+def test_empty_environment_means_the_defaults() -> None:
+    assert read_settings({}) == Settings() == read_settings({"VDI_TLS_SECRET": "", "VDI_DOMAIN": " "})
+
+
+def test_every_variable_is_read() -> None:
+    settings = read_settings(
+        {
+            "VDI_NAMESPACE": "desks",
+            "VDI_DOMAIN": "vdi.example.com",
+            "VDI_URL_PORT": "8443",
+            "VDI_ENTRY_POINT": "https",
+            "VDI_TLS_SECRET": "wildcard",
+            "VDI_CERT_RESOLVER": "le",
+            "VDI_REQUESTS_CPU": "100m",
+            "VDI_REQUESTS_MEMORY": "512Mi",
+            "VDI_GPU_RESOURCE": "nvidia.com/gpu.shared",
+            "VDI_WORKERS": "8",
+            "VDI_LOG_LEVEL": "DEBUG",
+            "VDI_METRICS_ADDR": "[::1]:9090",
+        }
+    )
+    policy = Policy("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
+    assert settings == Settings("desks", 8, "debug", "::1", 9090, policy)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("VDI_URL_PORT", "https", "a whole number from 1 to 65535"),
+        ("VDI_URL_PORT", "70000", "a whole number from 1 to 65535"),
+        ("VDI_WORKERS", "0", "from 1 to 1000"),
+        ("VDI_REQUESTS_MEMORY", "1Gib", "numbers such as 2, 500m"),
+        ("VDI_REQUESTS_CPU", "-1", "above zero"),
+        ("VDI_DOMAIN", "https://vdi.example.com", "a domain such as vdi.example.com"),
+        ("VDI_NAMESPACE", "VDI", "the name of a namespace"),
+        ("VDI_GPU_RESOURCE", "gpu", "nvidia.com/gpu"),
+        ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
+        ("VDI_METRICS_ADDR", "8081x", "from 0 to 65535"),
+    ],
+)
+def test_error_names_variable_value_and_what_is_allowed(variable: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({variable: value})
+    assert str(refused.value).startswith(f"{variable}={value!r}: ")
+    assert allowed in str(refused.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"VDI_WORKERS.*VDI_LOG_LEVEL"):
+        read_settings({"VDI_WORKERS": "x", "VDI_LOG_LEVEL": "x"})
+
+
+def test_misspelling_is_refused_and_foreign_variables_are_not() -> None:
+    with pytest.raises(SettingsError, match="VDI_REQUEST_CPU: there is no such setting; VDI_REQUESTS_CPU is meant"):
+        read_settings({"VDI_REQUEST_CPU": "1"})
+    foreign = {"VDI_OPERATOR_SERVICE_HOST": "10.0.0.1", "VDI_OPERATOR_PORT": "tcp://10.0.0.1:80", "VDI_STATE": "/x"}
+    assert read_settings(foreign | {"PATH": "/bin", "VDI_DEBUG": "1"}) == Settings()

@@ -1,0 +1,179 @@
+"""What the operator says: status patches, Events, log lines, metrics."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import generate_latest
+
+from vdi.api.session import SessionStatus, VDISession
+from vdi.kube.meta import ObjectReference
+from vdi.operator.announce import Announcer
+from vdi.operator.logs import KeyValueFormatter, log_session
+from vdi.operator.metrics import Metrics
+from vdi.operator.reservations import Reservations
+from vdi.operator.status import PROGRESS_PAUSE, StatusWriter, difference
+
+NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
+
+
+def a_session(**status: Any) -> VDISession:
+    metadata = {"name": "a", "namespace": "n", "uid": "u", "creationTimestamp": "2026-11-20T08:00:00Z"}
+    spec = {"user": "a@example.com", "template": "t"}
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, VDISession)
+
+
+def a_condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+class Heard:
+    """In the place of the EventRecorder."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+
+    def emit(self, _subject: ObjectReference, kind: str, reason: str, note: str, _action: str) -> None:
+        self.events.append((kind, reason, note))
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def announcer(heard: Heard, metrics: Metrics) -> Announcer:
+    return Announcer(heard, metrics)  # type: ignore[arg-type]
+
+
+RUNS = {
+    "phase": "Running",
+    "startTime": "2026-11-20T08:00:01Z",
+    "readyTime": "2026-11-20T08:00:06Z",
+    "url": "https://a",
+}
+
+
+def test_first_readiness_is_announced_and_measured_once(announcer: Announcer, heard: Heard, metrics: Metrics) -> None:
+    creating = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z")
+    announcer.announce(creating, a_session(**RUNS), NOW)
+    announcer.announce(a_session(**RUNS), a_session(**RUNS, nodeName="node-1"), NOW)
+    assert heard.events == [("Normal", "Ready", "The desktop is ready after 7 s: https://a")]
+    assert b"session_startup_seconds_sum 7.0" in generate_latest(metrics.registry)
+
+
+def test_later_run_is_measured_from_its_pod(announcer: Announcer, heard: Heard) -> None:
+    again = RUNS | {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
+    waiting = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z", readyTime="2026-11-20T08:00:06Z")
+    announcer.announce(waiting, a_session(**again), NOW)
+    assert heard.events == [("Normal", "Ready", "The desktop is ready after 3 s: https://a")]
+
+
+def test_refusal_is_announced_when_its_reason_changes(announcer: Announcer, heard: Heard) -> None:
+    in_use = a_session(phase="Pending", conditions=[a_condition("Admitted", "False", "HomeInUse", "In use.")])
+    over = a_session(phase="Failed", conditions=[a_condition("Admitted", "False", "OverLimit", "Too much.")])
+    announcer.announce(a_session(), in_use, NOW)
+    announcer.announce(in_use, in_use, NOW)
+    announcer.announce(in_use, over, NOW)
+    assert heard.events == [("Warning", "HomeInUse", "In use."), ("Warning", "OverLimit", "Too much.")]
+
+
+def test_failed_pod_and_end_of_time_are_announced(announcer: Announcer, heard: Heard) -> None:
+    conditions = [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")]
+    announcer.announce(a_session(), a_session(phase="Failed", message="Put out.", conditions=conditions), NOW)
+    over = a_session(phase="Terminating", message="Over.", conditions=[a_condition("Ready", "False", "TimedOut")])
+    announcer.announce(a_session(phase="Running"), over, NOW)
+    announcer.announce(over, over, NOW)
+    assert heard.events == [("Warning", "Evicted", "Put out."), ("Normal", "TimedOut", "Over.")]
+
+
+def test_difference_has_what_changed_and_removes_what_became_empty() -> None:
+    before = SessionStatus(phase="Creating", message="Looking.", url="https://a")
+    now = SessionStatus(phase="Running", url="https://a")
+    assert difference(before, now) == {"phase": "Running", "message": None}
+
+
+class PatchingClient:
+    """In the place of the Client: answers with the session as it would be."""
+
+    def __init__(self) -> None:
+        self.patches: list[dict[str, Any]] = []
+
+    async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **_where: Any) -> VDISession:
+        self.patches.append(patch)
+        return a_session(**{name: value for name, value in patch["status"].items() if value is not None})
+
+
+class Remembering:
+    def remember(self, _session: VDISession) -> None: ...
+
+
+class StoppedClock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return NOW
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody sleeps here")
+
+
+async def test_progress_waits_and_news_does_not() -> None:
+    client, clock = PatchingClient(), StoppedClock()
+    writer = StatusWriter(client, Remembering(), clock)  # type: ignore[arg-type]
+    session, due = await writer.write(a_session(), SessionStatus(phase="Creating", message="one"))
+    assert due is None
+    unchanged, due = await writer.write(session, SessionStatus(phase="Creating", message="two"))
+    assert (unchanged is session, due) == (True, PROGRESS_PAUSE)
+    clock.seconds = 2.0
+    session, due = await writer.write(session, SessionStatus(phase="Running"))
+    assert (session.status.phase, due) == ("Running", None)
+    session, due = await writer.write(session, SessionStatus(phase="Running"))
+    assert due is None
+    clock.seconds = 5.0
+    session, _ = await writer.write(session, SessionStatus(phase="Running", message="note"))
+    assert session.status.message == "note"
+    assert [patch["metadata"] for patch in client.patches] == [{"uid": "u"}] * 3
+
+
+def test_only_one_session_can_reserve_a_thing_until_it_is_released() -> None:
+    reservations = Reservations()
+    assert reservations.take("home", "a")
+    assert reservations.take("home", "a")
+    assert not reservations.take("home", "b")
+    assert reservations.holder("home") == "a"
+    reservations.release("b")
+    assert reservations.holder("home") == "a"
+    reservations.release("a")
+    assert reservations.take("home", "b")
+
+
+def test_log_line_names_the_session_it_is_about() -> None:
+    record = logging.LogRecord("vdi", logging.WARNING, "f", 1, 'said "%s"', ("no",), None)
+    with log_session(("desks", "alice")):
+        line = KeyValueFormatter().format(record)
+    assert line.endswith(' level=warning logger=vdi session=desks/alice msg="said \\"no\\""')
+    assert "session=" not in KeyValueFormatter().format(record)
+
+
+def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:
+    metrics.watch_sessions(lambda: [a_session(phase="Running"), a_session(), a_session(phase="Running")], lambda: 4)
+    text = generate_latest(metrics.registry).decode()
+    assert 'vdi_sessions{phase="Running"} 2.0' in text
+    assert 'vdi_sessions{phase="Pending"} 1.0' in text
+    assert 'vdi_sessions{phase="Failed"} 0.0' in text
+    assert "vdi_queue_length 4.0" in text
