@@ -1,50 +1,95 @@
-"""Sessions as they change, for `ls --watch`, `create --wait` and `rm --wait`."""
+"""Objects as they change, for `ls --watch`, `create --wait` and `rm --wait`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from vdi.api.session import VDISession
+from vdi.kube.meta import T
+from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.operator.kinds import SESSIONS
 
-Change = tuple[VDISession | None, VDISession | None]
-"""(old, new): (None, new) appeared, (old, None) is gone."""
+R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Following:
-    """The sessions as they are now, and every change on the way there, the first list included."""
+class Following(Generic[T]):
+    """The objects of one kind: `store` has them as they are now, `change` gives each change, first list included."""
 
-    store: Store[VDISession]
-    changes: asyncio.Queue[Change]
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        into: type[T],
+        *,
+        namespace: str | None,
+        name: str | None,
+        on_change: Callable[[], None] | None,
+    ) -> None:
+        self.store: Store[T] = Store()
+        self._changes: asyncio.Queue[tuple[T | None, T | None]] = asyncio.Queue()
+        self._reflector = Reflector(
+            client,
+            resource,
+            into,
+            self.store,
+            namespace=namespace,
+            field_selector=f"metadata.name={name}" if name else None,
+            on_change=lambda old, new: self._changes.put_nowait((old, new)),
+        )
+        if on_change is not None:
+            self.store.listen(lambda _old, _new: on_change())
+        self._reflecting = asyncio.create_task(self._reflector.run())
+
+    async def synced(self) -> None:
+        """Return once the first list is there."""
+        await self._unless_it_breaks(self._reflector.wait_synced())
+
+    async def change(self) -> tuple[T | None, T | None]:
+        """The next change, (old, new): (None, new) appeared, (old, None) is gone."""
+        return await self._unless_it_breaks(self._changes.get())
+
+    def wake(self) -> None:
+        """Make `change` return at once, with (None, None)."""
+        self._changes.put_nowait((None, None))
+
+    async def stop(self) -> None:
+        """Follow no longer."""
+        self._reflecting.cancel()
+        await asyncio.wait([self._reflecting])
+
+    async def _unless_it_breaks(self, work: Coroutine[Any, Any, R]) -> R:
+        """The result; a reflector that broke raises its error here, where it would leave us waiting for ever."""
+        waiting = asyncio.create_task(work)
+        try:
+            await asyncio.wait([waiting, self._reflecting], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                self._reflecting.result()
+            return await waiting
+        finally:
+            waiting.cancel()
 
 
 @asynccontextmanager
-async def following(client: Client, namespace: str | None, *, name: str | None = None) -> AsyncIterator[Following]:
-    """Follow one session or all, until the context ends; reconnects and lists again by itself.
+async def following(
+    client: Client,
+    resource: Resource,
+    into: type[T],
+    *,
+    namespace: str | None,
+    name: str | None = None,
+    on_change: Callable[[], None] | None = None,
+) -> AsyncIterator[Following[T]]:
+    """Follow one object or all of a kind, until the context ends; reconnects and lists again by itself.
 
-    Raises a KubeError at once when sessions may not be listed here: the reflector alone would try for ever.
+    Raises a KubeError at once when they may not be listed: the reflector alone would try for ever.
     """
-    fields = f"metadata.name={name}" if name else None
-    await client.list(SESSIONS, namespace=namespace, field_selector=fields, into=VDISession)
-    sessions = Following(Store(), asyncio.Queue())
-    reflector = Reflector(
-        client,
-        SESSIONS,
-        VDISession,
-        sessions.store,
-        namespace=namespace,
-        field_selector=fields,
-        on_change=lambda old, new: sessions.changes.put_nowait((old, new)),
-    )
-    running = asyncio.create_task(reflector.run())
+    selector = f"metadata.name={name}" if name else None
+    await client.list(resource, namespace=namespace, field_selector=selector, into=into)
+    objects = Following(client, resource, into, namespace=namespace, name=name, on_change=on_change)
     try:
-        await reflector.wait_synced()
-        yield sessions
+        await objects.synced()
+        yield objects
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        await objects.stop()

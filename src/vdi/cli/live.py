@@ -17,6 +17,7 @@ from vdi.cli.output import now_utc
 from vdi.cli.session_view import session_table, watch_line
 from vdi.cli.stages import Passed
 from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
 
 
 class StartView:
@@ -68,7 +69,7 @@ class StartView:
 async def watch_list(client: Client, namespace: str | None, *, user: str | None, wide: bool) -> None:
     """Show the sessions of a namespace (None: of all), or of one user in it, and follow them until interrupted."""
     console = Console(highlight=False)
-    async with following(client, namespace) as sessions:
+    async with following(client, SESSIONS, VDISession, namespace=namespace) as sessions:
 
         def table() -> Text:
             now, mine = now_utc(), _of_user(sessions, user)
@@ -77,15 +78,15 @@ async def watch_list(client: Client, namespace: str | None, *, user: str | None,
         if console.is_terminal:
             with Live(get_renderable=table, console=console, refresh_per_second=1) as live:
                 while True:
-                    await sessions.changes.get()
+                    await sessions.change()
                     live.refresh()
         while True:
-            old, new = await sessions.changes.get()
+            old, new = await sessions.change()
             either = new or old
             if either and user in (None, either.spec.user):
                 print(watch_line(new, either.metadata.name, now_utc()), flush=True)
 
 
-def _of_user(sessions: Following, user: str | None) -> list[VDISession]:
+def _of_user(sessions: Following[VDISession], user: str | None) -> list[VDISession]:
     mine = [each for each in sessions.store.values() if user in (None, each.spec.user)]
     return sorted(mine, key=lambda each: (each.metadata.creation_timestamp, each.metadata.name))

@@ -171,9 +171,12 @@ async def until_gone(client: Client, session: VDISession, seconds: float) -> boo
     """Wait until this incarnation of the session is gone; False when it is still there after `seconds`."""
     meta = session.metadata
     try:
-        async with asyncio.timeout(seconds), following(client, meta.namespace, name=meta.name) as sessions:
+        async with (
+            asyncio.timeout(seconds),
+            following(client, SESSIONS, VDISession, namespace=meta.namespace, name=meta.name) as sessions,
+        ):
             while (there := sessions.store.get(meta.namespace, meta.name)) and there.metadata.uid == meta.uid:
-                await sessions.changes.get()
+                await sessions.change()
     except TimeoutError:
         return False
     return True

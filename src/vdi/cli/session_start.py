@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.following import following
+from vdi.cli.following import Following, following
 from vdi.cli.live import StartView
 from vdi.cli.options import PROGRAM, Target
 from vdi.cli.output import Raw, duration
@@ -14,7 +16,12 @@ from vdi.cli.route import until_ready
 from vdi.cli.session_requests import as_session, create_session, get_raw
 from vdi.cli.session_wish import Wish
 from vdi.cli.stages import Outcome, Start
+from vdi.kube.errors import Forbidden
+from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
+from vdi.session.naming import pod_name
+from vdi.session.observed import Pod
 
 _ROUTE_SECONDS = 30.0
 """How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
@@ -69,24 +76,39 @@ async def watch_start(
 
     Returns the session as it was last seen.
     """
-    namespace, name = session.metadata.namespace, session.metadata.name
+    meta = session.metadata
     last: VDISession | None = session
     try:
-        async with asyncio.timeout(seconds), following(client, namespace, name=name) as sessions:
-            last = sessions.store.get(namespace, name)
-            _show(start, view, last, clock())
-            while start.outcome is None:
-                _, last = await sessions.changes.get()
-                _show(start, view, last, clock())
+        async with asyncio.timeout(seconds), AsyncExitStack() as stack:
+            one = following(client, SESSIONS, VDISession, namespace=meta.namespace, name=meta.name)
+            sessions = await stack.enter_async_context(one)
+            pods = await stack.enter_async_context(_pods_of(client, meta, sessions.wake))
+            while True:
+                last = sessions.store.get(meta.namespace, meta.name)
+                pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
+                for stage in start.observe(last, clock(), pod):
+                    view.passed(stage)
+                view.waiting(start.reason if start.passed else "waiting for the operator")
+                if start.outcome is not None:
+                    return last
+                await sessions.change()
     except TimeoutError:
         return last
-    return last
 
 
-def _show(start: Start, view: StartView, session: VDISession | None, now: float) -> None:
-    for stage in start.observe(session, now):
-        view.passed(stage)
-    view.waiting(start.reason if start.passed else "waiting for the operator")
+@asynccontextmanager
+async def _pods_of(
+    client: Client, session: ObjectMeta, on_change: Callable[[], None]
+) -> AsyncIterator[Following[Pod] | None]:
+    """The session's pod, up to 3 s ahead of its status; None for who may not read pods: the status has to do."""
+    name = pod_name(session.name)
+    async with AsyncExitStack() as stack:
+        pods = following(client, PODS, Pod, namespace=session.namespace, name=name, on_change=on_change)
+        try:
+            found = await stack.enter_async_context(pods)
+        except Forbidden:
+            found = None
+        yield found
 
 
 async def watch_url(url: str, *, start: Start, view: StartView, clock: Callable[[], float] = time.monotonic) -> bool:

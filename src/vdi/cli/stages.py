@@ -1,6 +1,6 @@
 """The start of a session as stages: a pure state machine, fed by `create --wait` with the session as it changes.
 
-operator -> template -> limits -> home -> node -> started -> running -> url
+operator -> template -> limits -> home -> node -> container -> answers -> running -> url
     each is passed once, in whatever order the cluster reports it; what is reported together takes 0 s
 """
 
@@ -11,6 +11,8 @@ from enum import Enum
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, Phase, Reason
+from vdi.session.explain import Facts, explain
+from vdi.session.observed import Pod
 
 
 class Outcome(Enum):
@@ -39,21 +41,59 @@ def _is_true(session: VDISession, kind: str) -> bool:
     return found is not None and found.status == "True"
 
 
-def _home(session: VDISession) -> str | None:
+Stage = Callable[[VDISession, Pod | None], str | None]
+"""What was reached, in words; None while it was not. The pod is ahead of the status, where it can be seen."""
+
+
+def _taken_up(session: VDISession, pod: Pod | None) -> str | None:
+    seen = pod or session.status.conditions or session.status.phase
+    return "the operator has taken it up" if seen else None
+
+
+def _template(session: VDISession, pod: Pod | None) -> str | None:
+    return f"template {session.spec.template} found" if pod or _is_true(session, TEMPLATE_FOUND) else None
+
+
+def _limits(session: VDISession, pod: Pod | None) -> str | None:
+    return "within the template's limits" if pod or _is_true(session, ADMITTED) else None
+
+
+def _home(session: VDISession, pod: Pod | None) -> str | None:
+    if pod and pod.spec.node_name:  # a pod gets a node only when its volumes are bound
+        return "home volume bound" if pod.home_claim else "no home volume wanted"
     found = condition(session, HOME_BOUND)
     if found is None or found.status != "True":
         return None
-    return found.message.rstrip(".") or "home volume bound"
+    return "no home volume wanted" if found.reason == Reason.NO_HOME else "home volume bound"
 
 
-_STAGES: dict[str, Callable[[VDISession], str | None]] = {
-    "operator": lambda s: "the operator has taken it up" if s.status.conditions or s.status.phase else None,
-    "template": lambda s: f"template {s.spec.template} found" if _is_true(s, TEMPLATE_FOUND) else None,
-    "limits": lambda s: "within the template's limits" if _is_true(s, ADMITTED) else None,
+def _node(session: VDISession, pod: Pod | None) -> str | None:
+    node = (pod.spec.node_name if pod else "") or session.status.node_name
+    return f"pod placed on node {node}" if node else None
+
+
+def _container(session: VDISession, pod: Pod | None) -> str | None:
+    runs = pod and pod.desktop and pod.desktop.state.running
+    return "image there, container started" if runs or _is_true(session, POD_READY) else None
+
+
+def _answers(session: VDISession, pod: Pod | None) -> str | None:
+    return "desktop answers" if (pod and pod.ready) or _is_true(session, POD_READY) else None
+
+
+def _running(session: VDISession, _: Pod | None) -> str | None:
+    return "session Running" if session.status.phase == Phase.RUNNING else None
+
+
+_STAGES: dict[str, Stage] = {
+    "operator": _taken_up,
+    "template": _template,
+    "limits": _limits,
     "home": _home,
-    "node": lambda s: f"pod placed on node {s.status.node_name}" if s.status.node_name else None,
-    "started": lambda s: "desktop started" if _is_true(s, POD_READY) else None,
-    "running": lambda s: "session Running" if s.status.phase == Phase.RUNNING else None,
+    "node": _node,
+    "container": _container,
+    "answers": _answers,
+    "running": _running,
 }
 
 _HOPELESS = (TEMPLATE_FOUND, ADMITTED)
@@ -61,6 +101,15 @@ _HOPELESS = (TEMPLATE_FOUND, ADMITTED)
 
 _WORTH_WAITING = (Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED)
 """Except for these reasons: they end when another session does."""
+
+
+def _waits_for(session: VDISession, pod: Pod | None) -> str:
+    """What is waited for now: the pod's own ordinary step, which is newer, else the operator's sentence."""
+    if pod and not pod.ready:
+        step = explain(Facts(pod))
+        if not step.stuck or not session.status.message:
+            return step.sentence
+    return session.status.message
 
 
 class Start:
@@ -74,19 +123,18 @@ class Start:
         self.reason = ""
         """The sentence for the person: what is waited for now, or why it ended."""
 
-    def observe(self, session: VDISession | None, now: float) -> list[Passed]:
-        """Take the session as it is now (None: it is gone); return the stages that were passed with it."""
+    def observe(self, session: VDISession | None, now: float, pod: Pod | None = None) -> list[Passed]:
+        """Take the session as it is now (None: gone) and its pod if that can be seen; return the stages passed."""
         if self.outcome:
             return []
         if session is None or session.metadata.deletion_timestamp:
             self._end(Outcome.GONE, "the session was deleted while it started")
             return []
-        new = [
-            self._pass(key, text, now)
-            for key, reached in _STAGES.items()
-            if (text := self._fresh(key, reached, session))
-        ]
-        self.reason = session.status.message
+        if pod and session.metadata.uid not in [owner.uid for owner in pod.metadata.owner_references]:
+            pod = None  # another's pod that happens to have this name
+        reached = [(key, stage(session, pod)) for key, stage in _STAGES.items() if key not in self._seen]
+        new = [self._pass(key, text, now) for key, text in reached if text]
+        self.reason = _waits_for(session, pod)
         if session.status.phase == Phase.RUNNING:
             self._end(Outcome.RUNNING, "")
         elif why := self._hopeless(session):
@@ -100,9 +148,6 @@ class Start:
     def total(self, now: float) -> float:
         """Seconds since the start."""
         return now - self._begun
-
-    def _fresh(self, key: str, reached: Callable[[VDISession], str | None], session: VDISession) -> str | None:
-        return None if key in self._seen else reached(session)
 
     def _pass(self, key: str, text: str, now: float) -> Passed:
         self._seen.add(key)

@@ -117,7 +117,8 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
         "✓ within the template's limits",
         "✓ home volume bound",
         "✓ pod placed on node node-1",
-        "✓ desktop started",
+        "✓ image there, container started",
+        "✓ desktop answers",
         "✓ session Running",
     ]
     assert "The image is being pulled." in ran.err

@@ -8,6 +8,7 @@ import pytest
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
 from vdi.cli.stages import Outcome, Start
+from vdi.session.observed import Pod
 
 
 def a_session(*true: str, phase: str = "Creating", message: str = "", **status: Any) -> VDISession:
@@ -52,7 +53,10 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
         ("home volume bound", 0.0),
         ("pod placed on node n1", 0.0),
     ]
-    assert [(p.text, p.seconds) for p in third] == [("desktop started", 2.5)]
+    assert [(p.text, p.seconds) for p in third] == [
+        ("image there, container started", 2.5),
+        ("desktop answers", 0.0),
+    ]
     assert [(p.text, p.seconds) for p in last] == [("session Running", 0.25)]
     assert start.outcome is Outcome.RUNNING
     assert start.total(104.25) == pytest.approx(sum(p.seconds for p in start.passed))
@@ -90,6 +94,55 @@ def test_what_another_session_s_end_can_mend_does_not_end_the_wait(reason: str) 
     start = Start(0.0)
     start.observe(refused("Admitted", "The home is in use.", reason=reason), 1.0)
     assert start.outcome is None
+
+
+def a_pod(**parts: Any) -> Pod:
+    """A pod of the session with uid `u1`."""
+    owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "alice-desktop", "uid": "u1"}
+    return msgspec.convert({"metadata": {"name": "alice-desktop", "ownerReferences": [owner]}, **parts}, Pod)
+
+
+def container(state: dict[str, Any], *, ready: bool = False) -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    return {"containerStatuses": [{"name": "desktop", "state": state, "ready": ready}], "conditions": conditions}
+
+
+def test_the_pod_is_believed_before_the_status_which_is_written_later() -> None:
+    start, session = Start(0.0), untouched()
+    session.metadata.uid = "u1"
+    home = {"volumes": [{"name": "home", "persistentVolumeClaim": {"claimName": "home-alice"}}]}
+    first = start.observe(session, 0.5, a_pod(spec=home))
+    assert first[0].text == "the operator has taken it up"
+    assert start.reason == "Looking for a node with room."
+    placed = start.observe(session, 1.0, a_pod(spec={"nodeName": "n1", **home}))
+    assert [p.text for p in placed] == ["home volume bound", "pod placed on node n1"]
+    assert start.reason == "Node n1 is getting the image ready."
+    started = start.observe(session, 2.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}})))
+    assert [(p.text, p.seconds) for p in started] == [("image there, container started", 1.0)]
+    ready = start.observe(session, 5.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True)))
+    assert [(p.text, p.seconds) for p in ready] == [("desktop answers", 3.0)]
+    assert start.outcome is None
+
+
+def test_the_operator_s_sentence_is_kept_where_the_pod_is_stuck() -> None:
+    start, session = Start(0.0), a_session(message="The image x cannot be fetched: the registry has no such image.")
+    session.metadata.uid = "u1"
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+    start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}, status=container(waiting)))
+    assert start.reason == "The image x cannot be fetched: the registry has no such image."
+
+
+def test_another_s_pod_of_the_same_name_is_not_believed() -> None:
+    start, session = Start(0.0), untouched()
+    session.metadata.uid = "u2"
+    assert start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"})) == []
+
+
+def test_no_home_is_a_stage_too() -> None:
+    start, session = Start(0.0), untouched()
+    session.metadata.uid = "u1"
+    texts = [p.text for p in start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}))]
+    assert "no home volume wanted" in texts
 
 
 @pytest.mark.parametrize("message", ["The desktop ran out of memory.", ""])
