@@ -1,0 +1,106 @@
+"""The rights that the chart grants are enough: the operator, with no others, takes a session from create to gone."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unit.chart import generate
+
+SESSIONS = "vdi-sessions"
+TEMPLATE = {
+    "apiVersion": "vdi.kasm.io/v1alpha1",
+    "kind": "VDITemplate",
+    "metadata": {"name": "rights"},
+    "spec": {"image": "localhost/vdi/desktop:dev"},
+}
+SESSION = {
+    "apiVersion": "vdi.kasm.io/v1alpha1",
+    "kind": "VDISession",
+    "metadata": {"name": "rights", "namespace": SESSIONS},
+    "spec": {"user": "alice@example.com", "template": "rights", "persistence": {"retain": False}},
+}
+HERE = ("--namespace", SESSIONS)
+CHILDREN = "pod,service,ingressroute,secret,pvc"
+
+Kube = Callable[..., str]
+
+
+@pytest.fixture
+def kube(kubectl: list[str]) -> Kube:
+    def run(*words: str, given: dict[str, Any] | None = None) -> str:
+        command = [*kubectl, *words]
+        done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=50, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
+    """The operator as a process of its own, with the token of the chart's ServiceAccount; gives its log."""
+    kube("apply", "--server-side", "--force-conflicts", "-f", str(generate.MANIFEST))
+    for name in ("vdisessions.vdi.kasm.io", "vditemplates.vdi.kasm.io"):
+        kube("wait", "--for=condition=Established", f"crd/{name}", "--timeout=20s")
+    config = yaml.safe_load(kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": kube("create", "token", "vdi-operator", "--namespace", "kasm").strip()}
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+    environment = {**ours, "KUBECONFIG": str(tmp_path / "kubeconfig"), "VDI_METRICS_ADDR": "127.0.0.1:0"}
+    log = tmp_path / "operator.log"
+    command = [sys.executable, "-c", "from vdi.cli.main import main; main()", "operator", "run"]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield log
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        process.wait(15)
+        sys.stderr.write(log.read_text())
+        kube("delete", "vditemplate", "rights", "--ignore-not-found")
+        kube("delete", "--wait=false", "--ignore-not-found", "deployment/vdi-operator", "--namespace", "kasm")
+
+
+def wait_until(true: Callable[[], bool], what: str, log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, f"{what}: not within 30 s; the operator says: {log.read_text()}"
+        time.sleep(0.1)
+
+
+def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Kube, operator: Path) -> None:
+    def children() -> set[str]:
+        found = kube("get", *HERE, CHILDREN, "-o", "name", "-l", "vdi.kasm.io/session=rights").split()
+        return {each.split("/")[0].split(".")[0] for each in found}
+
+    kube("create", "-f", "-", given=TEMPLATE)
+    kube("create", "-f", "-", given=SESSION)
+    every = {"pod", "service", "ingressroute", "secret", "persistentvolumeclaim"}
+    wait_until(lambda: children() == every, "every child is there", operator)
+    wait_until(
+        lambda: "Ready" in kube("get", *HERE, "vdi", "rights", "-o", "jsonpath={.status.conditions}"),
+        "status",
+        operator,
+    )
+    secret = json.loads(kube("get", *HERE, "secret", "-o", "json", "-l", "vdi.kasm.io/session=rights"))["items"][0]
+    password = base64.b64decode(secret["data"]["password"]).decode()
+
+    # Drift: what somebody has removed or changed comes back.
+    kube("delete", *HERE, "service,ingressroute", "-l", "vdi.kasm.io/session=rights")
+    wait_until(lambda: children() == every, "removed children are made again", operator)
+
+    kube("delete", *HERE, "vdi", "rights", "--timeout=30s")
+    # The rest goes by Kubernetes' garbage collection, which learns of new kinds every 30 s: too long to wait here.
+    assert "pod" not in children()
+    assert "forbidden" not in operator.read_text().lower()
+    assert password not in operator.read_text()
