@@ -55,6 +55,9 @@ def setup_commands(layout: Layout, facts: Facts) -> list[list[str]]:
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
     commands += [["mount", "--bind", str(_tunable_file(layout, name)), f"/proc/sys/{name}"] for name in KERNEL_TUNABLES]
+    # Names of registries are asked where the node's network can reach, not at a stub on the host's loopback.
+    resolver = f"[ ! -e /etc/resolv.conf ] || mount --bind '{layout.config}/resolv.conf' /etc/resolv.conf"
+    commands.append(["sh", "-c", resolver])
     prefix = ip_network(networks.link).prefixlen
     commands += [
         ["ip", "link", "set", "lo", "up"],

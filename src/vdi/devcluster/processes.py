@@ -76,6 +76,9 @@ def start_supervisor(
     layout.status.unlink(missing_ok=True)
     listen_fd = listener.fileno() if listener else -1
     command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root), str(listen_fd)]
+    # Proxies and authorities matter to image pulls; whatever else is in the caller's environment is none of theirs.
+    kept = {"HOME", "PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    env = {key: value for key, value in os.environ.items() if key in kept or key.lower().endswith("_proxy")}
     with (layout.logs / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -84,6 +87,7 @@ def start_supervisor(
             stderr=log,
             start_new_session=True,
             cwd="/",
+            env=env,
             pass_fds=(listen_fd,) if listener else (),
         )
     assert process.stdin is not None  # noqa: S101 - it was asked for
