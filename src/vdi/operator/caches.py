@@ -66,6 +66,11 @@ class Caches:
         """Whether every store has had a complete list."""
         return all(reflector.synced for reflector in self.reflectors)
 
+    async def wait_synced(self) -> None:
+        """Return once every store has had a complete list."""
+        for reflector in self.reflectors:
+            await reflector.wait_synced()
+
     def troubles(self) -> Iterator[str]:
         """One line per kind that cannot be watched, with the API server's reason."""
         for reflector in self.reflectors:

@@ -95,8 +95,8 @@ def _make_controller(
 
 async def _wait_until_synced(caches: Caches, health: Health, stop: asyncio.Event) -> bool:
     """Wait for the first list of every kind; False when told to stop before. Says in the log what is waited for."""
-    synced = asyncio.gather(*(reflector.wait_synced() for reflector in caches.reflectors))
-    stopped = asyncio.ensure_future(stop.wait())
+    synced = asyncio.create_task(caches.wait_synced(), name="first lists")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
         while not caches.synced and not stop.is_set():
             await asyncio.wait((synced, stopped), timeout=_SAY_AGAIN, return_when=asyncio.FIRST_COMPLETED)

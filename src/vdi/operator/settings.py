@@ -69,7 +69,7 @@ def _misspelt(environ: Mapping[str, str]) -> list[str]:
     for name in environ.keys() - _VARIABLES.keys() - _OTHERS:
         near = difflib.get_close_matches(name, _VARIABLES, n=1, cutoff=0.85) if name.startswith("VDI_") else []
         if near:
-            problems.append(f"{name}: there is no such setting; {near[0]} is meant?")
+            problems.append(f"{name}: there is no such setting; perhaps {near[0]} is meant")
     return sorted(problems)
 
 

@@ -57,7 +57,9 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 
 def test_misspelling_is_refused_and_foreign_variables_are_not() -> None:
-    with pytest.raises(SettingsError, match="VDI_REQUEST_CPU: there is no such setting; VDI_REQUESTS_CPU is meant"):
+    with pytest.raises(
+        SettingsError, match="VDI_REQUEST_CPU: there is no such setting; perhaps VDI_REQUESTS_CPU is meant"
+    ):
         read_settings({"VDI_REQUEST_CPU": "1"})
     foreign = {"VDI_OPERATOR_SERVICE_HOST": "10.0.0.1", "VDI_OPERATOR_PORT": "tcp://10.0.0.1:80", "VDI_STATE": "/x"}
     assert read_settings(foreign | {"PATH": "/bin", "VDI_DEBUG": "1"}) == Settings()
