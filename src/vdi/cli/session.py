@@ -220,7 +220,8 @@ async def _remove(client: Client, removals: Sequence[requests.Removal], seconds:
     for each in removals if seconds is not None else ():
         name = each.session.metadata.name
         if await requests.until_gone(client, each.session, seconds or 0):
-            typer.echo(f"session {name} is gone after {time.monotonic() - begun:.1f}s")
+            home = f", and so is its home {each.home_lost}" if each.home_lost else ""
+            typer.echo(f"session {name} is gone after {time.monotonic() - begun:.1f}s{home}")
         else:
             still.append(f"session {name} is still there after {duration(seconds or 0)}: {_STUCK}")
     return still

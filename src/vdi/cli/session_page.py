@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from vdi.api.session import VDISession
-from vdi.cli.output import Raw
+from vdi.cli.output import Raw, parse_time
 from vdi.cli.session_view import Child, Happening, Page, condition_reason
 from vdi.kube.errors import Forbidden, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
@@ -38,7 +38,7 @@ async def read_page(client: Client, session: VDISession) -> Page:
         wanted.append((CLAIMS, claim, _claim_state))
     *found, events = await asyncio.gather(
         *(_look(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name)) for kind, name, _ in wanted),
-        _look("the events", _events(client, meta.namespace, {meta.name, pod, claim})),
+        _look("the events", _events(client, session, {meta.name, pod, claim})),
     )
     children = [
         Child(kind.kind, name, _state(raw, state), raw.get("metadata", {}).get("creationTimestamp", ""))
@@ -114,15 +114,18 @@ def _route_state(raw: Raw) -> str:
     return ", ".join(matches) or "no routes"
 
 
-async def _events(client: Client, namespace: str, names: set[str]) -> Sequence[Raw]:
-    """The newest Events about objects of these names, oldest first."""
+async def _events(client: Client, session: VDISession, names: set[str]) -> Sequence[Raw]:
+    """The newest Events about objects of these names, oldest first; none from before the session itself."""
+    namespace, created = session.metadata.namespace, parse_time(session.metadata.creation_timestamp)
     lists: list[list[dict[str, Any]]] = await asyncio.gather(
         *(
             client.list(EVENTS, namespace=namespace, field_selector=f"regarding.name={name}", into=dict[str, Any])
             for name in sorted(names)
         )
     )
-    return sorted((raw for raws in lists for raw in raws), key=_when)[-_EVENTS_SHOWN:]
+    dated = [(when, raw) for raws in lists for raw in raws if (when := parse_time(_when(raw)))]
+    since = [each for each in dated if created is None or each[0] >= created]
+    return [raw for _, raw in sorted(since, key=lambda each: each[0])][-_EVENTS_SHOWN:]
 
 
 def _when(event: Raw) -> str:

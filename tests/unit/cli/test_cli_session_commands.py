@@ -222,6 +222,16 @@ def test_show_tells_all(vdi: Vdi, fake: FakeCluster) -> None:
     assert "1m ago   Pod     There is no room on the one node: 1 without a free GPU (nvidia.com/gpu). (x3)" in ran.out
 
 
+def test_events_of_an_earlier_session_of_this_name_are_not_shown(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    for name, time in (("before", "2026-11-20T07:59:59.900000Z"), ("after", "2026-11-20T08:00:00.100000Z")):
+        regarding = {"kind": "VDISession", "name": "alice-desktop"}
+        fake.put(EVENTS, {"metadata": {"name": name}, "regarding": regarding, "note": name, "eventTime": time})
+    out = vdi("session", "show", "alice-desktop").out
+    assert "before" not in out
+    assert "VDISession   after" in out
+
+
 def test_show_says_what_may_not_be_read(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     fake.refuse("GET", f"{CORE}/secrets/alice-desktop-auth", 403, reason="Forbidden", message="secrets is forbidden")
@@ -322,7 +332,9 @@ def home_of_alice() -> str:
 def test_rm_deletes_the_home_when_told_so(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session())
     fake.put(f"{CORE}/persistentvolumeclaims", {"metadata": {"name": home_of_alice()}})
-    assert vdi("session", "rm", "alice-desktop", "--delete-home", "--yes").code == 0
+    ran = vdi("session", "rm", "alice-desktop", "--delete-home", "--yes", "--wait")
+    assert ran.code == 0
+    assert ran.out.endswith(f"s, and so is its home {home_of_alice()}\n")
     assert fake.objects == {}
 
 
