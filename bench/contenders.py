@@ -53,7 +53,7 @@ class FloorContender:
 def line_up(reference: Path, *, full: bool) -> list[Contender]:
     """The contenders in the order in which they run; the first is compared with the others."""
     contenders: list[Contender] = [
-        OperatorContender("vdi", [sys.executable, "-m", "vdi.cli.main", "operator", "run"]),
+        OperatorContender("vdi", [sys.executable, "-m", "vdi", "operator", "run"]),
         OperatorContender("go-tuned", [str(reference), "--tuned"]),
         FloorContender(),
     ]
