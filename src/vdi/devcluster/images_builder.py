@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,14 @@ class Builder(Protocol):
 
 
 @dataclass(frozen=True)
+class Storage:
+    """Where Podman and Buildah keep what they build. `run` must be short: Podman refuses more than 50 characters."""
+
+    root: Path
+    run: Path
+
+
+@dataclass(frozen=True)
 class Docker:
     """The Docker engine that is running. It takes no mounts: its builds see the engine's own network settings."""
 
@@ -89,14 +98,14 @@ class Docker:
 class Buildah:
     """Buildah, with a storage of its own in `storage`. `sudo` goes before each command."""
 
-    storage: Path
+    storage: Storage
     sudo: tuple[str, ...] = ()
     name: str = "buildah"
     own_storage: bool = True
 
     @property
     def _command(self) -> Argv:
-        return [*self.sudo, self.name, "--root", str(self.storage / "root"), "--runroot", str(self.storage / "run")]
+        return [*self.sudo, self.name, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
@@ -132,7 +141,7 @@ class Podman(Buildah):
         return [*self._command, "save", "--quiet", "--format", "docker-archive", "--output", str(archive), tag]
 
 
-def find_builder(storage: Path, env: Mapping[str, str], *, docker: bool) -> tuple[Builder | None, list[str]]:
+def find_builder(storage: Storage, env: Mapping[str, str], *, docker: bool) -> tuple[Builder | None, list[str]]:
     """The first program that can build here, and why the ones before it cannot. Rootless Podman needs no sudo."""
     path = env.get("PATH", "")
     reasons: list[str] = []
@@ -152,7 +161,7 @@ def find_builder(storage: Path, env: Mapping[str, str], *, docker: bool) -> tupl
     return None, [*reasons, "buildah: not in PATH"]
 
 
-def require_builder(step: Step, storage: Path, env: Mapping[str, str], *, docker: bool) -> Builder:
+def require_builder(step: Step, storage: Storage, env: Mapping[str, str], *, docker: bool) -> Builder:
     """The first program that can build here; Debian's Buildah is installed when there is none. Raises NoBuilder."""
     builder, reasons = find_builder(storage, env, docker=docker)
     if builder is None:
@@ -203,18 +212,20 @@ def docker_problem() -> str | None:
 
 
 @contextlib.contextmanager
-def clean_storage(storage: Path) -> Iterator[Path]:
+def clean_storage(root: Path) -> Iterator[Storage]:
     """A storage for the body, gone afterwards with everything still mounted in it, also after Ctrl-C."""
-    remove_storage(storage)
-    storage.mkdir(parents=True)
+    remove_storage(root)
+    root.mkdir(parents=True)
+    storage = Storage(root, Path(tempfile.mkdtemp(prefix="vdi-")))
     try:
         yield storage
     finally:
-        remove_storage(storage)
+        remove_storage(storage.root)
+        remove_storage(storage.run)
 
 
 def remove_storage(storage: Path) -> None:
-    """Unmount and delete a storage that a build has left. What a build made as root only root can delete."""
+    """Unmount and delete a folder that a build has left. What a build made as root only root can delete."""
     for mount in mounts_below(storage, Path("/proc/self/mounts").read_text()):
         subprocess.run([*root_rights(), "umount", "--lazy", mount], stdin=subprocess.DEVNULL, check=False)
     shutil.rmtree(storage, ignore_errors=True)

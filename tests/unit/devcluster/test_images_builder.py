@@ -11,6 +11,7 @@ from vdi.devcluster.images_builder import (
     Docker,
     NoBuilder,
     Podman,
+    Storage,
     clean_storage,
     find_builder,
     install_packages,
@@ -20,7 +21,7 @@ from vdi.devcluster.images_builder import (
 from vdi.devcluster.images_machine import BuildFolders
 from vdi.devcluster.progress import Progress
 
-STORE = Path("/cache/storage")
+STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))
 
 
 def programs(folder: Path, *names: str) -> dict[str, str]:
@@ -44,7 +45,7 @@ def test_buildah_builds_in_a_storage_of_its_own_with_read_only_mounts_and_sudo_i
     words = Buildah(STORE, ("sudo", "-n")).build(Path("/c"), Path("/c/F"), "t:1", [(Path("/h"), "/root")])
 
     assert words == [
-        *("sudo", "-n", "buildah", "--root", "/cache/storage/root", "--runroot", "/cache/storage/run", "build"),
+        *("sudo", "-n", "buildah", "--root", "/cache/storage", "--runroot", "/tmp/vdi-x", "build"),
         *("--isolation", "chroot", "--pull=false", "--volume", "/h:/root:ro", "--tag", "t:1", "--file", "/c/F", "/c"),
     ]
 
@@ -55,15 +56,14 @@ def test_buildah_builds_in_a_storage_of_its_own_with_read_only_mounts_and_sudo_i
         (Docker(), "docker load --input /a.tar", "docker save --output /a.tar t:1"),
         (
             Podman(STORE),
-            "podman --root /cache/storage/root --runroot /cache/storage/run load --input /a.tar",
-            "podman --root /cache/storage/root --runroot /cache/storage/run save --quiet --format docker-archive"
+            "podman --root /cache/storage --runroot /tmp/vdi-x load --input /a.tar",
+            "podman --root /cache/storage --runroot /tmp/vdi-x save --quiet --format docker-archive"
             " --output /a.tar t:1",
         ),
         (
             Buildah(STORE),
-            "buildah --root /cache/storage/root --runroot /cache/storage/run pull docker-archive:/a.tar",
-            "buildah --root /cache/storage/root --runroot /cache/storage/run push --quiet t:1"
-            " docker-archive:/a.tar:t:1",
+            "buildah --root /cache/storage --runroot /tmp/vdi-x pull docker-archive:/a.tar",
+            "buildah --root /cache/storage --runroot /tmp/vdi-x push --quiet t:1 docker-archive:/a.tar:t:1",
         ),
     ],
 )
@@ -148,22 +148,22 @@ overlay /cache/storage/root/overlay/x/merged overlay rw 0 0
 tmpfs /cache/storage/root/overlay/x/merged/with\\040space tmpfs rw 0 0
 tmpfs /cache/storage-of-another tmpfs rw 0 0
 """
-    assert mounts_below(STORE, mounts) == [
+    assert mounts_below(STORE.root, mounts) == [
         "/cache/storage/root/overlay/x/merged/with space",
         "/cache/storage/root/overlay/x/merged",
     ]
 
 
 def test_storage_is_gone_after_an_interrupt_and_what_an_old_one_left_before(tmp_path: Path) -> None:
-    storage = tmp_path / "storage"
-    (storage / "old").mkdir(parents=True)
+    root = tmp_path / "storage"
+    (root / "old").mkdir(parents=True)
 
-    with pytest.raises(KeyboardInterrupt), clean_storage(storage):
-        assert list(storage.iterdir()) == []
-        (storage / "new").mkdir()
+    with pytest.raises(KeyboardInterrupt), clean_storage(root) as storage:
+        assert list(root.iterdir()) == [] and len(str(storage.run)) <= 50
+        (root / "new").mkdir()
         raise KeyboardInterrupt
 
-    assert not storage.exists()
+    assert not root.exists() and not storage.run.exists()
 
 
 def test_all_mounts_of_all_folders() -> None:
