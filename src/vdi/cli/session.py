@@ -48,7 +48,10 @@ def create(
     cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
     hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
-    home: Annotated[bool, typer.Option("--home/--no-home", help="Whether files outlive the desktop.")] = True,
+    home: Annotated[
+        bool | None,
+        typer.Option("--home/--no-home", help="Whether files outlive the desktop; without it what the template says."),
+    ] = None,
     home_size: Annotated[str | None, typer.Option(help="Size of a home that is made new, such as 20Gi.")] = None,
     retain: Annotated[
         bool | None,
@@ -67,9 +70,21 @@ def create(
     """
     if not user:
         raise CommandFailedError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
-    if not home and (home_size or retain is not None):
+    if home is False and (home_size or retain is not None):
         raise CommandFailedError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
-    wish = Wish(user, template, name, gpu, memory, cpu, timeout, hostname, home, home_size, retain)
+    wish = Wish(
+        user=user,
+        template=template,
+        name=name,
+        gpu=gpu,
+        memory=memory,
+        cpu=cpu,
+        timeout=timeout,
+        hostname=hostname,
+        home=home,
+        home_size=home_size,
+        retain=retain,
+    )
     if wait:
         started = _start(target, wish, _seconds(timeout_wait))
     else:

@@ -23,7 +23,7 @@ class Wish:
     cpu: str | None = None
     timeout: str | None = None
     hostname: str | None = None
-    home: bool = True
+    home: bool | None = None
     home_size: str | None = None
     retain: bool | None = None
 
@@ -74,5 +74,5 @@ def _resources(wish: Wish, template: VDITemplate | None) -> Mapping[str, Any]:
 
 
 def _persistence(wish: Wish) -> Mapping[str, Any]:
-    given = {"enabled": None if wish.home else False, "size": wish.home_size, "retain": wish.retain}
+    given = {"enabled": wish.home, "size": wish.home_size, "retain": wish.retain}
     return {key: value for key, value in given.items() if value is not None}

@@ -1,5 +1,6 @@
 """The session commands against a fake cluster: what they send, print and return."""
 
+import io
 import json
 import webbrowser
 from datetime import UTC, datetime
@@ -319,6 +320,22 @@ def test_rm_deletes_no_files_unasked(vdi: Vdi, fake: FakeCluster, words: list[st
     assert ran.code == 2
     assert "say --yes" in ran.err
     assert not [path for method, path in fake.requests if method == "DELETE"]
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1), ("", 1)])
+def test_rm_asks_before_files_are_deleted(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    fake.put(SESSIONS, a_session(persistence={"retain": False}))
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    ran = vdi("session", "rm", "alice-desktop")
+    assert "This deletes all files in these homes:\n  alice-desktop: alice-desktop-home" in ran.err
+    assert ran.code == code
+    assert (f"{SESSIONS}/alice-desktop" in fake.objects) is (code == 1)
 
 
 def home_of_alice() -> str:

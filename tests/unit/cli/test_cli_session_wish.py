@@ -32,6 +32,7 @@ def test_generated_names_are_always_allowed(user: str, template: str) -> None:
     [
         (Wish("a@b.cd", "x"), None),
         (Wish("a@b.cd", "x", home=False), {"enabled": False}),
+        (Wish("a@b.cd", "x", home=True), {"enabled": True}),
         (Wish("a@b.cd", "x", retain=True), {"retain": True}),
         (Wish("a@b.cd", "x", retain=False, home_size="1Gi"), {"size": "1Gi", "retain": False}),
     ],
