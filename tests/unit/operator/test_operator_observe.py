@@ -1,0 +1,203 @@
+"""What the operator sees of a session in its stores, and whom a change wakes. Real stores, filled by hand."""
+
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import msgspec
+import pytest
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.kube.clock import SystemClock
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.operator.caches import Caches, shared_home
+from vdi.operator.observe import Observer
+from vdi.operator.reservations import Reservations
+from vdi.operator.wakeups import Wakeups
+from vdi.session.observed import Claim, Event, Pod, Route, Secret
+from vdi.session.policy import Policy
+
+T = TypeVar("T")
+NAMESPACE = "vdi-sessions"
+
+
+class World:
+    """The operator's stores, its observer and its wake-ups."""
+
+    def __init__(self) -> None:
+        client = cast(Client, SimpleNamespace(field_manager="vdi-operator"))
+        self.caches = Caches(client, NAMESPACE, SystemClock())
+        self.reservations = Reservations()
+        self.observer = Observer(self.caches, self.reservations, Policy())
+        self.woken: set[str] = set()
+        self.forgotten: list[str] = []
+        Wakeups(self.caches, "vdi.localhost", self._wake, lambda gone: self.forgotten.append(gone.metadata.name))
+        self._version = 0
+
+    def _wake(self, key: tuple[str, str]) -> None:
+        assert key[0] == NAMESPACE
+        self.woken.add(key[1])
+
+    def put(self, store: Store[Any], kind: type[T], name: str, owner: str | None = None, **fields: Any) -> T:
+        """One object comes by the watch; `owner` is the name of its session."""
+        self._version += 1
+        metadata = {"name": name, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
+        metadata["namespace"] = "" if kind is VDITemplate else NAMESPACE
+        given = fields.pop("metadata", {})
+        body = {"metadata": metadata | given, **fields}
+        if owner:
+            owner_uid = fields.pop("owner_uid", f"uid-{owner}")
+            reference = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": owner, "uid": owner_uid}
+            body["metadata"] |= {"ownerReferences": [reference]}
+        obj = msgspec.convert(body, kind)
+        store.observe(obj)
+        return obj
+
+    def template(self, name: str = "desktop", **spec: Any) -> VDITemplate:
+        return self.put(self.caches.templates, VDITemplate, name, spec={"image": "i", **spec})
+
+    def session(self, name: str, created: str = "2026-11-20T08:00:00Z", **spec: Any) -> VDISession:
+        spec = {"user": "alice@example.com", "template": "desktop", **spec}
+        metadata = {"creationTimestamp": created, "generation": 1}
+        return self.put(self.caches.sessions, VDISession, name, metadata=metadata, spec=spec)
+
+    def pod(self, name: str, owner: str, home: str | None = None) -> Pod:
+        volumes = [{"name": "home", "persistentVolumeClaim": {"claimName": home}}] if home else []
+        return self.put(self.caches.pods, Pod, name, owner, spec={"volumes": volumes})
+
+    def route(self, name: str, owner: str, host: str) -> Route:
+        metadata = {"annotations": {"vdi.kasm.io/host": host}}
+        return self.put(self.caches.routes, Route, name, owner, metadata=metadata)
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.template()
+    return world
+
+
+OLD, YOUNG = "2026-11-20T07:00:00Z", "2026-11-20T09:00:00Z"
+
+
+def test_oldest_of_several_gets_the_home(world: World) -> None:
+    young, old = world.session("young", YOUNG), world.session("old", OLD)
+    assert world.observer.observe(young).home_holder == "old"
+    assert world.observer.observe(old).home_holder is None
+
+
+def test_pod_that_mounts_the_home_holds_it_against_older_sessions(world: World) -> None:
+    old, young = world.session("old", OLD), world.session("young", YOUNG)
+    world.pod("young", "young", shared_home(young))
+    assert world.observer.observe(old).home_holder == "young"
+    assert world.observer.observe(young).home_holder is None
+
+
+def test_pod_of_a_session_that_is_gone_still_holds_the_home(world: World) -> None:
+    session = world.session("new")
+    world.pod("ghost", "ghost", shared_home(session))
+    assert world.observer.observe(session).home_holder == "ghost"
+
+
+def test_reservation_counts_until_the_pod_is_seen(world: World) -> None:
+    old, young = world.session("old", OLD), world.session("young", YOUNG)
+    assert world.reservations.take(shared_home(young), young.metadata.uid)
+    assert world.observer.observe(old).home_holder == "young"
+    assert world.observer.observe(young).home_holder is None
+
+
+def test_session_that_cannot_start_does_not_keep_others_from_the_home(world: World) -> None:
+    world.session("greedy", OLD, resources={"memory": "64Gi"})
+    world.session("homeless", OLD, persistence={"enabled": False})
+    assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
+
+
+def test_other_users_and_other_templates_have_other_homes(world: World) -> None:
+    world.session("bobs", OLD, user="bob@example.com")
+    world.session("other", OLD, template="other")
+    assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
+
+
+def test_route_holds_its_host_against_older_sessions(world: World) -> None:
+    old = world.session("old", OLD, hostname="desk")
+    young = world.session("young", YOUNG, user="bob@example.com", hostname="desk")
+    assert world.observer.observe(young).host_holder == "old"
+    world.route("young", "young", "desk.vdi.localhost")
+    assert world.observer.observe(young).host_holder is None
+    assert world.observer.observe(old).host_holder == "young"
+
+
+def test_children_of_others_are_not_seen(world: World) -> None:
+    session = world.session("alice")
+    world.put(world.caches.secrets, Secret, "alice-auth")
+    world.pod("alice", "somebody-else")
+    observed = world.observer.observe(session)
+    assert (observed.secret, observed.pod) == (None, None)
+
+
+def test_events_are_those_of_this_pod_and_its_home(world: World) -> None:
+    session = world.session("alice")
+    claim = shared_home(session)
+    pod = world.pod("alice", "alice", claim)
+    for name, kind, subject, uid in (
+        ("now", "Pod", "alice", pod.metadata.uid),
+        ("earlier", "Pod", "alice", "uid-of-an-earlier-pod"),
+        ("home", "PersistentVolumeClaim", claim, "any"),
+        ("other", "Pod", "bob", "uid-bob"),
+    ):
+        regarding = {"kind": kind, "name": subject, "uid": uid}
+        world.put(world.caches.events, Event, name, regarding=regarding, reason=name, note="n")
+    assert {event.reason for event in world.observer.observe(session).events} == {"now", "home"}
+
+
+def test_child_wakes_its_session(world: World) -> None:
+    world.pod("a", "alice")
+    world.route("a", "bob", "x.vdi.localhost")
+    world.put(world.caches.events, Event, "e", regarding={"kind": "Pod", "name": "a"})
+    assert world.woken == {"alice", "bob"}
+
+
+def test_template_wakes_its_sessions_when_its_spec_changes(world: World) -> None:
+    world.session("alice")
+    world.session("bob", template="other")
+    world.woken.clear()
+    world.put(world.caches.templates, VDITemplate, "desktop", metadata={"labels": {"a": "b"}}, spec={"image": "i"})
+    assert world.woken == set()
+    world.put(world.caches.templates, VDITemplate, "desktop", metadata={"generation": 2}, spec={"image": "j"})
+    assert world.woken == {"alice"}
+
+
+def test_end_of_a_pod_wakes_who_waits_for_its_home(world: World) -> None:
+    first = world.session("first")
+    pod = world.pod("first", "first", shared_home(first))
+    world.session("second")
+    world.woken.clear()
+    world.caches.pods.observe_deleted(pod)
+    assert world.woken == {"first", "second"}
+
+
+def test_end_of_a_route_wakes_who_waits_for_its_host(world: World) -> None:
+    route = world.route("first", "first", "desk.vdi.localhost")
+    world.session("second", hostname="desk")
+    world.woken.clear()
+    world.caches.routes.observe_deleted(route)
+    assert world.woken == {"first", "second"}
+
+
+def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: World) -> None:
+    first = world.session("first")
+    world.session("second")
+    world.session("third", user="bob@example.com", hostname="first")
+    world.session("stranger", user="eve@example.com")
+    world.woken.clear()
+    world.caches.sessions.observe_deleted(first)
+    assert world.woken == {"first", "second", "third"}
+    assert world.forgotten == ["first"]
+
+
+def test_home_wakes_all_who_share_it(world: World) -> None:
+    claim = shared_home(world.session("first"))
+    world.woken.clear()
+    world.put(world.caches.claims, Claim, claim)
+    assert world.woken == {"first"}
