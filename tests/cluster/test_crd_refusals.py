@@ -211,6 +211,7 @@ TEMPLATES_REFUSED = [
         "data",
         "has several of persistentVolumeClaim, configMap and nfs, and needs exactly one",
     ),
+    (volume(configMap={"name": "c"}, name="shm"), "spec.volumes[0].name", "shm", "is not free"),
     (volume(configMap={"name": "c"}, mountPath="data"), "spec.volumes[0].mountPath", "data", PATH),
     (volume(configMap={"name": "c"}, mountPath="/dev/shm"), "spec.volumes[0].mountPath", "", "must not be /dev/shm"),
     (volume(configMap={"name": "c"}, mountPath="/home/user"), "spec.volumes", "/home/user", "where the home is"),

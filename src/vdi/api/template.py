@@ -11,6 +11,7 @@ from vdi.api.constraints import (
     HOST_LABEL,
     IMAGE,
     MEMORY,
+    NOT_OURS,
     NOT_SHARED_MEMORY,
     OBJECT_NAME,
     URL_PATH,
@@ -154,7 +155,7 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     )
 
-    name: Annotated[str, doc("Name of the volume in the pod.", HOST_LABEL, minLength=1, maxLength=63)]
+    name: Annotated[str, doc("Name of the volume in the pod.", HOST_LABEL, NOT_OURS, minLength=1, maxLength=63)]
     mount_path: Annotated[str, doc("Where it is mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)]
     read_only: Annotated[bool, doc("false: the desktop may write to it.")] = True
     persistent_volume_claim: Annotated[ClaimVolume | None, doc("An existing claim in the session's namespace.")] = None
