@@ -40,6 +40,7 @@ _TRAEFIK_HEALTH = "127.0.0.1:8082"
 def host_folders(layout: Layout) -> dict[str, Path]:
     """Folders that the node's programs insist on, and what they get instead inside the node's mount namespace."""
     return {
+        "/run/mount": layout.run / "mount",  # where mount(8), which the kubelet calls, keeps a table
         "/run/containerd": layout.run / "shims",  # shim sockets: fixed in the shim
         "/var/lib/kubelet": layout.node / "kubelet",  # device plugins look for the kubelet there
         "/var/lib/cni": layout.node / "cni",

@@ -122,14 +122,15 @@ def test_a_program_that_keeps_failing_is_tried_ever_more_rarely(start: Start) ->
 
 def test_stopping_goes_in_reverse_and_leaves_nobody(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
-    script = "trap 'echo NAME >> ORDER; exit 0' TERM; while :; do read -t 60 x < PIPE || true; done"
+    script = "trap 'echo NAME >> ORDER; exit 0' TERM; touch READY; while :; do read -t 60 x < PIPE || true; done"
     os.mkfifo(tmp_path / "pipe")
     holder = os.open(tmp_path / "pipe", os.O_RDWR)
     names = ("first", "second")
 
     def component(name: str, after: list[str]) -> Component:
-        filled = script.replace("NAME", name).replace("ORDER", str(order)).replace("PIPE", str(tmp_path / "pipe"))
-        return Component(name=name, argv=["/bin/bash", "-c", f"touch {tmp_path / name}; {filled}"], after=after)
+        filled = script.replace("NAME", name).replace("READY", str(tmp_path / name))
+        filled = filled.replace("ORDER", str(order)).replace("PIPE", str(tmp_path / "pipe"))
+        return Component(name=name, argv=["/bin/bash", "-c", filled], after=after)
 
     running = start(component("first", []), component("second", ["first"]))
     now = running.until(lambda all_: all((tmp_path / name).exists() for name in names) and bool(all_))
