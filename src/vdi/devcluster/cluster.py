@@ -90,7 +90,7 @@ def up(
 def down(name: str = "demo") -> list[str]:
     """Stop cluster `name` and remove all it had, however broken it is. Says what was removed. Raises ClusterError."""
     layout = layout_of(name)
-    if not layout.root.exists() and not host_remains(layout):
+    if not layout.root.exists() and not host_remains(layout) and find_supervisor(layout) is None:
         return []
     known = layout.load()
     control_plane_only = known.control_plane_only if known else not host_remains(layout)

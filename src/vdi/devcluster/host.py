@@ -23,7 +23,7 @@ import msgspec
 from vdi.devcluster.layout import ClusterError, Facts, Layout
 from vdi.devcluster.machine import CgroupMount
 from vdi.devcluster.node import host_folders
-from vdi.devcluster.probe import SYSTEM_PATH
+from vdi.devcluster.probe import SYSTEM_PATH, routes
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -85,6 +85,7 @@ def _take_notes(layout: Layout) -> None:
     if _SHARED_NOTES.exists() and not file.exists():
         shutil.copyfile(_SHARED_NOTES, file)
     if file.exists():
+        shutil.copyfile(file, _SHARED_NOTES)
         return
     made = [str(parent) for theirs in host_folders(layout) for parent in _absent(Path(theirs))]
     tables = [line[1:] for line in run("iptables-save").splitlines() if line.startswith("*")]
@@ -157,6 +158,14 @@ def connect(facts: Facts, pid: int) -> None:
     link = link_name(facts.name)
     if (Path("/sys/class/net") / link).exists():
         run("ip", "link", "delete", link)
+    ours = ip_network(facts.networks.link)
+    others = [ip_network(route, strict=False) for route in routes()]
+    taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
+    if taken:
+        raise ClusterError(
+            f"the cluster's addresses {facts.networks.link} are routed elsewhere by now ({', '.join(taken)});"
+            f" `vdi cluster reset --name {facts.name}` chooses others (all in it is lost)"
+        )
     prefix = ip_network(facts.networks.link).prefixlen
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     run("ip", "address", "add", f"{facts.networks.host_address}/{prefix}", "dev", link)

@@ -106,12 +106,25 @@ def start_supervisor(
 
 
 def find_supervisor(layout: Layout) -> Supervised | None:
-    """The running supervisor of this cluster, if there is one."""
+    """The running supervisor of this cluster, if there is one; looked for when nothing says which process it is."""
     try:
         found = msgspec.json.decode(layout.supervisor.read_bytes(), type=Supervised)
     except (FileNotFoundError, msgspec.DecodeError):
-        return None
+        return _search(layout)
     return found if found.main.alive else None
+
+
+def _search(layout: Layout) -> Supervised | None:
+    command = [b"-I", supervisor.__file__.encode(), str(layout.root).encode()]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (entry / "cmdline").read_bytes().split(b"\0")[1:4] == command:
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    in_namespaces = b"unshare" in Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+                    main = _identify(int(entry.name))
+                    return Supervised(main, _identify(parent) if in_namespaces else main)
+    return None
 
 
 def stop_supervisor(layout: Layout) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import msgspec
 from vdi.devcluster import api, probe
 from vdi.devcluster.control_plane import control_plane, write_control_plane_config
 from vdi.devcluster.credentials import write_credentials
-from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports
+from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports, state_root
 from vdi.devcluster.networks import NoFreeNetwork, choose_networks
 from vdi.devcluster.node import node, setup_commands, write_node_config
 from vdi.devcluster.processes import find_supervisor, wait_until, write_spec
@@ -66,7 +66,7 @@ def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
             etcd_peer_port=etcd_peer_port,
         )
     try:
-        networks = choose_networks(probe.routes())
+        networks = choose_networks([*probe.routes(), *_ranges_of_other_clusters()])
     except NoFreeNetwork as error:
         raise ClusterError(str(error)) from error
     return Facts(
@@ -80,6 +80,14 @@ def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
         websecure_port=free_ports(1, USUAL_WEBSECURE_PORT)[0],
         networks=networks,
     )
+
+
+def _ranges_of_other_clusters() -> Iterator[str]:
+    """Of clusters that are down for the moment, too: their addresses are written into their certificates."""
+    for folder in state_root().iterdir():
+        other = Layout(folder).load()
+        if other is not None and other.networks is not None:
+            yield from (other.networks.link, other.networks.pods, other.networks.services)
 
 
 def write_files(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> None:

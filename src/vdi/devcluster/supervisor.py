@@ -90,29 +90,34 @@ class Process:
     def start(self) -> None:
         """Fork and exec with the log as its output. It dies with the supervisor."""
         component = self.component
-        with self.log.open("ab") as log:
-            log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode())
-            log.flush()
-            pid = os.fork()
-            if pid == 0:
-                _become(component, log.fileno(), self._listen_fd)
-        self.state.pid, self.state.state, self.state.since = pid, "starting", time.time()
+        try:
+            with self.log.open("ab") as log:
+                log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode())
+                log.flush()
+                pid = os.fork()
+                if pid == 0:
+                    _become(component, log.fileno(), self._listen_fd)
+        except OSError as error:  # a full disk, too many processes: it may pass
+            self._later(f"not started: {error}")
+        else:
+            self.state.pid, self.state.state, self.state.since = pid, "starting", time.time()
 
     def ended(self, status: int, *, asked_to: bool) -> None:
         """Note how it ended, and when to start it again: at once the first time, then later and later."""
-        now = time.monotonic()
         state = self.state
         if asked_to:
             state.pid, state.state = 0, "stopped"
             return
         if time.time() - state.since > STABLE_SECONDS:
             self._backoff = BACKOFF_FIRST
-        self._start_at = now + self._backoff
-        self._backoff = min(self._backoff * 2, BACKOFF_MOST)
         code = os.waitstatus_to_exitcode(status)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        state.last_exit = f"{how} at {time.strftime('%H:%M:%S')}"
-        state.pid, state.state, state.restarts = 0, "backoff", state.restarts + 1
+        self._later(f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}")
+
+    def _later(self, why: str) -> None:
+        self._start_at = time.monotonic() + self._backoff
+        self._backoff = min(self._backoff * 2, BACKOFF_MOST)
+        self.state.last_exit = f"{why} at {time.strftime('%H:%M:%S')}"
+        self.state.pid, self.state.state, self.state.restarts = 0, "backoff", self.state.restarts + 1
 
     def check_ready(self) -> bool:
         """True when it just turned from starting to running."""
@@ -257,16 +262,20 @@ class Supervisor:
         self._next_rotation = now + _ROTATE_EVERY
         for process in self.processes.values():
             if process.log.exists() and process.log.stat().st_size > LOG_BYTES:
-                shutil.copyfile(process.log, process.log.with_suffix(".log.1"))
+                with contextlib.suppress(OSError):  # a full disk: then without a copy of the old part
+                    shutil.copyfile(process.log, process.log.with_suffix(".log.1"))
                 os.truncate(process.log, 0)  # its writer appends, so it goes on at the new end
 
     def write_status(self) -> None:
         """Replace `status.json` in one step, so that a reader never sees half of it."""
         content = {"components": {name: asdict(process.state) for name, process in self.processes.items()}}
         partial = self.status_file.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1))
-        partial.chmod(0o644)
-        partial.replace(self.status_file)
+        try:
+            partial.write_text(json.dumps(content, indent=1))
+            partial.chmod(0o644)
+            partial.replace(self.status_file)
+        except OSError as error:  # the cluster goes on, whether or not somebody can read how it is
+            print(f"{self.status_file} is not written: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
 
 
 def _children_ended() -> Iterator[tuple[int, int]]:

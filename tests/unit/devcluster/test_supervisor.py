@@ -120,6 +120,18 @@ def test_a_program_that_keeps_failing_is_tried_ever_more_rarely(start: Start) ->
     assert "cannot start /no/such/program" in (running.folder / "logs" / "missing.log").read_text()
 
 
+def test_losing_its_folder_does_not_stop_it(start: Start, tmp_path: Path) -> None:
+    running = start(shell("one", "exec sleep 60"))
+    pid = running.until(lambda all_: bool(all_) and all_["one"]["state"] == "running")["one"]["pid"]
+    (tmp_path / "logs").rename(tmp_path / "away")
+    (tmp_path / "status.partial").mkdir()
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not alive(pid), 5)
+    (tmp_path / "away").rename(tmp_path / "logs")
+    (tmp_path / "status.partial").rmdir()
+    running.until(lambda all_: all_["one"]["state"] == "running" and all_["one"]["pid"] != pid)
+
+
 def test_stopping_goes_in_reverse_and_leaves_nobody(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
     script = "trap 'echo NAME >> ORDER; exit 0' TERM; touch READY; while :; do read -t 60 x < PIPE || true; done"
