@@ -3,6 +3,7 @@
     KubeError
     +-- ConfigError          no usable kubeconfig or service account
     +-- ConnectionFailed     no answer: refused, reset, timed out, TLS
+    |   +-- StreamSilent     an open stream on which nothing comes
     +-- UnexpectedAnswer     an answer that is not what the API promises
     +-- ApiError             the server answered with a failure (`status`, `reason`, `message`, `causes`, `retry_after`)
         +-- BadRequest       400
@@ -41,6 +42,10 @@ class ConnectionFailed(KubeError):
         self.server = server
         self.why = why
         super().__init__(f"no answer from the API server {server} to {what}: {why}")
+
+
+class StreamSilent(ConnectionFailed):
+    """Raised when an open stream brought nothing for the read deadline: it may be dead, or all is quiet."""
 
 
 class UnexpectedAnswer(KubeError):

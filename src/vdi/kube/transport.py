@@ -18,7 +18,16 @@ from vdi.kube import wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
 from vdi.kube.credentials import Credentials
-from vdi.kube.errors import ApiError, ConnectionFailed, Gone, ServerError, TooManyRequests, Unauthorized, error_from
+from vdi.kube.errors import (
+    ApiError,
+    ConnectionFailed,
+    Gone,
+    ServerError,
+    StreamSilent,
+    TooManyRequests,
+    Unauthorized,
+    error_from,
+)
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.wire import Page, WatchEvent
 
@@ -250,11 +259,12 @@ class Client:
         resource_version: str,
         timeout_seconds: int,
         read_deadline: float = 90.0,
+        on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """One watch request, from just after `resource_version`, until the server ends it (after `timeout_seconds`).
 
-        Raises Gone when the server no longer knows that version, ConnectionFailed when nothing came for
-        `read_deadline` seconds.
+        `on_open` is called when the server has accepted it, which may be long before the first event. Raises Gone
+        when the server no longer knows that version, StreamSilent when nothing came for `read_deadline` seconds.
         """
         path = resource.path(namespace)
         what = f"WATCH {path}"
@@ -266,6 +276,8 @@ class Client:
         }
         lines = wire.LineSplitter()
         async with self._stream("WATCH", resource, path, query, read_deadline) as content:
+            if on_open is not None:
+                on_open()
             async for chunk in content.iter_any():
                 for line in lines.feed(chunk):
                     yield wire.parse_event(line, what)
@@ -368,6 +380,8 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if not status:
                 self._count(method, resource, status, began)
+            elif isinstance(error, TimeoutError):
+                raise StreamSilent(self.config.server, what, f"silent for {read_deadline} s") from error
             raise self._lost(what, error) from error
         except Unauthorized:
             await self._credentials.renew()  # for the next attempt

@@ -12,7 +12,16 @@ import msgspec
 
 from vdi.kube import wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.errors import ApiError, ConnectionFailed, Gone, KubeError, ServerError, TooManyRequests, UnexpectedAnswer
+from vdi.kube.errors import (
+    ApiError,
+    ConnectionFailed,
+    Gone,
+    KubeError,
+    ServerError,
+    StreamSilent,
+    TooManyRequests,
+    UnexpectedAnswer,
+)
 from vdi.kube.meta import T
 from vdi.kube.ownership import Mark
 from vdi.kube.resource import Resource
@@ -29,7 +38,8 @@ class WatchTiming:
     session: tuple[float, float] = (300.0, 600.0)
     """How long one watch may last: drawn between these, so that those of many clients do not end together."""
     read_deadline: float = 90.0
-    """A stream on which nothing came for so long is dead: the API server sends a bookmark every minute."""
+    """A stream on which nothing came for so long is opened anew. It may be dead; mostly all is quiet: the API server
+    sends a bookmark a minute, but not for a kind of which nothing, anywhere in the cluster, has changed since."""
     backoff: float = 0.5
     """The wait after the first failure; it doubles with each that follows."""
     backoff_cap: float = 30.0
@@ -84,8 +94,8 @@ class Reflector(Generic[T]):
             try:
                 if not self._version:
                     await self._list()
-                events = await self._watch()
-                if not events and self._clock.monotonic() - began < 1.0:
+                told = await self._watch()
+                if not told and self._clock.monotonic() - began < 1.0:
                     raise ConnectionFailed(self._client.config.server, f"WATCH {self.resource.plural}", "ended at once")
                 self._recovered()
             except KubeError as error:
@@ -102,7 +112,7 @@ class Reflector(Generic[T]):
 
     @property
     def last_contact(self) -> float | None:
-        """When the server last said anything (a page, an event, a bookmark), on the clock's monotonic scale."""
+        """When the server last said anything (a page, an event, that a watch is accepted), on the monotonic scale."""
         return self._last_contact
 
     @property
@@ -131,24 +141,29 @@ class Reflector(Generic[T]):
         self._last_error = None
         self._synced.set()
 
-    async def _watch(self) -> int:
-        """One watch, until the server ends it; how many events it brought."""
+    async def _watch(self) -> bool:
+        """One watch, until the server ends it or says nothing any more; False when it ended without an event."""
         low, high = self._timing.session
-        events = 0
+        told = False
         stream = self._client.watch(
             self.resource,
             **self._scope,
             resource_version=self._version,
             timeout_seconds=int(low + (high - low) * random.random()),  # noqa: S311 - spreads load, guards nothing
             read_deadline=self._timing.read_deadline,
+            on_open=self._accepted,
         )
-        async with aclosing(stream) as news:
-            async for event in news:
-                self._take(event)
-                self._last_contact = self._clock.monotonic()
-                self._recovered()
-                events += 1
-        return events
+        try:
+            async with aclosing(stream) as news:
+                async for event in news:
+                    self._take(event)
+                    self._last_contact = self._clock.monotonic()
+                    self._recovered()
+                    told = True
+        except StreamSilent as error:
+            log.debug("watching %s: opened anew: %s", self.resource.plural, error)
+            return True  # no trouble yet: it is one when the next watch is not accepted
+        return told
 
     def _take(self, event: wire.WatchEvent) -> None:
         version = wire.version_in(event)
@@ -174,6 +189,11 @@ class Reflector(Generic[T]):
         except (UnexpectedAnswer, msgspec.DecodeError) as error:
             log.error("%s is ignored: %s", wire.name_in(body), error)
             return None
+
+    def _accepted(self) -> None:
+        """The server watches for us; whether failures are over is seen when it brings something."""
+        self._last_contact = self._clock.monotonic()
+        self._last_error = None
 
     def _recovered(self) -> None:
         """The watch works. (That the list does says nothing: who may list but not watch would list in a tight loop.)"""

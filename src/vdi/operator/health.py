@@ -11,7 +11,7 @@ from vdi.operator.caches import Caches
 from vdi.operator.metrics import Metrics
 
 STALE = 150.0
-"""Seconds without a word from the API server (it sends a bookmark a minute) after which a cache is not believed."""
+"""Seconds without a word from the API server (a silent watch is opened anew after 90) until a cache is not believed."""
 
 
 class Health:

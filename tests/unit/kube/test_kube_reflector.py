@@ -231,6 +231,31 @@ async def test_a_silent_half_open_stream_is_given_up_at_the_deadline() -> None:
         assert api.count("GET") == 1
 
 
+async def test_a_quiet_kind_is_no_trouble() -> None:
+    """The API server sends no bookmark where nothing has changed: silence alone must not make anyone unready."""
+    timing = WatchTiming(read_deadline=0.02, backoff=0.005)
+    async with fake_api() as api, reflected(api, timing) as this:
+        await eventually(lambda: api.count("WATCH") >= 2)
+        before = this.reflector.last_contact
+        assert before is not None
+        for _ in range(4):
+            seen = this.reflector.last_contact
+            await eventually(lambda: this.reflector.last_contact != seen)  # noqa: B023 - it has ended when `seen` moves
+            assert this.reflector.last_error is None
+        assert (this.reflector.last_contact or 0) > before
+        assert api.count("GET") == 1
+
+
+async def test_a_watch_that_is_refused_after_silence_is_trouble() -> None:
+    timing = WatchTiming(read_deadline=0.05, backoff=0.005, backoff_cap=0.01)
+    async with fake_api() as api, reflected(api, timing) as this:
+        await eventually(lambda: api.watching)
+        await api.stop()
+        await eventually(lambda: this.reflector.last_error is not None)
+        await api.start()
+        await eventually(lambda: this.reflector.last_error is None)
+
+
 async def test_a_line_of_a_megabyte_split_anywhere() -> None:
     async with fake_api() as api, reflected(api) as this:
         await eventually(lambda: api.watching)
