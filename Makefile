@@ -17,10 +17,10 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## a real cluster with a real desktop on this machine, and a picture of it: demo.png (needs root)
-	@$(PY) -m vdi.cli.main demo up --screenshot demo.png
+	@$(PY) -m vdi demo up --screenshot demo.png
 
 demo-down: $(STAMP) ## stop the demo and leave the machine as it was
-	@$(PY) -m vdi.cli.main demo down
+	@$(PY) -m vdi demo down
 
 test: $(STAMP) ## unit, cluster (a real API server) and e2e (a real desktop; needs root), with the time of each
 	@tests/run.sh unit cluster e2e

@@ -50,7 +50,7 @@ def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, st
         assert "Waiting for stream" not in browser.page.inner_text("body")
         browser.open_terminal()
         with_terminal = wait_until("a terminal", lambda: other_than(picture, browser.picture(), 20_000))
-        browser.page.keyboard.type("seq 1 200\n")
+        browser.type("seq 1 200\n")
         wait_until("what was typed", lambda: other_than(with_terminal, browser.picture(), 2_000))
 
 

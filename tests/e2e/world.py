@@ -23,7 +23,7 @@ class World:
         return self._run(["kubectl", "-n", NAMESPACE, *words], stdin, check)
 
     def vdi(self, *words: str, check: bool = True) -> str:
-        return self._run([sys.executable, "-m", "vdi.cli.main", *words], None, check)
+        return self._run([sys.executable, "-m", "vdi", *words], None, check)
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         out = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")

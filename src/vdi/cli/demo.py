@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from vdi.cli.cluster import errors_in_words
+from vdi.cli.long_work import errors_in_words, progress_of
+from vdi.cli.options import examples
 from vdi.demo import run
-from vdi.devcluster.progress import Progress
+from vdi.demo.browser import NoPictureError
 
 app = typer.Typer(name="demo", no_args_is_help=True)
 
 Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
 
 
-@app.command(epilog="Example: sudo vdi demo up --screenshot demo.png")
+@app.command(epilog=examples("demo up --screenshot demo.png"))
 def up(
     name: Name = "demo",
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, start a session, and look at it."""
-    with errors_in_words(), Progress(Path(tempfile.gettempdir()) / f"vdi-{name}-logs") as progress:
+    with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
         demo = run.up(name, progress=progress)
         desktop = run.start_session(demo, progress=progress)
         if screenshot:
@@ -41,7 +41,7 @@ def up(
     console.print(f"  vdi demo down{'' if name == 'demo' else f' --name {name}'}")
 
 
-@app.command(epilog="Example: sudo vdi demo down")
+@app.command(epilog=examples("demo down"))
 def down(name: Name = "demo") -> None:
     """Stop the demo and leave the machine as it was; built programs and images stay in the cache."""
     with errors_in_words():

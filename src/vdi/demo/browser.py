@@ -46,6 +46,9 @@ _HAS_PICTURE = """() => {
   return colours.size > 4;
 }"""
 
+_TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
+_KEY_MILLISECONDS = 20
+
 
 class NoPictureError(Exception):
     """Raised when no picture came in time; says what the page showed instead."""
@@ -109,6 +112,14 @@ class DesktopBrowser:
             raise NoPictureError(
                 f"no picture from {self._url} in {timeout_s:.0f} s; the page shows {shown!r}; its console: {said}"
             ) from error
+
+    def open_terminal(self) -> None:
+        """Click the terminal in the panel at the bottom (images/desktop, xfce4-panel.xml)."""
+        self.page.mouse.click(_TERMINAL_FROM_LEFT, self._size[1] - _TERMINAL_FROM_BOTTOM)
+
+    def type(self, text: str) -> None:
+        """Type on the desktop's keyboard, as fast as a fast person: Selkies sends each key by itself."""
+        self.page.keyboard.type(text, delay=_KEY_MILLISECONDS)
 
     def picture(self) -> Image.Image:
         """Return what the browser's window shows now."""

@@ -1,0 +1,42 @@
+"""What commands that work for minutes share: the display of their steps, and their errors in words."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from vdi.cli.failures import CommandFailedError
+from vdi.devcluster.images import ImageFailed
+from vdi.devcluster.images_archive import BadProgram
+from vdi.devcluster.images_builder import NoBuilder
+from vdi.devcluster.layout import ClusterError
+from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.sources import BinaryUnavailable
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def progress_of(name: str) -> Iterator[Progress]:
+    """Show steps. Their logs go to a folder that is kept only when something failed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"vdi-{name}-"))
+    with Progress(folder) as progress:
+        yield progress
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+@contextmanager
+def errors_in_words(*more: type[Exception]) -> Iterator[None]:
+    """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit code."""
+    try:
+        yield
+    except (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, *more) as error:
+        raise CommandFailedError(str(error)) from error
+    except KeyboardInterrupt:
+        print("Interrupted; what this command had begun is undone.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
