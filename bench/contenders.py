@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.cluster import Cluster, free_ports
+from bench.floor import Floor
 from bench.objects import NAMESPACE
-from bench.subjects import Floor, Operator, Subject
+from bench.subjects import Operator, Subject
 
 
 class Contender(Protocol):

@@ -1,4 +1,4 @@
-"""The objects that the bench itself sends: sessions, the template, and the children that the floor writes. Pure."""
+"""The objects that the bench itself sends: sessions, a template, the nodes. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ GPUS_PER_NODE = 8
 API = "/apis/vdi.kasm.io/v1alpha1"
 API_VERSION = "vdi.kasm.io/v1alpha1"
 SESSION_KIND = "VDISession"
-FINALIZER = "vdi.kasm.io/session-cleanup"
-SESSION_LABEL = "vdi.kasm.io/session"
 CORE = f"/api/v1/namespaces/{NAMESPACE}"
 SESSIONS = f"{API}/namespaces/{NAMESPACE}/vdisessions"
 TEMPLATES = f"{API}/vditemplates"
@@ -21,6 +19,7 @@ PODS = f"{CORE}/pods"
 SERVICES = f"{CORE}/services"
 SECRETS = f"{CORE}/secrets"
 CLAIMS = f"{CORE}/persistentvolumeclaims"
+EVENTS = f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events"
 ROUTES = f"/apis/traefik.io/v1alpha1/namespaces/{NAMESPACE}/ingressroutes"
 
 
@@ -73,60 +72,6 @@ def operators_may_do_all(group: str) -> Object:
         "metadata": {"name": "bench-operators"},
         "subjects": [{"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"}],
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-    }
-
-
-def floor_children(name: str, uid: str) -> dict[str, Object]:
-    """The least that makes a desktop of a session: path of the collection -> object, the pod first."""
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": SESSION_KIND,
-        "name": name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    metadata = {"name": name, "namespace": NAMESPACE, "labels": {SESSION_LABEL: name}, "ownerReferences": [owner]}
-    container = {
-        "name": "desktop",
-        "image": "desktop:bench",
-        "ports": [{"containerPort": 8080}],
-        "resources": {"limits": {"nvidia.com/gpu": "1"}},
-        "volumeMounts": [{"name": "home", "mountPath": "/home/user"}, {"name": "shm", "mountPath": "/dev/shm"}],
-    }
-    volumes = [
-        {"name": "home", "persistentVolumeClaim": {"claimName": name}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
-    ]
-    route = {
-        "kind": "Rule",
-        "match": f"Host(`{name}.vdi.localhost`)",
-        "services": [{"name": name, "port": 8080}],
-    }
-    return {
-        PODS: {
-            "metadata": metadata,
-            "spec": {"automountServiceAccountToken": False, "containers": [container], "volumes": volumes},
-        },
-        SECRETS: {"metadata": metadata, "stringData": {"password": "bench"}},
-        CLAIMS: {
-            "metadata": metadata,
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "storageClassName": "local-path",
-                "resources": {"requests": {"storage": "10Gi"}},
-            },
-        },
-        SERVICES: {
-            "metadata": metadata,
-            "spec": {"clusterIP": "None", "selector": {SESSION_LABEL: name}, "ports": [{"port": 8080}]},
-        },
-        ROUTES: {
-            "apiVersion": "traefik.io/v1alpha1",
-            "kind": "IngressRoute",
-            "metadata": metadata,
-            "spec": {"entryPoints": ["websecure"], "routes": [route]},
-        },
     }
 
 
