@@ -84,8 +84,8 @@ def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
 
 def _ranges_of_other_clusters() -> Iterator[str]:
     """Of clusters that are down for the moment, too: their addresses are written into their certificates."""
-    for folder in state_root().iterdir():
-        other = Layout(folder).load()
+    for file in state_root().glob("*/cluster.json"):
+        other = Layout(file.parent).load()
         if other is not None and other.networks is not None:
             yield from (other.networks.link, other.networks.pods, other.networks.services)
 
