@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -152,13 +153,18 @@ def kubeconfig(
 
 @contextmanager
 def _progress(name: str) -> Iterator[Progress]:
-    """Logs of the steps go to a folder that is kept only when something failed."""
+    """Logs of the steps go to a folder that is kept only when an error names one of them."""
     folder = Path(tempfile.mkdtemp(prefix=f"vdi-cluster-{name}-"))
-    with Progress(folder) as progress:
-        yield progress
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    keep = False
+    try:
+        with Progress(folder) as progress:
+            yield progress
+    except StepFailed:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
 
 
 @contextmanager
