@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -17,15 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.failures import FINDINGS
+from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import examples
 from vdi.devcluster import cluster
-from vdi.devcluster.images import ImageFailed
-from vdi.devcluster.images_archive import BadProgram
-from vdi.devcluster.images_builder import NoBuilder
 from vdi.devcluster.layout import ClusterError, layout_of
-from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import BinaryUnavailable
 from vdi.devcluster.status import ClusterStatus
 
 app = typer.Typer(
@@ -36,7 +27,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
-INTERRUPTED = 130
 
 
 class Output(StrEnum):
@@ -64,7 +54,7 @@ def up(
     The node needs root: it asks through sudo, and only for its last steps. Have a cluster already (K3s, k3d, kind)?
     Then install the chart charts/vdi there with Helm instead.
     """
-    with _errors_in_words(), _progress(name) as progress:
+    with errors_in_words(), progress_of(name) as progress:
         made = cluster.up(
             name,
             control_plane_only=control_plane_only,
@@ -84,7 +74,7 @@ def up(
 @app.command(epilog=examples("cluster down --name dev"))
 def down(name: Name = "demo") -> None:
     """Stop the cluster and remove everything it had; downloaded and built files stay in the cache."""
-    with _errors_in_words():
+    with errors_in_words():
         removed = cluster.down(name)
     print(f"Removed of cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}.")
 
@@ -106,7 +96,7 @@ def status(
     output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
 ) -> None:
     """Show what each process, the node and the add-ons do; status 1 when anything is not as it should be."""
-    with _errors_in_words():
+    with errors_in_words():
         found = cluster.status(name)
     if output is Output.JSON:
         print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
@@ -122,7 +112,7 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
 ) -> None:
     """Print a component's log."""
-    with _errors_in_words():
+    with errors_in_words():
         folder = layout_of(name).logs
         known = sorted(path.stem for path in folder.glob("*.log"))
         if not known:
@@ -144,38 +134,11 @@ def kubeconfig(
     content: Annotated[bool, typer.Option("--print", help="The content instead of the path; it holds a key.")] = False,
 ) -> None:
     """Print the path of the administrator's kubeconfig."""
-    with _errors_in_words():
+    with errors_in_words():
         path = layout_of(name).kubeconfig
         if not path.exists():
             raise ClusterError(f"there is no cluster {name!r}: `vdi cluster up` makes one")
     print(path.read_text() if content else path)
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Progress]:
-    """Logs of the steps go to a folder that is kept only when an error names one of them."""
-    folder = Path(tempfile.mkdtemp(prefix=f"vdi-cluster-{name}-"))
-    keep = False
-    try:
-        with Progress(folder) as progress:
-            yield progress
-    except StepFailed:
-        keep = True
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(folder)
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    try:
-        yield
-    except (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram) as error:
-        raise CommandFailedError(str(error)) from error
-    except KeyboardInterrupt:
-        print("Interrupted; what this command had begun is undone.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _print_status(found: ClusterStatus) -> None:

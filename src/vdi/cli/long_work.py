@@ -17,6 +17,7 @@ from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.sources import BinaryUnavailable
 
 INTERRUPTED = 130
+_EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram)
 
 
 @contextmanager
@@ -33,9 +34,10 @@ def progress_of(name: str) -> Iterator[Progress]:
 @contextmanager
 def errors_in_words(*more: type[Exception]) -> Iterator[None]:
     """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit code."""
+    expected: tuple[type[Exception], ...] = (*_EXPECTED, *more)
     try:
         yield
-    except (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, *more) as error:
+    except expected as error:
         raise CommandFailedError(str(error)) from error
     except KeyboardInterrupt:
         print("Interrupted; what this command had begun is undone.", file=sys.stderr)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -48,10 +49,19 @@ _HAS_PICTURE = """() => {
 
 _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
 _KEY_MILLISECONDS = 20
+_NOISE = 24
+"""Of 255 steps of brightness."""
+_LOOK_AGAIN_MILLISECONDS = 200
 
 
 class NoPictureError(Exception):
     """Raised when no picture came in time; says what the page showed instead."""
+
+
+def changed_pixels(before: Image.Image, after: Image.Image) -> int:
+    """How many pixels differ by more than what an encoder's noise makes."""
+    difference = ImageChops.difference(before, after).convert("L").point(lambda value: 255 if value > _NOISE else 0)
+    return difference.histogram()[255]
 
 
 def find_chromium() -> Path | None:
@@ -120,6 +130,24 @@ class DesktopBrowser:
     def type(self, text: str) -> None:
         """Type on the desktop's keyboard, as fast as a fast person: Selkies sends each key by itself."""
         self.page.keyboard.type(text, delay=_KEY_MILLISECONDS)
+
+    def wait_for_change(self, before: Image.Image, *, pixels: int, timeout_s: float = 30.0) -> Image.Image:
+        """Wait until at least `pixels` pixels differ clearly from `before`, then until the picture is at rest.
+
+        Returns the picture. Raises NoPictureError with what was seen instead.
+        """
+        deadline = time.monotonic() + timeout_s
+        last, changed = self.picture(), 0
+        while time.monotonic() < deadline:
+            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
+            now = self.picture()
+            changed = changed_pixels(before, now)
+            if changed >= pixels and changed_pixels(last, now) < pixels // 20:
+                return now
+            last = now
+        raise NoPictureError(
+            f"the picture did not change as it should: {changed} pixels in {timeout_s:.0f} s, not {pixels}"
+        )
 
     def picture(self) -> Image.Image:
         """Return what the browser's window shows now."""

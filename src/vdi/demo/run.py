@@ -72,6 +72,8 @@ def up(name: str, *, progress: Progress) -> Demo:
         found["helm"], "upgrade", "--install", RELEASE, root / "charts" / "vdi",
         "--namespace", RELEASE_NAMESPACE, "--create-namespace",
         "--wait", _roll_back_flag(found["helm"]), "--timeout", "10m", "--set", f"urlPort={made.websecure_port}",
+        # The tag stays the same when the image was built anew: its archive's name has the digest of what it is made of.
+        "--set-string", f"podAnnotations.image={archives[0].parent.name}",
     ]  # fmt: skip
     with progress.step("helm upgrade --install vdi charts/vdi") as step:
         step.run(install, env=_environment(demo.kubeconfig))
@@ -105,6 +107,12 @@ def take_picture(desktop: Desktop, file: Path, *, progress: Progress) -> None:
         DesktopBrowser(desktop.url, desktop.user, desktop.password) as browser,
     ):
         browser.open()
+        before = browser.picture()
+        browser.open_terminal()
+        browser.wait_for_change(before, pixels=20_000)
+        before = browser.picture()
+        browser.type("cat /etc/os-release | head -1; id; df -h ~ /dev/shm\n")
+        browser.wait_for_change(before, pixels=2_000)
         browser.picture().save(file)
 
 

@@ -94,9 +94,10 @@ class Process:
             with self.log.open("ab") as log:
                 log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode())
                 log.flush()
+                supervisor = os.getpid()
                 pid = os.fork()
                 if pid == 0:
-                    _become(component, log.fileno(), self._listen_fd)
+                    _become(component, log.fileno(), self._listen_fd, supervisor)
         except OSError as error:  # a full disk, too many processes: it may pass
             self._later(f"not started: {error}")
         else:
@@ -127,12 +128,14 @@ class Process:
         return True
 
 
-def _become(component: Component, output: int, listen_fd: int) -> None:
+def _become(component: Component, output: int, listen_fd: int, supervisor: int) -> None:
     """In the child: turn into the program. Never returns."""
     argv, env = component.argv, {**os.environ, **component.env}
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it ended before the wish above was made
+            return
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
