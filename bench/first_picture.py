@@ -19,7 +19,7 @@ from bench.processes import end_cleanly_on_signals
 from bench.report import render
 from bench.stats import percentile, ratio
 from bench.ways import USER, Raw, ThroughOperator, Way, remove
-from vdi.demo.browser import DesktopBrowser, NoPictureError
+from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, NoPictureError, find_chromium
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError
 from vdi.devcluster.progress import Progress
@@ -37,7 +37,7 @@ Figures = dict[str, Any]
 
 
 class CouldNotLookError(Exception):
-    """Raised when there is no cluster to measure on; says how to get one."""
+    """Raised when there is no cluster to measure on, or no browser; says how to get one."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -91,7 +91,9 @@ async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
         ready.set_result(None)
         refused = await seen
     finally:
-        ready.cancel()
+        if not ready.done():
+            ready.cancel()
+            await asyncio.gather(seen, return_exceptions=True)  # the browser is closed before the error goes on
     return {"way": way.name, "ready_s": ready_s, "picture_s": time.monotonic() - begin, "refused": refused}
 
 
@@ -146,10 +148,12 @@ def table(figures: Sequence[Figures]) -> str:
 
 
 def kubeconfig_of(name: str) -> Path:
-    """The kubeconfig of an embedded cluster that runs. Raises CouldNotLookError."""
+    """The kubeconfig of an embedded cluster that runs, if there is a browser too. Raises CouldNotLookError."""
     status = cluster.status(name)
     if status.state not in ("running", "degraded") or status.control_plane_only:
         raise CouldNotLookError(f"cluster {name!r} is {status.state}: start one with `make demo`")
+    if find_chromium() is None:
+        raise CouldNotLookError(f"no browser: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
     return Path(status.kubeconfig)
 
 
