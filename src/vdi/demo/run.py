@@ -63,23 +63,23 @@ def up(name: str, *, progress: Progress) -> Demo:
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
     root = checkout()
-    found, archives = _make_parts(progress)
+    found, (operator_image, desktop_image) = _make_parts(progress)
     made = cluster.up(name, fake_gpus=FAKE_GPUS, install_packages=True, progress=progress)
-    cluster.load_images(name, archives, progress=progress)
-    tools = _folder_of_tools(made.state_dir / "tools", found)
-    demo = Demo(made.kubeconfig, tools)
-    install: list[str | Path] = [
+    demo = Demo(made.kubeconfig, _folder_of_tools(made.state_dir / "tools", found))
+    chart: list[str | Path] = [
         found["helm"], "upgrade", "--install", RELEASE, root / "charts" / "vdi",
         "--namespace", RELEASE_NAMESPACE, "--create-namespace",
         "--wait", _roll_back_flag(found["helm"]), "--timeout", "10m", "--set", f"urlPort={made.websecure_port}",
         # The tag stays the same when the image was built anew: its archive's name has the digest of what it is made of.
-        "--set-string", f"podAnnotations.image={archives[0].parent.name}",
+        "--set-string", f"podAnnotations.image={operator_image.parent.name}",
     ]  # fmt: skip
-    with progress.step("helm upgrade --install vdi charts/vdi") as step:
-        step.run(install, env=_environment(demo.kubeconfig))
-    if not _kubectl(demo, "get", "vditemplates", "-o", "name").strip():
-        with progress.step("The same once more: the templates, whose kind the first run has made") as step:
-            step.run(install, env=_environment(demo.kubeconfig))
+    cluster.load_images(name, [operator_image], progress=progress)
+    progress.side_by_side(
+        [
+            lambda: _install(chart, demo, progress=progress),
+            lambda: cluster.load_images(name, [desktop_image], progress=progress),
+        ]
+    )
     return demo
 
 
@@ -122,7 +122,7 @@ def down(name: str) -> list[str]:
 
 
 def _make_parts(progress: Progress) -> tuple[Mapping[str, Path], Sequence[Path]]:
-    """Programs and images, side by side: the first mostly compile, the second mostly unpack."""
+    """Programs, and the images of operator and desktop, side by side: the first mostly compile, the others unpack."""
     found: dict[str, Path] = {}
 
     def programs() -> list[Path]:
@@ -134,6 +134,14 @@ def _make_parts(progress: Progress) -> tuple[Mapping[str, Path], Sequence[Path]]
         return [images.ensure_operator(progress=progress), images.ensure_desktop(progress=progress)]
 
     return found, progress.side_by_side([programs, pictures])[1]
+
+
+def _install(chart: Sequence[str | Path], demo: Demo, *, progress: Progress) -> None:
+    with progress.step("helm upgrade --install vdi charts/vdi") as step:
+        step.run(chart, env=_environment(demo.kubeconfig))
+    if not _kubectl(demo, "get", "vditemplates", "-o", "name").strip():
+        with progress.step("The same once more: the templates, whose kind the first run has made") as step:
+            step.run(chart, env=_environment(demo.kubeconfig))
 
 
 def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:

@@ -111,7 +111,7 @@ def load_images(name: str, tars: Sequence[Path], *, progress: Progress) -> None:
     if facts is None or facts.control_plane_only or find_supervisor(layout) is None:
         raise ClusterError(f"cluster {name!r} runs no node that could take images")
     ctr = binaries.ensure(["ctr"], progress=progress)["ctr"]
-    with _rights(False, "Loading images"), progress.step(f"Load {len(tars)} images into the node"):
+    with _rights(False, "Loading images"), progress.step(f"Load images into the node ({len(tars)})"):
         privileged.import_images(layout, ctr, tars)
 
 
