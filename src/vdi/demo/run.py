@@ -37,7 +37,7 @@ class Demo:
 
     kubeconfig: Path
     tools: Path
-    """A folder with kubectl and helm."""
+    """A folder with kubectl, helm and vdi."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,14 @@ def _install(chart: Sequence[str | Path], demo: Demo, *, progress: Progress) -> 
 
 
 def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:
+    """What a person types, in one folder for the PATH; with `kubectl-vdi` there, `kubectl vdi` works."""
     folder.mkdir(exist_ok=True)
-    for name in ("kubectl", "helm"):
+    scripts = Path(sys.executable).parent
+    programs = {name: found[name] for name in ("kubectl", "helm")}
+    for name, program in {**programs, "vdi": scripts / "vdi", "kubectl-vdi": scripts / "kubectl-vdi"}.items():
         link = folder / name
         link.unlink(missing_ok=True)
-        link.symlink_to(found[name])
+        link.symlink_to(program)
     return folder
 
 
