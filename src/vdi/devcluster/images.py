@@ -178,6 +178,7 @@ def _addon(addon: Addon, program: Path, workshop: Workshop) -> Path:
     parts = [addon.name, addon.program, *addon.entrypoint, addon.user]
 
     def write(step: Step, into: Path) -> None:
+        """Write the image's archive into that folder."""
         step.update(addon.name)
         layer = into / "layer.tar"
         write_program_layer({addon.program: program}, layer)

@@ -8,8 +8,9 @@ from vdi.kube.meta import HasMetadata, ObjectReference
 from vdi.kube.ownership import MarkReader
 from vdi.kube.queue import Controller, Result, TerminalError, WorkQueue
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.retry import NO_RETRY, RetryPolicy
 from vdi.kube.store import Store
-from vdi.kube.transport import NO_RETRY, Client, RetryPolicy
+from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.kube.wire import WatchEvent
 

@@ -25,6 +25,7 @@ class _Index(Generic[T]):
         self.groups: dict[Hashable, dict[ObjectKey, T]] = {}
 
     def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
+        """Put an object under the entries that it has now, and under no others."""
         if old is not None:
             for entry in set(self.keys(old)):
                 group = self.groups[entry]

@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
@@ -29,6 +28,7 @@ from vdi.kube.errors import (
     error_from,
 )
 from vdi.kube.resource import PODS, Resource
+from vdi.kube.retry import DEFAULT_RETRY, RetryPolicy
 from vdi.kube.wire import Page, WatchEvent
 
 T = TypeVar("T")
@@ -40,39 +40,6 @@ PAGE_SIZE = 500
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how patiently a request is repeated when the server is busy, restarting or out of reach.
-
-    The wait before try n + 1 is `base * 2**(n-1)` seconds, at most `cap`, less a random part of up to `jitter` (0 to 1)
-    of it, and never less than the server's Retry-After. A Retry-After beyond `cap` is not waited for but raised.
-    """
-
-    attempts: int = 5
-    base: float = 0.1
-    cap: float = 10.0
-    jitter: float = 0.5
-
-    def wait(self, tries: int, error: ConnectionFailed | ApiError, draw: float) -> float | None:
-        """Seconds to wait after `tries` failed tries, or None to give up; `draw` is a random number from 0 to 1."""
-        asked = error.retry_after if isinstance(error, ApiError) else None
-        if tries >= self.attempts or not _may_pass(error) or (asked or 0.0) > self.cap:
-            return None
-        own: float = min(self.cap, self.base * 2 ** (tries - 1)) * (1 - self.jitter * draw)
-        return max(own, asked or 0.0)
-
-
-NO_RETRY = RetryPolicy(attempts=1)
-DEFAULT_RETRY = RetryPolicy()
-
-
-def _may_pass(error: ConnectionFailed | ApiError) -> bool:
-    """Whether another try can help; a plain 500 is a bug or a refusal that will come again."""
-    if isinstance(error, ServerError):
-        return error.status in (502, 503, 504) or error.retry_after is not None
-    return isinstance(error, ConnectionFailed | TooManyRequests)
 
 
 class Client:
@@ -140,7 +107,7 @@ class Client:
         """POST a new object; AlreadyExists when there is one of this name."""
         path = resource.path(namespace)
         query = {"fieldManager": self.field_manager}
-        return wire.decode(await self._send("POST", resource, path, query, obj), into, f"POST {path}")
+        return wire.decode(await self._send("POST", resource, path, query=query, body=obj), into, f"POST {path}")
 
     async def apply(
         self,
@@ -158,7 +125,8 @@ class Client:
         query = {"fieldManager": self.field_manager, "force": "true"}
         if dry_run:
             query["dryRun"] = "All"
-        return wire.decode(await self._send("PATCH", resource, path, query, obj, APPLY_PATCH), into, f"PATCH {path}")
+        answer = await self._send("PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH)
+        return wire.decode(answer, into, f"PATCH {path}")
 
     async def patch(
         self,
@@ -173,7 +141,8 @@ class Client:
         """Merge patch. A `metadata.resourceVersion` or `.uid` in it is a precondition: Conflict when it fails."""
         path = resource.path(namespace, name, subresource)
         query = {"fieldManager": self.field_manager}
-        return wire.decode(await self._send("PATCH", resource, path, query, patch, MERGE_PATCH), into, f"PATCH {path}")
+        answer = await self._send("PATCH", resource, path, query=query, body=patch, content_type=MERGE_PATCH)
+        return wire.decode(answer, into, f"PATCH {path}")
 
     async def delete(
         self,
@@ -199,7 +168,7 @@ class Client:
         if propagation is not None:
             options["propagationPolicy"] = propagation
         path = resource.path(namespace, name)
-        answer = await self._send("DELETE", resource, path, {}, options)
+        answer = await self._send("DELETE", resource, path, body=options)
         return wire.decode(answer, into, f"DELETE {path}") if wire.is_terminating(answer) else None
 
     async def list(
@@ -243,7 +212,7 @@ class Client:
         if size:
             query["limit"] = str(size)
         while True:
-            page = wire.parse_page(await self._send("GET", resource, path, query), f"GET {path}")
+            page = wire.parse_page(await self._send("GET", resource, path, query=query), f"GET {path}")
             yield page
             if not page.token:
                 return
@@ -310,6 +279,7 @@ class Client:
         method: str,
         resource: Resource,
         path: str,
+        *,
         query: Mapping[str, str] | None = None,
         body: Body | None = None,
         content_type: str = JSON,

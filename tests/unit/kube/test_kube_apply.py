@@ -13,8 +13,9 @@ from unit.kube.kube_things import HASH, THINGS, Journal, Thing, wish
 from vdi.kube import errors
 from vdi.kube.apply import Applier
 from vdi.kube.ownership import MarkReader
+from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import NO_RETRY, Client
+from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 
 

@@ -12,7 +12,8 @@ from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube import events
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
-from vdi.kube.transport import NO_RETRY, Client
+from vdi.kube.retry import NO_RETRY
+from vdi.kube.transport import Client
 
 ABOUT = ObjectReference("example.org/v1", "Thing", "a", "uid-a", "ns")
 

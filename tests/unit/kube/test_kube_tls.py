@@ -14,8 +14,9 @@ from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import ConfigError, ConnectionFailed
+from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import NO_RETRY, Client
+from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 
 

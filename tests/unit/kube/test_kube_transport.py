@@ -15,7 +15,8 @@ from unit.kube.kube_things import THINGS, Thing, wish
 from vdi.kube import errors
 from vdi.kube.clock import Clock
 from vdi.kube.resource import PODS
-from vdi.kube.transport import NO_RETRY, Client, RetryPolicy
+from vdi.kube.retry import NO_RETRY, RetryPolicy
+from vdi.kube.transport import Client
 
 
 @asynccontextmanager
