@@ -8,26 +8,15 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from unit.devcluster.node_facts import FULL_NODE
 from vdi.devcluster import credentials, starting
 from vdi.devcluster.addons import render
 from vdi.devcluster.control_plane import control_plane
 from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports, layout_of, write_private
-from vdi.devcluster.networks import choose_networks
 from vdi.devcluster.pki import authority
 
 CONTROL_PLANE = Facts(
     name="t", control_plane_only=True, fake_gpus=0, api_host="127.0.0.1", api_port=1, etcd_port=2, etcd_peer_port=3
-)
-FULL = Facts(
-    name="t",
-    control_plane_only=False,
-    fake_gpus=0,
-    api_host="10.213.32.2",
-    api_port=6443,
-    etcd_port=2379,
-    etcd_peer_port=2380,
-    websecure_port=8443,
-    networks=choose_networks([]),
 )
 
 
@@ -42,7 +31,7 @@ def test_a_name_that_cannot_name_links_and_folders_is_refused(name: str) -> None
         layout_of(name)
 
 
-@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL])
+@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL_NODE])
 def test_facts_come_back_as_they_were_saved(layout: Layout, facts: Facts) -> None:
     layout.save(facts)
     assert layout.load() == facts
@@ -77,9 +66,9 @@ def test_the_web_authority_vouches_for_nothing_but_its_domain(tmp_path: Path) ->
 
 
 def test_credentials_are_made_once_and_verify(layout: Layout) -> None:
-    credentials.write_credentials(layout, FULL)
+    credentials.write_credentials(layout, FULL_NODE)
     keys = {path.name: path.read_bytes() for path in layout.pki.glob("*.key")}
-    credentials.write_credentials(layout, FULL)
+    credentials.write_credentials(layout, FULL_NODE)
     assert {path.name: path.read_bytes() for path in layout.pki.glob("*.key")} == keys
     for signer, certificate in (("ca", "apiserver"), ("ca", "kubelet"), ("etcd-ca", "etcd"), ("web-ca", "web")):
         words = ["openssl", "verify", "-x509_strict", "-CAfile", str(layout.pki / f"{signer}.crt")]
@@ -90,13 +79,13 @@ def test_credentials_are_made_once_and_verify(layout: Layout) -> None:
 
 
 def test_the_apiserver_is_known_by_its_address_and_its_service(layout: Layout) -> None:
-    credentials.write_credentials(layout, FULL)
+    credentials.write_credentials(layout, FULL_NODE)
     certificate = x509.load_pem_x509_certificate((layout.pki / "apiserver.crt").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {str(one) for one in names.get_values_for_type(x509.IPAddress)} == {"10.213.32.2", "10.213.0.1"}
 
 
-@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL])
+@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL_NODE])
 def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Layout, facts: Facts) -> None:
     names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
     components = {
@@ -111,7 +100,7 @@ def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Lay
 
 def test_becoming_another_kind_of_cluster_is_refused_with_the_way_out() -> None:
     with pytest.raises(ClusterError, match=r"made as a full node, and a full node and 2 pretended GPUs .*reset"):
-        starting.refuse_change(FULL, starting.Wanted(control_plane_only=False, fake_gpus=2))
+        starting.refuse_change(FULL_NODE, starting.Wanted(control_plane_only=False, fake_gpus=2))
 
 
 @pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])

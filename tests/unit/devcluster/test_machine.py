@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from unit.devcluster.node_facts import FULL_NODE
 from vdi.devcluster import machine
-from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine
-from vdi.devcluster.networks import choose_networks
 from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands
 
 DEBIAN_12 = Machine(
@@ -25,17 +25,6 @@ DEBIAN_12 = Machine(
     mtu=1500,
 )
 LAYOUT = Layout(Path("/home/alice/.local/state/vdi/demo"))
-FACTS = Facts(
-    name="demo",
-    control_plane_only=False,
-    fake_gpus=0,
-    api_host="10.213.32.2",
-    api_port=6443,
-    etcd_port=2379,
-    etcd_peer_port=2380,
-    websecure_port=8443,
-    networks=choose_networks([]),
-)
 
 
 def containerd_toml(seen: Machine) -> dict[str, Any]:
@@ -78,7 +67,7 @@ def test_containerd_keeps_to_the_clusters_own_paths(version: tuple[int, int]) ->
 def test_without_the_capability_no_oom_score_is_lowered(may: bool) -> None:
     seen = replace(DEBIAN_12, may_lower_oom_score=may)
     assert containerd_toml(seen)["plugins"]["io.containerd.grpc.v1.cri"]["restrict_oom_score_adj"] is not may
-    assert (machine.kubelet_config(FACTS, seen, LAYOUT)["oomScoreAdj"] == 0) is not may
+    assert (machine.kubelet_config(FULL_NODE, seen, LAYOUT)["oomScoreAdj"] == 0) is not may
 
 
 @pytest.mark.parametrize(("filesystem", "expected"), [("ext4", "overlayfs"), ("overlay", "native"), ("nfs4", "native")])
@@ -109,7 +98,7 @@ def test_a_resolver_on_the_hosts_loopback_is_none(
 
 
 def test_the_kubelet_is_a_guest() -> None:
-    config = machine.kubelet_config(FACTS, DEBIAN_12, LAYOUT)
+    config = machine.kubelet_config(FULL_NODE, DEBIAN_12, LAYOUT)
     assert config["cgroupRoot"] == "/vdi-demo"
     assert config["failCgroupV1"] is False
     assert config["address"] == "10.213.32.2"
@@ -119,7 +108,7 @@ def test_the_kubelet_is_a_guest() -> None:
 
 
 def test_pods_need_no_bridge_of_the_host() -> None:
-    config: Any = machine.cni_config(FACTS, replace(DEBIAN_12, mtu=1400), LAYOUT)
+    config: Any = machine.cni_config(FULL_NODE, replace(DEBIAN_12, mtu=1400), LAYOUT)
     assert [plugin["type"] for plugin in config["plugins"]] == ["ptp", "portmap"]
     assert (config["name"], config["plugins"][0]["mtu"]) == ("vdi-demo", 1400)
 
@@ -131,7 +120,7 @@ def test_missing_tools_are_named_with_their_packages() -> None:
 
 
 def test_the_nodes_mounts_cover_what_its_programs_insist_on_and_come_first() -> None:
-    commands = setup_commands(LAYOUT, FACTS)
+    commands = setup_commands(LAYOUT, FULL_NODE)
     assert commands[0] == ["mount", "--make-rshared", "/"]
     targets = {command[-1] for command in commands if command[:2] == ["mount", "--bind"]}
     assert targets == {*host_folders(LAYOUT), *(f"/proc/sys/{name}" for name in KERNEL_TUNABLES)}
@@ -139,7 +128,7 @@ def test_the_nodes_mounts_cover_what_its_programs_insist_on_and_come_first() -> 
 
 def test_every_component_waits_for_one_that_exists() -> None:
     names = ("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy", "traefik")
-    components = node(LAYOUT, replace(FACTS, fake_gpus=2), {name: Path("/bin") / name for name in names})
+    components = node(LAYOUT, replace(FULL_NODE, fake_gpus=2), {name: Path("/bin") / name for name in names})
     known = {component.name for component in components} | {"etcd", "kube-apiserver"}
     assert all(known.issuperset(component.after) for component in components)
     assert [component.name for component in components if component.listen_name] == ["traefik"]

@@ -1,0 +1,16 @@
+"""What a full node's cluster was made with, for tests that need one on paper."""
+
+from vdi.devcluster.layout import Facts
+from vdi.devcluster.networks import choose_networks
+
+FULL_NODE = Facts(
+    name="demo",
+    control_plane_only=False,
+    fake_gpus=0,
+    api_host="10.213.32.2",
+    api_port=6443,
+    etcd_port=2379,
+    etcd_peer_port=2380,
+    websecure_port=8443,
+    networks=choose_networks([]),
+)
