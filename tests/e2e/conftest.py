@@ -23,7 +23,7 @@ def world() -> World:
     if os.geteuid() != 0:
         pytest.fail("the end-to-end tests need root: a node runs kubelet and containerd")
     with Progress(Path(tempfile.mkdtemp(prefix="vdi-e2e-"))) as progress:
-        demo = run.up(NAME, progress=progress)
+        demo = run.up(NAME, browser=True, progress=progress)
     os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
     return World(kubeconfig=demo.kubeconfig)
 

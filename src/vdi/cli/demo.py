@@ -25,7 +25,7 @@ def up(
 ) -> None:
     """Build what is missing, start a cluster, install the chart, start a session, and look at it."""
     with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
-        demo = run.up(name, progress=progress)
+        demo = run.up(name, browser=screenshot is not None, progress=progress)
         desktop = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(desktop, screenshot, progress=progress)

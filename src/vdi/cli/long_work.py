@@ -13,11 +13,12 @@ from vdi.devcluster.images import ImageFailed
 from vdi.devcluster.images_archive import BadProgram
 from vdi.devcluster.images_builder import NoBuilder
 from vdi.devcluster.layout import ClusterError
+from vdi.devcluster.packages import PackagesUnavailable
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.sources import BinaryUnavailable
 
 INTERRUPTED = 130
-_EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram)
+_EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, PackagesUnavailable)
 
 
 @contextmanager

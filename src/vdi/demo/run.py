@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdi.demo.browser import DesktopBrowser
-from vdi.devcluster import binaries, cluster, images
+from vdi.demo.browser import DesktopBrowser, find_chromium
+from vdi.devcluster import binaries, cluster, images, packages, privileged
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.progress import Progress, Step
@@ -57,13 +57,17 @@ def checkout() -> Path:
     return root
 
 
-def up(name: str, *, progress: Progress) -> Demo:
-    """Bring up the cluster and install the operator through the chart.
+def up(name: str, *, browser: bool, progress: Progress) -> Demo:
+    """Bring up the cluster and install the operator through the chart; with `browser`, have one for pictures.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
-    root = checkout()
-    found, (operator_image, desktop_image) = _make_parts(progress)
+    with privileged.rights("The demo"):
+        return _bring_up(name, checkout(), browser, progress)
+
+
+def _bring_up(name: str, root: Path, browser: bool, progress: Progress) -> Demo:
+    found, (operator_image, desktop_image) = _make_parts(browser, progress)
     made = cluster.up(name, fake_gpus=FAKE_GPUS, install_packages=True, progress=progress)
     demo = Demo(made.kubeconfig, _folder_of_tools(made.state_dir / "tools", found))
     chart: list[str | Path] = [
@@ -121,7 +125,7 @@ def down(name: str) -> list[str]:
     return cluster.down(name)
 
 
-def _make_parts(progress: Progress) -> tuple[Mapping[str, Path], Sequence[Path]]:
+def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], Sequence[Path]]:
     """Programs, and the images of operator and desktop, side by side: the first mostly compile, the others unpack."""
     found: dict[str, Path] = {}
 
@@ -129,11 +133,17 @@ def _make_parts(progress: Progress) -> tuple[Mapping[str, Path], Sequence[Path]]
         found.update(binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES, "kubectl", "helm"], progress=progress))
         return []
 
+    def window() -> list[Path]:
+        if browser and find_chromium() is None:
+            with progress.step("Install Chromium, to look at the desktop with") as step:
+                packages.install(step, ["chromium"])
+        return []
+
     def pictures() -> list[Path]:
         images.ensure_base(progress=progress)
         return [images.ensure_operator(progress=progress), images.ensure_desktop(progress=progress)]
 
-    return found, progress.side_by_side([programs, pictures])[1]
+    return found, progress.side_by_side([programs, window, pictures])[2]
 
 
 def _install(chart: Sequence[str | Path], demo: Demo, *, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdi.devcluster import binaries, images, privileged, probe, starting
+from vdi.devcluster import binaries, images, packages, privileged, probe, starting
 from vdi.devcluster.addons import apply_addons
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.layout import ClusterError, Facts, Layout, layout_of
@@ -66,7 +66,7 @@ def up(
         was_running = known is not None and find_supervisor(layout) is not None
         try:
             if not control_plane_only:
-                _have_tools(layout, install=install_packages)
+                _have_tools(install=install_packages, progress=progress)
             facts = _bring_up(layout, known, wanted, progress)
         except BaseException as error:
             begun = layout.facts_file.exists()
@@ -157,10 +157,11 @@ def _rights(control_plane_only: bool, what: str) -> contextlib.AbstractContextMa
     return contextlib.nullcontext() if control_plane_only else privileged.rights(what)
 
 
-def _have_tools(layout: Layout, *, install: bool) -> None:
+def _have_tools(*, install: bool, progress: Progress) -> None:
     missing = probe.missing_tools()
     if missing and install:
-        privileged.install_packages(layout, sorted({TOOLS[tool] for tool in missing}))
+        with progress.step(f"Install what the node needs: {', '.join(missing)}") as step:
+            packages.install(step, sorted({TOOLS[tool] for tool in missing}))
         missing = probe.missing_tools()
     if missing:
         raise ClusterError(explain_missing_tools(missing))

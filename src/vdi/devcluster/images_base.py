@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdi.devcluster import images_machine
+from vdi.devcluster import images_machine, packages
 from vdi.devcluster.images_archive import ImageConfig, write_archive
-from vdi.devcluster.images_builder import clean_storage, install_packages, require_builder, root_rights
+from vdi.devcluster.images_builder import clean_storage, require_builder
 from vdi.devcluster.progress import Step, StepFailed
 from vdi.devcluster.sources import Workshop
 
@@ -66,12 +66,14 @@ def _pull(workshop: Workshop, step: Step, target: Path) -> None:
 
 def _bootstrap(workshop: Workshop, step: Step, target: Path) -> None:
     if shutil.which("mmdebstrap", path=workshop.env.get("PATH", "")) is None:
-        install_packages(step, ["mmdebstrap", "debian-archive-keyring"], ["mmdebstrap: not in PATH"])
+        packages.install(step, ["mmdebstrap", "debian-archive-keyring"])
     sources = images_machine.debian_sources(images_machine.apt_targets(), SUITE)
     layer, settings = target.with_name("layer.tar"), target.with_name("apt.conf")
     settings.write_text("".join(f"{line}\n" for line in images_machine.apt_settings(images_machine.apt_dump())))
     try:
-        step.run([*root_rights(), *bootstrap_command(layer, sources, settings, workshop.arch)], env=workshop.env)
+        step.run(
+            [*packages.root_rights(), *bootstrap_command(layer, sources, settings, workshop.arch)], env=workshop.env
+        )
         step.update("writing the archive")
         comment = "mmdebstrap --variant=minbase, trimmed like the slim image"
         config = ImageConfig(cmd=("bash",))

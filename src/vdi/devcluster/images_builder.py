@@ -7,7 +7,6 @@ containers are never seen. Docker has one storage only; what is built there is a
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vdi.devcluster import packages
 from vdi.devcluster.images_machine import PROXY_VARIABLES, BuildFolders
+from vdi.devcluster.packages import PackagesUnavailable
 from vdi.devcluster.progress import Step
 
 Argv = list[str]
-SUDO = ("sudo", "-n", f"--preserve-env={','.join(PROXY_VARIABLES)}")
-"""How a command gets root's rights without a question; whoever calls us has asked for them already."""
 
 _DOCKER_SECONDS = 10.0
 
@@ -157,7 +156,7 @@ def find_builder(storage: Storage, env: Mapping[str, str], *, docker: bool) -> t
         return Podman(storage), reasons
     reasons.append("podman: not in PATH")
     if shutil.which("buildah", path=path):
-        return Buildah(storage, root_rights()), reasons
+        return Buildah(storage, packages.root_rights()), reasons
     return None, [*reasons, "buildah: not in PATH"]
 
 
@@ -165,35 +164,16 @@ def require_builder(step: Step, storage: Storage, env: Mapping[str, str], *, doc
     """The first program that can build here; Debian's Buildah is installed when there is none. Raises NoBuilder."""
     builder, reasons = find_builder(storage, env, docker=docker)
     if builder is None:
-        install_packages(step, ["buildah"], reasons)
-        builder = Buildah(storage, root_rights())
+        try:
+            packages.install(step, ["buildah"])
+        except PackagesUnavailable as error:
+            because = "".join(f"\n  - {reason}" for reason in reasons)
+            raise NoBuilder(
+                f"no image can be built here without podman or buildah: {error}. Found:{because}"
+            ) from error
+        builder = Buildah(storage, packages.root_rights())
     step.update(f"with {builder.name}")
     return builder
-
-
-def install_packages(step: Step, packages: Sequence[str], reasons: Sequence[str]) -> None:
-    """Install Debian packages. Raises NoBuilder, with `reasons`, where that cannot be done from here."""
-    command = f"apt-get install {' '.join(packages)}"
-    because = "".join(f"\n  - {reason}" for reason in reasons)
-    if shutil.which("apt-get") is None:
-        raise NoBuilder(f"no image can be built here; install podman or buildah. Looked for:{because}")
-    if os.geteuid() != 0 and not sudo_works():
-        raise NoBuilder(f"no image can be built here; as root: {command}. Looked for:{because}")
-    apt = [*root_rights(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
-    step.run([*apt, "update"])
-    step.run([*apt, "install", "--yes", "--no-install-recommends", *packages])
-
-
-def root_rights() -> tuple[str, ...]:
-    """What goes before a command that only root may run."""
-    return () if os.geteuid() == 0 else SUDO
-
-
-def sudo_works() -> bool:
-    """Whether sudo gives root's rights without a question."""
-    if shutil.which("sudo") is None:
-        return False
-    return subprocess.run(["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def docker_problem() -> str | None:
@@ -227,10 +207,10 @@ def clean_storage(root: Path) -> Iterator[Storage]:
 def remove_storage(storage: Path) -> None:
     """Unmount and delete a folder that a build has left. What a build made as root only root can delete."""
     for mount in mounts_below(storage, Path("/proc/self/mounts").read_text()):
-        subprocess.run([*root_rights(), "umount", "--lazy", mount], stdin=subprocess.DEVNULL, check=False)
+        subprocess.run([*packages.root_rights(), "umount", "--lazy", mount], stdin=subprocess.DEVNULL, check=False)
     shutil.rmtree(storage, ignore_errors=True)
     if storage.exists():
-        subprocess.run([*root_rights(), "rm", "-rf", "--one-file-system", str(storage)], check=False)
+        subprocess.run([*packages.root_rights(), "rm", "-rf", "--one-file-system", str(storage)], check=False)
 
 
 def mounts_below(folder: Path, mounts: str) -> list[str]:

@@ -25,15 +25,17 @@ _NAMESPACES = [
 ]  # fmt: skip
 
 _KEEP_ALIVE_SECONDS = 60.0
+_held = threading.Event()  # set while `rights` lasts, in this process
 
 
 @contextlib.contextmanager
 def rights(what: str) -> Iterator[None]:
     """Make sure of root, asking for the password at most once, and keep it while the work lasts.
 
-    Raises ClusterError when there is no way to become root; `what` says what it is wanted for.
+    Inside itself it asks nothing: whoever does several such pieces of work puts one around them all. Raises
+    ClusterError when there is no way to become root; `what` says what it is wanted for.
     """
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 or _held.is_set():
         yield
         return
     if shutil.which("sudo") is None:
@@ -49,9 +51,11 @@ def rights(what: str) -> Iterator[None]:
 
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
+    _held.set()
     try:
         yield
     finally:
+        _held.clear()
         done.set()
         keeper.join()
 
@@ -74,11 +78,6 @@ def remove(layout: Layout) -> list[str]:
 def import_images(layout: Layout, ctr: Path, tars: Sequence[Path]) -> list[str]:
     """Import image archives into the node's containerd; says which were new."""
     return _call("import", layout, str(ctr), *map(str, tars))
-
-
-def install_packages(layout: Layout, packages: Sequence[str]) -> None:
-    """Install system packages with apt-get."""
-    _call("install", layout, *packages)
 
 
 def _call(verb: str, layout: Layout, *words: str) -> list[str]:
@@ -135,20 +134,11 @@ def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
     return new
 
 
-def _install(_layout: Layout, *packages: str) -> list[str]:
-    apt = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    if subprocess.run(apt, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment).returncode != 0:
-        raise ClusterError(f"`{' '.join(apt)}` failed, see above")
-    return []
-
-
 _VERBS: dict[str, Callable[..., list[str]]] = {
     "start": _start,
     "stop": _stop,
     "remove": _remove,
     "import": _import,
-    "install": _install,
 }
 
 

@@ -1,0 +1,61 @@
+"""Packages are installed by whoever may, and named to whoever may not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vdi.devcluster import packages
+from vdi.devcluster.packages import PackagesUnavailable
+from vdi.devcluster.progress import Progress, StepFailed
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH with an apt-get that writes down how it was called, and with `env` and `sh`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("env", "sh"):
+        (folder / name).symlink_to(Path("/usr/bin") / name)
+    (folder / "apt-get").write_text(f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >> {tmp_path}/called\n')
+    (folder / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def install(tmp_path: Path) -> None:
+    with Progress(tmp_path / "logs") as progress, progress.step("packages") as step:
+        packages.install(step, ["buildah", "chromium"])
+
+
+def test_lists_are_fetched_first_and_the_lock_is_waited_for(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    install(tmp_path)
+    update, installed = (tmp_path / "called").read_text().splitlines()
+    assert update == "noninteractive --quiet update"
+    assert installed == (
+        "noninteractive --quiet -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends buildah chromium"
+    )
+
+
+def test_a_failure_shows_what_apt_said(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (programs / "apt-get").write_text("#!/bin/sh\necho no space left; exit 100\n")
+    with pytest.raises(StepFailed, match="no space left"):
+        install(tmp_path)
+
+
+def test_a_user_without_rights_is_told_the_command(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PackagesUnavailable, match="sudo apt-get install buildah chromium"):
+        install(tmp_path)
+
+
+def test_a_distribution_without_apt_is_told_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PackagesUnavailable, match="no apt-get here to install buildah, chromium"):
+        install(tmp_path)
