@@ -50,6 +50,10 @@ cluster: $(STAMP) ## tests against a real API server
 e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 	@tests/run.sh e2e
 
+bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; with the demo up, also the first picture
+	@$(PY) -m bench
+	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
+
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/run.txt
 	@.venv/bin/uv pip compile pyproject.toml -q --extra dev --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.txt
