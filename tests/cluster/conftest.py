@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from cluster.operator_stage import Stage, open_stage
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
@@ -67,3 +68,10 @@ def namespace(kubectl: list[str]) -> Iterator[str]:
     subprocess.run([*kubectl, *wait], check=True, capture_output=True)
     yield name
     subprocess.run([*kubectl, "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
+
+
+@pytest.fixture
+async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    """The operator's stage: CRDs, rights and a proxy for it in a namespace of its own."""
+    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
+        yield stage

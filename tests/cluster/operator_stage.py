@@ -5,14 +5,13 @@ import os
 import re
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import yaml
@@ -27,24 +26,18 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.operator.main import run_operator
 from vdi.operator.settings import Settings
+from waiting import eventually
 
-T = TypeVar("T")
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
 Object = dict[str, Any]
 RBAC = "rbac.authorization.k8s.io"
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 15.0) -> T:
-    """The first answer that is true; fails with `what` after so many seconds."""
-    deadline = time.monotonic() + seconds
-    last: T | None = None
-    while time.monotonic() < deadline:
-        last = await look()
-        if last:
-            return last
-        await asyncio.sleep(0.02)  # a poll of a real server, with a deadline
-    raise AssertionError(f"not within {seconds} s: {what}; last seen: {last!r}")
+def condition(session: Object, kind: str) -> Object:
+    """That condition of a session's status."""
+    found: Object = next(one for one in session["status"]["conditions"] if one["type"] == kind)
+    return found
 
 
 class ShiftedClock(SystemClock):
@@ -107,15 +100,20 @@ class Stage:
             return False
         return True
 
-    async def template(self, name: str, **spec: Any) -> Object:
-        """Make a template."""
+    async def template(self, **spec: Any) -> str:
+        """Make a template that is this stage's own; gives its name."""
+        return await self.template_named(f"{self.namespace}-desktop", **spec)
+
+    async def template_named(self, name: str, **spec: Any) -> str:
+        """Make a template; the stage removes it at its end when its name begins with the namespace's."""
         body = {
             "apiVersion": TEMPLATES.api_version,
             "kind": "VDITemplate",
             "metadata": {"name": name},
             "spec": {"image": "registry.example.com/desktop:1", **spec},
         }
-        return await self.api.create(TEMPLATES, body, into=dict)
+        await self.api.create(TEMPLATES, body, into=msgspec.Raw)
+        return name
 
     async def session(self, name: str, template: str, **spec: Any) -> Object:
         """Make a session of alice's."""

@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from vdi.api.crd import render_files
+from waiting import wait_until
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 TEMPLATE = """
@@ -142,12 +142,13 @@ def operator(typed: Typed, desktop_port: int, tmp_path: Path) -> Iterator[None]:
     command = [sys.executable, "-c", RUN_MAIN, "operator", "run"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+
+    def begins() -> bool:
+        assert process.poll() is None, f"the operator ended: {log.read_text()}"
+        return "working on" in log.read_text()
+
     try:
-        deadline = time.monotonic() + 20
-        while "working on" not in log.read_text():
-            assert process.poll() is None, f"the operator ended: {log.read_text()}"
-            assert time.monotonic() < deadline, f"the operator does not begin: {log.read_text()}"
-            time.sleep(0.05)
+        wait_until("the operator is working", begins, 20)
         yield
         assert process.poll() is None, f"the operator ended: {log.read_text()}"
     finally:

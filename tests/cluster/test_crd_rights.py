@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from unit.chart import generate
+from waiting import wait_until
 
 SESSIONS = "vdi-sessions"
 TEMPLATE = {
@@ -71,13 +71,6 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
         kube("delete", "--wait=false", "--ignore-not-found", "deployment/vdi-operator", "--namespace", "kasm")
 
 
-def wait_until(true: Callable[[], bool], what: str, log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, f"{what}: not within 30 s; the operator says: {log.read_text()}"
-        time.sleep(0.1)
-
-
 def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Kube, operator: Path) -> None:
     def children() -> set[str]:
         found = kube("get", *HERE, CHILDREN, "-o", "name", "-l", "vdi.kasm.io/session=rights").split()
@@ -86,18 +79,18 @@ def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Ku
     kube("create", "-f", "-", given=TEMPLATE)
     kube("create", "-f", "-", given=SESSION)
     every = {"pod", "service", "ingressroute", "secret", "persistentvolumeclaim"}
-    wait_until(lambda: children() == every, "every child is there", operator)
+    wait_until("every child is there", lambda: children() == every, 30)
     wait_until(
+        "the status has a condition Ready",
         lambda: "Ready" in kube("get", *HERE, "vdi", "rights", "-o", "jsonpath={.status.conditions}"),
-        "status",
-        operator,
+        30,
     )
     secret = json.loads(kube("get", *HERE, "secret", "-o", "json", "-l", "vdi.kasm.io/session=rights"))["items"][0]
     password = base64.b64decode(secret["data"]["password"]).decode()
 
     # Drift: what somebody has removed or changed comes back.
     kube("delete", *HERE, "service,ingressroute", "-l", "vdi.kasm.io/session=rights")
-    wait_until(lambda: children() == every, "removed children are made again", operator)
+    wait_until("removed children are made again", lambda: children() == every, 30)
 
     kube("delete", *HERE, "vdi", "rights", "--timeout=30s")
     # The rest goes by Kubernetes' garbage collection, which learns of new kinds every 30 s: too long to wait here.

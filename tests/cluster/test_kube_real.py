@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from unit.kube.kube_things import HASH, Meta
 from vdi.kube import errors
 from vdi.kube.apply import Applier
 from vdi.kube.config import load_config
@@ -20,22 +21,9 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, WatchTiming
+from waiting import eventually
 
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
-HASH = "example.org/applied-hash"
-
-
-class OwnerRef(msgspec.Struct, gc=False):
-    uid: str
-
-
-class Meta(msgspec.Struct, rename="camel", gc=False):
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    deletion_timestamp: str | None = None
-    owner_references: tuple[OwnerRef, ...] = ()
 
 
 class Seen(msgspec.Struct, gc=False):
@@ -83,12 +71,6 @@ def claim(namespace: str) -> dict[str, Any]:
 async def connected(kubeconfig: Path, **more: Any) -> AsyncIterator[Client]:
     async with Client(load_config(kubeconfig), field_manager="kube-test", **more) as client:
         yield client
-
-
-async def eventually(holds: Any, seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 class Ground:

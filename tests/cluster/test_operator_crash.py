@@ -5,13 +5,11 @@ has its answer. Then the process is killed and started again, n = 1, 2, ... unti
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from cluster.operator_stage import CHILDREN, Object, Stage, open_stage
+from cluster.operator_stage import CHILDREN, Object, Stage
 from vdi.kube.resource import CLAIMS, SECRETS
 from vdi.operator.kinds import SESSIONS
 
@@ -21,12 +19,6 @@ MOST_WRITES = 20
 """More than any run makes: the loop ends by itself, or the test fails."""
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture
-async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
-        yield stage
 
 
 async def expect_one_of_each(stage: Stage, session: Object) -> None:
@@ -40,8 +32,8 @@ async def expect_one_of_each(stage: Stage, session: Object) -> None:
     assert len(await stage.all(CLAIMS)) == 1
 
 
-async def cut_and_kill(stage: Stage, write: int, moment: Moment, done: "asyncio.Task[Object | None]") -> bool:
-    """Run the operator until it is cut at that write, then kill it; False when it got through without."""
+async def cut_and_kill(stage: Stage, done: "asyncio.Task[Object | None]") -> bool:
+    """Run the operator until the line is cut, then kill it; False when it got through without."""
     async with stage.operator_process() as operator:
         cut = asyncio.create_task(stage.proxy.cut.wait())
         await asyncio.wait((cut, done), return_when=asyncio.FIRST_COMPLETED, timeout=30)
@@ -55,14 +47,13 @@ async def cut_and_kill(stage: Stage, write: int, moment: Moment, done: "asyncio.
 
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     for write in range(1, MOST_WRITES):
         name = f"desktop-{write}"
         session = await stage.session(name, template)
         stage.proxy.cut_at(write, moment)
         running = asyncio.create_task(stage.run(name))
-        was_cut = await cut_and_kill(stage, write, moment, running)
+        was_cut = await cut_and_kill(stage, running)
         passwords = {one["metadata"]["uid"]: one["data"] for one in await stage.owned(SECRETS, session)}
         pods = await stage.owned(CHILDREN["pod"], session)
         if was_cut:
@@ -90,8 +81,7 @@ async def remove(stage: Stage, session: Object) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     for write in range(1, MOST_WRITES):
         name = f"desktop-{write}"
         session = await stage.session(name, template)
@@ -100,7 +90,7 @@ async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Mom
         await stage.delete(SESSIONS, name)
         stage.proxy.cut_at(write, moment)
         leaving = asyncio.create_task(leave(stage, session))
-        was_cut = await cut_and_kill(stage, write, moment, leaving)
+        was_cut = await cut_and_kill(stage, leaving)
         if was_cut:
             async with stage.operator():
                 await leaving

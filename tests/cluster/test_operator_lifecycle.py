@@ -1,34 +1,21 @@
 """A session's life against a real API server, with the test as kubelet."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from cluster.operator_stage import CHILDREN, ShiftedClock, Stage, eventually, open_stage
+from cluster.operator_stage import CHILDREN, ShiftedClock, Stage, condition
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
+from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 
 
-@pytest.fixture
-async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
-        yield stage
-
-
-def condition(session: dict[str, Any], kind: str) -> dict[str, Any]:
-    return next(one for one in session["status"]["conditions"] if one["type"] == kind)
-
-
 async def test_session_becomes_a_desktop_within_its_budget(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         pod = await stage.pod_of(session)
@@ -53,8 +40,7 @@ async def test_session_becomes_a_desktop_within_its_budget(stage: Stage) -> None
 
 
 async def test_deleted_child_comes_back(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
@@ -70,8 +56,7 @@ async def test_deleted_child_comes_back(stage: Stage) -> None:
 
 
 async def test_edited_child_is_put_right(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
@@ -101,8 +86,7 @@ async def test_edited_child_is_put_right(stage: Stage) -> None:
 
 
 async def test_quiet_session_costs_nothing(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
@@ -116,8 +100,7 @@ async def test_quiet_session_costs_nothing(stage: Stage) -> None:
 
 
 async def test_deletion_leaves_nothing_but_the_home(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
@@ -128,8 +111,7 @@ async def test_deletion_leaves_nothing_but_the_home(stage: Stage) -> None:
 
 
 async def test_home_goes_with_the_session_that_does_not_retain_it(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template, persistence={"retain": False})
         await stage.run("alice-desktop")
@@ -141,8 +123,7 @@ async def test_home_goes_with_the_session_that_does_not_retain_it(stage: Stage) 
 
 
 async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         pod = await stage.pod_of(session)
@@ -160,8 +141,7 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) ->
 
 
 async def test_work_is_taken_up_after_a_restart(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         pod = await stage.pod_of(session)
@@ -177,8 +157,7 @@ async def test_work_is_taken_up_after_a_restart(stage: Stage) -> None:
 
 
 async def test_session_ends_when_its_time_is_over(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     clock = ShiftedClock()
     async with stage.operator(clock):
         session = await stage.session("alice-desktop", template, timeout="1h")
@@ -194,21 +173,16 @@ async def test_session_ends_when_its_time_is_over(stage: Stage) -> None:
         await stage.gone(SESSIONS, "alice-desktop")
         await stage.childless(session)
 
-        async def told() -> set[str]:
+        async def told() -> bool:
             events = [one for one in await stage.all(EVENTS) if one["regarding"]["kind"] == "VDISession"]
-            return {one["reason"] for one in events} & {"Ready", "TimedOut"}
+            return {one["reason"] for one in events} >= {"Ready", "TimedOut"}
 
-        await eventually(lambda: _equals(told, {"Ready", "TimedOut"}), "events tell of start and end")
+        await eventually(told, "events tell of start and end")
     assert len(await stage.all(CLAIMS)) == 1
 
 
-async def _equals(look: Any, wanted: Any) -> bool:
-    return bool(await look() == wanted)
-
-
 async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
@@ -216,9 +190,9 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
         await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
 
         async def noticed() -> bool:
-            status = (await stage.reach("alice-desktop", "Running"))["status"]
-            found = next(one for one in status["conditions"] if one["type"] == "TemplateFound")
-            return (found["reason"], status["templateRevision"]) == ("NewerRevision", "1")
+            session = await stage.reach("alice-desktop", "Running")
+            found = condition(session, "TemplateFound")["reason"], session["status"]["templateRevision"]
+            return found == ("NewerRevision", "1")
 
         await eventually(noticed, "status tells of the newer template")
         assert (await stage.pod_of(session))["metadata"]["uid"] == before["metadata"]["uid"]
@@ -233,8 +207,7 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
 
 
 async def test_names_up_to_kubernetes_own_limit_work(stage: Stage) -> None:
-    template = f"{stage.namespace}-" + "t." * 50 + "x"
-    await stage.template(template)
+    template = await stage.template_named(f"{stage.namespace}-" + "t." * 50 + "x")
     name = "alice." + "d" * 60 + "." + "e" * 180
     async with stage.operator():
         session = await stage.session(name, template)
@@ -247,8 +220,7 @@ async def test_names_up_to_kubernetes_own_limit_work(stage: Stage) -> None:
 
 
 async def test_desktop_without_gpu_is_built_for_cpus(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template, resources={"defaultGPU": 0, "defaultCPU": "1", "defaultMemory": "4Gi"})
+    template = await stage.template(resources={"defaultGPU": 0, "defaultCPU": "1", "defaultMemory": "4Gi"})
     async with stage.operator():
         session = await stage.session("alice-desktop", template, resources={"gpu": 1, "memory": "4Gi"})
         (container,) = (await stage.pod_of(session))["spec"]["containers"]
@@ -257,8 +229,7 @@ async def test_desktop_without_gpu_is_built_for_cpus(stage: Stage) -> None:
 
 
 async def test_probes_and_metrics_tell_the_truth(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator() as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")

@@ -1,15 +1,14 @@
 """Sessions that cannot start yet say why, and start by themselves when they can. Against a real API server."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from cluster.operator_stage import Object, Stage, eventually, open_stage
+from cluster.operator_stage import Object, Stage, condition
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from waiting import eventually
 
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 
@@ -17,14 +16,8 @@ QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 pytestmark = pytest.mark.timeout(150)
 
 
-@pytest.fixture
-async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(kubeconfig, namespace, tmp_path) as stage:
-        yield stage
-
-
 def reason(session: Object, kind: str) -> str:
-    return str(next(one for one in session["status"]["conditions"] if one["type"] == kind)["reason"])
+    return str(condition(session, kind)["reason"])
 
 
 async def expect_no_children(stage: Stage, session: Object) -> None:
@@ -39,13 +32,12 @@ async def test_missing_template_is_said_and_waited_for(stage: Stage) -> None:
         waiting = await stage.reach("alice-desktop", "Pending", f"There is no template '{template}'")
         assert reason(waiting, "TemplateFound") == "TemplateNotFound"
         await expect_no_children(stage, session)
-        await stage.template(template)
+        await stage.template_named(template)
         await stage.run("alice-desktop")
 
 
 async def test_running_desktop_outlives_its_template(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
@@ -59,8 +51,7 @@ async def test_running_desktop_outlives_its_template(stage: Stage) -> None:
 
 
 async def test_too_much_is_refused_in_words_until_somebody_mends_it(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template, resources={"memory": "8Gi"})
         words = f"spec.resources.memory: 8Gi is more than the 4Gi that template '{template}' allows"
@@ -77,8 +68,7 @@ async def test_too_much_is_refused_in_words_until_somebody_mends_it(stage: Stage
 
 
 async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         await stage.session("first", template)
         await stage.run("first")
@@ -94,8 +84,7 @@ async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(st
 
 
 async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     names = [f"desktop-{number}" for number in range(6)]
     async with stage.operator():
         await asyncio.gather(*(stage.session(name, template) for name in names))
@@ -116,8 +105,7 @@ async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> No
 
 
 async def test_older_session_keeps_its_host(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         await stage.session("first", template, hostname="desk")
         first = await stage.run("first")
@@ -130,8 +118,7 @@ async def test_older_session_keeps_its_host(stage: Stage) -> None:
 
 
 async def test_running_desktop_keeps_its_host_when_the_wish_for_another_is_not_granted(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         await stage.session("first", template)
         await stage.run("first")
@@ -155,8 +142,7 @@ async def test_running_desktop_keeps_its_host_when_the_wish_for_another_is_not_g
 
 
 async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     theirs = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -177,9 +163,8 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
 
 
 async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
     nfs = {"name": "nfs", "mountPath": "/nfs", "nfs": {"server": "10.0.0.9", "path": "/export"}}
-    await stage.template(template, volumes=[nfs])
+    template = await stage.template(volumes=[nfs])
     labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
     async with stage.operator():
@@ -191,8 +176,7 @@ async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None
 
 
 async def test_ordinary_desktop_is_allowed_where_pod_security_is_restricted(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
     async with stage.operator():
@@ -201,8 +185,7 @@ async def test_ordinary_desktop_is_allowed_where_pod_security_is_restricted(stag
 
 
 async def test_full_quota_is_waited_for(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
     quota = await stage.api.create(QUOTAS, quota, namespace=stage.namespace, into=dict)
 
@@ -219,8 +202,7 @@ async def test_full_quota_is_waited_for(stage: Stage) -> None:
 
 
 async def test_operator_waits_for_kinds_that_are_not_installed_yet(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     await stage.session("alice-desktop", template)
     stage.proxy.missing = {"vdisessions", "ingressroutes"}
 
@@ -238,8 +220,7 @@ async def test_operator_waits_for_kinds_that_are_not_installed_yet(stage: Stage)
 
 
 async def test_scheduler_is_quoted_in_plain_words(stage: Stage) -> None:
-    template = f"{stage.namespace}-desktop"
-    await stage.template(template)
+    template = await stage.template()
     async with stage.operator():
         await stage.session("alice-desktop", template, persistence={"enabled": False})
         creating = await stage.reach("alice-desktop", "Creating", "No node takes the desktop: no nodes available")

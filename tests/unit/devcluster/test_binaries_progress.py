@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +16,16 @@ import pytest
 from rich.console import Console
 
 from vdi.devcluster.progress import Cancelled, Progress, StepFailed
+from waiting import wait_until
 
 
 def wait_until_gone(group: int) -> None:
     """Until no process of the group runs any more; zombies, whose parent has yet to look, don't count."""
-    deadline = time.monotonic() + 5
-    while running := [stat for stat in _stats() if stat[2] == str(group) and stat[0] != "Z"]:
-        assert time.monotonic() < deadline, f"still running: {running}"
+
+    def gone() -> bool:
+        return not any(stat[2] == str(group) and stat[0] != "Z" for stat in _stats())
+
+    wait_until(f"no process of the group {group} runs", gone, 5)
 
 
 def _stats() -> Iterator[list[str]]:

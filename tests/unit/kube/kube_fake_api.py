@@ -247,10 +247,3 @@ async def fake_api() -> AsyncIterator[FakeApi]:
         yield api
     finally:
         await api.stop()
-
-
-async def eventually(holds: Callable[[], object], seconds: float = 8.0) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - any condition, not only what can be told
-            await asyncio.sleep(0.001)

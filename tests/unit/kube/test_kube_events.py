@@ -7,13 +7,14 @@ from typing import Any
 
 from aiohttp import web
 
-from unit.kube.kube_fake_api import FakeApi, eventually, fake_api, refusal
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube import events
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
+from waiting import eventually
 
 ABOUT = ObjectReference("example.org/v1", "Thing", "a", "uid-a", "ns")
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from unit.kube.kube_fake_api import FakeApi, eventually, fake_api, refusal
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import THINGS, Journal, Thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, WatchTiming
+from waiting import eventually
 
 QUICK = WatchTiming(read_deadline=5, backoff=0.005, backoff_cap=0.02)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.kube.kube_fake_api import FakeApi, eventually
+from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
 from vdi.kube.config import ClusterConfig, load_config
@@ -18,6 +18,7 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
+from waiting import eventually
 
 
 async def serve(authority: Authority, folder: Path, *, ask_for_client: bool = False) -> FakeApi:

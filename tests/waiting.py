@@ -1,0 +1,47 @@
+"""Waiting for a condition, with a deadline: the only place where a test sleeps."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, overload
+
+T = TypeVar("T")
+
+_FIRST_PAUSE = 0.001
+"""Seconds between the first two questions; each pause is twice the one before it, up to a limit."""
+
+
+def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0) -> T:
+    """The first answer that is true; AssertionError with `what` and the last answer after so many seconds."""
+    deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while not (answer := true()):
+        assert time.monotonic() < deadline, _late(what, seconds, answer)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)  # a question is often a program to start
+    return answer
+
+
+@overload
+async def eventually(true: Callable[[], Awaitable[T | None]], what: str = ..., seconds: float = ...) -> T: ...
+@overload
+async def eventually(true: Callable[[], T | None], what: str = ..., seconds: float = ...) -> T: ...
+async def eventually(true: Callable[[], object], what: str = "the condition", seconds: float = 15.0) -> object:
+    """`wait_until` in an event loop, where `true` may be a coroutine function. `what` is for conditions with a name."""
+    deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while not (answer := await _answer(true)):
+        assert time.monotonic() < deadline, _late(what, seconds, answer)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return answer
+
+
+async def _answer(true: Callable[[], object]) -> object:
+    answer = true()
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _late(what: str, seconds: float, answer: object) -> str:
+    return f"{what}: not within {seconds} s, last answer {answer!r}"
