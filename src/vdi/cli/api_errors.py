@@ -25,6 +25,9 @@ _DENIED = re.compile(
 _NO_VALUE = re.compile(r'^Invalid value: "(?:string|integer|object|array)?": ')
 """What the API server puts before the words of a CEL rule: a type in the place of the value, which the words name."""
 
+_PATTERN = " in body should match '"
+"""What the API server says of a value that misses a pattern: the pattern, which few people read."""
+
 
 def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CommandFailedError:
     """What a person can do about an error of the API: what was asked, of whom, and what is missing.
@@ -69,9 +72,11 @@ def _forbidden(error: ApiError, namespace: str) -> str:
 
 
 def _invalid(error: ApiError) -> str:
-    """The server's own words, one line for each field."""
+    """The server's own words, one line for each field; a pattern only where no rule says the same in words."""
     if not error.causes:
         return f"the API server refuses this: {error.message}"
-    said = [(cause.field, _NO_VALUE.sub("", cause.message)) for cause in error.causes]
+    in_words = {cause.field for cause in error.causes if _PATTERN not in cause.message}
+    told = [cause for cause in error.causes if _PATTERN not in cause.message or cause.field not in in_words]
+    said = [(cause.field, _NO_VALUE.sub("", cause.message)) for cause in told]
     lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)
