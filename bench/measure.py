@@ -177,7 +177,10 @@ async def pooled(names: Sequence[str], clients: int, work: Callable[[str], Await
 
 def foreign_percent(before: dict[str, float], after: dict[str, float], seconds: float) -> float:
     """How much of the machine others used meanwhile: above a few percent the run says less."""
-    return round(100 * (after["foreign"] - before["foreign"]) / (seconds * MACHINE_CPUS), 1)
+    used = max(
+        0.0, after["foreign"] - before["foreign"]
+    )  # the kernel counts in ticks, so that nothing may come out below
+    return round(100 * used / (seconds * MACHINE_CPUS), 1)
 
 
 async def quiet(cluster: Cluster) -> None:

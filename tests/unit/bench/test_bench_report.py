@@ -49,8 +49,13 @@ def test_goals_that_are_met() -> None:
     assert goals([a_run("vdi", p99=30), a_run("floor", p99=12)]) == [
         "met     8 API writes per start, at most 8",
         "met     0 API reads per start, none allowed",
-        "met     create -> pod created p99: 18.0 ms beyond the floor, under 50 wanted",
+        "met     create -> pod created p99 30 ms, floor 12 ms: under 50 ms of our own wanted",
     ]
+
+
+def test_a_pod_that_comes_late_of_our_own_doing_misses_the_goal() -> None:
+    said = goals([a_run("vdi", p99=70), a_run("floor", p99=12)])
+    assert [line.split()[0] for line in said] == ["met", "met", "MISSED"]
 
 
 def test_one_bad_run_misses_the_goal_for_requests() -> None:
