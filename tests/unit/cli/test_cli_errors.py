@@ -134,3 +134,28 @@ def test_the_root_s_help_names_every_noun_and_loads_none_of_them() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f"  {noun} " in ended.stdout for noun in NOUNS)
     assert ended.stdout.splitlines()[-1] == "False"
+
+
+def test_what_the_api_server_refuses_is_told_field_by_field(vdi: Vdi, fake: FakeCluster) -> None:
+    causes = [
+        {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
+        {"field": "spec.timeout", "reason": "FieldValueInvalid", "message": "'8 hours' is not a duration"},
+    ]
+    fake.refuse("POST", SESSIONS, 422, reason="Invalid", message="is invalid", details={"name": "x", "causes": causes})
+    ran = vdi("session", "create", "-t", "x", "--user", "alice")
+    assert ran.code == 2
+    assert "  spec.user: 'alice' is not an e-mail address\n  spec.timeout: '8 hours' is not a duration" in ran.err
+
+
+def test_a_pattern_is_quoted_only_where_nothing_says_it_in_words(vdi: Vdi, fake: FakeCluster) -> None:
+    user = "Invalid value: \"alice\": spec.user in body should match '^\\S+@\\S+\\.\\S+$'"
+    server = "Invalid value: \"a b\": spec.server in body should match '^\\S+$'"
+    causes = [
+        {"field": "spec.user", "reason": "FieldValueInvalid", "message": user},
+        {"field": "spec.server", "reason": "FieldValueInvalid", "message": server},
+        {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
+    ]
+    fake.refuse("POST", SESSIONS, 422, reason="Invalid", message="is invalid", details={"name": "x", "causes": causes})
+    ran = vdi("session", "create", "-t", "x", "--user", "alice")
+    assert f"  spec.server: {server}\n  spec.user: 'alice' is not an e-mail address" in ran.err
+    assert ran.err.count("spec.user") == 1

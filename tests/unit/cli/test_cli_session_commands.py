@@ -86,31 +86,6 @@ def test_a_name_that_is_taken_is_told_with_its_owner(vdi: Vdi, fake: FakeCluster
     assert "alice@example.com, template ubuntu-desktop, Running" in ran.err
 
 
-def test_what_the_api_server_refuses_is_told_field_by_field(vdi: Vdi, fake: FakeCluster) -> None:
-    causes = [
-        {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
-        {"field": "spec.timeout", "reason": "FieldValueInvalid", "message": "'8 hours' is not a duration"},
-    ]
-    fake.refuse("POST", SESSIONS, 422, reason="Invalid", message="is invalid", details={"name": "x", "causes": causes})
-    ran = vdi("session", "create", "-t", "x", "--user", "alice")
-    assert ran.code == 2
-    assert "  spec.user: 'alice' is not an e-mail address\n  spec.timeout: '8 hours' is not a duration" in ran.err
-
-
-def test_a_pattern_is_quoted_only_where_nothing_says_it_in_words(vdi: Vdi, fake: FakeCluster) -> None:
-    user = "Invalid value: \"alice\": spec.user in body should match '^\\S+@\\S+\\.\\S+$'"
-    server = "Invalid value: \"a b\": spec.server in body should match '^\\S+$'"
-    causes = [
-        {"field": "spec.user", "reason": "FieldValueInvalid", "message": user},
-        {"field": "spec.server", "reason": "FieldValueInvalid", "message": server},
-        {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
-    ]
-    fake.refuse("POST", SESSIONS, 422, reason="Invalid", message="is invalid", details={"name": "x", "causes": causes})
-    ran = vdi("session", "create", "-t", "x", "--user", "alice")
-    assert f"  spec.server: {server}\n  spec.user: 'alice' is not an e-mail address" in ran.err
-    assert ran.err.count("spec.user") == 1
-
-
 # create --wait
 
 URL_NOBODY_ANSWERS = "https://alice-desktop.vdi.localhost:1"
