@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from e2e.world import World, wait_until
+from e2e.world import World
 from vdi.demo.browser import DesktopBrowser
+from waiting import wait_until
 
 
 def password_of(world: World, session: str) -> str:

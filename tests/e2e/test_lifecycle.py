@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from e2e.world import World, wait_until
+from e2e.world import World
+from waiting import wait_until
 
 CHILDREN = "pods,services,secrets,ingressroutes.traefik.io"
 

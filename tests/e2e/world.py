@@ -1,11 +1,9 @@
-"""The cluster as a user at a terminal has it: kubectl and vdi, and patience with a deadline."""
+"""The cluster as a user at a terminal has it: kubectl and vdi."""
 
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +37,3 @@ class World:
         done = subprocess.run(argv, input=stdin, env=env, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stdout} {done.stderr}"
         return done.stdout + ("" if check else done.stderr)
-
-
-def wait_until(what: str, true: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Ask until the answer is true; what it was last is in the error."""
-    deadline = time.monotonic() + seconds
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s, last answer {answer!r}"
-        time.sleep(0.1)  # the pace of the question, not a wait for a result
-    return answer
