@@ -18,7 +18,7 @@ from vdi.demo.browser import DesktopBrowser, find_chromium
 from vdi.devcluster import binaries, cluster, images, packages, privileged
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.node import NODE_BINARIES
-from vdi.devcluster.progress import Progress, Step
+from vdi.devcluster.progress import Progress
 
 RELEASE, RELEASE_NAMESPACE = "vdi", "kasm"
 NAMESPACE = "vdi-sessions"
@@ -68,7 +68,13 @@ def up(name: str, *, browser: bool, progress: Progress) -> Demo:
 
 def _bring_up(name: str, root: Path, browser: bool, progress: Progress) -> Demo:
     found, (operator_image, desktop_image) = _make_parts(browser, progress)
-    made = cluster.up(name, fake_gpus=FAKE_GPUS, install_packages=True, progress=progress)
+    made = cluster.up(
+        name,
+        fake_gpus=FAKE_GPUS,
+        install_packages=True,
+        image_archives=[operator_image, desktop_image],
+        progress=progress,
+    )
     demo = Demo(made.kubeconfig, _folder_of_tools(made.state_dir / "tools", found))
     chart: list[str | Path] = [
         found["helm"], "upgrade", "--install", RELEASE, root / "charts" / "vdi",
@@ -77,27 +83,18 @@ def _bring_up(name: str, root: Path, browser: bool, progress: Progress) -> Demo:
         # The tag stays the same when the image was built anew: its archive's name has the digest of what it is made of.
         "--set-string", f"podAnnotations.image={operator_image.parent.name}",
     ]  # fmt: skip
-    cluster.load_images(name, [operator_image], progress=progress)
-    progress.side_by_side(
-        [
-            lambda: _install(chart, demo, progress=progress),
-            lambda: cluster.load_images(name, [desktop_image], progress=progress),
-        ]
-    )
+    _install(chart, demo, progress=progress)
     return demo
 
 
 def start_session(demo: Demo, *, progress: Progress) -> Desktop:
     """Start the demo's session, or find it running. Raises StepFailed with what the session says of itself."""
-    words = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
+    create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
+    command: list[str | Path] = [sys.executable, "-m", "vdi", *create]
     if _kubectl(demo, "get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():
-        words = []
-    with progress.step(f"vdi session create {SESSION} --template {TEMPLATE} --wait") as step:
-        if words:
-            _vdi(step, demo, *words)
-        else:
-            step.run([demo.tools / "kubectl", "-n", NAMESPACE, "wait", f"vdi/{SESSION}", "--for=condition=Ready"],
-                     env=_environment(demo.kubeconfig))  # fmt: skip
+        command = [demo.tools / "kubectl", "-n", NAMESPACE, "wait", f"vdi/{SESSION}", "--for=condition=Ready"]
+    with progress.step(f"vdi {' '.join(create)}") as step:
+        step.run(command, env=_environment(demo.kubeconfig))
     session = json.loads(_kubectl(demo, "get", "vdi", SESSION, "-o", "json"))
     secrets = json.loads(_kubectl(demo, "get", "secret", "-l", f"vdi.kasm.io/session={SESSION}", "-o", "json"))
     password = base64.b64decode(secrets["items"][0]["data"]["password"]).decode()
@@ -174,10 +171,6 @@ def _roll_back_flag(helm: Path) -> str:
 
 def _environment(kubeconfig: Path) -> dict[str, str]:
     return {**os.environ, "KUBECONFIG": str(kubeconfig)}
-
-
-def _vdi(step: Step, demo: Demo, *words: str) -> None:
-    step.run([sys.executable, "-m", "vdi", *words], env=_environment(demo.kubeconfig))
 
 
 def _kubectl(demo: Demo, *words: str) -> str:

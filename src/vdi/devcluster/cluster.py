@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vdi.devcluster import binaries, images, packages, privileged, probe, starting
@@ -51,11 +52,13 @@ def up(
     control_plane_only: bool = False,
     fake_gpus: int = 0,
     install_packages: bool = False,
+    image_archives: Sequence[Path] = (),
     progress: Progress,
 ) -> Cluster:
     """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed, BinaryUnavailable.
 
-    An interrupted first start leaves nothing behind; one that failed leaves its logs.
+    `image_archives` (docker-archive) are loaded into the node while the add-ons start. An interrupted first start
+    leaves nothing behind; one that failed leaves its logs.
     """
     layout = layout_of(name)
     wanted = starting.Wanted(control_plane_only, fake_gpus)
@@ -67,7 +70,7 @@ def up(
         try:
             if not control_plane_only:
                 _have_tools(install=install_packages, progress=progress)
-            facts = _bring_up(layout, known, wanted, progress)
+            facts = _bring_up(layout, known, wanted, image_archives, progress)
         except BaseException as error:
             begun = layout.facts_file.exists()
             if known is None and (isinstance(error, KeyboardInterrupt) or not begun):
@@ -104,31 +107,22 @@ def status(name: str = "demo") -> ClusterStatus:
     return status_of(layout, layout.load())
 
 
-def load_images(name: str, tars: Sequence[Path], *, progress: Progress) -> None:
-    """Bring image archives (docker-archive) into the node of cluster `name`. Raises ClusterError."""
-    layout = layout_of(name)
-    facts = layout.load()
-    if facts is None or facts.control_plane_only or find_supervisor(layout) is None:
-        raise ClusterError(f"cluster {name!r} runs no node that could take images")
-    ctr = binaries.ensure(["ctr"], progress=progress)["ctr"]
-    with _rights(False, "Loading images"), progress.step(f"Load images into the node ({len(tars)})"):
-        privileged.import_images(layout, ctr, tars)
-
-
 def host_remains(layout: Layout) -> bool:
     """Whether the host still has something of a full node of this name."""
     cgroups = [Path(mount.path) / f"vdi-{layout.name}" for mount in probe.cgroup_mounts()]
     return any(path.exists() for path in (layout.run, Path(f"/sys/class/net/vdi-{layout.name}"), *cgroups))
 
 
-def _bring_up(layout: Layout, known: Facts | None, wanted: starting.Wanted, progress: Progress) -> Facts:
+def _bring_up(
+    layout: Layout, known: Facts | None, wanted: starting.Wanted, more_images: Sequence[Path], progress: Progress
+) -> Facts:
     names = [*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"]
     if not wanted.control_plane_only:
         names += NODE_BINARIES
     found = binaries.ensure(names, progress=progress)
-    archives: list[Path] = []
+    addons: list[Path] = []
     if not wanted.control_plane_only:
-        archives = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
+        addons = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
     facts = known if known and find_supervisor(layout) else starting.choose_facts(layout.name, known, wanted)
     if find_supervisor(layout) is None:
         with progress.step("Start the cluster's processes"):
@@ -136,10 +130,21 @@ def _bring_up(layout: Layout, known: Facts | None, wanted: starting.Wanted, prog
             start_supervisor(layout) if facts.control_plane_only else privileged.start(layout)
     with progress.step("Wait for the processes") as step:
         starting.wait_running(layout, step)
-    if archives:
-        with progress.step("Load the add-ons' images"):
-            privileged.import_images(layout, found["ctr"], archives)
-    _settle(layout, facts, found, progress)
+
+    def load(title: str, archives: Sequence[Path]) -> None:
+        if archives:
+            with progress.step(title):
+                privileged.import_images(layout, found["ctr"], archives)
+
+    def settle() -> None:
+        load("Load the add-ons' images", addons)
+        _settle(layout, facts, found, progress)
+
+    # One job each: an import keeps one core busy.
+    others: list[Callable[[], None]] = [
+        partial(load, f"Load {archive.parent.name}", [archive]) for archive in more_images
+    ]
+    progress.side_by_side([settle, *others])
     return facts
 
 

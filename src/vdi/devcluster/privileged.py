@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import vdi
 from vdi.devcluster import host, probe
@@ -117,19 +118,18 @@ def _remove(layout: Layout) -> list[str]:
 
 
 def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
-    """Remembers what was imported, by size and time, so that coming again costs nothing."""
-    memory = layout.node / "images.json"
-    known: dict[str, list[int]] = json.loads(memory.read_bytes()) if memory.exists() else {}
+    """Remembers each archive that was imported, by size and time, so that coming again costs nothing."""
+    memory = layout.node / "images"
+    memory.mkdir(exist_ok=True)
     new = []
     for tar in tars:
         seen = Path(tar).stat()
-        mark = [seen.st_size, seen.st_mtime_ns]
-        if known.get(tar) != mark:
+        mark, note = f"{seen.st_size} {seen.st_mtime_ns}", memory / quote(tar, safe="")
+        if not note.exists() or note.read_text() != mark:
             host.run(
                 ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images", "import", tar
             )
-            known[tar] = mark
-            memory.write_text(json.dumps(known))
+            note.write_text(mark)
             new.append(tar)
     return new
 
