@@ -133,8 +133,13 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) ->
         await stage.delete(SESSIONS, "alice-desktop")
         leaving = await stage.reach("alice-desktop", "Terminating", "Waiting until node far-away has stopped")
         assert leaving["metadata"]["finalizers"] == ["vdi.kasm.io/session-cleanup"]
-        (pod,) = await stage.owned(PODS, session)
-        assert pod["metadata"]["deletionGracePeriodSeconds"] == 3
+
+        async def grace() -> int | None:
+            (pod,) = await stage.owned(PODS, session)
+            seconds: int | None = pod["metadata"].get("deletionGracePeriodSeconds")
+            return seconds
+
+        assert await eventually(grace, "the pod is told to stop") == 3
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
         await stage.gone(SESSIONS, "alice-desktop")
         await stage.childless(session)
