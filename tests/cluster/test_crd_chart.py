@@ -128,8 +128,9 @@ IN_SESSIONS = (
     | may("vdi.kasm.io", "vdisessions", "list watch patch delete")
     | may("vdi.kasm.io", "vdisessions/status", "patch")
     | may("", "pods", "get list watch create patch delete")
-    | may("", "services secrets persistentvolumeclaims", "get list watch create patch")
-    | may("traefik.io", "ingressroutes", "get list watch create patch")
+    | may("", "services secrets", "get list watch create patch delete")
+    | may("", "persistentvolumeclaims", "get list watch create patch")
+    | may("traefik.io", "ingressroutes", "get list watch create patch delete")
     | may("events.k8s.io", "events", "list watch create patch")
 )
 

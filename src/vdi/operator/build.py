@@ -78,6 +78,22 @@ class Builder:
             self._reservations.release(session.metadata.uid)
         return _sum_up(replace(observed, **made), failures)
 
+    async def clear(self, observed: Observed) -> bool:
+        """Delete what a session that goes has; True when all of it is gone.
+
+        The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
+        knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
+        of the session's own is left to it: we may not delete volumes.
+        """
+        work = [self.pods.delete(observed.pod)] if observed.pod else []
+        if observed.route:
+            work.append(self._routes.delete(observed.route))
+        if observed.service:
+            work.append(self._services.delete(observed.service))
+        if observed.secret:
+            work.append(self._secrets.delete(observed.secret))
+        return all(await asyncio.gather(*work))
+
     def _work(
         self, observed: Observed, desktop: Desktop | None, identity: Identity
     ) -> dict[str, Coroutine[Any, Any, Any]]:

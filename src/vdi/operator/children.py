@@ -10,7 +10,7 @@ from vdi.kube import wire
 from vdi.kube.apply import Applier
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.meta import HasMetadata, T
-from vdi.kube.ownership import hash_of, owns_all
+from vdi.kube.ownership import MarkReader, hash_of, owns_all
 from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -39,7 +39,8 @@ class Children(Generic[T]):
         self._client = client
         self._into = into
         self._repair = repair
-        self._applier = Applier(client, resource, into, store) if store.marks is not None else None
+        self._applier = Applier(client, resource, into, store)
+        self._marks = cast("MarkReader", store.marks)  # the Applier insists on it
 
     def owned(self, namespace: str, name: str, uid: str) -> T | None:
         """The child of that name, if it belongs to the session with this uid."""
@@ -56,7 +57,7 @@ class Children(Generic[T]):
         if present is None:
             present = await self._create(wanted)
         self._refuse_foreign(present, metadata)
-        return await self._applier.ensure(wanted) if self._repair and self._applier else present
+        return await self._applier.ensure(wanted) if self._repair else present
 
     async def relabel(self, present: T, labels: Mapping[str, str]) -> T:
         """Put our labels back if somebody else has changed them; by them Services find pods, and we our objects."""
@@ -67,16 +68,12 @@ class Children(Generic[T]):
 
     async def delete(self, present: T) -> bool:
         """Delete this incarnation; True when it is gone, False while it is terminating."""
-        if self._applier is None:
-            raise TypeError(f"{self.resource.plural} are not ours to delete: the garbage collector does that")
         return await self._applier.delete(present)
 
     async def _create(self, wanted: Mapping[str, Any]) -> T:
         metadata = wanted["metadata"]
-        body: Mapping[str, Any] = wanted
-        if self.store.marks is not None:
-            annotations = {**metadata.get("annotations", {}), self.store.marks.annotation: hash_of(wanted)}
-            body = {**wanted, "metadata": {**metadata, "annotations": annotations}}
+        annotations = {**metadata.get("annotations", {}), self._marks.annotation: hash_of(wanted)}
+        body = {**wanted, "metadata": {**metadata, "annotations": annotations}}
         try:
             answer = await self._client.create(self.resource, body, namespace=metadata["namespace"], into=msgspec.Raw)
         except AlreadyExists:
@@ -99,7 +96,7 @@ class Children(Generic[T]):
 
     def _take(self, answer: msgspec.Raw) -> T:
         obj = wire.decode(answer, self._into, self.resource.kind)
-        self.store.remember(obj, self.store.marks.read(answer) if self.store.marks is not None else None)
+        self.store.remember(obj, self._marks.read(answer))
         return obj
 
     def _refuse_foreign(self, present: T, metadata: Mapping[str, Any]) -> None:

@@ -104,15 +104,15 @@ class SessionController:
         return Result()
 
     async def _finalize(self, session: VDISession) -> Result:
-        """Delete the pod, wait for its end, let the session go. The garbage collector takes the other children."""
+        """Delete the children, wait for the pod's end, let the session go."""
         if FINALIZER not in session.metadata.finalizers:
             return Result()
-        pod = self._observer.pod_of(session)
-        if pod:
-            observed = Observed(session, pod=pod)
-            session, _ = await self._statuses.write(session, derive(observed, None, self._policy, self._clock.now()))
-            if not await self._builder.pods.delete(pod):
-                return Result()  # its DELETED event wakes us
+        observed = self._observer.observe(session)
+        if observed.pod:
+            leaving = Observed(session, pod=observed.pod)
+            session, _ = await self._statuses.write(session, derive(leaving, None, self._policy, self._clock.now()))
+        if not await self._builder.clear(observed):
+            return Result()  # the DELETED event of what is left wakes us
         kept = tuple(one for one in session.metadata.finalizers if one != FINALIZER)
         await self._set_finalizers(session, kept)
         return Result()
