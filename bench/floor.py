@@ -23,6 +23,7 @@ from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.effective import Desktop, resolve
+from vdi.session.naming import secret_name
 from vdi.session.policy import Policy
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -121,12 +122,18 @@ class Floor:
         await self._write("POST", objects.EVENTS, event_of(name, session["metadata"]["uid"], now))
 
     async def delete(self, name: str) -> None:
-        """Delete a session and its pod, and let the session go."""
+        """Delete a session and its children but the home, and let the session go."""
         async with self.cluster.http.delete(f"{objects.SESSIONS}/{name}") as response:
             await response.read()
         path = f"{objects.SESSIONS}/{name}"
         await self._write("PATCH", f"{path}/status", {"status": {"phase": "Terminating"}})
-        await self._write("DELETE", f"{objects.PODS}/{name}", {})
+        children = (
+            f"{objects.PODS}/{name}",
+            f"{objects.SERVICES}/{name}",
+            f"{objects.ROUTES}/{name}",
+            f"{objects.CORE}/secrets/{secret_name(name)}",
+        )
+        await asyncio.gather(*(self._write("DELETE", child, {}) for child in children))
         await self._write("PATCH", path, {"metadata": {"finalizers": None}})
 
     async def _write(self, method: str, path: str, body: objects.Object) -> None:
