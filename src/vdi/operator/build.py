@@ -53,7 +53,7 @@ class Builder:
         self._reservations = reservations
         self._policy = policy
         self._new_password = new_password
-        self.pods = Children(client, PODS, Pod, caches.pods, repair=False)
+        self._pods = Children(client, PODS, Pod, caches.pods, repair=False)
         self._homes = Children(client, CLAIMS, Claim, caches.claims, repair=False)
         self._secrets = Children(client, SECRETS, Secret, caches.secrets, repair=False)
         self._services = Children(client, SERVICES, Service, caches.services, repair=True)
@@ -85,7 +85,7 @@ class Builder:
         knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
         of the session's own is left to it: we may not delete volumes.
         """
-        work = [self.pods.delete(observed.pod)] if observed.pod else []
+        work = [self._pods.delete(observed.pod)] if observed.pod else []
         if observed.route:
             work.append(self._routes.delete(observed.route))
         if observed.service:
@@ -111,9 +111,9 @@ class Builder:
         if home and is_its_home and (observed.home is None or observed.pod is None):
             work["home"] = self._homes.ensure(build_home(identity=identity, home=home))
         if observed.pod:
-            work["pod"] = self.pods.relabel(observed.pod, identity.labels)
+            work["pod"] = self._pods.relabel(observed.pod, identity.labels)
         elif desktop and (home is None or self._may_mount(home, uid)):
-            work["pod"] = self.pods.ensure(build_pod(identity=identity, desktop=desktop))
+            work["pod"] = self._pods.ensure(build_pod(identity=identity, desktop=desktop))
         return work
 
     def _may_mount(self, home: Home, uid: str) -> bool:

@@ -42,11 +42,6 @@ class Children(Generic[T]):
         self._applier = Applier(client, resource, into, store)
         self._marks = cast("MarkReader", store.marks)  # the Applier insists on it
 
-    def owned(self, namespace: str, name: str, uid: str) -> T | None:
-        """The child of that name, if it belongs to the session with this uid."""
-        present = self.store.get(namespace, name)
-        return present if present is not None and owner_uid(present) == uid else None
-
     async def ensure(self, wanted: Mapping[str, Any]) -> T:
         """Make the object if it is missing, repair it if that is this kind's way; returns it as it then is.
 

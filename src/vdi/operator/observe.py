@@ -25,7 +25,7 @@ class Observer:
     def observe(self, session: VDISession) -> Observed:
         """The state of a session. Objects of its children's names that belong to others are not among it."""
         caches, meta = self._caches, session.metadata
-        pod = self.pod_of(session)
+        pod = self._pod_of(session)
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))
         route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
         secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
@@ -43,7 +43,7 @@ class Observer:
             host_holder=self._host_holder(session),
         )
 
-    def pod_of(self, session: VDISession) -> Pod | None:
+    def _pod_of(self, session: VDISession) -> Pod | None:
         """The session's own pod."""
         meta = session.metadata
         pod = self._caches.pods.get(meta.namespace, naming.pod_name(meta.name))
