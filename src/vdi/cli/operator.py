@@ -32,7 +32,9 @@ def run(
 
     Settings are environment variables: VDI_NAMESPACE (vdi-sessions), VDI_DOMAIN (vdi.localhost), VDI_URL_PORT (443),
     VDI_ENTRY_POINT (websecure), VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU (250m), VDI_REQUESTS_MEMORY (1Gi),
-    VDI_GPU_RESOURCE (nvidia.com/gpu), VDI_WORKERS (32), VDI_LOG_LEVEL (info), VDI_METRICS_ADDR (0.0.0.0:8081).
+    VDI_GPU_RESOURCE (nvidia.com/gpu), VDI_COUNT_OTHER_WORKLOADS (true), VDI_QUEUE_WEIGHTS (alice=2,bob=0.5: all others
+    have 1), VDI_DRAIN_NOTICE (60s), VDI_AGENT_PORT (8082), VDI_WORKERS (32), VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text
+    or json), VDI_METRICS_ADDR (0.0.0.0:8081).
     """
     from vdi.kube.config import load_config
     from vdi.kube.errors import KubeError
@@ -44,7 +46,7 @@ def run(
         settings = read_settings(os.environ)
     except SettingsError as why:
         raise CommandFailedError(str(why), USAGE) from why
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     try:
         run_process(load_config(kubeconfig, context), settings)
     except KubeError as why:

@@ -1,4 +1,4 @@
-"""Log lines as `key=value`, each with the session that it is about: readable by people and by machines."""
+"""Log lines, each with the session, pool or template that it is about: `key=value` for people, or JSON for machines."""
 
 import json
 import logging
@@ -8,17 +8,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-_session: ContextVar[tuple[str, str] | None] = ContextVar("session", default=None)
+_subject: ContextVar[tuple[str, str] | None] = ContextVar("subject", default=None)
+
+
+@contextmanager
+def log_about(kind: str, name: str) -> Iterator[None]:
+    """Lines logged within, also by tasks started within, carry `kind=name`, such as `pool=gpu-desks`."""
+    token = _subject.set((kind, name))
+    try:
+        yield
+    finally:
+        _subject.reset(token)
 
 
 @contextmanager
 def log_session(key: tuple[str, str]) -> Iterator[None]:
-    """Lines logged within, also by tasks started within, carry this session."""
-    token = _session.set(key)
-    try:
+    """Lines logged within, also by tasks started within, carry this session (namespace, name)."""
+    with log_about("session", "/".join(key)):
         yield
-    finally:
-        _session.reset(token)
 
 
 class KeyValueFormatter(logging.Formatter):
@@ -26,16 +33,37 @@ class KeyValueFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        key = _session.get()
-        session = f" session={'/'.join(key)}" if key else ""
-        message = json.dumps(record.getMessage(), ensure_ascii=False)
-        line = f"time={at} level={record.levelname.lower()} logger={record.name}{session} msg={message}"
+        fields = _fields_of(record)
+        message = json.dumps(fields.pop("msg"), ensure_ascii=False)
+        line = f"{' '.join(f'{name}={value}' for name, value in fields.items())} msg={message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def set_up_logging(level: str) -> None:
-    """Send everything from `level` on to standard error."""
+class JsonFormatter(logging.Formatter):
+    """The same as one JSON object per line; a traceback is its field `error`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        fields = _fields_of(record)
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, str]:
+    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    subject = _subject.get()
+    return {
+        "time": at,
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        **({subject[0]: subject[1]} if subject else {}),
+        "msg": record.getMessage(),
+    }
+
+
+def set_up_logging(level: str, form: str = "text") -> None:
+    """Send everything from `level` on to standard error, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(KeyValueFormatter())
+    handler.setFormatter(JsonFormatter() if form == "json" else KeyValueFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

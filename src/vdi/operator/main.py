@@ -3,10 +3,9 @@
 import asyncio
 import gc
 import logging
-import secrets
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,16 +14,12 @@ from vdi.kube.config import ClusterConfig
 from vdi.kube.events import EventRecorder
 from vdi.kube.queue import Controller
 from vdi.kube.transport import Client
-from vdi.operator.announce import Announcer
-from vdi.operator.build import Builder
+from vdi.operator.assembly import Assembly, Parts, assemble
 from vdi.operator.caches import Caches
-from vdi.operator.controllers.session import SessionController, SessionKey
 from vdi.operator.health import Health
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
-from vdi.operator.reservations import Reservations
 from vdi.operator.settings import Settings
-from vdi.operator.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -52,45 +47,26 @@ async def run_operator(
     async with client:
         caches = Caches(client, settings.namespace, clock)
         recorder = EventRecorder(client, controller="kasm.io/vdi-operator", instance=socket.gethostname(), clock=clock)
-        controller = _make_controller(client, caches, recorder, metrics, settings, clock)
+        assembly = assemble(Parts(client, caches, recorder, metrics, settings, clock))
+        metrics.watch_sessions(caches.sessions.values)
+        metrics.watch_caches(caches.reflectors)
+        metrics.watch_queues(assembly.controllers)
         health = Health(caches, metrics, clock)
         async with health.serve(settings.metrics_host, settings.metrics_port) as port:
             log.info("serving /healthz, /readyz and /metrics on port %d", port)
-            helpers: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in caches.reflectors]
+            lookouts: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in caches.reflectors]
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in [*helpers, recorder.run()]]
+                tasks = [group.create_task(work) for work in [*lookouts, recorder.run()]]
                 if await _wait_until_synced(caches, health, stop):
                     if on_ready:
                         on_ready(port)
                     log.info("working on %d sessions in namespace %s", len(caches.sessions), settings.namespace)
-                    await _work(controller, stop)
+                    await _work(assembly, stop)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(recorder.flush(), 2.0)
                 for task in tasks:
                     task.cancel()
     log.info("stopped")
-
-
-def _make_controller(
-    client: Client, caches: Caches, recorder: EventRecorder, metrics: Metrics, settings: Settings, clock: Clock
-) -> Controller[SessionKey]:
-    reservations = Reservations()
-    builder = Builder(client, caches, reservations, settings.policy, new_password=lambda: secrets.token_urlsafe(18))
-    sessions = SessionController(
-        client=client,
-        caches=caches,
-        reservations=reservations,
-        builder=builder,
-        announcer=Announcer(recorder, metrics),
-        policy=settings.policy,
-        clock=clock,
-    )
-    controller: Controller[SessionKey] = Controller(
-        "session", sessions.reconcile, workers=settings.workers, clock=clock, on_outcome=metrics.count_reconcile
-    )
-    Wakeups(caches, settings.policy.domain, controller.enqueue, sessions.forget)
-    metrics.watch_sessions(caches.sessions.values, lambda: len(controller.queue))
-    return controller
 
 
 async def _wait_until_synced(caches: Caches, health: Health, stop: asyncio.Event) -> bool:
@@ -114,18 +90,34 @@ async def _wait_until_synced(caches: Caches, health: Health, stop: asyncio.Event
     return not stop.is_set()
 
 
-async def _work(controller: Controller[SessionKey], stop: asyncio.Event) -> None:
-    working = asyncio.create_task(controller.run(), name="controller")
+async def _work(assembly: Assembly, stop: asyncio.Event) -> None:
+    """Run controllers and helpers until told to stop; then the reconciles under way may end, for `DRAIN` seconds.
+
+    Raises what a helper has failed with, and RuntimeError when one has ended: without it the operator is not whole.
+    """
+    working = asyncio.create_task(_run_all(assembly.controllers), name="controllers")
+    helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in assembly.helpers]
     stopped = asyncio.create_task(stop.wait(), name="stop")
+    tasks: list[asyncio.Task[Any]] = [working, stopped, *helpers]
     try:
-        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
-        controller.stop()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for helper in helpers:
+            if helper.done():
+                raise RuntimeError(f"{helper.get_name()} has ended by itself") from helper.exception()
+        for controller in assembly.controllers:
+            controller.stop()
         await asyncio.wait_for(working, DRAIN)
     except TimeoutError:
         log.warning("reconciles under way were cut off after %.0f s", DRAIN)
     finally:
-        stopped.cancel()
-        working.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _run_all(controllers: Iterable[Controller[Any]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for controller in controllers:
+            group.create_task(controller.run(), name=controller.name)
 
 
 @contextmanager

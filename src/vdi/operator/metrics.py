@@ -1,15 +1,19 @@
 """What Prometheus gets to see."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from vdi.api.session import PHASES, VDISession
+from vdi.kube.queue import Controller
+from vdi.kube.watch import Reflector
 
 _STARTUP_BUCKETS = (1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
+_WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _FAST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -18,17 +22,32 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._measures: dict[str, Callable[[], Iterator[Metric]]] = {}
+        self.registry.register(_Measured(self._measures))
         self.startup = Histogram(
             "session_startup_seconds",
             "From a session's creation (in a later run: from its pod's) until its desktop was ready.",
             buckets=_STARTUP_BUCKETS,
             registry=self.registry,
         )
+        self.queue_wait = Histogram(
+            "vdi_queue_wait_seconds",
+            "How long a session that was admitted had waited for room.",
+            buckets=_WAIT_BUCKETS,
+            registry=self.registry,
+        )
         self._reconciles = Counter(
-            "vdi_reconciles", "Reconciles of a session, by outcome.", ["outcome"], registry=self.registry
+            "vdi_reconciles",
+            "Reconciles, by controller and outcome.",
+            ["controller", "outcome"],
+            registry=self.registry,
         )
         self._reconcile_seconds = Histogram(
-            "vdi_reconcile_seconds", "Length of a reconcile.", buckets=_FAST_BUCKETS, registry=self.registry
+            "vdi_reconcile_seconds",
+            "Length of a reconcile.",
+            ["controller"],
+            buckets=_FAST_BUCKETS,
+            registry=self.registry,
         )
         self._requests = Counter(
             "vdi_api_requests",
@@ -36,35 +55,79 @@ class Metrics:
             ["method", "resource", "status"],
             registry=self.registry,
         )
-        for outcome in ("done", "requeue_after", "retry", "terminal"):
-            self._reconciles.labels(outcome)
 
-    def count_reconcile(self, outcome: str, seconds: float) -> None:
+    def count_reconcile(self, controller: str, outcome: str, seconds: float) -> None:
         """A reconcile has ended."""
-        self._reconciles.labels(outcome).inc()
-        self._reconcile_seconds.observe(seconds)
+        self._reconciles.labels(controller, outcome).inc()
+        self._reconcile_seconds.labels(controller).observe(seconds)
 
     def count_request(self, method: str, resource: str, status: int, _seconds: float) -> None:
         """A request to the API server was answered, or not."""
         self._requests.labels(method, resource, str(status)).inc()
 
-    def watch_sessions(self, sessions: Callable[[], Iterable[VDISession]], waiting: Callable[[], int]) -> None:
-        """Count sessions by phase, and keys in the queue, when asked."""
-        self.registry.register(_State(sessions, waiting))
+    def watch_sessions(self, sessions: Callable[[], Iterable[VDISession]]) -> None:
+        """Count sessions by phase when asked."""
+
+        def measure() -> Iterator[Metric]:
+            phases = Tally(session.status.phase or "Pending" for session in sessions())
+            yield _gauge("vdi_sessions", "Sessions, by phase.", "phase", {phase: phases[phase] for phase in PHASES})
+
+        self._measures["sessions"] = measure
+
+    def watch_caches(self, reflectors: Collection[Reflector[Any]]) -> None:
+        """Count what is known of the cluster when asked."""
+
+        def measure() -> Iterator[Metric]:
+            sizes: Tally[str] = Tally()
+            for reflector in reflectors:
+                sizes[reflector.resource.plural] += len(reflector.store)
+            yield _gauge("vdi_cache_objects", "Objects in the caches, by kind.", "kind", sizes)
+
+        self._measures["caches"] = measure
+
+    def watch_queues(self, controllers: Collection[Controller[Any]]) -> None:
+        """Measure the work that waits when asked; every controller shows from the start on."""
+        for controller in controllers:
+            self._reconcile_seconds.labels(controller.name)
+            for outcome in controller.outcomes:
+                self._reconciles.labels(controller.name, outcome)
+
+        def measure() -> Iterator[Metric]:
+            lengths = {controller.name: len(controller.queue) for controller in controllers}
+            yield _gauge("vdi_queue_length", "Keys that wait to be worked on, by controller.", "controller", lengths)
+
+        self._measures["queues"] = measure
+
+    def watch_waiting(self, waiting: Callable[[], Collection[float]]) -> None:
+        """Measure those who wait for room when asked: `waiting` gives how many seconds each has waited by now."""
+
+        def measure() -> Iterator[Metric]:
+            waits = waiting()
+            yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for room.", value=len(waits))
+            longest = "How long the session that waits longest for room has waited."
+            yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(waits, default=0.0))
+
+        self._measures["waiting"] = measure
 
 
-class _State(Collector):
+class _Measured(Collector):
     """Gauges that are computed when they are scraped."""
 
-    def __init__(self, sessions: Callable[[], Iterable[VDISession]], waiting: Callable[[], int]) -> None:
-        self._sessions = sessions
-        self._waiting = waiting
+    def __init__(self, measures: Mapping[str, Callable[[], Iterator[Metric]]]) -> None:
+        self._measures = measures
 
     def collect(self) -> Iterator[Metric]:
-        """Sessions by phase, and the length of the queue."""
-        phases = Tally(session.status.phase or "Pending" for session in self._sessions())
-        sessions = GaugeMetricFamily("vdi_sessions", "Sessions, by phase.", labels=["phase"])
-        for phase in PHASES:
-            sessions.add_metric([phase], phases[phase])
-        yield sessions
-        yield GaugeMetricFamily("vdi_queue_length", "Sessions that wait to be worked on.", value=self._waiting())
+        """What everybody measures."""
+        for measure in self._measures.values():
+            yield from measure()
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is measured before it is asked for."""
+        return iter(())
+
+
+def _gauge(name: str, words: str, label: str, values: "Tally[str] | dict[str, int]") -> Metric:
+    gauge = GaugeMetricFamily(name, words, labels=[label])
+    for value, number in sorted(values.items()):
+        gauge.add_metric([value], number)
+    return gauge

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vdi.session.policy import Policy
-from vdi.session.units import parse_quantity
+from vdi.session.units import parse_duration, parse_quantity
 
 
 class SettingsError(Exception):
@@ -28,14 +28,21 @@ class Settings:
     """Host part of VDI_METRICS_ADDR: where /healthz, /readyz and /metrics are served."""
     metrics_port: int = 8081
     """Port part of VDI_METRICS_ADDR."""
+    log_format: str = "text"
+    """VDI_LOG_FORMAT: text (`key=value`) or json (one object per line)."""
+    count_other_workloads: bool = True
+    """VDI_COUNT_OTHER_WORKLOADS: whether pods of other namespaces and of other programs count against the capacity."""
+    queue_weights: Mapping[str, float] = field(default_factory=dict)
+    """VDI_QUEUE_WEIGHTS, such as `alice@example.com=2,bob@example.com=0.5`: shares of users in the queue; others: 1."""
     policy: Policy = field(default_factory=Policy)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
-    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE: what holds for every session."""
+    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_AGENT_PORT: what holds for every session."""
 
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("text", "json")
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -108,6 +115,30 @@ def _level(text: str) -> str:
     return text.lower()
 
 
+def _format(text: str) -> str:
+    if text.lower() not in _FORMATS:
+        raise ValueError(f"allowed are {', '.join(_FORMATS)}")
+    return text.lower()
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("allowed are true and false")
+    return text.lower() == "true"
+
+
+def _weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        user, _, weight = part.rpartition("=")
+        if not user or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", weight) or not float(weight):
+            raise ValueError(f"{part!r} is not a weight; allowed are users with numbers above zero, such as alice=2")
+        if user in weights:
+            raise ValueError(f"{user!r} has two weights; allowed is one")
+        weights[user] = float(weight)
+    return weights
+
+
 _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "VDI_NAMESPACE": ("namespace", _matching(_LABEL, "the name of a namespace")),
     "VDI_DOMAIN": ("domain", _matching(_SUBDOMAIN, "a domain such as vdi.example.com")),
@@ -119,7 +150,12 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "VDI_REQUESTS_MEMORY": ("requests_memory", _quantity),
     "VDI_GPU_RESOURCE": ("gpu_resource", _matching(rf"{_SUBDOMAIN}/[\w.-]+", "a resource such as nvidia.com/gpu")),
     "VDI_WORKERS": ("workers", _number(1, 1000)),
+    "VDI_DRAIN_NOTICE": ("drain_notice", parse_duration),
+    "VDI_AGENT_PORT": ("agent_port", _number(1, 65535)),
+    "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", _truth),
+    "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
     "VDI_LOG_LEVEL": ("log_level", _level),
+    "VDI_LOG_FORMAT": ("log_format", _format),
     "VDI_METRICS_ADDR": ("metrics_address", _address),
 }
 _OTHERS = frozenset({"VDI_CACHE", "VDI_STATE", "VDI_DEBUG", "VDI_USER", "VDI_KUBECONFIG", "VDI_CONTEXT"})

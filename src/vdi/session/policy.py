@@ -1,6 +1,7 @@
 """What the operator's settings say about every session. Pure data; `vdi.operator.settings` reads it."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Policy:
     """Memory that the scheduler reserves per desktop, never above its limit."""
     gpu_resource: str = "nvidia.com/gpu"
     """Extended resource that stands for one GPU (slice)."""
+    drain_notice: timedelta = timedelta(seconds=60)
+    """How long the desktops of a cordoned node are kept before a drain may evict them."""
+    agent_port: int = 8082
+    """Port of the agent in the desktop, which tells whether it is used and shows notices."""
 
     def host(self, label: str) -> str:
         """The full host name of a desktop."""

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 
 from vdi.operator.settings import Settings, SettingsError, read_settings
@@ -23,10 +25,17 @@ def test_every_variable_is_read() -> None:
             "VDI_WORKERS": "8",
             "VDI_LOG_LEVEL": "DEBUG",
             "VDI_METRICS_ADDR": "[::1]:9090",
+            "VDI_LOG_FORMAT": "json",
+            "VDI_COUNT_OTHER_WORKLOADS": "false",
+            "VDI_QUEUE_WEIGHTS": "alice@example.com=2, b=c=0.5,",
+            "VDI_DRAIN_NOTICE": "2m",
+            "VDI_AGENT_PORT": "9000",
         }
     )
-    policy = Policy("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
-    assert settings == Settings("desks", 8, "debug", "::1", 9090, policy)
+    names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
+    weights = {"alice@example.com": 2.0, "b=c": 0.5}
+    policy = Policy(*names, timedelta(minutes=2), 9000)
+    assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, policy)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,14 @@ def test_every_variable_is_read() -> None:
         ("VDI_GPU_RESOURCE", "gpu", "nvidia.com/gpu"),
         ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("VDI_METRICS_ADDR", "8081x", "from 0 to 65535"),
+        ("VDI_LOG_FORMAT", "xml", "text, json"),
+        ("VDI_COUNT_OTHER_WORKLOADS", "maybe", "true and false"),
+        ("VDI_QUEUE_WEIGHTS", "alice", "numbers above zero, such as alice=2"),
+        ("VDI_QUEUE_WEIGHTS", "alice=0", "above zero"),
+        ("VDI_QUEUE_WEIGHTS", "alice=-1", "above zero"),
+        ("VDI_QUEUE_WEIGHTS", "alice=1,alice=2", "allowed is one"),
+        ("VDI_DRAIN_NOTICE", "60", "such as 30m"),
+        ("VDI_AGENT_PORT", "0", "from 1 to 65535"),
     ],
 )
 def test_error_names_variable_value_and_what_is_allowed(variable: str, value: str, allowed: str) -> None:

@@ -1,6 +1,8 @@
 """What the operator says: status patches, Events, log lines, metrics."""
 
+import json
 import logging
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +12,9 @@ from prometheus_client import generate_latest
 
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
+from vdi.kube.queue import Controller, Result
 from vdi.operator.announce import Announcer
-from vdi.operator.logs import KeyValueFormatter, log_session
+from vdi.operator.logs import JsonFormatter, KeyValueFormatter, log_about, log_session
 from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import PROGRESS_PAUSE, StatusWriter, difference
@@ -168,12 +171,56 @@ def test_log_line_names_the_session_it_is_about() -> None:
         line = KeyValueFormatter().format(record)
     assert line.endswith(' level=warning logger=vdi session=desks/alice msg="said \\"no\\""')
     assert "session=" not in KeyValueFormatter().format(record)
+    with log_about("pool", "gpu"):
+        line = JsonFormatter().format(record)
+    fields = json.loads(line)
+    assert fields.pop("time").endswith("Z")
+    assert fields == {"level": "warning", "logger": "vdi", "pool": "gpu", "msg": 'said "no"'}
+
+
+def test_json_log_line_keeps_a_traceback_on_its_one_line() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        record = logging.LogRecord("vdi", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert "ValueError: first\nsecond" in json.loads(line)["error"]
 
 
 def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:
-    metrics.watch_sessions(lambda: [a_session(phase="Running"), a_session(), a_session(phase="Running")], lambda: 4)
+    metrics.watch_sessions(lambda: [a_session(phase="Running"), a_session(), a_session(phase="Running")])
     text = generate_latest(metrics.registry).decode()
     assert 'vdi_sessions{phase="Running"} 2.0' in text
     assert 'vdi_sessions{phase="Pending"} 1.0' in text
     assert 'vdi_sessions{phase="Failed"} 0.0' in text
-    assert "vdi_queue_length 4.0" in text
+    assert 'vdi_sessions{phase="Suspended"} 0.0' in text
+
+
+def test_those_who_wait_for_room_are_counted_as_they_are_when_asked(metrics: Metrics) -> None:
+    waits = [3.0, 61.5]
+    metrics.watch_waiting(lambda: waits)
+    metrics.queue_wait.observe(70)
+    text = generate_latest(metrics.registry).decode()
+    assert "vdi_waiting_sessions 2.0" in text
+    assert "vdi_longest_wait_seconds 61.5" in text
+    assert 'vdi_queue_wait_seconds_bucket{le="60.0"} 0.0' in text
+    waits.clear()
+    text = generate_latest(metrics.registry).decode()
+    assert "vdi_waiting_sessions 0.0" in text
+    assert "vdi_longest_wait_seconds 0.0" in text
+
+
+async def test_every_controller_shows_its_queue_and_outcomes_before_it_has_worked(metrics: Metrics) -> None:
+    async def reconcile(_key: str) -> Result:
+        return Result()
+
+    pools: Controller[str] = Controller("pool", reconcile)
+    pools.enqueue("a")
+    metrics.watch_queues([pools])
+    metrics.count_reconcile("pool", "retry", 0.2)
+    text = generate_latest(metrics.registry).decode()
+    assert 'vdi_queue_length{controller="pool"} 1.0' in text
+    assert 'vdi_reconciles_total{controller="pool",outcome="done"} 0.0' in text
+    assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in text
+    assert 'vdi_reconcile_seconds_count{controller="pool"} 1.0' in text
