@@ -146,6 +146,13 @@ SESSIONS_REFUSED = [
     (session(persistence={"size": "10G i"}), "spec.persistence.size", "10G i", MEMORY),
     (session(persistence={"storageClass": "Local Path"}), "spec.persistence.storageClass", "Local Path", OBJECT),
     (session(persistence={"retain": "no"}), "spec.persistence.retain", "string", "must be of type boolean"),
+    (session(idleTimeout="30"), "spec.idleTimeout", "30", TIME),
+    (session(idleTimeout="0m"), "spec.idleTimeout", "0m", TIME),
+    (session(idleTimeout=30), "spec.idleTimeout", "integer", "must be of type string"),
+    (session(suspended="yes"), "spec.suspended", "string", "must be of type boolean"),
+    (session(priority=1001), "spec.priority", "1001", "should be less than or equal to 1000"),
+    (session(priority=-1001), "spec.priority", "-1001", "should be greater than or equal to -1000"),
+    (session(priority="high"), "spec.priority", "string", "must be of type integer"),
 ]
 
 TEMPLATES_REFUSED = [
@@ -231,6 +238,29 @@ TEMPLATES_REFUSED = [
     ),
     ({"image": "i", "imagePullSecrets": [{"name": "a b"}]}, "spec.imagePullSecrets[0].name", "a b", OBJECT),
     ({"image": "i", "gpu": 1}, "spec.gpu", "", "unknown field"),
+    ({"image": "i", "lifecycle": {"maxTimeout": "1d"}}, "spec.lifecycle.maxTimeout", "1d", TIME),
+    ({"image": "i", "lifecycle": {"idleTimeout": ""}}, "spec.lifecycle.idleTimeout", "", TIME),
+    (
+        {"image": "i", "lifecycle": {"onTimeout": "Delete"}},
+        "spec.lifecycle.onTimeout",
+        "Delete",
+        'supported values: "Terminate", "Suspend"',
+    ),
+    (
+        {"image": "i", "lifecycle": {"onIdle": "suspend"}},
+        "spec.lifecycle.onIdle",
+        "suspend",
+        'supported values: "Suspend", "Terminate"',
+    ),
+    ({"image": "i", "prePull": "yes"}, "spec.prePull", "string", "must be of type boolean"),
+]
+
+POOLS_REFUSED = [
+    ({"ready": 1}, "spec.template", "", "Required value"),
+    ({"template": "My_Desktop"}, "spec.template", "My_Desktop", OBJECT),
+    ({"template": "desktop", "ready": -1}, "spec.ready", "-1", "should be greater than or equal to 0"),
+    ({"template": "desktop", "ready": "two"}, "spec.ready", "string", "must be of type integer"),
+    ({"template": "desktop", "replicas": 2}, "spec.replicas", "", "unknown field"),
 ]
 
 
@@ -261,6 +291,14 @@ def test_a_wrong_template_is_refused_in_words(
     expect_named(said, field, value, allowed)
 
 
+@pytest.mark.parametrize(("spec", "field", "value", "allowed"), POOLS_REFUSED, ids=label)
+def test_a_wrong_pool_is_refused_in_words(
+    server: Server, spec: dict[str, Any], field: str, value: str, allowed: str
+) -> None:
+    said = server.refused("VDIPool", spec)
+    expect_named(said, field, value, allowed)
+
+
 @pytest.mark.parametrize("length", ["8h", "30m", "45s", "1h30m", "1h0m5s", "999999h"])
 def test_lengths_of_time_that_are_right(server: Server, length: str) -> None:
     assert server.accepted("VDISession", session(timeout=length))["timeout"] == length
@@ -277,8 +315,8 @@ def test_cpus_that_are_right(server: Server, amount: str | int) -> None:
 
 
 def test_what_a_session_leaves_out(server: Server) -> None:
-    assert server.accepted("VDISession", session()) == session(timeout="8h"), (
-        "resources and persistence: as the template says"
+    assert server.accepted("VDISession", session()) == session(timeout="8h", suspended=False, priority=0), (
+        "resources, persistence and idleTimeout: as the template says"
     )
     assert server.accepted("VDISession", resources())["resources"] == {"gpu": 1, "memory": "4Gi"}
     assert server.accepted("VDISession", session(persistence={}))["persistence"] == {"retain": True}
@@ -292,6 +330,8 @@ def test_what_a_template_leaves_out(server: Server) -> None:
         "healthPath": "/api/health",
         "persistence": {"enabled": True, "size": "10Gi", "storageClass": "local-path", "mountPath": "/home/user"},
         "shmSize": "1Gi",
+        "lifecycle": {"onTimeout": "Terminate", "onIdle": "Suspend"},
+        "prePull": False,
     }
     assert (
         server.accepted("VDITemplate", {"image": "i", "resources": {"defaultGPU": 0}})["resources"]["defaultGPU"] == 0
@@ -363,6 +403,52 @@ def test_the_missions_objects_work_as_they_stand_and_then_stay_the_users(server:
 def test_the_examples_of_the_documentation_are_accepted(server: Server, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         server.accepted(document["kind"], document["spec"])
+
+
+def test_a_new_session_shows_pending_before_anybody_has_written_its_status(server: Server) -> None:
+    given = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "metadata": {"name": "fresh"},
+        "spec": session(),
+    }
+    server.run("create", "-f", "-", stdin=json.dumps(given))
+    assert json.loads(server.run("get", "vdi", "fresh", "-o", "json").stdout)["status"] == {"phase": "Pending"}
+    assert server.run("get", "vdi").stdout.splitlines()[1].split()[2] == "Pending"
+    assert "fresh" in server.run("get", "vdi", "--field-selector", "status.phase=Pending").stdout
+
+
+def test_a_pool_is_scaled_as_a_deployment_is(server: Server) -> None:
+    name = f"pool-{server.namespace}"
+    given = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDIPool",
+        "metadata": {"name": name},
+        "spec": {"template": "desktop"},
+    }
+    server.run("create", "-f", "-", stdin=json.dumps(given))
+    try:
+        assert server.run("get", "vdipool", name).stdout.splitlines()[1].split()[:6] == [
+            name,
+            "desktop",
+            "1",
+            "0",
+            "0",
+            "0",
+        ]
+        assert server.run("scale", "vdipool", name, "--replicas=3").returncode == 0
+        assert json.loads(server.run("get", "vdipool", name, "-o", "json").stdout)["spec"]["ready"] == 3
+        status = json.dumps({"status": {"ready": 2, "selector": f"vdi.kasm.io/pool={name}"}})
+        assert (
+            server.run("patch", "vdipool", name, "--subresource=status", "--type=merge", "-p", status).returncode == 0
+        )
+        scale = json.loads(server.run("get", "vdipool", name, "--subresource=scale", "-o", "json").stdout)
+        assert (scale["spec"], scale["status"]) == (
+            {"replicas": 3},
+            {"replicas": 2, "selector": f"vdi.kasm.io/pool={name}"},
+        )
+    finally:
+        server.run("delete", "vdipool", name)
 
 
 def test_every_field_is_explained(server: Server) -> None:

@@ -10,11 +10,20 @@ from typing import Any
 import yaml
 
 from vdi.api.meta import GROUP, VERSION
+from vdi.api.pool import VDIPool
 from vdi.api.schema import Schema, struct_schema
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 
+Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
+
 _HEADER = "# Generated from src/vdi/api by `python -m vdi.api.crd`. Edit there.\n"
+
+_SHOWN_BEFORE_THE_FIRST_WRITE: dict[Kind, dict[str, Any]] = {
+    VDISession: {"phase": "Pending"},
+    VDIPool: {"ready": 0, "starting": 0, "claimed": 0},
+}
+"""What `kubectl get` shows of an object before the operator has written its status (or where it leaves a 0 out)."""
 
 
 def session_crd() -> dict[str, Any]:
@@ -40,14 +49,37 @@ def template_crd() -> dict[str, Any]:
         _column("CPU", ".spec.resources.defaultCPU"),
         _column("Age", ".metadata.creationTimestamp", type="date"),
         _column("Image", ".spec.image", priority=1),
+        _column("Image Wanted", ".status.prePull.wanted", type="integer", priority=1),
+        _column("Image Ready", ".status.prePull.ready", type="integer", priority=1),
         _column("Description", ".spec.description", priority=1),
     ]
     return _crd(VDITemplate, "Cluster", {"shortNames": ["vdit"], "categories": ["kasm"]}, columns, ())
 
 
+def pool_crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of `VDIPool`."""
+    columns = [
+        _column("Template", ".spec.template"),
+        _column("Wanted", ".spec.ready", type="integer"),
+        _column("Ready", ".status.ready", type="integer"),
+        _column("Starting", ".status.starting", type="integer"),
+        _column("Claimed", ".status.claimed", type="integer"),
+        _column("Age", ".metadata.creationTimestamp", type="date"),
+        _column("Message", ".status.message", priority=1),
+    ]
+    names = {"shortNames": ["vdipool"], "categories": ["kasm"]}
+    crd = _crd(VDIPool, "Cluster", names, columns, (".spec.template",))
+    crd["spec"]["versions"][0]["subresources"]["scale"] = {
+        "specReplicasPath": ".spec.ready",
+        "statusReplicasPath": ".status.ready",
+        "labelSelectorPath": ".status.selector",
+    }
+    return crd
+
+
 def build_crds() -> tuple[dict[str, Any], ...]:
     """Every CustomResourceDefinition of the project, ready to be sent to an API server."""
-    return session_crd(), template_crd()
+    return session_crd(), template_crd(), pool_crd()
 
 
 def render_files() -> dict[str, str]:
@@ -64,7 +96,7 @@ def _column(name: str, path: str, *, type: str = "string", priority: int = 0) ->
 
 
 def _crd(
-    kind: type[VDISession] | type[VDITemplate],
+    kind: Kind,
     scope: str,
     names: dict[str, list[str]],
     columns: list[dict[str, Any]],
@@ -75,10 +107,9 @@ def _crd(
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": _object_schema(kind)},
+        "subresources": {"status": {}},
         "additionalPrinterColumns": columns,
     }
-    if "status" in kind.__struct_fields__:
-        version["subresources"] = {"status": {}}
     if selectable:
         version["selectableFields"] = [{"jsonPath": path} for path in selectable]
     name = kind.__name__
@@ -95,17 +126,19 @@ def _crd(
     }
 
 
-def _object_schema(kind: type[VDISession] | type[VDITemplate]) -> Schema:
-    """The whole object's schema; metadata is the API server's own, and status has no defaults."""
+def _object_schema(kind: Kind) -> Schema:
+    """The whole object's schema; metadata is the API server's own, and status has only the defaults named above."""
     schema = struct_schema(kind, defaults=False)
     properties = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
     properties["spec"] = struct_schema(_spec_of(kind), defaults=True)
-    if "status" in schema["properties"]:
-        properties["status"] = schema["properties"]["status"]
+    properties["status"] = status = schema["properties"]["status"]
+    for name, default in _SHOWN_BEFORE_THE_FIRST_WRITE.get(kind, {}).items():
+        status["default"] = {}
+        status["properties"][name]["default"] = default
     return schema | {"required": ["spec"], "properties": properties}
 
 
-def _spec_of(kind: type[VDISession] | type[VDITemplate]) -> Any:
+def _spec_of(kind: Kind) -> Any:
     return kind.__annotations__["spec"]
 
 

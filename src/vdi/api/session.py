@@ -21,6 +21,9 @@ from vdi.api.meta import Condition, ObjectMeta
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Terminating", "Failed")
 """`status.phase`."""
 
+RESTARTED_AT = "vdi.kasm.io/restartedAt"
+"""Annotation of a session (RFC 3339): changed, the desktop is started again, as by `kubectl rollout restart`."""
+
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the desktop may use (the pod's limits)."""
@@ -109,8 +112,53 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
     timeout: Annotated[
         str,
-        doc("Length of one run, counted from status.startTime; then the session is deleted.", DURATION, maxLength=32),
+        doc(
+            "Length of one run, counted from status.startTime and capped by the template's lifecycle.maxTimeout; "
+            "then the template's lifecycle.onTimeout is done. An edit counts at once.",
+            DURATION,
+            maxLength=32,
+        ),
     ] = "8h"
+    idle_timeout: Annotated[
+        str | None,
+        doc(
+            "How long nobody may connect or touch mouse and keyboard; then the template's lifecycle.onIdle is done. "
+            "Left out: the template's lifecycle.idleTimeout, and without that: for ever.",
+            DURATION,
+            maxLength=32,
+        ),
+    ] = None
+    suspended: Annotated[
+        bool,
+        doc("true: the desktop is stopped and its GPU is free; home and address are kept. false again: a new run."),
+    ] = False
+    priority: Annotated[
+        int,
+        doc("Who waits for room with a higher priority goes first.", minimum=-1000, maximum=1000),
+    ] = 0
+
+
+class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Where a session stands that waits for room in the cluster."""
+
+    position: Annotated[int, doc("1: the next one.")] = 0
+    reason: Annotated[str, doc("What there is too little of, in one word for programs.")] = ""
+    earliest_slot: Annotated[
+        str, doc("When room is expected at the latest, if nobody ends earlier.", format="date-time")
+    ] = ""
+
+
+class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """How often the desktop was lost in a row, and why the last time. Absent while all is well."""
+
+    count: Annotated[int, doc("Losses in a row; the fifth is the last that is mended without being asked.")] = 0
+    reason: Annotated[str, doc("Why, in one word for programs.")] = ""
+    message: Annotated[str, doc("Why, in a sentence for people.")] = ""
+    time: Annotated[str, doc("When the last one was seen.", format="date-time")] = ""
+    generation: Annotated[int, doc("Generation of the session that was counted for; another one starts anew.")] = 0
+    restarted_at: Annotated[
+        str, doc("The annotation vdi.kasm.io/restartedAt that was counted for; another one starts anew.")
+    ] = ""
 
 
 class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -120,10 +168,20 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     url: Annotated[str, doc("Where the desktop is opened in a browser.")] = ""
     message: Annotated[str, doc("One sentence for the person who waits.")] = ""
     start_time: Annotated[
-        str, doc("When this run began: its pod was made. The timeout counts from here.", format="date-time")
+        str,
+        doc(
+            "When this run began: its pod was made, or taken from a pool. The timeout counts from here. "
+            "Empty while the session waits or is suspended.",
+            format="date-time",
+        ),
     ] = ""
     ready_time: Annotated[str, doc("When the desktop of this run first answered.", format="date-time")] = ""
     expires_at: Annotated[str, doc("When this run ends.", format="date-time")] = ""
+    last_activity_time: Annotated[
+        str, doc("When somebody last connected or touched mouse or keyboard, as far as written.", format="date-time")
+    ] = ""
+    queue: Annotated[QueueStatus | None, doc("Where it stands in the queue; absent while it does not wait.")] = None
+    failures: Annotated[FailureStatus | None, doc("How often the desktop was lost in a row, and why.")] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""
     node_name: Annotated[str, doc("The node that the pod runs on.")] = ""

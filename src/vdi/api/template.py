@@ -7,6 +7,7 @@ import msgspec
 from vdi.api.constraints import (
     ABSOLUTE_PATH,
     CPU,
+    DURATION,
     ENV_NAME,
     HOST_LABEL,
     IMAGE,
@@ -20,7 +21,7 @@ from vdi.api.constraints import (
     doc,
     quantities_as_text,
 )
-from vdi.api.meta import ObjectMeta
+from vdi.api.meta import Condition, ObjectMeta
 
 # dyn(): without it the API server takes a string(integer) to be of any length, and refuses the rule as too costly.
 _GPUS, _MOST_GPUS = "string(dyn(self.defaultGPU))", "string(dyn(self.maxGPU))"
@@ -203,6 +204,32 @@ class LocalObjectReference(msgspec.Struct, rename="camel", omit_defaults=True):
     name: Annotated[str, doc("Name of the object.", OBJECT_NAME, minLength=1, maxLength=253)]
 
 
+class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
+    """How long desktops of this template live, and what happens to them then."""
+
+    max_timeout: Annotated[
+        str | None,
+        doc("The longest that one run may be, whatever the session's timeout says.", DURATION, maxLength=32),
+    ] = None
+    on_timeout: Annotated[
+        str,
+        doc("At the end of a run: delete the session, or suspend it.", enum=["Terminate", "Suspend"]),
+    ] = "Terminate"
+    idle_timeout: Annotated[
+        str | None,
+        doc(
+            "How long nobody may connect or touch mouse and keyboard, unless the session says otherwise. "
+            "Left out: for ever.",
+            DURATION,
+            maxLength=32,
+        ),
+    ] = None
+    on_idle: Annotated[
+        str,
+        doc("After the idle timeout: suspend the session, or delete it.", enum=["Suspend", "Terminate"]),
+    ] = "Suspend"
+
+
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """What a desktop of this kind is made of."""
 
@@ -249,9 +276,46 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         tuple[LocalObjectReference, ...],
         doc("Secrets in the session's namespace for private registries.", list_key="name", maxItems=16),
     ] = ()
+    lifecycle: Annotated[Lifecycle, doc("How long desktops live, and what happens then.")] = msgspec.field(
+        default_factory=Lifecycle
+    )
+    pre_pull: Annotated[
+        bool, doc("true: every node that may run a desktop of this template has its image before anybody asks for one.")
+    ] = False
 
     def __post_init__(self) -> None:
         quantities_as_text(self, "shm_size")
+
+
+class PrePullFailure(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A node that could not get the image."""
+
+    node: Annotated[str, doc("The node.")]
+    reason: Annotated[str, doc("Why, in one word for programs.")] = ""
+    message: Annotated[str, doc("Why, in a sentence for people.")] = ""
+
+
+class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """How far the nodes are with the image."""
+
+    image: Annotated[str, doc("The image that is spoken of.")] = ""
+    wanted: Annotated[int, doc("Nodes that should have it.")] = 0
+    ready: Annotated[int, doc("Nodes that have it.")] = 0
+    pulling: Annotated[tuple[str, ...], doc("Nodes that are getting it.")] = ()
+    failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that could not get it, and why.")] = ()
+
+
+class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What the operator has seen and done for a template."""
+
+    pre_pull: Annotated[PrePullStatus | None, doc("How far the nodes are with the image; absent without prePull.")] = (
+        None
+    )
+    observed_generation: Annotated[int, doc("Generation of the template that this status speaks of.")] = 0
+    conditions: Annotated[
+        tuple[Condition, ...],
+        doc("ImagePulled: whether every node that should have the image has it.", list_key="type", maxItems=32),
+    ] = ()
 
 
 class VDITemplate(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -261,3 +325,4 @@ class VDITemplate(msgspec.Struct, rename="camel", omit_defaults=True):
 
     metadata: ObjectMeta
     spec: TemplateSpec
+    status: TemplateStatus = msgspec.field(default_factory=TemplateStatus)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from vdi.api import reference
-from vdi.api.crd import build_crds, main, render_files, session_crd, template_crd
+from vdi.api.crd import build_crds, main, pool_crd, render_files, session_crd, template_crd
 from vdi.api.session import PHASES, VDISession
 from vdi.api.template import VDITemplate
 
@@ -51,7 +51,7 @@ def test_a_page_without_markers_is_refused() -> None:
 
 def test_main_writes_the_files_and_refuses_anything_but_a_directory(tmp_path: Path) -> None:
     assert main([str(tmp_path / "made")]) == 0
-    assert {path.name for path in (tmp_path / "made").iterdir()} == {"vdisessions.yaml", "vditemplates.yaml"}
+    assert {path.name for path in (tmp_path / "made").iterdir()} == set(render_files())
     assert main([]) == 2
 
 
@@ -77,15 +77,28 @@ def test_every_rule_has_a_message(crd: dict[str, Any]) -> None:
         assert rule["rule"] and rule["message"], rule
 
 
-def test_status_has_no_defaults() -> None:
-    """The API server would write them when a session is made, and kubectl would show a status that nobody has seen."""
-    assert [path for path, field in walk(schema_of(session_crd())["properties"]["status"]) if "default" in field] == []
+def test_status_has_only_the_defaults_that_a_new_object_shows_before_the_operator_has_written() -> None:
+    """They spare a write for each start. Any other default would show what nobody has seen."""
+    found = {
+        crd["spec"]["names"]["kind"]: {
+            path.removeprefix("."): field["default"]
+            for path, field in walk(schema_of(crd)["properties"]["status"])
+            if "default" in field
+        }
+        for crd in build_crds()
+    }
+    assert found == {
+        "VDISession": {"": {}, "phase": "Pending"},
+        "VDITemplate": {},
+        "VDIPool": {"": {}, "ready": 0, "starting": 0, "claimed": 0},
+    }
 
 
 def test_the_names_that_people_type() -> None:
-    session, template = session_crd()["spec"], template_crd()["spec"]
+    session, template, pool = session_crd()["spec"], template_crd()["spec"], pool_crd()["spec"]
     assert (session["scope"], session["names"]["shortNames"]) == ("Namespaced", ["vdi"])
     assert (template["scope"], template["names"]["shortNames"]) == ("Cluster", ["vdit"])
+    assert (pool["scope"], pool["names"]["shortNames"]) == ("Cluster", ["vdipool"])
     # kubectl takes a category before a short name: a category "vdi" would make `kubectl get vdi` list templates too.
     assert "vdi" not in session["names"]["categories"] + template["names"]["categories"]
     assert [column["name"] for column in session["versions"][0]["additionalPrinterColumns"]][:3] == [
@@ -93,12 +106,22 @@ def test_the_names_that_people_type() -> None:
         "Phase",
         "URL",
     ]
-    assert session["versions"][0]["subresources"] == {"status": {}}
+    assert session["versions"][0]["subresources"] == template["versions"][0]["subresources"] == {"status": {}}
+    assert pool["versions"][0]["subresources"] == {
+        "status": {},
+        "scale": {
+            "specReplicasPath": ".spec.ready",
+            "statusReplicasPath": ".status.ready",
+            "labelSelectorPath": ".status.selector",
+        },
+    }
 
 
 def test_the_defaults_that_the_requirements_name() -> None:
     spec = schema_of(session_crd())["properties"]["spec"]["properties"]
     assert spec["timeout"]["default"] == "8h"
+    assert "default" not in spec["idleTimeout"], "left out, the template decides"
+    assert (spec["suspended"]["default"], spec["priority"]["default"]) == (False, 0)
     assert "default" not in spec["resources"], "left out as a whole, the template's defaults hold"
     assert (
         spec["resources"]["properties"]["gpu"] | {"default": 1, "minimum": 1} == spec["resources"]["properties"]["gpu"]
@@ -115,6 +138,18 @@ def test_the_defaults_that_the_requirements_name() -> None:
         "maxMemory": None,
         "maxCPU": None,
     }
+
+
+def test_a_template_without_a_lifecycle_ends_runs_and_suspends_the_idle() -> None:
+    lifecycle = schema_of(template_crd())["properties"]["spec"]["properties"]["lifecycle"]
+    assert lifecycle["default"] == {}, "without it the defaults within would not be filled in"
+    assert {name: field.get("default") for name, field in lifecycle["properties"].items()} == {
+        "maxTimeout": None,
+        "onTimeout": "Terminate",
+        "idleTimeout": None,
+        "onIdle": "Suspend",
+    }
+    assert schema_of(pool_crd())["properties"]["spec"]["properties"]["ready"]["default"] == 1
 
 
 def test_phases_are_those_of_the_requirements() -> None:
