@@ -49,6 +49,16 @@ def secret_name(session_name: str) -> str:
     return derive_base(session_name) + "-auth"
 
 
+def pool_pod_name(pool_name: str, token: str) -> str:
+    """The Pod's name of one of a pool's desktops, told apart by `token`; it looks derived, so no session has it."""
+    return _shorten(pool_name, digest_of=f"{pool_name}\0{token}", limit=BASE_LIMIT)
+
+
+def pool_secret_name(pod: str) -> str:
+    """The name of the Secret of a pool's desktop."""
+    return pod + "-auth"
+
+
 def home_claim_name(*, session_name: str, user: str, template: str, retain: bool) -> str:
     """The PersistentVolumeClaim of the home: the user's and template's own when it is retained, else the session's."""
     if not retain:

@@ -1,15 +1,19 @@
-"""What every child of a session carries: namespace, labels, owner. Used by all builders and by who looks for them."""
+"""What every child carries: namespace, labels, owner. Used by all builders and by who looks for the children."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from vdi.api.meta import API_VERSION
+from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.session.naming import derive_base
 
 FINALIZER = "vdi.kasm.io/session-cleanup"
 SESSION_LABEL = "vdi.kasm.io/session"
 """Label of all children; its value is `naming.derive_base(session name)`."""
+POOL = "vdi.kasm.io/pool"
+"""Label (its value is `naming.derive_base(pool name)`) and annotation (the name itself) of what a pool has made. They
+stay when a session takes the desktop."""
 MANAGED_BY = {"app.kubernetes.io/managed-by": "vdi-operator"}
 """Label of everything that the operator makes."""
 USER_ANNOTATION = "vdi.kasm.io/user"
@@ -56,4 +60,38 @@ class Identity:
             "labels": self.labels,
             "annotations": {USER_ANNOTATION: self.user, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
             "ownerReferences": [self.owner],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PoolIdentity:
+    """The pool, as far as its desktops know it."""
+
+    namespace: str
+    """Where its desktops live; the pool itself is in none."""
+    name: str
+    uid: str
+    template: str
+
+    @classmethod
+    def of(cls, pool: VDIPool, namespace: str) -> "PoolIdentity":
+        """The identity of that pool."""
+        return cls(namespace=namespace, name=pool.metadata.name, uid=pool.metadata.uid, template=pool.spec.template)
+
+    def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+        """`metadata` of what dies with the pool, unless a session takes it."""
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": {**MANAGED_BY, POOL: derive_base(self.name)},
+            "annotations": {POOL: self.name, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": "VDIPool",
+                    "name": self.name,
+                    "uid": self.uid,
+                    "controller": True,
+                }
+            ],
         }

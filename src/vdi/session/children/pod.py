@@ -1,25 +1,50 @@
 """The Pod: the desktop itself. It passes the Pod Security Standard `restricted`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from vdi.api.template import TemplateVolume
-from vdi.session.children.identity import Identity
-from vdi.session.children.secret import PASSWORD_KEY, USERNAME
+from vdi.session.children.identity import Identity, PoolIdentity
+from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
-from vdi.session.naming import pod_name, secret_name
-from vdi.session.observed import TEMPLATE_REVISION
+from vdi.session.naming import pod_name, pool_secret_name, secret_name
+from vdi.session.observed import HOLD, TEMPLATE_REVISION
 
 CONTAINER = "desktop"
+HOLD_LABEL = "vdi.kasm.io/hold"
+"""Label of the pod of somebody's desktop: while it is `true`, a disruption budget refuses to evict the pod."""
+RUN_STARTED = "vdi.kasm.io/run-started"
+"""Annotation of a pod that goes on with a run which is older than the pod: when that run began (RFC 3339)."""
+AGENT_PORT_NAME = "agent"
 _USER_ID = 1000
 _GRACE_SECONDS = 3
 """A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
 
 
-def build_pod(*, identity: Identity, desktop: Desktop) -> dict[str, Any]:
-    """The Pod of a session."""
+def build_pod(*, identity: Identity, desktop: Desktop, run_started: str = "", agent_port: int = 8082) -> dict[str, Any]:
+    """The Pod of a session. `run_started` is given where the run is older than this pod, which replaces another."""
+    annotations = {TEMPLATE_REVISION: desktop.template_revision} | ({RUN_STARTED: run_started} if run_started else {})
+    metadata = identity.metadata(pod_name(identity.name), annotations)
+    metadata["labels"] = {**metadata["labels"], HOLD_LABEL: "true"}
+    return _pod(metadata, _spec(desktop, secret_name(identity.name), agent_port))
+
+
+def build_pool_pod(
+    *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: dict[str, str], agent_port: int = 8082
+) -> dict[str, Any]:
+    """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
+    metadata = identity.metadata(name, {TEMPLATE_REVISION: desktop.template_revision, **annotations})
+    return _pod(metadata, _spec(desktop, pool_secret_name(name), agent_port))
+
+
+def _pod(metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
@@ -33,7 +58,7 @@ def build_pod(*, identity: Identity, desktop: Desktop) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(identity, desktop)],
+        "containers": [_container(desktop, secret, agent_port)],
         "volumes": _volumes(desktop),
     }
     placement = desktop.placement
@@ -45,22 +70,20 @@ def build_pod(*, identity: Identity, desktop: Desktop) -> dict[str, Any]:
         spec["runtimeClassName"] = placement.runtime_class_name
     if desktop.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in desktop.image_pull_secrets]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": identity.metadata(pod_name(identity.name), {TEMPLATE_REVISION: desktop.template_revision}),
-        "spec": spec,
-    }
+    return spec
 
 
-def _container(identity: Identity, desktop: Desktop) -> dict[str, Any]:
+def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
     probe = {"httpGet": {"path": desktop.health_path, "port": PORT_NAME}}
     return {
         "name": CONTAINER,
         "image": desktop.image,
         "imagePullPolicy": "IfNotPresent",
-        "ports": [{"name": PORT_NAME, "containerPort": desktop.port, "protocol": "TCP"}],
-        "env": _env(identity, desktop),
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in ((PORT_NAME, desktop.port), (AGENT_PORT_NAME, agent_port))
+        ],
+        "env": _env(desktop, secret, agent_port),
         "resources": _resources(desktop),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": _mounts(desktop),
@@ -83,13 +106,17 @@ def _resources(desktop: Desktop) -> dict[str, Any]:
     return {"limits": limits, "requests": {"cpu": desktop.request_cpu, "memory": desktop.request_memory}}
 
 
-def _env(identity: Identity, desktop: Desktop) -> list[dict[str, Any]]:
+def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]:
     """The template's variables, then ours: of two with one name Kubernetes takes the last."""
-    password = {"secretKeyRef": {"name": secret_name(identity.name), "key": PASSWORD_KEY}}
+    password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
+    # Optional: a Secret that was made before there was an agent has no token, and its desktop must start all the same.
+    token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_KEY, "optional": True}}
     ours: list[dict[str, Any]] = [
         {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "true"},
         {"name": "SELKIES_BASIC_AUTH_USER", "value": USERNAME},
         {"name": "SELKIES_BASIC_AUTH_PASSWORD", "valueFrom": password},
+        {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
+        {"name": "VDI_AGENT_TOKEN", "valueFrom": token},
     ]
     if not desktop.gpu:
         # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.

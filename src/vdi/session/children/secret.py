@@ -1,22 +1,37 @@
-"""The Secret with the password of one desktop: Selkies' basic auth keeps strangers out."""
+"""The Secret of one desktop: Selkies' basic auth keeps strangers out, a token keeps them from the agent."""
 
 from typing import Any
 
-from vdi.session.children.identity import Identity
-from vdi.session.naming import secret_name
+from vdi.session.children.identity import Identity, PoolIdentity
+from vdi.session.naming import pool_secret_name, secret_name
 
 USERNAME = "user"
 """User name of Selkies' basic auth; the password is the Secret's."""
 PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
+AGENT_TOKEN_KEY = "agentToken"  # noqa: S105 -- the key's name
 
 
-def build_secret(*, identity: Identity, password: str) -> dict[str, Any]:
-    """The Secret. Immutable: a password that a running desktop has taken in must not change under it."""
+def build_secret(*, identity: Identity, password: str, agent_token: str = "") -> dict[str, Any]:
+    """The Secret of a session. Immutable: what a running desktop has taken in must not change under it."""
+    return _secret(identity.metadata(secret_name(identity.name)), password, agent_token)
+
+
+def build_pool_secret(
+    *, identity: PoolIdentity, pod: str, pod_uid: str, password: str, agent_token: str
+) -> dict[str, Any]:
+    """The Secret of a desktop that waits for somebody. The pod owns it, who may have another owner by tomorrow."""
+    metadata = identity.metadata(pool_secret_name(pod))
+    metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": pod_uid, "controller": True}]
+    return _secret(metadata, password, agent_token)
+
+
+def _secret(metadata: dict[str, Any], password: str, agent_token: str) -> dict[str, Any]:
+    token = {AGENT_TOKEN_KEY: agent_token} if agent_token else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": identity.metadata(secret_name(identity.name)),
+        "metadata": metadata,
         "type": "Opaque",
         "immutable": True,
-        "stringData": {PASSWORD_KEY: password},
+        "stringData": {PASSWORD_KEY: password, **token},
     }
