@@ -1,6 +1,7 @@
 """The Pod: the desktop itself. It passes the Pod Security Standard `restricted`."""
 
 from collections.abc import Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,24 +17,24 @@ from vdi.session.observed import HOLD, TEMPLATE_REVISION
 CONTAINER = "desktop"
 HOLD_LABEL = "vdi.kasm.io/hold"
 """Label of the pod of somebody's desktop: while it is `true`, a disruption budget refuses to evict the pod."""
-RUN_STARTED = "vdi.kasm.io/run-started"
-"""Annotation of a pod that goes on with a run which is older than the pod: when that run began (RFC 3339)."""
 AGENT_PORT_NAME = "agent"
 _USER_ID = 1000
 _GRACE_SECONDS = 3
 """A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
 
 
-def build_pod(*, identity: Identity, desktop: Desktop, run_started: str = "", agent_port: int = 8082) -> dict[str, Any]:
-    """The Pod of a session. `run_started` is given where the run is older than this pod, which replaces another."""
-    annotations = {TEMPLATE_REVISION: desktop.template_revision} | ({RUN_STARTED: run_started} if run_started else {})
-    metadata = identity.metadata(pod_name(identity.name), annotations)
+def build_pod(
+    *, identity: Identity, desktop: Desktop, annotations: Mapping[str, str] | None = None, agent_port: int = 8082
+) -> dict[str, Any]:
+    """The Pod of a session. `annotations`: what is to be known of its run, beside what each pod of a session carries."""
+    notes = {TEMPLATE_REVISION: desktop.template_revision, **(annotations or {})}
+    metadata = identity.metadata(pod_name(identity.name), notes)
     metadata["labels"] = {**metadata["labels"], HOLD_LABEL: "true"}
     return _pod(metadata, _spec(desktop, secret_name(identity.name), agent_port))
 
 
 def build_pool_pod(
-    *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: dict[str, str], agent_port: int = 8082
+    *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: Mapping[str, str], agent_port: int = 8082
 ) -> dict[str, Any]:
     """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
     metadata = identity.metadata(name, {TEMPLATE_REVISION: desktop.template_revision, **annotations})
