@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from cluster.operator_stage import Stage, open_stage
+from cluster.stand_in import nodes_stand_in
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
@@ -34,13 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
-    """A control plane of this run alone; taken down at its end."""
+    """A control plane of this run alone, with a node that has plenty of room; taken down at its end."""
     folder = tmp_path_factory.mktemp("control-plane")
     name = f"t{os.getpid():x}"
     with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
         patch.setenv("VDI_STATE", str(folder))
         try:
-            yield cluster.up(name, control_plane_only=True, progress=progress)
+            made = cluster.up(name, control_plane_only=True, progress=progress)
+            with nodes_stand_in(made.kubeconfig):
+                yield made
         finally:
             cluster.down(name)
 

@@ -5,9 +5,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from cluster.operator_proxy import Proxy
+from cluster.stand_in import ROOM, add_node, remove_node
 from vdi.api.crd import build_crds
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig, load_config
@@ -58,6 +59,8 @@ class Stage:
     namespace: str
     proxy: Proxy
     folder: Path
+    nodes: list[str] = field(default_factory=list)
+    """Names of the nodes that `node` made."""
 
     async def install_crds(self) -> None:
         """Ours, as generated; Traefik's come with the control plane."""
@@ -113,6 +116,19 @@ class Stage:
             "spec": {"image": "registry.example.com/desktop:1", **spec},
         }
         await self.api.create(TEMPLATES, body, into=msgspec.Raw)
+        return name
+
+    @property
+    def here(self) -> dict[str, str]:
+        """Label of this stage's own nodes; as a template's `placement.nodeSelector` it keeps desktops on them."""
+        return {"vdi.test/stage": self.namespace}
+
+    async def node(self, suffix: str, *, taints: Sequence[Object] = (), **room: str) -> str:
+        """Make a node that is this stage's own and stays Ready; gives its name. `room` as in `gpu="8"`, `cpu="4"`."""
+        name = f"{self.namespace}-{suffix}"
+        gpu = {"nvidia.com/gpu": room.pop("gpu")} if "gpu" in room else {}
+        await add_node(self.api, name, {**ROOM, **gpu, **room}, labels=self.here, taints=taints)
+        self.nodes.append(name)
         return name
 
     async def session(self, name: str, template: str, **spec: Any) -> Object:
@@ -291,10 +307,18 @@ def documented_rules() -> dict[str, list[Object]]:
             group = "" if cells[0] == "(core)" else cells[0].strip("`")
             resources = [one.strip(" `") for one in cells[1].split(",")]
             role.append({"apiGroups": [group], "resources": resources, "verbs": cells[2].split(", ")})
-    templates = re.search(r"^ClusterRole: `(\S+)` `(\S+)`: ([a-z, ]+)\.", text, re.MULTILINE)
-    assert len(role) == 7 and templates, "docs/design/operator.md has changed its shape"
-    cluster = {"apiGroups": [templates[1]], "resources": [templates[2]], "verbs": templates[3].split(", ")}
-    return {"Role": role, "ClusterRole": [cluster]}
+    cluster = [
+        {
+            "apiGroups": ["" if group == "(core)" else group],
+            "resources": resources.split(", "),
+            "verbs": verbs.split(", "),
+        }
+        for group, resources, verbs in re.findall(
+            r"^ClusterRole: `?([^`\s]+)`? `([^`]+)`: ([a-z, ]+)\.", text, re.MULTILINE
+        )
+    ]
+    assert len(role) >= 7 and cluster, "docs/design/operator.md has changed its shape"
+    return {"Role": role, "ClusterRole": cluster}
 
 
 def _owners(obj: Object) -> set[str]:
@@ -311,6 +335,8 @@ async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIte
         await stage.grant()
         await stage.await_garbage_collector()
         yield stage
+        for node in stage.nodes:
+            await remove_node(api, node)
         for template in await api.list(TEMPLATES, into=dict):
             if template["metadata"]["name"].startswith(namespace):
                 await api.delete(TEMPLATES, template["metadata"]["name"], into=dict)

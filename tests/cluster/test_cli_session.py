@@ -1,4 +1,4 @@
-"""The session commands and the operator against a real API server. There is no node: the tests play the kubelet."""
+"""The session commands and the operator against a real API server. The node is not real: the tests play the kubelet."""
 
 import asyncio
 import json
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cluster.stand_in import STAND_IN
 from vdi.api.crd import render_files
 from waiting import wait_until
 
@@ -167,16 +168,9 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
 
 
 def start_pod(typed: Typed, pod: str) -> None:
-    """Once the pod is there, put it on a node and report that its desktop answers, as scheduler and kubelet do."""
+    """Once the pod is placed, report that its desktop answers, as a kubelet does."""
     typed.kube("wait", "--for=create", f"pod/{pod}", "--timeout=30s")
-    where = f"/api/v1/namespaces/{typed.namespace}/pods/{pod}/binding"
-    binding = {
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": pod},
-        "target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"},
-    }
-    typed.kube("create", "--raw", where, "-f", "-", stdin=json.dumps(binding))
+    typed.kube("wait", "--for=condition=PodScheduled", f"pod/{pod}", "--timeout=30s")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     container = {
         "name": "desktop",
@@ -199,7 +193,7 @@ def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
     stages = re.findall(r"^✓ (.*) \d+\.\ds$", made.stderr, re.MULTILINE)
     url = json.loads(typed.vdi("session", "show", "desk", "-o", "json").stdout)["status"]["url"]
     assert stages[:2] == ["the operator has taken it up", "template cli-test found"]
-    assert "pod placed on node node-1" in stages
+    assert f"pod placed on node {STAND_IN}" in stages
     assert stages[-2:] == ["session Running", f"{url} answers, and asks for the password"]
 
     (header, row) = typed.vdi("session", "ls").stdout.splitlines()
@@ -243,11 +237,16 @@ def test_a_template_that_is_not_there_ends_the_wait(typed: Typed, operator: None
 
 
 def test_logs_of_a_pod_without_a_node_say_why(typed: Typed, operator: None) -> None:
-    typed.vdi("session", "create", "s", "-t", "cli-test", "--user", "a@example.com")
-    typed.kube("wait", "--for=create", "pod/s", "--timeout=20s")
-    logs = typed.vdi("session", "logs", "s")
-    assert logs.returncode == 1
-    assert "so there is no log" in logs.stderr
+    volume = '{"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "nowhere"}}'
+    typed.kube("apply", "-f", "-", stdin=TEMPLATE.replace("cli-test", "cli-unplaced") + f"  volumes: [{volume}]\n")
+    try:
+        typed.vdi("session", "create", "s", "-t", "cli-unplaced", "--user", "a@example.com")
+        typed.kube("wait", "--for=create", "pod/s", "--timeout=20s")
+        logs = typed.vdi("session", "logs", "s")
+        assert logs.returncode == 1
+        assert "so there is no log" in logs.stderr
+    finally:
+        typed.kube("delete", "vditemplate", "cli-unplaced")
 
 
 @pytest.mark.parametrize(

@@ -220,8 +220,9 @@ async def test_operator_waits_for_kinds_that_are_not_installed_yet(stage: Stage)
 
 
 async def test_scheduler_is_quoted_in_plain_words(stage: Stage) -> None:
-    template = await stage.template()
+    source = {"persistentVolumeClaim": {"claimName": "nowhere"}}
+    template = await stage.template(volumes=[{"name": "data", "mountPath": "/data", **source}])
     async with stage.operator():
         await stage.session("alice-desktop", template, persistence={"enabled": False})
-        creating = await stage.reach("alice-desktop", "Creating", "No node takes the desktop: no nodes available")
-        assert reason(creating, "PodReady") == "Unschedulable"
+        creating = await stage.reach("alice-desktop", "Creating", "The volume claim 'nowhere' is not there yet")
+        assert reason(creating, "PodReady") == "MissingHome"

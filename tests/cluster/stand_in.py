@@ -1,0 +1,152 @@
+"""Nodes without machines: kept Ready against the node lifecycle controller; their pods go when they are deleted.
+
+Runs in a thread of its own, since the fixtures and tests around it are of both kinds, with and without an event loop.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vdi.kube.config import load_config
+from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.resource import NODES, PODS, Resource
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.kube.watch import Reflector
+from vdi.session.observed import Pod
+from waiting import eventually, wait_until
+
+Object = dict[str, Any]
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+MARK = "vdi.test/stand-in"
+"""Label of the nodes that are looked after here."""
+STAND_IN = "stand-in"
+"""The node that every test finds: 64 GPUs, 64 CPUs, 256Gi, 500 pods."""
+ROOM = {"nvidia.com/gpu": "64", "cpu": "64", "memory": "256Gi", "pods": "500"}
+_BEAT = 5.0
+"""Seconds between two heartbeats; the lifecycle controller loses patience after 50."""
+
+
+async def add_node(
+    api: Client,
+    name: str,
+    room: Mapping[str, str] = ROOM,
+    *,
+    labels: Mapping[str, str] | None = None,
+    taints: Sequence[Object] = (),
+) -> None:
+    """Make a node; return when it is Ready and the controllers have taken their own taint off it."""
+    marks = {MARK: "true", "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **(labels or {})}
+    node: Object = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": marks}}
+    if taints:
+        node["spec"] = {"taints": list(taints)}
+    await api.create(NODES, node, into=msgspec.Raw)
+    now = _now()
+    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    ready = {"type": "Ready", "status": "True", "reason": "StandIn", "message": "", **times}
+    status = {"capacity": dict(room), "allocatable": dict(room), "conditions": [ready]}
+    await api.patch(NODES, name, {"status": status}, subresource="status", into=msgspec.Raw)
+
+    async def untainted() -> bool:
+        found = await api.get(NODES, name, into=dict)
+        return not any(one["key"] == "node.kubernetes.io/not-ready" for one in found["spec"].get("taints", ()))
+
+    await eventually(untainted, f"node {name} is open for pods", 30)
+
+
+async def remove_node(api: Client, name: str) -> None:
+    """Delete a node, if it is there."""
+    with suppress(NotFound):
+        await api.delete(NODES, name, into=dict)
+
+
+@contextmanager
+def nodes_stand_in(kubeconfig: Path) -> Iterator[None]:
+    """One node for everybody, and a kubelet's heartbeat for all marked nodes, while the context lasts."""
+    ready, stop = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+    failures: list[BaseException] = []
+
+    def life() -> None:
+        try:
+            loop.run_until_complete(_live(kubeconfig, ready, stop))
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=life, name="nodes' stand-in")
+    thread.start()
+    try:
+        wait_until("the stand-in node is Ready", lambda: ready.is_set() or failures, 60)
+        yield
+        assert not failures, failures
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(stop.set)
+        thread.join(15)
+
+
+async def _live(kubeconfig: Path, ready: threading.Event, stop: asyncio.Event) -> None:
+    async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
+        pods: Store[Pod] = Store()
+        doomed: asyncio.Queue[Pod] = asyncio.Queue()
+        pods.listen(lambda _, new: _consider(new, doomed))
+        reflector = Reflector(api, PODS, Pod, pods, field_selector="spec.nodeName!=")
+        works = (reflector.run(), _beat(api), _let_go(api, doomed))
+        tasks = [asyncio.create_task(work) for work in works]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await add_node(api, STAND_IN)
+            ready.set()
+            done, _ = await asyncio.wait((*tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (*tasks, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+
+
+def _consider(pod: Pod | None, doomed: asyncio.Queue[Pod]) -> None:
+    if pod is not None and pod.metadata.deletion_timestamp:
+        doomed.put_nowait(pod)
+
+
+async def _let_go(api: Client, doomed: asyncio.Queue[Pod]) -> None:
+    """What a kubelet does once the containers have stopped; pods on nodes that are not marked wait for their own."""
+    while True:
+        pod = await doomed.get()
+        try:
+            node = await api.get(NODES, pod.spec.node_name, into=dict)
+            if MARK in node["metadata"]["labels"]:
+                meta = pod.metadata
+                await api.delete(
+                    PODS, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0, into=msgspec.Raw
+                )
+        except (NotFound, Conflict):
+            continue
+
+
+async def _beat(api: Client) -> None:
+    while True:
+        for node in await api.list(NODES, label_selector=f"{MARK}=true", into=dict):
+            name = node["metadata"]["name"]
+            lease: Object = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": name, "namespace": "kube-node-lease"},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": _now(micro=True)},
+            }
+            await api.apply(LEASES, name, lease, namespace="kube-node-lease", into=msgspec.Raw)
+        await asyncio.sleep(_BEAT)
+
+
+def _now(*, micro: bool = False) -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
