@@ -1,7 +1,6 @@
 """The Pod: the desktop itself. It passes the Pod Security Standard `restricted`."""
 
 from collections.abc import Mapping
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
 from vdi.session.naming import pod_name, pool_secret_name, secret_name
-from vdi.session.observed import HOLD, TEMPLATE_REVISION
+from vdi.session.observed import TEMPLATE_REVISION
 
 CONTAINER = "desktop"
 HOLD_LABEL = "vdi.kasm.io/hold"
@@ -26,7 +25,7 @@ _GRACE_SECONDS = 3
 def build_pod(
     *, identity: Identity, desktop: Desktop, annotations: Mapping[str, str] | None = None, agent_port: int = 8082
 ) -> dict[str, Any]:
-    """The Pod of a session. `annotations`: what is to be known of its run, beside what each pod of a session carries."""
+    """The Pod of a session. `annotations`: what is to be known of its run."""
     notes = {TEMPLATE_REVISION: desktop.template_revision, **(annotations or {})}
     metadata = identity.metadata(pod_name(identity.name), notes)
     metadata["labels"] = {**metadata["labels"], HOLD_LABEL: "true"}
