@@ -10,6 +10,12 @@ READY = "Ready"
 CONDITION_TYPES = (TEMPLATE_FOUND, ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, READY)
 """In the order in which a start passes them."""
 
+EXPIRING = "Expiring"
+IDLE = "Idle"
+DRAINING = "Draining"
+WARNING_TYPES = (EXPIRING, IDLE, DRAINING)
+"""Warnings: they are there, and True, only while they hold."""
+
 
 class Phase:
     """Values of `status.phase` that the operator sets (A4)."""
@@ -17,6 +23,7 @@ class Phase:
     PENDING = "Pending"
     CREATING = "Creating"
     RUNNING = "Running"
+    SUSPENDED = "Suspended"
     TERMINATING = "Terminating"
     FAILED = "Failed"
 
@@ -39,14 +46,32 @@ class Reason:
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_SECURITY = "PodSecurity"
     REFUSED = "Refused"
+    CLAIMED_FROM_POOL = "ClaimedFromPool"
+    SUSPENDED = "Suspended"
+    # Admitted: there is no room now, and the session waits in the queue
+    GPUS_BUSY = "GPUsBusy"
+    CPU_BUSY = "CPUBusy"
+    MEMORY_BUSY = "MemoryBusy"
+    PODS_BUSY = "PodsBusy"
+    NO_GPUS = "NoGPUs"
+    TOO_LARGE = "TooLarge"
+    NO_MATCHING_NODE = "NoMatchingNode"
+    NODES_UNAVAILABLE = "NodesUnavailable"
+    HOME_NODE_FULL = "HomeNodeFull"
+    HOME_NODE_GONE = "HomeNodeGone"
+    RESERVED = "Reserved"
     # HomeBound
     BOUND = "Bound"
     NO_HOME = "NoHome"
     HOME_PENDING = "HomePending"
     HOME_LOST = "HomeLost"
+    HOME_LEAVING = "HomeLeaving"
     NOT_CREATED = "NotCreated"
     # PodReady: the codes of `explain` besides these
     POD_READY = "PodReady"
+    RESTARTING = "Restarting"
+    NODE_LOST = "NodeLost"
+    POD_DELETED = "PodDeleted"
     # RouteReady
     ROUTED = "Routed"
     # Ready
@@ -54,3 +79,26 @@ class Reason:
     STARTING = "Starting"
     STOPPING = "Stopping"
     TIMED_OUT = "TimedOut"
+    IDLE_TOO_LONG = "IdleTooLong"
+    # Warnings
+    EXPIRING_SOON = "ExpiringSoon"
+    IDLE = "Idle"
+    NODE_CORDONED = "NodeCordoned"
+
+
+QUEUE_REASONS = frozenset(
+    {
+        Reason.GPUS_BUSY,
+        Reason.CPU_BUSY,
+        Reason.MEMORY_BUSY,
+        Reason.PODS_BUSY,
+        Reason.NO_GPUS,
+        Reason.TOO_LARGE,
+        Reason.NO_MATCHING_NODE,
+        Reason.NODES_UNAVAILABLE,
+        Reason.HOME_NODE_FULL,
+        Reason.HOME_NODE_GONE,
+        Reason.RESERVED,
+    }
+)
+"""Reasons of Admitted=False of a session that stands in the queue."""

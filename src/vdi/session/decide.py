@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.session.activity import Activity
 from vdi.session.conditions import TEMPLATE_FOUND, Reason
 from vdi.session.effective import Desktop, Problem, resolve
-from vdi.session.observed import Claim, Event, Pod, Route, Secret, Service
+from vdi.session.observed import Claim, Event, Node, Pod, Route, Secret, Service
 from vdi.session.policy import Policy
 
 
@@ -30,6 +31,12 @@ class Observed:
     route: Route | None = None
     secret: Secret | None = None
     events: tuple[Event, ...] = ()
+    node: Node | None = None
+    """The node that the pod is bound to."""
+    activity: Activity | None = None
+    """What the desktop's agent said last; None: it cannot be asked."""
+    strays: tuple[Pod, ...] = ()
+    """Further pods of this session, which must not be: a session has one."""
     home_holder: str | None = None
     """Name of another session that has the home of this user and template."""
     host_holder: str | None = None

@@ -6,7 +6,7 @@ Pure. Nothing is clipped in silence: a wish over a maximum is a problem that nam
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vdi.api.session import SessionPersistence, SessionResources, SessionSpec, VDISession
+from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, SessionSpec, VDISession
 from vdi.api.template import EnvVar, Placement, TemplateResources, TemplateVolume, VDITemplate
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.naming import home_claim_name
@@ -42,6 +42,8 @@ class Problem:
     """The condition that it makes False."""
     needs_a_person: bool = False
     """True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending)."""
+    queue: QueueStatus | None = None
+    """Where the session stands in the queue, when it waits for room."""
 
 
 @dataclass(frozen=True, slots=True)

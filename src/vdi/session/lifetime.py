@@ -1,35 +1,73 @@
-"""How long a run lasts (B4). Pure: the caller says what time it is."""
+"""How long a run lasts (B4). Pure: the caller says what time it is.
+
+A run goes from admission (its pod is made, or taken from a pool) to suspension or end, over all pods that replace one
+another in it. Waiting in the queue, for a home or a host, and suspension belong to no run.
+"""
 
 from datetime import datetime, timedelta
 
 from vdi.api.session import VDISession
-from vdi.session.observed import Pod
-from vdi.session.times import parse_time
+from vdi.api.template import VDITemplate
+from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
+from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration
 
-
-def started_at(pod: Pod | None) -> datetime | None:
-    """Beginning of the run: its pod was made. Waiting for a home, a host or a template does not count."""
-    return parse_time(pod.metadata.creation_timestamp) if pod and pod.metadata.creation_timestamp else None
+_LONGEST_WARNING = timedelta(minutes=5)
 
 
-def expires_at(session: VDISession, pod: Pod | None) -> datetime | None:
-    """End of the run; None while there is none, or when `spec.timeout` cannot be read (a Problem of its own)."""
-    start = started_at(pod)
-    if start is None:
-        return None
+def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:
+    """What the pod of a run has to carry: `started` is given where that is not the moment when the pod was made."""
+    failures = session.status.failures
+    given = {
+        RUN_STARTED: format_time(started) if started else "",
+        RESTARTED_AT: session.metadata.annotations.get(RESTARTED_AT, ""),
+        LAST_FAILURE: failures.time if failures else "",
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
+    """Beginning of the run; None when there is none. Between two pods of one run, the status knows."""
+    if pod is None:
+        return parse_time(session.status.start_time) if session.status.start_time else None
+    begun = pod.metadata.annotations.get(RUN_STARTED) or pod.metadata.creation_timestamp
+    return _as_time(begun) or _as_time(pod.metadata.creation_timestamp)
+
+
+def run_length(session: VDISession, template: VDITemplate | None) -> timedelta | None:
+    """How long a run may be: `spec.timeout`, capped by the template; None when it cannot be read (a Problem)."""
+    wish = _as_length(session.spec.timeout)
+    most = _as_length(template.spec.lifecycle.max_timeout) if template else None
+    return min(wish, most) if wish and most else wish
+
+
+def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None) -> datetime | None:
+    """End of the run; None while there is none."""
+    start, length = started_at(session, pod), run_length(session, template)
+    return start + length if start and length else None
+
+
+def warned_at(session: VDISession, template: VDITemplate | None, pod: Pod | None) -> datetime | None:
+    """From when on the end is announced: 5 minutes before, or half of a run that is shorter than twice that."""
+    end, length = expires_at(session, template, pod), run_length(session, template)
+    return end - min(_LONGEST_WARNING, length / 2) if end and length else None
+
+
+def is_over(session: VDISession, template: VDITemplate | None, pod: Pod | None, now: datetime) -> bool:
+    """Whether the run has used up its time."""
+    end = expires_at(session, template, pod)
+    return end is not None and now >= end
+
+
+def _as_time(text: str) -> datetime | None:
     try:
-        return start + parse_duration(session.spec.timeout)
+        return parse_time(text) if text else None
     except ValueError:
         return None
 
 
-def remaining(session: VDISession, pod: Pod | None, now: datetime) -> timedelta | None:
-    """Time until the run is over, at least zero; None when nothing runs."""
-    end = expires_at(session, pod)
-    return max(timedelta(), end - now) if end else None
-
-
-def is_over(session: VDISession, pod: Pod | None, now: datetime) -> bool:
-    """Whether the run has used up its time."""
-    return remaining(session, pod, now) == timedelta()
+def _as_length(text: str | None) -> timedelta | None:
+    try:
+        return parse_duration(text) if text else None
+    except ValueError:
+        return None

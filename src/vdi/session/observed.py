@@ -13,6 +13,14 @@ TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
 """Annotation on the Pod: generation of the template that it was made from."""
 HOST = "vdi.kasm.io/host"
 """Annotation on the IngressRoute: the host that it leads to."""
+RUN_STARTED = "vdi.kasm.io/run-started"
+"""Annotation on the Pod: when the run began, where that was not when this pod was made."""
+RESTARTED_AT = "vdi.kasm.io/restartedAt"
+"""Annotation on the session: a new value starts the desktop again; on the Pod: the value that it was made with."""
+LAST_FAILURE = "vdi.kasm.io/last-failure"
+"""Annotation on the Pod: `status.failures.time` when it was made; another one there: this pod has been given up."""
+HOLD = "vdi.kasm.io/hold"
+"""Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false"."""
 
 
 class ChildMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
@@ -27,6 +35,12 @@ class ChildMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
     deletion_timestamp: str | None = None
     annotations: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
+
+
+class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a Pod."""
+
+    labels: dict[str, str] = {}
 
 
 class Waiting(msgspec.Struct, gc=False):
@@ -48,6 +62,7 @@ class Terminated(msgspec.Struct, rename="camel", gc=False):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    finished_at: str = ""
 
 
 class ContainerState(msgspec.Struct, gc=False):
@@ -65,6 +80,7 @@ class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
     ready: bool = False
     restart_count: int = 0
     image: str = ""
+    image_id: str = msgspec.field(name="imageID", default="")
     state: ContainerState = msgspec.field(default_factory=ContainerState)
     last_state: ContainerState = msgspec.field(default_factory=ContainerState)
 
@@ -85,6 +101,7 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
     phase: str = ""
     reason: str = ""
     message: str = ""
+    pod_ip: str = msgspec.field(name="podIP", default="")
     conditions: tuple[PodCondition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
 
@@ -112,7 +129,7 @@ class PodSpec(msgspec.Struct, rename="camel", gc=False):
 class Pod(msgspec.Struct, gc=False):
     """The desktop."""
 
-    metadata: ChildMeta
+    metadata: PodMeta
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus = msgspec.field(default_factory=PodStatus)
 
@@ -136,6 +153,71 @@ class Pod(msgspec.Struct, gc=False):
         """Whether the desktop answers its readiness probe."""
         condition = self.condition("Ready")
         return condition is not None and condition.status == "True" and not self.metadata.deletion_timestamp
+
+
+class NodeMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a Node."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Taint(msgspec.Struct, gc=False):
+    """`spec.taints[]` of a Node."""
+
+    key: str
+    value: str = ""
+    effect: str = ""
+
+
+class NodeSpec(msgspec.Struct, gc=False):
+    """`spec` of a Node."""
+
+    unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+class NodeCondition(msgspec.Struct, rename="camel", gc=False):
+    """`status.conditions[]` of a Node, without its heartbeat, which changes all the time."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+
+
+class NodeImage(msgspec.Struct, gc=False):
+    """`status.images[]` of a Node: one image under all its names (tags, digest)."""
+
+    names: tuple[str, ...] = ()
+
+
+class NodeStatus(msgspec.Struct, gc=False):
+    """`status` of a Node."""
+
+    conditions: tuple[NodeCondition, ...] = ()
+    allocatable: dict[str, str] = {}
+    images: tuple[NodeImage, ...] = ()
+    """The kubelet names the 50 largest (nodeStatusMaxImages)."""
+
+
+class Node(msgspec.Struct, gc=False):
+    """A machine that desktops run on."""
+
+    metadata: NodeMeta
+    spec: NodeSpec = msgspec.field(default_factory=NodeSpec)
+    status: NodeStatus = msgspec.field(default_factory=NodeStatus)
+
+    @property
+    def ready(self) -> bool:
+        """Whether its kubelet answers and says that it is fit."""
+        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
 
 
 class ClaimStatus(msgspec.Struct, gc=False):

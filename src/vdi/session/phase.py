@@ -43,7 +43,7 @@ def derive(observed: Observed, problem: Problem | None, policy: Policy, now: dat
     phase = _phase(observed, problem, answer, now)
     message = _message(observed, problem, answer, phase, now)
     findings = [*_steps(observed, problem, answer), _summary(observed, phase, message, now)]
-    start, end = started_at(pod), expires_at(session, pod)
+    start, end = started_at(session, pod), expires_at(session, observed.template, pod)
     return SessionStatus(
         phase=phase,
         url=policy.url(observed.route.host) if observed.route and observed.route.host else "",
@@ -61,7 +61,7 @@ def derive(observed: Observed, problem: Problem | None, policy: Policy, now: dat
 
 def _phase(observed: Observed, problem: Problem | None, answer: Explanation | None, now: datetime) -> str:
     session, pod = observed.session, observed.pod
-    if session.metadata.deletion_timestamp or is_over(session, pod, now):
+    if session.metadata.deletion_timestamp or is_over(session, observed.template, pod, now):
         return Phase.TERMINATING
     if pod is None:
         return Phase.FAILED if problem and problem.needs_a_person else Phase.PENDING
@@ -95,7 +95,7 @@ def _message(observed: Observed, problem: Problem | None, answer: Explanation | 
 
 def _farewell(observed: Observed, now: datetime) -> str:
     session, pod = observed.session, observed.pod
-    if pod and is_over(session, pod, now):
+    if pod and is_over(session, observed.template, pod, now):
         keeps = pod.home_claim and (session.spec.persistence is None or session.spec.persistence.retain)
         files = " The files in the home volume are kept." if keeps else ""
         return f"The time of this session is over (spec.timeout: {session.spec.timeout}).{files}"
@@ -123,7 +123,7 @@ def _ready_time(session: VDISession, pod: Pod | None) -> str:
     """First readiness of this run; a later restart of the container does not move it."""
     if pod is None:
         return ""
-    start = started_at(pod)
+    start = started_at(session, pod)
     known = session.status.ready_time
     if known and start and session.status.start_time == format_time(start):
         return known
@@ -198,7 +198,7 @@ def _summary(observed: Observed, phase: str, message: str, now: datetime) -> _Fi
     if phase == Phase.RUNNING:
         return _Finding(conditions.READY, True, Reason.RUNNING)
     if phase == Phase.TERMINATING:
-        over = is_over(observed.session, observed.pod, now)
+        over = is_over(observed.session, observed.template, observed.pod, now)
         return _Finding(conditions.READY, False, Reason.TIMED_OUT if over else Reason.STOPPING, message)
     reason = {Phase.FAILED: Phase.FAILED, Phase.PENDING: Phase.PENDING}.get(phase, Reason.STARTING)
     return _Finding(conditions.READY, False, reason, message)

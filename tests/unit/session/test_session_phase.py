@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -10,7 +10,6 @@ from vdi.api.session import SessionStatus
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.decide import Observed
 from vdi.session.effective import Problem
-from vdi.session.lifetime import expires_at, is_over, remaining
 from vdi.session.phase import derive
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
@@ -162,13 +161,3 @@ def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
     assert "files in the home volume are kept" in status_of(seen(session=a_session(timeout="5s"), pod=pod)).message
     session = a_session(timeout="5s", persistence={"retain": False})
     assert "kept" not in status_of(seen(session=session, pod=pod)).message
-
-
-def test_run_is_counted_from_its_pod() -> None:
-    session, pod = a_session(timeout="1h"), a_pod()
-    assert expires_at(session, None) is None
-    assert remaining(session, pod, NOW) == timedelta(hours=1, seconds=-5)
-    assert not is_over(session, pod, NOW)
-    assert not is_over(session, None, datetime(2030, 1, 1, tzinfo=UTC))
-    assert is_over(session, pod, parse_time(CREATED) + timedelta(hours=1))
-    assert expires_at(a_session(timeout="soon"), pod) is None

@@ -3,6 +3,8 @@
 guard -> deleting? finalize -> finalizer -> observe -> over? expire -> decide -> build -> status -> soonest requeue
 """
 
+from datetime import timedelta
+
 from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, NotFound
@@ -18,7 +20,7 @@ from vdi.operator.reservations import Reservations
 from vdi.operator.status import StatusWriter
 from vdi.session.children.identity import FINALIZER
 from vdi.session.decide import Observed, decide
-from vdi.session.lifetime import is_over, remaining
+from vdi.session.lifetime import expires_at, is_over
 from vdi.session.phase import derive
 from vdi.session.policy import Policy
 
@@ -73,7 +75,7 @@ class SessionController:
             session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
         observed = self._observer.observe(session)
         now = self._clock.now()
-        if is_over(session, observed.pod, now):
+        if is_over(session, observed.template, observed.pod, now):
             return await self._expire(observed)
         built = await self._builder.build(observed, decide(observed, self._policy))
         status = derive(built.observed, built.problem, self._policy, now)
@@ -82,7 +84,8 @@ class SessionController:
             self._announcer.announce(session, written, now)
         if built.failure:
             raise built.failure
-        left = remaining(session, built.observed.pod, now)
+        end = expires_at(session, observed.template, built.observed.pod)
+        left = max(timedelta(), end - now) if end else None
         refused = REFUSED_AGAIN if built.refused else None
         due = [one for one in (note_due, refused, left.total_seconds() if left else None) if one is not None]
         return Result(requeue_after=min(due, default=None))

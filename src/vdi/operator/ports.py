@@ -1,0 +1,61 @@
+"""What the session's controller asks of its neighbours: room, ready-made desktops, and the agents in the desktops."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from vdi.api.session import QueueStatus, VDISession
+from vdi.session.activity import Activity
+from vdi.session.decide import Observed
+from vdi.session.effective import Desktop, Problem
+from vdi.session.notices import Notice
+from vdi.session.observed import Claim, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a desktop's doors open to: the keys of its Secret."""
+
+    password: str
+    agent_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """There is no room now."""
+
+    problem: Problem
+    """Why, with a reason of `conditions.QUEUE_REASONS`; makes Admitted False."""
+    queue: QueueStatus
+
+
+class Admission(Protocol):
+    """Who may have room on which node."""
+
+    def ask(self, session: VDISession, desktop: Desktop, home: Claim | None) -> Waiting | None:
+        """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
+
+    def withdraw(self, uid: str) -> None:
+        """The session wants no room any more, or not now: out of the queue, its room is free."""
+
+
+class Pools(Protocol):
+    """Desktops that run already and wait for somebody."""
+
+    async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
+        """Make one of them this session's; None when there is none that fits. The pod carries `run_annotations`.
+
+        Raises KubeError when it is not known whether it has worked: the caller tries again later.
+        """
+
+    async def credentials(self, pod: Pod) -> Credentials | None:
+        """What a desktop from a pool was started with; None for one that was not made for a pool. Raises KubeError."""
+
+
+class Desktops(Protocol):
+    """The agents in the desktops."""
+
+    def report(self, uid: str) -> Activity | None:
+        """What the agent of this session's desktop said last; None when it could not be asked."""
+
+    def notify(self, session: VDISession, pod: Pod, notice: Notice) -> None:
+        """Show a notice in the desktop, once; one without text withdraws it. Returns at once."""

@@ -1,0 +1,87 @@
+"""When a run begins, is warned of, and ends."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import CREATED, a_pod, a_session, a_template
+from vdi.session.lifetime import expires_at, is_over, run_annotations, run_length, started_at, warned_at
+from vdi.session.observed import RUN_STARTED
+from vdi.session.times import format_time, parse_time
+
+START = parse_time(CREATED)
+EARLIER = "2026-11-20T07:00:00Z"
+seconds = st.integers(min_value=1, max_value=4_000_000)
+
+
+def test_run_begins_with_its_pod_or_where_the_pod_says_so() -> None:
+    assert started_at(a_session(), None) is None
+    assert started_at(a_session(), a_pod()) == START
+    assert started_at(a_session(), a_pod(annotations={RUN_STARTED: EARLIER})) == parse_time(EARLIER)
+    assert started_at(a_session(), a_pod(annotations={RUN_STARTED: "soon"})) == START
+
+
+def test_status_keeps_the_run_between_two_pods() -> None:
+    between = a_session(status={"startTime": EARLIER})
+    assert started_at(between, None) == parse_time(EARLIER)
+    carried = run_annotations(between, started_at(between, None))
+    assert started_at(between, a_pod(annotations=carried)) == parse_time(EARLIER)
+
+
+def test_pod_carries_what_ties_it_to_its_run_and_nothing_empty() -> None:
+    assert run_annotations(a_session(), None) == {}
+    failed = a_session(status={"failures": {"count": 1, "time": EARLIER}})
+    assert run_annotations(failed, None) == {"vdi.kasm.io/last-failure": EARLIER}
+
+
+@pytest.mark.parametrize(("timeout", "most", "expected"), [("8h", None, 8), ("8h", "2h", 2), ("1h", "2h", 1)])
+def test_template_caps_the_run(timeout: str, most: str | None, expected: int) -> None:
+    template = a_template(lifecycle={"maxTimeout": most} if most else {})
+    assert run_length(a_session(timeout=timeout), template) == timedelta(hours=expected)
+    assert expires_at(a_session(timeout=timeout), template, a_pod()) == START + timedelta(hours=expected)
+
+
+def test_nothing_ends_that_does_not_run_or_cannot_be_read() -> None:
+    for session, pod in ((a_session(), None), (a_session(timeout="soon"), a_pod())):
+        assert expires_at(session, a_template(), pod) is None
+        assert warned_at(session, a_template(), pod) is None
+        assert not is_over(session, a_template(), pod, datetime(2030, 1, 1, tzinfo=UTC))
+
+
+@given(length=seconds, most=st.none() | seconds, passed=seconds)
+def test_warning_comes_before_the_end_and_never_before_half_of_the_run(
+    length: int, most: int | None, passed: int
+) -> None:
+    session = a_session(timeout=f"{length}s")
+    template = a_template(lifecycle={"maxTimeout": f"{most}s"} if most else {})
+    end, warned = expires_at(session, template, a_pod()), warned_at(session, template, a_pod())
+    assert end and warned
+    assert end == START + timedelta(seconds=min(length, most or length))
+    assert START + (end - START) / 2 <= warned < end
+    assert end - warned <= timedelta(minutes=5)
+    assert is_over(session, template, a_pod(), START + timedelta(seconds=passed)) == (
+        passed >= min(length, most or length)
+    )
+
+
+@given(length=seconds, longer=seconds)
+def test_an_edit_moves_the_end_and_nothing_else(length: int, longer: int) -> None:
+    session = a_session(timeout=f"{length}s")
+    edited = a_session(timeout=f"{length + longer}s")
+    first, then = expires_at(session, None, a_pod()), expires_at(edited, None, a_pod())
+    assert first and then and then - first == timedelta(seconds=longer)
+
+
+@given(length=seconds, replaced_after=seconds)
+def test_end_is_the_same_whichever_pod_of_the_run_is_asked(length: int, replaced_after: int) -> None:
+    """Exact after any number of replacements and restarts of the operator."""
+    session = a_session(timeout=f"{length}s")
+    status: dict[str, Any] = {"startTime": format_time(START)}
+    between = msgspec.structs.replace(session, status=a_session(status=status).status)
+    made = format_time(START + timedelta(seconds=replaced_after))
+    pod = a_pod(creationTimestamp=made, annotations=run_annotations(between, started_at(between, None)))
+    assert expires_at(session, None, a_pod()) == expires_at(between, None, None) == expires_at(between, None, pod)
