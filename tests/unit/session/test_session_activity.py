@@ -1,0 +1,151 @@
+"""Who is idle, who is warned, and who never is."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import a_session, a_template
+from vdi.session.activity import (
+    Activity,
+    Idle,
+    idle_timeout,
+    is_known,
+    judge_idle,
+    last_activity,
+    poll_interval,
+    warning_time,
+)
+
+START = datetime(2026, 11, 20, 8, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+timeouts = st.integers(4, 7 * 24 * 3600).map(lambda seconds: timedelta(seconds=seconds))
+offsets = st.integers(-3600, 7 * 24 * 3600).map(lambda seconds: timedelta(seconds=seconds))
+
+
+def minutes(number: float) -> datetime:
+    return START + timedelta(minutes=number)
+
+
+def reported(last_input: datetime, seen: datetime, last_connect: datetime | None = None) -> Activity:
+    return Activity(last_input=last_input, viewers=1, seen=seen, last_connect=last_connect)
+
+
+def judge(
+    activity: Activity | None, now: datetime, timeout: timedelta = HOUR, warned_at: datetime | None = None
+) -> Idle | None:
+    return judge_idle(started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now)
+
+
+def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:
+    verdict = judge(reported(minutes(0), seen=minutes(30)), now=minutes(30))
+    assert verdict == Idle(since=START, warn_at=minutes(55), over_at=minutes(60))
+    assert not verdict.warned(minutes(54.9))
+    assert verdict.warned(minutes(55))
+    assert not verdict.over(minutes(59.9))
+    assert verdict.over(minutes(60))
+
+
+def test_a_short_timeout_is_warned_of_at_half_time() -> None:
+    verdict = judge(reported(minutes(0), seen=minutes(1)), now=minutes(1), timeout=timedelta(minutes=4))
+    assert verdict is not None
+    assert verdict.warn_at == minutes(2)
+
+
+@pytest.mark.parametrize(
+    ("last_input", "last_connect", "since"),
+    [(-10, None, 0), (20, None, 20), (20, 25, 25), (-10, -5, 0)],
+    ids=["start counts", "input counts", "a browser that connects counts", "an earlier run does not"],
+)
+def test_since(last_input: float, last_connect: float | None, since: float) -> None:
+    connect = minutes(last_connect) if last_connect is not None else None
+    activity = reported(minutes(last_input), minutes(30), connect)
+    assert last_activity(START, activity) == minutes(since)
+    verdict = judge(activity, now=minutes(30))
+    assert verdict is not None
+    assert verdict.since == minutes(since)
+
+
+def test_a_browser_that_stays_open_is_no_activity() -> None:
+    watching = Activity(last_input=START, viewers=3, seen=minutes(60), last_connect=minutes(-1))
+    verdict = judge(watching, now=minutes(60), warned_at=minutes(55))
+    assert verdict is not None
+    assert verdict.over(minutes(60))
+
+
+def test_who_cannot_be_asked_is_not_idle() -> None:
+    assert judge(None, now=minutes(600)) is None
+    asked = reported(START, seen=minutes(60))
+    assert judge(asked, now=minutes(60) + 3 * poll_interval(HOUR)) is not None
+    assert judge(asked, now=minutes(60) + 3 * poll_interval(HOUR) + timedelta(seconds=1)) is None
+    assert last_activity(START, None) == START
+
+
+def test_nobody_is_idle_for_good_who_was_not_warned() -> None:
+    asked = reported(START, seen=minutes(90))
+    late = judge(asked, now=minutes(90))
+    assert late is not None
+    assert late.warned(minutes(90))
+    assert not late.over(minutes(90))
+    assert late.over_at == minutes(95)
+    warned = judge(asked, now=minutes(90), warned_at=minutes(85))
+    assert warned is not None
+    assert warned.over(minutes(90))
+
+
+def test_a_warning_from_before_the_last_input_is_none() -> None:
+    verdict = judge(reported(minutes(57), seen=minutes(58)), now=minutes(58), warned_at=minutes(55))
+    assert verdict is not None
+    assert not verdict.warned(minutes(58))
+    again = judge(reported(minutes(57), seen=minutes(117)), now=minutes(117), warned_at=minutes(55))
+    assert again is not None
+    assert again.over_at == minutes(122)
+
+
+def test_whose_timeout_holds() -> None:
+    template = a_template(lifecycle={"idleTimeout": "30m"})
+    assert idle_timeout(a_session(), template) == timedelta(minutes=30)
+    assert idle_timeout(a_session(idleTimeout="2h"), template) == timedelta(hours=2)
+    assert idle_timeout(a_session(idleTimeout="2h"), None) == timedelta(hours=2)
+    assert idle_timeout(a_session(), a_template()) is None
+    assert idle_timeout(a_session(), None) is None
+    assert idle_timeout(a_session(idleTimeout="soon"), template) is None
+
+
+@given(timeouts)
+def test_a_poll_comes_often_enough_to_warn_in_time(timeout: timedelta) -> None:
+    assert timedelta() < 2 * poll_interval(timeout) <= warning_time(timeout) < timeout
+
+
+@given(timeouts, offsets, offsets, offsets, st.none() | offsets)
+def test_the_order_of_things(
+    timeout: timedelta, last_input: timedelta, seen: timedelta, age: timedelta, warned: timedelta | None
+) -> None:
+    activity = reported(START + last_input, START + seen)
+    now = activity.seen + abs(age)
+    warned_at = START + warned if warned is not None else None
+    verdict = judge(activity, now, timeout, warned_at)
+    if not is_known(activity, timeout, now):
+        assert verdict is None
+        return
+    assert verdict is not None
+    assert verdict.since >= START
+    assert verdict.since < verdict.warn_at < verdict.over_at
+    assert verdict.over_at >= verdict.since + timeout
+    if verdict.over(now):
+        assert verdict.warned(now)
+        assert warned_at is not None
+        assert now - warned_at >= warning_time(timeout)
+
+
+@given(timeouts, offsets, offsets)
+def test_input_never_shortens(timeout: timedelta, one: timedelta, more: timedelta) -> None:
+    now = START + 2 * timedelta(days=7)
+    early = judge(reported(START + one, seen=now), now, timeout)
+    late = judge(reported(START + one + abs(more), seen=now), now, timeout)
+    assert early is not None
+    assert late is not None
+    assert early.since <= late.since
+    assert early.over_at <= late.over_at
