@@ -1,0 +1,283 @@
+"""Which nodes lack a template's image, what its puller pods have come to, and what to do next. Pure.
+
+A puller is a pod that is bound to one node, has the template's image and ends at once: by then the kubelet has fetched
+the image. A node has the image when it says so (`status.images`) or when a puller has ended there. The kubelet names
+its 50 largest images only, so the latter is remembered (`Memory`) until the node names the image itself; an image that
+was named and is named no longer has been cleaned up, and is fetched again.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from vdi.api.meta import Condition
+from vdi.api.template import PrePullFailure, PrePullStatus, Toleration, VDITemplate
+from vdi.session.explain import Facts, explain
+from vdi.session.observed import Event, Node, Pod, Taint
+from vdi.session.times import format_time, parse_time
+
+AT_ONCE = 3
+"""Nodes of one template that fetch its image at a time: a registry should not be stormed."""
+PATIENCE = timedelta(seconds=60)
+"""How long a puller may be in trouble that may pass (no room, no network yet) before it counts as failed."""
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
+"""Before the first try after a failure on a node, and between tries when it goes on failing."""
+MOST_NAMED = 20
+"""Failed nodes that the status names, so that it stays small in a large cluster."""
+
+IMAGE_PULLED = "ImagePulled"
+"""The condition of a template with `prePull`."""
+
+PREPULL = "vdi.kasm.io/prepull"
+"""Label of a puller (value: a name derived from the template's), and annotation (the template's name)."""
+PREPULL_NODE = "vdi.kasm.io/prepull-node"
+"""Annotation of a puller: the node that it is for."""
+PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
+"""Annotation of a puller: the image that it fetches, as the template had it then."""
+
+_IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+"""Reasons of a waiting container that come after the image was fetched: it cannot be started, which nobody needs."""
+_STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+@dataclass(slots=True)
+class Failure:
+    """What went wrong on one node."""
+
+    count: int
+    reason: str
+    message: str
+    again: datetime
+    """When it is tried again."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is known of one template's image beside the objects. Lives as long as the process: after a restart a node
+    that does not name the image gets one puller more, which finds it there and asks no registry."""
+
+    image: str = ""
+    has: dict[str, bool] = field(default_factory=dict)
+    """By uid of a node that has the image: whether it names it itself."""
+    failures: dict[str, Failure] = field(default_factory=dict)
+    """By uid of a node."""
+
+    def fail(self, node: Node, reason: str, message: str, now: datetime) -> None:
+        """It did not work on this node: later again."""
+        before = self.failures.get(node.metadata.uid)
+        count = before.count + 1 if before else 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(count - 1, 16))
+        self.failures[node.metadata.uid] = Failure(count, reason, message, now + pause)
+
+    def begin(self, image: str, nodes: Iterable[Node]) -> None:
+        """Take in what the nodes say; forget nodes that are gone, and everything when it is another image."""
+        if self.image != image:
+            self.image = image
+            self.has.clear()
+            self.failures.clear()
+        names = spellings(image)
+        present = {node.metadata.uid: _names_one_of(node, names) for node in nodes}
+        for uid in [uid for uid in self.has if uid not in present]:
+            del self.has[uid]
+        for uid in [uid for uid in self.failures if uid not in present]:
+            del self.failures[uid]
+        for uid, named in present.items():
+            if named:
+                self.has[uid] = True
+                self.failures.pop(uid, None)
+            elif self.has.get(uid):
+                del self.has[uid]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do for one template now."""
+
+    create: tuple[Node, ...]
+    """Nodes that get a puller."""
+    remove: tuple[Pod, ...]
+    """Pullers that are done, have failed or are no longer wanted."""
+    wanted: tuple[Node, ...]
+    """Nodes that should have the image."""
+    pulling: tuple[str, ...]
+    """Names of the nodes whose pullers are at work, without those of `create`."""
+    again: datetime | None
+    """When to look again though nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a puller has come to."""
+
+    pulled: bool
+    reason: str = ""
+    message: str = ""
+
+
+def plan(
+    template: VDITemplate,
+    nodes: Sequence[Node],
+    pullers: Iterable[tuple[Pod, Sequence[Event]]],
+    memory: Memory,
+    *,
+    gpu_resource: str,
+    now: datetime,
+) -> Plan:
+    """The next step towards the image on every node that may run the template's desktops; notes results in `memory`."""
+    memory.begin(template.spec.image, nodes)
+    wanted = {node.metadata.name: node for node in nodes if may_hold(node, template, gpu_resource)}
+    remove: list[Pod] = []
+    pulling: set[str] = set()
+    looks: list[datetime] = []
+    for pod, events in pullers:
+        notes = pod.metadata.annotations
+        node = wanted.get(notes.get(PREPULL_NODE, ""))
+        theirs = any(owner.uid == template.metadata.uid for owner in pod.metadata.owner_references)
+        if node is None or not theirs or notes.get(PREPULL_IMAGE) != template.spec.image:
+            remove.append(pod)
+            continue
+        if pod.metadata.deletion_timestamp:
+            pulling.add(node.metadata.name)  # its place is taken until it is gone
+            continue
+        verdict = judge(pod, events, now)
+        if verdict is None:
+            pulling.add(node.metadata.name)
+            looks.append(max(now, _made(pod, now)) + PATIENCE)
+            continue
+        remove.append(pod)
+        if verdict.pulled:
+            memory.has.setdefault(node.metadata.uid, False)
+            memory.failures.pop(node.metadata.uid, None)
+        else:
+            memory.fail(node, verdict.reason, verdict.message, now)
+    create = _next(wanted.values(), pulling, memory, now)
+    looks += [
+        failure.again
+        for node in wanted.values()
+        if (failure := memory.failures.get(node.metadata.uid)) and failure.again > now
+    ]
+    return Plan(create, tuple(remove), tuple(wanted.values()), tuple(sorted(pulling)), min(looks, default=None))
+
+
+def _next(wanted: Iterable[Node], pulling: set[str], memory: Memory, now: datetime) -> tuple[Node, ...]:
+    """Nodes whose turn it is: those that were never tried first, so that broken ones do not block the others."""
+    due: list[tuple[int, str, Node]] = []
+    for node in wanted:
+        name, failure = node.metadata.name, memory.failures.get(node.metadata.uid)
+        if node.metadata.uid in memory.has or name in pulling or (failure and failure.again > now):
+            continue
+        due.append((failure.count if failure else 0, name, node))
+    due.sort(key=lambda one: one[:2])
+    return tuple(node for _, _, node in due[: max(0, AT_ONCE - len(pulling))])
+
+
+def judge(pod: Pod, events: Sequence[Event], now: datetime) -> Verdict | None:
+    """Whether this puller has fetched its image, or why it cannot; None while it is at work."""
+    container, status = pod.desktop, pod.status
+    waiting = container.state.waiting if container else None
+    if status.phase == "Succeeded" or (container and container.image_id):
+        return Verdict(pulled=True)
+    if waiting and waiting.reason in _IMAGE_IS_THERE:
+        return Verdict(pulled=True)
+    if status.phase == "Failed":
+        detail = (
+            ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one) or "no reason given"
+        )
+        return Verdict(False, "PullerFailed", f"The pod that fetches the image ended before it had it ({detail}).")
+    is_clear = waiting is not None and waiting.reason not in _STILL_CREATING
+    if not is_clear and now - _made(pod, now) < PATIENCE:
+        return None
+    scheduled = pod.condition("PodScheduled")
+    if not pod.spec.node_name and scheduled and scheduled.status == "False":
+        words = scheduled.message.strip().rstrip(".") or "the scheduler does not say why"
+        return Verdict(False, "NoRoom", f"The node has no room for the small pod that fetches the image ({words}).")
+    answer = explain(Facts(pod, events=tuple(events)))
+    return Verdict(False, answer.code, answer.sentence) if answer.stuck else None
+
+
+def may_hold(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
+    """Whether a desktop of this template may be put on this node, however full it is now."""
+    placement = template.spec.placement
+    has_gpus = template.spec.resources.default_gpu == 0 or node.status.allocatable.get(gpu_resource, "0") != "0"
+    if not (node.ready and not node.spec.unschedulable and has_gpus):
+        return False
+    return placement.node_selector.items() <= node.metadata.labels.items() and all(
+        _tolerated(taint, placement.tolerations) for taint in node.spec.taints
+    )
+
+
+def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+    if taint.effect == "PreferNoSchedule":
+        return True
+    return any(
+        (one.effect in (None, taint.effect))
+        and (one.key == taint.key or (one.key is None and one.operator == "Exists"))
+        and (one.operator == "Exists" or (one.value or "") == taint.value)
+        for one in tolerations
+    )
+
+
+def summarise(plan: Plan, memory: Memory) -> PrePullStatus:
+    """`status.prePull`, once the plan is carried out."""
+    names = {node.metadata.uid: node.metadata.name for node in plan.wanted}
+    failures = sorted((names[uid], one) for uid, one in memory.failures.items() if uid in names)
+    failed = [PrePullFailure(name, one.reason, one.message) for name, one in failures]
+    created = (node.metadata.name for node in plan.create)
+    return PrePullStatus(
+        image=memory.image,
+        wanted=len(plan.wanted),
+        ready=sum(node.metadata.uid in memory.has for node in plan.wanted),
+        pulling=tuple(sorted({*plan.pulling, *created})),
+        failed=tuple(failed[:MOST_NAMED]),
+    )
+
+
+def image_pulled(template: VDITemplate, progress: PrePullStatus, now: datetime) -> Condition:
+    """The condition `ImagePulled`."""
+    reason, message = _summary(progress)
+    status = "True" if reason == "Pulled" else "False"
+    before = next((one for one in template.status.conditions if one.type == IMAGE_PULLED), None)
+    kept = before is not None and before.status == status
+    return Condition(
+        type=IMAGE_PULLED,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=before.last_transition_time if before and kept else format_time(now),
+        observed_generation=template.metadata.generation,
+    )
+
+
+def _summary(progress: PrePullStatus) -> tuple[str, str]:
+    if progress.wanted == 0:
+        return "NoNodes", "No node may run desktops of this template now (spec.placement, GPUs, nodes that are ready)."
+    if progress.ready == progress.wanted:
+        return "Pulled", ""
+    so_far = f"{progress.ready} of {progress.wanted} nodes have the image."
+    if progress.failed:
+        first = progress.failed[0]
+        return "PullFailed", f"{so_far} {first.node}: {first.message} It is tried again by itself."
+    return "Pulling", so_far
+
+
+def spellings(image: str) -> frozenset[str]:
+    """The names under which a node may list an image: the whole one, and without the parts that Docker leaves out."""
+    name, _, digest = image.partition("@")
+    head, slash, _ = name.partition("/")
+    if not slash or not ("." in head or ":" in head or head == "localhost"):
+        name = f"docker.io/{name}"
+    name = name.replace("index.docker.io/", "docker.io/", 1)
+    if name.startswith("docker.io/") and name.count("/") == 1:
+        name = name.replace("/", "/library/", 1)
+    path, _, last = name.rpartition("/")
+    repository, _, tag = last.partition(":")
+    whole = f"{path}/{repository}@{digest}" if digest else f"{path}/{repository}:{tag or 'latest'}"
+    return frozenset({whole, whole.removeprefix("docker.io/"), whole.removeprefix("docker.io/library/")})
+
+
+def _names_one_of(node: Node, names: frozenset[str]) -> bool:
+    return any(name in names for image in node.status.images for name in image.names)
+
+
+def _made(pod: Pod, now: datetime) -> datetime:
+    return parse_time(pod.metadata.creation_timestamp) if pod.metadata.creation_timestamp else now

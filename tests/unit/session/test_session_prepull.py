@@ -1,0 +1,366 @@
+"""Which nodes get a puller, what a puller has come to, and what the template's status says of it."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import CREATED, a_template
+from vdi.api.template import VDITemplate
+from vdi.session.children.puller import build_puller, puller_name
+from vdi.session.observed import Event, Node, Pod
+from vdi.session.prepull import (
+    AT_ONCE,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PATIENCE,
+    Memory,
+    Plan,
+    Verdict,
+    image_pulled,
+    judge,
+    may_hold,
+    plan,
+    spellings,
+    summarise,
+)
+from vdi.session.times import parse_time
+
+IMAGE = "registry.example.com/desktop:1"
+NOW = parse_time(CREATED)
+GPU = "nvidia.com/gpu"
+
+
+def wanting(**spec: Any) -> VDITemplate:
+    template = a_template(prePull=True, **spec)
+    template.metadata.uid = "uid-template"
+    return template
+
+
+def a_node(name: str = "node-1", *images: str, ready: bool = True, **fields: Any) -> Node:
+    spec = {key: fields[key] for key in ("unschedulable", "taints") if key in fields}
+    status = {
+        "conditions": [{"type": "Ready", "status": str(ready)}],
+        "allocatable": {GPU: fields.get("gpus", "8")},
+        "images": [{"names": ["registry.example.com/desktop@sha256:1", image]} for image in images],
+    }
+    metadata = {"name": name, "uid": fields.get("uid", f"uid-{name}"), "labels": fields.get("labels", {})}
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, Node)
+
+
+def a_puller(template: VDITemplate, node: str, **status: Any) -> Pod:
+    body = build_puller(template, node, "vdi-sessions")
+    body["metadata"] |= {"uid": f"uid-puller-{node}", "creationTimestamp": CREATED}
+    body["spec"] |= {"nodeName": status.pop("on", node)}
+    if "deleting" in status:
+        body["metadata"]["deletionTimestamp"] = status.pop("deleting")
+    return msgspec.convert(body | {"status": {"phase": "Pending", **status}}, Pod)
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"containerStatuses": [{"name": "pull", "image": IMAGE, "state": state}]}
+
+
+DONE = {"containerStatuses": [{"name": "pull", "image": IMAGE, "imageID": "sha256:1"}]}
+
+
+class Stage:
+    """Nodes and pullers of one template, planned again and again, as the operator does."""
+
+    def __init__(self, template: VDITemplate, *nodes: Node) -> None:
+        self.template, self.nodes, self.memory, self.now = template, list(nodes), Memory(), NOW
+
+    def plan(self, *pullers: Pod) -> Plan:
+        pods = [(pod, ()) for pod in pullers]
+        return plan(self.template, self.nodes, pods, self.memory, gpu_resource=GPU, now=self.now)
+
+    def created(self, *pullers: Pod) -> list[str]:
+        return [node.metadata.name for node in self.plan(*pullers).create]
+
+
+def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
+    template = wanting()
+    stage = Stage(template, *(a_node(f"node-{n}") for n in range(6)), a_node("has", IMAGE))
+    assert stage.created() == ["node-0", "node-1", "node-2"]
+    at_work = [a_puller(template, f"node-{n}") for n in range(2)]
+    step = stage.plan(*at_work)
+    assert ([node.metadata.name for node in step.create], step.remove) == (["node-2"], ())
+    progress = summarise(step, stage.memory)
+    assert (progress.wanted, progress.ready, progress.pulling) == (7, 1, ("node-0", "node-1", "node-2"))
+
+
+def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_the_image() -> None:
+    template = wanting()
+    stage = Stage(template, a_node())
+    puller = a_puller(template, "node-1", phase="Succeeded")
+    step = stage.plan(puller)
+    assert (step.remove, step.create, summarise(step, stage.memory).ready) == ((puller,), (), 1)
+    assert stage.created() == []
+
+
+def test_node_that_has_lost_an_image_it_named_gets_it_again() -> None:
+    stage = Stage(wanting(), a_node("node-1", IMAGE))
+    assert stage.created() == []
+    stage.nodes = [a_node("node-1")]
+    assert stage.created() == ["node-1"]
+
+
+def test_another_machine_of_the_same_name_starts_anew() -> None:
+    template = wanting()
+    stage = Stage(template, a_node())
+    stage.plan(a_puller(template, "node-1", **DONE))
+    stage.nodes = [a_node(uid="another")]
+    assert stage.created() == ["node-1"]
+
+
+def test_changed_image_is_fetched_everywhere_and_the_old_pullers_go() -> None:
+    template = wanting()
+    stage = Stage(template, a_node("node-1", IMAGE), a_node("node-2"))
+    old = a_puller(template, "node-2")
+    template.spec.image = "registry.example.com/desktop:2"
+    step = stage.plan(old)
+    assert step.remove == (old,)
+    assert [node.metadata.name for node in step.create] == ["node-1", "node-2"]
+    assert puller_name(template, "node-2") != old.metadata.name
+
+
+def test_puller_of_a_node_that_is_out_of_the_question_is_removed() -> None:
+    template = wanting()
+    stage = Stage(template, a_node(unschedulable=True))
+    puller = a_puller(template, "node-1")
+    assert stage.plan(puller).remove == (puller,)
+    of_an_earlier_template = a_puller(template, "node-1")
+    template.metadata.uid = "another"
+    stage.nodes = [a_node()]
+    assert stage.plan(of_an_earlier_template).remove == (of_an_earlier_template,)
+
+
+def test_puller_that_is_leaving_keeps_its_place() -> None:
+    template = wanting()
+    stage = Stage(template, a_node())
+    step = stage.plan(a_puller(template, "node-1", deleting=CREATED, phase="Failed"))
+    assert (step.create, step.remove) == ((), ())
+
+
+def test_failure_is_told_and_tried_again_with_growing_pauses() -> None:
+    template = wanting()
+    stage = Stage(template, a_node())
+    refused = a_puller(template, "node-1", **waiting("ErrImagePull", "manifest unknown"))
+    pause = FIRST_PAUSE
+    for _ in range(3):
+        step = stage.plan(refused)
+        assert (step.remove, step.create, step.again) == ((refused,), (), stage.now + pause)
+        (failed,) = summarise(step, stage.memory).failed
+        assert (failed.node, failed.reason) == ("node-1", "ImageNotFound")
+        assert "the registry has no such image" in failed.message
+        assert stage.created() == []
+        stage.now += pause
+        pause *= 2
+        assert stage.created() == ["node-1"]
+    assert stage.plan(a_puller(template, "node-1", **DONE)).create == ()
+    assert stage.memory.failures == {}
+
+
+def test_broken_nodes_do_not_keep_the_others_waiting() -> None:
+    template = wanting()
+    stage = Stage(template, *(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3)))
+    stage.plan(*(a_puller(template, f"a{n}", **waiting("ErrImagePull", "x")) for n in range(3)))
+    stage.now += FIRST_PAUSE
+    assert stage.created() == ["b0", "b1", "b2"]
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 50, 5000])
+def test_pause_has_a_limit(count: int) -> None:
+    memory, node = Memory(), a_node()
+    for _ in range(count):
+        memory.fail(node, "ImagePull", "No.", NOW)
+    assert memory.failures["uid-node-1"].again == NOW + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(count - 1, 10))
+
+
+ON_NODE: list[tuple[dict[str, Any], Verdict | None]] = [
+    ({}, None),
+    (waiting("ContainerCreating"), None),
+    (DONE, Verdict(pulled=True)),
+    ({"phase": "Succeeded"}, Verdict(pulled=True)),
+    ({"phase": "Failed", **DONE}, Verdict(pulled=True)),
+    (waiting("CreateContainerError", "no command specified"), Verdict(pulled=True)),
+    (waiting("RunContainerError"), Verdict(pulled=True)),
+    (
+        {"phase": "Failed", "reason": "OutOfpods", "message": "Node didn't have enough resource: pods."},
+        Verdict(
+            False,
+            "PullerFailed",
+            "The pod that fetches the image ended before it had it "
+            "(OutOfpods: Node didn't have enough resource: pods).",
+        ),
+    ),
+    (
+        waiting("InvalidImageName", "couldn't parse"),
+        Verdict(
+            False,
+            "ImageNameInvalid",
+            f"The image {IMAGE} cannot be fetched: its name is not a valid image name; mend the template's spec.image.",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "verdict"), ON_NODE)
+def test_puller_is_judged_by_what_the_kubelet_says(status: dict[str, Any], verdict: Verdict | None) -> None:
+    assert judge(a_puller(wanting(), "node-1", **status), (), NOW) == verdict
+
+
+def test_trouble_that_may_pass_counts_after_a_while() -> None:
+    full = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Too many pods."}
+    unplaced = a_puller(wanting(), "node-1", on="", conditions=[full])
+    assert judge(unplaced, (), NOW + PATIENCE - timedelta(seconds=1)) is None
+    verdict = judge(unplaced, (), NOW + PATIENCE)
+    assert verdict == Verdict(
+        False,
+        "NoRoom",
+        "The node has no room for the small pod that fetches the image (0/1 nodes are available: 1 Too many pods).",
+    )
+    no_network = msgspec.convert(
+        {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}, Event
+    )
+    stuck = a_puller(wanting(), "node-1", **waiting("ContainerCreating"))
+    assert judge(stuck, (no_network,), NOW) is None
+    verdict = judge(stuck, (no_network,), NOW + PATIENCE)
+    assert verdict and (verdict.reason, verdict.message) == (
+        "NodeNetwork",
+        "The node cannot set the pod up: cni is down.",
+    )
+    assert judge(stuck, (), NOW + timedelta(minutes=50)) is None, "a large image takes its time"
+
+
+NODES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({}, {}, True),
+    ({"ready": False}, {}, False),
+    ({"unschedulable": True}, {}, False),
+    ({"gpus": "0"}, {}, False),
+    ({"gpus": "0"}, {"resources": {"defaultGPU": 0}}, True),
+    ({"labels": {"room": "a"}}, {"placement": {"nodeSelector": {"room": "a"}}}, True),
+    ({"labels": {"room": "b"}}, {"placement": {"nodeSelector": {"room": "a"}}}, False),
+    ({"taints": [{"key": "gpu", "effect": "NoSchedule"}]}, {}, False),
+    ({"taints": [{"key": "gpu", "effect": "PreferNoSchedule"}]}, {}, True),
+    (
+        {"taints": [{"key": "gpu", "effect": "NoSchedule"}]},
+        {"placement": {"tolerations": [{"key": "gpu", "operator": "Exists"}]}},
+        True,
+    ),
+    (
+        {"taints": [{"key": "gpu", "value": "a", "effect": "NoExecute"}]},
+        {"placement": {"tolerations": [{"key": "gpu", "value": "b"}]}},
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize(("node", "spec", "holds"), NODES)
+def test_only_nodes_that_may_run_the_desktop_count(node: dict[str, Any], spec: dict[str, Any], holds: bool) -> None:
+    assert may_hold(a_node(**node), wanting(**spec), GPU) is holds
+
+
+NAMES = [
+    ("ubuntu", "docker.io/library/ubuntu:latest"),
+    ("ubuntu:24.04", "docker.io/library/ubuntu:24.04"),
+    ("ubuntu:24.04", "ubuntu:24.04"),
+    ("linuxserver/webtop", "docker.io/linuxserver/webtop:latest"),
+    ("docker.io/ubuntu:24.04", "docker.io/library/ubuntu:24.04"),
+    ("index.docker.io/library/ubuntu", "docker.io/library/ubuntu:latest"),
+    ("localhost/vdi/desktop:dev", "localhost/vdi/desktop:dev"),
+    ("registry:5000/desktop", "registry:5000/desktop:latest"),
+    ("ghcr.io/a/b:1@sha256:00", "ghcr.io/a/b@sha256:00"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), NAMES)
+def test_image_is_recognised_by_the_name_that_the_node_uses(given: str, named: str) -> None:
+    assert named in spellings(given)
+
+
+def test_condition_says_how_far_it_is_and_why_not_further() -> None:
+    template = wanting()
+    stage = Stage(template)
+
+    def verdict(*pullers: Pod) -> tuple[str, str, str]:
+        condition = image_pulled(template, summarise(stage.plan(*pullers), stage.memory), NOW)
+        template.status.conditions = (condition,)
+        return condition.status, condition.reason, condition.message
+
+    assert verdict()[:2] == ("False", "NoNodes")
+    stage.nodes = [a_node("node-1"), a_node("node-2", IMAGE)]
+    assert verdict() == ("False", "Pulling", "1 of 2 nodes have the image.")
+    status, reason, message = verdict(a_puller(template, "node-1", **waiting("ErrImagePull", "x509: unknown")))
+    assert (status, reason) == ("False", "PullFailed")
+    assert message.startswith("1 of 2 nodes have the image. node-1: The image") and "certificate" in message
+    before = template.status.conditions[0].last_transition_time
+    assert before == CREATED
+    stage.nodes = [a_node("node-1", IMAGE), a_node("node-2", IMAGE)]
+    later = image_pulled(template, summarise(stage.plan(), stage.memory), NOW + timedelta(minutes=1))
+    assert (later.status, later.reason, later.message) == ("True", "Pulled", "")
+    assert later.last_transition_time > before
+
+
+def test_puller_is_restricted_and_asks_for_next_to_nothing() -> None:
+    secrets = [{"name": "registry"}]
+    tolerations = [{"key": "gpu", "operator": "Exists"}]
+    template = wanting(imagePullSecrets=secrets, placement={"tolerations": tolerations})
+    body = build_puller(template, "node-1", "vdi-sessions")
+    spec = body["spec"]
+    (container,) = spec["containers"]
+    assert (spec["imagePullSecrets"], spec["tolerations"]) == (secrets, tolerations)
+    assert container["resources"]["requests"] == {"cpu": "10m", "memory": "16Mi"}
+    assert GPU not in container["resources"]["limits"]
+    assert spec["securityContext"]["runAsNonRoot"] and not container["securityContext"]["allowPrivilegeEscalation"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "vdi.kasm.io/session" not in body["metadata"]["labels"]
+    assert len(puller_name(a_template(), "n" * 253)) <= 63
+
+
+@given(
+    st.lists(st.sampled_from(["lacks", "has", "cordoned"]), max_size=12),
+    st.data(),
+)
+def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[str], data: st.DataObject) -> None:
+    """Whatever the pullers come to: at most three at a time, and in the end every node has the image."""
+    template = wanting()
+    nodes = [
+        a_node(f"node-{n}", *([IMAGE] if kind == "has" else []), unschedulable=kind == "cordoned")
+        for n, kind in enumerate(kinds)
+    ]
+    stage = Stage(template, *nodes)
+    pullers: dict[str, Pod] = {}
+    for turn in range(400):
+        step = stage.plan(*pullers.values())
+        for pod in step.remove:
+            del pullers[pod.metadata.name]
+        for node in step.create:
+            pod = a_puller(template, node.metadata.name)
+            assert pod.metadata.name not in pullers
+            pullers[pod.metadata.name] = pod
+        assert len(pullers) <= AT_ONCE
+        progress = summarise(step, stage.memory)
+        assert progress.ready + len(progress.pulling) <= progress.wanted
+        if progress.ready == progress.wanted:
+            break
+        for name, pod in pullers.items():
+            fate = data.draw(st.sampled_from(["works", "fails", "done"])) if turn < 20 else "done"
+            node_name = pod.spec.node_name
+            status = {"works": {}, "fails": waiting("ErrImagePull", "no"), "done": DONE}[fate]
+            pullers[name] = a_puller(template, node_name, **status)
+        stage.now += timedelta(minutes=1)
+    assert progress.wanted == sum(kind != "cordoned" for kind in kinds)
+    assert progress.ready == progress.wanted and not pullers
+
+
+def test_time_of_the_next_look_is_never_in_the_past() -> None:
+    template = wanting()
+    stage = Stage(template, a_node())
+    stage.now = NOW + timedelta(hours=1)
+    step = stage.plan(a_puller(template, "node-1"))
+    assert isinstance(step.again, datetime) and step.again > stage.now
