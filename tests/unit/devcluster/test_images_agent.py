@@ -1,0 +1,129 @@
+"""`vdi-agent` of the desktop image: who may ask, what it says when it cannot know, and what a notice is."""
+
+import importlib.machinery
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+AGENT = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/bin/vdi-agent"
+
+
+def load() -> Any:
+    loader = importlib.machinery.SourceFileLoader("vdi_agent", str(AGENT))
+    spec = importlib.util.spec_from_loader("vdi_agent", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Screen:
+    """In the place of the notification daemon."""
+
+    def __init__(self, agent: Any) -> None:
+        self.lines: list[str] = []
+        self.touched = 0.0
+        self.notices = agent.Notices({}, lambda: self.touched)
+        self.notices.run = self.run
+
+    def run(self, argv: list[str]) -> str:
+        self.lines.append(" ".join(argv))
+        return "7\n"
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return load()
+
+
+@pytest.fixture
+def screen(agent: Any) -> Screen:
+    return Screen(agent)
+
+
+@pytest.fixture
+def port(agent: Any, screen: Screen) -> Iterator[int]:
+    agent.Handler.token, agent.Handler.notices = b"secret", screen.notices
+    agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
+    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def ask(port: int, method: str, path: str, token: str = "secret", body: str | None = None) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, body=body, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_activity_is_told_to_who_has_the_token_only(port: int) -> None:
+    status, body = ask(port, "GET", "/activity")
+    assert status == 200
+    assert json.loads(body) == {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None}
+    assert ask(port, "GET", "/activity", token="wrong")[0] == 401
+    assert ask(port, "GET", "/activity", token="\xff")[0] == 401
+    assert ask(port, "POST", "/notice", token="", body='{"id": "a", "text": "b"}')[0] == 401
+    assert ask(port, "GET", "/notice")[0] == 404
+
+
+def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
+    def nobody_knows() -> dict[str, Any]:
+        agent.idle_seconds(":77777", tmp_path / "Xauthority")
+        raise AssertionError("there is no such X server")
+
+    agent.Handler.activity = staticmethod(nobody_knows)
+    status, why = ask(port, "GET", "/activity")
+    assert status == 503
+    assert "the X server can't be asked" in why
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{}", "id: None is not allowed"),
+        ("[]", "a notice is an object"),
+        ('{"id": "a", "text": 3}', "text: 3 is not allowed"),
+        ('{"id": "a", "text": "b", "until": "soon"}', "until: 'soon' is not allowed"),
+        ("no JSON", "Expecting value"),
+        ("x" * 20_000, "Content-Length: 20000 is not allowed"),
+    ],
+)
+def test_a_notice_that_is_none_is_refused_in_words(port: int, screen: Screen, body: str, words: str) -> None:
+    status, why = ask(port, "POST", "/notice", body=body)
+    assert (status, words in why) == (400, True), why
+    assert screen.lines == []
+
+
+def test_a_notice_is_shown_once_replaced_and_withdrawn(port: int, screen: Screen) -> None:
+    for text in ("Press <a key> & go on", "Press <a key> & go on", "Too late", ""):
+        assert ask(port, "POST", "/notice", body=json.dumps({"id": "idle", "title": "Hello?", "text": text}))[0] == 200
+    shown, replaced, closed = screen.lines
+    assert shown.endswith("-- Hello? Press &lt;a key&gt; &amp; go on")
+    assert "--replace-id" not in shown
+    assert "--replace-id=7" in replaced
+    assert closed.endswith("CloseNotification uint32:7")
+
+
+def test_what_is_over_is_taken_away(agent: Any, screen: Screen) -> None:
+    now = 1_000_000.0
+    old = agent.Notice(id="old", title="", text="a", until=now, until_input=False)
+    for notice in (old, agent.Notice(id="idle", title="", text="b", until=float("inf"), until_input=True)):
+        screen.notices.post(notice)
+    screen.notices.look()
+    assert list(screen.notices.shown) == ["idle"]
+    screen.touched = screen.notices.shown["idle"][2] + 1
+    screen.notices.look()
+    assert screen.notices.shown == {}
+    assert len(screen.lines) == 4
