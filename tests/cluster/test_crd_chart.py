@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from unit.chart import generate
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.operator.settings import read_settings
+from vdi.session.children.identity import MANAGED_BY
+from vdi.session.children.pod import AGENT_PORT_NAME, HOLD_LABEL
+from vdi.session.children.service import PORT_NAME
+from waiting import wait_until
 
 CHART = Path(__file__).parents[2] / "charts/vdi"
 OPERATOR = "system:serviceaccount:kasm:vdi-operator"
@@ -44,7 +49,8 @@ class Tools:
 
     def render(self, *words: str) -> list[dict[str, Any]]:
         """The chart's objects as they would be sent to a cluster that has the CRDs."""
-        known = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate", "--kube-version", "1.34.0")
+        kinds = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool")
+        known = (*kinds, "--kube-version", "1.34.0")
         done = self.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
         assert done.returncode == 0, done.stderr
         return [each for each in yaml.safe_load_all(done.stdout) if each]
@@ -81,7 +87,12 @@ def release(tools: Tools) -> Tools:
 def without_crds(tools: Tools) -> Tools:
     """A cluster that has never seen the chart, but for namespaces."""
     tools.helm("uninstall", "vdi", "--namespace", "kasm")
-    tools.kubectl("delete", "crd", "--ignore-not-found", "vdisessions.vdi.kasm.io", "vditemplates.vdi.kasm.io")
+    tools.kubectl(
+        "delete",
+        "crd",
+        "--ignore-not-found",
+        *(f"{path.stem}.vdi.kasm.io" for path in (CHART / "files/crds").iterdir()),
+    )
     return tools
 
 
@@ -96,6 +107,19 @@ def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds
     other = ("--set", "templates.small=null", "--set", "templates.other.image=registry.example.com/d:1")
     without_crds.upgrade(CHART, *other)
     assert without_crds.kubectl("get", "vdit", "-o", "name").split() == ["vditemplate.vdi.kasm.io/other"]
+
+
+def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
+    warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.ready=2")
+    assert "NOT YET THERE: the templates (small) and the pools (warm)." in without_crds.upgrade(CHART, *warm)
+    assert "NOT YET THERE" not in without_crds.upgrade(CHART, *warm)
+    shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
+    assert shown == {"template": "small", "ready": 2}
+
+    # Whoever comes from a version without pools knows the templates' kind already.
+    without_crds.helm("uninstall", "vdi", "--namespace", "kasm")
+    without_crds.kubectl("delete", "crd", "vdipools.vdi.kasm.io")
+    assert "NOT YET THERE: the pools (warm)." in without_crds.upgrade(CHART, *warm)
 
 
 def rules_of(tools: Tools, namespace: str) -> set[tuple[str, str, str]]:
@@ -122,7 +146,12 @@ def may(group: str, resources: str, verbs: str) -> set[tuple[str, str, str]]:
     return {(group, resource, verb) for resource in resources.split() for verb in verbs.split()}
 
 
-EVERYWHERE = may("vdi.kasm.io", "vditemplates", "list watch")
+EVERYWHERE = (
+    may("vdi.kasm.io", "vditemplates vdipools", "list watch")
+    | may("vdi.kasm.io", "vditemplates/status vdipools/status", "patch")
+    | may("", "nodes persistentvolumes", "list watch")
+)
+OTHER_WORKLOADS = may("", "pods", "list watch")
 IN_SESSIONS = (
     EVERYWHERE
     | may("vdi.kasm.io", "vdisessions", "list watch patch delete")
@@ -132,23 +161,31 @@ IN_SESSIONS = (
     | may("", "persistentvolumeclaims", "get list watch create patch")
     | may("traefik.io", "ingressroutes", "get list watch create patch delete")
     | may("events.k8s.io", "events", "list watch create patch")
+    | may("coordination.k8s.io", "leases", "get list watch create update patch")
 )
 
 
 def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere(release: Tools) -> None:
     assert rules_of(release, "vdi-sessions") == IN_SESSIONS
     for namespace in ("kasm", "kube-system", "default"):
-        assert rules_of(release, namespace) == EVERYWHERE, namespace
+        assert rules_of(release, namespace) == EVERYWHERE | OTHER_WORKLOADS, namespace
+    release.upgrade(CHART, "--set", "queue.countOtherWorkloads=false")
+    assert rules_of(release, "vdi-sessions") == IN_SESSIONS
+    assert rules_of(release, "default") == EVERYWHERE
 
 
 MAY_NOT = [
     ("get", "secrets", "kasm"),
     ("list", "secrets", "kube-system"),
     ("create", "pods", "kasm"),
-    ("list", "pods", ""),
+    ("get", "pods", ""),
+    ("delete", "pods", "default"),
+    ("create", "pods --subresource=eviction", "vdi-sessions"),
     ("create", "vditemplates.vdi.kasm.io", ""),
     ("delete", "vditemplates.vdi.kasm.io", ""),
-    ("list", "nodes", ""),
+    ("patch", "nodes", ""),
+    ("patch", "vdipools.vdi.kasm.io", ""),
+    ("create", "leases.coordination.k8s.io", "kube-system"),
     ("create", "namespaces", ""),
     ("create", "clusterrolebindings.rbac.authorization.k8s.io", ""),
     ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
@@ -245,6 +282,71 @@ def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
     }
 
 
+def test_the_operators_stand_apart_and_one_of_them_stays(release: Tools) -> None:
+    made = release.render()
+    deployment = next(each for each in made if each["kind"] == "Deployment")["spec"]
+    pods = deployment["selector"]
+    (apart,) = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert apart["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", "labelSelector": pods}
+    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    budgets = {each["metadata"]["name"]: each for each in made if each["kind"] == "PodDisruptionBudget"}
+    assert budgets["vdi-operator"]["spec"] == {"maxUnavailable": 1, "selector": pods}
+
+
+def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools) -> None:
+    """No kubelet is needed for it: the API server asks the disruption budget."""
+    here = ("--namespace", "vdi-sessions")
+
+    def evicts() -> str:
+        review = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "held", "namespace": here[1]}}
+        words = ["--kubeconfig", str(release.kubeconfig), "create", "--raw"]
+        path = f"/api/v1/namespaces/{here[1]}/pods/held/eviction"
+        command = [str(release.kubectl_binary), *words, path, "-f", "-"]
+        done = subprocess.run(
+            command, input=json.dumps(review), capture_output=True, text=True, timeout=30, check=False
+        )
+        return done.stdout + done.stderr
+
+    safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    seccomp = {"seccompProfile": {"type": "RuntimeDefault"}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "held", "namespace": here[1], "labels": {HOLD_LABEL: "true"}},
+        "spec": {"securityContext": seccomp, "containers": [{"name": "c", "image": "i", "securityContext": safe}]},
+    }
+    release.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    # An eviction of a pod that is Pending is always allowed: it is Running as far as the API server knows.
+    running = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+    release.kubectl("patch", "pod", "held", *here, "--subresource=status", "--type=merge", "-p", running)
+    wait_until(
+        "the disruption budget has been looked at",
+        lambda: "1" in release.kubectl("get", "pdb", "vdi-desktops", *here, "-o", "jsonpath={.status.expectedPods}"),
+        30,
+    )
+    assert "would violate the pod's disruption budget" in evicts()
+    release.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD_LABEL}=false")
+    assert "Success" in evicts()
+
+
+def test_the_agent_answers_to_the_operator_alone(release: Tools) -> None:
+    made = release.render()
+    policy = next(each for each in made if each["kind"] == "NetworkPolicy")
+    operator = next(each for each in made if each["kind"] == "Deployment")
+    spec = policy["spec"]
+    assert (policy["metadata"]["namespace"], spec["policyTypes"]) == ("vdi-sessions", ["Ingress"])
+    assert spec["podSelector"]["matchLabels"] == MANAGED_BY
+    open_to_all, operators = spec["ingress"]
+    assert open_to_all == {"ports": [{"port": PORT_NAME}]}
+    assert operators["ports"] == [{"port": AGENT_PORT_NAME}]
+    (source,) = operators["from"]
+    assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
+    labels = operator["spec"]["template"]["metadata"]["labels"]
+    assert source["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     given = {
         "domain": "vdi.example.com",
@@ -256,6 +358,10 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
         "gpuResource": "nvidia.com/gpu.shared",
         "sessions.namespace": "desks",
         "logLevel": "debug",
+        "queue.countOtherWorkloads": "false",
+        r"queue.weights.alice@example\.com": "2",
+        "queue.weights.bob": "0.5",
+        "drainNotice": "2m",
     }
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     made = tools.render(*words)
@@ -263,7 +369,10 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     settings = read_settings({each["name"]: each["value"] for each in variables})
     assert (settings.namespace, settings.log_level) == ("desks", "debug")
+    assert settings.count_other_workloads is False
+    assert settings.queue_weights == {"alice@example.com": 2, "bob": 0.5}
     policy = settings.policy
+    assert policy.drain_notice == timedelta(minutes=2)
     assert (policy.domain, policy.url_port, policy.entry_point, policy.tls_secret) == (
         "vdi.example.com",
         8443,
@@ -281,7 +390,7 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
 
 def test_what_can_be_left_to_others(tools: Tools) -> None:
     everything = {each["kind"] for each in tools.render()}
-    assert {"CustomResourceDefinition", "Namespace", "VDITemplate"} <= everything
+    assert {"CustomResourceDefinition", "Namespace", "VDITemplate", "NetworkPolicy"} <= everything
     less = ("--set", "crds.install=false", "--set", "sessions.createNamespace=false", "--set", "templates=null")
     assert {each["kind"] for each in tools.render(*less)} == everything - {
         "CustomResourceDefinition",
@@ -304,6 +413,13 @@ def test_what_can_be_left_to_others(tools: Tools) -> None:
         ("image.pullPolicy=Sometimes", ("/image/pullPolicy", "'IfNotPresent'")),
         ("templates.small.resources.defaultGpu=1", ("/templates/small", "defaultGpu")),
         ("templates.Big_One.image=i", ("Big_One", "pattern")),
+        ("replicas=0", ("/replicas", "minimum")),
+        ("queue.weights.alice=0", ("/queue/weights/alice", "0.01")),
+        ("queue.weights.alice=two", ("/queue/weights/alice", "pattern")),
+        ("queue.countOtherWorkloads=maybe", ("/queue/countOtherWorkloads", "boolean")),
+        ("drainNotice=1d", ("/drainNotice", "1d", "pattern")),
+        ("pools.warm.ready=1", ("/pools/warm", "template")),
+        ("pools.warm.template=small,pools.warm.replicas=1", ("/pools/warm", "replicas")),
         ("traefik.tlsSecret=a,traefik.certResolver=b", ("/traefik/certResolver", "maxLength")),
     ],
 )

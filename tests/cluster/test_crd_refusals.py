@@ -161,6 +161,7 @@ TEMPLATES_REFUSED = [
     ({"image": "my image:1"}, "spec.image", "my image:1", "is not the name of a container image"),
     ({"image": "i", "port": 0}, "spec.port", "0", "should be greater than or equal to 1"),
     ({"image": "i", "port": 70000}, "spec.port", "70000", "should be less than or equal to 65535"),
+    ({"image": "i", "port": 8082}, "spec.port", "", "must not be 8082, the port of the agent in each desktop"),
     ({"image": "i", "healthPath": "health"}, "spec.healthPath", "health", "is not the path of a URL without spaces"),
     ({"image": "i", "shmSize": "1GB"}, "spec.shmSize", "1GB", MEMORY),
     ({"image": "i", "resources": {"defaultGPU": -1}}, "spec.resources.defaultGPU", "-1", "greater than or equal to 0"),

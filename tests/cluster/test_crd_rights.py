@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from unit.chart import generate
+from vdi.api.crd import build_crds
 from waiting import wait_until
 
 SESSIONS = "vdi-sessions"
@@ -49,8 +50,8 @@ def kube(kubectl: list[str]) -> Kube:
 def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
     """The operator as a process of its own, with the token of the chart's ServiceAccount; gives its log."""
     kube("apply", "--server-side", "--force-conflicts", "-f", str(generate.MANIFEST))
-    for name in ("vdisessions.vdi.kasm.io", "vditemplates.vdi.kasm.io"):
-        kube("wait", "--for=condition=Established", f"crd/{name}", "--timeout=20s")
+    for crd in build_crds():
+        kube("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
     config = yaml.safe_load(kubeconfig.read_text())
     config["users"][0]["user"] = {"token": kube("create", "token", "vdi-operator", "--namespace", "kasm").strip()}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))

@@ -16,14 +16,35 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{/* Whether the cluster knew VDITemplate before this run; empty if not. */}}
-{{- define "vdi.crdsKnown" -}}
-{{- if .Capabilities.APIVersions.Has "vdi.kasm.io/v1alpha1/VDITemplate" }}yes{{ end }}
+{{/* Whether the cluster knew a kind of ours before this run; empty if not. Given: the root and the kind. */}}
+{{- define "vdi.kindKnown" -}}
+{{- if (index . 0).Capabilities.APIVersions.Has (printf "vdi.kasm.io/v1alpha1/%s" (index . 1)) }}yes{{ end }}
 {{- end }}
 
-{{/* Names of the templates of the release, with commas. */}}
-{{- define "vdi.templateNames" -}}
+{{/* Names of the keys that have a value, with commas. */}}
+{{- define "vdi.names" -}}
 {{- $names := list }}
-{{- range $name, $spec := .Values.templates }}{{ if $spec }}{{ $names = append $names $name }}{{ end }}{{ end }}
+{{- range $name, $spec := . }}{{ if $spec }}{{ $names = append $names $name }}{{ end }}{{ end }}
 {{- join ", " $names }}
+{{- end }}
+
+{{/* What the release wants to bring and can't yet: "templates (small), pools (warm)"; empty if nothing. */}}
+{{- define "vdi.notYetThere" -}}
+{{- $missing := list }}
+{{- $templates := include "vdi.names" .Values.templates }}
+{{- if and $templates (not (include "vdi.kindKnown" (list . "VDITemplate"))) }}
+{{- $missing = append $missing (printf "the templates (%s)" $templates) }}
+{{- end }}
+{{- $pools := include "vdi.names" .Values.pools }}
+{{- if and $pools (not (include "vdi.kindKnown" (list . "VDIPool"))) }}
+{{- $missing = append $missing (printf "the pools (%s)" $pools) }}
+{{- end }}
+{{- join " and " $missing }}
+{{- end }}
+
+{{/* Weights as the operator reads them: user=weight, with commas. */}}
+{{- define "vdi.queueWeights" -}}
+{{- $pairs := list }}
+{{- range $user, $weight := .Values.queue.weights }}{{ $pairs = append $pairs (printf "%s=%v" $user $weight) }}{{ end }}
+{{- join "," $pairs }}
 {{- end }}

@@ -96,6 +96,7 @@ OBJECT_NAME = must_be(
 ABSOLUTE_PATH = must_be("an absolute path below / without colons, such as /home/user", "self.matches('^(/[^/:]+)+/?$')")
 NOT_OURS = must_be("free: every desktop has volumes named home and shm", "!(self in ['home', 'shm'])")
 NOT_SHARED_MEMORY = Rule("self != '/dev/shm'", "must not be /dev/shm, which every desktop has already (shmSize)")
+NOT_THE_AGENTS = Rule("self != 8082", "must not be 8082, the port of the agent in each desktop")
 URL_PATH = must_be("the path of a URL without spaces, such as /api/health", r"self.matches('^/\\S*$')")
 ENV_NAME = must_be(
     "the name of an environment variable: letters, digits, '_', '-' and '.', not starting with a digit",

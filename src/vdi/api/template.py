@@ -14,6 +14,7 @@ from vdi.api.constraints import (
     MEMORY,
     NOT_OURS,
     NOT_SHARED_MEMORY,
+    NOT_THE_AGENTS,
     OBJECT_NAME,
     URL_PATH,
     Quantity,
@@ -258,7 +259,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         TemplateResources, doc("Limits of a desktop when the session names none, and the most that it may name.")
     ] = msgspec.field(default_factory=TemplateResources)
     env: Annotated[tuple[EnvVar, ...], doc("Environment of the desktop.", list_key="name", maxItems=128)] = ()
-    port: Annotated[int, doc("Port that the image serves HTTP on.", minimum=1, maximum=65535)] = 8080
+    port: Annotated[int, doc("Port that the image serves HTTP on.", NOT_THE_AGENTS, minimum=1, maximum=65535)] = 8080
     health_path: Annotated[str, doc("Path that answers 200 when the desktop is ready.", URL_PATH, maxLength=512)] = (
         "/api/health"
     )

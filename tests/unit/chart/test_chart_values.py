@@ -31,7 +31,10 @@ def test_what_is_generated_is_up_to_date() -> None:
 
 def test_a_misspelt_value_is_refused_at_every_depth() -> None:
     schema = json.loads(generate.SCHEMA.read_text())
-    found = [*objects_of(schema), *objects_of(schema["definitions"]["template"])]
+    found = [
+        *objects_of(schema),
+        *(each for kind in ("template", "pool") for each in objects_of(schema["definitions"][kind])),
+    ]
     assert len(found) > 10
     for path, each in found:
         assert each["additionalProperties"] is False, path
