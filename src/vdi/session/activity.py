@@ -17,6 +17,8 @@ from vdi.api.template import VDITemplate
 from vdi.session.units import parse_duration
 
 _LONGEST_POLL = timedelta(seconds=15)
+_LONGEST_PAUSE = timedelta(minutes=10)
+_PACE_WHILE_WARNED = timedelta(seconds=5)
 _POLLS_UNTIL_UNKNOWN = 3
 _LONGEST_WARNING = timedelta(minutes=5)
 
@@ -42,14 +44,16 @@ class Idle:
     since: datetime
     warn_at: datetime
     over_at: datetime
+    seen: datetime
+    """When the desktop was asked last."""
 
     def warned(self, now: datetime) -> bool:
         """Whether whoever sits there is to be warned, or was."""
         return now >= self.warn_at
 
     def over(self, now: datetime) -> bool:
-        """Whether it has been idle for too long, and the warning has been up for its whole time."""
-        return now >= self.over_at
+        """Whether it has been idle for too long. It was asked once more at the very end: input may have come then."""
+        return now >= self.over_at <= self.seen
 
 
 def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta | None:
@@ -69,7 +73,7 @@ def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta
 
 
 def poll_interval(timeout: timedelta) -> timedelta:
-    """How often a desktop with this idle timeout is asked."""
+    """How often a desktop with this idle timeout is asked, at most; `next_poll` says when it needs to be."""
     return min(_LONGEST_POLL, timeout / 4)
 
 
@@ -106,4 +110,12 @@ def judge_idle(
     if now >= warn_at:
         shown_at = warned_at if warned_at is not None and warned_at >= since else now
         over_at = max(over_at, shown_at + lead)
-    return Idle(since=since, warn_at=warn_at, over_at=over_at)
+    return Idle(since=since, warn_at=warn_at, over_at=over_at, seen=activity.seen)
+
+
+def next_poll(idle: Idle, timeout: timedelta, now: datetime) -> timedelta:
+    """When to ask again. Before the warning is due, nothing that it could say would change anything."""
+    if now < idle.warn_at:
+        return min(_LONGEST_PAUSE, idle.warn_at - now)
+    pace = min(_PACE_WHILE_WARNED, poll_interval(timeout))
+    return min(pace, idle.over_at - now) if now < idle.over_at else pace

@@ -14,6 +14,7 @@ from vdi.session.activity import (
     is_known,
     judge_idle,
     last_activity,
+    next_poll,
     poll_interval,
     warning_time,
 )
@@ -41,11 +42,29 @@ def judge(
 
 def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:
     verdict = judge(reported(minutes(0), seen=minutes(30)), now=minutes(30))
-    assert verdict == Idle(since=START, warn_at=minutes(55), over_at=minutes(60))
+    assert verdict == Idle(since=START, warn_at=minutes(55), over_at=minutes(60), seen=minutes(30))
     assert not verdict.warned(minutes(54.9))
     assert verdict.warned(minutes(55))
-    assert not verdict.over(minutes(59.9))
-    assert verdict.over(minutes(60))
+
+
+def test_it_is_over_when_it_was_asked_once_more_at_the_end() -> None:
+    asked_before = judge(reported(minutes(0), seen=minutes(59.9)), now=minutes(60), warned_at=minutes(55))
+    asked_then = judge(reported(minutes(0), seen=minutes(60)), now=minutes(60), warned_at=minutes(55))
+    assert asked_before is not None
+    assert asked_then is not None
+    assert not asked_before.over(minutes(60))
+    assert not asked_then.over(minutes(59.9))
+    assert asked_then.over(minutes(60))
+
+
+def test_it_is_asked_when_the_answer_matters() -> None:
+    verdict = judge(reported(minutes(50), seen=minutes(51)), now=minutes(51))
+    assert verdict is not None
+    assert next_poll(verdict, HOUR, minutes(51)) == timedelta(minutes=10)
+    assert next_poll(verdict, HOUR, minutes(104)) == timedelta(minutes=1)
+    assert next_poll(verdict, HOUR, minutes(105)) == timedelta(seconds=5)
+    assert next_poll(verdict, HOUR, minutes(110) - timedelta(seconds=2)) == timedelta(seconds=2)
+    assert next_poll(verdict, HOUR, minutes(111)) == timedelta(seconds=5)
 
 
 def test_a_short_timeout_is_warned_of_at_half_time() -> None:
