@@ -132,8 +132,9 @@ def plan(
     for pod, events in pullers:
         notes = pod.metadata.annotations
         node = wanted.get(notes.get(PREPULL_NODE, ""))
-        theirs = any(owner.uid == template.metadata.uid for owner in pod.metadata.owner_references)
-        if node is None or not theirs or notes.get(PREPULL_IMAGE) != template.spec.image:
+        ours = any(owner.uid == template.metadata.uid for owner in pod.metadata.owner_references)
+        is_current = ours and notes.get(PREPULL_IMAGE) == template.spec.image
+        if node is None or not is_current or memory.has.get(node.metadata.uid):
             remove.append(pod)
             continue
         if pod.metadata.deletion_timestamp:

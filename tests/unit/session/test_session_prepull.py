@@ -133,9 +133,11 @@ def test_puller_of_a_node_that_is_out_of_the_question_is_removed() -> None:
     stage = Stage(template, a_node(unschedulable=True))
     puller = a_puller(template, "node-1")
     assert stage.plan(puller).remove == (puller,)
+    stage.nodes = [a_node("node-1", IMAGE)]
+    assert stage.plan(puller).remove == (puller,), "somebody else has brought the image there"
     of_an_earlier_template = a_puller(template, "node-1")
     template.metadata.uid = "another"
-    stage.nodes = [a_node()]
+    stage.nodes = [a_node(uid="of-a-new-node")]
     assert stage.plan(of_an_earlier_template).remove == (of_an_earlier_template,)
 
 
