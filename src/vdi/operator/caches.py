@@ -1,23 +1,25 @@
 """What the operator knows of the cluster: one store and one reflector per kind, all of the sessions' namespace.
 
-Only templates are cluster-scoped. Indices are from the object alone, so that a store can keep them up by itself.
+Only templates, pools and nodes are cluster-scoped. Indices are from the object alone, so that a store can keep them up
+by itself.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
+from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.ownership import MarkReader
-from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
+from vdi.kube.resource import CLAIMS, EVENTS, NODES, PODS, SECRETS, SERVICES
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.naming import home_claim_name, host_label
-from vdi.session.observed import APPLIED_HASH, Claim, Event, Pod, Route, Secret, Service
+from vdi.session.observed import APPLIED_HASH, Claim, Event, Node, Pod, Route, Secret, Service
 
 BY_TEMPLATE = "template"
 BY_HOME = "home"
@@ -32,6 +34,8 @@ class Caches:
         marks = MarkReader(client.field_manager, APPLIED_HASH)
         self.sessions: Store[VDISession] = Store()
         self.templates: Store[VDITemplate] = Store()
+        self.pools: Store[VDIPool] = Store()
+        self.nodes: Store[Node] = Store()
         self.pods: Store[Pod] = Store(marks)
         self.claims: Store[Claim] = Store(marks)
         self.secrets: Store[Secret] = Store(marks)
@@ -53,6 +57,8 @@ class Caches:
         self.reflectors: tuple[Reflector[Any], ...] = (
             Reflector(client, SESSIONS, VDISession, self.sessions, **here),
             Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
+            Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
+            Reflector(client, NODES, Node, self.nodes, clock=clock),
             Reflector(client, PODS, Pod, self.pods, **mine),
             Reflector(client, CLAIMS, Claim, self.claims, **mine),
             Reflector(client, SECRETS, Secret, self.secrets, **mine),
