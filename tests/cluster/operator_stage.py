@@ -300,25 +300,18 @@ _RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'r
 def documented_rules() -> dict[str, list[Object]]:
     """Role and ClusterRole as the table in docs/design/operator.md grants them."""
     text = (Path(__file__).parents[2] / "docs/design/operator.md").read_text()
-    role: list[Object] = []
+    rules: dict[str, list[Object]] = {"Role": [], "ClusterRole": []}
+    kind = ""
     for line in text.splitlines():
+        if heading := re.match(r"(Role|ClusterRole)\b.*:$", line):
+            kind = heading[1]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 4 and cells[0] not in ("apiGroup", "---"):
             group = "" if cells[0] == "(core)" else cells[0].strip("`")
             resources = [one.strip(" `") for one in cells[1].split(",")]
-            role.append({"apiGroups": [group], "resources": resources, "verbs": cells[2].split(", ")})
-    cluster = [
-        {
-            "apiGroups": ["" if group == "(core)" else group],
-            "resources": resources.split(", "),
-            "verbs": verbs.split(", "),
-        }
-        for group, resources, verbs in re.findall(
-            r"^ClusterRole: `?([^`\s]+)`? `([^`]+)`: ([a-z, ]+)\.", text, re.MULTILINE
-        )
-    ]
-    assert len(role) >= 7 and cluster, "docs/design/operator.md has changed its shape"
-    return {"Role": role, "ClusterRole": cluster}
+            rules[kind].append({"apiGroups": [group], "resources": resources, "verbs": cells[2].split(", ")})
+    assert all(rules.values()), "docs/design/operator.md has changed its shape"
+    return rules
 
 
 def _owners(obj: Object) -> set[str]:
