@@ -2,6 +2,7 @@
 
     KubeError
     +-- ConfigError          no usable kubeconfig or service account
+    +-- NotLeader            a write was not sent: another process may lead
     +-- ConnectionFailed     no answer: refused, reset, timed out, TLS
     |   +-- StreamSilent     an open stream on which nothing comes
     +-- UnexpectedAnswer     an answer that is not what the API promises
@@ -33,6 +34,10 @@ class KubeError(Exception):
 
 class ConfigError(KubeError):
     """Raised when there is no usable way to a cluster: no kubeconfig, no context, no credentials."""
+
+
+class NotLeader(KubeError):
+    """Raised instead of sending a write when another process may lead by now: nothing was done."""
 
 
 class ConnectionFailed(KubeError):

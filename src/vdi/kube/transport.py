@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
@@ -27,6 +28,7 @@ from vdi.kube.errors import (
     Unauthorized,
     error_from,
 )
+from vdi.kube.fence import Fence, FencedBody
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.retry import DEFAULT_RETRY, RetryPolicy
 from vdi.kube.wire import Page, WatchEvent
@@ -58,6 +60,7 @@ class Client:
         retry: RetryPolicy = DEFAULT_RETRY,
         user_agent: str | None = None,
         on_request: OnRequest | None = None,
+        fence: Fence | None = None,
         request_timeout: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -66,6 +69,7 @@ class Client:
         self._retry = retry
         self._user_agent = user_agent or field_manager
         self._on_request = on_request
+        self._fence = fence
         self._timeout = aiohttp.ClientTimeout(total=request_timeout, sock_connect=10)
         self._clock = clock
         self._credentials = Credentials(config, clock)
@@ -307,12 +311,18 @@ class Client:
         if self._requests is None:
             raise RuntimeError("the Client is closed: use it inside `async with`")
         headers = self._credentials.headers()
+        options: dict[str, Any] = {"headers": headers, **self._routing}
         if data is not None:
             headers["Content-Type"] = content_type
+            options["data"] = data
+            if self._fence is not None:
+                options["data"] = FencedBody(data, self._fence)
+                seconds = min(self._fence(), self._timeout.total or inf)
+                options["timeout"] = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         status = 0
         began = time.perf_counter()
         try:
-            async with self._requests.request(method, url, data=data, headers=headers, **self._routing) as answer:
+            async with self._requests.request(method, url, **options) as answer:
                 body = await answer.read()
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
