@@ -6,6 +6,8 @@ Decoded by the reflectors, built by hand in tests. `gc=False` is safe: none of t
 import msgspec
 
 from vdi.api.meta import OwnerReference
+from vdi.api.template import Toleration
+from vdi.session.capacity import PodResources
 
 APPLIED_HASH = "vdi.kasm.io/applied-hash"
 """Annotation on every child: hash of what the operator last wrote there."""
@@ -110,6 +112,7 @@ class ClaimSource(msgspec.Struct, rename="camel", gc=False):
     """`spec.volumes[].persistentVolumeClaim`."""
 
     claim_name: str
+    read_only: bool = False
 
 
 class PodVolume(msgspec.Struct, rename="camel", gc=False):
@@ -119,11 +122,18 @@ class PodVolume(msgspec.Struct, rename="camel", gc=False):
     persistent_volume_claim: ClaimSource | None = None
 
 
-class PodSpec(msgspec.Struct, rename="camel", gc=False):
+class PodSpec(PodResources, rename="camel", gc=False):
     """`spec` of a Pod."""
 
-    node_name: str = ""
     volumes: tuple[PodVolume, ...] = ()
+    node_selector: dict[str, str] = {}
+    """Only as long as it is on no node, as all that says where it may go."""
+    tolerations: tuple[Toleration, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.node_name:
+            self.node_selector, self.tolerations = {}, ()
 
 
 class Pod(msgspec.Struct, gc=False):
@@ -143,6 +153,17 @@ class Pod(msgspec.Struct, gc=False):
         """The claim that is mounted as home, if any."""
         sources = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
         return next((source.claim_name for source in sources if source), None)
+
+    @property
+    def writes_to(self) -> tuple[str, ...]:
+        """The claims that it may write to."""
+        sources = (volume.persistent_volume_claim for volume in self.spec.volumes)
+        return tuple(source.claim_name for source in sources if source and not source.read_only)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being deleted."""
+        return self.metadata.deletion_timestamp is not None
 
     def condition(self, kind: str) -> PodCondition | None:
         """The condition of that type, if the Pod has it."""
@@ -220,6 +241,12 @@ class Node(msgspec.Struct, gc=False):
         return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
 
 
+class ClaimSpec(msgspec.Struct, rename="camel", gc=False):
+    """`spec` of a PersistentVolumeClaim."""
+
+    volume_name: str = ""
+
+
 class ClaimStatus(msgspec.Struct, gc=False):
     """`status` of a PersistentVolumeClaim."""
 
@@ -230,6 +257,7 @@ class Claim(msgspec.Struct, gc=False):
     """A home."""
 
     metadata: ChildMeta
+    spec: ClaimSpec = msgspec.field(default_factory=ClaimSpec)
     status: ClaimStatus = msgspec.field(default_factory=ClaimStatus)
 
 
@@ -250,10 +278,18 @@ class Route(msgspec.Struct, gc=False):
         return self.metadata.annotations.get(HOST, "")
 
 
+class SecretData(msgspec.Struct, rename="camel", gc=False):
+    """`data` of a Secret, without the password: the operator forgets that as soon as it is sent."""
+
+    agent_token: str = ""
+    """Base64."""
+
+
 class Secret(msgspec.Struct, gc=False):
-    """The Secret with the password, without its data: the operator forgets a password as soon as it is sent."""
+    """The Secret of one desktop."""
 
     metadata: ChildMeta
+    data: SecretData = msgspec.field(default_factory=SecretData)
 
 
 class Regarding(msgspec.Struct, gc=False):

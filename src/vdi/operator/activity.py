@@ -1,0 +1,307 @@
+"""Asks the agents in the desktops whether somebody is there, and has them show notices. No API request per question.
+
+Two queues of their own, beside the sessions': `ask` (key: session) and `deliver` (key: session and notice). A desktop
+is asked only when its answer can change something (`session.activity.next_poll`); then the session is reconciled.
+
+What an agent answers is a stranger's word: its user can put any program in its place. So answers are cut at
+`ANSWER_BYTES`, redirects are not followed, and the worst that a lie does is to keep that user's own desktop running.
+"""
+
+import asyncio
+import logging
+from base64 import b64decode
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import aiohttp
+import msgspec
+
+from vdi.api.meta import API_VERSION
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.kube.clock import Clock
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import ObjectReference
+from vdi.kube.queue import Controller, Result
+from vdi.operator.caches import BY_TEMPLATE, Caches
+from vdi.session.activity import Activity, idle_timeout, judge_idle, next_poll, poll_interval
+from vdi.session.conditions import IDLE, Phase
+from vdi.session.lifetime import started_at
+from vdi.session.naming import secret_name
+from vdi.session.notices import Notice
+from vdi.session.observed import Pod
+from vdi.session.times import parse_time
+
+log = logging.getLogger(__name__)
+
+ASKED_AT_ONCE = 64
+TOLD_AT_ONCE = 16
+ANSWER_SECONDS = 2.0
+NOTICE_SECONDS = 15.0
+"""A notice may have to wait until D-Bus has started the notification daemon."""
+ANSWER_BYTES = 4096
+LONGEST_PAUSE = timedelta(minutes=5)
+"""Between two questions to an agent that does not answer."""
+NOTICE_PAUSE = 5.0
+"""Seconds between two tries to show a notice."""
+FAILURES_UNTIL_SAID = 3
+
+SessionKey = tuple[str, str]
+NoticeKey = tuple[str, str, str]
+"""(namespace, session, id of the notice)."""
+
+
+class Report(msgspec.Struct, rename="camel"):
+    """What `GET /activity` answers."""
+
+    idle_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+    viewers: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    connected_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+
+    def as_activity(self, seen: datetime, before: Activity | None) -> Activity:
+        """In instants. They are the same as before unless something has happened: a delay on the way is no input."""
+        last_input = seen - timedelta(seconds=self.idle_seconds)
+        if before and abs(last_input - before.last_input) < timedelta(seconds=1):
+            last_input = before.last_input
+        connect = None
+        if self.connected_seconds is not None:
+            connect = seen - timedelta(seconds=self.connected_seconds)
+        return Activity(last_input=last_input, viewers=self.viewers, seen=seen, last_connect=connect)
+
+
+class AgentError(Exception):
+    """Raised when an agent does not answer as it should; says what it did."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of the desktop of one session."""
+
+    pod_uid: str
+    activity: Activity | None = None
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class _Told:
+    """The last notice of one id for one session."""
+
+    pod_uid: str
+    notice: Notice
+    delivered: bool = False
+    failures: int = 0
+
+
+class Agents:
+    """`ask` and `deliver` are reconciled by the two controllers that `connect` is given; `run` runs beside them.
+
+    Its maps live as long as the process and the session's run. After a restart desktops are asked anew, and a notice
+    that is told again is not shown twice: the agent knows it.
+    """
+
+    def __init__(self, caches: Caches, recorder: EventRecorder, clock: Clock, *, port: int) -> None:
+        self._caches = caches
+        self._recorder = recorder
+        self._clock = clock
+        self._port = port
+        self._known: dict[str, _Known] = {}  # by the session's uid
+        self._told: dict[NoticeKey, _Told] = {}
+        self._http: asyncio.Future[aiohttp.ClientSession] | None = None
+
+    def connect(
+        self, asks: Controller[SessionKey], notices: Controller[NoticeKey], sessions: Controller[SessionKey]
+    ) -> None:
+        """Listen to the caches from now on; `sessions` is who has to know when a verdict may have changed."""
+        self._asks, self._notices, self._sessions = asks, notices, sessions
+        self._caches.sessions.listen(self._session_changed)
+        self._caches.templates.listen(self._template_changed)
+
+    def report(self, uid: str) -> Activity | None:
+        """What the agent of this session's desktop said last; None when it could not be asked."""
+        known = self._known.get(uid)
+        return known.activity if known else None
+
+    def notify(self, session: VDISession, pod: Pod, notice: Notice) -> None:
+        """Show a notice in the desktop, once; one without text withdraws it. Returns at once."""
+        key = (session.metadata.namespace, session.metadata.name, notice.id)
+        told = self._told.get(key)
+        if told and (told.pod_uid, told.notice) == (pod.metadata.uid, notice):
+            return
+        self._told[key] = _Told(pod.metadata.uid, notice)
+        self._notices.enqueue(key)
+
+    async def run(self) -> None:
+        """Hold the connections until cancelled."""
+        connector = aiohttp.TCPConnector(limit=ASKED_AT_ONCE + TOLD_AT_ONCE, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            self._ready().set_result(http)
+            await asyncio.Event().wait()
+
+    def _ready(self) -> "asyncio.Future[aiohttp.ClientSession]":
+        if self._http is None:
+            self._http = asyncio.get_running_loop().create_future()
+        return self._http
+
+    # --- who is asked, and when
+
+    def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
+        if new is None or new.status.phase != Phase.RUNNING:
+            if old is not None:
+                self._known.pop(old.metadata.uid, None)
+                if new is None:
+                    self._forget_notices(old)
+            return
+        if old is None or _is_other(old, new):
+            self._asks.enqueue((new.metadata.namespace, new.metadata.name))
+
+    def _forget_notices(self, session: VDISession) -> None:
+        key = (session.metadata.namespace, session.metadata.name)
+        for told in [one for one in self._told if one[:2] == key]:
+            del self._told[told]
+
+    def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
+        if old and new and old.spec.lifecycle == new.spec.lifecycle:
+            return
+        if current := new or old:
+            for session in self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name):
+                self._asks.enqueue((session.metadata.namespace, session.metadata.name))
+
+    async def ask(self, key: SessionKey) -> Result:
+        """Ask one desktop, wake its session if that may matter, and say when to ask again."""
+        session = self._caches.sessions.get(*key)
+        if session is None or session.status.phase != Phase.RUNNING:
+            return Result()
+        template = self._caches.templates.get("", session.spec.template)
+        timeout = idle_timeout(session, template)
+        if timeout is None:
+            self._known.pop(session.metadata.uid, None)
+            return Result()
+        interval = poll_interval(timeout)
+        pod = self._desktop_of(session)
+        if pod is None:  # between two pods; Running again, or its end, will be heard of
+            return Result(requeue_after=interval.total_seconds())
+        known = self._known.get(session.metadata.uid)
+        if known is None or known.pod_uid != pod.metadata.uid:
+            known = self._known[session.metadata.uid] = _Known(pod.metadata.uid)
+        try:
+            report = await self._fetch(session, pod)
+        except AgentError as error:
+            return self._not_answered(session, known, interval, error)
+        now = self._clock.now()
+        known.failures = 0
+        known.activity = report.as_activity(now, known.activity)
+        verdict = judge_idle(
+            started=started_at(session, pod) or now,
+            activity=known.activity,
+            timeout=timeout,
+            warned_at=_warned_at(session),
+            now=now,
+        )
+        if verdict is None:  # never for a report of this moment
+            return Result(requeue_after=interval.total_seconds())
+        if verdict.warned(now) or _warned_at(session):
+            self._sessions.enqueue(key)
+        return Result(requeue_after=next_poll(verdict, timeout, now).total_seconds())
+
+    def _not_answered(self, session: VDISession, known: _Known, interval: timedelta, error: AgentError) -> Result:
+        """Not idle then; asked ever more seldom. Said once, since somebody counts on the timeout."""
+        known.failures += 1
+        log.debug("%s/%s: %s", session.metadata.namespace, session.metadata.name, error)
+        if known.failures == FAILURES_UNTIL_SAID:
+            meta = session.metadata
+            subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
+            note = f"An idle timeout is set, but this desktop counts as in use while it cannot be asked: {error}."
+            self._recorder.emit(subject, "Warning", "ActivityUnknown", note, "Ask")
+        if _warned_at(session):
+            self._sessions.enqueue((session.metadata.namespace, session.metadata.name))
+        pause = min(interval * 2 ** min(known.failures - 1, 16), LONGEST_PAUSE)
+        return Result(requeue_after=pause.total_seconds())
+
+    def _desktop_of(self, session: VDISession) -> Pod | None:
+        pods = self._caches.pods.by_owner(session.metadata.uid)
+        return next((pod for pod in pods if pod.ready and pod.status.pod_ip), None)
+
+    # --- notices
+
+    async def deliver(self, key: NoticeKey) -> Result:
+        """Try to show the last notice of that id, until it is shown or has lost its meaning."""
+        told = self._told.get(key)
+        session = self._caches.sessions.get(*key[:2])
+        if told is None or told.delivered or session is None:
+            return Result()
+        pods = self._caches.pods.by_owner(session.metadata.uid)
+        pod = next((one for one in pods if one.metadata.uid == told.pod_uid), None)
+        over = bool(told.notice.until) and parse_time(told.notice.until) <= self._clock.now()
+        if pod is None or over or not pod.status.pod_ip or not self._token(session):
+            return Result()
+        try:
+            await self._show(session, pod, told.notice)
+        except AgentError as error:
+            told.failures += 1
+            if told.failures == 1:
+                log.warning("%s/%s: the notice %s is not shown yet, tried again: %s", *key, error)
+            return Result(requeue_after=NOTICE_PAUSE)
+        told.delivered = True
+        return Result()
+
+    # --- the wire
+
+    async def _fetch(self, session: VDISession, pod: Pod) -> Report:
+        body = await self._request("GET", "/activity", session, pod, ANSWER_SECONDS)
+        try:
+            return msgspec.json.decode(body, type=Report)
+        except msgspec.DecodeError as error:
+            raise AgentError(f"its agent answers what is no report: {error}") from error
+
+    async def _show(self, session: VDISession, pod: Pod, notice: Notice) -> None:
+        body = {"id": notice.id, "title": notice.title, "text": notice.text, "untilInput": notice.id == IDLE}
+        until = {"until": notice.until} if notice.until else {}
+        await self._request("POST", "/notice", session, pod, NOTICE_SECONDS, msgspec.json.encode(body | until))
+
+    async def _request(
+        self, method: str, path: str, session: VDISession, pod: Pod, seconds: float, body: bytes | None = None
+    ) -> bytes:
+        """One question. Raises AgentError."""
+        token = self._token(session)
+        if not token:
+            raise AgentError("its Secret has no agentToken: it was made before desktops had an agent")
+        host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
+        http = await self._ready()
+        try:
+            async with http.request(
+                method,
+                f"http://{host}:{self._port}{path}",
+                headers={"Authorization": f"Bearer {token}"},
+                data=body,
+                timeout=aiohttp.ClientTimeout(total=seconds),
+                allow_redirects=False,
+            ) as answer:
+                text = await answer.content.read(ANSWER_BYTES)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise AgentError(f"its agent does not answer ({error or type(error).__name__})") from error
+        if answer.status != 200:
+            raise AgentError(f"its agent answers {answer.status} ({text[:200].decode(errors='replace').strip()})")
+        return text
+
+    def _token(self, session: VDISession) -> str:
+        secret = self._caches.secrets.get(session.metadata.namespace, secret_name(session.metadata.name))
+        return b64decode(secret.data.agent_token).decode() if secret else ""
+
+
+def _is_other(old: VDISession, new: VDISession) -> bool:
+    """Whether the desktop, its timeout or its warning is another now."""
+    return (old.status.phase, old.status.pod_name, old.spec.idle_timeout, _warned_at(old)) != (
+        new.status.phase,
+        new.status.pod_name,
+        new.spec.idle_timeout,
+        _warned_at(new),
+    )
+
+
+def _warned_at(session: VDISession) -> datetime | None:
+    """Since when the condition Idle holds."""
+    for condition in session.status.conditions:
+        if condition.type == IDLE and condition.status == "True":
+            return parse_time(condition.last_transition_time)
+    return None

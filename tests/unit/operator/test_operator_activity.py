@@ -1,0 +1,266 @@
+"""The agents are asked when it matters, believed with care, and told what to show. Over real HTTP, to a test's agent."""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.kube.clock import SystemClock
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import ObjectReference
+from vdi.kube.queue import Controller, Result
+from vdi.kube.transport import Client
+from vdi.operator.activity import Agents
+from vdi.operator.caches import Caches
+from vdi.session.notices import Notice
+from vdi.session.observed import Pod, Secret
+
+NAMESPACE = "vdi-sessions"
+KEY = (NAMESPACE, "alice")
+START = datetime(2026, 11, 20, 8, tzinfo=UTC)
+
+
+class HandClock(SystemClock):
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+
+class Agent:
+    """The desktop's part."""
+
+    def __init__(self) -> None:
+        self.answer: Any = {"idleSeconds": 0.0, "viewers": 1, "connectedSeconds": None}
+        self.status = 200
+        self.asked = 0
+        self.notices: list[dict[str, Any]] = []
+
+    async def activity(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if request.headers.get("Authorization") != "Bearer t0ken":
+            return web.Response(status=401)
+        text = self.answer if isinstance(self.answer, str) else msgspec.json.encode(self.answer).decode()
+        return web.Response(status=self.status, text=text, headers={"Location": "/elsewhere"})
+
+    async def notice(self, request: web.Request) -> web.Response:
+        if self.status == 200:
+            self.notices.append(await request.json())
+        return web.Response(status=self.status)
+
+
+class World:
+    """One running session in the caches, its agent, and what was said and woken."""
+
+    def __init__(self, agent: Agent, port: int) -> None:
+        self.agent, self.clock = agent, HandClock()
+        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="f")), NAMESPACE, self.clock)
+        self.said: list[str] = []
+        self.agents = Agents(self.caches, cast(EventRecorder, self), self.clock, port=port)
+        self.woken, self.asks, self.deliveries = (self._controller(name) for name in ("session", "ask", "deliver"))
+        self.agents.connect(self.asks, self.deliveries, self.woken)
+        self._version = 0
+
+    def emit(self, _subject: ObjectReference, _kind: str, _reason: str, note: str, _action: str) -> None:
+        self.said.append(note)
+
+    def _controller(self, name: str) -> Controller[Any]:
+        async def nothing(_key: Any) -> Result:
+            return Result()
+
+        return Controller(name, nothing, clock=self.clock)
+
+    def put(self, store: Any, kind: Any, name: str, **body: Any) -> Any:
+        self._version += 1
+        metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
+        obj = msgspec.convert({**body, "metadata": metadata | body.get("metadata", {})}, kind)
+        store.observe(obj)
+        return obj
+
+    def session(self, *, idle: str | None = "1h", phase: str = "Running", **status: Any) -> VDISession:
+        spec = {"user": "alice@example.com", "template": "t"} | ({"idleTimeout": idle} if idle else {})
+        status = {"phase": phase, "podName": "alice"} | status
+        made: VDISession = self.put(self.caches.sessions, VDISession, "alice", spec=spec, status=status)
+        return made
+
+    def pod(self, ip: str = "127.0.0.1") -> Pod:
+        owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "alice", "uid": "uid-alice"}
+        metadata = {"uid": "uid-pod", "creationTimestamp": "2026-11-20T08:00:00Z", "ownerReferences": [owner]}
+        status = {"podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]}
+        pod: Pod = self.put(self.caches.pods, Pod, "alice", metadata=metadata, status=status)
+        return pod
+
+    def secret(self, token: str = "t0ken") -> None:
+        data = {"agentToken": b64encode(token.encode()).decode(), "password": "cHc="}
+        self.put(self.caches.secrets, Secret, "alice-auth", data=data)
+
+    async def ask(self) -> float | None:
+        return (await self.agents.ask(KEY)).requeue_after
+
+    def was_woken(self) -> bool:
+        woken, self.woken.queue._ready = bool(len(self.woken.queue)), type(self.woken.queue._ready)()
+        self.woken.queue._dirty.clear()
+        return woken
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    agent = Agent()
+    app = web.Application()
+    app.add_routes([web.get("/activity", agent.activity), web.post("/notice", agent.notice)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    world = World(agent, runner.addresses[0][1])
+    helper = asyncio.create_task(world.agents.run())
+    yield world
+    helper.cancel()
+    with suppress(asyncio.CancelledError):
+        await helper
+    await runner.cleanup()
+
+
+@pytest.fixture
+def running(world: World) -> World:
+    world.session()
+    world.pod()
+    world.secret()
+    return world
+
+
+async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(running: World) -> None:
+    running.clock.time = START + timedelta(minutes=10)
+    running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
+    assert await running.ask() == 600.0
+    activity = running.agents.report("uid-alice")
+    assert activity is not None
+    assert (activity.last_input, activity.viewers) == (START + timedelta(minutes=9), 2)
+    assert activity.last_connect == START + timedelta(minutes=8)
+    assert not running.was_woken()
+
+
+async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(running: World) -> None:
+    running.clock.time = START + timedelta(minutes=55)
+    running.agent.answer["idleSeconds"] = 55 * 60.0
+    assert await running.ask() == 5.0
+    assert running.was_woken()
+    condition = {"type": "Idle", "status": "True", "reason": "Idle", "lastTransitionTime": "2026-11-20T08:55:00Z"}
+    running.session(conditions=[condition])
+    running.clock.time = START + timedelta(minutes=59, seconds=58)
+    running.agent.answer["idleSeconds"] = 59 * 60 + 58.0
+    assert await running.ask() == 2.0
+    assert running.was_woken()
+    running.agent.answer["idleSeconds"] = 1.0
+    assert await running.ask() == 600.0
+    assert running.was_woken()
+
+
+async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
+    await running.ask()
+    running.clock.time = START + timedelta(seconds=60.4)
+    running.agent.answer["idleSeconds"] = 60.0
+    await running.ask()
+    activity = running.agents.report("uid-alice")
+    assert activity is not None
+    assert activity.last_input == START
+
+
+async def test_without_a_timeout_nobody_is_asked(running: World) -> None:
+    running.session(idle=None)
+    assert await running.ask() is None
+    assert running.agent.asked == 0
+    running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
+    assert await running.ask() is None
+    spec = {"image": "i", "lifecycle": {"idleTimeout": "1h"}}
+    running.asks.queue.done(await running.asks.queue.take())
+    running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec=spec)
+    assert await asyncio.wait_for(running.asks.queue.take(), 1) == KEY
+    assert await running.ask() is not None
+    assert running.agent.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("no JSON", 200),
+        ({"idleSeconds": -1, "viewers": 0}, 200),
+        ({"idleSeconds": 1e300, "viewers": 0}, 200),
+        ({"viewers": 0}, 200),
+        ("x" * 10_000, 200),
+        ("", 302),
+        ("the X server can't be asked", 503),
+    ],
+)
+async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_seldom(
+    running: World, answer: Any, status: int
+) -> None:
+    running.agent.answer, running.agent.status = answer, status
+    assert [await running.ask() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
+    assert running.agents.report("uid-alice") is None
+    (note,) = running.said
+    assert note.startswith("An idle timeout is set, but this desktop counts as in use while it cannot be asked: its ")
+
+
+async def test_an_image_without_an_agent_is_said_in_words(running: World) -> None:
+    running.pod(ip="127.0.0.2")
+    for _ in range(3):
+        await running.ask()
+    assert "its agent does not answer" in running.said[0]
+    assert running.agents.report("uid-alice") is None
+
+
+async def test_a_session_that_stops_is_forgotten(running: World) -> None:
+    await running.ask()
+    assert running.agents.report("uid-alice")
+    running.session(phase="Suspended")
+    assert running.agents.report("uid-alice") is None
+    assert await running.ask() is None
+
+
+async def deliver(world: World, session: VDISession, pod: Pod, notice: Notice) -> float | None:
+    world.agents.notify(session, pod, notice)
+    if not len(world.deliveries.queue):
+        return None
+    key = await world.deliveries.queue.take()
+    assert key is not None
+    again = (await world.agents.deliver(key)).requeue_after
+    world.deliveries.queue.done(key)
+    return again
+
+
+async def test_a_notice_is_told_once_and_withdrawn_once(world: World) -> None:
+    session, pod = world.session(), world.pod()
+    world.secret()
+    for text in ("Press a key", "Press a key", "", ""):
+        assert await deliver(world, session, pod, Notice("Idle", "Are you there?", text)) is None
+    assert [(one["id"], one["text"], one["untilInput"]) for one in world.agent.notices] == [
+        ("Idle", "Press a key", True),
+        ("Idle", "", True),
+    ]
+
+
+async def test_a_notice_is_tried_again_until_it_has_lost_its_meaning(world: World) -> None:
+    session, pod = world.session(), world.pod()
+    world.secret()
+    world.agent.status = 503
+    key = (*KEY, "Expiring")
+    assert await deliver(world, session, pod, Notice("Expiring", "Soon", "At 9", "2026-11-20T09:00:00Z")) == 5.0
+    assert (await world.agents.deliver(key)).requeue_after == 5.0
+    world.agent.status = 200
+    assert (await world.agents.deliver(key)).requeue_after is None
+    assert [(one["until"], one["untilInput"]) for one in world.agent.notices] == [("2026-11-20T09:00:00Z", False)]
+    world.agent.status = 503
+    await deliver(world, session, pod, Notice("Expiring", "Soon", "At 10", "2026-11-20T10:00:00Z"))
+    world.clock.time = START + timedelta(hours=2)
+    assert (await world.agents.deliver(key)).requeue_after is None
