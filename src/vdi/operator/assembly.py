@@ -14,6 +14,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
 from vdi.kube.queue import Controller, Key, Result
 from vdi.kube.transport import Client
+from vdi.operator.activity import ASKED_AT_ONCE, TOLD_AT_ONCE, Agents
 from vdi.operator.announce import Announcer
 from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
@@ -61,8 +62,12 @@ class Assembly:
 
 def assemble(parts: Parts) -> Assembly:
     """All controllers and helpers, listening to the caches."""
+    agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
     sessions = _assemble_sessions(parts)
-    return Assembly(controllers=(sessions,))
+    asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
+    notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
+    agents.connect(asks, notices, sessions)
+    return Assembly(controllers=(sessions, asks, notices), helpers=(agents.run,))
 
 
 def _assemble_sessions(parts: Parts) -> Controller[SessionKey]:
