@@ -11,11 +11,9 @@ from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
 from vdi.session.naming import pod_name, pool_secret_name, secret_name
-from vdi.session.observed import TEMPLATE_REVISION
+from vdi.session.observed import HOLD, TEMPLATE_REVISION
 
 CONTAINER = "desktop"
-HOLD_LABEL = "vdi.kasm.io/hold"
-"""Label of the pod of somebody's desktop: while it is `true`, a disruption budget refuses to evict the pod."""
 AGENT_PORT_NAME = "agent"
 _USER_ID = 1000
 _GRACE_SECONDS = 3
@@ -28,8 +26,8 @@ def build_pod(
     """The Pod of a session. `annotations`: what is to be known of its run."""
     notes = {TEMPLATE_REVISION: desktop.template_revision, **(annotations or {})}
     metadata = identity.metadata(pod_name(identity.name), notes)
-    metadata["labels"] = {**metadata["labels"], HOLD_LABEL: "true"}
-    return _pod(metadata, _spec(desktop, secret_name(identity.name), agent_port))
+    metadata["labels"] = {**metadata["labels"], HOLD: "true"}
+    return _pod(metadata, build_spec(desktop, secret_name(identity.name), agent_port))
 
 
 def build_pool_pod(
@@ -37,14 +35,15 @@ def build_pool_pod(
 ) -> dict[str, Any]:
     """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
     metadata = identity.metadata(name, {TEMPLATE_REVISION: desktop.template_revision, **annotations})
-    return _pod(metadata, _spec(desktop, pool_secret_name(name), agent_port))
+    return _pod(metadata, build_spec(desktop, pool_secret_name(name), agent_port))
 
 
 def _pod(metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def _spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
+def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
+    """The `spec` of a desktop's pod, which takes its password from that Secret."""
     spec: dict[str, Any] = {
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": _GRACE_SECONDS,

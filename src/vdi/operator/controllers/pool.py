@@ -1,0 +1,285 @@
+"""Reconciles one pool: makes the desktops that are missing, removes those that nobody should get, tells how many wait.
+
+look (caches) -> plan (session.pool) -> remove, complete, make -> status -> soonest of (patience, pause, room)
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from vdi.api.pool import PoolStatus, VDIPool
+from vdi.api.template import VDITemplate
+from vdi.kube.apply import Applier
+from vdi.kube.clock import Clock
+from vdi.kube.errors import Conflict, Forbidden, Invalid, NotFound
+from vdi.kube.queue import Result
+from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.transport import Client
+from vdi.operator.caches import BY_SUBJECT, Caches
+from vdi.operator.children import owner_uid
+from vdi.operator.kinds import POOLS
+from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
+from vdi.session.children.identity import PoolIdentity
+from vdi.session.children.pod import build_pool_pod
+from vdi.session.children.secret import build_pool_secret
+from vdi.session.conditions import READY
+from vdi.session.effective import Desktop, Problem
+from vdi.session.explain import Facts, explain
+from vdi.session.naming import pool_pod_name, pool_secret_name
+from vdi.session.observed import Node, Pod, Secret
+from vdi.session.policy import Policy
+from vdi.session.pool import FITS, Pause, Plan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
+from vdi.session.pool_status import Obstacles, summarise
+from vdi.session.refusal import explain_refusal
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too."""
+ROOM_AGAIN = 5.0
+"""Seconds until a pool without room looks again."""
+REFUSED_AGAIN = 30.0
+"""Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes."""
+STATUS_PAUSE = 1.0
+"""Seconds between two notes on progress in one pool's status."""
+GRACE_SECONDS = 1
+"""A desktop that nobody has used has nothing to save, and somebody may wait for its GPU."""
+
+
+class Room(Protocol):
+    """What a pool asks of the queue."""
+
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
+
+        There is none as long as somebody waits for it.
+        """
+
+    def withdraw(self, uid: str) -> None:
+        """The pod of this name will not be made."""
+
+
+class PoolController:
+    """What is done for one pool at a time; its key is the pool's name.
+
+    `_pauses` and `_written` hold, by uid, what is remembered of a pool beside the objects. They live as long as it
+    does; after a restart a failing pool tries once more at once. `_yielding` has the uids of pods until they go.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        caches: Caches,
+        pools: Pools,
+        room: Room,
+        policy: Policy,
+        namespace: str,
+        clock: Clock,
+        new_token: Callable[[], str],
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._pools = pools
+        self._room = room
+        self._policy = policy
+        self._namespace = namespace
+        self._clock = clock
+        self._new_token = new_token
+        self._pods = Applier(client, PODS, Pod, caches.pods)
+        self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
+        self._pauses: dict[str, tuple[str, Pause]] = {}
+        self._written: dict[str, float] = {}
+        self._yielding: set[str] = set()
+
+    async def reconcile(self, name: str) -> Result:
+        """One step. Raises KubeError for what another try may mend."""
+        pool = self._caches.pools.get("", name)
+        waiting = [pod for pod in self._pools.pods_of(name) if is_waiting(pod)]
+        if pool is None or pool.metadata.deletion_timestamp:
+            # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
+            await self._remove(waiting)
+            return Result()
+        uid = pool.metadata.uid
+        mine = [pod for pod in waiting if maker_uid(pod) == uid and pod.metadata.uid not in self._yielding]
+        await self._remove(pod for pod in waiting if pod not in mine)
+        try:
+            return await self._fill(pool, mine)
+        except (NotFound, Conflict):
+            if self._caches.pools.get("", name) is pool:
+                raise
+            return Result()  # deleted, or another of this name: its event calls
+
+    async def _fill(self, pool: VDIPool, waiting: list[Pod]) -> Result:
+        now = self._clock.now()
+        desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._policy)
+        fits = fingerprint(pool.spec.template, desktop, self._policy) if isinstance(desktop, Desktop) else None
+        step = plan(pool.spec.ready, fits, waiting, self._pools.node_of, now)
+        pause = self._pause(pool, fits or "", step)
+        await self._remove([*step.remove, *(fault.pod for fault in step.faults)])
+        blocked = None
+        if isinstance(desktop, Desktop):
+            await self._complete(pool, (*step.ready, *step.starting))
+            if not pause.left(now):
+                blocked = await self._make(pool, desktop, fits or "", step)
+        obstacles = Obstacles(desktop if isinstance(desktop, Problem) else None, blocked, pause, self._slow(step))
+        note_due = await self._tell(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
+        room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_a_person else ROOM_AGAIN
+        due = [left.total_seconds() for left in (step.look_again, pause.left(now)) if left is not None]
+        return Result(min([*due, *(one for one in (note_due, room_again) if one is not None)], default=None))
+
+    def claimed(self, pool: VDIPool) -> int:
+        """How many sessions have a desktop from this pool."""
+        pods = self._pools.pods_of(pool.metadata.name)
+        return sum(1 for pod in pods if owner_uid(pod) and not pod.metadata.deletion_timestamp)
+
+    def _pause(self, pool: VDIPool, fits: str, step: Plan) -> Pause:
+        """The pause after failures: longer with each, forgotten with another desktop or when the pool is full."""
+        before, pause = self._pauses.get(pool.metadata.uid, ("", Pause()))
+        if before != fits or len(step.ready) >= pool.spec.ready:
+            pause = Pause()
+        failed = next((fault for fault in step.faults if fault.of_desktop), None)
+        for fault in step.faults:
+            log.info("pool %s: a desktop is replaced: %s", pool.metadata.name, fault.words)
+        if failed:
+            pause = pause.after(failed.words, self._clock.now())
+        self._pauses[pool.metadata.uid] = (fits, pause)
+        return pause
+
+    async def _remove(self, pods: Iterable[Pod]) -> None:
+        """Delete those that nobody is just taking, side by side."""
+        await asyncio.gather(*(self._remove_one(pod) for pod in pods))
+
+    async def _remove_one(self, pod: Pod) -> None:
+        if pod.metadata.deletion_timestamp or not self._pools.take(pod):
+            return
+        node = self._pools.node_of(pod.spec.node_name)
+        # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
+        is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
+        try:
+            await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
+        finally:
+            self._pools.let_go(pod)
+
+    async def _complete(self, pool: VDIPool, pods: Iterable[Pod]) -> None:
+        """Give each desktop the Secret that it starts with, if the operator has died before it could."""
+        secrets = self._caches.secrets
+        missing = [pod for pod in pods if secrets.get(self._namespace, pool_secret_name(pod.metadata.name)) is None]
+        await asyncio.gather(*(self._give_secret(pool, pod) for pod in missing))
+
+    async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
+        meta = pod.metadata
+        wanted = build_pool_secret(
+            identity=PoolIdentity.of(pool, self._namespace),
+            pod=meta.name,
+            pod_uid=meta.uid,
+            password=self._new_token(),
+            agent_token=self._new_token(),
+        )
+        await self._secrets.ensure(wanted)
+
+    async def _make(self, pool: VDIPool, desktop: Desktop, fits: str, step: Plan) -> Problem | None:
+        """Start what is missing, as far as there is room; why not all, if so."""
+        blocked: Problem | None = None
+        names: list[str] = []
+        while blocked is None and len(names) < min(step.make, AT_ONCE):
+            name = pool_pod_name(pool.metadata.name, self._new_token())
+            blocked = self._room.ask_for_pool(name, desktop)
+            if blocked is None:
+                names.append(name)
+        if blocked and not names and step.outdated:
+            await self._remove(step.outdated[:1])  # what is left of the old makes room for the new
+        answers = await asyncio.gather(*(self._make_one(pool, desktop, fits, name) for name in names))
+        return next((refusal for refusal in answers if refusal), blocked)
+
+    async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Problem | None:
+        identity = PoolIdentity.of(pool, self._namespace)
+        port = self._policy.agent_port
+        wanted = build_pool_pod(
+            identity=identity, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
+        )
+        try:
+            pod = await self._pods.ensure(wanted)
+        except (Forbidden, Invalid) as refusal:
+            self._room.withdraw(name)
+            return explain_refusal("Pod", refusal.message)
+        await self._give_secret(pool, pod)
+        return None
+
+    def _slow(self, step: Plan) -> str:
+        """What the oldest of those that start is stuck at."""
+        for pod in step.starting[:1]:
+            events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
+            why = explain(Facts(pod, None, tuple(one for one in events if one.regarding.uid == pod.metadata.uid)))
+            return why.sentence if why.stuck else ""
+        return ""
+
+    async def _tell(self, pool: VDIPool, status: PoolStatus) -> float | None:
+        """Write the status if it says something new; the seconds to wait when it is too soon for a mere note."""
+        if status == pool.status:
+            return None
+        meta = pool.metadata
+        wait = self._written.get(meta.uid, float("-inf")) + STATUS_PAUSE - self._clock.monotonic()
+        if wait > 0 and _is_full(status) == _is_full(pool.status):
+            return wait
+        empty: dict[str, Any] = {field.encode_name: None for field in msgspec.structs.fields(PoolStatus)}
+        patch = {"metadata": {"uid": meta.uid}, "status": empty | msgspec.to_builtins(status)}
+        patched = await self._client.patch(POOLS, meta.name, patch, subresource="status", into=VDIPool)
+        self._written[meta.uid] = self._clock.monotonic()
+        self._caches.pools.remember(patched)
+        return None
+
+    def yield_room(self, pods: Iterable[Pod]) -> None:
+        """Somebody waits for the room of these desktops, which nobody has taken: they go at once."""
+        for pod in pods:
+            self._yielding.add(pod.metadata.uid)
+            self._enqueue(pool_of(pod) or "")
+
+    def listen(self, enqueue: Callable[[str], None], wake_session: Callable[[tuple[str, str]], None]) -> None:
+        """Call for work on a pool when it, its template, one of its desktops or one of their nodes has changed.
+
+        Whoever waits and could take a desktop that has just become ready is called by `wake_session`.
+        """
+        caches = self._caches
+        self._enqueue = enqueue
+
+        def pool_changed(old: VDIPool | None, new: VDIPool | None) -> None:
+            if old and (new is None or new.metadata.uid != old.metadata.uid):
+                self._pauses.pop(old.metadata.uid, None)
+                self._written.pop(old.metadata.uid, None)
+            if current := new or old:
+                enqueue(current.metadata.name)
+
+        def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
+            if (current := new or old) and not (old and new and old.metadata.generation == new.metadata.generation):
+                for pool in caches.pools.by_index(BY_POOLED_TEMPLATE, current.metadata.name):
+                    enqueue(pool.metadata.name)
+
+        def pod_changed(old: Pod | None, new: Pod | None) -> None:
+            if (current := new or old) and (name := pool_of(current)):
+                enqueue(name)
+            if new and new.ready and is_waiting(new) and not (old and old.ready) and (key := self._pools.next_for(new)):
+                wake_session(key)
+            if old and new is None:
+                self._yielding.discard(old.metadata.uid)
+
+        def node_changed(old: Node | None, new: Node | None) -> None:
+            if old is None or new is None or _state(old) != _state(new):
+                for pool in caches.pools.values():
+                    enqueue(pool.metadata.name)
+
+        caches.pools.listen(pool_changed)
+        caches.templates.listen(template_changed)
+        caches.pods.listen(pod_changed)
+        caches.nodes.listen(node_changed)
+
+
+def _state(node: Node) -> tuple[object, ...]:
+    return node.metadata.uid, node.ready, node.spec.unschedulable
+
+
+def _is_full(status: PoolStatus) -> bool:
+    return any(one.type == READY and one.status == "True" for one in status.conditions)

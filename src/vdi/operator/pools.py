@@ -1,0 +1,238 @@
+"""Gives desktops that run already to sessions: one patch makes a pool's pod a session's, and nothing is restarted.
+
+    claim:  pod --one patch (owner, labels, run)--> the session's pod, at one version of it only
+    then:   Secret (same password), Service, route, status: as for any other pod of the session
+
+Killed between these writes, the next start finds the pod by its owner and goes on: what the desktop was started with is
+in its own Secret, which the pod owns and nobody else, so that it outlives the pool and dies with the desktop.
+"""
+
+import base64
+import heapq
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from vdi.api.meta import API_VERSION
+from vdi.api.pool import VDIPool
+from vdi.api.session import VDISession
+from vdi.kube import wire
+from vdi.kube.clock import Clock
+from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import ObjectReference
+from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.transport import Client
+from vdi.operator.caches import BY_TEMPLATE, Caches
+from vdi.operator.children import owner_uid
+from vdi.operator.ports import Credentials
+from vdi.session.children.identity import TEMPLATE_ANNOTATION, Identity
+from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
+from vdi.session.conditions import Phase
+from vdi.session.decide import Observed
+from vdi.session.effective import Desktop, resolve
+from vdi.session.lifetime import run_annotations
+from vdi.session.naming import pool_secret_name
+from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
+from vdi.session.policy import Policy
+from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
+
+BY_POOL = "pool"
+"""Index of pods: those that a pool of this name has made, whoever has them now."""
+BY_POOLED_TEMPLATE = "pooled-template"
+"""Index of pools, by the template that they keep ready."""
+NOT_FROM_POOL = "NotFromPool"
+"""Reason of the Event for a session that a pool of its template cannot serve."""
+_TRIES = 3
+_LOOKED_AT = 50
+"""Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike."""
+
+
+class _Secret(msgspec.Struct):
+    """A Secret with its data."""
+
+    metadata: dict[str, Any]
+    data: dict[str, str] = {}
+
+
+class Pools:
+    """Who has which of the pools' desktops.
+
+    `_going` (uids of pods that are being claimed or removed) keeps the two apart between decision and cache; it is
+    touched only between two awaits. `_told` holds who has heard why no pool serves them; it lives as long as they do,
+    and after a restart they may hear it once more.
+    """
+
+    def __init__(self, client: Client, caches: Caches, recorder: EventRecorder, policy: Policy, clock: Clock) -> None:
+        self._client = client
+        self._caches = caches
+        self._recorder = recorder
+        self._policy = policy
+        self._clock = clock
+        self._going: set[str] = set()
+        self._told: set[str] = set()
+        caches.pods.add_index(BY_POOL, _pool_names)
+        caches.pools.add_index(BY_POOLED_TEMPLATE, lambda pool: [pool.spec.template])
+        caches.sessions.listen(self._session_changed)
+
+    async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
+        """Make a ready desktop this session's, the oldest that fits; None when there is none.
+
+        Raises KubeError when it is not known whether it has worked: the caller tries again later.
+        """
+        pools = self._pools_for(observed.session)
+        if not pools:
+            return None
+        if observed.template and (why := self._unserved(observed, desktop, pools[0])):
+            self._tell(observed.session, why)
+            return None
+        wanted = self._fingerprint(observed.session, desktop)
+        for pod in self._candidates(pools, wanted):
+            if not self.take(pod):
+                continue
+            try:
+                if claimed := await self._claim(pod, wanted, observed.session, desktop):
+                    return claimed
+            finally:
+                self.let_go(pod)
+        return None
+
+    async def credentials(self, pod: Pod) -> Credentials | None:
+        """What a desktop from a pool was started with; None for one that was not made for a pool. Raises KubeError."""
+        if pool_of(pod) is None:
+            return None
+        meta = pod.metadata
+        try:
+            secret = await self._client.get(
+                SECRETS, pool_secret_name(meta.name), namespace=meta.namespace, into=_Secret
+            )
+        except NotFound:
+            return None  # somebody has deleted it: the session's Secret is made anew, and its status says so
+        if meta.uid not in {owner["uid"] for owner in secret.metadata.get("ownerReferences", ())}:
+            return None
+        keys = {name: base64.b64decode(value).decode() for name, value in secret.data.items()}
+        return Credentials(keys.get(PASSWORD_KEY, ""), keys.get(AGENT_TOKEN_KEY, ""))
+
+    def node_of(self, name: str) -> Node | None:
+        """The node of that name."""
+        return self._caches.nodes.get("", name)
+
+    def pods_of(self, pool: str) -> list[Pod]:
+        """All desktops that pools of this name have made, taken or not."""
+        return self._caches.pods.by_index(BY_POOL, pool)
+
+    def next_for(self, pod: Pod) -> tuple[str, str] | None:
+        """Who of those that wait should take this desktop: the first in the queue whom it fits."""
+        template = self._caches.templates.get("", pod.metadata.annotations.get(TEMPLATE_ANNOTATION, ""))
+        if template is None:
+            return None
+        sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
+        waiting = (one for one in sessions if one.status.phase in ("", Phase.PENDING))
+        for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_place):
+            desktop = resolve(session, template, self._policy)
+            if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self._fingerprint(
+                session, desktop
+            ):
+                return session.metadata.namespace, session.metadata.name
+        return None
+
+    def take(self, pod: Pod) -> bool:
+        """Reserve a waiting desktop, to give it away or to remove it; False when somebody was faster."""
+        uid = pod.metadata.uid
+        now = self._caches.pods.get(pod.metadata.namespace, pod.metadata.name)
+        if uid in self._going or now is None or now.metadata.uid != uid or not is_waiting(now):
+            return False
+        self._going.add(uid)
+        return True
+
+    def let_go(self, pod: Pod) -> None:
+        """What was to be done with it is done, or was given up."""
+        self._going.discard(pod.metadata.uid)
+
+    def _fingerprint(self, session: VDISession, desktop: Desktop) -> str:
+        return fingerprint(session.spec.template, desktop, self._policy)
+
+    def _pools_for(self, session: VDISession) -> list[VDIPool]:
+        pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
+        return sorted(pools, key=lambda pool: pool.metadata.name)
+
+    def _candidates(self, pools: Iterable[VDIPool], wanted: str) -> list[Pod]:
+        """The oldest first. Also those of a pool that is being deleted: they had better serve somebody."""
+        pods = [pod for pool in pools for pod in self.pods_of(pool.metadata.name)]
+        fitting = [pod for pod in pods if can_serve(pod, wanted, self.node_of)]
+        return sorted(fitting, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+
+    async def _claim(self, pod: Pod, wanted: str, session: VDISession, desktop: Desktop) -> Pod | None:
+        """Patch that very state of the pod. It changes by itself all the time: then look again, and try that state."""
+        candidate: Pod | None = pod
+        for _ in range(_TRIES):
+            if candidate is None or owner_uid(candidate) == session.metadata.uid:
+                return candidate  # ours: a patch whose answer was lost
+            if not can_serve(candidate, wanted, self.node_of):
+                return None
+            try:
+                return await self._patch(candidate, session, desktop)
+            except Conflict:
+                candidate = await self._look(candidate)
+            except NotFound:
+                return None
+        return None
+
+    async def _patch(self, pod: Pod, session: VDISession, desktop: Desktop) -> Pod:
+        meta = pod.metadata
+        mine = Identity.of(session).metadata(meta.name)
+        run = run_annotations(session, self._clock.now())
+        patch = {
+            "metadata": {
+                "uid": meta.uid,
+                "resourceVersion": meta.resource_version,
+                "labels": {**mine["labels"], HOLD: "true"},
+                "annotations": {**mine["annotations"], **run, TEMPLATE_REVISION: desktop.template_revision},
+                "ownerReferences": mine["ownerReferences"],
+            }
+        }
+        answer = await self._client.patch(PODS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+        return self._remember(answer)
+
+    async def _look(self, pod: Pod) -> Pod | None:
+        meta = pod.metadata
+        try:
+            answer = await self._client.get(PODS, meta.name, namespace=meta.namespace, into=msgspec.Raw)
+        except NotFound:
+            return None
+        live = self._remember(answer)
+        return live if live.metadata.uid == meta.uid else None
+
+    def _remember(self, answer: msgspec.Raw) -> Pod:
+        pod = wire.decode(answer, Pod, PODS.kind)
+        marks = self._caches.pods.marks
+        self._caches.pods.remember(pod, marks.read(answer) if marks else None)
+        return pod
+
+    def _unserved(self, observed: Observed, desktop: Desktop, pool: VDIPool) -> str | None:
+        offered = pool_desktop(pool, observed.template, self._policy)
+        if not isinstance(offered, Desktop):
+            return None  # the pool's own status says why it has nothing
+        return explain_unserved(desktop, pool.metadata.name, offered)
+
+    def _tell(self, session: VDISession, why: str) -> None:
+        meta = session.metadata
+        if meta.uid not in self._told:
+            self._told.add(meta.uid)
+            subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
+            self._recorder.emit(subject, "Normal", NOT_FROM_POOL, why, "Claim")
+
+    def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
+        if new is None and old is not None:
+            self._told.discard(old.metadata.uid)
+
+
+def _place(session: VDISession) -> tuple[float, str]:
+    queue = session.status.queue
+    return (queue.position if queue else float("inf")), session.metadata.creation_timestamp
+
+
+def _pool_names(pod: Pod) -> tuple[str, ...]:
+    name = pool_of(pod)
+    return (name,) if name else ()

@@ -1,0 +1,250 @@
+"""Desktops that are started before anybody asks: what a pool makes and removes, and whom its desktops fit. Pure.
+
+    pool + template -> the desktop that it keeps ready, or why it cannot
+    its pods, their nodes, the time -> Plan(make, remove, ...)
+    session's desktop == pool's desktop? -> the session takes a ready one, as it is
+
+A desktop fits whoever would get a pod with the same spec. So an edit of the template that changes nothing in the pod
+(its display name) wastes none, and what another operator version would build differently is replaced. A home cannot be
+attached to a desktop that runs already.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from hashlib import sha256
+from math import ceil
+
+import msgspec
+
+from vdi.api.meta import ObjectMeta
+from vdi.api.pool import VDIPool
+from vdi.api.session import SessionSpec, VDISession
+from vdi.api.template import VDITemplate
+from vdi.session.children.identity import POOL
+from vdi.session.children.pod import build_spec
+from vdi.session.conditions import Reason
+from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.explain import Facts, explain
+from vdi.session.observed import Node, Pod
+from vdi.session.policy import Policy
+from vdi.session.times import parse_time
+
+FITS = "vdi.kasm.io/pool-desktop"
+"""Annotation of a pool's pod: fingerprint of the desktop that it was made from."""
+TEMPLATE_HAS_HOME = "TemplateHasHome"
+
+UNANSWERING = timedelta(seconds=90)
+"""How long a started desktop may not answer until it is replaced; by then the kubelet has restarted it as well."""
+UNSCHEDULABLE = timedelta(seconds=15)
+"""How long the scheduler may find no node, although there was room, until the pod is taken back."""
+UNKNOWN_NODE = timedelta(seconds=60)
+"""Age of a pod from which on its node, if nothing is known of it, is gone and not only new."""
+_CRASHES = 3
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
+
+FindNode = Callable[[str], Node | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a waiting desktop is to be replaced."""
+
+    pod: Pod
+    words: str
+    of_desktop: bool = True
+    """The desktop itself does not work: the next one, made at once, would not either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for a pool now."""
+
+    make: int = 0
+    """How many desktops to start, room permitting."""
+    remove: tuple[Pod, ...] = ()
+    """Surplus, or made from what the template was before."""
+    faults: tuple[Fault, ...] = ()
+    """To be removed too."""
+    ready: tuple[Pod, ...] = ()
+    starting: tuple[Pod, ...] = ()
+    outdated: tuple[Pod, ...] = ()
+    """Kept until new ones are ready; the first to go when there is no room for those."""
+    look_again: timedelta | None = None
+    """When patience with one of them ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How long no desktop is made after some have failed, one after the other. Begins anew with another desktop."""
+
+    count: int = 0
+    until: datetime | None = None
+    why: str = ""
+
+    def after(self, fault: str, now: datetime) -> "Pause":
+        """The pause after one more failure."""
+        length = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self.count, 16))
+        return Pause(self.count + 1, now + length, fault)
+
+    def left(self, now: datetime) -> timedelta | None:
+        """How much of it is left; None when it is over."""
+        return self.until - now if self.until and self.until > now else None
+
+
+def pool_desktop(pool: VDIPool, template: VDITemplate | None, policy: Policy) -> Desktop | Problem:
+    """What the pool keeps ready: the desktop of a session that asks for nothing but the template."""
+    name = pool.spec.template
+    if template is None:
+        words = f"There is no template {name!r}; the pool starts its desktops when it appears."
+        return Problem(Reason.TEMPLATE_NOT_FOUND, words)
+    if template.spec.persistence.enabled:
+        words = (
+            f"Desktops of the template {name!r} have a home volume, which cannot be attached to a desktop that runs "
+            "already. Set spec.persistence.enabled: false in the template, or use spec.prePull there instead of a pool."
+        )
+        return Problem(TEMPLATE_HAS_HOME, words, needs_a_person=True)
+    plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
+    return resolve(plain, template, policy)
+
+
+def fingerprint(template: str, desktop: Desktop, policy: Policy) -> str:
+    """Equal for two desktops of which one can take the other's place."""
+    spec = build_spec(desktop, "", policy.agent_port)
+    return sha256(msgspec.json.encode((template, spec), order="deterministic")).hexdigest()[:16]
+
+
+def pool_of(pod: Pod) -> str | None:
+    """The name of the pool that made this pod, whoever has it now."""
+    return pod.metadata.annotations.get(POOL)
+
+
+def maker_uid(pod: Pod) -> str | None:
+    """The uid of the pool that still has this pod."""
+    return next((owner.uid for owner in pod.metadata.owner_references if owner.kind == "VDIPool"), None)
+
+
+def is_waiting(pod: Pod) -> bool:
+    """Whether nobody has taken this desktop of a pool yet."""
+    return maker_uid(pod) is not None
+
+
+def takes_desktops(node: Node | None) -> bool:
+    """Whether somebody may be given a desktop there: one that is about to be drained has no future."""
+    return node is not None and node.ready and not node.spec.unschedulable
+
+
+def can_serve(pod: Pod, wanted: str, find_node: FindNode) -> bool:
+    """Whether this desktop can be given to a session whose desktop has the fingerprint `wanted`."""
+    fits = is_waiting(pod) and pod.ready and pod.metadata.annotations.get(FITS) == wanted
+    return fits and takes_desktops(find_node(pod.spec.node_name))
+
+
+def explain_unserved(desktop: Desktop, pool: str, offered: Desktop) -> str | None:
+    """Why a pool of the session's template has nothing for it, however many desktops are ready; None when it has."""
+    if desktop.home:
+        return (
+            f"The desktop is started anew: those of the pool {pool!r} run already, and a home volume cannot be "
+            "attached to them. A session with spec.persistence.enabled: false would get one at once."
+        )
+    names = [one.name for one in fields(Desktop) if one.name not in ("home", "template_revision")]
+    differing = [name for name in names if getattr(desktop, name) != getattr(offered, name)]
+    if not differing:
+        return None
+    asked = ", ".join(f"{name} {getattr(desktop, name)} instead of {getattr(offered, name)}" for name in differing)
+    return (
+        f"The desktop is started anew: the session asks for another one than the pool {pool!r} keeps ready ({asked}). "
+        "Without spec.resources it would get one at once."
+    )
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The live, unclaimed desktops of a pool."""
+
+    ready: list[Pod] = field(default_factory=list)
+    starting: list[Pod] = field(default_factory=list)
+    outdated: list[Pod] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    look_again: timedelta | None = None
+
+
+def plan(wanted: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime) -> Plan:
+    """What to make and to remove so that `wanted` desktops with the fingerprint `fits` wait (None: it can have none).
+
+    `pods`: those of this pool that nobody has taken.
+    """
+    live = [pod for pod in pods if not pod.metadata.deletion_timestamp]
+    if fits is None:
+        return Plan(remove=tuple(live))
+    sorted_ = _sort(live, fits, find_node, now)
+    fresh = sorted_.ready + sorted_.starting
+    kept, surplus = fresh[:wanted], fresh[wanted:]
+    ready = tuple(pod for pod in kept if pod.ready)
+    # Rolling: those of before stay until as many new ones are ready. If those never are, an edit back saves the rest.
+    most = wanted + max(1, ceil(wanted / 4))  # as in a Deployment
+    outdated = [pod for pod in sorted_.outdated if pod.ready][: max(0, min(wanted - len(ready), most - len(kept)))]
+    surplus += [pod for pod in sorted_.outdated if pod not in outdated]
+    room = most - len(kept) - len(outdated)
+    return Plan(
+        make=max(0, min(wanted - len(kept), room)),
+        remove=tuple(surplus),
+        faults=tuple(sorted_.faults),
+        ready=ready,
+        starting=tuple(pod for pod in kept if not pod.ready),
+        outdated=tuple(outdated),
+        look_again=sorted_.look_again,
+    )
+
+
+def _sort(live: list[Pod], fits: str, find_node: FindNode, now: datetime) -> _Sorted:
+    groups = _Sorted()
+    for pod in sorted(live, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)):
+        patience = _patience(pod, now)
+        if fault := _fault(pod, find_node, patience, now):
+            groups.faults.append(fault)
+        elif pod.metadata.annotations.get(FITS) != fits:
+            groups.outdated.append(pod)
+        elif pod.ready:
+            groups.ready.append(pod)
+        else:
+            groups.starting.append(pod)
+        if patience and patience > timedelta():
+            groups.look_again = min(patience, groups.look_again or patience)
+    return groups
+
+
+def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datetime) -> Fault | None:
+    name, node_name = pod.metadata.name, pod.spec.node_name
+    node = find_node(node_name)
+    is_news = node is None and parse_time(pod.metadata.creation_timestamp) + UNKNOWN_NODE > now
+    if node_name and not takes_desktops(node) and not is_news:
+        state = "is gone" if node is None else ("is closed for new desktops" if node.ready else "does not answer")
+        return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
+    if pod.status.phase in ("Failed", "Succeeded"):
+        return Fault(pod, f"The desktop {name} has ended ({pod.status.reason or pod.status.phase}).")
+    desktop = pod.desktop
+    if desktop and not pod.ready and desktop.restart_count >= _CRASHES:
+        return Fault(
+            pod, f"The desktop {name} was restarted {desktop.restart_count} times. {explain(Facts(pod)).sentence}"
+        )
+    if patience == timedelta() and node_name:
+        return Fault(pod, f"The desktop {name} has not answered for {UNANSWERING.total_seconds():.0f} s.")
+    if patience == timedelta():
+        return Fault(pod, explain(Facts(pod)).sentence)
+    return None
+
+
+def _patience(pod: Pod, now: datetime) -> timedelta | None:
+    """How long a desktop that should be further on is still waited for, at least zero; None: nothing is overdue."""
+    if pod.ready:
+        return None
+    scheduled, ready, desktop = pod.condition("PodScheduled"), pod.condition("Ready"), pod.desktop
+    if scheduled and scheduled.status == "False":
+        since, limit = pod.metadata.creation_timestamp, UNSCHEDULABLE
+    elif desktop and desktop.state.running and desktop.state.running.started_at:
+        seen = ready.last_transition_time if ready else ""
+        since, limit = max(desktop.state.running.started_at, seen), UNANSWERING
+    else:
+        return None
+    return max(timedelta(), parse_time(since) + limit - now)

@@ -1,0 +1,75 @@
+"""What a pool's status says: how many desktops are ready, how many are on their way, and why not all are. Pure."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from vdi.api.meta import Condition
+from vdi.api.pool import PoolStatus, VDIPool
+from vdi.session.children.identity import POOL, SESSION_LABEL
+from vdi.session.conditions import READY
+from vdi.session.effective import Problem
+from vdi.session.naming import derive_base
+from vdi.session.pool import Pause, Plan
+from vdi.session.times import format_time
+
+FULL = "Full"
+FILLING = "Filling"
+DESKTOPS_FAIL = "DesktopsFail"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacles:
+    """What keeps a pool from having all its desktops."""
+
+    problem: Problem | None = None
+    """It can have none at all."""
+    blocked: Problem | None = None
+    """There is no room for more, or the API server refuses the next one."""
+    pause: Pause = field(default_factory=Pause)
+    slow: str = ""
+    """Why the first of those that are starting does not get on, in a sentence."""
+
+
+def summarise(pool: VDIPool, plan: Plan, claimed: int, obstacles: Obstacles, now: datetime) -> PoolStatus:
+    """The status of a pool. `claimed`: running sessions whose desktop came from it."""
+    reason, message = _verdict(pool, plan, obstacles, now)
+    return PoolStatus(
+        ready=len(plan.ready),
+        starting=len(plan.starting),
+        claimed=claimed,
+        message=message,
+        selector=f"{POOL}={derive_base(pool.metadata.name)},!{SESSION_LABEL}",
+        observed_generation=pool.metadata.generation,
+        conditions=(_condition(pool, reason, message, now),),
+    )
+
+
+def _verdict(pool: VDIPool, plan: Plan, obstacles: Obstacles, now: datetime) -> tuple[str, str]:
+    """Reason of the condition, and the sentence."""
+    if obstacles.problem:
+        return obstacles.problem.reason, obstacles.problem.message
+    ready, wanted = len(plan.ready), pool.spec.ready
+    if ready >= wanted:
+        return FULL, ""
+    count = f"{ready} of {wanted} desktops {'is' if ready == 1 else 'are'} ready"
+    if obstacles.pause.left(now) and obstacles.pause.until:
+        again = format_time(obstacles.pause.until)
+        return DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is made at {again}."
+    if obstacles.blocked:
+        return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
+    on_the_way = f", {len(plan.starting)} on the way." if plan.starting else "."
+    return FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"
+
+
+def _condition(pool: VDIPool, reason: str, message: str, now: datetime) -> Condition:
+    status = "True" if reason == FULL else "False"
+    before = next((one for one in pool.status.conditions if one.type == READY), None)
+    moved = before is None or before.status != status
+    return Condition(
+        type=READY,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=format_time(now) if before is None or moved else before.last_transition_time,
+        observed_generation=pool.metadata.generation,
+    )

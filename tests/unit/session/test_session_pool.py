@@ -1,0 +1,307 @@
+"""What a pool makes, removes and says; whom its desktops fit. Pods and nodes are built by hand."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import a_session, a_template
+from vdi.api.pool import VDIPool
+from vdi.session.children.identity import Identity, PoolIdentity
+from vdi.session.children.pod import build_pod, build_pool_pod
+from vdi.session.children.secret import build_pool_secret
+from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.naming import pod_name, pool_pod_name, pool_secret_name
+from vdi.session.observed import Node, Pod
+from vdi.session.policy import Policy
+from vdi.session.pool import Pause, Plan, can_serve, explain_unserved, fingerprint, is_waiting, plan, pool_desktop
+from vdi.session.pool_status import Obstacles, summarise
+from vdi.session.times import format_time
+
+NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+POLICY = Policy()
+NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
+
+
+def a_pool(ready: int = 1, **status: Any) -> VDIPool:
+    metadata = {"name": "warm", "uid": "uid-warm", "generation": 1}
+    spec = {"template": "ubuntu-desktop", "ready": ready}
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, VDIPool)
+
+
+def a_desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop:
+    answer = resolve(a_session(**(session or {})), a_template(**{**NO_HOME, **template}), POLICY)
+    assert isinstance(answer, Desktop), answer
+    return answer
+
+
+FITS = fingerprint("ubuntu-desktop", a_desktop(), POLICY)
+
+
+def a_node(name: str = "node-1", *, ready: bool = True, cordoned: bool = False) -> Node:
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    body = {"metadata": {"name": name}, "spec": {"unschedulable": cordoned}, "status": {"conditions": conditions}}
+    return msgspec.convert(body, Node)
+
+
+def warm(
+    name: str,
+    *,
+    ready: bool = True,
+    fits: str = FITS,
+    node: str = "node-1",
+    age: float = 300,
+    since: float = 290,
+    restarts: int = 0,
+    owner: str = "VDIPool",
+    **over: Any,
+) -> Pod:
+    """A desktop that a pool made `age` seconds ago, and whose state is as it is for `since` seconds."""
+    made, changed = (format_time(NOW - timedelta(seconds=ago)) for ago in (age, since))
+    metadata = {
+        "name": name,
+        "uid": f"uid-{name}",
+        "creationTimestamp": made,
+        "annotations": {"vdi.kasm.io/pool": "warm", "vdi.kasm.io/pool-desktop": fits},
+        "ownerReferences": [{"apiVersion": "v", "kind": owner, "name": "x", "uid": "uid-warm", "controller": True}],
+        **over.pop("metadata", {}),
+    }
+    running = {"state": {"running": {"startedAt": changed}}, "restartCount": restarts}
+    status = {
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": changed}],
+        "containerStatuses": [{"name": "desktop", **running}],
+        **over,
+    }
+    return msgspec.convert({"metadata": metadata, "spec": {"nodeName": node}, "status": status}, Pod)
+
+
+def on_one_node(name: str) -> Node | None:
+    return a_node() if name == "node-1" else None
+
+
+def look(wanted: int, *pods: Pod, nodes: tuple[Node, ...] = (), fits: str | None = FITS) -> Plan:
+    known = {node.metadata.name: node for node in nodes or (a_node(),)}
+    return plan(wanted, fits, pods, known.get, NOW)
+
+
+def names(pods: tuple[Pod, ...]) -> list[str]:
+    return [pod.metadata.name for pod in pods]
+
+
+def test_pool_makes_what_is_missing_and_removes_what_is_too_much() -> None:
+    assert look(3, warm("a"), warm("b", ready=False, since=5)).make == 1
+    assert look(2, warm("a"), warm("b")) == Plan(ready=(warm("a"), warm("b")))
+    step = look(1, warm("a", age=400), warm("b", age=300), warm("c", ready=False, since=5, age=500))
+    assert (step.make, names(step.remove)) == (0, ["b", "c"]), "the oldest ready one stays"
+    assert names(look(0, warm("a"), warm("b")).remove) == ["a", "b"]
+
+
+def test_desktop_that_goes_counts_no_more_and_is_not_removed_twice() -> None:
+    leaving = warm("a", metadata={"deletionTimestamp": format_time(NOW)})
+    assert look(1, leaving) == Plan(make=1)
+
+
+@pytest.mark.parametrize(
+    ("pod", "nodes", "words", "of_desktop"),
+    [
+        (warm("a"), (a_node(cordoned=True),), "closed for new desktops", False),
+        (warm("a"), (a_node(ready=False),), "does not answer", False),
+        (warm("a", node="gone"), (), "is gone", False),
+        (warm("a", ready=False, phase="Failed", reason="Evicted"), (), "has ended (Evicted)", True),
+        (warm("a", ready=False, restarts=3, since=1), (), "restarted 3 times", True),
+        (warm("a", ready=False, since=91), (), "has not answered for 90 s", True),
+        (
+            warm("a", ready=False, node="", age=16, conditions=[{"type": "PodScheduled", "status": "False"}]),
+            (),
+            "No node takes the desktop",
+            True,
+        ),
+    ],
+)
+def test_desktop_that_nobody_should_get_is_replaced(
+    pod: Pod, nodes: tuple[Node, ...], words: str, of_desktop: bool
+) -> None:
+    step = look(1, pod, nodes=nodes)
+    (fault,) = step.faults
+    assert words in fault.words
+    assert fault.of_desktop is of_desktop
+    assert (step.make, step.ready, step.starting) == (1, (), ())
+
+
+def test_desktop_that_starts_is_waited_for_and_looked_at_again() -> None:
+    step = look(1, warm("a", ready=False, since=30))
+    assert (names(step.starting), step.faults, step.look_again) == (["a"], (), timedelta(seconds=60))
+    pulling = warm("a", ready=False, age=900, containerStatuses=[])
+    assert look(1, pulling).look_again is None, "the kubelet fetches the image: nothing is overdue"
+
+
+def test_node_of_which_nothing_is_known_yet_is_new() -> None:
+    step = look(1, warm("a", ready=False, node="new", age=5, since=2))
+    assert (names(step.starting), step.faults) == (["a"], ())
+
+
+def test_changed_template_rolls_by_a_quarter_at_a_time() -> None:
+    old = [warm(f"old-{number}", fits="other") for number in range(4)]
+    first = look(4, *old)
+    assert (first.make, first.remove, names(first.outdated)) == (1, (), [pod.metadata.name for pod in old])
+    second = look(4, *old, warm("new", ready=False, since=5))
+    assert (second.make, second.remove) == (0, ()), "one after the other"
+    third = look(4, *old, warm("new"))
+    assert (third.make, names(third.remove)) == (1, ["old-3"])
+
+
+def test_unready_desktops_of_before_go_at_once() -> None:
+    assert names(look(1, warm("old", fits="other", ready=False, since=5)).remove) == ["old"]
+
+
+def test_pool_that_can_have_none_gives_up_all() -> None:
+    assert look(2, warm("a"), warm("b"), fits=None) == Plan(remove=(warm("a"), warm("b")))
+
+
+@given(
+    st.integers(0, 9),
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20),
+)
+def test_pool_is_never_overfull_and_always_gets_there(wanted: int, kinds: list[tuple[bool, bool, bool]]) -> None:
+    """Carry out plan after plan, with desktops that become ready: it ends with exactly those that are wanted."""
+    pods = [
+        warm(f"p{n}", ready=ready, since=5, fits=FITS if fresh else "old", node="node-1" if alive else "gone")
+        for n, (ready, fresh, alive) in enumerate(kinds)
+    ]
+    for turn in range(60):
+        step = look(wanted, *pods)
+        gone = set(names(step.remove)) | {fault.pod.metadata.name for fault in step.faults}
+        pods = [pod for pod in pods if pod.metadata.name not in gone]
+        pods += [warm(f"new-{turn}-{n}", ready=False, since=1) for n in range(step.make)]
+        assert len(pods) <= wanted + max(1, -(-wanted // 4))
+        if not gone and not step.make and not step.starting:
+            break
+        pods = [warm(pod.metadata.name) if pod.metadata.name in names(step.starting) else pod for pod in pods]
+    assert len(pods) == wanted
+    assert all(can_serve(pod, FITS, on_one_node) for pod in pods)
+
+
+def test_desktop_fits_who_would_get_the_same_pod() -> None:
+    same = a_desktop({"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}})
+    assert fingerprint("ubuntu-desktop", same, POLICY) == FITS
+    renamed = resolve(a_session(), a_template(generation=7, displayName="New", persistence={"enabled": False}), POLICY)
+    assert isinstance(renamed, Desktop)
+    assert fingerprint("ubuntu-desktop", renamed, POLICY) == FITS
+    for other in (
+        fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), POLICY),
+        fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), POLICY),
+        fingerprint("ubuntu-desktop", a_desktop({"resources": {"memory": "2Gi"}}), POLICY),
+        fingerprint("another-template", a_desktop(), POLICY),
+        fingerprint("ubuntu-desktop", a_desktop(), Policy(agent_port=9000)),
+    ):
+        assert other != FITS
+
+
+@pytest.mark.parametrize(
+    ("pod", "serves"),
+    [
+        (warm("a"), True),
+        (warm("a", ready=False), False),
+        (warm("a", fits="other"), False),
+        (warm("a", owner="VDISession"), False),
+        (warm("a", node="gone"), False),
+        (warm("a", metadata={"deletionTimestamp": format_time(NOW)}), False),
+    ],
+)
+def test_only_a_ready_desktop_that_nobody_has_is_given_away(pod: Pod, serves: bool) -> None:
+    assert can_serve(pod, FITS, on_one_node) is serves
+    assert is_waiting(pod) is (pod.metadata.owner_references[0].kind == "VDIPool")
+
+
+@pytest.mark.parametrize("node", [a_node(cordoned=True), a_node(ready=False)])
+def test_nobody_gets_a_desktop_on_a_node_without_future(node: Node) -> None:
+    assert not can_serve(warm("a"), FITS, lambda _: node)
+
+
+def test_session_hears_why_no_pool_serves_it() -> None:
+    offered = a_desktop()
+    assert explain_unserved(a_desktop({"resources": {"gpu": 1, "memory": "4Gi"}}), "warm", offered) is None
+    home = explain_unserved(a_desktop({"persistence": {"enabled": True}}), "warm", offered)
+    assert home and "'warm'" in home and "home volume cannot be attached" in home
+    smaller = explain_unserved(a_desktop({"resources": {"memory": "2Gi"}}), "warm", offered)
+    assert smaller and "memory 2Gi instead of 4Gi" in smaller
+
+
+def test_pool_of_a_template_with_homes_is_refused_in_words() -> None:
+    problem = pool_desktop(a_pool(), a_template(), POLICY)
+    assert isinstance(problem, Problem)
+    assert problem.reason == "TemplateHasHome"
+    assert "'ubuntu-desktop'" in problem.message and "spec.persistence.enabled: false" in problem.message
+    missing = pool_desktop(a_pool(), None, POLICY)
+    assert isinstance(missing, Problem) and missing.reason == "TemplateNotFound"
+    assert pool_desktop(a_pool(), a_template(**NO_HOME), POLICY) == a_desktop()
+
+
+def test_status_counts_and_says_what_is_missing() -> None:
+    pool = a_pool(3)
+    some = Plan(ready=(warm("a"),), starting=(warm("b", ready=False),))
+    filling = summarise(pool, some, 2, Obstacles(slow="The image is slow."), NOW)
+    assert (filling.ready, filling.starting, filling.claimed) == (1, 1, 2)
+    assert filling.message == "1 of 3 desktops is ready, 1 on the way. The image is slow."
+    assert filling.selector == "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
+    assert [(one.type, one.status, one.reason) for one in filling.conditions] == [("Ready", "False", "Filling")]
+    blocked = summarise(pool, some, 0, Obstacles(blocked=Problem("GPUsBusy", "All GPUs are taken.")), NOW)
+    assert blocked.message == "1 of 3 desktops is ready. All GPUs are taken."
+    assert blocked.conditions[0].reason == "GPUsBusy"
+    full = summarise(pool, Plan(ready=(warm("a"), warm("b"), warm("c"))), 0, Obstacles(), NOW)
+    assert (full.message, full.conditions[0].status, full.conditions[0].reason) == ("", "True", "Full")
+
+
+def test_status_keeps_the_time_of_the_last_turn() -> None:
+    earlier = format_time(NOW - timedelta(hours=1))
+    condition = {"type": "Ready", "status": "True", "reason": "Full", "lastTransitionTime": earlier}
+    pool = a_pool(1, conditions=[condition])
+    assert summarise(pool, Plan(ready=(warm("a"),)), 0, Obstacles(), NOW).conditions[0].last_transition_time == earlier
+    turned = summarise(pool, Plan(), 0, Obstacles(), NOW).conditions[0]
+    assert turned.last_transition_time == format_time(NOW)
+
+
+def test_pause_grows_with_each_failure_and_is_said() -> None:
+    once = Pause().after("It crashed.", NOW)
+    assert once.left(NOW) == timedelta(seconds=10)
+    assert once.left(NOW + timedelta(seconds=10)) is None
+    pause = once
+    for _ in range(40):
+        pause = pause.after("It crashed.", NOW)
+    assert pause.left(NOW) == timedelta(minutes=5)
+    status = summarise(a_pool(1), Plan(), 0, Obstacles(pause=once), NOW)
+    assert status.message == "0 of 1 desktops are ready. It crashed. The next one is made at 2026-11-20T09:00:10Z."
+    assert status.conditions[0].reason == "DesktopsFail"
+
+
+def test_pods_of_pools_have_names_that_no_session_has() -> None:
+    name = pool_pod_name("warm", "token")
+    assert name.startswith("warm-") and len(name) <= 58
+    assert pod_name(name) != name, "a session of this name gets another one for its pod"
+    assert pool_pod_name("warm", "other") != name
+    assert len(pool_secret_name(pool_pod_name("x." * 100 + "y", "token"))) <= 63
+
+
+def test_pod_of_a_pool_is_that_of_a_session_but_for_its_secret_and_owner() -> None:
+    identity = PoolIdentity.of(a_pool(), "vdi-sessions")
+    ours = build_pool_pod(identity=identity, name="warm-x", desktop=a_desktop(), annotations={"a": "b"})
+    theirs = build_pod(identity=Identity.of(a_session()), desktop=a_desktop())
+    text = msgspec.json.encode(ours["spec"]).decode().replace("warm-x-auth", "alice-desktop-auth")
+    assert msgspec.json.decode(text) == theirs["spec"]
+    (owner,) = ours["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("VDIPool", "uid-warm", True)
+    assert ours["metadata"]["labels"]["vdi.kasm.io/pool"] == "warm"
+    assert "vdi.kasm.io/hold" not in ours["metadata"]["labels"], "nobody minds when it is evicted"
+    assert theirs["metadata"]["labels"]["vdi.kasm.io/hold"] == "true"
+
+
+def test_secret_of_a_pools_desktop_dies_with_the_pod() -> None:
+    identity = PoolIdentity.of(a_pool(), "vdi-sessions")
+    secret = build_pool_secret(identity=identity, pod="warm-x", pod_uid="u", password="p", agent_token="t")
+    assert secret["metadata"]["name"] == "warm-x-auth"
+    assert [(one["kind"], one["uid"]) for one in secret["metadata"]["ownerReferences"]] == [("Pod", "u")]
+    assert secret["stringData"] == {"password": "p", "agentToken": "t"}
