@@ -1,7 +1,7 @@
 """What the operator knows of the cluster: one store and one reflector per kind, all of the sessions' namespace.
 
-Only templates, pools and nodes are cluster-scoped. Indices are from the object alone, so that a store can keep them up
-by itself.
+Only templates, pools, nodes and volumes are cluster-scoped, and of other namespaces only pods are seen. Indices are
+from the object alone, so that a store can keep them up by itself.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,12 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.ownership import MarkReader
-from vdi.kube.resource import CLAIMS, EVENTS, NODES, PODS, SECRETS, SERVICES
+from vdi.kube.resource import CLAIMS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
+from vdi.session.capacity import Volume, Workload
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.naming import home_claim_name, host_label
 from vdi.session.observed import APPLIED_HASH, Claim, Event, Node, Pod, Route, Secret, Service
@@ -30,12 +31,17 @@ BY_SUBJECT = "subject"
 class Caches:
     """Stores and reflectors. Stores live as long as the process and are rebuilt from the API at start."""
 
-    def __init__(self, client: Client, namespace: str, clock: Clock) -> None:
+    def __init__(self, client: Client, namespace: str, clock: Clock, *, count_others: bool = True) -> None:
         marks = MarkReader(client.field_manager, APPLIED_HASH)
         self.sessions: Store[VDISession] = Store()
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
         self.nodes: Store[Node] = Store()
+        self.volumes: Store[Volume] = Store()
+        self.neighbours: Store[Workload] = Store()
+        """Pods in the sessions' namespace that are not ours, as long as they take room."""
+        self.others: Store[Workload] = Store()
+        """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
         self.pods: Store[Pod] = Store(marks)
         self.claims: Store[Claim] = Store(marks)
         self.secrets: Store[Secret] = Store(marks)
@@ -54,11 +60,17 @@ class Caches:
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
         here: dict[str, Any] = {"namespace": namespace, "clock": clock}
         mine = {**here, "label_selector": ours}
+        not_mine = ",".join(f"{key}!={value}" for key, value in MANAGED_BY.items())
+        in_room = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+        elsewhere: dict[str, Any] = {"clock": clock, "field_selector": f"metadata.namespace!={namespace},{in_room}"}
         self.reflectors: tuple[Reflector[Any], ...] = (
             Reflector(client, SESSIONS, VDISession, self.sessions, **here),
             Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
             Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
             Reflector(client, NODES, Node, self.nodes, clock=clock),
+            Reflector(client, VOLUMES, Volume, self.volumes, clock=clock),
+            Reflector(client, PODS, Workload, self.neighbours, **here, label_selector=not_mine, field_selector=in_room),
+            *([Reflector(client, PODS, Workload, self.others, **elsewhere)] if count_others else []),
             Reflector(client, PODS, Pod, self.pods, **mine),
             Reflector(client, CLAIMS, Claim, self.claims, **mine),
             Reflector(client, SECRETS, Secret, self.secrets, **mine),

@@ -1,32 +1,20 @@
-"""Puts the operator together and runs it until it is told to stop. Called by `vdi operator run` and by the tests."""
+"""Runs the operator until it is told to stop, one life after the other. Called by `vdi operator run` and the tests."""
 
 import asyncio
-import gc
 import logging
 import signal
-import socket
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
-from vdi.kube.events import EventRecorder
-from vdi.kube.queue import Controller
-from vdi.kube.transport import Client
-from vdi.operator.assembly import Assembly, Parts, assemble
-from vdi.operator.caches import Caches
 from vdi.operator.health import Health
-from vdi.operator.kinds import FIELD_MANAGER
+from vdi.operator.life import Life
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
 
 log = logging.getLogger(__name__)
-
-DRAIN = 10.0
-"""Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30."""
-_SAY_AGAIN = 30.0
-"""Seconds between two log lines on why the operator cannot start working."""
 
 
 async def run_operator(
@@ -40,84 +28,22 @@ async def run_operator(
     """Run until `stop` is set, then finish what is under way. `on_ready` gets the health port once the caches are full.
 
     Raises OSError when the health port is taken, KubeError when the configuration cannot be used at all. A cluster that
-    is out of reach, lacks the CRDs or refuses permission is waited for, and said so.
+    is out of reach, lacks the CRDs or refuses permission is waited for, and said so; while another operator works for
+    this namespace, this one stands by.
     """
     metrics = Metrics()
-    client = Client(config, field_manager=FIELD_MANAGER, on_request=metrics.count_request, clock=clock)
-    async with client:
-        caches = Caches(client, settings.namespace, clock)
-        recorder = EventRecorder(client, controller="kasm.io/vdi-operator", instance=socket.gethostname(), clock=clock)
-        assembly = assemble(Parts(client, caches, recorder, metrics, settings, clock))
-        metrics.watch_sessions(caches.sessions.values)
-        metrics.watch_caches(caches.reflectors)
-        metrics.watch_queues(assembly.controllers)
-        health = Health(caches, metrics, clock)
-        async with health.serve(settings.metrics_host, settings.metrics_port) as port:
-            log.info("serving /healthz, /readyz and /metrics on port %d", port)
-            lookouts: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in caches.reflectors]
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in [*lookouts, recorder.run()]]
-                if await _wait_until_synced(caches, health, stop):
-                    if on_ready:
-                        on_ready(port)
-                    log.info("working on %d sessions in namespace %s", len(caches.sessions), settings.namespace)
-                    await _work(assembly, stop)
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(recorder.flush(), 2.0)
-                for task in tasks:
-                    task.cancel()
+    health = Health(metrics, clock)
+    async with health.serve(settings.metrics_host, settings.metrics_port) as port:
+        log.info("serving /healthz, /readyz and /metrics on port %d", port)
+        tell = partial(on_ready, port) if on_ready else _tell_nobody
+        while not stop.is_set():
+            await Life(config, settings, metrics, health, clock).run(stop, tell)
+            tell = _tell_nobody
     log.info("stopped")
 
 
-async def _wait_until_synced(caches: Caches, health: Health, stop: asyncio.Event) -> bool:
-    """Wait for the first list of every kind; False when told to stop before. Says in the log what is waited for."""
-    synced = asyncio.create_task(caches.wait_synced(), name="first lists")
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        while not caches.synced and not stop.is_set():
-            await asyncio.wait((synced, stopped), timeout=_SAY_AGAIN, return_when=asyncio.FIRST_COMPLETED)
-            if not caches.synced and not stop.is_set():
-                for trouble in health.troubles():
-                    log.warning("waiting for %s", trouble)
-    finally:
-        synced.cancel()
-        stopped.cancel()
-    if not stop.is_set():
-        # What was just listed lives on: keep the collector from walking through it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
-    return not stop.is_set()
-
-
-async def _work(assembly: Assembly, stop: asyncio.Event) -> None:
-    """Run controllers and helpers until told to stop; then the reconciles under way may end, for `DRAIN` seconds.
-
-    Raises what a helper has failed with, and RuntimeError when one has ended: without it the operator is not whole.
-    """
-    working = asyncio.create_task(_run_all(assembly.controllers), name="controllers")
-    helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in assembly.helpers]
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    tasks: list[asyncio.Task[Any]] = [working, stopped, *helpers]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for helper in helpers:
-            if helper.done():
-                raise RuntimeError(f"{helper.get_name()} has ended by itself") from helper.exception()
-        for controller in assembly.controllers:
-            controller.stop()
-        await asyncio.wait_for(working, DRAIN)
-    except TimeoutError:
-        log.warning("reconciles under way were cut off after %.0f s", DRAIN)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def _run_all(controllers: Iterable[Controller[Any]]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for controller in controllers:
-            group.create_task(controller.run(), name=controller.name)
+def _tell_nobody() -> None:
+    """In the place of an `on_ready` that was not given, or was called already."""
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class PodSpec(PodResources, rename="camel", gc=False):
     """`spec` of a Pod."""
 
     volumes: tuple[PodVolume, ...] = ()
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     """Only as long as it is on no node, as all that says where it may go."""
     tolerations: tuple[Toleration, ...] = ()
 
