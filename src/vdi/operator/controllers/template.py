@@ -1,0 +1,67 @@
+"""Reconciles one template: its image on every node that may run its desktops (`prePull`), or no trace of that."""
+
+from collections.abc import Callable
+
+from vdi.api.template import VDITemplate
+from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.queue import Result
+from vdi.operator.caches import Caches
+from vdi.operator.prepull import PrePuller
+from vdi.session.observed import Node, Pod
+from vdi.session.prepull import PREPULL
+
+
+class TemplateController:
+    """What is done for one template at a time; its key is the template's name."""
+
+    def __init__(self, caches: Caches, puller: PrePuller) -> None:
+        self._caches = caches
+        self._puller = puller
+
+    async def reconcile(self, name: str) -> Result:
+        """One step. Raises KubeError for what another try may mend."""
+        template = self._caches.templates.get("", name)
+        if template is None or template.metadata.deletion_timestamp:
+            await self._puller.remove(self._puller.pullers_of(name))
+            return Result()
+        try:
+            if not template.spec.pre_pull:
+                await self._puller.withdraw(template)
+                return Result()
+            return Result(requeue_after=await self._puller.pull(template))
+        except (NotFound, Conflict):
+            # Deleted, or another of this name: its event calls.
+            if self._caches.templates.get("", name) is template:
+                raise
+            return Result()
+
+    def listen(self, enqueue: Callable[[str], None]) -> None:
+        """Call for work on a template when it, one of its pullers or a node has changed."""
+        caches = self._caches
+
+        def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
+            if old and new and old.metadata.generation == new.metadata.generation:
+                return
+            if old and (new is None or new.metadata.uid != old.metadata.uid):
+                self._puller.forget(old)
+            if current := new or old:
+                enqueue(current.metadata.name)
+
+        def pod_changed(old: Pod | None, new: Pod | None) -> None:
+            if (current := new or old) and (name := current.metadata.annotations.get(PREPULL)):
+                enqueue(name)
+
+        def node_changed(old: Node | None, new: Node | None) -> None:
+            if old is None or new is None or _matters(old) != _matters(new):
+                for template in caches.templates.values():
+                    if template.spec.pre_pull:
+                        enqueue(template.metadata.name)
+
+        caches.templates.listen(template_changed)
+        caches.pods.listen(pod_changed)
+        caches.nodes.listen(node_changed)
+
+
+def _matters(node: Node) -> tuple[object, ...]:
+    """What decides whether a node should have an image, and whether it has it."""
+    return node.metadata.uid, node.ready, node.spec, node.metadata.labels, node.status.allocatable, node.status.images

@@ -1,0 +1,196 @@
+"""Pre-pull against a real API server and scheduler, with the test as the kubelets of the nodes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import Object, ShiftedClock, Stage
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import NODES, PODS, Resource
+from vdi.operator.kinds import TEMPLATES
+from vdi.session.prepull import AT_ONCE, PREPULL, PREPULL_NODE
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(150)
+QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
+IMAGE = "registry.example.com/desktop:1"
+
+
+async def pullers(stage: Stage) -> dict[str, Object]:
+    """By the node that each is bound to, or meant for."""
+    return {
+        pod["metadata"]["annotations"][PREPULL_NODE]: pod
+        for pod in await stage.all(PODS)
+        if PREPULL in pod["metadata"]["labels"]
+    }
+
+
+async def progress(stage: Stage, template: str) -> Object:
+    found: Object = (await stage.api.get(TEMPLATES, template, into=dict)).get("status", {})
+    return found
+
+
+async def reach(stage: Stage, template: str, reason: str, **fields: Any) -> Object:
+    """Wait until the condition has that reason, and `prePull` these fields."""
+
+    async def look() -> Object | None:
+        status = await progress(stage, template)
+        reasons = [one["reason"] for one in status.get("conditions", ())]
+        pulled = status.get("prePull", {})
+        same = all(pulled.get(name) == value for name, value in fields.items())
+        return pulled if reasons == [reason] and same else None
+
+    return await eventually(look, f"{template} is {reason} {fields}: {await progress(stage, template)}")
+
+
+async def has_image(stage: Stage, node: str, *images: str) -> None:
+    """The kubelet says what it has."""
+    listed = [{"names": [image], "sizeBytes": 1} for image in images]
+    await stage.api.patch(NODES, node, {"status": {"images": listed}}, subresource="status", into=msgspec.Raw)
+
+
+async def report(stage: Stage, pod: Object, phase: str, **container: Any) -> None:
+    """The kubelet says how a puller does."""
+    one = {"name": "pull", "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0, **container}
+    status = {"phase": phase, "containerStatuses": [one]}
+    with suppress(NotFound):
+        await stage.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
+
+
+@asynccontextmanager
+async def kubelets(stage: Stage) -> AsyncIterator[list[int]]:
+    """Pullers that were bound fetch their images and end; gives how many were at work at each look."""
+    seen: list[int] = []
+
+    async def work() -> None:
+        while True:
+            at_work = {node: pod for node, pod in (await pullers(stage)).items() if pod["status"]["phase"] == "Pending"}
+            seen.append(len(at_work))
+            for node, pod in at_work.items():
+                if pod["spec"].get("nodeName"):
+                    assert pod["spec"]["nodeName"] == node
+                    await report(stage, pod, "Succeeded", imageID="sha256:1")
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(work())
+    try:
+        yield seen
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def no_pullers(stage: Stage) -> None:
+    async def look() -> bool:
+        return not await pullers(stage)
+
+    await eventually(look, "the pullers are gone")
+
+
+async def test_image_is_on_every_node_few_at_a_time_and_again_when_it_changes(stage: Stage) -> None:
+    nodes = [await stage.node(f"n{number}") for number in range(5)]
+    closed = await stage.node("closed")
+    await stage.api.patch(NODES, closed, {"spec": {"unschedulable": True}}, into=msgspec.Raw)
+    await has_image(stage, nodes[0], IMAGE)
+    async with stage.operator(), kubelets(stage) as seen:
+        template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
+        await reach(stage, template, "Pulled", image=IMAGE, wanted=5, ready=5)
+        assert 0 < max(seen) <= AT_ONCE
+        await no_pullers(stage)
+        made = [one for one in stage.proxy.writes() if one.method == "POST"]
+        assert len(made) == 4, "one for each node that lacks it"
+        seen.clear()
+        other = "registry.example.com/desktop:2"
+        await stage.api.patch(TEMPLATES, template, {"spec": {"image": other}}, into=msgspec.Raw)
+        await reach(stage, template, "Pulled", image=other, wanted=5, ready=5)
+        assert 0 < max(seen) <= AT_ONCE
+        await stage.api.patch(NODES, closed, {"spec": {"unschedulable": None}}, into=msgspec.Raw)
+        await reach(stage, template, "Pulled", wanted=6, ready=6)
+        await no_pullers(stage)
+
+
+async def test_pullers_go_when_nobody_wants_them(stage: Stage) -> None:
+    await stage.node("n1")
+    async with stage.operator():
+        template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
+        await reach(stage, template, "Pulling", wanted=1, pulling=[f"{stage.namespace}-n1"])
+        await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": False}}, into=msgspec.Raw)
+        await no_pullers(stage)
+
+        async def silent() -> bool:
+            status = await progress(stage, template)
+            return "prePull" not in status and not status.get("conditions")
+
+        await eventually(silent, "the status says nothing any more")
+        await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": True}}, into=msgspec.Raw)
+        await reach(stage, template, "Pulling", wanted=1)
+        await stage.api.delete(TEMPLATES, template, into=dict)
+        await no_pullers(stage)
+
+
+async def test_failed_pull_is_told_in_words_and_tried_again_later(stage: Stage) -> None:
+    node = await stage.node("n1")
+    clock = ShiftedClock()
+    async with stage.operator(clock):
+        template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
+        await reach(stage, template, "Pulling", pulling=[node])
+        pod = (await pullers(stage))[node]
+        why = {"reason": "ErrImagePull", "message": "failed to resolve reference: 403 Forbidden"}
+        await report(stage, pod, "Pending", state={"waiting": why})
+        status = await reach(stage, template, "PullFailed", wanted=1)
+        (failed,) = status["failed"]
+        assert (failed["node"], failed["reason"]) == (node, "ImagePullDenied")
+        assert "imagePullSecrets" in failed["message"]
+        await no_pullers(stage)
+        clock.ahead = timedelta(seconds=61)
+        await has_image(stage, node, "registry.example.com/other:1")  # a reason to look again
+
+        async def again() -> bool:
+            return any(one["metadata"]["uid"] != pod["metadata"]["uid"] for one in (await pullers(stage)).values())
+
+        await eventually(again, "it is tried again")
+        await has_image(stage, node, IMAGE)  # by way of a desktop, say
+        await reach(stage, template, "Pulled", ready=1)
+        await no_pullers(stage)
+
+
+async def test_finished_pull_counts_after_a_restart_and_leftovers_are_cleared(stage: Stage) -> None:
+    node = await stage.node("n1")
+    template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        await reach(stage, template, "Pulling", pulling=[node])
+    await report(stage, (await pullers(stage))[node], "Succeeded", imageID="sha256:1")
+    async with stage.operator():
+        await reach(stage, template, "Pulled", ready=1)
+        await no_pullers(stage)
+    await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=msgspec.Raw)
+    async with stage.operator():
+        await reach(stage, template, "Pulling", pulling=[node])
+    await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": None}}, into=msgspec.Raw)
+    async with stage.operator():
+        await no_pullers(stage)
+
+
+async def test_refused_puller_is_a_failure_in_words(stage: Stage) -> None:
+    node = await stage.node("n1")
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
+    await stage.api.create(QUOTAS, quota, namespace=stage.namespace, into=msgspec.Raw)
+
+    async def counted() -> bool:
+        return "used" in ((await stage.get(QUOTAS, "q")) or {}).get("status", {})
+
+    await eventually(counted, "the quota is in force")
+    template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        status = await reach(stage, template, "PullFailed", wanted=1)
+        (failed,) = status["failed"]
+        assert (failed["node"], failed["reason"]) == (node, "QuotaExceeded")
+        assert failed["message"].startswith("The pod that fetches the image is refused: ")
+        assert "exceeded quota: q" in failed["message"]
+        assert not await stage.all(PODS)
