@@ -217,8 +217,7 @@ def _sort(live: list[Pod], fits: str, find_node: FindNode, now: datetime) -> _So
 def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datetime) -> Fault | None:
     name, node_name = pod.metadata.name, pod.spec.node_name
     node = find_node(node_name)
-    is_news = node is None and parse_time(pod.metadata.creation_timestamp) + UNKNOWN_NODE > now
-    if node_name and not takes_desktops(node) and not is_news:
+    if node_name and not takes_desktops(node) and not (node is None and _is_new(pod, now)):
         state = "is gone" if node is None else ("is closed for new desktops" if node.ready else "does not answer")
         return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
     if pod.status.phase in ("Failed", "Succeeded"):
@@ -233,6 +232,11 @@ def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datet
     if patience == timedelta():
         return Fault(pod, explain(Facts(pod)).sentence)
     return None
+
+
+def _is_new(pod: Pod, now: datetime) -> bool:
+    """Whether its node may be unknown only because it is as new as the pod."""
+    return parse_time(pod.metadata.creation_timestamp) + UNKNOWN_NODE > now
 
 
 def _patience(pod: Pod, now: datetime) -> timedelta | None:

@@ -98,26 +98,36 @@ class PoolController:
     async def reconcile(self, name: str) -> Result:
         """One step. Raises KubeError for what another try may mend."""
         pool = self._caches.pools.get("", name)
-        waiting = [pod for pod in self._pools.pods_of(name) if is_waiting(pod)]
+        waiting = self._waiting(name)
         if pool is None or pool.metadata.deletion_timestamp:
             # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
             await self._remove(waiting)
             return Result()
-        uid = pool.metadata.uid
-        mine = [pod for pod in waiting if maker_uid(pod) == uid and pod.metadata.uid not in self._yielding]
-        await self._remove(pod for pod in waiting if pod not in mine)
+        await self._remove(pod for pod in waiting if not self._is_of(pool, pod))
         try:
-            return await self._fill(pool, mine)
+            return await self._fill(pool)
         except (NotFound, Conflict):
             if self._caches.pools.get("", name) is pool:
                 raise
             return Result()  # deleted, or another of this name: its event calls
 
-    async def _fill(self, pool: VDIPool, waiting: list[Pod]) -> Result:
+    def _waiting(self, name: str) -> list[Pod]:
+        """Desktops that nobody has taken from pools of this name."""
+        return [pod for pod in self._pools.pods_of(name) if is_waiting(pod)]
+
+    def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
+        """Whether this pool has it, and may keep it."""
+        return maker_uid(pod) == pool.metadata.uid and pod.metadata.uid not in self._yielding
+
+    def _plan(self, pool: VDIPool, fits: str | None) -> Plan:
+        mine = [pod for pod in self._waiting(pool.metadata.name) if self._is_of(pool, pod)]
+        return plan(pool.spec.ready, fits, mine, self._pools.node_of, self._clock.now())
+
+    async def _fill(self, pool: VDIPool) -> Result:
         now = self._clock.now()
         desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._policy)
         fits = fingerprint(pool.spec.template, desktop, self._policy) if isinstance(desktop, Desktop) else None
-        step = plan(pool.spec.ready, fits, waiting, self._pools.node_of, now)
+        step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
         await self._remove([*step.remove, *(fault.pod for fault in step.faults)])
         blocked = None
@@ -125,6 +135,7 @@ class PoolController:
             await self._complete(pool, (*step.ready, *step.starting))
             if not pause.left(now):
                 blocked = await self._make(pool, desktop, fits or "", step)
+        step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Problem) else None, blocked, pause, self._slow(step))
         note_due = await self._tell(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
         room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_a_person else ROOM_AGAIN

@@ -1,0 +1,416 @@
+"""Claims and refills against an API server of our own, with real caches; what a kubelet does is put in by hand."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.kube.clock import SystemClock
+from vdi.kube.errors import ConnectionFailed, ServerError
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import ObjectReference
+from vdi.kube.retry import NO_RETRY
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.operator.caches import Caches
+from vdi.operator.controllers.pool import PoolController
+from vdi.operator.pools import Pools
+from vdi.session.decide import Observed
+from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.observed import Pod
+from vdi.session.policy import Policy
+from vdi.session.pool import fingerprint
+from waiting import eventually
+
+NS = "vdi-sessions"
+POLICY = Policy()
+TEMPLATE = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
+
+
+class HandClock(SystemClock):
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 20, 9, tzinfo=UTC)
+        self.seconds = 1000.0
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class World:
+    """Caches over an API server, one template, one node, one pool; and what was said, woken and refused."""
+
+    def __init__(self, api: FakeApi, client: Client) -> None:
+        self.api, self.clock = api, HandClock()
+        self.caches = Caches(client, NS, self.clock)
+        self.said: list[tuple[str, str, str]] = []
+        recorder = cast(EventRecorder, SimpleNamespace(emit=self._emit))
+        self.pools = Pools(client, self.caches, recorder, POLICY, self.clock)
+        self.room: list[Problem | None] = []
+        self.asked: list[str] = []
+        self.withdrawn: list[str] = []
+        self.tokens = 0
+        self.controller = PoolController(
+            client=client,
+            caches=self.caches,
+            pools=self.pools,
+            room=self,
+            policy=POLICY,
+            namespace=NS,
+            clock=self.clock,
+            new_token=self._token,
+        )
+        self.due: set[str] = set()
+        self.woken: list[tuple[str, str]] = []
+        self.controller.listen(self.due.add, self.woken.append)
+
+    def _token(self) -> str:
+        self.tokens += 1
+        return f"token-{self.tokens}"
+
+    def _emit(self, subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
+        self.said.append((subject.name, reason, note))
+
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+        self.asked.append(pod)
+        return self.room.pop(0) if self.room else None
+
+    def withdraw(self, uid: str) -> None:
+        self.withdrawn.append(uid)
+
+    def template(self, **spec: Any) -> None:
+        generation = self.api.objects.get(("vditemplates", "", "desktop"), {"metadata": {}})["metadata"]
+        metadata = {"generation": generation.get("generation", 0) + 1}
+        self.api.put("vditemplates", "desktop", namespace="", metadata=metadata, spec={**TEMPLATE, **spec})
+
+    def pool(self, ready: int) -> None:
+        metadata = {"generation": 1, "uid": "uid-warm"}
+        self.api.put("vdipools", "warm", namespace="", metadata=metadata, spec={"template": "desktop", "ready": ready})
+
+    def node(self, *, cordoned: bool = False, ready: bool = True) -> None:
+        status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+        self.api.put("nodes", "node-1", namespace="", spec={"unschedulable": cordoned}, status=status)
+
+    def session(self, name: str = "alice", **spec: Any) -> Any:
+        spec = {"user": f"{name}@example.com", "template": "desktop", **spec}
+        return self.api.put("vdisessions", name, namespace=NS, spec=spec)
+
+    def start(self, name: str) -> None:
+        """What scheduler and kubelet do."""
+        made = {"creationTimestamp": "2026-11-20T08:59:00Z"}
+        container = {"name": "desktop", "state": {"running": {"startedAt": "2026-11-20T08:59:01Z"}}}
+        status = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-20T08:59:02Z"}],
+            "containerStatuses": [container],
+        }
+        spec = {**self.api.objects["pods", NS, name]["spec"], "nodeName": "node-1"}
+        self.api.put("pods", name, namespace=NS, metadata=made, spec=spec, status=status)
+
+    def live(self, plural: str) -> dict[str, Any]:
+        """Objects of a kind by name, as the API server has them."""
+        return {name: one for (kind, _, name), one in self.api.objects.items() if kind == plural}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.live("vdipools")["warm"].get("status", {})
+        return status
+
+    async def synced(self) -> None:
+        """The watches have brought everything that has been done so far."""
+
+        def is_known(plural: str) -> bool:
+            store: Store[Any] = getattr(self.caches, plural.removeprefix("vdi"))
+            known = {one.metadata.name: one.metadata.resource_version for one in store.values()}
+            return known == {name: one["metadata"]["resourceVersion"] for name, one in self.live(plural).items()}
+
+        for plural in ("pods", "secrets", "nodes", "vditemplates", "vdipools", "vdisessions"):
+            await eventually(partial(is_known, plural), f"{plural} are known", 3)
+
+    async def fill(self) -> list[str]:
+        """Reconcile until the pool's desktops run; gives the names of those that wait."""
+        await self.synced()
+        await self.controller.reconcile("warm")
+        for name, pod in self.live("pods").items():
+            if "status" not in pod:
+                self.start(name)
+        await self.synced()
+        await self.controller.reconcile("warm")
+        return [pod.metadata.name for pod in self.pools.pods_of("warm")]
+
+    async def claim(self, name: str = "alice") -> Pod | None:
+        await self.synced()
+        session = self.caches.sessions.get(NS, name)
+        template = self.caches.templates.get("", "desktop")
+        assert session and template
+        desktop = resolve(session, template, POLICY)
+        assert isinstance(desktop, Desktop)
+        return await self.pools.claim(Observed(session, template=template), desktop)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with fake_api() as api, Client(api.config(), field_manager="vdi-operator", retry=NO_RETRY) as client:
+        world = World(api, client)
+        world.template()
+        world.node()
+        world.pool(2)
+        tasks = [asyncio.create_task(one.run()) for one in world.caches.reflectors]
+        try:
+            await asyncio.wait_for(world.caches.wait_synced(), 5)
+            yield world
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: World) -> None:
+    names = await world.fill()
+    assert len(names) == 2 and set(names) == set(world.live("pods")) == set(world.asked)
+    for name in names:
+        pod, secret = world.live("pods")[name], world.live("secrets")[f"{name}-auth"]
+        assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [pod["metadata"]["uid"]]
+        assert secret["stringData"]["password"] != secret["stringData"]["agentToken"]
+    assert (world.status["ready"], world.status.get("message")) == (2, None)
+    writes = [one for one in world.api.requests if one[0] in ("POST", "PATCH", "DELETE")]
+    await world.synced()
+    await world.controller.reconcile("warm")
+    assert [one for one in world.api.requests if one[0] in ("POST", "PATCH", "DELETE")] == writes, "nothing to do"
+
+
+async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: World) -> None:
+    names = await world.fill()
+    before = {name: world.live("pods")[name] for name in names}
+    made = world.session()
+    pod = await world.claim()
+    assert pod is not None and pod.metadata.name == min(names)
+    after = world.live("pods")[pod.metadata.name]
+    meta = after["metadata"]
+    assert (meta["uid"], after["spec"], after["status"]) == (
+        before[pod.metadata.name]["metadata"]["uid"],
+        before[pod.metadata.name]["spec"],
+        before[pod.metadata.name]["status"],
+    )
+    assert [(one["kind"], one["uid"]) for one in meta["ownerReferences"]] == [("VDISession", made["metadata"]["uid"])]
+    assert meta["labels"]["vdi.kasm.io/session"] == "alice"
+    assert meta["labels"]["vdi.kasm.io/hold"] == "true"
+    assert meta["annotations"]["vdi.kasm.io/user"] == "alice@example.com"
+    assert meta["annotations"]["vdi.kasm.io/run-started"] == "2026-11-20T09:00:00Z"
+    assert world.caches.pods.by_owner(made["metadata"]["uid"]), "known at once, without the watch"
+    await world.fill()
+    assert (world.status["ready"], world.status["claimed"], len(world.live("pods"))) == (2, 1, 3)
+
+
+async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world: World) -> None:
+    world.pool(1)
+    await world.fill()
+    world.session("alice")
+    world.session("bob")
+    got = await asyncio.gather(world.claim("alice"), world.claim("bob"))
+    assert sum(1 for one in got if one) == 1
+    assert await world.claim("bob") is None or await world.claim("alice") is None
+
+
+async def test_pod_that_changed_meanwhile_is_claimed_as_it_is_now(world: World) -> None:
+    await world.fill()
+    world.session()
+    world.api.faults.append(("PATCH", refusal(409, "Conflict")))
+    pod = await world.claim()
+    assert pod is not None
+    assert world.api.count("GET") > 0
+
+
+async def test_pod_that_became_unready_meanwhile_is_not_claimed(world: World) -> None:
+    world.pool(1)
+    (name,) = await world.fill()
+    world.session()
+    await world.synced()
+
+    async def turn_unready(request: Any) -> Any:
+        conditions = [{"type": "Ready", "status": "False"}]
+        world.api.put("pods", name, namespace=NS, status={"phase": "Running", "conditions": conditions})
+        return await refusal(409, "Conflict")(request)
+
+    world.api.faults.append(("PATCH", turn_unready))
+    assert await world.claim() is None
+
+
+@pytest.mark.parametrize("is_retried", [True, False])
+async def test_lost_answer_to_a_claim_does_no_harm(world: World, is_retried: bool) -> None:
+    """The patch was executed, its answer lost: a second try meets a newer version, which is ours already."""
+    world.pool(1)
+    (name,) = await world.fill()
+    made = world.session()
+
+    async def execute(request: Any) -> Any:
+        world.api._do("PATCH", "pods", NS, name, await request.json())
+        if not is_retried:
+            request.transport.abort()
+        return await refusal(409, "Conflict")(request)
+
+    world.api.faults.append(("PATCH", execute))
+    if is_retried:
+        pod = await world.claim()
+        assert pod and pod.metadata.name == name
+    else:
+        with pytest.raises(ConnectionFailed):
+            await world.claim()
+    await world.synced()
+    assert [pod.metadata.name for pod in world.caches.pods.by_owner(made["metadata"]["uid"])] == [name]
+
+
+@pytest.mark.parametrize("change", ["cordoned", "other-template", "home"])
+async def test_desktop_that_does_not_fit_is_not_given_away(world: World, change: str) -> None:
+    await world.fill()
+    if change == "cordoned":
+        world.node(cordoned=True)
+    if change == "other-template":
+        world.template(image="registry.example.com/desktop:2")
+    world.session(persistence={"enabled": change == "home"})
+    assert await world.claim() is None
+    assert await world.claim() is None
+    told = [(name, reason) for name, reason, _ in world.said]
+    assert told == ([("alice", "NotFromPool")] if change == "home" else []), "once"
+
+
+async def test_credentials_are_those_that_the_desktop_was_started_with(world: World) -> None:
+    world.pool(1)
+    (name,) = await world.fill()
+    secret = world.live("secrets")[f"{name}-auth"]
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in secret["stringData"].items()}
+    world.api.put("secrets", f"{name}-auth", namespace=NS, data=data)
+    world.session()
+    pod = await world.claim()
+    assert pod
+    given = await world.pools.credentials(pod)
+    assert given and (given.password, given.agent_token) == tuple(secret["stringData"].values())
+    own = msgspec.convert({"metadata": {"name": "alice"}}, Pod)
+    assert await world.pools.credentials(own) is None
+    world.api.put("secrets", f"{name}-auth", namespace=NS, metadata={"ownerReferences": []})
+    assert await world.pools.credentials(pod) is None, "somebody else's Secret of that name"
+    world.api.remove("secrets", f"{name}-auth", namespace=NS)
+    assert await world.pools.credentials(pod) is None
+
+
+async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -> None:
+    world.room = [Problem("GPUsBusy", "All 8 GPUs are taken.")] * 9
+    await world.fill()
+    assert world.live("pods") == {}
+    assert world.status["message"] == "0 of 2 desktops are ready. All 8 GPUs are taken."
+    world.room.clear()
+    names = await world.fill()
+    world.due.clear()
+    world.controller.yield_room([pod for pod in world.pools.pods_of("warm") if pod.metadata.name == names[0]])
+    assert world.due == {"warm"}
+    world.room = [Problem("GPUsBusy", "Somebody waits.")] * 9
+    world.session()
+    await world.controller.reconcile("warm")
+    assert set(world.live("pods")) == {names[1]}
+
+
+async def test_outdated_desktop_makes_room_for_a_new_one(world: World) -> None:
+    names = await world.fill()
+    world.template(image="registry.example.com/desktop:2")
+    await world.synced()
+    world.room = [Problem("GPUsBusy", "All taken.")]
+    await world.controller.reconcile("warm")
+    assert len(set(world.live("pods")) & set(names)) == 1
+    await world.fill()
+    await world.fill()
+    assert not set(world.live("pods")) & set(names)
+    assert {pod["spec"]["containers"][0]["image"][-1] for pod in world.live("pods").values()} == {"2"}
+
+
+async def test_desktops_that_fail_are_not_made_again_at_once(world: World) -> None:
+    world.pool(1)
+    (name,) = await world.fill()
+    world.api.put("pods", name, namespace=NS, status={"phase": "Failed", "reason": "Evicted"})
+    await world.synced()
+    result = await world.controller.reconcile("warm")
+    assert (world.live("pods"), result.requeue_after) == ({}, 10.0)
+    assert "has ended (Evicted)" in world.status["message"]
+    assert world.status["conditions"][0]["reason"] == "DesktopsFail"
+    world.clock.time = world.clock.time.replace(second=11)
+    assert len(await world.fill()) == 1
+
+
+async def test_desktop_without_a_secret_gets_one(world: World) -> None:
+    """The operator was killed between the two writes."""
+    world.pool(1)
+    await world.synced()
+
+    async def let_pass(_request: Any) -> None:
+        return None
+
+    world.api.faults += [("POST", let_pass), ("POST", refusal(500, "as if killed"))]
+    with pytest.raises(ServerError):
+        await world.controller.reconcile("warm")
+    assert (len(world.live("pods")), world.live("secrets")) == (1, {})
+    (name,) = await world.fill()
+    assert set(world.live("secrets")) == {f"{name}-auth"}
+
+
+async def test_deleted_pool_takes_its_desktops_with_it_but_not_the_claimed_ones(world: World) -> None:
+    await world.fill()
+    world.session()
+    claimed = await world.claim()
+    assert claimed
+    world.api.remove("vdipools", "warm", namespace="")
+    await world.synced()
+    await world.controller.reconcile("warm")
+    assert list(world.live("pods")) == [claimed.metadata.name]
+
+
+async def test_refused_pod_is_said_and_its_room_given_back(world: World) -> None:
+    world.pool(1)
+    await world.synced()
+    forbidden = refusal(403, "Forbidden")
+    world.api.faults.append(("POST", forbidden))
+    result = await world.controller.reconcile("warm")
+    assert world.withdrawn == world.asked
+    assert world.status["conditions"][0]["reason"] == "Refused"
+    assert result.requeue_after == 30.0
+
+
+async def test_whoever_waits_is_woken_when_a_desktop_that_fits_is_ready(world: World) -> None:
+    world.session("with-home", persistence={"enabled": True})
+    world.session("waiting")
+    await world.fill()
+    assert set(world.woken) == {(NS, "waiting")}
+
+
+async def test_node_template_and_desktops_call_for_work(world: World) -> None:
+    await world.fill()
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: world.node(cordoned=True),
+        lambda: world.template(displayName="x"),
+        lambda: world.pool(3),
+        lambda: world.api.remove("pods", next(iter(world.live("pods"))), namespace=NS),
+    )
+    for change in changes:
+        world.due.clear()
+        change()
+        await world.synced()
+        assert world.due == {"warm"}
+
+
+async def test_claimed_desktop_fits_exactly(world: World) -> None:
+    await world.fill()
+    (pod, *_) = world.pools.pods_of("warm")
+    world.session()
+    await world.synced()
+    session, template = world.caches.sessions.get(NS, "alice"), world.caches.templates.get("", "desktop")
+    assert session and template
+    desktop = resolve(session, template, POLICY)
+    assert isinstance(desktop, Desktop)
+    assert pod.metadata.annotations["vdi.kasm.io/pool-desktop"] == fingerprint("desktop", desktop, POLICY)
