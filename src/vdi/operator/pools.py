@@ -79,6 +79,7 @@ class Pools:
     async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
         """Make a ready desktop this session's, the oldest that fits; None when there is none.
 
+        None as well for a session that has a Secret: what is in there is what its users know.
         Raises KubeError when it is not known whether it has worked: the caller tries again later.
         """
         pools = self._pools_for(observed.session)
@@ -214,7 +215,7 @@ class Pools:
         offered = pool_desktop(pool, observed.template, self._policy)
         if not isinstance(offered, Desktop):
             return None  # the pool's own status says why it has nothing
-        return explain_unserved(desktop, pool.metadata.name, offered)
+        return explain_unserved(desktop, pool.metadata.name, offered, has_password=observed.secret is not None)
 
     def _tell(self, session: VDISession, why: str) -> None:
         meta = session.metadata

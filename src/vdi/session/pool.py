@@ -140,8 +140,16 @@ def can_serve(pod: Pod, wanted: str, find_node: FindNode) -> bool:
     return fits and takes_desktops(find_node(pod.spec.node_name))
 
 
-def explain_unserved(desktop: Desktop, pool: str, offered: Desktop) -> str | None:
-    """Why a pool of the session's template has nothing for it, however many desktops are ready; None when it has."""
+def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_password: bool) -> str | None:
+    """Why a pool of the session's template has nothing for it, however many desktops are ready; None when it has.
+
+    `has_password`: the session has had a desktop before, whose password it keeps.
+    """
+    if has_password:
+        return (
+            f"The desktop is started anew: those of the pool {pool!r} run already, each with a password of its own, "
+            "and this session keeps the one that it has had from the beginning."
+        )
     if desktop.home:
         return (
             f"The desktop is started anew: those of the pool {pool!r} run already, and a home volume cannot be "

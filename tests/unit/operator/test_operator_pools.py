@@ -24,7 +24,7 @@ from vdi.operator.controllers.pool import PoolController
 from vdi.operator.pools import Pools
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, Problem, resolve
-from vdi.session.observed import Pod
+from vdi.session.observed import Pod, Secret
 from vdi.session.policy import Policy
 from vdi.session.pool import fingerprint
 from waiting import eventually
@@ -147,14 +147,14 @@ class World:
         await self.controller.reconcile("warm")
         return [pod.metadata.name for pod in self.pools.pods_of("warm")]
 
-    async def claim(self, name: str = "alice") -> Pod | None:
+    async def claim(self, name: str = "alice", **observed: Any) -> Pod | None:
         await self.synced()
         session = self.caches.sessions.get(NS, name)
         template = self.caches.templates.get("", "desktop")
         assert session and template
         desktop = resolve(session, template, POLICY)
         assert isinstance(desktop, Desktop)
-        return await self.pools.claim(Observed(session, template=template), desktop)
+        return await self.pools.claim(Observed(session, template=template, **observed), desktop)
 
 
 @pytest.fixture
@@ -281,6 +281,15 @@ async def test_desktop_that_does_not_fit_is_not_given_away(world: World, change:
     assert await world.claim() is None
     told = [(name, reason) for name, reason, _ in world.said]
     assert told == ([("alice", "NotFromPool")] if change == "home" else []), "once"
+
+
+async def test_session_with_a_password_keeps_it(world: World) -> None:
+    """It was suspended, or has lost its pod: its Secret is there, and its users know what is in it."""
+    await world.fill()
+    world.session()
+    secret = msgspec.convert({"metadata": {"name": "alice-auth"}}, Secret)
+    assert await world.claim(secret=secret) is None
+    assert [reason for _, reason, _ in world.said] == ["NotFromPool"]
 
 
 async def test_credentials_are_those_that_the_desktop_was_started_with(world: World) -> None:

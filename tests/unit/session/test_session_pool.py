@@ -224,10 +224,13 @@ def test_nobody_gets_a_desktop_on_a_node_without_future(node: Node) -> None:
 
 def test_session_hears_why_no_pool_serves_it() -> None:
     offered = a_desktop()
-    assert explain_unserved(a_desktop({"resources": {"gpu": 1, "memory": "4Gi"}}), "warm", offered) is None
-    home = explain_unserved(a_desktop({"persistence": {"enabled": True}}), "warm", offered)
+    same = a_desktop({"resources": {"gpu": 1, "memory": "4Gi"}})
+    assert explain_unserved(same, "warm", offered, has_password=False) is None
+    again = explain_unserved(same, "warm", offered, has_password=True)
+    assert again and "password" in again
+    home = explain_unserved(a_desktop({"persistence": {"enabled": True}}), "warm", offered, has_password=False)
     assert home and "'warm'" in home and "home volume cannot be attached" in home
-    smaller = explain_unserved(a_desktop({"resources": {"memory": "2Gi"}}), "warm", offered)
+    smaller = explain_unserved(a_desktop({"resources": {"memory": "2Gi"}}), "warm", offered, has_password=False)
     assert smaller and "memory 2Gi instead of 4Gi" in smaller
 
 

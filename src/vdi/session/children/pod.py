@@ -21,10 +21,10 @@ _GRACE_SECONDS = 3
 
 
 def build_pod(
-    *, identity: Identity, desktop: Desktop, annotations: Mapping[str, str] | None = None, agent_port: int = 8082
+    *, identity: Identity, desktop: Desktop, run: Mapping[str, str] | None = None, agent_port: int = 8082
 ) -> dict[str, Any]:
-    """The Pod of a session. `annotations`: what is to be known of its run."""
-    notes = {TEMPLATE_REVISION: desktop.template_revision, **(annotations or {})}
+    """The Pod of a session. `run`: what is to be known of its run, as annotations."""
+    notes = {TEMPLATE_REVISION: desktop.template_revision, **(run or {})}
     metadata = identity.metadata(pod_name(identity.name), notes)
     metadata["labels"] = {**metadata["labels"], HOLD: "true"}
     return _pod(metadata, build_spec(desktop, secret_name(identity.name), agent_port))
