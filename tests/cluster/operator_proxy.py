@@ -29,6 +29,16 @@ class Request:
         """Events are told apart: they are nobody's budget."""
         return "/events.k8s.io/" in self.path
 
+    @property
+    def is_lease(self) -> bool:
+        """So are the lease's renewals: they come by the clock, not by the work."""
+        return "/coordination.k8s.io/" in self.path
+
+    @property
+    def is_write(self) -> bool:
+        """A write that counts."""
+        return self.method in WRITES and not self.is_event and not self.is_lease
+
 
 class Proxy:
     """Passes requests on to the API server; `cut_at(n, ...)` makes it drop the line at the n-th write from then on."""
@@ -57,12 +67,12 @@ class Proxy:
         self.cut.clear()
 
     def writes(self) -> list[Request]:
-        """Writes that passed, Events left out."""
-        return [one for one in self.passed if one.method in WRITES and not one.is_event]
+        """Writes that passed, Events and the lease left out."""
+        return [one for one in self.passed if one.is_write]
 
     def reads(self) -> list[Request]:
         """Reads that are not watches. First lists are reads too: clear `passed` after the start."""
-        return [one for one in self.passed if one.method == "GET" and not one.watch]
+        return [one for one in self.passed if one.method == "GET" and not one.watch and not one.is_lease]
 
     def verbs(self) -> Counter[str]:
         """Writes by method and resource, for messages."""
@@ -92,7 +102,7 @@ class Proxy:
         if self.cut.is_set():
             raise _hang_up(request)
         drop_answer = False
-        if seen.method in WRITES and not seen.is_event and self._writes_left is not None:
+        if seen.is_write and self._writes_left is not None:
             self._writes_left -= 1
             if self._writes_left == 0:
                 if self._moment == "before":

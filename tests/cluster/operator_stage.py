@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,9 +22,10 @@ from vdi.api.crd import build_crds
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.operator.life import LEASE
 from vdi.operator.main import run_operator
 from vdi.operator.settings import Settings
 from waiting import eventually
@@ -252,7 +253,7 @@ class Stage:
 
     @asynccontextmanager
     async def operator_process(self) -> AsyncIterator["OperatorProcess"]:
-        """Our operator as a process of its own; killed with SIGKILL at the end."""
+        """Our operator as a process of its own; killed with SIGKILL at the end, and what it held is anybody's."""
         kubeconfig = self.folder / "operator.kubeconfig"
         context = {"cluster": "c", "user": "u"}
         config = {
@@ -280,6 +281,8 @@ class Stage:
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
             await process.wait()
+            with suppress(NotFound):  # the dead renew no lease: who comes next need not wait until it runs out
+                await self.delete(LEASES, LEASE)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What the operator consists of. A new controller, poll or timer is added in `assemble`, and nowhere else.
 
-Put together anew for each life of the operator (see `vdi.operator.main`), before the first lists: so every listener
+Put together anew for each life of the operator (see `vdi.operator.life`), before the first lists: so every listener
 hears of every object from its first state on. Until this process leads, keys gather in the queues and nothing runs.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
+from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Key, Result
 from vdi.kube.transport import Client
 from vdi.operator.activity import ASKED_AT_ONCE, TOLD_AT_ONCE, Agents
@@ -36,14 +37,23 @@ class Parts:
     metrics: Metrics
     settings: Settings
     clock: Clock
+    elector: Elector
 
     def controller(
         self, name: str, reconcile: Callable[[Key], Awaitable[Result]], *, workers: int | None = None
     ) -> Controller[Key]:
-        """A queue with its workers (as many as the settings say, if not told), counted under this name."""
+        """A queue with its workers (as many as the settings say, if not told), counted under this name.
+
+        Work waits while the lease may be lost: better than to fail at each write, and to come back later and later.
+        """
+
+        async def reconcile_leading(key: Key) -> Result:
+            await self.elector.wait_leading()
+            return await reconcile(key)
+
         return Controller(
             name,
-            reconcile,
+            reconcile_leading,
             workers=workers or self.settings.workers,
             clock=self.clock,
             on_outcome=partial(self.metrics.count_reconcile, name),

@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from vdi.kube.clock import Clock
+from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
 from vdi.operator.metrics import Metrics
 
@@ -17,18 +18,28 @@ STALE = 150.0
 class Health:
     """Answers probes and Prometheus."""
 
-    def __init__(self, caches: Caches, metrics: Metrics, clock: Clock) -> None:
-        self._caches = caches
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._caches: Caches | None = None
+        self._elector: Elector | None = None
+
+    def look_at(self, caches: Caches, elector: Elector) -> None:
+        """Tell of these from now on."""
+        self._caches, self._elector = caches, elector
 
     def troubles(self) -> Iterator[str]:
-        """Why the operator is not ready, one line each; none when it is."""
+        """Why the operator is not ready, one line each; none when it is, be it to work or to take over at once."""
+        if self._caches is None or self._elector is None:
+            yield "the operator has not begun yet"
+            return
         yield from self._caches.troubles()
         for reflector in self._caches.reflectors:
             contact = reflector.last_contact
             if contact is not None and (silence := self._clock.monotonic() - contact) > STALE:
                 yield f"{reflector.resource.plural}: nothing heard from the API server for {silence:.0f} s"
+        if self._elector.last_error is not None:
+            yield f"leases: {self._elector.last_error}"
 
     @asynccontextmanager
     async def serve(self, host: str, port: int) -> AsyncIterator[int]:

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from vdi.api.session import PHASES, VDISession
+from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller
 from vdi.kube.watch import Reflector
 
@@ -23,6 +24,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._measures: dict[str, Callable[[], Iterator[Metric]]] = {}
+        self._leads: Callable[[], bool] = lambda: True
         self.registry.register(_Measured(self._measures))
         self.startup = Histogram(
             "session_startup_seconds",
@@ -65,10 +67,23 @@ class Metrics:
         """A request to the API server was answered, or not."""
         self._requests.labels(method, resource, str(status)).inc()
 
-    def watch_sessions(self, sessions: Callable[[], Iterable[VDISession]]) -> None:
-        """Count sessions by phase when asked."""
+    def watch_lease(self, elector: Elector) -> None:
+        """Tell whether this process leads; what only the leader knows is left out while it does not."""
 
         def measure() -> Iterator[Metric]:
+            yield GaugeMetricFamily("vdi_leader", "1 where this process works, 0 where it stands by.", elector.leads)
+            if (age := elector.age) is not None:
+                yield GaugeMetricFamily("vdi_lease_age_seconds", "Since the last renewal of the lease.", age)
+
+        self._measures["lease"] = measure
+        self._leads = lambda: elector.leads
+
+    def watch_sessions(self, sessions: Callable[[], Iterable[VDISession]]) -> None:
+        """Count sessions by phase when asked; only the leader does, so that they are not counted twice."""
+
+        def measure() -> Iterator[Metric]:
+            if not self._leads():
+                return
             phases = Tally(session.status.phase or "Pending" for session in sessions())
             yield _gauge("vdi_sessions", "Sessions, by phase.", "phase", {phase: phases[phase] for phase in PHASES})
 
@@ -102,6 +117,8 @@ class Metrics:
         """Measure those who wait for room when asked: `waiting` gives how many seconds each has waited by now."""
 
         def measure() -> Iterator[Metric]:
+            if not self._leads():
+                return
             waits = waiting()
             yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for room.", value=len(waits))
             longest = "How long the session that waits longest for room has waited."

@@ -1,0 +1,160 @@
+"""One life of the operator: empty caches, warm caches, standing by, leading; over when another process leads.
+
+Nothing of one life is known to the next: whoever has lost the lease begins as a process that was just started, since
+another one has written meanwhile. Only the metrics and the health port outlive it.
+"""
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from vdi.kube.clock import Clock
+from vdi.kube.config import ClusterConfig
+from vdi.kube.events import EventRecorder
+from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
+from vdi.kube.queue import Controller
+from vdi.kube.retry import NO_RETRY
+from vdi.kube.transport import Client
+from vdi.operator.assembly import Assembly, Parts, assemble
+from vdi.operator.caches import Caches
+from vdi.operator.health import Health
+from vdi.operator.kinds import FIELD_MANAGER
+from vdi.operator.metrics import Metrics
+from vdi.operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LEASE = "vdi-operator"
+"""The name of the Lease, in the sessions' namespace: one operator works per namespace of sessions."""
+DRAIN = 10.0
+"""Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30."""
+_FLUSH = 1.0
+"""Seconds that Events may take then; a successor waits for it."""
+_SAY_AGAIN = 30.0
+"""Seconds between two log lines on why the operator cannot start working."""
+
+
+class Life:
+    """Made for `run`, once."""
+
+    def __init__(
+        self, config: ClusterConfig, settings: Settings, metrics: Metrics, health: Health, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._health = health
+        of_both: dict[str, Any] = {
+            "field_manager": FIELD_MANAGER,
+            "on_request": metrics.count_request,
+            "clock": clock,
+        }
+        # Two renewals in a row may fail by their timeout before the lease is anybody's.
+        timeout = DEFAULT_LEASE_TIMING.deadline - DEFAULT_LEASE_TIMING.renew
+        self._line = Client(config, **of_both, retry=NO_RETRY, request_timeout=timeout)
+        host = socket.gethostname()
+        identity = f"{host}_{uuid4()}"
+        self._elector = Elector(self._line, namespace=settings.namespace, name=LEASE, identity=identity, clock=clock)
+        self._client = Client(config, **of_both, fence=self._elector.allowance)
+        count_others = settings.count_other_workloads
+        self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
+        self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
+        parts = Parts(self._client, self._caches, self._recorder, metrics, settings, clock, self._elector)
+        self._assembly = assemble(parts)
+        health.look_at(self._caches, self._elector)
+        metrics.watch_lease(self._elector)
+        metrics.watch_sessions(self._caches.sessions.values)
+        metrics.watch_caches(self._caches.reflectors)
+        metrics.watch_queues(self._assembly.controllers)
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Live until `stop` is set or the lease is lost. `on_ready` is called when the caches are full.
+
+        Raises what a helper of the assembly failed with, RuntimeError when one has ended by itself.
+        """
+        try:
+            async with self._line, self._client, asyncio.TaskGroup() as group:
+                work = [*(reflector.run() for reflector in self._caches.reflectors), self._recorder.run()]
+                tasks = [group.create_task(one) for one in work]
+                if await self._wait_until_synced(stop):
+                    on_ready()
+                    await self._stand(stop)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            gc.unfreeze()
+
+    async def _wait_until_synced(self, stop: asyncio.Event) -> bool:
+        """Wait for the first list of every kind; False when told to stop before. Says in the log what is waited for."""
+        synced = asyncio.create_task(self._caches.wait_synced(), name="first lists")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            while not self._caches.synced and not stop.is_set():
+                await asyncio.wait((synced, stopped), timeout=_SAY_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+                if not self._caches.synced and not stop.is_set():
+                    for trouble in self._health.troubles():
+                        log.warning("waiting for %s", trouble)
+        finally:
+            synced.cancel()
+            stopped.cancel()
+        if not stop.is_set():
+            # What was just listed lives on: keep the collector from walking through it again and again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 20)
+        return not stop.is_set()
+
+    async def _stand(self, stop: asyncio.Event) -> None:
+        """Stand for election, lead, and hand over: the lease is given back once nothing can be written any more."""
+        elector = self._elector
+        candidacy = asyncio.create_task(elector.run(), name="election")
+        elected = asyncio.create_task(elector.wait_leading(), name="elected")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        clean = True
+        try:
+            await asyncio.wait((candidacy, elected, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if elector.leads and not stop.is_set():
+                log.info("working on %d sessions in %s", len(self._caches.sessions), self._settings.namespace)
+                clean = await self._work(self._assembly, stopped, candidacy)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._recorder.flush(), _FLUSH if elector.leads else 0)
+        finally:
+            for task in (candidacy, elected, stopped):
+                task.cancel()
+            await asyncio.gather(candidacy, return_exceptions=True)
+        if clean:
+            await elector.release()
+
+    async def _work(self, assembly: Assembly, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
+        """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""
+        working = asyncio.create_task(_run_all(assembly.controllers), name="controllers")
+        helpers = [
+            asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in assembly.helpers
+        ]
+        try:
+            await asyncio.wait((working, stopped, lost, *helpers), return_when=asyncio.FIRST_COMPLETED)
+            for helper in helpers:
+                if helper.done():
+                    raise RuntimeError(f"{helper.get_name()} has ended by itself") from helper.exception()
+            for controller in assembly.controllers:
+                controller.stop()
+            if not self._elector.leads:
+                return False
+            await asyncio.wait_for(working, DRAIN)
+        except TimeoutError:
+            log.warning("reconciles under way were cut off after %.0f s", DRAIN)
+            return False
+        finally:
+            for task in (working, *helpers):
+                task.cancel()
+            await asyncio.gather(working, *helpers, return_exceptions=True)
+        return True
+
+
+async def _run_all(controllers: Iterable[Controller[Any]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for controller in controllers:
+            group.create_task(controller.run(), name=controller.name)
