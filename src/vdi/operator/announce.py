@@ -7,7 +7,7 @@ from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.operator.metrics import Metrics
-from vdi.session.conditions import ADMITTED, POD_READY, READY, Phase, Reason
+from vdi.session.conditions import ADMITTED, POD_READY, READY, WARNING_TYPES, Phase, Reason
 from vdi.session.times import parse_time
 
 
@@ -22,18 +22,41 @@ class Announcer:
         """Compare the two statuses and say what is worth an Event."""
         old, new = before.status, after.status
         if new.ready_time and new.phase == Phase.RUNNING and (old.ready_time, old.start_time) != _run(new):
-            began = old.start_time != new.start_time and old.start_time and new.start_time
-            seconds = (now - parse_time(began or after.metadata.creation_timestamp)).total_seconds()
+            # A spec that has been edited may have been suspended for days: such a run is measured from its own begin.
+            asked = after.metadata.creation_timestamp if after.metadata.generation == 1 else new.start_time
+            seconds = (now - parse_time(asked)).total_seconds()
             self._metrics.startup.observe(seconds)
             self._emit(after, "Normal", "Ready", f"The desktop is ready after {seconds:.0f} s: {new.url}", "Start")
+        self._announce_trouble(old, after)
+        self._announce_end(old, after)
+        for kind in WARNING_TYPES:
+            if (warned := _condition(new, kind)) and _condition(old, kind) is None:
+                self._emit(after, "Warning", warned.reason, warned.message, "Warn")
+
+    def _announce_trouble(self, old: SessionStatus, after: VDISession) -> None:
+        new = after.status
         refused = _condition(new, ADMITTED)
-        if refused and refused.status == "False" and _differs(_condition(old, ADMITTED), refused):
+        pod = _condition(new, POD_READY)
+        lost = new.failures is not None and (old.failures is None or old.failures.time != new.failures.time)
+        if lost and new.failures:
+            self._emit(after, "Warning", new.failures.reason, new.message, "Restart")
+        elif new.phase == Phase.SUSPENDED:
+            return
+        elif refused and refused.status == "False" and _differs(_condition(old, ADMITTED), refused):
             self._emit(after, "Warning", refused.reason, refused.message, "Admit")
-        elif new.phase == Phase.FAILED and old.phase != Phase.FAILED and (pod := _condition(new, POD_READY)):
+        elif new.phase == Phase.FAILED and old.phase != Phase.FAILED and pod:
             self._emit(after, "Warning", pod.reason, new.message, "Start")
+        elif pod and pod.reason in (Reason.RESTARTING, Reason.NODE_LOST) and _differs(_condition(old, POD_READY), pod):
+            kind = "Normal" if pod.reason == Reason.RESTARTING else "Warning"
+            self._emit(after, kind, pod.reason, pod.message, "Restart")
+
+    def _announce_end(self, old: SessionStatus, after: VDISession) -> None:
+        new = after.status
         ready = _condition(new, READY)
-        if ready and ready.reason == Reason.TIMED_OUT and old.phase != Phase.TERMINATING:
-            self._emit(after, "Normal", Reason.TIMED_OUT, new.message, "Stop")
+        if ready is None or not _differs(_condition(old, READY), ready):
+            return
+        if ready.reason in (Reason.TIMED_OUT, Reason.IDLE_TOO_LONG, Reason.SUSPENDED):
+            self._emit(after, "Normal", ready.reason, new.message, "Stop")
 
     def _emit(self, session: VDISession, kind: str, reason: str, note: str, action: str) -> None:
         meta = session.metadata

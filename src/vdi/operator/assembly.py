@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
@@ -19,11 +20,19 @@ from vdi.operator.activity import ASKED_AT_ONCE, TOLD_AT_ONCE, Agents
 from vdi.operator.announce import Announcer
 from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
-from vdi.operator.controllers.session import SessionController, SessionKey
+from vdi.operator.children import Family
+from vdi.operator.clear import Clearer
+from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
+from vdi.operator.controllers.template import TemplateController
 from vdi.operator.metrics import Metrics
+from vdi.operator.pools import Pools
+from vdi.operator.ports import Credentials, Waiting
+from vdi.operator.prepull import PrePuller
 from vdi.operator.reservations import Reservations
 from vdi.operator.settings import Settings
 from vdi.operator.wakeups import Wakeups
+from vdi.session.effective import Desktop
+from vdi.session.observed import Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +82,50 @@ class Assembly:
 def assemble(parts: Parts) -> Assembly:
     """All controllers and helpers, listening to the caches."""
     agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
-    sessions = _assemble_sessions(parts)
+    sessions = _assemble_sessions(parts, agents)
     asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
-    return Assembly(controllers=(sessions, asks, notices), helpers=(agents.run,))
+    return Assembly(controllers=(sessions, asks, notices, _assemble_templates(parts)), helpers=(agents.run,))
 
 
-def _assemble_sessions(parts: Parts) -> Controller[SessionKey]:
+def _assemble_sessions(parts: Parts, agents: Agents) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
-    reservations = Reservations()
-    builder = Builder(client, caches, reservations, policy, new_password=lambda: secrets.token_urlsafe(18))
+    reservations, family = Reservations(), Family(client, caches)
+    pools = Pools(client, caches, parts.recorder, policy, parts.clock)
     sessions = SessionController(
         client=client,
         caches=caches,
         reservations=reservations,
-        builder=builder,
+        builder=Builder(family, reservations, pools, policy, _new_credentials),
+        clearer=Clearer(family),
+        neighbours=Neighbours(_OpenDoors(), pools, agents),
         announcer=Announcer(parts.recorder, parts.metrics),
         policy=policy,
         clock=parts.clock,
     )
     controller = parts.controller("session", sessions.reconcile)
     Wakeups(caches, policy.domain, controller.enqueue, sessions.forget)
+    return controller
+
+
+def _new_credentials() -> Credentials:
+    return Credentials(password=secrets.token_urlsafe(18), agent_token=secrets.token_urlsafe(18))
+
+
+class _OpenDoors:
+    """Room for everybody, until the queue is there."""
+
+    def ask(self, _session: VDISession, _desktop: Desktop, _home: Claim | None) -> Waiting | None:
+        return None
+
+    def withdraw(self, _uid: str) -> None: ...
+
+
+def _assemble_templates(parts: Parts) -> Controller[str]:
+    settings = parts.settings
+    puller = PrePuller(parts.client, parts.caches, settings.policy, settings.namespace, parts.clock)
+    templates = TemplateController(parts.caches, puller)
+    controller = parts.controller("template", templates.reconcile, workers=2)
+    templates.listen(controller.enqueue)
     return controller

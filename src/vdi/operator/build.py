@@ -7,10 +7,10 @@ from typing import Any
 
 from vdi.kube.errors import ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches, label_of
-from vdi.operator.children import Children, ForeignObjectError
+from vdi.operator.caches import label_of
+from vdi.operator.children import Family, ForeignObjectError
 from vdi.operator.kinds import ROUTES
+from vdi.operator.ports import Credentials, Pools
 from vdi.operator.reservations import Reservations
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
@@ -20,7 +20,8 @@ from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.decide import Observed, Verdict
 from vdi.session.effective import Desktop, Home, Problem
-from vdi.session.observed import Claim, Pod, Route, Secret, Service
+from vdi.session.lifetime import run_annotations
+from vdi.session.observed import HOLD, Pod, Secret
 from vdi.session.policy import Policy
 from vdi.session.refusal import explain_refusal, leftover, name_taken
 
@@ -44,28 +45,28 @@ class Builder:
 
     def __init__(
         self,
-        client: Client,
-        caches: Caches,
+        family: Family,
         reservations: Reservations,
+        pools: Pools,
         policy: Policy,
-        new_password: Callable[[], str],
+        new_credentials: Callable[[], Credentials],
     ) -> None:
+        self._family = family
         self._reservations = reservations
+        self._pools = pools
         self._policy = policy
-        self._new_password = new_password
-        self._pods = Children(client, PODS, Pod, caches.pods, repair=False)
-        self._homes = Children(client, CLAIMS, Claim, caches.claims, repair=False)
-        self._secrets = Children(client, SECRETS, Secret, caches.secrets, repair=False)
-        self._services = Children(client, SERVICES, Service, caches.services, repair=True)
-        self._routes = Children(client, ROUTES, Route, caches.routes, repair=True)
+        self._new_credentials = new_credentials
 
-    async def build(self, observed: Observed, verdict: Verdict) -> Built:
-        """Send what is missing or has drifted. A session that may not start gets nothing."""
+    async def build(self, observed: Observed, verdict: Verdict, *, evictable: bool = False) -> Built:
+        """Send what is missing or has drifted. A session that may not start gets nothing.
+
+        `evictable`: the pod need not be kept from a drain any more.
+        """
         if verdict.problem:
             return Built(observed, verdict.problem)
         session = observed.session
         identity = Identity.of(session)
-        work = self._work(observed, verdict.desktop, identity)
+        work = self._work(observed, verdict.desktop, identity, evictable=evictable)
         answers = await asyncio.gather(*work.values(), return_exceptions=True)
         made: dict[str, Any] = {}
         failures: list[BaseException] = []
@@ -78,43 +79,40 @@ class Builder:
             self._reservations.release(session.metadata.uid)
         return _sum_up(replace(observed, **made), failures)
 
-    async def clear(self, observed: Observed) -> bool:
-        """Delete what a session that goes has; True when all of it is gone.
-
-        The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
-        knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
-        of the session's own is left to it: we may not delete volumes.
-        """
-        work = [self._pods.delete(observed.pod)] if observed.pod else []
-        if observed.route:
-            work.append(self._routes.delete(observed.route))
-        if observed.service:
-            work.append(self._services.delete(observed.service))
-        if observed.secret:
-            work.append(self._secrets.delete(observed.secret))
-        return all(await asyncio.gather(*work))
-
     def _work(
-        self, observed: Observed, desktop: Desktop | None, identity: Identity
+        self, observed: Observed, desktop: Desktop | None, identity: Identity, *, evictable: bool
     ) -> dict[str, Coroutine[Any, Any, Any]]:
         """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
-        uid = observed.session.metadata.uid
-        host = self._policy.host(label_of(observed.session))
+        session, family = observed.session, self._family
+        uid = session.metadata.uid
+        host = self._policy.host(label_of(session))
         work: dict[str, Coroutine[Any, Any, Any]] = {}
         if observed.secret is None:
-            work["secret"] = self._secrets.ensure(build_secret(identity=identity, password=self._new_password()))
-        work["service"] = self._services.ensure(build_service(identity=identity))
+            work["secret"] = self._make_secret(observed.pod, identity)
+        work["service"] = family.services.ensure(build_service(identity=identity))
         if observed.host_holder is None and self._reservations.take(host, uid):
-            work["route"] = self._routes.ensure(build_route(identity=identity, host=host, policy=self._policy))
+            work["route"] = family.routes.ensure(build_route(identity=identity, host=host, policy=self._policy))
         home = desktop.home if desktop else None
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
         if home and is_its_home and (observed.home is None or observed.pod is None):
-            work["home"] = self._homes.ensure(build_home(identity=identity, home=home))
+            work["home"] = family.homes.ensure(build_home(identity=identity, home=home))
         if observed.pod:
-            work["pod"] = self._pods.relabel(observed.pod, identity.labels)
+            labels = {**identity.labels, HOLD: "false" if evictable else "true"}
+            if not observed.pod.leaving and not labels.items() <= observed.pod.metadata.labels.items():
+                work["pod"] = family.pods.label(observed.pod, labels)
         elif desktop and (home is None or self._may_mount(home, uid)):
-            work["pod"] = self._pods.ensure(build_pod(identity=identity, desktop=desktop))
+            run = run_annotations(session, None)
+            port = self._policy.agent_port
+            pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
+            work["pod"] = family.pods.ensure(pod)
         return work
+
+    async def _make_secret(self, pod: Pod | None, identity: Identity) -> Secret:
+        """With what a desktop from a pool was started with, or with new words."""
+        known = await self._pools.credentials(pod) if pod else None
+        keys = known or self._new_credentials()
+        secret = build_secret(identity=identity, password=keys.password, agent_token=keys.agent_token)
+        return await self._family.secrets.ensure(secret)
 
     def _may_mount(self, home: Home, uid: str) -> bool:
         """A shared home is reserved until the pod that mounts it is in the caches."""

@@ -8,12 +8,15 @@ import msgspec
 from vdi.api.meta import OwnerReference
 from vdi.kube import wire
 from vdi.kube.apply import Applier
-from vdi.kube.errors import AlreadyExists
+from vdi.kube.errors import AlreadyExists, Conflict, NotFound
 from vdi.kube.meta import HasMetadata, T
-from vdi.kube.ownership import MarkReader, hash_of, owns_all
-from vdi.kube.resource import Resource
+from vdi.kube.ownership import MarkReader, hash_of
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
+from vdi.operator.caches import Caches
+from vdi.operator.kinds import ROUTES
+from vdi.session.observed import Claim, Pod, Route, Secret, Service
 
 
 class ForeignObjectError(Exception):
@@ -54,16 +57,38 @@ class Children(Generic[T]):
         self._refuse_foreign(present, metadata)
         return await self._applier.ensure(wanted) if self._repair else present
 
-    async def relabel(self, present: T, labels: Mapping[str, str]) -> T:
-        """Put our labels back if somebody else has changed them; by them Services find pods, and we our objects."""
-        mark = self.store.mark_of(present)
-        if mark is None or owns_all(mark, {"metadata": {"labels": labels}}):
-            return present
-        return await self._label(present, labels)
+    async def label(self, present: T, labels: Mapping[str, str]) -> T:
+        """Set these labels of this incarnation; gives it as it then is."""
+        meta = present.metadata
+        patch = {"metadata": {"labels": labels, "uid": meta.uid}}
+        answer = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+        return self._take(answer)
 
     async def delete(self, present: T) -> bool:
         """Delete this incarnation; True when it is gone, False while it is terminating."""
         return await self._applier.delete(present)
+
+    async def delete_now(self, present: T) -> bool:
+        """Delete this incarnation without waiting for the word of its node, also if it is terminating already."""
+        meta = present.metadata
+        try:
+            left = await self._client.delete(
+                self.resource, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0, into=self._into
+            )
+        except (NotFound, Conflict):  # gone already, or another one by now
+            left = None
+        if left is None:
+            self.store.forget(meta.namespace, meta.name, meta.uid)
+            return True
+        self.store.remember(left)
+        return False
+
+    async def look(self, namespace: str, name: str) -> T | None:
+        """What the API server has of this name, for where a cache that lags would do harm; None when it has nothing."""
+        try:
+            return self._take(await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw))
+        except NotFound:
+            return None
 
     async def _create(self, wanted: Mapping[str, Any]) -> T:
         metadata = wanted["metadata"]
@@ -81,13 +106,7 @@ class Children(Generic[T]):
         answer = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
         live = wire.decode(answer, self._into, self.resource.kind)
         self._refuse_foreign(live, metadata)
-        return await self._label(live, metadata["labels"])
-
-    async def _label(self, present: T, labels: Mapping[str, str]) -> T:
-        meta = present.metadata
-        patch = {"metadata": {"labels": labels, "uid": meta.uid}}
-        answer = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
-        return self._take(answer)
+        return await self.label(live, metadata["labels"])
 
     def _take(self, answer: msgspec.Raw) -> T:
         obj = wire.decode(answer, self._into, self.resource.kind)
@@ -102,6 +121,17 @@ class Children(Generic[T]):
         if wanted_owners and owner and owner.uid == wanted_owners[0]["uid"]:
             return
         raise ForeignObjectError(self.resource.kind, metadata["name"], owner.name if owner else None)
+
+
+class Family:
+    """The children of sessions, kind by kind."""
+
+    def __init__(self, client: Client, caches: Caches) -> None:
+        self.pods = Children(client, PODS, Pod, caches.pods, repair=False)
+        self.homes = Children(client, CLAIMS, Claim, caches.claims, repair=False)
+        self.secrets = Children(client, SECRETS, Secret, caches.secrets, repair=False)
+        self.services = Children(client, SERVICES, Service, caches.services, repair=True)
+        self.routes = Children(client, ROUTES, Route, caches.routes, repair=True)
 
 
 def session_of(obj: HasMetadata) -> OwnerReference | None:

@@ -1,6 +1,6 @@
 """Everything known of one session at this moment, from the stores alone: no API reads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from vdi.api.session import VDISession
 from vdi.kube.meta import HasMetadata
@@ -8,28 +8,35 @@ from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches, label_of, 
 from vdi.operator.children import owner_uid, session_of
 from vdi.operator.reservations import Reservations
 from vdi.session import naming
+from vdi.session.activity import Activity
 from vdi.session.decide import Claimant, Observed, find_holder
 from vdi.session.effective import Desktop, resolve
+from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.observed import Event, Pod
 from vdi.session.policy import Policy
 
 
 class Observer:
-    """Looks sessions up, with their children and their rivals."""
+    """Looks sessions up, with their children and their rivals. `report` is what a desktop's agent said last."""
 
-    def __init__(self, caches: Caches, reservations: Reservations, policy: Policy) -> None:
+    def __init__(
+        self, caches: Caches, reservations: Reservations, policy: Policy, report: Callable[[str], Activity | None]
+    ) -> None:
         self._caches = caches
         self._reservations = reservations
         self._policy = policy
+        self._report = report
 
     def observe(self, session: VDISession) -> Observed:
         """The state of a session. Objects of its children's names that belong to others are not among it."""
         caches, meta = self._caches, session.metadata
-        pod = self._pod_of(session)
+        pod, leaving, strays = self._pods_of(session)
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))
         route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
         secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
         claim = self._claim_name(session, pod)
+        bound = pod or leaving
+        node = caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
         return Observed(
             session=session,
             template=caches.templates.get("", session.spec.template),
@@ -39,15 +46,34 @@ class Observer:
             route=route if route and owner_uid(route) == meta.uid else None,
             secret=secret if secret and owner_uid(secret) == meta.uid else None,
             events=tuple(self._events(meta.namespace, pod, claim)) if pod and not pod.ready else (),
+            node=node,
+            node_gone=bound is not None and bool(bound.spec.node_name) and node is None,
+            leaving=leaving,
+            activity=self._report(meta.uid) if pod else None,
+            strays=strays,
             home_holder=None if pod else self._home_holder(session),
             host_holder=self._host_holder(session),
         )
 
-    def _pod_of(self, session: VDISession) -> Pod | None:
-        """The session's own pod."""
-        meta = session.metadata
-        pod = self._caches.pods.get(meta.namespace, naming.pod_name(meta.name))
-        return pod if pod and owner_uid(pod) == meta.uid else None
+    def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:
+        """The session's pod, one that we have deleted and that has not ended yet, and those that are too many.
+
+        A pod that somebody else deletes is the session's pod until its end. Which of several stays, all reconciles
+        decide alike: the one that the status names, else one that is ready, else the oldest.
+        """
+        named = session.status.pod_name
+        pods = [pod for pod in self._caches.pods.by_owner(session.metadata.uid) if owner_uid(pod)]
+        given_up = [pod for pod in pods if pod.leaving and pod.metadata.name != named]
+        live = [pod for pod in pods if not pod.leaving or pod.metadata.name == named]
+        live.sort(
+            key=lambda pod: (
+                pod.metadata.name != named,
+                not pod.ready,
+                pod.metadata.creation_timestamp,
+                pod.metadata.name,
+            )
+        )
+        return (live[0] if live else None, given_up[0] if given_up else None, (*live[1:], *given_up[1:]))
 
     def _claim_name(self, session: VDISession, pod: Pod | None) -> str | None:
         """The home's claim: what the pod mounts, else what it would mount."""
@@ -72,8 +98,9 @@ class Observer:
         mounting = self._caches.pods.by_index(BY_HOME, claim)
         if len(peers) == 1 and not mounting:
             return None
-        wanting = (peer for peer in peers if self._could_start(peer))
-        return self._holder(session, thing=claim, having=mounting, wanting=wanting)
+        reserved = self._reservations.holder(claim)
+        wanting = [_claimant(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer)]
+        return _holder(session, having=mounting, wanting=wanting)
 
     def _host_holder(self, session: VDISession) -> str | None:
         host = self._policy.host(label_of(session))
@@ -81,28 +108,37 @@ class Observer:
         routes = self._caches.routes.by_index(BY_HOST, host)
         if len(peers) == 1 and all(owner_uid(route) == session.metadata.uid for route in routes):
             return None
-        return self._holder(session, thing=host, having=routes, wanting=peers)
+        reserved, url = self._reservations.holder(host), self._policy.url(host)
+        wanting = [_claimant(peer, holds=peer.metadata.uid == reserved or _keeps_address(peer, url)) for peer in peers]
+        return _holder(session, having=routes, wanting=wanting)
 
     def _could_start(self, session: VDISession) -> bool:
         """Whether only the home keeps it from starting: one that waits for something else must not block others."""
+        if session.spec.suspended:
+            return False
         template = self._caches.templates.get("", session.spec.template)
         desktop = resolve(session, template, self._policy) if template else None
         has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.retain
-        return has_home and self._host_holder(session) is None
+        failures = current_failures(session)
+        given_up = failures is not None and is_hopeless(failures, session, template)
+        return has_home and not given_up and self._host_holder(session) is None
 
-    def _holder(
-        self, session: VDISession, *, thing: str, having: Iterable[HasMetadata], wanting: Iterable[VDISession]
-    ) -> str | None:
-        """The name of whoever gets `thing`, if it is not this session."""
-        reserved = self._reservations.holder(thing)
-        claimants = [_claimant(peer, holds=peer.metadata.uid == reserved) for peer in wanting]
-        for obj in having:
-            owner = session_of(obj)
-            uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
-            claimants.append(Claimant(uid=uid, name=name, created="", holds=True, leaving=False))
-        mine = [one for one in claimants if one.uid == session.metadata.uid and one.holds]
-        holder = mine[0] if mine else find_holder(claimants)
-        return holder.name if holder and holder.uid != session.metadata.uid else None
+
+def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Claimant]) -> str | None:
+    """The name of whoever gets it, if it is not this session."""
+    claimants = list(wanting)
+    for obj in having:
+        owner = session_of(obj)
+        uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
+        claimants.append(Claimant(uid=uid, name=name, created="", holds=True, leaving=False))
+    mine = [one for one in claimants if one.uid == session.metadata.uid and one.holds]
+    holder = mine[0] if mine else find_holder(claimants)
+    return holder.name if holder and holder.uid != session.metadata.uid else None
+
+
+def _keeps_address(session: VDISession, url: str) -> bool:
+    """A suspended session has no route, but comes back where it was."""
+    return session.spec.suspended and session.status.url == url
 
 
 def _claimant(session: VDISession, *, holds: bool) -> Claimant:

@@ -9,10 +9,12 @@ from vdi.kube.clock import Clock
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
-from vdi.session.conditions import ADMITTED, READY, TEMPLATE_FOUND
+from vdi.session.conditions import ADMITTED, READY, TEMPLATE_FOUND, WARNING_TYPES, Phase
 
 PROGRESS_PAUSE = 3.0
-"""Seconds between two notes on progress. A start that is quicker writes two statuses: it began, it runs."""
+"""Seconds between two notes on progress."""
+START_PAUSE = 1.5
+"""Seconds that the beginning of a start may go unsaid: one that is quicker writes a single status, that it runs."""
 
 
 class StatusWriter:
@@ -22,34 +24,60 @@ class StatusWriter:
         self._client = client
         self._sessions = sessions
         self._clock = clock
-        # By uid: when we last wrote. Lives as long as the session; after a restart the next note comes at once.
+        # By uid: when we last wrote, and since when a start goes unsaid. They live as long as the session; after a
+        # restart the next note comes at once, and a start goes unsaid for a little longer.
         self._written: dict[str, float] = {}
+        self._unsaid: dict[str, float] = {}
 
-    async def write(self, session: VDISession, wanted: SessionStatus) -> tuple[VDISession, float | None]:
-        """Patch what has changed, if anything; gives the session as it is now, and the seconds until a note is due."""
-        if wanted == session.status:
+    async def write(
+        self, session: VDISession, wanted: SessionStatus, *, at_once: bool = False
+    ) -> tuple[VDISession, float | None]:
+        """Patch what has changed, if anything; gives the session as it is now, and the seconds until a note is due.
+
+        `at_once`: what is done next needs the status to be written.
+        """
+        wait = 0.0 if at_once else self._wait(session, wanted)
+        if wait is None:
             return session, None
-        wait = self._written.get(session.metadata.uid, float("-inf")) + PROGRESS_PAUSE - self._clock.monotonic()
-        if wait > 0 and not _is_news(session.status, wanted):
+        if wait > 0:
             return session, wait
         meta = session.metadata
-        patch = {"metadata": {"uid": meta.uid}, "status": difference(session.status, wanted)}
+        changes = difference(session.status, wanted)
+        if not changes:
+            return session, None
+        patch = {"metadata": {"uid": meta.uid}, "status": changes}
         patched = await self._client.patch(
             SESSIONS, meta.name, patch, namespace=meta.namespace, subresource="status", into=VDISession
         )
         self._written[meta.uid] = self._clock.monotonic()
+        self._unsaid.pop(meta.uid, None)
         self._sessions.remember(patched)
         return patched, None
 
     def forget(self, uid: str) -> None:
         """The session is gone."""
         self._written.pop(uid, None)
+        self._unsaid.pop(uid, None)
+
+    def _wait(self, session: VDISession, wanted: SessionStatus) -> float | None:
+        """Seconds until this may be written; None: it says nothing new."""
+        before, uid, now = session.status, session.metadata.uid, self._clock.monotonic()
+        if before.last_activity_time != wanted.last_activity_time:  # changes all the time: goes with the next one
+            before = msgspec.structs.replace(before, last_activity_time=wanted.last_activity_time)
+        if before == wanted:
+            self._unsaid.pop(uid, None)
+            return None
+        if before.phase in ("", Phase.PENDING) and wanted.phase == Phase.CREATING:
+            return self._unsaid.setdefault(uid, now) + START_PAUSE - now
+        if _is_news(before, wanted):
+            return 0.0
+        return self._written.get(uid, float("-inf")) + PROGRESS_PAUSE - now
 
 
 def _is_news(before: SessionStatus, now: SessionStatus) -> bool:
     """What people and programs wait for is written at once; the rest is a note on progress."""
     return before.phase != now.phase or any(
-        _holds(before, kind) != _holds(now, kind) for kind in (READY, ADMITTED, TEMPLATE_FOUND)
+        _holds(before, kind) != _holds(now, kind) for kind in (READY, ADMITTED, TEMPLATE_FOUND, *WARNING_TYPES)
     )
 
 
@@ -60,5 +88,13 @@ def _holds(status: SessionStatus, kind: str) -> str | None:
 def difference(before: SessionStatus, now: SessionStatus) -> dict[str, Any]:
     """A merge patch from one status to another: fields that have become empty are removed."""
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
-    changed = {name: value for name, value in new.items() if old.get(name) != value}
-    return changed | {name: None for name in old if name not in new}
+    return _merge(old, new)
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        was = old.get(name)
+        if was != value:
+            changed[name] = _merge(was, value) if isinstance(was, dict) and isinstance(value, dict) else value
+    return changed

@@ -7,7 +7,10 @@ from vdi.api.template import VDITemplate
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, label_of, shared_home
 from vdi.operator.children import session_of
-from vdi.session.observed import Claim, Event, Pod, Route
+from vdi.session.observed import Claim, Event, Node, Pod, Route
+
+BY_NODE = "node"
+"""Index of pods, by the node that they are bound to."""
 
 Enqueue = Callable[[tuple[str, str]], None]
 
@@ -22,7 +25,9 @@ class Wakeups:
         self._forget = forget
         caches.sessions.listen(self._session_changed)
         caches.templates.listen(self._template_changed)
+        caches.pods.add_index(BY_NODE, lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
         caches.pods.listen(self._pod_changed)
+        caches.nodes.listen(self._node_changed)
         caches.claims.listen(self._claim_changed)
         caches.routes.listen(self._route_changed)
         caches.services.listen(self._child_changed)
@@ -56,6 +61,14 @@ class Wakeups:
         if old is not None and new is None and old.home_claim:
             self._wake(self._caches.sessions.by_index(BY_HOME, old.home_claim))
 
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        """Only what concerns the desktops on it: a node's status changes all the time."""
+        if old is not None and new is not None and _service_of(old) == _service_of(new):
+            return
+        if current := new or old:
+            for pod in self._caches.pods.by_index(BY_NODE, current.metadata.name):
+                self._child_changed(None, pod)
+
     def _claim_changed(self, old: Claim | None, new: Claim | None) -> None:
         self._child_changed(old, new)
         if current := new or old:
@@ -84,6 +97,10 @@ class Wakeups:
     def _wake(self, sessions: Iterable[VDISession]) -> None:
         for session in sessions:
             self._enqueue((session.metadata.namespace, session.metadata.name))
+
+
+def _service_of(node: Node) -> tuple[bool, bool]:
+    return node.ready, node.spec.unschedulable
 
 
 def _rivalry(session: VDISession) -> tuple[object, ...]:

@@ -69,6 +69,7 @@ class Reason:
     NOT_CREATED = "NotCreated"
     # PodReady: the codes of `explain` besides these
     POD_READY = "PodReady"
+    POD_STOPPING = "PodStopping"
     RESTARTING = "Restarting"
     NODE_LOST = "NodeLost"
     POD_DELETED = "PodDeleted"

@@ -4,17 +4,21 @@
         -> Verdict(desktop)   go: build what is missing
         -> Verdict(problem)   wait or give up, in words
 
-A desktop that runs is never taken away by this: whoever has a pod is admitted, whatever has been edited since.
+A desktop that runs is never taken away by this: whoever has a pod is admitted, whatever has been edited since. Whether
+its pod has to go is decided in `ending`, whether there is room for it in `admission`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.activity import Activity
-from vdi.session.conditions import TEMPLATE_FOUND, Reason
+from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.explain import Facts, explain
+from vdi.session.failures import failure_problem
 from vdi.session.observed import Claim, Event, Node, Pod, Route, Secret, Service
 from vdi.session.policy import Policy
 
@@ -32,7 +36,11 @@ class Observed:
     secret: Secret | None = None
     events: tuple[Event, ...] = ()
     node: Node | None = None
-    """The node that the pod is bound to."""
+    """The node that the pod, or the one that leaves, is bound to."""
+    node_gone: bool = False
+    """There is no such node any more."""
+    leaving: Pod | None = None
+    """A pod that we have deleted and that has not ended yet: before that, there is no other one."""
     activity: Activity | None = None
     """What the desktop's agent said last; None: it cannot be asked."""
     strays: tuple[Pod, ...] = ()
@@ -41,6 +49,15 @@ class Observed:
     """Name of another session that has the home of this user and template."""
     host_holder: str | None = None
     """Name of another session that has this host."""
+
+    @property
+    def node_lost(self) -> bool:
+        """Whether the pod is on a node that does not answer, or is gone."""
+        return self.node_gone or (self.node is not None and not self.node.ready)
+
+    def facts(self, pod: Pod) -> Facts:
+        """What explains the state of this session's pod."""
+        return Facts(pod, self.home, self.events, self.node, self.node_lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +87,8 @@ def find_holder(claimants: Iterable[Claimant]) -> Claimant | None:
     return min(candidates, key=lambda one: (not one.holds, one.created, one.uid), default=None)
 
 
-def decide(observed: Observed, policy: Policy) -> Verdict:
-    """The verdict on a session that is not being deleted."""
+def decide(observed: Observed, policy: Policy, now: datetime) -> Verdict:
+    """The verdict on a session that is neither being deleted nor suspended."""
     session, template = observed.session, observed.template
     resolved = resolve(session, template, policy) if template else _template_missing(session.spec.template)
     if observed.pod:
@@ -82,7 +99,40 @@ def decide(observed: Observed, policy: Policy) -> Verdict:
         return Verdict(problem=host_taken(session, observed.host_holder))
     if observed.home_holder and resolved.home and resolved.home.retain:
         return Verdict(problem=_home_in_use(session, observed.home_holder))
-    return Verdict(desktop=resolved)
+    problem = _lost_home(observed) or _not_again_yet(observed, now)
+    return Verdict(problem=problem) if problem else Verdict(desktop=resolved)
+
+
+def _lost_home(observed: Observed) -> Problem | None:
+    home = observed.home
+    if home is None:
+        return None
+    name = home.metadata.name
+    if home.metadata.deletion_timestamp:
+        words = f"The home volume {name!r} is being deleted; the desktop starts with a new one when it is gone."
+        return Problem(Reason.HOME_LEAVING, words, condition=HOME_BOUND)
+    if home.status.phase == "Lost":
+        words = (
+            f"The volume of the home {name!r} is gone; its claim is lost. An administrator brings the volume back, or "
+            f"deletes the claim (kubectl delete pvc {name}): then the desktop starts with an empty home."
+        )
+        return Problem(Reason.HOME_LOST, words, condition=HOME_BOUND, needs_a_person=True)
+    return None
+
+
+def _not_again_yet(observed: Observed, now: datetime) -> Problem | None:
+    """The desktop was there already, and what became of it keeps it from coming back, or not yet."""
+    leaving = observed.leaving
+    if leaving and observed.node_lost:
+        answer = explain(observed.facts(leaving))
+        return Problem(answer.code, answer.sentence, condition=POD_READY)
+    if problem := failure_problem(observed.session, observed.template, now):
+        return problem
+    if leaving:
+        node = f"node {leaving.spec.node_name}" if leaving.spec.node_name else "Kubernetes"
+        words = f"The desktop is started again when {node} has stopped the one before."
+        return Problem(Reason.POD_STOPPING, words, condition=POD_READY)
+    return None
 
 
 def host_taken(session: VDISession, holder: str) -> Problem:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from vdi.session.observed import Claim, ContainerStatus, Event, Pod
+from vdi.session.observed import Claim, ContainerStatus, Event, Node, Pod
+from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
 from vdi.session.scheduling import explain_unschedulable
 
 
@@ -24,6 +25,9 @@ class Facts:
     pod: Pod
     claim: Claim | None = None
     events: tuple[Event, ...] = ()
+    node: Node | None = None
+    node_lost: bool = False
+    """The pod is bound to a node that is not ready, or not there."""
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Event with one of these reasons. `Error: ImagePullBackOff` and its like repeat the state only."""
@@ -53,21 +57,40 @@ def _pod_failed(facts: Facts) -> Explanation | None:
     status = facts.pod.status
     if status.phase not in ("Failed", "Succeeded"):
         return None
-    again = f"To try again, delete the pod {facts.pod.metadata.name!r}."
     node = facts.pod.spec.node_name or "its node"
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
     if status.reason == "Evicted":
-        return Explanation("Evicted", f"{node} ran short of resources and put the desktop out{detail}. {again}")
+        return Explanation("Evicted", f"{node} ran short of resources and put the desktop out{detail}.")
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
-        return Explanation("NodeRefused", f"{node} refused the desktop{detail}. {again}")
+        return Explanation("NodeRefused", f"{node} refused the desktop{detail}.")
+    return Explanation("PodFailed", f"The desktop's pod ended for good: {status.reason or status.phase}{detail}.")
+
+
+def _node_lost(facts: Facts) -> Explanation | None:
+    """A desktop that writes to a volume is not started a second time before it is known that the first has ended."""
+    pod, node = facts.pod, facts.pod.spec.node_name
+    if not facts.node_lost or not node:
+        return None
+    what = f"The node {node} does not answer" if facts.node else f"The node {node} is gone"
+    if not pod.leaving:
+        return Explanation("NodeLost", f"{what}; if it stays so, Kubernetes gives the desktop up after some minutes.")
+    if not pod.writes_to:
+        return Explanation("NodeLost", f"{what}; the desktop is started again on another.")
     return Explanation(
-        "PodFailed", f"The desktop's pod ended for good: {status.reason or status.phase}{detail}. {again}"
+        "NodeLost",
+        f"{what}, and may still be writing to {pod.writes_to[0]!r}: the desktop is started again when it is back. If "
+        "it is switched off for good, an administrator releases the volume with: "
+        f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )
 
 
 def _pod_leaving(facts: Facts) -> Explanation | None:
-    if not facts.pod.metadata.deletion_timestamp:
+    if not facts.pod.leaving:
         return None
+    evicted = facts.pod.condition("DisruptionTarget")
+    if evicted and evicted.status == "True":
+        why = evicted.message.strip().rstrip(".") or evicted.reason
+        return Explanation("Evicted", f"The desktop has to leave {facts.pod.spec.node_name or 'its node'}: {why}.")
     return Explanation("PodStopping", "The desktop's pod is being removed; a new one follows.", stuck=False)
 
 
@@ -84,43 +107,12 @@ def _out_of_memory(facts: Facts) -> Explanation | None:
 
 def _image(facts: Facts) -> Explanation | None:
     desktop, reason, message = _waiting(facts)
-    if desktop is None or reason not in _IMAGE_REASONS:
+    if desktop is None or reason not in IMAGE_REASONS:
         return None
     if reason == "ImagePullBackOff":  # its own message only says that it backs off; the Event before it says why
         event = facts.newest("Failed")
         message = event.note if event else message
-    image = desktop.image or "the image"
-    for pattern, code, words in _IMAGE_CAUSES:
-        if reason == pattern or re.search(pattern, message, re.IGNORECASE):
-            return Explanation(code, f"The image {image} cannot be fetched: {words}.")
-    return Explanation("ImagePull", f"The image {image} cannot be fetched: {_first_line(message) or reason}")
-
-
-_IMAGE_REASONS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-)
-_IMAGE_CAUSES = (
-    ("InvalidImageName", "ImageNameInvalid", "its name is not a valid image name; mend the template's spec.image"),
-    ("ErrImageNeverPull", "ImageNotPresent", "it is not on the node, and the pod may not fetch it"),
-    (
-        r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
-        "ImagePullDenied",
-        "the registry does not let us have it (wrong name, or the template's imagePullSecrets are missing or wrong)",
-    ),
-    (
-        r"not found|manifest unknown|does not exist|no such image|404",
-        "ImageNotFound",
-        "the registry has no such image; check name and tag in the template's spec.image",
-    ),
-    (r"no such host|server misbehaving", "RegistryUnknown", "the registry's host name is unknown to the node"),
-    (r"x509|certificate", "RegistryNotTrusted", "the node does not trust the registry's certificate"),
-    (r"toomanyrequests|rate limit|429", "RegistryBusy", "the registry refuses for now, because it was asked too often"),
-    (
-        r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
-        "RegistryUnreachable",
-        "the registry does not answer the node",
-    ),
-)
+    return Explanation(*explain_pull(desktop.image or "the image", reason, message))
 
 
 def _missing_reference(facts: Facts) -> Explanation | None:
@@ -136,7 +128,7 @@ def _missing_reference(facts: Facts) -> Explanation | None:
         kind = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}[gone[1]]
         return Explanation(f"Missing{kind}", f"The desktop needs the {kind} {gone[2]!r}, which is not there.")
     if reason == "CreateContainerConfigError":
-        return Explanation("BadPodConfig", f"The desktop cannot be set up: {_first_line(message)}")
+        return Explanation("BadPodConfig", f"The desktop cannot be set up: {first_line(message)}")
     return None
 
 
@@ -149,10 +141,10 @@ def _bad_start(facts: Facts) -> Explanation | None:
     if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
         return None
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
-        return Explanation("BadMount", f"Something cannot be mounted into the desktop: {_first_line(message)}")
+        return Explanation("BadMount", f"Something cannot be mounted into the desktop: {first_line(message)}")
     if re.search(r"executable file not found|no such file or directory|permission denied|exec format error", message):
-        return Explanation("BadCommand", f"The image's program cannot be started: {_first_line(message)}")
-    return Explanation("CannotStart", f"The container cannot be started: {_first_line(message) or reason}")
+        return Explanation("BadCommand", f"The image's program cannot be started: {first_line(message)}")
+    return Explanation("CannotStart", f"The container cannot be started: {first_line(message) or reason}")
 
 
 def _crash_loop(facts: Facts) -> Explanation | None:
@@ -177,7 +169,7 @@ def _volume(facts: Facts) -> Explanation | None:
     if claim and claim.status.phase == "Lost":
         return Explanation("HomeLost", f"The volume of the home {claim.metadata.name!r} is gone; its claim is lost.")
     if claim and claim.status.phase == "Pending" and (event := facts.newest("ProvisioningFailed")):
-        return Explanation("HomeNotProvisioned", f"The home volume cannot be made: {_first_line(event.note)}")
+        return Explanation("HomeNotProvisioned", f"The home volume cannot be made: {first_line(event.note)}")
     if (
         facts.pod.spec.node_name
         and _is_creating(facts)
@@ -189,15 +181,15 @@ def _volume(facts: Facts) -> Explanation | None:
             )
         if re.search(r"permission denied", event.note, re.IGNORECASE):
             return Explanation(
-                "VolumePermission", f"A volume cannot be mounted, permission denied: {_first_line(event.note)}"
+                "VolumePermission", f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
             )
-        return Explanation("VolumeMount", f"A volume cannot be mounted: {_first_line(event.note)}")
+        return Explanation("VolumeMount", f"A volume cannot be mounted: {first_line(event.note)}")
     return None
 
 
 def _sandbox(facts: Facts) -> Explanation | None:
     event = facts.newest("FailedCreatePodSandBox") if facts.pod.spec.node_name and _is_creating(facts) else None
-    return Explanation("NodeNetwork", f"The node cannot set the pod up: {_first_line(event.note)}") if event else None
+    return Explanation("NodeNetwork", f"The node cannot set the pod up: {first_line(event.note)}") if event else None
 
 
 def _unschedulable(facts: Facts) -> Explanation | None:
@@ -217,12 +209,13 @@ def _progress(facts: Facts) -> Explanation:
         return Explanation("Preparing", f"Node {pod.spec.node_name} is getting the image{volume} ready.", stuck=False)
     if desktop.state.waiting:
         waiting = desktop.state.waiting
-        return Explanation(waiting.reason or "Waiting", _first_line(waiting.message) or f"Waiting: {waiting.reason}")
+        return Explanation(waiting.reason or "Waiting", first_line(waiting.message) or f"Waiting: {waiting.reason}")
     return Explanation("Starting", "The desktop is starting up and does not answer yet.", stuck=False)
 
 
 RULES: tuple[Rule, ...] = (
     _pod_failed,
+    _node_lost,
     _pod_leaving,
     _out_of_memory,
     _image,
@@ -245,13 +238,6 @@ def _waiting(facts: Facts) -> tuple[ContainerStatus | None, str, str]:
 def _is_creating(facts: Facts) -> bool:
     desktop, reason, _ = _waiting(facts)
     return desktop is None or reason in ("ContainerCreating", "PodInitializing")
-
-
-def _first_line(text: str) -> str:
-    """The first line, at most 300 characters, ending as a sentence does."""
-    line = text.strip().splitlines()[0].strip() if text.strip() else ""
-    line = line if len(line) <= 300 else line[:297] + "..."
-    return line if not line or line.endswith(".") else line + "."
 
 
 def facts_from_list(text: bytes) -> Facts:

@@ -16,10 +16,13 @@ _LONGEST_WARNING = timedelta(minutes=5)
 
 
 def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:
-    """What the pod of a run has to carry: `started` is given where that is not the moment when the pod was made."""
+    """What the pod of a run has to carry: `started` is given where that is not the moment when the pod was made.
+
+    A run that goes on with another pod has begun when the status says.
+    """
     failures = session.status.failures
     given = {
-        RUN_STARTED: format_time(started) if started else "",
+        RUN_STARTED: session.status.start_time or (format_time(started) if started else ""),
         RESTARTED_AT: session.metadata.annotations.get(RESTARTED_AT, ""),
         LAST_FAILURE: failures.time if failures else "",
     }

@@ -1,8 +1,10 @@
 """What is shown inside the desktop: one notice for each warning that holds. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vdi.api.meta import Condition
+from vdi.api.session import VDISession
+from vdi.session.alerts import Alert
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, WARNING_TYPES
 
 _TITLES = {
@@ -23,8 +25,8 @@ class Notice:
     """When it loses its meaning (RFC 3339); empty: when it is withdrawn."""
 
 
-def notices_between(before: tuple[Condition, ...], now: tuple[Condition, ...], until: str = "") -> list[Notice]:
+def find_notices(before: VDISession, alerts: Sequence[Alert]) -> list[Notice]:
     """What has to be shown now, and what was shown and is to go."""
-    old, new = ({one.type: one for one in conditions if one.type in WARNING_TYPES} for conditions in (before, now))
-    shown = [Notice(kind, _TITLES[kind], one.message, until) for kind, one in new.items()]
-    return shown + [Notice(kind) for kind in old if kind not in new]
+    shown = [Notice(one.type, _TITLES[one.type], one.message, one.until) for one in alerts]
+    was = {one.type for one in before.status.conditions if one.type in WARNING_TYPES}
+    return shown + [Notice(kind) for kind in sorted(was - {one.type for one in alerts})]

@@ -29,7 +29,7 @@ class World:
         client = cast(Client, SimpleNamespace(field_manager="vdi-operator"))
         self.caches = Caches(client, NAMESPACE, SystemClock())
         self.reservations = Reservations()
-        self.observer = Observer(self.caches, self.reservations, Policy())
+        self.observer = Observer(self.caches, self.reservations, Policy(), lambda _uid: None)
         self.woken: set[str] = set()
         self.forgotten: list[str] = []
         Wakeups(self.caches, "vdi.localhost", self._wake, lambda gone: self.forgotten.append(gone.metadata.name))

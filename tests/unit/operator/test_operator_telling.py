@@ -17,13 +17,14 @@ from vdi.operator.announce import Announcer
 from vdi.operator.logs import JsonFormatter, KeyValueFormatter, log_about, log_session
 from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
-from vdi.operator.status import PROGRESS_PAUSE, StatusWriter, difference
+from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, StatusWriter, difference
 
 NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
 
 
-def a_session(**status: Any) -> VDISession:
-    metadata = {"name": "a", "namespace": "n", "uid": "u", "creationTimestamp": "2026-11-20T08:00:00Z"}
+def a_session(*, generation: Any = 1, **status: Any) -> VDISession:
+    metadata: dict[str, Any] = {"name": "a", "namespace": "n", "uid": "u", "generation": generation}
+    metadata["creationTimestamp"] = "2026-11-20T08:00:00Z"
     spec = {"user": "a@example.com", "template": "t"}
     return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, VDISession)
 
@@ -76,7 +77,7 @@ def test_first_readiness_is_announced_and_measured_once(announcer: Announcer, he
 def test_later_run_is_measured_from_its_pod(announcer: Announcer, heard: Heard) -> None:
     again = RUNS | {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
     waiting = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z", readyTime="2026-11-20T08:00:06Z")
-    announcer.announce(waiting, a_session(**again), NOW)
+    announcer.announce(waiting, a_session(generation=3, **again), NOW)
     assert heard.events == [("Normal", "Ready", "The desktop is ready after 3 s: https://a")]
 
 
@@ -102,6 +103,31 @@ def test_difference_has_what_changed_and_removes_what_became_empty() -> None:
     before = SessionStatus(phase="Creating", message="Looking.", url="https://a")
     now = SessionStatus(phase="Running", url="https://a")
     assert difference(before, now) == {"phase": "Running", "message": None}
+
+
+def test_nested_difference_has_what_changed_only() -> None:
+    before, now = a_session(failures={"count": 1, "reason": "A", "time": "t"}), a_session(failures={"reason": "A"})
+    assert difference(before.status, now.status) == {"failures": {"count": None, "time": None}}
+
+
+def test_loss_warning_and_suspension_are_announced_once(announcer: Announcer, heard: Heard) -> None:
+    lost = a_session(phase="Pending", message="Crashed.", failures={"count": 1, "reason": "CrashLoop", "time": "t"})
+    for _ in range(2):
+        announcer.announce(a_session(phase="Running"), lost, NOW)
+        announcer.announce(lost, lost, NOW)
+    warned = a_session(phase="Running", conditions=[a_condition("Expiring", "True", "ExpiringSoon", "Soon.")])
+    announcer.announce(a_session(phase="Running"), warned, NOW)
+    announcer.announce(warned, warned, NOW)
+    suspended = [a_condition("Admitted", "False", "Suspended"), a_condition("Ready", "False", "Suspended")]
+    rests = a_session(phase="Suspended", message="It rests.", conditions=suspended)
+    announcer.announce(warned, rests, NOW)
+    announcer.announce(rests, rests, NOW)
+    assert heard.events == [
+        ("Warning", "CrashLoop", "Crashed."),
+        ("Warning", "CrashLoop", "Crashed."),
+        ("Warning", "ExpiringSoon", "Soon."),
+        ("Normal", "Suspended", "It rests."),
+    ]
 
 
 class PatchingClient:
@@ -135,12 +161,27 @@ class StoppedClock:
         raise AssertionError("nobody sleeps here")
 
 
-async def test_progress_waits_and_news_does_not() -> None:
-    client, clock = PatchingClient(), StoppedClock()
-    writer = StatusWriter(client, Remembering(), clock)  # type: ignore[arg-type]
-    session, due = await writer.write(a_session(), SessionStatus(phase="Creating", message="one"))
+@pytest.fixture
+def client() -> PatchingClient:
+    return PatchingClient()
+
+
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock()
+
+
+@pytest.fixture
+def writer(client: PatchingClient, clock: StoppedClock) -> StatusWriter:
+    return StatusWriter(client, Remembering(), clock)  # type: ignore[arg-type]
+
+
+async def test_progress_waits_and_news_does_not(
+    writer: StatusWriter, client: PatchingClient, clock: StoppedClock
+) -> None:
+    session, due = await writer.write(a_session(), SessionStatus(phase="Failed", message="one"))
     assert due is None
-    unchanged, due = await writer.write(session, SessionStatus(phase="Creating", message="two"))
+    unchanged, due = await writer.write(session, SessionStatus(phase="Failed", message="two"))
     assert (unchanged is session, due) == (True, PROGRESS_PAUSE)
     clock.seconds = 2.0
     session, due = await writer.write(session, SessionStatus(phase="Running"))
@@ -151,6 +192,48 @@ async def test_progress_waits_and_news_does_not() -> None:
     session, _ = await writer.write(session, SessionStatus(phase="Running", message="note"))
     assert session.status.message == "note"
     assert [patch["metadata"] for patch in client.patches] == [{"uid": "u"}] * 3
+
+
+async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingClient, clock: StoppedClock) -> None:
+    session, due = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+    assert due == START_PAUSE
+    clock.seconds = START_PAUSE - 0.1
+    session, _ = await writer.write(session, SessionStatus(phase="Running"))
+    assert [patch["status"]["phase"] for patch in client.patches] == ["Running"]
+
+
+async def test_slow_start_is_told_when_it_has_become_slow(
+    writer: StatusWriter, client: PatchingClient, clock: StoppedClock
+) -> None:
+    session, _ = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+    clock.seconds = 1.0
+    session, due = await writer.write(session, SessionStatus(phase="Creating", message="two"))
+    assert due == pytest.approx(START_PAUSE - 1.0)
+    clock.seconds = START_PAUSE
+    session, _ = await writer.write(session, SessionStatus(phase="Creating", message="two"))
+    assert session.status.message == "two"
+
+
+async def test_status_that_the_next_step_needs_is_written_at_once(writer: StatusWriter) -> None:
+    session, due = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
+    assert (session.status.phase, due) == ("Creating", None)
+
+
+async def test_activity_alone_is_no_reason_to_write(writer: StatusWriter, client: PatchingClient) -> None:
+    runs = {"phase": "Running", "lastActivityTime": "2026-11-20T08:00:00Z"}
+    later = SessionStatus(phase="Running", last_activity_time="2026-11-20T08:05:00Z")
+    _, due = await writer.write(a_session(**runs), later)
+    assert (due, client.patches) == (None, [])
+    later = msgspec.structs.replace(later, phase="Suspended")
+    session, _ = await writer.write(a_session(**runs), later)
+    assert session.status.last_activity_time == "2026-11-20T08:05:00Z"
+
+
+async def test_warning_is_told_when_it_begins_and_when_it_ends(writer: StatusWriter, client: PatchingClient) -> None:
+    warned = a_session(phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]).status
+    session, _ = await writer.write(a_session(phase="Running"), warned)
+    session, _ = await writer.write(session, SessionStatus(phase="Running"))
+    assert len(client.patches) == 2
 
 
 def test_only_one_session_can_reserve_a_thing_until_it_is_released() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.observed import Claim, Pod, Route, Secret, Service
+from vdi.session.observed import Claim, Node, Pod, Route, Secret, Service
 
 CREATED = "2026-11-20T08:00:00Z"
 
@@ -56,6 +56,13 @@ def a_pod(
         base["containerStatuses"] = [{"name": "desktop", "image": "registry.example.com/desktop:1", **container}]
     spec = {"nodeName": node, "volumes": volumes}
     return msgspec.convert({"metadata": meta | metadata, "spec": spec, "status": base | (status or {})}, Pod)
+
+
+def a_node(name: str = "node-1", *, ready: bool = True, cordoned: bool = False) -> Node:
+    """A node."""
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    spec = {"unschedulable": cordoned}
+    return msgspec.convert({"metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}, Node)
 
 
 def a_claim(phase: str = "Bound", name: str = "home") -> Claim:

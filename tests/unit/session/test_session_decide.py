@@ -3,40 +3,42 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_pod, a_session, a_template
+from unit.session.session_builders import CREATED, a_pod, a_session, a_template
 from vdi.session.decide import Claimant, Observed, decide, find_holder
 from vdi.session.policy import Policy
+from vdi.session.times import parse_time
 
 POLICY = Policy()
+NOW = parse_time(CREATED)
 
 
 def test_session_with_its_template_may_start() -> None:
-    verdict = decide(Observed(a_session(), a_template()), POLICY)
+    verdict = decide(Observed(a_session(), a_template()), POLICY, NOW)
     assert verdict.problem is None
     assert verdict.desktop and verdict.desktop.image == "registry.example.com/desktop:1"
 
 
 def test_missing_template_is_waited_for() -> None:
-    problem = decide(Observed(a_session()), POLICY).problem
+    problem = decide(Observed(a_session()), POLICY, NOW).problem
     assert problem and (problem.condition, problem.needs_a_person) == ("TemplateFound", False)
     assert "'ubuntu-desktop'" in problem.message
 
 
 def test_running_desktop_is_never_taken_away() -> None:
     observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_holder="bob")
-    assert decide(observed, POLICY).problem is None
+    assert decide(observed, POLICY, NOW).problem is None
 
 
 def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
-    problem = decide(Observed(a_session(), a_template(), home_holder="first"), POLICY).problem
+    problem = decide(Observed(a_session(), a_template(), home_holder="first"), POLICY, NOW).problem
     assert problem and problem.reason == "HomeInUse"
     assert "'first'" in problem.message
     own = a_session(persistence={"retain": False})
-    assert decide(Observed(own, a_template(), home_holder="first"), POLICY).desktop
+    assert decide(Observed(own, a_template(), home_holder="first"), POLICY, NOW).desktop
 
 
 def test_taken_host_is_named_with_its_holder() -> None:
-    problem = decide(Observed(a_session(hostname="desk"), a_template(), host_holder="first"), POLICY).problem
+    problem = decide(Observed(a_session(hostname="desk"), a_template(), host_holder="first"), POLICY, NOW).problem
     assert problem and problem.reason == "HostTaken"
     assert "'desk'" in problem.message and "'first'" in problem.message
 

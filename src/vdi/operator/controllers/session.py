@@ -1,9 +1,11 @@
 """Reconciles one session: looks, decides, acts, tells. The shape never varies:
 
-guard -> deleting? finalize -> finalizer -> observe -> over? expire -> decide -> build -> status -> soonest requeue
+guard -> deleting? finalize -> finalizer -> observe -> run over? end it -> suspended? rest -> pod lost? make way
+      -> decide -> room -> build -> status -> soonest requeue
 """
 
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
@@ -11,17 +13,23 @@ from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.transport import Client
 from vdi.operator.announce import Announcer
-from vdi.operator.build import Builder
+from vdi.operator.build import Builder, Built
 from vdi.operator.caches import Caches
+from vdi.operator.clear import Clearer, pods_of
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.logs import log_session
 from vdi.operator.observe import Observer
+from vdi.operator.ports import Admission, Desktops, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import StatusWriter
+from vdi.session.agenda import next_look
+from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
-from vdi.session.decide import Observed, decide
-from vdi.session.lifetime import expires_at, is_over
-from vdi.session.phase import derive
+from vdi.session.decide import Observed, Verdict, decide
+from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
+from vdi.session.failures import find_vanished
+from vdi.session.notices import find_notices
+from vdi.session.phase import derive, derive_ending, derive_suspended
 from vdi.session.policy import Policy
 
 SessionKey = tuple[str, str]
@@ -29,6 +37,15 @@ SessionKey = tuple[str, str]
 
 REFUSED_AGAIN = 30.0
 """Seconds until a refused child is tried again: nothing tells us when a quota or a label of the namespace changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Whom the controller asks: who may have room, who has a desktop ready, what the agents say."""
+
+    admission: Admission
+    pools: Pools
+    desktops: Desktops
 
 
 class SessionController:
@@ -41,6 +58,8 @@ class SessionController:
         caches: Caches,
         reservations: Reservations,
         builder: Builder,
+        clearer: Clearer,
+        neighbours: Neighbours,
         announcer: Announcer,
         policy: Policy,
         clock: Clock,
@@ -49,10 +68,14 @@ class SessionController:
         self._caches = caches
         self._reservations = reservations
         self._builder = builder
+        self._clearer = clearer
+        self._admission = neighbours.admission
+        self._pools = neighbours.pools
+        self._desktops = neighbours.desktops
         self._announcer = announcer
         self._policy = policy
         self._clock = clock
-        self._observer = Observer(caches, reservations, policy)
+        self._observer = Observer(caches, reservations, policy, neighbours.desktops.report)
         self._statuses = StatusWriter(client, caches.sessions, clock)
 
     async def reconcile(self, key: SessionKey) -> Result:
@@ -67,63 +90,140 @@ class SessionController:
 
     def forget(self, session: VDISession) -> None:
         """The session is gone: drop what was remembered of it."""
+        self._admission.withdraw(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
         self._statuses.forget(session.metadata.uid)
 
     async def _run(self, session: VDISession) -> Result:
         if FINALIZER not in session.metadata.finalizers:
             session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
-        observed = self._observer.observe(session)
-        now = self._clock.now()
-        if is_over(session, observed.template, observed.pod, now):
-            return await self._expire(observed)
-        built = await self._builder.build(observed, decide(observed, self._policy))
-        status = derive(built.observed, built.problem, self._policy, now)
+        observed, now = self._observer.observe(session), self._clock.now()
+        await self._clearer.sweep(observed)
+        if ending := find_ending(observed, now):
+            return await self._end(observed, ending, now)
+        if session.spec.suspended:
+            return await self._rest(observed, now)
+        if removal := await self._find_removal(observed, now):
+            return await self._make_way(observed, removal, now)
+        return await self._go_on(observed, now)
+
+    async def _go_on(self, observed: Observed, now: datetime) -> Result:
+        """Build what is missing, or wait; tell how it stands."""
+        session = observed.session
+        observed, verdict = await self._ask_for_room(observed, decide(observed, self._policy, now))
+        free_from = evictable_at(observed, self._policy)
+        built = await self._builder.build(observed, verdict, evictable=free_from is not None and now >= free_from)
+        if built.observed.pod is None and built.refused:
+            self._admission.withdraw(session.metadata.uid)
+        alerts = find_alerts(built.observed, self._policy, now)
+        status = derive(built.observed, built.problem, self._policy, now, alerts)
         written, note_due = await self._statuses.write(session, status)
-        if written is not session:
-            self._announcer.announce(session, written, now)
+        self._announce(session, written, now)
+        if built.observed.pod:
+            for notice in find_notices(session, alerts):
+                self._desktops.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure
-        end = expires_at(session, observed.template, built.observed.pod)
-        left = max(timedelta(), end - now) if end else None
-        refused = REFUSED_AGAIN if built.refused else None
-        due = [one for one in (note_due, refused, left.total_seconds() if left else None) if one is not None]
-        return Result(requeue_after=min(due, default=None))
+        return self._come_back(replace(built, observed=replace(built.observed, session=written)), note_due, now)
 
-    async def _expire(self, observed: Observed) -> Result:
-        """The end of the time (B4): say so, then delete the session; finalizing it does the rest."""
-        session, now = observed.session, self._clock.now()
-        written, _ = await self._statuses.write(session, derive(observed, None, self._policy, now))
-        self._announcer.announce(session, written, now)
+    def _come_back(self, built: Built, note_due: float | None, now: datetime) -> Result:
+        """When to look again: the soonest of all that is due."""
+        look = next_look(built.observed, self._policy, now)
+        refused = REFUSED_AGAIN if built.refused else None
+        due = [note_due, refused, (look - now).total_seconds() if look else None]
+        return Result(requeue_after=min((one for one in due if one is not None), default=None))
+
+    async def _ask_for_room(self, observed: Observed, verdict: Verdict) -> tuple[Observed, Verdict]:
+        """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
+        session, desktop = observed.session, verdict.desktop
+        if observed.pod:
+            return observed, verdict
+        if desktop is None:
+            self._admission.withdraw(session.metadata.uid)
+            return observed, verdict
+        if pod := await self._pools.claim(observed, desktop):
+            self._admission.withdraw(session.metadata.uid)
+            return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), verdict
+        if waiting := self._admission.ask(session, desktop, observed.home):
+            return observed, Verdict(problem=replace(waiting.problem, queue=waiting.queue))
+        return observed, verdict
+
+    async def _find_removal(self, observed: Observed, now: datetime) -> Removal | None:
+        if observed.pod or observed.leaving:
+            return find_removal(observed, now)
+        loss = find_vanished(observed.session)
+        return after_loss(observed, loss, now) if loss and await self._clearer.is_gone(observed) else None
+
+    async def _make_way(self, observed: Observed, removal: Removal, now: datetime) -> Result:
+        """The status first, then the pod: so a loss is counted once, and the run's begin is known between two pods."""
+        without = replace(observed, session=removal.session, pod=None)
+        status = derive(without, removal.problem, self._policy, now)
+        written, _ = await self._statuses.write(observed.session, status, at_once=True)
+        self._announce(observed.session, written, now)
+        await self._clearer.clear_pod(observed)
+        return Result()  # the news of it wakes us
+
+    async def _rest(self, observed: Observed, now: datetime) -> Result:
+        """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay."""
+        session = observed.session
+        self._admission.withdraw(session.metadata.uid)
+        written, _ = await self._statuses.write(session, derive_suspended(observed, self._policy, now), at_once=True)
+        self._announce(session, written, now)
+        if await self._clearer.clear_desktop(observed):
+            self._reservations.release(session.metadata.uid)
+        return Result()
+
+    async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
+        """The end of a run (B4): say so, then suspend or delete the session; resting or finalizing does the rest."""
+        session = observed.session
+        status = derive_ending(observed, ending, self._policy, now)
+        written, _ = await self._statuses.write(session, status, at_once=True)
+        self._announce(session, written, now)
+        if ending.suspend:
+            await self._patch(written, {"spec": {"suspended": True}})
+        else:
+            await self._delete(written)
+        return Result()
+
+    async def _finalize(self, session: VDISession) -> Result:
+        """Delete the children, wait for the pod's end, let the session go."""
+        self._admission.withdraw(session.metadata.uid)
+        if FINALIZER not in session.metadata.finalizers:
+            return Result()
+        observed = self._observer.observe(session)
+        if pods := pods_of(observed):
+            leaving = replace(observed, pod=pods[0], leaving=None)
+            status = derive(leaving, None, self._policy, self._clock.now())
+            session, _ = await self._statuses.write(session, status)
+        if not await self._clearer.clear(observed):
+            return Result()  # the DELETED event of what is left wakes us
+        kept = tuple(one for one in session.metadata.finalizers if one != FINALIZER)
+        await self._set_finalizers(session, kept)
+        return Result()
+
+    def _announce(self, before: VDISession, written: VDISession, now: datetime) -> None:
+        if written is not before:
+            self._announcer.announce(before, written, now)
+
+    async def _set_finalizers(self, session: VDISession, finalizers: tuple[str, ...]) -> VDISession:
+        """Write the whole list, which others write to as well."""
+        return await self._patch(session, {"metadata": {"finalizers": list(finalizers)}})
+
+    async def _patch(self, session: VDISession, patch: dict[str, dict[str, object]]) -> VDISession:
+        """Change this very state of the session: the resourceVersion keeps us from undoing what others have written."""
+        meta = session.metadata
+        body = {**patch, "metadata": {**patch.get("metadata", {}), "resourceVersion": meta.resource_version}}
+        patched = await self._client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=VDISession)
+        self._caches.sessions.remember(patched)
+        return patched
+
+    async def _delete(self, session: VDISession) -> None:
         meta = session.metadata
         try:
             left = await self._client.delete(
                 SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=VDISession
             )
         except (NotFound, Conflict):  # gone already, or another one by now
-            return Result()
+            return
         if left:
             self._caches.sessions.remember(left)
-        return Result()
-
-    async def _finalize(self, session: VDISession) -> Result:
-        """Delete the children, wait for the pod's end, let the session go."""
-        if FINALIZER not in session.metadata.finalizers:
-            return Result()
-        observed = self._observer.observe(session)
-        if observed.pod:
-            leaving = Observed(session, pod=observed.pod)
-            session, _ = await self._statuses.write(session, derive(leaving, None, self._policy, self._clock.now()))
-        if not await self._builder.clear(observed):
-            return Result()  # the DELETED event of what is left wakes us
-        kept = tuple(one for one in session.metadata.finalizers if one != FINALIZER)
-        await self._set_finalizers(session, kept)
-        return Result()
-
-    async def _set_finalizers(self, session: VDISession, finalizers: tuple[str, ...]) -> VDISession:
-        """Write the whole list; the resourceVersion keeps us from undoing what others wrote to it meanwhile."""
-        meta = session.metadata
-        patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": list(finalizers)}}
-        patched = await self._client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession)
-        self._caches.sessions.remember(patched)
-        return patched

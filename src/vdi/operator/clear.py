@@ -1,0 +1,68 @@
+"""Removes what a session has: all of it, what a suspended one does not keep, or one pod that must go."""
+
+import asyncio
+
+from vdi.operator.children import Family
+from vdi.session.decide import Observed
+from vdi.session.observed import Pod
+
+
+class Clearer:
+    """Deletes by uid, and only what is the session's own."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    async def clear(self, observed: Observed) -> bool:
+        """Delete what a session that goes has; True when all of it is gone.
+
+        The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
+        knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
+        of the session's own is left to it: we may not delete volumes.
+        """
+        family, work = self._family, [self._delete(pod, observed) for pod in pods_of(observed)]
+        if observed.route:
+            work.append(family.routes.delete(observed.route))
+        if observed.service:
+            work.append(family.services.delete(observed.service))
+        if observed.secret:
+            work.append(family.secrets.delete(observed.secret))
+        return all(await asyncio.gather(*work))
+
+    async def clear_desktop(self, observed: Observed) -> bool:
+        """Delete what a suspended session does not keep: pod and route; True when they are gone."""
+        work = [self._delete(pod, observed) for pod in pods_of(observed)]
+        if observed.route:
+            work.append(self._family.routes.delete(observed.route))
+        return all(await asyncio.gather(*work))
+
+    async def clear_pod(self, observed: Observed) -> bool:
+        """Delete the pod; True when it is gone."""
+        return observed.pod is None or await self._delete(observed.pod, observed)
+
+    async def sweep(self, observed: Observed) -> None:
+        """Delete pods that should not be: a second one, and one of which a dead node would never report the end."""
+        leaving = [pod for pod in (observed.pod, observed.leaving) if pod and pod.leaving]
+        stuck = [pod for pod in leaving if _may_be_forced(pod, observed)]
+        await asyncio.gather(*(self._delete(pod, observed) for pod in (*observed.strays, *stuck)))
+
+    async def is_gone(self, observed: Observed) -> bool:
+        """Whether the API server too has no pod of the name that the status knows: a cache may lag behind."""
+        meta = observed.session.metadata
+        return await self._family.pods.look(meta.namespace, observed.session.status.pod_name) is None
+
+    async def _delete(self, pod: Pod, observed: Observed) -> bool:
+        if _may_be_forced(pod, observed):
+            return await self._family.pods.delete_now(pod)
+        return await self._family.pods.delete(pod)
+
+
+def pods_of(observed: Observed) -> list[Pod]:
+    """All pods of a session."""
+    return [pod for pod in (observed.pod, observed.leaving, *observed.strays) if pod]
+
+
+def _may_be_forced(pod: Pod, observed: Observed) -> bool:
+    """Its node cannot tell that it has ended; if it still runs there, it can at least spoil no volume."""
+    on_that_node = observed.node is None or pod.spec.node_name == observed.node.metadata.name
+    return pod.leaving and observed.node_lost and on_that_node and not pod.writes_to

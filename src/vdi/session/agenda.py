@@ -1,0 +1,46 @@
+"""When a session has to be looked at again although nothing will have changed but the time. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from vdi.session.alerts import evictable_at, idle_verdict
+from vdi.session.decide import Observed
+from vdi.session.failures import (
+    IMAGE_PATIENCE,
+    SCHEDULER_PATIENCE,
+    current_failures,
+    retry_at,
+    stable_at,
+    unscheduled_since,
+)
+from vdi.session.lifetime import expires_at, warned_at
+from vdi.session.policy import Policy
+from vdi.session.pulling import IMAGE_REASONS
+from vdi.session.times import parse_time
+
+
+def next_look(observed: Observed, policy: Policy, now: datetime) -> datetime | None:
+    """The next moment at which something begins or ends by itself; None when nothing will."""
+    return min((moment for moment in _moments(observed, policy, now) if moment and moment > now), default=None)
+
+
+def _moments(observed: Observed, policy: Policy, now: datetime) -> Iterator[datetime | None]:
+    session, pod = observed.session, observed.pod
+    if not session.spec.suspended:
+        yield expires_at(session, observed.template, pod)
+        yield warned_at(session, observed.template, pod)
+    if pod is None:
+        failures = current_failures(session)
+        yield retry_at(failures) if failures else None
+        return
+    yield evictable_at(observed, policy)
+    if idle := idle_verdict(observed, now):
+        yield idle.warn_at
+        yield idle.over_at
+    if session.status.failures and session.status.failures.count:
+        yield stable_at(pod)
+    unscheduled = unscheduled_since(pod)
+    yield unscheduled + SCHEDULER_PATIENCE if unscheduled else None
+    waiting = pod.desktop.state.waiting if pod.desktop else None
+    if waiting and waiting.reason in IMAGE_REASONS:
+        yield parse_time(pod.metadata.creation_timestamp) + IMAGE_PATIENCE

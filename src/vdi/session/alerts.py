@@ -1,0 +1,103 @@
+"""What whoever sits at a desktop is told before it goes: its time, idleness, a drain of its node. Pure.
+
+Each warning is a condition that is there only while it holds, an Event when it begins, and a notice in the desktop.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from vdi.session.activity import Idle, idle_timeout, judge_idle
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE, Reason
+from vdi.session.decide import Observed
+from vdi.session.lifetime import expires_at, run_length, started_at, warned_at
+from vdi.session.policy import Policy
+from vdi.session.times import format_time, parse_time
+from vdi.session.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing that is about to happen."""
+
+    type: str
+    """The condition."""
+    reason: str
+    message: str
+    until: str = ""
+    """When it happens, if that is known."""
+
+
+def find_alerts(observed: Observed, policy: Policy, now: datetime) -> tuple[Alert, ...]:
+    """All alerts that hold for a desktop that runs."""
+    if observed.pod is None or observed.pod.leaving or observed.session.spec.suspended:
+        return ()
+    found = (_expiring(observed, now), _idle(observed, now), _draining(observed, policy, now))
+    return tuple(one for one in found if one)
+
+
+def idle_verdict(observed: Observed, now: datetime) -> Idle | None:
+    """Since when a desktop is idle; None: it runs not, is not to be asked, or cannot be asked."""
+    session = observed.session
+    timeout = idle_timeout(session, observed.template)
+    started = started_at(session, observed.pod)
+    if timeout is None or started is None or observed.pod is None or not observed.pod.ready:
+        return None
+    since = _since(observed, IDLE)
+    return judge_idle(started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now)
+
+
+def evictable_at(observed: Observed, policy: Policy) -> datetime | None:
+    """From when on a drain may put the desktop out; None while its node is not being drained."""
+    if observed.node is None or not observed.node.spec.unschedulable:
+        return None
+    since = _since(observed, DRAINING)
+    return since + policy.drain_notice if since else None
+
+
+def _expiring(observed: Observed, now: datetime) -> Alert | None:
+    session, template, pod = observed.session, observed.template, observed.pod
+    begins, end = warned_at(session, template, pod), expires_at(session, template, pod)
+    length = run_length(session, template)
+    if begins is None or end is None or length is None or now < begins:
+        return None
+    what = "is suspended" if template and template.spec.lifecycle.on_timeout == "Suspend" else "ends"
+    longer = "" if template and template.spec.lifecycle.max_timeout else "; a longer spec.timeout moves the end"
+    message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
+    return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
+
+
+def _idle(observed: Observed, now: datetime) -> Alert | None:
+    idle = idle_verdict(observed, now)
+    if idle is None or not idle.warned(now):
+        return None
+    template = observed.template
+    what = "ends" if template and template.spec.lifecycle.on_idle == "Terminate" else "is suspended"
+    message = (
+        f"Nobody has used this desktop since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} "
+        "unless somebody moves the mouse or presses a key."
+    )
+    return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at))
+
+
+def _draining(observed: Observed, policy: Policy, now: datetime) -> Alert | None:
+    node = observed.node
+    if node is None or not node.spec.unschedulable:
+        return None
+    free_from = (_since(observed, DRAINING) or now) + policy.drain_notice
+    keeps = "The files in the home are kept" if observed.pod and observed.pod.home_claim else "Save your work"
+    message = (
+        f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on this desktop may be "
+        f"stopped, to start again on another node. {keeps}."
+    )
+    return Alert(DRAINING, Reason.NODE_CORDONED, message, format_time(free_from))
+
+
+def _since(observed: Observed, kind: str) -> datetime | None:
+    """Since when this warning is up."""
+    up = next((one for one in observed.session.status.conditions if one.type == kind), None)
+    return parse_time(up.last_transition_time) if up and up.status == "True" and up.last_transition_time else None
+
+
+def clock_time(moment: datetime) -> str:
+    """`16:05 UTC`: for people, who read it on the same day."""
+    return f"{moment:%H:%M} UTC"

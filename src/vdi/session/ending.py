@@ -1,0 +1,105 @@
+"""When a run ends, and when one pod has to make way for another within a run. Pure; the operator acts on the answer."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from vdi.api.session import FailureStatus, VDISession
+from vdi.api.template import Lifecycle, VDITemplate
+from vdi.session.alerts import clock_time, idle_verdict
+from vdi.session.conditions import POD_READY, Reason
+from vdi.session.decide import Observed
+from vdi.session.effective import Problem
+from vdi.session.failures import (
+    Loss,
+    count_loss,
+    failure_problem,
+    find_loss,
+    is_given_up,
+)
+from vdi.session.lifetime import is_over, run_length
+from vdi.session.observed import RESTARTED_AT, Pod
+from vdi.session.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A run is over."""
+
+    reason: str
+    """TimedOut or IdleTooLong."""
+    suspend: bool
+    """True: the session is suspended; False: it is deleted."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A pod is to be deleted while the run, or the session's wish for one, goes on."""
+
+    session: VDISession
+    """With the loss counted in its status, which has to be written before the pod is deleted."""
+    problem: Problem
+    """Why, and what comes next."""
+
+
+def find_ending(observed: Observed, now: datetime) -> Ending | None:
+    """Whether the run has used up its time, or has been idle for too long."""
+    session, template, pod = observed.session, observed.template, observed.pod
+    if session.spec.suspended:
+        return None
+    lifecycle = template.spec.lifecycle if template else Lifecycle()
+    if is_over(session, template, pod, now):
+        suspend = lifecycle.on_timeout == "Suspend"
+        return Ending(Reason.TIMED_OUT, suspend, _end_of_time(session, template, pod, suspend=suspend))
+    idle = idle_verdict(observed, now)
+    if idle and idle.over(now):
+        suspend = lifecycle.on_idle == "Suspend"
+        words = f"Nobody has used this desktop since {clock_time(idle.since)}"
+        return Ending(Reason.IDLE_TOO_LONG, suspend, f"{words}{_afterwards(session, pod, suspend=suspend)}")
+    return None
+
+
+def find_removal(observed: Observed, now: datetime) -> Removal | None:
+    """Whether the pod has to go: its loss is known already, it is to be started again, or it is lost."""
+    session, pod = observed.session, observed.pod
+    if pod is None or pod.leaving:
+        return None
+    if is_given_up(session, pod):
+        return _removal(session, session.status.failures, observed.template, now)
+    wanted = session.metadata.annotations.get(RESTARTED_AT, "")
+    if wanted and wanted != pod.metadata.annotations.get(RESTARTED_AT, ""):
+        words = f"The desktop is being started again, as asked for at {wanted}."
+        return Removal(session, Problem(Reason.RESTARTING, words, condition=POD_READY))
+    loss = find_loss(pod, observed.home, observed.events, now)
+    return after_loss(observed, loss, now) if loss else None
+
+
+def after_loss(observed: Observed, loss: Loss, now: datetime) -> Removal:
+    """Count a loss; what becomes of the session then."""
+    return _removal(observed.session, count_loss(observed.session, loss, now), observed.template, now)
+
+
+def _removal(
+    session: VDISession, failures: FailureStatus | None, template: VDITemplate | None, now: datetime
+) -> Removal:
+    counted = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
+    problem = failure_problem(counted, template, now)
+    # None: the pause is over already, or the loss was counted for a spec that has been edited since.
+    return Removal(counted, problem or Problem(Reason.RESTARTING, "The desktop is started again.", condition=POD_READY))
+
+
+def _end_of_time(session: VDISession, template: VDITemplate | None, pod: Pod | None, *, suspend: bool) -> str:
+    length = run_length(session, template)
+    most = template.spec.lifecycle.max_timeout if template else None
+    capped = length is not None and format_duration(length) != session.spec.timeout and most
+    why = f"the template's lifecycle.maxTimeout: {most}" if capped else f"spec.timeout: {session.spec.timeout}"
+    return f"The time of this session is over ({why}){_afterwards(session, pod, suspend=suspend)}"
+
+
+def _afterwards(session: VDISession, pod: Pod | None, *, suspend: bool) -> str:
+    keeps = pod is not None and pod.home_claim and (session.spec.persistence is None or session.spec.persistence.retain)
+    if suspend:
+        return "; it is suspended. Resuming it begins a new run."
+    return ". The files in the home volume are kept." if keeps else "."

@@ -1,0 +1,186 @@
+"""Desktops that are lost: what counts as lost, how often in a row, when it is tried again, when it is given up. Pure.
+
+    lost (find_loss, or the pod has vanished) ── count_loss ──> status.failures, then the pod is deleted
+    pause: 10 s, 20 s, 40 s ... 5 min; none for a first loss that the desktop has no part in
+    more than MOST_RESTARTS in a row, or another try would not help: given up (Failed), until somebody changes something
+
+The count starts anew with the pod that was ready for `STABLE`, another spec, another `restartedAt`, and a new run.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from vdi.api.session import FailureStatus, VDISession
+from vdi.api.template import VDITemplate
+from vdi.session.conditions import POD_READY, Reason
+from vdi.session.effective import Problem
+from vdi.session.explain import Facts, explain
+from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, Claim, Event, Pod
+from vdi.session.pulling import IMAGE_CODES, IMAGE_REASONS
+from vdi.session.times import format_time, parse_time
+
+MOST_RESTARTS = 5
+STABLE = timedelta(minutes=10)
+"""A desktop that was ready for so long has shown that it can run: what happens then is a new story."""
+IMAGE_PATIENCE = timedelta(minutes=10)
+"""How long the kubelet may go on trying to fetch an image, while the pod holds its GPU."""
+SCHEDULER_PATIENCE = timedelta(seconds=15)
+"""How long a pod that was let in may find no node, while it holds a place on none."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
+_CRASHES = 3
+"""Restarts of the container, with Kubernetes backing off, after which its pod counts as lost."""
+_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted"})
+_NO_ROOM = frozenset(
+    {
+        "HomeOnOtherNode",
+        "NoGPUFree",
+        "NoCapacity",
+        "NoMatchingNode",
+        "NodesTainted",
+        "NodesCordoned",
+        "NoNode",
+        "Unschedulable",
+        "NoVolume",
+    }
+)
+"""Codes of `explain` for a pod that the scheduler finds no place for; what the home waits for is none of them."""
+_ADVICE = {
+    "OutOfMemory": "Ask for more memory (spec.resources.memory), or start it again",
+    "CrashLoop": "Look into its log, mend the template or the files in the home, then start it again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a pod has to go, and the desktop to be started again in another one."""
+
+    reason: str
+    message: str
+
+
+def find_loss(pod: Pod, home: Claim | None, events: tuple[Event, ...], now: datetime) -> Loss | None:
+    """Whether this pod, which nobody is deleting, is of no use any more."""
+    if pod.ready or pod.leaving:
+        return None
+    answer = explain(Facts(pod, home, events))
+    desktop = pod.desktop
+    waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
+    crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
+    made = parse_time(pod.metadata.creation_timestamp)
+    unscheduled = unscheduled_since(pod)
+    lost = (
+        pod.status.phase in ("Failed", "Succeeded")
+        or crashing
+        or answer.code == Reason.HOME_LOST
+        or (waiting in IMAGE_REASONS and now >= made + IMAGE_PATIENCE)
+        or (unscheduled is not None and answer.code in _NO_ROOM and now >= unscheduled + SCHEDULER_PATIENCE)
+    )
+    return Loss(answer.code, answer.sentence) if lost else None
+
+
+def unscheduled_since(pod: Pod) -> datetime | None:
+    """Since when the scheduler has found no node for it; None when it has, or has not looked yet."""
+    condition = pod.condition("PodScheduled")
+    if pod.spec.node_name or condition is None or condition.status != "False":
+        return None
+    return parse_time(condition.last_transition_time or pod.metadata.creation_timestamp)
+
+
+def find_vanished(session: VDISession) -> Loss | None:
+    """The status names a pod, there is none any more, and it was not us: what was last seen of it says why."""
+    if not session.status.pod_name:
+        return None
+    last = next((one for one in session.status.conditions if one.type == "PodReady"), None)
+    if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:
+        return Loss(last.reason, last.message)
+    return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by somebody else.")
+
+
+def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
+    """One more. Its time marks the pods made before: they are done with (`is_given_up`)."""
+    before = current_failures(session)
+    return FailureStatus(
+        count=(before.count if before else 0) + 1,
+        reason=loss.reason,
+        message=loss.message,
+        time=format_time(now),
+        generation=session.metadata.generation,
+        restarted_at=session.metadata.annotations.get(RESTARTED_AT, ""),
+    )
+
+
+def current_failures(session: VDISession) -> FailureStatus | None:
+    """What was counted for the session as it is now."""
+    failures = session.status.failures
+    if failures is None or not failures.count:
+        return None
+    same = failures.generation == session.metadata.generation
+    restarted = session.metadata.annotations.get(RESTARTED_AT, "") != failures.restarted_at
+    return failures if same and not restarted else None
+
+
+def forgive(session: VDISession, pod: Pod | None, now: datetime) -> FailureStatus | None:
+    """`status.failures` as it is to be: counted from zero again once the desktop has proved itself."""
+    failures = session.status.failures
+    proved = stable_at(pod)
+    if failures is None or not failures.count or proved is None or now < proved:
+        return failures
+    return msgspec.structs.replace(failures, count=0)
+
+
+def stable_at(pod: Pod | None) -> datetime | None:
+    """When this pod will have been ready for long enough; None while it is not ready."""
+    ready = pod.condition("Ready") if pod and pod.ready else None
+    return parse_time(ready.last_transition_time) + STABLE if ready and ready.last_transition_time else None
+
+
+def is_given_up(session: VDISession, pod: Pod) -> bool:
+    """Whether the loss of this very pod has been counted: it goes, whatever has become of it since."""
+    failures = session.status.failures
+    return failures is not None and failures.time != pod.metadata.annotations.get(LAST_FAILURE, "")
+
+
+def is_hopeless(failures: FailureStatus, session: VDISession, template: VDITemplate | None) -> bool:
+    """Whether the desktop is not started again by itself."""
+    if failures.reason in IMAGE_CODES:
+        return template is None or str(template.metadata.generation) == session.status.template_revision
+    return failures.count > MOST_RESTARTS and failures.reason not in _NO_ROOM
+
+
+def pause_after(failures: FailureStatus) -> timedelta:
+    """How long to wait after a loss."""
+    if failures.count <= 1 and failures.reason in _NOT_ITS_FAULT:
+        return timedelta()
+    factor: int = 2 ** (min(failures.count, 10) - 1)
+    return min(_FIRST_PAUSE * factor, _LONGEST_PAUSE)
+
+
+def retry_at(failures: FailureStatus) -> datetime:
+    """When the desktop is started again."""
+    return parse_time(failures.time) + pause_after(failures)
+
+
+def failure_problem(session: VDISession, template: VDITemplate | None, now: datetime) -> Problem | None:
+    """Why the desktop is not started again, or not yet; None when it may be."""
+    failures = current_failures(session)
+    if failures is None:
+        return None
+    if is_hopeless(failures, session, template):
+        return Problem(failures.reason, _verdict(failures, session), condition=POD_READY, needs_a_person=True)
+    again = retry_at(failures)
+    if now >= again:
+        return None
+    words = f"{failures.message} It is started again at {again:%H:%M:%S} UTC (loss {failures.count} in a row)."
+    return Problem(failures.reason, words, condition=POD_READY)
+
+
+def _verdict(failures: FailureStatus, session: VDISession) -> str:
+    times = f" It was started again {failures.count - 1} times in vain." if failures.count > MOST_RESTARTS else ""
+    if failures.reason in IMAGE_CODES:
+        advice = "When that is mended in the template it starts by itself; else start it again"
+    else:
+        advice = _ADVICE.get(failures.reason, "When the cause is mended, start it again")
+    return f"{failures.message}{times} {advice}: vdi session restart {session.metadata.name}"

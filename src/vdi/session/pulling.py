@@ -1,0 +1,49 @@
+"""What the kubelet says of an image that it cannot fetch -> why, in words. Pure; used by `explain`."""
+
+import re
+
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+"""Reasons for which a container waits, that are about its image."""
+_CAUSES = (
+    # pattern in the message or the reason itself, code, words
+    ("InvalidImageName", "ImageNameInvalid", "its name is not a valid image name; mend the template's spec.image"),
+    ("ErrImageNeverPull", "ImageNotPresent", "it is not on the node, and the pod may not fetch it"),
+    (
+        r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
+        "ImagePullDenied",
+        "the registry does not let us have it (wrong name, or the template's imagePullSecrets are missing or wrong)",
+    ),
+    (
+        r"not found|manifest unknown|does not exist|no such image|404",
+        "ImageNotFound",
+        "the registry has no such image; check name and tag in the template's spec.image",
+    ),
+    (r"no such host|server misbehaving", "RegistryUnknown", "the registry's host name is unknown to the node"),
+    (r"x509|certificate", "RegistryNotTrusted", "the node does not trust the registry's certificate"),
+    (r"toomanyrequests|rate limit|429", "RegistryBusy", "the registry refuses for now, because it was asked too often"),
+    (
+        r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
+        "RegistryUnreachable",
+        "the registry does not answer the node",
+    ),
+)
+_UNKNOWN = "ImagePull"
+IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
+"""Codes that `explain_pull` gives."""
+
+
+def explain_pull(image: str, reason: str, message: str) -> tuple[str, str]:
+    """(code, sentence); the kubelet's words where no rule fits."""
+    for pattern, code, words in _CAUSES:
+        if reason == pattern or re.search(pattern, message, re.IGNORECASE):
+            return code, f"The image {image} cannot be fetched: {words}."
+    return _UNKNOWN, f"The image {image} cannot be fetched: {first_line(message) or reason}"
+
+
+def first_line(text: str) -> str:
+    """The first line, at most 300 characters, ending as a sentence does."""
+    line = text.strip().splitlines()[0].strip() if text.strip() else ""
+    line = line if len(line) <= 300 else line[:297] + "..."
+    return line if not line or line.endswith(".") else line + "."
