@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from vdi.api.pool import VDIPool
 from vdi.api.session import PHASES, VDISession
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller
@@ -88,6 +89,26 @@ class Metrics:
             yield _gauge("vdi_sessions", "Sessions, by phase.", "phase", {phase: phases[phase] for phase in PHASES})
 
         self._measures["sessions"] = measure
+
+    def watch_pools(self, pools: Callable[[], Iterable[VDIPool]]) -> None:
+        """Count the desktops of each pool when asked, as its status does."""
+
+        def measure() -> Iterator[Metric]:
+            if not self._leads():
+                return
+            words = "Desktops of a pool: ready to be taken, starting, and taken by sessions that run."
+            desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
+            for pool in pools():
+                status = pool.status
+                for state, number in (
+                    ("ready", status.ready),
+                    ("starting", status.starting),
+                    ("claimed", status.claimed),
+                ):
+                    desktops.add_metric([pool.metadata.name, state], number)
+            yield desktops
+
+        self._measures["pools"] = measure
 
     def watch_caches(self, reflectors: Collection[Reflector[Any]]) -> None:
         """Count what is known of the cluster when asked."""
