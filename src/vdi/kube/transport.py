@@ -5,21 +5,20 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from math import inf
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from vdi.kube import wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
+from vdi.kube.connections import HttpClient, Target
 from vdi.kube.credentials import Credentials
 from vdi.kube.errors import (
     ApiError,
+    ConfigError,
     ConnectionFailed,
     Gone,
     ServerError,
@@ -28,7 +27,8 @@ from vdi.kube.errors import (
     Unauthorized,
     error_from,
 )
-from vdi.kube.fence import Fence, FencedBody
+from vdi.kube.fence import Fence
+from vdi.kube.http import Answer, HttpError
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.retry import DEFAULT_RETRY, RetryPolicy
 from vdi.kube.wire import Page, WatchEvent
@@ -39,6 +39,8 @@ OnRequest = Callable[[str, str, int, float], None]
 """Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer), seconds."""
 
 PAGE_SIZE = 500
+AT_ONCE = 32
+"""Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once."""
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -66,41 +68,38 @@ class Client:
     ) -> None:
         self.config = config
         self.field_manager = field_manager
+        self._as_us = urlencode({"fieldManager": field_manager})
         self._retry = retry
         self._user_agent = user_agent or field_manager
         self._on_request = on_request
         self._fence = fence
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout, sock_connect=10)
+        self._timeout = request_timeout
         self._clock = clock
         self._credentials = Credentials(config, clock)
-        self._routing: dict[str, Any] = {"proxy": config.proxy_url, "server_hostname": config.tls_server_name}
-        self._requests: aiohttp.ClientSession | None = None
-        self._streams: aiohttp.ClientSession | None = None
+        self._http: HttpClient | None = None
+        self._prefix = self._constant = ""
 
     async def __aenter__(self) -> Self:
-        context = self.config.ssl_context()
-        # Watches hold their connections for minutes: in a pool of their own they never keep a write waiting.
-        self._requests = self._session(aiohttp.TCPConnector(ssl=context or True, limit=64, keepalive_timeout=60))
-        self._streams = self._session(aiohttp.TCPConnector(ssl=context or True, limit=0, force_close=True))
+        config = self.config
+        try:
+            target = Target(config.server, config.ssl_context(), config.tls_server_name, config.proxy_url)
+        except ValueError as error:
+            raise ConfigError(f"{config.source or config.server}: {error}") from error
+        self._prefix = target.prefix
+        # identity: the API server gzips answers from 128 KiB on if it may, which costs both sides time.
+        self._constant = (
+            f" HTTP/1.1\r\nHost: {urlsplit(config.server).netloc}\r\nAccept: {JSON}\r\n"
+            f"Accept-Encoding: identity\r\nUser-Agent: {self._user_agent}\r\n"
+        )
+        self._http = HttpClient(target, limit=AT_ONCE)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for session in (self._requests, self._streams):
-            if session is not None:
-                await session.close()
-        self._requests = self._streams = None
-        await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
-
-    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            # identity: the API server gzips answers from 128 KiB on if it may, which costs both sides time.
-            headers={"Accept": JSON, "Accept-Encoding": "identity", "User-Agent": self._user_agent},
-        )
+        if self._http is not None:
+            await self._http.close()
+        self._http = None
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None, into: type[T]) -> T:
         """Read one object."""
@@ -110,8 +109,8 @@ class Client:
     async def create(self, resource: Resource, obj: Body, *, namespace: str | None = None, into: type[T]) -> T:
         """POST a new object; AlreadyExists when there is one of this name."""
         path = resource.path(namespace)
-        query = {"fieldManager": self.field_manager}
-        return wire.decode(await self._send("POST", resource, path, query=query, body=obj), into, f"POST {path}")
+        answer = await self._send("POST", resource, path, query=self._as_us, body=obj)
+        return wire.decode(answer, into, f"POST {path}")
 
     async def apply(
         self,
@@ -126,9 +125,7 @@ class Client:
     ) -> T:
         """Server-side apply by our field manager, with force: fields applied before that are not in `obj` go."""
         path = resource.path(namespace, name, subresource)
-        query = {"fieldManager": self.field_manager, "force": "true"}
-        if dry_run:
-            query["dryRun"] = "All"
+        query = f"{self._as_us}&force=true{'&dryRun=All' if dry_run else ''}"
         answer = await self._send("PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH)
         return wire.decode(answer, into, f"PATCH {path}")
 
@@ -144,8 +141,7 @@ class Client:
     ) -> T:
         """Merge patch. A `metadata.resourceVersion` or `.uid` in it is a precondition: Conflict when it fails."""
         path = resource.path(namespace, name, subresource)
-        query = {"fieldManager": self.field_manager}
-        answer = await self._send("PATCH", resource, path, query=query, body=patch, content_type=MERGE_PATCH)
+        answer = await self._send("PATCH", resource, path, query=self._as_us, body=patch, content_type=MERGE_PATCH)
         return wire.decode(answer, into, f"PATCH {path}")
 
     async def delete(
@@ -216,7 +212,7 @@ class Client:
         if size:
             query["limit"] = str(size)
         while True:
-            page = wire.parse_page(await self._send("GET", resource, path, query=query), f"GET {path}")
+            page = wire.parse_page(await self._send("GET", resource, path, query=urlencode(query)), f"GET {path}")
             yield page
             if not page.token:
                 return
@@ -251,7 +247,7 @@ class Client:
         async with self._stream("WATCH", resource, path, query, read_deadline) as content:
             if on_open is not None:
                 on_open()
-            async for chunk in content.iter_any():
+            async for chunk in content:
                 for line in lines.feed(chunk):
                     yield wire.parse_event(line, what)
         if lines.rest():
@@ -272,7 +268,7 @@ class Client:
         path = PODS.path(namespace, pod, "log")
         lines = wire.LineSplitter()
         async with self._stream("GET", PODS, path, given, None if follow else 60.0) as content:
-            async for chunk in content.iter_any():
+            async for chunk in content:
                 for line in lines.feed(chunk):
                     yield line.decode("utf-8", "replace")
         if rest := lines.rest():
@@ -284,18 +280,18 @@ class Client:
         resource: Resource,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: str = "",
         body: Body | None = None,
         content_type: str = JSON,
     ) -> bytes:
         """One request with its retries; the body of the good answer."""
-        url = self._url(path, query)
-        data = None if body is None else wire.encode(body)
+        there = f"{path}?{query}" if query else path
+        data = b"" if body is None else wire.encode(body)
         tries = 0
         renewed = False
         while True:
             try:
-                return await self._once(method, resource, url, data, content_type)
+                return await self._once(method, resource, there, data, content_type)
             except Unauthorized:
                 if renewed or not await self._credentials.renew():
                     raise
@@ -307,57 +303,47 @@ class Client:
                     raise
                 await self._clock.sleep(wait)
 
-    async def _once(self, method: str, resource: Resource, url: URL, data: bytes | None, content_type: str) -> bytes:
-        if self._requests is None:
-            raise RuntimeError("the Client is closed: use it inside `async with`")
-        headers = self._credentials.headers()
-        options: dict[str, Any] = {"headers": headers, **self._routing}
-        if data is not None:
-            headers["Content-Type"] = content_type
-            options["data"] = data
-            if self._fence is not None:
-                options["data"] = FencedBody(data, self._fence)
-                seconds = min(self._fence(), self._timeout.total or inf)
-                options["timeout"] = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
+    async def _once(self, method: str, resource: Resource, there: str, data: bytes, content_type: str) -> bytes:
+        http = self._open()
+        what = f"{method} {there.partition('?')[0]}"
+        # A reading method asks nobody; a write stopped by the fence at the last moment ends there.
+        fence = self._fence if method != "GET" else None
+        seconds = min(fence(), self._timeout) if fence else self._timeout
+        request = self._request(method, there, data, content_type)
         status = 0
         began = time.perf_counter()
         try:
-            async with self._requests.request(method, url, **options) as answer:
-                body = await answer.read()
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._lost(f"{method} {url.path}", error) from error
+            async with asyncio.timeout(seconds):
+                answer = await http.request(request, fence)
+            status = answer.status
+        except (HttpError, TimeoutError, OSError) as error:
+            raise self._lost(what, error) from error
         finally:
             self._count(method, resource, status, began)
         if status >= 300:
-            raise _failure(answer, body, f"{method} {url.path}")
-        return body
+            raise _failure(answer, answer.body, what)
+        return answer.body
 
     @asynccontextmanager
     async def _stream(
         self, method: str, resource: Resource, path: str, query: Mapping[str, str], read_deadline: float | None
-    ) -> AsyncIterator[aiohttp.StreamReader]:
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """One answer of unknown length, without retries: who reads a stream knows where to go on."""
-        if self._streams is None:
-            raise RuntimeError("the Client is closed: use it inside `async with`")
+        http = self._open()
         what = f"{method} {path}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=read_deadline)
-        url, headers = self._url(path, query), self._credentials.headers()
+        request = self._request("GET", f"{path}?{urlencode(query)}", b"", JSON)
         status = 0
         began = time.perf_counter()
         try:
-            async with self._streams.get(url, headers=headers, timeout=timeout, **self._routing) as answer:
-                status = answer.status
-                self._count(method, resource, status, began)
-                if status >= 300:
-                    raise _failure(answer, await answer.read(), what)
-                transport = answer.connection.transport if answer.connection is not None else None
-                try:
-                    yield answer.content
-                finally:
-                    if transport is not None:
-                        transport.abort()  # a polite TLS goodbye would outlive the Client
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with http.stream(request) as connection:
+                async with asyncio.timeout(read_deadline):
+                    status = (await connection.head()).status
+                    self._count(method, resource, status, began)
+                    if status >= 300:
+                        answer = await connection.answer()
+                        raise _failure(answer, answer.body, what)
+                yield connection.chunks(read_deadline)
+        except (HttpError, TimeoutError, OSError) as error:
             if not status:
                 self._count(method, resource, status, began)
             elif isinstance(error, TimeoutError):
@@ -367,9 +353,17 @@ class Client:
             await self._credentials.renew()  # for the next attempt
             raise
 
-    def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
-        text = f"{self.config.server}{path}?{urlencode(query)}" if query else f"{self.config.server}{path}"
-        return URL(text, encoded=True)
+    def _open(self) -> HttpClient:
+        if self._http is None:
+            raise RuntimeError("the Client is closed: use it inside `async with`")
+        return self._http
+
+    def _request(self, method: str, there: str, data: bytes, content_type: str) -> bytes:
+        """Head and body of a request."""
+        own = "".join(f"{name}: {value}\r\n" for name, value in self._credentials.headers().items())
+        if data or method != "GET":
+            own += f"Content-Type: {content_type}\r\nContent-Length: {len(data)}\r\n"
+        return f"{method} {self._prefix}{there}{self._constant}{own}\r\n".encode("latin-1") + data
 
     def _count(self, method: str, resource: Resource, status: int, began: float) -> None:
         if self._on_request is not None:
@@ -384,6 +378,6 @@ def _selectors(label_selector: str | None, field_selector: str | None) -> dict[s
     return {name: value for name, value in query.items() if value}
 
 
-def _failure(answer: aiohttp.ClientResponse, body: bytes, what: str) -> ApiError:
-    retry_after = wire.parse_retry_after(answer.headers.get("Retry-After"))
+def _failure(answer: Answer, body: bytes, what: str) -> ApiError:
+    retry_after = wire.parse_retry_after(answer.header("Retry-After"))
     return error_from(answer.status, body, request=what, retry_after=retry_after)

@@ -1,0 +1,151 @@
+"""Connections to one server: opened when needed, straight or through a proxy, and kept for the next request."""
+
+import asyncio
+import ssl
+from base64 import b64encode
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from vdi.kube.http import BUFFER, Answer, Connection, HttpError
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 60.0
+"""A connection unused for longer is not used again: API servers close them after 90."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server, and the way there. Raises ValueError where the URL or the proxy's URL cannot be used."""
+
+    url: str
+    tls: ssl.SSLContext | None = None
+    tls_name: str | None = None
+    """Name to be found in the server's certificate, where it is not the URL's host."""
+    proxy: str | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"server {self.url!r}: must be http://HOST or https://HOST")
+        if self.proxy and (urlsplit(self.proxy).scheme != "http" or not urlsplit(self.proxy).hostname):
+            raise ValueError(f"proxy {self.proxy!r}: only http://HOST:PORT is supported")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the server."""
+        return _address(self.url)
+
+    @property
+    def prefix(self) -> str:
+        """What stands before each path in a request line."""
+        parts = urlsplit(self.url)
+        plain_proxy = f"http://{parts.netloc}" if self.proxy and self.tls is None else ""
+        return plain_proxy + parts.path.rstrip("/")
+
+    async def connect(self, buffer: memoryview) -> Connection:
+        """Open a connection that reads by way of `buffer`. Raises OSError, HttpError, TimeoutError."""
+        loop = asyncio.get_running_loop()
+        host, port = self.address
+        connection = Connection(buffer)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if self.proxy is None:
+                name = (self.tls_name or host) if self.tls else None
+                await loop.create_connection(lambda: connection, host, port, ssl=self.tls, server_hostname=name)
+                return connection
+            await loop.create_connection(lambda: connection, *_address(self.proxy))
+            try:
+                if self.tls:
+                    await self._through_tunnel(connection, self.tls)
+            except BaseException:
+                connection.abort()
+                raise
+            return connection
+
+    async def _through_tunnel(self, connection: Connection, tls: ssl.SSLContext) -> None:
+        host, port = self.address
+        there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        proxy = urlsplit(self.proxy or "")
+        secret = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
+        who = f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n" if proxy.username else ""
+        connection.send(f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n{who}\r\n".encode(), tunnel=True)
+        answer = await connection.answer()
+        if answer.status != 200:
+            raise HttpError(f"the proxy {proxy.hostname}:{proxy.port or 80} answers {answer.status} to CONNECT {there}")
+        loop = asyncio.get_running_loop()
+        inner = await loop.start_tls(connection.transport, connection, tls, server_hostname=self.tls_name or host)
+        if inner is None:
+            raise HttpError("the connection was lost during the TLS handshake")
+        connection.connection_made(inner)
+
+
+class HttpClient:
+    """One server: at most `limit` requests at a time on kept connections, and streams on connections of their own."""
+
+    def __init__(self, target: Target, *, limit: int) -> None:
+        self._target = target
+        self._slots = asyncio.Semaphore(limit)
+        # Not one each, and not the loop's: it would allocate 256 KiB for every piece of an answer that comes over TLS.
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
+
+    async def request(self, request: bytes, before_send: Callable[[], object] | None = None) -> Answer:
+        """Send a request and read its answer whole. Raises OSError, ssl.SSLError, HttpError, TimeoutError.
+
+        `before_send` is called at the last moment, when there is a connection; what it raises is raised.
+        """
+        async with self._slots:
+            connection = self._kept() or await self._target.connect(self._buffer)
+            self._busy.add(connection)
+            try:
+                if before_send is not None:
+                    before_send()
+                connection.send(request)
+                answer = await connection.answer()
+            except BaseException:
+                connection.abort()
+                raise
+            finally:
+                self._busy.discard(connection)
+        if connection.reusable:
+            connection.last_used = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+        """Send a request on a connection of its own, from which its answer is read while the context lasts."""
+        connection = await self._target.connect(self._buffer)
+        self._busy.add(connection)
+        try:
+            connection.send(request)
+            yield connection
+        finally:
+            self._busy.discard(connection)
+            connection.abort()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for connection in (*self._idle, *self._busy):
+            connection.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
+
+    def _kept(self) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lost and connection.last_used >= oldest:
+                return connection
+            connection.abort()
+        return None
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,0 +1,262 @@
+"""HTTP/1.1 as API servers speak it: one request at a time on a connection, answers whole or streamed.
+
+Own code, because a general HTTP library was measured to cost the operator a third of its CPU time and 13 MiB of memory
+(docs/bench.md). It leaves out what no API server does: redirects, cookies, compression, pipelining, HTTP/2.
+https://www.rfc-editor.org/rfc/rfc9112
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+BUFFER = 2**16
+"""Bytes that are read at a time."""
+BUFFERED = 2**20
+"""Bytes of a stream that nobody has taken yet, from which on the server is kept waiting."""
+_LONGEST_HEAD = 2**16
+
+
+class HttpError(Exception):
+    """Raised when a connection broke, or what came over it is not HTTP."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """Status and header of an answer, and its body unless it is streamed."""
+
+    status: int
+    head: bytes
+    body: bytes = b""
+
+    def header(self, name: str) -> str | None:
+        """The value of a header field; None when it is not there."""
+        value = _field(self.head.lower(), b"\r\n" + name.lower().encode() + b":", self.head)
+        return None if value is None else value.decode("latin-1")
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection. `send`, then either `answer` (whole), or `head` and `chunks`."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self.transport: Any = None
+        self._buffer = buffer
+        self.lost = False
+        self.last_used = 0.0
+        self._why_lost: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._rest = b""  # of a head, or of a line between chunks, that is not complete yet
+        self._read = self._stray
+        self._tunnel = False
+        self._left = 0
+        self._answer: Answer | None = None
+        self._pieces: list[bytes] = []
+        self._waiting = 0  # bytes in `_pieces`
+        self._ended = True
+        self._keep = True
+        self._paused = False
+
+    # --- what the user calls
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow: the last answer is complete, and both sides keep the connection."""
+        return self._ended and self._keep and not self.lost
+
+    def send(self, request: bytes, *, tunnel: bool = False) -> None:
+        """Send a request: head and body."""
+        self._read = self._read_head
+        self._tunnel = tunnel
+        self._answer = None
+        self._ended = False
+        self.transport.write(request)
+
+    async def head(self) -> Answer:
+        """Status and header of the answer. Raises HttpError, OSError."""
+        while self._answer is None:
+            await self._news()
+        return self._answer
+
+    async def answer(self) -> Answer:
+        """The answer with its whole body. Raises HttpError, OSError."""
+        while not self._ended:
+            await self._news()
+        answer = self._answer
+        assert answer is not None  # noqa: S101 - an end without a beginning is raised by `_news`
+        answer.body = self._take()
+        return answer
+
+    async def chunks(self, patience: float | None = None) -> AsyncIterator[bytes]:
+        """The body as it comes.
+
+        Raises HttpError, OSError when it is cut short, TimeoutError when nothing came for `patience` seconds.
+        """
+        while True:
+            if self._pieces:
+                yield self._take()
+                if self._paused and not self.lost:
+                    self._paused = False
+                    self.transport.resume_reading()
+            elif self._ended:
+                return
+            else:
+                async with asyncio.timeout(patience):
+                    await self._news()
+
+    def abort(self) -> None:
+        """Close at once. A polite TLS goodbye would outlive the client."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _take(self) -> bytes:
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting = 0
+        return body
+
+    async def _news(self) -> None:
+        if self.lost:
+            raise self._why_lost or HttpError("the server closed the connection")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    # --- what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to write."""
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
+        """Where what comes is put; emptied by `buffer_updated` at once, so that all connections can share it."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take in what came."""
+        data = bytes(self._buffer[:nbytes])
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        try:
+            at = 0
+            while at < len(data):
+                at = self._read(data, at)
+        except (HttpError, ValueError) as error:
+            self._why_lost = HttpError(f"what came is not HTTP: {error}")
+            self.transport.abort()
+            return
+        if self._waiting > BUFFERED and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Nothing more will come; an answer without a length ends thereby."""
+        self.lost = True
+        self._why_lost = self._why_lost or error
+        if self._read == self._read_all and error is None:
+            self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- the parts of an answer: each reads from `at` on and gives where it stopped
+
+    def _stray(self, data: bytes, at: int) -> int:
+        raise HttpError(f"{data[at : at + 40]!r} without a request")
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            return self._keep_for_later(data, at)
+        head = data[at:end]
+        if not head.startswith(b"HTTP/1."):
+            raise HttpError(f"{head[:40]!r} is no status line")
+        status = int(head[9:12])
+        if status >= 200:
+            self._answer = Answer(status, head)
+            self._expect_body(status, head.lower())
+        return end + 4
+
+    def _expect_body(self, status: int, head: bytes) -> None:
+        self._keep = b"\r\nconnection: close" not in head and not head.startswith(b"http/1.0")
+        length = _field(head, b"\r\ncontent-length:", head)
+        if self._tunnel or status in (204, 304):
+            self._finish()
+        elif b"\r\ntransfer-encoding: chunked" in head:
+            self._read = self._read_size
+        elif length is None:
+            self._keep = False
+            self._read = self._read_all
+        elif left := int(length):
+            self._left = left
+            self._read = self._read_sized
+        else:
+            self._finish()
+
+    def _read_sized(self, data: bytes, at: int) -> int:
+        at = self._read_piece(data, at)
+        if not self._left:
+            self._finish()
+        return at
+
+    def _read_all(self, data: bytes, at: int) -> int:
+        self._left = len(data)
+        return self._read_piece(data, at)
+
+    def _read_size(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            return self._keep_for_later(data, at)
+        self._left = int(data[at:end].partition(b";")[0], 16)
+        self._read = self._read_chunk if self._left else self._read_trailer
+        return end + 2
+
+    def _read_chunk(self, data: bytes, at: int) -> int:
+        if self._left:
+            return self._read_piece(data, at)
+        if len(data) - at < 2:
+            return self._keep_for_later(data, at)
+        if data[at : at + 2] != b"\r\n":
+            raise HttpError(f"{data[at : at + 2]!r} behind a chunk")
+        self._read = self._read_size
+        return at + 2
+
+    def _read_trailer(self, data: bytes, at: int) -> int:
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            return self._keep_for_later(data, at)
+        if end == at:
+            self._finish()
+        return end + 2
+
+    def _read_piece(self, data: bytes, at: int) -> int:
+        end = min(len(data), at + self._left)
+        self._pieces.append(data[at:end] if end - at < len(data) else data)
+        self._left -= end - at
+        self._waiting += end - at
+        return end
+
+    def _keep_for_later(self, data: bytes, at: int) -> int:
+        if len(data) - at > _LONGEST_HEAD:
+            raise HttpError(f"{data[at : at + 40]!r} and so on without an end")
+        self._rest = data[at:]
+        return len(data)
+
+    def _finish(self) -> None:
+        self._ended = True
+        self._read = self._stray
+
+
+def _field(lowered: bytes, name: bytes, head: bytes) -> bytes | None:
+    """The value of a header field: `name` is looked for in `lowered`, the value taken from `head`."""
+    at = lowered.find(name)
+    if at < 0:
+        return None
+    at += len(name)
+    end = head.find(b"\r\n", at)
+    return head[at : end if end >= 0 else len(head)].strip()

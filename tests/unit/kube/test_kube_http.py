@@ -1,0 +1,343 @@
+"""HTTP on the wire: how answers end, what is no HTTP, which connections are used again, and the way through a proxy."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.kube.kube_fake_api import FakeApi
+from unit.kube.kube_pki import Authority
+from unit.kube.kube_things import THINGS, Thing
+from vdi.kube.config import ClusterConfig
+from vdi.kube.connections import HttpClient, Target
+from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
+from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
+from vdi.kube.retry import NO_RETRY
+from vdi.kube.transport import Client
+from waiting import eventually
+
+GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"4\r\nwiki\r\n6;why=not\r\npedia\n\r\nc\r\n in\r\n\r\nchunk\r\n0\r\nTrailer: x\r\n\r\n"
+)
+
+
+class Wire:
+    """The event loop's side of one connection."""
+
+    def __init__(self) -> None:
+        self.paused = self.aborted = False
+        self.sent = b""
+        self.connection = Connection(memoryview(bytearray(BUFFER)))
+        self.connection.connection_made(self)  # type: ignore[arg-type]
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def abort(self) -> None:
+        if not self.aborted:
+            self.aborted = True
+            self.connection.connection_lost(None)
+
+    def come(self, data: bytes) -> None:
+        for start in range(0, len(data), BUFFER):
+            part = data[start : start + BUFFER]
+            self.connection.get_buffer(-1)[: len(part)] = part
+            self.connection.buffer_updated(len(part))
+
+
+@given(cuts=st.lists(st.integers(0, len(CHUNKED)), max_size=8))
+def test_an_answer_is_the_same_wherever_the_network_cuts_it(cuts: list[int]) -> None:
+    async def read() -> bytes:
+        wire = Wire()
+        wire.connection.send(GET)
+        places = [0, *sorted(cuts), len(CHUNKED)]
+        for start, end in pairwise(places):
+            wire.come(CHUNKED[start:end])
+        answer = await wire.connection.answer()
+        assert wire.connection.reusable
+        return answer.body
+
+    assert asyncio.run(read()) == b"wikipedia\n in\r\n\r\nchunk"
+
+
+async def test_two_answers_come_over_one_connection() -> None:
+    wire = Wire()
+    for _ in range(2):
+        wire.connection.send(GET)
+        wire.come(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SHORT)
+        answer = await wire.connection.answer()
+        assert (answer.status, answer.body) == (200, b"ok")
+    assert wire.sent == GET * 2
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 200 OK\r\nContent-Length: 0"])
+async def test_an_answer_without_a_body_ends_at_once(head: bytes) -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(head + b"\r\n\r\n")
+    assert (await wire.connection.answer()).body == b""
+    assert wire.connection.reusable
+
+
+async def test_without_a_length_the_end_of_the_connection_ends_the_answer() -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(b"HTTP/1.0 200 OK\r\nX-a:  b \r\n\r\nsome")
+    wire.come(b"thing")
+    wire.connection.connection_lost(None)
+    answer = await wire.connection.answer()
+    assert (answer.body, answer.header("x-A"), answer.header("y")) == (b"something", "b", None)
+    assert not wire.connection.reusable
+
+
+async def test_a_server_that_says_close_is_not_used_again() -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(SHORT.replace(b"OK", b"OK\r\nConnection: close"))
+    await wire.connection.answer()
+    assert not wire.connection.reusable
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabcd",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * (BUFFER + 10),
+        SHORT + b"more",
+    ],
+)
+async def test_what_is_no_http_ends_the_connection(nonsense: bytes) -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(nonsense)
+    assert wire.aborted
+    if not nonsense.startswith(SHORT):
+        with pytest.raises(HttpError, match="not HTTP"):
+            await wire.connection.answer()
+
+
+async def test_an_answer_cut_short_is_no_answer() -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(SHORT[:-1])
+    wire.connection.connection_lost(None)
+    with pytest.raises(HttpError, match="closed"):
+        await wire.connection.answer()
+
+
+async def test_a_stream_that_nobody_reads_makes_the_server_wait() -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * BUFFERED) + b"x" * (BUFFERED + 1))
+    assert wire.paused
+    chunks = wire.connection.chunks()
+    assert len(await anext(chunks)) == BUFFERED + 1
+    wire.come(b"y" * (BUFFERED - 1))
+    assert len(await anext(chunks)) == BUFFERED - 1
+    assert not wire.paused
+    with pytest.raises(StopAsyncIteration):
+        await anext(chunks)
+
+
+@asynccontextmanager
+async def server(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]) -> AsyncIterator[str]:
+    open_now: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_now.add(writer)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                done = talk(reader, writer)
+                if asyncio.iscoroutine(done):
+                    await done
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        for writer in open_now:
+            writer.close()
+        listener.close()
+        await listener.wait_closed()
+
+
+async def test_no_more_requests_at_a_time_than_allowed_and_connections_are_kept() -> None:
+    peers, most, now = set(), 0, 0
+
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal most, now
+        peers.add(writer.get_extra_info("peername"))
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        writer.write(SHORT)
+
+    async with server(talk) as url:
+        client = HttpClient(Target(url), limit=3)
+        answers = await asyncio.gather(*(client.request(GET) for _ in range(30)))
+        assert all(answer.body == b"ok" for answer in answers)
+        await client.close()
+    assert most <= 3
+    assert len(peers) == 3
+
+
+async def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used() -> None:
+    writers = []
+
+    def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(SHORT)
+
+    async with server(talk) as url:
+        client = HttpClient(Target(url), limit=1)
+        await client.request(GET)
+        kept = client._idle[0]
+        writers[0].close()
+        await eventually(lambda: kept.lost)
+        assert (await client.request(GET)).body == b"ok"
+        await client.close()
+    assert len(writers) == 2
+
+
+async def test_who_gives_up_waiting_leaves_no_half_read_connection_behind() -> None:
+    def mute(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        return
+
+    async with server(mute) as url:
+        client = HttpClient(Target(url), limit=1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await client.request(GET)
+        assert not client._idle
+        assert not client._busy
+        await client.close()
+
+
+async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:
+    def begin(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    async with server(begin) as url, Client(ClusterConfig(url), field_manager="tester") as client:
+        with pytest.raises(StreamSilent, match="silent for 0"):
+            async for _ in client.watch(THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.02):
+                pass
+
+
+async def test_what_is_no_api_server_is_named() -> None:
+    def other(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.org ESMTP\r\n\r\n")
+
+    async with server(other) as url, Client(ClusterConfig(url), field_manager="t", retry=NO_RETRY) as client:
+        with pytest.raises(ConnectionFailed, match="not HTTP"):
+            await client.list(THINGS, into=Thing)
+
+
+async def test_a_path_in_the_servers_url_stands_before_every_path() -> None:
+    seen = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await reader.readuntil(b"\r\n\r\n")).split()[1])
+        body = b'{"metadata":{},"items":[]}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/k8s/clusters/c-1/"
+        async with Client(ClusterConfig(url), field_manager="tester") as client:
+            assert await client.list(THINGS, into=Thing) == []
+    assert seen == [b"/k8s/clusters/c-1/apis/example.org/v1/things?limit=500"]
+
+
+@asynccontextmanager
+async def proxy(
+    heads: list[bytes], answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
+) -> AsyncIterator[str]:
+    """A proxy that remembers what it was asked, and knows CONNECT alone."""
+    tasks: set[asyncio.Future[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        if b" 200 " not in answer:
+            writer.close()
+            return
+        host, _, port = heads[-1].split()[1].decode().rpartition(":")
+        there, back = await asyncio.open_connection(host, int(port))
+        tasks.update((asyncio.ensure_future(pump(reader, back)), asyncio.ensure_future(pump(there, writer))))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+
+
+async def test_a_tunnel_through_a_proxy_ends_at_the_server_and_nobody_elses_certificate(tmp_path: Path) -> None:
+    authority = Authority()
+    api = FakeApi()
+    await api.start(authority.server_context(tmp_path, ask_for_client=False))
+    heads: list[bytes] = []
+    try:
+        async with proxy(heads) as address:
+            config = api.config(ca=authority.cert, proxy_url=f"http://me:p%40ss@{address}")
+            async with Client(config, field_manager="tester") as client:
+                api.put("things", "a", size=7)
+                assert [thing.size for thing in await client.list(THINGS, into=Thing)] == [7]
+                assert [thing.size for thing in await client.list(THINGS, into=Thing)] == [7]
+            stranger = api.config(ca=Authority().cert, proxy_url=f"http://{address}")
+            async with Client(stranger, field_manager="tester", retry=NO_RETRY) as client:
+                with pytest.raises(ConnectionFailed, match="certificate verify failed"):
+                    await client.list(THINGS, into=Thing)
+    finally:
+        await api.stop()
+    assert heads[0].startswith(b"CONNECT 127.0.0.1:")
+    assert b"Proxy-Authorization: Basic bWU6cEBzcw==\r\n" in heads[0]
+    assert len(heads) == 2, "one connection for each client"
+
+
+async def test_a_proxy_that_refuses_is_named() -> None:
+    heads: list[bytes] = []
+    async with proxy(heads, b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as address:
+        config = ClusterConfig("https://10.0.0.1:6443", proxy_url=f"http://{address}")
+        async with Client(config, field_manager="tester", retry=NO_RETRY) as client:
+            with pytest.raises(ConnectionFailed, match="answers 407 to CONNECT"):
+                await client.list(THINGS, into=Thing)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (ClusterConfig("https://x", source="/home/me/config", proxy_url="socks5://p:1080"), "only http://HOST:PORT"),
+        (ClusterConfig("ftp://x", source="/home/me/config"), "must be http://HOST or https://HOST"),
+    ],
+)
+async def test_an_unusable_way_names_its_source(config: ClusterConfig, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"/home/me/config.*{words}"):
+        async with Client(config, field_manager="tester"):
+            pass
