@@ -22,6 +22,7 @@ from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
 from vdi.operator.children import Family
 from vdi.operator.clear import Clearer
+from vdi.operator.controllers.pool import PoolController, Room
 from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.metrics import Metrics
@@ -31,7 +32,7 @@ from vdi.operator.prepull import PrePuller
 from vdi.operator.reservations import Reservations
 from vdi.operator.settings import Settings
 from vdi.operator.wakeups import Wakeups
-from vdi.session.effective import Desktop
+from vdi.session.effective import Desktop, Problem
 from vdi.session.observed import Claim
 
 
@@ -82,24 +83,26 @@ class Assembly:
 def assemble(parts: Parts) -> Assembly:
     """All controllers and helpers, listening to the caches."""
     agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
-    sessions = _assemble_sessions(parts, agents)
+    doors = _OpenDoors()
+    pools = Pools(parts.client, parts.caches, parts.recorder, parts.settings.policy, parts.clock)
+    sessions = _assemble_sessions(parts, Neighbours(doors, pools, agents))
     asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
-    return Assembly(controllers=(sessions, asks, notices, _assemble_templates(parts)), helpers=(agents.run,))
+    others = (_assemble_pools(parts, pools, doors, sessions), _assemble_templates(parts))
+    return Assembly(controllers=(sessions, asks, notices, *others), helpers=(agents.run,))
 
 
-def _assemble_sessions(parts: Parts, agents: Agents) -> Controller[SessionKey]:
+def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
     reservations, family = Reservations(), Family(client, caches)
-    pools = Pools(client, caches, parts.recorder, policy, parts.clock)
     sessions = SessionController(
         client=client,
         caches=caches,
         reservations=reservations,
-        builder=Builder(family, reservations, pools, policy, _new_credentials),
+        builder=Builder(family, reservations, neighbours.pools, policy, _new_credentials),
         clearer=Clearer(family),
-        neighbours=Neighbours(_OpenDoors(), pools, agents),
+        neighbours=neighbours,
         announcer=Announcer(parts.recorder, parts.metrics),
         policy=policy,
         clock=parts.clock,
@@ -119,7 +122,27 @@ class _OpenDoors:
     def ask(self, _session: VDISession, _desktop: Desktop, _home: Claim | None) -> Waiting | None:
         return None
 
+    def ask_for_pool(self, _pod: str, _desktop: Desktop) -> Problem | None:
+        return None
+
     def withdraw(self, _uid: str) -> None: ...
+
+
+def _assemble_pools(parts: Parts, pools: Pools, room: Room, sessions: Controller[SessionKey]) -> Controller[str]:
+    pool_controller = PoolController(
+        client=parts.client,
+        caches=parts.caches,
+        pools=pools,
+        room=room,
+        policy=parts.settings.policy,
+        namespace=parts.settings.namespace,
+        clock=parts.clock,
+        new_token=lambda: secrets.token_urlsafe(18),
+    )
+    controller = parts.controller("pool", pool_controller.reconcile, workers=2)
+    pool_controller.listen(controller.enqueue, sessions.enqueue)
+    parts.metrics.watch_pools(parts.caches.pools.values)
+    return controller
 
 
 def _assemble_templates(parts: Parts) -> Controller[str]:
