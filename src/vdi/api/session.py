@@ -21,9 +21,6 @@ from vdi.api.meta import Condition, ObjectMeta
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Terminating", "Failed")
 """`status.phase`."""
 
-RESTARTED_AT = "vdi.kasm.io/restartedAt"
-"""Annotation of a session (RFC 3339): changed, the desktop is started again, as by `kubectl rollout restart`."""
-
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the desktop may use (the pod's limits)."""

@@ -17,8 +17,9 @@ from vdi.cli.failures import FINDINGS, CommandFailedError
 from vdi.cli.options import PROGRAM, examples
 
 NOUNS = {
-    "session": "Desktops: create, list, open, explain and remove them.",
+    "session": "Desktops: create, list, open, explain, suspend and remove them.",
     "template": "The kinds of desktop that can be started.",
+    "pool": "Desktops that are started before anybody asks.",
     "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",
     "demo": "From nothing to a desktop in the browser, on this machine.",
     "operator": "The controller that turns sessions into desktops.",

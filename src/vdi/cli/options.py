@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 
 import typer
 
+from vdi.cli.failures import USAGE, CommandFailedError
+
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
 
@@ -78,6 +80,16 @@ class Target:
         if path := os.environ.get("KUBECONFIG"):
             return f"kubeconfig {path} (from $KUBECONFIG)"
         return "kubeconfig ~/.kube/config or the pod's own account"
+
+
+def seconds_of(option: str, text: str) -> float:
+    """The seconds of a duration that was typed as this option."""
+    from vdi.session.units import parse_duration
+
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise CommandFailedError(f"{option}: {error}", USAGE) from error
 
 
 _TARGET_OPTIONS: dict[str, tuple[Any, Any]] = {

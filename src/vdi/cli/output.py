@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from vdi.api.meta import Condition
+
 Raw = Mapping[str, Any]
 """An object as the API server sent it."""
 
@@ -84,6 +86,16 @@ def _paint(column: str, cell: str, padded: str, is_header: bool) -> str:
     if column != "PHASE" or is_header or cell not in PHASE_COLOURS:
         return padded
     return typer.style(padded, fg=PHASE_COLOURS[cell])
+
+
+def condition_lines(conditions: Sequence[Condition], now: datetime) -> list[str]:
+    """The conditions of an object as a part of its page."""
+    rows = [
+        [each.type, each.status, each.reason, age(each.last_transition_time, now), each.message or "-"]
+        for each in conditions
+    ]
+    table = columns(["TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"], rows)
+    return ["", "Conditions", *(f"  {line}" for line in table)]
 
 
 def as_list(items: Sequence[Raw]) -> Raw:

@@ -1,4 +1,7 @@
-"""`vdi session`: create, ls, show, open, rm, logs. Each command parses, calls one function, renders."""
+"""`vdi session`: create, ls, show, open, rm, logs. Each command parses, calls one function, renders.
+
+suspend, resume, restart and extend are in `session_run`.
+"""
 
 import os
 import sys
@@ -12,16 +15,19 @@ import typer
 from vdi.cli import session_requests as requests
 from vdi.cli.failures import USAGE, CommandFailedError
 from vdi.cli.live import StartView, watch_list
-from vdi.cli.options import PROGRAM, Target, examples, on_cluster
+from vdi.cli.options import PROGRAM, Target, examples, on_cluster, seconds_of
 from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
 from vdi.cli.session_page import read_page
+from vdi.cli.session_run import app as run_commands
 from vdi.cli.session_start import start_and_wait
 from vdi.cli.session_view import page_lines, session_table
 from vdi.cli.session_wish import Wish
 from vdi.kube.transport import Client
-from vdi.session.units import parse_duration
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, remove.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
+)
+app.add_typer(run_commands)
 
 Name = Annotated[str, typer.Argument(help="Name of the session.")]
 _GONE_SECONDS = 60.0
@@ -47,6 +53,13 @@ def create(
     memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
     cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(help="How long nobody may use the desktop, such as 30m; without it what the template says."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Who waits for room with a higher one goes first: -1000 to 1000.  [default: 0]")
+    ] = None,
     hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
     home: Annotated[
         bool | None,
@@ -66,7 +79,8 @@ def create(
     """Start a desktop.
 
     Without --wait it returns once the API server has taken the session. With --wait it ends with 0 when the desktop
-    answers, and with 1 and the reason when it does not start.
+    answers, and with 1 and the reason when it does not start. While the cluster is full, it shows the place in the
+    queue.
     """
     if not user:
         raise CommandFailedError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
@@ -80,13 +94,15 @@ def create(
         memory=memory,
         cpu=cpu,
         timeout=timeout,
+        idle_timeout=idle_timeout,
+        priority=priority,
         hostname=hostname,
         home=home,
         home_size=home_size,
         retain=retain,
     )
     if wait:
-        started = _start(target, wish, _seconds(timeout_wait))
+        started = _start(target, wish, seconds_of("--timeout-wait", timeout_wait))
     else:
         started = target.run(lambda client: requests.create_session(client, wish, target.namespace))
         if output is Output.TABLE:
@@ -99,13 +115,6 @@ def create(
 def _start(target: Target, wish: Wish, seconds: float) -> Raw:
     with StartView() as view:
         return target.run(lambda client: start_and_wait(client, wish, target, seconds=seconds, view=view))
-
-
-def _seconds(text: str) -> float:
-    try:
-        return parse_duration(text).total_seconds()
-    except ValueError as error:
-        raise CommandFailedError(f"--timeout-wait: {error}", USAGE) from error
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""`session create --wait`: make the session and stay until its desktop answers or cannot. Called by `session` alone."""
+"""`--wait` of `session create` and `session resume`: stay until the desktop answers or cannot."""
 
 import asyncio
 import time
@@ -38,18 +38,33 @@ async def start_and_wait(
     view: StartView,
     clock: Callable[[], float] = time.monotonic,
 ) -> Raw:
-    """Create a session and show its start; returns it running. Raises CommandFailedError when it does not start.
-
-    Interrupted, it leaves the session as it is and says so.
-    """
-    start = Start(clock())
+    """Create a session and show its start; returns it running. Raises CommandFailedError when it does not start."""
+    begun = clock()
     session = as_session(await create_session(client, wish, target.namespace))
+    view.say(f"session {session.metadata.name} created in namespace {target.namespace}")
+    return await wait_until_running(client, session, target, seconds=seconds, view=view, clock=clock, begun=begun)
+
+
+async def wait_until_running(
+    client: Client,
+    session: VDISession,
+    target: Target,
+    *,
+    seconds: float,
+    view: StartView,
+    clock: Callable[[], float] = time.monotonic,
+    begun: float | None = None,
+) -> Raw:
+    """Show the start of a session that has just been made or resumed; returns it running.
+
+    Raises CommandFailedError when it does not start. Interrupted, it leaves the session as it is and says so.
+    """
+    start = Start(clock() if begun is None else begun)
     name = session.metadata.name
     what_now = (
         f"See how it goes on: {PROGRAM} session show {name}{target.flags}\n"
         f"Remove it:          {PROGRAM} session rm {name}{target.flags}"
     )
-    view.say(f"session {name} created in namespace {target.namespace}")
     try:
         last = await watch_start(client, session, start=start, seconds=seconds, view=view, clock=clock)
         if start.outcome is not Outcome.RUNNING or last is None:

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from vdi.api.session import VDISession
-from vdi.cli.output import age, columns, duration, parse_time
+from vdi.api.meta import Condition
+from vdi.api.session import QueueStatus, VDISession
+from vdi.cli.output import age, columns, condition_lines, duration, parse_time
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE, WARNING_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Page:
 
 def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, all_namespaces: bool) -> list[str]:
     """The lines of `ls`."""
-    header = ["NAME", "USER", "TEMPLATE", "PHASE", "AGE", "URL"]
+    header = ["NAME", "USER", "TEMPLATE", "PHASE", "NOTE", "AGE", "URL"]
     if wide:
         header += ["NODE", "EXPIRES IN", "MESSAGE"]
     if all_namespaces:
@@ -53,7 +55,9 @@ def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, 
 
 def _row(session: VDISession, now: datetime, wide: bool, all_namespaces: bool) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
-    row = [meta.name, spec.user, spec.template, phase(session), age(meta.creation_timestamp, now), status.url or "-"]
+    note = ", ".join(notes(session, now)) or "-"
+    row = [meta.name, spec.user, spec.template, phase(session), note, age(meta.creation_timestamp, now)]
+    row.append(status.url or "-")
     if wide:
         row += [status.node_name or "-", expires_in(session, now), status.message or "-"]
     return [meta.namespace, *row] if all_namespaces else row
@@ -64,6 +68,28 @@ def phase(session: VDISession) -> str:
     if session.metadata.deletion_timestamp:
         return "Terminating"
     return session.status.phase or "-"
+
+
+def notes(session: VDISession, now: datetime) -> list[str]:
+    """What one should know besides the phase, in a few words each: queue, warnings, failures."""
+    status, said = session.status, []
+    if status.queue:
+        said.append(f"position {status.queue.position} in the queue")
+    if holds(session, EXPIRING):
+        said.append(f"ends in {expires_in(session, now)}")
+    if holds(session, IDLE):
+        said.append("idle")
+    if holds(session, DRAINING):
+        said.append("node drains")
+    if status.failures and status.failures.count:
+        said.append(f"lost {status.failures.count}x")
+    return said
+
+
+def queue_words(queue: QueueStatus) -> str:
+    """The place in the queue, as one would say it."""
+    slot = f", room expected by {queue.earliest_slot}" if queue.earliest_slot else ""
+    return f"position {queue.position}{slot}"
 
 
 def expires_in(session: VDISession, now: datetime) -> str:
@@ -80,7 +106,8 @@ def watch_line(session: VDISession | None, name: str, now: datetime) -> str:
     if session is None:
         return f"{clock}  {name}  deleted"
     status = session.status
-    return "  ".join(part for part in (clock, name, phase(session), status.url, status.message) if part)
+    note = ", ".join(notes(session, now))
+    return "  ".join(part for part in (clock, name, phase(session), note, status.url, status.message) if part)
 
 
 def page_lines(page: Page, now: datetime) -> list[str]:
@@ -112,13 +139,21 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
         "Phase": phase(session),
         "Message": status.message,
+        "Queue": f"{queue_words(status.queue)} ({status.queue.reason})" if status.queue else "",
+        "Warnings": "; ".join(each.message or each.reason for each in _warnings(session)),
+        "Failures": _failures(session, now),
         "URL": status.url,
         "Resources": wanted,
         "Home": _home(session),
+        "Priority": str(spec.priority or ""),
         "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now)} ago)",
         "Started": _started(session, now),
         "Expires": f"{status.expires_at} (in {expires_in(session, now)}; timeout {spec.timeout})"
         if status.expires_at
+        else "",
+        "Idle": f"after {spec.idle_timeout} without use" if spec.idle_timeout else "",
+        "Last used": f"{status.last_activity_time} ({age(status.last_activity_time, now)} ago)"
+        if status.last_activity_time
         else "",
         "Node": status.node_name,
         "Pod": status.pod_name,
@@ -135,6 +170,18 @@ def _started(session: VDISession, now: datetime) -> str:
     return f"{status.start_time} ({age(status.start_time, now)} ago{took})"
 
 
+def _warnings(session: VDISession) -> list[Condition]:
+    return [each for each in session.status.conditions if each.type in WARNING_TYPES and each.status == "True"]
+
+
+def _failures(session: VDISession, now: datetime) -> str:
+    lost = session.status.failures
+    if not lost or not lost.count:
+        return ""
+    when = f" ({age(lost.time, now)} ago)" if lost.time else ""
+    return f"lost {lost.count} times in a row, last{when}: {lost.message or lost.reason}"
+
+
 def _home(session: VDISession) -> str:
     wish = session.spec.persistence
     if wish is None:
@@ -148,15 +195,7 @@ def _home(session: VDISession) -> str:
 def _conditions(session: VDISession, now: datetime) -> list[str]:
     if not session.status.conditions:
         return ["", "No conditions yet: the operator has not taken the session up. Is it running?"]
-    rows = [
-        [c.type, c.status, c.reason, age(c.last_transition_time, now), c.message or "-"]
-        for c in session.status.conditions
-    ]
-    return [
-        "",
-        "Conditions",
-        *(f"  {line}" for line in columns(["TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"], rows)),
-    ]
+    return condition_lines(session.status.conditions, now)
 
 
 def _happenings(happenings: Sequence[Happening], now: datetime) -> list[str]:
@@ -171,6 +210,18 @@ def _happenings(happenings: Sequence[Happening], now: datetime) -> list[str]:
     return columns(["WHEN", "ABOUT", "WHAT"], rows)
 
 
+def condition(session: VDISession, kind: str) -> Condition | None:
+    """The session's condition of this type, None while the operator has not written it."""
+    return next((each for each in session.status.conditions if each.type == kind), None)
+
+
 def condition_reason(session: VDISession, kind: str) -> str:
     """The reason of a condition, empty while there is none."""
-    return next((each.reason for each in session.status.conditions if each.type == kind), "")
+    found = condition(session, kind)
+    return found.reason if found else ""
+
+
+def holds(session: VDISession, kind: str) -> bool:
+    """Whether the condition is there and True."""
+    found = condition(session, kind)
+    return found is not None and found.status == "True"

@@ -22,6 +22,8 @@ class Wish:
     memory: str | None = None
     cpu: str | None = None
     timeout: str | None = None
+    idle_timeout: str | None = None
+    priority: int | None = None
     hostname: str | None = None
     home: bool | None = None
     home_size: str | None = None
@@ -50,10 +52,13 @@ def manifest(wish: Wish, namespace: str, template: VDITemplate | None) -> dict[s
         spec["resources"] = _resources(wish, template)
     if persistence := _persistence(wish):
         spec["persistence"] = persistence
-    if wish.hostname is not None:
-        spec["hostname"] = wish.hostname
-    if wish.timeout is not None:
-        spec["timeout"] = wish.timeout
+    others = {
+        "hostname": wish.hostname,
+        "timeout": wish.timeout,
+        "idleTimeout": wish.idle_timeout,
+        "priority": wish.priority,
+    }
+    spec |= {key: value for key, value in others.items() if value is not None}
     name = wish.name or generated_name(wish.user, wish.template)
     return {
         "apiVersion": API_VERSION,

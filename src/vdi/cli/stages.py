@@ -1,6 +1,6 @@
-"""The start of a session as stages: a pure state machine, fed by `create --wait` with the session as it changes.
+"""The start of a session as stages: a pure state machine, fed by `--wait` with the session as it changes.
 
-operator -> template -> limits -> home -> node -> container -> answers -> running -> url
+operator -> template -> limits -> room -> home -> node -> container -> answers -> running -> url
     each is passed once, in whatever order the cluster reports it; what is reported together takes 0 s
 """
 
@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from vdi.api.meta import Condition
-from vdi.api.session import VDISession
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, Phase, Reason
+import msgspec
+
+from vdi.api.session import SessionStatus, VDISession
+from vdi.cli.session_view import condition, holds, queue_words
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Phase, Reason
 from vdi.session.explain import Facts, explain
 from vdi.session.observed import Pod
 
@@ -31,31 +33,29 @@ class Passed:
     seconds: float
 
 
-def condition(session: VDISession, kind: str) -> Condition | None:
-    """The session's condition of this type, None while the operator has not written it."""
-    return next((each for each in session.status.conditions if each.type == kind), None)
-
-
-def _is_true(session: VDISession, kind: str) -> bool:
-    found = condition(session, kind)
-    return found is not None and found.status == "True"
-
-
 Stage = Callable[[VDISession, Pod | None], str | None]
 """What was reached, in words; None while it was not. The pod is ahead of the status, where it can be seen."""
 
 
 def _taken_up(session: VDISession, pod: Pod | None) -> str | None:
-    seen = pod or session.status.conditions or session.status.phase
+    seen = pod or session.status.conditions or session.status.phase not in ("", Phase.PENDING)
     return "the operator has taken it up" if seen else None
 
 
 def _template(session: VDISession, pod: Pod | None) -> str | None:
-    return f"template {session.spec.template} found" if pod or _is_true(session, TEMPLATE_FOUND) else None
+    return f"template {session.spec.template} found" if pod or holds(session, TEMPLATE_FOUND) else None
 
 
 def _limits(session: VDISession, pod: Pod | None) -> str | None:
-    return "within the template's limits" if pod or _is_true(session, ADMITTED) else None
+    within = pod or session.status.queue or holds(session, ADMITTED)
+    return "within the template's limits" if within else None
+
+
+def _room(session: VDISession, pod: Pod | None) -> str | None:
+    found = condition(session, ADMITTED)
+    if found and found.status == "True" and found.reason == Reason.CLAIMED_FROM_POOL:
+        return "a started desktop taken from the pool"
+    return "room on the cluster" if pod or holds(session, ADMITTED) else None
 
 
 def _home(session: VDISession, pod: Pod | None) -> str | None:
@@ -74,11 +74,11 @@ def _node(session: VDISession, pod: Pod | None) -> str | None:
 
 def _container(session: VDISession, pod: Pod | None) -> str | None:
     runs = pod and pod.desktop and pod.desktop.state.running
-    return "image there, container started" if runs or _is_true(session, POD_READY) else None
+    return "image there, container started" if runs or holds(session, POD_READY) else None
 
 
 def _answers(session: VDISession, pod: Pod | None) -> str | None:
-    return "desktop answers" if (pod and pod.ready) or _is_true(session, POD_READY) else None
+    return "desktop answers" if (pod and pod.ready) or holds(session, POD_READY) else None
 
 
 def _running(session: VDISession, _: Pod | None) -> str | None:
@@ -89,6 +89,7 @@ _STAGES: dict[str, Stage] = {
     "operator": _taken_up,
     "template": _template,
     "limits": _limits,
+    "room": _room,
     "home": _home,
     "node": _node,
     "container": _container,
@@ -99,7 +100,9 @@ _STAGES: dict[str, Stage] = {
 _HOPELESS = (TEMPLATE_FOUND, ADMITTED)
 """Conditions which, when False, only somebody's edit can change: waiting for them in front of a terminal is no use."""
 
-_WORTH_WAITING = (Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED)
+_ONLY_A_NODE_HELPS = frozenset({Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
+
+_WORTH_WAITING = (QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}) - _ONLY_A_NODE_HELPS
 """Except for these reasons: they end when another session does."""
 
 
@@ -109,7 +112,18 @@ def _waits_for(session: VDISession, pod: Pod | None) -> str:
         step = explain(Facts(pod))
         if not step.stuck or not session.status.message:
             return step.sentence
+    if queue := session.status.queue:
+        return f"In the queue: {queue_words(queue)}. {session.status.message}"
     return session.status.message
+
+
+def _is_current(session: VDISession) -> bool:
+    """Whether the status speaks of the session as it is: one that was just resumed still says Suspended."""
+    return session.status.observed_generation >= session.metadata.generation
+
+
+def _belongs(pod: Pod, session: VDISession) -> bool:
+    return session.metadata.uid in [owner.uid for owner in pod.metadata.owner_references]
 
 
 class Start:
@@ -130,8 +144,10 @@ class Start:
         if session is None or session.metadata.deletion_timestamp:
             self._end(Outcome.GONE, "the session was deleted while it started")
             return []
-        if pod and session.metadata.uid not in [owner.uid for owner in pod.metadata.owner_references]:
-            pod = None  # another's pod that happens to have this name
+        if pod and (pod.metadata.deletion_timestamp or not _belongs(pod, session)):
+            pod = None  # of the run before, or another's that happens to have this name
+        if not _is_current(session):
+            session = msgspec.structs.replace(session, status=SessionStatus())
         reached = [(key, stage(session, pod)) for key, stage in _STAGES.items() if key not in self._seen]
         new = [self._pass(key, text, now) for key, text in reached if text]
         self.reason = _waits_for(session, pod)
@@ -161,6 +177,8 @@ class Start:
 
     @staticmethod
     def _hopeless(session: VDISession) -> str | None:
+        if session.spec.suspended:
+            return "it is suspended; resume it"
         if session.status.phase == Phase.FAILED:
             return session.status.message or "the session failed, and its status does not say why"
         for kind in _HOPELESS:

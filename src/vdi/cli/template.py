@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from vdi.api.template import VDITemplate
+from vdi.api.template import Lifecycle, PrePullStatus, VDITemplate
 from vdi.cli.failures import CommandFailedError
 from vdi.cli.options import Target, examples, on_cluster
 from vdi.cli.output import (
@@ -76,10 +76,46 @@ def template_table(items: Sequence[Raw], wide: bool) -> list[str]:
     for template in (msgspec.convert(raw, VDITemplate) for raw in items):
         spec, ask = template.spec, template.spec.resources
         row = [template.metadata.name, spec.display_name or "-", str(ask.default_gpu), str(ask.default_memory)]
-        row += [str(ask.default_cpu), age(template.metadata.creation_timestamp, now)]
+        row += [str(ask.default_cpu), pulled(template), age(template.metadata.creation_timestamp, now)]
         rows.append([*row, spec.image, spec.description or "-"] if wide else row)
-    header = ["NAME", "DISPLAY NAME", "GPU", "MEMORY", "CPU", "AGE", *(["IMAGE", "DESCRIPTION"] if wide else [])]
+    header = [
+        "NAME",
+        "DISPLAY NAME",
+        "GPU",
+        "MEMORY",
+        "CPU",
+        "PRE-PULL",
+        "AGE",
+        *(["IMAGE", "DESCRIPTION"] if wide else []),
+    ]
     return columns(header, rows)
+
+
+def pulled(template: VDITemplate) -> str:
+    """How many of the nodes that should have the image have it; `-` where it is not fetched ahead."""
+    progress = template.status.pre_pull
+    if not template.spec.pre_pull:
+        return "-"
+    if progress is None:
+        return "not begun"
+    failed = f", {len(progress.failed)} failed" if progress.failed else ""
+    return f"{progress.ready}/{progress.wanted} nodes{failed}"
+
+
+def _runs(life: Lifecycle) -> str:
+    """What becomes of a desktop of this template."""
+    ends = {"Terminate": "then deleted", "Suspend": "then suspended"}
+    length = f"at most {life.max_timeout}" if life.max_timeout else "as long as the session says"
+    idle = f"after {life.idle_timeout} without use {ends[life.on_idle]}" if life.idle_timeout else ""
+    return f"{length}, {ends[life.on_timeout]}" + (f"; {idle}" if idle else "")
+
+
+def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
+    lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.wanted} nodes have it"]
+    if progress.pulling:
+        lines.append(f"  on its way: {', '.join(progress.pulling)}")
+    lines += [f"  failed on {each.node}: {each.message or each.reason}" for each in progress.failed]
+    return lines
 
 
 def template_lines(template: VDITemplate) -> list[str]:
@@ -96,9 +132,13 @@ def template_lines(template: VDITemplate) -> list[str]:
         "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
         "Home": f"{home.size} at {home.mount_path}, class {home.storage_class}" if home.enabled else "none",
         "Port": f"{spec.port}, health {spec.health_path}",
+        "Runs": _runs(spec.lifecycle),
+        "Pre-pull": pulled(template) if spec.pre_pull else "",
         "Revision": str(template.metadata.generation),
     }
     lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    if spec.pre_pull and template.status.pre_pull:
+        lines += _pre_pull_lines(template.status.pre_pull)
     if spec.env:
         lines += ["", "Environment"]
         for variable in spec.env:

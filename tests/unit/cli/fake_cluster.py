@@ -1,6 +1,7 @@
 """A small API server on loopback, in a thread of its own, so that commands can run their own event loop against it.
 
-It keeps objects and serves list, get, create, delete and watch; a test scripts the rest (`refuse`, `put`, `drop`).
+It keeps objects and serves list, get, create, merge patch, delete and watch; a test scripts the rest (`refuse`, `put`,
+`drop`).
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class FakeCluster:
         self.bodies: list[Obj] = []
         self.logs: dict[str, str] = {}
         self._refusals: dict[tuple[str, str], tuple[int, Obj]] = {}
-        self._on_create: list[tuple[float, Obj]] = []
+        self._on_write: list[tuple[float, Obj]] = []
         self._version = 100
         self._watches: list[tuple[str, asyncio.Queue[Obj | None]]] = []
         self._loop = asyncio.new_event_loop()
@@ -45,9 +46,9 @@ class FakeCluster:
         body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, **answer}
         self._refusals[(method, path)] = (status, body)
 
-    def after_create(self, *statuses: Obj, every: float = 0.02) -> None:
-        """Play the operator: after the next create, give the object these statuses one after the other."""
-        self._on_create = [(every, status) for status in statuses]
+    def after_write(self, *statuses: Obj, every: float = 0.02) -> None:
+        """Play the operator: after the next create or patch, give the object these statuses one after the other."""
+        self._on_write = [(every, status) for status in statuses]
 
     async def _put(self, collection: str, obj: Obj) -> Obj:
         self._version += 1
@@ -81,6 +82,8 @@ class FakeCluster:
             return self._log(path)
         if request.method == "POST":
             return await self._create(path, await request.json())
+        if request.method == "PATCH":
+            return await self._patch(path, await request.json())
         if request.method == "DELETE":
             return await self._delete(path)
         if path in self.objects:
@@ -104,12 +107,27 @@ class FakeCluster:
             body = {"kind": "Status", "reason": "AlreadyExists", "code": 409, "message": f"{name} already exists"}
             return web.json_response(body, status=409)
         created = await self._put(collection, obj)
-        if self._on_create:
-            asyncio.get_running_loop().create_task(self._play(collection, name))
+        self._start_playing(collection, name)
         return web.json_response(created, status=201)
 
+    async def _patch(self, path: str, patch: Obj) -> web.Response:
+        self.bodies.append(copy.deepcopy(patch))
+        if path not in self.objects:
+            return self._missing(path)
+        merged = _merged(self.objects[path], patch)
+        if merged["spec"] != self.objects[path]["spec"]:
+            merged["metadata"]["generation"] = merged["metadata"].get("generation", 0) + 1
+        collection, _, name = path.rpartition("/")
+        changed = await self._put(collection, merged)
+        self._start_playing(collection, name)
+        return web.json_response(changed)
+
+    def _start_playing(self, collection: str, name: str) -> None:
+        if self._on_write:
+            asyncio.get_running_loop().create_task(self._play(collection, name))
+
     async def _play(self, collection: str, name: str) -> None:
-        for every, status in self._on_create:
+        for every, status in self._on_write:
             await asyncio.sleep(every)
             await self._put(collection, {**self.objects[f"{collection}/{name}"], "status": status})
 
@@ -170,7 +188,13 @@ class FakeCluster:
         await stop.wait()
         for _, queue in self._watches:
             queue.put_nowait(None)
+        connections = [each.transport for each in runner.server.connections] if runner.server else []
         await runner.cleanup()
+        for transport in connections:
+            if transport is not None:
+                transport.abort()  # one that still has something to send would outlive the loop
+        while asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.sleep(0)
 
     @contextmanager
     def running(self) -> Iterator["FakeCluster"]:
@@ -204,8 +228,20 @@ class FakeCluster:
 
 
 _PLURALS = {
-    "vdisessions", "vditemplates", "pods", "services", "secrets", "events", "ingressroutes", "persistentvolumeclaims"
+    "vdisessions", "vditemplates", "vdipools", "pods", "services", "secrets", "events", "ingressroutes",
+    "persistentvolumeclaims",
 }  # fmt: skip
+
+
+def _merged(old: Obj, patch: Obj) -> Obj:
+    """JSON merge patch (RFC 7396)."""
+    new = copy.deepcopy(old)
+    for key, value in patch.items():
+        if value is None:
+            new.pop(key, None)
+        else:
+            new[key] = _merged(new.get(key, {}), value) if isinstance(value, dict) else value
+    return new
 
 
 def _covers(asked: str, collection: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 SESSIONS = "/apis/vdi.kasm.io/v1alpha1/namespaces/vdi-sessions/vdisessions"
 TEMPLATES = "/apis/vdi.kasm.io/v1alpha1/vditemplates"
+POOLS = "/apis/vdi.kasm.io/v1alpha1/vdipools"
 CORE = "/api/v1/namespaces/vdi-sessions"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/vdi-sessions/events"
 ROUTES = "/apis/traefik.io/v1alpha1/namespaces/vdi-sessions/ingressroutes"
@@ -63,6 +64,16 @@ def a_template(name: str = "ubuntu-desktop", **spec: Any) -> dict[str, Any]:
             **spec,
         },
     }
+
+
+def a_pool(name: str = "warm", *, status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    obj: dict[str, Any] = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDIPool",
+        "metadata": {"name": name, "creationTimestamp": "2026-11-20T08:00:00Z"},
+        "spec": {"template": "ubuntu-desktop", "ready": 2, **spec},
+    }
+    return obj if status is None else {**obj, "status": status}
 
 
 def a_secret(name: str = "alice-desktop-auth", password: str = "s3cret") -> dict[str, Any]:

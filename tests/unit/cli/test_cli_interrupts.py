@@ -48,7 +48,7 @@ def line_with(stream: IO[str] | None, words: str) -> str:
 
 
 def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, tmp_path: Path) -> None:
-    fake.after_create({"phase": "Creating", "message": "The image is being pulled."})
+    fake.after_write({"phase": "Creating", "message": "The image is being pulled."})
     with typed(fake, tmp_path, "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait") as process:
         line_with(process.stderr, "The image is being pulled.")
         process.send_signal(signal.SIGINT)

@@ -4,6 +4,7 @@ import io
 import json
 import webbrowser
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_create_sends_what_was_typed_and_nothing_more(vdi: Vdi, fake: FakeCluste
 def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     words = "session create big -t cad --user a@b.cd --gpu 2 --memory 16Gi --cpu 4 --timeout 4h --hostname alice"
+    words += " --idle-timeout 30m --priority -5"
     assert vdi(*words.split(), "--home-size", "20Gi", "--delete-home", "-o", "json").code == 0
     assert fake.bodies[0]["metadata"] == {"name": "big", "namespace": "vdi-sessions"}
     assert fake.bodies[0]["spec"] == {
@@ -54,6 +56,8 @@ def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
         "persistence": {"size": "20Gi", "retain": False},
         "hostname": "alice",
         "timeout": "4h",
+        "idleTimeout": "30m",
+        "priority": -5,
     }
 
 
@@ -93,7 +97,7 @@ URL_NOBODY_ANSWERS = "https://alice-desktop.vdi.localhost:1"
 
 def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
-    fake.after_create(
+    fake.after_write(
         {"phase": "Pending", "conditions": conditions(TemplateFound=True)},
         {"phase": "Creating", "message": "The image is being pulled.", "conditions": conditions(TemplateFound=True)},
         running(url=URL_NOBODY_ANSWERS),
@@ -105,6 +109,7 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
         "✓ the operator has taken it up",
         "✓ template ubuntu-desktop found",
         "✓ within the template's limits",
+        "✓ room on the cluster",
         "✓ home volume bound",
         "✓ pod placed on node node-1",
         "✓ image there, container started",
@@ -118,7 +123,7 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
 
 
 def test_wait_ends_with_the_reason_when_the_session_fails(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.after_create({"phase": "Failed", "message": "The desktop used more memory than it may have."})
+    fake.after_write({"phase": "Failed", "message": "The desktop used more memory than it may have."})
     ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait")
     assert ran.code == 1
     assert "session s does not start: The desktop used more memory than it may have." in ran.err
@@ -138,6 +143,28 @@ def test_a_wait_that_is_no_duration_is_refused_before_anything_is_made(vdi: Vdi,
     assert fake.bodies == []
 
 
+def test_wait_shows_the_place_in_the_queue_as_it_changes(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+
+    def in_line(position: int) -> dict[str, Any]:
+        busy = {**conditions(Admitted="x")[0], "reason": "GPUsBusy"}
+        queue = {"position": position, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
+        told = {"message": "All 8 GPUs are in use.", "conditions": [*conditions(TemplateFound=True), busy]}
+        return {"phase": "Pending", "queue": queue, **told}
+
+    fake.after_write(in_line(2), in_line(1), running(url=URL_NOBODY_ANSWERS))
+    ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait")
+    assert ran.code == 0, ran.err
+    for position in (2, 1):
+        said = f"In the queue: position {position}, room expected by 2026-11-20T09:00:00Z. All 8 GPUs are in use."
+        assert said in ran.err
+    stages = [line.rpartition(" ")[0] for line in ran.err.splitlines() if line.startswith("✓")]
+    assert stages[2:4] == ["✓ within the template's limits", "✓ room on the cluster"]
+    assert ran.err.index("position 1") < ran.err.index("room on the cluster")
+
+
 # ls
 
 
@@ -148,9 +175,24 @@ def test_ls_lists_oldest_first(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, older)
     ran = vdi("session", "ls")
     assert ran.out.splitlines() == [
-        "NAME   USER                TEMPLATE         PHASE     AGE    URL",
-        "a      alice@example.com   ubuntu-desktop   -         1h5m   -",
-        "b      alice@example.com   ubuntu-desktop   Running   5m     https://b.example.com",
+        "NAME   USER                TEMPLATE         PHASE     NOTE   AGE    URL",
+        "a      alice@example.com   ubuntu-desktop   -         -      1h5m   -",
+        "b      alice@example.com   ubuntu-desktop   Running   -      5m     https://b.example.com",
+    ]
+
+
+def test_ls_notes_what_one_should_know_besides_the_phase(vdi: Vdi, fake: FakeCluster) -> None:
+    warnings = conditions(Expiring=True, Idle=True, Draining=True)
+    soon = running(conditions=warnings, expiresAt="2026-11-20T08:09:00Z", failures={"count": 2})
+    fake.put(SESSIONS, a_session("a", status=soon))
+    fake.put(SESSIONS, a_session("b", status={"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}}))
+    fake.put(SESSIONS, a_session("c", status={"phase": "Suspended"}, suspended=True))
+    rows = [line.split("   ") for line in vdi("session", "ls").out.splitlines()[1:]]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert [row[3:5] for row in cells] == [
+        ["Running", "ends in 4m, idle, node drains, lost 2x"],
+        ["Pending", "position 3 in the queue"],
+        ["Suspended", "-"],
     ]
 
 
@@ -376,10 +418,33 @@ def test_logs_of_a_session_without_pod_say_why(vdi: Vdi, fake: FakeCluster) -> N
 def test_templates_are_listed_and_shown(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template())
     assert vdi("template", "ls").out.splitlines() == [
-        "NAME             DISPLAY NAME   GPU   MEMORY   CPU   AGE",
-        "ubuntu-desktop   Ubuntu         1     8Gi      2     5m",
+        "NAME             DISPLAY NAME   GPU   MEMORY   CPU   PRE-PULL   AGE",
+        "ubuntu-desktop   Ubuntu         1     8Gi      2     -          5m",
     ]
-    assert "Image:     localhost/vdi/desktop:dev" in vdi("template", "show", "ubuntu-desktop").out
+    shown = vdi("template", "show", "ubuntu-desktop").out
+    assert "Image:     localhost/vdi/desktop:dev" in shown
+    assert "Runs:      as long as the session says, then deleted" in shown
+    assert "Pre-pull" not in shown
+
+
+def test_a_template_shows_what_becomes_of_its_desktops_and_which_nodes_have_its_image(
+    vdi: Vdi, fake: FakeCluster
+) -> None:
+    life = {"maxTimeout": "12h", "onTimeout": "Suspend", "idleTimeout": "30m", "onIdle": "Terminate"}
+    template = a_template("cad", prePull=True, lifecycle=life)
+    fake.put(TEMPLATES, template)
+    assert " not begun " in vdi("template", "ls").out
+    failed = [{"node": "n4", "reason": "ErrImagePull", "message": "The registry does not know the image."}]
+    progress = {"image": "cad:2", "wanted": 4, "ready": 2, "pulling": ["n3"], "failed": failed}
+    fake.put(TEMPLATES, {**template, "status": {"prePull": progress}})
+    assert " 2/4 nodes, 1 failed " in vdi("template", "ls").out
+    shown = vdi("template", "show", "cad").out
+    assert "Runs:      at most 12h, then suspended; after 30m without use then deleted\n" in shown
+    assert (
+        "Pre-pull of cad:2: 2 of 4 nodes have it\n"
+        "  on its way: n3\n"
+        "  failed on n4: The registry does not know the image.\n"
+    ) in shown
 
 
 def test_a_template_that_is_missing_is_told_with_those_that_are_there(vdi: Vdi, fake: FakeCluster) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.cli.objects import a_session, running
+from unit.cli.objects import a_session, conditions, running
 from vdi.api.session import VDISession
 from vdi.cli.session_view import Page, expires_in, page_lines, phase, watch_line
 
@@ -40,6 +40,25 @@ def test_a_page_of_a_running_session() -> None:
         "  PodReady        True     PodReady        4m55s   -\n"
         "  RouteReady      True     RouteReady      4m55s   -"
     )
+
+
+def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
+    told = conditions(Expiring=True, Idle=True)
+    told[0]["message"], told[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
+    failures = {"count": 2, "reason": "OOMKilled", "message": "It ran out of memory.", "time": "2026-11-20T08:04:00Z"}
+    status = running(conditions=told, failures=failures, lastActivityTime="2026-11-20T07:40:00Z")
+    lines = page_lines(Page(session(status=status, idleTimeout="30m", priority=5)), NOW)
+    for line in (
+        "Warnings:  The desktop ends at 08:09.; Nobody has touched it for 25m.",
+        "Failures:  lost 2 times in a row, last (1m ago): It ran out of memory.",
+        "Priority:  5",
+        "Idle:      after 30m without use",
+        "Last used: 2026-11-20T07:40:00Z (25m ago)",
+    ):
+        assert line in lines
+    queue = {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
+    waiting = page_lines(Page(session(status={"phase": "Pending", "queue": queue})), NOW)
+    assert "Queue:     position 3, room expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
 
 
 def test_a_session_that_nobody_has_taken_up_asks_for_the_operator() -> None:

@@ -50,6 +50,7 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
     ]
     assert [(p.text, p.seconds) for p in second] == [
         ("within the template's limits", 1.0),
+        ("room on the cluster", 0.0),
         ("home volume bound", 0.0),
         ("pod placed on node n1", 0.0),
     ]
@@ -89,11 +90,47 @@ def test_what_time_can_mend_does_not_end_the_wait(kind: str) -> None:
     assert start.outcome is None
 
 
-@pytest.mark.parametrize("reason", ["HomeInUse", "QuotaExceeded"])
+@pytest.mark.parametrize("reason", ["HomeInUse", "QuotaExceeded", "GPUsBusy", "HomeNodeFull", "NoGPUs"])
 def test_what_another_session_s_end_can_mend_does_not_end_the_wait(reason: str) -> None:
     start = Start(0.0)
     start.observe(refused("Admitted", "The home is in use.", reason=reason), 1.0)
     assert start.outcome is None
+
+
+@pytest.mark.parametrize("reason", ["TooLarge", "NoMatchingNode", "HomeNodeGone", "OverLimit", "Suspended"])
+def test_what_no_end_of_another_session_can_mend_ends_the_wait(reason: str) -> None:
+    start = Start(0.0)
+    start.observe(refused("Admitted", "No node has 3 GPUs.", reason=reason), 1.0)
+    assert (start.outcome, start.reason) == (Outcome.FAILED, "No node has 3 GPUs.")
+
+
+def test_the_phase_that_a_new_session_shows_is_no_operator() -> None:
+    start = Start(0.0)
+    assert start.observe(a_session(phase="Pending"), 1.0) == []
+
+
+def test_a_status_of_before_the_resumption_is_not_believed() -> None:
+    start, session = Start(0.0), a_session(phase="Suspended", observedGeneration=2)
+    session.metadata.generation, session.metadata.uid = 3, "u1"
+    stopping = a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True))
+    stopping.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
+    assert start.observe(session, 1.0, stopping) == []
+    session.status.observed_generation = 3
+    session.status.phase = "Running"
+    assert start.observe(session, 2.0)[-1].text == "session Running"
+
+
+def test_a_session_that_somebody_suspends_ends_the_wait() -> None:
+    start, session = Start(0.0), a_session()
+    session.spec.suspended = True
+    start.observe(session, 1.0)
+    assert (start.outcome, start.reason) == (Outcome.FAILED, "it is suspended; resume it")
+
+
+def test_a_desktop_from_a_pool_is_said() -> None:
+    start, session = Start(0.0), a_session(phase="Running")
+    session.status.conditions = (Condition(type="Admitted", status="True", reason="ClaimedFromPool"),)
+    assert "a started desktop taken from the pool" in [stage.text for stage in start.observe(session, 1.0)]
 
 
 def a_pod(**parts: Any) -> Pod:

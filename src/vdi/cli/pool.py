@@ -1,0 +1,121 @@
+"""`vdi pool`: ls, show and scale. Pools keep desktops started for whoever comes next; administrators make them."""
+
+from collections.abc import Awaitable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from vdi.api.pool import VDIPool
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.options import PROGRAM, Target, examples, on_cluster
+from vdi.cli.output import (
+    ListOutput,
+    Output,
+    Raw,
+    age,
+    columns,
+    condition_lines,
+    now_utc,
+    print_data,
+    print_objects,
+    without_managed_fields,
+)
+from vdi.kube.errors import NotFound
+from vdi.kube.transport import Client
+from vdi.operator.kinds import POOLS
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops that are started before anybody asks.")
+
+Name = Annotated[str, typer.Argument(help="Name of the pool.")]
+
+
+@app.command("ls", epilog=examples("pool ls", "pool ls -o wide"))
+@on_cluster
+def list_(
+    target: Target,
+    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+) -> None:
+    """List the pools of the cluster."""
+    found = target.run(lambda client: client.list(POOLS, into=dict[str, Any]))
+    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
+        typer.echo("no pools on this cluster", err=True)
+        return
+    found.sort(key=lambda raw: str(raw["metadata"]["name"]))
+    print_objects(found, output, name=lambda raw: f"vdipool/{raw['metadata']['name']}", table=pool_table)
+
+
+@app.command(epilog=examples("pool show warm", "pool show warm -o yaml"))
+@on_cluster
+def show(
+    target: Target,
+    name: Name,
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """How many desktops a pool has ready, and what it waits for."""
+    raw = target.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
+    if output is not Output.TABLE:
+        print_data(without_managed_fields(raw), output)
+        return
+    for line in pool_lines(msgspec.convert(raw, VDIPool)):
+        typer.echo(line)
+
+
+@app.command(epilog=examples("pool scale warm --ready 3", "pool scale warm --ready 0"))
+@on_cluster
+def scale(
+    target: Target,
+    name: Name,
+    *,
+    ready: Annotated[int, typer.Option(min=0, help="How many started desktops to keep.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """Keep more or fewer desktops ready, as `kubectl scale vdipool` does. Desktops that people use are not touched."""
+    change = {"spec": {"ready": ready}}
+    raw = target.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
+    if output is not Output.TABLE:
+        print_data(without_managed_fields(raw), output)
+        return
+    typer.echo(f"pool {name}: desktops to keep ready: {ready}; see {PROGRAM} pool show {name}{target.flags}")
+
+
+async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:
+    """The pool; one that is missing is an error that says which there are."""
+    try:
+        return await work
+    except NotFound as error:
+        if error.api_missing:
+            raise
+        there = sorted(str(raw["metadata"]["name"]) for raw in await client.list(POOLS, into=dict[str, Any]))
+        known = ", ".join(there) or "none"
+        raise CommandFailedError(f"there is no pool {name}; on this cluster there are: {known}") from error
+
+
+def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
+    """The lines of `ls`."""
+    now, rows = now_utc(), []
+    for pool in (msgspec.convert(raw, VDIPool) for raw in items):
+        meta, spec, status = pool.metadata, pool.spec, pool.status
+        counts = [str(each) for each in (spec.ready, status.ready, status.starting, status.claimed)]
+        row = [meta.name, spec.template, *counts, age(meta.creation_timestamp, now)]
+        rows.append([*row, status.message or "-"] if wide else row)
+    header = ["NAME", "TEMPLATE", "WANTED", "READY", "STARTING", "CLAIMED", "AGE", *(["MESSAGE"] if wide else [])]
+    return columns(header, rows)
+
+
+def pool_lines(pool: VDIPool) -> list[str]:
+    """The lines of `show`."""
+    meta, spec, status = pool.metadata, pool.spec, pool.status
+    counts = f"{status.ready} of {spec.ready}" + (f", {status.starting} starting" if status.starting else "")
+    facts = {
+        "Pool": meta.name,
+        "Template": spec.template,
+        "Ready": counts,
+        "Claimed": f"running sessions with a desktop from here: {status.claimed}",
+        "Message": status.message,
+        "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now_utc())} ago)",
+    }
+    lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    if not status.conditions:
+        return [*lines, "", "No conditions yet: the operator has not taken the pool up. Is it running?"]
+    return [*lines, *condition_lines(status.conditions, now_utc())]

@@ -1,0 +1,93 @@
+"""The pool commands against a fake cluster."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from unit.cli.conftest import Vdi
+from unit.cli.fake_cluster import FakeCluster
+from unit.cli.objects import POOLS, a_pool
+
+STATUS = {
+    "ready": 1,
+    "starting": 1,
+    "claimed": 4,
+    "message": "One desktop is starting.",
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "False",
+            "reason": "Starting",
+            "message": "One desktop is starting.",
+            "lastTransitionTime": "2026-11-20T08:04:00Z",
+        }
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    __import__("vdi.cli.pool")
+    monkeypatch.setattr("vdi.cli.pool.now_utc", lambda: datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC))
+
+
+def test_pools_are_listed(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(POOLS, a_pool(status=STATUS))
+    fake.put(POOLS, a_pool("cold", ready=0))
+    assert vdi("pool", "ls").out.splitlines() == [
+        "NAME   TEMPLATE         WANTED   READY   STARTING   CLAIMED   AGE",
+        "cold   ubuntu-desktop   0        0       0          0         5m",
+        "warm   ubuntu-desktop   2        1       1          4         5m",
+    ]
+    assert vdi("pool", "ls", "-o", "wide").out.splitlines()[2].endswith("One desktop is starting.")
+    assert vdi("pool", "ls", "-o", "name").out == "vdipool/cold\nvdipool/warm\n"
+
+
+def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(POOLS, a_pool(status=STATUS))
+    assert vdi("pool", "show", "warm").out == (
+        "Pool:      warm\n"
+        "Template:  ubuntu-desktop\n"
+        "Ready:     1 of 2, 1 starting\n"
+        "Claimed:   running sessions with a desktop from here: 4\n"
+        "Message:   One desktop is starting.\n"
+        "Created:   2026-11-20T08:00:00Z (5m ago)\n"
+        "\n"
+        "Conditions\n"
+        "  TYPE    STATUS   REASON     SINCE   MESSAGE\n"
+        "  Ready   False    Starting   1m      One desktop is starting.\n"
+    )
+    assert json.loads(vdi("pool", "show", "warm", "-o", "json").out)["status"]["claimed"] == 4
+
+
+def test_a_pool_that_no_operator_has_seen_says_so(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(POOLS, a_pool())
+    assert "the operator has not taken the pool up" in vdi("pool", "show", "warm").out
+
+
+def test_scale_changes_what_is_wanted(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(POOLS, a_pool())
+    ran = vdi("pool", "scale", "warm", "--ready", "5")
+    assert (ran.code, ran.out) == (0, "pool warm: desktops to keep ready: 5; see vdi pool show warm\n")
+    assert fake.objects[f"{POOLS}/warm"]["spec"] == {"template": "ubuntu-desktop", "ready": 5}
+
+
+def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: FakeCluster) -> None:
+    ran = vdi("pool", "scale", "warm", "--ready", "-1")
+    assert ran.code == 2
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--ready", "1"]])
+def test_a_pool_that_is_missing_is_told_with_those_that_are_there(
+    vdi: Vdi, fake: FakeCluster, words: list[str]
+) -> None:
+    fake.put(POOLS, a_pool())
+    ran = vdi("pool", *words)
+    assert (ran.code, ran.err) == (1, "Error: there is no pool cold; on this cluster there are: warm\n")
+
+
+def test_no_pools_are_said_on_stderr(vdi: Vdi) -> None:
+    ran = vdi("pool", "ls")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no pools on this cluster\n")
