@@ -193,8 +193,8 @@ class FakeCluster:
         for transport in connections:
             if transport is not None:
                 transport.abort()  # one that still has something to send would outlive the loop
-        while asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.sleep(0)
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest, timeout=1)
 
     @contextmanager
     def running(self) -> Iterator["FakeCluster"]:
