@@ -1,15 +1,15 @@
 """/healthz, /readyz and /metrics, which tell the truth: ready means that the operator sees the cluster as it is now."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 
-from aiohttp import web
 from prometheus_client import generate_latest
 
 from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
 from vdi.operator.metrics import Metrics
+from vdi.operator.pages import TEXT, serve_pages
 
 STALE = 150.0
 """Seconds without a word from the API server (a silent watch is opened anew after 90) until a cache is not believed."""
@@ -41,30 +41,18 @@ class Health:
         if self._elector.last_error is not None:
             yield f"leases: {self._elector.last_error}"
 
-    @asynccontextmanager
-    async def serve(self, host: str, port: int) -> AsyncIterator[int]:
+    def serve(self, host: str, port: int) -> AbstractAsyncContextManager[int]:
         """Serve while the context lasts, on a free port when `port` is 0; gives the port. Raises OSError."""
-        app = web.Application()
-        app.add_routes(
-            [web.get("/healthz", self._alive), web.get("/readyz", self._ready), web.get("/metrics", self._scrape)]
-        )
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, host, port)
-            await site.start()
-            yield runner.addresses[0][1]
-        finally:
-            await runner.cleanup()
+        pages = {"/healthz": self._alive, "/readyz": self._ready, "/metrics": self._scrape}
+        return serve_pages(pages, host, port)
 
-    async def _alive(self, _request: web.Request) -> web.Response:
+    def _alive(self) -> tuple[int, str, bytes]:
         """This answer proves that the event loop turns; a task that dies takes the process with it."""
-        return web.Response(text="ok\n")
+        return 200, TEXT, b"ok\n"
 
-    async def _ready(self, _request: web.Request) -> web.Response:
+    def _ready(self) -> tuple[int, str, bytes]:
         troubles = list(self.troubles())
-        return web.Response(status=503 if troubles else 200, text="\n".join(troubles or ["ok"]) + "\n")
+        return 503 if troubles else 200, TEXT, ("\n".join(troubles or ["ok"]) + "\n").encode()
 
-    async def _scrape(self, _request: web.Request) -> web.Response:
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    def _scrape(self) -> tuple[int, str, bytes]:
+        return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(self._metrics.registry)

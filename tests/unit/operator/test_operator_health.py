@@ -1,0 +1,155 @@
+"""/healthz, /readyz and /metrics tell the truth, to whoever asks however he asks."""
+
+import asyncio
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unit.kube.kube_fake_clock import FakeClock
+from vdi.kube.errors import ConnectionFailed, Forbidden
+from vdi.kube.resource import LEASES, PODS
+from vdi.operator import pages
+from vdi.operator.caches import Caches
+from vdi.operator.health import STALE, Health
+from vdi.operator.metrics import Metrics
+
+FORBIDDEN = Forbidden(403, "Forbidden", "pods is forbidden: cannot watch", request="WATCH /api/v1/pods")
+
+
+class Sight:
+    """What the caches and the elector would say."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.reflector = SimpleNamespace(
+            resource=PODS, synced=True, last_error=None, last_contact=self.clock.monotonic(), store=[1, 2]
+        )
+        self.elector = SimpleNamespace(last_error=None, leads=False, age=None)
+        self.metrics = Metrics()
+        self.health = Health(self.metrics, self.clock)
+
+    def begin(self) -> None:
+        caches: Any = SimpleNamespace(reflectors=(self.reflector,))
+        caches.troubles = lambda: Caches.troubles(caches)
+        elector: Any = self.elector
+        self.health.look_at(caches, elector)
+        self.metrics.watch_lease(elector)
+        self.metrics.watch_caches(caches.reflectors)
+
+
+@pytest.fixture
+def sight() -> Sight:
+    return Sight()
+
+
+async def ask(sight: Sight, request: bytes) -> tuple[int, bytes]:
+    """Send bytes, read until the end; gives status and body."""
+    async with sight.health.serve("127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for byte in (request[:5], request[5:]):
+            writer.write(byte)
+            await writer.drain()
+            await asyncio.sleep(0)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"Content-Length: " in head and not request.startswith(b"HEAD"):
+        assert int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]) == len(body)
+    return int(head.split(b" ")[1]), body
+
+
+def get(path: str, method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+
+
+async def test_not_ready_before_it_has_begun_but_alive(sight: Sight) -> None:
+    assert await ask(sight, get("/readyz")) == (503, b"the operator has not begun yet\n")
+    assert await ask(sight, get("/healthz")) == (200, b"ok\n")
+
+
+async def test_a_standby_that_sees_everything_is_ready(sight: Sight) -> None:
+    sight.begin()
+    assert await ask(sight, get("/readyz")) == (200, b"ok\n")
+
+
+async def test_a_watch_that_is_stuck_is_not_ready(sight: Sight) -> None:
+    sight.begin()
+    await sight.clock.advance(STALE + 1)
+    assert await ask(sight, get("/readyz")) == (503, b"pods: nothing heard from the API server for 151 s\n")
+
+
+async def test_what_is_refused_is_named(sight: Sight) -> None:
+    sight.begin()
+    sight.reflector.last_error = FORBIDDEN
+    sight.elector.last_error = ConnectionFailed("https://api", f"GET {LEASES.plural}", "refused")
+    status, body = await ask(sight, get("/readyz?verbose"))
+    assert status == 503
+    assert body.decode().splitlines() == [
+        "pods: WATCH /api/v1/pods: pods is forbidden: cannot watch (403 Forbidden)",
+        "leases: no answer from the API server https://api to GET leases: refused",
+    ]
+
+
+async def test_metrics_tell_who_leads_and_what_is_known(sight: Sight) -> None:
+    sight.begin()
+    sight.metrics.watch_sessions(list)
+    text = (await ask(sight, get("/metrics")))[1].decode()
+    assert "vdi_leader 0.0" in text
+    assert "vdi_lease_age_seconds" not in text
+    assert 'vdi_cache_objects{kind="pods"} 2.0' in text
+    assert "vdi_sessions{" not in text, "only the leader counts sessions, or they are counted twice"
+    sight.elector.leads, sight.elector.age = True, 1.5
+    text = (await ask(sight, get("/metrics")))[1].decode()
+    assert "vdi_leader 1.0" in text
+    assert "vdi_lease_age_seconds 1.5" in text
+    assert 'vdi_sessions{phase="Running"} 0.0' in text
+
+
+async def test_head_has_no_body(sight: Sight) -> None:
+    assert await ask(sight, get("/healthz", "HEAD")) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (get("/"), 404),
+        (get("/healthz/"), 404),
+        (get("/healthz", "POST"), 405),
+        (b"\x16\x03\x01\x02\x00 not HTTP at all\r\n\r\n", 404),
+        (b"GET /" + b"a" * pages.LONGEST_REQUEST, 431),
+    ],
+)
+async def test_nonsense_is_refused_in_words(sight: Sight, request_: bytes, status: int) -> None:
+    answered, body = await ask(sight, request_)
+    assert answered == status
+    assert body.endswith(b"\n")
+
+
+async def test_who_says_nothing_is_cut_off(sight: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PATIENCE", 0.02)
+    async with sight.health.serve("127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /heal")
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_the_end_does_not_wait_for_who_is_connected(sight: Sight) -> None:
+    async with sight.health.serve("127.0.0.1", 0) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /heal")
+        await writer.drain()
+    writer.close()
+    with pytest.raises(OSError, match=r"."):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_port_that_is_taken_is_an_error(sight: Sight) -> None:
+    async with sight.health.serve("127.0.0.1", 0) as port:
+        with pytest.raises(OSError, match="address already in use"):
+            async with sight.health.serve("127.0.0.1", port):
+                pass
