@@ -1,0 +1,407 @@
+"""Pools against a real API server, scheduler and garbage collector; the test plays the kubelet."""
+
+import asyncio
+import base64
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+import pytest
+
+from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import EVENTS, NODES, PODS, SECRETS, SERVICES
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(150)
+
+NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
+
+
+class Pool:
+    """One pool of the stage, and what it has."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self.stage = stage
+        self.name = name
+
+    @classmethod
+    async def make(cls, stage: Stage, template: str, ready: int) -> "Pool":
+        """Make a pool; it is removed with the stage's template."""
+        body = {
+            "apiVersion": POOLS.api_version,
+            "kind": POOLS.kind,
+            "metadata": {"name": f"{stage.namespace}-warm"},
+            "spec": {"template": template, "ready": ready},
+        }
+        made = await stage.api.create(POOLS, body, into=dict)
+        return cls(stage, made["metadata"]["name"])
+
+    async def get(self) -> Object:
+        return await self.stage.api.get(POOLS, self.name, into=dict)
+
+    async def pods(self) -> list[Object]:
+        """All desktops that came from it, taken or not, without those that go."""
+        pods = await self.stage.all(PODS)
+        mine = [pod for pod in pods if pod["metadata"].get("annotations", {}).get("vdi.kasm.io/pool") == self.name]
+        return [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
+
+    async def waiting(self) -> list[Object]:
+        """Those that nobody has taken."""
+        return [pod for pod in await self.pods() if owner_kind(pod) == "VDIPool"]
+
+    async def reach(self, ready: int, claimed: int = 0, seconds: float = 20.0) -> Object:
+        """Wait until the status counts so many."""
+
+        async def look() -> Object | None:
+            pool = await self.get()
+            status = pool.get("status", {})
+            counts = (status.get("ready", 0), status.get("starting", 0), status.get("claimed", 0))
+            return pool if counts == (ready, 0, claimed) else None
+
+        try:
+            return await eventually(look, f"{ready} are ready and {claimed} are claimed", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {(await self.get()).get('status')}") from None
+
+    async def say(self, words: str) -> Object:
+        """Wait until the status has these words."""
+
+        async def look() -> Object | None:
+            pool = await self.get()
+            return pool if words in pool.get("status", {}).get("message", "") else None
+
+        try:
+            return await eventually(look, f"the pool says {words!r}", 20)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {(await self.get()).get('status')}") from None
+
+    async def delete(self) -> None:
+        try:
+            await self.stage.api.delete(POOLS, self.name, into=msgspec.Raw)
+        except NotFound:
+            return
+
+
+def owner_kind(pod: Object) -> str:
+    (owner,) = pod["metadata"]["ownerReferences"]
+    kind: str = owner["kind"]
+    return kind
+
+
+def uids(pods: list[Object]) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+@pytest.fixture
+async def pools(stage: Stage) -> AsyncIterator[Stage]:
+    """The stage; its pools go at the end, or the next test's operator would fill them."""
+    yield stage
+    for pool in await stage.api.list(POOLS, into=dict):
+        if pool["metadata"]["name"].startswith(stage.namespace):
+            await stage.api.delete(POOLS, pool["metadata"]["name"], into=msgspec.Raw)
+
+
+@asynccontextmanager
+async def kubelet(stage: Stage) -> AsyncIterator[None]:
+    """Whatever is bound to a node runs and answers at once."""
+
+    async def play() -> None:
+        while True:
+            for pod in await stage.all(PODS):
+                known = {one["type"]: one["status"] for one in pod["status"].get("conditions", ())}
+                is_new = pod["spec"].get("nodeName") and "Ready" not in known
+                if is_new and "deletionTimestamp" not in pod["metadata"]:
+                    try:
+                        await stage.make_ready(pod)
+                    except NotFound:
+                        continue
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(play())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def password_in(stage: Stage, secret: str) -> str:
+    found = await stage.get(SECRETS, secret)
+    assert found, f"there is no Secret {secret}"
+    return base64.b64decode(found["data"]["password"]).decode()
+
+
+async def test_session_takes_a_running_desktop_as_it_is(pools: Stage) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 2)
+        full = await pool.reach(2)
+        assert full["status"]["conditions"][0]["reason"] == "Full"
+        before = {pod["metadata"]["name"]: pod for pod in await pool.waiting()}
+        stage.proxy.passed.clear()
+        session = await stage.session("alice-desktop", template)
+        running = await stage.reach("alice-desktop", "Running")
+        pod = await stage.pod_of(session)
+        old = before[pod["metadata"]["name"]]
+        assert (pod["metadata"]["uid"], pod["spec"]) == (old["metadata"]["uid"], old["spec"])
+        assert pod["status"]["containerStatuses"] == old["status"]["containerStatuses"], "nothing was restarted"
+        assert running["status"]["podName"] == old["metadata"]["name"]
+        assert condition(running, "Admitted")["reason"] == "ClaimedFromPool"
+        assert running["status"].get("message", "") == ""
+        assert running["status"]["startTime"] >= running["metadata"]["creationTimestamp"]
+        own, kept = "alice-desktop-auth", f"{old['metadata']['name']}-auth"
+        assert await password_in(stage, own) == await password_in(stage, kept)
+        assert (await stage.get(SECRETS, own))["data"] == (await stage.get(SECRETS, kept))["data"]  # type: ignore[index]
+        (service,) = await stage.owned(SERVICES, session)
+        assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+        assert len(await stage.owned(ROUTES, session)) == 1
+        # Refilled by another one.
+        await pool.reach(2, claimed=1)
+        assert len(await pool.pods()) == 3
+        await stage.delete(SESSIONS, "alice-desktop")
+        await stage.gone(SESSIONS, "alice-desktop")
+        await pool.reach(2, claimed=0)
+        assert old["metadata"]["uid"] not in uids(await pool.pods()), "a used desktop is never given to another"
+    await stage.childless(session)
+    await eventually(partial(is_gone, stage, kept), "the desktop's own Secret dies with its pod", 60)
+
+
+async def is_gone(stage: Stage, secret: str) -> bool:
+    return await stage.get(SECRETS, secret) is None
+
+
+async def test_two_sessions_race_for_one_desktop(pools: Stage) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 1)
+        await pool.reach(1)
+        (warm,) = await pool.waiting()
+        one, two = await asyncio.gather(stage.session("one", template), stage.session("two", template))
+        for name in ("one", "two"):
+            await stage.reach(name, "Running")
+        had = [await stage.owned(PODS, session) for session in (one, two)]
+        assert [len(pods) for pods in had] == [1, 1]
+        assert uids(had[0]) != uids(had[1])
+        assert warm["metadata"]["uid"] in uids(had[0] + had[1])
+        await pool.reach(1, claimed=len([pod for pod in await pool.pods() if owner_kind(pod) == "VDISession"]))
+
+
+async def test_pool_is_scaled_like_a_deployment(pools: Stage, kubectl: list[str]) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator() as port:
+        pool = await Pool.make(stage, template, 1)
+        await pool.reach(1)
+        for wanted in (3, 0, 2):
+            scale = [*kubectl, "scale", "vdipool", pool.name, f"--replicas={wanted}"]
+            await asyncio.to_thread(subprocess.run, scale, check=True, capture_output=True)
+            await pool.reach(wanted)
+            assert len(await pool.pods()) == wanted
+        selector = (await pool.get())["status"]["selector"]
+        by_label = await stage.api.list(PODS, namespace=stage.namespace, label_selector=selector, into=dict)
+        assert uids(by_label) == uids(await pool.waiting())
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = await answer.text()
+        assert f'vdi_pool_desktops{{pool="{pool.name}",state="ready"}} 2.0' in text
+
+
+async def test_changed_template_rolls_the_pool_and_leaves_people_alone(pools: Stage) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 2)
+        await pool.reach(2)
+        session = await stage.session("alice-desktop", template)
+        await stage.reach("alice-desktop", "Running")
+        await pool.reach(2, claimed=1)
+        old, claimed = await pool.waiting(), await stage.pod_of(session)
+        await stage.api.patch(TEMPLATES, template, {"spec": {"displayName": "The same"}}, into=msgspec.Raw)
+        await stage.api.patch(
+            TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=msgspec.Raw
+        )
+
+        async def rolled() -> bool:
+            pods = await pool.waiting()
+            images = [pod["spec"]["containers"][0]["image"] for pod in pods]
+            return images == ["registry.example.com/desktop:2"] * 2 and uids(pods).isdisjoint(uids(old))
+
+        await eventually(rolled, "all are of the new image", 30)
+        await pool.reach(2, claimed=1)
+        assert uids([await stage.pod_of(session)]) == uids([claimed])
+        fresh = await stage.session("bobs-desktop", template, user="bob@example.com")
+        running = await stage.reach("bobs-desktop", "Running")
+        assert running["status"]["templateRevision"] == "3"
+        assert (await stage.pod_of(fresh))["spec"]["containers"][0]["image"] == "registry.example.com/desktop:2"
+
+
+async def test_cordoned_node_is_left(pools: Stage) -> None:
+    stage = pools
+    node, other = await stage.node("a"), await stage.node("b")
+    template = await stage.template(**NO_HOME, placement={"nodeSelector": stage.here})
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 2)
+        await pool.reach(2)
+        await stage.api.patch(NODES, node, {"spec": {"unschedulable": True}}, into=msgspec.Raw)
+
+        async def moved() -> bool:
+            pods = await pool.waiting()
+            return [pod["spec"].get("nodeName") for pod in pods] == [other, other]
+
+        await eventually(moved, "both wait on the other node", 30)
+        await pool.reach(2)
+
+
+async def test_desktop_that_stops_answering_is_replaced(pools: Stage) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    clock = ShiftedClock()
+    async with kubelet(stage), stage.operator(clock):
+        pool = await Pool.make(stage, template, 1)
+        await pool.reach(1)
+        (pod,) = await pool.waiting()
+        conditions = [{**one, "status": "False"} for one in pod["status"]["conditions"] if one["type"] == "Ready"]
+        silent = {"status": {"conditions": conditions}}
+        await stage.patch(PODS, pod["metadata"]["name"], silent, subresource="status")
+
+        async def counted() -> bool:
+            return bool((await pool.get())["status"].get("starting") == 1)
+
+        await eventually(counted, "it is not counted as ready any more")
+        # Nobody gets it.
+        session = await stage.session("alice-desktop", template)
+        assert uids([await stage.pod_of(session)]) != uids([pod])
+        clock.ahead = timedelta(seconds=91)
+        await stage.api.patch(POOLS, pool.name, {"metadata": {"labels": {"look": "again"}}}, into=msgspec.Raw)
+
+        async def removed() -> bool:
+            return not uids([pod]) & uids(await pool.waiting())
+
+        await eventually(removed, "it is removed", 30)
+        await pool.say("has not answered for 90 s")
+        clock.ahead = timedelta(seconds=110)
+        await stage.api.patch(POOLS, pool.name, {"metadata": {"labels": {"look": "anew"}}}, into=msgspec.Raw)
+        await pool.reach(1)
+
+
+async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 2)
+        await pool.reach(2)
+        session = await stage.session("alice-desktop", template)
+        await stage.reach("alice-desktop", "Running")
+        await pool.reach(2, claimed=1)
+        await pool.delete()
+
+        async def emptied() -> bool:
+            return not await pool.waiting()
+
+        await eventually(emptied, "nobody's desktops go with the pool", 30)
+        claimed = await stage.pod_of(session)
+        assert "deletionTimestamp" not in claimed["metadata"]
+        kept = await stage.get(SECRETS, f"{claimed['metadata']['name']}-auth")
+        assert kept, "a container that is started again needs it"
+        # The garbage collector has looked at what the pool owned; a desktop that is started again finds its password.
+        await stage.delete(SECRETS, "alice-desktop-auth")
+
+        async def same_again() -> bool:
+            found = await stage.get(SECRETS, "alice-desktop-auth")
+            return bool(found and found["data"] == kept["data"])
+
+        await eventually(same_again, "the session's Secret comes back with the same password")
+        assert (await stage.reach("alice-desktop", "Running"))["status"].get("message", "") == ""
+
+
+async def test_pool_of_a_template_with_a_home_is_refused_in_words(pools: Stage) -> None:
+    stage, template = pools, await pools.template()
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 2)
+        refused = await pool.say("home volume, which cannot be attached")
+        assert refused["status"]["conditions"][0]["reason"] == "TemplateHasHome"
+        assert await pool.pods() == []
+        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"enabled": False}}}, into=msgspec.Raw)
+        await pool.reach(2)
+        await stage.api.delete(TEMPLATES, template, into=msgspec.Raw)
+        await pool.say(f"There is no template {template!r}")
+
+
+async def test_session_with_a_home_is_told_once_why_it_starts_anew(pools: Stage) -> None:
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 1)
+        await pool.reach(1)
+        session = await stage.session("alice-desktop", template, persistence={"enabled": True})
+        await stage.run("alice-desktop")
+        assert uids(await stage.owned(PODS, session)).isdisjoint(uids(await pool.pods()))
+
+        async def told() -> list[Object]:
+            uid = session["metadata"]["uid"]
+            return [one for one in await stage.all(EVENTS) if one["regarding"].get("uid") == uid]
+
+        async def told_once() -> bool:
+            return [one["reason"] for one in await told()].count("NotFromPool") == 1
+
+        await eventually(told_once, "it hears why, once")
+        (event,) = [one for one in await told() if one["reason"] == "NotFromPool"]
+        assert "home volume cannot be attached" in event["note"] and pool.name in event["note"]
+        assert "series" not in event
+
+
+async def test_pool_gives_its_gpu_to_a_person_who_waits(pools: Stage) -> None:
+    stage = pools
+    await stage.node("gpu", gpu="2")
+    template = await stage.template(**NO_HOME, placement={"nodeSelector": stage.here})
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 2)
+        await pool.reach(2)
+        # It wants another desktop than the pool has, and both GPUs are the pool's.
+        await stage.session("alice-desktop", template, resources={"memory": "2Gi"})
+        await stage.reach("alice-desktop", "Running")
+        await pool.reach(1)
+        blocked = await pool.say("1 of 2 desktops is ready.")
+        assert blocked["status"]["conditions"][0]["reason"] == "GPUsBusy"
+        await stage.delete(SESSIONS, "alice-desktop")
+        await pool.reach(2)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.timeout(300)
+async def test_claim_survives_a_kill_at_every_write(pools: Stage, moment: Literal["before", "after"]) -> None:
+    """Whatever it has written when it is killed: one pod, one Secret with that pod's password, none lost or shared."""
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage):
+        pool = await Pool.make(stage, template, 1)
+        for write in range(1, 20):
+            async with stage.operator():
+                await pool.reach(1)
+            # Only the claim is to be counted: the pool wants no more, and has one that can be taken.
+            name = f"desktop-{write}"
+            session = await stage.session(name, template)
+            stage.proxy.cut_at(write, moment)
+            running = asyncio.create_task(stage.reach(name, "Running", seconds=60))
+            async with stage.operator_process() as operator:
+                cut = asyncio.create_task(stage.proxy.cut.wait())
+                await asyncio.wait((cut, running), return_when=asyncio.FIRST_COMPLETED, timeout=30)
+                await operator.kill()
+            was_cut = stage.proxy.cut.is_set()
+            cut.cancel()
+            stage.proxy.mend()
+            async with stage.operator():
+                await running
+                await pool.reach(1, claimed=1)
+                (pod,) = await stage.owned(PODS, session)
+                assert pod["metadata"]["annotations"]["vdi.kasm.io/pool"] == pool.name
+                kept = await password_in(stage, f"{pod['metadata']['name']}-auth")
+                assert await password_in(stage, f"{name}-auth") == kept
+                assert len(await pool.pods()) == 2
+                await stage.delete(SESSIONS, name)
+                await stage.gone(SESSIONS, name)
+                await pool.reach(1)
+            if not was_cut:
+                assert write > 5, f"the operator got through with {write - 1} writes: what has it not done?"
+                return
+    raise AssertionError("still writing after 19 writes")
