@@ -1,0 +1,287 @@
+"""Who may have room on which node, and who waits: the queue of `vdi.session.admission`, kept up by the caches.
+
+A session asks when it wants its desktop. It goes at once, or waits and is woken: when its turn has come (room is kept
+for it from that moment on), or when what it was told is no longer so. Nothing is written here, and nothing is lost with
+the process: who has waited since when stands in the sessions' statuses.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from vdi.api.session import VDISession
+from vdi.kube.clock import Clock
+from vdi.operator.admission_ledger import Ledger, milliseconds
+from vdi.operator.admission_news import News, Told
+from vdi.operator.caches import Caches
+from vdi.operator.ports import Waiting
+from vdi.session.admission import Group, Queue
+from vdi.session.admission_order import Waiter
+from vdi.session.capacity import PODS, amount
+from vdi.session.capacity_matching import Demand, demand_of
+from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
+from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.observed import Claim, Pod
+from vdi.session.policy import Policy
+from vdi.session.times import parse_time
+
+log = logging.getLogger(__name__)
+SessionKey = tuple[str, str]
+
+_TICK = 5.0
+"""Seconds between two looks at who has to be told something new."""
+_UNCLAIMED = 30_000
+"""Milliseconds after which room that nobody has come for is given back."""
+_AT_A_TIME = 500
+"""So many of those who wait are looked at before others may work."""
+
+
+@dataclass(slots=True)
+class _Granted:
+    waiter: Waiter
+    at: int
+    fetched: bool = False
+
+
+class Admission:
+    """The one queue of an operator. Touched only from the event loop's thread, between two awaits: hence no lock.
+
+    `_granted` has who may go and has no pod in the caches yet; `_told` what those who wait have been told. Both live as
+    long as this process leads; after that, statuses and pods tell.
+    """
+
+    def __init__(
+        self,
+        caches: Caches,
+        policy: Policy,
+        clock: Clock,
+        *,
+        weights: Mapping[str, float],
+        on_admitted: Callable[[float], None],
+    ) -> None:
+        self._caches = caches
+        self._policy = policy
+        self._clock = clock
+        self._on_admitted = on_admitted
+        self._queue = Queue(weights)
+        self._ledger = Ledger(caches, self._queue, clock, self._go)
+        self._news = News(self._queue, caches)
+        self._keys: dict[str, SessionKey] = {}
+        self._granted: dict[str, _Granted] = {}
+        self._told: dict[str, Told] = {}
+        self._yielding: set[str] = set()
+        self._restored = False
+        self._enqueue: Callable[[SessionKey], None] = lambda _: None
+        self._yield_room: Callable[[Iterable[Pod]], None] = lambda _: None
+
+    def connect(self, enqueue: Callable[[SessionKey], None], yield_room: Callable[[Iterable[Pod]], None]) -> None:
+        """Whom to tell: sessions whose turn has come, and pools whose desktops stand in a person's way."""
+        self._enqueue = enqueue
+        self._yield_room = yield_room
+
+    def ask(self, session: VDISession, desktop: Desktop, home: Claim | None) -> Waiting | None:
+        """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
+        self._restore()
+        uid, now = session.metadata.uid, milliseconds(self._clock)
+        waiter = self._waiter(session, desktop, home, now)
+        present = self._granted.get(uid)
+        if present and (present.waiter.demand != waiter.demand or self._queue.node_of(uid) is None):
+            self._queue.remove(uid, now)  # it wants something else, or had its pod and needs another
+            del self._granted[uid]
+        if uid not in self._granted:
+            self._keys[uid] = session.metadata.namespace, session.metadata.name
+            self._queue.enter(waiter, now)
+            self._go(asking=uid)
+        if granted := self._granted.get(uid):
+            if not granted.fetched:
+                granted.fetched = True
+                self._on_admitted(granted.waiter.waited(now) / 1000)
+            self._told.pop(uid, None)
+            return None
+        return self._tell(waiter, now).waiting
+
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
+
+        There is none where somebody waits: pools come last.
+        """
+        self._restore()
+        now, demand = milliseconds(self._clock), self._demand(desktop, None)
+        if self._queue.try_place(pod, demand, now) is not None:
+            return None
+        group = self._queue.group_of(demand)
+        shortage = self._news.shortage(group)
+        if shortage.reason == Reason.RESERVED:
+            return Problem(Reason.RESERVED, "What room there is, is kept for people who wait.")
+        return Problem(shortage.reason, f"There is no room: {shortage.words}.")
+
+    def withdraw(self, uid: str) -> None:
+        """The session (or the pool's pod of this name) wants no room any more, or not now."""
+        now = milliseconds(self._clock)
+        self._queue.leave(uid, now)
+        self._queue.remove(uid, now)
+        self._granted.pop(uid, None)
+        self._told.pop(uid, None)
+        self._keys.pop(uid, None)
+        self._go()
+
+    def waits(self) -> list[float]:
+        """How many seconds each of those who wait has waited by now."""
+        now = milliseconds(self._clock)
+        return [waiter.waited(now) / 1000 for waiter in self._queue]
+
+    async def run(self) -> None:
+        """Keep those who wait informed, until cancelled."""
+        while True:
+            await self._clock.sleep(_TICK)
+            self._restore()
+            now = milliseconds(self._clock)
+            self._ledger.settle()
+            self._drop_unclaimed(now)
+            self._queue.tick(now)
+            self._go()
+            await self._inform(now)
+
+    # Inside
+
+    def _go(self, asking: str = "") -> None:
+        """Whoever may go now is told so, but for the one that asks."""
+        now = milliseconds(self._clock)
+        if not len(self._queue):
+            return
+        for grant in self._queue.grant(now):
+            uid = grant.waiter.uid
+            self._granted[uid] = _Granted(grant.waiter, now)
+            if uid != asking:
+                self._enqueue(self._keys[uid])
+        if self._ledger.spare:
+            self._make_pools_yield(now)
+
+    def _tell(self, waiter: Waiter, now: int) -> Told:
+        told = self._told.get(waiter.uid)
+        news = self._news.of(waiter, now, told)
+        if news is not told:
+            self._told[waiter.uid] = news
+        return news
+
+    async def _inform(self, now: int) -> None:
+        """Wake those for whom something else holds than what they were told."""
+        if not len(self._queue):
+            return
+        self._news.count(now)
+        for number, waiter in enumerate(list(self._queue)):
+            told = self._told.get(waiter.uid)
+            if told and self._news.of(waiter, now, told) is not told and waiter.uid in self._keys:
+                self._enqueue(self._keys[waiter.uid])
+            if number % _AT_A_TIME == _AT_A_TIME - 1:
+                await asyncio.sleep(0)
+
+    def _drop_unclaimed(self, now: int) -> None:
+        pods = self._caches.pods
+        for uid, granted in list(self._granted.items()):
+            if self._queue.node_of(uid) is None or pods.by_owner(uid):
+                del self._granted[uid]  # it has its pod
+            elif not granted.fetched and now - granted.at > _UNCLAIMED:
+                log.warning("%s/%s has not come for its room, which is given back", *self._keys.get(uid, ("?", uid)))
+                self.withdraw(uid)
+
+    def _restore(self) -> None:
+        """Put everybody in line who waited when another process led, before anybody new is let in."""
+        if self._restored:
+            return
+        self._restored = True
+        self._ledger.settle()
+        now = milliseconds(self._clock)
+        for session in self._caches.sessions.values():
+            meta = session.metadata
+            waited = any(one.type == ADMITTED and one.reason in QUEUE_REASONS for one in session.status.conditions)
+            if not waited or meta.deletion_timestamp or session.spec.suspended or self._caches.pods.by_owner(meta.uid):
+                continue
+            template = self._caches.templates.get("", session.spec.template)
+            desktop = resolve(session, template, self._policy) if template else None
+            if isinstance(desktop, Desktop):
+                claim = self._caches.claims.get(meta.namespace, desktop.home.claim) if desktop.home else None
+                self._keys[meta.uid] = meta.namespace, meta.name
+                self._queue.enter(self._waiter(session, desktop, claim, now), now)
+        self._go()
+
+    def _waiter(self, session: VDISession, desktop: Desktop, home: Claim | None, now: int) -> Waiter:
+        uid = session.metadata.uid
+        known = self._queue.waiting(uid) or (self._granted[uid].waiter if uid in self._granted else None)
+        return Waiter(
+            uid=uid,
+            user=session.spec.user,
+            priority=session.spec.priority,
+            since=known.since if known else min(now, _waiting_since(session, now)),
+            demand=self._demand(desktop, home),
+        )
+
+    def _demand(self, desktop: Desktop, home: Claim | None) -> Demand:
+        takes = {
+            "cpu": amount("cpu", desktop.request_cpu),
+            "memory": amount("memory", desktop.request_memory),
+            desktop.gpu_resource: desktop.gpu,
+            PODS: 1,
+        }
+        placement = desktop.placement
+        pin = self._ledger.pin_of(home)
+        return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin)
+
+    def _make_pools_yield(self, now: int) -> None:
+        """Desktops that nobody has yet make room for people: as many as help somebody, and no more."""
+        spare: dict[str, list[Pod]] = {}
+        for pod in self._ledger.spare.values():
+            node = self._queue.node_of(f"pod/{pod.metadata.uid}")
+            if node in self._queue.rooms:
+                spare.setdefault(node, []).append(pod)
+        for pods in spare.values():
+            pods.sort(key=lambda pod: pod.metadata.uid not in self._yielding)
+        free = {node: dict(self._queue.rooms[node].free) for node in spare}
+        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.line.first(now))]
+        chosen: list[Pod] = []
+        for _, group in sorted(firsts, key=lambda pair: pair[0]):
+            for _ in range(len(group.line)):
+                helping = _help(group, spare, free)
+                if not helping:
+                    break
+                chosen += helping
+        self._yielding &= self._ledger.spare.keys()
+        going = [pod for pod in chosen if pod.metadata.uid not in self._yielding]
+        if going:
+            self._yielding.update(pod.metadata.uid for pod in going)
+            self._yield_room(going)
+
+
+def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, int]]) -> list[Pod]:
+    """The desktops of one node whose end makes room for one more of this line; they and the room are taken."""
+    takes = group.demand.takes
+    for node, pods in spare.items():
+        room = group.rooms.get(node)
+        if room is None or room.closed:
+            continue
+        left, chosen = dict(free[node]), []
+        for pod in pods:
+            short = [name for name, number in takes if left.get(name, 0) < number]
+            if not short:
+                break
+            if any(pod.spec.takes.get(name) for name in short):
+                chosen.append(pod)
+                for name, number in pod.spec.takes.items():
+                    left[name] = left.get(name, 0) + number
+        if chosen and all(left.get(name, 0) >= number for name, number in takes):
+            free[node] = {name: number - dict(takes).get(name, 0) for name, number in left.items()}
+            spare[node] = [pod for pod in pods if pod not in chosen]
+            return chosen
+    return []
+
+
+def _waiting_since(session: VDISession, now: int) -> int:
+    """As the status says; who comes for the first time has waited since it was made."""
+    status = session.status
+    for condition in status.conditions:
+        if condition.type == ADMITTED and condition.reason in QUEUE_REASONS and condition.last_transition_time:
+            return int(parse_time(condition.last_transition_time).timestamp() * 1000)
+    if not status.conditions and session.metadata.creation_timestamp:
+        return int(parse_time(session.metadata.creation_timestamp).timestamp() * 1000)
+    return now

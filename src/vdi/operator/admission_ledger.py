@@ -1,0 +1,123 @@
+"""Tells the queue what there is: nodes, and all that takes room on them. From the stores alone."""
+
+import logging
+from collections.abc import Callable
+
+from vdi.kube.clock import Clock
+from vdi.operator.caches import Caches
+from vdi.operator.children import session_of
+from vdi.session.admission import Queue
+from vdi.session.capacity import Term, Workload
+from vdi.session.capacity_matching import demand_of, read_room
+from vdi.session.children.identity import USER_ANNOTATION
+from vdi.session.observed import Claim, Node, Pod
+from vdi.session.pool import is_waiting
+
+log = logging.getLogger(__name__)
+_ENDED = frozenset({"Succeeded", "Failed"})
+
+
+def milliseconds(clock: Clock) -> int:
+    """Wall time in the queue's unit."""
+    return int(clock.now().timestamp() * 1000)
+
+
+class Ledger:
+    """Listens to nodes and pods. What was granted goes over to the pod that comes of it as soon as that is known.
+
+    Grants stand in the queue under the session's uid, or the name of a pool's pod; pods under `pod/<uid>`.
+    """
+
+    def __init__(self, caches: Caches, queue: Queue, clock: Clock, on_change: Callable[[], None]) -> None:
+        self.spare: dict[str, Pod] = {}
+        """Desktops of pools that nobody has yet, by uid."""
+        self._caches = caches
+        self._queue = queue
+        self._clock = clock
+        self._on_change = on_change
+        self._unplaced: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
+        caches.nodes.listen(self._node_changed)
+        caches.pods.listen(self._pod_changed)
+        caches.neighbours.listen(self._workload_changed)
+        caches.others.listen(self._workload_changed)
+
+    def settle(self) -> None:
+        """Reckon those pods that nobody knew a place for with what is known now."""
+        for pod in list(self._unplaced.values()):
+            self._take_in(pod)
+
+    def pin_of(self, claim: Claim | None) -> tuple[Term, ...]:
+        """The nodes that a home can be reached from; empty: all, or not known since there is no volume yet."""
+        volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
+        return volume.pin if volume else ()
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        if new is None:
+            if old is not None:
+                self._queue.drop_room(old.metadata.name)
+                self._on_change()
+        elif old is None or _capacity(old) != _capacity(new):
+            try:
+                self._queue.set_room(read_room(new))
+            except ValueError as why:
+                log.error("node %s is left out of the reckoning: %s", new.metadata.name, why)
+                self._queue.drop_room(new.metadata.name)
+            self._on_change()
+
+    def _workload_changed(self, old: Workload | None, new: Workload | None) -> None:
+        now = milliseconds(self._clock)
+        if new is not None:
+            self._queue.place(_id(new), new.spec.node_name, new.spec.takes, lasting=True, now=now)
+        elif old is not None:
+            self._queue.remove(_id(old), now)
+        self._on_change()
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if new is not None:
+            self._take_in(new)
+        elif old is not None:
+            self._forget(old)
+        self._on_change()
+
+    def _forget(self, pod: Pod) -> None:
+        self.spare.pop(pod.metadata.uid, None)
+        self._unplaced.pop(pod.metadata.uid, None)
+        self._queue.remove(_id(pod), milliseconds(self._clock))
+
+    def _take_in(self, pod: Pod) -> None:
+        if pod.status.phase in _ENDED:
+            self._forget(pod)
+            return
+        queue, uid, now = self._queue, pod.metadata.uid, milliseconds(self._clock)
+        owner = session_of(pod)
+        granted = "" if pod.metadata.deletion_timestamp else owner.uid if owner else pod.metadata.name
+        user = pod.metadata.annotations.get(USER_ANNOTATION, "") if owner else ""
+        node = pod.spec.node_name or queue.node_of(_id(pod)) or queue.node_of(granted) or self._reckon(pod)
+        if is_waiting(pod):
+            self.spare[uid] = pod
+        else:
+            self.spare.pop(uid, None)
+        if node is None:
+            self._unplaced[uid] = pod
+            return
+        self._unplaced.pop(uid, None)
+        queue.place(_id(pod), node, pod.spec.takes, user=user, now=now)
+        queue.remove(granted, now)
+        queue.leave(granted, now)
+
+    def _reckon(self, pod: Pod) -> str | None:
+        claim = self._caches.claims.get(pod.metadata.namespace, pod.home_claim) if pod.home_claim else None
+        spec = pod.spec
+        return self._queue.reckon(
+            demand_of(spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim))
+        )
+
+
+def _id(pod: Pod | Workload) -> str:
+    return f"pod/{pod.metadata.uid}"
+
+
+def _capacity(node: Node) -> tuple[object, ...]:
+    """All that counts of a node; the rest of it changes with every heartbeat."""
+    meta, spec = node.metadata, node.spec
+    return meta.deletion_timestamp, meta.labels, spec.unschedulable, spec.taints, node.ready, node.status.allocatable

@@ -1,0 +1,167 @@
+"""What those who wait are told: place in line, reason, when there is room at the latest. Said anew only if it counts.
+
+Each change of what somebody was told is a write to the API. With thousands in line, everyone's place changes all the
+time: near the front every step is told, further back only a tenth of the way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from heapq import merge
+
+from vdi.api.session import QueueStatus
+from vdi.operator.caches import Caches
+from vdi.operator.children import owner_uid
+from vdi.operator.ports import Waiting
+from vdi.session.admission import Group, Queue, is_hopeless
+from vdi.session.admission_order import Waiter
+from vdi.session.admission_words import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from vdi.session.capacity_matching import Demand, Room
+from vdi.session.effective import Problem
+from vdi.session.times import format_time, parse_time
+
+_SHORT = 64
+"""So many may be put in order at each question; more only as often as time allows."""
+_PAUSE = 1_000
+"""Milliseconds between two reckonings for a long queue."""
+_LATER = 60_000
+"""Milliseconds by which a time must differ to be told anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What somebody who waits was told."""
+
+    waiting: Waiting
+    position: int
+    reason: str
+    slot: int
+    """Milliseconds since the epoch; 0: not known."""
+
+
+@dataclass(slots=True)
+class _OfGroup:
+    changes: int
+    at: int
+    shortage: Shortage
+    slots: Sequence[int] = ()
+
+
+class News:
+    """Reckons for all what holds at a moment, as seldom as possible."""
+
+    def __init__(self, queue: Queue, caches: Caches) -> None:
+        self._queue = queue
+        self._caches = caches
+        self._places: dict[str, int] = {}
+        self._counted = (-1, 0)  # the queue's changes and the time when places were counted
+        self._groups: dict[Demand, _OfGroup] = {}
+        self._endings: dict[str, list[Ending]] = {}
+        self._endings_of = (-1, 0)
+        self._roomy: dict[Demand, list[Room]] = {}
+        self._roomy_of = -1
+
+    def of(self, waiter: Waiter, now: int, told: Told | None) -> Told:
+        """What holds for one who waits; `told` itself if that is near enough."""
+        self._count_if_due(now, waiter.uid)
+        group = self._queue.group_of(waiter.demand)
+        known = self._of_group(group, now)
+        place = 0 if known.shortage.hopeless else self._places.get(waiter.uid, len(self._queue))
+        slot = known.slots[place - 1] if 0 < place <= len(known.slots) else 0
+        if told and not _differs(told, known.shortage.reason, place, slot, now):
+            return told
+        return _tell(known.shortage, place, slot)
+
+    def count(self, now: int) -> None:
+        """Put everybody in order."""
+        hopeful = {one.uid for group in self._queue.groups() if not is_hopeless(group) for one in group.line}
+        order = self._queue.order(now, hopeful)
+        self._places = {waiter.uid: place for place, waiter in enumerate(order, 1)}
+        self._counted = self._queue.changes, now
+
+    def shortage(self, group: Group) -> Shortage:
+        """Why nobody of a line can go now."""
+        return explain_shortage(group, self._queue.rooms, self._find_roomy)
+
+    def _count_if_due(self, now: int, uid: str) -> None:
+        changes, at = self._counted
+        if changes == self._queue.changes and uid in self._places:
+            return
+        if len(self._queue) <= _SHORT or now - at >= _PAUSE:
+            self.count(now)
+
+    def _of_group(self, group: Group, now: int) -> _OfGroup:
+        known = self._groups.get(group.demand)
+        fresh = known is not None and (
+            known.changes == self._queue.changes or (len(self._queue) > _SHORT and now - known.at < _PAUSE)
+        )
+        if known is None or not fresh:
+            if len(self._groups) > 2 * len(self._queue) + _SHORT:
+                self._groups.clear()
+            shortage = self.shortage(group)
+            slots = [] if shortage.hopeless else expect_slots(group, self._endings_on(group, now), len(self._queue))
+            known = self._groups[group.demand] = _OfGroup(self._queue.changes, now, shortage, slots)
+        return known
+
+    def _find_roomy(self, demand: Demand) -> list[Room]:
+        """Lines that differ only in where their homes are share the answer."""
+        if self._roomy_of != self._queue.changes:
+            self._roomy.clear()
+            self._roomy_of = self._queue.changes
+        anywhere = Demand(demand.takes, demand.selector, demand.tolerances)
+        if anywhere not in self._roomy:
+            self._roomy[anywhere] = find_roomy(anywhere, self._queue.rooms.values())
+        return self._roomy[anywhere]
+
+    def _endings_on(self, group: Group, now: int) -> list[Ending]:
+        """Desktops that run on this line's nodes, the first to end first."""
+        changes, at = self._endings_of
+        if changes != self._queue.changes and (now - at >= _PAUSE or len(self._queue) <= _SHORT):
+            self._endings_of = self._queue.changes, now
+            self._endings = self._list_endings()
+        lists = [self._endings[name] for name in group.rooms if name in self._endings]
+        return list(merge(*lists, key=_time_of))
+
+    def _list_endings(self) -> dict[str, list[Ending]]:
+        endings: dict[str, list[Ending]] = {}
+        sessions = self._caches.sessions
+        ends = {one.metadata.uid: one.status.expires_at for one in sessions.values() if one.status.expires_at}
+        for pod in self._caches.pods.values():
+            end = ends.get(owner_uid(pod) or "")
+            if end and pod.spec.node_name:
+                ending = Ending(_milliseconds(end), pod.spec.node_name, pod.spec.takes)
+                endings.setdefault(ending.node, []).append(ending)
+        for of_node in endings.values():
+            of_node.sort(key=_time_of)
+        return endings
+
+
+def _differs(told: Told, reason: str, place: int, slot: int, now: int) -> bool:
+    if told.reason != reason or (told.position == 0) != (place == 0) or (told.slot == 0) != (slot == 0):
+        return True
+    if abs(told.position - place) >= max(1, told.position // 10):
+        return True
+    return abs(told.slot - slot) >= max(_LATER, (told.slot - now) // 10)
+
+
+def _tell(shortage: Shortage, place: int, slot: int) -> Told:
+    moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
+    if place:
+        by = f" There is room by {moment[11:16]} UTC at the latest." if moment else ""
+        words = f"Waits for room, number {place} in line: {shortage.words}.{by}"
+    else:
+        words = (
+            f"There is no room for this desktop, and none to wait for: {shortage.words}. It starts when that changes."
+        )
+    queue = QueueStatus(position=place, reason=shortage.reason, earliest_slot=moment)
+    return Told(Waiting(Problem(shortage.reason, words), queue), place, shortage.reason, slot)
+
+
+def _time_of(ending: Ending) -> int:
+    return ending.at
+
+
+@lru_cache(maxsize=20_000)
+def _milliseconds(text: str) -> int:
+    return int(parse_time(text).timestamp() * 1000)

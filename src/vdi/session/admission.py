@@ -1,0 +1,377 @@
+"""The queue for room: who may have a desktop now, and on which node it is reckoned. Pure: no clock, no I/O.
+
+Never more is granted than a node has. Whenever room appears, it goes at once to the first in the order whose demand
+fits, so whoever waits does not fit now: a newcomer that fits takes nothing from them. But it could go on for ever that
+small desktops fill the gaps that a large one waits for. Hence whoever has waited for `PATIENCE` holds the node that is
+closest to fit it, and nobody behind it may take there what it needs.
+
+Incremental: waiters of equal demand stand in one line, and only a line's first is tried, only on nodes where room has
+appeared since it was tried there. A decision when nothing is free looks at nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+
+from vdi.session.admission_order import Key, Line, Waiter, sort_waiters
+from vdi.session.capacity import Amounts
+from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
+
+PATIENCE = 600_000
+"""Milliseconds of waiting after which a waiter holds a node."""
+_KEPT = 256
+"""How many demands that nobody has now are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """This waiter may go."""
+
+    waiter: Waiter
+    node: str
+
+
+@dataclass(slots=True)
+class Group:
+    """The line of those with one demand, and the nodes that they may be on."""
+
+    demand: Demand
+    line: Line
+    rooms: dict[str, Room] = field(default_factory=dict)
+    """Where placement and home allow it, whatever is free there."""
+    fresh: dict[str, None] = field(default_factory=dict)
+    """Nodes where room may be, in the order in which they are to be tried."""
+    withheld: set[str] = field(default_factory=set)
+    """Nodes where there was room, but held for somebody before them."""
+    hold: str = ""
+    """The node that is kept for the first of this line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    node: str
+    takes: Amounts
+    user: str
+    lasting: bool
+
+
+class Queue:
+    """Nodes, what is on them, and who waits. Everything has an id of the caller's choice; all changes are told to it.
+
+    After changes `grant` says who may go; what it grants is placed already, under the waiter's uid.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self.rooms: dict[str, Room] = {}
+        self.changes = 0
+        """Goes up with every change of what there is or who waits."""
+        self._weights = dict(weights or {})
+        self._placed: dict[str, _Placed] = {}
+        self._taken: dict[str, dict[str, int]] = {}  # by node, known or not
+        self._lasting: dict[str, dict[str, int]] = {}
+        self._running: Counter[str] = Counter()
+        self._groups: dict[Demand, Group] = {}
+        self._waiting: dict[str, tuple[Waiter, Group]] = {}
+        self._lively: dict[Demand, Group] = {}  # with waiters, and nodes that have not been tried
+        self._holding: dict[str, dict[Demand, Group]] = {}  # by node
+        self._occupied: dict[Demand, Group] = {}  # with waiters
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return (waiter for waiter, _ in self._waiting.values())
+
+    # What there is
+
+    def set_room(self, room: Room) -> None:
+        """A node is there, or has changed: `room` is it when empty."""
+        taken = self._taken.get(room.name, {})
+        room.free = {name: room.has.get(name, 0) - taken.get(name, 0) for name in {*room.has, *taken}}
+        room.lasting = self._lasting.setdefault(room.name, {})
+        self.rooms[room.name] = room
+        self.changes += 1
+        for group in self._groups.values():
+            self._admit_room(group, room)
+
+    def drop_room(self, name: str) -> None:
+        """A node is gone."""
+        if self.rooms.pop(name, None):
+            self.changes += 1
+            for group in self._groups.values():
+                group.rooms.pop(name, None)
+                group.fresh.pop(name, None)
+                if group.hold == name:
+                    self._lift(group)
+
+    def place(self, uid: str, node: str, takes: Amounts, *, user: str = "", lasting: bool = False, now: int) -> None:
+        """Something is on a node (one that we may not know yet); `user`: whose desktop it is."""
+        present = self._placed.get(uid)
+        placed = _Placed(node, takes, user, lasting)
+        if present == placed:
+            return
+        self._placed[uid] = placed
+        if present:
+            self._free(present)
+        self._take(placed, 1)
+        if user != (present.user if present else ""):
+            self._count(user, 1, now)
+            self._count(present.user if present else "", -1, now)
+
+    def remove(self, uid: str, now: int) -> None:
+        """It is no longer there."""
+        if placed := self._placed.pop(uid, None):
+            self._free(placed)
+            self._count(placed.user, -1, now)
+
+    def node_of(self, uid: str) -> str | None:
+        """Where it was placed."""
+        placed = self._placed.get(uid)
+        return placed.node if placed else None
+
+    # Who waits
+
+    def enter(self, waiter: Waiter, now: int) -> None:
+        """Somebody wants room, or wants something else than before."""
+        if uid_known := self._waiting.get(waiter.uid):
+            if uid_known[0] == waiter:
+                return
+            self.leave(waiter.uid, now)
+        self.changes += 1
+        group = self.group_of(waiter.demand)
+        self._waiting[waiter.uid] = waiter, group
+        self._occupied[group.demand] = group
+        group.line.add(waiter, now)
+        if group.withheld:
+            group.fresh.update(dict.fromkeys(group.withheld))
+            group.withheld.clear()
+        if group.fresh:
+            self._lively[group.demand] = group
+
+    def leave(self, uid: str, now: int) -> None:
+        """Somebody wants no room any more."""
+        known = self._waiting.pop(uid, None)
+        if known is None:
+            return
+        self.changes += 1
+        _, group = known
+        group.line.remove(uid, now)
+        if not group.line:
+            self._lively.pop(group.demand, None)
+            self._occupied.pop(group.demand, None)
+            self._lift(group)
+            if group.demand.pin or len(self._groups) > _KEPT:
+                del self._groups[group.demand]
+
+    def waiting(self, uid: str) -> Waiter | None:
+        """Whoever waits under this uid."""
+        known = self._waiting.get(uid)
+        return known[0] if known else None
+
+    def group_of(self, demand: Demand) -> Group:
+        """All that stand in one line with this demand, and where they may go."""
+        group = self._groups.get(demand)
+        if group is None:
+            group = self._groups[demand] = Group(demand, Line(self._share))
+            for room in self.rooms.values():
+                self._admit_room(group, room)
+        return group
+
+    def groups(self) -> list[Group]:
+        """The lines in which somebody waits."""
+        return list(self._occupied.values())
+
+    def order(self, now: int, uids: set[str] | None = None) -> list[Waiter]:
+        """Everybody (or only these), the next one first. Costs a sort."""
+        waiters = (waiter for waiter in self if uids is None or waiter.uid in uids)
+        return sort_waiters(waiters, self._running, self._weights, now)
+
+    # The decision
+
+    def grant(self, now: int) -> list[Grant]:
+        """Give room to whoever is next and fits, until nobody does."""
+        self._hold_for_patient(now)
+        granted: list[Grant] = []
+        heads: list[tuple[Key, int, Group]] = []
+        for number, group in enumerate(list(self._lively.values())):
+            if first := group.line.first(now):
+                heads.append((first[0], number, group))
+        heapify(heads)
+        while heads:
+            key, number, group = heappop(heads)
+            first = group.line.first(now)
+            if first is None:
+                continue
+            if first[0] != key:  # of the same user somebody has just got a place
+                heappush(heads, (first[0], number, group))
+                continue
+            room = self._find(group, key, now)
+            if room is None:
+                self._lively.pop(group.demand, None)
+                continue
+            waiter = first[1]
+            self.leave(waiter.uid, now)
+            self.place(waiter.uid, room.name, dict(waiter.demand.takes), user=waiter.user, now=now)
+            granted.append(Grant(waiter, room.name))
+            if following := group.line.first(now):
+                heappush(heads, (following[0], number, group))
+        return granted
+
+    def reckon(self, demand: Demand) -> str | None:
+        """Where the scheduler may put something that is there already: rather where it fits."""
+        rooms = [one for one in self.rooms.values() if is_placed(demand, one) and is_home(demand, one)]
+        best = min(rooms, key=lambda one: (bool(one.closed), not one.fits(demand.takes), one.name), default=None)
+        return best.name if best else None
+
+    def try_place(self, uid: str, demand: Demand, now: int) -> str | None:
+        """Room for what nobody waits for: only where no waiter could ever want it, and only what is free.
+
+        Gives the node, on which it is placed then.
+        """
+        group = self.group_of(demand)
+        if any(_compete(group, other) for other in self._occupied.values()):
+            return None
+        room = self._find(group, (0, 0.0, now, uid), now)
+        if room:
+            self.place(uid, room.name, dict(demand.takes), now=now)
+        return room.name if room else None
+
+    def tick(self, now: int) -> None:
+        """Time has passed: who holds what is looked at anew, and so is what was withheld."""
+        self._hold_for_patient(now)
+        for group in self._occupied.values():
+            if group.withheld:
+                group.fresh.update(dict.fromkeys(group.withheld))
+                group.withheld.clear()
+                self._lively[group.demand] = group
+
+    def holders(self, node: str, beside: Group) -> list[Group]:
+        """The other lines for whose first a node is kept."""
+        return [one for one in self._holding.get(node, {}).values() if one is not beside]
+
+    # Inside
+
+    def _find(self, group: Group, key: Key, now: int) -> Room | None:
+        """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler."""
+        takes = group.demand.takes
+        while group.fresh:
+            name = next(iter(group.fresh))
+            del group.fresh[name]
+            room = group.rooms[name]
+            if room.closed or not room.fits(takes):
+                continue
+            if self._is_kept(room, group, key, now):
+                group.withheld.add(name)
+                continue
+            group.fresh[name] = None
+            return room
+        return None
+
+    def _is_kept(self, room: Room, group: Group, key: Key, now: int) -> bool:
+        """Whether taking it would cost somebody before us, who has waited long, what it needs there."""
+        taken = dict(group.demand.takes)
+        for holder in self.holders(room.name, group):
+            first = holder.line.first(now)
+            if first is None or first[0] > key:
+                continue
+            if any(name in taken and room.free.get(name, 0) - taken[name] < need for name, need in holder.demand.takes):
+                return True
+        return False
+
+    def _hold_for_patient(self, now: int) -> None:
+        for group in self._occupied.values():
+            since = group.line.oldest()
+            if since is None or now - since < PATIENCE:
+                continue
+            held = group.rooms.get(group.hold)
+            if held is None or held.closed or not held.could_hold(group.demand.takes):
+                self._lift(group)
+                if room := _closest(group):
+                    group.hold = room.name
+                    self._holding.setdefault(room.name, {})[group.demand] = group
+
+    def _lift(self, group: Group) -> None:
+        """Nothing is kept for this line any more."""
+        node, group.hold = group.hold, ""
+        if not node:
+            return
+        holders = self._holding[node]
+        del holders[group.demand]
+        if not holders:
+            del self._holding[node]
+        self._enliven(node)
+
+    def _enliven(self, name: str) -> None:
+        """There may be room on this node: everybody who may be there is to be tried."""
+        for group in self._groups.values():
+            if name in group.rooms:
+                group.fresh[name] = None
+                group.withheld.discard(name)
+                if group.line:
+                    self._lively[group.demand] = group
+
+    def _admit_room(self, group: Group, room: Room) -> None:
+        group.withheld.discard(room.name)
+        if is_placed(group.demand, room) and is_home(group.demand, room):
+            group.rooms[room.name] = room
+            group.fresh[room.name] = None
+            if group.line:
+                self._lively[group.demand] = group
+        else:
+            group.rooms.pop(room.name, None)
+            group.fresh.pop(room.name, None)
+            if group.hold == room.name:
+                self._lift(group)
+
+    def _free(self, placed: _Placed) -> None:
+        self._take(placed, -1)
+        if placed.node in self.rooms:
+            self._enliven(placed.node)
+
+    def _take(self, placed: _Placed, sign: int) -> None:
+        self.changes += 1
+        ledgers = [self._taken.setdefault(placed.node, {})]
+        if placed.lasting:
+            ledgers.append(self._lasting.setdefault(placed.node, {}))
+        for name, number in placed.takes.items():
+            for ledger in ledgers:
+                ledger[name] = ledger.get(name, 0) + sign * number
+        if room := self.rooms.get(placed.node):
+            room.take(placed.takes, sign)
+
+    def _count(self, user: str, change: int, now: int) -> None:
+        if not user:
+            return
+        self._running[user] += change
+        if not self._running[user]:
+            del self._running[user]
+        for group in self._occupied.values():
+            group.line.share_changed(user, now)
+
+    def _share(self, user: str) -> float:
+        return self._running.get(user, 0) / self._weights.get(user, 1.0)
+
+
+def is_hopeless(group: Group) -> bool:
+    """Whether nobody's end would make room for this line."""
+    takes = group.demand.takes
+    return not any(room.could_hold(takes) for room in group.rooms.values())
+
+
+def _compete(group: Group, other: Group) -> bool:
+    """Whether there is a node for both where the other could ever have room."""
+    return any(room.could_hold(other.demand.takes) for name, room in other.rooms.items() if name in group.rooms)
+
+
+def _closest(group: Group) -> Room | None:
+    """The open node that lacks least; rather one where desktops alone stand in the way, for they end."""
+    candidates = []
+    for room in group.rooms.values():
+        if room.closed or not room.could_hold(group.demand.takes):
+            continue
+        lacks = sum(max(0, need - room.free.get(name, 0)) / need for name, need in group.demand.takes)
+        for_ever = any(room.has[name] - room.lasting.get(name, 0) < need for name, need in group.demand.takes)
+        candidates.append((for_ever, lacks, room.name, room))
+    return min(candidates, key=lambda one: one[:3])[3] if candidates else None

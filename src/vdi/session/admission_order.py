@@ -1,0 +1,163 @@
+"""Who is next: the order of those who wait. Pure, and incremental: a change costs little however many wait.
+
+priority plus one point per ten minutes of waiting -> running desktops of the user per weight -> waiting longest -> uid
+
+Of one user's waiters of one priority the oldest is always first, so only the first of each such row is compared.
+"""
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from vdi.session.capacity_matching import Demand
+
+AGEING = 600_000
+"""Milliseconds of waiting that count as much as one point of priority."""
+
+Key = tuple[int, float, int, str]
+"""Smaller is sooner."""
+Share = Callable[[str], float]
+"""Running desktops of a user, divided by the user's weight."""
+_Row = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A session that wants room. Times are milliseconds since the epoch: exact, unlike floats."""
+
+    uid: str
+    user: str
+    priority: int
+    since: int
+    demand: Demand
+
+    def points(self, now: int) -> int:
+        """Priority with the age's share."""
+        return self.priority + max(0, now - self.since) // AGEING
+
+    def waited(self, now: int) -> int:
+        """Milliseconds."""
+        return max(0, now - self.since)
+
+
+def sort_waiters(
+    waiters: Iterable[Waiter], running: Mapping[str, int], weights: Mapping[str, float], now: int
+) -> list[Waiter]:
+    """The order in which they would start if one place after the other became free that fits everybody.
+
+    Whoever starts counts as running for those of the same user behind.
+    """
+    by_user: dict[str, list[Waiter]] = defaultdict(list)
+    for waiter in waiters:
+        by_user[waiter.user].append(waiter)
+    keyed: list[tuple[Key, Waiter]] = []
+    for user, own in by_user.items():
+        own.sort(key=lambda one: (-one.points(now), one.since, one.uid))
+        count, weight = running.get(user, 0), weights.get(user, 1.0)
+        keyed += [
+            ((-one.points(now), (count + ahead) / weight, one.since, one.uid), one) for ahead, one in enumerate(own)
+        ]
+    keyed.sort(key=lambda pair: pair[0])
+    return [waiter for _, waiter in keyed]
+
+
+class Line:
+    """Those who wait for the same: finds the first without looking at all of them."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._waiters: dict[str, Waiter] = {}
+        self._rows: dict[_Row, list[tuple[int, str]]] = {}
+        self._of_user: dict[str, set[_Row]] = defaultdict(set)
+        self._heap: list[tuple[Key, _Row]] = []
+        self._pushed: dict[_Row, Key] = {}  # what the heap has of a row; older entries of it are void
+        self._steps: list[tuple[int, _Row]] = []  # when the first of a row gets its next point
+        self._oldest: list[tuple[int, str]] = []  # with those who have left
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._waiters.values())
+
+    def add(self, waiter: Waiter, now: int) -> None:
+        """Somebody comes."""
+        row = (waiter.user, waiter.priority)
+        self._waiters[waiter.uid] = waiter
+        insort(self._rows.setdefault(row, []), (waiter.since, waiter.uid))
+        self._of_user[waiter.user].add(row)
+        heappush(self._oldest, (waiter.since, waiter.uid))
+        self._push(row, now)
+
+    def remove(self, uid: str, now: int) -> None:
+        """Somebody goes."""
+        waiter = self._waiters.pop(uid)
+        row = (waiter.user, waiter.priority)
+        entries = self._rows[row]
+        del entries[bisect_left(entries, (waiter.since, uid))]
+        if entries:
+            self._push(row, now)
+            return
+        del self._rows[row]
+        self._pushed.pop(row, None)
+        self._of_user[waiter.user].discard(row)
+        if not self._of_user[waiter.user]:
+            del self._of_user[waiter.user]
+        if not self._rows:
+            self._heap.clear()
+            self._steps.clear()
+            self._oldest.clear()
+
+    def share_changed(self, user: str, now: int) -> None:
+        """A desktop of this user has started or ended."""
+        for row in self._of_user.get(user, ()):
+            self._push(row, now)
+
+    def first(self, now: int) -> tuple[Key, Waiter] | None:
+        """Who is next, with the key that it is compared by; None when nobody waits."""
+        while self._steps and self._steps[0][0] <= now:
+            _, row = heappop(self._steps)
+            if row in self._rows:
+                self._push(row, now)
+        while self._heap:
+            key, row = self._heap[0]
+            if self._pushed.get(row) != key:
+                heappop(self._heap)
+                continue
+            waiter = self._waiters[self._rows[row][0][1]]
+            actual = self._key(waiter, now)
+            if actual == key:
+                return key, waiter
+            heappop(self._heap)
+            self._push(row, now)
+        return None
+
+    def oldest(self) -> int | None:
+        """Since when somebody here waits longest."""
+        while self._oldest and self._oldest[0][1] not in self._waiters:
+            heappop(self._oldest)
+        return self._oldest[0][0] if self._oldest else None
+
+    def _key(self, waiter: Waiter, now: int) -> Key:
+        return -waiter.points(now), self._share(waiter.user), waiter.since, waiter.uid
+
+    def _push(self, row: _Row, now: int) -> None:
+        waiter = self._waiters[self._rows[row][0][1]]
+        key = self._key(waiter, now)
+        if self._pushed.get(row) == key:
+            return
+        self._pushed[row] = key
+        heappush(self._heap, (key, row))
+        heappush(self._steps, (self._next_step(row, now), row))
+        if len(self._heap) > 64 + 4 * len(self._rows):
+            self._heap = [(of_row, one) for one, of_row in self._pushed.items()]
+            heapify(self._heap)
+        if len(self._steps) > 64 + 4 * len(self._rows):
+            self._steps = [(self._next_step(one, now), one) for one in self._rows]
+            heapify(self._steps)
+
+    def _next_step(self, row: _Row, now: int) -> int:
+        since = self._rows[row][0][0]
+        return since + (max(0, now - since) // AGEING + 1) * AGEING

@@ -1,0 +1,130 @@
+"""Which nodes a desktop may be on, and how much room they have: nodes in, numbers out. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vdi.api.template import Toleration
+from vdi.session.capacity import Amounts, Term, amounts, means_any
+from vdi.session.observed import Node, Taint
+
+_OF_CONDITION = "node.kubernetes.io/"
+"""Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk)."""
+_KEEPS_AWAY = frozenset({"NoSchedule", "NoExecute"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """A toleration, as a value that can be compared."""
+
+    key: str
+    operator: str
+    value: str
+    effect: str
+
+    @classmethod
+    def of(cls, given: Toleration) -> "Tolerance":
+        """From a template or a pod."""
+        return cls(given.key or "", given.operator or "Equal", given.value or "", given.effect or "")
+
+    def covers(self, taint: Taint) -> bool:
+        """Whether it makes a pod bear this taint, as in Kubernetes."""
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.key and self.key != taint.key:
+            return False
+        return self.operator == "Exists" or (bool(self.key) and self.value == taint.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a desktop needs of a node. Desktops of equal demand wait in one line."""
+
+    takes: tuple[tuple[str, int], ...]
+    """Amounts by resource, sorted; without zeros."""
+    selector: tuple[tuple[str, str], ...] = ()
+    tolerances: tuple[Tolerance, ...] = ()
+    pin: tuple[Term, ...] = ()
+    """The nodes that the home can be reached from; empty: all."""
+
+
+def demand_of(
+    takes: Amounts,
+    selector: Iterable[tuple[str, str]] = (),
+    tolerations: Iterable[Toleration] = (),
+    pin: tuple[Term, ...] = (),
+) -> Demand:
+    """A demand, in its one spelling."""
+    return Demand(
+        takes=tuple(sorted((name, number) for name, number in takes.items() if number > 0)),
+        selector=tuple(sorted(selector)),
+        tolerances=tuple(Tolerance.of(one) for one in tolerations),
+        pin=pin,
+    )
+
+
+@dataclass(slots=True)
+class Room:
+    """One node: what it has, and what is left of it."""
+
+    name: str
+    labels: dict[str, str]
+    taints: tuple[Taint, ...]
+    """Those that keep pods away and are not of its state."""
+    closed: str
+    """Why it takes no pods now, in words; empty: it does."""
+    has: dict[str, int]
+    free: dict[str, int]
+    lasting: dict[str, int] = field(default_factory=dict)
+    """What is taken by others than desktops: nobody knows when it ends."""
+
+    def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
+        """Whether so much is free."""
+        free = self.free
+        return all(free.get(name, 0) >= number for name, number in takes)
+
+    def could_hold(self, takes: Iterable[tuple[str, int]]) -> bool:
+        """Whether it is large enough, were it empty."""
+        return all(self.has.get(name, 0) >= number for name, number in takes)
+
+    def take(self, takes: Amounts, sign: int) -> None:
+        """Something comes (1) or goes (-1)."""
+        free = self.free
+        for name, number in takes.items():
+            free[name] = free.get(name, 0) - sign * number
+
+
+def read_room(node: Node) -> Room:
+    """An empty node. Raises ValueError when its allocatable resources are no quantities."""
+    has = amounts(node.status.allocatable)
+    keeping = [one for one in node.spec.taints if one.effect in _KEEPS_AWAY]
+    return Room(
+        name=node.metadata.name,
+        labels=node.metadata.labels,
+        taints=tuple(one for one in keeping if not one.key.startswith(_OF_CONDITION)),
+        closed=_why_closed(node, [one.key for one in keeping if one.key.startswith(_OF_CONDITION)]),
+        has=has,
+        free=dict(has),
+    )
+
+
+def _why_closed(node: Node, taints: list[str]) -> str:
+    if node.metadata.deletion_timestamp:
+        return "being deleted"
+    if node.spec.unschedulable:
+        return "cordoned"
+    if not node.ready:
+        return "not ready"
+    return ", ".join(key.removeprefix(_OF_CONDITION) for key in taints)
+
+
+def is_placed(demand: Demand, room: Room) -> bool:
+    """Whether the placement allows this node: labels and taints. Its state and the home are another matter."""
+    labels = room.labels
+    if any(labels.get(key) != value for key, value in demand.selector):
+        return False
+    return all(any(one.covers(taint) for one in demand.tolerances) for taint in room.taints)
+
+
+def is_home(demand: Demand, room: Room) -> bool:
+    """Whether the home can be reached from this node."""
+    return not demand.pin or means_any(demand.pin, room.name, room.labels)

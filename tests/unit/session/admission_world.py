@@ -1,0 +1,85 @@
+"""Nodes, waiters and a small world for the tests of the queue."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from vdi.session.admission import Grant, Queue
+from vdi.session.admission_order import Waiter
+from vdi.session.capacity import Term
+from vdi.session.capacity_matching import Demand, Room, demand_of, read_room
+from vdi.session.observed import Node
+
+GPU = "nvidia.com/gpu"
+MINUTE = 60_000
+
+
+def a_node(name: str, *, labels: dict[str, str] | None = None, ready: bool = True, **spec: Any) -> Node:
+    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `has` replaces amounts."""
+    has = {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | spec.pop("has", {})
+    body = {
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name} | (labels or {})},
+        "spec": spec,
+        "status": {"allocatable": has, "conditions": [{"type": "Ready", "status": str(ready)}]},
+    }
+    return msgspec.convert(body, Node)
+
+
+def a_room(name: str, **has: str) -> Room:
+    return read_room(a_node(name, has={GPU if key == "gpu" else key: value for key, value in has.items()}))
+
+
+def pinned_to(node: str) -> tuple[Term, ...]:
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    return msgspec.convert([{"matchExpressions": [expression]}], tuple[Term, ...])
+
+
+def a_demand(gpu: int = 1, cpu: int = 250, memory: int = 2**30, **placement: Any) -> Demand:
+    return demand_of({GPU: gpu, "cpu": cpu, "memory": memory, "pods": 1}, **placement)
+
+
+def a_waiter(uid: str, since: int = 0, *, user: str = "", priority: int = 0, demand: Demand | None = None) -> Waiter:
+    return Waiter(uid, user or uid, priority, since, demand or a_demand())
+
+
+@dataclass
+class World:
+    """Time goes on, desktops start and end; every step is checked against what the nodes have."""
+
+    queue: Queue
+    now: int = 0
+    running: dict[str, tuple[Waiter, str]] = field(default_factory=dict)
+
+    def arrive(self, waiter: Waiter) -> list[Grant]:
+        self.queue.enter(waiter, self.now)
+        return self.settle()
+
+    def end(self, uid: str) -> list[Grant]:
+        del self.running[uid]
+        self.queue.remove(uid, self.now)
+        return self.settle()
+
+    def pass_time(self, length: int) -> list[Grant]:
+        self.now += length
+        self.queue.tick(self.now)
+        return self.settle()
+
+    def settle(self) -> list[Grant]:
+        granted = self.queue.grant(self.now)
+        for grant in granted:
+            assert grant.waiter.uid not in self.running
+            self.running[grant.waiter.uid] = grant.waiter, grant.node
+        self.check()
+        return granted
+
+    def check(self) -> None:
+        """Reckoned anew from who runs where: nothing is given twice, and the books are right."""
+        used: dict[str, dict[str, int]] = {name: {} for name in self.queue.rooms}
+        for waiter, node in self.running.values():
+            for name, number in waiter.demand.takes:
+                used[node][name] = used[node].get(name, 0) + number
+        for name, room in self.queue.rooms.items():
+            for resource, number in used[name].items():
+                assert number <= room.has.get(resource, 0), f"{name}: {number} {resource}"
+                assert room.free[resource] == room.has.get(resource, 0) - number

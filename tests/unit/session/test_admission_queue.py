@@ -1,0 +1,316 @@
+"""Never over capacity, never starving, in the order that was promised."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from unit.session.admission_world import GPU, MINUTE, World, a_demand, a_node, a_room, a_waiter, pinned_to
+from vdi.api.template import Toleration
+from vdi.session.admission import PATIENCE, Grant, Queue
+from vdi.session.admission_order import AGEING, Line, Waiter, sort_waiters
+from vdi.session.capacity_matching import Demand, read_room
+
+
+def a_world(*rooms: str, weights: dict[str, float] | None = None, **has: str) -> World:
+    world = World(Queue(weights))
+    for name in rooms or ("n1",):
+        world.queue.set_room(a_room(name, **has))
+    return world
+
+
+def full_world(*, user: str = "filler", weights: dict[str, float] | None = None) -> World:
+    """One node with 8 GPUs, and 8 desktops on it: r0 to r7."""
+    world = a_world(weights=weights)
+    for number in range(8):
+        assert world.arrive(a_waiter(f"r{number}", user=user if user != "each" else f"u{number}"))
+    return world
+
+
+def granted(grants: list[Grant]) -> list[str]:
+    return [grant.waiter.uid for grant in grants]
+
+
+def test_eight_run_and_the_ninth_waits_until_one_ends() -> None:
+    world = full_world()
+    assert world.arrive(a_waiter("ninth")) == []
+    assert [waiter.uid for waiter in world.queue] == ["ninth"]
+    assert granted(world.end("r3")) == ["ninth"]
+
+
+def test_priority_goes_first() -> None:
+    world = full_world()
+    world.arrive(a_waiter("early", 0))
+    world.arrive(a_waiter("important", 1000, priority=1))
+    assert granted(world.end("r0") + world.end("r1")) == ["important", "early"]
+
+
+def test_a_point_of_priority_is_worth_ten_minutes() -> None:
+    for wait, first in ((AGEING - 1, "important"), (AGEING, "early")):
+        world = full_world()
+        world.arrive(a_waiter("early", 0))
+        world.pass_time(wait)
+        world.arrive(a_waiter("important", wait, priority=1))
+        assert granted(world.end("r0")) == [first]
+
+
+def test_whoever_has_fewer_desktops_goes_first() -> None:
+    world = full_world(user="greedy")
+    world.arrive(a_waiter("another", 0, user="greedy"))
+    world.arrive(a_waiter("modest", 1000))
+    assert granted(world.end("r0") + world.end("r1")) == ["modest", "another"]
+
+
+def test_weights_scale_the_shares() -> None:
+    world = a_world(weights={"big@x.yz": 4.0, "small@x.yz": 1.0})
+    for number in range(3):
+        world.arrive(a_waiter(f"big{number}", user="big@x.yz"))
+    world.arrive(a_waiter("small0", user="small@x.yz"))
+    for number in range(4):
+        world.arrive(a_waiter(f"filler{number}", user="filler"))
+    world.arrive(a_waiter("small1", 0, user="small@x.yz"))  # has 1 per weight
+    world.arrive(a_waiter("big3", 1000, user="big@x.yz"))  # has 3/4 per weight
+    assert granted(world.end("filler0")) == ["big3"]
+
+
+def test_a_slot_where_the_home_is_not_is_no_slot() -> None:
+    world = a_world("n1", "n2", gpu="1")
+    world.arrive(a_waiter("r1", demand=a_demand(pin=pinned_to("n1"))))
+    assert world.arrive(a_waiter("tied", demand=a_demand(pin=pinned_to("n1")))) == []
+    assert granted(world.arrive(a_waiter("free"))) == ["free"]
+    assert granted(world.end("r1")) == ["tied"]
+
+
+def test_cordoned_and_unready_nodes_take_nobody_until_they_open() -> None:
+    for shut in (a_node("n1", unschedulable=True), a_node("n1", ready=False)):
+        world = World(Queue())
+        world.queue.set_room(read_room(shut))
+        assert world.arrive(a_waiter("one")) == []
+        world.queue.set_room(read_room(a_node("n1")))
+        assert granted(world.settle()) == ["one"]
+
+
+def test_taints_and_labels_keep_out() -> None:
+    tainted = a_node("n1", labels={"kind": "gpu"}, taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])
+    tolerating = Toleration(key="owner", operator="Equal", value="lab", effect="NoSchedule")
+    world = World(Queue())
+    world.queue.set_room(read_room(tainted))
+    assert world.arrive(a_waiter("bare")) == []
+    fits = a_demand(selector=[("kind", "gpu")], tolerations=[tolerating])
+    wrong = a_demand(selector=[("kind", "cpu")], tolerations=[tolerating])
+    assert world.arrive(a_waiter("wrong", demand=wrong)) == []
+    assert granted(world.arrive(a_waiter("right", demand=fits))) == ["right"]
+
+
+def test_others_on_a_node_that_is_not_known_yet_count_when_it_comes() -> None:
+    world = World(Queue())
+    world.queue.place("theirs", "n1", {GPU: 8}, lasting=True, now=0)
+    world.queue.set_room(a_room("n1"))
+    assert world.queue.grant(0) == []
+    world.queue.enter(a_waiter("one"), 0)
+    assert world.queue.grant(0) == []
+    world.queue.remove("theirs", 0)
+    assert granted(world.settle()) == ["one"]
+
+
+def test_a_large_demand_is_not_starved_by_small_ones() -> None:
+    world = full_world(user="each")
+    world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
+    world.arrive(a_waiter("small0", 1))
+    assert granted(world.end("r0")) == ["small0"], "gaps are used as long as nobody has lost patience"
+    world.pass_time(PATIENCE)
+    for number in range(3):
+        world.arrive(a_waiter(f"late{number}", world.now))
+        assert world.end(f"r{number + 1}") == [], "what the large one needs is kept for it"
+    assert granted(world.end("r4")) == ["large"]
+
+
+def test_what_a_patient_one_does_not_need_is_for_others() -> None:
+    world = full_world()
+    world.arrive(a_waiter("gpu", 0))
+    world.pass_time(PATIENCE)
+    assert granted(world.arrive(a_waiter("plain", world.now, demand=a_demand(gpu=0)))) == ["plain"]
+
+
+def test_room_that_was_kept_is_free_when_its_holder_leaves() -> None:
+    world = full_world()
+    world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
+    world.pass_time(PATIENCE)
+    world.arrive(a_waiter("small", world.now))
+    assert world.end("r0") == []
+    world.queue.leave("large", world.now)
+    assert granted(world.settle()) == ["small"]
+
+
+def test_pools_get_only_what_nobody_waits_for() -> None:
+    world = a_world()
+    for number in range(7):
+        world.arrive(a_waiter(f"r{number}"))
+    world.arrive(a_waiter("large", demand=a_demand(gpu=2)))
+    assert world.queue.try_place("pool-1", a_demand(), world.now) is None
+    world.queue.leave("large", world.now)
+    assert world.queue.try_place("pool-1", a_demand(), world.now) == "n1"
+    assert world.queue.try_place("pool-2", a_demand(), world.now) is None, "the eighth was the last"
+    world.queue.enter(a_waiter("hopeless", demand=a_demand(gpu=9)), world.now)
+    world.queue.remove("pool-1", world.now)
+    assert world.queue.try_place("pool-1", a_demand(), world.now) == "n1", "who can never start blocks nobody"
+
+
+def test_a_changed_wish_keeps_its_place_in_time() -> None:
+    world = full_world()
+    world.arrive(a_waiter("one", 0))
+    world.arrive(a_waiter("two", 1))
+    world.arrive(a_waiter("one", 0, priority=-1))
+    assert granted(world.end("r0") + world.end("r1")) == ["two", "one"]
+
+
+DEMANDS = some.builds(
+    lambda gpu, cpu, gib, pin: a_demand(gpu, cpu, gib * 2**30, **({"pin": pinned_to(pin)} if pin else {})),
+    some.integers(0, 4),
+    some.sampled_from([250, 4000, 9000]),
+    some.sampled_from([1, 16, 40]),
+    some.sampled_from(["", "", "", "n0", "n1", "n9"]),
+)
+STEPS = some.lists(
+    some.tuples(
+        some.sampled_from(["arrive", "arrive", "end", "time", "leave", "node", "gone"]),
+        some.integers(0, 40),
+        DEMANDS,
+        some.integers(-2, 2),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+@settings(max_examples=150, deadline=None)
+def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[str, int, Demand, int]]) -> None:
+    world = a_world("n0", "n1")
+    for number, (what, which, demand, priority) in enumerate(steps):
+        everybody = sorted(world.running)
+        waiting = sorted(one.uid for one in world.queue)
+        if what == "arrive":
+            world.arrive(Waiter(f"w{number}", f"u{which % 4}", priority, world.now, demand))
+        elif what == "end" and everybody:
+            world.end(everybody[which % len(everybody)])
+        elif what == "time":
+            world.pass_time(which * MINUTE)
+        elif what == "leave" and waiting:
+            world.queue.leave(waiting[which % len(waiting)], world.now)
+            world.settle()
+        elif what == "node":
+            world.queue.set_room(read_room(a_node(f"n{which % 3}", unschedulable=which % 2 == 0)))
+            world.settle()
+        elif what == "gone" and f"n{which % 3}" not in {node for _, node in world.running.values()}:
+            world.queue.drop_room(f"n{which % 3}")
+            world.settle()
+        world.queue.tick(world.now)
+        assert world.queue.grant(world.now) == [], "a decision is complete at once"
+        _assert_work_conserving(world)
+
+
+def _assert_work_conserving(world: World) -> None:
+    """Whoever waits does not fit anywhere, but for what is kept for somebody who has waited long."""
+    for group in world.queue.groups():
+        for room in group.rooms.values():
+            if not room.closed and room.fits(group.demand.takes):
+                assert world.queue.holders(room.name, group), f"{room.name} has room for {group.demand}"
+
+
+@given(
+    some.lists(some.tuples(some.integers(0, 3), some.integers(-3, 3), some.integers(0, 120)), min_size=1, max_size=40),
+    some.lists(some.integers(0, 200), min_size=1, max_size=12),
+    some.dictionaries(some.sampled_from(["u0", "u1", "u2"]), some.sampled_from([0.5, 1.0, 2.0])),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_line_is_in_the_order_that_sorting_gives(
+    given_waiters: list[tuple[int, int, int]], times: list[int], weights: dict[str, float]
+) -> None:
+    running: dict[str, int] = {}
+    line = Line(lambda user: running.get(user, 0) / weights.get(user, 1.0))
+    waiters = {}
+    for number, (user, priority, since) in enumerate(given_waiters):
+        waiter = a_waiter(f"w{number:02}", since * MINUTE, user=f"u{user}", priority=priority)
+        waiters[waiter.uid] = waiter
+        line.add(waiter, 0)
+    now = 120 * MINUTE
+    for step in times:
+        now += step * MINUTE
+        expected = sort_waiters(waiters.values(), running, weights, now)[0]
+        first = line.first(now)
+        assert first is not None and first[1] == expected
+        assert line.oldest() == min(one.since for one in waiters.values())
+        line.remove(expected.uid, now)
+        del waiters[expected.uid]
+        running[expected.user] = running.get(expected.user, 0) + 1
+        line.share_changed(expected.user, now)
+        if not waiters:
+            assert line.first(now) is None
+            return
+
+
+@given(some.lists(some.tuples(some.integers(1, 8), some.sampled_from([250, 8000])), min_size=1, max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_nobody_starves_under_an_endless_stream_of_newcomers(wanted: list[tuple[int, int]]) -> None:
+    """Every minute new desktops of other people come, small and more important; each runs for half an hour."""
+    world = a_world("n0", "n1")
+    patient = [a_waiter(f"p{i}", 0, demand=a_demand(gpu, cpu)) for i, (gpu, cpu) in enumerate(wanted)]
+    ends: dict[str, int] = {}
+
+    def note() -> None:
+        for uid in world.running.keys() - ends.keys():
+            ends[uid] = world.now + 30 * MINUTE
+
+    for number in range(40):  # everything is full before the patient ones come
+        world.arrive(a_waiter(f"first{number}", 0, demand=a_demand(1, 250)))
+    for waiter in patient:
+        world.arrive(waiter)
+    note()
+    newcomers = 0
+    while any(one.uid not in ends for one in patient):
+        assert world.now < 24 * 60 * MINUTE, "somebody starves"
+        world.pass_time(MINUTE)
+        for uid in [uid for uid, end in ends.items() if end <= world.now and uid in world.running]:
+            world.end(uid)
+            note()
+        newcomers += 1
+        world.arrive(a_waiter(f"new{newcomers}", world.now, priority=2))
+        note()
+
+
+@given(some.lists(some.integers(0, 2), min_size=6, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) -> None:
+    """Whoever waits with fewer desktops than somebody who was let in after the same moment has been passed over."""
+    world = full_world()
+    for number, user in enumerate(users):
+        world.arrive(a_waiter(f"w{number:02}", number, user=f"u{user}"))
+    for number in range(8):
+        waiting_users = {one.user for one in world.queue}
+        if not waiting_users:
+            break
+        counts = {user: sum(1 for one, _ in world.running.values() if one.user == user) for user in waiting_users}
+        (grant,) = world.end(f"r{number}")
+        assert counts[grant.waiter.user] == min(counts.values())
+
+
+@given(some.lists(some.tuples(some.integers(0, 2), some.integers(-1, 1)), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_the_order_that_is_told_is_the_order_of_the_starts(waiters: list[tuple[int, int]]) -> None:
+    world = full_world()
+    for number, (user, priority) in enumerate(waiters):
+        world.arrive(a_waiter(f"w{number:02}", number, user=f"u{user}", priority=priority))
+    told = [one.uid for one in world.queue.order(world.now)]
+    started = [uid for number in range(8) for uid in granted(world.end(f"r{number}"))]
+    assert started == told[: len(started)]
+
+
+def test_asking_again_in_vain_looks_at_no_node() -> None:
+    world = full_world()
+    world.arrive(a_waiter("one"))
+
+    class Trap(dict[str, int]):
+        def get(self, *_: object) -> int:
+            raise AssertionError("a node was looked at")
+
+    world.queue.rooms["n1"].free = Trap()
+    world.queue.enter(a_waiter("two"), 0)
+    assert world.queue.grant(0) == []
