@@ -19,8 +19,9 @@ from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.operator.settings import read_settings
 from vdi.session.children.identity import MANAGED_BY
-from vdi.session.children.pod import AGENT_PORT_NAME, HOLD_LABEL
+from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
+from vdi.session.observed import HOLD
 from waiting import wait_until
 
 CHART = Path(__file__).parents[2] / "charts/vdi"
@@ -161,7 +162,7 @@ IN_SESSIONS = (
     | may("", "persistentvolumeclaims", "get list watch create patch")
     | may("traefik.io", "ingressroutes", "get list watch create patch delete")
     | may("events.k8s.io", "events", "list watch create patch")
-    | may("coordination.k8s.io", "leases", "get list watch create update patch")
+    | may("coordination.k8s.io", "leases", "get create patch")
 )
 
 
@@ -314,7 +315,7 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools)
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "held", "namespace": here[1], "labels": {HOLD_LABEL: "true"}},
+        "metadata": {"name": "held", "namespace": here[1], "labels": {HOLD: "true"}},
         "spec": {"securityContext": seccomp, "containers": [{"name": "c", "image": "i", "securityContext": safe}]},
     }
     release.kubectl("create", "-f", "-", stdin=json.dumps(pod))
@@ -327,7 +328,7 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools)
         30,
     )
     assert "would violate the pod's disruption budget" in evicts()
-    release.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD_LABEL}=false")
+    release.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD}=false")
     assert "Success" in evicts()
 
 
