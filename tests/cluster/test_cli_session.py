@@ -66,7 +66,7 @@ class Typed:
 def with_crds(kubectl: list[str]) -> None:
     for text in render_files().values():
         subprocess.run([*kubectl, "apply", "-f", "-"], input=text, check=True, capture_output=True, text=True)
-    for kind in ("vdisessions", "vditemplates"):
+    for kind in ("vdisessions", "vditemplates", "vdipools"):
         wait = ["wait", "--for=condition=Established", f"crd/{kind}.vdi.kasm.io", "--timeout=20s"]
         subprocess.run([*kubectl, *wait], check=True, capture_output=True)
     subprocess.run([*kubectl, "apply", "-f", "-"], input=TEMPLATE, check=True, capture_output=True, text=True)
@@ -167,9 +167,13 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
         done.result()
 
 
-def start_pod(typed: Typed, pod: str) -> None:
-    """Once the pod is placed, report that its desktop answers, as a kubelet does."""
-    typed.kube("wait", "--for=create", f"pod/{pod}", "--timeout=30s")
+def pod_uid(typed: Typed, name: str) -> str:
+    return typed.kube("get", "pod", name, "--ignore-not-found", "-o", "jsonpath={.metadata.uid}")
+
+
+def start_pod(typed: Typed, pod: str, *, after: str = "") -> None:
+    """Once the pod is placed, report that its desktop answers, as a kubelet does. `after`: uid of the one before it."""
+    wait_until(f"pod {pod} is made", lambda: pod_uid(typed, pod) not in ("", after), 30)
     typed.kube("wait", "--for=condition=PodScheduled", f"pod/{pod}", "--timeout=30s")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     container = {
@@ -197,7 +201,7 @@ def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
     assert stages[-2:] == ["session Running", f"{url} answers, and asks for the password"]
 
     (header, row) = typed.vdi("session", "ls").stdout.splitlines()
-    assert header.split() == ["NAME", "USER", "TEMPLATE", "PHASE", "AGE", "URL"]
+    assert header.split() == ["NAME", "USER", "TEMPLATE", "PHASE", "NOTE", "AGE", "URL"]
     assert row.split()[:4] == ["desk", "alice@example.com", "cli-test", "Running"]
 
     shown = typed.vdi("session", "show", "desk").stdout
@@ -228,6 +232,79 @@ def finish_pod(typed: Typed, pod: str) -> None:
         capture_output=True,
         check=False,  # the operator may have been faster
     )
+
+
+def expires(typed: Typed) -> datetime:
+    return datetime.fromisoformat(typed.kube("get", "vdi", "desk", "-o", "jsonpath={.status.expiresAt}"))
+
+
+def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, operator: None) -> None:
+    with beside(lambda: start_pod(typed, "desk")):
+        made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
+    assert made.returncode == 0, made.stderr
+
+    before = expires(typed)
+    told = typed.vdi("session", "extend", "desk", "--by", "1h30m").stdout
+    wait_until("the operator reckons with it", lambda: expires(typed) == before + timedelta(hours=1, minutes=30), 20)
+    assert told.startswith(f"session desk ends at {expires(typed):%Y-%m-%dT%H:%M:%SZ} (in 9h2")
+
+    stopped = typed.vdi("session", "suspend", "desk", "--wait")
+    assert stopped.returncode == 0, stopped.stderr
+    assert re.match(
+        r"session desk is suspended after \d+\.\ds; start it again: vdi session resume desk", stopped.stdout
+    )
+    wait_until("its pod is gone", lambda: pod_uid(typed, "desk") == "", 20)
+    assert typed.vdi("session", "ls").stdout.splitlines()[1].split()[3] == "Suspended"
+    assert "is Suspended, so there is nothing to open" in typed.vdi("session", "open", "desk").stderr
+    assert "resume it" in typed.vdi("session", "restart", "desk").stderr
+
+    with beside(lambda: start_pod(typed, "desk")):
+        resumed = typed.vdi("session", "resume", "desk", "--wait")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "✓ session Running" in resumed.stderr
+
+    uid = pod_uid(typed, "desk")
+    with beside(lambda: start_pod(typed, "desk", after=uid)):
+        assert typed.vdi("session", "restart", "desk").returncode == 0
+    assert pod_uid(typed, "desk") != uid
+    typed.kube("wait", "vdi/desk", "--for=jsonpath={.status.phase}=Running", "--timeout=20s")
+    assert "Failures:" not in typed.vdi("session", "show", "desk").stdout
+
+
+def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, operator: None) -> None:
+    pool = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDIPool",
+        "metadata": {"name": typed.namespace},
+        "spec": {"template": "cli-test", "ready": 0},
+    }
+    typed.kube("create", "-f", "-", stdin=json.dumps(pool))
+    try:
+        assert typed.vdi("pool", "scale", typed.namespace, "--ready", "1").returncode == 0
+
+        def pods() -> list[str]:
+            return typed.kube("get", "pods", "-l", "vdi.kasm.io/pool", "-o", "name").split()
+
+        wait_until("the pool starts a desktop", lambda: len(pods()) == 1, 30)
+        start_pod(typed, pods()[0].removeprefix("pod/"))
+        wait_until("it is ready", lambda: "Ready:     1 of 1" in typed.vdi("pool", "show", typed.namespace).stdout, 20)
+
+        made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
+        assert made.returncode == 0, made.stderr
+        assert "✓ a started desktop taken from the pool" in made.stderr
+        wait_until(
+            "the pool counts it",
+            lambda: "desktop from here: 1" in typed.vdi("pool", "show", typed.namespace).stdout,
+            20,
+        )
+    finally:
+        typed.kube("delete", "vdipool", typed.namespace)
+
+
+def test_a_pool_that_is_not_there_is_said(typed: Typed) -> None:
+    scaled = typed.vdi("pool", "scale", "nowhere", "--ready", "1")
+    assert scaled.returncode == 1
+    assert "there is no pool nowhere" in scaled.stderr
 
 
 def test_a_template_that_is_not_there_ends_the_wait(typed: Typed, operator: None) -> None:
