@@ -11,7 +11,7 @@ have lost every entry. Two looks decide it: whether somebody else owns something
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -22,6 +22,10 @@ import msgspec
 Tree = dict[str, Any]
 Path = tuple[str, ...]
 _UID = re.compile(rb'(k:\{\\"uid\\":\\")[^"\\]+')
+_UID_KEY = b'k:{\\"uid\\":'
+_STATUS_ALONE = b'{"f:status":'
+"""How a book begins that holds nothing but status: its names are sorted, and `f:metadata` and `f:spec` come before."""
+_NOTHING = (b"", b"{}", b"[]", b"null")
 _MAX_SHAPES = 4096
 
 
@@ -56,13 +60,54 @@ class Mark:
     """Whether some of them stem from a POST: see `Applier`."""
 
 
+class _Outline:
+    """Looks up some paths in objects, and decodes nothing else of them."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._steps: dict[str, str] = {}  # step -> attribute
+        for step in {step for path in paths for step in path}:
+            self._steps[step] = f"f{len(self._steps)}"
+        tree: Tree = {}
+        for path in paths:
+            below = tree
+            for step in path:
+                below = below.setdefault(step, {})
+        self._decode: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder(self._struct(tree)).decode
+
+    def empty_in(self, body: bytes | msgspec.Raw) -> list[Path]:
+        """The paths that lead to nothing, or to an empty map or list."""
+        try:
+            outline = self._decode(body)
+        except msgspec.ValidationError:  # not what its own book says
+            return list(self._paths)
+        return [path for path in self._paths if self._at(outline, path) in _NOTHING]
+
+    def _struct(self, tree: Tree) -> type:
+        fields: list[tuple[str, Any, Any]] = []
+        for step, below in tree.items():
+            if below:
+                fields.append((self._steps[step], self._struct(below) | None, None))
+            else:
+                fields.append((self._steps[step], msgspec.Raw, msgspec.Raw(b"")))
+        names = {self._steps[step]: step[2:] for step in tree}  # without the `f:`
+        return msgspec.defstruct("Outline", fields, rename=names, gc=False)
+
+    def _at(self, outline: Any, path: Path) -> bytes:
+        for step in path:
+            outline = getattr(outline, self._steps[step])
+            if outline is None:
+                return b""
+        return bytes(outline)
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What a set of books says, before a look at the object itself."""
 
     tree: Tree
     fields: bytes
-    leaves: tuple[Path, ...]
+    leaves: _Outline | None
     """Those of its leaves that can be looked up in the object by name alone."""
 
 
@@ -85,8 +130,12 @@ class MarkReader:
         others: list[bytes] = []
         posted = False
         for entry in metadata.managed_fields or ():
-            # The owner's uid would make every object's book unique; what counts is that an owner reference is ours.
-            fields = _UID.sub(rb"\1", bytes(entry.fields))
+            fields = bytes(entry.fields)
+            if entry.subresource and fields.startswith(_STATUS_ALONE):
+                continue  # of no wish, and different in every object: a pod's IP is a key in it
+            if _UID_KEY in fields:
+                # The owner's uid would make every object's book unique; what counts is that an owner reference is ours.
+                fields = _UID.sub(rb"\1", fields)
             if entry.manager == self.field_manager and not entry.subresource:
                 ours.append(fields)
                 posted = posted or entry.operation == "Update"
@@ -94,11 +143,8 @@ class MarkReader:
                 others.append(fields)
         shape = self._shape(tuple(ours), tuple(others))
         fields = shape.fields
-        if shape.leaves:
-            live = msgspec.json.decode(body)
-            missing = [path for path in shape.leaves if _is_empty(_at(live, [step[2:] for step in path]))]
-            if missing:
-                fields = _encode(_without(shape.tree, missing))
+        if shape.leaves and (missing := shape.leaves.empty_in(body)):
+            fields = _encode(_without(shape.tree, missing))
         return Mark((metadata.annotations or {}).get(self.annotation, ""), fields, posted)
 
     def _shape(self, ours: tuple[bytes, ...], others: tuple[bytes, ...]) -> _Shape:
@@ -112,7 +158,7 @@ class MarkReader:
                 merge_trees(contested, msgspec.json.decode(fields))
             tree = _without(tree, [path for path in _leaves(tree) if _at(contested, path)])
             named = [path for path in _leaves(tree) if all(step.startswith("f:") for step in path)]
-            shape = _Shape(tree, _encode(tree), tuple(named))
+            shape = _Shape(tree, _encode(tree), _Outline(named) if named else None)
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[ours, others] = shape
@@ -153,9 +199,9 @@ def _covers(tree: Tree | None, value: Any) -> bool:
         return False
     if not tree:
         return True
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(_covers(tree.get(f"f:{name}"), part) for name, part in value.items() if not _is_empty(part))
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return all(_covers(_element(tree, item), item) for item in value)
     return False
 
@@ -163,7 +209,7 @@ def _covers(tree: Tree | None, value: Any) -> bool:
 def _element(tree: Tree, item: Any) -> Tree | None:
     """The subtree of one element: of a list keyed by some of its fields (`k:`), or of a set (`v:`)."""
     for name, below in tree.items():
-        if name.startswith("k:") and isinstance(item, Mapping):
+        if name.startswith("k:") and isinstance(item, dict):
             keys = msgspec.json.decode(name[2:])
             # A key that the wish leaves out has the server's default there (a port's protocol).
             if all(key == "uid" or item.get(key, wanted) == wanted for key, wanted in keys.items()):
@@ -185,7 +231,7 @@ def _leaves(tree: Tree, path: Path = ()) -> Iterator[Path]:
 
 def _at(tree: Any, path: Sequence[str]) -> Any:
     for step in path:
-        if not isinstance(tree, Mapping) or step not in tree:
+        if not isinstance(tree, dict) or step not in tree:
             return None
         tree = tree[step]
     return tree
@@ -205,4 +251,4 @@ def _without(tree: Tree, paths: list[Path]) -> Tree:
 
 def _is_empty(value: Any) -> bool:
     """Go mostly leaves nulls and empty maps and lists out of what it stores, so that nobody can be seen to own them."""
-    return value is None or (isinstance(value, Mapping | list | tuple) and not value)
+    return value is None or (isinstance(value, (dict, list, tuple)) and not value)

@@ -166,14 +166,13 @@ class Reflector(Generic[T]):
         return told
 
     def _take(self, event: wire.WatchEvent) -> None:
-        version = wire.version_in(event)
-        if event.type == "BOOKMARK":
+        decoded = None if event.type == "BOOKMARK" else self._decode(event.object)
+        if decoded is None:
+            version = wire.version_in(event)
             self.store.observe_version(int(version))
         else:
-            decoded = self._decode(event.object)
-            if decoded is None:
-                self.store.observe_version(int(version))
-            elif event.type == "DELETED":
+            version = wire.numeric(decoded[0].metadata.resource_version, f"{event.type} event")
+            if event.type == "DELETED":
                 self.store.observe_deleted(decoded[0])
             else:
                 self.store.observe(*decoded)

@@ -127,6 +127,32 @@ def test_objects_of_one_builder_share_one_book() -> None:
     assert reader.read(body(entry(book()))).fields is reader.read(other).fields
 
 
+def test_what_a_status_says_makes_no_book_another() -> None:
+    reader = MarkReader("us", HASH)
+    marks = [
+        reader.read(
+            body(
+                entry(book()),
+                entry(
+                    {"f:status": {"f:podIPs": {f'k:{{"ip":"10.0.0.{number}"}}': {}}}}, "kubelet", subresource="status"
+                ),
+            )
+        )
+        for number in range(3)
+    ]
+    assert marks[0].fields is marks[1].fields is marks[2].fields
+    assert owns_all(marks[0], SERVICE)
+
+
+def test_labels_that_somebody_changes_by_way_of_the_status_are_theirs() -> None:
+    theirs = entry({"f:metadata": {"f:labels": {"f:app": {}}}, "f:status": {}}, "them", subresource="status")
+    assert not owns_all(read(entry(book(metadata={"f:labels": {}})), theirs), SERVICE)
+
+
+def test_an_object_that_is_not_as_its_own_book_says_is_not_ours() -> None:
+    assert not owns_all(read(entry(book()), spec="a string"), SERVICE)
+
+
 json_values = st.recursive(
     st.integers(1, 9) | st.text("abc", min_size=1, max_size=3),
     lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
