@@ -1,0 +1,120 @@
+"""Plays the kubelets of all stand-in nodes: desktops that were bound become ready, pullers end. Seeded delays."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound
+from vdi.kube.resource import NODES, PODS
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.kube.watch import Reflector
+from vdi.session.observed import Pod
+from vdi.session.prepull import PREPULL, PREPULL_IMAGE
+
+
+class Kubelet:
+    """Deletions are the stand-in's business (tests/cluster/stand_in.py); this one only starts what was bound."""
+
+    def __init__(self, api: Client, namespace: str, rng: random.Random, *, slowest: float = 0.3) -> None:
+        self.ready_pods = 0
+        self._api = api
+        self._namespace = namespace
+        self._rng = rng
+        self._slowest = slowest
+        self._pods: Store[Pod] = Store()
+        self._starting: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pods.listen(self._changed)
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator["Kubelet"]:
+        """Work while the context lasts."""
+        reflecting = asyncio.create_task(Reflector(self._api, PODS, Pod, self._pods, namespace=self._namespace).run())
+        try:
+            yield self
+            assert not reflecting.done(), reflecting.exception()
+        finally:
+            for task in (reflecting, *self._tasks):
+                task.cancel()
+            await asyncio.gather(reflecting, *self._tasks, return_exceptions=True)
+
+    async def report(self, pod_name: str, **status: Any) -> None:
+        """Say this of a pod, if it is still there."""
+        with suppress(NotFound, Conflict, Invalid):
+            await self._api.patch(
+                PODS, pod_name, {"status": status}, namespace=self._namespace, subresource="status", into=msgspec.Raw
+            )
+
+    async def fail(self, pod_name: str, reason: str = "Error") -> None:
+        """The pod has ended for good."""
+        container = _container(ready=False, state={"terminated": {"exitCode": 137, "reason": reason}})
+        conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": _now()}]
+        await self.report(
+            pod_name,
+            phase="Failed",
+            reason=reason,
+            message="chaos",
+            conditions=conditions,
+            containerStatuses=[container],
+        )
+
+    def _changed(self, _old: Pod | None, new: Pod | None) -> None:
+        if new is None or new.leaving or not new.spec.node_name or new.status.phase not in ("", "Pending"):
+            return
+        if new.metadata.uid in self._starting:
+            return
+        self._starting.add(new.metadata.uid)
+        task = asyncio.create_task(self._start(new, self._rng.uniform(0.0, self._slowest)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, pod: Pod, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while True:
+            try:
+                if PREPULL in pod.metadata.annotations:
+                    await self._pull(pod)
+                else:
+                    await self._run(pod)
+                return
+            except KubeError:  # the API server is being restarted
+                await asyncio.sleep(0.5)
+
+    async def _run(self, pod: Pod) -> None:
+        now = _now()
+        conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "PodScheduled")]
+        container = _container(ready=True, state={"running": {"startedAt": now}})
+        self.ready_pods += 1
+        await self.report(
+            pod.metadata.name, phase="Running", podIP="127.0.0.1", conditions=conditions, containerStatuses=[container]
+        )
+
+    async def _pull(self, pod: Pod) -> None:
+        image = pod.metadata.annotations[PREPULL_IMAGE]
+        listed = {"status": {"images": [{"names": [image], "sizeBytes": 1}]}}
+        with suppress(NotFound):
+            await self._api.patch(NODES, pod.spec.node_name, listed, subresource="status", into=msgspec.Raw)
+        ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+        container = {**_container(ready=False, state=ended), "name": "pull"}
+        await self.report(pod.metadata.name, phase="Succeeded", containerStatuses=[container])
+
+
+def _container(*, ready: bool, state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "desktop",
+        "image": "x",
+        "imageID": "sha256:1",
+        "ready": ready,
+        "restartCount": 0,
+        "state": state,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

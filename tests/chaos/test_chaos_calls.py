@@ -1,0 +1,47 @@
+"""Every fault at every call of every flow: each session of a batch meets its own, all side by side."""
+
+import asyncio
+import sys
+import time
+
+import pytest
+
+from chaos.fault_proxy import AT_A_CALL, FaultsByName
+from chaos.flows import FLOWS, Flow
+from chaos.world import World
+
+pytestmark = pytest.mark.timeout(600)
+AT_ONCE = 40
+"""Sessions side by side: enough to meet each other, few enough for two cores."""
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+async def test_every_fault_at_every_call(world: World, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = FaultsByName(world.subject_of)
+    world.proxy.choose = faults
+    began = time.monotonic()
+    async with world.stage.operator():
+        clean = f"{flow.name}-0"
+        await flow.prepare(world, clean)
+        faults.calls[clean] = []
+        await flow.act(world, clean)
+        await flow.settle(world, clean)
+        calls = list(faults.calls[clean])
+        assert calls, f"{flow.name}: the operator has called nobody"
+        batch = {f"{flow.name}-{n}-{fault}": (n, fault) for n in range(1, len(calls) + 1) for fault in AT_A_CALL}
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def play(name: str) -> None:
+            async with gate:
+                await flow.prepare(world, name)
+                faults.plan(name, *batch[name])
+                await flow.act(world, name)
+                await flow.settle(world, name)
+
+        await asyncio.gather(*(play(name) for name in batch))
+        await world.orderly()
+    missed = sorted(set(batch) - set(faults.struck))
+    took = time.monotonic() - began
+    with capsys.disabled():
+        sys.stdout.write(f"  {flow.name}: {len(faults.struck)} faults at {len(calls)} calls, {took:.0f} s\n")
+    assert len(missed) <= len(batch) // 4, f"faults that never struck: {missed}"

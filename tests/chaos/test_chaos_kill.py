@@ -1,0 +1,62 @@
+"""The operator killed with SIGKILL at each write of each flow in turn: it converges, without orphan and duplicate.
+
+The line is cut at the n-th write, before the API server sees it or before the operator has its answer, and the process
+is killed and started again; n = 1, 2, ... until a run gets through untouched.
+"""
+
+import asyncio
+import sys
+import time
+from typing import Literal
+
+import pytest
+
+from chaos.flows import FLOWS, Flow
+from chaos.world import World
+
+pytestmark = pytest.mark.timeout(900)
+MOST_WRITES = 40
+"""More than any flow makes: the loop ends by itself, or the test fails."""
+Moment = Literal["before", "after"]
+
+
+async def play(world: World, flow: Flow, name: str, write: int, moment: Moment) -> bool:
+    """One session through its flow, with a kill at its n-th write; False when it got through without."""
+    async with world.stage.operator_process() as operator:
+        await flow.prepare(world, name)
+        world.proxy.cut_at(write, moment)
+        cut = asyncio.create_task(world.proxy.cut.wait())
+        whole = asyncio.create_task(flow.play(world, name))
+        try:
+            await asyncio.wait((cut, whole), return_when=asyncio.FIRST_COMPLETED)
+            was_cut = cut.done()
+            await operator.kill()
+        finally:
+            cut.cancel()
+            if not cut.done() or whole.done():
+                await asyncio.gather(whole)
+    world.proxy.mend()
+    if was_cut:
+        async with world.stage.operator_process():
+            await whole
+    return was_cut
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+async def test_kill_at_every_write(
+    world: World, flow: Flow, moment: Moment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    for write in range(1, MOST_WRITES):
+        was_cut = await play(world, flow, f"{flow.name}-{write}-{moment}", write, moment)
+        await world.orderly()
+        if not was_cut:
+            break
+    else:
+        raise AssertionError(f"{flow.name}: still writing after {MOST_WRITES} writes")
+    assert write > 1, f"{flow.name}: the operator has written nothing"
+    with capsys.disabled():
+        sys.stdout.write(
+            f"  {flow.name}: killed {moment} each of {write - 1} writes, {time.monotonic() - began:.0f} s\n"
+        )

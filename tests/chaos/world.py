@@ -1,0 +1,171 @@
+"""What chaos is made on: a namespace with templates, roomy nodes, somebody who plays kubelet, and the checker."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chaos.checker import Checker
+from chaos.fault_proxy import Call, FaultProxy, LeaseAudit
+from chaos.kubelet import Kubelet
+from chaos.provisioner import Provisioner
+from cluster.operator_stage import Object, Stage, open_stage
+from vdi.api.session import VDISession
+from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.errors import AlreadyExists, KubeError, NotFound
+from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.session.naming import home_claim_name
+from waiting import eventually
+
+ROOMY: dict[str, Any] = {"cpu": "2000", "memory": "8000Gi", "pods": "4000"}
+_CPU_ONLY: Object = {"resources": {"defaultGPU": 0}}
+_NO_HOME: Object = {"persistence": {"enabled": False}}
+
+
+@dataclass
+class World:
+    """Sessions are named after the flow and the fault that they are for; each has a user of its own unless told."""
+
+    stage: Stage
+    proxy: FaultProxy
+    audit: LeaseAudit
+    checker: Checker
+    kubelet: Kubelet
+    upstream: ClusterConfig
+    templates: dict[str, str] = field(default_factory=dict)
+    users: dict[str, str] = field(default_factory=dict)
+    """By session: whose it is."""
+    _subjects: dict[str, str] = field(default_factory=dict)
+
+    async def template(self, kind: str, **spec: Any) -> str:
+        """A template of this world by a short name, made when it is first asked for."""
+        if kind not in self.templates:
+            base: Object = {"placement": {"nodeSelector": self.stage.here}}
+            self.templates[kind] = await self.stage.template_named(f"{self.stage.namespace}-{kind}", **(base | spec))
+        return self.templates[kind]
+
+    async def plain(self) -> str:
+        """Desktops without GPU and home."""
+        return await self.template("plain", **_CPU_ONLY, **_NO_HOME)
+
+    async def homely(self) -> str:
+        """Desktops with a home, without GPU."""
+        return await self.template("homely", **_CPU_ONLY)
+
+    async def create(self, name: str, template: str, *, user: str = "", **spec: Any) -> None:
+        """Make a session; again and again until the API server has it."""
+        owner = user or f"{name}@example.com"
+        self.users[name] = owner
+        self._subjects[name] = self._subjects[f"{name}-auth"] = name
+        if not user:
+            claim = home_claim_name(session_name=name, user=owner, template=template, retain=True)
+            self._subjects[claim] = name
+
+        async def create() -> bool:
+            try:
+                await self.stage.session(name, template, user=owner, **spec)
+            except AlreadyExists:
+                return True
+            except KubeError:
+                return False
+            return True
+
+        await eventually(create, f"{name} is made", 60)
+
+    async def edit(self, name: str, **spec: Any) -> bool:
+        """Change a session's spec; False when there is no such session any more."""
+        return await self.persist(lambda: self.stage.patch(SESSIONS, name, {"spec": spec}))
+
+    async def delete(self, name: str) -> bool:
+        """Delete a session."""
+        return await self.persist(lambda: self.stage.delete(SESSIONS, name))
+
+    async def persist(self, act: Callable[[], Any]) -> bool:
+        """Do something to the API server, which may be away just now; False when the object is gone."""
+        found = True
+
+        async def attempt() -> bool:
+            nonlocal found
+            try:
+                await act()
+            except NotFound:
+                found = False
+            except KubeError:
+                return False
+            return True
+
+        await eventually(attempt, "the API server does as asked", 60)
+        return found
+
+    def session(self, name: str) -> VDISession | None:
+        """The session as the checker sees it."""
+        return self.checker.sessions.get(self.stage.namespace, name)
+
+    async def reach(self, name: str, phase: str, seconds: float = 60.0) -> VDISession:
+        """Wait until the session is in that phase."""
+
+        def look() -> VDISession | None:
+            session = self.session(name)
+            return session if session and session.status.phase == phase else None
+
+        try:
+            return await eventually(look, f"{name} is {phase}", seconds)
+        except AssertionError as late:
+            session = self.session(name)
+            raise AssertionError(f"{late}; it is {session and msgspec.to_builtins(session.status)}") from None
+
+    async def gone(self, name: str, seconds: float = 60.0) -> None:
+        """Wait until there is no such session."""
+        await eventually(lambda: self.session(name) is None, f"{name} is gone", seconds)
+
+    async def orderly(self, seconds: float = 20.0) -> None:
+        """Wait until there is neither orphan nor duplicate, and nothing was wrong in between either."""
+        await eventually(lambda: not self.checker.disorder(), f"order: {self.checker.disorder()[:9]}", seconds)
+        self.checker.check_zombies()
+        assert not self.checker.violations, "\n".join(self.checker.violations)
+        assert not self.audit.overlaps, "\n".join(self.audit.overlaps[:20])
+
+    def subject_of(self, call: Call) -> str | None:
+        """The session or template that a call of the operator is about."""
+        if call.watch or "/events" in call.path or "/leases" in call.path:
+            return None
+        last = call.path.removesuffix("/status").rsplit("/", 1)[-1]
+        body: Object = msgspec.json.decode(call.body) if call.body.startswith(b"{") else {}
+        metadata = body.get("metadata") or {}
+        if call.method == "POST":
+            last = metadata.get("name", "")
+        labels = metadata.get("labels") or {}
+        if session := labels.get("vdi.kasm.io/session"):
+            self._subjects[last] = session  # a pool's desktop becomes this session's
+        if template := labels.get("vdi.kasm.io/prepull"):
+            self._subjects[last] = template
+        if call.path.endswith("/status") and "/vditemplates/" in call.path:
+            return last
+        return self._subjects.get(last)
+
+
+@asynccontextmanager
+async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int = 1) -> AsyncIterator[World]:
+    """A world with one roomy node; all that it made goes at its end."""
+    upstream = load_config(kubeconfig)
+    audit = LeaseAudit()
+    async with open_stage(kubeconfig, namespace, folder) as stage:
+        proxy = FaultProxy(upstream, audit=audit)
+        proxy.user = stage.proxy.user
+        checker = Checker(stage.api, namespace)
+        kubelet = Kubelet(stage.api, namespace, random.Random(seed))
+        homes = Provisioner(stage.api, namespace)
+        async with proxy.serve(), checker.watching(), kubelet.at_work(), homes.at_work():
+            stage.proxy = proxy
+            await stage.node("roomy", gpu="0", **ROOMY)
+            world = World(stage, proxy, audit, checker, kubelet, upstream)
+            yield world
+            for session in checker.sessions.values():
+                patch = {"metadata": {"finalizers": None}}
+                await world.persist(lambda name=session.metadata.name, p=patch: stage.patch(SESSIONS, name, p))  # type: ignore[misc]
+        for name in world.templates.values():
+            await world.persist(lambda name=name: stage.api.delete(TEMPLATES, name, into=dict))  # type: ignore[misc]
