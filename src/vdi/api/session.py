@@ -138,7 +138,9 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """Where a session stands that waits for room in the cluster."""
 
-    position: Annotated[int, doc("1: the next one.")] = 0
+    position: Annotated[
+        int, doc("1: the next one. Left out: nobody's end would make room, only a change of the cluster.")
+    ] = 0
     reason: Annotated[str, doc("What there is too little of, in one word for programs.")] = ""
     earliest_slot: Annotated[
         str, doc("When room is expected at the latest, if nobody ends earlier.", format="date-time")

@@ -74,7 +74,8 @@ def notes(session: VDISession, now: datetime) -> list[str]:
     """What one should know besides the phase, in a few words each: queue, warnings, failures."""
     status, said = session.status, []
     if status.queue:
-        said.append(f"position {status.queue.position} in the queue")
+        place = status.queue.position
+        said.append(f"number {place} in line" if place else "no room")
     if holds(session, EXPIRING):
         said.append(f"ends in {expires_in(session, now)}")
     if holds(session, IDLE):
@@ -88,8 +89,9 @@ def notes(session: VDISession, now: datetime) -> list[str]:
 
 def queue_words(queue: QueueStatus) -> str:
     """The place in the queue, as one would say it."""
-    slot = f", room expected by {queue.earliest_slot}" if queue.earliest_slot else ""
-    return f"position {queue.position}{slot}"
+    place = f"number {queue.position} in line" if queue.position else "no room to wait for"
+    slot = f", room by {queue.earliest_slot} at the latest" if queue.earliest_slot else ""
+    return f"{place}{slot} ({queue.reason})"
 
 
 def expires_in(session: VDISession, now: datetime) -> str:
@@ -139,7 +141,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
         "Phase": phase(session),
         "Message": status.message,
-        "Queue": f"{queue_words(status.queue)} ({status.queue.reason})" if status.queue else "",
+        "Queue": queue_words(status.queue) if status.queue else "",
         "Warnings": "; ".join(each.message or each.reason for each in _warnings(session)),
         "Failures": _failures(session, now),
         "URL": status.url,

@@ -11,7 +11,7 @@ from enum import Enum
 import msgspec
 
 from vdi.api.session import SessionStatus, VDISession
-from vdi.cli.session_view import condition, holds, queue_words
+from vdi.cli.session_view import condition, holds
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Phase, Reason
 from vdi.session.explain import Facts, explain
 from vdi.session.observed import Pod
@@ -100,9 +100,7 @@ _STAGES: dict[str, Stage] = {
 _HOPELESS = (TEMPLATE_FOUND, ADMITTED)
 """Conditions which, when False, only somebody's edit can change: waiting for them in front of a terminal is no use."""
 
-_ONLY_A_NODE_HELPS = frozenset({Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
-
-_WORTH_WAITING = (QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}) - _ONLY_A_NODE_HELPS
+_WORTH_WAITING = QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}
 """Except for these reasons: they end when another session does."""
 
 
@@ -112,8 +110,6 @@ def _waits_for(session: VDISession, pod: Pod | None) -> str:
         step = explain(Facts(pod))
         if not step.stuck or not session.status.message:
             return step.sentence
-    if queue := session.status.queue:
-        return f"In the queue: {queue_words(queue)}. {session.status.message}"
     return session.status.message
 
 
@@ -181,6 +177,8 @@ class Start:
             return "it is suspended; resume it"
         if session.status.phase == Phase.FAILED:
             return session.status.message or "the session failed, and its status does not say why"
+        if (queue := session.status.queue) and not queue.position:
+            return session.status.message or "there is no room to wait for"
         for kind in _HOPELESS:
             found = condition(session, kind)
             if found and found.status == "False" and found.reason not in _WORTH_WAITING:

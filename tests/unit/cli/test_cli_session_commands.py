@@ -151,18 +151,20 @@ def test_wait_shows_the_place_in_the_queue_as_it_changes(
     def in_line(position: int) -> dict[str, Any]:
         busy = {**conditions(Admitted="x")[0], "reason": "GPUsBusy"}
         queue = {"position": position, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
-        told = {"message": "All 8 GPUs are in use.", "conditions": [*conditions(TemplateFound=True), busy]}
+        told = {
+            "message": f"Waits for room, number {position} in line.",
+            "conditions": [*conditions(TemplateFound=True), busy],
+        }
         return {"phase": "Pending", "queue": queue, **told}
 
     fake.after_write(in_line(2), in_line(1), running(url=URL_NOBODY_ANSWERS))
     ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait")
     assert ran.code == 0, ran.err
     for position in (2, 1):
-        said = f"In the queue: position {position}, room expected by 2026-11-20T09:00:00Z. All 8 GPUs are in use."
-        assert said in ran.err
+        assert f"Waits for room, number {position} in line." in ran.err
     stages = [line.rpartition(" ")[0] for line in ran.err.splitlines() if line.startswith("✓")]
     assert stages[2:4] == ["✓ within the template's limits", "✓ room on the cluster"]
-    assert ran.err.index("position 1") < ran.err.index("room on the cluster")
+    assert ran.err.index("number 1 in line") < ran.err.index("room on the cluster")
 
 
 # ls
@@ -191,7 +193,7 @@ def test_ls_notes_what_one_should_know_besides_the_phase(vdi: Vdi, fake: FakeClu
     cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert [row[3:5] for row in cells] == [
         ["Running", "ends in 4m, idle, node drains, lost 2x"],
-        ["Pending", "position 3 in the queue"],
+        ["Pending", "number 3 in line"],
         ["Suspended", "-"],
     ]
 

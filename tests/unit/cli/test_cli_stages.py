@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from vdi.api.meta import Condition
-from vdi.api.session import VDISession
+from vdi.api.session import QueueStatus, VDISession
 from vdi.cli.stages import Outcome, Start
 from vdi.session.observed import Pod
 
@@ -97,11 +97,23 @@ def test_what_another_session_s_end_can_mend_does_not_end_the_wait(reason: str) 
     assert start.outcome is None
 
 
-@pytest.mark.parametrize("reason", ["TooLarge", "NoMatchingNode", "HomeNodeGone", "OverLimit", "Suspended"])
-def test_what_no_end_of_another_session_can_mend_ends_the_wait(reason: str) -> None:
+@pytest.mark.parametrize("reason", ["OverLimit", "Suspended"])
+def test_what_no_end_of_another_session_can_mend_ends_the_wait_too(reason: str) -> None:
     start = Start(0.0)
     start.observe(refused("Admitted", "No node has 3 GPUs.", reason=reason), 1.0)
     assert (start.outcome, start.reason) == (Outcome.FAILED, "No node has 3 GPUs.")
+
+
+def test_a_wait_for_room_that_nobody_can_make_ends() -> None:
+    start = Start(0.0)
+    busy, large = (refused("Admitted", "", reason=reason) for reason in ("GPUsBusy", "TooLarge"))
+    busy.status.queue = QueueStatus(position=2, reason="GPUsBusy")
+    start.observe(busy, 1.0)
+    assert not start.outcome
+    large.status.queue = QueueStatus(reason="TooLarge")
+    large.status.message = "There is no room, and none to wait for."
+    start.observe(large, 2.0)
+    assert (start.outcome, start.reason) == (Outcome.FAILED, "There is no room, and none to wait for.")
 
 
 def test_the_phase_that_a_new_session_shows_is_no_operator() -> None:
