@@ -109,11 +109,12 @@ def test_a_wait_for_room_that_nobody_can_make_ends() -> None:
     busy, large = (refused("Admitted", "", reason=reason) for reason in ("GPUsBusy", "TooLarge"))
     busy.status.queue = QueueStatus(position=2, reason="GPUsBusy")
     start.observe(busy, 1.0)
-    assert not start.outcome
+    while_busy = start.outcome
     large.status.queue = QueueStatus(reason="TooLarge")
     large.status.message = "There is no room, and none to wait for."
     start.observe(large, 2.0)
-    assert (start.outcome, start.reason) == (Outcome.FAILED, "There is no room, and none to wait for.")
+    assert (while_busy, start.outcome) == (None, Outcome.FAILED)
+    assert start.reason == "There is no room, and none to wait for."
 
 
 def test_the_phase_that_a_new_session_shows_is_no_operator() -> None:
