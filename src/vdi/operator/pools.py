@@ -7,9 +7,11 @@ Killed between these writes, the next start finds the pod by its owner and goes 
 in its own Secret, which the pod owns and nobody else, so that it outlives the pool and dies with the desktop.
 """
 
+import asyncio
 import base64
 import heapq
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -19,7 +21,7 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.kube import wire
 from vdi.kube.clock import Clock
-from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.resource import PODS, SECRETS
@@ -60,8 +62,9 @@ class Pools:
     """Who has which of the pools' desktops.
 
     `_going` (uids of pods that are being claimed or removed) keeps the two apart between decision and cache; it is
-    touched only between two awaits. `_told` holds who has heard why no pool serves them; it lives as long as they do,
-    and after a restart they may hear it once more.
+    touched only between two awaits. `_keys` holds, by a claimed pod's uid, what its Secret says until the session's own
+    Secret is made. `_told` has who has heard why no pool serves them; it lives as long as they do, and after a restart
+    they may hear it once more.
     """
 
     def __init__(self, client: Client, caches: Caches, recorder: EventRecorder, policy: Policy, clock: Clock) -> None:
@@ -71,10 +74,14 @@ class Pools:
         self._policy = policy
         self._clock = clock
         self._going: set[str] = set()
+        self._keys: dict[str, Credentials] = {}
         self._told: set[str] = set()
+        self.claimed_at = float("-inf")
+        """When somebody last took a desktop, on the monotonic clock."""
         caches.pods.add_index(BY_POOL, _pool_names)
         caches.pools.add_index(BY_POOLED_TEMPLATE, lambda pool: [pool.spec.template])
         caches.sessions.listen(self._session_changed)
+        caches.pods.listen(self._pod_changed)
 
     async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
         """Make a ready desktop this session's, the oldest that fits; None when there is none.
@@ -103,13 +110,15 @@ class Pools:
         """What a desktop from a pool was started with; None for one that was not made for a pool. Raises KubeError."""
         if pool_of(pod) is None:
             return None
+        return self._keys.pop(pod.metadata.uid, None) or await self._read(pod)
+
+    async def _read(self, pod: Pod) -> Credentials | None:
         meta = pod.metadata
+        name = pool_secret_name(meta.name)
         try:
-            secret = await self._client.get(
-                SECRETS, pool_secret_name(meta.name), namespace=meta.namespace, into=_Secret
-            )
+            secret = await self._client.get(SECRETS, name, namespace=meta.namespace, into=_Secret)
         except NotFound:
-            return None  # somebody has deleted it: the session's Secret is made anew, and its status says so
+            return None  # somebody has deleted it: what the desktop was started with cannot be known any more
         if meta.uid not in {owner["uid"] for owner in secret.metadata.get("ownerReferences", ())}:
             return None
         keys = {name: base64.b64decode(value).decode() for name, value in secret.data.items()}
@@ -173,12 +182,26 @@ class Pools:
             if not can_serve(candidate, wanted, self.node_of):
                 return None
             try:
-                return await self._patch(candidate, session, desktop)
+                return await self._take_over(candidate, session, desktop)
             except Conflict:
                 candidate = await self._look(candidate)
             except NotFound:
                 return None
         return None
+
+    async def _take_over(self, pod: Pod, session: VDISession, desktop: Desktop) -> Pod:
+        """Patch the pod, and read its Secret meanwhile: a person waits for both."""
+        reading = asyncio.create_task(self._read(pod))
+        try:
+            taken = await self._patch(pod, session, desktop)
+            self.claimed_at = self._clock.monotonic()
+            with suppress(KubeError):  # then `credentials` tries again
+                if keys := await reading:
+                    self._keys[taken.metadata.uid] = keys
+            return taken
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _patch(self, pod: Pod, session: VDISession, desktop: Desktop) -> Pod:
         meta = pod.metadata
@@ -227,6 +250,10 @@ class Pools:
     def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
         if new is None and old is not None:
             self._told.discard(old.metadata.uid)
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if new is None and old is not None:
+            self._keys.pop(old.metadata.uid, None)
 
 
 def _place(session: VDISession) -> tuple[float, str]:

@@ -71,7 +71,7 @@ class World:
         )
         self.due: set[str] = set()
         self.woken: list[tuple[str, str]] = []
-        self.controller.listen(self.due.add, self.woken.append)
+        self.controller.listen(lambda name, _: self.due.add(name), self.woken.append)
 
     def _token(self) -> str:
         self.tokens += 1
@@ -139,6 +139,7 @@ class World:
     async def fill(self) -> list[str]:
         """Reconcile until the pool's desktops run; gives the names of those that wait."""
         await self.synced()
+        self.clock.seconds += 1.0
         await self.controller.reconcile("warm")
         for name, pod in self.live("pods").items():
             if "status" not in pod:
@@ -209,6 +210,19 @@ async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: World) 
     assert world.caches.pods.by_owner(made["metadata"]["uid"]), "known at once, without the watch"
     await world.fill()
     assert (world.status["ready"], world.status["claimed"], len(world.live("pods"))) == (2, 1, 3)
+
+
+async def test_pool_lets_people_claim_before_it_fills_up(world: World) -> None:
+    await world.fill()
+    world.session()
+    assert await world.claim()
+    result = await world.controller.reconcile("warm")
+    assert len(world.live("pods")) == 2
+    assert result.requeue_after == pytest.approx(0.3)
+    for _ in range(11):  # somebody claims all the time
+        world.pools.claimed_at = world.clock.seconds = world.clock.seconds + 0.28
+        await world.controller.reconcile("warm")
+    assert len(world.live("pods")) == 3
 
 
 async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world: World) -> None:

@@ -45,6 +45,11 @@ REFUSED_AGAIN = 30.0
 """Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes."""
 STATUS_PAUSE = 1.0
 """Seconds between two notes on progress in one pool's status."""
+CALM, LONGEST_CALM = 0.3, 3.0
+"""Seconds without a claim until a pool is filled up again, and for how long it puts that off at most: who claims now
+needs the API server, who comes later finds what is left."""
+GATHERED = 0.1
+"""Seconds in which changes of a pool's desktops become one piece of work."""
 GRACE_SECONDS = 1
 """A desktop that nobody has used has nothing to save, and somebody may wait for its GPU."""
 
@@ -65,8 +70,9 @@ class Room(Protocol):
 class PoolController:
     """What is done for one pool at a time; its key is the pool's name.
 
-    `_pauses` and `_written` hold, by uid, what is remembered of a pool beside the objects. They live as long as it
-    does; after a restart a failing pool tries once more at once. `_yielding` has the uids of pods until they go.
+    `_pauses`, `_written` and `_short_since` hold, by uid, what is remembered of a pool beside the objects. They live as
+    long as it does; after a restart a failing pool tries once more at once. `_yielding` has the uids of pods until they
+    go.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class PoolController:
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
         self._pauses: dict[str, tuple[str, Pause]] = {}
         self._written: dict[str, float] = {}
+        self._short_since: dict[str, float] = {}
         self._yielding: set[str] = set()
 
     async def reconcile(self, name: str) -> Result:
@@ -131,21 +138,31 @@ class PoolController:
         pause = self._pause(pool, fits or "", step)
         await self._remove([*step.remove, *(fault.pod for fault in step.faults)])
         blocked = None
+        calm = self._calm(pool, step)
         if isinstance(desktop, Desktop):
             await self._complete(pool, (*step.ready, *step.starting))
-            if not pause.left(now):
+            if not pause.left(now) and calm is None:
                 blocked = await self._make(pool, desktop, fits or "", step)
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Problem) else None, blocked, pause, self._slow(step))
         note_due = await self._tell(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
         room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_a_person else ROOM_AGAIN
         due = [left.total_seconds() for left in (step.look_again, pause.left(now)) if left is not None]
-        return Result(min([*due, *(one for one in (note_due, room_again) if one is not None)], default=None))
+        return Result(min([*due, *(one for one in (note_due, room_again, calm) if one is not None)], default=None))
 
     def claimed(self, pool: VDIPool) -> int:
         """How many sessions have a desktop from this pool."""
         pods = self._pools.pods_of(pool.metadata.name)
         return sum(1 for pod in pods if owner_uid(pod) and not pod.metadata.deletion_timestamp)
+
+    def _calm(self, pool: VDIPool, step: Plan) -> float | None:
+        """Seconds for which filling up is put off, since people are claiming desktops right now."""
+        uid, now = pool.metadata.uid, self._clock.monotonic()
+        if not step.make:
+            self._short_since.pop(uid, None)
+            return None
+        until = min(self._pools.claimed_at + CALM, self._short_since.setdefault(uid, now) + LONGEST_CALM)
+        return until - now if until > now else None
 
     def _pause(self, pool: VDIPool, fits: str, step: Plan) -> Pause:
         """The pause after failures: longer with each, forgotten with another desktop or when the pool is full."""
@@ -247,12 +264,13 @@ class PoolController:
         """Somebody waits for the room of these desktops, which nobody has taken: they go at once."""
         for pod in pods:
             self._yielding.add(pod.metadata.uid)
-            self._enqueue(pool_of(pod) or "")
+            self._enqueue(pool_of(pod) or "", 0.0)
 
-    def listen(self, enqueue: Callable[[str], None], wake_session: Callable[[tuple[str, str]], None]) -> None:
+    def listen(self, enqueue: Callable[[str, float], None], wake_session: Callable[[tuple[str, str]], None]) -> None:
         """Call for work on a pool when it, its template, one of its desktops or one of their nodes has changed.
 
-        Whoever waits and could take a desktop that has just become ready is called by `wake_session`.
+        `enqueue` gets the pool's name and the seconds until then. Whoever waits and could take a desktop that has just
+        become ready is called by `wake_session`.
         """
         caches = self._caches
         self._enqueue = enqueue
@@ -261,17 +279,18 @@ class PoolController:
             if old and (new is None or new.metadata.uid != old.metadata.uid):
                 self._pauses.pop(old.metadata.uid, None)
                 self._written.pop(old.metadata.uid, None)
+                self._short_since.pop(old.metadata.uid, None)
             if current := new or old:
-                enqueue(current.metadata.name)
+                enqueue(current.metadata.name, 0.0)
 
         def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
             if (current := new or old) and not (old and new and old.metadata.generation == new.metadata.generation):
                 for pool in caches.pools.by_index(BY_POOLED_TEMPLATE, current.metadata.name):
-                    enqueue(pool.metadata.name)
+                    enqueue(pool.metadata.name, 0.0)
 
         def pod_changed(old: Pod | None, new: Pod | None) -> None:
-            if (current := new or old) and (name := pool_of(current)):
-                enqueue(name)
+            if (current := new or old) and (name := pool_of(current)) and (not new or is_waiting(old or new)):
+                enqueue(name, GATHERED)
             if new and new.ready and is_waiting(new) and not (old and old.ready) and (key := self._pools.next_for(new)):
                 wake_session(key)
             if old and new is None:
@@ -280,7 +299,7 @@ class PoolController:
         def node_changed(old: Node | None, new: Node | None) -> None:
             if old is None or new is None or _state(old) != _state(new):
                 for pool in caches.pools.values():
-                    enqueue(pool.metadata.name)
+                    enqueue(pool.metadata.name, 0.0)
 
         caches.pools.listen(pool_changed)
         caches.templates.listen(template_changed)
