@@ -10,30 +10,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Key, Result
 from vdi.kube.transport import Client
 from vdi.operator.activity import ASKED_AT_ONCE, TOLD_AT_ONCE, Agents
+from vdi.operator.admission import Admission
 from vdi.operator.announce import Announcer
 from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
 from vdi.operator.children import Family
 from vdi.operator.clear import Clearer
-from vdi.operator.controllers.pool import PoolController, Room
+from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.metrics import Metrics
 from vdi.operator.pools import Pools
-from vdi.operator.ports import Credentials, Waiting
+from vdi.operator.ports import Credentials
 from vdi.operator.prepull import PrePuller
 from vdi.operator.reservations import Reservations
 from vdi.operator.settings import Settings
 from vdi.operator.wakeups import Wakeups
-from vdi.session.effective import Desktop, Problem
-from vdi.session.observed import Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +81,14 @@ class Assembly:
 def assemble(parts: Parts) -> Assembly:
     """All controllers and helpers, listening to the caches."""
     agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
-    doors = _OpenDoors()
+    admission = _assemble_admission(parts)
     pools = Pools(parts.client, parts.caches, parts.recorder, parts.settings.policy, parts.clock)
-    sessions = _assemble_sessions(parts, Neighbours(doors, pools, agents))
+    sessions = _assemble_sessions(parts, Neighbours(admission, pools, agents))
     asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
-    others = (_assemble_pools(parts, pools, doors, sessions), _assemble_templates(parts))
-    return Assembly(controllers=(sessions, asks, notices, *others), helpers=(agents.run,))
+    others = (_assemble_pools(parts, pools, admission, sessions), _assemble_templates(parts))
+    return Assembly(controllers=(sessions, asks, notices, *others), helpers=(agents.run, admission.run))
 
 
 def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[SessionKey]:
@@ -116,31 +114,35 @@ def _new_credentials() -> Credentials:
     return Credentials(password=secrets.token_urlsafe(18), agent_token=secrets.token_urlsafe(18))
 
 
-class _OpenDoors:
-    """Room for everybody, until the queue is there."""
+def _assemble_admission(parts: Parts) -> Admission:
+    settings, metrics = parts.settings, parts.metrics
+    admission = Admission(
+        parts.caches,
+        settings.policy,
+        parts.clock,
+        weights=settings.queue_weights,
+        on_admitted=metrics.queue_wait.observe,
+    )
+    metrics.watch_waiting(admission.waits)
+    return admission
 
-    def ask(self, _session: VDISession, _desktop: Desktop, _home: Claim | None) -> Waiting | None:
-        return None
 
-    def ask_for_pool(self, _pod: str, _desktop: Desktop) -> Problem | None:
-        return None
-
-    def withdraw(self, _uid: str) -> None: ...
-
-
-def _assemble_pools(parts: Parts, pools: Pools, room: Room, sessions: Controller[SessionKey]) -> Controller[str]:
+def _assemble_pools(
+    parts: Parts, pools: Pools, admission: Admission, sessions: Controller[SessionKey]
+) -> Controller[str]:
     pool_controller = PoolController(
         client=parts.client,
         caches=parts.caches,
         pools=pools,
-        room=room,
+        room=admission,
         policy=parts.settings.policy,
         namespace=parts.settings.namespace,
         clock=parts.clock,
         new_token=lambda: secrets.token_urlsafe(18),
     )
     controller = parts.controller("pool", pool_controller.reconcile, workers=2)
-    pool_controller.listen(controller.enqueue, sessions.enqueue)
+    pool_controller.listen(controller.enqueue_after, sessions.enqueue)
+    admission.connect(sessions.enqueue, pool_controller.yield_room)
     parts.metrics.watch_pools(parts.caches.pools.values)
     return controller
 
