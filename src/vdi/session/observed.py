@@ -64,7 +64,6 @@ class Terminated(msgspec.Struct, rename="camel", gc=False):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
-    finished_at: str = ""
 
 
 class ContainerState(msgspec.Struct, gc=False):
@@ -94,7 +93,13 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False):
     status: str
     reason: str = ""
     message: str = ""
-    last_transition_time: str = ""
+    transitioned: str | None = msgspec.field(name="lastTransitionTime", default=None)
+    """Null where whoever wrote the condition gave none."""
+
+    @property
+    def last_transition_time(self) -> str:
+        """When it last changed; empty where that is not known."""
+        return self.transitioned or ""
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
@@ -173,7 +178,8 @@ class Pod(msgspec.Struct, gc=False):
     def ready(self) -> bool:
         """Whether the desktop answers its readiness probe."""
         condition = self.condition("Ready")
-        return condition is not None and condition.status == "True" and not self.metadata.deletion_timestamp
+        ended = self.leaving or self.status.phase in ("Failed", "Succeeded")
+        return condition is not None and condition.status == "True" and not ended
 
 
 class NodeMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):

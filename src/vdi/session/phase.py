@@ -50,7 +50,7 @@ def derive(
         url=policy.url(observed.route.host) if observed.route and observed.route.host else "",
         message=message,
         start_time=format_time(start) if start else "",
-        ready_time=_ready_time(session, pod, start),
+        ready_time=_ready_time(session, pod, start, now),
         expires_at=format_time(end) if end else "",
         last_activity_time=_last_activity(observed, start),
         queue=problem.queue if problem and pod is None else None,
@@ -155,7 +155,7 @@ def _password_note(observed: Observed) -> str:
     )
 
 
-def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None) -> str:
+def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None, now: datetime) -> str:
     """First readiness of this run; a later restart of the container, or of the desktop, does not move it."""
     if start is None:
         return ""
@@ -163,7 +163,7 @@ def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None) ->
     if known and session.status.start_time == format_time(start):
         return known
     condition = pod.condition("Ready") if pod and pod.ready else None
-    return condition.last_transition_time if condition else ""
+    return (condition.last_transition_time or format_time(now)) if condition else ""
 
 
 def _last_activity(observed: Observed, start: datetime | None) -> str:

@@ -1,0 +1,171 @@
+"""Nodes that are taken out of service, or vanish: announced, waited for, and never two desktops on one home."""
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import Object, Stage, condition
+from cluster.stand_in import MARK
+from vdi.kube.resource import EVENTS, NODES, PODS
+from vdi.operator.kinds import SESSIONS
+from vdi.session.observed import HOLD
+from vdi.session.policy import Policy
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(150)
+NAME = "alice-desktop"
+
+
+async def run_on(stage: Stage, node: str, **spec: object) -> Object:
+    """A session whose pod runs on that node."""
+    template = await stage.template(placement={"nodeSelector": {"kubernetes.io/hostname": node}})
+    session = await stage.session(NAME, template, **spec)
+    pod = await stage.pod_of(session)
+
+    async def bound() -> bool:
+        found = await stage.get(PODS, pod["metadata"]["name"])
+        return found is not None and found["spec"].get("nodeName") == node
+
+    if "persistence" in spec:
+        await eventually(bound, f"the pod is on {node}")
+    else:  # there is nobody here who would provide a volume, and so the scheduler waits
+        await stage.bind(pod, node)
+    await stage.make_ready(pod)
+    await stage.reach(NAME, "Running")
+    return session
+
+
+async def cordon(stage: Stage, node: str, *, closed: bool = True) -> None:
+    await stage.api.patch(NODES, node, {"spec": {"unschedulable": closed}}, into=msgspec.Raw)
+
+
+async def held(stage: Stage, session: Object, value: str) -> None:
+    async def look() -> bool:
+        pods = await stage.owned(PODS, session)
+        return [one["metadata"]["labels"].get(HOLD) for one in pods] == [value]
+
+    await eventually(look, f"{HOLD} is {value}")
+
+
+async def lose(stage: Stage, node: str) -> None:
+    """The node is cut off: nobody reports for it any more."""
+    labels = {"metadata": {"labels": {MARK: None}}}
+    await stage.api.patch(NODES, node, labels, into=msgspec.Raw)
+    found = await stage.api.get(NODES, node, into=dict)
+    ready = next(one for one in found["status"]["conditions"] if one["type"] == "Ready")
+    status = {"conditions": [{**ready, "status": "Unknown", "reason": "NodeStatusUnknown"}]}
+    await stage.api.patch(NODES, node, {"status": status}, subresource="status", into=msgspec.Raw)
+
+
+async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_while(stage: Stage) -> None:
+    node = await stage.node("a")
+    async with stage.operator(policy=Policy(drain_notice=timedelta(seconds=3))):
+        session = await run_on(stage, node, persistence={"enabled": False})
+        await held(stage, session, "true")
+        pod = await stage.pod_of(session)
+        await cordon(stage, node)
+
+        async def announced() -> Object | None:
+            found = await stage.reach(NAME, "Running")
+            return found if any(one["type"] == "Draining" for one in found["status"]["conditions"]) else None
+
+        told = condition(await eventually(announced, "the drain is announced"), "Draining")
+        assert (told["status"], told["reason"]) == ("True", "NodeCordoned")
+        assert f"Node {node} is being taken out of service" in told["message"]
+        await held(stage, session, "true")
+        await held(stage, session, "false")
+        assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"], "a cordon kills nobody"
+
+        await cordon(stage, node, closed=False)
+        await held(stage, session, "true")
+
+        async def over() -> bool:
+            found = await stage.reach(NAME, "Running")
+            return not any(one["type"] == "Draining" for one in found["status"]["conditions"])
+
+        await eventually(over, "the warning is gone")
+
+        async def event() -> bool:
+            return "NodeCordoned" in {one["reason"] for one in await stage.all(EVENTS)}
+
+        await eventually(event, "an Event told of it")
+
+
+async def test_drained_desktop_starts_again_elsewhere_in_the_same_run(stage: Stage) -> None:
+    node, other = await stage.node("a"), await stage.node("b")
+    template = await stage.template(placement={"nodeSelector": stage.here})
+    async with stage.operator(policy=Policy(drain_notice=timedelta(seconds=0))):
+        await cordon(stage, other)
+        session = await stage.session(NAME, template, persistence={"enabled": False})
+        first = await stage.run(NAME)
+        await cordon(stage, other, closed=False)
+        await cordon(stage, node)
+        await held(stage, session, "false")
+        old = await stage.pod_of(session)
+        await stage.delete(PODS, old["metadata"]["name"])
+
+        async def moved() -> bool:
+            pods = await stage.owned(PODS, session)
+            return [one["spec"].get("nodeName") for one in pods] == [other]
+
+        await eventually(moved, "it is on the other node")
+        running = await stage.run(NAME)
+        assert running["status"]["startTime"] == first["status"]["startTime"]
+
+
+async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> None:
+    node, other = await stage.node("a"), await stage.node("b")
+    template = await stage.template(placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        await cordon(stage, other)
+        session = await stage.session(NAME, template, persistence={"enabled": False})
+        await stage.run(NAME)
+        await cordon(stage, other, closed=False)
+        await lose(stage, node)
+        lost = await stage.reach(NAME, "Creating", f"The node {node} does not answer")
+        assert condition(lost, "PodReady")["reason"] == "NodeLost"
+        old = await stage.pod_of(session)
+        await stage.delete(PODS, old["metadata"]["name"])  # as the taint manager does after five minutes
+
+        async def moved() -> bool:
+            pods = await stage.owned(PODS, session)
+            return [one["spec"].get("nodeName") for one in pods] == [other]
+
+        await eventually(moved, "it is on the other node")
+        running = await stage.run(NAME)
+        assert running["status"]["failures"]["reason"] == "NodeLost"
+
+
+async def test_desktop_with_a_home_waits_until_nobody_else_can_write_to_it(stage: Stage) -> None:
+    node = await stage.node("a")
+    async with stage.operator():
+        session = await run_on(stage, node)
+        await lose(stage, node)
+        await stage.reach(NAME, "Creating", f"The node {node} does not answer")
+        old = await stage.pod_of(session)
+        home = next(one for one in old["spec"]["volumes"] if one["name"] == "home")
+        await stage.delete(PODS, old["metadata"]["name"])
+        words = f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        waiting = await stage.reach(NAME, "Creating", words)
+        assert home["persistentVolumeClaim"]["claimName"] in waiting["status"]["message"]
+        (same,) = await stage.owned(PODS, session)
+        assert same["metadata"]["uid"] == old["metadata"]["uid"], "it is not forced"
+        await stage.delete(PODS, old["metadata"]["name"], grace_seconds=0)  # as the out-of-service taint does
+
+        async def again() -> bool:
+            pods = await stage.owned(PODS, session)
+            return bool(pods) and pods[0]["metadata"]["uid"] != old["metadata"]["uid"]
+
+        await eventually(again, "it is started again")
+
+
+async def test_session_on_a_dead_node_can_be_deleted(stage: Stage) -> None:
+    node = await stage.node("a")
+    async with stage.operator():
+        session = await run_on(stage, node, persistence={"enabled": False})
+        await lose(stage, node)
+        await stage.reach(NAME, "Creating", "does not answer")
+        await stage.delete(SESSIONS, NAME)
+        await stage.gone(SESSIONS, NAME)
+        await stage.childless(session)

@@ -1,0 +1,227 @@
+"""Desktops that are lost: started again on the same home, with pauses and a limit. The test is the kubelet."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from vdi.kube.resource import CLAIMS, EVENTS, PODS
+from vdi.operator.kinds import SESSIONS, TEMPLATES
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(150)
+NAME = "alice-desktop"
+
+
+async def look_again(stage: Stage, clock: ShiftedClock) -> None:
+    """Time that is put forward wakes nobody by itself."""
+    await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"looked": str(clock.ahead)}}})
+
+
+async def fail(stage: Stage, pod: Object, **status: str) -> None:
+    """Play the kubelet: the pod has ended for good."""
+    await stage.patch(PODS, pod["metadata"]["name"], {"status": {"phase": "Failed", **status}}, subresource="status")
+
+
+async def set_container(stage: Stage, pod: Object, *, waiting: str, message: str = "", **rest: object) -> None:
+    """Play the kubelet: the desktop's container waits."""
+    container = {"name": "desktop", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    container |= {"state": {"waiting": {"reason": waiting, "message": message}}, **rest}
+    status = {
+        "phase": "Pending",
+        "containerStatuses": [container],
+        "conditions": [{"type": "Ready", "status": "False"}],
+    }
+    await stage.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
+
+
+async def next_pod(stage: Stage, session: Object, old: Object) -> Object:
+    async def look() -> Object | None:
+        pods = await stage.owned(PODS, session)
+        return next((one for one in pods if one["metadata"]["uid"] != old["metadata"]["uid"]), None)
+
+    return await eventually(look, "the next pod")
+
+
+async def failures(stage: Stage, count: int) -> Object:
+    async def look() -> Object | None:
+        session = await stage.get(SESSIONS, NAME)
+        found = (session or {})["status"].get("failures", {})
+        return session if found.get("count") == count else None
+
+    return await eventually(look, f"{count} losses are counted")
+
+
+async def no_pod(stage: Stage, session: Object) -> None:
+    async def look() -> bool:
+        return await stage.owned(PODS, session) == []
+
+    await eventually(look, "there is no pod")
+
+
+CRASH = {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None}
+
+
+async def test_desktop_that_runs_out_of_memory_is_started_again_until_it_has_no_sense(stage: Stage) -> None:
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        session = await stage.session(NAME, template)
+        first = await stage.run(NAME)
+        pod = await stage.pod_of(session)
+        volumes = pod["spec"]["volumes"]
+        for loss in range(1, 7):
+            assert pod["spec"]["volumes"] == volumes, "the same home"
+            killed = {"terminated": {**CRASH, "exitCode": 137, "reason": "OOMKilled"}}
+            await set_container(stage, pod, waiting="CrashLoopBackOff", restartCount=3, lastState=killed)
+            lost = await failures(stage, loss)
+            assert lost["status"]["failures"]["reason"] == "OutOfMemory"
+            await no_pod(stage, session)
+            if loss == 6:
+                break
+            assert lost["status"]["phase"] == "Pending"
+            assert "It is started again at" in lost["status"]["message"]
+            assert lost["status"]["startTime"] == first["status"]["startTime"], "the run goes on"
+            clock.ahead += timedelta(minutes=5)
+            await look_again(stage, clock)
+            pod = await next_pod(stage, session, pod)
+        given_up = await stage.reach(NAME, "Failed", "vdi session restart alice-desktop")
+        assert "started again 5 times in vain" in given_up["status"]["message"]
+        assert "spec.resources.memory" in given_up["status"]["message"]
+        assert "startTime" not in given_up["status"]
+        events = {one["reason"] for one in await stage.all(EVENTS)}
+        assert "OutOfMemory" in events
+
+        # Its home is free for others meanwhile, and a restart begins anew.
+        restart = {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}}}
+        await stage.patch(SESSIONS, NAME, restart)
+        again = await stage.run(NAME)
+        assert again["status"]["phase"] == "Running"
+    assert len(await stage.all(CLAIMS)) == 1
+
+
+async def test_pause_ends_by_itself(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        await stage.run(NAME)
+        pod = await stage.pod_of(session)
+        words = "Pod was rejected: Allocate failed due to requested number of devices unavailable for nvidia.com/gpu."
+        await fail(stage, pod, reason="UnexpectedAdmissionError", message=words)
+        waiting = await stage.reach(NAME, "Pending", "refused the desktop")
+        assert condition(waiting, "PodReady")["reason"] == "NodeRefused"
+        await next_pod(stage, session, pod)
+        running = await stage.run(NAME)
+        assert running["status"]["failures"]["count"] == 1
+
+
+async def test_evicted_desktop_comes_back_at_once(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        first = await stage.run(NAME)
+        pod = await stage.pod_of(session)
+        await fail(stage, pod, reason="Evicted", message="The node was low on resource: memory.")
+        await next_pod(stage, session, pod)
+        running = await stage.run(NAME)
+        assert running["status"]["failures"]["reason"] == "Evicted"
+        assert running["status"]["startTime"] == first["status"]["startTime"]
+
+
+async def test_deleted_pod_is_counted_once_and_a_loss_is_not_counted_for_the_next_pod(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        await stage.run(NAME)
+        pod = await stage.pod_of(session)
+        await stage.delete(PODS, NAME)
+        pod = await next_pod(stage, session, pod)
+        await failures(stage, 1)
+        running = await stage.run(NAME)
+        assert running["status"]["failures"]["reason"] == "PodDeleted"
+    async with stage.operator():
+        await stage.session("other", template, user="bob@example.com")
+        await stage.run("other")
+        assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"]
+        assert (await failures(stage, 1))["status"]["phase"] == "Running"
+
+
+async def test_desktop_that_proves_itself_begins_a_new_count(stage: Stage) -> None:
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        session = await stage.session(NAME, template)
+        await stage.run(NAME)
+        await stage.delete(PODS, NAME, grace_seconds=0)
+        await failures(stage, 1)
+        await stage.run(NAME)
+        pod = await stage.pod_of(session)
+        clock.ahead = timedelta(minutes=10)
+        await look_again(stage, clock)
+
+        async def forgiven() -> bool:
+            session = await stage.reach(NAME, "Running")
+            return "count" not in session["status"]["failures"]
+
+        await eventually(forgiven, "the count is zero")
+        assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"], "it runs on"
+        await stage.delete(PODS, NAME, grace_seconds=0)
+        await failures(stage, 1)
+        await stage.run(NAME)
+
+
+async def test_image_that_is_not_there_is_tried_for_ten_minutes_and_again_when_the_template_changes(
+    stage: Stage,
+) -> None:
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        session = await stage.session(NAME, template)
+        pod = await stage.pod_of(session)
+        await set_container(stage, pod, waiting="ErrImagePull", message="manifest unknown: not found")
+        await stage.reach(NAME, "Creating", "the registry has no such image")
+        clock.ahead = timedelta(minutes=10)
+        await look_again(stage, clock)
+        await stage.reach(NAME, "Failed", "When that is mended in the template it starts by itself")
+        await no_pod(stage, session)
+        await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
+        clock.ahead += timedelta(minutes=1)
+        await look_again(stage, clock)
+        pod = await next_pod(stage, session, pod)
+        assert pod["spec"]["containers"][0]["image"] == "registry.example.com/desktop:2"
+
+
+async def test_pod_that_finds_no_node_is_no_zombie(stage: Stage) -> None:
+    """The scheduler may know more than we: a pod that it finds no place for goes, and its words stay."""
+    nowhere = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "nowhere"}}
+    template = await stage.template(volumes=[nowhere])
+    async with stage.operator():
+        session = await stage.session(NAME, template, persistence={"enabled": False})
+        pod = await stage.pod_of(session)
+        await stage.reach(NAME, "Creating", "'nowhere' is not there")
+        since = (datetime.now(UTC) - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        words = "0/3 nodes are available: 3 node(s) had sunspots."
+        no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+        status = {"conditions": [{**no_room, "lastTransitionTime": since}]}
+        await stage.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
+        waiting = await stage.reach(NAME, "Pending", "3 node(s) had sunspots")
+        assert waiting["status"]["failures"]["reason"] == "Unschedulable"
+        await next_pod(stage, session, pod)
+        await stage.run(NAME)
+
+
+async def test_lost_volume_is_said_and_a_new_one_begins_when_its_claim_is_deleted(stage: Stage) -> None:
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        session = await stage.session(NAME, template)
+        pod = await stage.pod_of(session)
+        (claim,) = await stage.all(CLAIMS)
+        home = claim["metadata"]["name"]
+        await stage.patch(CLAIMS, home, {"status": {"phase": "Lost"}}, subresource="status")
+        lost = await stage.reach(NAME, "Failed", f"kubectl delete pvc {home}")
+        assert condition(lost, "HomeBound")["reason"] == "HomeLost"
+        await no_pod(stage, session)
+        await stage.delete(CLAIMS, home)
+        clock.ahead = timedelta(minutes=1)
+        await look_again(stage, clock)
+        await next_pod(stage, session, pod)
+        (new,) = await stage.all(CLAIMS)
+        assert new["metadata"]["uid"] != claim["metadata"]["uid"]
+        await stage.run(NAME)

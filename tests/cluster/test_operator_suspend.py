@@ -1,0 +1,150 @@
+"""Suspended, resumed and started again, against a real API server. The test is the kubelet."""
+
+import pytest
+
+from cluster.operator_stage import Object, Stage, condition
+from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
+from vdi.operator.kinds import ROUTES, SESSIONS
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(150)
+NAME = "alice-desktop"
+
+
+async def suspend(stage: Stage, name: str = NAME, *, suspended: bool = True) -> None:
+    await stage.patch(SESSIONS, name, {"spec": {"suspended": suspended}})
+
+
+async def no_pod(stage: Stage, session: Object) -> None:
+    async def look() -> bool:
+        return await stage.owned(PODS, session) == []
+
+    await eventually(look, f"{session['metadata']['name']} has no pod")
+
+
+async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        before = await stage.run(NAME)
+        (old,) = await stage.owned(PODS, session)
+        (secret,) = await stage.owned(SECRETS, session)
+        await suspend(stage)
+        resting = await stage.reach(NAME, "Suspended", "Resuming it begins a new run")
+        await no_pod(stage, session)
+        assert await stage.owned(ROUTES, session) == []
+        assert await stage.owned(SECRETS, session) == [secret]
+        assert len(await stage.owned(SERVICES, session)) == 1
+        status = resting["status"]
+        assert status["url"] == before["status"]["url"]
+        assert {"startTime", "expiresAt", "readyTime", "podName", "nodeName", "failures"}.isdisjoint(status)
+        assert (condition(resting, "Ready")["reason"], condition(resting, "Admitted")["reason"]) == ("Suspended",) * 2
+        homes = await stage.all(CLAIMS)
+
+        await suspend(stage, suspended=False)
+        running = await stage.run(NAME)
+        (new,) = await stage.owned(PODS, session)
+        assert new["metadata"]["uid"] != old["metadata"]["uid"]
+        assert new["spec"]["volumes"] == old["spec"]["volumes"]
+        assert [one["metadata"]["uid"] for one in await stage.all(CLAIMS)] == [one["metadata"]["uid"] for one in homes]
+        assert running["status"]["url"] == before["status"]["url"]
+        assert running["status"]["startTime"] == new["metadata"]["creationTimestamp"], "a new run"
+        assert await stage.owned(SECRETS, session) == [secret]
+
+        async def told() -> bool:
+            return "Suspended" in {one["reason"] for one in await stage.all(EVENTS)}
+
+        await eventually(told, "an Event tells of it")
+
+
+async def test_resumed_before_the_pod_has_ended_the_next_one_waits_for_it(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        await stage.run(NAME)
+        (old,) = await stage.owned(PODS, session)
+        await stage.patch(PODS, NAME, {"metadata": {"finalizers": ["example.com/hold"]}})
+        await suspend(stage)
+        await stage.reach(NAME, "Suspended")
+        await suspend(stage, suspended=False)
+        await stage.reach(NAME, "Pending", "is started again when")
+        await stage.patch(PODS, NAME, {"metadata": {"finalizers": None}})
+
+        async def another() -> bool:
+            return [one["metadata"]["uid"] for one in await stage.owned(PODS, session)] != [old["metadata"]["uid"]]
+
+        await eventually(another, "the next pod")
+        running = await stage.run(NAME)
+        assert "failures" not in running["status"], "what we did ourselves is no failure"
+
+
+async def test_session_that_is_born_suspended_costs_nothing_until_it_is_resumed(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template, suspended=True)
+        await stage.reach(NAME, "Suspended")
+        for kind in (PODS, SERVICES, SECRETS, ROUTES, CLAIMS):
+            assert await stage.owned(kind, session) == []
+        await suspend(stage, suspended=False)
+        await stage.run(NAME)
+
+
+async def test_suspended_session_lends_its_home_but_not_its_address(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        await stage.session("first", template, hostname="desk")
+        await stage.run("first")
+        await stage.session("second", template)
+        await stage.reach("second", "Pending", "in use by the session 'first'")
+        await suspend(stage, "first")
+        await stage.run("second")
+        await stage.session("desk", template, user="bob@example.com")
+        await stage.reach("desk", "Pending", "The host name 'desk' belongs to the session 'first'")
+        await suspend(stage, "first", suspended=False)
+        await stage.reach("first", "Pending", "in use by the session 'second'")
+        await suspend(stage, "second")
+        assert (await stage.run("first"))["status"]["url"] == "https://desk.vdi.localhost"
+
+
+async def test_suspended_session_can_be_deleted_and_survives_a_restart_of_the_operator(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        await stage.run(NAME)
+        await suspend(stage)
+        await stage.reach(NAME, "Suspended")
+        await no_pod(stage, session)
+    resting = await stage.get(SESSIONS, NAME)
+    async with stage.operator():
+        await stage.session("other", template, user="bob@example.com")
+        await stage.run("other")  # by now the operator has looked at alice's as well
+        assert await stage.get(SESSIONS, NAME) == resting
+        assert [one.path for one in stage.proxy.writes() if NAME in one.path] == []
+        await stage.delete(SESSIONS, NAME)
+        await stage.gone(SESSIONS, NAME)
+        await stage.childless(session)
+
+
+async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        before = await stage.run(NAME)
+        (old,) = await stage.owned(PODS, session)
+        at = "2026-11-20T10:00:00Z"
+        await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": at}}})
+
+        async def replaced() -> bool:
+            pods = await stage.owned(PODS, session)
+            return len(pods) == 1 and pods[0]["metadata"]["uid"] != old["metadata"]["uid"]
+
+        await eventually(replaced, "another pod")
+        running = await stage.run(NAME)
+        (new,) = await stage.owned(PODS, session)
+        assert new["spec"]["volumes"] == old["spec"]["volumes"]
+        notes = new["metadata"]["annotations"]
+        assert notes["vdi.kasm.io/restartedAt"] == at
+        assert notes["vdi.kasm.io/run-started"] == before["status"]["startTime"]
+        for field in ("startTime", "expiresAt", "url"):
+            assert running["status"][field] == before["status"][field]
+        assert "failures" not in running["status"]
