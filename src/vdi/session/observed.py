@@ -220,9 +220,9 @@ class NodeCondition(msgspec.Struct, rename="camel", gc=False):
 
 
 class NodeImage(msgspec.Struct, gc=False):
-    """`status.images[]` of a Node: one image under all its names (tags, digest)."""
+    """`status.images[]` of a Node: one image under all its names (tags, digest); null for one that has lost them."""
 
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
 
 
 class NodeStatus(msgspec.Struct, gc=False):

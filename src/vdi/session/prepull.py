@@ -277,7 +277,7 @@ def spellings(image: str) -> frozenset[str]:
 
 
 def _names_one_of(node: Node, names: frozenset[str]) -> bool:
-    return any(name in names for image in node.status.images for name in image.names)
+    return any(name in names for image in node.status.images for name in image.names or ())
 
 
 def _made(pod: Pod, now: datetime) -> datetime:
