@@ -1,0 +1,92 @@
+"""What the tests of suspension, idleness and failures share: templates, sessions, and what is in a picture."""
+
+import base64
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from e2e.world import World
+from waiting import wait_until
+
+DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
+Object = dict[str, Any]
+
+
+@contextmanager
+def template(world: World, name: str, **spec: Any) -> Iterator[str]:
+    """A template while the context lasts."""
+    body = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDITemplate",
+        "metadata": {"name": name},
+        "spec": {"image": DESKTOP_IMAGE, "resources": {"defaultGPU": 0, "maxMemory": "4Gi"}} | spec,
+    }
+    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    try:
+        yield name
+    finally:
+        world.kubectl("delete", "vditemplate", name, "--ignore-not-found")
+
+
+def start(world: World, name: str, template: str, *words: str, wait: bool = True) -> Object:
+    """A session, Running unless told not to wait."""
+    waiting = ("--wait",) if wait else ()
+    world.vdi("session", "create", name, "--user", f"{name}@example.com", "--template", template, *waiting, *words)
+    session = world.get("vdi", name)
+    assert session
+    return session
+
+
+def pod_of(world: World, name: str) -> Object | None:
+    """The session's pod, if there is one that nobody deletes."""
+    pods = world.items("pod", f"vdi.kasm.io/session={name}")
+    return next((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
+
+
+def run_in(world: World, name: str, script: str) -> str:
+    """Output of a shell script in the desktop."""
+    pod = pod_of(world, name)
+    assert pod
+    return world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
+
+
+def password_of(world: World, name: str) -> str:
+    secrets = world.items("secret", f"vdi.kasm.io/session={name}")
+    return base64.b64decode(secrets[0]["data"]["password"]).decode()
+
+
+def reach(world: World, name: str, phase: str, words: str = "", seconds: float = 60.0) -> Object:
+    """Wait until the session is in that phase, and its message has these words."""
+    last: Object = {}
+
+    def look() -> Object | None:
+        session = world.get("vdi", name) or {}
+        last.update(session.get("status", {}))
+        status = session.get("status", {})
+        return session if status.get("phase") == phase and words in status.get("message", "") else None
+
+    try:
+        return wait_until(f"{name} is {phase} {words!r}", look, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it is {last}") from None
+
+
+def condition(world: World, name: str, kind: str) -> Object | None:
+    """That condition, if the session has it."""
+    session = world.get("vdi", name) or {}
+    found = session.get("status", {}).get("conditions", [])
+    return next((one for one in found if one["type"] == kind), None)
+
+
+def notice_pixels(picture: Image.Image) -> int:
+    """White pixels where Xfce puts notices: in the upper right corner, where the wallpaper is dark."""
+    corner = picture.crop((picture.width // 2, 0, picture.width, picture.height // 4)).convert("L")
+    return sum(corner.histogram()[245:])
+
+
+def seconds_since(begin: float) -> float:
+    return time.monotonic() - begin

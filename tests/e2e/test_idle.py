@@ -1,0 +1,82 @@
+"""Nobody at the desktop: the notice in its picture, what spares it and what does not, the suspension. Real input."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from e2e.desktops import condition, notice_pixels, password_of, pod_of, reach, run_in, start, template
+from e2e.world import World
+from vdi.demo.browser import DesktopBrowser
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+IDLE_TIMEOUT = 40
+A_NOTICE = 15_000
+"""White pixels; without one there are none."""
+
+
+def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> None:
+    def look() -> bool:
+        browser.page.wait_for_timeout(100)
+        return (notice_pixels(browser.picture()) > A_NOTICE) is shown
+
+    wait_until(f"a notice in the picture: {shown}", look, seconds)
+
+
+def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_nothing(
+    sessions: World, tmp_path: Path
+) -> None:
+    with template(sessions, "dozing", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
+        url = start(sessions, "ida", "dozing")["status"]["url"]
+        with DesktopBrowser(url, "user", password_of(sessions, "ida")) as browser:
+            browser.open()
+            assert condition(sessions, "ida", "Idle") is None
+            wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
+            browser.picture().save(tmp_path / "notice.png")
+            warned = condition(sessions, "ida", "Idle")
+            assert warned
+            assert "unless somebody moves the mouse or presses a key" in warned["message"]
+
+            browser.type("x")
+            touched = time.monotonic()
+            wait_for_notice(browser, shown=False, seconds=3)
+            wait_until("the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None, 10)
+            assert pod_of(sessions, "ida")
+
+            # The page stays open and shows the desktop all the time; nobody touches it.
+            wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
+            assert "Waiting for stream" not in browser.page.inner_text("body")
+            suspended = reach(sessions, "ida", "Suspended", seconds=IDLE_TIMEOUT)
+            assert IDLE_TIMEOUT <= time.monotonic() - touched < IDLE_TIMEOUT + 20
+        assert suspended["spec"]["suspended"] is True
+        wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"), 20)
+
+
+def test_the_agent_knows_a_browser_from_a_probe_and_from_the_proxy(sessions: World) -> None:
+    ask = (
+        "python3 -c \"import json, os, urllib.request as u; e = dict(p.split('=', 1) for p in "
+        "open('/proc/' + open('/tmp/agent.pid').read().strip() + '/environ').read().split(chr(0)) if '=' in p); "
+        "print(u.urlopen(u.Request('http://127.0.0.1:8082/activity', headers={'Authorization': "
+        "'Bearer ' + e['VDI_AGENT_TOKEN']})).read().decode())\""
+    )
+    url = start(sessions, "ines", "small")["status"]["url"]
+    ask = f"pgrep -f ^/usr/bin/python3.*bin/vdi-agent | head -1 > /tmp/agent.pid; {ask}"
+    assert '"viewers": 0' in run_in(sessions, "ines", ask), "the kubelet asks the same port once a second"
+    with DesktopBrowser(url, "user", password_of(sessions, "ines")) as browser:
+        browser.open()
+        assert '"viewers": 1' in run_in(sessions, "ines", ask)
+    # Traefik keeps its connection to the desktop open for the next request.
+    wait_until("the browser is gone", lambda: '"viewers": 0' in run_in(sessions, "ines", ask), 10)
+
+
+def test_an_agent_that_dies_is_started_again(sessions: World) -> None:
+    start(sessions, "iris", "small")
+    first = run_in(sessions, "iris", "pgrep -f ^/usr/bin/python3.*bin/vdi-agent").split()
+    assert len(first) == 1
+    run_in(sessions, "iris", f"kill -9 {first[0]}")
+
+    def another() -> bool:
+        return run_in(sessions, "iris", "pgrep -f ^/usr/bin/python3.*bin/vdi-agent || true").split() not in ([], first)
+
+    wait_until("another agent", another, 10)
