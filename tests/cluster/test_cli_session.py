@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cluster.stand_in import STAND_IN
+from cluster.stand_in import ROOM, STAND_IN
 from vdi.api.crd import render_files
 from waiting import wait_until
 
@@ -305,6 +305,38 @@ def test_a_pool_that_is_not_there_is_said(typed: Typed) -> None:
     scaled = typed.vdi("pool", "scale", "nowhere", "--ready", "1")
     assert scaled.returncode == 1
     assert "there is no pool nowhere" in scaled.stderr
+
+
+def test_who_waits_for_room_sees_the_place_in_line_and_starts_by_itself(typed: Typed, operator: None) -> None:
+    def template(gpus: int) -> str:
+        name = f"{typed.namespace}-{gpus}"
+        text = TEMPLATE.replace("cli-test", name).replace("defaultGPU: 0", f"defaultGPU: {gpus}")
+        typed.kube("apply", "-f", "-", stdin=text)
+        return name
+
+    def create(name: str, template: str) -> subprocess.CompletedProcess[str]:
+        return typed.vdi("session", "create", name, "-t", template, "--user", f"{name}@example.com", "--wait")
+
+    def make_room() -> None:
+        wait_until("it is in line", lambda: "   number 1 in line   " in typed.vdi("session", "ls").stdout, 30)
+        assert "Queue:     number 1 in line" in typed.vdi("session", "show", "second").stdout
+        assert typed.vdi("session", "rm", "first").returncode == 0
+        start_pod(typed, "second")
+
+    every_gpu = template(int(ROOM["nvidia.com/gpu"]))
+    try:
+        with beside(lambda: start_pod(typed, "first")):
+            assert create("first", every_gpu).returncode == 0
+        with beside(make_room):
+            second = create("second", every_gpu)
+        assert second.returncode == 0, second.stderr
+        assert second.stderr.index("number 1 in line") < second.stderr.index("✓ room on the cluster")
+
+        never = create("third", template(int(ROOM["nvidia.com/gpu"]) + 1))
+        assert never.returncode == 1
+        assert "session third does not start: There is no room for this desktop, and none to wait for" in never.stderr
+    finally:
+        typed.kube("delete", "vditemplate", every_gpu, template(int(ROOM["nvidia.com/gpu"]) + 1))
 
 
 def test_a_template_that_is_not_there_ends_the_wait(typed: Typed, operator: None) -> None:
