@@ -20,21 +20,49 @@ ObjectKey = tuple[str, str]
 
 
 class _Index(Generic[T]):
+    """Entry -> the object that is found under it; where it is several, they by key.
+
+    Nearly always it is one, and a map for each would be a fifth of what the operator remembers.
+    """
+
     def __init__(self, keys: Callable[[T], Iterable[Hashable]]) -> None:
-        self.keys = keys
-        self.groups: dict[Hashable, dict[ObjectKey, T]] = {}
+        self._keys = keys
+        self._groups: dict[Hashable, T | dict[ObjectKey, T]] = {}
+
+    def find(self, entry: Hashable) -> list[T]:
+        """All objects under this entry."""
+        group = self._groups.get(entry)
+        if group is None:
+            return []
+        return list(group.values()) if isinstance(group, dict) else [group]
 
     def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         """Put an object under the entries that it has now, and under no others."""
-        if old is not None:
-            for entry in set(self.keys(old)):
-                group = self.groups[entry]
-                del group[key]
-                if not group:
-                    del self.groups[entry]
+        before = set() if old is None else set(self._keys(old))
         if new is not None:
-            for entry in set(self.keys(new)):
-                self.groups.setdefault(entry, {})[key] = new
+            for entry in set(self._keys(new)):
+                before.discard(entry)
+                self._put(entry, key, new)
+        for entry in before:
+            self._drop(entry, key)
+
+    def _put(self, entry: Hashable, key: ObjectKey, obj: T) -> None:
+        group = self._groups.get(entry)
+        if isinstance(group, dict):
+            group[key] = obj
+        elif group is None or key_of(group) == key:
+            self._groups[entry] = obj
+        else:
+            self._groups[entry] = {key_of(group): group, key: obj}
+
+    def _drop(self, entry: Hashable, key: ObjectKey) -> None:
+        group = self._groups[entry]
+        if not isinstance(group, dict):
+            del self._groups[entry]
+            return
+        del group[key]
+        if len(group) == 1:
+            (self._groups[entry],) = group.values()
 
 
 def _owner_uids(obj: T) -> Iterable[Hashable]:
@@ -70,7 +98,7 @@ class Store(Generic[T]):
 
     def by_owner(self, uid: str) -> list[T]:
         """The objects that name this uid among their ownerReferences."""
-        return list(self._owners.groups.get(uid, {}).values())
+        return self._owners.find(uid)
 
     def add_index(self, name: str, keys: Callable[[T], Iterable[Hashable]]) -> None:
         """Keep an index: `keys` gives the entries under which an object is found, from the object alone."""
@@ -81,7 +109,7 @@ class Store(Generic[T]):
 
     def by_index(self, name: str, key: Hashable) -> list[T]:
         """The objects that the index holds under this key."""
-        return list(self._indices[name].groups.get(key, {}).values())
+        return self._indices[name].find(key)
 
     def mark_of(self, obj: T) -> Mark | None:
         """What the last state of this incarnation says of our ownership."""

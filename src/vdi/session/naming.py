@@ -8,6 +8,7 @@ hashed too, so that two different sessions never share a child or a host.
 import base64
 import hashlib
 import re
+from functools import lru_cache
 
 LABEL_LIMIT = 63
 """Longest DNS label (RFC 1035), Service name and label value."""
@@ -72,6 +73,7 @@ def host_label(session_name: str, hostname: str | None) -> str:
     return hostname or derive_base(session_name)
 
 
+@lru_cache(maxsize=4096)  # an index asks for the name of a session's home at each change of the session
 def _shorten(text: str, *, digest_of: str, limit: int) -> str:
     """A readable prefix of `text` and a hash of `digest_of`; begins with a letter, at most `limit` characters."""
     prefix = _NOT_ALLOWED.sub("-", text.lower()).strip("-")

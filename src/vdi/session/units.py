@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from fractions import Fraction
+from functools import lru_cache
 
 _QUANTITY = re.compile(r"([+-]?)(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|[KMGTPE]i?|[eE][+-]?\d{1,2})?", re.ASCII)
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,7})s)?", re.ASCII)
@@ -10,6 +11,7 @@ _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15,
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 
+@lru_cache(maxsize=1024)  # the same few are compared again at each look at a session
 def parse_quantity(text: str | int) -> Fraction:
     """A Kubernetes quantity (`500m`, `4Gi`, `1e3`, `2`) as an exact number.
 
@@ -34,6 +36,7 @@ def smaller_quantity(one: str, other: str) -> str:
     return one if parse_quantity(one) <= parse_quantity(other) else other
 
 
+@lru_cache(maxsize=1024)
 def parse_duration(text: str) -> timedelta:
     """A duration such as `30m`, `8h`, `1h30m`. Raises ValueError with the value and what is allowed; zero is not."""
     match = _DURATION.fullmatch(text)
