@@ -156,6 +156,23 @@ class Pools:
         self._going.add(uid)
         return True
 
+    async def withdraw(self, pod: Pod) -> bool:
+        """Let nobody claim this desktop any more; False when it has changed, and has to be looked at again.
+
+        A delete takes no version for a condition here. Without this step, a leader whose caches lag could delete a
+        desktop that its predecessor gave away at the very last.
+        """
+        meta = pod.metadata
+        patch = {"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "annotations": {FITS: None}}}
+        try:
+            answer = await self._client.patch(PODS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+        except Conflict:
+            return False
+        except NotFound:
+            return True
+        self._remember(answer)
+        return True
+
     def let_go(self, pod: Pod) -> None:
         """What was to be done with it is done, or was given up."""
         self._going.discard(pod.metadata.uid)

@@ -341,6 +341,19 @@ async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -
     assert set(world.live("pods")) == {names[1]}
 
 
+async def test_desktop_that_was_claimed_unseen_is_not_removed(world: World) -> None:
+    """The last claim of the leader before, which our caches have not seen yet."""
+    world.pool(1)
+    (name,) = await world.fill()
+    world.api.silent = True
+    owner = {"apiVersion": "v", "kind": "VDISession", "name": "alice", "uid": "u", "controller": True}
+    world.api.put("pods", name, namespace=NS, metadata={"ownerReferences": [owner]})
+    (seen,) = world.pools.pods_of("warm")
+    world.controller.yield_room([seen])
+    await world.controller.reconcile("warm")
+    assert name in world.live("pods")
+
+
 async def test_outdated_desktop_makes_room_for_a_new_one(world: World) -> None:
     names = await world.fill()
     world.template(image="registry.example.com/desktop:2")

@@ -188,7 +188,8 @@ class PoolController:
         # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
         is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
         try:
-            await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
+            if await self._pools.withdraw(pod):
+                await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
         finally:
             self._pools.let_go(pod)
 
