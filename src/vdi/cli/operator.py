@@ -1,12 +1,12 @@
 """`vdi operator`: run the operator by hand, or as the program of its container."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
 from vdi.cli.options import examples
 
 app = typer.Typer(no_args_is_help=True)
@@ -36,21 +36,7 @@ def run(
     have 1), VDI_DRAIN_NOTICE (60s), VDI_AGENT_PORT (8082), VDI_WORKERS (32), VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text
     or json), VDI_METRICS_ADDR (0.0.0.0:8081).
     """
-    from vdi.kube.config import load_config
-    from vdi.kube.errors import KubeError
-    from vdi.operator.logs import set_up_logging
-    from vdi.operator.main import run_process
-    from vdi.operator.settings import SettingsError, read_settings
-
-    try:
-        settings = read_settings(os.environ)
-    except SettingsError as why:
-        raise CommandFailedError(str(why), USAGE) from why
-    set_up_logging(settings.log_level, settings.log_format)
-    try:
-        run_process(load_config(kubeconfig, context), settings)
-    except KubeError as why:
-        raise CommandFailedError(str(why), COULD_NOT_LOOK) from why
-    except OSError as why:
-        where = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise CommandFailedError(f"VDI_METRICS_ADDR={where}: cannot listen there: {why}", FINDINGS) from why
+    given = {"VDI_KUBECONFIG": kubeconfig and str(kubeconfig), "VDI_CONTEXT": context}
+    environment = os.environ | {name: value for name, value in given.items() if value}
+    # In the place of this process: what reads the command line would stay in memory for as long as the operator runs.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "vdi.operator"], environment)  # noqa: S606 - no shell is wanted

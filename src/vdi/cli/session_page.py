@@ -20,6 +20,8 @@ from vdi.session.observed import Claim, Event, Pod
 from vdi.session.scheduling import explain_unschedulable
 
 _EVENTS_SHOWN = 15
+_ABSENT = {"Pending": "not made yet", "Suspended": "none while it is suspended"}
+"""What is said of an object that is not there, by phase; in the others it is missing."""
 
 
 async def read_page(client: Client, session: VDISession) -> Page:
@@ -36,8 +38,9 @@ async def read_page(client: Client, session: VDISession) -> Page:
     ]
     if condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
         wanted.append((CLAIMS, claim, _claim_state))
+    absent = _ABSENT.get(session.status.phase, "missing")
     *found, events = await asyncio.gather(
-        *(_look(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name)) for kind, name, _ in wanted),
+        *(_look(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name, absent)) for kind, name, _ in wanted),
         _look("the events", _events(client, session, {meta.name, pod, claim})),
     )
     children = [
@@ -63,13 +66,13 @@ async def _look(what: str, work: Awaitable[Any]) -> Any:
         return f"{what}: {error.message}"
 
 
-async def _find(client: Client, namespace: str, resource: Resource, name: str) -> Raw:
+async def _find(client: Client, namespace: str, resource: Resource, name: str, absent: str) -> Raw:
     """The object; an empty one with only a `missing` in it when it is not there."""
     try:
         return await client.get(resource, name, namespace=namespace, into=dict[str, Any])
     except NotFound as error:
         return {
-            "missing": f"missing: the {resource.group} CRDs are not on this cluster" if error.api_missing else "missing"
+            "missing": f"missing: the {resource.group} CRDs are not on this cluster" if error.api_missing else absent
         }
 
 

@@ -256,6 +256,16 @@ def test_show_tells_all(vdi: Vdi, fake: FakeCluster) -> None:
     assert "1m ago   Pod     There is no room on the one node: 1 without a free GPU (nvidia.com/gpu). (x3)" in ran.out
 
 
+@pytest.mark.parametrize(
+    ("phase", "state"),
+    [("Suspended", "none while it is suspended"), ("Pending", "not made yet"), ("Running", "missing")],
+)
+def test_a_pod_that_is_not_there_is_not_always_missing(vdi: Vdi, fake: FakeCluster, phase: str, state: str) -> None:
+    fake.put(SESSIONS, a_session(status={"phase": phase}))
+    (pod,) = [line for line in vdi("session", "show", "alice-desktop").out.splitlines() if line.startswith("  Pod ")]
+    assert state in pod
+
+
 def test_events_of_an_earlier_session_of_this_name_are_not_shown(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     for name, time in (("before", "2026-11-20T07:59:59.900000Z"), ("after", "2026-11-20T08:00:00.100000Z")):
