@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -124,11 +124,13 @@ class Stage:
         """Label of this stage's own nodes; as a template's `placement.nodeSelector` it keeps desktops on them."""
         return {"vdi.test/stage": self.namespace}
 
-    async def node(self, suffix: str, *, taints: Sequence[Object] = (), **room: str) -> str:
-        """Make a node that is this stage's own and stays Ready; gives its name. `room` as in `gpu="8"`, `cpu="4"`."""
+    async def node(
+        self, suffix: str, *, gpu: str = "64", has: Mapping[str, str] | None = None, taints: Sequence[Object] = ()
+    ) -> str:
+        """Make a node that is this stage's own and stays Ready; gives its name. `has` replaces amounts of `ROOM`."""
         name = f"{self.namespace}-{suffix}"
-        gpu = {"nvidia.com/gpu": room.pop("gpu")} if "gpu" in room else {}
-        await add_node(self.api, name, {**ROOM, **gpu, **room}, labels=self.here, taints=taints)
+        room = {**ROOM, "nvidia.com/gpu": gpu, **(has or {})}
+        await add_node(self.api, name, room, labels=self.here, taints=taints)
         self.nodes.append(name)
         return name
 

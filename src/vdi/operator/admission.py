@@ -71,7 +71,7 @@ class Admission:
         self._granted: dict[str, _Granted] = {}
         self._told: dict[str, Told] = {}
         self._yielding: set[str] = set()
-        self._restored = False
+        self._began: int | None = None  # when this process began to lead
         self._enqueue: Callable[[SessionKey], None] = lambda _: None
         self._yield_room: Callable[[Iterable[Pod]], None] = lambda _: None
 
@@ -178,9 +178,8 @@ class Admission:
                 await asyncio.sleep(0)
 
     def _drop_unclaimed(self, now: int) -> None:
-        pods = self._caches.pods
         for uid, granted in list(self._granted.items()):
-            if self._queue.node_of(uid) is None or pods.by_owner(uid):
+            if self._queue.node_of(uid) is None:
                 del self._granted[uid]  # it has its pod
             elif not granted.fetched and now - granted.at > _UNCLAIMED:
                 log.warning("%s/%s has not come for its room, which is given back", *self._keys.get(uid, ("?", uid)))
@@ -188,11 +187,10 @@ class Admission:
 
     def _restore(self) -> None:
         """Put everybody in line who waited when another process led, before anybody new is let in."""
-        if self._restored:
+        if self._began is not None:
             return
-        self._restored = True
+        self._began = now = milliseconds(self._clock)
         self._ledger.settle()
-        now = milliseconds(self._clock)
         for session in self._caches.sessions.values():
             meta = session.metadata
             waited = any(one.type == ADMITTED and one.reason in QUEUE_REASONS for one in session.status.conditions)
@@ -213,7 +211,7 @@ class Admission:
             uid=uid,
             user=session.spec.user,
             priority=session.spec.priority,
-            since=known.since if known else min(now, _waiting_since(session, now)),
+            since=known.since if known else min(now, _waiting_since(session, now, self._began or now)),
             demand=self._demand(desktop, home),
         )
 
@@ -276,12 +274,21 @@ def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, i
     return []
 
 
-def _waiting_since(session: VDISession, now: int) -> int:
-    """As the status says; who comes for the first time has waited since it was made."""
+def _waiting_since(session: VDISession, now: int, began: int) -> int:
+    """As the status says. Who comes for the first time comes now, or came when no operator was there to see it.
+
+    Statuses know whole seconds only: within one, the place that was told tells who came first.
+    """
     status = session.status
     for condition in status.conditions:
         if condition.type == ADMITTED and condition.reason in QUEUE_REASONS and condition.last_transition_time:
-            return int(parse_time(condition.last_transition_time).timestamp() * 1000)
+            place = status.queue.position if status.queue else 0
+            return _milliseconds(condition.last_transition_time) + min(place, 999)
     if not status.conditions and session.metadata.creation_timestamp:
-        return int(parse_time(session.metadata.creation_timestamp).timestamp() * 1000)
+        made = _milliseconds(session.metadata.creation_timestamp)
+        return made if made < began - 1000 else now
     return now
+
+
+def _milliseconds(text: str) -> int:
+    return int(parse_time(text).timestamp() * 1000)

@@ -8,7 +8,7 @@ from vdi.operator.caches import Caches
 from vdi.operator.children import session_of
 from vdi.session.admission import Queue
 from vdi.session.capacity import Term, Workload
-from vdi.session.capacity_matching import demand_of, read_room
+from vdi.session.capacity_matching import Demand, demand_of, read_room
 from vdi.session.children.identity import USER_ANNOTATION
 from vdi.session.observed import Claim, Node, Pod
 from vdi.session.pool import is_waiting
@@ -92,25 +92,24 @@ class Ledger:
         owner = session_of(pod)
         granted = "" if pod.metadata.deletion_timestamp else owner.uid if owner else pod.metadata.name
         user = pod.metadata.annotations.get(USER_ANNOTATION, "") if owner else ""
-        node = pod.spec.node_name or queue.node_of(_id(pod)) or queue.node_of(granted) or self._reckon(pod)
         if is_waiting(pod):
             self.spare[uid] = pod
         else:
             self.spare.pop(uid, None)
-        if node is None:
+        if pod.spec.node_name:
+            queue.place(_id(pod), pod.spec.node_name, pod.spec.takes, user=user, now=now)
+        elif not queue.reckon(_id(pod), self._demand(pod), pod.spec.takes, user=user, granted=granted, now=now):
             self._unplaced[uid] = pod
             return
         self._unplaced.pop(uid, None)
-        queue.place(_id(pod), node, pod.spec.takes, user=user, now=now)
-        queue.remove(granted, now)
-        queue.leave(granted, now)
+        if granted:
+            queue.remove(granted, now)
+            queue.leave(granted, now)
 
-    def _reckon(self, pod: Pod) -> str | None:
+    def _demand(self, pod: Pod) -> Demand:
         claim = self._caches.claims.get(pod.metadata.namespace, pod.home_claim) if pod.home_claim else None
         spec = pod.spec
-        return self._queue.reckon(
-            demand_of(spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim))
-        )
+        return demand_of(spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim))
 
 
 def _id(pod: Pod | Workload) -> str:

@@ -11,7 +11,7 @@ appeared since it was tried there. A decision when nothing is free looks at noth
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
 from vdi.session.admission_order import Key, Line, Waiter, sort_waiters
@@ -54,6 +54,8 @@ class _Placed:
     takes: Amounts
     user: str
     lasting: bool
+    demand: Demand | None
+    """Where else it may still go, as long as the node is only reckoned."""
 
 
 class Queue:
@@ -70,6 +72,7 @@ class Queue:
         self._placed: dict[str, _Placed] = {}
         self._taken: dict[str, dict[str, int]] = {}  # by node, known or not
         self._lasting: dict[str, dict[str, int]] = {}
+        self._reckoned: dict[str, dict[str, Demand]] = {}  # by node, what is not bound to it yet
         self._running: Counter[str] = Counter()
         self._groups: dict[Demand, Group] = {}
         self._waiting: dict[str, tuple[Waiter, Group]] = {}
@@ -107,15 +110,38 @@ class Queue:
                     self._lift(group)
 
     def place(self, uid: str, node: str, takes: Amounts, *, user: str = "", lasting: bool = False, now: int) -> None:
-        """Something is on a node (one that we may not know yet); `user`: whose desktop it is."""
+        """Something is on a node (one that we may not know yet); `user`: whose desktop it is.
+
+        What was reckoned there, and does not fit beside it, is reckoned elsewhere: the scheduler has chosen otherwise.
+        """
+        self._put(uid, _Placed(node, takes, user, lasting, None), now)
+        room = self.rooms.get(node)
+        if room and min(room.free.values(), default=0) < 0:
+            self._make_way(room, now)
+
+    def reckon(self, uid: str, demand: Demand, takes: Amounts, *, user: str = "", granted: str, now: int) -> bool:
+        """Something that is on no node yet: it is where its grant was, else where the scheduler may put it.
+
+        False when there is no such node. The grant, if any, is used up.
+        """
+        grant = self._placed.get(granted)
+        node = grant.node if grant else self.node_of(uid) or self._guess(demand)
+        if node is None:
+            return False
+        self._put(uid, _Placed(node, takes, user, False, demand), now)
+        return True
+
+    def _put(self, uid: str, placed: _Placed, now: int) -> None:
         present = self._placed.get(uid)
-        placed = _Placed(node, takes, user, lasting)
         if present == placed:
             return
         self._placed[uid] = placed
         if present:
-            self._free(present)
+            self._free(uid, present)
+        if placed.demand:
+            self._reckoned.setdefault(placed.node, {})[uid] = placed.demand
         self._take(placed, 1)
+        user = placed.user
         if user != (present.user if present else ""):
             self._count(user, 1, now)
             self._count(present.user if present else "", -1, now)
@@ -123,7 +149,7 @@ class Queue:
     def remove(self, uid: str, now: int) -> None:
         """It is no longer there."""
         if placed := self._placed.pop(uid, None):
-            self._free(placed)
+            self._free(uid, placed)
             self._count(placed.user, -1, now)
 
     def node_of(self, uid: str) -> str | None:
@@ -213,17 +239,12 @@ class Queue:
                 continue
             waiter = first[1]
             self.leave(waiter.uid, now)
-            self.place(waiter.uid, room.name, dict(waiter.demand.takes), user=waiter.user, now=now)
+            placed = _Placed(room.name, dict(waiter.demand.takes), waiter.user, False, waiter.demand)
+            self._put(waiter.uid, placed, now)
             granted.append(Grant(waiter, room.name))
             if following := group.line.first(now):
                 heappush(heads, (following[0], number, group))
         return granted
-
-    def reckon(self, demand: Demand) -> str | None:
-        """Where the scheduler may put something that is there already: rather where it fits."""
-        rooms = [one for one in self.rooms.values() if is_placed(demand, one) and is_home(demand, one)]
-        best = min(rooms, key=lambda one: (bool(one.closed), not one.fits(demand.takes), one.name), default=None)
-        return best.name if best else None
 
     def try_place(self, uid: str, demand: Demand, now: int) -> str | None:
         """Room for what nobody waits for: only where no waiter could ever want it, and only what is free.
@@ -235,7 +256,7 @@ class Queue:
             return None
         room = self._find(group, (0, 0.0, now, uid), now)
         if room:
-            self.place(uid, room.name, dict(demand.takes), now=now)
+            self._put(uid, _Placed(room.name, dict(demand.takes), "", False, demand), now)
         return room.name if room else None
 
     def tick(self, now: int) -> None:
@@ -252,6 +273,22 @@ class Queue:
         return [one for one in self._holding.get(node, {}).values() if one is not beside]
 
     # Inside
+
+    def _guess(self, demand: Demand) -> str | None:
+        rooms = [one for one in self.rooms.values() if is_placed(demand, one) and is_home(demand, one)]
+        best = min(rooms, key=lambda one: (bool(one.closed), not one.fits(demand.takes), one.name), default=None)
+        return best.name if best else None
+
+    def _make_way(self, room: Room, now: int) -> None:
+        for uid, demand in list(self._reckoned.get(room.name, {}).items()):
+            known = self._groups.get(demand)
+            for other in (known.rooms if known else self.rooms).values():
+                fits = other is not room and not other.closed and other.fits(demand.takes)
+                if fits and is_placed(demand, other) and is_home(demand, other):
+                    self._put(uid, replace(self._placed[uid], node=other.name), now)
+                    break
+            if min(room.free.values()) >= 0:
+                return
 
     def _find(self, group: Group, key: Key, now: int) -> Room | None:
         """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler."""
@@ -325,7 +362,9 @@ class Queue:
             if group.hold == room.name:
                 self._lift(group)
 
-    def _free(self, placed: _Placed) -> None:
+    def _free(self, uid: str, placed: _Placed) -> None:
+        if placed.demand:
+            del self._reckoned[placed.node][uid]
         self._take(placed, -1)
         if placed.node in self.rooms:
             self._enliven(placed.node)

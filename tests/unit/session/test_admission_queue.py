@@ -314,3 +314,31 @@ def test_asking_again_in_vain_looks_at_no_node() -> None:
     world.queue.rooms["n1"].free = Trap()
     world.queue.enter(a_waiter("two"), 0)
     assert world.queue.grant(0) == []
+
+
+@given(some.lists(some.integers(1, 4), min_size=1, max_size=4), some.lists(some.integers(0, 99), max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_the_scheduler_may_choose_other_nodes_than_were_reckoned(gpus: list[int], choices: list[int]) -> None:
+    """Whatever it chooses, what was granted fits: it finds a node for every desktop, and none is granted too many."""
+    queue = Queue()
+    for number, gpu in enumerate(gpus):
+        queue.set_room(a_room(f"n{number}", gpu=str(gpu)))
+    unbound: list[str] = []
+    bound: dict[str, str] = {}
+    takes = dict(a_demand().takes)
+    for number, choice in enumerate(choices):
+        queue.enter(a_waiter(f"w{number}"), 0)
+        for grant in queue.grant(0):
+            assert queue.reckon(f"pod/{grant.waiter.uid}", a_demand(), takes, granted=grant.waiter.uid, now=0)
+            queue.remove(grant.waiter.uid, 0)
+            unbound.append(f"pod/{grant.waiter.uid}")
+        assert len(unbound) + len(bound) == min(number + 1, sum(gpus))
+        if choice % 3 == 0:
+            continue
+        while unbound:
+            pod = unbound.pop(choice % len(unbound))
+            open_nodes = [f"n{i}" for i, gpu in enumerate(gpus) if list(bound.values()).count(f"n{i}") < gpu]
+            assert open_nodes, "granted more than there is"
+            bound[pod] = open_nodes[choice % len(open_nodes)]
+            queue.place(pod, bound[pod], takes, now=0)
+            assert queue.grant(0) == [] or len(unbound) + len(bound) < sum(gpus)

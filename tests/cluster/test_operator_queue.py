@@ -1,0 +1,382 @@
+"""The queue against a real API server and a real scheduler: who waits has no pod, says why, and starts by itself."""
+
+import asyncio
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from vdi.kube.resource import CLAIMS, NODES, PODS, VOLUMES
+from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.session.policy import Policy
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(150)
+GPU = "nvidia.com/gpu"
+
+
+def say(line: str) -> None:
+    """For whoever runs the test with -s."""
+    sys.stderr.write(f"\n{line}\n")
+
+
+def queue_of(session: Object) -> Object:
+    queue: Object = session["status"]["queue"]
+    return queue
+
+
+def reason_of(session: Object) -> str:
+    return str(condition(session, "Admitted")["reason"])
+
+
+async def gpu_template(stage: Stage, suffix: str = "desktop", **spec: Any) -> str:
+    """A template whose desktops have no home and stay on the stage's own nodes."""
+    placement = {"nodeSelector": stage.here}
+    name = f"{stage.namespace}-{suffix}"
+    return await stage.template_named(name, **{"persistence": {"enabled": False}, "placement": placement, **spec})
+
+
+async def running(stage: Stage, template: str, count: int, **spec: Any) -> list[str]:
+    """So many sessions of different people, all Running."""
+    names = [f"r{number}" for number in range(count)]
+    await asyncio.gather(*(stage.session(name, template, **{"user": f"{name}@x.yz", **spec}) for name in names))
+    await asyncio.gather(*(stage.run(name) for name in names))
+    return names
+
+
+async def waits(stage: Stage, name: str, reason: str, words: str = "") -> Object:
+    """The session, once it waits for that reason in those words; and it has no pod."""
+
+    async def look() -> Object | None:
+        session = await stage.get(SESSIONS, name)
+        status = (session or {}).get("status", {})
+        told = session and (status.get("queue") or {}).get("reason") == reason and words in status["message"]
+        return session if told else None
+
+    try:
+        session = await eventually(look, f"{name} waits: {reason} {words!r}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it is {(await stage.get(SESSIONS, name) or {}).get('status')}") from None
+    assert session["status"]["phase"] == "Pending"
+    assert reason_of(session) == reason
+    assert condition(session, "Admitted")["status"] == "False"
+    assert await stage.owned(PODS, session) == []
+    return session
+
+
+async def started(stage: Stage, names: list[str]) -> list[str]:
+    """Which of these have a pod."""
+    owners = {one["metadata"]["ownerReferences"][0]["name"] for one in await stage.all(PODS)}
+    return [name for name in names if name in owners]
+
+
+async def starts(stage: Stage, *names: str) -> None:
+    """Wait until these, and of `names` in this order, have their pods."""
+
+    async def look() -> bool:
+        return await started(stage, list(names)) == list(names)
+
+    await eventually(look, f"{names} have started")
+
+
+async def workload(stage: Stage, name: str, node: str, requests: dict[str, str]) -> None:
+    """Somebody else's pod, on a node."""
+    limits = {key: value for key, value in requests.items() if "/" in key}
+    container = {"name": "c", "image": "x", "resources": {"requests": requests, "limits": limits}}
+    spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+    await stage.api.create(PODS, pod, namespace=stage.namespace, into=msgspec.Raw)
+
+
+async def test_eight_run_and_the_ninth_waits_and_starts_by_itself(stage: Stage) -> None:
+    node = await stage.node("gpu", gpu="8")
+    template = await gpu_template(stage)
+    async with stage.operator():
+        await running(stage, template, 8)
+        await stage.session("ninth", template, user="late@x.yz")
+        ninth = await waits(stage, "ninth", "GPUsBusy", f"all 8 {GPU} on node {node} are in use")
+        assert queue_of(ninth)["position"] == 1
+        ends = [(await stage.get(SESSIONS, f"r{number}") or {})["status"]["expiresAt"] for number in range(8)]
+        assert queue_of(ninth)["earliestSlot"] == min(ends)
+        assert "startTime" not in ninth["status"]
+        say(ninth["status"]["message"])
+
+        await stage.delete(SESSIONS, "r3")
+        await stage.gone(PODS, "r3")
+        freed = time.monotonic()
+        await starts(stage, "ninth")
+        say(f"{time.monotonic() - freed:.3f} s after the slot was free, the ninth has its pod")
+        session = await stage.run("ninth")
+        assert session["status"]["nodeName"] == node
+        assert "queue" not in session["status"]
+        assert reason_of(session) == "Admitted"
+        for name in ("ninth", *(f"r{number}" for number in range(8) if number != 3)):
+            assert (await stage.get(PODS, name) or {})["spec"]["nodeName"] == node
+
+
+async def test_a_waiting_session_that_is_deleted_or_suspended_leaves_the_line(stage: Stage) -> None:
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    async with stage.operator():
+        await running(stage, template, 1)
+        for number in range(3):
+            await stage.session(f"w{number}", template, user=f"w{number}@x.yz")
+            await waits(stage, f"w{number}", "GPUsBusy", f"number {number + 1} in line")
+        await stage.patch(SESSIONS, "w0", {"spec": {"suspended": True}})
+        suspended = await stage.reach("w0", "Suspended")
+        assert "queue" not in suspended["status"]
+        await stage.delete(SESSIONS, "w1")
+        await waits(stage, "w2", "GPUsBusy", "number 1 in line")
+        await stage.delete(SESSIONS, "r0")
+        await starts(stage, "w2")
+        await stage.patch(SESSIONS, "w0", {"spec": {"suspended": False}})
+        await waits(stage, "w0", "GPUsBusy", "number 1 in line")
+
+
+async def test_other_workloads_take_room_too(stage: Stage) -> None:
+    node = await stage.node("gpu", gpu="2")
+    template = await gpu_template(stage)
+    await workload(stage, "training", node, {GPU: "2", "cpu": "1"})
+    async with stage.operator():
+        await stage.session("alice", template)
+        session = await waits(
+            stage, "alice", "GPUsBusy", f"all 2 {GPU} on node {node} are in use (2 by other workloads)"
+        )
+        assert "earliestSlot" not in queue_of(session), "nobody knows when other workloads end"
+        await stage.delete(PODS, "training")
+        await stage.run("alice")
+
+
+async def test_a_renamed_resource_is_counted_under_its_name(stage: Stage) -> None:
+    shared = f"{GPU}.shared"
+    node = await stage.node("gpu", has={GPU: "0", shared: "2"})
+    template = await gpu_template(stage)
+    async with stage.operator(policy=Policy(gpu_resource=shared)):
+        await running(stage, template, 2)
+        await stage.session("third", template, user="late@x.yz")
+        await waits(stage, "third", "GPUsBusy", f"all 2 {shared} on node {node} are in use")
+        await stage.delete(SESSIONS, "r0")
+        await stage.run("third")
+
+
+async def test_cpu_memory_and_pods_run_short_too(stage: Stage) -> None:
+    cases = (
+        ("cpu", {"cpu": "300m"}, "CPUBusy", "250m of CPU is needed, and node {node} has 50m of 300m free"),
+        (
+            "memory",
+            {"memory": "1536Mi"},
+            "MemoryBusy",
+            "1Gi of memory is needed, and node {node} has 512Mi of 1.5Gi free",
+        ),
+        ("pods", {"pods": "1"}, "PodsBusy", "node {node}: as many pods as allowed (1)"),
+    )
+    async with stage.operator():
+        for what, room, reason, words in cases:
+            node = await stage.node(what, has=room)
+            placement = {"nodeSelector": {"kubernetes.io/hostname": node}}
+            template = await gpu_template(stage, what, placement=placement)
+            await stage.session(f"{what}-1", template, user="one@x.yz")
+            await stage.run(f"{what}-1")
+            await stage.session(f"{what}-2", template, user="two@x.yz")
+            await waits(stage, f"{what}-2", reason, words.format(node=node))
+            await stage.delete(SESSIONS, f"{what}-1")
+            await stage.run(f"{what}-2")
+
+
+async def test_what_can_never_start_says_so_and_stands_in_nobodys_way(stage: Stage) -> None:
+    await stage.node("gpu", gpu="4")
+    taint = {"key": "owner", "value": "lab", "effect": "NoSchedule"}
+    await stage.node("kept", gpu="8", taints=[taint])
+    large = await gpu_template(stage, "large", resources={"defaultGPU": 5})
+    nowhere = await gpu_template(stage, "nowhere", placement={"nodeSelector": {"vdi.test/room": "none"}})
+    ordinary = await gpu_template(stage)
+    async with stage.operator():
+        await stage.session("large", large, user="large@x.yz", resources={"gpu": 5})
+        session = await waits(stage, "large", "TooLarge", f"5 of {GPU}, where the largest node has 4")
+        assert "position" not in queue_of(session), "there is no line for it"
+        await stage.session("nowhere", nowhere, user="nowhere@x.yz")
+        await waits(stage, "nowhere", "NoMatchingNode", "has the label vdi.test/room=none")
+        await stage.session("alice", ordinary)
+        await stage.run("alice")
+        tolerations = [{"key": "owner", "operator": "Exists"}]
+        await stage.api.patch(TEMPLATES, large, {"spec": {"placement": {"tolerations": tolerations}}}, into=dict)
+        await stage.run("large")
+
+
+async def test_closed_nodes_are_named_and_waited_for(stage: Stage) -> None:
+    node = await stage.node("gpu", gpu="1")
+    await stage.api.patch(NODES, node, {"spec": {"unschedulable": True}}, into=dict)
+    template = await gpu_template(stage)
+    async with stage.operator():
+        await stage.session("alice", template)
+        await waits(stage, "alice", "NodesUnavailable", f"node {node} is cordoned")
+        await stage.api.patch(NODES, node, {"spec": {"unschedulable": None}}, into=dict)
+        await stage.run("alice")
+
+
+async def test_a_home_on_a_full_node_waits_though_another_is_free(stage: Stage) -> None:
+    full, free = await stage.node("full", gpu="1"), await stage.node("free", gpu="1")
+    template = await gpu_template(stage, persistence={"enabled": True, "storageClass": "by-hand"})
+    elsewhere = await gpu_template(stage, "pinned", placement={"nodeSelector": {"kubernetes.io/hostname": full}})
+    async with stage.operator():
+        await stage.session("first", template)
+        home = await eventually(lambda: _only(stage, CLAIMS), "the home's claim is there")
+        try:
+            await _provision(stage, home, full)
+            assert (await stage.run("first"))["status"]["nodeName"] == full
+            await stage.delete(SESSIONS, "first")
+            await stage.gone(SESSIONS, "first")
+            await stage.session("other", elsewhere, user="bob@x.yz")
+            await stage.run("other")
+            await stage.session("second", template)
+            words = (
+                f"the home is on node {full}, and there the one {GPU} on node {full} is in use; the room on node {free}"
+            )
+            await waits(stage, "second", "HomeNodeFull", words)
+            await stage.delete(SESSIONS, "other")
+            assert (await stage.run("second"))["status"]["nodeName"] == full
+        finally:
+            await stage.api.delete(VOLUMES, f"{stage.namespace}-home", into=dict)
+
+
+async def _only(stage: Stage, kind: Any) -> Object | None:
+    found = await stage.all(kind)
+    return found[0] if found else None
+
+
+async def _provision(stage: Stage, claim: Object, node: str) -> None:
+    """Play local-path: a volume on that node, bound to the claim."""
+    name = claim["metadata"]["name"]
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{stage.namespace}-home"},
+        "spec": {
+            "capacity": {"storage": "10Gi"},
+            "accessModes": claim["spec"]["accessModes"],
+            "storageClassName": "by-hand",
+            "hostPath": {"path": "/nonexistent"},
+            "claimRef": {"namespace": stage.namespace, "name": name, "uid": claim["metadata"]["uid"]},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}},
+        },
+    }
+    await stage.api.create(VOLUMES, volume, into=msgspec.Raw)
+
+    async def bound() -> bool:
+        found = await stage.get(CLAIMS, name) or {}
+        return bool(found.get("status", {}).get("phase") == "Bound")
+
+    await eventually(bound, "the home is bound", 30)
+
+
+async def test_priority_then_fair_share_then_age(stage: Stage) -> None:
+    await stage.node("gpu", gpu="2")
+    template = await gpu_template(stage)
+    async with stage.operator():
+        await running(stage, template, 2, user="greedy@x.yz")
+        for name, user, priority in (
+            ("greedy", "greedy@x.yz", 0),
+            ("older", "o@x.yz", 0),
+            ("younger", "y@x.yz", 0),
+            ("urgent", "greedy@x.yz", 5),
+        ):
+            await stage.session(name, template, user=user, priority=priority)
+            await waits(stage, name, "GPUsBusy")
+        line = ["urgent", "older", "younger", "greedy"]
+        for place, name in enumerate(line, 1):
+            await waits(stage, name, "GPUsBusy", f"number {place} in line")
+        for ending, starting in (("r0", "urgent"), ("r1", "older"), ("older", "younger")):
+            await stage.delete(SESSIONS, ending)
+            await starts(stage, starting)
+            rest = line[line.index(starting) + 1 :]
+            assert await started(stage, rest) == []
+
+
+async def test_waiting_ages_into_priority(stage: Stage) -> None:
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    clock = ShiftedClock()
+    async with stage.operator(clock=clock):
+        await running(stage, template, 1)
+        await stage.session("patient", template, user="p@x.yz")
+        await waits(stage, "patient", "GPUsBusy")
+        clock.ahead = timedelta(minutes=21)
+        await stage.session("urgent", template, user="u@x.yz", priority=1)
+        await waits(stage, "urgent", "GPUsBusy", "number 2 in line")
+        await stage.delete(SESSIONS, "r0")
+        await starts(stage, "patient")
+        await waits(stage, "urgent", "GPUsBusy", "number 1 in line")
+
+
+async def test_a_restarted_operator_keeps_the_order(stage: Stage) -> None:
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    names = ["zoe", "mia", "ann"]
+    async with stage.operator():
+        await running(stage, template, 1)
+        for place, name in enumerate(names, 1):
+            if place > 1:
+                await asyncio.sleep(1.1)  # a status knows whole seconds
+            await stage.session(name, template, user=f"{name}@x.yz")
+            await waits(stage, name, "GPUsBusy", f"number {place} in line")
+    await stage.delete(SESSIONS, "r0")  # while no operator is there: its pod ends, and the place is free
+    await stage.delete(PODS, "r0")
+    async with stage.operator():
+        await starts(stage, "zoe")
+        for place, name in enumerate(names[1:], 1):
+            await waits(stage, name, "GPUsBusy", f"number {place} in line")
+
+
+async def test_a_pod_that_the_node_refuses_is_cleared_away_and_queued_again(stage: Stage) -> None:
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    clock = ShiftedClock()
+    async with stage.operator(clock=clock):
+        session = await stage.session("alice", template)
+        pod = await stage.pod_of(session)
+        refusal = "Pod was rejected: Allocate failed due to no devices, which is unexpected"
+        status = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": refusal}
+        await stage.patch(PODS, "alice", {"status": status}, subresource="status")
+
+        async def counted() -> Object | None:
+            found = await stage.get(SESSIONS, "alice") or {}
+            return found if found["status"].get("failures", {}).get("count") == 1 else None
+
+        await eventually(counted, "the refusal is counted")
+        clock.ahead = timedelta(seconds=11)
+
+        async def another() -> Object | None:
+            pods = await stage.owned(PODS, session)
+            return pods[0] if pods and pods[0]["metadata"]["uid"] != pod["metadata"]["uid"] else None
+
+        await eventually(another, "another pod is made", 30)
+        await stage.run("alice")
+
+
+async def test_a_burst_never_takes_more_than_there_is(stage: Stage) -> None:
+    await stage.node("a", gpu="3")
+    await stage.node("b", gpu="4")
+    template = await gpu_template(stage)
+    names = [f"b{number:02}" for number in range(20)]
+    async with stage.operator():
+        await asyncio.gather(*(stage.session(name, template, user=f"{name}@x.yz") for name in names))
+        done: list[str] = []
+        while len(done) < len(names):
+
+            async def placed() -> list[Object] | None:
+                pods = await stage.all(PODS)
+                assert len(pods) <= 7
+                ready = [pod for pod in pods if pod["spec"].get("nodeName")]
+                return ready if len(ready) == min(7, len(names) - len(done)) else None
+
+            pods = await eventually(placed, "as many as there are GPUs have a node")
+            for pod in pods[:3]:
+                name = pod["metadata"]["ownerReferences"][0]["name"]
+                await stage.delete(SESSIONS, name)
+                await stage.gone(SESSIONS, name)
+                done.append(name)
