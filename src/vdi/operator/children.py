@@ -86,7 +86,7 @@ class Children(Generic[T]):
     async def look(self, namespace: str, name: str) -> T | None:
         """What the API server has of this name, for where a cache that lags would do harm; None when it has nothing."""
         try:
-            return self._take(await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw))
+            return await self._client.get(self.resource, name, namespace=namespace, into=self._into)
         except NotFound:
             return None
 

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from vdi.operator.children import Family
+from vdi.api.session import VDISession
+from vdi.operator.children import Family, owner_uid
+from vdi.session.children.identity import Identity
 from vdi.session.decide import Observed
 from vdi.session.observed import Pod
 
@@ -43,13 +45,21 @@ class Clearer:
     async def sweep(self, observed: Observed) -> None:
         """Delete pods that should not be: a second one, and one of which a dead node would never report the end."""
         leaving = [pod for pod in (observed.pod, observed.leaving) if pod and pod.leaving]
-        stuck = [pod for pod in leaving if _may_be_forced(pod, observed)]
-        await asyncio.gather(*(self._delete(pod, observed) for pod in (*observed.strays, *stuck)))
+        unwanted = [*observed.strays, *(pod for pod in leaving if _may_be_forced(pod, observed))]
+        if unwanted:
+            await asyncio.gather(*(self._delete(pod, observed) for pod in unwanted))
 
-    async def is_gone(self, observed: Observed) -> bool:
-        """Whether the API server too has no pod of the name that the status knows: a cache may lag behind."""
-        meta = observed.session.metadata
-        return await self._family.pods.look(meta.namespace, observed.session.status.pod_name) is None
+    async def is_gone(self, session: VDISession) -> bool:
+        """Whether the API server too has no more pod of the name that the status knows.
+
+        A cache may lag behind, and somebody may have taken the labels off by which it finds our pods: they come back.
+        """
+        meta, pods = session.metadata, self._family.pods
+        live = await pods.look(meta.namespace, session.status.pod_name)
+        if live is None or owner_uid(live) != meta.uid:
+            return True
+        await pods.label(live, Identity.of(session).labels)
+        return False
 
     async def _delete(self, pod: Pod, observed: Observed) -> bool:
         if _may_be_forced(pod, observed):

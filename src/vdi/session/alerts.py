@@ -9,7 +9,7 @@ from datetime import datetime
 from vdi.session.activity import Idle, idle_timeout, judge_idle
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, Reason
 from vdi.session.decide import Observed
-from vdi.session.lifetime import expires_at, run_length, started_at, warned_at
+from vdi.session.lifetime import expires_at, is_capped, run_length, started_at, warned_at
 from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import format_duration
@@ -61,7 +61,7 @@ def _expiring(observed: Observed, now: datetime) -> Alert | None:
     if begins is None or end is None or length is None or now < begins:
         return None
     what = "is suspended" if template and template.spec.lifecycle.on_timeout == "Suspend" else "ends"
-    longer = "" if template and template.spec.lifecycle.max_timeout else "; a longer spec.timeout moves the end"
+    longer = "" if is_capped(session, template) else "; a longer spec.timeout moves the end"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
 

@@ -18,9 +18,9 @@ from vdi.session.failures import (
     find_loss,
     is_given_up,
 )
-from vdi.session.lifetime import is_over, run_length
+from vdi.session.lifetime import is_capped, is_over, started_at
 from vdi.session.observed import RESTARTED_AT, Pod
-from vdi.session.units import format_duration
+from vdi.session.times import format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +67,40 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
     if pod is None or pod.leaving:
         return None
     if is_given_up(session, pod):
-        return _removal(session, session.status.failures, observed.template, now)
+        return _removal(observed, session.status.failures, now)
     wanted = session.metadata.annotations.get(RESTARTED_AT, "")
     if wanted and wanted != pod.metadata.annotations.get(RESTARTED_AT, ""):
         words = f"The desktop is being started again, as asked for at {wanted}."
-        return Removal(session, Problem(Reason.RESTARTING, words, condition=POD_READY))
+        return Removal(_with_start(session, pod), Problem(Reason.RESTARTING, words, condition=POD_READY))
     loss = find_loss(pod, observed.home, observed.events, now)
     return after_loss(observed, loss, now) if loss else None
 
 
 def after_loss(observed: Observed, loss: Loss, now: datetime) -> Removal:
     """Count a loss; what becomes of the session then."""
-    return _removal(observed.session, count_loss(observed.session, loss, now), observed.template, now)
+    return _removal(observed, count_loss(observed.session, loss, now), now)
 
 
-def _removal(
-    session: VDISession, failures: FailureStatus | None, template: VDITemplate | None, now: datetime
-) -> Removal:
+def _removal(observed: Observed, failures: FailureStatus | None, now: datetime) -> Removal:
+    session = _with_start(observed.session, observed.pod)
     counted = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
-    problem = failure_problem(counted, template, now)
+    problem = failure_problem(counted, observed.template, now)
     # None: the pause is over already, or the loss was counted for a spec that has been edited since.
     return Removal(counted, problem or Problem(Reason.RESTARTING, "The desktop is started again.", condition=POD_READY))
 
 
+def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
+    """Knows when its run began, also when that was too short ago to be in its status."""
+    start = started_at(session, pod)
+    status = msgspec.structs.replace(session.status, start_time=format_time(start) if start else "")
+    return msgspec.structs.replace(session, status=status)
+
+
 def _end_of_time(session: VDISession, template: VDITemplate | None, pod: Pod | None, *, suspend: bool) -> str:
-    length = run_length(session, template)
-    most = template.spec.lifecycle.max_timeout if template else None
-    capped = length is not None and format_duration(length) != session.spec.timeout and most
-    why = f"the template's lifecycle.maxTimeout: {most}" if capped else f"spec.timeout: {session.spec.timeout}"
+    if template and is_capped(session, template):
+        why = f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
+    else:
+        why = f"spec.timeout: {session.spec.timeout}"
     return f"The time of this session is over ({why}){_afterwards(session, pod, suspend=suspend)}"
 
 

@@ -123,12 +123,15 @@ def current_failures(session: VDISession) -> FailureStatus | None:
 
 
 def forgive(session: VDISession, pod: Pod | None, now: datetime) -> FailureStatus | None:
-    """`status.failures` as it is to be: counted from zero again once the desktop has proved itself."""
+    """`status.failures` as it is to be: from zero again when the desktop has proved itself, or is another one now."""
     failures = session.status.failures
-    proved = stable_at(pod)
-    if failures is None or not failures.count or proved is None or now < proved:
+    if failures is None or not failures.count:
         return failures
-    return msgspec.structs.replace(failures, count=0)
+    proved = stable_at(pod)
+    of_another_start = current_failures(session) is None
+    if of_another_start or (proved is not None and now >= proved):
+        return msgspec.structs.replace(failures, count=0)
+    return failures
 
 
 def stable_at(pod: Pod | None) -> datetime | None:

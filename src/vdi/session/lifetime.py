@@ -44,6 +44,13 @@ def run_length(session: VDISession, template: VDITemplate | None) -> timedelta |
     return min(wish, most) if wish and most else wish
 
 
+def is_capped(session: VDISession, template: VDITemplate | None) -> bool:
+    """Whether it is the template that ends the run: a longer `spec.timeout` would not help."""
+    wish = _as_length(session.spec.timeout)
+    most = _as_length(template.spec.lifecycle.max_timeout) if template else None
+    return wish is not None and most is not None and most <= wish
+
+
 def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None) -> datetime | None:
     """End of the run; None while there is none."""
     start, length = started_at(session, pod), run_length(session, template)

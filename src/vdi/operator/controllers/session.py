@@ -103,7 +103,11 @@ class SessionController:
             return await self._end(observed, ending, now)
         if session.spec.suspended:
             return await self._rest(observed, now)
-        if removal := await self._find_removal(observed, now):
+        if not pods_of(observed) and (loss := find_vanished(session)):
+            if await self._clearer.is_gone(session):
+                return await self._make_way(observed, after_loss(observed, loss, now), now)
+            return Result()  # the caches will have it in a moment
+        if removal := find_removal(observed, now):
             return await self._make_way(observed, removal, now)
         return await self._go_on(observed, now)
 
@@ -147,12 +151,6 @@ class SessionController:
         if waiting := self._admission.ask(session, desktop, observed.home):
             return observed, Verdict(problem=replace(waiting.problem, queue=waiting.queue))
         return observed, verdict
-
-    async def _find_removal(self, observed: Observed, now: datetime) -> Removal | None:
-        if observed.pod or observed.leaving:
-            return find_removal(observed, now)
-        loss = find_vanished(observed.session)
-        return after_loss(observed, loss, now) if loss and await self._clearer.is_gone(observed) else None
 
     async def _make_way(self, observed: Observed, removal: Removal, now: datetime) -> Result:
         """The status first, then the pod: so a loss is counted once, and the run's begin is known between two pods."""

@@ -1,0 +1,260 @@
+"""What ends a run, what makes a pod give way, what is said before, and when to look again."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import (
+    CREATED,
+    a_claim,
+    a_node,
+    a_pod,
+    a_route,
+    a_service,
+    a_session,
+    a_template,
+)
+from vdi.session.activity import Activity
+from vdi.session.agenda import next_look
+from vdi.session.alerts import evictable_at, find_alerts
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE
+from vdi.session.decide import Observed, decide
+from vdi.session.ending import find_ending, find_removal
+from vdi.session.findings import Finding, with_times
+from vdi.session.notices import Notice, find_notices
+from vdi.session.phase import derive, derive_ending, derive_suspended
+from vdi.session.policy import Policy
+from vdi.session.times import parse_time
+
+START = parse_time(CREATED)
+NOW = START + timedelta(seconds=5)
+POLICY = Policy()
+
+
+def running(*, status: dict[str, Any] | None = None, template: dict[str, Any] | None = None, **spec: Any) -> Observed:
+    observed = Observed(a_session(status=status, **spec), a_template(lifecycle=template or {}), a_pod(ready=True))
+    return replace(observed, home=a_claim(), service=a_service(), route=a_route(), node=a_node())
+
+
+def idle_since(moment: datetime, seen: datetime) -> Activity:
+    return Activity(last_input=moment, viewers=1, seen=seen)
+
+
+def up(kind: str, since: str) -> dict[str, Any]:
+    return {"conditions": [{"type": kind, "status": "True", "reason": kind, "lastTransitionTime": since}]}
+
+
+def test_end_of_the_time_deletes_or_suspends_as_the_template_says() -> None:
+    over = START + timedelta(hours=1)
+    assert find_ending(running(timeout="1h"), over - timedelta(seconds=1)) is None
+    ending = find_ending(running(timeout="1h"), over)
+    assert ending and (ending.reason, ending.suspend) == ("TimedOut", False)
+    assert "spec.timeout: 1h" in ending.message
+    ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), over)
+    assert ending and ending.suspend
+    assert "the template's lifecycle.maxTimeout: 1h" in ending.message
+
+
+def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
+    over = START + timedelta(hours=1)
+    home = a_pod(ready=True, home="home")
+    kept = find_ending(replace(running(timeout="1h"), pod=home), over)
+    gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), over)
+    assert kept and "files in the home volume are kept" in kept.message
+    assert gone and "kept" not in gone.message
+
+
+def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
+    observed = running(idleTimeout="30m")
+    over = START + timedelta(minutes=30)
+    known = replace(observed, activity=idle_since(START, over))
+    assert find_ending(observed, over) is None, "it cannot be asked"
+    assert find_ending(known, over) is None, "nobody was warned"
+    (warning,) = find_alerts(known, POLICY, over)
+    assert warning.type == IDLE
+    warned = replace(known, session=a_session(idleTimeout="30m", status=up(IDLE, "2026-11-20T08:25:00Z")))
+    ending = find_ending(warned, over)
+    assert ending and (ending.reason, ending.suspend) == ("IdleTooLong", True)
+    terminate = replace(warned, template=a_template(lifecycle={"onIdle": "Terminate"}))
+    ending = find_ending(terminate, over)
+    assert ending and not ending.suspend
+
+
+def test_suspended_session_does_not_end() -> None:
+    assert find_ending(running(timeout="1s", suspended=True), NOW) is None
+
+
+def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
+    soon = START + timedelta(minutes=55)
+    assert find_alerts(running(timeout="1h"), POLICY, soon - timedelta(seconds=1)) == ()
+    (alert,) = find_alerts(running(timeout="1h"), POLICY, soon)
+    assert (alert.type, alert.until) == (EXPIRING, "2026-11-20T09:00:00Z")
+    assert alert.message == "After 1h this desktop ends at 09:00 UTC; a longer spec.timeout moves the end."
+    (alert,) = find_alerts(running(template={"maxTimeout": "1h", "onTimeout": "Suspend"}), POLICY, soon)
+    assert alert.message == "After 1h this desktop is suspended at 09:00 UTC."
+
+
+def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_told() -> None:
+    cordoned = replace(running(), node=a_node(cordoned=True))
+    (alert,) = find_alerts(cordoned, POLICY, NOW)
+    assert (alert.type, alert.until) == (DRAINING, "2026-11-20T08:01:05Z")
+    assert evictable_at(running(), POLICY) is evictable_at(cordoned, POLICY) is None
+    told = replace(cordoned, session=a_session(status=up(DRAINING, "2026-11-20T08:00:07Z")))
+    assert evictable_at(told, POLICY) == START + timedelta(seconds=67)
+    assert evictable_at(replace(told, node=a_node()), POLICY) is None
+
+
+def test_nobody_is_told_anything_in_a_desktop_that_goes() -> None:
+    cordoned = replace(running(timeout="6s"), node=a_node(cordoned=True))
+    for pod in (None, a_pod(ready=True, deletionTimestamp=CREATED)):
+        assert find_alerts(replace(cordoned, pod=pod), POLICY, NOW) == ()
+
+
+def test_notices_follow_the_warnings_and_go_with_them() -> None:
+    alerts = find_alerts(running(timeout="1m"), POLICY, START + timedelta(seconds=40))
+    (notice,) = find_notices(a_session(), alerts)
+    assert (notice.id, notice.title) == (EXPIRING, "This desktop ends soon")
+    assert notice.text == alerts[0].message
+    assert find_notices(a_session(status=up(EXPIRING, CREATED)), ()) == [Notice(EXPIRING)]
+
+
+RESTART = "vdi.kasm.io/restartedAt"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "made_with", "expected"),
+    [("", "", False), ("t1", "", True), ("t1", "t1", False), ("t2", "t1", True), ("", "t1", False)],
+)
+def test_restart_is_wanted_once_per_annotation(wanted: str, made_with: str, expected: bool) -> None:
+    observed = running()
+    observed.session.metadata.annotations = {RESTART: wanted} if wanted else {}
+    pod = a_pod(ready=True, annotations={RESTART: made_with} if made_with else {})
+    removal = find_removal(replace(observed, pod=pod), NOW)
+    assert (removal is not None) == expected
+    if removal:
+        assert removal.problem.reason == "Restarting"
+        assert removal.session.status.failures is None, "no failure"
+        assert removal.session.status.start_time == CREATED, "the run goes on"
+
+
+def test_loss_is_counted_before_the_pod_goes_and_only_once() -> None:
+    lost = replace(running(), pod=a_pod(status={"phase": "Failed", "reason": "OOM"}))
+    removal = find_removal(lost, NOW)
+    assert removal and removal.session.status.failures and removal.session.status.failures.count == 1
+    again = find_removal(replace(lost, session=removal.session), NOW + timedelta(seconds=1))
+    assert again and again.session.status.failures == removal.session.status.failures
+    assert find_removal(replace(lost, pod=None), NOW) is None
+
+
+def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() -> None:
+    lost = replace(running(), pod=a_pod(status={"phase": "Failed"}))
+    removal = find_removal(lost, NOW)
+    assert removal
+    between = derive(replace(lost, session=removal.session, pod=None), removal.problem, POLICY, NOW)
+    assert (between.phase, between.start_time, between.pod_name) == ("Pending", CREATED, "")
+    assert between.expires_at == "2026-11-20T16:00:00Z"
+    assert "Admitted" in {one.type for one in between.conditions if one.status == "True"}
+
+
+def test_ending_and_suspension_have_a_status_of_their_own() -> None:
+    observed = running(timeout="1s", template={"onTimeout": "Suspend"}, status={"url": "https://a"})
+    ending = find_ending(observed, NOW)
+    assert ending
+    status = derive_ending(observed, ending, POLICY, NOW)
+    assert (status.phase, status.url, status.start_time, status.pod_name) == ("Suspended", "https://a", "", "")
+    session = a_session(suspended=True)
+    session.status = status
+    later = derive_suspended(replace(observed, session=session, pod=None), POLICY, NOW)
+    assert later == status, "why it was suspended stays"
+    observed = running(timeout="1s")
+    ending = find_ending(observed, NOW)
+    assert ending and derive_ending(observed, ending, POLICY, NOW).phase == "Terminating"
+
+
+def test_lost_or_leaving_home_is_said_before_a_desktop_is_made() -> None:
+    base = replace(running(), pod=None)
+    lost = decide(replace(base, home=a_claim("Lost")), POLICY, NOW).problem
+    assert lost and lost.needs_a_person and "kubectl delete pvc home" in lost.message
+    leaving = a_claim()
+    leaving.metadata.deletion_timestamp = CREATED
+    waits = decide(replace(base, home=leaving), POLICY, NOW).problem
+    assert waits and (waits.reason, waits.needs_a_person) == ("HomeLeaving", False)
+
+
+def test_pod_that_we_have_deleted_is_waited_for() -> None:
+    leaving = a_pod(deletionTimestamp=CREATED, home="home")
+    base = replace(running(), pod=None, leaving=leaving)
+    waits = decide(base, POLICY, NOW).problem
+    assert waits and "when node node-1 has stopped the one before" in waits.message
+    stuck = decide(replace(base, node=a_node(ready=False)), POLICY, NOW).problem
+    assert stuck and "out-of-service=nodeshutdown:NoExecute" in stuck.message
+    assert "'home'" in stuck.message
+
+
+def test_time_in_the_queue_begins_when_the_queue_is_entered() -> None:
+    long_ago = {"type": "Admitted", "status": "False", "lastTransitionTime": "2026-11-01T08:00:00Z"}
+    for before, expected in (("Suspended", "2026-11-20T08:00:05Z"), ("CPUBusy", "2026-11-01T08:00:00Z")):
+        session = a_session(status={"conditions": [long_ago | {"reason": before}]})
+        condition = with_times(Finding("Admitted", False, "GPUsBusy", "None free."), session, NOW)
+        assert condition.last_transition_time == expected
+
+
+offsets = st.integers(min_value=0, max_value=30_000)
+
+
+@given(
+    timeout=st.integers(min_value=1, max_value=20_000),
+    cap=st.none() | st.integers(min_value=1, max_value=20_000),
+    pod=st.sampled_from(["ready", "pulling", "unscheduled", "none"]),
+    failed=st.none() | st.integers(min_value=1, max_value=7),
+    drained=st.none() | st.integers(min_value=0, max_value=100),
+    now=offsets,
+    later=st.floats(min_value=0, max_value=0.999),
+)
+def test_nothing_happens_between_two_looks(
+    timeout: int, cap: int | None, pod: str, failed: int | None, drained: int | None, now: int, later: float
+) -> None:
+    """What is decided now is decided until `next_look`: so no timer is missing."""
+    status: dict[str, Any] = {"startTime": CREATED}
+    note = {}
+    if failed:
+        status["failures"] = {"count": failed, "reason": "CrashLoop", "message": "C.", "time": CREATED, "generation": 1}
+        note = {"vdi.kasm.io/last-failure": CREATED}
+    if drained is not None:
+        status |= up(DRAINING, (START + timedelta(seconds=drained)).isoformat())
+    unscheduled = {"type": "PodScheduled", "status": "False", "lastTransitionTime": CREATED}
+    unscheduled |= {"message": "0/1 nodes are available: 1 Insufficient cpu."}
+    pods = {
+        "ready": a_pod(ready=True, annotations=note),
+        "pulling": a_pod(annotations=note, container={"state": {"waiting": {"reason": "ErrImagePull"}}}),
+        "unscheduled": a_pod(annotations=note, node="", status={"conditions": [unscheduled]}),
+        "none": None,
+    }
+    lifecycle = {"maxTimeout": f"{cap}s"} if cap else {}
+    observed = replace(running(timeout=f"{timeout}s", status=status, template=lifecycle), pod=pods[pod])
+    bound = observed.pod is not None and bool(observed.pod.spec.node_name)
+    observed = replace(observed, node=a_node(cordoned=drained is not None) if bound else None)
+    moment = START + timedelta(seconds=now)
+    look = next_look(observed, POLICY, moment)
+    end = look or moment + timedelta(days=365)
+    assert end > moment
+    assert _decided(observed, moment) == _decided(observed, moment + (end - moment) * later)
+
+
+def _decided(observed: Observed, now: datetime) -> list[object]:
+    removal = find_removal(observed, now)
+    free_from = evictable_at(observed, POLICY)
+    verdict = decide(observed, POLICY, now)
+    status = derive(observed, None, POLICY, now)
+    return [
+        find_ending(observed, now),
+        removal is not None,
+        [one.type for one in find_alerts(observed, POLICY, now)],
+        free_from is not None and now >= free_from,
+        verdict,
+        status.failures,
+    ]

@@ -1,0 +1,219 @@
+"""Lost desktops: what counts, how often, when again, and when no more."""
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
+from vdi.api.session import FailureStatus, VDISession
+from vdi.session.failures import (
+    IMAGE_PATIENCE,
+    MOST_RESTARTS,
+    SCHEDULER_PATIENCE,
+    STABLE,
+    Loss,
+    count_loss,
+    current_failures,
+    failure_problem,
+    find_loss,
+    find_vanished,
+    forgive,
+    is_given_up,
+    pause_after,
+    retry_at,
+)
+from vdi.session.lifetime import run_annotations
+from vdi.session.observed import Claim, Pod
+from vdi.session.times import format_time, parse_time
+
+START = parse_time(CREATED)
+NOW = START + timedelta(seconds=5)
+CRASH = Loss("CrashLoop", "It crashed.")
+KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+PULLING = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}}
+
+
+def crashed(restarts: int, waiting: str = "CrashLoopBackOff") -> Pod:
+    return a_pod(container={"restartCount": restarts, "lastState": KILLED, "state": {"waiting": {"reason": waiting}}})
+
+
+def unscheduled(message: str) -> Pod:
+    condition = {"type": "PodScheduled", "status": "False", "message": message, "lastTransitionTime": CREATED}
+    return a_pod(node="", status={"conditions": [condition]})
+
+
+NO_ROOM = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+NO_HOME = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+LOSSES: list[tuple[str, Pod, Claim | None, timedelta, str | None]] = [
+    ("starting", a_pod(), None, timedelta(hours=1), None),
+    ("ready", a_pod(ready=True), None, timedelta(hours=1), None),
+    ("evicted", a_pod(status={"phase": "Failed", "reason": "Evicted"}), None, timedelta(), "Evicted"),
+    ("refused", a_pod(status={"phase": "Failed", "reason": "OutOfcpu"}), None, timedelta(), "NodeRefused"),
+    ("ended", a_pod(status={"phase": "Succeeded"}), None, timedelta(), "PodFailed"),
+    ("ended but said to be ready", a_pod(ready=True, status={"phase": "Failed"}), None, timedelta(), "PodFailed"),
+    ("out of memory twice", crashed(2), None, timedelta(), None),
+    ("out of memory thrice", crashed(3), None, timedelta(), "OutOfMemory"),
+    ("crashed, but trying", crashed(3, "ContainerCreating"), None, timedelta(), None),
+    ("no image", a_pod(container=PULLING), None, IMAGE_PATIENCE - timedelta(seconds=1), None),
+    ("no image for long", a_pod(container=PULLING), None, IMAGE_PATIENCE, "ImagePull"),
+    ("no node", unscheduled(NO_ROOM), None, SCHEDULER_PATIENCE - timedelta(seconds=1), None),
+    ("no node for long", unscheduled(NO_ROOM), None, SCHEDULER_PATIENCE, "NoGPUFree"),
+    ("no volume yet", unscheduled(NO_HOME), None, timedelta(hours=1), None),
+    ("volume lost", a_pod(home="home"), a_claim("Lost"), timedelta(), "HomeLost"),
+    ("leaving", a_pod(deletionTimestamp=CREATED, status={"phase": "Failed"}), None, timedelta(), None),
+]
+
+
+@pytest.mark.parametrize(("name", "pod", "home", "after", "reason"), LOSSES, ids=[row[0] for row in LOSSES])
+def test_what_counts_as_lost(name: str, pod: Pod, home: Claim | None, after: timedelta, reason: str | None) -> None:
+    loss = find_loss(pod, home, (), START + after)
+    assert (loss.reason if loss else None) == reason
+
+
+def losing(session: VDISession, loss: Loss = CRASH, seconds: int = 0) -> VDISession:
+    failures = count_loss(session, loss, NOW + timedelta(seconds=seconds))
+    return msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
+
+
+def test_pod_that_vanished_was_deleted_by_others_unless_something_else_was_seen_last() -> None:
+    assert find_vanished(a_session()) is None
+    loss = find_vanished(a_session(status={"podName": "a"}))
+    assert loss and loss.reason == "PodDeleted"
+    for reason, expected in (("Evicted", "Evicted"), ("NodeLost", "NodeLost"), ("Starting", "PodDeleted")):
+        last = {"type": "PodReady", "status": "False", "reason": reason, "message": "Last words."}
+        loss = find_vanished(a_session(status={"podName": "a", "conditions": [last]}))
+        assert loss and loss.reason == expected
+
+
+def test_pod_is_given_up_once_its_loss_is_counted_and_the_next_one_is_not() -> None:
+    session, pod = a_session(), a_pod()
+    assert not is_given_up(session, pod)
+    lost = losing(session)
+    assert is_given_up(lost, pod)
+    assert not is_given_up(lost, a_pod(annotations=run_annotations(lost, None)))
+
+
+def test_first_loss_that_is_nobodys_fault_costs_no_pause() -> None:
+    for reason in ("PodDeleted", "NodeLost", "Evicted"):
+        first = losing(a_session(), Loss(reason, "Gone."))
+        assert failure_problem(first, a_template(), NOW) is None
+        assert failure_problem(losing(first, Loss(reason, "Gone.")), a_template(), NOW)
+
+
+def test_pause_is_told_and_ends() -> None:
+    lost = losing(a_session())
+    problem = failure_problem(lost, a_template(), NOW)
+    assert problem and not problem.needs_a_person
+    assert problem.message == "It crashed. It is started again at 08:00:15 UTC (loss 1 in a row)."
+    assert failure_problem(lost, a_template(), NOW + timedelta(seconds=10)) is None
+
+
+def test_last_loss_says_what_a_person_can_do() -> None:
+    session = a_session()
+    for _ in range(MOST_RESTARTS + 1):
+        session = losing(session)
+    problem = failure_problem(session, a_template(), NOW + timedelta(days=1))
+    assert problem and problem.needs_a_person
+    assert "started again 5 times in vain" in problem.message
+    assert problem.message.endswith("vdi session restart alice-desktop")
+
+
+def test_want_of_room_is_never_given_up() -> None:
+    session = a_session()
+    for _ in range(3 * MOST_RESTARTS):
+        session = losing(session, Loss("NoGPUFree", "No room."))
+    assert failure_problem(session, a_template(), NOW + timedelta(minutes=5)) is None
+
+
+def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
+    tried = a_session(status={"templateRevision": "1"})
+    lost = losing(tried, Loss("ImageNotFound", "No such image."))
+    later = NOW + timedelta(hours=1)
+    problem = failure_problem(lost, a_template(generation=1), later)
+    assert problem and problem.needs_a_person
+    assert failure_problem(lost, a_template(generation=2), later) is None
+
+
+@pytest.mark.parametrize("change", ["spec", "restart"])
+def test_somebody_who_changes_something_begins_a_new_count(change: str) -> None:
+    session = a_session()
+    for _ in range(MOST_RESTARTS + 1):
+        session = losing(session)
+    annotations = {"vdi.kasm.io/restartedAt": "2026-11-20T09:00:00Z"} if change == "restart" else {}
+    generation = 2 if change == "spec" else 1
+    meta = msgspec.structs.replace(session.metadata, generation=generation, annotations=annotations)
+    edited = msgspec.structs.replace(session, metadata=meta)
+    assert failure_problem(edited, a_template(), NOW) is None
+    again = count_loss(edited, CRASH, NOW)
+    assert (again.count, again.generation, again.restarted_at) == (
+        1,
+        generation,
+        annotations.get("vdi.kasm.io/restartedAt", ""),
+    )
+    forgiven = forgive(edited, None, NOW)
+    assert forgiven and forgiven.count == 0
+
+
+def test_desktop_that_was_ready_for_long_enough_is_forgiven_what_came_before() -> None:
+    lost = losing(a_session())
+    ready_since = parse_time("2026-11-20T08:00:03Z")
+    for pod, after, count in (
+        (a_pod(ready=True), STABLE - timedelta(seconds=1), 1),
+        (a_pod(ready=True), STABLE, 0),
+        (a_pod(), STABLE, 1),
+        (None, STABLE, 1),
+    ):
+        forgiven = forgive(lost, pod, ready_since + after)
+        assert forgiven and lost.status.failures
+        assert (forgiven.count, forgiven.time) == (count, lost.status.failures.time), "its time still marks its pods"
+
+
+reasons = st.sampled_from(["CrashLoop", "OutOfMemory", "PodFailed", "NodeRefused", "PodDeleted", "NodeLost", "Evicted"])
+
+
+@given(st.lists(reasons, min_size=1, max_size=12))
+def test_pauses_grow_to_five_minutes_and_restarts_end(several: list[str]) -> None:
+    """Whatever happens: without a person, no more than MOST_RESTARTS restarts, and each later than the one before."""
+    session, now, restarts, pauses = a_session(), NOW, 0, [timedelta()]
+    for reason in several:
+        failures = count_loss(session, Loss(reason, "Lost."), now)
+        session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
+        problem = failure_problem(session, a_template(), now)
+        if problem and problem.needs_a_person:
+            assert restarts == MOST_RESTARTS
+            return
+        pauses.append(pause_after(failures))
+        assert pauses[-2] <= pauses[-1] <= timedelta(minutes=5)
+        now = retry_at(failures)
+        assert failure_problem(session, a_template(), now) is None
+        restarts += 1
+    assert restarts <= MOST_RESTARTS
+
+
+@given(st.lists(st.sampled_from(["loss", "edit", "restart", "prove"]), max_size=20))
+def test_count_is_that_of_losses_since_the_last_good_news(events: list[str]) -> None:
+    session, expected = a_session(), 0
+    for stamp, event in enumerate(events, 1):
+        if event == "loss":
+            session, expected = losing(session, seconds=stamp), expected + 1
+        elif event == "prove":
+            failures = forgive(session, a_pod(ready=True), NOW + STABLE)
+            session = msgspec.structs.replace(
+                session, status=msgspec.structs.replace(session.status, failures=failures)
+            )
+            expected = 0
+        else:
+            meta: Any = session.metadata
+            change = (
+                {"generation": meta.generation + 1}
+                if event == "edit"
+                else {"annotations": {"vdi.kasm.io/restartedAt": format_time(NOW + timedelta(seconds=stamp))}}
+            )
+            session = msgspec.structs.replace(session, metadata=msgspec.structs.replace(meta, **change))
+            expected = 0
+        known: FailureStatus | None = current_failures(session)
+        assert (known.count if known else 0) == expected
