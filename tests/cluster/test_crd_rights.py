@@ -17,11 +17,23 @@ from vdi.api.crd import build_crds
 from waiting import wait_until
 
 SESSIONS = "vdi-sessions"
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "apiVersion": "vdi.kasm.io/v1alpha1",
     "kind": "VDITemplate",
     "metadata": {"name": "rights"},
-    "spec": {"image": "localhost/vdi/desktop:dev"},
+    "spec": {"image": "localhost/vdi/desktop:dev", "prePull": True, "resources": {"defaultGPU": 0}},
+}
+HOMELESS = {
+    "apiVersion": "vdi.kasm.io/v1alpha1",
+    "kind": "VDITemplate",
+    "metadata": {"name": "rights-homeless"},
+    "spec": {**TEMPLATE["spec"], "prePull": False, "persistence": {"enabled": False}},
+}
+POOL = {
+    "apiVersion": "vdi.kasm.io/v1alpha1",
+    "kind": "VDIPool",
+    "metadata": {"name": "rights"},
+    "spec": {"template": "rights-homeless"},
 }
 SESSION = {
     "apiVersion": "vdi.kasm.io/v1alpha1",
@@ -68,7 +80,8 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
         process.terminate()
         process.wait(15)
         sys.stderr.write(log.read_text())
-        kube("delete", "vditemplate", "rights", "--ignore-not-found")
+        kube("delete", "vdipool", "rights", "--ignore-not-found")
+        kube("delete", "vditemplate", "rights", "rights-homeless", "--ignore-not-found")
         kube("delete", "--wait=false", "--ignore-not-found", "deployment/vdi-operator", "--namespace", "kasm")
 
 
@@ -93,8 +106,29 @@ def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Ku
     kube("delete", *HERE, "service,ingressroute", "-l", "vdi.kasm.io/session=rights")
     wait_until("removed children are made again", lambda: children() == every, 30)
 
+    kube("patch", *HERE, "vdi", "rights", "--type=merge", "-p", '{"spec": {"suspended": true}}')
+    kube("wait", *HERE, "vdi/rights", "--for=jsonpath={.status.phase}=Suspended", "--timeout=30s")
+
     kube("delete", *HERE, "vdi", "rights", "--timeout=30s")
     # The rest goes by Kubernetes' garbage collection, which learns of new kinds every 30 s: too long to wait here.
     assert "pod" not in children()
     assert "forbidden" not in operator.read_text().lower()
     assert password not in operator.read_text()
+
+
+def test_the_charts_rights_are_enough_for_pools_and_for_images_ahead_of_time(kube: Kube, operator: Path) -> None:
+    for made in (TEMPLATE, HOMELESS, POOL):
+        kube("create", "-f", "-", given=made)
+    kube("wait", "vdipool/rights", "--for=jsonpath={.status.starting}=1", "--timeout=30s")
+    wait_until(
+        "the template tells how far its image is",
+        lambda: kube("get", "vditemplate", "rights", "-o", "jsonpath={.status.prePull.wanted}") == "1",
+        30,
+    )
+    kube("scale", "vdipool", "rights", "--replicas=0")
+    wait_until(
+        "the pool has let its desktop go",
+        lambda: kube("get", *HERE, "pod", "-o", "name", "-l", "vdi.kasm.io/pool=rights") == "",
+        30,
+    )
+    assert "forbidden" not in operator.read_text().lower()
