@@ -15,7 +15,7 @@ from vdi.operator.caches import Caches, shared_home
 from vdi.operator.observe import Observer
 from vdi.operator.reservations import Reservations
 from vdi.operator.wakeups import Wakeups
-from vdi.session.observed import Claim, Event, Pod, Route, Secret
+from vdi.session.observed import Claim, Event, Node, Pod, Route, Secret
 from vdi.session.policy import Policy
 
 T = TypeVar("T")
@@ -57,14 +57,24 @@ class World:
     def template(self, name: str = "desktop", **spec: Any) -> VDITemplate:
         return self.put(self.caches.templates, VDITemplate, name, spec={"image": "i", **spec})
 
-    def session(self, name: str, created: str = "2026-11-20T08:00:00Z", **spec: Any) -> VDISession:
+    def session(
+        self, name: str, created: str = "2026-11-20T08:00:00Z", *, status: dict[str, Any] | None = None, **spec: Any
+    ) -> VDISession:
         spec = {"user": "alice@example.com", "template": "desktop", **spec}
         metadata = {"creationTimestamp": created, "generation": 1}
-        return self.put(self.caches.sessions, VDISession, name, metadata=metadata, spec=spec)
+        return self.put(self.caches.sessions, VDISession, name, metadata=metadata, spec=spec, status=status or {})
 
-    def pod(self, name: str, owner: str, home: str | None = None) -> Pod:
+    def pod(self, name: str, owner: str, home: str | None = None, *, node: str = "", **metadata: Any) -> Pod:
         volumes = [{"name": "home", "persistentVolumeClaim": {"claimName": home}}] if home else []
-        return self.put(self.caches.pods, Pod, name, owner, spec={"volumes": volumes})
+        spec = {"volumes": volumes, "nodeName": node}
+        return self.put(self.caches.pods, Pod, name, owner, metadata=metadata, spec=spec)
+
+    def node(self, name: str, *, ready: bool = True, cordoned: bool = False) -> Node:
+        status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+        metadata = {"namespace": ""}
+        return self.put(
+            self.caches.nodes, Node, name, metadata=metadata, spec={"unschedulable": cordoned}, status=status
+        )
 
     def route(self, name: str, owner: str, host: str) -> Route:
         metadata = {"annotations": {"vdi.kasm.io/host": host}}
@@ -201,3 +211,64 @@ def test_home_wakes_all_who_share_it(world: World) -> None:
     world.woken.clear()
     world.put(world.caches.claims, Claim, claim)
     assert world.woken == {"first"}
+
+
+def test_pod_is_known_by_its_owner_whatever_its_name(world: World) -> None:
+    session = world.session("alice")
+    pod = world.pod("pool-x7k2p", "alice", node="node-1")
+    observed = world.observer.observe(session)
+    assert observed.pod == pod
+    assert observed.node_lost, "there is no such node"
+    node = world.node("node-1")
+    observed = world.observer.observe(session)
+    assert (observed.node, observed.node_lost) == (node, False)
+
+
+def test_of_several_pods_the_one_in_the_status_stays(world: World) -> None:
+    session = world.session("alice", status={"podName": "young"})
+    world.pod("old", "alice", creationTimestamp=OLD)
+    young = world.pod("young", "alice", creationTimestamp=YOUNG)
+    observed = world.observer.observe(session)
+    assert observed.pod == young
+    assert [pod.metadata.name for pod in observed.strays] == ["old"]
+
+
+def test_pod_that_we_deleted_is_told_from_one_that_others_delete(world: World) -> None:
+    theirs = world.session("alice", status={"podName": "alice"})
+    pod = world.pod("alice", "alice", deletionTimestamp=YOUNG)
+    observed = world.observer.observe(theirs)
+    assert (observed.pod, observed.leaving) == (pod, None)
+    observed = world.observer.observe(world.session("alice"))
+    assert (observed.pod, observed.leaving) == (None, pod)
+
+
+def test_suspended_session_lends_its_home_and_keeps_its_host(world: World) -> None:
+    url = "https://desk.vdi.localhost"
+    world.session("first", OLD, hostname="desk", suspended=True, status={"url": url})
+    second = world.session("second", YOUNG, hostname="desk")
+    observed = world.observer.observe(second)
+    assert (observed.home_holder, observed.host_holder) == (None, "first")
+    older = world.session("oldest", "2026-11-20T01:00:00Z", user="bob@example.com", hostname="desk")
+    assert world.observer.observe(older).host_holder == "first"
+    world.session("first", OLD, hostname="desk", suspended=True)
+    assert world.observer.observe(older).host_holder is None, "it never had it"
+
+
+def test_session_that_was_given_up_does_not_keep_others_from_the_home(world: World) -> None:
+    failures = {"count": 6, "reason": "CrashLoop", "time": OLD, "generation": 1}
+    world.session("broken", OLD, status={"failures": failures})
+    assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
+
+
+def test_node_wakes_its_sessions_when_it_goes_out_of_service_and_not_at_each_heartbeat(world: World) -> None:
+    world.node("node-1")
+    world.pod("a", "alice", node="node-1")
+    world.pod("b", "bob", node="node-2")
+    world.woken.clear()
+    world.node("node-1")
+    assert world.woken == set()
+    for change in ({"ready": False}, {"cordoned": True}):
+        world.node("node-1", **change)
+        assert world.woken == {"alice"}
+        world.node("node-1")
+        world.woken.clear()
