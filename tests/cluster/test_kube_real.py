@@ -116,9 +116,10 @@ async def test_an_objects_life_with_its_refusals(kubeconfig: Path, namespace: st
             await client.create(CONFIG_MAPS, config_map("a", namespace), namespace=namespace, into=Seen)
         stale = {"metadata": {"resourceVersion": made.metadata.resource_version}, "data": {"x": "2"}}
         await client.patch(CONFIG_MAPS, "a", stale, namespace=namespace, into=Seen)
-        with pytest.raises(errors.Conflict):
+        with pytest.raises(errors.Conflict) as conflict:
             await client.patch(CONFIG_MAPS, "a", {**stale, "data": {"x": "3"}}, namespace=namespace, into=Seen)
-        with pytest.raises(errors.Conflict):
+        assert not isinstance(conflict.value, errors.Replaced)
+        with pytest.raises(errors.Replaced):
             await client.delete(CONFIG_MAPS, "a", namespace=namespace, uid="wrong", into=Seen)
         with pytest.raises(errors.Invalid) as caught:
             await client.create(PODS, {"metadata": {"name": "p"}}, namespace=namespace, into=Seen)

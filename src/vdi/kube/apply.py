@@ -11,7 +11,7 @@ from typing import Any, Generic
 import msgspec
 
 from vdi.kube import wire
-from vdi.kube.errors import AlreadyExists, Conflict, NotFound
+from vdi.kube.errors import AlreadyExists, NotFound, Replaced
 from vdi.kube.meta import T
 from vdi.kube.ownership import Mark, MarkReader, hash_of, merge_trees, owns_all
 from vdi.kube.resource import Resource
@@ -95,7 +95,7 @@ class Applier(Generic[T]):
                 grace_seconds=grace_seconds,
                 into=self._into,
             )
-        except (NotFound, Conflict):  # Conflict: the uid is another's
+        except (NotFound, Replaced):
             left = None
         if left is None:
             self.store.forget(metadata.namespace, metadata.name, metadata.uid)

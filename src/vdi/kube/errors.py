@@ -13,6 +13,7 @@
         +-- NotFound         404
         +-- AlreadyExists    409, reason AlreadyExists
         +-- Conflict         409, any other reason
+        |   +-- Replaced     the object of this name is another one than the uid in the request said
         +-- Gone             410
         +-- Invalid          422
         +-- TooManyRequests  429
@@ -23,6 +24,7 @@ Foreign exceptions (aiohttp, ssl, msgspec) are mapped to these once, in `transpo
 
 # ruff: noqa: N818 - the names are the API's own reasons, and read so where they are caught
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -117,6 +119,10 @@ class Conflict(ApiError):
     """Raised on 409 otherwise: a resourceVersion or uid precondition did not hold."""
 
 
+class Replaced(Conflict):
+    """Raised on 409 when a uid precondition did not hold: the object that was meant is gone, another has its name."""
+
+
 class Gone(ApiError):
     """Raised on 410: the resourceVersion or continue token is older than what the server remembers. List again."""
 
@@ -165,6 +171,8 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
+_ANOTHER_UID = re.compile(r"UID in (the )?precondition")
+"""In both of the API server's sentences (registry/rest/delete.go, storage/interfaces.go); the reason is Conflict."""
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 
@@ -176,12 +184,12 @@ def error_from(status: int, body: bytes, *, request: str = "", retry_after: floa
         answer = _Status()
     if answer.kind != "Status":
         words = body[:300].decode("utf-8", "replace").strip() or "empty answer"
-        return _class_of(status, "")(
+        return _class_of(status, "", words)(
             status, "", words, retry_after=retry_after, request=request, api_missing=status == 404
         )
     details = answer.details or _Details()
     status = answer.code or status
-    return _class_of(status, answer.reason)(
+    return _class_of(status, answer.reason, answer.message)(
         status,
         answer.reason,
         answer.message,
@@ -192,7 +200,9 @@ def error_from(status: int, body: bytes, *, request: str = "", retry_after: floa
     )
 
 
-def _class_of(status: int, reason: str) -> type[ApiError]:
+def _class_of(status: int, reason: str, message: str) -> type[ApiError]:
     if status == 409 and reason == "AlreadyExists":
         return AlreadyExists
+    if status == 409 and _ANOTHER_UID.search(message):
+        return Replaced
     return _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)

@@ -155,7 +155,7 @@ class Client:
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
         into: type[T],
     ) -> T | None:
-        """Delete one object, with `uid` only that incarnation (Conflict when it is another).
+        """Delete one object, with `uid` only that incarnation (Replaced when it is another).
 
         Returns the object while it is still terminating (grace period, finalizers), None when it is gone.
         NotFound is raised.

@@ -8,7 +8,7 @@ import msgspec
 from vdi.api.meta import OwnerReference
 from vdi.kube import wire
 from vdi.kube.apply import Applier
-from vdi.kube.errors import AlreadyExists, Conflict, NotFound
+from vdi.kube.errors import AlreadyExists, NotFound, Replaced
 from vdi.kube.meta import HasMetadata, T
 from vdi.kube.ownership import MarkReader, hash_of
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
@@ -75,7 +75,7 @@ class Children(Generic[T]):
             left = await self._client.delete(
                 self.resource, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0, into=self._into
             )
-        except (NotFound, Conflict):  # gone already, or another one by now
+        except (NotFound, Replaced):
             left = None
         if left is None:
             self.store.forget(meta.namespace, meta.name, meta.uid)

@@ -12,6 +12,7 @@ from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import HASH, THINGS, Journal, Thing, wish
 from vdi.kube import errors
 from vdi.kube.apply import Applier
+from vdi.kube.errors import Conflict
 from vdi.kube.ownership import MarkReader
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
@@ -189,6 +190,17 @@ async def test_deleting_what_has_finalizers_waits_for_the_watch() -> None:
             assert here.sent() == ["DELETE"]
             api.remove("things", "a")
             await eventually(lambda: here.store.get("ns", "a") is None)
+
+
+async def test_delete_that_met_a_conflict_was_not_done() -> None:
+    async with fake_api() as api:
+        api.put("things", "a")
+        async with stage(api) as here:
+            api.faults = [("DELETE", refusal(409, "Conflict"))]
+            with pytest.raises(Conflict):
+                await here.applier.delete(here.known())
+            assert here.known()
+            assert await here.applier.delete(here.known()) is True
 
 
 async def test_another_incarnation_is_not_deleted() -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
-from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.queue import Result
 from vdi.kube.transport import Client
 from vdi.operator.announce import Announcer
@@ -221,7 +221,7 @@ class SessionController:
             left = await self._client.delete(
                 SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=VDISession
             )
-        except (NotFound, Conflict):  # gone already, or another one by now
+        except (NotFound, Replaced):
             return
         if left:
             self._caches.sessions.remember(left)
