@@ -25,6 +25,7 @@ from vdi.operator.clear import Clearer
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
+from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
 from vdi.operator.pools import Pools
 from vdi.operator.ports import Credentials
@@ -53,9 +54,12 @@ class Parts:
         """A queue with its workers (as many as the settings say, if not told), counted under this name.
 
         Work waits while the lease may be lost: better than to fail at each write, and to come back later and later.
+        Log lines name what is worked on: a session where the key begins with (namespace, name), else what `name` says.
         """
 
         async def reconcile_leading(key: Key) -> Result:
+            about = ("session", "/".join(key[:2])) if isinstance(key, tuple) else (name, str(key))
+            log_from_now_on_about(*about)
             await self.elector.wait_leading()
             return await reconcile(key)
 

@@ -21,6 +21,11 @@ def log_about(kind: str, name: str) -> Iterator[None]:
         _subject.reset(token)
 
 
+def log_from_now_on_about(kind: str, name: str) -> None:
+    """As `log_about`, until this task says otherwise: for what is logged of a piece of work after it has ended."""
+    _subject.set((kind, name))
+
+
 @contextmanager
 def log_session(key: tuple[str, str]) -> Iterator[None]:
     """Lines logged within, also by tasks started within, carry this session (namespace, name)."""

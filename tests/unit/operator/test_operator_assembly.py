@@ -1,0 +1,81 @@
+"""What every controller has from the assembly: it waits for the lease, is counted, and its log lines say of whom."""
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+
+from unit.kube.kube_fake_clock import FakeClock
+from vdi.kube.queue import Result
+from vdi.operator.assembly import Parts
+from vdi.operator.logs import KeyValueFormatter
+from vdi.operator.metrics import Metrics
+from vdi.operator.settings import Settings
+from waiting import eventually
+
+
+class Stand:
+    """Parts without a cluster; leads when `leading` is set."""
+
+    def __init__(self) -> None:
+        self.leading = asyncio.Event()
+        self.metrics = Metrics()
+        elector = SimpleNamespace(wait_leading=self.leading.wait)
+        nothing: Any = None
+        self.parts = Parts(nothing, nothing, nothing, self.metrics, Settings(), FakeClock(), elector)  # type: ignore[arg-type]
+        self.worked: list[Any] = []
+
+    async def fail(self, key: Any) -> Result:
+        self.worked.append(key)
+        raise OSError("no luck")
+
+
+async def test_nothing_is_worked_on_until_this_process_leads() -> None:
+    stand = Stand()
+    controller = stand.parts.controller("pool", stand.fail, workers=1)
+    running = asyncio.create_task(controller.run())
+    controller.enqueue("gpu")
+    await eventually(lambda: not len(controller.queue), "a worker has it")
+    assert stand.worked == []
+    stand.leading.set()
+    await eventually(lambda: stand.worked == ["gpu"], "it is worked on")
+    assert (
+        'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0'
+        in generate_latest(stand.metrics.registry).decode()
+    )
+    controller.stop()
+    await running
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "subject"),
+    [
+        ("session", ("desks", "alice"), " session=desks/alice "),
+        ("notice", ("desks", "alice", "idle"), " session=desks/alice "),
+        ("pool", "gpu", " pool=gpu "),
+    ],
+)
+async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, key: Any, subject: str) -> None:
+    lines = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(KeyValueFormatter().format(record))
+
+    stand, ear = Stand(), Ear()
+    stand.leading.set()
+    logging.getLogger("vdi.kube.queue").addHandler(ear)
+    try:
+        controller = stand.parts.controller(name, stand.fail, workers=1)
+        running = asyncio.create_task(controller.run())
+        controller.enqueue(key)
+        await eventually(lambda: lines, "it has failed, and said so")
+        controller.stop()
+        await running
+    finally:
+        logging.getLogger("vdi.kube.queue").removeHandler(ear)
+    assert subject in lines[0]
+    assert "no luck" in lines[0]
