@@ -16,7 +16,8 @@ from vdi.operator.admission_ledger import Ledger, milliseconds
 from vdi.operator.admission_news import News, Told
 from vdi.operator.caches import Caches
 from vdi.operator.ports import Waiting
-from vdi.session.admission import Group, Queue
+from vdi.session.admission import Queue
+from vdi.session.admission_group import Group
 from vdi.session.admission_order import Waiter
 from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import Demand, demand_of
@@ -33,7 +34,7 @@ _TICK = 5.0
 """Seconds between two looks at who has to be told something new."""
 _UNCLAIMED = 30_000
 """Milliseconds after which room that nobody has come for is given back."""
-_AT_A_TIME = 500
+_AT_A_TIME = 100
 """So many of those who wait are looked at before others may work."""
 
 
@@ -171,11 +172,13 @@ class Admission:
             return
         self._news.count(now)
         for number, waiter in enumerate(list(self._queue)):
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if self._queue.waiting(waiter.uid) is not waiter:
+                continue  # gone meanwhile
             told = self._told.get(waiter.uid)
             if told and self._news.of(waiter, now, told) is not told and waiter.uid in self._keys:
                 self._enqueue(self._keys[waiter.uid])
-            if number % _AT_A_TIME == _AT_A_TIME - 1:
-                await asyncio.sleep(0)
 
     def _drop_unclaimed(self, now: int) -> None:
         for uid, granted in list(self._granted.items()):

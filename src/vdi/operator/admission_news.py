@@ -14,7 +14,8 @@ from vdi.api.session import QueueStatus
 from vdi.operator.caches import Caches
 from vdi.operator.children import owner_uid
 from vdi.operator.ports import Waiting
-from vdi.session.admission import Group, Queue, is_hopeless
+from vdi.session.admission import Queue
+from vdi.session.admission_group import Group
 from vdi.session.admission_order import Waiter
 from vdi.session.admission_words import Ending, Shortage, expect_slots, explain_shortage, find_roomy
 from vdi.session.capacity_matching import Demand, Room
@@ -23,8 +24,8 @@ from vdi.session.times import format_time, parse_time
 
 _SHORT = 64
 """So many may be put in order at each question; more only as often as time allows."""
-_PAUSE = 1_000
-"""Milliseconds between two reckonings for a long queue."""
+_PAUSE = 4_500
+"""Milliseconds between two reckonings for a long queue: whoever comes meanwhile is told the last place."""
 _LATER = 60_000
 """Milliseconds by which a time must differ to be told anew."""
 
@@ -64,7 +65,8 @@ class News:
 
     def of(self, waiter: Waiter, now: int, told: Told | None) -> Told:
         """What holds for one who waits; `told` itself if that is near enough."""
-        self._count_if_due(now, waiter.uid)
+        if self._is_due(*self._counted, now):
+            self.count(now)
         group = self._queue.group_of(waiter.demand)
         known = self._of_group(group, now)
         place = 0 if known.shortage.hopeless else self._places.get(waiter.uid, len(self._queue))
@@ -75,30 +77,22 @@ class News:
 
     def count(self, now: int) -> None:
         """Put everybody in order."""
-        hopeful = {one.uid for group in self._queue.groups() if not is_hopeless(group) for one in group.line}
-        order = self._queue.order(now, hopeful)
-        self._places = {waiter.uid: place for place, waiter in enumerate(order, 1)}
+        self._places = {waiter.uid: place for place, waiter in enumerate(self._queue.order(now), 1)}
         self._counted = self._queue.changes, now
+        if len(self._groups) > 2 * len(self._queue) + _SHORT:
+            self._groups.clear()
 
     def shortage(self, group: Group) -> Shortage:
         """Why nobody of a line can go now."""
         return explain_shortage(group, self._queue.rooms, self._find_roomy)
 
-    def _count_if_due(self, now: int, uid: str) -> None:
-        changes, at = self._counted
-        if changes == self._queue.changes and uid in self._places:
-            return
-        if len(self._queue) <= _SHORT or now - at >= _PAUSE:
-            self.count(now)
+    def _is_due(self, changes: int, at: int, now: int) -> bool:
+        """Whether what was reckoned then is to be reckoned anew: a change counts at once only in a short line."""
+        return changes != self._queue.changes and (len(self._queue) <= _SHORT or not 0 <= now - at < _PAUSE)
 
     def _of_group(self, group: Group, now: int) -> _OfGroup:
         known = self._groups.get(group.demand)
-        fresh = known is not None and (
-            known.changes == self._queue.changes or (len(self._queue) > _SHORT and now - known.at < _PAUSE)
-        )
-        if known is None or not fresh:
-            if len(self._groups) > 2 * len(self._queue) + _SHORT:
-                self._groups.clear()
+        if known is None or self._is_due(known.changes, known.at, now):
             shortage = self.shortage(group)
             slots = [] if shortage.hopeless else expect_slots(group, self._endings_on(group, now), len(self._queue))
             known = self._groups[group.demand] = _OfGroup(self._queue.changes, now, shortage, slots)
@@ -116,8 +110,7 @@ class News:
 
     def _endings_on(self, group: Group, now: int) -> list[Ending]:
         """Desktops that run on this line's nodes, the first to end first."""
-        changes, at = self._endings_of
-        if changes != self._queue.changes and (now - at >= _PAUSE or len(self._queue) <= _SHORT):
+        if self._is_due(*self._endings_of, now):
             self._endings_of = self._queue.changes, now
             self._endings = self._list_endings()
         lists = [self._endings[name] for name in group.rooms if name in self._endings]

@@ -11,9 +11,10 @@ appeared since it was tried there. A decision when nothing is free looks at noth
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
+from vdi.session.admission_group import Group, compete, find_closest, is_hopeless
 from vdi.session.admission_order import Key, Line, Waiter, sort_waiters
 from vdi.session.capacity import Amounts
 from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
@@ -30,22 +31,6 @@ class Grant:
 
     waiter: Waiter
     node: str
-
-
-@dataclass(slots=True)
-class Group:
-    """The line of those with one demand, and the nodes that they may be on."""
-
-    demand: Demand
-    line: Line
-    rooms: dict[str, Room] = field(default_factory=dict)
-    """Where placement and home allow it, whatever is free there."""
-    fresh: dict[str, None] = field(default_factory=dict)
-    """Nodes where room may be, in the order in which they are to be tried."""
-    withheld: set[str] = field(default_factory=set)
-    """Nodes where there was room, but held for somebody before them."""
-    hold: str = ""
-    """The node that is kept for the first of this line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +194,10 @@ class Queue:
         """The lines in which somebody waits."""
         return list(self._occupied.values())
 
-    def order(self, now: int, uids: set[str] | None = None) -> list[Waiter]:
-        """Everybody (or only these), the next one first. Costs a sort."""
-        waiters = (waiter for waiter in self if uids is None or waiter.uid in uids)
-        return sort_waiters(waiters, self._running, self._weights, now)
+    def order(self, now: int) -> list[Waiter]:
+        """Everybody that some end could help, the next one first. Costs a sort."""
+        hopeful = (waiter for group in self._occupied.values() if not is_hopeless(group) for waiter in group.line)
+        return sort_waiters(hopeful, self._running, self._weights, now)
 
     # The decision
 
@@ -252,7 +237,7 @@ class Queue:
         Gives the node, on which it is placed then.
         """
         group = self.group_of(demand)
-        if any(_compete(group, other) for other in self._occupied.values()):
+        if any(compete(group, other) for other in self._occupied.values()):
             return None
         room = self._find(group, (0, 0.0, now, uid), now)
         if room:
@@ -325,7 +310,7 @@ class Queue:
             held = group.rooms.get(group.hold)
             if held is None or held.closed or not held.could_hold(group.demand.takes):
                 self._lift(group)
-                if room := _closest(group):
+                if room := find_closest(group):
                     group.hold = room.name
                     self._holding.setdefault(room.name, {})[group.demand] = group
 
@@ -391,26 +376,3 @@ class Queue:
 
     def _share(self, user: str) -> float:
         return self._running.get(user, 0) / self._weights.get(user, 1.0)
-
-
-def is_hopeless(group: Group) -> bool:
-    """Whether nobody's end would make room for this line."""
-    takes = group.demand.takes
-    return not any(room.could_hold(takes) for room in group.rooms.values())
-
-
-def _compete(group: Group, other: Group) -> bool:
-    """Whether there is a node for both where the other could ever have room."""
-    return any(room.could_hold(other.demand.takes) for name, room in other.rooms.items() if name in group.rooms)
-
-
-def _closest(group: Group) -> Room | None:
-    """The open node that lacks least; rather one where desktops alone stand in the way, for they end."""
-    candidates = []
-    for room in group.rooms.values():
-        if room.closed or not room.could_hold(group.demand.takes):
-            continue
-        lacks = sum(max(0, need - room.free.get(name, 0)) / need for name, need in group.demand.takes)
-        for_ever = any(room.has[name] - room.lasting.get(name, 0) < need for name, need in group.demand.takes)
-        candidates.append((for_ever, lacks, room.name, room))
-    return min(candidates, key=lambda one: one[:3])[3] if candidates else None

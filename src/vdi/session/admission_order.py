@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 
 from vdi.session.capacity_matching import Demand
 
@@ -49,18 +50,20 @@ def sort_waiters(
 
     Whoever starts counts as running for those of the same user behind.
     """
-    by_user: dict[str, list[Waiter]] = defaultdict(list)
-    for waiter in waiters:
-        by_user[waiter.user].append(waiter)
-    keyed: list[tuple[Key, Waiter]] = []
-    for user, own in by_user.items():
-        own.sort(key=lambda one: (-one.points(now), one.since, one.uid))
-        count, weight = running.get(user, 0), weights.get(user, 1.0)
-        keyed += [
-            ((-one.points(now), (count + ahead) / weight, one.since, one.uid), one) for ahead, one in enumerate(own)
-        ]
-    keyed.sort(key=lambda pair: pair[0])
+    first = [(-one.points(now), one.since, one.uid, one) for one in waiters]
+    first.sort(key=_without_waiter)
+    ahead = dict(running)
+    keyed = []
+    for points, since, uid, waiter in first:
+        user = waiter.user
+        count = ahead.get(user, 0)
+        ahead[user] = count + 1
+        keyed.append(((points, count / weights.get(user, 1.0), since, uid), waiter))
+    keyed.sort(key=itemgetter(0))
     return [waiter for _, waiter in keyed]
+
+
+_without_waiter = itemgetter(0, 1, 2)
 
 
 class Line:

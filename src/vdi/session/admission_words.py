@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vdi.session.admission import Group
+from vdi.session.admission_group import Group
 from vdi.session.capacity import PODS, Amounts, Expression, Term
 from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
 from vdi.session.conditions import Reason
