@@ -2,9 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
-from chaos.world import World
-from vdi.kube.resource import CLAIMS
+from chaos.world import GPUS, World
+from vdi.kube.resource import CLAIMS, PODS
+from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
+from waiting import eventually
 
 Step = Callable[[World, str], Awaitable[None]]
 RUNS = {"Pod": 1, "Service": 1, "Secret": 1, "IngressRoute": 1}
@@ -18,6 +21,8 @@ class Flow:
     prepare: Step
     act: Step
     settle: Step
+    at_once: int = 40
+    """How many go side by side: enough to meet each other, few enough for two cores."""
 
     async def play(self, world: World, name: str) -> None:
         """From setting it off to its end."""
@@ -74,9 +79,182 @@ async def is_gone_but_for_its_home(world: World, name: str) -> None:
     assert users.count(world.users[name]) == 1, f"{name}: its home is gone, or there are two"
 
 
+async def suspend(world: World, name: str) -> None:
+    await world.edit(name, suspended=True)
+
+
+async def suspend_it(world: World, name: str) -> None:
+    await start_homely(world, name)
+    await suspend(world, name)
+    await is_suspended(world, name)
+
+
+async def resume(world: World, name: str) -> None:
+    await world.edit(name, suspended=False)
+
+
+async def is_suspended(world: World, name: str) -> None:
+    """No desktop and no way to it; the rest stays."""
+    session = await world.reach(name, "Suspended", 120)
+    await eventually(
+        lambda: world.checker.children_of(session)["Pod"] == world.checker.children_of(session)["IngressRoute"] == 0,
+        f"{name}: pod and route are gone",
+    )
+    found = world.checker.children_of(session)
+    assert (found["Service"], found["Secret"]) == (1, 1), f"{name}: {found}"
+
+
+async def start_to_be_suspended(world: World, name: str) -> None:
+    template = await world.template("resting", **_PLAIN, lifecycle={"onTimeout": "Suspend"})
+    await world.create(name, template)
+    await world.reach(name, "Running")
+
+
+async def nobody_is_there(world: World, name: str) -> None:
+    await world.edit(name, idleTimeout="4s")
+
+
+async def restart(world: World, name: str) -> None:
+    world.notes[name] = world.pod(name).metadata.uid
+    stamp = {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T08:00:00Z"}}}
+    await world.persist(lambda: world.stage.patch(SESSIONS, name, stamp))
+
+
+async def fail(world: World, name: str) -> None:
+    pod = world.pod(name)
+    world.notes[name] = pod.metadata.uid
+    await world.kubelet.fail(pod.metadata.name)
+
+
+async def lose_the_pod(world: World, name: str) -> None:
+    pod = world.pod(name)
+    world.notes[name] = pod.metadata.uid
+    await world.persist(lambda: world.stage.delete(PODS, pod.metadata.name, grace_seconds=0))
+
+
+async def runs_anew(world: World, name: str) -> None:
+    """Another pod, the same everything else."""
+
+    def renewed() -> bool:
+        pod = world.find_pod(name)
+        return pod is not None and pod.metadata.uid != world.notes[name]
+
+    await eventually(renewed, f"{name} has another pod", 120)
+    await runs(world, name)
+
+
+async def await_pool(world: World, name: str) -> None:
+    pool = f"{world.stage.namespace}-pool"
+    await world.pooled()
+    await eventually(lambda: world.waiting_in(pool) > 0, f"{pool} has a desktop for {name}", 60)
+
+
+async def claim(world: World, name: str) -> None:
+    await world.create(name, await world.pooled())
+
+
+async def make_pool(world: World, name: str) -> None:
+    await world.pool(name, await world.plain(), 2)
+
+
+async def pool_is_full(world: World, name: str) -> None:
+    """Two desktops, each with its Secret, and no third."""
+    await eventually(lambda: world.waiting_in(name) == 2, f"{name} has two desktops", 120)
+    await eventually(lambda: world.members_of(name) == (2, 2), f"{name}: {world.members_of(name)} desktops, Secrets")
+
+
+async def fill_pool(world: World, name: str) -> None:
+    await make_pool(world, name)
+    await pool_is_full(world, name)
+
+
+async def drop_pool(world: World, name: str) -> None:
+    await world.persist(lambda: world.stage.api.delete(POOLS, name, into=dict))
+
+
+async def pool_is_gone(world: World, name: str) -> None:
+    await eventually(lambda: world.members_of(name) == (0, 0), f"{name} has left nothing", 120)
+
+
+async def wait_in_queue(world: World, name: str) -> None:
+    """All GPUs are taken by holders; this session waits, or has just got what another holder gave back."""
+    template = await world.with_gpu()
+    holder = f"hold-{name}"
+    await world.create(holder, template, priority=1000)
+    await world.reach(holder, "Running")
+    await world.create(name, template)
+
+    def decided() -> bool:
+        session = world.session(name)
+        return session is not None and (session.status.queue is not None or session.status.phase == "Running")
+
+    await eventually(decided, f"{name} waits in the queue", 60)
+
+
+async def free_a_slot(world: World, name: str) -> None:
+    await world.delete(f"hold-{name}")
+
+
+async def is_admitted(world: World, name: str) -> None:
+    await runs(world, name)
+    session = world.session(name)
+    assert session and session.status.queue is None, f"{name} runs and still stands in the queue"
+    await world.delete(name)
+    await world.gone(name)
+
+
+async def want_image(world: World, name: str) -> None:
+    await world.template(name, **_PLAIN, image=f"registry.example.com/{name}:1", prePull=True)
+
+
+async def is_pulled(world: World, name: str) -> None:
+    """On every node, and the pullers are gone."""
+
+    async def pulled() -> bool:
+        found = await world.persist_get(TEMPLATES, world.templates[name])
+        conditions = ((found or {}).get("status") or {}).get("conditions") or ()
+        return any(one["reason"] == "Pulled" for one in conditions) and not world.pullers_of(world.templates[name])
+
+    await eventually(pulled, f"{name}: its image is everywhere", 120)
+
+
+async def pull_image(world: World, name: str) -> None:
+    await want_image(world, name)
+    await is_pulled(world, name)
+
+
+async def change_image(world: World, name: str) -> None:
+    spec = {"spec": {"image": f"registry.example.com/{name}:2"}}
+    await world.persist(lambda: world.stage.api.patch(TEMPLATES, world.templates[name], spec, into=dict))
+
+
+async def is_pulled_again(world: World, name: str) -> None:
+    async def about_the_new_one() -> bool:
+        found = await world.persist_get(TEMPLATES, world.templates[name])
+        return bool(found and found["status"]["prePull"]["image"].endswith(":2"))
+
+    await eventually(about_the_new_one, f"{name}: the status is about the new image", 60)
+    await is_pulled(world, name)
+
+
+_PLAIN: dict[str, Any] = {"resources": {"defaultGPU": 0}, "persistence": {"enabled": False}}
+
 FLOWS: tuple[Flow, ...] = (
     Flow("create", nothing, create_plain, runs),
     Flow("create-home", nothing, create_homely, runs),
     Flow("delete", start_homely, delete, is_gone_but_for_its_home),
+    Flow("suspend", start_homely, suspend, is_suspended),
+    Flow("resume", suspend_it, resume, runs),
     Flow("timeout", start_plain, time_is_over, is_gone),
+    Flow("timeout-suspend", start_to_be_suspended, time_is_over, is_suspended),
+    Flow("idle", start_plain, nobody_is_there, is_suspended),
+    Flow("restart", start_homely, restart, runs_anew),
+    Flow("fail", start_homely, fail, runs_anew),
+    Flow("lose", start_homely, lose_the_pod, runs_anew),
+    Flow("claim", await_pool, claim, runs),
+    Flow("pool-fill", nothing, make_pool, pool_is_full),
+    Flow("pool-drop", fill_pool, drop_pool, pool_is_gone),
+    Flow("queue", wait_in_queue, free_a_slot, is_admitted, at_once=GPUS),
+    Flow("prepull", nothing, want_image, is_pulled),
+    Flow("prepull-again", pull_image, change_image, is_pulled_again),
 )

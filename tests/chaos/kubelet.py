@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from chaos.agents import ADDRESS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound
 from vdi.kube.resource import NODES, PODS
 from vdi.kube.store import Store
@@ -27,6 +28,7 @@ class Kubelet:
         self._namespace = namespace
         self._rng = rng
         self._slowest = slowest
+        self._images: dict[str, list[dict[str, Any]]] = {}
         self._pods: Store[Pod] = Store()
         self._starting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,12 +94,14 @@ class Kubelet:
         container = _container(ready=True, state={"running": {"startedAt": now}})
         self.ready_pods += 1
         await self.report(
-            pod.metadata.name, phase="Running", podIP="127.0.0.1", conditions=conditions, containerStatuses=[container]
+            pod.metadata.name, phase="Running", podIP=ADDRESS, conditions=conditions, containerStatuses=[container]
         )
 
     async def _pull(self, pod: Pod) -> None:
         image = pod.metadata.annotations[PREPULL_IMAGE]
-        listed = {"status": {"images": [{"names": [image], "sizeBytes": 1}]}}
+        images = self._images.setdefault(pod.spec.node_name, [])
+        images.append({"names": [image], "sizeBytes": 1})
+        listed = {"status": {"images": images}}
         with suppress(NotFound):
             await self._api.patch(NODES, pod.spec.node_name, listed, subresource="status", into=msgspec.Raw)
         ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}

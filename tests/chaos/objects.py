@@ -7,6 +7,7 @@ HOST = "vdi.kasm.io/host"
 
 class Owner(msgspec.Struct, rename="camel", gc=False):
     kind: str = ""
+    name: str = ""
     uid: str = ""
 
 
@@ -82,6 +83,11 @@ class SeenPod(Child):
     def ended(self) -> bool:
         """Whether its containers have stopped for good: it takes no room."""
         return self.status.phase in ("Succeeded", "Failed")
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
 
     @property
     def unschedulable(self) -> bool:

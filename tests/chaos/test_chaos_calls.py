@@ -11,8 +11,6 @@ from chaos.flows import FLOWS, Flow
 from chaos.world import World
 
 pytestmark = pytest.mark.timeout(600)
-AT_ONCE = 40
-"""Sessions side by side: enough to meet each other, few enough for two cores."""
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
@@ -24,19 +22,17 @@ async def test_every_fault_at_every_call(world: World, flow: Flow, capsys: pytes
         clean = f"{flow.name}-0"
         await flow.prepare(world, clean)
         faults.calls[clean] = []
-        await flow.act(world, clean)
-        await flow.settle(world, clean)
+        await flow.play(world, clean)
         calls = list(faults.calls[clean])
         assert calls, f"{flow.name}: the operator has called nobody"
         batch = {f"{flow.name}-{n}-{fault}": (n, fault) for n in range(1, len(calls) + 1) for fault in AT_A_CALL}
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(flow.at_once)
 
         async def play(name: str) -> None:
             async with gate:
                 await flow.prepare(world, name)
                 faults.plan(name, *batch[name])
-                await flow.act(world, name)
-                await flow.settle(world, name)
+                await flow.play(world, name)
 
         await asyncio.gather(*(play(name) for name in batch))
         await world.orderly()

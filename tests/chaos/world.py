@@ -9,19 +9,23 @@ from typing import Any
 
 import msgspec
 
+from chaos.agents import agents
 from chaos.checker import Checker
 from chaos.fault_proxy import Call, FaultProxy, LeaseAudit
 from chaos.kubelet import Kubelet
+from chaos.objects import SeenPod
 from chaos.provisioner import Provisioner
 from cluster.operator_stage import Object, Stage, open_stage
 from vdi.api.session import VDISession
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound
-from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.kube.resource import SECRETS, Resource
+from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
 from waiting import eventually
 
-ROOMY: dict[str, Any] = {"cpu": "2000", "memory": "8000Gi", "pods": "4000"}
+GPUS = 8
+ROOMY = {"cpu": "2000", "memory": "8000Gi", "pods": "4000"}
 _CPU_ONLY: Object = {"resources": {"defaultGPU": 0}}
 _NO_HOME: Object = {"persistence": {"enabled": False}}
 
@@ -39,11 +43,15 @@ class World:
     templates: dict[str, str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     """By session: whose it is."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """By session: what a flow wants to remember."""
+    pools: list[str] = field(default_factory=list)
     _subjects: dict[str, str] = field(default_factory=dict)
 
     async def template(self, kind: str, **spec: Any) -> str:
         """A template of this world by a short name, made when it is first asked for."""
         if kind not in self.templates:
+            self._subjects[f"{self.stage.namespace}-{kind}"] = kind
             base: Object = {"placement": {"nodeSelector": self.stage.here}}
             self.templates[kind] = await self.stage.template_named(f"{self.stage.namespace}-{kind}", **(base | spec))
         return self.templates[kind]
@@ -51,6 +59,26 @@ class World:
     async def plain(self) -> str:
         """Desktops without GPU and home."""
         return await self.template("plain", **_CPU_ONLY, **_NO_HOME)
+
+    async def with_gpu(self) -> str:
+        """Desktops with a GPU, without home: there are `GPUS` of them in the world."""
+        if "gpu" not in self.templates:
+            await self.stage.node("gpus", gpu=str(GPUS))
+        return await self.template("gpu", **_NO_HOME)
+
+    async def pooled(self) -> str:
+        """Desktops that a pool keeps ready."""
+        if "pooled" not in self.templates:
+            await self.template("pooled", **_CPU_ONLY, **_NO_HOME)
+            await self.pool(f"{self.stage.namespace}-pool", self.templates["pooled"], 50)
+        return self.templates["pooled"]
+
+    async def pool(self, name: str, template: str, ready: int) -> None:
+        """Make a pool."""
+        self.pools.append(name)
+        spec = {"template": template, "ready": ready}
+        body = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": name}, "spec": spec}
+        await self.persist(lambda: self.stage.api.create(POOLS, body, into=msgspec.Raw))
 
     async def homely(self) -> str:
         """Desktops with a home, without GPU."""
@@ -94,6 +122,8 @@ class World:
                 await act()
             except NotFound:
                 found = False
+            except AlreadyExists:
+                return True
             except KubeError:
                 return False
             return True
@@ -118,6 +148,44 @@ class World:
             session = self.session(name)
             raise AssertionError(f"{late}; it is {session and msgspec.to_builtins(session.status)}") from None
 
+    def find_pod(self, name: str) -> SeenPod | None:
+        """The session's pod that is to stay."""
+        session = self.session(name)
+        pods = self.checker.pods.by_index("session", session.metadata.uid) if session else []
+        return next((pod for pod in pods if not pod.leaving), None)
+
+    def pod(self, name: str) -> SeenPod:
+        """The session's pod, which must be there."""
+        pod = self.find_pod(name)
+        assert pod, f"{name} has no pod"
+        return pod
+
+    def waiting_in(self, pool: str) -> int:
+        """Ready desktops of a pool that nobody has claimed."""
+        return sum(pod.ready and not pod.session_uids for pod in self._made_by("VDIPool", pool))
+
+    def members_of(self, pool: str) -> tuple[int, int]:
+        """Unclaimed desktops of a pool, and Secrets made for them."""
+        pods = {pod.metadata.uid for pod in self._made_by("VDIPool", pool)}
+        secrets = self.checker.children[SECRETS.kind].values()
+        of_it = [one for one in secrets if one.metadata.labels.get("vdi.kasm.io/pool") == pool and not one.session_uids]
+        return len(pods), len([one for one in of_it if "vdi.kasm.io/session" not in one.metadata.labels])
+
+    def pullers_of(self, template: str) -> list[SeenPod]:
+        """Puller pods of a template."""
+        return self._made_by("VDITemplate", template)
+
+    def _made_by(self, kind: str, name: str) -> list[SeenPod]:
+        owners = ((pod, owner) for pod in self.checker.pods.values() for owner in pod.metadata.owner_references)
+        return [pod for pod, owner in owners if (owner.kind, owner.name) == (kind, name)]
+
+    async def persist_get(self, resource: Resource, name: str) -> Object | None:
+        """A cluster-scoped object; None while the API server is away, too."""
+        try:
+            return await self.stage.api.get(resource, name, into=dict)
+        except KubeError:
+            return None
+
     async def gone(self, name: str, seconds: float = 60.0) -> None:
         """Wait until there is no such session."""
         await eventually(lambda: self.session(name) is None, f"{name} is gone", seconds)
@@ -141,10 +209,11 @@ class World:
         labels = metadata.get("labels") or {}
         if session := labels.get("vdi.kasm.io/session"):
             self._subjects[last] = session  # a pool's desktop becomes this session's
-        if template := labels.get("vdi.kasm.io/prepull"):
-            self._subjects[last] = template
-        if call.path.endswith("/status") and "/vditemplates/" in call.path:
-            return last
+        for label in ("vdi.kasm.io/prepull", "vdi.kasm.io/pool"):
+            if label in labels and last not in self._subjects:
+                self._subjects[last] = self._subjects.get(labels[label], labels[label])
+        if "/vditemplates/" in call.path or "/vdipools/" in call.path:
+            return self._subjects.get(last, last)
         return self._subjects.get(last)
 
 
@@ -159,13 +228,15 @@ async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int =
         checker = Checker(stage.api, namespace)
         kubelet = Kubelet(stage.api, namespace, random.Random(seed))
         homes = Provisioner(stage.api, namespace)
-        async with proxy.serve(), checker.watching(), kubelet.at_work(), homes.at_work():
+        async with proxy.serve(), checker.watching(), kubelet.at_work(), homes.at_work(), agents():
             stage.proxy = proxy
-            await stage.node("roomy", gpu="0", **ROOMY)
+            await stage.node("roomy", gpu="0", has=ROOMY)
             world = World(stage, proxy, audit, checker, kubelet, upstream)
             yield world
             for session in checker.sessions.values():
                 patch = {"metadata": {"finalizers": None}}
                 await world.persist(lambda name=session.metadata.name, p=patch: stage.patch(SESSIONS, name, p))  # type: ignore[misc]
+        for name in world.pools:
+            await world.persist(lambda name=name: stage.api.delete(POOLS, name, into=dict))  # type: ignore[misc]
         for name in world.templates.values():
             await world.persist(lambda name=name: stage.api.delete(TEMPLATES, name, into=dict))  # type: ignore[misc]
