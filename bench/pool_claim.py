@@ -22,7 +22,7 @@ from bench import objects
 from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
 from bench.audit import count_requests, read_requests
 from bench.cluster import BINARIES, OPERATOR_USER, Cluster, free_ports
-from bench.measure import AUDIT_FLUSH_SECONDS, pooled, quiet
+from bench.measure import AUDIT_FLUSH_SECONDS, TRICKLE_INTERVAL, foreign_percent, pooled, quiet
 from bench.processes import end_cleanly_on_signals
 from bench.stats import latency
 from bench.subjects import Operator
@@ -34,7 +34,6 @@ from vdi.devcluster.sources import SourceFailed, default_cache
 
 POOLS = f"{objects.API}/vdipools"
 POOL, COLD = "warm", "cold"
-INTERVAL = 0.1
 CLIENTS = 32
 DEADLINE = 120.0
 
@@ -85,14 +84,16 @@ class Bench:
         names = [f"{prefix}{number:05d}" for number in range(count)]
         await quiet(self._cluster)
         since, cpu = time.time(), self._operator.cpu()
+        before, start = self._cluster.processes.cpu(), time.monotonic()
         if at_once:
             await pooled(names, CLIENTS, lambda name: self._create(name, of))
         else:
             for name in names:
                 await self._create(name, of)
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(TRICKLE_INTERVAL)
         await self._timeline.all_in(self._timeline.session_running, names, DEADLINE, "sessions Running")
         seen, posted = self._timeline.session_running, self._operator.posted
+        foreign = foreign_percent(before, self._cluster.processes.cpu(), time.monotonic() - start)
         waits = latency([seen[name] - posted[name] for name in names])
         await asyncio.sleep(AUDIT_FLUSH_SECONDS)
         with self._cluster.audit_log.open() as log:
@@ -102,6 +103,7 @@ class Bench:
             "from_pool": await self._from_pool(set(names)),
             "created_to_running": waits,
             "operator_cpu_s": round(self._operator.cpu() - cpu, 2),
+            "foreign_cpu_percent": foreign,
             "api": requests,
         }
 
@@ -148,14 +150,14 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = [
         f"a pool of {figures['pool']} desktops, full after {figures['filled_s']} s; session created -> Running:",
         "",
-        "| round | sessions | from the pool | p50, ms | p99, ms | max, ms | API writes | reads |",
-        "|---|---|---|---|---|---|---|---|",
+        "| round | sessions | from the pool | p50, ms | p99, ms | max, ms | API writes | reads | CPU of others |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in ("one_by_one", "at_once", "without_pool"):
         one = figures[name]
         waits, api = one["created_to_running"], one["api"]
         cells = [one["sessions"], one["from_pool"], waits["p50_ms"], waits["p99_ms"], waits["max_ms"]]
-        cells += [api["writes_per_session"], api["reads_per_session"]]
+        cells += [api["writes_per_session"], api["reads_per_session"], f"{one['foreign_cpu_percent']} %"]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
