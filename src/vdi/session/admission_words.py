@@ -167,7 +167,8 @@ def _too_large(demand: Demand, rooms: Sequence[Room]) -> str:
             parts.append(f"{_amount(name, wanted)} of {_noun(name)}, where the largest node has {_amount(name, most)}")
     if parts:
         return f"it needs {_join(parts)}"
-    return f"no single node has all that it needs ({_join(f'{_amount(n, v)} of {_noun(n)}' for n, v in demand.takes)})"
+    needed = [f"{_amount(name, wanted)} of {_noun(name)}" for name, wanted in demand.takes if name != PODS]
+    return f"no single node has all that it needs ({_join(needed)})"
 
 
 def _extended(demand: Demand) -> list[tuple[str, int]]:
@@ -213,4 +214,4 @@ def _amount(name: str, number: int) -> str:
 
 def _join(parts: Iterable[str]) -> str:
     every = list(parts)
-    return ", ".join(every) if len(every) != 2 else " and ".join(every)
+    return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else "".join(every)

@@ -80,7 +80,10 @@ class Room:
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether so much is free."""
         free = self.free
-        return all(free.get(name, 0) >= number for name, number in takes)
+        for name, number in takes:  # noqa: SIM110 -- asked more often than anything else: twice as fast as all()
+            if free.get(name, 0) < number:
+                return False
+        return True
 
     def could_hold(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether it is large enough, were it empty."""

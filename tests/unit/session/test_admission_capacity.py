@@ -1,0 +1,126 @@
+"""What pods take and where they may be, as Kubernetes reckons it."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from unit.session.admission_world import GPU, a_demand, a_node, pinned_to
+from vdi.api.template import Toleration
+from vdi.session.capacity import Expression, PodResources, Term, Volume, Workload
+from vdi.session.capacity_matching import Tolerance, is_home, is_placed, read_room
+from vdi.session.observed import Pod, Taint
+
+CPU_250 = {"requests": {"cpu": "250m"}}
+
+
+def takes(**spec: Any) -> dict[str, int]:
+    return msgspec.convert(spec, PodResources).takes
+
+
+def test_containers_are_added_up_and_every_pod_takes_one_of_pods() -> None:
+    one = {"resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {GPU: "1"}}}
+    assert takes(containers=[one, one]) == {"cpu": 500, "memory": 2**31, GPU: 2, "pods": 1}
+    assert takes() == {"pods": 1}
+
+
+def test_limits_stand_for_requests_that_are_missing() -> None:
+    both = {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "2", "memory": "1Gi"}}}
+    assert takes(containers=[both]) == {"cpu": 100, "memory": 2**30, "pods": 1}
+
+
+def test_init_containers_run_before_and_sidecars_beside() -> None:
+    large, side = {"resources": {"requests": {"cpu": "2"}}}, {"resources": CPU_250, "restartPolicy": "Always"}
+    assert takes(containers=[{"resources": CPU_250}], initContainers=[large])["cpu"] == 2000
+    assert takes(containers=[{"resources": CPU_250}], initContainers=[side, large])["cpu"] == 2250
+    assert takes(containers=[{"resources": CPU_250}], initContainers=[side, side])["cpu"] == 750
+
+
+def test_requests_of_the_whole_pod_and_overhead() -> None:
+    spec = {"containers": [{"resources": CPU_250}], "resources": {"requests": {"cpu": "1"}}, "overhead": {"cpu": "10m"}}
+    assert takes(**spec)["cpu"] == 1010
+
+
+def test_fractions_are_rounded_up() -> None:
+    assert takes(containers=[{"resources": {"requests": {"cpu": "0.0001", "memory": "1.5"}}}]) == {
+        "cpu": 1,
+        "memory": 2,
+        "pods": 1,
+    }
+
+
+def test_equal_pods_share_what_they_take_and_forget_their_containers() -> None:
+    container = b'{"resources": {"requests": {"cpu": "1"}}}'
+    text = b'{"metadata": {"name": "x"}, "spec": {"nodeName": "n", "containers": [' + container + b"]}}"
+    one, two = (msgspec.json.decode(text, type=Workload) for _ in range(2))
+    assert one.spec.takes is two.spec.takes
+    assert one.spec.containers == ()
+    assert one.spec.takes == {"cpu": 1000, "pods": 1}
+
+
+def test_where_a_pod_may_go_is_forgotten_once_it_is_there() -> None:
+    spec = {"nodeSelector": {"a": "b"}, "tolerations": [{"key": "k"}]}
+    unbound = msgspec.convert({"metadata": {"name": "x"}, "spec": spec}, Pod)
+    assert unbound.spec.node_selector == {"a": "b"} and unbound.spec.tolerations[0].key == "k"
+    bound = msgspec.convert({"metadata": {"name": "x"}, "spec": {**spec, "nodeName": "n"}}, Pod)
+    assert bound.spec.node_selector == {} and bound.spec.tolerations == ()
+
+
+@pytest.mark.parametrize(
+    ("toleration", "covered"),
+    [
+        ({"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"}, True),
+        ({"key": "k", "value": "v"}, True),
+        ({"key": "k", "operator": "Exists"}, True),
+        ({"operator": "Exists"}, True),
+        ({"key": "k", "value": "other"}, False),
+        ({"key": "other", "operator": "Exists"}, False),
+        ({"key": "k", "operator": "Exists", "effect": "NoExecute"}, False),
+        ({}, False),
+    ],
+)
+def test_tolerations(toleration: dict[str, str], covered: bool) -> None:
+    taint = Taint("k", "v", "NoSchedule")
+    assert Tolerance.of(msgspec.convert(toleration, Toleration)).covers(taint) is covered
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "found", "holds"),
+    [
+        ("In", ["a", "b"], "b", True),
+        ("In", ["a"], None, False),
+        ("NotIn", ["a"], None, True),
+        ("NotIn", ["a"], "a", False),
+        ("Exists", [], "x", True),
+        ("Exists", [], None, False),
+        ("DoesNotExist", [], None, True),
+        ("Gt", ["5"], "6", True),
+        ("Gt", ["5"], "5", False),
+        ("Lt", ["5"], "4", True),
+        ("Lt", ["5"], "many", False),
+        ("Unheard", ["5"], "5", False),
+    ],
+)
+def test_expressions(operator: str, values: list[str], found: str | None, holds: bool) -> None:
+    assert Expression("k", operator, tuple(values)).holds(found) is holds
+
+
+def test_a_volume_names_its_nodes_by_label_or_by_name() -> None:
+    field = {"key": "metadata.name", "operator": "In", "values": ["n2"]}
+    terms = [{"matchFields": [field]}]
+    spec = {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}
+    volume = msgspec.convert({"metadata": {"name": "v"}, "spec": spec}, Volume)
+    assert [term.means(name, {}) for name in ("n1", "n2") for term in volume.pin] == [False, True]
+    assert msgspec.convert({"metadata": {"name": "v"}}, Volume).pin == ()
+    assert not Term().means("n1", {}), "a term without expressions means no node"
+
+
+def test_homes_and_labels_and_taints_of_state() -> None:
+    room = read_room(a_node("n1", labels={"kind": "gpu"}))
+    assert is_home(a_demand(pin=pinned_to("n1")), room) and not is_home(a_demand(pin=pinned_to("n2")), room)
+    assert is_placed(a_demand(selector=[("kind", "gpu")]), room)
+    assert not is_placed(a_demand(selector=[("kind", "cpu")]), room)
+    pressed = read_room(a_node("n1", taints=[{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]))
+    assert pressed.closed == "disk-pressure" and is_placed(a_demand(), pressed)
+    rather_not = read_room(a_node("n1", taints=[{"key": "k", "effect": "PreferNoSchedule"}]))
+    assert not rather_not.closed and is_placed(a_demand(), rather_not)

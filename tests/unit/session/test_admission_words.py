@@ -1,0 +1,172 @@
+"""Why somebody waits, in words; and when there is room at the latest."""
+
+import pytest
+
+from unit.session.admission_world import GPU, MINUTE, a_demand, a_node, pinned_to
+from vdi.session.admission import Queue
+from vdi.session.admission_words import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from vdi.session.capacity_matching import Demand, read_room
+from vdi.session.conditions import QUEUE_REASONS
+from vdi.session.observed import Node
+
+
+def explain(demand: Demand, *nodes: Node, taken: dict[str, dict[str, int]] | None = None) -> Shortage:
+    queue = Queue()
+    for node in nodes:
+        queue.set_room(read_room(node))
+    for name, takes in (taken or {}).items():
+        queue.place(f"on {name}", name, takes, now=0)
+    shortage = explain_shortage(queue.group_of(demand), queue.rooms, lambda one: find_roomy(one, queue.rooms.values()))
+    assert shortage.reason in QUEUE_REASONS
+    return shortage
+
+
+def full(*names: str) -> dict[str, dict[str, int]]:
+    return {name: {GPU: 8} for name in names}
+
+
+@pytest.mark.parametrize(
+    ("demand", "nodes", "taken", "reason", "words"),
+    [
+        (a_demand(), [], {}, "NodesUnavailable", "the cluster has no node"),
+        (a_demand(), [a_node("n1")], full("n1"), "GPUsBusy", f"all 8 {GPU} on node n1 are in use"),
+        (
+            a_demand(),
+            [a_node("n1"), a_node("n2")],
+            full("n1", "n2"),
+            "GPUsBusy",
+            f"all 16 {GPU} on nodes n1 and n2 are in use",
+        ),
+        (
+            a_demand(gpu=4),
+            [a_node("n1")],
+            {"n1": {GPU: 6}},
+            "GPUsBusy",
+            f"4 {GPU} are needed on one node, and the most that is free is 2, on node n1",
+        ),
+        (
+            a_demand(),
+            [a_node("n1", has={GPU: "0"})],
+            {},
+            "NoGPUs",
+            f"no node (there is only n1) offers {GPU}",
+        ),
+        (
+            a_demand(gpu=9),
+            [a_node("n1"), a_node("n2")],
+            {},
+            "TooLarge",
+            f"it needs 9 of {GPU}, where the largest node has 8",
+        ),
+        (
+            a_demand(gpu=8, cpu=16000),
+            [a_node("n1", has={GPU: "4"}), a_node("n2", has={"cpu": "4"})],
+            {},
+            "TooLarge",
+            f"no single node has all that it needs (16 of CPU, 1Gi of memory and 8 of {GPU})",
+        ),
+        (
+            a_demand(selector=[("kind", "gpu")]),
+            [a_node("n1"), a_node("n2")],
+            {},
+            "NoMatchingNode",
+            "none of 2 nodes has the label kind=gpu that the template's placement asks for",
+        ),
+        (
+            a_demand(),
+            [a_node("n1", taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])],
+            {},
+            "NoMatchingNode",
+            "node n1: kept for others by a taint that the template does not tolerate (owner=lab:NoSchedule)",
+        ),
+        (
+            a_demand(),
+            [a_node("n1", unschedulable=True), a_node("n2", ready=False)],
+            {},
+            "NodesUnavailable",
+            "node n1 is cordoned and node n2 is not ready",
+        ),
+        (
+            a_demand(pin=pinned_to("n1")),
+            [a_node("n1"), a_node("n2")],
+            full("n1"),
+            "HomeNodeFull",
+            f"the home is on node n1, and there all 8 {GPU} on node n1 are in use; the room on node n2 is of no use",
+        ),
+        (
+            a_demand(pin=pinned_to("n1")),
+            [a_node("n1"), a_node("n2")],
+            full("n1", "n2"),
+            "GPUsBusy",
+            f"all 8 {GPU} on node n1 are in use",
+        ),
+        (
+            a_demand(pin=pinned_to("n9")),
+            [a_node("n1")],
+            {},
+            "HomeNodeGone",
+            "the home is on node n9, which is not in the",
+        ),
+        (
+            a_demand(pin=pinned_to("n1"), selector=[("kind", "gpu")]),
+            [a_node("n1"), a_node("n2", labels={"kind": "gpu"})],
+            {},
+            "NoMatchingNode",
+            "the home is on node n1, where the template's placement does not allow this desktop",
+        ),
+        (
+            a_demand(memory=60 * 2**30),
+            [a_node("n1"), a_node("n2")],
+            {"n1": {"memory": 10 * 2**30}, "n2": {"memory": 20 * 2**30}},
+            "MemoryBusy",
+            "60Gi of memory is needed, and the most that is free is 54Gi, on node n1",
+        ),
+        (
+            a_demand(gpu=0, cpu=2000),
+            [a_node("n1")],
+            {"n1": {"cpu": 15500}},
+            "CPUBusy",
+            "2 of CPU is needed, and node n1 has 500m of 16 free",
+        ),
+        (a_demand(gpu=0), [a_node("n1")], {"n1": {"pods": 110}}, "PodsBusy", "node n1: as many pods as allowed (110)"),
+        (
+            a_demand(),
+            [a_node("n1"), a_node("n2"), a_node("n3")],
+            {**full("n1", "n2"), "n3": {"cpu": 16000}},
+            "GPUsBusy",
+            "; elsewhere there is too little CPU",
+        ),
+    ],
+)
+def test_reasons(demand: Demand, nodes: list[Node], taken: dict[str, dict[str, int]], reason: str, words: str) -> None:
+    shortage = explain(demand, *nodes, taken=taken)
+    assert shortage.reason == reason
+    assert words in shortage.words
+
+
+def test_other_workloads_are_told_apart() -> None:
+    queue = Queue()
+    queue.set_room(read_room(a_node("n1")))
+    queue.place("training", "n1", {GPU: 6}, lasting=True, now=0)
+    queue.place("desktops", "n1", {GPU: 2}, now=0)
+    assert explain_shortage(queue.group_of(a_demand()), queue.rooms, lambda _: []).words.endswith(
+        "are in use (6 by other workloads)"
+    )
+
+
+def test_room_that_is_kept_for_somebody_else_is_said_to_be() -> None:
+    assert explain(a_demand(), a_node("n1")).reason == "Reserved"
+
+
+def test_slots_are_counted_from_the_ends_of_those_who_run() -> None:
+    queue = Queue()
+    for name in ("n1", "n2"):
+        queue.set_room(read_room(a_node(name, has={GPU: "2"})))
+    for number in range(4):
+        queue.place(f"r{number}", f"n{number % 2 + 1}", {GPU: 1}, now=0)
+    ends = [Ending((number + 1) * MINUTE, f"n{number % 2 + 1}", {GPU: 1}) for number in range(4)]
+    one, two = queue.group_of(a_demand()), queue.group_of(a_demand(gpu=2))
+    assert expect_slots(one, ends, 3) == [MINUTE, 2 * MINUTE, 3 * MINUTE]
+    assert expect_slots(two, ends, 3) == [3 * MINUTE, 4 * MINUTE], "two on one node: the third and the fourth end"
+    assert expect_slots(queue.group_of(a_demand(pin=pinned_to("n2"))), ends, 3) == [2 * MINUTE, 4 * MINUTE]
+    assert expect_slots(queue.group_of(a_demand(gpu=3)), ends, 3) == []
