@@ -54,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting = 0  # bytes in `_pieces`
         self._ended = True
         self._keep = True
+        self._whole = True
         self._paused = False
 
     # --- what the user calls
@@ -66,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
     def send(self, request: bytes, *, tunnel: bool = False) -> None:
         """Send a request: head and body."""
         self._read = self._read_head
+        self._whole = True
         self._tunnel = tunnel
         self._answer = None
         self._ended = False
@@ -79,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
 
     async def answer(self) -> Answer:
         """The answer with its whole body. Raises HttpError, OSError."""
+        self._whole = True
+        self._resume()
         while not self._ended:
             await self._news()
         answer = self._answer
@@ -91,12 +95,11 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises HttpError, OSError when it is cut short, TimeoutError when nothing came for `patience` seconds.
         """
+        self._whole = False
         while True:
             if self._pieces:
                 yield self._take()
-                if self._paused and not self.lost:
-                    self._paused = False
-                    self.transport.resume_reading()
+                self._resume()
             elif self._ended:
                 return
             else:
@@ -113,6 +116,11 @@ class Connection(asyncio.BufferedProtocol):
         self._pieces.clear()
         self._waiting = 0
         return body
+
+    def _resume(self) -> None:
+        if self._paused and not self.lost:
+            self._paused = False
+            self.transport.resume_reading()
 
     async def _news(self) -> None:
         if self.lost:
@@ -147,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
             self._why_lost = HttpError(f"what came is not HTTP: {error}")
             self.transport.abort()
             return
-        if self._waiting > BUFFERED and not self._paused:
+        if self._waiting > BUFFERED and not self._whole and not self._paused:
             self._paused = True
             self.transport.pause_reading()
         self._wake()

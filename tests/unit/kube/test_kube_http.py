@@ -146,15 +146,33 @@ async def test_an_answer_cut_short_is_no_answer() -> None:
 async def test_a_stream_that_nobody_reads_makes_the_server_wait() -> None:
     wire = Wire()
     wire.connection.send(GET)
-    wire.come(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * BUFFERED) + b"x" * (BUFFERED + 1))
-    assert wire.paused
+    wire.come(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % (2 * BUFFERED))
     chunks = wire.connection.chunks()
-    assert len(await anext(chunks)) == BUFFERED + 1
-    wire.come(b"y" * (BUFFERED - 1))
-    assert len(await anext(chunks)) == BUFFERED - 1
+    assert len(await anext(chunks)) == 1
+    wire.come(b"x" * BUFFERED)
     assert not wire.paused
+    wire.come(b"x")
+    assert wire.paused
+    assert len(await anext(chunks)) == BUFFERED + 1
+    wire.come(b"y" * (BUFFERED - 3))
+    assert len(await anext(chunks)) == BUFFERED - 3
+    assert not wire.paused
+    wire.come(b"z")
+    assert await anext(chunks) == b"z"
     with pytest.raises(StopAsyncIteration):
         await anext(chunks)
+
+
+@pytest.mark.parametrize("before", [0, BUFFERED + 1])
+async def test_a_large_answer_is_read_to_its_end(before: int) -> None:
+    wire = Wire()
+    wire.connection.send(GET)
+    wire.come(b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n" % (3 * BUFFERED) + b"x" * before)
+    answer = asyncio.ensure_future(wire.connection.answer())
+    await asyncio.sleep(0)
+    wire.come(b"x" * (3 * BUFFERED - before))
+    assert not wire.paused
+    assert len((await answer).body) == 3 * BUFFERED
 
 
 @asynccontextmanager
