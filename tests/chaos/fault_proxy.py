@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
-from cluster.operator_proxy import WRITES, Proxy
+from cluster.operator_proxy import WRITES, Proxy, Request
 from vdi.kube.config import ClusterConfig
 
 LEASES = "/leases"
@@ -115,34 +116,48 @@ class FaultProxy(Proxy):
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         watch = request.query.get("watch") == "true"
         call = Call(request.method, request.path, watch, await request.read())
-        fault = self.choose(call)
+        if self.cut.is_set():
+            return await self._lose(request, Fault.DROP_BEFORE)
+        fault = self._cut(call) or self.choose(call)
         if fault is not None:
             self.injected[fault] += 1
         if fault in (Fault.DROP_BEFORE, Fault.HANG_BEFORE):
             return await self._lose(request, fault)
         if fault in (Fault.CONFLICT, Fault.BUSY, Fault.BROKEN, Fault.AWAY, Fault.GONE):
             return _refuse(fault)
-        if watch:
-            assert isinstance(request.transport, asyncio.Transport)
-            self._watches.add(request.transport)
-            try:
-                return await super()._pass(request)
-            finally:
-                self._watches.discard(request.transport)
-        if call.is_write:
-            self._audit.wrote(self, call, "sent")
-        if fault is None and LEASES not in call.path:
-            response = await super()._pass(request)
-            if call.is_write:
-                self._audit.wrote(self, call, "has done")
-            return response
-        return await self._whole(request, call, fault)
+        try:
+            return await (self._stream(request) if watch else self._ask(request, call, fault))
+        except aiohttp.ClientError:  # the server is being restarted: so it would look without us
+            return await self._lose(request, Fault.DROP_BEFORE)
 
-    async def _whole(self, request: web.Request, call: Call, fault: Fault | None) -> web.StreamResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        assert isinstance(request.transport, asyncio.Transport)
+        self._watches.add(request.transport)
+        try:
+            return await super()._pass(request)
+        finally:
+            self._watches.discard(request.transport)
+
+    def _cut(self, call: Call) -> Fault | None:
+        """Count writes down to the one at which the line is cut for good (`cut_at`)."""
+        if self._writes_left is None or not call.is_write:
+            return None
+        self._writes_left -= 1
+        if self._writes_left:
+            return None
+        if self._moment == "after":
+            return Fault.DROP_AFTER
+        self.cut.set()
+        return Fault.DROP_BEFORE
+
+    async def _ask(self, request: web.Request, call: Call, fault: Fault | None) -> web.StreamResponse:
         """Ask the server, look at its answer, and then pass it on or lose it."""
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         if self.user:
             headers["Impersonate-User"] = self.user
+        self.passed.append(Request(call.method, call.path, False))
+        if call.is_write:
+            self._audit.wrote(self, call, "sends")
         url = f"{self._upstream.server}{request.raw_path}"
         async with self._session.request(call.method, url, data=call.body or None, headers=headers) as answer:
             content = await answer.read()
@@ -151,8 +166,11 @@ class FaultProxy(Proxy):
         elif call.is_write:
             self._audit.wrote(self, call, "has done")
         if fault is not None:
+            if self._writes_left == 0:
+                self.cut.set()
             return await self._lose(request, fault)
-        return web.Response(status=answer.status, body=content, content_type="application/json")
+        asked = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
+        return web.Response(status=answer.status, body=content, content_type="application/json", headers=asked)
 
     async def _lose(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         """Give no answer: at once, or only when the client has lost its patience."""

@@ -253,9 +253,8 @@ class Stage:
             stop.set()
             await asyncio.wait_for(task, 15)
 
-    @asynccontextmanager
-    async def operator_process(self) -> AsyncIterator["OperatorProcess"]:
-        """Our operator as a process of its own; killed with SIGKILL at the end, and what it held is anybody's."""
+    async def spawn_operator(self) -> "OperatorProcess":
+        """Start our operator as a process of its own; whoever calls ends it."""
         kubeconfig = self.folder / "operator.kubeconfig"
         context = {"cluster": "c", "user": "u"}
         config = {
@@ -277,12 +276,16 @@ class Stage:
         run = ["-c", _RUN, str(kubeconfig)]
         with (self.folder / "operator.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(sys.executable, *run, env=environment, stderr=log)
+        return OperatorProcess(process)
+
+    @asynccontextmanager
+    async def operator_process(self) -> AsyncIterator["OperatorProcess"]:
+        """Our operator as a process of its own; killed with SIGKILL at the end, and what it held is anybody's."""
+        operator = await self.spawn_operator()
         try:
-            yield OperatorProcess(process)
+            yield operator
         finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGKILL)
-            await process.wait()
+            await operator.kill()
             with suppress(NotFound):  # the dead renew no lease: who comes next need not wait until it runs out
                 await self.delete(LEASES, LEASE)
 
@@ -294,8 +297,9 @@ class OperatorProcess:
     process: asyncio.subprocess.Process
 
     async def kill(self) -> None:
-        """SIGKILL."""
-        self.process.send_signal(signal.SIGKILL)
+        """SIGKILL, unless it has ended."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
 
 

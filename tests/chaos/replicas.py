@@ -1,0 +1,81 @@
+"""Operators as processes, each with its own way to the API server, that can be killed, frozen and started again."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from chaos.fault_proxy import FaultProxy
+from chaos.world import World
+from cluster.operator_stage import OperatorProcess, Stage
+
+
+@dataclass
+class Replica:
+    """One operator; `process` is None while it is down."""
+
+    stage: Stage
+    proxy: FaultProxy
+    process: OperatorProcess | None = None
+    frozen: bool = False
+
+    async def start(self) -> None:
+        """Start it, if it is down; wake it, if it is frozen."""
+        if self.process is not None and self.process.process.returncode is not None:
+            self.process = None
+        if self.process is None:
+            self.proxy.mend()
+            self.process = await self.stage.spawn_operator()
+        if self.frozen:
+            self._send(signal.SIGCONT)
+            self.frozen = False
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            await self.process.kill()
+        self.process, self.frozen = None, False
+
+    async def stop(self) -> None:
+        """SIGTERM, as a rollout does."""
+        if self.process is None or self.frozen:
+            return
+        self._send(signal.SIGTERM)
+        await asyncio.wait_for(self.process.process.wait(), 40)
+        self.process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it does not know that time goes on."""
+        if self.process is not None and self.process.process.returncode is None:
+            self._send(signal.SIGSTOP)
+            self.frozen = True
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        if self.process.process.returncode is None:
+            self.process.process.send_signal(number)
+
+    def log(self) -> str:
+        """All that it has logged, over all its lives."""
+        file = self.stage.folder / "operator.log"
+        return file.read_text() if file.exists() else ""
+
+
+@asynccontextmanager
+async def replicas(world: World, count: int = 2) -> AsyncIterator[list[Replica]]:
+    """So many operators side by side; killed at the end."""
+    async with AsyncExitStack() as stack:
+        made: list[Replica] = []
+        for number in range(count):
+            label = f"operator-{number + 1}"
+            proxy = FaultProxy(world.upstream, label=label, audit=world.audit)
+            proxy.user = world.proxy.user
+            await stack.enter_async_context(proxy.serve())
+            folder = world.stage.folder / label
+            folder.mkdir()
+            replica = Replica(replace(world.stage, proxy=proxy, folder=folder), proxy)
+            stack.push_async_callback(replica.kill)
+            await replica.start()
+            made.append(replica)
+        yield made
