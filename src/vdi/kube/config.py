@@ -2,7 +2,6 @@
 
 import os
 import ssl
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +55,8 @@ class ClusterConfig:
 
 def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
     """Python's ssl takes client certificates from files only: private ones, gone when this returns."""
+    import tempfile  # only here: a pod has a token, and this brings archives and compression with it
+
     with tempfile.TemporaryDirectory(prefix="vdi-tls-") as folder:
         pair = Path(folder, "pair.pem")
         pair.touch(mode=0o600)
