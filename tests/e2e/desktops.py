@@ -1,7 +1,6 @@
 """What the tests of suspension, idleness and failures share: templates, sessions, and what is in a picture."""
 
 import base64
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +9,12 @@ import yaml
 from PIL import Image
 
 from e2e.world import World
+from vdi.demo.browser import DesktopBrowser
 from waiting import wait_until
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
+A_NOTICE = 15_000
+"""White pixels of a notice; without one there are none."""
 Object = dict[str, Any]
 
 
@@ -88,5 +90,11 @@ def notice_pixels(picture: Image.Image) -> int:
     return sum(corner.histogram()[245:])
 
 
-def seconds_since(begin: float) -> float:
-    return time.monotonic() - begin
+def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> None:
+    """Wait until there is a notice in the picture, or none."""
+
+    def look() -> bool:
+        browser.page.wait_for_timeout(100)
+        return (notice_pixels(browser.picture()) > A_NOTICE) is shown
+
+    wait_until(f"a notice in the picture: {shown}", look, seconds)

@@ -5,23 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import condition, notice_pixels, password_of, pod_of, reach, run_in, start, template
+from e2e.desktops import condition, password_of, pod_of, reach, run_in, start, template, wait_for_notice
 from e2e.world import World
 from vdi.demo.browser import DesktopBrowser
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 IDLE_TIMEOUT = 40
-A_NOTICE = 15_000
-"""White pixels; without one there are none."""
-
-
-def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> None:
-    def look() -> bool:
-        browser.page.wait_for_timeout(100)
-        return (notice_pixels(browser.picture()) > A_NOTICE) is shown
-
-    wait_until(f"a notice in the picture: {shown}", look, seconds)
 
 
 def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_nothing(

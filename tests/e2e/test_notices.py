@@ -1,0 +1,47 @@
+"""Whoever sits at a desktop is told in its picture before it goes: its time is over, its node is taken away."""
+
+import pytest
+
+from e2e.desktops import A_NOTICE, condition, notice_pixels, password_of, pod_of, reach, start, wait_for_notice
+from e2e.world import World
+from vdi.demo.browser import DesktopBrowser
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_the_end_of_the_time_is_announced_and_a_longer_timeout_takes_it_back(sessions: World) -> None:
+    """Input does not: it is no question of being there."""
+    url = start(sessions, "emma", "small", "--timeout", "60s")["status"]["url"]
+    with DesktopBrowser(url, "user", password_of(sessions, "emma")) as browser:
+        browser.open()
+        wait_for_notice(browser, shown=True, seconds=60)
+        assert condition(sessions, "emma", "Expiring")
+        browser.type("x")
+        browser.page.wait_for_timeout(1500)
+        assert notice_pixels(browser.picture()) > A_NOTICE
+        sessions.kubectl("patch", "vdi", "emma", "--type=merge", "-p", '{"spec":{"timeout":"8h"}}')
+        wait_for_notice(browser, shown=False, seconds=10)
+    assert condition(sessions, "emma", "Expiring") is None
+    reach(sessions, "emma", "Running")
+
+
+def test_a_drain_is_announced_and_an_uncordon_takes_it_back(sessions: World) -> None:
+    url = start(sessions, "dana", "small")["status"]["url"]
+    pod = pod_of(sessions, "dana")
+    assert pod
+    node = pod["spec"]["nodeName"]
+    with DesktopBrowser(url, "user", password_of(sessions, "dana")) as browser:
+        browser.open()
+        assert notice_pixels(browser.picture()) < A_NOTICE
+        sessions.kubectl("cordon", node)
+        try:
+            wait_for_notice(browser, shown=True, seconds=15)
+            draining = condition(sessions, "dana", "Draining")
+            assert draining
+            assert node in draining["message"]
+        finally:
+            sessions.kubectl("uncordon", node)
+        wait_for_notice(browser, shown=False, seconds=15)
+    after = pod_of(sessions, "dana")
+    assert after
+    assert after["metadata"]["uid"] == pod["metadata"]["uid"], "a cordon alone stops nobody"
