@@ -1,0 +1,325 @@
+"""The queue on the operator's own stores, filled by hand: who goes, who is woken, what they are told."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.operator.admission import Admission
+from vdi.operator.caches import Caches
+from vdi.operator.ports import Waiting
+from vdi.session.capacity import Volume, Workload
+from vdi.session.children.identity import USER_ANNOTATION
+from vdi.session.effective import Desktop, resolve
+from vdi.session.observed import Claim, Node, Pod
+from vdi.session.policy import Policy
+
+NAMESPACE = "vdi-sessions"
+GPU = "nvidia.com/gpu"
+
+
+class Clock:
+    """Stands still until it is told to go on; who sleeps is let go on at once, so many times."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 20, 8, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def go_on(self, **length: float) -> None:
+        self.time += timedelta(**length)
+
+
+class World:
+    """One node with GPUs, and the queue in front of it: its first look is at the first ask."""
+
+    def __init__(self, gpus: int = 2) -> None:
+        self.clock = Clock()
+        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="vdi-operator")), NAMESPACE, self.clock)
+        self.woken: list[str] = []
+        self.yielded: list[str] = []
+        self.waited: list[float] = []
+        self._version = 0
+        self.admission = Admission(self.caches, Policy(), self.clock, weights={}, on_admitted=self.waited.append)
+        self.admission.connect(lambda key: self.woken.append(key[1]), self._yield)
+        self.template = self.put(self.caches.templates, VDITemplate, "desktop", spec={"image": "i"})
+        self.node("n1", gpus)
+
+    def _yield(self, pods: Iterable[Pod]) -> None:
+        self.yielded += [pod.metadata.name for pod in pods]
+
+    def put(self, store: Store[Any], kind: type[Any], name: str, **fields: Any) -> Any:
+        self._version += 1
+        namespace = "" if kind in (VDITemplate, Node, Volume) else NAMESPACE
+        metadata = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
+        obj = msgspec.convert({**fields, "metadata": metadata | fields.pop("metadata", {})}, kind)
+        store.observe(obj)
+        return obj
+
+    def remove(self, store: Store[Any], obj: Any) -> None:
+        self._version += 1
+        store.observe_deleted(
+            msgspec.structs.replace(
+                obj, metadata=msgspec.structs.replace(obj.metadata, resource_version=str(self._version))
+            )
+        )
+
+    def node(self, name: str, gpus: int = 2, **spec: Any) -> Node:
+        status = {
+            "allocatable": {GPU: str(gpus), "cpu": "8", "memory": "64Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        labels = {"kubernetes.io/hostname": name}
+        return cast(
+            Node, self.put(self.caches.nodes, Node, name, metadata={"labels": labels}, spec=spec, status=status)
+        )
+
+    def session(self, name: str, *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
+        body = {"user": f"{name}@x.yz", "template": "desktop", **spec}
+        made = {"creationTimestamp": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}
+        return cast(
+            VDISession,
+            self.put(self.caches.sessions, VDISession, name, metadata=made, spec=body, status=status or {}),
+        )
+
+    def ask(self, session: VDISession, home: Claim | None = None) -> Waiting | None:
+        desktop = resolve(session, self.template, Policy())
+        assert isinstance(desktop, Desktop)
+        return self.admission.ask(session, desktop, home)
+
+    def pod(self, name: str, *, owner: str = "", node: str = "n1", gpu: int = 1, **fields: Any) -> Pod:
+        references: list[dict[str, Any]] = []
+        if owner:
+            references = [{"apiVersion": "v", "kind": "VDISession", "name": owner, "uid": f"uid-{owner}"}]
+        elif fields.pop("pool", False):
+            references = [
+                {"apiVersion": "v", "kind": "VDIPool", "name": "p", "uid": "uid-p", "controller": True},
+            ]
+        metadata = {"ownerReferences": references, "annotations": {USER_ANNOTATION: f"{owner}@x.yz"}}
+        requests = {"cpu": "250m", "memory": "1Gi", GPU: str(gpu)}
+        spec = {"nodeName": node, "containers": [{"resources": {"requests": requests}}]}
+        return cast(
+            Pod,
+            self.put(self.caches.pods, Pod, name, metadata=metadata | fields.pop("metadata", {}), spec=spec, **fields),
+        )
+
+    def fill(self, count: int) -> list[Pod]:
+        """Desktops that run already."""
+        return [self.pod(f"r{number}", owner=f"r{number}") for number in range(count)]
+
+    def told(self, session: VDISession) -> tuple[int, str]:
+        waiting = self.ask(session)
+        assert waiting
+        return waiting.queue.position, waiting.queue.reason
+
+
+def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
+    world = World(gpus=1)
+    first, second = world.session("first"), world.session("second")
+    assert world.ask(first) is None
+    assert world.told(second) == (1, "GPUsBusy")
+    assert world.ask(first) is None, "asked again, before its pod is in the caches"
+    pod = world.pod("first", owner="first", node="")
+    assert world.told(second) == (1, "GPUsBusy")
+    world.remove(world.caches.pods, pod)
+    assert world.woken == ["second"]
+    assert world.ask(second) is None
+    assert world.ask(first), "its room went with its pod"
+    assert world.waited == [0.0, 0.0]
+
+
+def test_withdrawn_room_goes_to_the_next() -> None:
+    world = World(gpus=1)
+    world.ask(world.session("first"))
+    second = world.session("second")
+    assert world.ask(second)
+    world.admission.withdraw("uid-first")
+    assert world.woken == ["second"]
+    world.clock.go_on(seconds=3)
+    assert world.ask(second) is None
+    assert world.waited[-1] == 3.0
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
+    world = World(gpus=1)
+    (pod,) = world.fill(1)
+    waiting = world.session("waiting")
+    assert world.ask(waiting)
+    world.pod(pod.metadata.name, owner="r0", status={"phase": phase})
+    assert world.woken == ["waiting"]
+
+
+def test_others_count_wherever_they_are() -> None:
+    for name in ("neighbours", "others"):
+        world = World(gpus=1)
+        store = getattr(world.caches, name)
+        spec = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "1"}}}]}
+        theirs = world.put(store, Workload, "training", spec=spec)
+        waiting = world.ask(world.session("waiting"))
+        assert waiting and "(1 by other workloads)" in waiting.problem.message
+        world.remove(store, theirs)
+        assert world.woken == ["waiting"]
+
+
+def test_heartbeats_of_a_node_are_no_news() -> None:
+    world = World(gpus=1)
+    before = world.admission._queue.changes
+    world.node("n1", 1)
+    assert world.admission._queue.changes == before
+    world.node("n1", 2)
+    assert world.admission._queue.changes > before
+
+
+def waited_since(moment: str, place: int) -> dict[str, Any]:
+    condition = {"type": "Admitted", "status": "False", "reason": "GPUsBusy", "lastTransitionTime": moment}
+    return {"conditions": [condition], "queue": {"position": place, "reason": "GPUsBusy"}}
+
+
+def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
+    world = World(gpus=1)
+    world.fill(1)
+    second = world.session("second", status=waited_since("2026-11-20T07:00:00Z", 2))
+    first = world.session("first", status=waited_since("2026-11-20T07:00:00Z", 1))
+    longest = world.session("longest", status=waited_since("2026-11-20T06:00:00Z", 3))
+    newcomer = world.session("newcomer")
+    assert world.ask(newcomer)
+    order = [one.uid for one in world.admission._queue.order(int(world.clock.now().timestamp() * 1000))]
+    assert order == [f"uid-{one.metadata.name}" for one in (longest, first, second, newcomer)]
+    assert round(max(world.admission.waits())) == 7200
+
+
+def test_nobody_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
+    world = World(gpus=1)
+    world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
+    assert world.ask(world.session("newcomer"))
+    assert world.woken == ["waiting"]
+
+
+def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> None:
+    world = World(gpus=0)
+    early = world.session("early")
+    world.clock.go_on(minutes=5)
+    world.ask(early)
+    assert world.admission.waits() == [300.0]
+    world.ask(world.session("late"))
+    assert sorted(world.admission.waits()) == [0.0, 300.0]
+
+
+def test_pods_that_are_on_no_node_yet_are_reckoned_with_after_a_restart() -> None:
+    world = World(gpus=1)
+    world.pod("made", owner="made", node="")
+    assert world.ask(world.session("waiting"))
+
+
+def test_places_further_back_are_told_anew_only_when_it_counts() -> None:
+    world = World(gpus=0)
+    world.node("n1", 1)
+    pods = world.fill(1)
+    sessions = [world.session(f"s{number:02}") for number in range(40)]
+    for session in sessions:
+        world.ask(session)
+    assert world.told(sessions[30]) == (31, "GPUsBusy")
+    before = world.ask(sessions[30])
+    for number in (0, 1):
+        world.admission.withdraw(f"uid-s{number:02}")
+    assert world.told(sessions[5])[0] == 4, "near the front every step is told"
+    assert world.ask(sessions[30]) is before, "two of 31 are not worth a write"
+    world.admission.withdraw("uid-s02")
+    assert world.told(sessions[30])[0] == 28
+    assert pods
+
+
+async def test_those_whose_place_has_changed_are_woken() -> None:
+    world = World(gpus=1)
+    world.fill(1)
+    sessions = [world.session(f"s{number}") for number in range(3)]
+    for session in sessions:
+        world.ask(session)
+    world.admission.withdraw("uid-s0")
+    await world.admission._inform(int(world.clock.now().timestamp() * 1000))
+    assert world.woken == ["s1", "s2"]
+
+
+async def test_room_that_nobody_fetches_is_given_back() -> None:
+    world = World(gpus=1)
+    pods = world.fill(1)
+    first, second = world.session("first"), world.session("second")
+    world.ask(first)
+    world.ask(second)
+    world.remove(world.caches.pods, pods[0])
+    assert world.woken == ["first"]
+    world.clock.go_on(seconds=31)
+    world.admission._drop_unclaimed(int(world.clock.now().timestamp() * 1000))
+    assert world.woken == ["first", "second"]
+    assert world.ask(second) is None
+
+
+def test_a_home_ties_to_the_node_of_its_volume() -> None:
+    world = World(gpus=1)
+    world.node("n2", 1)
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
+    terms = [{"matchExpressions": [expression]}]
+    world.put(world.caches.volumes, Volume, "v", spec={"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}})
+    home = world.put(world.caches.claims, Claim, "home", spec={"volumeName": "v"})
+    world.pod("r0", owner="r0", node="n2")
+    waiting = world.ask(world.session("tied"), home)
+    assert waiting and waiting.queue.reason == "HomeNodeFull"
+    assert world.ask(world.session("free")) is None
+
+
+def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> None:
+    world = World(gpus=3)
+    for number in range(3):
+        world.pod(f"pool-{number}", pool=True)
+    first, second = world.session("first"), world.session("second")
+    assert world.ask(first)
+    assert len(world.yielded) == 1
+    assert world.ask(first), "asked again: it is on its way"
+    assert len(world.yielded) == 1
+    assert world.ask(second)
+    assert len(set(world.yielded)) == 2
+    gone = world.caches.pods.get(NAMESPACE, world.yielded[0])
+    world.remove(world.caches.pods, gone)
+    assert world.woken == ["first"]
+    assert len(world.yielded) == 2
+
+
+def test_pools_are_refused_where_people_wait() -> None:
+    world = World(gpus=1)
+    session = world.session("one")
+    desktop = resolve(session, world.template, Policy())
+    assert isinstance(desktop, Desktop)
+    assert world.admission.ask_for_pool("p-1", desktop) is None
+    refused = world.admission.ask_for_pool("p-2", desktop)
+    assert refused and refused.reason == "GPUsBusy" and "all" not in refused.message
+    world.admission.withdraw("p-1")
+    assert world.ask(session) is None
+    assert world.ask(world.session("two"))
+    world.admission.withdraw("uid-one")
+    refused = world.admission.ask_for_pool("p-2", desktop)
+    assert refused and world.woken == ["two"]
+
+
+def test_a_session_that_got_a_pools_desktop_stands_in_line_no_more() -> None:
+    world = World(gpus=1)
+    pod = world.pod("pool-1", pool=True)
+    session = world.session("alice")
+    assert world.ask(session)
+    world.pod(pod.metadata.name, owner="alice")
+    assert world.admission.waits() == []
+    assert world.admission._queue._running == {"alice@x.yz": 1}
