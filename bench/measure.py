@@ -56,7 +56,7 @@ class Run:
         self.figures["trickle"] = await self._trickle([f"t{i:05d}" for i in range(self.plan.trickle)])
         names = [f"s{i:05d}" for i in range(self.plan.sessions)]
         await quiet(self.cluster)
-        self.figures["burst"] = await self._burst(names)
+        self.figures["burst"] = await self.burst(names)
         self.figures["idle"] = await self._idle()
         self.figures["delete"] = await self._delete(names)
         self.figures["peak_rss_mib"] = self.subject.memory("VmHWM")
@@ -92,7 +92,7 @@ class Run:
         await self._gone(names)
         return figures
 
-    async def _burst(self, names: Sequence[str]) -> Figures:
+    async def burst(self, names: Sequence[str]) -> Figures:
         """Everybody at once; CPU counts until the trailing work is done."""
         before, cpu, since, start = self.cluster.processes.cpu(), self.subject.cpu(), time.time(), time.monotonic()
         await pooled(names, self.plan.clients, self.subject.create)
