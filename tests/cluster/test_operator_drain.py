@@ -7,11 +7,14 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from cluster.stand_in import MARK
-from vdi.kube.resource import EVENTS, NODES, PODS
+from vdi.kube.errors import TooManyRequests
+from vdi.kube.resource import EVENTS, NODES, PODS, Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.observed import HOLD
 from vdi.session.policy import Policy
 from waiting import eventually
+
+BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
@@ -19,7 +22,7 @@ NAME = "alice-desktop"
 
 async def run_on(stage: Stage, node: str, **spec: object) -> Object:
     """A session whose pod runs on that node."""
-    template = await stage.template(placement={"nodeSelector": {"kubernetes.io/hostname": node}})
+    template = await stage.template(placement={"nodeSelector": stage.here})
     session = await stage.session(NAME, template, **spec)
     pod = await stage.pod_of(session)
 
@@ -114,6 +117,54 @@ async def test_drained_desktop_starts_again_elsewhere_in_the_same_run(stage: Sta
         assert running["status"]["startTime"] == first["status"]["startTime"]
 
 
+async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> None:
+    """As `kubectl drain` asks, every 5 s, with the budget that the chart makes."""
+    node, other = await stage.node("a"), await stage.node("b")
+    template = await stage.template(placement={"nodeSelector": stage.here})
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "desktops"},
+        "spec": {"minAvailable": 2147483647, "selector": {"matchLabels": {HOLD: "true"}}},
+    }
+    made = await stage.api.create(BUDGETS, budget, namespace=stage.namespace, into=dict)
+
+    async def reckoned() -> bool:
+        found = await stage.get(BUDGETS, "desktops")
+        return bool((found or {}).get("status", {}).get("observedGeneration") == made["metadata"]["generation"])
+
+    await eventually(reckoned, "the budget is in force")
+    async with stage.operator(policy=Policy(drain_notice=timedelta(seconds=3))):
+        await cordon(stage, other)
+        session = await stage.session(NAME, template, persistence={"enabled": False})
+        await stage.run(NAME)
+        pod = await stage.pod_of(session)
+        assert not await evict(stage, pod), "held"
+        await cordon(stage, other, closed=False)
+        await cordon(stage, node)
+        assert not await evict(stage, pod), "held until the notice is over"
+        await eventually(lambda: evict(stage, pod), "the drain gets through")
+
+        async def moved() -> bool:
+            return [one["spec"].get("nodeName") for one in await stage.owned(PODS, session)] == [other]
+
+        await eventually(moved, "it is on the other node")
+        running = await stage.run(NAME)
+        assert running["status"]["failures"]["reason"] == "Evicted"
+
+
+async def evict(stage: Stage, pod: Object) -> bool:
+    """Ask for an eviction; False when the budget forbids it."""
+    meta = {"name": pod["metadata"]["name"], "namespace": stage.namespace}
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
+    path = Resource("", "v1", f"pods/{meta['name']}/eviction", "Eviction")
+    try:
+        await stage.api.create(path, body, namespace=stage.namespace, into=msgspec.Raw)
+    except TooManyRequests:
+        return False
+    return True
+
+
 async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> None:
     node, other = await stage.node("a"), await stage.node("b")
     template = await stage.template(placement={"nodeSelector": stage.here})
@@ -141,6 +192,7 @@ async def test_desktop_with_a_home_waits_until_nobody_else_can_write_to_it(stage
     node = await stage.node("a")
     async with stage.operator():
         session = await run_on(stage, node)
+        await stage.node("b")
         await lose(stage, node)
         await stage.reach(NAME, "Creating", f"The node {node} does not answer")
         old = await stage.pod_of(session)
