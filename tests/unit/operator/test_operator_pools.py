@@ -418,6 +418,17 @@ async def test_refused_pod_is_said_and_its_room_given_back(world: World) -> None
     assert result.requeue_after == 30.0
 
 
+async def test_trouble_gives_room_back_and_is_tried_again(world: World) -> None:
+    await world.synced()
+    world.api.faults.append(("POST", refusal(500, "trouble")))
+    with pytest.raises(ServerError):
+        await world.controller.reconcile("warm")
+    (other,) = world.live("pods")
+    assert world.withdrawn == [name for name in world.asked if name != other], "the other one was made to its end"
+    assert f"{other}-auth" in world.live("secrets")
+    assert len(await world.fill()) == 2
+
+
 async def test_whoever_waits_is_woken_when_a_desktop_that_fits_is_ready(world: World) -> None:
     world.session("with-home", persistence={"enabled": True})
     world.session("waiting")

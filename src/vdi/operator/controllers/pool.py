@@ -5,8 +5,8 @@ look (caches) -> plan (session.pool) -> remove, complete, make -> status -> soon
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -14,7 +14,7 @@ from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
 from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock
-from vdi.kube.errors import Conflict, Forbidden, Invalid, NotFound
+from vdi.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
@@ -36,6 +36,7 @@ from vdi.session.pool_status import Obstacles, summarise
 from vdi.session.refusal import explain_refusal
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 AT_ONCE = 8
 """Desktops that one pool starts at a time: people's own sessions need the API server and the registry too."""
@@ -179,7 +180,7 @@ class PoolController:
 
     async def _remove(self, pods: Iterable[Pod]) -> None:
         """Delete those that nobody is just taking, side by side."""
-        await asyncio.gather(*(self._remove_one(pod) for pod in pods))
+        await _all(self._remove_one(pod) for pod in pods)
 
     async def _remove_one(self, pod: Pod) -> None:
         if pod.metadata.deletion_timestamp or not self._pools.take(pod):
@@ -197,7 +198,7 @@ class PoolController:
         """Give each desktop the Secret that it starts with, if the operator has died before it could."""
         secrets = self._caches.secrets
         missing = [pod for pod in pods if secrets.get(self._namespace, pool_secret_name(pod.metadata.name)) is None]
-        await asyncio.gather(*(self._give_secret(pool, pod) for pod in missing))
+        await _all(self._give_secret(pool, pod) for pod in missing)
 
     async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
         meta = pod.metadata
@@ -221,7 +222,7 @@ class PoolController:
                 names.append(name)
         if blocked and not names and step.outdated:
             await self._remove(step.outdated[:1])  # what is left of the old makes room for the new
-        answers = await asyncio.gather(*(self._make_one(pool, desktop, fits, name) for name in names))
+        answers = await _all(self._make_one(pool, desktop, fits, name) for name in names)
         return next((refusal for refusal in answers if refusal), blocked)
 
     async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Problem | None:
@@ -232,9 +233,11 @@ class PoolController:
         )
         try:
             pod = await self._pods.ensure(wanted)
-        except (Forbidden, Invalid) as refusal:
-            self._room.withdraw(name)
-            return explain_refusal("Pod", refusal.message)
+        except KubeError as failure:
+            self._room.withdraw(name)  # if it was made all the same, the watch will show it
+            if isinstance(failure, Forbidden | Invalid):
+                return explain_refusal("Pod", failure.message)
+            raise
         await self._give_secret(pool, pod)
         return None
 
@@ -306,6 +309,15 @@ class PoolController:
         caches.templates.listen(template_changed)
         caches.pods.listen(pod_changed)
         caches.nodes.listen(node_changed)
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all of it side by side, to its end; then raise the first failure, if any."""
+    answers = await asyncio.gather(*works, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _state(node: Node) -> tuple[object, ...]:
