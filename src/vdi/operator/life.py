@@ -124,7 +124,8 @@ class Life:
         finally:
             for task in (candidacy, elected, stopped):
                 task.cancel()
-            await asyncio.gather(candidacy, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await candidacy
         if clean:
             await elector.release()
 

@@ -1,0 +1,100 @@
+"""A whole operator against an API server that knows little: how it begins, leads, and ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.operator.assembly import Assembly
+from vdi.operator.health import Health
+from vdi.operator.life import LEASE, Life
+from vdi.operator.metrics import Metrics
+from vdi.operator.settings import Settings
+from waiting import eventually
+
+NAMESPACE = "ns"
+
+
+class Operator:
+    """One life under way."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.metrics = Metrics()
+        self.health = Health(self.metrics, SYSTEM_CLOCK)
+        settings = Settings(namespace=NAMESPACE)
+        self.life = Life(api.config(), settings, self.metrics, self.health, SYSTEM_CLOCK)
+
+    @property
+    def holder(self) -> str:
+        lease = self.api.objects.get(("leases", NAMESPACE, LEASE))
+        return lease["spec"]["holderIdentity"] if lease else ""
+
+    def leads(self) -> bool:
+        return b"\nvdi_leader 1.0\n" in self.metrics.render()
+
+
+@asynccontextmanager
+async def living(api: FakeApi) -> AsyncIterator[Operator]:
+    operator = Operator(api)
+    task = asyncio.create_task(operator.life.run(operator.stop, operator.ready.set))
+    try:
+        yield operator
+    finally:
+        operator.stop.set()
+        await asyncio.wait_for(task, 8)
+
+
+async def test_it_is_ready_then_leads_and_gives_the_lease_back() -> None:
+    async with fake_api() as api:
+        async with living(api) as operator:
+            await eventually(operator.ready.is_set, "it is ready")
+            await eventually(operator.leads, "it leads")
+            assert list(operator.health.troubles()) == []
+            assert operator.holder
+        assert operator.holder == ""
+        assert not operator.leads()
+
+
+async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
+    async with fake_api() as api, living(api) as leader:
+        await eventually(leader.leads, "the first leads")
+        held = leader.holder
+        async with living(api) as standby:
+            await eventually(standby.ready.is_set, "the second is ready")
+            await eventually(lambda: b"vdi_leader 0.0" in standby.metrics.render(), "it stands by")
+            assert list(standby.health.troubles()) == []
+        assert leader.holder == held, "who only stood by has nothing to give back"
+
+
+async def test_a_lease_that_may_not_be_read_is_said_by_the_probe() -> None:
+    async with fake_api() as api:
+
+        async def deny(request: Any) -> Any:
+            api.faults.append(("GET", deny))
+            return await refusal(403, "Forbidden")(request) if "/leases/" in request.path else None
+
+        api.faults.append(("GET", deny))
+        async with living(api) as operator:
+            await eventually(operator.ready.is_set, "it is ready")
+            await eventually(lambda: [one for one in operator.health.troubles() if "leases: " in one], "it says so")
+            assert not operator.leads()
+
+
+async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def short() -> None:
+        return
+
+    monkeypatch.setattr("vdi.operator.life.assemble", lambda _parts: Assembly(controllers=(), helpers=(short,)))
+    async with fake_api() as api:
+        operator = Operator(api)
+        with pytest.raises(ExceptionGroup) as failed:
+            await asyncio.wait_for(operator.life.run(operator.stop, operator.ready.set), 5)
+    assert failed.group_contains(RuntimeError, match="short has ended by itself")
+    assert operator.holder, "writes of others may be under way: the lease has to run out"
