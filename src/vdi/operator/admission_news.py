@@ -141,7 +141,7 @@ def _differs(told: Told, reason: str, place: int, slot: int, now: int) -> bool:
 def _tell(shortage: Shortage, place: int, slot: int) -> Told:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     if place:
-        by = f" There is room by {moment[11:16]} UTC at the latest." if moment else ""
+        by = f" Room is expected by {moment[11:16]} UTC." if moment else ""
         words = f"Waits for room, number {place} in line: {shortage.words}.{by}"
     else:
         words = (
