@@ -146,6 +146,25 @@ class HttpClient:
         return None
 
 
+async def ask_once(url: str, request: bytes, most: int) -> tuple[int, bytes]:
+    """Send a request on a connection of its own; status and body of its answer, of which no more than `most` bytes.
+
+    Raises OSError, HttpError, TimeoutError.
+    """
+    connection = await Target(url).connect(memoryview(bytearray(most)))
+    try:
+        connection.send(request)
+        answer = await connection.head()
+        body = b""
+        async for chunk in connection.chunks():
+            body += chunk
+            if len(body) >= most:
+                break
+        return answer.status, body[:most]
+    finally:
+        connection.abort()
+
+
 def _address(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

@@ -184,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         head = data[at:end]
         if not head.startswith(b"HTTP/1."):
             raise HttpError(f"{head[:40]!r} is no status line")
-        status = int(head[9:12])
+        status = _number(head[9:12])
         if status >= 200:
             self._answer = Answer(status, head)
             self._expect_body(status, head.lower())
@@ -200,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         elif length is None:
             self._keep = False
             self._read = self._read_all
-        elif left := int(length):
+        elif left := _number(length):
             self._left = left
             self._read = self._read_sized
         else:
@@ -220,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
         end = data.find(b"\r\n", at)
         if end < 0:
             return self._keep_for_later(data, at)
-        self._left = int(data[at:end].partition(b";")[0], 16)
+        self._left = _number(data[at:end].partition(b";")[0].strip(), 16)
         self._read = self._read_chunk if self._left else self._read_trailer
         return end + 2
 
@@ -258,6 +258,12 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self) -> None:
         self._ended = True
         self._read = self._stray
+
+
+def _number(digits: bytes, base: int = 10) -> int:
+    if not digits.isalnum():  # int() takes a sign, and a length below zero would be read for ever
+        raise HttpError(f"{digits[:40]!r} is no number")
+    return int(digits, base)
 
 
 def _field(lowered: bytes, name: bytes, head: bytes) -> bytes | None:

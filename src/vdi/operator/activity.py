@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated
 
-import aiohttp
 import msgspec
 
 from vdi.api.meta import API_VERSION
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
+from vdi.kube.connections import ask_once
 from vdi.kube.events import EventRecorder
+from vdi.kube.http import HttpError
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller, Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
@@ -107,7 +108,6 @@ class Agents:
         self._port = port
         self._known: dict[str, _Known] = {}  # by the session's uid
         self._told: dict[NoticeKey, _Told] = {}
-        self._http: asyncio.Future[aiohttp.ClientSession] | None = None
 
     def connect(
         self, asks: Controller[SessionKey], notices: Controller[NoticeKey], sessions: Controller[SessionKey]
@@ -130,18 +130,6 @@ class Agents:
             return
         self._told[key] = _Told(pod.metadata.uid, notice)
         self._notices.enqueue(key)
-
-    async def run(self) -> None:
-        """Hold the connections until cancelled."""
-        connector = aiohttp.TCPConnector(limit=ASKED_AT_ONCE + TOLD_AT_ONCE, force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as http:
-            self._ready().set_result(http)
-            await asyncio.Event().wait()
-
-    def _ready(self) -> "asyncio.Future[aiohttp.ClientSession]":
-        if self._http is None:
-            self._http = asyncio.get_running_loop().create_future()
-        return self._http
 
     # --- who is asked, and when
 
@@ -266,22 +254,20 @@ class Agents:
         token = self._token(session)
         if not token:
             raise AgentError("its Secret has no agentToken: it was made before desktops had an agent")
+        if not (token.isascii() and token.isprintable()):
+            raise AgentError("its Secret's agentToken has characters in it that no request may have")
         host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
-        http = await self._ready()
+        address = f"{host}:{self._port}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
+        length = f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
+        request = (head + length).encode("latin-1") + (body or b"")
         try:
-            async with http.request(
-                method,
-                f"http://{host}:{self._port}{path}",
-                headers={"Authorization": f"Bearer {token}"},
-                data=body,
-                timeout=aiohttp.ClientTimeout(total=seconds),
-                allow_redirects=False,
-            ) as answer:
-                text = await answer.content.read(ANSWER_BYTES)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise AgentError(f"its agent does not answer ({error or type(error).__name__})") from error
-        if answer.status != 200:
-            raise AgentError(f"its agent answers {answer.status} ({text[:200].decode(errors='replace').strip()})")
+            async with asyncio.timeout(seconds):
+                status, text = await ask_once(f"http://{address}", request, ANSWER_BYTES)
+        except (HttpError, TimeoutError, OSError) as error:
+            raise AgentError(f"its agent does not answer ({str(error) or type(error).__name__})") from error
+        if status != 200:
+            raise AgentError(f"its agent answers {status} ({text[:200].decode(errors='replace').strip()})")
         return text
 
     def _token(self, session: VDISession) -> str:

@@ -92,7 +92,7 @@ def assemble(parts: Parts) -> Assembly:
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
     others = (_assemble_pools(parts, pools, admission, sessions), _assemble_templates(parts))
-    return Assembly(controllers=(sessions, asks, notices, *others), helpers=(agents.run, admission.run))
+    return Assembly(controllers=(sessions, asks, notices, *others), helpers=(admission.run,))
 
 
 def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[SessionKey]:

@@ -14,7 +14,7 @@ from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
 from vdi.kube.config import ClusterConfig
-from vdi.kube.connections import HttpClient, Target
+from vdi.kube.connections import HttpClient, Target, ask_once
 from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
 from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
 from vdi.kube.retry import NO_RETRY
@@ -120,6 +120,9 @@ async def test_a_server_that_says_close_is_not_used_again() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabcd",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-8\r\nabcd",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -6\r\n\r\nabcd",
+        b"HTTP/1.1  +9 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * (BUFFER + 10),
         SHORT + b"more",
     ],
@@ -250,6 +253,17 @@ async def test_who_gives_up_waiting_leaves_no_half_read_connection_behind() -> N
         assert not client._idle
         assert not client._busy
         await client.close()
+
+
+async def test_of_an_answer_without_end_no_more_is_read_than_asked_for() -> None:
+    async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"x" * 1000)
+            await writer.drain()
+
+    async with server(endless) as url:
+        assert await ask_once(url, GET, 2500) == (200, b"x" * 2500)
 
 
 async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:

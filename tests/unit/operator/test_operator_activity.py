@@ -3,7 +3,6 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -122,12 +121,7 @@ async def world() -> AsyncIterator[World]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    world = World(agent, runner.addresses[0][1])
-    helper = asyncio.create_task(world.agents.run())
-    yield world
-    helper.cancel()
-    with suppress(asyncio.CancelledError):
-        await helper
+    yield World(agent, runner.addresses[0][1])
     await runner.cleanup()
 
 
