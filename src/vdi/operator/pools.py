@@ -10,7 +10,7 @@ in its own Secret, which the pod owns and nobody else, so that it outlives the p
 import asyncio
 import base64
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -40,8 +40,8 @@ from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
 from vdi.session.policy import Policy
 from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
 
-BY_POOL = "pool"
-"""Index of pods: those that a pool of this name has made, whoever has them now."""
+_WAITING, _TAKEN = "pool-waiting", "pool-taken"
+"""Indices of pods, by the name of the pool that has made them: those that nobody has taken, and the others."""
 BY_POOLED_TEMPLATE = "pooled-template"
 """Index of pools, by the template that they keep ready."""
 NOT_FROM_POOL = "NotFromPool"
@@ -78,7 +78,8 @@ class Pools:
         self._told: set[str] = set()
         self.claimed_at = float("-inf")
         """When somebody last took a desktop, on the monotonic clock."""
-        caches.pods.add_index(BY_POOL, _pool_names)
+        caches.pods.add_index(_WAITING, lambda pod: _pool_names(pod) if is_waiting(pod) else ())
+        caches.pods.add_index(_TAKEN, lambda pod: () if is_waiting(pod) else _pool_names(pod))
         caches.pools.add_index(BY_POOLED_TEMPLATE, lambda pool: [pool.spec.template])
         caches.sessions.listen(self._session_changed)
         caches.pods.listen(self._pod_changed)
@@ -128,9 +129,13 @@ class Pools:
         """The node of that name."""
         return self._caches.nodes.get("", name)
 
-    def pods_of(self, pool: str) -> list[Pod]:
-        """All desktops that pools of this name have made, taken or not."""
-        return self._caches.pods.by_index(BY_POOL, pool)
+    def waiting_in(self, pool: str) -> list[Pod]:
+        """Desktops of pools of this name that nobody has taken."""
+        return self._caches.pods.by_index(_WAITING, pool)
+
+    def taken_from(self, pool: str) -> list[Pod]:
+        """Desktops that pools of this name have made, and that are sessions' now."""
+        return self._caches.pods.by_index(_TAKEN, pool)
 
     def next_for(self, pod: Pod) -> tuple[str, str] | None:
         """Who of those that wait should take this desktop: the first in the queue whom it fits."""
@@ -184,11 +189,11 @@ class Pools:
         pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
         return sorted(pools, key=lambda pool: pool.metadata.name)
 
-    def _candidates(self, pools: Iterable[VDIPool], wanted: str) -> list[Pod]:
+    def _candidates(self, pools: Iterable[VDIPool], wanted: str) -> Iterator[Pod]:
         """The oldest first. Also those of a pool that is being deleted: they had better serve somebody."""
-        pods = [pod for pool in pools for pod in self.pods_of(pool.metadata.name)]
-        fitting = [pod for pod in pods if can_serve(pod, wanted, self.node_of)]
-        return sorted(fitting, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+        pods = [pod for pool in pools for pod in self.waiting_in(pool.metadata.name)]
+        pods.sort(key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+        return (pod for pod in pods if can_serve(pod, wanted, self.node_of))
 
     async def _claim(self, pod: Pod, wanted: str, session: VDISession, desktop: Desktop) -> Pod | None:
         """Patch that very state of the pod. It changes by itself all the time: then look again, and try that state."""

@@ -146,7 +146,7 @@ class World:
                 self.start(name)
         await self.synced()
         await self.controller.reconcile("warm")
-        return [pod.metadata.name for pod in self.pools.pods_of("warm")]
+        return [pod.metadata.name for pod in self.pools.waiting_in("warm")]
 
     async def claim(self, name: str = "alice", **observed: Any) -> Pod | None:
         await self.synced()
@@ -333,7 +333,7 @@ async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -
     world.room.clear()
     names = await world.fill()
     world.due.clear()
-    world.controller.yield_room([pod for pod in world.pools.pods_of("warm") if pod.metadata.name == names[0]])
+    world.controller.yield_room([pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]])
     assert world.due == {"warm"}
     world.room = [Problem("GPUsBusy", "Somebody waits.")] * 9
     world.session()
@@ -348,7 +348,7 @@ async def test_desktop_that_was_claimed_unseen_is_not_removed(world: World) -> N
     world.api.silent = True
     owner = {"apiVersion": "v", "kind": "VDISession", "name": "alice", "uid": "u", "controller": True}
     world.api.put("pods", name, namespace=NS, metadata={"ownerReferences": [owner]})
-    (seen,) = world.pools.pods_of("warm")
+    (seen,) = world.pools.waiting_in("warm")
     world.controller.yield_room([seen])
     await world.controller.reconcile("warm")
     assert name in world.live("pods")
@@ -453,7 +453,7 @@ async def test_node_template_and_desktops_call_for_work(world: World) -> None:
 
 async def test_claimed_desktop_fits_exactly(world: World) -> None:
     await world.fill()
-    (pod, *_) = world.pools.pods_of("warm")
+    (pod, *_) = world.pools.waiting_in("warm")
     world.session()
     await world.synced()
     session, template = world.caches.sessions.get(NS, "alice"), world.caches.templates.get("", "desktop")

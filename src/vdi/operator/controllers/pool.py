@@ -19,7 +19,6 @@ from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.operator.caches import BY_SUBJECT, Caches
-from vdi.operator.children import owner_uid
 from vdi.operator.kinds import POOLS
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
 from vdi.session.children.identity import PoolIdentity
@@ -106,7 +105,7 @@ class PoolController:
     async def reconcile(self, name: str) -> Result:
         """One step. Raises KubeError for what another try may mend."""
         pool = self._caches.pools.get("", name)
-        waiting = self._waiting(name)
+        waiting = self._pools.waiting_in(name)
         if pool is None or pool.metadata.deletion_timestamp:
             # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
             await self._remove(waiting)
@@ -119,16 +118,12 @@ class PoolController:
                 raise
             return Result()  # deleted, or another of this name: its event calls
 
-    def _waiting(self, name: str) -> list[Pod]:
-        """Desktops that nobody has taken from pools of this name."""
-        return [pod for pod in self._pools.pods_of(name) if is_waiting(pod)]
-
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
         """Whether this pool has it, and may keep it."""
         return maker_uid(pod) == pool.metadata.uid and pod.metadata.uid not in self._yielding
 
     def _plan(self, pool: VDIPool, fits: str | None) -> Plan:
-        mine = [pod for pod in self._waiting(pool.metadata.name) if self._is_of(pool, pod)]
+        mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
         return plan(pool.spec.ready, fits, mine, self._pools.node_of, self._clock.now())
 
     async def _fill(self, pool: VDIPool) -> Result:
@@ -153,8 +148,8 @@ class PoolController:
 
     def claimed(self, pool: VDIPool) -> int:
         """How many sessions have a desktop from this pool."""
-        pods = self._pools.pods_of(pool.metadata.name)
-        return sum(1 for pod in pods if owner_uid(pod) and not pod.metadata.deletion_timestamp)
+        pods = self._pools.taken_from(pool.metadata.name)
+        return sum(1 for pod in pods if not pod.metadata.deletion_timestamp)
 
     def _calm(self, pool: VDIPool, step: Plan) -> float | None:
         """Seconds for which filling up is put off, since people are claiming desktops right now."""
