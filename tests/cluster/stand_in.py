@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vdi.kube.config import load_config
-from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -132,20 +132,27 @@ async def _let_go(api: Client, doomed: asyncio.Queue[Pod]) -> None:
                 )
         except (NotFound, Conflict):
             continue
+        except KubeError:  # the API server is being restarted
+            await asyncio.sleep(0.2)
+            doomed.put_nowait(pod)
 
 
 async def _beat(api: Client) -> None:
     while True:
-        for node in await api.list(NODES, label_selector=f"{MARK}=true", into=dict):
-            name = node["metadata"]["name"]
-            lease: Object = {
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": {"name": name, "namespace": "kube-node-lease"},
-                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": _now(micro=True)},
-            }
-            await api.apply(LEASES, name, lease, namespace="kube-node-lease", into=msgspec.Raw)
+        with suppress(KubeError):  # while the API server is being restarted
+            for node in await api.list(NODES, label_selector=f"{MARK}=true", into=dict):
+                await _renew(api, node["metadata"]["name"])
         await asyncio.sleep(_BEAT)
+
+
+async def _renew(api: Client, node: str) -> None:
+    lease: Object = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": node, "namespace": "kube-node-lease"},
+        "spec": {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": _now(micro=True)},
+    }
+    await api.apply(LEASES, node, lease, namespace="kube-node-lease", into=msgspec.Raw)
 
 
 def _now(*, micro: bool = False) -> str:
