@@ -83,13 +83,13 @@ async def starts(stage: Stage, *names: str) -> None:
     await eventually(look, f"{names} have started")
 
 
-async def workload(stage: Stage, name: str, node: str, requests: dict[str, str]) -> None:
+async def workload(stage: Stage, name: str, node: str, requests: dict[str, str], *, namespace: str = "") -> None:
     """Somebody else's pod, on a node."""
     limits = {key: value for key, value in requests.items() if "/" in key}
     container = {"name": "c", "image": "x", "resources": {"requests": requests, "limits": limits}}
     spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-    await stage.api.create(PODS, pod, namespace=stage.namespace, into=msgspec.Raw)
+    await stage.api.create(PODS, pod, namespace=namespace or stage.namespace, into=msgspec.Raw)
 
 
 async def test_eight_run_and_the_ninth_waits_and_starts_by_itself(stage: Stage) -> None:
@@ -149,6 +149,23 @@ async def test_other_workloads_take_room_too(stage: Stage) -> None:
         assert "earliestSlot" not in queue_of(session), "nobody knows when other workloads end"
         await stage.delete(PODS, "training")
         await stage.run("alice")
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_other_namespaces_count_unless_they_are_not_to(stage: Stage, counted: bool) -> None:
+    node = await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    name = f"training-{stage.namespace}"
+    await workload(stage, name, node, {GPU: "1"}, namespace="default")
+    try:
+        async with stage.operator(count_other_workloads=counted):
+            await stage.session("alice", template)
+            if counted:
+                await waits(stage, "alice", "GPUsBusy", "(1 by other workloads)")
+            else:
+                await starts(stage, "alice")
+    finally:
+        await stage.api.delete(PODS, name, namespace="default", into=dict)
 
 
 async def test_a_renamed_resource_is_counted_under_its_name(stage: Stage) -> None:
@@ -320,8 +337,6 @@ async def test_a_restarted_operator_keeps_the_order(stage: Stage) -> None:
     async with stage.operator():
         await running(stage, template, 1)
         for place, name in enumerate(names, 1):
-            if place > 1:
-                await asyncio.sleep(1.1)  # a status knows whole seconds
             await stage.session(name, template, user=f"{name}@x.yz")
             await waits(stage, name, "GPUsBusy", f"number {place} in line")
     await stage.delete(SESSIONS, "r0")  # while no operator is there: its pod ends, and the place is free

@@ -184,6 +184,7 @@ class Admission:
         for uid, granted in list(self._granted.items()):
             if self._queue.node_of(uid) is None:
                 del self._granted[uid]  # it has its pod
+                self._keys.pop(uid, None)
             elif not granted.fetched and now - granted.at > _UNCLAIMED:
                 log.warning("%s/%s has not come for its room, which is given back", *self._keys.get(uid, ("?", uid)))
                 self.withdraw(uid)
