@@ -145,6 +145,17 @@ async def test_deleted_pod_is_counted_once_and_a_loss_is_not_counted_for_the_nex
         assert (await failures(stage, 1))["status"]["phase"] == "Running"
 
 
+async def test_pods_that_somebody_deletes_as_soon_as_they_are_made_are_not_made_for_ever(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        for count in (1, 2):
+            pod = await stage.pod_of(session)
+            await stage.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
+            await failures(stage, count)
+        await stage.reach(NAME, "Pending", "It is started again at")
+
+
 async def test_desktop_that_proves_itself_begins_a_new_count(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
     async with stage.operator(clock):

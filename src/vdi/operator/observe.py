@@ -17,15 +17,24 @@ from vdi.session.policy import Policy
 
 
 class Observer:
-    """Looks sessions up, with their children and their rivals. `report` is what a desktop's agent said last."""
+    """Looks sessions up, with their children and their rivals.
+
+    `report` gives what a desktop's agent said last; `is_unsaid` whether a pod was made that the status does not name yet.
+    """
 
     def __init__(
-        self, caches: Caches, reservations: Reservations, policy: Policy, report: Callable[[str], Activity | None]
+        self,
+        caches: Caches,
+        reservations: Reservations,
+        policy: Policy,
+        report: Callable[[str], Activity | None],
+        is_unsaid: Callable[[str], bool],
     ) -> None:
         self._caches = caches
         self._reservations = reservations
         self._policy = policy
         self._report = report
+        self._is_unsaid = is_unsaid
 
     def observe(self, session: VDISession) -> Observed:
         """The state of a session. Objects of its children's names that belong to others are not among it."""
@@ -61,10 +70,11 @@ class Observer:
         A pod that somebody else deletes is the session's pod until its end. Which of several stays, all reconciles
         decide alike: the one that the status names, else one that is ready, else the oldest.
         """
-        named = session.status.pod_name
-        pods = [pod for pod in self._caches.pods.by_owner(session.metadata.uid) if owner_uid(pod)]
-        given_up = [pod for pod in pods if pod.leaving and pod.metadata.name != named]
-        live = [pod for pod in pods if not pod.leaving or pod.metadata.name == named]
+        named, uid = session.status.pod_name, session.metadata.uid
+        pods = [pod for pod in self._caches.pods.by_owner(uid) if owner_uid(pod) == uid]
+        unsaid = not named and self._is_unsaid(uid)
+        given_up = [pod for pod in pods if pod.leaving and pod.metadata.name != named and not unsaid]
+        live = [pod for pod in pods if pod not in given_up]
         live.sort(
             key=lambda pod: (
                 pod.metadata.name != named,

@@ -54,6 +54,10 @@ class StatusWriter:
         self._sessions.remember(patched)
         return patched, None
 
+    def is_unsaid(self, uid: str) -> bool:
+        """Whether a pod was made of which the status does not know yet."""
+        return uid in self._unsaid
+
     def forget(self, uid: str) -> None:
         """The session is gone."""
         self._written.pop(uid, None)

@@ -89,9 +89,12 @@ def unscheduled_since(pod: Pod) -> datetime | None:
     return parse_time(condition.last_transition_time or pod.metadata.creation_timestamp)
 
 
-def find_vanished(session: VDISession) -> Loss | None:
-    """The status names a pod, there is none any more, and it was not us: what was last seen of it says why."""
-    if not session.status.pod_name:
+def find_vanished(session: VDISession, *, unsaid: bool = False) -> Loss | None:
+    """The status names a pod, there is none any more, and it was not us: what was last seen of it says why.
+
+    `unsaid`: one was made and the status does not name it yet.
+    """
+    if not session.status.pod_name and not unsaid:
         return None
     last = next((one for one in session.status.conditions if one.type == "PodReady"), None)
     if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:

@@ -29,7 +29,8 @@ class World:
         client = cast(Client, SimpleNamespace(field_manager="vdi-operator"))
         self.caches = Caches(client, NAMESPACE, SystemClock())
         self.reservations = Reservations()
-        self.observer = Observer(self.caches, self.reservations, Policy(), lambda _uid: None)
+        self.observer = Observer(self.caches, self.reservations, Policy(), lambda _: None, lambda _: self.unsaid)
+        self.unsaid = False
         self.woken: set[str] = set()
         self.forgotten: list[str] = []
         Wakeups(self.caches, "vdi.localhost", self._wake, lambda gone: self.forgotten.append(gone.metadata.name))
@@ -238,8 +239,11 @@ def test_pod_that_we_deleted_is_told_from_one_that_others_delete(world: World) -
     pod = world.pod("alice", "alice", deletionTimestamp=YOUNG)
     observed = world.observer.observe(theirs)
     assert (observed.pod, observed.leaving) == (pod, None)
-    observed = world.observer.observe(world.session("alice"))
+    ours = world.session("alice")
+    observed = world.observer.observe(ours)
     assert (observed.pod, observed.leaving) == (None, pod)
+    world.unsaid = True
+    assert world.observer.observe(ours).pod == pod, "it was made a moment ago, and not by us deleted"
 
 
 def test_suspended_session_lends_its_home_and_keeps_its_host(world: World) -> None:

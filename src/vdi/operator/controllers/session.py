@@ -75,8 +75,9 @@ class SessionController:
         self._announcer = announcer
         self._policy = policy
         self._clock = clock
-        self._observer = Observer(caches, reservations, policy, neighbours.desktops.report)
         self._statuses = StatusWriter(client, caches.sessions, clock)
+        report = neighbours.desktops.report
+        self._observer = Observer(caches, reservations, policy, report, self._statuses.is_unsaid)
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
@@ -103,8 +104,9 @@ class SessionController:
             return await self._end(observed, ending, now)
         if session.spec.suspended:
             return await self._rest(observed, now)
-        if not pods_of(observed) and (loss := find_vanished(session)):
-            if await self._clearer.is_gone(session):
+        unsaid = self._statuses.is_unsaid(session.metadata.uid)
+        if not pods_of(observed) and (loss := find_vanished(session, unsaid=unsaid)):
+            if unsaid or await self._clearer.is_gone(session):
                 return await self._make_way(observed, after_loss(observed, loss, now), now)
             return Result()  # the caches will have it in a moment
         if removal := find_removal(observed, now):
