@@ -6,17 +6,16 @@ from datetime import datetime
 from vdi.session.alerts import evictable_at, idle_verdict
 from vdi.session.decide import Observed
 from vdi.session.failures import (
-    IMAGE_PATIENCE,
     SCHEDULER_PATIENCE,
+    START_PATIENCE,
     current_failures,
+    in_vain_since,
     retry_at,
     stable_at,
     unscheduled_since,
 )
 from vdi.session.lifetime import expires_at, warned_at
 from vdi.session.policy import Policy
-from vdi.session.pulling import IMAGE_REASONS
-from vdi.session.times import parse_time
 
 
 def next_look(observed: Observed, policy: Policy, now: datetime) -> datetime | None:
@@ -41,6 +40,5 @@ def _moments(observed: Observed, policy: Policy, now: datetime) -> Iterator[date
         yield stable_at(pod)
     unscheduled = unscheduled_since(pod)
     yield unscheduled + SCHEDULER_PATIENCE if unscheduled else None
-    waiting = pod.desktop.state.waiting if pod.desktop else None
-    if waiting and waiting.reason in IMAGE_REASONS:
-        yield parse_time(pod.metadata.creation_timestamp) + IMAGE_PATIENCE
+    in_vain = in_vain_since(pod)
+    yield in_vain + START_PATIENCE if in_vain else None

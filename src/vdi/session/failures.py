@@ -24,14 +24,15 @@ from vdi.session.times import format_time, parse_time
 MOST_RESTARTS = 5
 STABLE = timedelta(minutes=10)
 """A desktop that was ready for so long has shown that it can run: what happens then is a new story."""
-IMAGE_PATIENCE = timedelta(minutes=10)
-"""How long the kubelet may go on trying to fetch an image, while the pod holds its GPU."""
+START_PATIENCE = timedelta(minutes=10)
+"""How long the kubelet may go on trying to start what cannot be started, while the pod holds its GPU."""
 SCHEDULER_PATIENCE = timedelta(seconds=15)
 """How long a pod that was let in may find no node, while it holds a place on none."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 _CRASHES = 3
 """Restarts of the container, with Kubernetes backing off, after which its pod counts as lost."""
+_IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
 _NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted"})
 _NO_ROOM = frozenset(
     {
@@ -69,16 +70,21 @@ def find_loss(pod: Pod, home: Claim | None, events: tuple[Event, ...], now: date
     desktop = pod.desktop
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
-    made = parse_time(pod.metadata.creation_timestamp)
-    unscheduled = unscheduled_since(pod)
+    in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")
         or crashing
         or answer.code == Reason.HOME_LOST
-        or (waiting in IMAGE_REASONS and now >= made + IMAGE_PATIENCE)
+        or (in_vain is not None and now >= in_vain + START_PATIENCE)
         or (unscheduled is not None and answer.code in _NO_ROOM and now >= unscheduled + SCHEDULER_PATIENCE)
     )
     return Loss(answer.code, answer.sentence) if lost else None
+
+
+def in_vain_since(pod: Pod) -> datetime | None:
+    """Since when the kubelet tries what cannot work as it is (no image, a missing Secret); None when it does not."""
+    waiting = pod.desktop.state.waiting if pod.desktop else None
+    return parse_time(pod.metadata.creation_timestamp) if waiting and waiting.reason in _IN_VAIN else None
 
 
 def unscheduled_since(pod: Pod) -> datetime | None:

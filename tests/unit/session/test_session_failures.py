@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.api.session import FailureStatus, VDISession
 from vdi.session.failures import (
-    IMAGE_PATIENCE,
     MOST_RESTARTS,
     SCHEDULER_PATIENCE,
     STABLE,
+    START_PATIENCE,
     Loss,
     count_loss,
     current_failures,
@@ -34,6 +34,7 @@ START = parse_time(CREATED)
 NOW = START + timedelta(seconds=5)
 CRASH = Loss("CrashLoop", "It crashed.")
 KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+NO_SECRET = {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "odd"}}}
 PULLING = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}}
 
 
@@ -58,8 +59,10 @@ LOSSES: list[tuple[str, Pod, Claim | None, timedelta, str | None]] = [
     ("out of memory twice", crashed(2), None, timedelta(), None),
     ("out of memory thrice", crashed(3), None, timedelta(), "OutOfMemory"),
     ("crashed, but trying", crashed(3, "ContainerCreating"), None, timedelta(), None),
-    ("no image", a_pod(container=PULLING), None, IMAGE_PATIENCE - timedelta(seconds=1), None),
-    ("no image for long", a_pod(container=PULLING), None, IMAGE_PATIENCE, "ImagePull"),
+    ("no image", a_pod(container=PULLING), None, START_PATIENCE - timedelta(seconds=1), None),
+    ("no image for long", a_pod(container=PULLING), None, START_PATIENCE, "ImagePull"),
+    ("no Secret", a_pod(container=NO_SECRET), None, START_PATIENCE - timedelta(seconds=1), None),
+    ("no Secret for long", a_pod(container=NO_SECRET), None, START_PATIENCE, "BadPodConfig"),
     ("no node", unscheduled(NO_ROOM), None, SCHEDULER_PATIENCE - timedelta(seconds=1), None),
     ("no node for long", unscheduled(NO_ROOM), None, SCHEDULER_PATIENCE, "NoGPUFree"),
     ("no volume yet", unscheduled(NO_HOME), None, timedelta(hours=1), None),
