@@ -92,24 +92,32 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
-    async def request(self, request: bytes, before_send: Callable[[], object] | None = None) -> Answer:
-        """Send a request and read its answer whole. Raises OSError, ssl.SSLError, HttpError, TimeoutError.
+    async def request(self, request: bytes, deadline: float, before_send: Callable[[], object] | None = None) -> Answer:
+        """Send a request and read its answer whole.
 
-        `before_send` is called at the last moment, when there is a connection; what it raises is raised.
+        Raises OSError, HttpError, TimeoutError at `deadline` on the event loop's clock. `before_send` is called at the
+        last moment, when there is a connection; what it raises is raised.
         """
-        async with self._slots:
-            connection = self._kept() or await self._target.connect(self._buffer)
+        if self._slots.locked():
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+        else:
+            await self._slots.acquire()
+        try:
+            connection = self._kept() or await self._dial(deadline)
             self._busy.add(connection)
             try:
                 if before_send is not None:
                     before_send()
                 connection.send(request)
-                answer = await connection.answer()
+                answer = await connection.answer(deadline)
             except BaseException:
                 connection.abort()
                 raise
             finally:
                 self._busy.discard(connection)
+        finally:
+            self._slots.release()
         if connection.reusable:
             connection.last_used = asyncio.get_running_loop().time()
             self._idle.append(connection)
@@ -135,6 +143,10 @@ class HttpClient:
             connection.abort()
         self._idle.clear()
         await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
+
+    async def _dial(self, deadline: float) -> Connection:
+        async with asyncio.timeout_at(deadline):
+            return await self._target.connect(self._buffer)
 
     def _kept(self) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - IDLE_SECONDS

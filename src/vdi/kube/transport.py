@@ -313,8 +313,7 @@ class Client:
         status = 0
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(seconds):
-                answer = await http.request(request, fence)
+            answer = await http.request(request, asyncio.get_running_loop().time() + seconds, fence)
             status = answer.status
         except (HttpError, TimeoutError, OSError) as error:
             raise self._lost(what, error) from error

@@ -10,8 +10,7 @@ from vdi.kube.errors import UnexpectedAnswer, error_from
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEvent:
+class WatchEvent(msgspec.Struct, frozen=True, gc=False):
     """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object as JSON."""
 
     type: str
@@ -51,11 +50,6 @@ class LineSplitter:
         return b"".join(self._parts)
 
 
-class _Event(msgspec.Struct, gc=False):
-    type: str
-    object: msgspec.Raw
-
-
 class _ListMeta(msgspec.Struct, rename={"resource_version": "resourceVersion", "token": "continue"}, gc=False):
     resource_version: str = ""
     token: str = ""
@@ -86,7 +80,7 @@ class _Deleted(msgspec.Struct, gc=False):
     metadata: _Terminating | None = None
 
 
-_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_event = msgspec.json.Decoder(WatchEvent).decode
 _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 _decode_deleted = msgspec.json.Decoder(_Deleted).decode
@@ -121,7 +115,7 @@ def parse_event(line: bytes, what: str) -> WatchEvent:
         raise UnexpectedAnswer(f"{what}: {line[:100]!r} is not a watch event: {error}") from error
     if event.type == "ERROR":
         raise error_from(500, bytes(event.object), request=what)
-    return WatchEvent(event.type, event.object)
+    return event
 
 
 def parse_page(body: bytes, what: str) -> Page:

@@ -29,6 +29,10 @@ CHUNKED = (
 )
 
 
+def soon(seconds: float = 5.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
 class Wire:
     """The event loop's side of one connection."""
 
@@ -216,7 +220,7 @@ async def test_no_more_requests_at_a_time_than_allowed_and_connections_are_kept(
 
     async with server(talk) as url:
         client = HttpClient(Target(url), limit=3)
-        answers = await asyncio.gather(*(client.request(GET) for _ in range(30)))
+        answers = await asyncio.gather(*(client.request(GET, soon()) for _ in range(30)))
         assert all(answer.body == b"ok" for answer in answers)
         await client.close()
     assert most <= 3
@@ -232,11 +236,11 @@ async def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used() -
 
     async with server(talk) as url:
         client = HttpClient(Target(url), limit=1)
-        await client.request(GET)
+        await client.request(GET, soon())
         kept = client._idle[0]
         writers[0].close()
         await eventually(lambda: kept.lost)
-        assert (await client.request(GET)).body == b"ok"
+        assert (await client.request(GET, soon())).body == b"ok"
         await client.close()
     assert len(writers) == 2
 
@@ -248,8 +252,7 @@ async def test_who_gives_up_waiting_leaves_no_half_read_connection_behind() -> N
     async with server(mute) as url:
         client = HttpClient(Target(url), limit=1)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
-                await client.request(GET)
+            await client.request(GET, soon(0.02))
         assert not client._idle
         assert not client._busy
         await client.close()
