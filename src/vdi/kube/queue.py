@@ -9,6 +9,7 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,9 +23,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a reconcile wants next: nothing, or to be called again after `requeue_after` seconds."""
+    """What a reconcile wants next: nothing, or to be called again after `requeue_after` seconds, if not before."""
 
     requeue_after: float | None = None
+    saw_all: bool = False
+    """It has taken its own writes into account: they are no reason to call it again. What others change is one."""
 
 
 class TerminalError(Exception):
@@ -46,8 +49,9 @@ class WorkQueue(Generic[Key]):
         self._dirty: set[Key] = set()  # in `_ready`, or to be put there when its present work ends
         self._processing: set[Key] = set()
         self._failures: dict[Key, int] = {}
-        self._due: dict[Key, float] = {}  # when a delayed key is to be added; the heap may hold outdated entries
-        self._heap: list[tuple[float, int, Key]] = []
+        self._due: dict[Key, float] = {}  # when a key is to be added, whatever happens before
+        self._latest: dict[Key, float] = {}  # when a key is to be added unless it is taken before
+        self._heap: list[tuple[float, int, Key]] = []  # both of them, and entries that no longer hold
         self._entries = 0
         self._wake_worker = asyncio.Event()
         self._wake_timer = asyncio.Event()
@@ -67,16 +71,31 @@ class WorkQueue(Generic[Key]):
 
     def add_after(self, key: Key, seconds: float) -> None:
         """This key needs work then; of several times for one key the earliest counts."""
+        self._delay(self._due, key, seconds)
+
+    def add_within(self, key: Key, seconds: float) -> None:
+        """This key needs a look by then: one that it gets before, for whatever reason, will do."""
+        self._delay(self._latest, key, seconds)
+
+    def _delay(self, times: dict[Key, float], key: Key, seconds: float) -> None:
         if seconds <= 0:
             self.add(key)
             return
         due = self._clock.monotonic() + seconds
-        if due >= self._due.get(key, float("inf")):
+        if due >= times.get(key, float("inf")):
             return
-        self._due[key] = due
+        times[key] = due
         self._entries += 1
+        if len(self._heap) > 100 + 2 * (len(self._due) + len(self._latest)):
+            self._heap = [entry for entry in self._heap if self._holds(entry)]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (due, self._entries, key))
-        self._wake_timer.set()
+        if self._heap[0][1] == self._entries:
+            self._wake_timer.set()
+
+    def _holds(self, entry: tuple[float, int, Key]) -> bool:
+        due, _, key = entry
+        return self._due.get(key) == due or self._latest.get(key) == due
 
     def retry(self, key: Key, at_least: float = 0.0) -> float:
         """Add the key after its own growing delay; returns the seconds."""
@@ -98,6 +117,7 @@ class WorkQueue(Generic[Key]):
             await self._wake_worker.wait()
         key = self._ready.popleft()
         self._dirty.discard(key)
+        self._latest.pop(key, None)
         self._processing.add(key)
         return key
 
@@ -133,14 +153,29 @@ class WorkQueue(Generic[Key]):
         now = self._clock.monotonic()
         while self._heap and self._heap[0][0] <= now:
             due, _, key = heapq.heappop(self._heap)
-            if self._due.get(key) == due:
-                del self._due[key]
-                self.add(key)
+            for times in (self._due, self._latest):
+                if times.get(key) == due:
+                    del times[key]
+                    self.add(key)
 
     def _offer(self, key: Key) -> None:
         if not self.closed:
             self._ready.append(key)
             self._wake_worker.set()
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One reconcile, and whether it has itself called for another one of its key."""
+
+    controller: object
+    key: Hashable
+    under_way: bool = True
+    made_news: bool = False
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
+"""The reconcile that the present task is part of."""
 
 
 class Controller(Generic[Key]):
@@ -165,7 +200,15 @@ class Controller(Generic[Key]):
 
     def enqueue(self, key: Key) -> None:
         """This key needs work."""
-        self.queue.add(key)
+        attempt = _attempt.get()
+        if attempt is not None and attempt.under_way and attempt.controller is self and attempt.key == key:
+            attempt.made_news = True
+        else:
+            self.queue.add(key)
+
+    def enqueue_within(self, key: Key, seconds: float) -> None:
+        """This key needs a look by then: one that it gets before, for whatever reason, will do."""
+        self.queue.add_within(key, seconds)
 
     def enqueue_after(self, key: Key, seconds: float) -> None:
         """This key needs work then; the earliest of several times counts."""
@@ -198,8 +241,12 @@ class Controller(Generic[Key]):
 
     async def _attempt(self, key: Key) -> str:
         """Reconcile once; what came of it."""
+        attempt = _Attempt(self, key)
+        before = _attempt.set(attempt)
+        saw_all = False
         try:
             result = await self._reconcile(key)
+            saw_all = result.saw_all
         except TerminalError as error:
             log.error("%s %s: given up until something changes: %s", self.name, key, error)
             self.queue.forget(key)
@@ -208,10 +255,15 @@ class Controller(Generic[Key]):
             asked = error.retry_after if isinstance(error, ApiError) else None
             self._say(key, error, self.queue.retry(key, asked or 0.0))
             return "retry"
+        finally:
+            _attempt.reset(before)
+            attempt.under_way = False
+            if attempt.made_news and not saw_all:
+                self.queue.add(key)
         self.queue.forget(key)
         if result.requeue_after is None:
             return "done"
-        self.queue.add_after(key, result.requeue_after)
+        self.queue.add_within(key, result.requeue_after)
         return "requeue_after"
 
     def _say(self, key: Key, error: Exception, delay: float) -> None:

@@ -66,6 +66,43 @@ async def test_delays_come_due_in_order_and_the_earliest_of_several_counts() -> 
     timer.cancel()
 
 
+async def test_a_look_that_a_key_gets_before_will_do() -> None:
+    clock = FakeClock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    timer = asyncio.create_task(queue.run_timer())
+    queue.add_within("a", 5)
+    queue.add_within("a", 3)
+    queue.add("a")
+    assert await queue.take() == "a"
+    queue.done("a")
+    await clock.advance(10)
+    assert len(queue) == 0
+    queue.add_within("a", 5)
+    queue.add_after("b", 7)
+    queue.add("b")
+    assert await queue.take() == "b"
+    queue.done("b")
+    await clock.advance(10)
+    assert len(queue) == 2, "one that nobody looked at, and one that was wanted then, whatever happened before"
+    timer.cancel()
+
+
+async def test_times_that_no_longer_hold_are_not_kept_for_ever() -> None:
+    clock = FakeClock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    for round_ in range(1000):
+        queue.add_within("a", 9000 - round_)
+        queue.add("a")
+        await queue.take()
+        queue.done("a")
+    queue.add_within("b", 8)
+    assert len(queue._heap) < 250
+    timer = asyncio.create_task(queue.run_timer())
+    await clock.advance(9)
+    assert await queue.take() == "b"
+    timer.cancel()
+
+
 async def test_failures_wait_longer_each_time_up_to_the_cap_and_success_forgives() -> None:
     queue: WorkQueue[str] = WorkQueue(FakeClock(), backoff=1, backoff_cap=10)
     assert [queue.retry("a") for _ in range(6)] == [1, 2, 4, 8, 10, 10]
@@ -142,6 +179,77 @@ async def test_the_four_outcomes_are_counted_and_told() -> None:
         await clock.advance(60)
         assert controller.outcomes["requeue_after"] == 2
         assert controller.outcomes["terminal"] == controller.outcomes["done"] == 1
+
+
+@pytest.mark.parametrize(("saw_all", "times"), [(False, 2), (True, 1)])
+async def test_who_has_seen_his_own_writes_is_not_called_for_them(saw_all: bool, times: int) -> None:
+    called = 0
+
+    async def reconcile(key: str) -> Result:
+        nonlocal called
+        called += 1
+        if called == 1:
+            await asyncio.gather(*(tell(key) for _ in range(3)))
+        return Result(saw_all=saw_all)
+
+    async def tell(key: str) -> None:
+        controller.enqueue(key)
+
+    controller = Controller("test", reconcile, clock=FakeClock())
+    async with at_work(controller):
+        controller.enqueue("a")
+        await settle()
+    assert called == times
+
+
+async def test_what_others_tell_meanwhile_is_never_missed() -> None:
+    called: list[str] = []
+    end, late = asyncio.Event(), asyncio.Event()
+    lingering: list[asyncio.Task[None]] = []
+
+    async def tell_late(key: str) -> None:
+        await late.wait()
+        controller.enqueue(key)
+
+    async def reconcile(key: str) -> Result:
+        called.append(key)
+        if called == ["a"]:
+            lingering.append(asyncio.create_task(tell_late("a")))  # of this reconcile, and beyond its end
+            controller.enqueue("b")
+            await end.wait()
+        return Result(saw_all=True)
+
+    controller = Controller("test", reconcile, clock=FakeClock())
+    async with at_work(controller):
+        controller.enqueue("a")
+        await settle()
+        assert called == ["a", "b"]
+        controller.enqueue("a")
+        end.set()
+        await settle()
+        assert called == ["a", "b", "a"]
+        late.set()
+        await settle()
+        assert called == ["a", "b", "a", "a"]
+        assert lingering[0].done()
+
+
+async def test_a_failure_loses_no_call_of_its_own() -> None:
+    called = 0
+
+    async def reconcile(key: str) -> Result:
+        nonlocal called
+        called += 1
+        if called == 1:
+            controller.enqueue(key)
+            raise Conflict(409, "Conflict", "changed")
+        return Result(saw_all=True)
+
+    controller = Controller("test", reconcile, clock=FakeClock())
+    async with at_work(controller):
+        controller.enqueue("a")
+        await settle()
+    assert called == 2
 
 
 async def test_the_servers_wish_to_wait_is_honoured() -> None:
