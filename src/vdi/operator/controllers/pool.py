@@ -37,8 +37,9 @@ from vdi.session.refusal import explain_refusal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-AT_ONCE = 8
-"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too."""
+AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
+"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too, and more so
+while they claim desktops."""
 ROOM_AGAIN = 5.0
 """Seconds until a pool without room looks again."""
 REFUSED_AGAIN = 30.0
@@ -210,7 +211,9 @@ class PoolController:
         """Start what is missing, as far as there is room; why not all, if so."""
         blocked: Problem | None = None
         names: list[str] = []
-        while blocked is None and len(names) < min(step.make, AT_ONCE):
+        is_busy = self._clock.monotonic() < self._pools.claimed_at + CALM
+        most = min(step.make, AT_ONCE_BESIDE_PEOPLE if is_busy else AT_ONCE)
+        while blocked is None and len(names) < most:
             name = pool_pod_name(pool.metadata.name, self._new_token())
             blocked = self._room.ask_for_pool(name, desktop)
             if blocked is None:
