@@ -19,7 +19,7 @@ from vdi.session.policy import Policy
 class Observer:
     """Looks sessions up, with their children and their rivals.
 
-    `report` gives what a desktop's agent said last; `is_unsaid` whether a pod was made that the status does not name yet.
+    `report` gives what a desktop's agent said last; `is_unsaid` whether a pod was made that no status names yet.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Observer:
         if len(peers) == 1 and all(owner_uid(route) == session.metadata.uid for route in routes):
             return None
         reserved, url = self._reservations.holder(host), self._policy.url(host)
-        wanting = [_claimant(peer, holds=peer.metadata.uid == reserved or _keeps_address(peer, url)) for peer in peers]
+        wanting = [_claimant(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url) for peer in peers]
         return _holder(session, having=routes, wanting=wanting)
 
     def _could_start(self, session: VDISession) -> bool:
@@ -146,17 +146,13 @@ def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iter
     return holder.name if holder and holder.uid != session.metadata.uid else None
 
 
-def _keeps_address(session: VDISession, url: str) -> bool:
-    """A suspended session has no route, but comes back where it was."""
-    return session.spec.suspended and session.status.url == url
-
-
-def _claimant(session: VDISession, *, holds: bool) -> Claimant:
+def _claimant(session: VDISession, *, holds: bool, first: bool = False) -> Claimant:
+    """`first`: before all that are older. So a suspended session, which has no route, comes back where it was."""
     meta = session.metadata
     return Claimant(
         uid=meta.uid,
         name=meta.name,
-        created=meta.creation_timestamp,
+        created="" if first else meta.creation_timestamp,
         holds=holds,
         leaving=meta.deletion_timestamp is not None,
     )

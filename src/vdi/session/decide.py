@@ -75,6 +75,7 @@ class Claimant:
     uid: str
     name: str
     created: str
+    """Empty: before all others."""
     holds: bool
     """It has the thing already (its pod mounts the home, its route has the host, or both are being made)."""
     leaving: bool

@@ -27,6 +27,7 @@ from vdi.session.explain import Explanation, explain
 from vdi.session.failures import forgive
 from vdi.session.findings import Finding, find_steps, keeps_its_run, with_times
 from vdi.session.lifetime import expires_at, started_at
+from vdi.session.naming import host_label
 from vdi.session.observed import TEMPLATE_REVISION, Pod
 from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
@@ -47,7 +48,7 @@ def derive(
     end = expires_at(session, observed.template, pod) if in_run else None
     return SessionStatus(
         phase=phase,
-        url=policy.url(observed.route.host) if observed.route and observed.route.host else "",
+        url=_url(observed, policy),
         message=message,
         start_time=format_time(start) if start else "",
         ready_time=_ready_time(session, pod, start, now),
@@ -82,7 +83,7 @@ def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: 
         reason, message = before.reason, before.message
     problem = Problem(Reason.SUSPENDED, message)
     status = derive(replace(observed, pod=None, route=None, host_holder=None), problem, policy, now)
-    status = msgspec.structs.replace(status, url=session.status.url, failures=None)
+    status = msgspec.structs.replace(status, failures=None)
     return _summed_up(status, session, Phase.SUSPENDED, reason, message, now)
 
 
@@ -93,6 +94,15 @@ def _summed_up(
     ready = with_times(Finding(READY, False, reason, message), session, now)
     steps = tuple(ready if one.type == READY else one for one in status.conditions)
     return msgspec.structs.replace(status, phase=phase, message=message, conditions=steps)
+
+
+def _url(observed: Observed, policy: Policy) -> str:
+    """Where the route leads to. Who has had the address keeps it, suspended or in the queue, until it wants another."""
+    session = observed.session
+    if observed.route and observed.route.host:
+        return policy.url(observed.route.host)
+    wanted = policy.url(policy.host(host_label(session.metadata.name, session.spec.hostname)))
+    return wanted if session.status.url == wanted and not observed.host_holder else ""
 
 
 def _why_not_ready(observed: Observed) -> Explanation | None:

@@ -33,7 +33,14 @@ class World:
         self.unsaid = False
         self.woken: set[str] = set()
         self.forgotten: list[str] = []
-        Wakeups(self.caches, "vdi.localhost", self._wake, lambda gone: self.forgotten.append(gone.metadata.name))
+        self.woken_soon: set[str] = set()
+        Wakeups(
+            self.caches,
+            "vdi.localhost",
+            enqueue=self._wake,
+            enqueue_within=lambda key, _seconds: self.woken_soon.add(key[1]),
+            forget=lambda gone: self.forgotten.append(gone.metadata.name),
+        )
         self._version = 0
 
     def _wake(self, key: tuple[str, str]) -> None:
@@ -169,6 +176,25 @@ def test_child_wakes_its_session(world: World) -> None:
     assert world.woken == {"alice", "bob"}
 
 
+def test_pod_on_its_way_wakes_its_session_soon_and_one_that_has_got_there_at_once(world: World) -> None:
+    def pod(phase: str, **metadata: str) -> None:
+        world.put(world.caches.pods, Pod, "pod", "alice", status={"phase": phase}, metadata=metadata)
+
+    pod("Pending")
+    assert world.woken == {"alice"}
+    world.woken.clear()
+    pod("Pending")
+    assert (world.woken, world.woken_soon) == (set(), {"alice"})
+    for phase in ("Running", "Running", "Pending", "Failed"):
+        world.woken.clear()
+        pod(phase)
+        assert world.woken == {"alice"}
+    pod("Pending")
+    world.woken.clear()
+    pod("Pending", deletionTimestamp="2026-11-20T11:00:00Z")
+    assert world.woken == {"alice"}
+
+
 def test_template_wakes_its_sessions_when_its_spec_changes(world: World) -> None:
     world.session("alice")
     world.session("bob", template="other")
@@ -252,8 +278,12 @@ def test_suspended_session_lends_its_home_and_keeps_its_host(world: World) -> No
     second = world.session("second", YOUNG, hostname="desk")
     observed = world.observer.observe(second)
     assert (observed.home_holder, observed.host_holder) == (None, "first")
+    world.session("first", OLD, hostname="desk", status={"url": url})  # resumed, and in the queue
     older = world.session("oldest", "2026-11-20T01:00:00Z", user="bob@example.com", hostname="desk")
     assert world.observer.observe(older).host_holder == "first"
+    route = world.route("oldest", "oldest", "desk.vdi.localhost")
+    assert world.observer.observe(older).host_holder is None, "a route outweighs a memory"
+    world.caches.routes.observe_deleted(route)
     world.session("first", OLD, hostname="desk", suspended=True)
     assert world.observer.observe(older).host_holder is None, "it never had it"
 

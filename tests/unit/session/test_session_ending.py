@@ -33,6 +33,7 @@ from vdi.session.times import parse_time
 START = parse_time(CREATED)
 NOW = START + timedelta(seconds=5)
 POLICY = Policy()
+URL = "https://alice-desktop.vdi.localhost"
 
 
 def running(*, status: dict[str, Any] | None = None, template: dict[str, Any] | None = None, **spec: Any) -> Observed:
@@ -161,11 +162,11 @@ def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() ->
 
 
 def test_ending_and_suspension_have_a_status_of_their_own() -> None:
-    observed = running(timeout="1s", template={"onTimeout": "Suspend"}, status={"url": "https://a"})
+    observed = running(timeout="1s", template={"onTimeout": "Suspend"}, status={"url": URL})
     ending = find_ending(observed, NOW)
     assert ending
     status = derive_ending(observed, ending, POLICY, NOW)
-    assert (status.phase, status.url, status.start_time, status.pod_name) == ("Suspended", "https://a", "", "")
+    assert (status.phase, status.url, status.start_time, status.pod_name) == ("Suspended", URL, "", "")
     session = a_session(suspended=True)
     session.status = status
     later = derive_suspended(replace(observed, session=session, pod=None), POLICY, NOW)
@@ -173,6 +174,19 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
     observed = running(timeout="1s")
     ending = find_ending(observed, NOW)
     assert ending and derive_ending(observed, ending, POLICY, NOW).phase == "Terminating"
+
+
+@pytest.mark.parametrize(
+    ("had", "hostname", "holder", "waiting", "resting"),
+    [(URL, None, None, URL, URL), ("", None, None, "", ""), (URL, "other", None, "", ""), (URL, None, "bob", "", URL)],
+)
+def test_address_is_kept_without_a_route_until_another_is_wanted(
+    had: str, hostname: str | None, holder: str | None, waiting: str, resting: str
+) -> None:
+    session = a_session(status={"url": had}, hostname=hostname)
+    observed = replace(running(), session=session, pod=None, route=None, host_holder=holder)
+    assert derive(observed, None, POLICY, NOW).url == waiting
+    assert derive_suspended(observed, POLICY, NOW).url == resting
 
 
 def test_lost_or_leaving_home_is_said_before_a_desktop_is_made() -> None:
