@@ -110,7 +110,13 @@ def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[Sessi
         clock=parts.clock,
     )
     controller = parts.controller("session", sessions.reconcile)
-    Wakeups(caches, policy.domain, controller.enqueue, sessions.forget)
+    Wakeups(
+        caches,
+        policy.domain,
+        enqueue=controller.enqueue,
+        enqueue_within=controller.enqueue_within,
+        forget=sessions.forget,
+    )
     return controller
 
 

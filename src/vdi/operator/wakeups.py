@@ -13,15 +13,26 @@ BY_NODE = "node"
 """Index of pods, by the node that they are bound to."""
 
 Enqueue = Callable[[tuple[str, str]], None]
+PROGRESS = 0.5
+"""Seconds that news of a pod's progress may wait: mostly the pod is ready before, and one look is enough for both."""
 
 
 class Wakeups:
     """Listens to all stores."""
 
-    def __init__(self, caches: Caches, domain: str, enqueue: Enqueue, forget: Callable[[VDISession], None]) -> None:
+    def __init__(
+        self,
+        caches: Caches,
+        domain: str,
+        *,
+        enqueue: Enqueue,
+        enqueue_within: Callable[[tuple[str, str], float], None],
+        forget: Callable[[VDISession], None],
+    ) -> None:
         self._caches = caches
         self._suffix = f".{domain}"
         self._enqueue = enqueue
+        self._enqueue_within = enqueue_within
         self._forget = forget
         caches.sessions.listen(self._session_changed)
         caches.templates.listen(self._template_changed)
@@ -57,6 +68,10 @@ class Wakeups:
             self._wake(self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name))
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if old is not None and new is not None and _is_progress(old, new):
+            if owner := session_of(new):
+                self._enqueue_within((new.metadata.namespace, owner.name), PROGRESS)
+            return
         self._child_changed(old, new)
         if old is not None and new is None and old.home_claim:
             self._wake(self._caches.sessions.by_index(BY_HOME, old.home_claim))
@@ -101,6 +116,12 @@ class Wakeups:
 
 def _service_of(node: Node) -> tuple[bool, bool]:
     return node.ready, node.spec.unschedulable
+
+
+def _is_progress(old: Pod, new: Pod) -> bool:
+    """A pod that was on its way and still is: what has changed is at most worth a sentence."""
+    on_its_way = old.status.phase == new.status.phase == "Pending" and not old.leaving and not new.leaving
+    return on_its_way and session_of(old) == session_of(new)
 
 
 def _rivalry(session: VDISession) -> tuple[object, ...]:

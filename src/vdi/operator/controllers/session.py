@@ -137,7 +137,8 @@ class SessionController:
         look = next_look(built.observed, self._policy, now)
         refused = REFUSED_AGAIN if built.refused else None
         due = [note_due, refused, (look - now).total_seconds() if look else None]
-        return Result(requeue_after=min((one for one in due if one is not None), default=None))
+        swept = built.observed.strays or built.observed.leaving
+        return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=not swept)
 
     async def _ask_for_room(self, observed: Observed, verdict: Verdict) -> tuple[Observed, Verdict]:
         """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
