@@ -1,0 +1,111 @@
+"""What should be, from what people have asked for alone; compared with the cluster when it is at rest."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chaos.world import GPUS, World
+from vdi.api.session import VDISession
+
+WHOLE = {"Pod": 1, "Service": 1, "IngressRoute": 1}
+
+
+@dataclass
+class Wish:
+    """One session as its owner wants it."""
+
+    kind: str
+    user: str
+    suspended: bool = False
+    expiring: bool = False
+    """Its time is over as soon as it has run for a second."""
+    failures: int = 0
+    """How often it was made to fail."""
+
+
+class Model:
+    """Tells the API server and remembers what it has told it."""
+
+    def __init__(self, world: World) -> None:
+        self.wishes: dict[str, Wish] = {}
+        self.gone: set[str] = set()
+        self.pool_size = 3
+        self._world = world
+
+    async def create(self, name: str, kind: str, user: str, priority: int) -> None:
+        """Somebody wants a desktop."""
+        await self._world.create(name, self._world.templates[kind], user=user, priority=priority)
+        self.wishes[name] = Wish(kind, user)
+
+    async def delete(self, name: str) -> None:
+        """... and no longer."""
+        await self._world.delete(name)
+        self.gone.add(name)
+        del self.wishes[name]
+
+    async def suspend(self, name: str, *, suspended: bool) -> None:
+        """... not now, or again."""
+        if await self._world.edit(name, suspended=suspended):
+            self.wishes[name].suspended = suspended
+
+    async def expire(self, name: str) -> None:
+        """... for a second only."""
+        if await self._world.edit(name, timeout="1s"):
+            self.wishes[name].expiring = True
+
+    def differences(self) -> list[str]:
+        """Where the cluster is not as it should be; empty when all is well."""
+        self._forget_expired()
+        checker = self._world.checker
+        present = {session.metadata.name: session for session in checker.sessions.values()}
+        wrong = [f"{name}: is there, though deleted" for name in present if name in self.gone]
+        wrong += [f"{name}: is lost" for name in self.wishes if name not in present]
+        for name, wish in self.wishes.items():
+            if name in present:
+                wrong += self._compare(name, wish, present[name])
+        wrong += self._compare_groups(present)
+        pool = self._world.pools[0]
+        if (found := self._world.waiting_in(pool)) != self.pool_size:
+            wrong.append(f"pool: {found} of {self.pool_size} ready")
+        return wrong
+
+    def _forget_expired(self) -> None:
+        """A session whose time was over is gone by itself (its deletion may be seen at any time)."""
+        for name, wish in list(self.wishes.items()):
+            session = self._world.session(name)
+            if wish.expiring and wish.kind == "resting":
+                wish.suspended = wish.suspended or (session is not None and session.spec.suspended)
+            elif wish.expiring and session is None:
+                self.gone.add(name)
+                del self.wishes[name]
+
+    def _compare(self, name: str, wish: Wish, session: VDISession) -> Iterator[str]:
+        phase, found = session.status.phase, self._world.checker.children_of(session)
+        if wish.suspended:
+            if phase != "Suspended" or found["Pod"] or found["IngressRoute"]:
+                yield f"{name} ({wish.kind}): {phase} with {found}, should be Suspended"
+        elif phase == "Running":
+            if wish.expiring:
+                yield f"{name} ({wish.kind}): runs, though its time is over"
+            elif {kind: found[kind] for kind in WHOLE} != WHOLE or not 1 <= found["Secret"] <= 2:
+                yield f"{name} ({wish.kind}): runs with {found}"
+        elif not (phase == "Pending" and not found["Pod"] and wish.kind in ("gpu", "homely")):
+            yield f"{name} ({wish.kind}): {phase} with {found}: {session.status.message}"
+
+    def _compare_groups(self, present: dict[str, VDISession]) -> Iterator[str]:
+        """Those who want one thing: as many run as can, and not one more."""
+        groups: dict[str, list[VDISession]] = defaultdict(list)
+        for name, wish in self.wishes.items():
+            if name in present and not wish.suspended and wish.kind in ("gpu", "homely"):
+                groups["GPUs" if wish.kind == "gpu" else f"home of {wish.user}"].append(present[name])
+        for thing, sessions in groups.items():
+            runs = [one.metadata.name for one in sessions if one.status.phase == "Running"]
+            most = GPUS if thing == "GPUs" else 1
+            if len(runs) != min(most, len(sessions)):
+                waits = [
+                    f"{one.metadata.name}: {one.status.message}" for one in sessions if one.metadata.name not in runs
+                ]
+                yield f"{thing}: {len(runs)} of {len(sessions)} run ({most} can): {waits[:4]}"
+        places = sorted(one.status.queue.position for one in groups["GPUs"] if one.status.queue)
+        if places != list(range(1, len(places) + 1)):
+            yield f"places in the queue: {places}"
