@@ -27,6 +27,7 @@ from vdi.operator.controllers.session import Neighbours, SessionController, Sess
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
+from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
 from vdi.operator.ports import Credentials
 from vdi.operator.prepull import PrePuller
@@ -140,15 +141,22 @@ def _assemble_admission(parts: Parts) -> Admission:
 def _assemble_pools(
     parts: Parts, pools: Pools, admission: Admission, sessions: Controller[SessionKey]
 ) -> Controller[str]:
-    pool_controller = PoolController(
+    desktops = PoolDesktops(
         client=parts.client,
         caches=parts.caches,
         pools=pools,
         room=admission,
         policy=parts.settings.policy,
         namespace=parts.settings.namespace,
-        clock=parts.clock,
         new_token=lambda: secrets.token_urlsafe(18),
+    )
+    pool_controller = PoolController(
+        client=parts.client,
+        caches=parts.caches,
+        pools=pools,
+        desktops=desktops,
+        policy=parts.settings.policy,
+        clock=parts.clock,
     )
     controller = parts.controller("pool", pool_controller.reconcile, workers=2)
     pool_controller.listen(controller.enqueue_after, sessions.enqueue)

@@ -21,6 +21,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.controllers.pool import PoolController
+from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, Problem, resolve
@@ -59,16 +60,14 @@ class World:
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
         self.tokens = 0
-        self.controller = PoolController(
-            client=client,
-            caches=self.caches,
-            pools=self.pools,
-            room=self,
-            policy=POLICY,
-            namespace=NS,
-            clock=self.clock,
-            new_token=self._token,
-        )
+        shared: dict[str, Any] = {
+            "client": client,
+            "caches": self.caches,
+            "pools": self.pools,
+            "policy": POLICY,
+        }
+        desktops = PoolDesktops(**shared, room=self, namespace=NS, new_token=self._token)
+        self.controller = PoolController(**shared, desktops=desktops, clock=self.clock)
         self.due: set[str] = set()
         self.woken: list[tuple[str, str]] = []
         self.controller.listen(lambda name, _: self.due.add(name), self.woken.append)
@@ -220,7 +219,8 @@ async def test_pool_lets_people_claim_before_it_fills_up(world: World) -> None:
     assert len(world.live("pods")) == 2
     assert result.requeue_after == pytest.approx(0.3)
     for _ in range(11):  # somebody claims all the time
-        world.pools.claimed_at = world.clock.seconds = world.clock.seconds + 0.28
+        world.clock.seconds += 0.28
+        world.pools.busy_until = world.clock.seconds + 0.3
         await world.controller.reconcile("warm")
     assert len(world.live("pods")) == 3
 
@@ -358,6 +358,9 @@ async def test_outdated_desktop_makes_room_for_a_new_one(world: World) -> None:
     names = await world.fill()
     world.template(image="registry.example.com/desktop:2")
     await world.synced()
+    world.room = [Problem("TooLarge", "No node could ever hold it.")]
+    await world.controller.reconcile("warm")
+    assert set(world.live("pods")) == set(names), "they would go in vain"
     world.room = [Problem("GPUsBusy", "All taken.")]
     await world.controller.reconcile("warm")
     assert len(set(world.live("pods")) & set(names)) == 1

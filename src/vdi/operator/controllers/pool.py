@@ -3,69 +3,43 @@
 look (caches) -> plan (session.pool) -> remove, complete, make -> status -> soonest of (patience, pause, room)
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
-from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock
-from vdi.kube.errors import Forbidden, Invalid, KubeError, NotFound
+from vdi.kube.errors import NotFound
 from vdi.kube.queue import Result
-from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.operator.caches import BY_SUBJECT, Caches
 from vdi.operator.kinds import POOLS
+from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
-from vdi.session.children.identity import PoolIdentity
-from vdi.session.children.pod import build_pool_pod
-from vdi.session.children.secret import build_pool_secret
 from vdi.session.conditions import READY
 from vdi.session.effective import Desktop, Problem
 from vdi.session.explain import Facts, explain
-from vdi.session.naming import pool_pod_name, pool_secret_name
-from vdi.session.observed import Node, Pod, Secret
+from vdi.session.observed import Node, Pod
 from vdi.session.policy import Policy
-from vdi.session.pool import FITS, Pause, Plan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
+from vdi.session.pool import Pause, Plan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
 from vdi.session.pool_status import Obstacles, summarise
-from vdi.session.refusal import explain_refusal
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
-"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too, and more so
-while they claim desktops."""
 ROOM_AGAIN = 5.0
 """Seconds until a pool without room looks again."""
 REFUSED_AGAIN = 30.0
 """Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes."""
 STATUS_PAUSE = 1.0
 """Seconds between two notes on progress in one pool's status."""
-CALM, LONGEST_CALM = 0.3, 3.0
-"""Seconds without a claim until a pool is filled up again, and for how long it puts that off at most: who claims now
-needs the API server, who comes later finds what is left."""
+LONGEST_CALM = 3.0
+"""Seconds for which a pool puts off to fill up at most, while people claim: they need the API server, and who comes
+later finds what is left."""
 GATHERED = 0.1
 """Seconds in which changes of a pool's desktops become one piece of work."""
-GRACE_SECONDS = 1
-"""A desktop that nobody has used has nothing to save, and somebody may wait for its GPU."""
-
-
-class Room(Protocol):
-    """What a pool asks of the queue."""
-
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
-        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
-
-        There is none as long as somebody waits for it.
-        """
-
-    def withdraw(self, uid: str) -> None:
-        """The pod of this name will not be made."""
 
 
 class PoolController:
@@ -82,22 +56,16 @@ class PoolController:
         client: Client,
         caches: Caches,
         pools: Pools,
-        room: Room,
+        desktops: PoolDesktops,
         policy: Policy,
-        namespace: str,
         clock: Clock,
-        new_token: Callable[[], str],
     ) -> None:
         self._client = client
         self._caches = caches
         self._pools = pools
-        self._room = room
+        self._desktops = desktops
         self._policy = policy
-        self._namespace = namespace
         self._clock = clock
-        self._new_token = new_token
-        self._pods = Applier(client, PODS, Pod, caches.pods)
-        self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
         self._pauses: dict[str, tuple[str, Pause]] = {}
         self._written: dict[str, float] = {}
         self._short_since: dict[str, float] = {}
@@ -109,9 +77,9 @@ class PoolController:
         waiting = self._pools.waiting_in(name)
         if pool is None or pool.metadata.deletion_timestamp:
             # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
-            await self._remove(waiting)
+            await self._desktops.remove(waiting)
             return Result()
-        await self._remove(pod for pod in waiting if not self._is_of(pool, pod))
+        await self._desktops.remove(pod for pod in waiting if not self._is_of(pool, pod))
         try:
             return await self._fill(pool)
         except NotFound:
@@ -137,13 +105,13 @@ class PoolController:
         fits = fingerprint(pool.spec.template, desktop, self._policy) if isinstance(desktop, Desktop) else None
         step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
-        await self._remove([*step.remove, *(fault.pod for fault in step.faults)])
+        await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])
         blocked = None
         calm = self._calm(pool, step)
         if isinstance(desktop, Desktop):
-            await self._complete(pool, (*step.ready, *step.starting))
+            await self._desktops.complete(pool, (*step.ready, *step.starting))
             if not pause.left(now) and calm is None:
-                blocked = await self._make(pool, desktop, fits or "", step)
+                blocked = await self._desktops.make(pool, desktop, fits or "", step)
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Problem) else None, blocked, pause, self._slow(step))
         note_due = await self._tell(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
@@ -162,7 +130,7 @@ class PoolController:
         if not step.make:
             self._short_since.pop(uid, None)
             return None
-        until = min(self._pools.claimed_at + CALM, self._short_since.setdefault(uid, now) + LONGEST_CALM)
+        until = min(self._pools.busy_until, self._short_since.setdefault(uid, now) + LONGEST_CALM)
         return until - now if until > now else None
 
     def _pause(self, pool: VDIPool, fits: str, step: Plan) -> Pause:
@@ -177,71 +145,6 @@ class PoolController:
             pause = pause.after(failed.words, self._clock.now())
         self._pauses[pool.metadata.uid] = (fits, pause)
         return pause
-
-    async def _remove(self, pods: Iterable[Pod]) -> None:
-        """Delete those that nobody is just taking, side by side."""
-        await _all(self._remove_one(pod) for pod in pods)
-
-    async def _remove_one(self, pod: Pod) -> None:
-        if pod.metadata.deletion_timestamp or not self._pools.take(pod):
-            return
-        node = self._pools.node_of(pod.spec.node_name)
-        # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
-        is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
-        try:
-            if await self._pools.withdraw(pod):
-                await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
-        finally:
-            self._pools.let_go(pod)
-
-    async def _complete(self, pool: VDIPool, pods: Iterable[Pod]) -> None:
-        """Give each desktop the Secret that it starts with, if the operator has died before it could."""
-        secrets = self._caches.secrets
-        missing = [pod for pod in pods if secrets.get(self._namespace, pool_secret_name(pod.metadata.name)) is None]
-        await _all(self._give_secret(pool, pod) for pod in missing)
-
-    async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
-        meta = pod.metadata
-        wanted = build_pool_secret(
-            identity=PoolIdentity.of(pool, self._namespace),
-            pod=meta.name,
-            pod_uid=meta.uid,
-            password=self._new_token(),
-            agent_token=self._new_token(),
-        )
-        await self._secrets.ensure(wanted)
-
-    async def _make(self, pool: VDIPool, desktop: Desktop, fits: str, step: Plan) -> Problem | None:
-        """Start what is missing, as far as there is room; why not all, if so."""
-        blocked: Problem | None = None
-        names: list[str] = []
-        is_busy = self._clock.monotonic() < self._pools.claimed_at + CALM
-        most = min(step.make, AT_ONCE_BESIDE_PEOPLE if is_busy else AT_ONCE)
-        while blocked is None and len(names) < most:
-            name = pool_pod_name(pool.metadata.name, self._new_token())
-            blocked = self._room.ask_for_pool(name, desktop)
-            if blocked is None:
-                names.append(name)
-        if blocked and not names and step.outdated:
-            await self._remove(step.outdated[:1])  # what is left of the old makes room for the new
-        answers = await _all(self._make_one(pool, desktop, fits, name) for name in names)
-        return next((refusal for refusal in answers if refusal), blocked)
-
-    async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Problem | None:
-        identity = PoolIdentity.of(pool, self._namespace)
-        port = self._policy.agent_port
-        wanted = build_pool_pod(
-            identity=identity, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
-        )
-        try:
-            pod = await self._pods.ensure(wanted)
-        except KubeError as failure:
-            self._room.withdraw(name)  # if it was made all the same, the watch will show it
-            if isinstance(failure, Forbidden | Invalid):
-                return explain_refusal("Pod", failure.message)
-            raise
-        await self._give_secret(pool, pod)
-        return None
 
     def _slow(self, step: Plan) -> str:
         """What the oldest of those that start is stuck at."""
@@ -311,15 +214,6 @@ class PoolController:
         caches.templates.listen(template_changed)
         caches.pods.listen(pod_changed)
         caches.nodes.listen(node_changed)
-
-
-async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all of it side by side, to its end; then raise the first failure, if any."""
-    answers = await asyncio.gather(*works, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _state(node: Node) -> tuple[object, ...]:

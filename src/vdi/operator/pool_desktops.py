@@ -1,0 +1,147 @@
+"""Makes and removes the desktops that nobody has taken yet, as a pool's plan says."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
+
+from vdi.api.pool import VDIPool
+from vdi.kube.apply import Applier
+from vdi.kube.errors import Forbidden, Invalid, KubeError
+from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.transport import Client
+from vdi.operator.caches import Caches
+from vdi.operator.pools import Pools
+from vdi.session.children.identity import PoolIdentity
+from vdi.session.children.pod import build_pool_pod
+from vdi.session.children.secret import build_pool_secret
+from vdi.session.conditions import Reason
+from vdi.session.effective import Desktop, Problem
+from vdi.session.naming import pool_pod_name, pool_secret_name
+from vdi.session.observed import Pod, Secret
+from vdi.session.policy import Policy
+from vdi.session.pool import FITS, Plan
+from vdi.session.refusal import explain_refusal
+
+T = TypeVar("T")
+
+AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
+"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too, and more so
+while they claim desktops."""
+GRACE_SECONDS = 1
+"""A desktop that nobody has used has nothing to save, and somebody may wait for its GPU."""
+_PASSING = frozenset({Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Reason.PODS_BUSY})
+"""Shortages that an old desktop less can help against."""
+
+
+class Room(Protocol):
+    """What a pool asks of the queue."""
+
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
+
+        There is none as long as somebody waits for it.
+        """
+
+    def withdraw(self, uid: str) -> None:
+        """The pod of this name will not be made."""
+
+
+class PoolDesktops:
+    """The hands of the pools' controller."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        caches: Caches,
+        pools: Pools,
+        room: Room,
+        policy: Policy,
+        namespace: str,
+        new_token: Callable[[], str],
+    ) -> None:
+        self._caches = caches
+        self._pools = pools
+        self._room = room
+        self._policy = policy
+        self._namespace = namespace
+        self._new_token = new_token
+        self._pods = Applier(client, PODS, Pod, caches.pods)
+        self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
+
+    async def remove(self, pods: Iterable[Pod]) -> None:
+        """Delete those that nobody is just taking, side by side."""
+        await _all(self._remove_one(pod) for pod in pods)
+
+    async def _remove_one(self, pod: Pod) -> None:
+        if pod.metadata.deletion_timestamp or not self._pools.take(pod):
+            return
+        node = self._pools.node_of(pod.spec.node_name)
+        # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
+        is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
+        try:
+            if await self._pools.withdraw(pod):
+                await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
+        finally:
+            self._pools.let_go(pod)
+
+    async def complete(self, pool: VDIPool, pods: Iterable[Pod]) -> None:
+        """Give each desktop the Secret that it starts with, if the operator has died before it could."""
+        secrets = self._caches.secrets
+        missing = [pod for pod in pods if secrets.get(self._namespace, pool_secret_name(pod.metadata.name)) is None]
+        await _all(self._give_secret(pool, pod) for pod in missing)
+
+    async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
+        meta = pod.metadata
+        wanted = build_pool_secret(
+            identity=PoolIdentity.of(pool, self._namespace),
+            pod=meta.name,
+            pod_uid=meta.uid,
+            password=self._new_token(),
+            agent_token=self._new_token(),
+        )
+        await self._secrets.ensure(wanted)
+
+    async def make(self, pool: VDIPool, desktop: Desktop, fits: str, step: Plan) -> Problem | None:
+        """Start what is missing, as far as there is room; why not all, if so."""
+        blocked: Problem | None = None
+        names: list[str] = []
+        most = min(step.make, AT_ONCE_BESIDE_PEOPLE if self._pools.is_busy else AT_ONCE)
+        while blocked is None and len(names) < most:
+            name = pool_pod_name(pool.metadata.name, self._new_token())
+            blocked = self._room.ask_for_pool(name, desktop)
+            if blocked is None:
+                names.append(name)
+        if blocked and blocked.reason in _PASSING and not names and not self._is_leaving(pool):
+            await self.remove(step.outdated[:1])  # what is left of the old makes room for the new
+        answers = await _all(self._make_one(pool, desktop, fits, name) for name in names)
+        return next((refusal for refusal in answers if refusal), blocked)
+
+    def _is_leaving(self, pool: VDIPool) -> bool:
+        """Whether room is on its way: a desktop has been deleted, and has not ended yet."""
+        return any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.metadata.name))
+
+    async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Problem | None:
+        identity = PoolIdentity.of(pool, self._namespace)
+        port = self._policy.agent_port
+        wanted = build_pool_pod(
+            identity=identity, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
+        )
+        try:
+            pod = await self._pods.ensure(wanted)
+        except KubeError as failure:
+            self._room.withdraw(name)  # if it was made all the same, the watch will show it
+            if isinstance(failure, Forbidden | Invalid):
+                return explain_refusal("Pod", failure.message)
+            raise
+        await self._give_secret(pool, pod)
+        return None
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all of it side by side, to its end; then raise the first failure, if any."""
+    answers = await asyncio.gather(*works, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
