@@ -4,6 +4,7 @@ guard -> deleting? finalize -> finalizer -> observe -> run over? end it -> suspe
       -> decide -> room -> build -> status -> soonest requeue
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -23,7 +24,7 @@ from vdi.operator.ports import Admission, Desktops, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import StatusWriter
 from vdi.session.agenda import next_look
-from vdi.session.alerts import evictable_at, find_alerts
+from vdi.session.alerts import Alert, evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
 from vdi.session.decide import Observed, Verdict, decide
 from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
@@ -130,15 +131,18 @@ class SessionController:
                 self._desktops.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure
-        return self._come_back(replace(built, observed=replace(built.observed, session=written)), note_due, now)
+        built = replace(built, observed=replace(built.observed, session=written))
+        return self._come_back(built, alerts, note_due, now)
 
-    def _come_back(self, built: Built, note_due: float | None, now: datetime) -> Result:
+    def _come_back(self, built: Built, alerts: Sequence[Alert], note_due: float | None, now: datetime) -> Result:
         """When to look again: the soonest of all that is due."""
-        look = next_look(built.observed, self._policy, now)
+        observed = built.observed
+        look = next_look(observed, self._policy, now)
         refused = REFUSED_AGAIN if built.refused else None
         due = [note_due, refused, (look - now).total_seconds() if look else None]
-        swept = built.observed.strays or built.observed.leaving
-        return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=not swept)
+        # A warning that has just been written may mean more at once, and a pod that was swept is one no longer.
+        odd = alerts or observed.strays or observed.leaving or (observed.pod and observed.pod.leaving)
+        return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=not odd)
 
     async def _ask_for_room(self, observed: Observed, verdict: Verdict) -> tuple[Observed, Verdict]:
         """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
