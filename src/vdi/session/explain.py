@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vdi.session.observed import Claim, ContainerStatus, Event, Node, Pod
-from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
+from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
 
 
@@ -157,10 +157,10 @@ def _crash_loop(facts: Facts) -> Explanation | None:
     if desktop.ready or (desktop.state.running and not desktop.restart_count):
         return None
     times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
+    words = last_line(ended.message)
+    why = f"its last words: {words!r}" if words else f"see kubectl logs --previous {facts.pod.metadata.name}"
     return Explanation(
-        "CrashLoop",
-        f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; "
-        f"its log says why (kubectl logs --previous {facts.pod.metadata.name}).",
+        "CrashLoop", f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; {why}."
     )
 
 

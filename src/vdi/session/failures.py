@@ -50,7 +50,7 @@ _NO_ROOM = frozenset(
 """Codes of `explain` for a pod that the scheduler finds no place for; what the home waits for is none of them."""
 _ADVICE = {
     "OutOfMemory": "Ask for more memory (spec.resources.memory), or start it again",
-    "CrashLoop": "Look into its log, mend the template or the files in the home, then start it again",
+    "CrashLoop": "Mend the template, or the files in the home, then start it again",
 }
 
 

@@ -42,6 +42,12 @@ def explain_pull(image: str, reason: str, message: str) -> tuple[str, str]:
     return _UNKNOWN, f"The image {image} cannot be fetched: {first_line(message) or reason}"
 
 
+def last_line(text: str) -> str:
+    """The last line that has something on it, at most 200 characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
+
+
 def first_line(text: str) -> str:
     """The first line, at most 300 characters, ending as a sentence does."""
     line = text.strip().splitlines()[0].strip() if text.strip() else ""

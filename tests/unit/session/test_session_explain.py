@@ -135,3 +135,13 @@ def test_refused_route_blames_the_route() -> None:
     assert explain_refusal("IngressRoute", "", kind_missing=True).condition == "RouteReady"
     assert "its CRD is not installed" in explain_refusal("IngressRoute", "", kind_missing=True).message
     assert name_taken("Secret", "a-auth").condition == "Admitted"
+
+
+def test_crash_is_told_in_the_last_words_of_the_desktop() -> None:
+    ended = {"exitCode": 1, "reason": "Error", "message": "starting\nXvfb: no space left on device\n\n"}
+    container = {"restartCount": 3, "lastState": {"terminated": ended}}
+    answer = explain(Facts(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
+    assert "its last words: 'Xvfb: no space left on device'" in answer.sentence
+    silent = {**container, "lastState": {"terminated": {**ended, "message": ""}}}
+    answer = explain(Facts(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
+    assert "kubectl logs --previous alice-desktop" in answer.sentence

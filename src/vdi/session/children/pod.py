@@ -78,6 +78,8 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         "name": CONTAINER,
         "image": desktop.image,
         "imagePullPolicy": "IfNotPresent",
+        # Its last words outlive the pod: they are quoted where a desktop is given up.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "ports": [
             {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in ((PORT_NAME, desktop.port), (AGENT_PORT_NAME, agent_port))
