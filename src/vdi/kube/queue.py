@@ -37,6 +37,8 @@ class TerminalError(Exception):
 class WorkQueue(Generic[Key]):
     """Keys that need work: each at most once in the queue, and never worked on twice at the same time.
 
+    The urgent ones are handed out first, so that a crowd of new work does not keep what is nearly done waiting.
+
     Its maps live as long as the process; nothing is lost with them, since the first list brings every key back. They
     are touched only between two awaits: hence no lock.
     """
@@ -45,8 +47,11 @@ class WorkQueue(Generic[Key]):
         self._clock = clock
         self._backoff = backoff
         self._backoff_cap = backoff_cap
+        # A key that has become urgent is in both: its entry in `_ready` is skipped when its turn comes.
         self._ready: deque[Key] = deque()
-        self._dirty: set[Key] = set()  # in `_ready`, or to be put there when its present work ends
+        self._first: deque[Key] = deque()
+        self._dirty: set[Key] = set()  # to be handed out, now or when its present work ends
+        self._urgent: set[Key] = set()  # of these
         self._processing: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._due: dict[Key, float] = {}  # when a key is to be added, whatever happens before
@@ -59,13 +64,15 @@ class WorkQueue(Generic[Key]):
 
     def __len__(self) -> int:
         """How many keys wait to be taken now."""
-        return len(self._ready)
+        return len(self._dirty) - len(self._dirty & self._processing)
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, *, urgent: bool = False) -> None:
         """This key needs work now; while it is being worked on, once more after that."""
-        if key in self._dirty or self.closed:
+        if self.closed or (key in self._dirty and (not urgent or key in self._urgent)):
             return
         self._dirty.add(key)
+        if urgent:
+            self._urgent.add(key)
         if key not in self._processing:
             self._offer(key)
 
@@ -110,16 +117,24 @@ class WorkQueue(Generic[Key]):
 
     async def take(self) -> Key | None:
         """The next key, to be given back with `done`; None when the queue was closed."""
-        while not self._ready:
+        while (key := self._pop()) is None:
             if self.closed:
                 return None
             self._wake_worker.clear()
             await self._wake_worker.wait()
-        key = self._ready.popleft()
         self._dirty.discard(key)
+        self._urgent.discard(key)
         self._latest.pop(key, None)
         self._processing.add(key)
         return key
+
+    def _pop(self) -> Key | None:
+        for ready in (self._first, self._ready):
+            while ready:
+                key = ready.popleft()
+                if key in self._dirty and key not in self._processing:
+                    return key
+        return None
 
     def done(self, key: Key) -> None:
         """The work on this key has ended, however it ended."""
@@ -130,7 +145,8 @@ class WorkQueue(Generic[Key]):
     def close(self) -> None:
         """Hand out no more keys: everyone who waits in `take` gets None."""
         self.closed = True
-        self._ready.clear()
+        for keys in (self._ready, self._first, self._dirty, self._urgent):
+            keys.clear()
         self._wake_worker.set()
 
     async def run_timer(self) -> None:
@@ -160,7 +176,7 @@ class WorkQueue(Generic[Key]):
 
     def _offer(self, key: Key) -> None:
         if not self.closed:
-            self._ready.append(key)
+            (self._first if key in self._urgent else self._ready).append(key)
             self._wake_worker.set()
 
 
@@ -198,13 +214,13 @@ class Controller(Generic[Key]):
         self._clock = clock
         self._on_outcome = on_outcome
 
-    def enqueue(self, key: Key) -> None:
+    def enqueue(self, key: Key, *, urgent: bool = False) -> None:
         """This key needs work."""
         attempt = _attempt.get()
         if attempt is not None and attempt.under_way and attempt.controller is self and attempt.key == key:
             attempt.made_news = True
         else:
-            self.queue.add(key)
+            self.queue.add(key, urgent=urgent)
 
     def enqueue_within(self, key: Key, seconds: float) -> None:
         """This key needs a look by then: one that it gets before, for whatever reason, will do."""

@@ -111,13 +111,7 @@ def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[Sessi
         clock=parts.clock,
     )
     controller = parts.controller("session", sessions.reconcile)
-    Wakeups(
-        caches,
-        policy.domain,
-        enqueue=controller.enqueue,
-        enqueue_within=controller.enqueue_within,
-        forget=sessions.forget,
-    )
+    Wakeups(caches, policy.domain, controller, sessions.forget)
     return controller
 
 

@@ -1,6 +1,7 @@
 """Which sessions a change concerns: every change becomes keys in the queue, never more."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
@@ -12,27 +13,27 @@ from vdi.session.observed import Claim, Event, Node, Pod, Route
 BY_NODE = "node"
 """Index of pods, by the node that they are bound to."""
 
-Enqueue = Callable[[tuple[str, str]], None]
 PROGRESS = 0.5
 """Seconds that news of a pod's progress may wait: mostly the pod is ready before, and one look is enough for both."""
+
+
+class Queue(Protocol):
+    """What is asked of the sessions' controller."""
+
+    def enqueue(self, key: tuple[str, str], *, urgent: bool = False) -> None:
+        """This session needs a look."""
+
+    def enqueue_within(self, key: tuple[str, str], seconds: float) -> None:
+        """This session needs a look by then."""
 
 
 class Wakeups:
     """Listens to all stores."""
 
-    def __init__(
-        self,
-        caches: Caches,
-        domain: str,
-        *,
-        enqueue: Enqueue,
-        enqueue_within: Callable[[tuple[str, str], float], None],
-        forget: Callable[[VDISession], None],
-    ) -> None:
+    def __init__(self, caches: Caches, domain: str, queue: Queue, forget: Callable[[VDISession], None]) -> None:
         self._caches = caches
         self._suffix = f".{domain}"
-        self._enqueue = enqueue
-        self._enqueue_within = enqueue_within
+        self._queue = queue
         self._forget = forget
         caches.sessions.listen(self._session_changed)
         caches.templates.listen(self._template_changed)
@@ -49,7 +50,7 @@ class Wakeups:
         current = new or old
         if current is None:
             return
-        self._enqueue((current.metadata.namespace, current.metadata.name))
+        self._queue.enqueue((current.metadata.namespace, current.metadata.name))
         if new is None and old is not None:
             self._forget(old)
         if old is None or new is None or _rivalry(old) != _rivalry(new):
@@ -68,11 +69,12 @@ class Wakeups:
             self._wake(self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name))
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        """In a crowd, who has a pod that is ready goes before who has none yet."""
         if old is not None and new is not None and _is_progress(old, new):
             if owner := session_of(new):
-                self._enqueue_within((new.metadata.namespace, owner.name), PROGRESS)
+                self._queue.enqueue_within((new.metadata.namespace, owner.name), PROGRESS)
             return
-        self._child_changed(old, new)
+        self._child_changed(old, new, urgent=True)
         if old is not None and new is None and old.home_claim:
             self._wake(self._caches.sessions.by_index(BY_HOME, old.home_claim))
 
@@ -94,11 +96,11 @@ class Wakeups:
         if old is not None and (new is None or new.host != old.host):
             self._wake(self._caches.sessions.by_index(BY_HOST, old.host.removesuffix(self._suffix)))
 
-    def _child_changed(self, old: HasMetadata | None, new: HasMetadata | None) -> None:
+    def _child_changed(self, old: HasMetadata | None, new: HasMetadata | None, *, urgent: bool = False) -> None:
         for child in (old, new):
             owner = session_of(child) if child is not None else None
             if owner and child is not None:
-                self._enqueue((child.metadata.namespace, owner.name))
+                self._queue.enqueue((child.metadata.namespace, owner.name), urgent=urgent)
 
     def _event_came(self, _old: Event | None, new: Event | None) -> None:
         if new is None:
@@ -111,7 +113,7 @@ class Wakeups:
 
     def _wake(self, sessions: Iterable[VDISession]) -> None:
         for session in sessions:
-            self._enqueue((session.metadata.namespace, session.metadata.name))
+            self._queue.enqueue((session.metadata.namespace, session.metadata.name))
 
 
 def _service_of(node: Node) -> tuple[bool, bool]:

@@ -45,6 +45,44 @@ async def test_a_key_added_while_worked_on_comes_once_more_and_not_before() -> N
     assert len(queue) == 0
 
 
+async def test_what_is_urgent_is_handed_out_first_and_once() -> None:
+    queue: WorkQueue[str] = WorkQueue(FakeClock())
+    for key in "abcd":
+        queue.add(key)
+    queue.add("c", urgent=True)
+    queue.add("c", urgent=True)
+    queue.add("e", urgent=True)
+    assert len(queue) == 5
+    taken = [await queue.take() for _ in range(5)]
+    assert taken == ["c", "e", "a", "b", "d"]
+    assert len(queue) == 0
+    queue.add("a")
+    queue.add("b", urgent=True)
+    assert len(queue) == 0, "they are being worked on"
+    for one in taken:
+        queue.done(str(one))
+    assert [await queue.take(), await queue.take()] == ["b", "a"]
+
+
+async def test_a_key_that_was_urgent_is_so_no_longer() -> None:
+    queue: WorkQueue[str] = WorkQueue(FakeClock())
+    queue.add("a")
+    queue.add("a", urgent=True)
+    assert await queue.take() == "a"
+    queue.done("a")
+    queue.add("b")
+    queue.add("a")
+    assert len(queue) == 2
+    first, second = await queue.take(), await queue.take()
+    assert {first, second} == {"a", "b"}, "the place that it had in the line may be used"
+    assert len(queue) == 0
+    waiting = asyncio.ensure_future(queue.take())
+    await settle()
+    assert not waiting.done(), "no key is handed out twice"
+    queue.close()
+    assert await waiting is None
+
+
 async def test_delays_come_due_in_order_and_the_earliest_of_several_counts() -> None:
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock)

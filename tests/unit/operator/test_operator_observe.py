@@ -34,18 +34,18 @@ class World:
         self.woken: set[str] = set()
         self.forgotten: list[str] = []
         self.woken_soon: set[str] = set()
-        Wakeups(
-            self.caches,
-            "vdi.localhost",
-            enqueue=self._wake,
-            enqueue_within=lambda key, _seconds: self.woken_soon.add(key[1]),
-            forget=lambda gone: self.forgotten.append(gone.metadata.name),
-        )
+        self.urgent: set[str] = set()
+        Wakeups(self.caches, "vdi.localhost", self, lambda gone: self.forgotten.append(gone.metadata.name))
         self._version = 0
 
-    def _wake(self, key: tuple[str, str]) -> None:
+    def enqueue(self, key: tuple[str, str], *, urgent: bool = False) -> None:
         assert key[0] == NAMESPACE
         self.woken.add(key[1])
+        if urgent:
+            self.urgent.add(key[1])
+
+    def enqueue_within(self, key: tuple[str, str], _seconds: float) -> None:
+        self.woken_soon.add(key[1])
 
     def put(self, store: Store[Any], kind: type[T], name: str, owner: str | None = None, **fields: Any) -> T:
         """One object comes by the watch; `owner` is the name of its session."""
@@ -187,8 +187,9 @@ def test_pod_on_its_way_wakes_its_session_soon_and_one_that_has_got_there_at_onc
     assert (world.woken, world.woken_soon) == (set(), {"alice"})
     for phase in ("Running", "Running", "Pending", "Failed"):
         world.woken.clear()
+        world.urgent.clear()
         pod(phase)
-        assert world.woken == {"alice"}
+        assert world.woken == world.urgent == {"alice"}
     pod("Pending")
     world.woken.clear()
     pod("Pending", deletionTimestamp="2026-11-20T11:00:00Z")
