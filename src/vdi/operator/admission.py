@@ -15,6 +15,7 @@ from vdi.kube.clock import Clock
 from vdi.operator.admission_ledger import Ledger, milliseconds
 from vdi.operator.admission_news import News, Told
 from vdi.operator.caches import Caches
+from vdi.operator.children import session_of
 from vdi.operator.ports import Waiting
 from vdi.session.admission import Queue
 from vdi.session.admission_group import Group
@@ -66,7 +67,7 @@ class Admission:
         self._clock = clock
         self._on_admitted = on_admitted
         self._queue = Queue(weights)
-        self._ledger = Ledger(caches, self._queue, clock, self._go)
+        self._ledger = Ledger(caches, self._queue, clock, on_end=self._keep_room, on_change=self._go)
         self._news = News(self._queue, caches)
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}
@@ -159,6 +160,30 @@ class Admission:
         if self._ledger.spare:
             self._make_pools_yield(now)
 
+    def _keep_room(self, pod: Pod) -> None:
+        """A session whose pod is replaced gets the room again before anybody who waits: its run goes on.
+
+        If it does not come for it at once (a loss with a pause, one that is given up), it withdraws.
+        """
+        owner = session_of(pod)
+        session = self._caches.sessions.get(pod.metadata.namespace, owner.name) if owner else None
+        if self._began is None or owner is None or session is None or session.metadata.uid != owner.uid:
+            return
+        template = self._caches.templates.get("", session.spec.template)
+        desktop = resolve(session, template, self._policy) if template else None
+        if session.metadata.deletion_timestamp or session.spec.suspended or not isinstance(desktop, Desktop):
+            return
+        now = milliseconds(self._clock)
+        waiter = self._waiter(session, desktop, self._home(session, desktop), now)
+        room = self._queue.group_of(waiter.demand).rooms.get(pod.spec.node_name)
+        if room and not room.closed and room.fits(waiter.demand.takes) and self._queue.node_of(owner.uid) is None:
+            self._queue.place(owner.uid, room.name, dict(waiter.demand.takes), user=waiter.user, now=now)
+            self._granted[owner.uid] = _Granted(waiter, now)
+            self._keys[owner.uid] = session.metadata.namespace, session.metadata.name
+
+    def _home(self, session: VDISession, desktop: Desktop) -> Claim | None:
+        return self._caches.claims.get(session.metadata.namespace, desktop.home.claim) if desktop.home else None
+
     def _tell(self, waiter: Waiter, now: int) -> Told:
         told = self._told.get(waiter.uid)
         news = self._news.of(waiter, now, told)
@@ -203,9 +228,8 @@ class Admission:
             template = self._caches.templates.get("", session.spec.template)
             desktop = resolve(session, template, self._policy) if template else None
             if isinstance(desktop, Desktop):
-                claim = self._caches.claims.get(meta.namespace, desktop.home.claim) if desktop.home else None
                 self._keys[meta.uid] = meta.namespace, meta.name
-                self._queue.enter(self._waiter(session, desktop, claim, now), now)
+                self._queue.enter(self._waiter(session, desktop, self._home(session, desktop), now), now)
         self._go()
 
     def _waiter(self, session: VDISession, desktop: Desktop, home: Claim | None, now: int) -> Waiter:

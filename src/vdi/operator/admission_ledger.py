@@ -28,12 +28,21 @@ class Ledger:
     Grants stand in the queue under the session's uid, or the name of a pool's pod; pods under `pod/<uid>`.
     """
 
-    def __init__(self, caches: Caches, queue: Queue, clock: Clock, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        caches: Caches,
+        queue: Queue,
+        clock: Clock,
+        *,
+        on_end: Callable[[Pod], None],
+        on_change: Callable[[], None],
+    ) -> None:
         self.spare: dict[str, Pod] = {}
         """Desktops of pools that nobody has yet, by uid."""
         self._caches = caches
         self._queue = queue
         self._clock = clock
+        self._on_end = on_end
         self._on_change = on_change
         self._unplaced: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
         caches.nodes.listen(self._node_changed)
@@ -77,6 +86,7 @@ class Ledger:
             self._take_in(new)
         elif old is not None:
             self._forget(old)
+            self._on_end(old)
         self._on_change()
 
     def _forget(self, pod: Pod) -> None:

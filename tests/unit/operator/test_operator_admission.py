@@ -154,6 +154,45 @@ def test_withdrawn_room_goes_to_the_next() -> None:
     assert world.waited[-1] == 3.0
 
 
+def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
+    world = World(gpus=1)
+    running, waiting = world.session("running"), world.session("waiting")
+    assert world.ask(running) is None
+    pod = world.pod("running", owner="running")
+    assert world.ask(waiting)
+    world.remove(world.caches.pods, pod)
+    assert world.woken == []
+    assert world.ask(waiting)
+    assert world.ask(running) is None
+    world.remove(world.caches.pods, world.pod("running-2", owner="running"))
+    world.admission.withdraw("uid-running")
+    assert world.woken == ["waiting"], "it is given up, or pauses after a loss"
+
+
+@pytest.mark.parametrize("change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}])
+def test_who_is_suspended_or_wants_what_cannot_be_keeps_no_room(change: dict[str, Any]) -> None:
+    world = World(gpus=1)
+    running, waiting = world.session("running"), world.session("waiting")
+    assert world.ask(running) is None
+    pod = world.pod("running", owner="running")
+    assert world.ask(waiting)
+    world.session("running", **change)
+    world.remove(world.caches.pods, pod)
+    assert world.woken == ["waiting"]
+
+
+def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
+    world = World(gpus=1)
+    world.node("n2", 1)
+    running, waiting = world.session("running"), world.session("waiting")
+    assert world.ask(running) is None
+    pod = world.pod("running", owner="running")
+    world.node("n1", 1, unschedulable=True)
+    assert world.ask(waiting) is None
+    world.remove(world.caches.pods, pod)
+    assert world.told(running) == (1, "GPUsBusy")
+
+
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
     world = World(gpus=1)
