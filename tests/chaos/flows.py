@@ -70,7 +70,7 @@ async def runs(world: World, name: str) -> None:
         found = world.checker.children_of(session)
         return {kind: found[kind] for kind in RUNS} == RUNS
 
-    await eventually(complete, f"{name} has one of each: {world.checker.children_of(session)}")
+    await eventually(complete, f"{name} has one of each", 60)
 
 
 async def is_gone(world: World, name: str) -> None:
@@ -165,7 +165,10 @@ async def make_pool(world: World, name: str) -> None:
 async def pool_is_full(world: World, name: str) -> None:
     """Two desktops, each with its Secret, and no third."""
     await eventually(lambda: world.waiting_in(name) == 2, f"{name} has two desktops", 120)
-    await eventually(lambda: world.members_of(name) == (2, 2), f"{name}: {world.members_of(name)} desktops, Secrets")
+    try:
+        await eventually(lambda: world.members_of(name) == (2, 2), f"{name}: desktops, Secrets", 120)
+    except AssertionError as late:
+        raise AssertionError(f"{late}: {world.members_of(name)}") from None
 
 
 async def fill_pool(world: World, name: str) -> None:

@@ -32,7 +32,10 @@ async def test_every_fault_at_every_call(world: World, flow: Flow, capsys: pytes
             async with gate:
                 await flow.prepare(world, name)
                 faults.plan(name, *batch[name])
-                await flow.play(world, name)
+                try:
+                    await flow.play(world, name)
+                except AssertionError as failure:
+                    raise AssertionError(f"{failure}\nits calls: {faults.calls.get(name)}") from None
 
         await asyncio.gather(*(play(name) for name in batch))
         await world.orderly()
