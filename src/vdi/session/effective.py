@@ -20,6 +20,8 @@ _GUARDED_ENV = frozenset(
         "SELKIES_BASIC_AUTH_PASSWORD",
         "SELKIES_BASIC_AUTH_VIEWONLY_PASSWORD",
         "SELKIES_MASTER_TOKEN",
+        "VDI_AGENT_TOKEN",
+        "VDI_AGENT_PORT",
     }
 )
 """Variables that the session's protection stands on: a template that sets one is refused, not overruled in silence."""

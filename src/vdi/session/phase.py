@@ -166,14 +166,21 @@ def _password_note(observed: Observed) -> str:
 
 
 def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None, now: datetime) -> str:
-    """First readiness of this run; a later restart of the container, or of the desktop, does not move it."""
+    """First readiness of this run; a later restart of the container, or of the desktop, does not move it.
+
+    A desktop from a pool was ready before its run began.
+    """
     if start is None:
         return ""
     known = session.status.ready_time
     if known and session.status.start_time == format_time(start):
         return known
     condition = pod.condition("Ready") if pod and pod.ready else None
-    return (condition.last_transition_time or format_time(now)) if condition else ""
+    if condition is None:
+        return ""
+    return format_time(
+        max(start, parse_time(condition.last_transition_time)) if condition.last_transition_time else now
+    )
 
 
 def _last_activity(observed: Observed, start: datetime | None) -> str:
