@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e bench lock clean
+.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e chaos bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ cluster: $(STAMP) ## tests against a real API server
 
 e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 	@tests/run.sh e2e
+
+chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
+	@tests/run.sh chaos
 
 bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; with the demo up, also the first picture
 	@$(PY) -m bench

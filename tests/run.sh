@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the named suites one after another and says how long each took: tests/run.sh unit cluster e2e
+# Runs the named suites one after another and says how long each took: tests/run.sh unit cluster e2e (chaos, chaos-fast)
 # Every suite runs, also after one has failed; the exit status is 1 if any of them failed.
 set -u
 cd "$(dirname "$0")/.."
@@ -46,8 +46,17 @@ for suite in "$@"; do
                 times+=("e2e      not run: needs root")
             fi
             ;;
+        chaos)
+            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
+            run chaos $python -m pytest tests/chaos
+            ;;
+        chaos-fast) # a cut of a minute or two: one flow with every fault, and a short mixture that is always the same
+            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
+            run chaos-fast env VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 $python -m pytest \
+                "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py
+            ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e chaos chaos-fast" >&2
             exit 2
             ;;
     esac
