@@ -132,6 +132,9 @@ def _object_schema(kind: Kind) -> Schema:
     properties = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
     properties["spec"] = struct_schema(_spec_of(kind), defaults=True)
     properties["status"] = status = schema["properties"]["status"]
+    # One writer, so one owner of all of it: the server keeps no book of each field of each condition, which was a third
+    # of a session's size, and spends a sixth less on a write.
+    status["x-kubernetes-map-type"] = "atomic"
     for name, default in _SHOWN_BEFORE_THE_FIRST_WRITE.get(kind, {}).items():
         status["default"] = {}
         status["properties"][name]["default"] = default
