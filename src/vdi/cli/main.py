@@ -20,6 +20,7 @@ NOUNS = {
     "session": "Desktops: create, list, open, explain, suspend and remove them.",
     "template": "The kinds of desktop that can be started.",
     "pool": "Desktops that are started before anybody asks.",
+    "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",
     "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",
     "demo": "From nothing to a desktop in the browser, on this machine.",
     "operator": "The controller that turns sessions into desktops.",

@@ -1,0 +1,205 @@
+"""`vdi gpu`: configure, status and verify the sharing of GPUs. What is right and wrong is decided in `vdi.gpu`."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.cli.gpu_page import (
+    finding_data,
+    finding_lines,
+    healthy_lines,
+    note_lines,
+    plan_data,
+    plan_lines,
+    status_data,
+    status_lines,
+)
+from vdi.cli.gpu_run import Wanted, configure_cluster, undo_on_cluster
+from vdi.cli.long_work import INTERRUPTED
+from vdi.cli.options import PROGRAM, Target, examples, seconds_of
+from vdi.cli.output import print_data
+from vdi.gpu.collect import collect
+from vdi.gpu.findings import Finding, Severity, find
+from vdi.gpu.manifest import DEFAULT_KEY
+from vdi.gpu.sharing import Sharing
+from vdi.gpu.wish import RefusedError, parse_wish
+from vdi.kube.transport import Client
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.",
+)
+
+
+class Output(StrEnum):
+    """How data is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--kubeconfig",
+        envvar="VDI_KUBECONFIG",
+        help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
+    ),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")
+]
+
+
+@app.command(
+    epilog=examples(
+        "gpu configure --replicas 8 --dry-run",
+        "gpu configure --replicas 8",
+        "gpu configure --replicas 8 --config big=2 --config whole=1 --node gpu-2=big --node gpu-3=whole",
+        "gpu configure --undo",
+    )
+)
+def configure(
+    ctx: typer.Context,
+    *,
+    replicas: Annotated[int, typer.Option(help="How many desktops may have one GPU; 1: not shared.")] = 8,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", metavar="NAME=REPLICAS", help="One more named configuration.")
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NODE=NAME", help="A node that gets another than the default configuration."),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(
+            "--default", metavar="NAME", help="Name of the configuration for all other nodes.", show_default="any"
+        ),
+    ] = None,
+    rename_by_default: Annotated[
+        bool,
+        typer.Option("--rename-by-default", help="Advertise nvidia.com/gpu.shared in the place of nvidia.com/gpu."),
+    ] = False,
+    fail_requests_greater_than_one: Annotated[
+        bool,
+        typer.Option("--fail-requests-greater-than-one", help="Pods that ask for more than one slice fail."),
+    ] = False,
+    mig_strategy: Annotated[
+        str, typer.Option(help="For GPUs that MIG cuts in equal parts, each of which is then shared: single.")
+    ] = "none",
+    undo: Annotated[bool, typer.Option("--undo", help="Back to what was before the first configure.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes as a diff, and make none.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise what they should.")
+    ] = True,
+    timeout: Annotated[str, typer.Option(help="How long to wait at most.")] = "10m",
+    output: OutputOption = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Share the GPUs: ConfigMap, ClusterPolicy with its default key, node labels, restart where needed, verification.
+
+    Works with the GPU Operator and with the device plugin alone. Running desktops go on; run it again at any time.
+    """
+    target = Target(kubeconfig=kubeconfig, context=context)
+    if undo:
+        _refuse_beside_undo(ctx)
+    sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
+    wanted = Wanted(sharing, default, tuple(config or ()), tuple(node or ()))
+    seconds = seconds_of("--timeout", timeout) if wait and not dry_run else None
+    work = undo_on_cluster if undo else configure_cluster
+    with _refusals_in_words():  # what was typed wrongly is said also where no cluster answers
+        parse_wish(sharing, default or DEFAULT_KEY, wanted.configs, wanted.nodes if default else ())
+    changed = _run(target, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
+    left, notes = changed.findings, [] if undo else changed.notes
+    if output is Output.JSON:
+        print_data({**plan_data(changed.plan), "findings": finding_data(left), "notes": notes}, output)
+    else:
+        lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
+        lines += healthy_lines(changed.observed) if seconds is not None and not left else []
+        for line in [*lines, *note_lines(notes), *finding_lines(left)]:
+            typer.echo(line)
+    if left:
+        typer.echo(f"not done within {timeout}; look again: {PROGRAM} gpu verify{target.flags}", err=True)
+    raise typer.Exit(_code_of(left))
+
+
+@app.command(epilog=examples("gpu status", "gpu status -o json"))
+def status(
+    *,
+    output: OutputOption = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """What the nodes have, how it is shared, how much is in use."""
+    observed = _run(Target(kubeconfig=kubeconfig, context=context), collect)
+    if output is Output.JSON:
+        print_data(status_data(observed), output)
+        return
+    for line in status_lines(observed):
+        typer.echo(line)
+
+
+@app.command(epilog=examples("gpu verify", "gpu verify -o json"))
+def verify(
+    *,
+    output: OutputOption = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Whether each node advertises GPUs x replicas, and if not, what is wrong. Status 1: findings; 3: cannot tell."""
+    observed = _run(Target(kubeconfig=kubeconfig, context=context), collect)
+    findings = find(observed)
+    code = _code_of(findings)
+    if output is Output.JSON:
+        print_data({"findings": finding_data(findings), "nodes": status_data(observed)["nodes"]}, output)
+    else:
+        for line in [*finding_lines(findings), *(healthy_lines(observed) if code == 0 else [])]:
+            typer.echo(line)
+    raise typer.Exit(code)
+
+
+def _code_of(findings: list[Finding]) -> int:
+    severities = {each.severity for each in findings}
+    if Severity.ERROR in severities:
+        return FINDINGS
+    return COULD_NOT_LOOK if Severity.UNKNOWN in severities else 0
+
+
+def _refuse_beside_undo(ctx: typer.Context) -> None:
+    """An undo goes back to what was noted: nothing about the sharing can be asked for with it."""
+    about_sharing = ("replicas", "config", "node", "default", "rename_by_default", "fail_requests_greater_than_one")
+    for name in (*about_sharing, "mig_strategy"):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            text = f"{option} cannot go with --undo, which brings back what was before; allowed: --dry-run, --no-wait"
+            raise CommandFailedError(f"{text}, --timeout, -o", USAGE)
+
+
+@contextmanager
+def _refusals_in_words() -> Iterator[None]:
+    try:
+        yield
+    except RefusedError as error:
+        raise CommandFailedError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
+
+
+def _run(target: Target, work: Callable[[Client], Awaitable[T]]) -> T:
+    """`Target.run`, with refusals as errors, and Ctrl-C that says what is left."""
+    try:
+        with _refusals_in_words():
+            return target.run(work)
+    except KeyboardInterrupt:
+        again = f"{PROGRAM} gpu verify{target.flags}"
+        typer.echo(f"Interrupted. What was changed stays, and running configure again goes on: {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,134 @@
+"""How the sharing of GPUs reads: the page of `status`, the findings of `verify`, the plan of `configure`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vdi.cli.output import columns
+from vdi.gpu.effect import effect_on, picker_of
+from vdi.gpu.findings import Finding, Severity
+from vdi.gpu.notes import notes_on
+from vdi.gpu.observed import DaemonSet, Node, Observed
+from vdi.gpu.sharing import RENAMED, RESOURCE
+from vdi.gpu.steps import diff_lines
+from vdi.gpu.time_slicing import Plan
+
+_MARKS = {Severity.ERROR: "✗", Severity.UNKNOWN: "?", Severity.WARNING: "!"}
+
+
+def status_data(observed: Observed) -> dict[str, Any]:
+    """What `status -o json` prints."""
+    policy = observed.policy
+    return {
+        "namespace": observed.namespace,
+        "clusterPolicy": policy.name if policy else None,
+        "configMap": observed.config_name or None,
+        "default": picker_of(observed).default or None,
+        "devicePlugins": [_plugin_data(each) for each in observed.plugins],
+        "runtimeClassNvidia": observed.runtime_class,
+        "nodes": [_node_data(node, observed) for node in observed.gpu_nodes],
+        "notes": list(notes_on(observed)),
+    }
+
+
+def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
+    status = plugin.raw.get("status", {})
+    ready, wanted = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "wanted": wanted}
+
+
+def _node_data(node: Node, observed: Observed) -> dict[str, Any]:
+    effect = effect_on(node, observed)
+    sharing = effect.sharing
+    resource = sharing.resource if sharing else RESOURCE
+    return {
+        "node": node.name,
+        "gpus": node.gpus,
+        "product": node.label("nvidia.com/gpu.product") or None,
+        "mig": node.mig,
+        "config": effect.config or None,
+        "sharing": sharing.method if sharing else None,
+        "replicas": sharing.replicas if sharing else None,
+        "resource": resource,
+        "advertised": node.count(resource, "capacity"),
+        "allocatable": node.count(resource),
+        "inUse": node.in_use,
+        "problem": effect.problem or None,
+    }
+
+
+def status_lines(observed: Observed) -> list[str]:
+    """What `status` prints for people."""
+    data = status_data(observed)
+    kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if observed.policy else "device plugin"
+    chosen = f"{observed.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
+    facts = {
+        "Managed by": kind,
+        "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
+        "Device plugin": "; ".join(
+            f"{each['namespace']}/{each['name']}, {each['ready']} of {each['wanted']} pods ready"
+            for each in data["devicePlugins"]
+        )
+        or "none found",
+        "RuntimeClass": "nvidia is there" if observed.runtime_class else "nvidia is not there",
+    }
+    lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
+    if not data["nodes"]:
+        return [*lines, "", f"No node has a GPU that Kubernetes knows of ({RESOURCE} or {RENAMED})."]
+    header = ["NODE", "GPUS", "PRODUCT", "CONFIG", "SHARING", "REPLICAS", "RESOURCE", "ADVERTISED", "IN USE"]
+    fields = ("node", "gpus", "product", "config", "sharing", "replicas", "resource", "advertised", "inUse")
+    rows = [["-" if each[field] is None else str(each[field]) for field in fields] for each in data["nodes"]]
+    lines += ["", *columns(header, rows)]
+    return [*lines, *note_lines(data["notes"])]
+
+
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """Notes as a part of a page."""
+    return ["", "Notes", *(f"  {each}" for each in notes)] if notes else []
+
+
+def finding_data(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings for `-o json`."""
+    return [asdict(each) for each in findings]
+
+
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Findings for people: what, where, and what mends it."""
+    lines = []
+    for each in findings:
+        lines += [f"{_MARKS[each.severity]} {each.code}: {each.where}", f"    {each.message}", f"    → {each.remedy}"]
+    return lines
+
+
+def healthy_lines(observed: Observed) -> list[str]:
+    """One line for each node that is as it should be."""
+    lines = []
+    for each in status_data(observed)["nodes"]:
+        gpus = "? GPUs" if each["gpus"] is None else "1 GPU" if each["gpus"] == 1 else f"{each['gpus']} GPUs"
+        count = f"{gpus} x {each['replicas']}"
+        lines.append(f"✓ node {each['node']}: {count} = {each['allocatable']} {each['resource']}")
+    return lines
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What would be done, as diffs."""
+    if plan.empty:
+        return ["Nothing to change."]
+    lines = [line for step in plan.steps for line in [step.title, *(f"  {each}" for each in diff_lines(step)), ""]]
+    return lines + [f"restart DaemonSet {each.namespace}/{each.name}" for each in plan.restarts]
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """What would be done, for `-o json`."""
+    steps = [
+        {
+            "action": "create" if step.before is None else "delete" if step.after is None else "patch",
+            "kind": step.resource.kind,
+            "namespace": step.namespace,
+            "name": step.name,
+            "body": dict(step.after or {}) if step.before is None else None if step.after is None else step.patch,
+        }
+        for step in plan.steps
+    ]
+    restarts = [{"namespace": each.namespace, "name": each.name} for each in plan.restarts]
+    return {"steps": steps, "restarts": restarts}

@@ -1,0 +1,57 @@
+"""The writing half of the edge: sends a plan to the API server, and waits until the cluster is as it says."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vdi.gpu.collect import collect
+from vdi.gpu.findings import Finding, Severity
+from vdi.gpu.observed import DaemonSet, Observed
+from vdi.gpu.steps import CONFIG_MAPS, DAEMON_SETS, Step
+from vdi.kube.clock import Clock
+from vdi.kube.transport import Client
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks while waiting; GPU Feature Discovery takes up to a minute for its labels."""
+
+
+async def take(client: Client, step: Step) -> None:
+    """One change. ConfigMap and DaemonSet are changed only as they were looked at: Conflict when they are not."""
+    if step.before is None:
+        await client.create(step.resource, dict(step.after or {}), namespace=step.namespace, into=dict[str, Any])
+        return
+    if step.after is None:
+        await client.delete(step.resource, step.name, namespace=step.namespace, into=dict[str, Any])
+        return
+    patch = step.patch
+    if step.resource in (CONFIG_MAPS, DAEMON_SETS):  # the others are written all the time, and by us in single fields
+        patch.setdefault("metadata", {})["resourceVersion"] = step.before["metadata"]["resourceVersion"]
+    await client.patch(step.resource, step.name, patch, namespace=step.namespace, into=dict[str, Any])
+
+
+async def restart(client: Client, daemon_set: DaemonSet, clock: Clock) -> None:
+    """What `kubectl rollout restart` does."""
+    note = {"annotations": {"kubectl.kubernetes.io/restartedAt": clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}}
+    patch = {"spec": {"template": {"metadata": note}}}
+    await client.patch(DAEMON_SETS, daemon_set.name, patch, namespace=daemon_set.namespace, into=dict[str, Any])
+
+
+async def wait_until_settled(
+    client: Client,
+    findings: Callable[[Observed], list[Finding]],
+    say: Callable[[str], None],
+    *,
+    seconds: float,
+    clock: Clock,
+) -> tuple[Observed, list[Finding]]:
+    """Look until nothing is wrong or unknown any more, or the time is over; what is left is returned, and then empty.
+
+    `say` gets what is waited for.
+    """
+    deadline = clock.monotonic() + seconds
+    while True:
+        observed = await collect(client)
+        left = [each for each in findings(observed) if each.severity is not Severity.WARNING]
+        if not left or clock.monotonic() >= deadline:
+            return observed, left
+        say(f"{left[0].where}: {left[0].message}")
+        await clock.sleep(LOOK_EVERY)

@@ -1,0 +1,85 @@
+"""Which named configuration each node gets, by the rules of the plugin's config-manager. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed, env_of, names
+from vdi.gpu.sharing import NOT_SHARED, BadConfigError, Sharing, read_config
+
+DEFAULT_NAME = "time-slicing-config"
+"""What the ConfigMap is called where nothing has chosen another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picker:
+    """How the device plugin picks a configuration for a node that has no label."""
+
+    default: str = ""
+    by_label: bool = True
+    fallbacks: tuple[str, ...] = ("empty",)
+
+    def pick(self, label: str, keys: Mapping[str, str]) -> str | None:
+        """The key for a node with this label; empty is none at all, None: the plugin's pod fails to start."""
+        if label and self.by_label:
+            return label if label in keys else None
+        if self.default:
+            return self.default if self.default in keys else None
+        for fallback in self.fallbacks:
+            if fallback == "named" and "default" in keys:
+                return "default"
+            if fallback == "single" and len(keys) == 1:
+                return next(iter(keys))
+            if fallback == "empty":
+                return ""
+        return None
+
+
+def picker_of(observed: Observed) -> Picker:
+    """How it is done on this cluster. The GPU Operator's fallback is no configuration at all."""
+    if observed.policy is not None:
+        return Picker(default=str(observed.policy.config.get("default") or ""))
+    return picker_of_plugin(next((each for each in observed.plugins if each.config_map), None))
+
+
+def picker_of_plugin(plugin: DaemonSet | None) -> Picker:
+    """How a DaemonSet of the plugin's Helm chart, or of anybody's manifest, does it."""
+    if plugin is None:
+        return Picker()
+    if plugin.manager is None:
+        return Picker(default=PurePosixPath(env_of(plugin.main, "CONFIG_FILE")).name, by_label=False)
+    fallbacks = tuple(filter(None, env_of(plugin.manager, "FALLBACK_STRATEGIES").split(",")))
+    return Picker(default=env_of(plugin.manager, "DEFAULT_CONFIG"), fallbacks=fallbacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a node gets: the name of its configuration and what that does, or the problem with it."""
+
+    config: str = ""
+    sharing: Sharing | None = NOT_SHARED
+    """None when it cannot be told, because of the problem."""
+    problem: str = ""
+    allowed: str = ""
+
+
+def effect_on(node: Node, observed: Observed) -> Effect:
+    """What the plugin is told to do on this node."""
+    name, found = observed.config_name, observed.config_map
+    if not name:
+        return Effect()
+    if found is None:
+        return Effect(sharing=None, problem=f"ConfigMap {observed.namespace}/{name} is missing")
+    picker, label = picker_of(observed), node.label(CONFIG_LABEL)
+    key = picker.pick(label, found.data)
+    if key is None:
+        wanted = f"label {CONFIG_LABEL}={label}" if label and picker.by_label else f"the default {picker.default!r}"
+        problem = f"{wanted} is no key of ConfigMap {observed.namespace}/{name}"
+        return Effect(config=label, sharing=None, problem=problem, allowed=names(sorted(found.data)))
+    if not key:
+        return Effect()
+    try:
+        return Effect(config=key, sharing=read_config(found.data[key]))
+    except BadConfigError as error:
+        problem = f"key {key} of ConfigMap {observed.namespace}/{name}: {error}"
+        return Effect(config=key, sharing=None, problem=problem)

@@ -1,0 +1,303 @@
+"""What is wrong with the sharing of GPUs, from the cause to the node that shows it. Pure.
+
+A finding is named for the bad state. One that only follows from another is not made: a node that nothing tells to share
+its GPUs is not blamed for advertising them once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vdi.gpu.effect import Effect, effect_on, picker_of
+from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed, names
+from vdi.gpu.sharing import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
+
+K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
+
+
+class Severity(StrEnum):
+    """How bad it is. `unknown`: it could not be told, which is never a pass."""
+
+    ERROR = "error"
+    UNKNOWN = "unknown"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong, where, what shows it, and what mends it."""
+
+    code: str
+    severity: Severity
+    where: str
+    message: str
+    remedy: str
+
+
+def find(observed: Observed) -> list[Finding]:
+    """All findings, causes first."""
+    return [*configuration_findings(observed), *plugin_findings(observed), *node_findings(observed)]
+
+
+def configuration_findings(observed: Observed) -> Iterator[Finding]:
+    """What is wrong with ConfigMap and ClusterPolicy."""
+    policy, name = observed.policy, observed.config_name
+    where = f"clusterpolicy/{policy.name}" if policy else "device plugin"
+    if not name:
+        yield _error(
+            "gpu_sharing_not_configured",
+            where,
+            "Nothing tells the device plugin to share GPUs: each GPU serves one desktop.",
+            "vdi gpu configure",
+        )
+        return
+    there = observed.config_map
+    if there is None:
+        yield _error(
+            "gpu_config_map_missing",
+            where,
+            f"It names ConfigMap {observed.namespace}/{name}, which does not exist.",
+            "vdi gpu configure",
+        )
+        return
+    yield from _default_findings(observed, where)
+    for key, text in sorted(there.data.items()):
+        try:
+            read_config(text)
+        except BadConfigError as error:
+            yield _error(
+                "gpu_config_invalid",
+                f"configmap/{name} key {key}",
+                f"The device plugin cannot use it: {error}.",
+                f"kubectl --namespace {observed.namespace} edit configmap {name}",
+            )
+    yield from _trap_findings(observed)
+
+
+def _default_findings(observed: Observed, where: str) -> Iterator[Finding]:
+    picker, keys = picker_of(observed), observed.config_map.data if observed.config_map else {}
+    if picker.default and picker.default not in keys:
+        yield _error(
+            "gpu_default_key_missing",
+            where,
+            f"Its default is {picker.default!r}, but ConfigMap {observed.config_name} has: {names(sorted(keys))}."
+            " Nodes without a label of their own get no device plugin at all.",
+            "vdi gpu configure",
+        )
+    unlabelled = [node.name for node in observed.gpu_nodes if not node.label(CONFIG_LABEL)]
+    if not picker.default and unlabelled and not picker.pick("", keys):
+        yield _error(
+            "gpu_default_key_unset",
+            where,
+            f"It names ConfigMap {observed.config_name} but no default key, so nodes without the label {CONFIG_LABEL}"
+            f" take no configuration: {names(unlabelled)}.",
+            "vdi gpu configure",
+        )
+
+
+def _trap_findings(observed: Observed) -> Iterator[Finding]:
+    """What breaks GPU pods on K3s although all numbers are right."""
+    if not observed.on_k3s:
+        return
+    if not observed.runtime_class:
+        yield Finding(
+            "gpu_runtime_class_missing",
+            Severity.WARNING,
+            "runtimeclass/nvidia",
+            "K3s brings this RuntimeClass itself, and it is not there: pods with runtimeClassName nvidia are refused.",
+            "install nvidia-container-toolkit on the node, then: systemctl restart k3s (an agent: k3s-agent)",
+        )
+    policy = observed.policy
+    if policy is None or policy.section("toolkit").get("enabled") is False:
+        return
+    environment = {each["name"]: each.get("value", "") for each in policy.section("toolkit").get("env") or ()}
+    if environment.get("CONTAINERD_SOCKET") != K3S_SOCKET:
+        yield Finding(
+            "gpu_toolkit_paths_not_k3s",
+            Severity.WARNING,
+            f"clusterpolicy/{policy.name}",
+            "toolkit.env CONTAINERD_SOCKET is"
+            f" {environment.get('CONTAINERD_SOCKET') or 'not set'!r}; the containerd of K3s listens at {K3S_SOCKET}."
+            " The toolkit's pods then configure a containerd that runs no pods of this cluster.",
+            f"Helm values of the GPU Operator: toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or toolkit.enabled=false"
+            " where nvidia-container-toolkit is installed on the node",
+        )
+
+
+def plugin_findings(observed: Observed) -> Iterator[Finding]:
+    """What is wrong with the DaemonSets that read the configuration."""
+    if not observed.gpu_nodes:
+        yield _error(
+            "gpu_nodes_missing",
+            "nodes",
+            f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}).",
+            "install the driver and the container toolkit on the GPU nodes, then the GPU Operator or the device plugin",
+        )
+    if not observed.plugins:
+        yield _error(
+            "gpu_device_plugin_missing",
+            "daemonsets",
+            "No DaemonSet runs NVIDIA's device plugin (one that mounts /var/lib/kubelet/device-plugins).",
+            "install the GPU Operator or the chart nvidia-device-plugin",
+        )
+    for daemon_set in (*observed.plugins, *observed.readers):
+        yield from _rollout_findings(daemon_set, observed)
+
+
+def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Finding]:
+    where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
+    logs = f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}"
+    if observed.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, observed):
+        wanted = picker_of(observed)
+        yield _error(
+            "gpu_policy_not_taken_up",
+            where,
+            f"The GPU Operator has not yet given it ConfigMap {observed.config_name!r} with default"
+            f" {wanted.default!r}; it has ConfigMap {daemon_set.config_map or 'none'!r}.",
+            f"kubectl --namespace {observed.namespace} logs deployment/gpu-operator",
+        )
+        return
+    outdated = outdated_pods(daemon_set, observed)
+    if outdated:
+        yield _error(
+            "gpu_config_not_read",
+            where,
+            f"Pods that are older than the last change of ConfigMap {observed.config_name} have not read it:"
+            f" {names(outdated)}.",
+            f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}",
+        )
+    status, generation = daemon_set.raw.get("status", {}), daemon_set.raw["metadata"].get("generation", 0)
+    wanted_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
+    updated = status.get("updatedNumberScheduled", 0)
+    if status.get("observedGeneration", 0) < generation or updated < wanted_pods or ready < wanted_pods:
+        yield _error(
+            "gpu_device_plugin_not_ready" if daemon_set.is_plugin else "gpu_config_reader_not_ready",
+            where,
+            f"Of {wanted_pods} pods {updated} are of the latest revision and {ready} are ready.",
+            logs,
+        )
+
+
+def _rendered(daemon_set: DaemonSet, observed: Observed) -> bool:
+    """Whether the DaemonSet is what the ClusterPolicy asks for."""
+    if (daemon_set.config_map or "") != observed.config_name:
+        return False
+    if daemon_set.manager is None:
+        return not observed.config_name
+    from_policy = picker_of(observed).default
+    environment = {each["name"]: each.get("value", "") for each in daemon_set.manager.get("env") or ()}
+    return (environment.get("DEFAULT_CONFIG") or "") == from_policy
+
+
+def outdated_pods(daemon_set: DaemonSet, observed: Observed) -> list[str]:
+    """The pods that were made before the ConfigMap's data changed last: the plugin reads it when it starts.
+
+    Times of the API have whole seconds. A pod of the same second counts as newer: the other way round, one that is made
+    at once after the change would never be right. Should it be older after all, the node's numbers show it.
+    """
+    found = observed.config_map
+    if found is None or daemon_set.config_map != observed.config_name:
+        return []
+    stamps = {
+        str(pod["metadata"]["name"]): str(pod["metadata"].get("creationTimestamp", "")) for pod in daemon_set.pods
+    }
+    return sorted(name for name, made in stamps.items() if made < found.changed_at)
+
+
+def node_findings(observed: Observed) -> Iterator[Finding]:
+    """What nodes show that is not what they were told."""
+    for node in observed.gpu_nodes:
+        effect = effect_on(node, observed)
+        where = f"node/{node.name}"
+        if effect.sharing is None:
+            if observed.config_map is not None and effect.allowed and node.label(CONFIG_LABEL):
+                yield _error(
+                    "gpu_node_config_unknown",
+                    where,
+                    f"Its {effect.problem}; allowed: {effect.allowed}. Its device plugin cannot start.",
+                    f"kubectl label node {node.name} {CONFIG_LABEL}-",
+                )
+            continue
+        yield from _mig_findings(node, effect.sharing, where)
+        yield from _number_findings(node, effect, where)
+        # GPU Feature Discovery that does not read the ConfigMap labels as if nothing were shared.
+        if observed.policy is not None or observed.readers:
+            yield from _label_findings(node, effect.sharing, where)
+
+
+def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
+    if sharing.replicas > 1 and node.mig != "none" and node.mig != sharing.mig_strategy:
+        yield _error(
+            "gpu_mig_mismatch",
+            where,
+            f"Its GPUs are cut by MIG (strategy {node.mig}), but its configuration has migStrategy"
+            f" {sharing.mig_strategy}.",
+            "vdi gpu configure --mig-strategy single, or switch MIG off on the node",
+        )
+
+
+def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding]:
+    sharing = effect.sharing
+    assert sharing is not None  # noqa: S101 - the caller has looked
+    resource, other = sharing.resource, RENAMED if sharing.resource == RESOURCE else RESOURCE
+    has, healthy = node.count(resource, "capacity"), node.count(resource)
+    expected = node.gpus * sharing.replicas if node.gpus is not None else None
+    told = f"configuration {effect.config}" if effect.config else "no configuration"
+    look = f"kubectl describe node {node.name}"
+    if expected is None and sharing.replicas > 1:
+        if has and has % sharing.replicas == 0:
+            yield Finding(
+                "gpu_count_unknown",
+                Severity.UNKNOWN,
+                where,
+                f"It advertises {has} {resource}, but not how many GPUs it has (label nvidia.com/gpu.count), so whether"
+                f" these are {has // sharing.replicas} x {sharing.replicas} cannot be told.",
+                "run GPU Feature Discovery (the chart's value gfd.enabled=true)",
+            )
+            return
+        expected = max(1, has) * sharing.replicas
+    if expected is not None and has != expected:
+        yield _error(
+            "gpu_capacity_wrong",
+            where,
+            f"It advertises {has} {resource} instead of {expected}: {node.gpus or '?'} GPUs x {sharing.replicas}"
+            f" ({told}).",
+            look,
+        )
+        return
+    if healthy < has:
+        yield _error(
+            "gpu_unhealthy",
+            where,
+            f"Of its {has} {resource} only {healthy} can be used: the device plugin takes a GPU for broken.",
+            "on the node: nvidia-smi, and dmesg | grep Xid",
+        )
+    if sharing.replicas > 1 and node.count(other):
+        yield _error(
+            "gpu_resource_twice",
+            where,
+            f"It advertises {node.count(other)} {other} beside {resource}: the device plugin has not restarted.",
+            look,
+        )
+
+
+def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
+    """Whether GPU Feature Discovery says the same as the numbers. Without its labels there is nothing to compare."""
+    replicas, method = node.label("nvidia.com/gpu.replicas"), node.sharing_label
+    wrong = []
+    if replicas and sharing.replicas > 1 and replicas != str(sharing.replicas):
+        wrong.append(f"nvidia.com/gpu.replicas={replicas} (wanted {sharing.replicas})")
+    if method and method != sharing.method:
+        wrong.append(f"nvidia.com/gpu.sharing-strategy={method} (wanted {sharing.method})")
+    if wrong:
+        mps = " GPUs are shared by MPS." if method == MPS else ""
+        yield _error(
+            "gpu_labels_stale",
+            where,
+            f"Its labels say otherwise: {names(wrong)}.{mps} GPU Feature Discovery writes them about once a minute.",
+            "restart the DaemonSet of GPU Feature Discovery",
+        )
+
+
+def _error(code: str, where: str, message: str, remedy: str) -> Finding:
+    return Finding(code, Severity.ERROR, where, message, remedy)

@@ -1,0 +1,105 @@
+"""What a person should know who shares GPUs, said where it applies. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vdi.gpu.effect import effect_on, picker_of_plugin
+from vdi.gpu.observed import ConfigMap, Observed
+from vdi.gpu.sharing import RENAMED, Sharing
+from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, DAEMON_SETS
+from vdi.gpu.time_slicing import Plan
+from vdi.kube.resource import NODES
+
+
+def after_steps(observed: Observed, plan: Plan) -> Observed:
+    """The cluster as it is told to be once the plan is carried out; the nodes' numbers are those of before."""
+    maps, policy = dict(observed.config_maps), observed.policy
+    for step in plan.steps:
+        if step.resource == CONFIG_MAPS:
+            maps.pop(step.name, None)
+            if step.after is not None:
+                maps[step.name] = ConfigMap(step.after)
+        if step.resource == CLUSTER_POLICIES and policy is not None and step.after is not None:
+            policy = replace(policy, raw=step.after)
+    changed_nodes = {step.name: step.after for step in plan.steps if step.resource == NODES}
+    nodes = tuple(replace(node, raw=changed_nodes.get(node.name) or node.raw) for node in observed.nodes)
+    sets = {step.name: step.after for step in plan.steps if step.resource == DAEMON_SETS}
+    plugins = tuple(replace(each, raw=sets.get(each.name) or each.raw) for each in observed.plugins)
+    return replace(observed, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
+
+
+def sharing_of(observed: Observed) -> dict[str, tuple[str, Sharing]]:
+    """For each node with GPUs the configuration that it is told to have, where that can be told."""
+    effects = {node.name: effect_on(node, observed) for node in observed.gpu_nodes}
+    return {name: (each.config, each.sharing) for name, each in effects.items() if each.sharing is not None}
+
+
+ISOLATES_NOTHING = (
+    "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole memory, and a crash of"
+    " the GPU ends the work of all of them."
+)
+
+
+def notes_on(observed: Observed) -> Iterator[str]:
+    """About the state that is told to be: isolation first, then what its settings and this cluster bring with them."""
+    shared = {name: each for name, (_, each) in sharing_of(observed).items() if each.replicas > 1}
+    if not shared:
+        return
+    yield ISOLATES_NOTHING
+    yield from _memory_notes(observed, shared)
+    if any(each.rename for each in shared.values()):
+        yield (
+            f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the values of charts/vdi"
+            " (VDI_GPU_RESOURCE), or no session finds a node."
+        )
+    if any(each.fail_requests_greater_than_one for each in shared.values()):
+        yield (
+            "failRequestsGreaterThanOne is true: a pod that asks for two slices ends as Failed"
+            " (UnexpectedAdmissionError) and is not tried again: no template may have maxGPU above 1."
+        )
+    else:
+        yield (
+            "failRequestsGreaterThanOne is false: a pod may ask for two slices, which may be of the same GPU and"
+            " give no more of it."
+        )
+    if observed.on_k3s:
+        yield (
+            "K3s has the RuntimeClass nvidia of its own; it is not made here. Unless the node runs with"
+            " default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
+        )
+    yield from _owner_notes(observed)
+
+
+def _memory_notes(observed: Observed, shared: dict[str, Sharing]) -> Iterator[str]:
+    for node in observed.gpu_nodes:
+        sharing, memory = shared.get(node.name), node.label("nvidia.com/gpu.memory")
+        if sharing is None:
+            continue
+        if memory.isdigit():
+            yield (
+                f"Node {node.name}: {memory} MiB per GPU for {sharing.replicas} desktops are"
+                f" {int(memory) // sharing.replicas} MiB each if they share evenly; nothing makes them."
+            )
+        if node.gpus is not None and node.in_use > node.gpus * sharing.replicas:
+            yield (
+                f"Node {node.name}: {node.in_use} are in use, and there will be {node.gpus * sharing.replicas}: running"
+                " desktops go on, new ones wait until enough have ended."
+            )
+
+
+def _owner_notes(observed: Observed) -> Iterator[str]:
+    if observed.policy is not None:
+        strategy = str(observed.policy.section("mig").get("strategy") or "")
+        written = {each.mig_strategy for _, each in sharing_of(observed).values()}
+        if strategy and written - {strategy}:
+            yield (
+                f"ClusterPolicy {observed.policy.name} has mig.strategy {strategy}, which wins over the configuration's"
+                " migStrategy; on GPUs without MIG they come to the same."
+            )
+    for plugin in observed.plugins if observed.policy is None else ():
+        if plugin.of_helm:
+            yield (
+                f"DaemonSet {plugin.namespace}/{plugin.name} is of the Helm release {plugin.of_helm}: give its values"
+                f" config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} too,"
+                " so that the next upgrade says the same."
+            )

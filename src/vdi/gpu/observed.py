@@ -1,0 +1,273 @@
+"""What the cluster says about its GPUs, as frozen values made from the API's objects. Pure; `collect` fetches them.
+
+Two kinds of installation are told apart: NVIDIA's GPU Operator (a ClusterPolicy rules the DaemonSets) and the device
+plugin alone (its Helm chart or a manifest).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from vdi.gpu.sharing import RENAMED, RESOURCE
+
+Raw = Mapping[str, Any]
+
+CONFIG_LABEL = "nvidia.com/device-plugin.config"
+BEFORE = "vdi.kasm.io/gpu-before"
+"""Annotation of ConfigMap and nodes: what was there before `vdi gpu configure`, for its undo."""
+OUR_VOLUME = "vdi-gpu-config"
+"""The volume that a DaemonSet without a configuration gets from us."""
+_PLUGIN_FOLDER = "/var/lib/kubelet/device-plugins"
+
+
+def parsed_record(raw: Raw) -> dict[str, Any] | None:
+    """What `vdi gpu configure` noted on this object; None when it did not, or when the note cannot be read."""
+    text = (raw["metadata"].get("annotations") or {}).get(BEFORE)
+    try:
+        record = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node, and how many GPUs are asked for by the pods on it."""
+
+    raw: Raw
+    in_use: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.raw["metadata"]["name"])
+
+    def label(self, name: str) -> str:
+        """A label's value; empty without it."""
+        return str((self.raw["metadata"].get("labels") or {}).get(name, ""))
+
+    def count(self, resource: str, where: str = "allocatable") -> int:
+        """How many of a resource the node has: `allocatable` are the healthy ones of the `capacity`."""
+        text = (self.raw.get("status", {}).get(where) or {}).get(resource, "0")
+        return int(text) if str(text).isdigit() else 0
+
+    @property
+    def mig_resources(self) -> tuple[str, ...]:
+        """The MIG devices that it advertises one by one (strategy mixed)."""
+        there = self.raw.get("status", {}).get("capacity") or {}
+        return tuple(
+            sorted(each for each in there if each.startswith("nvidia.com/mig-") and self.count(each, "capacity"))
+        )
+
+    @property
+    def mig(self) -> str:
+        """How its GPUs are cut by MIG: none, single or mixed."""
+        if self.mig_resources:
+            return "mixed"
+        cut = "-MIG-" in self.label("nvidia.com/gpu.product") or self.label("nvidia.com/mig.config") not in (
+            "",
+            "all-disabled",
+        )
+        return (self.label("nvidia.com/mig.strategy") or "single") if cut else "none"
+
+    @property
+    def sharing_label(self) -> str:
+        """How GPU Feature Discovery says that its GPUs are shared: none, time-slicing, mps."""
+        return self.label("nvidia.com/gpu.sharing-strategy")
+
+    @property
+    def mps(self) -> bool:
+        """Whether its GPUs are shared by MPS."""
+        return self.sharing_label == "mps" or self.label("nvidia.com/mps.capable") == "true"
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether it has, or has had, a GPU that Kubernetes knows of."""
+        known = self.label("nvidia.com/gpu.present") == "true" or self.label("nvidia.com/gpu.count") not in ("", "0")
+        return known or bool(self.mig_resources) or any(self.count(each, "capacity") for each in (RESOURCE, RENAMED))
+
+    @property
+    def gpus(self) -> int | None:
+        """How many there are before sharing: counted by GPU Feature Discovery, else noted by us; None is unknown."""
+        label = self.label("nvidia.com/gpu.count")
+        if label.isdigit():
+            return int(label)
+        noted = (parsed_record(self.raw) or {}).get("gpus")
+        return noted if isinstance(noted, int) else None
+
+    @property
+    def on_k3s(self) -> bool:
+        """Whether K3s runs it, which says so in its version."""
+        return "+k3s" in str(self.raw.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMap:
+    """A ConfigMap with named configurations."""
+
+    raw: Raw
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.raw["metadata"]["name"])
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The configurations by name."""
+        return dict(self.raw.get("data") or {})
+
+    @property
+    def changed_at(self) -> str:
+        """When its data was written last, as far as the API server remembers (RFC 3339, whole seconds)."""
+        meta = self.raw["metadata"]
+        writes = [each for each in meta.get("managedFields") or () if "f:data" in each.get("fieldsV1", {})]
+        return max([str(each["time"]) for each in writes if "time" in each], default=meta.get("creationTimestamp", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSet:
+    """A DaemonSet that reads the configuration: the device plugin's, or GPU Feature Discovery beside it."""
+
+    raw: Raw
+    pods: tuple[Raw, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.raw["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.raw["metadata"]["namespace"])
+
+    @property
+    def pod_spec(self) -> Raw:
+        """The template's spec."""
+        spec: Raw = self.raw["spec"]["template"]["spec"]
+        return spec
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether this is NVIDIA's device plugin, by what it mounts and by its image or its container's name."""
+        paths = [(each.get("hostPath") or {}).get("path", "") for each in self.pod_spec.get("volumes") or ()]
+        return any(path.rstrip("/") == _PLUGIN_FOLDER for path in paths) and self.main is not None
+
+    @property
+    def main(self) -> Raw | None:
+        """The device plugin's own container."""
+        for container in self.pod_spec.get("containers") or ():
+            image = PurePosixPath(str(container.get("image", ""))).name
+            named = container["name"] in ("nvidia-device-plugin", "nvidia-device-plugin-ctr")
+            if named or (image.startswith("k8s-device-plugin") and not _manages(container)):
+                main: Raw = container
+                return main
+        return None
+
+    @property
+    def manager(self) -> Raw | None:
+        """The container that picks each node's configuration by its label; None where all nodes have the same."""
+        return next((each for each in self.pod_spec.get("containers") or () if _manages(each)), None)
+
+    @property
+    def config_map(self) -> str | None:
+        """The ConfigMap whose configurations it reads."""
+        reader = self.manager or self.main
+        volumes = {each["name"]: each for each in self.pod_spec.get("volumes") or ()}
+        for mount in (reader or {}).get("volumeMounts") or ():
+            name = (volumes.get(mount["name"], {}).get("configMap") or {}).get("name")
+            folder = env_of(reader, "CONFIG_FILE_SRCDIR") or str(PurePosixPath(env_of(reader, "CONFIG_FILE")).parent)
+            if name and mount["mountPath"].rstrip("/") == folder.rstrip("/"):
+                return str(name)
+        return None
+
+    @property
+    def of_helm(self) -> str:
+        """The Helm release that it belongs to; empty when it belongs to none."""
+        meta = self.raw["metadata"]
+        return str((meta.get("annotations") or {}).get("meta.helm.sh/release-name", ""))
+
+
+def _manages(container: Raw) -> bool:
+    return "config-manager" in (container.get("command") or ()) or container["name"] == "config-manager"
+
+
+def env_of(container: Raw | None, name: str) -> str:
+    """A container's environment variable; empty when it is not set to a value."""
+    for each in (container or {}).get("env") or ():
+        if each["name"] == name:
+            return str(each.get("value") or "")
+    return ""
+
+
+def has_our_volume(plugin: DaemonSet) -> bool:
+    """Whether the DaemonSet reads its configuration through the volume that we gave it."""
+    return any(each["name"] == OUR_VOLUME for each in plugin.pod_spec.get("volumes") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The ClusterPolicy of the GPU Operator."""
+
+    raw: Raw
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.raw["metadata"]["name"])
+
+    def section(self, name: str) -> Raw:
+        """A part of the spec; empty when it is not there."""
+        part: Raw = self.raw.get("spec", {}).get(name) or {}
+        return part
+
+    @property
+    def config(self) -> Raw:
+        """`spec.devicePlugin.config`: name and default."""
+        config: Raw = self.section("devicePlugin").get("config") or {}
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All that is looked at. `namespace` is where ConfigMap and device plugin live."""
+
+    namespace: str
+    nodes: tuple[Node, ...] = ()
+    plugins: tuple[DaemonSet, ...] = ()
+    readers: tuple[DaemonSet, ...] = ()
+    """Other DaemonSets that read the same ConfigMap."""
+    policy: Policy | None = None
+    config_maps: Mapping[str, ConfigMap] = field(default_factory=dict)
+    """The ConfigMap that is in effect and the one that we write, by name, where they exist."""
+    runtime_class: bool = False
+
+    @property
+    def gpu_nodes(self) -> tuple[Node, ...]:
+        """The nodes with GPUs."""
+        return tuple(node for node in self.nodes if node.has_gpu)
+
+    @property
+    def config_name(self) -> str:
+        """The name of the ConfigMap that the plugin is told to read; empty when it is told none."""
+        if self.policy is not None:
+            return str(self.policy.config.get("name") or "")
+        return next((plugin.config_map for plugin in self.plugins if plugin.config_map), "")
+
+    @property
+    def config_map(self) -> ConfigMap | None:
+        """The ConfigMap that the plugin is told to read, if it is there."""
+        return self.config_maps.get(self.config_name)
+
+    @property
+    def on_k3s(self) -> bool:
+        """Whether a node with GPUs is one of K3s."""
+        return any(node.on_k3s for node in self.gpu_nodes)
+
+
+def names(items: Iterable[str]) -> str:
+    """For sentences: `a, b`, or `none`."""
+    return ", ".join(items) or "none"

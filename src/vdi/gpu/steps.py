@@ -1,0 +1,114 @@
+"""Changes to objects as values: what was, what shall be, the merge patch between them, the diff to read. Pure."""
+
+import copy
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from vdi.kube.resource import Resource
+
+Raw = Mapping[str, Any]
+
+CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
+CLUSTER_POLICIES = Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False)
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
+
+_SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change. `before` None: the object is made; `after` None: it is deleted."""
+
+    resource: Resource
+    name: str
+    before: Raw | None
+    after: Raw | None
+
+    @property
+    def namespace(self) -> str | None:
+        """Where the object is."""
+        either = self.after if self.after is not None else self.before
+        return str(either["metadata"]["namespace"]) if either and self.resource.namespaced else None
+
+    @property
+    def patch(self) -> dict[str, Any]:
+        """The merge patch from before to after."""
+        return patch_between(self.before or {}, self.after or {})
+
+    @property
+    def title(self) -> str:
+        """What it does, in words."""
+        verb = "make" if self.before is None else "delete" if self.after is None else "change"
+        place = f"{self.namespace}/" if self.namespace else ""
+        return f"{verb} {self.resource.kind} {place}{self.name}"
+
+
+def step_between(resource: Resource, before: Raw | None, after: Raw | None) -> Step | None:
+    """The step, or None when there is nothing to change."""
+    if before == after:
+        return None
+    either = after if after is not None else before
+    return Step(resource, str((either or {})["metadata"]["name"]), before, after)
+
+
+def patch_between(before: Raw, after: Raw) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) that makes `after` of `before`. Neither may have null values."""
+    patch: dict[str, Any] = dict.fromkeys(key for key in before if key not in after)
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if inner := patch_between(old, value):
+                patch[key] = inner
+        elif key not in before or old != value:
+            patch[key] = copy.deepcopy(value)
+    return patch
+
+
+def changed(obj: Raw, path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of the object with this field set, or without it for None; parents that become empty stay."""
+    new = copy.deepcopy(dict(obj))
+    place = new
+    for key in path[:-1]:
+        if value is None and key not in place:
+            return new
+        place[key] = dict(place.get(key) or {})
+        place = place[key]
+    if value is None:
+        place.pop(path[-1], None)
+    else:
+        place[path[-1]] = value
+    return new
+
+
+def diff_lines(step: Step) -> list[str]:
+    """The change as a unified diff of the object's YAML, without what the API server keeps for itself."""
+    place = f"{step.namespace}/" if step.namespace else ""
+    label = f"{step.resource.kind} {place}{step.name}"
+    old, new = (to_yaml(_readable(each)).splitlines() if each is not None else [] for each in (step.before, step.after))
+    return list(difflib.unified_diff(old, new, f"{label} (now)", f"{label} (then)", lineterm=""))
+
+
+def _readable(obj: Raw) -> dict[str, Any]:
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in _SERVERS_OWN}
+    return {key: value for key, value in {**obj, "metadata": metadata}.items() if key != "status"}
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with texts of several lines as they are read."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(obj: Raw) -> str:
+    """An object as YAML, keys in their order."""
+    return yaml.dump(dict(obj), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)

@@ -1,0 +1,242 @@
+"""There is no GPU here: this plays NVIDIA's part against a real API server, as its components' sources have it.
+
+- the GPU Operator renders the DaemonSets from the ClusterPolicy (controllers/object_controls.go);
+- kubelets start their pods (the DaemonSets themselves are run by the real controller manager and scheduler);
+- each node's device plugin reads the ConfigMap **when its pod starts** and never again, the config-manager follows the
+  node's label among what was read then (cmd/config-manager), and only then the node's numbers change;
+- GPU Feature Discovery labels the node in the same way.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vdi.kube.config import load_config
+from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.resource import NODES, PODS, Resource
+from vdi.kube.transport import Client
+from waiting import wait_until
+
+Object = dict[str, Any]
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
+CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
+POLICIES = Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False)
+NAMESPACE = "gpu-operator"
+PLUGIN, DISCOVERY = "nvidia-device-plugin-daemonset", "gpu-feature-discovery"
+GPU = "nvidia.com/gpu"
+
+_REQUIRED = (
+    *("daemonsets", "dcgm", "dcgmExporter", "devicePlugin", "driver", "gfd", "nodeStatusExporter", "operator"),
+    "toolkit",
+)
+_ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_CONFIG = {"type": "object", "properties": {"name": {"type": "string"}, "default": {"type": "string"}}}
+CRD: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "clusterpolicies.nvidia.com"},
+    "spec": {
+        "group": "nvidia.com",
+        "scope": "Cluster",
+        "names": {"kind": "ClusterPolicy", "listKind": "ClusterPolicyList", "plural": "clusterpolicies"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {
+                                "type": "object",
+                                "required": [*_REQUIRED],
+                                "properties": {
+                                    **dict.fromkeys(_REQUIRED, _ANYTHING),
+                                    "mig": _ANYTHING,
+                                    "devicePlugin": {
+                                        "type": "object",
+                                        "properties": {"enabled": {"type": "boolean"}, "config": _CONFIG},
+                                    },
+                                },
+                            },
+                            "status": {
+                                "type": "object",
+                                "required": ["namespace", "state"],
+                                "properties": {"namespace": {"type": "string"}, "state": {"type": "string"}},
+                            },
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+"""What of NVIDIA's CRD is looked at here, with the fields that it requires."""
+POLICY: Object = {
+    "apiVersion": "nvidia.com/v1",
+    "kind": "ClusterPolicy",
+    "metadata": {"name": "cluster-policy"},
+    "spec": {**{part: {} for part in _REQUIRED}, "devicePlugin": {"enabled": True}, "toolkit": {"enabled": False}},
+}
+
+
+@dataclass
+class Player:
+    """Looks at the cluster ten times a second and does what NVIDIA's components would."""
+
+    api: Client
+    gpus: dict[str, int]
+    """Physical GPUs by node."""
+    operator: bool = True
+    """Whether the GPU Operator is there; without it the DaemonSets are the test's own."""
+    discovery: bool = True
+    read: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """By node: the plugin's pod that read the ConfigMap, and what it read."""
+
+    async def play(self) -> None:
+        while True:
+            with suppress(NotFound, Conflict):  # objects go while they are looked at; the next look is soon
+                if self.operator:
+                    await self._render()
+                await self._start_pods()
+            await asyncio.sleep(0.1)
+
+    async def _render(self) -> None:
+        policy = await self.api.get(POLICIES, "cluster-policy", into=Object)
+        config = policy["spec"]["devicePlugin"].get("config") or {}
+        for name in (PLUGIN, DISCOVERY):
+            wanted = daemon_set(name, config.get("name"), config.get("default", ""))
+            await self.api.apply(DAEMON_SETS, name, wanted, namespace=NAMESPACE, into=Object)
+
+    async def _start_pods(self) -> None:
+        for pod in await self.api.list(PODS, namespace=NAMESPACE, into=Object):
+            node, name = pod["spec"].get("nodeName"), pod["metadata"]["name"]
+            if node not in self.gpus or "deletionTimestamp" in pod["metadata"]:
+                continue
+            plugin = name.startswith(PLUGIN)
+            if plugin and self.read.get(node, ("",))[0] != pod["metadata"]["uid"]:
+                self.read[node] = (pod["metadata"]["uid"], await self._config_of(pod))
+            if plugin:
+                await self._advertise(node, pod, self.read[node][1])
+            if pod.get("status", {}).get("phase") != "Running":
+                await self._run(name)
+
+    async def _run(self, pod: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+        status = {"status": {"phase": "Running", "conditions": [ready]}}
+        await self.api.patch(PODS, pod, status, namespace=NAMESPACE, subresource="status", into=Object)
+
+    async def _config_of(self, pod: Object) -> dict[str, str]:
+        names = [each["configMap"]["name"] for each in pod["spec"]["volumes"] if "configMap" in each]
+        own = [name for name in names if name != "kube-root-ca.crt"]
+        if not own:
+            return {}
+        found = await self.api.get(CONFIG_MAPS, own[0], namespace=NAMESPACE, into=Object)
+        return dict(found.get("data") or {})
+
+    async def _advertise(self, name: str, pod: Object, configs: dict[str, str]) -> None:
+        node = await self.api.get(NODES, name, into=Object)
+        env = {each["name"]: each.get("value", "") for box in pod["spec"]["containers"] for each in box.get("env", ())}
+        key = node["metadata"]["labels"].get("nvidia.com/device-plugin.config") or env.get("DEFAULT_CONFIG")
+        if "DEFAULT_CONFIG" not in env:
+            key = env.get("CONFIG_FILE", "").rpartition("/")[2]
+        slicing = (yaml.safe_load(configs.get(key or "", "{}")).get("sharing") or {}).get("timeSlicing") or {}
+        replicas = slicing["resources"][0]["replicas"] if slicing else 1
+        resource = f"{GPU}.shared" if slicing.get("renameByDefault") else GPU
+        room = {GPU: "0", f"{GPU}.shared": "0", resource: str(self.gpus[name] * replicas)}
+        capacity = node["status"]["capacity"]
+        if any(capacity.get(each, "0") != count for each, count in room.items()):
+            body = {"status": {"capacity": room, "allocatable": room}}
+            await self.api.patch(NODES, name, body, subresource="status", into=Object)
+        if self.discovery:
+            labels = {"gpu.replicas": str(replicas), "gpu.sharing-strategy": "time-slicing" if slicing else "none"}
+            wanted = {f"nvidia.com/{label}": value for label, value in labels.items()}
+            if any(node["metadata"]["labels"].get(label) != value for label, value in wanted.items()):
+                await self.api.patch(NODES, name, {"metadata": {"labels": wanted}}, into=Object)
+
+
+def daemon_set(name: str, config_map: str | None, default: str) -> Object:
+    """As the GPU Operator, and in its outlines the chart nvidia-device-plugin, have it."""
+    main: Object = {"name": name.removesuffix("-daemonset"), "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"}
+    boxes, volumes = [main], []
+    if name == PLUGIN:
+        main["volumeMounts"] = [{"name": "device-plugin", "mountPath": "/var/lib/kubelet/device-plugins"}]
+        volumes.append({"name": "device-plugin", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}})
+    if config_map:
+        main["env"] = [{"name": "CONFIG_FILE", "value": "/config/config.yaml"}]
+        environment = {
+            "NODE_LABEL": "nvidia.com/device-plugin.config",
+            "CONFIG_FILE_SRCDIR": "/available-configs",
+            "DEFAULT_CONFIG": default,
+            "FALLBACK_STRATEGIES": "empty",
+        }
+        manager: Object = {"name": "config-manager", "image": main["image"], "command": ["config-manager"]}
+        manager["env"] = [{"name": key, "value": value} for key, value in environment.items()]
+        manager["volumeMounts"] = [{"name": "available-configs", "mountPath": "/available-configs"}]
+        boxes.append(manager)
+        volumes.append({"name": "available-configs", "configMap": {"name": config_map}})
+    spec = {
+        "nodeSelector": {"nvidia.com/gpu.present": "true"},
+        "automountServiceAccountToken": False,
+        "containers": boxes,
+        "volumes": volumes,
+    }
+    labels = {"app": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    }
+
+
+@contextmanager
+def played(
+    kubeconfig: Path, gpus: dict[str, int], *, operator: bool = True, discovery: bool = True
+) -> Iterator[Player]:
+    """NVIDIA's components, in a thread of their own, while the context lasts."""
+    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    failures: list[BaseException] = []
+    players: list[Player] = []
+
+    async def live() -> None:
+        async with Client(load_config(kubeconfig), field_manager="gpu-operator") as api:
+            players.append(Player(api, gpus, operator, discovery))
+            playing, stopped = asyncio.create_task(players[0].play()), asyncio.create_task(stop.wait())
+            ready.set()
+            await asyncio.wait((playing, stopped), return_when=asyncio.FIRST_COMPLETED)
+            ended = playing.done()
+            playing.cancel()
+            stopped.cancel()
+            outcome, _ = await asyncio.gather(playing, stopped, return_exceptions=True)
+            if ended and isinstance(outcome, BaseException):
+                raise outcome
+
+    def life() -> None:
+        try:
+            loop.run_until_complete(live())
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=life, name="gpu player")
+    thread.start()
+    try:
+        wait_until("NVIDIA's components play", lambda: ready.is_set() or failures, 30)
+        yield players[0]
+        assert not failures, failures
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(stop.set)
+        thread.join(15)

@@ -1,0 +1,356 @@
+"""`vdi gpu` and configure_gpu_slicing.sh against a real API server, controller manager and scheduler.
+
+There is no GPU here: what the device plugin tells the nodes is played by `gpu_player`. The control plane is one of its
+own, since nodes that are shared would be in the way of other tests.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.gpu_player import CRD, NAMESPACE, PLUGIN, POLICY, daemon_set, played
+from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
+from vdi.devcluster import binaries, cluster
+from vdi.devcluster.progress import Progress
+from vdi.kube.config import load_config
+from vdi.kube.transport import Client
+from waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "configure_gpu_slicing.sh"
+MANIFEST = ROOT / "manifests" / "gpu-time-slicing.yaml"
+RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
+GPUS = {"gpu-a": 1, "gpu-b": 2}
+CONFIG_MAPS = ("time-slicing-config", "plugin-configs")
+ROOM = {"cpu": "8", "memory": "32Gi", "pods": "50"}
+SHARED, RENAMED = "nvidia.com/gpu", "nvidia.com/gpu.shared"
+
+
+@dataclass(frozen=True)
+class Site:
+    """The cluster and what is typed at it."""
+
+    kubectl: list[str]
+    kubeconfig: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+        return {**ours, "KUBECONFIG": str(self.kubeconfig)}
+
+    def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(word) for word in words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=80,
+        )
+
+    def gpu(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-c", RUN_MAIN, "gpu", *words)
+
+    def kube(self, *words: str, stdin: str | None = None) -> str:
+        return subprocess.run(
+            [*self.kubectl, *words], check=True, capture_output=True, text=True, input=stdin, timeout=50
+        ).stdout
+
+    def get(self, *words: str) -> Any:
+        return json.loads(self.kube("get", *words, "-o", "json"))
+
+    def advertised(self, resource: str = SHARED) -> list[int]:
+        return [int(self.get("node", name)["status"]["allocatable"].get(resource, 0)) for name in GPUS]
+
+    def codes(self) -> list[str]:
+        return [each["code"] for each in json.loads(self.gpu("verify", "-o", "json").stdout)["findings"]]
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
+    folder = tmp_path_factory.mktemp("gpu-control-plane")
+    name = f"g{os.getpid():x}"
+    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
+        patch.setenv("VDI_STATE", str(folder))
+        try:
+            made = cluster.up(name, control_plane_only=True, progress=progress)
+            with nodes_stand_in(made.kubeconfig):
+                yield made
+        finally:
+            cluster.down(name)
+
+
+@pytest.fixture(scope="module")
+def site(control_plane: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    with Progress(tmp_path_factory.mktemp("kubectl")) as progress:
+        binary = binaries.ensure(["kubectl"], progress=progress)["kubectl"]
+    site = Site([str(binary), "--kubeconfig", str(control_plane.kubeconfig)], control_plane.kubeconfig)
+    site.kube("delete", "node", STAND_IN)
+    site.kube("apply", "-f", "-", stdin=json.dumps(CRD))
+    site.kube("wait", "--for=condition=Established", "crd/clusterpolicies.nvidia.com", "--timeout=20s")
+    site.kube("create", "namespace", NAMESPACE)
+    site.kube("wait", "serviceaccount/default", "--for=create", "--namespace", NAMESPACE, "--timeout=30s")
+    return site
+
+
+@pytest.fixture
+def nodes(site: Site) -> Iterator[Site]:
+    """Two nodes, with 1 and 2 GPUs; nothing of NVIDIA's installed."""
+
+    async def add() -> None:
+        async with Client(load_config(site.kubeconfig), field_manager="test") as api:
+            for name, count in GPUS.items():
+                labels = {
+                    "nvidia.com/gpu.present": "true",
+                    "nvidia.com/gpu.count": str(count),
+                    "nvidia.com/gpu.product": "NVIDIA-L4",
+                    "nvidia.com/gpu.memory": "23034",
+                }
+                await add_node(api, name, {**ROOM, SHARED: str(count)}, labels=labels)
+
+    asyncio.run(add())
+    yield site
+    site.kube("delete", "clusterpolicy", "--all")
+    site.kube("delete", "daemonset", "--all", "--namespace", NAMESPACE, "--cascade=foreground", "--timeout=40s")
+    site.kube("delete", "configmap", "--namespace", NAMESPACE, "--ignore-not-found", *CONFIG_MAPS)
+    site.kube("delete", "node", *GPUS)
+
+
+@pytest.fixture
+def operator(nodes: Site) -> Iterator[Site]:
+    """NVIDIA's GPU Operator as it comes: nothing shared."""
+    nodes.kube("apply", "-f", "-", stdin=json.dumps(POLICY))
+    status = {"status": {"namespace": NAMESPACE, "state": "ready"}}
+    words = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
+    nodes.kube("patch", "clusterpolicy", "cluster-policy", *words)
+    with played(nodes.kubeconfig, GPUS):
+        wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
+        yield nodes
+
+
+def plugin_ready(site: Site) -> bool:
+    found = site.get("daemonset", "--namespace", NAMESPACE)["items"]
+    return len(found) > 0 and all(each["status"].get("numberReady") == len(GPUS) for each in found)
+
+
+def pods(site: Site) -> set[str]:
+    found = site.get("pods", "--namespace", NAMESPACE, "-l", f"app={PLUGIN}")["items"]
+    return {each["metadata"]["uid"] for each in found if "deletionTimestamp" not in each["metadata"]}
+
+
+def test_the_script_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(operator: Site) -> None:
+    assert operator.codes() == ["gpu_sharing_not_configured"]
+    assert operator.gpu("verify").returncode == 1
+
+    dry = operator.run(SCRIPT, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "+++ ClusterPolicy cluster-policy (then)" in dry.stdout
+    assert re.search(r"^  \+ +default: any$", dry.stdout, re.MULTILINE)
+    assert "isolates neither memory nor faults" in dry.stdout
+    assert operator.codes() == ["gpu_sharing_not_configured"]
+
+    done = operator.run(SCRIPT, "--timeout", "20s")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert operator.advertised() == [8, 16]
+    assert "✓ node gpu-b: 2 GPUs x 8 = 16 nvidia.com/gpu" in done.stdout
+    assert re.search(r"^✓ the nodes advertise what they should \d+\.\ds$", done.stderr, re.MULTILINE), done.stderr
+    config = operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]["config"]
+    assert config == {"name": "time-slicing-config", "default": "any"}
+    verified = operator.gpu("verify")
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+    before = pods(operator)
+    again = operator.run(SCRIPT)
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "Nothing to change.")
+    assert pods(operator) == before
+
+    undone = operator.gpu("configure", "--undo", "--timeout", "20s")
+    assert undone.returncode == 0, undone.stderr + undone.stdout
+    assert operator.advertised() == [1, 2]
+    assert operator.get("clusterpolicy", "cluster-policy")["spec"] == POLICY["spec"]
+    assert "time-slicing-config" not in operator.kube("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
+    assert operator.gpu("configure", "--undo").returncode == 1
+
+
+def test_several_configurations_and_a_restart_only_where_the_config_map_changed(operator: Site) -> None:
+    several = ("--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
+    done = operator.gpu("configure", *several)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert operator.advertised() == [8, 4]
+
+    before = pods(operator)
+    relabelled = operator.gpu("configure", "--config", "big=2", "--node", "gpu-a=big", "--node", "gpu-b=any")
+    assert relabelled.returncode == 0, relabelled.stderr + relabelled.stdout
+    assert operator.advertised() == [2, 16]
+    assert pods(operator) == before
+    assert "restart" not in relabelled.stderr
+
+    changed = operator.gpu("configure", "--config", "big=3", "--timeout", "20s")
+    assert changed.returncode == 0, changed.stderr + changed.stdout
+    assert operator.advertised() == [3, 16]
+    assert not pods(operator) & before
+    assert f"restart DaemonSet {NAMESPACE}/{PLUGIN}" in changed.stderr
+
+    assert operator.gpu("configure", "--undo", "--timeout", "20s").returncode == 0
+    labels = operator.get("node", "gpu-b")["metadata"]["labels"]
+    assert "nvidia.com/device-plugin.config" not in labels
+
+    shown = operator.gpu("status")
+    assert re.search(r"^gpu-b +2 +NVIDIA-L4 +- +none +1 +nvidia.com/gpu +2 +0$", shown.stdout, re.MULTILINE), (
+        shown.stdout
+    )
+
+
+def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts(operator: Site) -> None:
+    assert operator.gpu("configure", "--timeout", "20s").returncode == 0
+    text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
+    before = pods(operator)
+    wait_until("a second has passed since the pods were made", lambda: edit(operator, text.replace("8", "5")), 10)
+    assert operator.advertised() == [8, 16]
+    assert operator.codes()[:2] == ["gpu_config_not_read", "gpu_config_not_read"]
+
+    done = operator.gpu("configure", "--replicas", "5", "--timeout", "20s")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert operator.advertised() == [5, 10]
+    assert not pods(operator) & before
+
+
+def edit(site: Site, text: str) -> bool:
+    """Write the configuration; whether it is now younger than the device plugin's pods (times have whole seconds)."""
+    patch = json.dumps({"data": {"any": f"{text}\n# {os.urandom(4).hex()}"}})
+    words = ("time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
+    site.kube("patch", "configmap", *words)
+    return "gpu_config_not_read" in site.codes()
+
+
+def test_the_manifest_does_the_same_and_the_missions_own_patch_does_not(operator: Site) -> None:
+    refused = operator.run(*operator.kubectl, "delete", "clusterpolicy", "cluster-policy")
+    assert refused.returncode == 0
+    apply = ("apply", "--server-side", "--field-manager=vdi-gpu", "-f", str(MANIFEST))  # as the file itself says
+    lonely = operator.run(*operator.kubectl, *apply)
+    assert lonely.returncode == 1  # only the GPU Operator's chart can make a ClusterPolicy
+    assert "spec.toolkit: Required value" in lonely.stderr
+    operator.kube("apply", "--server-side", "-f", "-", stdin=json.dumps(POLICY))
+
+    without_default = json.dumps({"spec": {"devicePlugin": {"config": {"name": "time-slicing-config"}}}})
+    operator.kube("patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default)
+    wait_until("the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"], 40)
+    assert operator.advertised() == [1, 2]
+
+    operator.kube(*apply)
+    wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0, 60)
+    assert operator.advertised() == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--replicas", "0"], 2, "--replicas is 0; allowed: a whole number from 1 up"),
+        (["--node", "gpu-z=any"], 2, "--node names 'gpu-z', which is not in this cluster; allowed: gpu-a, gpu-b"),
+        (["--undo"], 1, "There is nothing to undo: ConfigMap gpu-operator/time-slicing-config does not exist"),
+        (["--timeout", "soon"], 2, "--timeout: 'soon' is not a duration"),
+    ],
+)
+def test_refused(operator: Site, words: list[str], code: int, said: str) -> None:
+    ran = operator.gpu("configure", *words)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert said in ran.stderr
+    assert operator.advertised() == [1, 2]
+
+
+def test_mps_and_mig_on_a_node_are_refused(operator: Site) -> None:
+    operator.kube("label", "node", "gpu-a", "nvidia.com/mps.capable=true")
+    operator.kube("label", "node", "gpu-b", "nvidia.com/mig.config=all-1g.5gb")
+    ran = operator.gpu("configure")
+    assert ran.returncode == 1
+    assert "Node gpu-a is shared by MPS" in ran.stderr
+    assert "Node gpu-b has its GPUs cut by MIG" in ran.stderr
+    assert "config" not in operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]
+
+
+def test_renamed(operator: Site) -> None:
+    done = operator.gpu("configure", "--rename-by-default", "--timeout", "20s", "-o", "json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert (operator.advertised(SHARED), operator.advertised(RENAMED)) == ([0, 0], [8, 16])
+    assert any("gpuResource=nvidia.com/gpu.shared" in note for note in json.loads(done.stdout)["notes"])
+
+
+def test_ctrl_c_while_it_waits(operator: Site) -> None:
+    """Nobody plays the device plugin of a node that has just come, so there is something to wait for."""
+    operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
+    words = [sys.executable, "-c", RUN_MAIN, "gpu", "configure"]
+    with subprocess.Popen(words, env=operator.environment, stdout=-1, stderr=-1, text=True) as process:
+        try:
+            assert process.stderr is not None
+            seen = ""
+            while "instead of 24" not in seen:
+                line = process.stderr.readline()
+                assert line, seen
+                seen += line
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Interrupted. What was changed stays" in rest
+    assert "Traceback" not in rest
+
+
+def test_what_is_not_reached_in_time_is_said(operator: Site) -> None:
+    operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
+    late = operator.gpu("configure", "--timeout", "5s")
+    assert late.returncode == 1
+    assert "advertises 16 nvidia.com/gpu instead of 24: 3 GPUs x 8 (configuration any)" in late.stdout
+    assert "not done within 5s; look again: vdi gpu verify" in late.stderr
+
+
+def helm_chart(site: Site) -> None:
+    """The chart nvidia-device-plugin with config.name=plugin-configs and config.default=shared, as Helm leaves it."""
+    configs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "plugin-configs"}}
+    site.kube(
+        "create", "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps({**configs, "data": {"shared": "version: v1"}})
+    )
+    site.kube("create", "-f", "-", stdin=json.dumps(daemon_set(PLUGIN, "plugin-configs", "shared")))
+
+
+def test_the_device_plugins_chart_without_the_operator(nodes: Site) -> None:
+    helm_chart(nodes)
+    with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
+        wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
+        done = nodes.gpu("configure", "--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert nodes.advertised() == [8, 4]
+        assert f"restart DaemonSet {NAMESPACE}/{PLUGIN}" in done.stderr
+        undone = nodes.gpu("configure", "--undo", "--timeout", "20s")
+        assert undone.returncode == 0, undone.stderr + undone.stdout
+        assert nodes.advertised() == [1, 2]
+        data = nodes.get("configmap", "plugin-configs", "--namespace", NAMESPACE)["data"]
+        assert data == {"shared": "version: v1"}
+
+
+def test_a_static_device_plugin_without_any_configuration(nodes: Site) -> None:
+    """No label says how many GPUs there are, either: what the nodes advertised before is noted."""
+    for name in GPUS:
+        nodes.kube("label", "node", name, "nvidia.com/gpu.count-")
+    plain = daemon_set(PLUGIN, None, "")
+    nodes.kube("create", "-f", "-", stdin=json.dumps(plain))
+    before = nodes.get("daemonset", PLUGIN, "--namespace", NAMESPACE)["spec"]
+    with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
+        wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
+        done = nodes.gpu("configure", "--timeout", "20s")
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert nodes.advertised() == [8, 16]
+        undone = nodes.gpu("configure", "--undo", "--timeout", "20s")
+        assert undone.returncode == 0, undone.stderr + undone.stdout
+        assert nodes.advertised() == [1, 2]
+    assert nodes.get("daemonset", PLUGIN, "--namespace", NAMESPACE)["spec"] == before

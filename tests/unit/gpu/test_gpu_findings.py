@@ -1,0 +1,223 @@
+"""States of clusters, named for what is wrong with them, and what is found."""
+
+from dataclasses import replace
+
+import pytest
+
+from unit.gpu.gpu_states import (
+    EARLIER,
+    LATER,
+    LONG_AGO,
+    a_config_map,
+    a_daemon_set,
+    a_node,
+    a_policy,
+    configured,
+    fresh,
+    labelled,
+    on_k3s,
+    shared,
+    unlabelled,
+)
+from unit.gpu.test_gpu_sharing import MISSION
+from vdi.gpu.findings import Finding, Severity, find
+from vdi.gpu.observed import ConfigMap, DaemonSet, Node, Observed, Policy
+from vdi.gpu.sharing import RENAMED, Sharing
+from vdi.gpu.wish import Wish
+
+POINTED = {"name": "time-slicing-config", "default": "any"}
+
+
+def operator(
+    policy: Policy | None = None,
+    config_map: ConfigMap | None = None,
+    *nodes: Node,
+    plugin: DaemonSet | None = None,
+    reader: DaemonSet | None = None,
+) -> Observed:
+    """The GPU Operator, its DaemonSets as its ClusterPolicy has them."""
+    policy = policy or a_policy(POINTED)
+    name, default = str(policy.config.get("name") or ""), str(policy.config.get("default") or "")
+    return Observed(
+        "gpu-operator",
+        nodes=nodes or (shared(a_node()),),
+        plugins=(plugin or a_daemon_set(config_map=name or None, default=default),),
+        readers=(reader or a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),) if name else (),
+        policy=policy,
+        config_maps={config_map.name: config_map} if config_map else {},
+        runtime_class=True,
+    )
+
+
+def codes(observed: Observed) -> list[str]:
+    return [each.code for each in find(observed)]
+
+
+def only(observed: Observed) -> Finding:
+    (finding,) = find(observed)
+    return finding
+
+
+GOOD = a_config_map(any=MISSION)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_healthy(gpus: int) -> None:
+    assert codes(configured(a_node(gpus=gpus))) == []
+    assert codes(operator(None, GOOD, shared(a_node(gpus=gpus)))) == []
+
+
+def test_healthy_with_several_configurations() -> None:
+    wish = Wish({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
+    observed = configured(a_node("a"), a_node("b", 2), a_node("c", 4), wish=wish)
+    assert codes(observed) == []
+    assert [node.count("nvidia.com/gpu") for node in observed.nodes] == [8, 4, 4]
+
+
+def test_healthy_when_renamed() -> None:
+    observed = configured(wish=Wish({"any": Sharing(rename=True)}, "any"))
+    assert (observed.nodes[0].count(RENAMED), codes(observed)) == (8, [])
+
+
+def test_nothing_configured() -> None:
+    assert only(fresh()).code == "gpu_sharing_not_configured"
+
+
+def test_config_map_missing() -> None:
+    finding = only(operator(None, None, a_node()))
+    assert finding.code == "gpu_config_map_missing"
+    assert "gpu-operator/time-slicing-config" in finding.message
+
+
+def test_the_missions_patch_without_default() -> None:
+    """The nodes then advertise 1, which is not blamed on them: the cause is found."""
+    finding = only(operator(a_policy({"name": "time-slicing-config"}), GOOD, a_node()))
+    assert finding.code == "gpu_default_key_unset"
+    assert "gpu-1" in finding.message
+
+
+def test_without_default_but_every_node_labelled() -> None:
+    node = labelled(shared(a_node()), "any")
+    assert codes(operator(a_policy({"name": "time-slicing-config"}), GOOD, node)) == []
+
+
+def test_default_names_no_key() -> None:
+    finding = only(operator(a_policy({"name": "time-slicing-config", "default": "all"}), GOOD, a_node()))
+    assert finding.code == "gpu_default_key_missing"
+    assert "'all'" in finding.message
+    assert "has: any" in finding.message
+
+
+def test_label_names_no_key() -> None:
+    finding = only(operator(None, GOOD, labelled(a_node(), "big")))
+    assert finding.code == "gpu_node_config_unknown"
+    assert "nvidia.com/device-plugin.config=big" in finding.message
+    assert "allowed: any" in finding.message
+
+
+def test_config_broken() -> None:
+    assert codes(operator(None, a_config_map(any=MISSION.replace("8", "0")), a_node())) == ["gpu_config_invalid"]
+
+
+def test_config_with_time_slicing_and_mps() -> None:
+    both = f"{MISSION}\n  mps: {{resources: [{{name: nvidia.com/gpu, replicas: 2}}]}}"
+    assert "both timeSlicing and mps" in only(operator(None, a_config_map(any=both))).message
+
+
+def test_advertises_1_not_8() -> None:
+    finding = find(operator(None, GOOD, a_node()))[0]
+    assert finding.code == "gpu_capacity_wrong"
+    assert "advertises 1 nvidia.com/gpu instead of 8: 1 GPUs x 8 (configuration any)" in finding.message
+
+
+def test_advertises_nothing() -> None:
+    assert "gpu_capacity_wrong" in codes(operator(None, GOOD, a_node(advertises=0)))
+
+
+def test_advertises_both_names() -> None:
+    renamed = a_config_map(any=MISSION.replace("renameByDefault: false", "renameByDefault: true"))
+    node = shared(a_node(), resource=RENAMED)
+    room = {**node.raw["status"]["capacity"], "nvidia.com/gpu": "8"}
+    raw = {**node.raw, "status": {**node.raw["status"], "capacity": room, "allocatable": room}}
+    assert codes(operator(None, renamed, Node(raw))) == ["gpu_resource_twice"]
+
+
+def test_a_gpu_fell_off_the_bus() -> None:
+    node = shared(a_node(gpus=2))
+    raw = {**node.raw, "status": {**node.raw["status"], "allocatable": {"nvidia.com/gpu": "8"}}}
+    finding = only(operator(None, GOOD, Node(raw)))
+    assert finding.code == "gpu_unhealthy"
+    assert "Of its 16 nvidia.com/gpu only 8" in finding.message
+
+
+def test_labels_of_before() -> None:
+    node = shared(a_node())
+    old = {**node.raw["metadata"]["labels"], "nvidia.com/gpu.replicas": "4"}
+    raw = {**node.raw, "metadata": {**node.raw["metadata"], "labels": old}}
+    finding = only(operator(None, GOOD, Node(raw)))
+    assert finding.code == "gpu_labels_stale"
+    assert "nvidia.com/gpu.replicas=4 (wanted 8)" in finding.message
+
+
+def test_shared_by_mps_instead() -> None:
+    node = shared(a_node())
+    other = {**node.raw["metadata"]["labels"], "nvidia.com/gpu.sharing-strategy": "mps"}
+    raw = {**node.raw, "metadata": {**node.raw["metadata"], "labels": other}}
+    assert "shared by MPS" in only(operator(None, GOOD, Node(raw))).message
+
+
+def test_without_feature_discovery_it_cannot_be_told() -> None:
+    finding = only(operator(None, GOOD, unlabelled(shared(a_node()))))
+    assert (finding.code, finding.severity) == ("gpu_count_unknown", Severity.UNKNOWN)
+
+
+def test_without_feature_discovery_what_is_no_multiple_is_wrong() -> None:
+    assert codes(operator(None, GOOD, unlabelled(a_node()))) == ["gpu_capacity_wrong"]
+
+
+def test_mig_cuts_what_is_shared_whole() -> None:
+    cut = a_node("gpu-1", 7, {"gpu.product": "NVIDIA-A100-MIG-1g.5gb", "mig.strategy": "single"})
+    assert codes(operator(None, GOOD, shared(cut))) == ["gpu_mig_mismatch"]
+
+
+def test_the_policy_is_not_taken_up() -> None:
+    observed = operator(None, GOOD, a_node(), plugin=a_daemon_set())
+    assert codes(observed)[0] == "gpu_policy_not_taken_up"
+
+
+@pytest.mark.parametrize(("made", "read"), [(LONG_AGO, False), (EARLIER, True), (LATER, True)])
+def test_the_config_map_is_newer_than_the_pods(made: str, read: bool) -> None:
+    plugin = a_daemon_set(config_map="time-slicing-config", default="any", made=made)
+    assert codes(operator(None, GOOD, plugin=plugin)) == ([] if read else ["gpu_config_not_read"])
+
+
+def test_feature_discovery_has_not_read_it_either() -> None:
+    reader = a_daemon_set("gpu-feature-discovery", config_map="time-slicing-config", made=LONG_AGO, plugin=False)
+    finding = only(operator(None, GOOD, reader=reader))
+    assert (finding.code, finding.where) == ("gpu_config_not_read", "daemonset/gpu-operator/gpu-feature-discovery")
+
+
+def test_the_plugin_is_not_ready() -> None:
+    plugin = a_daemon_set(config_map="time-slicing-config", default="any", ready=0)
+    assert codes(operator(None, GOOD, plugin=plugin)) == ["gpu_device_plugin_not_ready"]
+
+
+def test_no_plugin_and_no_gpus() -> None:
+    bare = replace(fresh(), plugins=(), nodes=())
+    assert codes(bare) == ["gpu_sharing_not_configured", "gpu_nodes_missing", "gpu_device_plugin_missing"]
+
+
+def test_the_toolkit_talks_to_another_containerd_than_that_of_k3s() -> None:
+    observed = operator(None, GOOD, on_k3s(shared(a_node())))
+    finding = only(observed)
+    assert (finding.code, finding.severity) == ("gpu_toolkit_paths_not_k3s", Severity.WARNING)
+    assert "/run/k3s/containerd/containerd.sock" in finding.remedy
+    right = {"env": [{"name": "CONTAINERD_SOCKET", "value": "/run/k3s/containerd/containerd.sock"}]}
+    for toolkit in (right, {"enabled": False}):
+        assert codes(replace(observed, policy=a_policy(POINTED, toolkit=toolkit))) == []
+
+
+def test_k3s_without_its_runtime_class() -> None:
+    policy = a_policy(POINTED, toolkit={"enabled": False})
+    observed = replace(operator(policy, GOOD, on_k3s(shared(a_node()))), runtime_class=False)
+    assert only(observed).code == "gpu_runtime_class_missing"

@@ -1,0 +1,407 @@
+"""From what is there and what is wished to the changes; the cluster's part is played as its components document it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.gpu.gpu_states import (
+    EIGHT,
+    LATER,
+    LONG_AGO,
+    a_config_map,
+    a_daemon_set,
+    a_node,
+    a_policy,
+    a_static_plugin,
+    configured,
+    fresh,
+    labelled,
+    on_k3s,
+    played,
+    shared,
+    unlabelled,
+)
+from unit.gpu.test_gpu_sharing import MISSION
+from vdi.gpu.findings import find
+from vdi.gpu.notes import after_steps, notes_on
+from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed
+from vdi.gpu.sharing import RENAMED, Sharing
+from vdi.gpu.steps import diff_lines, patch_between
+from vdi.gpu.time_slicing import default_key, plan_configure
+from vdi.gpu.undo import plan_undo
+from vdi.gpu.wish import RefusedError, Wish, parse_wish
+
+SEVERAL = Wish({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
+
+
+def helm(observed: Observed, **config: str) -> Observed:
+    """No GPU Operator: the chart nvidia-device-plugin with a ConfigMap, whose default is `config0`."""
+    plugin = a_daemon_set("nvdp", config_map="configs", default="config0", fallbacks="named,single")
+    maps = {"configs": a_config_map(LONG_AGO, "configs", **(config or {"config0": "version: v1"}))}
+    return replace(observed, policy=None, plugins=(plugin,), config_maps=maps)
+
+
+def static(observed: Observed) -> Observed:
+    """No GPU Operator: NVIDIA's static manifest."""
+    return replace(observed, policy=None, plugins=(a_static_plugin(),))
+
+
+def refusal(observed: Observed, wish: Wish = EIGHT) -> RefusedError:
+    with pytest.raises(RefusedError) as refused:
+        plan_configure(observed, wish)
+    return refused.value
+
+
+# --- what is changed
+
+
+def test_fresh_operator() -> None:
+    plan = plan_configure(fresh(), EIGHT)
+    assert [step.title for step in plan.steps] == [
+        "make ConfigMap gpu-operator/time-slicing-config",
+        "change ClusterPolicy cluster-policy",
+    ]
+    assert plan.steps[1].patch == {
+        "spec": {"devicePlugin": {"config": {"name": "time-slicing-config", "default": "any"}}}
+    }
+    assert plan.restarts == ()  # the GPU Operator gives the DaemonSets another template, so they start anew
+
+
+def test_the_config_map_comes_before_what_names_it() -> None:
+    plan = plan_configure(fresh(a_node("a"), a_node("b"), a_node("c")), SEVERAL)
+    assert [step.resource.kind for step in plan.steps] == ["ConfigMap", "Node", "Node", "ClusterPolicy"]
+
+
+def test_the_missions_patch_gets_its_default() -> None:
+    """As the mission's document leaves it: the name without the default."""
+    plugin = a_daemon_set(config_map="time-slicing-config")
+    observed = replace(
+        fresh(),
+        policy=a_policy({"name": "time-slicing-config"}),
+        plugins=(plugin,),
+        config_maps={"time-slicing-config": a_config_map(any=MISSION)},
+    )
+    plan = plan_configure(observed, EIGHT)
+    assert [step.patch for step in plan.steps][-1] == {"spec": {"devicePlugin": {"config": {"default": "any"}}}}
+    assert "data" not in plan.steps[0].patch  # only the note for the undo
+    assert find(played(observed, plan)) == []
+
+
+def test_other_replicas_restart_what_reads_the_config_map() -> None:
+    plan = plan_configure(configured(), Wish({"any": Sharing(4)}, "any"))
+    assert [step.title for step in plan.steps] == ["change ConfigMap gpu-operator/time-slicing-config"]
+    assert [each.name for each in plan.restarts] == ["nvidia-device-plugin-daemonset", "gpu-feature-discovery"]
+
+
+def test_a_label_alone_restarts_nothing_since_the_config_manager_sees_labels() -> None:
+    observed = configured(a_node("a"), a_node("b"), a_node("c"), wish=replace(SEVERAL, nodes={}))
+    plan = plan_configure(observed, SEVERAL)
+    assert [step.patch["metadata"]["labels"] for step in plan.steps] == [{CONFIG_LABEL: "big"}, {CONFIG_LABEL: "whole"}]
+    assert plan.restarts == ()
+
+
+def test_an_interrupted_run_is_taken_up_where_it_was() -> None:
+    """Killed between ConfigMap and restart: the pods are older than the ConfigMap."""
+    observed = configured()
+    old = tuple(
+        replace(each, pods=({"metadata": {"name": "x", "creationTimestamp": LONG_AGO}},)) for each in observed.plugins
+    )
+    newer = a_config_map(LATER, **dict(observed.config_maps["time-slicing-config"].data))
+    noted = {
+        **newer.raw["metadata"],
+        "annotations": observed.config_maps["time-slicing-config"].raw["metadata"]["annotations"],
+    }
+    maps = {"time-slicing-config": replace(newer, raw={**newer.raw, "metadata": noted})}
+    plan = plan_configure(replace(observed, plugins=old, config_maps=maps, readers=()), EIGHT)
+    assert plan.steps == ()
+    assert [each.name for each in plan.restarts] == ["nvidia-device-plugin-daemonset"]
+
+
+def test_what_others_have_in_the_config_map_stays() -> None:
+    maps = {"time-slicing-config": a_config_map(theirs="version: v1")}
+    plan = plan_configure(replace(fresh(), config_maps=maps), EIGHT)
+    assert plan.steps[0].after is not None
+    assert plan.steps[0].after["data"] == {"theirs": "version: v1", "any": MISSION}
+    assert "theirs" not in plan.steps[0].patch["data"]
+
+
+def test_helm_chart_keeps_its_default_and_its_daemon_set() -> None:
+    observed = helm(fresh())
+    assert default_key(observed, None) == "config0"
+    plan = plan_configure(observed, Wish({"config0": Sharing()}, "config0"))
+    assert [step.title for step in plan.steps] == ["change ConfigMap gpu-operator/configs"]
+    assert [each.name for each in plan.restarts] == ["nvdp"]
+
+
+def test_static_plugin_gets_a_volume() -> None:
+    observed = static(fresh())
+    plan = plan_configure(observed, EIGHT)
+    assert [step.title for step in plan.steps] == [
+        "make ConfigMap gpu-operator/time-slicing-config",
+        "change DaemonSet gpu-operator/nvidia-device-plugin-daemonset",
+    ]
+    told = after_steps(observed, plan)
+    assert told.config_name == "time-slicing-config"
+    assert find(played(observed, plan)) == []
+    assert plan_configure(played(observed, plan), EIGHT).empty
+
+
+def test_without_feature_discovery_the_count_of_before_is_noted() -> None:
+    observed = static(fresh(unlabelled(a_node(gpus=2))))
+    assert find(played(observed, plan_configure(observed, EIGHT))) == []
+
+
+nodes_of = st.lists(st.integers(1, 8), min_size=1, max_size=4)
+
+
+@settings(max_examples=40)
+@given(nodes_of, st.data())
+def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before(gpus: list[int], data: Any) -> None:
+    nodes = [a_node(f"n{i}", count) for i, count in enumerate(gpus)]
+    if data.draw(st.booleans(), "a label of somebody's"):
+        nodes[0] = labelled(nodes[0], "theirs")
+    theirs = data.draw(st.sampled_from([None, {"theirs": "version: v1"}, {"any": MISSION, "theirs": "version: v1"}]))
+    if nodes[0].label(CONFIG_LABEL) and theirs is None:
+        theirs = {"theirs": "version: v1"}
+    before = fresh(*nodes)
+    if theirs is not None:
+        before = replace(before, config_maps={"time-slicing-config": a_config_map(LONG_AGO, **theirs)})
+    names = st.sampled_from(["any", "big", "whole"])
+    chosen = data.draw(st.dictionaries(st.sampled_from([each.name for each in nodes]), names))
+    counts = {
+        name: Sharing(data.draw(st.integers(1, 50)), data.draw(st.booleans())) for name in ("any", "big", "whole")
+    }
+    wish = Wish(counts, data.draw(names), chosen)
+
+    done = played(before, plan_configure(before, wish))
+    assert find(done) == []
+    assert plan_configure(done, wish).empty
+    again = played(done, plan_configure(done, replace(wish, configs={**counts, wish.default: Sharing(3)})))
+
+    back = played(again, plan_undo(again))
+    assert [node.raw["metadata"].get("labels") for node in back.nodes] == [
+        n.raw["metadata"]["labels"] for n in before.nodes
+    ]
+    assert back.policy == before.policy
+    assert {name: each.data for name, each in back.config_maps.items()} == {
+        name: each.data for name, each in before.config_maps.items()
+    }
+
+
+def test_undo_of_a_static_plugin() -> None:
+    before = static(fresh(unlabelled(a_node())))
+    done = played(before, plan_configure(before, EIGHT))
+    told = after_steps(done, plan_undo(done))
+    assert told.plugins[0].pod_spec == before.plugins[0].pod_spec
+    assert told.config_maps == {}
+    assert told.nodes[0].raw["metadata"].get("annotations") == {}
+
+
+def test_undo_of_a_helm_chart_restarts_it() -> None:
+    before = helm(fresh())
+    done = after_steps(before, plan_configure(before, Wish({"config0": Sharing()}, "config0")))
+    plan = plan_undo(done)
+    assert after_steps(done, plan).config_maps["configs"].data == {"config0": "version: v1"}
+    assert [each.name for each in plan.restarts] == ["nvdp"]
+
+
+def test_nothing_to_undo() -> None:
+    by_hand = replace(configured(), config_maps={"time-slicing-config": a_config_map(any=MISSION)})
+    for observed, words in ((fresh(), "does not exist"), (by_hand, "has no annotation")):
+        with pytest.raises(RefusedError, match=words):
+            plan_undo(observed)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+    max_leaves=12,
+).filter(lambda value: value is not None)
+objects = st.dictionaries(st.sampled_from("abcd"), plain, max_size=4)
+
+
+def without_nulls(value: Any) -> Any:
+    """Objects of the API have none; in lists a merge patch may carry them."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return value
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2, as it is written there."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(result.get(name), value)
+    return result
+
+
+@settings(max_examples=60)
+@given(objects.map(without_nulls), objects.map(without_nulls))
+def test_the_merge_patch_makes_the_one_of_the_other(before: dict[str, Any], after: dict[str, Any]) -> None:
+    patch = patch_between(before, after)
+    assert merged(before, patch) == after
+    assert (patch == {}) == (before == after)
+
+
+def test_the_diff_shows_what_changes_and_not_what_the_server_keeps() -> None:
+    lines = diff_lines(plan_configure(configured(), Wish({"any": Sharing(4)}, "any")).steps[0])
+    assert [line for line in lines if line[0] in "+-"] == [
+        "--- ConfigMap gpu-operator/time-slicing-config (now)",
+        "+++ ConfigMap gpu-operator/time-slicing-config (then)",
+        "-          replicas: 8",
+        "+          replicas: 4",
+    ]
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("sharing", "configs", "nodes", "words"),
+    [
+        (Sharing(0), (), (), "--replicas is 0; allowed: a whole number from 1 up"),
+        (Sharing(-1), (), (), "--replicas is -1"),
+        (Sharing(mig_strategy="mixed"), (), (), "--mig-strategy is 'mixed'; allowed: none, single"),
+        (Sharing(mig_strategy="no"), (), (), "--mig-strategy is 'no'; allowed: none, single"),
+        (Sharing(), ("big=0",), (), "--config is 'big=0', its replicas are '0'"),
+        (Sharing(), ("big",), (), "its replicas are ''"),
+        (Sharing(), ("big=²",), (), "its replicas are '²'"),
+        (Sharing(), ("a b=2",), (), "its name is 'a b'; allowed: 1 to 63 letters"),
+        (Sharing(), ("any=2",), (), "--config names 'any' twice"),
+        (Sharing(), (), ("gpu-1=big",), "--node is 'gpu-1=big'; allowed: NODE=NAME, with NAME one of any"),
+        (Sharing(), (), ("gpu-1",), "--node is 'gpu-1'"),
+        (Sharing(), (), ("gpu-1=any", "gpu-1=any"), "--node names node 'gpu-1' twice"),
+    ],
+)
+def test_typed_wrongly(sharing: Sharing, configs: tuple[str, ...], nodes: tuple[str, ...], words: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        parse_wish(sharing, "any", configs, nodes)
+    assert refused.value.usage
+    assert words in str(refused.value)
+
+
+def test_all_that_was_typed_wrongly_is_said_at_once() -> None:
+    with pytest.raises(RefusedError) as refused:
+        parse_wish(Sharing(0), "any", ["big=0"], ["gpu-1=none"])
+    assert len(refused.value.problems) == 3
+
+
+def test_unknown_node() -> None:
+    cpu = Node({"metadata": {"name": "cpu-1"}, "status": {"capacity": {"cpu": "4"}}})
+    error = refusal(fresh(a_node(), cpu), replace(EIGHT, nodes={"gpu-9": "any", "cpu-1": "any"}))
+    assert error.usage
+    assert error.problems == (
+        "--node names 'gpu-9', which is not in this cluster; allowed: gpu-1.",
+        "--node names 'cpu-1', which has no GPU that Kubernetes knows of; allowed: gpu-1.",
+    )
+
+
+def broken_mig(strategy: str) -> Node:
+    return a_node("gpu-1", 7, {"gpu.product": "NVIDIA-A100-MIG-1g.5gb", "mig.strategy": strategy})
+
+
+@pytest.mark.parametrize(
+    ("observed", "wish", "words"),
+    [
+        (fresh(shared(a_node("m", 1, {"mps.capable": "true"}))), EIGHT, "Node m is shared by MPS"),
+        (
+            replace(
+                fresh(),
+                config_maps={"time-slicing-config": a_config_map(any=MISSION.replace("timeSlicing", "mps"))},
+            ),
+            EIGHT,
+            "Key any of ConfigMap gpu-operator/time-slicing-config has sharing.mps",
+        ),
+        (fresh(broken_mig("single")), EIGHT, "migStrategy would be none; allowed: --mig-strategy single"),
+        (fresh(a_node("n", 1, {"mig.config": "all-1g.5gb"})), EIGHT, "cut by MIG (strategy single)"),
+        (
+            fresh(Node({**a_node().raw, "status": {"capacity": {"nvidia.com/mig-1g.5gb": "7"}}})),
+            Wish({"any": Sharing(mig_strategy="single")}, "any"),
+            "advertises MIG devices one by one (nvidia.com/mig-1g.5gb)",
+        ),
+        (replace(fresh(), nodes=()), EIGHT, "No node has a GPU"),
+        (replace(fresh(), policy=None, plugins=()), EIGHT, "there are: none; allowed: exactly one"),
+        (fresh(labelled(a_node(), "big")), EIGHT, "has the label nvidia.com/device-plugin.config=big"),
+        (helm(fresh()), EIGHT, "the configuration 'config0', not 'any'; allowed: --default config0"),
+        (static(fresh()), Wish({"any": Sharing(), "b": Sharing(2)}, "any"), "all nodes the same configuration"),
+        (
+            replace(fresh(), policy=None, plugins=(a_static_plugin(CONFIG_FILE="/etc/x.yaml"),)),
+            EIGHT,
+            "CONFIG_FILE is '/etc/x.yaml'",
+        ),
+    ],
+    ids=[
+        "mps-node", "mps-key", "mig-single", "mig-config", "mig-mixed", "no-gpus", "no-plugin",
+        "label-names-nothing", "other-default", "static-several", "file-of-the-host",
+    ],
+)  # fmt: skip
+def test_refused(observed: Observed, wish: Wish, words: str) -> None:
+    error = refusal(observed, wish)
+    assert words in str(error)
+    assert not error.usage
+
+
+def test_the_gpu_operator_may_make_its_daemon_set_later() -> None:
+    assert len(plan_configure(replace(fresh(), plugins=()), EIGHT).steps) == 2
+
+
+def test_policy_with_the_plugin_switched_off() -> None:
+    policy = a_policy(None)
+    raw = {**policy.raw, "spec": {"devicePlugin": {"enabled": False}}}
+    assert "enabled is false; allowed: true" in str(refusal(replace(fresh(), policy=replace(policy, raw=raw))))
+
+
+def test_a_gpu_cut_by_mig_is_shared_with_the_right_strategy() -> None:
+    wish = Wish({"any": Sharing(2, mig_strategy="single")}, "any")
+    done = configured(broken_mig("single"), wish=wish)
+    assert find(done) == []
+    assert done.nodes[0].count("nvidia.com/gpu") == 14
+
+
+# --- what is said beside it
+
+
+def notes(observed: Observed, wish: Wish = EIGHT) -> str:
+    return "\n".join(notes_on(after_steps(observed, plan_configure(observed, wish))))
+
+
+def test_isolation_is_always_spoken_of() -> None:
+    said = notes(fresh())
+    assert "isolates neither memory nor faults" in said
+    assert "23034 MiB per GPU for 8 desktops are 2879 MiB each" in said
+
+
+def test_nothing_shared_nothing_said() -> None:
+    assert notes(fresh(), Wish({"any": Sharing(1)}, "any")) == ""
+
+
+def test_what_settings_and_cluster_bring_with_them() -> None:
+    wish = Wish({"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any")
+    observed = replace(fresh(on_k3s(a_node())), policy=a_policy(None, mig={"strategy": "single"}))
+    said = notes(observed, wish)
+    assert f"gpuResource={RENAMED}" in said
+    assert "UnexpectedAdmissionError" in said
+    assert "RuntimeClass nvidia of its own; it is not made here" in said
+    assert "mig.strategy single, which wins" in said
+
+
+def test_less_than_what_is_in_use() -> None:
+    busy = replace(configured().nodes[0], in_use=6)
+    observed = replace(configured(), nodes=(busy,))
+    assert "6 are in use, and there will be 4" in notes(observed, Wish({"any": Sharing(4)}, "any"))
+
+
+def test_a_chart_that_helm_owns() -> None:
+    observed = helm(fresh())
+    meta = {**observed.plugins[0].raw["metadata"], "annotations": {"meta.helm.sh/release-name": "nvdp"}}
+    owned = DaemonSet({**observed.plugins[0].raw, "metadata": meta}, observed.plugins[0].pods)
+    said = notes(replace(observed, plugins=(owned,)), Wish({"config0": Sharing()}, "config0"))
+    assert "Helm release nvdp: give its values config.name=configs and config.default=config0" in said
