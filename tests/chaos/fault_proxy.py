@@ -104,6 +104,8 @@ class FaultProxy(Proxy):
         self.choose: Choose = lambda _: None
         self.injected: dict[Fault, int] = dict.fromkeys(Fault, 0)
         self._audit = audit or LeaseAudit()
+        self._last: Call | None = None
+        """The call after which the line is cut for good."""
         self._watches: set[asyncio.Transport] = set()
 
     def cut_watches(self) -> int:
@@ -147,6 +149,7 @@ class FaultProxy(Proxy):
         if self._writes_left:
             return None
         if self._moment == "after":
+            self._last = call
             return Fault.DROP_AFTER
         self.cut.set()
         return Fault.DROP_BEFORE
@@ -167,7 +170,7 @@ class FaultProxy(Proxy):
         elif call.is_write:
             self._audit.wrote(self, call, "has done")
         if fault is not None:
-            if self._writes_left == 0:
+            if call is self._last:
                 self.cut.set()
             return await self._lose(request, fault)
         asked = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}

@@ -27,18 +27,16 @@ async def play(world: World, flow: Flow, name: str, write: int, moment: Moment) 
         world.proxy.cut_at(write, moment)
         cut = asyncio.create_task(world.proxy.cut.wait())
         whole = asyncio.create_task(flow.play(world, name))
-        try:
-            await asyncio.wait((cut, whole), return_when=asyncio.FIRST_COMPLETED)
-            was_cut = cut.done()
-            await operator.kill()
-        finally:
-            cut.cancel()
-            if not cut.done() or whole.done():
-                await asyncio.gather(whole)
+        await asyncio.wait((cut, whole), return_when=asyncio.FIRST_COMPLETED)
+        was_cut = cut.done()
+        cut.cancel()
+        await operator.kill()
     world.proxy.mend()
     if was_cut:
         async with world.stage.operator_process():
             await whole
+    else:
+        await whole
     return was_cut
 
 
