@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from chaos.objects import Child, SeenNode, SeenPod
+from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.kube.resource import CLAIMS, NODES, PODS, SECRETS, SERVICES
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.operator.kinds import ROUTES, SESSIONS
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 OURS = "app.kubernetes.io/managed-by=vdi-operator"
 ZOMBIE_AFTER = 25.0
@@ -35,6 +36,7 @@ class Checker:
         self.sessions: Store[VDISession] = Store()
         self.pods: Store[SeenPod] = Store()
         self.nodes: Store[SeenNode] = Store()
+        self.pools: Store[VDIPool] = Store()
         self.children: dict[str, Store[Child]] = {kind.kind: Store() for kind in (SERVICES, SECRETS, ROUTES, CLAIMS)}
         self._unplaced: dict[str, float] = {}
         self.pods.add_index("session", lambda pod: pod.session_uids)
@@ -43,6 +45,7 @@ class Checker:
         self._reflectors: list[Reflector[Any]] = [
             Reflector(api, SESSIONS, VDISession, self.sessions, namespace=namespace),
             Reflector(api, NODES, SeenNode, self.nodes),
+            Reflector(api, POOLS, VDIPool, self.pools),
             Reflector(api, PODS, SeenPod, self.pods, **here),
         ]
         for kind in (SERVICES, SECRETS, ROUTES, CLAIMS):

@@ -64,10 +64,15 @@ class Model:
             if name in present:
                 wrong += self._compare(name, wish, present[name])
         wrong += self._compare_groups(present)
-        pool = self._world.pools[0]
-        if (found := self._world.waiting_in(pool)) != self.pool_size:
-            wrong.append(f"pool: {found} of {self.pool_size} ready")
-        return wrong
+        return [*wrong, *self._compare_pool()]
+
+    def _compare_pool(self) -> Iterator[str]:
+        """As many as its spec says; fewer where somebody waits, who could use a node that the pool could use too."""
+        checker, name = self._world.checker, self._world.pools[0]
+        found, pool = self._world.waiting_in(name), self._world.checker.pools.get("", name)
+        people_wait = any(session.status.queue for session in checker.sessions.values())
+        if found > self.pool_size or (found < self.pool_size and not people_wait):
+            yield f"pool: {found} of {self.pool_size} ready: {pool and (pool.spec, pool.status)}"
 
     def _forget_expired(self) -> None:
         """A session whose time was over is gone by itself (its deletion may be seen at any time)."""
