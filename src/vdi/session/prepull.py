@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from vdi.api.meta import Condition
-from vdi.api.template import PrePullFailure, PrePullStatus, Toleration, VDITemplate
+from vdi.api.template import PrePullFailure, PrePullStatus, VDITemplate
+from vdi.session.capacity_matching import demand_of, is_placed, read_room
 from vdi.session.explain import Facts, explain
-from vdi.session.observed import Event, Node, Pod, Taint
+from vdi.session.observed import Event, Node, Pod
 from vdi.session.times import format_time, parse_time
 
 AT_ONCE = 3
@@ -197,25 +198,14 @@ def judge(pod: Pod, events: Sequence[Event], now: datetime) -> Verdict | None:
 
 
 def may_hold(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
-    """Whether a desktop of this template may be put on this node, however full it is now."""
-    placement = template.spec.placement
-    has_gpus = template.spec.resources.default_gpu == 0 or node.status.allocatable.get(gpu_resource, "0") != "0"
-    if not (node.ready and not node.spec.unschedulable and has_gpus):
+    """Whether a desktop of this template may be put on this node, however full it is now; the queue's own rules."""
+    placement, gpus = template.spec.placement, template.spec.resources.default_gpu
+    demand = demand_of({gpu_resource: gpus}, placement.node_selector.items(), placement.tolerations)
+    try:
+        room = read_room(node)
+    except ValueError:  # what it offers cannot be read: the queue says so, and puts nobody there
         return False
-    return placement.node_selector.items() <= node.metadata.labels.items() and all(
-        _tolerated(taint, placement.tolerations) for taint in node.spec.taints
-    )
-
-
-def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
-    if taint.effect == "PreferNoSchedule":
-        return True
-    return any(
-        (one.effect in (None, taint.effect))
-        and (one.key == taint.key or (one.key is None and one.operator == "Exists"))
-        and (one.operator == "Exists" or (one.value or "") == taint.value)
-        for one in tolerations
-    )
+    return not room.closed and is_placed(demand, room) and room.could_hold(demand.takes)
 
 
 def summarise(plan: Plan, memory: Memory) -> PrePullStatus:
