@@ -108,6 +108,17 @@ class _Shape:
     fields: bytes
     leaves: _Outline | None
     """Those of its leaves that can be looked up in the object by name alone."""
+    without: dict[tuple[Path, ...], bytes]
+    """`fields` less some leaves that an object did not have, each such set worked out once."""
+
+    def fields_in(self, body: bytes | msgspec.Raw) -> bytes:
+        """The fields that are ours in this object."""
+        if self.leaves is None or not (missing := tuple(self.leaves.empty_in(body))):
+            return self.fields
+        fields = self.without.get(missing)
+        if fields is None:
+            fields = self.without[missing] = _encode(_without(self.tree, list(missing)))
+        return fields
 
 
 class MarkReader:
@@ -140,10 +151,7 @@ class MarkReader:
                 posted = posted or entry.operation == "Update"
             else:
                 others.append(fields)
-        shape = self._shape(tuple(ours), tuple(others))
-        fields = shape.fields
-        if shape.leaves and (missing := shape.leaves.empty_in(body)):
-            fields = _encode(_without(shape.tree, missing))
+        fields = self._shape(tuple(ours), tuple(others)).fields_in(body)
         return Mark((metadata.annotations or {}).get(self.annotation, ""), fields, posted)
 
     def _shape(self, ours: tuple[bytes, ...], others: tuple[bytes, ...]) -> _Shape:
@@ -157,7 +165,7 @@ class MarkReader:
                 merge_trees(contested, msgspec.json.decode(fields))
             tree = _without(tree, [path for path in _leaves(tree) if _at(contested, path)])
             named = [path for path in _leaves(tree) if all(step.startswith("f:") for step in path)]
-            shape = _Shape(tree, _encode(tree), _Outline(named) if named else None)
+            shape = _Shape(tree, _encode(tree), _Outline(named) if named else None, {})
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
             self._shapes[ours, others] = shape

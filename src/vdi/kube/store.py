@@ -11,6 +11,7 @@ from typing import Generic
 
 from vdi.kube.meta import T, key_of, version_of
 from vdi.kube.ownership import Mark, MarkReader
+from vdi.kube.sharing import Sharer
 
 Listener = Callable[[T | None, T | None], None]
 """Called with (old, new): (None, new) is an addition, (old, None) a removal."""
@@ -72,14 +73,17 @@ def _owner_uids(obj: T) -> Iterable[Hashable]:
 class Store(Generic[T]):
     """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store.
 
+    With a `sharer` the objects (msgspec structs) share their strings with all that it has seen.
+
     Objects are shared: who reads one must not change it (the indices would not notice).
 
     Its maps live as long as the process, are rebuilt from the API at start, and are touched only from the event loop's
     thread, between two awaits: hence no lock.
     """
 
-    def __init__(self, marks: MarkReader | None = None) -> None:
+    def __init__(self, marks: MarkReader | None = None, sharer: Sharer | None = None) -> None:
         self.marks = marks
+        self._sharer = sharer
         self._objects: dict[ObjectKey, T] = {}
         self._marks: dict[str, Mark] = {}  # by uid; only where `marks` is set
         self._gone: set[str] = set()  # uids that `forget` dropped and whose DELETED the watch still owes us
@@ -170,6 +174,8 @@ class Store(Generic[T]):
     def _put(self, obj: T, mark: Mark | None) -> None:
         if not self.is_news(obj):
             return
+        if self._sharer is not None:
+            self._sharer.share(obj)
         key = key_of(obj)
         uid = obj.metadata.uid
         present = self._objects.get(key)

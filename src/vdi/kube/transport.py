@@ -38,7 +38,7 @@ Body = Mapping[str, Any] | msgspec.Struct
 OnRequest = Callable[[str, str, int, float], None]
 """Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer), seconds."""
 
-PAGE_SIZE = 500
+PAGE_SIZE = 200
 AT_ONCE = 32
 """Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once."""
 JSON = "application/json"
@@ -180,7 +180,7 @@ class Client:
         field_selector: str | None = None,
         into: type[T],
     ) -> list[T]:
-        """Read all objects, 500 a page."""
+        """Read all objects, page by page."""
         scope: dict[str, Any] = {
             "namespace": namespace,
             "label_selector": label_selector,

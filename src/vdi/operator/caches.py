@@ -13,6 +13,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.ownership import MarkReader
 from vdi.kube.resource import CLAIMS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES
+from vdi.kube.sharing import Sharer
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
@@ -32,22 +33,22 @@ class Caches:
     """Stores and reflectors. Stores live as long as the process and are rebuilt from the API at start."""
 
     def __init__(self, client: Client, namespace: str, clock: Clock, *, count_others: bool = True) -> None:
-        marks = MarkReader(client.field_manager, APPLIED_HASH)
-        self.sessions: Store[VDISession] = Store()
+        marks, sharer = MarkReader(client.field_manager, APPLIED_HASH), Sharer()
+        self.sessions: Store[VDISession] = Store(sharer=sharer)
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
-        self.nodes: Store[Node] = Store()
-        self.volumes: Store[Volume] = Store()
-        self.neighbours: Store[Workload] = Store()
+        self.nodes: Store[Node] = Store(sharer=sharer)
+        self.volumes: Store[Volume] = Store(sharer=sharer)
+        self.neighbours: Store[Workload] = Store(sharer=sharer)
         """Pods in the sessions' namespace that are not ours, as long as they take room."""
-        self.others: Store[Workload] = Store()
+        self.others: Store[Workload] = Store(sharer=sharer)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
-        self.pods: Store[Pod] = Store(marks)
-        self.claims: Store[Claim] = Store(marks)
-        self.secrets: Store[Secret] = Store(marks)
-        self.services: Store[Service] = Store(marks)
-        self.routes: Store[Route] = Store(marks)
-        self.events: Store[Event] = Store()
+        self.pods: Store[Pod] = Store(marks, sharer)
+        self.claims: Store[Claim] = Store(marks, sharer)
+        self.secrets: Store[Secret] = Store(marks, sharer)
+        self.services: Store[Service] = Store(marks, sharer)
+        self.routes: Store[Route] = Store(marks, sharer)
+        self.events: Store[Event] = Store(sharer=sharer)
 
         self.sessions.add_index(BY_TEMPLATE, lambda session: [session.spec.template])
         self.sessions.add_index(BY_HOME, lambda session: [shared_home(session)])

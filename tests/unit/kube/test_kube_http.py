@@ -18,7 +18,7 @@ from vdi.kube.connections import HttpClient, Target, ask_once
 from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
 from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
 from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
+from vdi.kube.transport import PAGE_SIZE, Client
 from waiting import eventually
 
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -302,7 +302,7 @@ async def test_a_path_in_the_servers_url_stands_before_every_path() -> None:
         url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/k8s/clusters/c-1/"
         async with Client(ClusterConfig(url), field_manager="tester") as client:
             assert await client.list(THINGS, into=Thing) == []
-    assert seen == [b"/k8s/clusters/c-1/apis/example.org/v1/things?limit=500"]
+    assert seen == [f"/k8s/clusters/c-1/apis/example.org/v1/things?limit={PAGE_SIZE}".encode()]
 
 
 @asynccontextmanager

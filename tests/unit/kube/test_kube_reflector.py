@@ -15,7 +15,7 @@ from unit.kube.kube_things import THINGS, Journal, Thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import Client
+from vdi.kube.transport import PAGE_SIZE, Client
 from vdi.kube.watch import Reflector, WatchTiming
 from waiting import eventually
 
@@ -69,7 +69,7 @@ async def test_list_then_watch() -> None:
 
 async def test_pages_come_together() -> None:
     async with fake_api() as api:
-        for number in range(1100):
+        for number in range(2 * PAGE_SIZE + 1):
             api.put("things", f"t{number}")
         async with reflected(api) as this:
             await this.reflector.wait_synced()

@@ -16,7 +16,7 @@ from vdi.kube import errors
 from vdi.kube.clock import Clock
 from vdi.kube.resource import PODS
 from vdi.kube.retry import NO_RETRY, RetryPolicy
-from vdi.kube.transport import Client
+from vdi.kube.transport import PAGE_SIZE, Client
 
 
 @asynccontextmanager
@@ -58,19 +58,19 @@ async def test_apply_says_who_and_by_force() -> None:
 
 async def test_a_list_longer_than_a_page_is_complete() -> None:
     async with fake_api() as api, connected(api) as client:
-        for number in range(1201):
+        for number in range(2 * PAGE_SIZE + 1):
             api.put("things", f"t{number:04}", size=number)
         things = await client.list(THINGS, namespace="ns", into=Thing)
-        assert [thing.size for thing in things] == list(range(1201))
+        assert [thing.size for thing in things] == list(range(2 * PAGE_SIZE + 1))
         assert api.count("GET") == 3
 
 
 async def test_a_list_whose_pages_expire_is_taken_at_once() -> None:
     async with fake_api() as api, connected(api) as client:
-        for number in range(600):
+        for number in range(PAGE_SIZE + 100):
             api.put("things", f"t{number:04}")
         api.faults = [("GET", refusal(410, "Expired"))]
-        assert len(await client.list(THINGS, into=Thing)) == 600
+        assert len(await client.list(THINGS, into=Thing)) == PAGE_SIZE + 100
         assert "limit" not in api.requests[-1][2]
 
 

@@ -1,0 +1,68 @@
+"""Equal strings become one, and nothing else about an object changes."""
+
+from typing import Annotated
+
+import msgspec
+
+from vdi.kube.sharing import REMEMBERED, Sharer
+
+
+class Note(msgspec.Struct, gc=False):
+    reason: str = ""
+    text: str | None = None
+
+
+class Meta(msgspec.Struct, frozen=True, gc=False):
+    name: str
+    resource_version: str = ""
+    labels: dict[str, str] = {}
+
+
+class Thing(msgspec.Struct):
+    metadata: Meta
+    phase: Annotated[str, msgspec.Meta(max_length=99)] = ""
+    size: int = 0
+    note: Note | None = None
+    notes: tuple[Note, ...] = ()
+    either: int | str = 0
+    sizes: dict[str, int] = {}
+
+
+def a_thing(name: str) -> Thing:
+    body = {
+        "metadata": {"name": name, "resource_version": "77", "labels": {"app": "desktop-x"}},
+        "phase": "Running",
+        "size": 3,
+        "note": {"reason": "Running", "text": "desktop-x"},
+        "notes": [{"reason": "Running"}, {"reason": "x" * 100, "text": None}],
+        "either": "Running",
+        "sizes": {"a": 1},
+    }
+    return msgspec.json.decode(msgspec.json.encode(body), type=Thing)
+
+
+def test_equal_strings_are_one_wherever_they_stand() -> None:
+    sharer, one, other = Sharer(), a_thing("one"), a_thing("other")
+    sharer.share(one)
+    sharer.share(other)
+    assert one.note is not None
+    assert other.note is not None
+    assert one.phase is one.note.reason is one.notes[0].reason is other.phase is other.notes[0].reason
+    assert one.metadata.labels["app"] is one.note.text is other.note.text
+    assert one.metadata.resource_version is not other.metadata.resource_version
+
+
+def test_nothing_else_changes() -> None:
+    shared = a_thing("one")
+    Sharer().share(shared)
+    assert shared == a_thing("one")
+    empty = Thing(Meta(""))
+    Sharer().share(empty)
+    assert empty == Thing(Meta(""))
+
+
+def test_what_it_knows_is_bounded() -> None:
+    sharer = Sharer()
+    for number in range(REMEMBERED + 100):
+        sharer.share(Thing(Meta(f"thing-{number}")))
+    assert len(sharer._known) <= REMEMBERED + 10
