@@ -49,7 +49,7 @@ async def wait_until_settled(
     """
     deadline = clock.monotonic() + seconds
     while True:
-        observed = await collect(client)
+        observed = await collect(client, usage=False)
         left = [each for each in findings(observed) if each.severity is not Severity.WARNING]
         if not left or clock.monotonic() >= deadline:
             return observed, left

@@ -18,22 +18,22 @@ from vdi.kube.transport import Client
 Raw = dict[str, Any]
 
 
-async def collect(client: Client) -> Observed:
-    """The state of GPUs, device plugin and configuration. Raises a KubeError; RefusedError for two ClusterPolicies."""
-    nodes, sets, pods, policy = await asyncio.gather(
-        client.list(NODES, into=Raw),
-        client.list(DAEMON_SETS, into=Raw),
-        client.list(PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed", into=Raw),
-        _policy(client),
+async def collect(client: Client, *, usage: bool = True) -> Observed:
+    """The state of GPUs, device plugin and configuration; `usage` reads all pods of the cluster for what is in use.
+
+    Raises a KubeError; RefusedError for several ClusterPolicies.
+    """
+    nodes, sets, policy, used = await asyncio.gather(
+        client.list(NODES, into=Raw), client.list(DAEMON_SETS, into=Raw), _policy(client), _in_use(client, usage)
     )
+    namespace = _namespace(policy, [each for each in map(DaemonSet, sets) if each.is_plugin])
+    pods = await client.list(PODS, namespace=namespace, into=Raw)
     daemon_sets = [DaemonSet(each, _pods_of(each, pods)) for each in sets]
     plugins = [each for each in daemon_sets if each.is_plugin]
-    namespace = _namespace(policy, plugins)
     if policy is not None:
         plugins = [each for each in plugins if each.namespace == namespace]
     bare = Observed(namespace, plugins=tuple(plugins), policy=policy)
     maps = [await _config_map(client, namespace, name) for name in sorted({bare.config_name, DEFAULT_NAME} - {""})]
-    used = _in_use(pods)
     return Observed(
         namespace,
         nodes=tuple(Node(each, used[str(each["metadata"]["name"])]) for each in nodes),
@@ -99,12 +99,13 @@ def _pods_of(daemon_set: Raw, pods: list[Raw]) -> tuple[Raw, ...]:
     )
 
 
-def _in_use(pods: list[Raw]) -> Counter[str]:
+async def _in_use(client: Client, wanted: bool) -> Counter[str]:
     """GPUs that pods ask for, by node."""
     used: Counter[str] = Counter()
-    for pod in pods:
-        if node := pod["spec"].get("nodeName"):
-            used[node] += sum(_asked(container) for container in pod["spec"]["containers"])
+    if wanted:
+        placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+        for pod in await client.list(PODS, field_selector=placed, into=Raw):
+            used[pod["spec"]["nodeName"]] += sum(_asked(container) for container in pod["spec"]["containers"])
     return used
 
 

@@ -148,12 +148,13 @@ def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Fin
     where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
     logs = f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}"
     if observed.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, observed):
-        wanted = picker_of(observed)
+        default = picker_of(observed).default or "none"
+        wanted = f"ConfigMap {observed.config_name} with default {default}" if observed.config_name else "no ConfigMap"
         yield _error(
             "gpu_policy_not_taken_up",
             where,
-            f"The GPU Operator has not yet given it ConfigMap {observed.config_name!r} with default"
-            f" {wanted.default!r}; it has ConfigMap {daemon_set.config_map or 'none'!r}.",
+            f"The ClusterPolicy wants {wanted}; the GPU Operator has not brought that about yet:"
+            f" it has {daemon_set.config_map or 'none'}.",
             f"kubectl --namespace {observed.namespace} logs deployment/gpu-operator",
         )
         return
@@ -164,7 +165,9 @@ def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Fin
             where,
             f"Pods that are older than the last change of ConfigMap {observed.config_name} have not read it:"
             f" {names(outdated)}.",
-            f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}",
+            f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
+            if daemon_set.on_delete
+            else f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}",
         )
     status, generation = daemon_set.raw.get("status", {}), daemon_set.raw["metadata"].get("generation", 0)
     wanted_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
@@ -255,13 +258,14 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
                 "run GPU Feature Discovery (the chart's value gfd.enabled=true)",
             )
             return
-        expected = max(1, has) * sharing.replicas
+        shares = f"no multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
+        yield _error("gpu_capacity_wrong", where, f"It advertises {has} {resource}, {shares} ({told}).", look)
+        return
     if expected is not None and has != expected:
         yield _error(
             "gpu_capacity_wrong",
             where,
-            f"It advertises {has} {resource} instead of {expected}: {node.gpus or '?'} GPUs x {sharing.replicas}"
-            f" ({told}).",
+            f"It advertises {has} {resource} instead of {expected}: {node.gpus} GPUs x {sharing.replicas} ({told}).",
             look,
         )
         return

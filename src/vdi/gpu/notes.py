@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vdi.gpu.effect import effect_on, picker_of_plugin
-from vdi.gpu.observed import ConfigMap, Observed
+from vdi.gpu.observed import ConfigMap, Observed, names
 from vdi.gpu.sharing import RENAMED, Sharing
 from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, DAEMON_SETS
 from vdi.gpu.time_slicing import Plan
@@ -71,15 +71,20 @@ def notes_on(observed: Observed) -> Iterator[str]:
 
 
 def _memory_notes(observed: Observed, shared: dict[str, Sharing]) -> Iterator[str]:
+    alike: dict[tuple[int, int], list[str]] = {}
     for node in observed.gpu_nodes:
         sharing, memory = shared.get(node.name), node.label("nvidia.com/gpu.memory")
+        if sharing is not None and memory.isdigit():
+            alike.setdefault((int(memory), sharing.replicas), []).append(node.name)
+    for (memory_mib, replicas), there in alike.items():
+        yield (
+            f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are {memory_mib // replicas} MiB each if"
+            " they share evenly; nothing makes them."
+        )
+    for node in observed.gpu_nodes:
+        sharing = shared.get(node.name)
         if sharing is None:
             continue
-        if memory.isdigit():
-            yield (
-                f"Node {node.name}: {memory} MiB per GPU for {sharing.replicas} desktops are"
-                f" {int(memory) // sharing.replicas} MiB each if they share evenly; nothing makes them."
-            )
         if node.gpus is not None and node.in_use > node.gpus * sharing.replicas:
             yield (
                 f"Node {node.name}: {node.in_use} are in use, and there will be {node.gpus * sharing.replicas}: running"

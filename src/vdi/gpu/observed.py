@@ -185,6 +185,11 @@ class DaemonSet:
         return None
 
     @property
+    def on_delete(self) -> bool:
+        """Whether its pods stay as they are until somebody deletes them."""
+        return bool((self.raw["spec"].get("updateStrategy") or {}).get("type") == "OnDelete")
+
+    @property
     def of_helm(self) -> str:
         """The Helm release that it belongs to; empty when it belongs to none."""
         meta = self.raw["metadata"]

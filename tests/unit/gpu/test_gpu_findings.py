@@ -1,6 +1,8 @@
 """States of clusters, named for what is wrong with them, and what is found."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -171,8 +173,12 @@ def test_without_feature_discovery_it_cannot_be_told() -> None:
     assert (finding.code, finding.severity) == ("gpu_count_unknown", Severity.UNKNOWN)
 
 
-def test_without_feature_discovery_what_is_no_multiple_is_wrong() -> None:
-    assert codes(operator(None, GOOD, unlabelled(a_node()))) == ["gpu_capacity_wrong"]
+@pytest.mark.parametrize(("has", "words"), [(12, "12 nvidia.com/gpu, no multiple of 8"), (0, "should be shared by 8")])
+def test_without_feature_discovery_what_is_no_multiple_is_wrong(has: int, words: str) -> None:
+    bare = {"name": "gpu-1", "labels": {"nvidia.com/gpu.present": "true"}}
+    finding = only(operator(None, GOOD, Node({**a_node(advertises=has).raw, "metadata": bare})))
+    assert finding.code == "gpu_capacity_wrong"
+    assert words in finding.message
 
 
 def test_mig_cuts_what_is_shared_whole() -> None:
@@ -189,6 +195,13 @@ def test_the_policy_is_not_taken_up() -> None:
 def test_the_config_map_is_newer_than_the_pods(made: str, read: bool) -> None:
     plugin = a_daemon_set(config_map="time-slicing-config", default="any", made=made)
     assert codes(operator(None, GOOD, plugin=plugin)) == ([] if read else ["gpu_config_not_read"])
+
+
+def test_pods_that_no_restart_replaces_are_to_be_deleted() -> None:
+    plugin = a_daemon_set(config_map="time-slicing-config", default="any", made=LONG_AGO)
+    raw = {**plugin.raw, "spec": {**plugin.raw["spec"], "updateStrategy": {"type": "OnDelete"}}}
+    finding = only(operator(None, GOOD, plugin=DaemonSet(raw, plugin.pods)))
+    assert finding.remedy == "kubectl --namespace gpu-operator delete pod nvidia-device-plugin-daemonset-x"
 
 
 def test_feature_discovery_has_not_read_it_either() -> None:
@@ -221,3 +234,10 @@ def test_k3s_without_its_runtime_class() -> None:
     policy = a_policy(POINTED, toolkit={"enabled": False})
     observed = replace(operator(policy, GOOD, on_k3s(shared(a_node()))), runtime_class=False)
     assert only(observed).code == "gpu_runtime_class_missing"
+
+
+def test_the_docs_explain_every_finding() -> None:
+    root = Path(__file__).parents[3]
+    made = set(re.findall(r'"(gpu_[a-z0-9_]+)"', (root / "src/vdi/gpu/findings.py").read_text()))
+    table = [line for line in (root / "docs/gpu.md").read_text().splitlines() if line.startswith("| `gpu_")]
+    assert set(re.findall(r"`(gpu_[a-z0-9_]+)`", "\n".join(line.split("|")[1] for line in table))) == made
