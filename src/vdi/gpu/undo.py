@@ -11,7 +11,10 @@ from vdi.kube.resource import NODES
 
 
 def plan_undo(observed: Observed) -> Plan:
-    """Back to what was before the first `vdi gpu configure`. Raises RefusedError when nothing was noted."""
+    """Back to what was before the first `vdi gpu configure`, except where somebody has chosen otherwise since.
+
+    Raises RefusedError when nothing was noted.
+    """
     name = target_name(observed)
     there = observed.config_maps.get(name)
     record = parsed_record(there.raw) if there else None
@@ -25,24 +28,26 @@ def plan_undo(observed: Observed) -> Plan:
         )
     rollout = _undo_policy(observed, record) if observed.policy is not None else _undo_daemon_set(observed)
     maps = _undo_config_map(there, record)
-    nodes = [step for node in observed.nodes if (step := _undo_node(node))]
+    nodes = [step for node in observed.nodes if (step := _undo_node(node, record))]
     steps = tuple(step for step in (*nodes, rollout, maps) if step is not None)
     return Plan(steps, restarts_for(observed, data_changes=True, rolls_anyway=rollout is not None))
 
 
-def _undo_node(node: Node) -> Step | None:
-    record = parsed_record(node.raw)
-    if record is None:
+def _undo_node(node: Node, record: dict[str, Any]) -> Step | None:
+    noted = parsed_record(node.raw)
+    if noted is None:
         return None
     after = changed(node.raw, NOTE_PATH, None)
-    if "config" in record:
-        after = changed(after, ("metadata", "labels", CONFIG_LABEL), record["config"])
+    if "config" in noted and node.label(CONFIG_LABEL) in record.get("keys", {}):
+        after = changed(after, ("metadata", "labels", CONFIG_LABEL), noted["config"])
     return step_between(NODES, node.raw, after)
 
 
 def _undo_policy(observed: Observed, record: dict[str, Any]) -> Step | None:
     policy = observed.policy
     assert policy is not None  # noqa: S101 - the caller has looked
+    if policy.config.get("name") != target_name(observed):
+        return None
     return step_between(CLUSTER_POLICIES, policy.raw, changed(policy.raw, CONFIG_PATH, record.get("policy")))
 
 

@@ -191,6 +191,20 @@ def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before
     }
 
 
+def test_what_somebody_chose_since_is_not_undone() -> None:
+    done = configured(a_node("a"), a_node("b"), a_node("c"), wish=SEVERAL)
+    theirs = a_policy({"name": "theirs", "default": "own"})
+    nodes = (done.nodes[0], labelled(done.nodes[1], "own"), done.nodes[2])
+    plan = plan_undo(replace(done, policy=theirs, nodes=nodes))
+    assert [step.title for step in plan.steps] == [
+        "change Node b",
+        "change Node c",
+        "delete ConfigMap gpu-operator/time-slicing-config",
+    ]
+    assert "labels" not in plan.steps[0].patch["metadata"]
+    assert plan.steps[1].patch["metadata"]["labels"] == {CONFIG_LABEL: None}
+
+
 def test_undo_of_a_static_plugin() -> None:
     before = static(fresh(unlabelled(a_node())))
     done = played(before, plan_configure(before, EIGHT))
