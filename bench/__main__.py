@@ -34,7 +34,7 @@ EXAMPLE = """\
 examples:
   python -m bench                    300 sessions, three runs of each, about 8 minutes on two cores
   python -m bench -n 50 --repeat 1   a quick look
-  python -m bench --full             1000 sessions, five runs of each, the Go reference also untuned
+  python -m bench --full             1000 sessions, three runs of each, the Go reference also untuned: half an hour
   python -m bench -o json > out.json every figure of every run
 """
 
@@ -52,8 +52,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-n", "--sessions", type=positive, help="sessions of the burst (300; with --full 1000)")
-    parser.add_argument("--repeat", type=positive, help="runs of each contender (3; with --full 5)")
-    parser.add_argument("--full", action="store_true", help="larger, more often, and the Go reference also untuned")
+    parser.add_argument("--repeat", type=positive, help="runs of each contender (3)")
+    parser.add_argument("--full", action="store_true", help="larger, and the Go reference also untuned")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     return parser.parse_args(arguments)
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: a run had an error; 2: wrong command line; 3: a program is missing; 130: interrupted."""
     options = parse(arguments)
     plan = Plan(sessions=options.sessions or (1000 if options.full else 300))
-    repeat = options.repeat or (5 if options.full else 3)
+    repeat = options.repeat or 3
     end_cleanly_on_signals()
     with Progress(default_cache(os.environ) / "logs") as progress:
         try:

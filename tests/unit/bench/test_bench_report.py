@@ -1,15 +1,17 @@
 from typing import Any
 
+import pytest
 from bench.report import goals, remarks, render, table
 
 
 def a_run(
-    name: str, *, p99: float = 10.0, writes: float = 8.0, reads: float = 0.0, others: float = 0.0
+    name: str, *, p99: float = 10.0, writes: float = 7.0, reads: float = 0.0, others: float = 0.0, cpu: float = 1.0
 ) -> dict[str, Any]:
     return {
         "name": name,
         "repeat": 1,
         "trickle": {"pod_created": {"p99_ms": p99}, "foreign_percent": others},
+        "burst": {"operator_cpu_s": cpu},
         "api": {"trickle": {"writes_per_session": writes, "reads_per_session": reads}},
     }
 
@@ -33,7 +35,7 @@ def test_the_first_contender_is_compared_with_each_other_one() -> None:
 
 def test_what_was_not_measured_is_a_dash_and_not_a_zero() -> None:
     text = table([a_run("vdi"), {"name": "go", "repeat": 1, "error": "the operator ended"}])
-    assert row(text, "API writes, create -> Running") == ["8", "-", "-"]
+    assert row(text, "API writes, create -> Running") == ["7", "-", "-"]
     assert row(text, "all sessions Running, s") == ["-", "-", "-"]
 
 
@@ -47,7 +49,7 @@ def test_every_line_of_a_table_is_as_wide() -> None:
 
 def test_goals_that_are_met() -> None:
     assert goals([a_run("vdi", p99=30), a_run("floor", p99=12)]) == [
-        "met     8 API writes per start, at most 8",
+        "met     7 API writes per start, at most 7",
         "met     0 API reads per start, none allowed",
         "met     create -> pod created p99 30 ms, floor 12 ms: under 50 ms of our own wanted",
     ]
@@ -61,6 +63,12 @@ def test_a_pod_that_comes_late_of_our_own_doing_misses_the_goal() -> None:
 def test_one_bad_run_misses_the_goal_for_requests() -> None:
     said = goals([a_run("vdi"), a_run("vdi", writes=9, reads=1), a_run("floor")])
     assert [line.split()[0] for line in said] == ["MISSED", "MISSED", "met"]
+
+
+@pytest.mark.parametrize(("cpu", "verdict"), [(0.8, "met     "), (0.81, "MISSED  ")])
+def test_the_yardstick_is_what_a_tuned_go_operator_needs(cpu: float, verdict: str) -> None:
+    *_, said = goals([a_run("vdi", cpu=cpu), a_run("go-tuned", cpu=1.0)])
+    assert said == f"{verdict}operator CPU: {cpu:.2f} of go-tuned's, at most 0.8 wanted"
 
 
 def test_nothing_is_promised_without_runs_of_our_own() -> None:
