@@ -15,6 +15,8 @@ PROGRESS_PAUSE = 3.0
 """Seconds between two notes on progress."""
 START_PAUSE = 1.5
 """Seconds that the beginning of a start may go unsaid: one that is quicker writes a single status, that it runs."""
+START_PAUSE_EACH, LONGEST_START_PAUSE = 0.02, 5.0
+"""In a crowd it goes unsaid for longer, by the number that start: their notes would delay the starts they tell of."""
 
 
 class StatusWriter:
@@ -72,7 +74,9 @@ class StatusWriter:
             self._unsaid.pop(uid, None)
             return None
         if before.phase in ("", Phase.PENDING) and wanted.phase == Phase.CREATING:
-            return self._unsaid.setdefault(uid, now) + START_PAUSE - now
+            since = self._unsaid.setdefault(uid, now)
+            crowd = min(LONGEST_START_PAUSE, START_PAUSE_EACH * len(self._unsaid))
+            return since + max(START_PAUSE, crowd) - now
         if _is_news(before, wanted):
             return 0.0
         return self._written.get(uid, float("-inf")) + PROGRESS_PAUSE - now

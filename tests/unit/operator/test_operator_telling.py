@@ -213,6 +213,16 @@ async def test_slow_start_is_told_when_it_has_become_slow(
     assert session.status.message == "two"
 
 
+@pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (150, 3.02), (1000, 5.0)])
+async def test_in_a_crowd_a_start_goes_unsaid_for_longer(writer: StatusWriter, others: int, due: float) -> None:
+    for number in range(others):
+        crowd = a_session(phase="Pending")
+        crowd = msgspec.structs.replace(crowd, metadata=msgspec.structs.replace(crowd.metadata, uid=f"uid-{number}"))
+        await writer.write(crowd, SessionStatus(phase="Creating"))
+    _, wait = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating"))
+    assert wait == pytest.approx(due)
+
+
 async def test_status_that_the_next_step_needs_is_written_at_once(writer: StatusWriter) -> None:
     session, due = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
     assert (session.status.phase, due) == ("Creating", None)
