@@ -22,8 +22,8 @@ demo: $(STAMP) ## a real cluster with a real desktop on this machine, and a pict
 demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 	@$(PY) -m vdi demo down
 
-test: $(STAMP) ## unit, cluster (a real API server) and e2e (a real desktop; needs root), with the time of each
-	@tests/run.sh unit cluster e2e
+test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, and e2e (a real desktop; needs root), with the time of each
+	@tests/run.sh unit cluster chaos-fast e2e
 
 check: lint types contracts unit ## format, lint, types, import contracts, unit tests (under a minute)
 
@@ -53,8 +53,10 @@ e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
 	@tests/run.sh chaos
 
-bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; with the demo up, also the first picture
+bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; with the demo up, the first picture
 	@$(PY) -m bench
+	@$(PY) -m bench.queue
+	@$(PY) -m bench.pool_claim
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
