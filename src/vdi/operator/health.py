@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 
+from prometheus_client import generate_latest
+
 from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
-from vdi.operator.exposition import CONTENT_TYPE
 from vdi.operator.metrics import Metrics
 from vdi.operator.pages import TEXT, serve_pages
 
@@ -54,4 +55,4 @@ class Health:
         return 503 if troubles else 200, TEXT, ("\n".join(troubles or ["ok"]) + "\n").encode()
 
     def _scrape(self) -> tuple[int, str, bytes]:
-        return 200, CONTENT_TYPE, self._metrics.render()
+        return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(self._metrics.registry)

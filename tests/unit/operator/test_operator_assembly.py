@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube.queue import Result
@@ -41,7 +42,10 @@ async def test_nothing_is_worked_on_until_this_process_leads() -> None:
     assert stand.worked == []
     stand.leading.set()
     await eventually(lambda: stand.worked == ["gpu"], "it is worked on")
-    assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in stand.metrics.render().decode()
+    assert (
+        'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0'
+        in generate_latest(stand.metrics.registry).decode()
+    )
     controller.stop()
     await running
 

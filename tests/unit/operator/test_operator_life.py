@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
@@ -37,7 +38,7 @@ class Operator:
         return lease["spec"]["holderIdentity"] if lease else ""
 
     def leads(self) -> bool:
-        return b"\nvdi_leader 1.0\n" in self.metrics.render()
+        return b"\nvdi_leader 1.0\n" in generate_latest(self.metrics.registry)
 
 
 @asynccontextmanager
@@ -68,7 +69,7 @@ async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
         held = leader.holder
         async with living(api) as standby:
             await eventually(standby.ready.is_set, "the second is ready")
-            await eventually(lambda: b"vdi_leader 0.0" in standby.metrics.render(), "it stands by")
+            await eventually(lambda: b"vdi_leader 0.0" in generate_latest(standby.metrics.registry), "it stands by")
             assert list(standby.health.troubles()) == []
         assert leader.holder == held, "who only stood by has nothing to give back"
 

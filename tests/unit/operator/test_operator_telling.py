@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import generate_latest
 
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
@@ -70,7 +71,7 @@ def test_first_readiness_is_announced_and_measured_once(announcer: Announcer, he
     announcer.announce(creating, a_session(**RUNS), NOW)
     announcer.announce(a_session(**RUNS), a_session(**RUNS, nodeName="node-1"), NOW)
     assert heard.events == [("Normal", "Ready", "The desktop is ready after 7 s: https://a")]
-    assert b"session_startup_seconds_sum 7.0" in metrics.render()
+    assert b"session_startup_seconds_sum 7.0" in generate_latest(metrics.registry)
 
 
 def test_later_run_is_measured_from_its_pod(announcer: Announcer, heard: Heard) -> None:
@@ -282,7 +283,7 @@ def test_json_log_line_keeps_a_traceback_on_its_one_line() -> None:
 
 def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:
     metrics.watch_sessions(lambda: [a_session(phase="Running"), a_session(), a_session(phase="Running")])
-    text = metrics.render().decode()
+    text = generate_latest(metrics.registry).decode()
     assert 'vdi_sessions{phase="Running"} 2.0' in text
     assert 'vdi_sessions{phase="Pending"} 1.0' in text
     assert 'vdi_sessions{phase="Failed"} 0.0' in text
@@ -293,12 +294,12 @@ def test_those_who_wait_for_room_are_counted_as_they_are_when_asked(metrics: Met
     waits = [3.0, 61.5]
     metrics.watch_waiting(lambda: waits)
     metrics.queue_wait.observe(70)
-    text = metrics.render().decode()
+    text = generate_latest(metrics.registry).decode()
     assert "vdi_waiting_sessions 2.0" in text
     assert "vdi_longest_wait_seconds 61.5" in text
     assert 'vdi_queue_wait_seconds_bucket{le="60.0"} 0.0' in text
     waits.clear()
-    text = metrics.render().decode()
+    text = generate_latest(metrics.registry).decode()
     assert "vdi_waiting_sessions 0.0" in text
     assert "vdi_longest_wait_seconds 0.0" in text
 
@@ -311,7 +312,7 @@ async def test_every_controller_shows_its_queue_and_outcomes_before_it_has_worke
     pools.enqueue("a")
     metrics.watch_queues([pools])
     metrics.count_reconcile("pool", "retry", 0.2)
-    text = metrics.render().decode()
+    text = generate_latest(metrics.registry).decode()
     assert 'vdi_queue_length{controller="pool"} 1.0' in text
     assert 'vdi_reconciles_total{controller="pool",outcome="done"} 0.0' in text
     assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in text
