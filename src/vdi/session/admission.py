@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
-from vdi.session.admission_group import Group, compete, find_closest, is_hopeless
+from vdi.session.admission_group import Group, find_closest, is_hopeless, stands_in_way
 from vdi.session.admission_order import Key, Line, Waiter, sort_waiters
 from vdi.session.capacity import Amounts
 from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
@@ -232,14 +232,14 @@ class Queue:
         return granted
 
     def try_place(self, uid: str, demand: Demand, now: int) -> str | None:
-        """Room for what nobody waits for: only where no waiter could ever want it, and only what is free.
+        """Room for what nobody waits for: only what is free, and no waiter lacks or would lack for it.
 
         Gives the node, on which it is placed then.
         """
         group = self.group_of(demand)
-        if any(compete(group, other) for other in self._occupied.values()):
-            return None
-        room = self._find(group, (0, 0.0, now, uid), now)
+        group.fresh.update(dict.fromkeys(group.withheld))
+        group.withheld.clear()
+        room = self._find(group, (0, 0.0, now, uid), now, spare=True)
         if room:
             self._put(uid, _Placed(room.name, dict(demand.takes), "", False, demand), now)
         return room.name if room else None
@@ -275,8 +275,11 @@ class Queue:
             if min(room.free.values()) >= 0:
                 return
 
-    def _find(self, group: Group, key: Key, now: int) -> Room | None:
-        """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler."""
+    def _find(self, group: Group, key: Key, now: int, *, spare: bool = False) -> Room | None:
+        """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler.
+
+        `spare`: room that nobody who waits has a use for.
+        """
         takes = group.demand.takes
         while group.fresh:
             name = next(iter(group.fresh))
@@ -284,7 +287,8 @@ class Queue:
             room = group.rooms[name]
             if room.closed or not room.fits(takes):
                 continue
-            if self._is_kept(room, group, key, now):
+            wanted = spare and any(stands_in_way(takes, room, other) for other in self._occupied.values())
+            if wanted or self._is_kept(room, group, key, now):
                 group.withheld.add(name)
                 continue
             group.fresh[name] = None

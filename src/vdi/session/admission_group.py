@@ -1,5 +1,6 @@
 """Those who want the same, and the nodes where they may have it. Pure; used by the queue and by who explains it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vdi.session.admission_order import Line
@@ -28,9 +29,12 @@ def is_hopeless(group: Group) -> bool:
     return not any(room.could_hold(takes) for room in group.rooms.values())
 
 
-def compete(group: Group, other: Group) -> bool:
-    """Whether there is a node for both where the other could ever have room."""
-    return any(room.could_hold(other.demand.takes) for name, room in other.rooms.items() if name in group.rooms)
+def stands_in_way(takes: Iterable[tuple[str, int]], room: Room, other: Group) -> bool:
+    """Whether something of this size, on this node, takes what the first of another line lacks there, or would lack."""
+    if room.name not in other.rooms or not room.could_hold(other.demand.takes):
+        return False
+    taken = dict(takes)
+    return any(name in taken and room.free.get(name, 0) - taken[name] < need for name, need in other.demand.takes)
 
 
 def find_closest(group: Group) -> Room | None:

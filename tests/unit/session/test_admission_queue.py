@@ -154,6 +154,15 @@ def test_pools_get_only_what_nobody_waits_for() -> None:
     assert world.queue.try_place("pool-1", a_demand(), world.now) == "n1", "who can never start blocks nobody"
 
 
+def test_a_pool_that_takes_nothing_that_people_lack_is_filled_while_they_wait() -> None:
+    world = full_world()
+    world.arrive(a_waiter("wants-a-gpu"))
+    assert world.queue.try_place("cpu-pool", a_demand(gpu=0), world.now) == "n1"
+    free = world.queue.rooms["n1"].free["cpu"]
+    assert world.queue.try_place("greedy-pool", a_demand(gpu=0, cpu=free - 249), world.now) is None
+    assert world.queue.try_place("modest-pool", a_demand(gpu=0, cpu=free - 250), world.now) == "n1"
+
+
 def test_a_changed_wish_keeps_its_place_in_time() -> None:
     world = full_world()
     world.arrive(a_waiter("one", 0))
