@@ -143,7 +143,7 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = 0
     reason: Annotated[str, doc("What there is too little of, in one word for programs.")] = ""
     earliest_slot: Annotated[
-        str, doc("When room is expected at the latest, if nobody ends earlier.", format="date-time")
+        str, doc("When room is expected, if nobody ends earlier, extends, or comes before.", format="date-time")
     ] = ""
 
 

@@ -90,7 +90,7 @@ def notes(session: VDISession, now: datetime) -> list[str]:
 def queue_words(queue: QueueStatus) -> str:
     """The place in the queue, as one would say it."""
     place = f"number {queue.position} in line" if queue.position else "no room to wait for"
-    slot = f", room by {queue.earliest_slot} at the latest" if queue.earliest_slot else ""
+    slot = f", room expected by {queue.earliest_slot}" if queue.earliest_slot else ""
     return f"{place}{slot} ({queue.reason})"
 
 

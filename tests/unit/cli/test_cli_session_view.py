@@ -58,7 +58,7 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
         assert line in lines
     queue = {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
     waiting = page_lines(Page(session(status={"phase": "Pending", "queue": queue})), NOW)
-    assert "Queue:     number 3 in line, room by 2026-11-20T09:00:00Z at the latest (GPUsBusy)" in waiting
+    assert "Queue:     number 3 in line, room expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
 
 
 def test_a_session_that_nobody_has_taken_up_asks_for_the_operator() -> None:
