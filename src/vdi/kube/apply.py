@@ -13,7 +13,7 @@ import msgspec
 from vdi.kube import wire
 from vdi.kube.errors import AlreadyExists, NotFound, Replaced
 from vdi.kube.meta import T
-from vdi.kube.ownership import Mark, MarkReader, hash_of, merge_trees, owns_all
+from vdi.kube.ownership import Mark, hash_of, merge_trees, owns_all
 from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -24,20 +24,19 @@ log = logging.getLogger(__name__)
 class Applier(Generic[T]):
     """Creates, repairs and deletes the objects of one kind, reading only `store`.
 
-    The store must be made for it: `Store(marks=MarkReader(client.field_manager, "example.org/applied-hash"))`.
+    What the store is made with decides: `Store(marks=MarkReader(client.field_manager, "example.org/applied-hash"))`, or
+    without marks: such objects are made once and then left as they are, and nobody spends time on their marks.
 
     Wishes should leave out empty values (`0`, `false`, `""`) where those are the default: for many of them the server
     keeps no owner, and such an object costs one request, without effect, after each start of the process.
     """
 
     def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T]) -> None:
-        if store.marks is None:
-            raise ValueError(f"Applier of {resource.plural}: its store must be made with marks=MarkReader(...)")
         self.resource = resource
         self.store = store
         self._client = client
         self._into = into
-        self._marks: MarkReader = store.marks
+        self._marks = store.marks
         # By uid: the mark on the answer to our last write, which is as much ours as the object can be. Lives as long as
         # the object; after a restart `owns_all` decides.
         self._settled: dict[str, Mark] = {}
@@ -54,14 +53,16 @@ class Applier(Generic[T]):
         """
         metadata = wanted["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
-        digest = hash_of(wanted)
-        annotations = {**metadata.get("annotations", {}), self._marks.annotation: digest}
-        body = {**wanted, "metadata": {**metadata, "annotations": annotations}}
         observed = self.store.get(namespace, name)
         if observed is None:
-            return await self._create(namespace, name, body)
-        if observed.metadata.deletion_timestamp is not None:
+            try:
+                return await self.create(wanted)
+            except AlreadyExists:  # our POST of which we never saw the answer, or a store that lags behind
+                return await self._apply(namespace, name, self._marked(wanted))
+        if self._marks is None or observed.metadata.deletion_timestamp is not None:
             return observed
+        body = self._marked(wanted)
+        digest = body["metadata"]["annotations"][self._marks.annotation]
         mark = self.store.mark_of(observed)
         if mark is not None and mark.hash == digest:
             if mark == self._settled.get(observed.metadata.uid):
@@ -73,6 +74,11 @@ class Applier(Generic[T]):
         elif mark is not None and mark.posted:
             await self._hand_over(namespace, name)
         return await self._apply(namespace, name, body)
+
+    async def create(self, wanted: Mapping[str, Any]) -> T:
+        """Make the object; AlreadyExists when there is one of this name."""
+        namespace, body = wanted["metadata"].get("namespace"), self._marked(wanted)
+        return self._take(await self._client.create(self.resource, body, namespace=namespace, into=msgspec.Raw))
 
     async def delete(self, observed: T, *, grace_seconds: int | None = None) -> bool:
         """Delete exactly this incarnation; True when it is gone, False while it is terminating.
@@ -103,12 +109,12 @@ class Applier(Generic[T]):
         self.store.remember(left)
         return False
 
-    async def _create(self, namespace: str, name: str, body: Mapping[str, Any]) -> T:
-        try:
-            answer = await self._client.create(self.resource, body, namespace=namespace or None, into=msgspec.Raw)
-        except AlreadyExists:  # our POST of which we never saw the answer, or a store that lags behind
-            return await self._apply(namespace, name, body)
-        return self._take(answer)
+    def _marked(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._marks is None:
+            return wanted
+        metadata = wanted["metadata"]
+        annotations = {**metadata.get("annotations", {}), self._marks.annotation: hash_of(wanted)}
+        return {**wanted, "metadata": {**metadata, "annotations": annotations}}
 
     async def _apply(self, namespace: str, name: str, body: Mapping[str, Any]) -> T:
         answer = await self._client.apply(self.resource, name, body, namespace=namespace or None, into=msgspec.Raw)
@@ -116,8 +122,9 @@ class Applier(Generic[T]):
 
     def _take(self, answer: msgspec.Raw) -> T:
         obj = wire.decode(answer, self._into, self.resource.kind)
-        mark = self._marks.read(answer)
-        self._settled[obj.metadata.uid] = mark
+        mark = self._marks.read(answer) if self._marks else None
+        if mark is not None:
+            self._settled[obj.metadata.uid] = mark
         self.store.remember(obj, mark)
         return obj
 

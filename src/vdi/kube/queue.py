@@ -58,7 +58,7 @@ class WorkQueue(Generic[Key]):
         self._latest: dict[Key, float] = {}  # when a key is to be added unless it is taken before
         self._heap: list[tuple[float, int, Key]] = []  # both of them, and entries that no longer hold
         self._entries = 0
-        self._wake_worker = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()  # workers that wait for a key, one to be woken by each
         self._wake_timer = asyncio.Event()
         self.closed = False
 
@@ -120,13 +120,30 @@ class WorkQueue(Generic[Key]):
         while (key := self._pop()) is None:
             if self.closed:
                 return None
-            self._wake_worker.clear()
-            await self._wake_worker.wait()
+            await self._nap()
         self._dirty.discard(key)
         self._urgent.discard(key)
         self._latest.pop(key, None)
         self._processing.add(key)
         return key
+
+    async def _nap(self) -> None:
+        """Return when there may be a key for this worker: one is woken for each key, not all."""
+        nap = asyncio.get_running_loop().create_future()
+        self._idle.append(nap)
+        try:
+            await nap
+        except asyncio.CancelledError:
+            if not nap.cancelled():
+                self._wake_one()  # it was meant for a worker that takes the key
+            raise
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            nap = self._idle.popleft()
+            if not nap.done():
+                nap.set_result(None)
+                return
 
     def _pop(self) -> Key | None:
         for ready in (self._first, self._ready):
@@ -147,7 +164,8 @@ class WorkQueue(Generic[Key]):
         self.closed = True
         for keys in (self._ready, self._first, self._dirty, self._urgent):
             keys.clear()
-        self._wake_worker.set()
+        while self._idle:
+            self._wake_one()
 
     async def run_timer(self) -> None:
         """Add the delayed keys when they are due, until cancelled."""
@@ -177,7 +195,7 @@ class WorkQueue(Generic[Key]):
     def _offer(self, key: Key) -> None:
         if not self.closed:
             (self._first if key in self._urgent else self._ready).append(key)
-            self._wake_worker.set()
+            self._wake_one()
 
 
 @dataclass(slots=True)

@@ -21,40 +21,38 @@ ObjectKey = tuple[str, str]
 
 
 class _Index(Generic[T]):
-    """Entry -> the object that is found under it; where it is several, they by key.
+    """Entry -> the key of the object that is found under it; where it is several, a map of their keys.
 
-    Nearly always it is one, and a map for each would be a fifth of what the operator remembers.
+    Nearly always it is one, and a map for each would be a fifth of what the operator remembers. Keys, not objects: most
+    changes of an object leave its entries as they are, and then nothing is to be done here.
     """
 
     def __init__(self, keys: Callable[[T], Iterable[Hashable]]) -> None:
         self._keys = keys
-        self._groups: dict[Hashable, T | dict[ObjectKey, T]] = {}
+        self._groups: dict[Hashable, ObjectKey | dict[ObjectKey, None]] = {}
 
-    def find(self, entry: Hashable) -> list[T]:
-        """All objects under this entry."""
-        group = self._groups.get(entry)
-        if group is None:
-            return []
-        return list(group.values()) if isinstance(group, dict) else [group]
+    def find(self, entry: Hashable) -> Iterable[ObjectKey]:
+        """The keys of all objects under this entry."""
+        group = self._groups.get(entry, ())
+        return (group,) if group and isinstance(group, tuple) else group
 
     def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         """Put an object under the entries that it has now, and under no others."""
-        before = set() if old is None else set(self._keys(old))
-        if new is not None:
-            for entry in set(self._keys(new)):
-                before.discard(entry)
-                self._put(entry, key, new)
-        for entry in before:
+        before = () if old is None else tuple(self._keys(old))
+        after = () if new is None else tuple(self._keys(new))
+        if before == after:
+            return
+        for entry in set(after).difference(before):
+            self._put(entry, key)
+        for entry in set(before).difference(after):
             self._drop(entry, key)
 
-    def _put(self, entry: Hashable, key: ObjectKey, obj: T) -> None:
+    def _put(self, entry: Hashable, key: ObjectKey) -> None:
         group = self._groups.get(entry)
         if isinstance(group, dict):
-            group[key] = obj
-        elif group is None or key_of(group) == key:
-            self._groups[entry] = obj
+            group[key] = None
         else:
-            self._groups[entry] = {key_of(group): group, key: obj}
+            self._groups[entry] = key if group is None else {group: None, key: None}
 
     def _drop(self, entry: Hashable, key: ObjectKey) -> None:
         group = self._groups[entry]
@@ -63,7 +61,7 @@ class _Index(Generic[T]):
             return
         del group[key]
         if len(group) == 1:
-            (self._groups[entry],) = group.values()
+            (self._groups[entry],) = group
 
 
 def _owner_uids(obj: T) -> Iterable[Hashable]:
@@ -102,7 +100,7 @@ class Store(Generic[T]):
 
     def by_owner(self, uid: str) -> list[T]:
         """The objects that name this uid among their ownerReferences."""
-        return self._owners.find(uid)
+        return [self._objects[key] for key in self._owners.find(uid)]
 
     def add_index(self, name: str, keys: Callable[[T], Iterable[Hashable]]) -> None:
         """Keep an index: `keys` gives the entries under which an object is found, from the object alone."""
@@ -113,7 +111,7 @@ class Store(Generic[T]):
 
     def by_index(self, name: str, key: Hashable) -> list[T]:
         """The objects that the index holds under this key."""
-        return self._indices[name].find(key)
+        return [self._objects[found] for found in self._indices[name].find(key)]
 
     def mark_of(self, obj: T) -> Mark | None:
         """What the last state of this incarnation says of our ownership."""

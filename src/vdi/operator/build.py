@@ -77,7 +77,7 @@ class Builder:
                 made[name] = answer
         if not any(_is_uncertain(failure) for failure in failures):
             self._reservations.release(session.metadata.uid)
-        return _sum_up(replace(observed, **made), failures)
+        return _sum_up(replace(observed, **made) if made else observed, failures)
 
     def _work(
         self, observed: Observed, desktop: Desktop | None, identity: Identity, *, evictable: bool

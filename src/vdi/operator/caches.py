@@ -43,9 +43,10 @@ class Caches:
         """Pods in the sessions' namespace that are not ours, as long as they take room."""
         self.others: Store[Workload] = Store(sharer=sharer)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
-        self.pods: Store[Pod] = Store(marks, sharer)
-        self.claims: Store[Claim] = Store(marks, sharer)
-        self.secrets: Store[Secret] = Store(marks, sharer)
+        self.pods: Store[Pod] = Store(sharer=sharer)
+        self.claims: Store[Claim] = Store(sharer=sharer)
+        self.secrets: Store[Secret] = Store(sharer=sharer)
+        # Only these two are repaired when somebody edits them: the others are made once.
         self.services: Store[Service] = Store(marks, sharer)
         self.routes: Store[Route] = Store(marks, sharer)
         self.events: Store[Event] = Store(sharer=sharer)

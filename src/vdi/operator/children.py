@@ -10,7 +10,6 @@ from vdi.kube import wire
 from vdi.kube.apply import Applier
 from vdi.kube.errors import AlreadyExists, NotFound, Replaced
 from vdi.kube.meta import HasMetadata, T
-from vdi.kube.ownership import MarkReader, hash_of
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -31,19 +30,17 @@ class ForeignObjectError(Exception):
 
 
 class Children(Generic[T]):
-    """The children of one kind. With `repair`, drift is put right; without, an object is made once and left as it is.
+    """The children of one kind. Where the store keeps marks, drift is put right; else they are made once and left so.
 
     Pods, homes and Secrets are made once: their specs cannot be changed, or must not be under a running desktop.
     """
 
-    def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T], *, repair: bool) -> None:
+    def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T]) -> None:
         self.resource = resource
         self.store = store
         self._client = client
         self._into = into
-        self._repair = repair
         self._applier = Applier(client, resource, into, store)
-        self._marks = cast("MarkReader", store.marks)  # the Applier insists on it
 
     async def ensure(self, wanted: Mapping[str, Any]) -> T:
         """Make the object if it is missing, repair it if that is this kind's way; returns it as it then is.
@@ -53,9 +50,13 @@ class Children(Generic[T]):
         metadata = wanted["metadata"]
         present = self.store.get(metadata["namespace"], metadata["name"])
         if present is None:
-            present = await self._create(wanted)
+            try:
+                return await self._applier.create(wanted)
+            except AlreadyExists:
+                # Our own POST whose answer was lost, a store that lags, a stripped label, or somebody else's object.
+                present = await self._adopt(metadata)
         self._refuse_foreign(present, metadata)
-        return await self._applier.ensure(wanted) if self._repair else present
+        return await self._applier.ensure(wanted)
 
     async def label(self, present: T, labels: Mapping[str, str]) -> T:
         """Set these labels of this incarnation; gives it as it then is."""
@@ -90,17 +91,6 @@ class Children(Generic[T]):
         except NotFound:
             return None
 
-    async def _create(self, wanted: Mapping[str, Any]) -> T:
-        metadata = wanted["metadata"]
-        annotations = {**metadata.get("annotations", {}), self._marks.annotation: hash_of(wanted)}
-        body = {**wanted, "metadata": {**metadata, "annotations": annotations}}
-        try:
-            answer = await self._client.create(self.resource, body, namespace=metadata["namespace"], into=msgspec.Raw)
-        except AlreadyExists:
-            # Our own POST whose answer was lost, a store that lags, a stripped label, or somebody else's object.
-            return await self._adopt(metadata)
-        return self._take(answer)
-
     async def _adopt(self, metadata: Mapping[str, Any]) -> T:
         name, namespace = metadata["name"], metadata["namespace"]
         answer = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
@@ -109,8 +99,8 @@ class Children(Generic[T]):
         return await self.label(live, metadata["labels"])
 
     def _take(self, answer: msgspec.Raw) -> T:
-        obj = wire.decode(answer, self._into, self.resource.kind)
-        self.store.remember(obj, self._marks.read(answer))
+        obj, marks = wire.decode(answer, self._into, self.resource.kind), self.store.marks
+        self.store.remember(obj, marks.read(answer) if marks else None)
         return obj
 
     def _refuse_foreign(self, present: T, metadata: Mapping[str, Any]) -> None:
@@ -127,11 +117,11 @@ class Family:
     """The children of sessions, kind by kind."""
 
     def __init__(self, client: Client, caches: Caches) -> None:
-        self.pods = Children(client, PODS, Pod, caches.pods, repair=False)
-        self.homes = Children(client, CLAIMS, Claim, caches.claims, repair=False)
-        self.secrets = Children(client, SECRETS, Secret, caches.secrets, repair=False)
-        self.services = Children(client, SERVICES, Service, caches.services, repair=True)
-        self.routes = Children(client, ROUTES, Route, caches.routes, repair=True)
+        self.pods = Children(client, PODS, Pod, caches.pods)
+        self.homes = Children(client, CLAIMS, Claim, caches.claims)
+        self.secrets = Children(client, SECRETS, Secret, caches.secrets)
+        self.services = Children(client, SERVICES, Service, caches.services)
+        self.routes = Children(client, ROUTES, Route, caches.routes)
 
 
 def session_of(obj: HasMetadata) -> OwnerReference | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -59,14 +60,19 @@ class Metrics:
             registry=self.registry,
         )
 
+        # Each search for a child takes longer than counting.
+        self._reconciled = lru_cache(self._reconciles.labels)
+        self._reconciled_in = lru_cache(self._reconcile_seconds.labels)
+        self._requested = lru_cache(maxsize=1024)(self._requests.labels)
+
     def count_reconcile(self, controller: str, outcome: str, seconds: float) -> None:
         """A reconcile has ended."""
-        self._reconciles.labels(controller, outcome).inc()
-        self._reconcile_seconds.labels(controller).observe(seconds)
+        self._reconciled(controller, outcome).inc()
+        self._reconciled_in(controller).observe(seconds)
 
     def count_request(self, method: str, resource: str, status: int, _seconds: float) -> None:
         """A request to the API server was answered, or not."""
-        self._requests.labels(method, resource, str(status)).inc()
+        self._requested(method, resource, str(status)).inc()
 
     def watch_lease(self, elector: Elector) -> None:
         """Tell whether this process leads; what only the leader knows is left out while it does not."""

@@ -259,8 +259,7 @@ class Pools:
 
     def _remember(self, answer: msgspec.Raw) -> Pod:
         pod = wire.decode(answer, Pod, PODS.kind)
-        marks = self._caches.pods.marks
-        self._caches.pods.remember(pod, marks.read(answer) if marks else None)
+        self._caches.pods.remember(pod)
         return pod
 
     def _unserved(self, observed: Observed, desktop: Desktop, pool: VDIPool) -> str | None:

@@ -22,6 +22,7 @@ _LOOKS_DERIVED = re.compile(rf"-[2-7][a-z2-7]{{{_HASH_LENGTH - 1}}}$")
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 
 
+@lru_cache(maxsize=4096)  # asked for each child and index, at each look at a session
 def derive_base(session_name: str) -> str:
     """The stem of all names of a session's children: at most 58 characters, a DNS label that begins with a letter."""
     plain = _PLAIN.fullmatch(session_name) and not _LOOKS_DERIVED.search(session_name)

@@ -1,8 +1,10 @@
 """RFC 3339 instants as Kubernetes writes them (UTC, whole seconds). Pure."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4096)  # each look at a session reads the same few several times
 def parse_time(text: str) -> datetime:
     """An instant from the API, with or without fractions of a second. Raises ValueError when it is none."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)

@@ -29,6 +29,7 @@ class Stage:
         self.store.listen(self.journal)
         self.reflector = Reflector(client, THINGS, Thing, self.store, namespace="ns")
         self.applier = Applier(client, THINGS, Thing, self.store)
+        self.plain = Applier(client, THINGS, Thing, Store[Thing]())
 
     def sent(self) -> list[str]:
         """The requests since the last call, but for lists and watches."""
@@ -238,6 +239,9 @@ async def test_a_post_of_which_we_never_saw_the_answer_ends_well() -> None:
         assert [name for _, _, name in api.objects] == ["a"]
 
 
-def test_a_store_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="marks=MarkReader"):
-        Applier(None, THINGS, Thing, Store())  # type: ignore[arg-type]
+async def test_without_marks_an_object_is_made_once_and_left_as_it_is() -> None:
+    async with fake_api() as api, stage(api, watching=False) as here:
+        made = await here.plain.ensure(wish(size=1))
+        assert (await here.plain.ensure(wish(size=2))) is made
+        assert here.sent() == ["POST"]
+        assert "annotations" not in api.objects["things", "ns", "a"]["metadata"]

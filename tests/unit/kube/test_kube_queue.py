@@ -358,3 +358,12 @@ async def test_cancelling_run_cancels_the_work() -> None:
         controller.enqueue("a")
         await settle()
     assert cancelled == ["a"]
+
+
+async def test_a_worker_cancelled_when_its_key_has_just_come_leaves_it_to_another() -> None:
+    queue: WorkQueue[str] = WorkQueue(FakeClock())
+    first, second = asyncio.create_task(queue.take()), asyncio.create_task(queue.take())
+    await settle()
+    queue.add("a")
+    first.cancel()
+    assert await asyncio.wait_for(second, 1) == "a"

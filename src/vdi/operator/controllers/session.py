@@ -14,7 +14,7 @@ from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.queue import Result
 from vdi.kube.transport import Client
 from vdi.operator.announce import Announcer
-from vdi.operator.build import Builder, Built
+from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
 from vdi.operator.clear import Clearer, pods_of
 from vdi.operator.kinds import SESSIONS
@@ -131,15 +131,13 @@ class SessionController:
                 self._desktops.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure
-        built = replace(built, observed=replace(built.observed, session=written))
-        return self._come_back(built, alerts, note_due, now)
+        observed = replace(built.observed, session=written) if written is not session else built.observed
+        return self._come_back(observed, alerts, [note_due, REFUSED_AGAIN if built.refused else None], now)
 
-    def _come_back(self, built: Built, alerts: Sequence[Alert], note_due: float | None, now: datetime) -> Result:
+    def _come_back(self, observed: Observed, alerts: Sequence[Alert], due: list[float | None], now: datetime) -> Result:
         """When to look again: the soonest of all that is due."""
-        observed = built.observed
         look = next_look(observed, self._policy, now)
-        refused = REFUSED_AGAIN if built.refused else None
-        due = [note_due, refused, (look - now).total_seconds() if look else None]
+        due.append((look - now).total_seconds() if look else None)
         # A warning that has just been written may mean more at once, and a pod that was swept is one no longer.
         odd = alerts or observed.strays or observed.leaving or (observed.pod and observed.pod.leaving)
         return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=not odd)
