@@ -20,6 +20,7 @@ NOUNS = {
     "session": "Desktops: create, list, open, explain, suspend and remove them.",
     "template": "The kinds of desktop that can be started.",
     "pool": "Desktops that are started before anybody asks.",
+    "doctor": "What is broken, where, and how to mend it.",
     "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",
     "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",
     "demo": "From nothing to a desktop in the browser, on this machine.",
@@ -46,7 +47,7 @@ def load_noun(name: str, text: str | None) -> Any:
     module = importlib.import_module(f"vdi.cli.{name}")
     noun: typer.Typer = module.app
     noun.rich_markup_mode = None
-    command = typer.main.get_group(noun)
+    command = typer.main.get_command(noun)  # a noun with one command and no callback is that command
     command.help = command.help or text
     return command
 

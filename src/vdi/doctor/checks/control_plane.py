@@ -1,0 +1,250 @@
+"""The API's kinds, the operator, its rights and its Lease."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from vdi.api.crd import build_crds
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.finding import Finding
+from vdi.doctor.operators import (
+    LEASE,
+    Operator,
+    find_operators,
+    is_led,
+    lease_of,
+    operator_for,
+    operators_in_scope,
+    pods_of,
+)
+from vdi.doctor.rights import missing_rights
+from vdi.doctor.snapshot import Snapshot
+from vdi.doctor.trim import custom_kind
+from vdi.session.children.identity import FINALIZER
+from vdi.session.explain import Facts, explain
+
+YOUNG = 60.0
+"""Seconds in which something new may not work yet without anybody being told."""
+_APPLY = "helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace"
+
+
+@check("customresourcedefinitions")
+def crds(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the API server knows our kinds, with all the fields that this version reads."""
+    for wanted in _wanted():
+        name = wanted["metadata"]["name"]
+        there = snapshot.find("customresourcedefinitions", name)
+        if there is None:
+            yield found(
+                "crd_missing",
+                f"customresourcedefinition/{name}",
+                f"The cluster does not know {wanted['spec']['names']['kind']}: its CRD is not installed.",
+                evidence=[f"GET customresourcedefinitions/{name}: not found"],
+                remedy=_APPLY,
+            )
+            continue
+        lacking = list(_lacking(_schema(wanted), _schema(there), ""))
+        if lacking:
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            yield found(
+                "crd_outdated",
+                f"customresourcedefinition/{name}",
+                f"The cluster's {wanted['spec']['names']['kind']} is older than this version of vdi: it drops"
+                f" {', '.join(lacking[:5])}{more} without a word.",
+                evidence=[f"spec.versions[].schema has no {lacking[0]}"],
+                remedy="kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds",
+            )
+
+
+@lru_cache
+def _wanted() -> tuple[dict[str, Any], ...]:
+    """Our kinds, as `trim` leaves them."""
+    return tuple(custom_kind(one) for one in build_crds())
+
+
+def _schema(crd: Any) -> Any:
+    served = [one for one in crd["spec"]["versions"] if one.get("served", True)]
+    return served[0]["schema"] if served else {}
+
+
+def _lacking(wanted: Any, there: Any, path: str) -> Iterator[str]:
+    for name, inner in (wanted.get("properties") or {}).items():
+        here = (there.get("properties") or {}).get(name)
+        if here is None:
+            yield f"{path}.{name}".lstrip(".")
+        else:
+            yield from _lacking(inner, here, f"{path}.{name}")
+    if "items" in wanted and "items" in there:
+        yield from _lacking(wanted["items"], there["items"], f"{path}[]")
+
+
+@check("deployments", "leases", "vdisessions")
+def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
+    """Namespaces with sessions that nobody looks after."""
+    operators = find_operators(snapshot)
+    watched = sorted({one.watches for one in operators})
+    crowds: dict[str, int] = {}
+    for session in snapshot.sessions:
+        crowds[session.metadata.namespace] = crowds.get(session.metadata.namespace, 0) + 1
+    asked = [snapshot.scope.namespace] if snapshot.scope.namespace and not operators else []
+    for namespace in sorted({*crowds, *asked}):
+        if namespace in watched or is_led(snapshot, namespace):
+            continue
+        if watched:
+            yield found(
+                "session_unwatched",
+                f"namespace/{namespace}",
+                f"No operator watches the namespace {namespace}, so its {crowds.get(namespace, 0)} sessions stay as"
+                f" they are; watched: {', '.join(watched)}.",
+                evidence=[f"{one.object}: VDI_NAMESPACE={one.watches}" for one in operators],
+                remedy=f"kubectl delete vdisessions --namespace {namespace} NAME, and create it in {watched[0]}; or"
+                f" install a second release with sessions.namespace={namespace}",
+            )
+        else:
+            yield found(
+                "operator_missing",
+                f"namespace/{namespace}",
+                "There is no operator on this cluster: nothing turns sessions into desktops.",
+                evidence=["no Deployment has a container 'operator' with VDI_NAMESPACE", f"no fresh Lease {LEASE}"],
+                remedy=_APPLY,
+            )
+
+
+@check("deployments", "pods@all")
+def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """Operators of which no replica answers, or whose settings cannot be read."""
+    for operator in operators_in_scope(snapshot):
+        if operator.problem:
+            yield found(
+                "operator_settings_bad",
+                operator.object,
+                f"The operator cannot start with its settings: {operator.problem}.",
+                evidence=[operator.problem],
+                remedy=f"kubectl --namespace {operator.namespace} edit deployment {operator.name}",
+            )
+        if operator.wanted == 0:
+            yield found(
+                "operator_down",
+                operator.object,
+                "The operator is scaled to 0: nothing turns sessions into desktops.",
+                evidence=["spec.replicas: 0"],
+                remedy=f"kubectl --namespace {operator.namespace} scale deployment {operator.name} --replicas 2",
+            )
+        elif operator.ready == 0 and snapshot.age(operator.raw["metadata"]["creationTimestamp"]) > YOUNG:
+            yield _down(snapshot, operator)
+
+
+def _down(snapshot: Snapshot, operator: Operator) -> Finding:
+    pods = pods_of(snapshot, operator)
+    words, evidence, touches = "it has no pods", [], []
+    for pod in pods:
+        node = snapshot.nodes.get(pod.spec.node_name)
+        events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
+        words = explain(Facts(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "operator")
+        evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
+        log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
+        evidence += [f"log: {line}" for line in log[-3:]]
+        touches.append(f"node/{pod.spec.node_name}")
+    conditions = (operator.raw.get("status") or {}).get("conditions") or ()
+    evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
+    return found(
+        "operator_down",
+        operator.object,
+        f"None of {operator.wanted} replicas of the operator is ready: {words}.",
+        evidence=[f"status.readyReplicas: 0 of {operator.wanted}", *evidence],
+        remedy=f"kubectl --namespace {operator.namespace} logs deployment/{operator.name}, and describe pods",
+        touches=touches,
+    )
+
+
+@check("deployments", "leases")
+def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
+    """Operators that are ready, of which none leads; or a Lease held by somebody else."""
+    for operator in find_operators(snapshot):
+        namespace = operator.watches
+        seen = snapshot.scope.namespace in ("", namespace)
+        if not seen or not operator.ready or snapshot.age(operator.raw["metadata"]["creationTimestamp"]) < YOUNG:
+            continue
+        lease, where = lease_of(snapshot, namespace), f"lease/{namespace}/{LEASE}"
+        spec = (lease or {}).get("spec") or {}
+        holder = str(spec.get("holderIdentity") or "")
+        if not is_led(snapshot, namespace):
+            said = f"spec.renewTime: {spec.get('renewTime')}, holder {spec.get('holderIdentity') or 'none'}"
+            yield found(
+                "operator_without_lease",
+                where,
+                "The operator is ready, but none of its replicas leads, so nobody acts: the Lease is"
+                f" {'not renewed' if lease else 'not there'}.",
+                evidence=[said if lease else f"there is no Lease {namespace}/{LEASE}"],
+                remedy=f"kubectl --namespace {operator.namespace} rollout restart deployment {operator.name}",
+                touches=[operator.object],
+            )
+            continue
+        pods = [pod.metadata.name for pod in pods_of(snapshot, operator)]
+        # A pod that is no more holds it for some seconds: its name begins as its Deployment's.
+        if pods and holder and not holder.startswith(f"{operator.name}-"):
+            yield found(
+                "lease_of_a_stranger",
+                where,
+                f"Sessions are handled by {holder!r}, which is no pod of {operator.object}: somebody runs a second"
+                " operator, perhaps of another version.",
+                evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(sorted(pods))}"],
+                remedy=f"stop the other one (vdi operator run), or wait until it ends: {operator.name} takes over",
+            )
+
+
+@check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
+def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the operator's account may do what the operator does."""
+    for operator in find_operators(snapshot):
+        if snapshot.scope.namespace not in ("", operator.watches):
+            continue
+        there, cluster = missing_rights(
+            snapshot, operator.account, operator.namespace, operator.watches, counts_others=operator.counts_others
+        )
+        if not there and not cluster:
+            continue
+        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
+        first, where = (there[0], f" --namespace {operator.watches}") if there else (cluster[0], " --all-namespaces")
+        lines = [f"may not {one.words} in namespace {operator.watches}" for one in there]
+        lines += [f"may not {one.words} in the cluster" for one in cluster]
+        yield found(
+            "operator_rights_missing",
+            operator.object,
+            f"The operator's account {operator.namespace}/{operator.account} lacks {len(lines)} of the rights that it"
+            f" needs, first: {lines[0].removeprefix('may not ')}.",
+            evidence=[*lines[:8], f"kubectl auth can-i {first.words} --as {account}{where}"],
+            remedy=f"{_APPLY} (the chart's Role and ClusterRole)",
+        )
+
+
+@check("vdisessions", "deployments", "leases")
+def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
+    """Sessions that are deleted and stay, because nobody drops the finalizer."""
+    for session in snapshot.sessions:
+        meta = session.metadata
+        if FINALIZER not in meta.finalizers or snapshot.age(meta.deletion_timestamp) < YOUNG:
+            continue
+        nobody = not is_led(snapshot, meta.namespace)
+        why = "no operator is there to do so" if nobody else "its operator has not done so"
+        operator = operator_for(snapshot, meta.namespace)
+        undo = '\'{"metadata":{"finalizers":null}}\''
+        yield found(
+            "finalizer_stuck",
+            f"vdisession/{meta.namespace}/{meta.name}",
+            f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and stays until its finalizer"
+            f" {FINALIZER} is dropped; {why}.",
+            evidence=[f"metadata.deletionTimestamp: {meta.deletion_timestamp}", f"metadata.finalizers: {FINALIZER}"],
+            remedy="bring the operator back, which cleans up; if it is gone for good:"
+            f" kubectl --namespace {meta.namespace} patch vdisession {meta.name} --type merge --patch {undo}",
+            touches=_operator_objects(operator, meta.namespace),
+        )
+
+
+def _operator_objects(operator: Operator | None, namespace: str) -> list[str]:
+    """What a session of this namespace hangs on."""
+    there = [f"namespace/{namespace}", f"lease/{namespace}/{LEASE}"]
+    return [*there, operator.object] if operator else there
+
+
+CHECKS = (crds, operator_missing, operator_down, leaderless, operator_rights, finalizers)

@@ -1,0 +1,275 @@
+"""The way from the browser to the desktop: Traefik, routes, certificates, Services."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vdi.doctor.cases import Case, active, cases
+from vdi.doctor.certificates import covers
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.proxies import find_traefiks
+from vdi.doctor.snapshot import Certificate, Snapshot
+from vdi.session.naming import route_name, service_name
+
+_YOUNG = 30.0
+_SOON = 14 * 86400.0
+_HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
+_OLD_RULES = (
+    (
+        re.compile(r"HostRegexp\(\s*`[^`]*\{\w+:[^`]*`"),
+        "HostRegexp takes a plain regular expression, not {name:pattern}",
+    ),
+    (
+        re.compile(r"(?:Host|HostRegexp|Path|PathPrefix|Method)\(\s*`[^`]*`\s*,"),
+        "a matcher takes one value: write A || B",
+    ),
+    (re.compile(r"(?:HeadersRegexp|Headers|HostHeader)\("), "Headers is now Header, HeadersRegexp is HeaderRegexp"),
+    (re.compile(r"PathPrefix\(\s*`[^`]*\{"), "PathPrefix knows no patterns: use PathRegexp"),
+)
+
+
+@check("deployments", "daemonsets")
+def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """Traefik without a replica that answers, or that does not look at the sessions' namespace."""
+    traefiks = find_traefiks(snapshot)
+    for one in traefiks:
+        if one.wanted and not one.ready and snapshot.age(one.raw["metadata"]["creationTimestamp"]) > _YOUNG * 2:
+            _, namespace, name = one.object.split("/")
+            yield found(
+                "traefik_down",
+                one.object,
+                f"None of {one.wanted} replicas of Traefik is ready: no desktop can be reached.",
+                evidence=[f"ready: 0 of {one.wanted}"],
+                remedy=f"kubectl --namespace {namespace} describe {one.object.split('/')[0]} {name}, and its pods",
+            )
+    for namespace in sorted({one.metadata.namespace for one in snapshot.sessions}):
+        if traefiks and all(one.namespaces and namespace not in one.namespaces for one in traefiks):
+            yield found(
+                "traefik_not_watching",
+                f"namespace/{namespace}",
+                f"Traefik does not look at the namespace {namespace}, so its routes lead nowhere (404).",
+                evidence=[f"{one.object}: namespaces {', '.join(sorted(one.namespaces))}" for one in traefiks],
+                remedy=f"add {namespace} to --providers.kubernetescrd.namespaces of Traefik (or leave that option out)",
+            )
+
+
+@check("vdisessions", "ingressroutes")
+def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
+    """The cluster does not know IngressRoute at all."""
+    if "ingressroutes" in snapshot.absent and snapshot.sessions:
+        yield found(
+            "traefik_crds_missing",
+            "customresourcedefinition/ingressroutes.traefik.io",
+            "The cluster does not know IngressRoute: Traefik 3's CRDs are not installed, so no desktop gets an"
+            " address.",
+            evidence=["LIST ingressroutes.traefik.io: the server has no such resource"],
+            remedy="install Traefik 3 with its CRDs (docs/install.md); K3s: start without --disable=traefik",
+        )
+
+
+@check("vdisessions", "ingressroutes", "pods")
+def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
+    """Routes that do not lead the session's host to its desktop."""
+    if "ingressroutes" in snapshot.absent:
+        return
+    for case in active(cases(snapshot)):
+        pod = case.pod
+        if pod is None or not pod.ready:
+            continue
+        name = route_name(case.session.metadata.name)
+        where = f"ingressroute/{case.namespace}/{name}"
+        route = snapshot.find("ingressroutes", name, case.namespace)
+        if route is None:
+            if snapshot.age(pod.metadata.creation_timestamp) > _YOUNG:
+                yield found(
+                    "route_missing",
+                    where,
+                    f"The desktop of {case.session.metadata.name} is ready, but no route leads to it: its address"
+                    f" says 404.",
+                    evidence=[f"there is no IngressRoute {case.namespace}/{name}"],
+                    remedy="kubectl --namespace kasm logs deployment/vdi-operator (it makes the route)",
+                    touches=case.touches,
+                )
+            continue
+        yield from _rule_findings(case, route, where)
+        yield from _reference_findings(snapshot, case, route, where)
+
+
+def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
+    rules = [str(one.get("match", "")) for one in route["spec"].get("routes") or ()]
+    mend = f"kubectl --namespace {case.namespace} delete ingressroute {route['metadata']['name']}; the operator makes"
+    " it anew"
+    for rule in rules:
+        for pattern, words in _OLD_RULES:
+            if pattern.search(rule):
+                yield found(
+                    "route_rule_v2",
+                    where,
+                    f"Its rule is written for Traefik 2, which Traefik 3 does not take: {words}.",
+                    evidence=[f"spec.routes[].match: {rule}"],
+                    remedy=mend,
+                    touches=case.touches,
+                )
+                return
+    host = case.host
+    led = [name for rule in rules for name in _HOST.findall(rule)]
+    if host and not any(covers(name, host) for name in led):
+        yield found(
+            "route_host_mismatch",
+            where,
+            f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}: the browser gets"
+            f" 404.",
+            evidence=[f"spec.routes[].match: {rule}" for rule in rules] + [f"status.url: {case.session.status.url}"],
+            remedy=mend,
+            touches=case.touches,
+        )
+
+
+def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) -> Iterator[Finding]:
+    spec, namespace = route["spec"], case.namespace
+    traefiks = find_traefiks(snapshot)
+    known = frozenset(name for one in traefiks for name in one.entry_points)
+    strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
+    if strange:
+        yield found(
+            "route_entry_point_unknown",
+            where,
+            f"Traefik has no entry point {', '.join(strange)}, so it leaves the route out; it has:"
+            f" {', '.join(sorted(known))}.",
+            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
+            remedy="set the chart's value traefik.entryPoint to one that there is, then helm upgrade",
+            touches=case.touches,
+        )
+    crosses = not traefiks or any(one.crosses_namespaces for one in traefiks)
+    for one in spec.get("routes") or ():
+        for reference in one.get("middlewares") or ():
+            there = reference.get("namespace") or namespace
+            yield from _middleware(snapshot, case, reference["name"], there, where)
+        for reference in [*(one.get("middlewares") or ()), *(one.get("services") or ())]:
+            if reference.get("namespace", namespace) != namespace and not crosses:
+                yield found(
+                    "route_crosses_namespaces",
+                    where,
+                    f"It names {reference['name']!r} in the namespace {reference['namespace']}; Traefik refuses"
+                    f" references"
+                    " across namespaces, and drops the whole route.",
+                    evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
+                    remedy=f"make it in the namespace {namespace}, and name it there",
+                    touches=case.touches,
+                )
+
+
+def _middleware(snapshot: Snapshot, case: Case, name: str, namespace: str, where: str) -> Iterator[Finding]:
+    looked = snapshot.scope.namespace in ("", namespace) and "middlewares" not in snapshot.unread_kinds
+    if looked and snapshot.find("middlewares", name, namespace) is None:
+        yield found(
+            "middleware_missing",
+            where,
+            f"It names the Middleware {namespace}/{name}, which does not exist: Traefik leaves the route out (404).",
+            evidence=[f"spec.routes[].middlewares: {name}"],
+            remedy=f"kubectl --namespace {namespace} get middlewares.traefik.io",
+            touches=case.touches,
+        )
+
+
+@check("vdisessions", "services", "endpointslices", "pods")
+def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
+    """Services that are not there, or that find no pod although one is ready."""
+    for case in active(cases(snapshot)):
+        pod, name = case.pod, service_name(case.session.metadata.name)
+        ready = pod.condition("Ready") if pod and pod.ready else None
+        if ready is None or snapshot.age(ready.last_transition_time) < _YOUNG:
+            continue
+        where = f"service/{case.namespace}/{name}"
+        service = snapshot.find("services", name, case.namespace)
+        slices = [
+            one
+            for one in snapshot.raw("endpointslices")
+            if one["metadata"]["namespace"] == case.namespace
+            and (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == name
+        ]
+        answering = [end for one in slices for end in one["endpoints"] if end["conditions"].get("ready") is not False]
+        if service is not None and answering:
+            continue
+        selector = (service or {}).get("spec", {}).get("selector")
+        yield found(
+            "service_without_endpoints" if service else "service_missing",
+            where,
+            "The desktop is ready, but its Service "
+            + ("finds no pod that answers" if service else "is not there")
+            + ": the browser gets 404 or 503.",
+            evidence=[
+                f"spec.selector: {selector}" if service else f"there is no Service {case.namespace}/{name}",
+                f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" if pod and service else "",
+            ],
+            remedy=f"kubectl --namespace {case.namespace} delete service {name}; the operator makes it anew"
+            if service
+            else "kubectl --namespace kasm logs deployment/vdi-operator (it makes the Service)",
+            touches=case.touches,
+        )
+
+
+@check("vdisessions", "ingressroutes", "secrets")
+def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
+    """Certificates of routes that are missing, over, about to end, or for other names."""
+    there = {(one.namespace, one.secret): one for one in snapshot.certificates}
+    hosts: dict[tuple[str, str], list[str]] = {}
+    for case in cases(snapshot):
+        route = snapshot.find("ingressroutes", route_name(case.session.metadata.name), case.namespace)
+        name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
+        if name and case.host:
+            hosts.setdefault((case.namespace, name), []).append(case.host)
+    for key, wanted in sorted(hosts.items()):
+        if key in there:
+            yield from _certificate(snapshot, there[key], sorted(wanted))
+
+
+def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iterator[Finding]:
+    where = f"secret/{one.namespace}/{one.secret}"
+    domain = hosts[0].partition(".")[2]
+    renew = (
+        f"kubectl --namespace {one.namespace} create secret tls {one.secret} --cert FILE --key FILE --dry-run=client"
+        f" -o yaml"
+        " | kubectl apply -f -"
+    )
+    if one.problem:
+        missing = one.problem == "missing"
+        yield found(
+            "certificate_missing",
+            where,
+            f"Routes name the certificate {one.namespace}/{one.secret}, "
+            + ("which does not exist" if missing else f"but {one.problem}")
+            + ": Traefik shows its own, which browsers refuse.",
+            evidence=[f"{len(hosts)} routes have spec.tls.secretName: {one.secret}"],
+            remedy=renew,
+        )
+        return
+    left = -snapshot.age(one.ends)
+    if left < _SOON or snapshot.age(one.begins) < 0:
+        state = (
+            "has ended" if left < 0 else "ends" if snapshot.age(one.begins) >= 0 else "is not valid before its begin"
+        )
+        yield found(
+            "certificate_expired" if state != "ends" else "certificate_expires_soon",
+            where,
+            f"The certificate of the desktops {state} ({one.begins} to {one.ends})"
+            + (": browsers refuse it." if state != "ends" else "; then browsers refuse it."),
+            evidence=[f"notBefore {one.begins}, notAfter {one.ends}"],
+            remedy=renew,
+            severity=Severity.WARNING if state == "ends" else None,
+        )
+    bare = [host for host in hosts if not any(covers(name, host) for name in one.names)]
+    if bare:
+        yield found(
+            "certificate_for_other_names",
+            where,
+            f"The certificate is for {', '.join(one.names) or 'no name'}, which does not cover {bare[0]}"
+            + (f" and {len(bare) - 1} more" if len(bare) > 1 else "")
+            + f"; it has to name *.{domain}.",
+            evidence=[f"subjectAltName: {', '.join(one.names)}"],
+            remedy=renew,
+        )
+
+
+CHECKS = (traefik_down, traefik_kinds_missing, routes_wrong, services_empty, certificates_bad)

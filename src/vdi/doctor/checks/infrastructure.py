@@ -1,0 +1,221 @@
+"""Nodes, GPUs and volumes."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from vdi.doctor.cases import active, cases, pinned_nodes
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.gpus import observe_gpus
+from vdi.doctor.snapshot import Snapshot
+from vdi.gpu import findings as gpu
+from vdi.gpu.sharing import RESOURCE
+from vdi.session.children.identity import MANAGED_BY
+from vdi.session.effective import Desktop
+
+_PATIENCE = 60.0
+_NEW_NODE = 30.0
+"""Seconds in which a node that joins gets ready."""
+_GPU_KINDS = ("nodes", "daemonsets", "pods@all", "clusterpolicies", "configmaps", "runtimeclasses")
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+@check("nodes")
+def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
+    """Nodes that do not answer, or are short of something."""
+    for node in snapshot.nodes.values():
+        name = node.metadata.name
+        for one in node.status.conditions:
+            evidence = [f"condition {one.type}={one.status} since {one.last_transition_time}: {one.message}"]
+            if one.type == "Ready" and one.status != "True" and snapshot.age(one.last_transition_time) > _NEW_NODE:
+                yield found(
+                    "node_not_ready",
+                    f"node/{name}",
+                    f"The node {name} is not ready:"
+                    f" {one.message or one.reason or 'its kubelet does not answer'}.".replace("..", "."),
+                    evidence=evidence,
+                    remedy=f"on the node: systemctl status k3s (an agent: k3s-agent); kubectl describe node {name}",
+                )
+            elif one.type.endswith("Pressure") and one.status == "True":
+                what = one.type.removesuffix("Pressure").lower()
+                yield found(
+                    "node_under_pressure",
+                    f"node/{name}",
+                    f"The node {name} is short of {what}: it takes no new pods and puts out running ones.",
+                    evidence=evidence,
+                    remedy="on the node: df -h /var/lib; k3s crictl rmi --prune"
+                    if what == "disk"
+                    else f"kubectl describe node {name}; suspend desktops on it: vdi session ls -o wide",
+                )
+
+
+@check(*_GPU_KINDS, "vditemplates", "vdisessions")
+def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
+    """What `vdi gpu verify` finds, where GPUs matter: some are there, or desktops that start ask for some."""
+    observed = observe_gpus(snapshot)
+    asking = [
+        case
+        for case in active(cases(snapshot))
+        if isinstance(case.desktop, Desktop) and case.desktop.gpu and case.desktop.gpu_resource == RESOURCE
+    ]
+    meant = bool(observed.plugins or observed.policy)
+    if not meant and not (asking and not observed.gpu_nodes):
+        return  # others advertise the GPUs, or nobody wants any
+    waiting = any(case.pod is None for case in asking)
+    for one in gpu.find(observed):
+        if one.code == "gpu_sharing_not_configured" and not observed.config_maps and not waiting:
+            continue  # whole GPUs, and enough of them: somebody wants it so
+        if one.code == "gpu_device_plugin_missing" and not meant and observed.gpu_nodes:
+            continue
+        yield found(
+            one.code,
+            _as_object(one.where, observed.namespace),
+            one.message,
+            severity=Severity(one.severity.value),
+            evidence=[f"vdi gpu verify: {one.code} at {one.where}"],
+            remedy=one.remedy,
+            touches=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
+        )
+
+
+def _as_object(where: str, namespace: str) -> str:
+    return f"configmap/{namespace}/{where.removeprefix('configmap/')}" if where.startswith("configmap/") else where
+
+
+@check("nodes", "pods", "vdisessions")
+def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
+    """GPU desktops on K3s without runtimeClassName: containerd starts them without driver, with a black picture."""
+    on_k3s = {one.name for one in observe_gpus(snapshot).nodes if one.on_k3s}
+    for case in active(cases(snapshot)):
+        pod = case.pod
+        if pod is None or pod.spec.node_name not in on_k3s or not pod.spec.takes.get(RESOURCE):
+            continue
+        raw = snapshot.find("pods", pod.metadata.name, case.namespace)
+        template = case.session.spec.template
+        if raw and not raw["spec"].get("runtimeClassName"):
+            patch = '\'{"spec":{"placement":{"runtimeClassName":"nvidia"}}}\''
+            yield found(
+                "gpu_runtime_class_unset",
+                f"vditemplate/{template}",
+                f"Desktops of {template!r} have a GPU but no runtimeClassName; the containerd of K3s gives GPU devices"
+                " only to pods with the RuntimeClass nvidia, unless nvidia is its default runtime.",
+                evidence=[
+                    f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s"
+                ],
+                remedy=f"kubectl patch vditemplate {template} --type merge --patch {patch}",
+            )
+
+
+@check("persistentvolumeclaims", "storageclasses", "events", "pods")
+def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
+    """Homes without a volume: no such class, a provisioner that is silent, or one that says why."""
+    classes = {one["metadata"]["name"]: one for one in snapshot.raw("storageclasses")}
+    for claim in snapshot.raw("persistentvolumeclaims"):
+        meta = claim["metadata"]
+        ours = (meta.get("labels") or {}).items() >= MANAGED_BY.items()
+        if not ours or (claim.get("status") or {}).get("phase") != "Pending":
+            continue
+        where = f"persistentvolumeclaim/{meta['namespace']}/{meta['name']}"
+        wanted = claim["spec"].get("storageClassName")
+        if wanted not in classes:
+            yield _class_missing(where, wanted, sorted(classes))
+            continue
+        yield from _unprovisioned(snapshot, claim, classes[wanted], where)
+
+
+def _class_missing(where: str, wanted: str | None, there: list[str]) -> Finding:
+    return found(
+        "storage_class_missing",
+        where,
+        f"The home asks for the StorageClass {wanted!r}, which does not exist; there are:"
+        f" {', '.join(there) or 'none'}.",
+        evidence=[f"spec.storageClassName: {wanted}"],
+        remedy="install its provisioner (K3s: start without --disable=local-storage), or name another class in the"
+        " template's spec.persistence.storageClass and delete this claim, which is still empty",
+    )
+
+
+def _unprovisioned(snapshot: Snapshot, claim: Any, wanted: Any, where: str) -> Iterator[Finding]:
+    meta = claim["metadata"]
+    provisioner = wanted.get("provisioner", "")
+    # A claim that waits for its first consumer is told the node once there is one.
+    chosen = (meta.get("annotations") or {}).get("volume.kubernetes.io/selected-node")
+    if wanted.get("volumeBindingMode") == "WaitForFirstConsumer" and not chosen:
+        return
+    events = snapshot.events.get(("PersistentVolumeClaim", meta["namespace"], meta["name"]), [])
+    failed = [one for one in events if one.reason == "ProvisioningFailed"]
+    helpers = [key for key in snapshot.logs if meta["uid"] in key and "/helper-pod-" in key]
+    if failed or helpers:
+        said = failed[-1].note.strip().splitlines()[0] if failed else snapshot.logs[helpers[0]][-1:][0]
+        yield found(
+            "home_not_provisioned",
+            where,
+            f"The provisioner {provisioner} cannot make the volume: {said.rstrip('.')}.",
+            evidence=[f"ProvisioningFailed: {one.note}" for one in failed[-1:]]
+            + [f"log {key}: {line}" for key in helpers for line in snapshot.logs[key][-2:]],
+            remedy=f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}",
+            touches=[f"node/{chosen}"],
+        )
+    elif snapshot.age(meta["creationTimestamp"]) > _PATIENCE:
+        yield found(
+            "provisioner_silent",
+            where,
+            f"The home has waited {int(snapshot.age(meta['creationTimestamp']))} s for the provisioner {provisioner},"
+            " which says nothing.",
+            evidence=["status.phase: Pending, no Event ProvisioningFailed", f"selected node: {chosen or 'any'}"],
+            remedy="kubectl --namespace kube-system logs deployment/local-path-provisioner",
+            touches=[f"node/{chosen}"],
+        )
+
+
+@check("persistentvolumeclaims", "persistentvolumes", "nodes", "vdisessions", "vditemplates", "pods")
+def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
+    """Homes that can be reached only from nodes that are gone or do not answer."""
+    wanted = {case.home.metadata.name: case for case in active(cases(snapshot)) if case.home}
+    for name, case in sorted(wanted.items()):
+        assert case.home is not None  # noqa: S101 - chosen by it
+        pinned = pinned_nodes(snapshot, case.home)
+        if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
+            continue
+        gone = [one for one in pinned if one not in snapshot.nodes]
+        state = "is not in this cluster any more" if gone else "does not answer"
+        yield found(
+            "home_on_lost_node",
+            f"persistentvolumeclaim/{case.namespace}/{name}",
+            f"The home of the session {case.session.metadata.name} lies on the node {', '.join(pinned)}, which {state}:"
+            " a local-path volume cannot be reached from elsewhere.",
+            evidence=[f"persistentvolume/{case.home.spec.volume_name}: spec.nodeAffinity names {', '.join(pinned)}"],
+            remedy=f"bring {pinned[0]} back; or give the files up:"
+            f" kubectl --namespace {case.namespace} delete pvc {name}, and the next start makes an empty home",
+            touches=[f"node/{one}" for one in pinned],
+        )
+
+
+@check("pods", "persistentvolumeclaims")
+def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
+    """Two pods that write to one home: browsers and editors spoil each other's files."""
+    users: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for pod in snapshot.pods:
+        if pod.status.phase not in ("Succeeded", "Failed") and pod.home_claim in pod.writes_to:
+            users[pod.metadata.namespace, str(pod.home_claim)].append(pod.metadata.name)
+    for (namespace, claim), pods in sorted(users.items()):
+        ours = snapshot.find("persistentvolumeclaims", claim, namespace)
+        if len(pods) > 1 and ours and (ours["metadata"].get("labels") or {}).items() >= MANAGED_BY.items():
+            yield found(
+                "home_mounted_twice",
+                f"persistentvolumeclaim/{namespace}/{claim}",
+                f"{len(pods)} pods write to one home at the same time: {', '.join(sorted(pods))}.",
+                evidence=[f"pod/{one}: volume home is {claim}" for one in sorted(pods)],
+                remedy=f"delete the one that is no session's: kubectl --namespace {namespace} delete pod NAME",
+            )
+
+
+CHECKS = (
+    nodes_unwell,
+    gpus_missing,
+    gpu_without_runtime_class,
+    homes_pending,
+    homes_on_lost_nodes,
+    homes_mounted_twice,
+)

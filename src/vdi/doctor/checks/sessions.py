@@ -1,0 +1,256 @@
+"""Sessions that do not get their desktop, and why: in the words of the functions that the operator acts on."""
+
+from collections.abc import Iterator
+
+from vdi.doctor.cases import REFUSED, Case, active, cases
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.snapshot import Snapshot
+from vdi.session.conditions import QUEUE_REASONS, Phase, Reason
+from vdi.session.effective import Problem
+from vdi.session.pulling import IMAGE_CODES
+
+PATIENCE = 15.0
+"""Seconds in which a kubelet's complaint may pass by itself."""
+SLOW = 30.0
+"""Seconds that a start may take (F1)."""
+_RECENT = 3600.0
+
+_OF_PROBLEM = {
+    Reason.TEMPLATE_NOT_FOUND: "template_missing",
+    Reason.INVALID_TEMPLATE: "template_invalid",
+    Reason.INVALID_SESSION: "session_over_limit",
+    Reason.OVER_LIMIT: "session_over_limit",
+    Reason.HOME_IN_USE: "home_in_use",
+    Reason.HOST_TAKEN: "host_taken",
+    Reason.NAME_TAKEN: "name_taken",
+    Reason.HOME_LOST: "home_lost",
+    **dict.fromkeys(REFUSED, "pod_refused"),
+}
+_OF_ANSWER = {
+    **dict.fromkeys(IMAGE_CODES, "image_unavailable"),
+    "MissingSecret": "reference_missing",
+    "MissingConfigMap": "reference_missing",
+    "MissingKey": "reference_missing",
+    "BadPodConfig": "reference_missing",
+    "CrashLoop": "desktop_crashes",
+    "PodFailed": "desktop_crashes",
+    "OutOfMemory": "desktop_out_of_memory",
+    "Evicted": "desktop_evicted",
+    "NodeRefused": "node_refused",
+    "NodeLost": "desktop_on_lost_node",
+    "HomeLost": "home_lost",
+    "HomeNotProvisioned": "home_not_provisioned",
+    "VolumePermission": "volume_not_mounted",
+    "VolumeMount": "volume_not_mounted",
+    "VolumeElsewhere": "volume_not_mounted",
+    "BadMount": "volume_not_mounted",
+    "BadCommand": "desktop_cannot_start",
+    "CannotStart": "desktop_cannot_start",
+    "NodeNetwork": "node_network_broken",
+}
+_GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
+_NOBODYS_END = frozenset({Reason.NO_GPUS, Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
+"""Reasons of waiting that no end of another desktop removes."""
+
+
+@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims")
+def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
+    """Sessions that wait for something, or for nothing that anybody knows."""
+    for case in active(cases(snapshot)):
+        meta = case.session.metadata
+        if case.pod is not None or snapshot.age(meta.creation_timestamp) < PATIENCE:
+            continue
+        if problem := case.problem:
+            yield _waiting(case, problem)
+        elif _idle_for(case) > SLOW:
+            yield found(
+                "session_ignored",
+                case.object,
+                f"Nothing keeps it from starting, and yet it has had no pod for {int(_idle_for(case))} s: nobody acts.",
+                evidence=[
+                    f"metadata.generation: {meta.generation}",
+                    f"status.observedGeneration: {case.session.status.observed_generation}",
+                    f"status.message: {case.session.status.message or '(none)'}",
+                ],
+                remedy="kubectl --namespace kasm logs deployment/vdi-operator, then rollout restart",
+                touches=case.touches,
+            )
+
+
+def _idle_for(case: Case) -> float:
+    """Seconds since something was last said of it."""
+    times = [one.last_transition_time for one in case.session.status.conditions if one.last_transition_time]
+    return case.snapshot.age(max([case.session.metadata.creation_timestamp, *times]))
+
+
+def _waiting(case: Case, problem: Problem) -> Finding:
+    reason, name, namespace = problem.reason, case.session.metadata.name, case.namespace
+    code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
+    severity = None
+    if reason in QUEUE_REASONS:
+        code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
+        severity = Severity.ERROR if reason in _NOBODYS_END else Severity.WARNING
+    elif reason not in _OF_PROBLEM and not problem.needs_a_person:
+        severity = Severity.WARNING  # it is tried again
+    remedies = {
+        "template_missing": f"kubectl get vditemplates; the session names {case.session.spec.template!r}",
+        "template_invalid": f"kubectl edit vditemplate {case.session.spec.template}",
+        "session_over_limit": f"kubectl --namespace {namespace} edit vdisession {name}",
+        "home_in_use": f"end the other one, or create this one with persistence off: vdi session ls -n {namespace}",
+        "host_taken": f"give it another spec.hostname: kubectl --namespace {namespace} edit vdisession {name}",
+        "name_taken": f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}",
+        "pod_refused": f"kubectl get namespace {namespace} --show-labels;"
+        f" kubectl --namespace {namespace} describe resourcequota,limitrange",
+        "gpu_insufficient": "vdi gpu status, and end or suspend a desktop: vdi session ls",
+        "room_insufficient": "kubectl describe nodes, and end or suspend a desktop: vdi session ls",
+        "home_lost": f"kubectl --namespace {namespace} get pvc",
+    }
+    queue, again = case.session.status.queue, f"vdi session restart {name} -n {namespace}"
+    return found(
+        code,
+        case.object,
+        problem.message,
+        severity=severity,
+        evidence=[
+            f"reason: {reason}",
+            f"status.queue.position: {queue.position}" if queue and queue.position else "",
+        ],
+        remedy=remedies.get(code) or (_help_for(code, case) if reason in _OF_ANSWER else again),
+        touches=case.touches,
+    )
+
+
+@check("vdisessions", "pods", "nodes", "events")
+def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
+    """Desktops with a pod that does not get ready."""
+    for case in active(cases(snapshot)):
+        pod, answer = case.pod, case.answer
+        if pod is None or answer is None or not answer.stuck:
+            continue
+        if snapshot.age(pod.metadata.creation_timestamp) < PATIENCE and pod.status.phase != "Failed":
+            continue
+        code = _OF_ANSWER.get(answer.code, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
+        if answer.code == "NoGPUFree":
+            code = "gpu_insufficient"
+        log = snapshot.logs.get(f"{case.namespace}/{pod.metadata.name}") or []
+        yield found(
+            code,
+            case.object,
+            answer.sentence,
+            evidence=[
+                f"pod/{pod.metadata.name}: {answer.code}",
+                *(
+                    f"{one.reason}: {one.note.strip().splitlines()[0][:200]}"
+                    for one in case.observed.events[-2:]
+                    if one.note
+                ),
+                *(f"log: {line}" for line in log[-2:]),
+            ],
+            remedy=_help_for(code, case),
+            touches=case.touches,
+        )
+
+
+def _help_for(code: str, case: Case) -> str:
+    name, namespace, template = case.session.metadata.name, case.namespace, case.session.spec.template
+    pod = case.pod.metadata.name if case.pod else name
+    node = case.pod.spec.node_name if case.pod else ""
+    remedies = {
+        "image_unavailable": f"kubectl edit vditemplate {template} (spec.image, spec.imagePullSecrets)",
+        "reference_missing": f"kubectl --namespace {namespace} get secrets,configmaps; kubectl edit vditemplate"
+        f" {template}",
+        "desktop_crashes": f"kubectl --namespace {namespace} logs {pod} --previous",
+        "desktop_cannot_start": f"kubectl --namespace {namespace} describe pod {pod}",
+        "desktop_out_of_memory": f"kubectl --namespace {namespace} edit vdisession {name} (spec.resources.memory)",
+        "desktop_evicted": f"kubectl describe node {node}",
+        "node_refused": f"kubectl describe node {node}",
+        "desktop_on_lost_node": f"kubectl describe node {node}",
+        "node_network_broken": f"kubectl describe node {node}",
+        "gpu_insufficient": "vdi gpu status, and end or suspend a desktop: vdi session ls",
+    }
+    return remedies.get(code, f"kubectl --namespace {namespace} describe pod {pod}")
+
+
+@check("vdisessions", "pods", "nodes")
+def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
+    """Starts that take, or have taken within the last hour, more than 30 s: which stage took the time."""
+    for case in active(cases(snapshot)):
+        pod = case.pod
+        if pod is None or (case.answer and case.answer.stuck):
+            continue
+        stages = _stages(case)
+        took = sum(seconds for _, seconds in stages)
+        ended = next((one.last_transition_time for one in pod.status.conditions if one.type == "Ready"), "")
+        if took <= SLOW or pod.metadata.annotations.get("vdi.kasm.io/run-started"):
+            continue
+        if pod.ready and snapshot.age(ended) > _RECENT:
+            continue
+        stage, seconds = max(stages, key=lambda one: one[1])
+        yield found(
+            "start_slow",
+            case.object,
+            f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}, of which"
+            f" {int(seconds)} s {_STAGES[stage]}",
+            evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages)],
+            remedy=_QUICKER[stage].format(template=case.session.spec.template),
+            touches=case.touches,
+        )
+
+
+_STAGES = {
+    "queue": "in the queue: there was no room.",
+    "schedule": "until a node was found.",
+    "prepare": "on the node, which fetched the image or made the volume ready.",
+    "boot": "in the desktop itself, until it answered its probe.",
+}
+_QUICKER = {
+    "queue": "more nodes or GPU replicas, or shorter timeouts: vdi gpu status",
+    "schedule": "kubectl --namespace kube-system get pods -l component=kube-scheduler",
+    "prepare": "fetch the image beforehand: kubectl patch vditemplate {template} --type merge"
+    ' --patch \'{{"spec":{{"prePull":true}}}}\'',
+    "boot": "more CPU for the template (spec.resources.defaultCPU), or a VDIPool that has it started: {template}",
+}
+
+
+def _stages(case: Case) -> list[tuple[str, float]]:
+    """Seconds of each stage of the run's first pod, as far as it has come."""
+    snapshot, pod = case.snapshot, case.pod
+    assert pod is not None  # noqa: S101 - the caller has looked
+    marks = [("queue", pod.metadata.creation_timestamp)]
+    scheduled = pod.condition("PodScheduled")
+    running = pod.desktop.state.running if pod.desktop else None
+    ready = pod.condition("Ready")
+    marks.append(("schedule", scheduled.last_transition_time if scheduled and scheduled.status == "True" else ""))
+    marks.append(("prepare", running.started_at if running else ""))
+    marks.append(("boot", ready.last_transition_time if pod.ready and ready else ""))
+    # A later run of the session has not waited since it was created; then its queueing is not known here.
+    first = case.session.status.failures is None and snapshot.age(case.session.metadata.creation_timestamp) < _RECENT
+    before = case.session.metadata.creation_timestamp if first else pod.metadata.creation_timestamp
+    stages = []
+    for stage, at in marks:
+        spent = snapshot.age(before) - (snapshot.age(at) if at else 0.0)
+        stages.append((stage, max(0.0, spent)))
+        if not at:
+            break
+        before = at
+    return stages
+
+
+@check("vdisessions")
+def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
+    """Sessions that the operator has given up, for a reason that is no condition of a pod."""
+    for case in active(cases(snapshot)):
+        status = case.session.status
+        if status.phase == Phase.FAILED and case.pod is not None and case.answer is None:
+            yield found(
+                "session_failed",
+                case.object,
+                status.message or "It is Failed, and its status does not say why.",
+                evidence=[f"status.phase: {status.phase}"],
+                remedy=f"vdi session restart {case.session.metadata.name} -n {case.namespace}",
+                touches=case.touches,
+            )
+
+
+CHECKS = (sessions_without_pod, desktops_not_ready, starts_slow, sessions_failed)

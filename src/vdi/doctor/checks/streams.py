@@ -1,0 +1,113 @@
+"""What the desktop itself says: its log and its settings."""
+
+import re
+from collections.abc import Iterator
+
+from vdi.doctor.cases import Case, active, cases
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.finding import Finding
+from vdi.doctor.snapshot import Snapshot
+
+_LIBRARY = re.compile(
+    r"(?:(\S+\.so[.\d]*): cannot open shared object file|error while loading shared libraries: (\S+?):)"
+)
+_DENIED = re.compile(r"(?=.*permission denied).*?(/home/[^\s'’\":`]*)", re.IGNORECASE)
+_PICTURE = re.compile(
+    r"((?:cannot|can't|unable to) open display.*|failed to (?:start|initiali[sz]e)"
+    " .*(?:captur|encod|pipeline|stream).*)",
+    re.IGNORECASE,
+)
+_SAID: tuple[tuple[str, re.Pattern[str], str], ...] = (
+    (
+        "home_not_writable",
+        _DENIED,
+        "The desktop may not write to its home ({0}): the volume's folder belongs to root, or is 0700.",
+    ),
+    ("selkies_error", _PICTURE, "Selkies cannot make a picture: {0}."),
+    ("selkies_error", re.compile(r"(address already in use.*)", re.IGNORECASE), "Selkies cannot listen: {0}."),
+)
+OBSOLETE = frozenset(
+    {"nvh264enc", "nvh265enc", "nvav1enc", "x264enc", "x265enc", "vah264enc", "vah265enc", "vaav1enc"}
+) | {
+    "vp8enc",
+    "vp9enc",
+    "av1enc",
+    "svtav1enc",
+    "rav1enc",
+    "openh264enc-baseline",
+}
+"""Encoders of Selkies 1 (GStreamer's names). Selkies 2 drops them, and takes its own choice."""
+
+
+@check("vdisessions", "pods")
+def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
+    """Desktops whose log says why there is no picture, also of those that count as ready ("Waiting for stream")."""
+    for case in active(cases(snapshot)):
+        pod = case.pod
+        lines = snapshot.logs.get(f"{case.namespace}/{pod.metadata.name}") if pod else None
+        if not pod or not lines:
+            continue
+        if finding := _library(case, lines) or _known_words(case, lines):
+            yield finding
+
+
+def _library(case: Case, lines: list[str]) -> Finding | None:
+    assert case.pod is not None  # noqa: S101 - the caller has looked
+    for line in lines:
+        if match := _LIBRARY.search(line):
+            library, template = match[1] or match[2], case.session.spec.template
+            shown = "waits for a stream that never comes" if case.pod.ready else "does not start"
+            return found(
+                "library_missing",
+                f"pod/{case.namespace}/{case.pod.metadata.name}",
+                f"The image of {template!r} lacks the library {library}: the desktop {shown}.",
+                evidence=[f"log: {line.strip()}"],
+                remedy=f"add the package with {library.split('/')[-1]} to the image, and name the new image:"
+                f" kubectl edit vditemplate {template}",
+                touches=case.touches,
+            )
+    return None
+
+
+def _known_words(case: Case, lines: list[str]) -> Finding | None:
+    assert case.pod is not None  # noqa: S101 - the caller has looked
+    for line in lines:
+        for code, pattern, words in _SAID:
+            match = pattern.search(line)
+            if not match:
+                continue
+            pod, namespace = case.pod.metadata.name, case.namespace
+            return found(
+                code,
+                f"pod/{namespace}/{pod}",
+                words.format(match[1].strip().rstrip(".")),
+                evidence=[f"log: {line.strip()}"],
+                remedy="on the node, on the folder of the volume: chmod 0777 FOLDER (kubectl get pv -o wide names it)"
+                if code == "home_not_writable"
+                else f"kubectl --namespace {namespace} logs {pod}",
+                touches=case.touches,
+            )
+    return None
+
+
+@check("vditemplates", "vdisessions")
+def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
+    """Templates in use that name encoders which Selkies 2 does not know."""
+    used = {session.spec.template for session in snapshot.sessions}
+    for name, template in sorted(snapshot.templates.items()):
+        chosen = next((one.value for one in template.spec.env if one.name == "SELKIES_ENCODER"), "") or ""
+        named = [one.strip() for one in chosen.split("|")[0].split(",") if one.strip()]
+        old = [one for one in named if one in OBSOLETE]
+        if old and name in used:
+            yield found(
+                "encoder_obsolete",
+                f"vditemplate/{name}",
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1: Selkies 2 passes over it and takes"
+                " its own choice.",
+                evidence=[f"spec.env SELKIES_ENCODER={chosen}"],
+                remedy=f"kubectl edit vditemplate {name}: SELKIES_ENCODER=h264enc (takes the GPU's encoder if there"
+                f" is one)",
+            )
+
+
+CHECKS = (logs_speak, encoders_obsolete)

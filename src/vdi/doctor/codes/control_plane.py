@@ -1,0 +1,174 @@
+"""Codes of the control plane: kinds, operator, rights, templates, and sessions that wait."""
+
+from functools import partial
+
+from vdi.doctor.finding import Code, Severity
+
+_code = partial(Code, layer="control plane")
+
+NOBODY_ACTS = (
+    "crd_missing",
+    "operator_missing",
+    "session_unwatched",
+    "operator_settings_bad",
+    "operator_down",
+    "operator_rights_missing",
+    "operator_without_lease",
+)
+"""Why nobody acts on sessions."""
+
+CONTROL_PLANE = (
+    _code(
+        code="crd_missing",
+        everywhere=True,
+        means="The API server does not know one of our kinds, so nobody can make sessions, templates or pools.",
+        proof="The CustomResourceDefinition is not there.",
+        remedy="Install the chart; the CRDs are part of it.",
+    ),
+    _code(
+        code="crd_outdated",
+        means="The cluster's CRD lacks fields that this version of vdi knows. The API server drops them in silence:"
+        " what"
+        " people ask for is lost, or the operator's status is.",
+        proof="The schema in the CustomResourceDefinition, compared with the one that this version would install.",
+        remedy="Apply the CRDs of this version. Where the operator is the older one, upgrade the release.",
+    ),
+    _code(
+        code="operator_missing",
+        everywhere=True,
+        means="Nothing on this cluster turns sessions into desktops.",
+        proof="No Deployment of the operator, and no Lease that anybody renews.",
+        remedy="Install the chart.",
+        follows=("crd_missing",),
+    ),
+    _code(
+        code="session_unwatched",
+        means="Sessions lie in a namespace that no operator looks at: they stay Pending for ever.",
+        proof="VDI_NAMESPACE of all operators, against the namespaces of the sessions.",
+        remedy="Make the sessions in the operator's namespace, or install a second release for this one.",
+    ),
+    _code(
+        code="operator_settings_bad",
+        means="The operator ends at its start, because it cannot use one of its settings.",
+        proof="The variables VDI_* of its Deployment, read as the operator reads them.",
+        remedy="Mend the chart's value and upgrade the release.",
+    ),
+    _code(
+        code="operator_down",
+        means="The operator has no replica that answers. Running desktops go on; nothing starts, ends or is cleaned"
+        " up.",
+        proof="readyReplicas of its Deployment, its pods and their logs.",
+        remedy="Read its log and its pods' Events: an image that cannot be fetched, no room, a refused permission.",
+        follows=("operator_settings_bad", "operator_rights_missing", "node_not_ready", "node_under_pressure"),
+    ),
+    _code(
+        code="operator_without_lease",
+        means="The operator is ready, but no replica has the Lease, so none writes.",
+        proof="The Lease vdi-operator in the sessions' namespace: holder, and when it was renewed last.",
+        remedy="Restart the Deployment. If it comes back: the operator cannot write Leases (its log says so).",
+        follows=("operator_rights_missing", "operator_down"),
+    ),
+    _code(
+        code="lease_of_a_stranger",
+        severity=Severity.WARNING,
+        means="A process that is no pod of the installed operator leads, such as `vdi operator run` on somebody's"
+        " machine.",
+        proof="The holder's name in the Lease, against the names of the operator's pods.",
+        remedy="End the other one.",
+    ),
+    _code(
+        code="operator_rights_missing",
+        means="The operator's account lacks rights of the table in docs/design/operator.md.",
+        proof="Roles, ClusterRoles and their bindings, reckoned as the API server does.",
+        remedy="Upgrade the release: the chart grants exactly what is needed.",
+    ),
+    _code(
+        code="finalizer_stuck",
+        means="A deleted session does not go, since only the operator takes its finalizer off, after it has cleaned"
+        " up.",
+        proof="metadata.deletionTimestamp is more than a minute old, and the finalizer is still there.",
+        remedy="Bring the operator back. Only where it is gone for good, take the finalizer off by hand; then delete"
+        " pod,"
+        " Service, Secret and IngressRoute of the session too.",
+        follows=(*NOBODY_ACTS, "node_not_ready"),
+    ),
+    _code(
+        code="session_ignored",
+        means="A session has no desktop although nothing is in its way: nobody looks at it.",
+        proof="It has been without pod and without news for more than 30 seconds; the operator's own functions find no"
+        " reason to wait.",
+        remedy="Restart the operator: a watch of its may be stuck.",
+        follows=NOBODY_ACTS,
+    ),
+    _code(
+        code="template_missing",
+        means="The session names a template that does not exist. It starts by itself when it does.",
+        proof="spec.template of the session, against the VDITemplates.",
+        remedy="Make the template, or the session anew with another one.",
+    ),
+    _code(
+        code="template_invalid",
+        means="The template passes the API server's schema, but no desktop can be made of it.",
+        proof="The operator's own function that makes a desktop of session and template.",
+        remedy="Edit the template; the message names field, value and what is allowed.",
+    ),
+    _code(
+        code="session_over_limit",
+        means="The session asks for more than its template allows, or for what cannot be.",
+        proof="The operator's own function that makes a desktop of session and template.",
+        remedy="Ask for less, or raise the template's maximum.",
+    ),
+    _code(
+        code="pod_refused",
+        means="The API server refuses the desktop's pod (or another child): quota, LimitRange, Pod Security, a"
+        " webhook.",
+        proof="The refusal in the session's status, in the API server's words.",
+        remedy="Raise the quota, or lower what the template asks; for Pod Security change the template or the"
+        " namespace's"
+        " label pod-security.kubernetes.io/enforce; for a webhook, whoever runs it.",
+        follows=("operator_rights_missing",),
+    ),
+    _code(
+        code="home_in_use",
+        severity=Severity.WARNING,
+        means="Another session of the same user and template has the home. Two desktops never write to one home.",
+        proof="The session's status.",
+        remedy="End or suspend the other session; this one starts by itself then.",
+    ),
+    _code(
+        code="host_taken",
+        severity=Severity.WARNING,
+        means="Another, older session has the host name.",
+        proof="The session's status.",
+        remedy="Give this one another spec.hostname.",
+    ),
+    _code(
+        code="name_taken",
+        means="An object of somebody else has the name that a child of the session needs. Nothing is taken over.",
+        proof="The session's status.",
+        remedy="Delete that object if it is a leftover, or give the session another name.",
+    ),
+    _code(
+        code="session_failed",
+        means="The operator has given the session up, or waits before it tries again, for a reason without a code of"
+        " its"
+        " own.",
+        proof="The session's status, in the operator's words.",
+        remedy="Do what the message says, then restart the session.",
+        follows=("library_missing", "home_not_writable", "selkies_error", "node_not_ready"),
+    ),
+    _code(
+        code="check_failed",
+        severity=Severity.UNKNOWN,
+        means="A check of the doctor's own failed, so what it looks at is not known.",
+        proof="The error.",
+        remedy="Report it, with a bundle.",
+    ),
+    _code(
+        code="not_readable",
+        severity=Severity.UNKNOWN,
+        means="Your account may not read something, so the checks that need it were not made. That is no pass.",
+        proof="The API server's refusal.",
+        remedy="Have that verb granted to whoever runs the doctor.",
+    ),
+)

@@ -1,0 +1,151 @@
+"""Codes of the data plane: from the browser to the picture."""
+
+from functools import partial
+
+from vdi.doctor.finding import Code, Severity
+
+_code = partial(Code, layer="data plane")
+
+DATA_PLANE = (
+    _code(
+        code="traefik_crds_missing",
+        everywhere=True,
+        means="The cluster does not know IngressRoute, so no desktop gets an address.",
+        proof="The API server's answer to a list of ingressroutes.traefik.io.",
+        remedy="Install Traefik 3 with its CRDs.",
+    ),
+    _code(
+        code="traefik_down",
+        means="No replica of Traefik answers: no desktop can be reached.",
+        proof="Ready replicas of the workload with Traefik's image. A Traefik outside the cluster is not seen.",
+        remedy="Describe its pods. With K3s, another Service of type LoadBalancer may hold ports 80 and 443.",
+        follows=("node_not_ready",),
+    ),
+    _code(
+        code="traefik_not_watching",
+        means="Traefik is told to look at other namespaces than the sessions'.",
+        proof="--providers.kubernetescrd.namespaces.",
+        remedy="Add the sessions' namespace.",
+    ),
+    _code(
+        code="route_missing",
+        means="A desktop is ready and has no IngressRoute.",
+        proof="There is none of its name.",
+        remedy="The operator makes it; read its log.",
+        follows=(
+            "operator_missing",
+            "operator_settings_bad",
+            "operator_down",
+            "operator_rights_missing",
+            "operator_without_lease",
+            "session_unwatched",
+            "traefik_crds_missing",
+        ),
+    ),
+    _code(
+        code="route_rule_v2",
+        means="A rule is written in Traefik 2's syntax. Traefik 3 leaves the route out.",
+        proof="spec.routes[].match.",
+        remedy="Delete the route; the operator writes it anew, in the new syntax.",
+        follows=("operator_missing", "operator_down", "operator_without_lease"),
+    ),
+    _code(
+        code="route_host_mismatch",
+        means="The route is for another host than the session's address: 404.",
+        proof="spec.routes[].match, against the session's name and VDI_DOMAIN.",
+        remedy="Delete the route; the operator makes it anew.",
+        follows=("operator_missing", "operator_down", "operator_without_lease"),
+    ),
+    _code(
+        code="route_entry_point_unknown",
+        means="The route names an entry point that Traefik does not have.",
+        proof="spec.entryPoints, against Traefik's arguments.",
+        remedy="Set the chart's value traefik.entryPoint.",
+    ),
+    _code(
+        code="route_crosses_namespaces",
+        means="The route names a Middleware or Service of another namespace, which Traefik refuses by default.",
+        proof="spec.routes[], and --providers.kubernetescrd.allowCrossNamespace.",
+        remedy="Make a Middleware in the sessions' namespace.",
+    ),
+    _code(
+        code="middleware_missing",
+        means="The route names a Middleware that does not exist: Traefik leaves the route out.",
+        proof="spec.routes[].middlewares, against the Middlewares.",
+        remedy="Make it, or take it out of the route.",
+    ),
+    _code(
+        code="service_missing",
+        means="A desktop is ready and has no Service.",
+        proof="There is none of its name.",
+        remedy="The operator makes it; read its log.",
+        follows=(
+            "operator_missing",
+            "operator_settings_bad",
+            "operator_down",
+            "operator_rights_missing",
+            "operator_without_lease",
+            "session_unwatched",
+        ),
+    ),
+    _code(
+        code="service_without_endpoints",
+        means="The Service finds no pod, though the desktop is ready: its selector or the pod's labels were changed.",
+        proof="The Service's EndpointSlices.",
+        remedy="Delete the Service; the operator makes it anew.",
+        follows=("operator_missing", "operator_down", "operator_without_lease"),
+    ),
+    _code(
+        code="certificate_missing",
+        means="Routes name a TLS Secret that is not there, or that holds no certificate.",
+        proof="The Secret (only its certificate is read, never its key).",
+        remedy="Make the Secret in the sessions' namespace: Traefik takes it from nowhere else.",
+    ),
+    _code(
+        code="certificate_expired",
+        means="The certificate of the desktops is over, or not valid yet. Browsers refuse it, and WebSockets with it.",
+        proof="notBefore and notAfter.",
+        remedy="Renew it; cert-manager does so by itself.",
+    ),
+    _code(
+        code="certificate_expires_soon",
+        severity=Severity.WARNING,
+        means="The certificate of the desktops ends within 14 days.",
+        proof="notAfter.",
+        remedy="Renew it; where cert-manager should have, look at its Certificate.",
+    ),
+    _code(
+        code="certificate_for_other_names",
+        means="The certificate does not cover the desktops' hosts. A wildcard stands for one label only.",
+        proof="subjectAltName, against the hosts of the sessions.",
+        remedy="Have one made for *.DOMAIN.",
+    ),
+    _code(
+        code="library_missing",
+        means="The image lacks a library. A desktop may count as ready all the same: its page then says"
+        ' "Waiting for stream" for ever.',
+        proof="The desktop's log: cannot open shared object file.",
+        remedy="Add the package to the image.",
+    ),
+    _code(
+        code="home_not_writable",
+        means="The desktop runs as user 1000 and may not write to its home: the folder is root's, or 0700.",
+        proof="The desktop's log: Permission denied.",
+        remedy="On the node give the folder the mode 0777 (as K3s' local-path does) or to user 1000. fsGroup has no"
+        " effect"
+        " on hostPath volumes.",
+    ),
+    _code(
+        code="selkies_error",
+        means="Selkies cannot make a picture, or cannot serve it.",
+        proof="The desktop's log.",
+        remedy="Read the whole log.",
+    ),
+    _code(
+        code="encoder_obsolete",
+        severity=Severity.WARNING,
+        means="A template names an encoder of Selkies 1. Selkies 2 passes over it and chooses itself.",
+        proof="SELKIES_ENCODER in the template.",
+        remedy="h264enc (GPU if there is one), h264enc-striped (CPU), openh264enc or jpeg.",
+    ),
+)

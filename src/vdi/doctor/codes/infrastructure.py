@@ -1,0 +1,326 @@
+"""Codes of the infrastructure: nodes, GPUs, images, volumes, and desktops that do not get ready on them."""
+
+from functools import partial
+
+from vdi.doctor.finding import Code, Severity
+
+_code = partial(Code, layer="infrastructure")
+_VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
+
+GPU_SHARED_WRONG = (
+    "gpu_nodes_missing",
+    "gpu_device_plugin_missing",
+    "gpu_config_map_missing",
+    "gpu_config_invalid",
+    "gpu_default_key_missing",
+    "gpu_default_key_unset",
+    "gpu_policy_not_taken_up",
+    "gpu_config_not_read",
+    "gpu_device_plugin_not_ready",
+    "gpu_sharing_not_configured",
+    "gpu_node_config_unknown",
+    "gpu_mig_mismatch",
+    "gpu_capacity_wrong",
+    "gpu_unhealthy",
+)
+"""Why there are fewer GPUs than there should be."""
+
+
+def _gpu(
+    code: str, means: str, remedy: str, *, severity: Severity = Severity.ERROR, follows: tuple[str, ...] = ()
+) -> Code:
+    # A cluster has one configuration of its GPUs: what is wrong with it explains all that is short of them.
+    return _code(
+        code=code, severity=severity, means=means, proof=_VERIFY, remedy=remedy, follows=follows, everywhere=True
+    )
+
+
+_GPUS = (
+    _gpu(
+        "gpu_nodes_missing",
+        "Desktops ask for GPUs, and no node has one that Kubernetes knows of.",
+        "Install driver, container toolkit and device plugin; or use a template with defaultGPU 0.",
+    ),
+    _gpu(
+        "gpu_device_plugin_missing",
+        "Nothing tells the kubelets of GPUs.",
+        "Install the GPU Operator or NVIDIA's device plugin.",
+        follows=("gpu_nodes_missing",),
+    ),
+    _gpu(
+        "gpu_sharing_not_configured",
+        "Each GPU serves one desktop, because nothing tells the device plugin to share; and desktops wait for GPUs,"
+        " or a"
+        " ConfigMap for time-slicing lies there unused.",
+        "vdi gpu configure.",
+        follows=("gpu_nodes_missing", "gpu_device_plugin_missing"),
+    ),
+    _gpu(
+        "gpu_config_map_missing",
+        "The ClusterPolicy or the device plugin names a ConfigMap that does not exist.",
+        "vdi gpu configure makes it.",
+    ),
+    _gpu(
+        "gpu_config_invalid",
+        "The device plugin cannot read a configuration in the ConfigMap.",
+        "Mend that key; vdi gpu configure writes a right one.",
+    ),
+    _gpu(
+        "gpu_default_key_missing",
+        "The default that is named is no key of the ConfigMap: nodes without a label of their own get no plugin.",
+        "vdi gpu configure.",
+    ),
+    _gpu(
+        "gpu_default_key_unset",
+        "The ConfigMap is named without a default key, so no node takes it: GPUs are advertised once, not eight times.",
+        "vdi gpu configure.",
+    ),
+    _gpu(
+        "gpu_policy_not_taken_up",
+        "The GPU Operator has not given the device plugin what the ClusterPolicy says.",
+        "Read the GPU Operator's log.",
+    ),
+    _gpu(
+        "gpu_config_not_read",
+        "The device plugin's pods are older than the last change of the ConfigMap: they read it only at their start.",
+        "Restart the DaemonSet. Running desktops go on.",
+    ),
+    _gpu(
+        "gpu_device_plugin_not_ready",
+        "Pods of the device plugin are not ready.",
+        "Describe the DaemonSet and read its log: driver or toolkit are often missing on the node.",
+        follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing", "node_not_ready"),
+    ),
+    _gpu(
+        "gpu_config_reader_not_ready",
+        "GPU Feature Discovery is not ready, so labels of nodes are old.",
+        "Describe the DaemonSet.",
+        follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing"),
+    ),
+    _gpu(
+        "gpu_node_config_unknown",
+        "A node's label names a configuration that the ConfigMap does not have.",
+        "Take the label off, or add the configuration.",
+    ),
+    _gpu("gpu_mig_mismatch", "MIG on the node and in its configuration differ.", "vdi gpu configure --mig-strategy."),
+    _gpu(
+        "gpu_capacity_wrong",
+        "A node advertises another number of GPUs than its GPUs times the replicas, such as 1 instead of 8.",
+        "Restart the device plugin, then describe the node.",
+        follows=(
+            "gpu_config_not_read",
+            "gpu_policy_not_taken_up",
+            "gpu_default_key_missing",
+            "gpu_default_key_unset",
+            "gpu_device_plugin_not_ready",
+            "gpu_config_invalid",
+        ),
+    ),
+    _gpu(
+        "gpu_count_unknown",
+        "How many GPUs a node has is not known, so whether it advertises the right number is not either.",
+        "Run GPU Feature Discovery.",
+        severity=Severity.UNKNOWN,
+    ),
+    _gpu("gpu_unhealthy", "The device plugin takes a GPU for broken.", "nvidia-smi and dmesg (Xid) on the node."),
+    _gpu(
+        "gpu_resource_twice",
+        "A node advertises GPUs under two names.",
+        "Restart the device plugin, or the node's kubelet.",
+        follows=("gpu_config_not_read",),
+    ),
+    _gpu(
+        "gpu_labels_stale",
+        "GPU Feature Discovery's labels contradict the numbers.",
+        "Wait a minute, then restart GPU Feature Discovery.",
+        follows=("gpu_config_not_read", "gpu_config_reader_not_ready", "gpu_capacity_wrong"),
+    ),
+    _gpu(
+        "gpu_runtime_class_missing",
+        "K3s makes the RuntimeClass nvidia when it finds the toolkit at its start; it is not there.",
+        "Install nvidia-container-toolkit on the node and restart K3s.",
+        severity=Severity.WARNING,
+    ),
+    _gpu(
+        "gpu_toolkit_paths_not_k3s",
+        "The GPU Operator's toolkit configures a containerd that runs no pods of this cluster.",
+        "Set the paths of K3s in toolkit.env.",
+        severity=Severity.WARNING,
+    ),
+)
+
+INFRASTRUCTURE = (
+    _code(
+        code="node_not_ready",
+        means="A node does not answer. Its desktops cannot be reached, and are started elsewhere only if they have no"
+        " home"
+        " on it.",
+        proof="The node's condition Ready.",
+        remedy="Look at the node: power, network, kubelet. If it is off for good, say so with the taint"
+        " out-of-service.",
+    ),
+    _code(
+        code="node_under_pressure",
+        means="A node is short of memory, disk or process ids: it puts out pods, and takes none.",
+        proof="The node's conditions.",
+        remedy="Free disk (images, old homes), or move desktops elsewhere. local-path does not limit what a home"
+        " takes.",
+    ),
+    *_GPUS,
+    _code(
+        code="gpu_runtime_class_unset",
+        severity=Severity.WARNING,
+        means="On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default runtime: the"
+        " picture"
+        " stays black, or is drawn by the CPU.",
+        proof="A GPU desktop on a K3s node without spec.runtimeClassName.",
+        remedy="Set placement.runtimeClassName: nvidia in the template. With K3s' --default-runtime=nvidia it is not"
+        " needed.",
+    ),
+    _code(
+        code="gpu_insufficient",
+        means="There is no free GPU for the session: all are in use (it starts by itself), or no node has any.",
+        proof="The queue's own reckoning, or the scheduler's words.",
+        remedy="End or suspend a desktop, share GPUs by more (vdi gpu configure), or add nodes.",
+        follows=(*GPU_SHARED_WRONG, "node_not_ready", "node_under_pressure"),
+    ),
+    _code(
+        code="room_insufficient",
+        means="There is no room for the session: CPU, memory, pods, or no node that fits its template and its home.",
+        proof="The queue's own reckoning.",
+        remedy="End or suspend a desktop, ask for less, or add nodes.",
+        follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
+    ),
+    _code(
+        code="desktop_unschedulable",
+        means="The scheduler finds no node for the desktop's pod.",
+        proof="The pod's condition PodScheduled, in words.",
+        remedy="Describe the pod.",
+        follows=(
+            "storage_class_missing",
+            "provisioner_silent",
+            "home_not_provisioned",
+            "home_on_lost_node",
+            "node_not_ready",
+            "node_under_pressure",
+        ),
+    ),
+    _code(
+        code="image_unavailable",
+        means="The node cannot fetch the desktop's image.",
+        proof="The container's reason, and the kubelet's Event.",
+        remedy="Mend name, tag or pull secret in the template; where the registry does not answer, network or DNS of"
+        " the"
+        " node.",
+        follows=("node_under_pressure",),
+    ),
+    _code(
+        code="reference_missing",
+        means="The desktop needs a Secret, ConfigMap or key that is not there.",
+        proof="The container's reason, or the kubelet's Event.",
+        remedy="Make it in the sessions' namespace, or take it out of the template.",
+    ),
+    _code(
+        code="desktop_crashes",
+        means="The desktop ends again and again.",
+        proof="The container's last state, and its last words.",
+        remedy="Read the log of the last try.",
+        follows=("library_missing", "home_not_writable", "selkies_error"),
+    ),
+    _code(
+        code="desktop_cannot_start",
+        means="The container runtime cannot start the desktop's program.",
+        proof="The container's reason.",
+        remedy="Mend the image: is its program there, executable, and for this processor?",
+    ),
+    _code(
+        code="desktop_out_of_memory",
+        means="The desktop used more memory than it may have.",
+        proof="The container ended as OOMKilled.",
+        remedy="Ask for more in spec.resources.memory. /dev/shm counts as memory too.",
+    ),
+    _code(
+        code="desktop_evicted",
+        means="The node put the desktop out, being short of something.",
+        proof="The pod's reason Evicted.",
+        remedy="Look at the node's pressure.",
+        follows=("node_under_pressure",),
+    ),
+    _code(
+        code="node_refused",
+        means="The kubelet refused the pod although the scheduler chose the node, as for two GPU slices with"
+        " failRequestsGreaterThanOne.",
+        proof="The pod's reason, such as UnexpectedAdmissionError.",
+        remedy="Describe the node. Ask for one GPU; more slices give no more of it.",
+        follows=GPU_SHARED_WRONG,
+    ),
+    _code(
+        code="desktop_on_lost_node",
+        means="The desktop is on a node that does not answer or is gone.",
+        proof="The pod's node, and that node's condition Ready.",
+        remedy="Bring the node back; the message says what happens by itself and what does not.",
+        follows=("node_not_ready",),
+    ),
+    _code(
+        code="node_network_broken",
+        means="The node cannot set up pods: network plugin or container runtime are at fault.",
+        proof="Event FailedCreatePodSandBox.",
+        remedy="Describe the node and read the kubelet's log.",
+        follows=("node_not_ready",),
+    ),
+    _code(
+        code="volume_not_mounted",
+        means="A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or not there.",
+        proof="Event FailedMount, or the runtime's words.",
+        remedy="Describe the pod; on the node look at the folder's owner and mode.",
+        follows=("home_on_lost_node", "node_not_ready"),
+    ),
+    _code(
+        code="storage_class_missing",
+        means="A home asks for a StorageClass that does not exist.",
+        proof="spec.storageClassName of the claim, against the StorageClasses.",
+        remedy="Install the class, or name another one in the template.",
+    ),
+    _code(
+        code="home_not_provisioned",
+        means="The provisioner says why it cannot make the volume; for local-path often: mkdir: Permission denied.",
+        proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
+        remedy="Mend what it names. For local-path: the folder on the node (K3s: /var/lib/rancher/k3s/storage) must be"
+        " root's, and writable.",
+        follows=("node_under_pressure", "node_not_ready"),
+    ),
+    _code(
+        code="provisioner_silent",
+        means="A home waits for its volume, and the provisioner neither makes it nor says why.",
+        proof="The claim has been Pending for more than a minute, without an Event.",
+        remedy="Look whether the provisioner runs, and read its log.",
+        follows=("node_not_ready",),
+    ),
+    _code(
+        code="home_lost",
+        means="The volume of a home is gone; its claim is Lost.",
+        proof="The claim's phase.",
+        remedy="Bring the volume back, or delete the claim: then the desktop starts with an empty home.",
+    ),
+    _code(
+        code="home_on_lost_node",
+        means="A local-path volume is a folder on one node, and that node is gone or does not answer.",
+        proof="The volume's nodeAffinity, against the nodes.",
+        remedy="Bring the node back, or delete the claim and with it the files.",
+        follows=("node_not_ready",),
+    ),
+    _code(
+        code="home_mounted_twice",
+        means="Two pods write to one home at the same time.",
+        proof="The volumes of running pods.",
+        remedy="Delete the pod that belongs to no session. The operator never does this: somebody else made it.",
+    ),
+    _code(
+        code="start_slow",
+        severity=Severity.WARNING,
+        means="A start took more than 30 seconds.",
+        proof="The times of session and pod, stage by stage: queue, scheduler, node (image and volume), desktop.",
+        remedy="Fetch images beforehand (prePull), keep desktops ready (VDIPool), or give the desktop more CPU.",
+        follows=("node_under_pressure", "image_unavailable"),
+    ),
+)

@@ -1,0 +1,55 @@
+"""All checks over one snapshot: what they find, what could not be checked, what failed. Pure."""
+
+from collections.abc import Iterator
+
+from vdi.doctor.checks import control_plane, data_plane, infrastructure, sessions, streams
+from vdi.doctor.checks.registry import Check, found
+from vdi.doctor.finding import Finding
+from vdi.doctor.rank import rank
+from vdi.doctor.snapshot import Snapshot
+
+CHECKS: tuple[Check, ...] = (
+    *control_plane.CHECKS,
+    *sessions.CHECKS,
+    *infrastructure.CHECKS,
+    *data_plane.CHECKS,
+    *streams.CHECKS,
+)
+"""Layer by layer."""
+
+
+def examine(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
+    """Everything that is wrong, causes first; what follows from another names it in `caused_by`."""
+    findings: dict[str, Finding] = {}
+    for one in checks:
+        if one.needs & snapshot.unread_kinds:
+            continue
+        for finding in _look(one, snapshot):
+            findings.setdefault(finding.key, finding)
+    return rank([*findings.values(), *_unknown(snapshot, checks)])
+
+
+def _look(one: Check, snapshot: Snapshot) -> Iterator[Finding]:
+    try:
+        yield from one.look(snapshot)
+    except Exception as error:
+        yield found(
+            "check_failed",
+            f"check/{one.name}",
+            f"The check {one.name} failed, so what it looks at is not known: {type(error).__name__}: {error}",
+            evidence=[f"{type(error).__name__}: {error}"],
+            remedy="vdi doctor --bundle FILE, and report it: this is a fault of vdi doctor",
+        )
+
+
+def _unknown(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]:
+    for unread in snapshot.unread:
+        skipped = [one.name for one in checks if unread.kind in one.needs]
+        lost = f" Not checked: {', '.join(skipped)}." if skipped else ""
+        yield found(
+            "not_readable",
+            f"kind/{unread.kind}",
+            unread.words + lost,
+            evidence=[unread.words],
+            remedy=unread.remedy,
+        )

@@ -1,0 +1,123 @@
+"""The operators of a cluster, as their Deployments, pods and Leases show them. Pure."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.operator.settings import SettingsError, read_settings
+from vdi.session.observed import Pod
+from vdi.session.policy import Policy
+
+LEASE = "vdi-operator"
+STALE = 30.0
+"""Seconds without a renewal after which nobody leads: renewals come every 2, others take over after 10."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One Deployment of the operator."""
+
+    raw: Raw
+    watches: str
+    """The sessions' namespace."""
+    policy: Policy
+    problem: str
+    """Why its settings cannot be used; empty: they can."""
+    counts_others: bool = True
+
+    @property
+    def namespace(self) -> str:
+        """Where it runs."""
+        return str(self.raw["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """Name of the Deployment."""
+        return str(self.raw["metadata"]["name"])
+
+    @property
+    def object(self) -> str:
+        """As findings name it."""
+        return f"deployment/{self.namespace}/{self.name}"
+
+    @property
+    def account(self) -> str:
+        """Its ServiceAccount."""
+        return str(self.raw["spec"]["template"]["spec"].get("serviceAccountName") or "default")
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas are asked for."""
+        return int(self.raw["spec"].get("replicas", 1))
+
+    @property
+    def ready(self) -> int:
+        """How many replicas answer."""
+        return int((self.raw.get("status") or {}).get("readyReplicas") or 0)
+
+
+@lru_cache(maxsize=2)
+def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
+    """Deployments with a container that is told which namespace to watch, by our own variable."""
+    found = []
+    for raw in snapshot.raw("deployments"):
+        for container in raw["spec"]["template"]["spec"]["containers"]:
+            settings = {one["name"]: one.get("value", "") for one in container.get("env") or ()}
+            if container["name"] == "operator" and "VDI_NAMESPACE" in settings:
+                found.append(_operator(raw, settings))
+    return tuple(found)
+
+
+def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
+    """Those that watch what was asked about; all, where none does."""
+    scope, found = snapshot.scope.namespace, find_operators(snapshot)
+    return [one for one in found if scope in ("", one.watches)] or list(found)
+
+
+def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
+    try:
+        settings = read_settings(environment)
+    except SettingsError as error:
+        return Operator(raw, environment["VDI_NAMESPACE"], Policy(), str(error))
+    return Operator(raw, settings.namespace, settings.policy, "", settings.count_other_workloads)
+
+
+def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
+    """Whose sessions these are."""
+    return next((one for one in find_operators(snapshot) if one.watches == namespace), None)
+
+
+def policy_for(snapshot: Snapshot, namespace: str) -> Policy:
+    """What the operator of this namespace is told; the defaults where its Deployment is not seen."""
+    operator = operator_for(snapshot, namespace)
+    return operator.policy if operator else Policy()
+
+
+def pods_of(snapshot: Snapshot, operator: Operator) -> list[Pod]:
+    """Its pods, by its selector."""
+    wanted = (operator.raw["spec"].get("selector") or {}).get("matchLabels") or {}
+    return [
+        pod
+        for pod in snapshot.pods
+        if pod.metadata.namespace == operator.namespace
+        and wanted
+        and all(pod.metadata.labels.get(key) == value for key, value in wanted.items())
+        and not pod.leaving
+    ]
+
+
+def sick_pods(snapshot: Snapshot, operator: Operator) -> list[Pod]:
+    """Those of its pods that run and are not ready."""
+    return [pod for pod in pods_of(snapshot, operator) if not pod.ready and pod.status.phase == "Running"]
+
+
+def lease_of(snapshot: Snapshot, namespace: str) -> dict[str, Any] | None:
+    """The Lease by which one of several operators leads."""
+    return snapshot.find("leases", LEASE, namespace)
+
+
+def is_led(snapshot: Snapshot, namespace: str) -> bool:
+    """Whether somebody leads there, or did a moment ago: while one hands over to another, the Lease is nobody's."""
+    renewed = ((lease_of(snapshot, namespace) or {}).get("spec") or {}).get("renewTime")
+    return bool(renewed) and snapshot.age(renewed) < STALE

@@ -1,0 +1,72 @@
+"""Traefik as its Deployments and DaemonSets show it. Pure. It may run outside the cluster, so none is no fault."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from vdi.doctor.snapshot import Raw, Snapshot
+
+_POINT = "--entrypoints."
+_PROVIDER = "--providers.kubernetescrd"
+
+
+@dataclass(frozen=True)
+class Traefik:
+    """One workload that runs Traefik, and what its arguments say. A file may say more."""
+
+    kind: str
+    raw: Raw
+    args: tuple[str, ...]
+
+    @property
+    def object(self) -> str:
+        """As findings name it."""
+        meta = self.raw["metadata"]
+        return f"{self.kind}/{meta['namespace']}/{meta['name']}"
+
+    @property
+    def ready(self) -> int:
+        """How many replicas answer."""
+        status = self.raw.get("status") or {}
+        return int(status.get("readyReplicas") or status.get("numberReady") or 0)
+
+    @property
+    def wanted(self) -> int:
+        """How many there should be."""
+        if self.kind == "daemonset":
+            return int((self.raw.get("status") or {}).get("desiredNumberScheduled") or 0)
+        return int(self.raw["spec"].get("replicas", 1))
+
+    @property
+    def entry_points(self) -> frozenset[str]:
+        """Names of its entry points; empty: its arguments do not say."""
+        return frozenset(arg.removeprefix(_POINT).split(".")[0] for arg in self._named(_POINT))
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """The namespaces whose routes it sees; empty: all."""
+        told = [arg.partition("=")[2] for arg in self._named(f"{_PROVIDER}.namespaces=")]
+        return frozenset(name for part in told for name in part.split(",") if name)
+
+    @property
+    def crosses_namespaces(self) -> bool:
+        """Whether routes may name what is in another namespace."""
+        return any(arg.partition("=")[2] in ("", "true") for arg in self._named(f"{_PROVIDER}.allowcrossnamespace"))
+
+    def _named(self, prefix: str) -> list[str]:
+        # Traefik takes its options in any spelling; their values are the only part where capitals count.
+        spelt = [f"{name.lower()}{sign}{value}" for name, sign, value in (one.partition("=") for one in self.args)]
+        return [one for one in spelt if one.startswith(prefix)]
+
+
+@lru_cache(maxsize=2)
+def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
+    """Workloads with Traefik's image."""
+    found = []
+    for plural in ("deployments", "daemonsets"):
+        for raw in snapshot.raw(plural):
+            for container in raw["spec"]["template"]["spec"]["containers"]:
+                name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
+                if name in ("traefik", "mirrored-library-traefik"):
+                    found.append(Traefik(plural.removesuffix("s"), raw, tuple(container.get("args") or ())))
+    return tuple(found)

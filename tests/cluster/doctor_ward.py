@@ -1,0 +1,229 @@
+"""What the doctor is tried on: a namespace of a real API server with an operator that works, and what can be broken."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import RBAC, Object, ShiftedClock, Stage, documented_rules
+from vdi.doctor.collect import BUDGET, collect
+from vdi.doctor.examine import examine
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.rank import roots
+from vdi.doctor.redact import names_in, redact, redact_findings
+from vdi.doctor.snapshot import Scope, Snapshot, load, save
+from vdi.kube.config import ClusterConfig
+from vdi.kube.resource import PODS, Resource
+from vdi.kube.transport import Client
+from waiting import eventually
+
+DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+LATER = timedelta(seconds=100)
+"""The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while."""
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class Ward:
+    """A stage, and the doctor's way to it."""
+
+    stage: Stage
+    patch: pytest.MonkeyPatch
+    clock: ShiftedClock = field(default_factory=ShiftedClock)
+    later: timedelta = LATER
+    top: list[Finding] = field(default_factory=list)
+    """What `finds` has seen last."""
+
+    @property
+    def namespace(self) -> str:
+        return self.stage.namespace
+
+    async def deploy(self, *, ready: bool = True, **settings: str) -> str:
+        """The operator as the chart installs it, its pod played by the test; gives the pod's name."""
+        await self.apply_rights()
+        env = {"VDI_NAMESPACE": self.namespace, **settings}
+        pod = await self.workload("vdi-operator", "operator", "localhost/vdi/operator:dev", env=env, ready=ready)
+        self.patch.setattr("vdi.operator.life.socket.gethostname", lambda: pod)
+        return pod
+
+    async def apply_rights(self, *, without: str = "") -> None:
+        """What the operator's account may do, but for one resource."""
+        name, api = f"vdi-operator-{self.namespace}", self.stage.api
+        await api.apply(
+            ACCOUNTS,
+            "vdi-operator",
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vdi-operator"}},
+            namespace=self.namespace,
+            into=msgspec.Raw,
+        )
+        for kind, rules in documented_rules().items():
+            namespace = self.namespace if kind == "Role" else None
+            kept = [rule for rule in rules if without not in rule["resources"]]
+            role = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}, "rules": kept}
+            subject = {"kind": "ServiceAccount", "name": "vdi-operator", "namespace": self.namespace}
+            binding = {
+                "apiVersion": f"{RBAC}/v1",
+                "kind": f"{kind}Binding",
+                "metadata": {"name": name},
+                "subjects": [subject],
+                "roleRef": {"kind": kind, "name": name, "apiGroup": RBAC},
+            }
+            for body in (role, binding):
+                word = str(body["kind"])
+                resource = Resource(RBAC, "v1", f"{word.lower()}s", word, namespaced=namespace is not None)
+                await api.apply(resource, name, body, namespace=namespace, into=msgspec.Raw)
+
+    async def workload(
+        self,
+        name: str,
+        container: str,
+        image: str,
+        *,
+        env: dict[str, str] | None = None,
+        args: Iterable[str] = (),
+        ready: bool = True,
+    ) -> str:
+        """A Deployment of one replica; its pod is made ready by the test."""
+        labels = {"app": name}
+        inner: Object = {"name": container, "image": image, "args": list(args)}
+        inner["env"] = [{"name": key, "value": value} for key, value in (env or {}).items()]
+        spec: Object = {"containers": [inner]}
+        if container == "operator":
+            spec["serviceAccountName"] = "vdi-operator"
+        body: Object = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }
+        await self.stage.api.create(DEPLOYMENTS, body, namespace=self.namespace, into=msgspec.Raw)
+
+        async def pod() -> str:
+            found = await self.stage.all(PODS)
+            return next(
+                (
+                    one["metadata"]["name"]
+                    for one in found
+                    if one["metadata"].get("labels", {}).items() >= labels.items()
+                ),
+                "",
+            )
+
+        found = await eventually(pod, f"pod of {name}")
+        if ready:
+            await self.make_ready(found)
+
+            async def counted() -> bool:
+                deployment = await self.stage.get(DEPLOYMENTS, name)
+                return bool(deployment and deployment.get("status", {}).get("readyReplicas"))
+
+            await eventually(counted, f"{name} is ready")
+        return found
+
+    async def clear(self) -> None:
+        """Take away what a later test's doctor would see, since it looks at all namespaces."""
+        for one in await self.stage.all(DEPLOYMENTS):
+            await self.stage.delete(DEPLOYMENTS, one["metadata"]["name"])
+
+    async def make_ready(self, pod: str) -> None:
+        """Play the kubelet: it runs, answers, and has an address."""
+        at = now()
+        container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
+        container |= {"state": {"running": {"startedAt": at}}}
+        status = {
+            "phase": "Running",
+            "podIP": "10.42.0.9",
+            "podIPs": [{"ip": "10.42.0.9"}],
+            "conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": at},
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": at},
+            ],
+            "containerStatuses": [container],
+        }
+        await self.stage.patch(PODS, pod, {"status": status}, subresource="status")
+
+    async def report(
+        self, pod: str, *, waiting: Object | None = None, terminated: Object | None = None, **more: Any
+    ) -> None:
+        """Play the kubelet of a desktop that does not get ready."""
+        state: Object = {"waiting": waiting} if waiting else {}
+        container: Object = {"name": "desktop", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+        container |= {"state": state, **more}
+        if terminated:
+            container["lastState"] = {
+                "terminated": {"exitCode": 1, "startedAt": now(), "finishedAt": now(), **terminated}
+            }
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": now()}
+        status = {"phase": "Pending", "conditions": [ready], "containerStatuses": [container]}
+        await self.stage.patch(PODS, pod, {"status": status}, subresource="status")
+
+    async def running(self, name: str, template: str, **spec: Any) -> Object:
+        """A session that runs."""
+        session = await self.stage.session(name, template, **spec)
+        await self.make_ready((await self.stage.pod_of(session))["metadata"]["name"])
+        return await self.stage.reach(name, "Running")
+
+    @asynccontextmanager
+    async def at_work(self, **settings: Any) -> AsyncIterator[None]:
+        """The operator's process, which leads as the pod that `deploy` has made."""
+        self.clock.ahead = self.later
+        async with self.stage.operator(self.clock, **settings):
+            yield
+
+    async def look(self, *, session: str = "", everywhere: bool = False, user: str = "") -> list[Finding]:
+        """A run of the doctor; its bundle, saved and loaded, gives the same findings, with other names for people."""
+        snapshot = await self.snapshot(session=session, everywhere=everywhere, user=user)
+        findings = examine(snapshot)
+        replayed = examine(load(save(redact(snapshot))))
+        assert redact_findings(findings, names_in(snapshot)) == replayed
+        assert b"alice@example.com" not in save(redact(snapshot))
+        return findings
+
+    async def snapshot(self, *, session: str = "", everywhere: bool = False, user: str = "") -> Snapshot:
+        """What the doctor sees, within its budget."""
+        self.clock.ahead = self.later
+        requests: list[str] = []
+        config: ClusterConfig = self.stage.api.config
+        if user:
+            self.stage.proxy.user = user
+            config = ClusterConfig(server=self.stage.proxy.url)
+        count = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
+        async with Client(config, field_manager="doctor", on_request=count) as client:
+            scope = Scope("" if everywhere else self.namespace, session)
+            found = await collect(client, scope, self.clock)
+        assert len(requests) - len(found.logs) <= BUDGET + 3, requests  # and logs that could not be read
+        return found
+
+    def of_here(self, findings: list[Finding]) -> list[Finding]:
+        """Without what other tests of the same cluster have left behind."""
+        return [
+            one
+            for one in findings
+            if self.namespace in f"{one.object} {one.message}" or one.severity is Severity.UNKNOWN
+        ]
+
+    async def finds(self, code: str, *, session: str = "") -> Finding:
+        """Wait until the doctor's top finding has this code."""
+
+        async def look() -> Finding | None:
+            top = roots(self.of_here(await self.look(session=session)))
+            self.top = top
+            return top[0] if top and top[0].code == code else None
+
+        try:
+            return await eventually(look, f"the top finding is {code}", 20)
+        except AssertionError as error:
+            told = [f"{one.key}: {one.message}" for one in self.top]
+            raise AssertionError(f"{error}; they are {told}") from None

@@ -1,0 +1,295 @@
+"""A healthy cluster as a snapshot, and ways to break it. What an API server would send, as `trim` leaves it."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from vdi.api.crd import build_crds
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.doctor.examine import examine
+from vdi.doctor.finding import Finding
+from vdi.doctor.operators import LEASE
+from vdi.doctor.rank import roots
+from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
+from vdi.doctor.snapshot import Certificate, Scope, Snapshot, Unread
+from vdi.doctor.trim import trim
+from vdi.session.children.home import build_home
+from vdi.session.children.identity import Identity
+from vdi.session.children.pod import build_pod
+from vdi.session.children.route import build_route
+from vdi.session.children.service import build_service
+from vdi.session.effective import Desktop, resolve
+from vdi.session.policy import Policy
+
+Object = dict[str, Any]
+CRDS = [trim("customresourcedefinitions", one) for one in build_crds()]
+NOW = "2026-11-20T12:00:00Z"
+BEGAN = "2026-11-20T11:00:00Z"
+READY = "2026-11-20T11:00:05Z"
+JUST_NOW = "2026-11-20T11:59:58Z"
+POLICY = Policy(domain="vdi.example.com", tls_secret="wildcard")
+SPACE = "vdi-sessions"
+POD = "vdi-operator-7d-abc"
+
+
+class Cluster:
+    """Objects by plural; what a test changes is what is wrong."""
+
+    def __init__(self, sessions: int = 1) -> None:
+        self.objects: dict[str, list[Object]] = {
+            "customresourcedefinitions": copy.deepcopy(CRDS),
+            "vditemplates": [_template()],
+            "nodes": [_node("node-1")],
+            "deployments": [_operator(), _traefik()],
+            "daemonsets": [],
+            "pods": [_operator_pod()],
+            "leases": [_lease()],
+            "storageclasses": [_class()],
+            "clusterroles": [_role("ClusterRole", IN_CLUSTER)],
+            "clusterrolebindings": [_binding("ClusterRole")],
+            "roles": [_role("Role", IN_NAMESPACE)],
+            "rolebindings": [_binding("Role")],
+        }
+        for plural in (
+            "vdisessions",
+            "ingressroutes",
+            "services",
+            "endpointslices",
+            "persistentvolumeclaims",
+            "events",
+        ):
+            self.objects[plural] = []
+        for plural in ("persistentvolumes", "middlewares", "clusterpolicies", "runtimeclasses", "configmaps"):
+            self.objects[plural] = []
+        self.logs: dict[str, list[str]] = {}
+        self.unread: list[Unread] = []
+        self.absent: list[str] = []
+        self.certificates = [
+            Certificate(
+                namespace=SPACE,
+                secret="wildcard",
+                names=("*.vdi.example.com",),
+                begins="2026-11-01T00:00:00Z",
+                ends="2027-02-01T00:00:00Z",
+            )
+        ]
+        self.scope = Scope(SPACE)
+        for number in range(sessions):
+            self.add_session(f"alice-{number}", f"alice{number}@example.com")
+
+    def add_session(self, name: str, user: str) -> None:
+        """A session that runs, with all that belongs to it."""
+        meta: Object = {"name": name, "namespace": SPACE, "uid": f"uid-{name}", "generation": 1}
+        meta |= {"creationTimestamp": BEGAN, "finalizers": ["vdi.kasm.io/session-cleanup"]}
+        session: Object = {"metadata": meta, "spec": {"user": user, "template": "ubuntu-desktop"}}
+        session["status"] = {
+            "phase": "Running",
+            "url": f"https://{name}.vdi.example.com",
+            "podName": name,
+            "startTime": BEGAN,
+            "observedGeneration": 1,
+            "conditions": [
+                {"type": one, "status": "True", "reason": one, "lastTransitionTime": READY}
+                for one in ("Admitted", "PodReady", "Ready")
+            ],
+        }
+        struct = msgspec.convert(session, VDISession)
+        desktop = resolve(struct, msgspec.convert(self.one("vditemplates"), VDITemplate), POLICY)
+        assert isinstance(desktop, Desktop)
+        assert desktop.home
+        identity = Identity.of(struct)
+        pod = build_pod(identity=identity, desktop=desktop)
+        pod["metadata"] |= {"uid": f"uid-pod-{name}", "creationTimestamp": BEGAN}
+        pod["spec"]["nodeName"] = "node-1"
+        pod["status"] = _ready_status()
+        claim = build_home(identity=identity, home=desktop.home)
+        claim["metadata"] |= {"uid": f"uid-home-{name}", "creationTimestamp": BEGAN}
+        claim["spec"]["volumeName"] = f"pv-{name}"
+        claim["status"] = {"phase": "Bound"}
+        volume = _volume(f"pv-{name}", "node-1")
+        slice_meta = {"name": f"{name}-x", "namespace": SPACE, "labels": {"kubernetes.io/service-name": name}}
+        made = {
+            "vdisessions": session,
+            "pods": pod,
+            "persistentvolumeclaims": claim,
+            "persistentvolumes": volume,
+            "services": build_service(identity=identity),
+            "ingressroutes": build_route(identity=identity, host=POLICY.host(name), policy=POLICY),
+            "endpointslices": {"metadata": slice_meta, "endpoints": [{"conditions": {"ready": True}}]},
+        }
+        for plural, one in made.items():
+            self.objects[plural].append(one)
+
+    def one(self, plural: str, name: str = "") -> Object:
+        """The first object of a kind, or the one of that name."""
+        return next(one for one in self.objects[plural] if name in ("", one["metadata"]["name"]))
+
+    def drop(self, plural: str, name: str = "") -> None:
+        """Without it."""
+        self.objects[plural].remove(self.one(plural, name))
+
+    @property
+    def session(self) -> Object:
+        """The first session."""
+        return self.one("vdisessions")
+
+    @property
+    def pod(self) -> Object:
+        """Its pod."""
+        return self.one("pods", self.session["metadata"]["name"])
+
+    def without_pod(self, reason: str = "", message: str = "", *, phase: str = "Pending", **status: Any) -> None:
+        """The first session waits, and its status says why."""
+        self.objects["pods"].remove(self.pod)
+        conditions = [
+            {"type": "Admitted", "status": "False", "reason": reason, "message": message, "lastTransitionTime": BEGAN}
+        ]
+        found = {"phase": phase, "message": message, "observedGeneration": 1, **status}
+        self.session["status"] = {**found, "conditions": conditions if reason else []}
+
+    def not_ready(
+        self, *, waiting: Object | None = None, last: Object | None = None, restarts: int = 0, **status: Any
+    ) -> None:
+        """The first desktop does not get ready."""
+        container: Object = {"name": "desktop", "image": "registry.example.com/desktop:1", "restartCount": restarts}
+        container |= {"state": {"waiting": waiting} if waiting else {"running": {"startedAt": READY}}}
+        if last:
+            container["lastState"] = {"terminated": {"exitCode": 1, **last}}
+        conditions = [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": BEGAN},
+            {"type": "Ready", "status": "False", "lastTransitionTime": BEGAN},
+        ]
+        base = {"phase": "Pending", "conditions": conditions, "containerStatuses": [container]}
+        self.pod["status"] = base | status
+        self.session["status"]["phase"] = "Creating"
+
+    def warn(self, kind: str, name: str, reason: str, note: str, uid: str = "") -> None:
+        """An Event."""
+        meta = {"name": f"e{len(self.objects['events'])}", "namespace": SPACE, "creationTimestamp": BEGAN}
+        regarding = {"kind": kind, "name": name, "uid": uid}
+        self.objects["events"].append(
+            {"metadata": meta, "regarding": regarding, "type": "Warning", "reason": reason, "note": note}
+        )
+
+    def snapshot(self) -> Snapshot:
+        """As it would be collected."""
+        return Snapshot(
+            taken_at=NOW,
+            scope=self.scope,
+            objects={
+                plural: [trim(plural, copy.deepcopy(one)) for one in objects]
+                for plural, objects in self.objects.items()
+            },
+            absent=tuple(self.absent),
+            unread=tuple(self.unread),
+            logs=self.logs,
+            certificates=tuple(self.certificates),
+        )
+
+    def findings(self) -> list[Finding]:
+        """What the doctor says."""
+        return examine(self.snapshot())
+
+    def roots(self) -> list[str]:
+        """Codes of the causes."""
+        return [one.code for one in roots(self.findings())]
+
+
+Break = Callable[[Cluster], None]
+
+
+def _ready_status() -> Object:
+    container = {"name": "desktop", "image": "registry.example.com/desktop:1", "ready": True, "restartCount": 0}
+    return {
+        "phase": "Running",
+        "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": BEGAN},
+            {"type": "Ready", "status": "True", "lastTransitionTime": READY},
+        ],
+        "containerStatuses": [{**container, "state": {"running": {"startedAt": "2026-11-20T11:00:02Z"}}}],
+    }
+
+
+def _template() -> Object:
+    spec = {"image": "registry.example.com/desktop:1", "resources": {"defaultGPU": 0}}
+    return {"metadata": {"name": "ubuntu-desktop", "generation": 1}, "spec": spec}
+
+
+def _node(name: str) -> Object:
+    room = {"cpu": "64", "memory": "256Gi", "pods": "2000", "nvidia.com/gpu": "8"}
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": BEGAN}
+    disk = {"type": "DiskPressure", "status": "False", "lastTransitionTime": BEGAN}
+    status = {"allocatable": room, "capacity": room, "conditions": [ready, disk]}
+    status["nodeInfo"] = {"kubeletVersion": "v1.34.4"}
+    return {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "spec": {}, "status": status}
+
+
+def _operator() -> Object:
+    env = {
+        "VDI_NAMESPACE": SPACE,
+        "VDI_DOMAIN": "vdi.example.com",
+        "VDI_TLS_SECRET": "wildcard",
+        "HTTPS_PROXY": "u:p@x",
+    }
+    container = {"name": "operator", "image": "localhost/vdi/operator:dev"}
+    container["env"] = [{"name": name, "value": value} for name, value in env.items()]  # type: ignore[assignment]
+    labels = {"app.kubernetes.io/name": "vdi"}
+    spec = {"serviceAccountName": "vdi-operator", "containers": [container]}
+    return _deployment("vdi-operator", "kasm", labels, spec)
+
+
+def _traefik() -> Object:
+    args = ["--entryPoints.web.address=:80", "--entryPoints.websecure.address=:443"]
+    container = {"name": "traefik", "image": "docker.io/library/traefik:v3.7", "args": args}
+    return _deployment("traefik", "kube-system", {"app": "traefik"}, {"containers": [container]})
+
+
+def _deployment(name: str, namespace: str, labels: Object, spec: Object) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": BEGAN, "uid": f"uid-{name}"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+        "status": {"readyReplicas": 1},
+    }
+
+
+def _operator_pod() -> Object:
+    meta = {"name": POD, "namespace": "kasm", "uid": "uid-op", "labels": {"app.kubernetes.io/name": "vdi"}}
+    spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "x"}]}
+    return {"metadata": {**meta, "creationTimestamp": BEGAN}, "spec": spec, "status": _ready_status()}
+
+
+def _lease() -> Object:
+    spec = {"holderIdentity": f"{POD}_1234", "renewTime": "2026-11-20T11:59:59.000000Z"}
+    return {"metadata": {"name": LEASE, "namespace": SPACE}, "spec": spec}
+
+
+def _class() -> Object:
+    meta = {"name": "local-path"}
+    return {"metadata": meta, "provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
+
+
+def _volume(name: str, node: str) -> Object:
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    affinity = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
+    return {"metadata": {"name": name}, "spec": {"nodeAffinity": affinity}}
+
+
+def _role(kind: str, rights: frozenset[Right]) -> Object:
+    rules = [
+        {"apiGroups": [one.group], "resources": [one.resource], "verbs": [one.verb]} for one in sorted(rights, key=str)
+    ]
+    meta = {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
+    return {"metadata": meta, "rules": rules}
+
+
+def _binding(kind: str) -> Object:
+    meta = {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
+    subjects = [{"kind": "ServiceAccount", "name": "vdi-operator", "namespace": "kasm"}]
+    return {"metadata": meta, "subjects": subjects, "roleRef": {"kind": kind, "name": "vdi-operator"}}

@@ -1,0 +1,432 @@
+"""Faults: each breaks a healthy cluster in one place. `@fault("code")`: what is to be found, causes alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+from unit.doctor.doctor_builders import BEGAN, SPACE, Break, Cluster, Object
+from vdi.doctor.snapshot import Certificate, Unread
+
+FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
+OLD = "2026-11-20T10:00:00Z"
+
+
+def fault(*codes: str) -> Callable[[Break], Break]:
+    """A fault, and the codes of its causes."""
+
+    def note(make: Break) -> Break:
+        FAULTS[make.__name__] = frozenset(codes), make
+        return make
+
+    return note
+
+
+# Control plane
+
+
+@fault("crd_missing")
+def pool_kind_missing(cluster: Cluster) -> None:
+    cluster.drop("customresourcedefinitions", "vdipools.vdi.kasm.io")
+
+
+@fault("crd_outdated")
+def template_kind_old(cluster: Cluster) -> None:
+    crd = cluster.one("customresourcedefinitions", "vditemplates.vdi.kasm.io")
+    del crd["spec"]["versions"][0]["schema"]["properties"]["spec"]["properties"]["prePull"]
+
+
+@fault("operator_missing")
+def operator_gone(cluster: Cluster) -> None:
+    cluster.drop("deployments", "vdi-operator")
+    cluster.drop("leases")
+    cluster.session["metadata"]["deletionTimestamp"] = OLD  # what follows: a finalizer that stays
+
+
+@fault("session_unwatched")
+def operator_watches_elsewhere(cluster: Cluster) -> None:
+    cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = "elsewhere"
+    cluster.drop("leases")
+    cluster.without_pod()
+
+
+@fault("operator_settings_bad")
+def setting_unreadable(cluster: Cluster) -> None:
+    env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
+    env.append({"name": "VDI_URL_PORT", "value": "many"})
+    cluster.one("deployments")["status"] = {}
+
+
+@fault("operator_down")
+def operator_not_ready(cluster: Cluster) -> None:
+    cluster.one("deployments")["status"] = {}
+    cluster.drop("leases")
+    cluster.without_pod()
+
+
+@fault("operator_down")
+def operator_scaled_away(cluster: Cluster) -> None:
+    cluster.one("deployments")["spec"]["replicas"] = 0
+
+
+@fault("operator_without_lease")
+def lease_not_renewed(cluster: Cluster) -> None:
+    cluster.one("leases")["spec"]["renewTime"] = OLD
+
+
+@fault("lease_of_a_stranger")
+def another_leads(cluster: Cluster) -> None:
+    cluster.one("leases")["spec"]["holderIdentity"] = "laptop_99"
+
+
+@fault("operator_rights_missing")
+def role_cut(cluster: Cluster) -> None:
+    cluster.one("roles")["rules"].pop()
+
+
+@fault("operator_rights_missing")
+def binding_gone(cluster: Cluster) -> None:
+    cluster.drop("clusterrolebindings")
+
+
+@fault("finalizer_stuck")
+def finalizer_stays(cluster: Cluster) -> None:
+    cluster.session["metadata"]["deletionTimestamp"] = OLD
+
+
+@fault("session_ignored")
+def nobody_looks(cluster: Cluster) -> None:
+    cluster.without_pod()
+
+
+@fault("template_missing")
+def template_gone(cluster: Cluster) -> None:
+    cluster.without_pod()
+    cluster.drop("vditemplates")
+
+
+@fault("template_invalid")
+def template_bad(cluster: Cluster) -> None:
+    cluster.without_pod()
+    cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_MASTER_TOKEN", "value": "x"}]
+
+
+@fault("session_over_limit")
+def too_much_memory(cluster: Cluster) -> None:
+    cluster.without_pod()
+    cluster.session["spec"]["resources"] = {"gpu": 1, "memory": "900Gi"}
+
+
+def _said(code: str, name: str, reason: str, **status: Any) -> None:
+    @fault(code)
+    def told(cluster: Cluster) -> None:
+        cluster.without_pod(reason, f"These are the operator's words about {reason}.", **status)
+
+    FAULTS[name] = FAULTS.pop("told")
+
+
+_said("pod_refused", "quota_used_up", "QuotaExceeded")
+_said("pod_refused", "pod_security", "PodSecurity", phase="Failed")
+_said("home_in_use", "home_of_another", "HomeInUse")
+_said("host_taken", "host_of_another", "HostTaken")
+_said("name_taken", "name_of_another", "NameTaken", phase="Failed")
+_said("session_failed", "given_up", "Restarting", phase="Failed")
+
+
+def _failures(cluster: Cluster, reason: str, count: int) -> Object:
+    message = "The desktop used more memory than it may have and was stopped."
+    told = {"reason": reason, "message": message, "time": "2026-11-20T11:59:30Z", "generation": 1, "restartedAt": ""}
+    cluster.without_pod(failures={"count": count, **told})
+    found: Object = cluster.session["status"]
+    return found
+
+
+@fault("desktop_out_of_memory")
+def given_up_for_memory(cluster: Cluster) -> None:
+    _failures(cluster, "OutOfMemory", 6)["phase"] = "Failed"
+
+
+@fault("desktop_crashes")
+def pause_after_a_crash(cluster: Cluster) -> None:
+    _failures(cluster, "CrashLoop", 4)
+
+
+@fault("check_failed")
+def nonsense_in_an_object(cluster: Cluster) -> None:
+    cluster.one("persistentvolumeclaims")["status"] = "Bound?"
+
+
+@fault("not_readable")
+def routes_forbidden(cluster: Cluster) -> None:
+    del cluster.objects["ingressroutes"]
+    cluster.unread.append(Unread("ingressroutes", "bob may not list ingressroutes.", "kubectl create role ..."))
+
+
+# Infrastructure
+
+
+def _condition(cluster: Cluster, kind: str, status: str) -> None:
+    conditions: list[Object] = cluster.one("nodes")["status"]["conditions"]
+    conditions[:] = [one for one in conditions if one["type"] != kind]
+    conditions.append({"type": kind, "status": status, "lastTransitionTime": OLD, "message": "as the kubelet says"})
+
+
+@fault("node_not_ready")
+def node_lost(cluster: Cluster) -> None:
+    _condition(cluster, "Ready", "Unknown")
+
+
+@fault("node_under_pressure")
+def disk_full(cluster: Cluster) -> None:
+    _condition(cluster, "DiskPressure", "True")
+    cluster.not_ready(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage.")
+
+
+@fault("gpu_insufficient")
+def no_node_has_gpus(cluster: Cluster) -> None:
+    cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 9, "maxGPU": 9}
+
+
+@fault("gpu_insufficient")
+def gpus_busy_and_operator_silent(cluster: Cluster) -> None:
+    """The queue's own reckoning, since the operator has said nothing."""
+    cluster.without_pod()
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 8}
+    taken: Object = {"metadata": {"name": "job", "namespace": "others", "uid": "job"}, "status": {"phase": "Running"}}
+    limits = {"limits": {"nvidia.com/gpu": "4"}}
+    taken["spec"] = {"nodeName": "node-1", "containers": [{"name": "x", "resources": limits}]}
+    cluster.objects["pods"].append(taken)
+
+
+@fault("room_insufficient")
+def no_memory(cluster: Cluster) -> None:
+    cluster.without_pod()
+    cluster.one("nodes")["status"]["allocatable"]["memory"] = "512Mi"
+
+
+@fault("desktop_unschedulable")
+def no_node_fits(cluster: Cluster) -> None:
+    cluster.not_ready()
+    del cluster.pod["spec"]["nodeName"]
+    words = "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: x}."
+    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": BEGAN}
+    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+
+
+@fault("image_unavailable")
+def image_wrong(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
+
+
+@fault("reference_missing")
+def secret_missing(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'})
+
+
+@fault("desktop_crashes")
+def crash_loop(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error", "message": "bye"}, restarts=2)
+
+
+@fault("desktop_cannot_start")
+def program_missing(cluster: Cluster) -> None:
+    words = 'exec: "vdi-desktop": executable file not found in $PATH'
+    cluster.not_ready(waiting={"reason": "RunContainerError", "message": words})
+
+
+@fault("desktop_out_of_memory")
+def memory_used_up(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=1)
+
+
+@fault("desktop_evicted")
+def evicted(cluster: Cluster) -> None:
+    cluster.not_ready(phase="Failed", reason="Evicted", message="low on memory")
+
+
+@fault("node_refused")
+def two_slices(cluster: Cluster) -> None:
+    cluster.not_ready(phase="Failed", reason="UnexpectedAdmissionError", message="request for 2 replicas")
+
+
+@fault("desktop_on_lost_node", "home_on_lost_node")
+def node_removed(cluster: Cluster) -> None:
+    cluster.one("nodes")["metadata"]["name"] = "node-2"
+
+
+@fault("node_network_broken")
+def no_sandbox(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "ContainerCreating"})
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedCreatePodSandBox", "no IP addresses available")
+
+
+@fault("volume_not_mounted")
+def mount_denied(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "ContainerCreating"})
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedMount", "MountVolume.SetUp failed: Permission denied")
+
+
+def _pending_claim(cluster: Cluster) -> Object:
+    claim = cluster.one("persistentvolumeclaims")
+    claim["status"]["phase"] = "Pending"
+    del claim["spec"]["volumeName"]
+    claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] = "node-1"
+    cluster.not_ready()
+    cluster.pod["spec"].pop("nodeName")
+    words = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": BEGAN}
+    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+    return claim
+
+
+@fault("storage_class_missing")
+def class_gone(cluster: Cluster) -> None:
+    _pending_claim(cluster)
+    cluster.drop("storageclasses")
+
+
+@fault("home_not_provisioned")
+def provisioner_says_why(cluster: Cluster) -> None:
+    claim = _pending_claim(cluster)["metadata"]["name"]
+    cluster.warn("PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir /opt/x: permission denied")
+
+
+@fault("home_not_provisioned")
+def helper_pod_says_why(cluster: Cluster) -> None:
+    uid = _pending_claim(cluster)["metadata"]["uid"]
+    cluster.logs[f"kube-system/helper-pod-create-pvc-{uid}"] = ["mkdir: can't create directory: Permission denied"]
+
+
+@fault("provisioner_silent")
+def provisioner_says_nothing(cluster: Cluster) -> None:
+    _pending_claim(cluster)
+
+
+@fault("home_lost")
+def volume_gone(cluster: Cluster) -> None:
+    cluster.without_pod()
+    cluster.one("persistentvolumeclaims")["status"]["phase"] = "Lost"
+
+
+@fault("home_on_lost_node")
+def home_elsewhere(cluster: Cluster) -> None:
+    expression = cluster.one("persistentvolumes")["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]
+    expression["matchExpressions"][0]["values"] = ["node-that-was"]
+
+
+@fault("home_mounted_twice")
+def two_on_one_home(cluster: Cluster) -> None:
+    other = {**cluster.pod, "metadata": {"name": "intruder", "namespace": SPACE, "uid": "x"}}
+    cluster.objects["pods"].append(other)
+
+
+@fault("start_slow")
+def slow_image(cluster: Cluster) -> None:
+    status = cluster.pod["status"]
+    for one in status["conditions"]:
+        if one["type"] == "Ready":
+            one["lastTransitionTime"] = "2026-11-20T11:01:05Z"
+    status["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:01:00Z"}}
+
+
+# Data plane
+
+
+@fault("traefik_crds_missing")
+def no_traefik_kinds(cluster: Cluster) -> None:
+    cluster.objects["ingressroutes"] = []
+    cluster.absent.append("ingressroutes")
+
+
+@fault("traefik_down")
+def traefik_not_ready(cluster: Cluster) -> None:
+    cluster.one("deployments", "traefik")["status"] = {}
+
+
+@fault("traefik_not_watching")
+def traefik_looks_elsewhere(cluster: Cluster) -> None:
+    container = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]
+    container["args"].append("--providers.kubernetesCRD.namespaces=kasm,web")
+
+
+@fault("route_missing")
+def no_route(cluster: Cluster) -> None:
+    cluster.drop("ingressroutes")
+
+
+def _route(name: str, code: str, spec: Object | None = None, **rule: Any) -> None:
+    @fault(code)
+    def edited(cluster: Cluster) -> None:
+        found = cluster.one("ingressroutes")["spec"]
+        found["routes"][0].update(rule)
+        found.update(spec or {})
+
+    FAULTS[name] = FAULTS.pop("edited")
+
+
+_route("route_of_another_host", "route_host_mismatch", match="Host(`bob.vdi.example.com`)")
+_route("regexp_of_traefik_2", "route_rule_v2", match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)")
+_route("two_hosts_of_traefik_2", "route_rule_v2", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
+_route("entry_point_wrong", "route_entry_point_unknown", {"entryPoints": ["secure"]})
+_route("middleware_gone", "middleware_missing", middlewares=[{"name": "nobody"}])
+_route("middleware_elsewhere", "route_crosses_namespaces", middlewares=[{"name": "auth", "namespace": "kasm"}])
+
+
+@fault("service_missing")
+def no_service(cluster: Cluster) -> None:
+    cluster.drop("services")
+
+
+@fault("service_without_endpoints")
+def nobody_behind_the_service(cluster: Cluster) -> None:
+    cluster.one("endpointslices")["endpoints"] = []
+
+
+def _certificate(code: str, name: str, **change: Any) -> None:
+    @fault(code)
+    def changed(cluster: Cluster) -> None:
+        good = {"names": ("*.vdi.example.com",), "begins": "2026-11-01T00:00:00Z", "ends": "2027-02-01T00:00:00Z"}
+        cluster.certificates = [Certificate(namespace=SPACE, secret="wildcard", **{**good, **change})]
+
+    FAULTS[name] = FAULTS.pop("changed")
+
+
+_certificate("certificate_missing", "no_certificate", problem="missing")
+_certificate("certificate_missing", "no_pem", problem="its tls.crt is no certificate in PEM")
+_certificate("certificate_expired", "certificate_over", ends="2026-11-19T00:00:00Z")
+_certificate("certificate_expired", "certificate_too_young", begins="2026-11-21T00:00:00Z")
+_certificate("certificate_expires_soon", "certificate_nearly_over", ends="2026-11-25T00:00:00Z")
+_certificate("certificate_for_other_names", "one_label_too_few", names=("*.example.com",))
+
+
+def _log(code: str, name: str, line: str, *, crash: bool = False) -> None:
+    @fault(code)
+    def said(cluster: Cluster) -> None:
+        if crash:
+            cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
+        cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["starting", line]
+
+    FAULTS[name] = FAULTS.pop("said")
+
+
+_library = "ImportError: libwayland-server.so.0: cannot open shared object file: No such file or directory"
+_log("library_missing", "waiting_for_stream", _library)
+_log(
+    "library_missing",
+    "crash_for_a_library",
+    "x: error while loading shared libraries: libX.so.6: cannot open",
+    crash=True,
+)
+_log(
+    "home_not_writable",
+    "home_of_root",
+    "mkdir: cannot create directory '/home/user/.config': Permission denied",
+    crash=True,
+)
+_log("home_not_writable", "home_0700", "PermissionError: [Errno 13] Permission denied: '/home/user/.cache'")
+_log("selkies_error", "no_display", "Error: cannot open display :0")
+_log("selkies_error", "port_in_use", "OSError: [Errno 98] address already in use")
+
+
+@fault("encoder_obsolete")
+def encoder_of_selkies_1(cluster: Cluster) -> None:
+    cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]

@@ -1,0 +1,222 @@
+"""What can be wrong with shared GPUs, on a cluster where eight desktops share each."""
+
+from collections.abc import Callable
+from typing import Any
+
+from unit.doctor.doctor_builders import BEGAN, Break, Cluster, Object
+from vdi.gpu.sharing import Sharing, render_config
+
+GPU_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
+
+
+def shared(cluster: Cluster) -> None:
+    """The device plugin alone, which reads a ConfigMap that shares each of two GPUs by eight."""
+    env = [{"name": "CONFIG_FILE", "value": "/config/any"}]
+    container: Object = {
+        "name": "nvidia-device-plugin",
+        "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1",
+        "env": env,
+    }
+    container["volumeMounts"] = [{"name": "config", "mountPath": "/config"}]
+    volumes = [
+        {"name": "config", "configMap": {"name": "time-slicing-config"}},
+        {"name": "plugins", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}},
+    ]
+    meta = {"name": "plugin", "namespace": "gpu-operator", "uid": "uid-ds", "generation": 1, "creationTimestamp": BEGAN}
+    status = {"desiredNumberScheduled": 1, "numberReady": 1, "updatedNumberScheduled": 1, "observedGeneration": 1}
+    spec = {"template": {"spec": {"containers": [container], "volumes": volumes}}}
+    cluster.objects["daemonsets"] = [{"metadata": meta, "spec": spec, "status": status}]
+    owner = [{"uid": "uid-ds", "kind": "DaemonSet", "name": "plugin", "apiVersion": "apps/v1"}]
+    pod = {
+        "name": "plugin-1",
+        "namespace": "gpu-operator",
+        "uid": "p",
+        "creationTimestamp": BEGAN,
+        "ownerReferences": owner,
+    }
+    place: Object = {"nodeName": "node-1", "containers": [{"name": "x"}]}
+    cluster.objects["pods"].append({"metadata": pod, "spec": place, "status": {"phase": "Running"}})
+    meta = {"name": "time-slicing-config", "namespace": "gpu-operator", "creationTimestamp": "2026-11-20T10:00:00Z"}
+    cluster.objects["configmaps"] = [{"metadata": meta, "data": {"any": render_config(Sharing(8))}}]
+    node = cluster.one("nodes")
+    node["metadata"]["labels"] |= {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.count": "2"}
+    for part in ("capacity", "allocatable"):
+        node["status"][part] = {**node["status"][part], "nvidia.com/gpu": "16"}
+
+
+def by_policy(cluster: Cluster) -> None:
+    """The same under the GPU Operator."""
+    shared(cluster)
+    plugin = cluster.one("daemonsets")["spec"]["template"]["spec"]
+    mount = [{"name": "config", "mountPath": "/available-configs"}]
+    env = [{"name": "DEFAULT_CONFIG", "value": "any"}, {"name": "CONFIG_FILE_SRCDIR", "value": "/available-configs"}]
+    plugin["containers"].append({"name": "config-manager", "image": "x", "env": env, "volumeMounts": mount})
+    config = {"name": "time-slicing-config", "default": "any"}
+    policy: Object = {"metadata": {"name": "cluster-policy"}, "spec": {"devicePlugin": {"config": config}}}
+    policy["spec"]["toolkit"] = {"enabled": False}
+    cluster.objects["clusterpolicies"] = [{**policy, "status": {"state": "ready", "namespace": "gpu-operator"}}]
+
+
+def fault(*codes: str, on: Break = shared) -> Callable[[Break], Break]:
+    """A fault of GPUs."""
+
+    def note(make: Break) -> Break:
+        def both(cluster: Cluster) -> None:
+            on(cluster)
+            make(cluster)
+
+        GPU_FAULTS[make.__name__] = frozenset(codes), both
+        return make
+
+    return note
+
+
+def _advertise(cluster: Cluster, number: int, resource: str = "nvidia.com/gpu", part: str = "") -> None:
+    status = cluster.one("nodes")["status"]
+    for one in (part,) if part else ("capacity", "allocatable"):
+        status[one] = {**status[one], resource: str(number)}
+
+
+def _wait_for_gpu(cluster: Cluster) -> None:
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.without_pod("GPUsBusy", "All GPUs are in use.", queue={"position": 1, "reason": "GPUsBusy"})
+    containers = [{"name": "x", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]
+    job: Object = {"metadata": {"name": "job", "namespace": "others", "uid": "job"}, "status": {"phase": "Running"}}
+    cluster.objects["pods"].append({**job, "spec": {"nodeName": "node-1", "containers": containers}})
+
+
+@fault("gpu_nodes_missing", on=lambda _: None)
+def no_gpu_anywhere(cluster: Cluster) -> None:
+    for part in ("capacity", "allocatable"):
+        cluster.one("nodes")["status"][part].pop("nvidia.com/gpu", None)
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
+
+
+@fault("gpu_device_plugin_missing", on=by_policy)
+def plugin_gone(cluster: Cluster) -> None:
+    cluster.objects["daemonsets"] = []
+
+
+@fault("gpu_sharing_not_configured")
+def whole_gpus_are_not_enough(cluster: Cluster) -> None:
+    spec: Any = cluster.one("daemonsets")["spec"]["template"]["spec"]
+    spec["volumes"].pop(0)
+    spec["containers"][0]["env"] = []
+    _advertise(cluster, 2)
+    _wait_for_gpu(cluster)
+    cluster.objects["configmaps"] = []
+
+
+@fault("gpu_config_map_missing")
+def config_map_gone(cluster: Cluster) -> None:
+    cluster.objects["configmaps"] = []
+
+
+@fault("gpu_config_invalid")
+def config_is_no_yaml(cluster: Cluster) -> None:
+    cluster.one("configmaps")["data"]["any"] = "version: [v2"
+
+
+@fault("gpu_default_key_missing", on=by_policy)
+def default_is_no_key(cluster: Cluster) -> None:
+    cluster.one("configmaps")["data"] = {"other": render_config(Sharing(8))}
+
+
+@fault("gpu_default_key_unset", on=by_policy)
+def no_default(cluster: Cluster) -> None:
+    """As the mission's own command leaves it: named, without default."""
+    del cluster.one("clusterpolicies")["spec"]["devicePlugin"]["config"]["default"]
+    cluster.one("daemonsets")["spec"]["template"]["spec"]["containers"][1]["env"].pop(0)
+    _advertise(cluster, 2)
+
+
+@fault("gpu_policy_not_taken_up", on=by_policy)
+def gpu_operator_asleep(cluster: Cluster) -> None:
+    cluster.one("daemonsets")["spec"]["template"]["spec"]["volumes"].pop(0)
+    _advertise(cluster, 2)
+
+
+@fault("gpu_config_not_read")
+def plugin_not_restarted(cluster: Cluster) -> None:
+    """A node advertises 2 and not 16, since the plugin is older than the ConfigMap."""
+    cluster.one("configmaps")["metadata"]["creationTimestamp"] = "2026-11-20T11:30:00Z"
+    _advertise(cluster, 2)
+
+
+@fault("gpu_device_plugin_not_ready")
+def plugin_fails(cluster: Cluster) -> None:
+    cluster.one("daemonsets")["status"]["numberReady"] = 0
+
+
+@fault("gpu_config_reader_not_ready")
+def discovery_fails(cluster: Cluster) -> None:
+    reader = {"name": "config-manager", "env": [{"name": "CONFIG_FILE_SRCDIR", "value": "/available"}]}
+    reader["volumeMounts"] = [{"name": "config", "mountPath": "/available"}]
+    volumes = [{"name": "config", "configMap": {"name": "time-slicing-config"}}]
+    meta = {"name": "gfd", "namespace": "gpu-operator", "uid": "uid-gfd", "generation": 1}
+    status = {"desiredNumberScheduled": 1, "numberReady": 0, "updatedNumberScheduled": 1, "observedGeneration": 1}
+    spec = {"template": {"spec": {"containers": [reader], "volumes": volumes}}}
+    cluster.objects["daemonsets"].append({"metadata": meta, "spec": spec, "status": status})
+
+
+@fault("gpu_node_config_unknown", on=by_policy)
+def label_of_nothing(cluster: Cluster) -> None:
+    cluster.one("nodes")["metadata"]["labels"]["nvidia.com/device-plugin.config"] = "huge"
+
+
+@fault("gpu_mig_mismatch")
+def cut_by_mig(cluster: Cluster) -> None:
+    cluster.one("nodes")["metadata"]["labels"] |= {
+        "nvidia.com/mig.config": "all-1g",
+        "nvidia.com/mig.strategy": "single",
+    }
+
+
+@fault("gpu_capacity_wrong")
+def one_and_not_eight(cluster: Cluster) -> None:
+    _advertise(cluster, 2)
+
+
+@fault("gpu_count_unknown")
+def nobody_counts(cluster: Cluster) -> None:
+    del cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.count"]
+
+
+@fault("gpu_unhealthy")
+def broken_gpu(cluster: Cluster) -> None:
+    _advertise(cluster, 8, part="allocatable")
+
+
+@fault("gpu_resource_twice")
+def two_names(cluster: Cluster) -> None:
+    _advertise(cluster, 16, "nvidia.com/gpu.shared")
+
+
+@fault("gpu_labels_stale", on=by_policy)
+def labels_of_yesterday(cluster: Cluster) -> None:
+    cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.replicas"] = "4"
+
+
+def _k3s(cluster: Cluster) -> None:
+    cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
+
+
+@fault("gpu_runtime_class_missing")
+def no_runtime_class(cluster: Cluster) -> None:
+    _k3s(cluster)
+
+
+@fault("gpu_toolkit_paths_not_k3s", on=by_policy)
+def toolkit_of_another_containerd(cluster: Cluster) -> None:
+    _k3s(cluster)
+    cluster.objects["runtimeclasses"] = [{"metadata": {"name": "nvidia"}}]
+    cluster.one("clusterpolicies")["spec"]["toolkit"] = {"enabled": True}
+
+
+@fault("gpu_runtime_class_unset")
+def black_picture(cluster: Cluster) -> None:
+    _k3s(cluster)
+    cluster.objects["runtimeclasses"] = [{"metadata": {"name": "nvidia"}}]
+    cluster.pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "1"
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}

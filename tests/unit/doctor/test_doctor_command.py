@@ -1,0 +1,75 @@
+"""`vdi doctor` on bundles: what is printed, and with which status it ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_faults import FAULTS
+from vdi.cli.main import main
+from vdi.doctor.snapshot import save
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def typed(cluster: Cluster, *words: str) -> tuple[int, str, str]:
+        file = tmp_path / "bundle.json"
+        file.write_bytes(save(cluster.snapshot()))
+        code = main(["doctor", "--from", str(file), *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return typed
+
+
+def test_nothing_is_wrong(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run(Cluster())
+    assert code == 0
+    assert "nothing is wrong" in out
+
+
+@pytest.mark.parametrize(("fault", "status"), [("role_cut", 1), ("encoder_of_selkies_1", 1), ("routes_forbidden", 3)])
+def test_the_status_says_how_it_ended(run, fault: str, status: int) -> None:  # type: ignore[no-untyped-def]
+    cluster = Cluster()
+    FAULTS[fault][1](cluster)
+    assert run(cluster)[0] == status
+
+
+def test_causes_come_first_and_what_follows_is_folded_under_them(run) -> None:  # type: ignore[no-untyped-def]
+    cluster = Cluster()
+    FAULTS["operator_gone"][1](cluster)
+    _, out, _ = run(cluster)
+    first, *rest = [
+        line for line in out.splitlines() if line.split(" ")[0] in ("ERROR", "WARNING") or "follows" in line[:12]
+    ]
+    assert first.startswith("ERROR    operator_missing")
+    assert rest
+    assert all(line.startswith("   follows") for line in rest)
+
+
+def test_one_session_of_a_bundle(run) -> None:  # type: ignore[no-untyped-def]
+    cluster = Cluster(2)
+    FAULTS["image_wrong"][1](cluster)
+    assert run(cluster, "alice-0")[0] == 1
+    assert run(cluster, "alice-1")[0] == 0
+    code, _, err = run(cluster, "bob")
+    assert code == 1
+    assert "there is no session bob" in err
+
+
+def test_data_for_programs(run) -> None:  # type: ignore[no-untyped-def]
+    cluster = Cluster()
+    FAULTS["role_cut"][1](cluster)
+    (finding,) = json.loads(run(cluster, "-o", "json")[1])["findings"]
+    assert finding["code"] == "operator_rights_missing"
+    assert "touches" not in finding
+
+
+def test_what_is_typed_wrongly(run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    assert run(Cluster(), "alice-0", "--all")[0] == 2
+    assert main(["doctor", "--from", "/does/not/exist"]) == 3
+    assert main(["doctor", "--explain", "gpu_config"]) == 2
+    assert "gpu_config_not_read" in capsys.readouterr().err
+    assert main(["doctor", "--explain", "gpu_config_not_read"]) == 0
+    assert "Restart the DaemonSet" in capsys.readouterr().out

@@ -1,0 +1,83 @@
+"""One healthy cluster, broken in one place each: the cause is found, and nothing else is blamed beside it."""
+
+import msgspec
+import pytest
+
+from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_gpus import GPU_FAULTS
+from vdi.doctor.codes import CODES
+from vdi.doctor.examine import CHECKS, examine
+from vdi.doctor.finding import Severity
+from vdi.doctor.rank import roots
+from vdi.doctor.redact import names_in, redact, redact_findings
+from vdi.doctor.snapshot import load, save
+
+ALL = {**FAULTS, **GPU_FAULTS}
+
+
+@pytest.mark.parametrize("sessions", [0, 1, 3])
+def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
+    assert Cluster(sessions).findings() == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
+    codes, make = ALL[name]
+    cluster = Cluster()
+    make(cluster)
+    findings = cluster.findings()
+    assert {one.code for one in roots(findings)} == codes, [f"{one.key}: {one.message}" for one in findings]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_bundle_gives_the_same_findings(name: str) -> None:
+    cluster = Cluster()
+    ALL[name][1](cluster)
+    snapshot = cluster.snapshot()
+    bundle = save(redact(snapshot))
+    assert redact_findings(examine(snapshot), names_in(snapshot)) == examine(load(bundle))
+    for word in (b"alice0@example.com", b"u:p@x"):
+        assert word not in bundle
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_finding_says_what_where_and_how_to_mend_it(name: str) -> None:
+    cluster = Cluster()
+    ALL[name][1](cluster)
+    for one in cluster.findings():
+        assert one.message.endswith(".") or one.code == "check_failed" or "vdi session restart" in one.message
+        assert one.evidence, one
+        assert one.remedy, one
+        assert one.remedy_url == f"docs/doctor.md#{one.code}"
+        assert "/" in one.object or one.object in ("nodes", "daemonsets", "device plugin"), one.object
+
+
+def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
+    shown: set[str] = set()
+    for _, make in ALL.values():
+        cluster = Cluster()
+        make(cluster)
+        shown |= {one.code for one in cluster.findings()}
+    assert shown == set(CODES)
+
+
+@pytest.mark.parametrize("kind", sorted({kind for one in CHECKS for kind in one.needs}))
+def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
+    cluster = Cluster()
+    snapshot = cluster.snapshot()
+    from vdi.doctor.snapshot import Unread
+
+    objects = {plural: found for plural, found in snapshot.objects.items() if plural != kind}
+    blind = msgspec.structs.replace(snapshot, objects=objects, unread=(Unread(kind, "You may not.", "ask"),))
+    findings = examine(blind)
+    assert {one.severity for one in findings} == {Severity.UNKNOWN}
+    assert "Not checked: " in findings[0].message
+
+
+def test_causes_are_named_by_codes_that_exist_and_never_in_a_circle() -> None:
+    def depth(code: str, seen: tuple[str, ...] = ()) -> int:
+        assert code not in seen, seen
+        return max((depth(one, (*seen, code)) for one in CODES[code].follows), default=0) + 1
+
+    assert all(depth(code) < 6 for code in CODES)

@@ -1,0 +1,170 @@
+"""Rights, certificates, redaction, ranking, rendering, collecting: each by itself."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.operator_stage import documented_rules
+from unit.doctor.doctor_builders import SPACE, Cluster
+from unit.doctor.doctor_faults import FAULTS
+from vdi.doctor.certificates import covers, read_certificate
+from vdi.doctor.checks.registry import Check
+from vdi.doctor.examine import examine
+from vdi.doctor.operators import LEASE
+from vdi.doctor.rank import rank
+from vdi.doctor.redact import redact
+from vdi.doctor.render import as_data, as_junit, as_sarif, as_text, summary
+from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
+from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.doctor.suspects import suspect_pods
+from vdi.doctor.trim import trim
+from vdi.operator import life
+
+
+def test_the_rights_are_the_documented_ones() -> None:
+    documented = {
+        kind: {
+            Right(group, resource, verb)
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        for kind, rules in documented_rules().items()
+    }
+    assert documented == {"Role": IN_NAMESPACE, "ClusterRole": IN_CLUSTER}
+
+
+def test_the_lease_is_the_operators() -> None:
+    assert LEASE == life.LEASE
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "covered"),
+    [
+        ("*.vdi.example.com", "a.vdi.example.com", True),
+        ("*.VDI.example.com", "a.vdi.example.com", True),
+        ("a.vdi.example.com", "a.vdi.example.com", True),
+        ("*.example.com", "a.vdi.example.com", False),
+        ("*.vdi.example.com", "vdi.example.com", False),
+        ("*.vdi.example.com", "a.b.vdi.example.com", False),
+    ],
+)
+def test_a_wildcard_stands_for_one_label(name: str, host: str, covered: bool) -> None:
+    assert covers(name, host) is covered
+
+
+def test_what_is_no_certificate_is_said() -> None:
+    assert "no key" in read_certificate("a", "b", b"").problem
+    assert "no certificate" in read_certificate("a", "b", b"rubbish").problem
+
+
+def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
+    def broken(_: Snapshot) -> list[object]:
+        raise ZeroDivisionError("nobody expected that")
+
+    cluster = Cluster()
+    cluster.drop("ingressroutes")
+    checks = (Check("broken", frozenset(), broken),)  # type: ignore[arg-type]
+    from vdi.doctor.examine import CHECKS
+
+    codes = [one.code for one in examine(cluster.snapshot(), (*checks, *CHECKS))]
+    assert codes == ["route_missing", "check_failed"]
+
+
+def test_two_faults_at_once_are_both_named() -> None:
+    cluster = Cluster(2)
+    for name in ("disk_full", "certificate_over", "role_cut", "waiting_for_stream"):
+        FAULTS[name][1](cluster)
+    assert set(cluster.roots()) == {
+        *("node_under_pressure", "certificate_expired", "operator_rights_missing", "library_missing"),
+    }
+
+
+@given(st.permutations(sorted(FAULTS)))
+def test_ranking_loses_nothing_and_does_not_depend_on_the_order(order: list[str]) -> None:
+    cluster = Cluster(2)
+    for name in ("node_lost", "disk_full", "role_cut", "encoder_of_selkies_1"):
+        FAULTS[name][1](cluster)
+    findings = cluster.findings()
+    places = {name: place for place, name in enumerate(order)}
+    mixed = sorted(findings, key=lambda one: places.get(one.code, len(one.key) % 7))
+    assert rank(mixed) == findings
+    known = {one.key for one in findings}
+    assert all(one.caused_by in known for one in findings if one.caused_by)
+
+
+SECRET = "hunter2hunter2"
+
+
+def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
+    cluster = Cluster()
+    template = cluster.one("vditemplates")
+    template["spec"]["env"] = [{"name": "API_KEY", "value": SECRET}]
+    container = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]
+    container["args"].append(f"--certificatesresolvers.x.acme.eab.hmac={SECRET}")
+    notes = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"env": SECRET}})}
+    cluster.pod["metadata"]["annotations"] |= notes
+    cluster.pod["spec"]["containers"][0]["env"].append({"name": "PASSWORD", "value": SECRET})
+    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = [
+        f"login of alice0@example.com with password={SECRET}",
+        f'{{"token": "{SECRET}"}}',
+        f"Authorization: Bearer {SECRET}",
+    ]
+    bundle = save(redact(cluster.snapshot())).decode()
+    assert SECRET not in bundle
+    assert "alice0" not in bundle
+    assert "person-1@example.invalid" in bundle
+
+
+def test_homes_keep_hanging_together_when_people_lose_their_names() -> None:
+    snapshot = load(save(redact(Cluster(3).snapshot())))
+    assert examine(snapshot) == []
+    assert all(pod.home_claim in {name for _, name in snapshot.claims} for pod in snapshot.pods if pod.home_claim)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[1]", b'{"taken_at": "yesterday"}', b'{"taken_at": "2026-11-20T12:00:00Z", "format": 9}']
+)
+def test_a_file_that_is_no_bundle_is_refused_in_words(data: bytes) -> None:
+    with pytest.raises(BadSnapshotError):
+        load(data)
+
+
+def test_what_is_printed() -> None:
+    cluster = Cluster(6)
+    FAULTS["node_removed"][1](cluster)
+    snapshot, findings = cluster.snapshot(), cluster.findings()
+    text = "\n".join(as_text(findings, snapshot))
+    assert "and 3 more desktop_on_lost_node" in text
+    assert summary(findings, snapshot) in text
+    assert len(as_data(findings, snapshot)["findings"]) == len(findings)
+    suite = ElementTree.fromstring(as_junit(findings, snapshot))
+    assert int(suite.attrib["tests"]) == len(suite) == len(findings)
+    results = json.loads(as_sarif(findings))["runs"][0]["results"]
+    assert [one["ruleId"] for one in results] == [one.code for one in findings]
+    healthy = Cluster().snapshot()
+    assert "nothing is wrong" in "\n".join(as_text([], healthy))
+    assert len(ElementTree.fromstring(as_junit([], healthy))) == 1
+
+
+def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> None:
+    cluster = Cluster(5)
+    names = [one["metadata"]["name"] for one in cluster.objects["vdisessions"]]
+    assert len(suspect_pods(cluster.snapshot(), 20)) == 1
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=1)
+    assert suspect_pods(cluster.snapshot(), 20)[0] == (SPACE, names[0])
+    assert len(suspect_pods(cluster.snapshot(), 1)) == 1
+    one = msgspec.structs.replace(cluster.snapshot(), scope=Scope(SPACE, names[3]))
+    assert suspect_pods(one, 20) == [(SPACE, names[3])]
+
+
+def test_only_that_it_is_there_is_kept_of_a_middleware() -> None:
+    kept = trim(
+        "middlewares", {"metadata": {"name": "auth", "namespace": "x"}, "spec": {"basicAuth": {"users": [SECRET]}}}
+    )
+    assert kept == {"metadata": {"name": "auth", "namespace": "x"}}
