@@ -59,21 +59,27 @@ class Applier(Generic[T]):
                 return await self.create(wanted)
             except AlreadyExists:  # our POST of which we never saw the answer, or a store that lags behind
                 return await self._apply(namespace, name, self._marked(wanted))
-        if self._marks is None or observed.metadata.deletion_timestamp is not None:
+        if self.is_as_wanted(observed, wanted):
             return observed
-        body = self._marked(wanted)
-        digest = body["metadata"]["annotations"][self._marks.annotation]
-        mark = self.store.mark_of(observed)
-        if mark is not None and mark.hash == digest:
-            if mark == self._settled.get(observed.metadata.uid):
-                return observed
-            if owns_all(mark, body):
-                self._settled[observed.metadata.uid] = mark
-                return observed
+        body, mark = self._marked(wanted), self.store.mark_of(observed)
+        if mark is not None and mark.hash == hash_of(wanted):
             log.info("%s %s/%s was changed by somebody else: repaired", self.resource.kind, namespace, name)
         elif mark is not None and mark.posted:
             await self._hand_over(namespace, name)
         return await self._apply(namespace, name, body)
+
+    def is_as_wanted(self, observed: T, wanted: Mapping[str, Any]) -> bool:
+        """Whether `ensure` would send nothing for this object, which the store has."""
+        if self._marks is None or observed.metadata.deletion_timestamp is not None:
+            return True
+        mark = self.store.mark_of(observed)
+        if mark is None or mark.hash != hash_of(wanted):
+            return False
+        uid = observed.metadata.uid
+        if mark != self._settled.get(uid) and not owns_all(mark, self._marked(wanted)):
+            return False
+        self._settled[uid] = mark
+        return True
 
     async def create(self, wanted: Mapping[str, Any]) -> T:
         """Make the object; AlreadyExists when there is one of this name."""

@@ -27,8 +27,10 @@ SERIES_LIFE = 360.0
 """Seconds after which the same words make a new Event (as in client-go)."""
 SERIES_PAUSE = 10.0
 """Seconds between two requests for one series."""
-WAITING = 512
+WAITING = 1024
 """Events that may wait to be sent; what comes beyond is dropped."""
+CROWD, CROWD_PAUSE = 8, 0.1
+"""While more than so many wait, there are seconds between two requests: the work that they tell of goes first."""
 REMEMBERED = 2048
 """Events kept in mind so that repetitions are known; the oldest is forgotten first."""
 NOTE_BYTES = 1024
@@ -72,6 +74,7 @@ class EventRecorder:
         self._queue: WorkQueue[Topic] = WorkQueue(clock)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._hurried = False
 
     def emit(
         self, regarding: ObjectReference, type: Literal["Normal", "Warning"], reason: str, note: str, action: str
@@ -94,7 +97,7 @@ class EventRecorder:
         if len(self._series) > REMEMBERED:
             self._series.popitem(last=False)
         self._idle.clear()
-        self._queue.add(topic)
+        self._queue.add(topic, urgent=type == "Warning")
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -115,11 +118,17 @@ class EventRecorder:
                     self._queue.done(topic)
                     if not len(self._queue):
                         self._idle.set()
+                if len(self._queue) > CROWD and not self._hurried:
+                    await self._clock.sleep(CROWD_PAUSE)
         finally:
             timer.cancel()
 
     async def flush(self) -> None:
-        """Return when every new Event emitted so far was sent or given up; needs `run` at work."""
+        """Return when every new Event emitted so far was sent or given up; needs `run` at work.
+
+        The end is near: from now on nothing waits for anything else.
+        """
+        self._hurried = True
         await self._idle.wait()
 
     async def _send(self, series: _Series) -> None:

@@ -3,7 +3,9 @@
 Times, reasons, a namespace, the owner's uid: two fifths of the memory of what the operator keeps.
 """
 
-from typing import Any, get_args
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -23,7 +25,7 @@ class Sharer:
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
-        self._plans: dict[type, tuple[tuple[str, ...], ...]] = {}
+        self._plans: dict[type, _Plan] = {}
 
     def share(self, obj: Any) -> None:
         """Change nothing about this struct and those in it but which equal strings they hold."""
@@ -35,11 +37,10 @@ class Sharer:
         kind = obj.__class__
         plan = self._plans.get(kind)
         if plan is None:
-            plan = self._plans[kind] = _plan(kind)
-        texts, structs, rows, maps = plan
+            plan = self._plans[kind] = _Plan.of(kind)
+        texts, read_texts, structs, rows, maps = plan
         one_of = self._known.setdefault
-        for name in texts:
-            value = getattr(obj, name)
+        for name, value in zip(texts, read_texts(obj), strict=True):
             if value and len(value) <= LONGEST:
                 known = one_of(value, value)
                 if known is not value:
@@ -58,25 +59,45 @@ class Sharer:
                     values[key] = one_of(value, value)
 
 
-def _plan(kind: type[msgspec.Struct]) -> tuple[tuple[str, ...], ...]:
-    """Names of the fields that hold a string, a struct, structs in a row, strings in a map."""
-    plan: tuple[list[str], ...] = ([], [], [], [])
-    for field in msgspec.structs.fields(kind):
-        types = [one for one in _parts(field.type) if one is not type(None)]
-        if field.name in UNIQUE or len(types) != 1:
-            continue
-        (only,) = types
-        inner = [part for argument in get_args(only) for part in _parts(argument)]
-        origin = getattr(only, "__origin__", None)
-        if only is str:
-            plan[0].append(field.name)
-        elif _is_struct(only):
-            plan[1].append(field.name)
-        elif origin in (tuple, list) and inner and _is_struct(inner[0]):
-            plan[2].append(field.name)
-        elif origin is dict and inner == [str, str]:
-            plan[3].append(field.name)
-    return tuple(tuple(names) for names in plan)
+class _Plan(NamedTuple):
+    """Names of the fields of a struct that hold a string, a struct, structs in a row, strings in a map."""
+
+    texts: list[str]
+    read_texts: Callable[[Any], tuple[Any, ...]]
+    """All of `texts` at once: half as long as one by one."""
+    structs: list[str]
+    rows: list[str]
+    maps: list[str]
+
+    @classmethod
+    def of(cls, kind: type[msgspec.Struct]) -> "_Plan":
+        """The plan for this struct."""
+        texts: list[str] = []
+        structs: list[str] = []
+        rows: list[str] = []
+        maps: list[str] = []
+        for field in msgspec.structs.fields(kind):
+            types = [one for one in _parts(field.type) if one is not type(None)]
+            if field.name in UNIQUE or len(types) != 1:
+                continue
+            (only,) = types
+            inner = [part for argument in get_args(only) for part in _parts(argument)]
+            origin = getattr(only, "__origin__", None)
+            if only is str:
+                texts.append(field.name)
+            elif _is_struct(only):
+                structs.append(field.name)
+            elif origin in (tuple, list) and inner and _is_struct(inner[0]):
+                rows.append(field.name)
+            elif origin is dict and inner == [str, str]:
+                maps.append(field.name)
+        return cls(texts, _reader(texts), structs, rows, maps)
+
+
+def _reader(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda obj: tuple(getattr(obj, name) for name in names)
 
 
 def _parts(type_: Any) -> list[Any]:

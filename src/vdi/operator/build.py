@@ -67,7 +67,7 @@ class Builder:
         session = observed.session
         identity = Identity.of(session)
         work = self._work(observed, verdict.desktop, identity, evictable=evictable)
-        answers = await asyncio.gather(*work.values(), return_exceptions=True)
+        answers = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         made: dict[str, Any] = {}
         failures: list[BaseException] = []
         for name, answer in zip(work, answers, strict=True):
@@ -89,9 +89,13 @@ class Builder:
         work: dict[str, Coroutine[Any, Any, Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(observed.pod, identity)
-        work["service"] = family.services.ensure(build_service(identity=identity))
+        service = build_service(identity=identity)
+        if not family.services.is_as_wanted(observed.service, service):
+            work["service"] = family.services.ensure(service)
         if observed.host_holder is None and self._reservations.take(host, uid):
-            work["route"] = family.routes.ensure(build_route(identity=identity, host=host, policy=self._policy))
+            route = build_route(identity=identity, host=host, policy=self._policy)
+            if not family.routes.is_as_wanted(observed.route, route):
+                work["route"] = family.routes.ensure(route)
         home = desktop.home if desktop else None
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
         if home and is_its_home and (observed.home is None or observed.pod is None):

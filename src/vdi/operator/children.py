@@ -58,6 +58,10 @@ class Children(Generic[T]):
         self._refuse_foreign(present, metadata)
         return await self._applier.ensure(wanted)
 
+    def is_as_wanted(self, present: T | None, wanted: Mapping[str, Any]) -> bool:
+        """Whether `ensure` would have nothing to do for this object, the session's own."""
+        return present is not None and self._applier.is_as_wanted(present, wanted)
+
     async def label(self, present: T, labels: Mapping[str, str]) -> T:
         """Set these labels of this incarnation; gives it as it then is."""
         meta = present.metadata

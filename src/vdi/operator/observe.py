@@ -10,7 +10,7 @@ from vdi.operator.reservations import Reservations
 from vdi.session import naming
 from vdi.session.activity import Activity
 from vdi.session.decide import Claimant, Observed, find_holder
-from vdi.session.effective import Desktop, resolve
+from vdi.session.effective import Desktop, resolve, resolve_home
 from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.observed import Event, Pod
 from vdi.session.policy import Policy
@@ -90,8 +90,8 @@ class Observer:
         if pod:
             return pod.home_claim
         template = self._caches.templates.get("", session.spec.template)
-        desktop = resolve(session, template, self._policy) if template else None
-        return desktop.home.claim if isinstance(desktop, Desktop) and desktop.home else None
+        home = resolve_home(session, template) if template else None
+        return home.claim if home else None
 
     def _events(self, namespace: str, pod: Pod, claim: str | None) -> Iterator[Event]:
         subjects = [("Pod", pod.metadata.name)] + ([("PersistentVolumeClaim", claim)] if claim else [])

@@ -90,9 +90,11 @@ def find_holder(claimants: Iterable[Claimant]) -> Claimant | None:
 
 def decide(observed: Observed, policy: Policy, now: datetime) -> Verdict:
     """The verdict on a session that is neither being deleted nor suspended."""
-    session, template = observed.session, observed.template
+    session, template, pod = observed.session, observed.template, observed.pod
+    if pod and (observed.home or pod.home_claim is None):
+        return Verdict()  # nothing is missing
     resolved = resolve(session, template, policy) if template else _template_missing(session.spec.template)
-    if observed.pod:
+    if pod:
         return Verdict(desktop=resolved if isinstance(resolved, Desktop) else None)
     if isinstance(resolved, Problem):
         return Verdict(problem=resolved)

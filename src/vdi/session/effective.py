@@ -88,7 +88,7 @@ def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Deskt
     cpu = wish.cpu if wish and wish.cpu is not None else offer.default_cpu
     memory = wish.memory if wish else offer.default_memory
     gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
-    home = _resolve_home(session, template)
+    home = resolve_home(session, template)
 
     problem = _first_problem(session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home)
     if problem:
@@ -113,7 +113,8 @@ def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Deskt
     )
 
 
-def _resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
+def resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
+    """The home that this session is to have, if any."""
     wish = session.spec.persistence or SessionPersistence()
     offer = template.spec.persistence
     if not (offer.enabled if wish.enabled is None else wish.enabled):

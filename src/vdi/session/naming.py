@@ -61,6 +61,7 @@ def pool_secret_name(pod: str) -> str:
     return pod + "-auth"
 
 
+@lru_cache(maxsize=4096)
 def home_claim_name(*, session_name: str, user: str, template: str, retain: bool) -> str:
     """The PersistentVolumeClaim of the home: the user's and template's own when it is retained, else the session's."""
     if not retain:

@@ -10,7 +10,7 @@ from vdi.api.template import Toleration
 from vdi.session.capacity import PodResources
 
 APPLIED_HASH = "vdi.kasm.io/applied-hash"
-"""Annotation on every child: hash of what the operator last wrote there."""
+"""Annotation on Service and IngressRoute, which are repaired: hash of what the operator last wrote there."""
 TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
 """Annotation on the Pod: generation of the template that it was made from."""
 HOST = "vdi.kasm.io/host"

@@ -10,6 +10,7 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
 
 
+@lru_cache(maxsize=1024)
 def format_time(moment: datetime) -> str:
     """`2026-11-20T08:00:00Z`."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

@@ -169,3 +169,14 @@ async def test_long_notes_and_names_fit() -> None:
         assert len(body["metadata"]["name"]) <= 253
         assert ".." not in body["metadata"]["name"]
         assert body["metadata"]["namespace"] == "default"
+
+
+async def test_in_a_crowd_events_give_way_and_warnings_go_first() -> None:
+    async with reporter() as here:
+        for number in range(20):
+            here.say(str(number))
+        here.recorder.emit(ABOUT, "Warning", "Tested", "look", "Test")
+        await eventually(lambda: events.CROWD_PAUSE in here.clock.slept)
+        assert [body["note"] for body in here.sent("POST")] == ["look"]
+        await here.clock.advance(events.CROWD_PAUSE)
+        await eventually(lambda: len(here.sent("POST")) == 2)
