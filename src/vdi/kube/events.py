@@ -29,7 +29,7 @@ SERIES_PAUSE = 10.0
 """Seconds between two requests for one series."""
 WAITING = 1024
 """Events that may wait to be sent; what comes beyond is dropped."""
-CROWD, CROWD_PAUSE = 8, 0.1
+CROWD, CROWD_PAUSE = 8, 0.05
 """While more than so many wait, there are seconds between two requests: the work that they tell of goes first."""
 REMEMBERED = 2048
 """Events kept in mind so that repetitions are known; the oldest is forgotten first."""

@@ -59,6 +59,16 @@ class Sharer:
                     values[key] = one_of(value, value)
 
 
+def absorb(known: Any, new: Any) -> bool:
+    """Whether a new state of a Kubernetes object differs only in its version, which the known state then has."""
+    before = known.metadata.resource_version
+    force_setattr(known.metadata, "resource_version", new.metadata.resource_version)
+    if known == new:
+        return True
+    force_setattr(known.metadata, "resource_version", before)
+    return False
+
+
 class _Plan(NamedTuple):
     """Names of the fields of a struct that hold a string, a struct, structs in a row, strings in a map."""
 

@@ -11,7 +11,7 @@ from typing import Generic
 
 from vdi.kube.meta import T, key_of, version_of
 from vdi.kube.ownership import Mark, MarkReader
-from vdi.kube.sharing import Sharer
+from vdi.kube.sharing import Sharer, absorb
 
 Listener = Callable[[T | None, T | None], None]
 """Called with (old, new): (None, new) is an addition, (old, None) a removal."""
@@ -71,7 +71,8 @@ def _owner_uids(obj: T) -> Iterable[Hashable]:
 class Store(Generic[T]):
     """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store.
 
-    With a `sharer` the objects (msgspec structs) share their strings with all that it has seen.
+    With a `sharer` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
+    differs in nothing but its version is no change: nobody is told of it.
 
     Objects are shared: who reads one must not change it (the indices would not notice).
 
@@ -172,11 +173,13 @@ class Store(Generic[T]):
     def _put(self, obj: T, mark: Mark | None) -> None:
         if not self.is_news(obj):
             return
-        if self._sharer is not None:
-            self._sharer.share(obj)
         key = key_of(obj)
         uid = obj.metadata.uid
         present = self._objects.get(key)
+        if self._sharer is not None:
+            if present is not None and mark == self._marks.get(uid) and absorb(present, obj):
+                return  # a node's heartbeat: all that we keep of it is as it was
+            self._sharer.share(obj)
         if present is not None and present.metadata.uid != uid:
             self._change(key, present, None)
             present = None

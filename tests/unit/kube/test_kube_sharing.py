@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.kube.sharing import REMEMBERED, Sharer
+from vdi.kube.sharing import REMEMBERED, Sharer, absorb
 
 
 class Note(msgspec.Struct, gc=False):
@@ -28,10 +28,10 @@ class Thing(msgspec.Struct):
     sizes: dict[str, int] = {}
 
 
-def a_thing(name: str) -> Thing:
+def a_thing(name: str, version: str = "77", phase: str = "Running") -> Thing:
     body = {
-        "metadata": {"name": name, "resource_version": "77", "labels": {"app": "desktop-x"}},
-        "phase": "Running",
+        "metadata": {"name": name, "resource_version": version, "labels": {"app": "desktop-x"}},
+        "phase": phase,
         "size": 3,
         "note": {"reason": "Running", "text": "desktop-x"},
         "notes": [{"reason": "Running"}, {"reason": "x" * 100, "text": None}],
@@ -66,3 +66,11 @@ def test_what_it_knows_is_bounded() -> None:
     for number in range(REMEMBERED + 100):
         sharer.share(Thing(Meta(f"thing-{number}")))
     assert len(sharer._known) <= REMEMBERED + 10
+
+
+def test_a_state_that_differs_in_its_version_alone_is_absorbed() -> None:
+    known = a_thing("one")
+    assert absorb(known, a_thing("one", "78"))
+    assert known == a_thing("one", "78")
+    assert not absorb(known, a_thing("one", "79", "Failed"))
+    assert known == a_thing("one", "78")

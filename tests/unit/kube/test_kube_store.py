@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from unit.kube.kube_things import Journal, Thing, a_thing
+from vdi.kube.sharing import Sharer
 from vdi.kube.store import Store
 
 
@@ -292,3 +293,15 @@ class StoreModel(RuleBasedStateMachine):
 
 TestStoreModel = StoreModel.TestCase
 TestStoreModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_a_state_that_says_nothing_new_is_no_change() -> None:
+    store: Store[Thing] = Store(sharer=Sharer())
+    journal = Journal()
+    store.listen(journal)
+    for version, size in ((1, 1), (2, 1), (3, 2)):
+        store.observe(a_thing(version=version, size=size))
+        known = store.get("ns", "a")
+        assert known is not None
+        assert (known.metadata.resource_version, known.size) == (str(version), size)
+    assert journal.lines == ["+a", "~a"]

@@ -1,5 +1,6 @@
 """What the operator sees of a session in its stores, and whom a change wakes. Real stores, filled by hand."""
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
@@ -177,8 +178,11 @@ def test_child_wakes_its_session(world: World) -> None:
 
 
 def test_pod_on_its_way_wakes_its_session_soon_and_one_that_has_got_there_at_once(world: World) -> None:
+    words = map(str, count())
+
     def pod(phase: str, **metadata: str) -> None:
-        world.put(world.caches.pods, Pod, "pod", "alice", status={"phase": phase}, metadata=metadata)
+        status = {"phase": phase, "message": next(words)}
+        world.put(world.caches.pods, Pod, "pod", "alice", status=status, metadata=metadata)
 
     pod("Pending")
     assert world.woken == {"alice"}
