@@ -22,7 +22,7 @@ _LOOKS_DERIVED = re.compile(rf"-[2-7][a-z2-7]{{{_HASH_LENGTH - 1}}}$")
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 
 
-@lru_cache(maxsize=4096)  # asked for each child and index, at each look at a session
+@lru_cache(maxsize=1024)  # asked for each child and index, at each look at a session
 def derive_base(session_name: str) -> str:
     """The stem of all names of a session's children: at most 58 characters, a DNS label that begins with a letter."""
     plain = _PLAIN.fullmatch(session_name) and not _LOOKS_DERIVED.search(session_name)
@@ -61,7 +61,7 @@ def pool_secret_name(pod: str) -> str:
     return pod + "-auth"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # an index asks for the name of a session's home at each change of the session
 def home_claim_name(*, session_name: str, user: str, template: str, retain: bool) -> str:
     """The PersistentVolumeClaim of the home: the user's and template's own when it is retained, else the session's."""
     if not retain:
@@ -75,7 +75,6 @@ def host_label(session_name: str, hostname: str | None) -> str:
     return hostname or derive_base(session_name)
 
 
-@lru_cache(maxsize=4096)  # an index asks for the name of a session's home at each change of the session
 def _shorten(text: str, *, digest_of: str, limit: int) -> str:
     """A readable prefix of `text` and a hash of `digest_of`; begins with a letter, at most `limit` characters."""
     prefix = _NOT_ALLOWED.sub("-", text.lower()).strip("-")
