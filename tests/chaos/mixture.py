@@ -156,7 +156,7 @@ class Mixture:
         pod = self.world.find_pod(name) if name else None
         if name and pod and pod.ready:
             self.model.wishes[name].failures += 1
-            await self.world.kubelet.fail(pod.metadata.name)
+            await self.world.persist(lambda: self.world.kubelet.fail(pod.metadata.name))
 
     async def lose_pod(self) -> None:
         name = self._pick(lambda name: self.model.wishes[name].failures < MOST_FAILURES)
