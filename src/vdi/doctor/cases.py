@@ -48,6 +48,13 @@ class Case:
         return operator.policy.host(naming.host_label(self.session.metadata.name, self.session.spec.hostname))
 
     @property
+    def operator_log(self) -> str:
+        """The command that shows what its operator says."""
+        operator = operator_for(self.snapshot, self.namespace)
+        where, name = (operator.namespace, operator.name) if operator else ("kasm", "vdi-operator")
+        return f"kubectl --namespace {where} logs deployment/{name}"
+
+    @property
     def resting(self) -> bool:
         """Suspended or on its way out: nothing is expected of it."""
         return bool(self.session.spec.suspended or self.session.metadata.deletion_timestamp)

@@ -13,6 +13,9 @@ LEASE = "vdi-operator"
 STALE = 30.0
 """Seconds without a renewal after which nobody leads: renewals come every 2, others take over after 10."""
 
+HANDOVER = 10.0
+"""Seconds that a Lease which was given back may be nobody's: the next one looks every second."""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -119,5 +122,6 @@ def lease_of(snapshot: Snapshot, namespace: str) -> dict[str, Any] | None:
 
 def is_led(snapshot: Snapshot, namespace: str) -> bool:
     """Whether somebody leads there, or did a moment ago: while one hands over to another, the Lease is nobody's."""
-    renewed = ((lease_of(snapshot, namespace) or {}).get("spec") or {}).get("renewTime")
-    return bool(renewed) and snapshot.age(renewed) < STALE
+    spec = (lease_of(snapshot, namespace) or {}).get("spec") or {}
+    renewed = spec.get("renewTime")
+    return bool(renewed) and snapshot.age(renewed) < (STALE if spec.get("holderIdentity") else HANDOVER)

@@ -19,7 +19,7 @@ _LEVELS = {Severity.ERROR: "error", Severity.UNKNOWN: "warning", Severity.WARNIN
 
 def summary(findings: list[Finding], snapshot: Snapshot) -> str:
     """One line about the run."""
-    looked = f"Looked at {len(snapshot.sessions)} sessions and {len(snapshot.nodes)} nodes"
+    looked = f"Looked at {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
     if not findings:
         return f"{looked} with {len(CHECKS)} checks: nothing is wrong."
     counts = [(sum(one.severity is level for one in roots(findings)), level.value) for level in Severity]
@@ -28,6 +28,10 @@ def summary(findings: list[Finding], snapshot: Snapshot) -> str:
     )
     folded = len(findings) - len(roots(findings))
     return f"{looked}: {told}{f', and {folded} that follow from them' if folded else ''}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def as_text(findings: list[Finding], snapshot: Snapshot, *, width: int = 100) -> Iterator[str]:

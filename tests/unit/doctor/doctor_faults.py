@@ -97,6 +97,14 @@ def nobody_looks(cluster: Cluster) -> None:
     cluster.without_pod()
 
 
+@fault("operator_stuck")
+def everybody_is_passed_over(cluster: Cluster) -> None:
+    cluster.add_session("bob", "bob@example.com")
+    for one in cluster.objects["vdisessions"]:
+        cluster.drop("pods", one["metadata"]["name"])
+        one["status"] = {"phase": "Pending"}
+
+
 @fault("template_missing")
 def template_gone(cluster: Cluster) -> None:
     cluster.without_pod()

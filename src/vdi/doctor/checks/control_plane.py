@@ -214,7 +214,7 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
             f"The operator's account {operator.namespace}/{operator.account} lacks {len(lines)} of the rights that it"
             f" needs, first: {lines[0].removeprefix('may not ')}.",
             evidence=[*lines[:8], f"kubectl auth can-i {first.words} --as {account}{where}"],
-            remedy=f"{_APPLY} (the chart's Role and ClusterRole)",
+            remedy=f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reuse-values",
         )
 
 

@@ -88,7 +88,7 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
                     f"The desktop of {case.session.metadata.name} is ready, but no route leads to it: its address"
                     f" says 404.",
                     evidence=[f"there is no IngressRoute {case.namespace}/{name}"],
-                    remedy="kubectl --namespace kasm logs deployment/vdi-operator (it makes the route)",
+                    remedy=f"{case.operator_log} (it makes the route)",
                     touches=case.touches,
                 )
             continue
@@ -205,7 +205,7 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
             ],
             remedy=f"kubectl --namespace {case.namespace} delete service {name}; the operator makes it anew"
             if service
-            else "kubectl --namespace kasm logs deployment/vdi-operator (it makes the Service)",
+            else f"{case.operator_log} (it makes the Service)",
             touches=case.touches,
         )
 

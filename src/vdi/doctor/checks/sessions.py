@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vdi.doctor.cases import REFUSED, Case, active, cases
 from vdi.doctor.checks.registry import check, found
 from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.operators import is_led, operator_for
 from vdi.doctor.snapshot import Snapshot
 from vdi.session.conditions import QUEUE_REASONS, Phase, Reason
 from vdi.session.effective import Problem
@@ -73,9 +74,34 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
                     f"status.observedGeneration: {case.session.status.observed_generation}",
                     f"status.message: {case.session.status.message or '(none)'}",
                 ],
-                remedy="kubectl --namespace kasm logs deployment/vdi-operator, then rollout restart",
+                remedy=f"{case.operator_log}, and then: {case.operator_log.replace(' logs ', ' rollout restart ')}",
                 touches=case.touches,
             )
+
+
+@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", "deployments", "leases")
+def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
+    """Operators that lead, and pass over several sessions: a watch of theirs may be stuck."""
+    passed_over: dict[str, list[Case]] = {}
+    for case in cases(snapshot):
+        deleted = snapshot.age(case.session.metadata.deletion_timestamp) > 2 * SLOW and not case.pods
+        ignored = not case.resting and case.pod is None and _idle_for(case) > SLOW and case.problem is None
+        if deleted or ignored:
+            passed_over.setdefault(case.namespace, []).append(case)
+    for namespace, found_here in sorted(passed_over.items()):
+        operator = operator_for(snapshot, namespace)
+        if operator is None or not operator.ready or not is_led(snapshot, namespace) or len(found_here) < 2:
+            continue
+        names = [case.session.metadata.name for case in found_here]
+        log = found_here[0].operator_log
+        yield found(
+            "operator_stuck",
+            operator.object,
+            f"The operator leads, and yet passes over {len(names)} sessions: a watch of its may be stuck.",
+            evidence=[f"without pod or reason, or deleted and still there: {', '.join(sorted(names)[:5])}"],
+            remedy=f"{log}, and then: {log.replace(' logs ', ' rollout restart ')}",
+            touches=found_here[0].touches,
+        )
 
 
 def _idle_for(case: Case) -> float:
@@ -253,4 +279,4 @@ def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-CHECKS = (sessions_without_pod, desktops_not_ready, starts_slow, sessions_failed)
+CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_failed)

@@ -69,6 +69,14 @@ CONTROL_PLANE = (
         follows=("operator_rights_missing", "operator_down"),
     ),
     _code(
+        code="operator_stuck",
+        means="The operator leads and answers, but several sessions get nothing from it: no pod, no reason, no"
+        " clean-up.",
+        proof="The operator's own functions find no reason to wait, and nothing has happened for more than 30 seconds.",
+        remedy="Read its log, then restart it. /readyz of its pods says which kind it cannot watch.",
+        follows=NOBODY_ACTS,
+    ),
+    _code(
         code="lease_of_a_stranger",
         severity=Severity.WARNING,
         means="A process that is no pod of the installed operator leads, such as `vdi operator run` on somebody's"
@@ -90,7 +98,7 @@ CONTROL_PLANE = (
         remedy="Bring the operator back. Only where it is gone for good, take the finalizer off by hand; then delete"
         " pod,"
         " Service, Secret and IngressRoute of the session too.",
-        follows=(*NOBODY_ACTS, "node_not_ready"),
+        follows=(*NOBODY_ACTS, "operator_stuck", "node_not_ready"),
     ),
     _code(
         code="session_ignored",
@@ -98,7 +106,7 @@ CONTROL_PLANE = (
         proof="It has been without pod and without news for more than 30 seconds; the operator's own functions find no"
         " reason to wait.",
         remedy="Restart the operator: a watch of its may be stuck.",
-        follows=NOBODY_ACTS,
+        follows=(*NOBODY_ACTS, "operator_stuck"),
     ),
     _code(
         code="template_missing",
