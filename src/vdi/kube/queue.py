@@ -172,20 +172,20 @@ class WorkQueue(Generic[Key]):
         while True:
             self._add_due()
             self._wake_timer.clear()
-            if not self._heap:
-                await self._wake_timer.wait()
-                continue
-            nap = asyncio.ensure_future(self._clock.sleep(self._heap[0][0] - self._clock.monotonic()))
-            woken = asyncio.ensure_future(self._wake_timer.wait())
+            nap = asyncio.create_task(self._wake_at(self._heap[0][0])) if self._heap else None
             try:
-                await asyncio.wait((nap, woken), return_when=asyncio.FIRST_COMPLETED)
+                await self._wake_timer.wait()
             finally:
-                nap.cancel()
-                woken.cancel()
+                if nap is not None:
+                    nap.cancel()
+
+    async def _wake_at(self, due: float) -> None:
+        await self._clock.sleep(due - self._clock.monotonic())
+        self._wake_timer.set()
 
     def _add_due(self) -> None:
         now = self._clock.monotonic()
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and (self._heap[0][0] <= now or not self._holds(self._heap[0])):
             due, _, key = heapq.heappop(self._heap)
             for times in (self._due, self._latest):
                 if times.get(key) == due:
