@@ -31,6 +31,7 @@ from vdi.api.crd import build_crds
 from vdi.devcluster.binaries import BinaryUnavailable, ensure
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.sources import default_cache
+from vdi.kube.events import CROWD_PAUSE, WAITING
 
 SESSIONS = 10_000
 MOST_MIB, MOST_PERCENT = 150.0, 1.0
@@ -59,6 +60,7 @@ class Holding:
         plan = Plan(sessions=self._sessions, deadline_seconds=DEADLINE_SECONDS)
         run = Run(self._cluster, self._timeline, self._operator, plan)
         figures["made"] = await run.burst([f"s{number:05d}" for number in range(self._sessions)])
+        await asyncio.sleep(WAITING * CROWD_PAUSE)  # its Events come at their leisure: that is not idleness yet
         await self._settled()
         figures["after_the_burst"] = await self._idle()
         self._cluster.processes.stop(["operator"])
