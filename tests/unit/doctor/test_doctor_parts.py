@@ -76,6 +76,17 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
     assert codes == ["route_missing", "check_failed"]
 
 
+def test_the_proof_is_the_event_that_says_why() -> None:
+    cluster = Cluster()
+    FAULTS["image_wrong"][1](cluster)
+    name = cluster.pod["metadata"]["name"]
+    for note in ("Failed to pull: manifest unknown", "Error: ErrImagePull", "Error: ImagePullBackOff"):
+        cluster.warn("Pod", name, "Failed", note)
+    (finding,) = cluster.findings()
+    assert "Failed: Failed to pull: manifest unknown" in finding.evidence
+    assert not any("Error: " in line for line in finding.evidence)
+
+
 def test_two_faults_at_once_are_both_named() -> None:
     cluster = Cluster(2)
     for name in ("disk_full", "certificate_over", "role_cut", "waiting_for_stream"):

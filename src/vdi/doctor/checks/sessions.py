@@ -166,16 +166,19 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
             answer.sentence,
             evidence=[
                 f"pod/{pod.metadata.name}: {answer.code}",
-                *(
-                    f"{one.reason}: {one.note.strip().splitlines()[0][:200]}"
-                    for one in case.observed.events[-2:]
-                    if one.note
-                ),
+                *_last_events(case),
                 *(f"log: {line}" for line in log[-2:]),
             ],
             remedy=_help_for(code, case),
             touches=case.touches,
         )
+
+
+def _last_events(case: Case) -> list[str]:
+    """The two newest warnings that say something; `Error: ImagePullBackOff` and its like repeat the state only."""
+    telling = [one for one in case.observed.events if one.note and not one.note.startswith("Error: ")]
+    newest = sorted(telling, key=lambda one: one.seen)[-2:]
+    return [f"{one.reason}: {one.note.strip().splitlines()[0][:200]}" for one in newest]
 
 
 def _help_for(code: str, case: Case) -> str:
