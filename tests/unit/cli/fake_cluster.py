@@ -8,7 +8,7 @@ import asyncio
 import copy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -188,13 +188,15 @@ class FakeCluster:
         await stop.wait()
         for _, queue in self._watches:
             queue.put_nowait(None)
-        connections = [each.transport for each in runner.server.connections] if runner.server else []
+        server = runner.server
+        assert server is not None
+        connections = [each.transport for each in server.connections]
         await runner.cleanup()
-        for transport in connections:
-            if transport is not None:
-                transport.abort()  # one that still has something to send would outlive the loop
+        _abort(connections)  # one that still has something to send would outlive the loop
         if rest := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(rest, timeout=1)
+        _abort([each.transport for each in server.connections])  # accepted while the others were closed
+        await asyncio.sleep(0)
 
     @contextmanager
     def running(self) -> Iterator["FakeCluster"]:
@@ -231,6 +233,12 @@ _PLURALS = {
     "vdisessions", "vditemplates", "vdipools", "pods", "services", "secrets", "events", "ingressroutes",
     "persistentvolumeclaims",
 }  # fmt: skip
+
+
+def _abort(transports: Iterable[asyncio.Transport | None]) -> None:
+    for transport in transports:
+        if transport is not None:
+            transport.abort()
 
 
 def _merged(old: Obj, patch: Obj) -> Obj:
