@@ -223,7 +223,7 @@ class Ward:
             return top[0] if top and top[0].code == code else None
 
         try:
-            return await eventually(look, f"the top finding is {code}", 20)
+            return await eventually(look, f"the top finding is {code}", 40)
         except AssertionError as error:
             told = [f"{one.key}: {one.message}" for one in self.top]
             raise AssertionError(f"{error}; they are {told}") from None

@@ -329,11 +329,13 @@ async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: Ward) -> No
         }
         await ward.stage.api.create(VOLUMES, volume, into=msgspec.Raw)
         try:
+            seen: set[str] = set()  # the operator takes a pod back that finds no node, and tries again
 
             async def both() -> bool:
-                return {"home_mounted_twice", "home_on_lost_node"} <= {one.code for one in roots(await ward.look())}
+                seen.update(one.code for one in roots(await ward.look()))
+                return {"home_mounted_twice", "home_on_lost_node"} <= seen
 
-            await eventually(both, "both are named", 20)
+            await eventually(both, "both are named", 45)
         finally:
             await ward.stage.api.delete(VOLUMES, volume["metadata"]["name"], into=dict)  # type: ignore[index]
 
@@ -411,8 +413,12 @@ async def test_traefik_down_and_looking_elsewhere(ward: Ward) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
         await ward.running("alice", template)
-        await ward.finds("traefik_down")
-        assert {one.code for one in ward.top} == {"traefik_down", "traefik_not_watching"}
+
+        async def both() -> bool:
+            codes = {one.code for one in roots(ward.of_here(await ward.look()))}
+            return codes == {"traefik_down", "traefik_not_watching"}
+
+        await eventually(both, "both are named, and nothing else", 40)
 
 
 async def test_a_service_without_endpoints(ward: Ward) -> None:
