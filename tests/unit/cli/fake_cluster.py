@@ -8,7 +8,7 @@ import asyncio
 import copy
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -190,13 +190,18 @@ class FakeCluster:
             queue.put_nowait(None)
         server = runner.server
         assert server is not None
+        await site.stop()
+        # What was being accepted meanwhile would be missed below: aiohttp forgets who comes while it shuts down.
+        accepting = {task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())}
+        if accepting:
+            await asyncio.wait(accepting, timeout=1)
         connections = [each.transport for each in server.connections]
         await runner.cleanup()
-        _abort(connections)  # one that still has something to send would outlive the loop
+        for transport in connections:
+            if transport is not None:
+                transport.abort()  # one that still has something to send would outlive the loop
         if rest := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(rest, timeout=1)
-        _abort([each.transport for each in server.connections])  # accepted while the others were closed
-        await asyncio.sleep(0)
 
     @contextmanager
     def running(self) -> Iterator["FakeCluster"]:
@@ -233,12 +238,6 @@ _PLURALS = {
     "vdisessions", "vditemplates", "vdipools", "pods", "services", "secrets", "events", "ingressroutes",
     "persistentvolumeclaims",
 }  # fmt: skip
-
-
-def _abort(transports: Iterable[asyncio.Transport | None]) -> None:
-    for transport in transports:
-        if transport is not None:
-            transport.abort()
 
 
 def _merged(old: Obj, patch: Obj) -> Obj:
