@@ -93,13 +93,17 @@ async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: St
 
         agent.touch()
 
+        async def is_suspended() -> bool:
+            session = await stage.get(SESSIONS, NAME)
+            return session is not None and session["spec"]["suspended"] is True
+
         async def is_spared() -> bool:
             return not await is_warned(stage)
 
         await eventually(is_spared, "input takes the warning back")
         await eventually(lambda: not agent.notices[-1]["text"], "the notice is withdrawn")
-        suspended = await stage.reach(NAME, "Suspended", seconds=30)
-        assert suspended["spec"]["suspended"] is True
+        await stage.reach(NAME, "Suspended", seconds=30)
+        await eventually(is_suspended, "the spec says so after the status")
         assert time.time() - agent.last_input >= 8
 
         async def is_stopped() -> bool:
