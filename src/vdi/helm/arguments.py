@@ -1,0 +1,112 @@
+"""Helm's arguments, by major version. Pure.
+
+Nothing that may be secret is among them, but for what somebody has typed as `--set`: values go by file or by stdin.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdi.helm.binary import Helm
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which cluster and which namespace. Without kubeconfig and context Helm looks where we look."""
+
+    namespace: str
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """As Helm takes them."""
+        words = ["--namespace", self.namespace]
+        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        return words + (["--kube-context", self.context] if self.context else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of a chart, the last winning: `kept`, then the files, then `sets`."""
+
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """Given to helm by stdin: no file, no argument."""
+    files: tuple[Path, ...] = ()
+    sets: tuple[str, ...] = ()
+    """As they were typed: `key=value`."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """As Helm takes them."""
+        words = ["--values", "-"] if self.kept else []
+        for file in self.files:
+            words += ["--values", str(file)]
+        for one in self.sets:
+            words += ["--set", one]
+        return words
+
+    @property
+    def stdin(self) -> bytes | None:
+        """What `--values -` reads: JSON, which is YAML."""
+        import msgspec
+
+        return msgspec.json.encode(self.kept) if self.kept else None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One install or upgrade."""
+
+    release: str
+    chart: str
+    """A folder, or whatever helm takes as a chart."""
+    place: Place
+    values: Values = Values()
+    more: tuple[str, ...] = ()
+    """Further arguments, such as `--version 1.2.3`."""
+
+
+def upgrade(helm: Helm, change: Change, *, seconds: float, undo_on_failure: bool = True) -> list[str]:
+    """Install or upgrade with exactly these values, wait until all is ready, and undo it where it fails."""
+    words = ["upgrade", "--install", change.release, change.chart, *change.place.arguments, "--create-namespace"]
+    words += ["--reset-values", *change.values.arguments, *change.more, *_waiting(seconds)]
+    return [*words, roll_back_flag(helm)] if undo_on_failure else words
+
+
+def rollback(release: str, revision: int, place: Place, *, seconds: float, more: tuple[str, ...] = ()) -> list[str]:
+    """Back to a revision, as a new one; waits until all is ready."""
+    return ["rollback", release, str(revision), *place.arguments, *more, *_waiting(seconds)]
+
+
+def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
+    """Remove the release and its history; waits until its objects are gone."""
+    return ["uninstall", release, *place.arguments, *_waiting(seconds)]
+
+
+def template(
+    change: Change, *, kubernetes: str, apis: tuple[str, ...] = (), is_upgrade: bool = False, lookups: bool = True
+) -> list[str]:
+    """Render, without hooks. With `lookups` the cluster answers the chart's questions, else there is none.
+
+    `apis` are taken to be there beside Kubernetes' own; Helm 4 believes them only without `lookups`.
+    """
+    words = ["template", change.release, change.chart, *change.place.arguments, *change.values.arguments, *change.more]
+    words += [f"--dry-run={'server' if lookups else 'client'}", "--no-hooks", "--kube-version", kubernetes]
+    words += [word for one in apis for word in ("--api-versions", one)]
+    return [*words, "--is-upgrade"] if is_upgrade else words
+
+
+def roll_back_flag(helm: Helm) -> str:
+    """Helm 4 has another name for --atomic."""
+    return "--atomic" if helm.major == 3 else "--rollback-on-failure"
+
+
+def take_back_fields(helm: Helm, apply_method: str) -> tuple[str, ...]:
+    """Overwrite what was changed by hand, as Helm 3 always does: Helm 4 with server-side apply gives up otherwise."""
+    return ("--force-conflicts",) if helm.major == 4 and apply_method == "ssa" else ()
+
+
+def _waiting(seconds: float) -> list[str]:
+    return ["--wait", "--timeout", f"{max(1, round(seconds))}s"]

@@ -1,0 +1,102 @@
+"""What the API server knows: its version, its kinds, and what we may do."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import Resource
+from vdi.kube.transport import Client
+
+
+class _Page(Resource):
+    """A page of the API that is about the API, and no object."""
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:  # noqa: ARG002
+        return f"/{name}"
+
+
+_ABOUT = _Page("", "", "", "", namespaced=False)
+_REVIEWS = Resource(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
+)
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    git_version: str
+
+
+class _Kind(msgspec.Struct):
+    name: str
+    kind: str
+    namespaced: bool
+
+
+class _Kinds(msgspec.Struct):
+    resources: list[_Kind]
+
+
+class _GroupVersion(msgspec.Struct, rename="camel"):
+    group_version: str
+
+
+class _Group(msgspec.Struct):
+    name: str
+    versions: list[_GroupVersion]
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Group]
+
+
+async def server_version(client: Client) -> str:
+    """`v1.34.4+k3s1`."""
+    return (await client.get(_ABOUT, "version", into=_Version)).git_version
+
+
+async def api_versions(client: Client) -> tuple[str, ...]:
+    """All groups with their versions: `apps/v1`, `traefik.io/v1alpha1`, ..."""
+    groups = (await client.get(_ABOUT, "apis", into=_Groups)).groups
+    return tuple(one.group_version for group in groups for one in group.versions)
+
+
+@dataclass
+class Kinds:
+    """Kind -> resource, asked of the API server once for each group and version."""
+
+    client: Client
+    _known: dict[str, dict[str, Resource]] = field(default_factory=dict)
+
+    async def find(self, api_version: str, kind: str) -> Resource | None:
+        """The resource of a kind; None: the API server does not know it."""
+        if api_version not in self._known:
+            self._known[api_version] = await self._read(api_version)
+        return self._known[api_version].get(kind)
+
+    async def _read(self, api_version: str) -> dict[str, Resource]:
+        group, _, version = api_version.rpartition("/")
+        page = f"apis/{api_version}" if group else f"api/{version}"
+        try:
+            found = await self.client.get(_ABOUT, page, into=_Kinds)
+        except NotFound:
+            return {}
+        return {
+            one.kind: Resource(group, version, one.name, one.kind, namespaced=one.namespaced)
+            for one in found.resources
+            if "/" not in one.name
+        }
+
+
+async def may(client: Client, verb: str, resource: Resource, namespace: str | None) -> bool:
+    """Whether our account may do that, as the API server's authorizer says."""
+    attributes = {"verb": verb, "group": resource.group, "resource": resource.plural}
+    if resource.namespaced and namespace:
+        attributes["namespace"] = namespace
+    review = {
+        "apiVersion": _REVIEWS.api_version,
+        "kind": _REVIEWS.kind,
+        "spec": {"resourceAttributes": attributes},
+    }
+    answer = await client.create(_REVIEWS, review, into=dict[str, Any])
+    return bool(answer["status"].get("allowed"))

@@ -1,0 +1,129 @@
+"""What helm says when it fails -> a sentence and what to do. Pure; the first rule that fits answers."""
+
+import re
+from typing import NamedTuple
+
+
+class Failure(NamedTuple):
+    """`code` is for programs and tests, `sentence` and `remedy` for people."""
+
+    code: str
+    sentence: str
+    remedy: str = ""
+
+
+_RULES: tuple[tuple[str, str, str, str], ...] = (
+    # pattern, code, sentence ({name}: a named group), remedy
+    (
+        r"another operation \(install/upgrade/rollback\) is in progress",
+        "Busy",
+        "Helm believes that another operation on this release is under way.",
+        "If nobody works on it, one was killed: go back to the last good revision with helm rollback.",
+    ),
+    (
+        r"requires kubeVersion: (?P<want>\S+) which is incompatible with Kubernetes (?P<have>\S+)",
+        "KubernetesTooOld",
+        "The chart needs Kubernetes {want}; this cluster is {have}.",
+        "Upgrade the cluster.",
+    ),
+    (
+        r"values don't meet the specifications of the schema\(s\)[^\n]*\n(?P<what>.*?)(?:\n\s*\n|\Z)",
+        "BadValues",
+        "The values break the chart's schema: {what}",
+        "Mend the values; the chart's values.yaml says what is allowed.",
+    ),
+    (
+        r"execution error at \([^)]*\): (?P<what>.*)",
+        "RefusedByChart",
+        "The chart refuses these values: {what}",
+        "",
+    ),
+    (
+        r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"(?P<where>[^\"]*)\" exists and cannot be imported into the "
+        r"current release",
+        "NotOurs",
+        "{kind} {what} is there already and belongs to no release, or to another one.",
+        "Delete it if it is a leftover, or install under that release's name.",
+    ),
+    (
+        r"no matches for kind \"(?P<kind>[^\"]+)\" in version \"(?P<api>[^\"]+)\"",
+        "UnknownKind",
+        "The cluster does not know {kind} ({api}), which these values make.",
+        "Install what brings that kind, or switch off in the values what needs it.",
+    ),
+    (
+        r"conflict with \"(?P<who>[^\"]+)\"(?: using (?P<api>\S+?))?:?\s+(?P<what>\.\S+)",
+        "FieldConflict",
+        "Somebody else manages a field that the chart sets: {who} has {what}.",
+        "Undo that change (kubectl get ... --show-managed-fields shows it), then run the same again.",
+    ),
+    (
+        r"(?P<what>[^\n]*): field is immutable",
+        "Immutable",
+        "A field that cannot be changed would have to: {what}.",
+        "Delete that object, if what is in it may be lost; the next run makes it anew.",
+    ),
+    (
+        r"(?P<what>[^\n:]*is forbidden: User \"[^\"]+\" cannot [^\n]*)",
+        "Forbidden",
+        "Your account lacks a right: {what}",
+        "Ask an administrator of the cluster.",
+    ),
+    (
+        r"(?P<what>\S+ \"[^\"]+\" is forbidden: [^\n]*)",
+        "Refused",
+        "The API server refuses an object: {what}",
+        "",
+    ),
+    (
+        r"Kubernetes cluster unreachable: (?P<what>[^\n]*)",
+        "Unreachable",
+        "The cluster does not answer helm: {what}",
+        "",
+    ),
+    (
+        r"has no deployed releases",
+        "NeverDeployed",
+        "No revision of this release was ever in place, so there is nothing to upgrade or to go back to.",
+        "Uninstall it, then install.",
+    ),
+    (r"release: not found", "NoRelease", "There is no such release.", ""),
+    (
+        r"context cancell?ed|has been cancell?ed",
+        "Interrupted",
+        "It was interrupted.",
+        "",
+    ),
+    (
+        r"context deadline exceeded|timed out waiting|deadline exceeded|resource not ready",
+        "NotReadyInTime",
+        "Not everything was ready in time.",
+        "",
+    ),
+)
+_NOISE = re.compile(r"^(?:level=|time=|WARNING:|W\d{4}|I\d{4})")
+
+
+def explain_failure(stderr: str) -> Failure:
+    """The failure that helm's words are about; helm's own words where no rule fits."""
+    for pattern, code, sentence, remedy in _RULES:
+        if match := re.search(pattern, stderr, re.DOTALL if "what>.*?" in pattern else 0):
+            named = {key: _tidy(value or "") for key, value in match.groupdict().items()}
+            return Failure(code, sentence.format(**named), remedy)
+    return Failure("Unknown", _last_error(stderr))
+
+
+def _tidy(text: str) -> str:
+    """On one line: lists of problems are separated by semicolons."""
+    lines = [line.strip().removeprefix("- ").rstrip(".,") for line in text.splitlines() if line.strip()]
+    return "; ".join(lines)[:1000]
+
+
+def _last_error(stderr: str) -> str:
+    """Helm's last error with what it says below it: Helm 3 counts errors in one line and names them in the next."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _NOISE.match(line)]
+    if not lines:
+        return "helm failed and said nothing."
+    begins = [number for number, line in enumerate(lines) if line.startswith("Error:")]
+    words = lines[begins[-1] :] if begins else lines[-1:]
+    return " ".join(words).removeprefix("Error:").strip()[:1000]

@@ -1,0 +1,133 @@
+"""Releases as Helm keeps them: Secrets of the release's namespace, one for each revision. Read without helm."""
+
+import base64
+import gzip
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import yaml
+
+from vdi.kube.errors import UnexpectedAnswer
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+
+DEPLOYED = "deployed"
+PENDING = frozenset({"pending-install", "pending-upgrade", "pending-rollback"})
+"""Helm works on it, or was killed while it did."""
+MANAGED_BY = {"app.kubernetes.io/managed-by": "Helm"}
+"""Label of every object that Helm may take into a release."""
+RELEASE_NAME, RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
+"""Annotations of every object of a release."""
+KEEP = "helm.sh/resource-policy"
+"""Annotation; with the value `keep` an object outlives its release."""
+
+Object = dict[str, Any]
+
+
+class Info(msgspec.Struct, frozen=True):
+    """`info` of a revision."""
+
+    status: str = "unknown"
+    last_deployed: str = ""
+    description: str = ""
+    notes: str = ""
+
+
+class ChartMeta(msgspec.Struct, frozen=True, rename="camel"):
+    """`chart.metadata`."""
+
+    name: str = ""
+    version: str = ""
+    app_version: str = ""
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """`chart` of a revision, without its files."""
+
+    metadata: ChartMeta = ChartMeta()
+    values: dict[str, Any] = {}
+    """The chart's defaults."""
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """An object that Helm makes beside the release's own, at some event."""
+
+    manifest: str = ""
+    events: list[str] = []
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """One revision of a release, as Helm has written it."""
+
+    name: str
+    namespace: str
+    version: int
+    info: Info = Info()
+    chart: Chart = Chart()
+    config: dict[str, Any] | None = None
+    """The values that were given."""
+    manifest: str = ""
+    hooks: list[Hook] | None = None
+    apply_method: str = ""
+    """`ssa`: Helm 4 made it by server-side apply; else by patches, as Helm 3 does."""
+
+    @property
+    def status(self) -> str:
+        """`deployed`, `superseded`, `failed`, `pending-upgrade`, ..."""
+        return self.info.status
+
+    @property
+    def summary(self) -> str:
+        """Helm's description, its first line."""
+        return self.info.description.partition("\n")[0][:200]
+
+    @property
+    def chart_words(self) -> str:
+        """`vdi-0.1.0`."""
+        return f"{self.chart.metadata.name}-{self.chart.metadata.version}"
+
+    def objects(self) -> list[Object]:
+        """The release's own objects."""
+        return parse_manifest(self.manifest)
+
+
+async def read_revisions(client: Client, namespace: str, name: str) -> list[Revision]:
+    """All revisions of a release that Helm remembers, the newest first; none: there is no such release."""
+    secrets = await client.list(
+        SECRETS, namespace=namespace, label_selector=f"owner=helm,name={name}", into=dict[str, Any]
+    )
+    return sorted((decode_revision(one) for one in secrets), key=lambda one: -one.version)
+
+
+def decode_revision(secret: Object) -> Revision:
+    """A revision from its Secret. Raises UnexpectedAnswer for something else."""
+    where = f"Secret {secret['metadata']['namespace']}/{secret['metadata']['name']}"
+    try:
+        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+        content = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
+        return msgspec.json.decode(content, type=Revision)
+    except (KeyError, ValueError, OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
+        raise UnexpectedAnswer(f"{where} is no release as Helm writes it: {error}") from error
+
+
+def deployed(revisions: Iterable[Revision]) -> Revision | None:
+    """The newest revision that is in place."""
+    return next((one for one in revisions if one.status == DEPLOYED), None)
+
+
+def parse_manifest(text: str) -> list[Object]:
+    """The objects of a rendered chart."""
+    return [one for one in yaml.load_all(text, Loader=_LOADER) if one]
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as Kubernetes reads it: a date is text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for key, rules in _Loader.yaml_implicit_resolvers.items()
+}
+_LOADER = _Loader

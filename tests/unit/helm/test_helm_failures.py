@@ -1,0 +1,110 @@
+"""Helm's words -> ours."""
+
+import pytest
+
+from vdi.helm.failures import explain_failure
+from vdi.helm.waiting import Pending
+from vdi.helm.watch import with_reasons
+
+SAID = [
+    (
+        "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress",
+        "Busy",
+        "another operation",
+    ),
+    (
+        "Error: chart requires kubeVersion: >=1.30.0-0 which is incompatible with Kubernetes v1.29.9",
+        "KubernetesTooOld",
+        "needs Kubernetes >=1.30.0-0; this cluster is v1.29.9",
+    ),
+    (
+        "Error: values don't meet the specifications of the schema(s) in the following chart(s):\n"
+        "vdi:\n- at '': additional properties 'domian' not allowed\n- at '/urlPort': got string, want integer\n\n",
+        "BadValues",
+        "vdi:; at '': additional properties 'domian' not allowed; at '/urlPort': got string, want integer",
+    ),
+    (
+        "Error: execution error at (vdi/templates/gateway-deployment.yaml:3:4): gateway.replicas: 2 needs PostgreSQL",
+        "RefusedByChart",
+        "refuses these values: gateway.replicas: 2 needs PostgreSQL",
+    ),
+    (
+        'Error: Unable to continue with install: Namespace "vdi-sessions" in namespace "" exists and cannot be '
+        "imported into the current release: invalid ownership metadata; label validation error",
+        "NotOurs",
+        "Namespace vdi-sessions is there already",
+    ),
+    (
+        "Error: unable to build kubernetes objects from release manifest: resource mapping not found for name: "
+        '"vdi" namespace: "kasm" from "": no matches for kind "PodMonitor" in version "monitoring.coreos.com/v1"\n'
+        "ensure CRDs are installed first",
+        "UnknownKind",
+        "does not know PodMonitor (monitoring.coreos.com/v1)",
+    ),
+    (
+        "Error: UPGRADE FAILED: conflict occurred while applying object kasm/vdi apps/v1, Kind=Deployment: "
+        'Apply failed with 1 conflict: conflict with "kubectl-edit" using apps/v1: .spec.replicas',
+        "FieldConflict",
+        "kubectl-edit has .spec.replicas",
+    ),
+    (
+        'Error: UPGRADE FAILED: cannot patch "vdi" with kind Deployment: Deployment.apps "vdi" is invalid: '
+        'spec.selector: Invalid value: {"a":"b"}: field is immutable',
+        "Immutable",
+        "spec.selector",
+    ),
+    (
+        'Error: secrets is forbidden: User "bob" cannot list resource "secrets" in API group "" in namespace "kasm"',
+        "Forbidden",
+        'secrets is forbidden: User "bob" cannot list',
+    ),
+    (
+        'Error: INSTALLATION FAILED: pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1',
+        "Refused",
+        "exceeded quota",
+    ),
+    (
+        'Error: Kubernetes cluster unreachable: Get "https://1.2.3.4:6443/version": dial tcp: connection refused',
+        "Unreachable",
+        "connection refused",
+    ),
+    ('Error: UPGRADE FAILED: "vdi" has no deployed releases', "NeverDeployed", "No revision"),
+    ("Error: release: not found", "NoRelease", "no such release"),
+    (
+        "Error: UPGRADE FAILED: release vdi failed, and has been rolled back due to atomic being set: context canceled",
+        "Interrupted",
+        "interrupted",
+    ),
+    (
+        "Error: UPGRADE FAILED: release vdi failed, and has been rolled back due to rollback-on-failure being set: "
+        "resource Deployment/kasm/vdi-operator not ready. status: InProgress, message: Available: 0/2\n"
+        "context deadline exceeded",
+        "NotReadyInTime",
+        "Not everything was ready in time",
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "code", "words"), SAID, ids=[code for _, code, _ in SAID])
+def test_what_helm_says_becomes_a_sentence(said: str, code: str, words: str) -> None:
+    failure = explain_failure(said)
+    assert failure.code == code
+    assert words in failure.sentence
+    assert failure.sentence.strip()
+
+
+def test_words_nobody_knows_are_helms_own() -> None:
+    said = 'level=WARN msg="noise"\nError: something quite new\n'
+    assert explain_failure(said)[:2] == ("Unknown", "something quite new")
+    assert explain_failure("").sentence == "helm failed and said nothing."
+    counted = "Error: 1 error occurred:\n\t* something quite new\n"
+    assert explain_failure(counted).sentence == "1 error occurred: * something quite new"
+
+
+def test_the_reasons_seen_belong_to_a_failure_to_become_ready_only() -> None:
+    why = (Pending("pod/kasm/vdi-operator-1", "ImageNotFound", "The image x cannot be fetched."),)
+    late = explain_failure(SAID[-1][0])
+    assert "pod/kasm/vdi-operator-1: The image x cannot be fetched." in with_reasons(late, why).sentence
+    assert with_reasons(late, ()) == late
+    busy = explain_failure(SAID[0][0])
+    assert with_reasons(busy, why) == busy

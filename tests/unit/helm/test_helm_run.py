@@ -1,0 +1,79 @@
+"""Running helm: what it prints, how it fails, how it is stopped. A script stands in for it."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from vdi.helm.binary import Helm
+from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.run import STOPPING, run_helm
+from waiting import eventually
+
+
+def helm(folder: Path, body: str) -> Helm:
+    path = folder / "helm"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return Helm(path, (4, 0, 0))
+
+
+async def test_values_come_by_stdin_and_output_goes_back(tmp_path: Path) -> None:
+    output = await run_helm(helm(tmp_path, 'cat; echo "$@" >&2'), ["upgrade", "x"], stdin=b"{}")
+    assert (output.stdout, output.stderr) == ("{}", "upgrade x\n")
+
+
+async def test_helm_goes_where_we_have_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELM_KUBECONTEXT", "another-cluster")
+    monkeypatch.setenv("HELM_DEBUG", "1")
+    output = await run_helm(helm(tmp_path, 'echo "${HELM_KUBECONTEXT:-none} $HELM_DEBUG"'), ["upgrade", "x"])
+    assert output.stdout == "none 1\n"
+
+
+async def test_a_failure_is_in_words(tmp_path: Path) -> None:
+    with pytest.raises(HelmFailed, match="helm rollback: There is no such release") as error:
+        await run_helm(helm(tmp_path, "echo 'Error: release: not found' >&2; exit 1"), ["rollback", "x"])
+    assert error.value.failure.code == "NoRelease"
+
+
+async def until(file: Path) -> None:
+    await eventually(file.exists, f"{file} is there", 5)
+
+
+CLEANS_UP = "trap 'echo undone > {folder}/undone; exit 1' INT; touch {folder}/up; while :; do sleep 0.02; done"
+DEAF = "trap '' INT; touch {folder}/up; while :; do sleep 0.02; done"
+
+
+async def test_ctrl_c_is_handed_on_and_waited_for(tmp_path: Path) -> None:
+    said, before = list[str](), signal.getsignal(signal.SIGINT)
+    stand_in = helm(tmp_path, CLEANS_UP.format(folder=tmp_path))
+    running = asyncio.create_task(run_helm(stand_in, ["upgrade"], say=said.append))
+    await until(tmp_path / "up")
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(HelmInterrupted) as error:
+        await running
+    assert (tmp_path / "undone").exists() and said == [STOPPING]
+    assert not error.value.killed
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+async def test_the_second_ctrl_c_ends_it(tmp_path: Path) -> None:
+    running = asyncio.create_task(run_helm(helm(tmp_path, DEAF.format(folder=tmp_path)), ["upgrade"]))
+    await until(tmp_path / "up")
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(HelmInterrupted) as error:
+        await running
+    assert error.value.killed
+
+
+async def test_whoever_gives_up_leaves_no_helm_behind(tmp_path: Path) -> None:
+    running = asyncio.create_task(run_helm(helm(tmp_path, CLEANS_UP.format(folder=tmp_path)), ["upgrade"]))
+    await until(tmp_path / "up")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (tmp_path / "undone").exists()
