@@ -20,6 +20,8 @@ from vdi.api.meta import Condition, ObjectMeta
 
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Terminating", "Failed")
 """`status.phase`."""
+GUEST_ROLES = ("viewer", "collaborator")
+"""`spec.access[].role`."""
 
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -65,6 +67,18 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
 
     def __post_init__(self) -> None:
         quantities_as_text(self, "size")
+
+
+class Access(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Somebody whom the owner lets into the desktop. The gateway enforces it; without one it is a note."""
+
+    user: Annotated[str, doc("E-mail address of the guest.", EMAIL, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
+    role: Annotated[
+        str, doc("viewer: sees the desktop. collaborator: uses mouse and keyboard too.", enum=list(GUEST_ROLES))
+    ] = "viewer"
+    expires: Annotated[
+        str | None, doc("When the guest's access ends. Left out: with the session.", format="date-time", maxLength=40)
+    ] = None
 
 
 class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -133,6 +147,9 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         int,
         doc("Who waits for room with a higher priority goes first.", minimum=-1000, maximum=1000),
     ] = 0
+    access: Annotated[
+        tuple[Access, ...], doc("Who else may open this desktop, and as what.", list_key="user", maxItems=64)
+    ] = ()
 
 
 class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -231,6 +231,19 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = "Suspend"
 
 
+class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Who may start desktops of a template. Both lists empty: everybody. The gateway enforces it."""
+
+    users: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 254})], ...],
+        doc("E-mail addresses.", maxItems=1024),
+    ] = ()
+    groups: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 254})], ...],
+        doc("Groups, as the login names them.", maxItems=256),
+    ] = ()
+
+
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """What a desktop of this kind is made of."""
 
@@ -279,6 +292,9 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ()
     lifecycle: Annotated[Lifecycle, doc("How long desktops live, and what happens then.")] = msgspec.field(
         default_factory=Lifecycle
+    )
+    access: Annotated[TemplateAccess, doc("Who may start desktops of this template.")] = msgspec.field(
+        default_factory=TemplateAccess
     )
     pre_pull: Annotated[
         bool, doc("true: every node that may run a desktop of this template has its image before anybody asks for one.")

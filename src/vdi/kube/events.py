@@ -43,14 +43,20 @@ Topic = tuple[str, str, str, str, str]
 class _Series:
     """One Event: what was said of it so far (`count`, `last`), and how much of that the server knows (`sent`)."""
 
-    body: dict[str, Any]
-    namespace: str
+    regarding: ObjectReference
+    topic: Topic
     name: str
     began: float
+    first: datetime
     last: datetime
     count: int = 1
     sent: int = 0
     sent_at: float = 0.0
+
+    @property
+    def namespace(self) -> str:
+        """Where the Event belongs."""
+        return self.regarding.namespace or "default"  # Events about cluster-scoped objects
 
     def state(self) -> dict[str, Any]:
         """The `series` part; the API wants none for a single occurrence."""
@@ -92,7 +98,9 @@ class EventRecorder:
         if len(self._queue) >= WAITING:
             self.dropped += 1
             return
-        self._series[topic] = self._begin(regarding, type, reason, note, action)
+        name = f"{regarding.name[:200].rstrip('.-')}.{uuid4().hex[:16]}"
+        moment = self._clock.now()
+        self._series[topic] = _Series(regarding, topic, name, now, moment, moment)
         self._series.move_to_end(topic)
         if len(self._series) > REMEMBERED:
             self._series.popitem(last=False)
@@ -141,18 +149,18 @@ class EventRecorder:
                 return
             except NotFound:  # the server has thrown it away meanwhile: begin again
                 pass
-        await self._client.create(EVENTS, series.body | state, namespace=series.namespace, into=msgspec.Raw)
+        body = self._body(series) | state
+        await self._client.create(EVENTS, body, namespace=series.namespace, into=msgspec.Raw)
         series.sent = count
 
-    def _begin(self, regarding: ObjectReference, type: str, reason: str, note: str, action: str) -> _Series:
-        now = self._clock.now()
-        namespace = regarding.namespace or "default"  # where Events about cluster-scoped objects belong
-        name = f"{regarding.name[:200].rstrip('.-')}.{uuid4().hex[:16]}"
-        body = {
+    def _body(self, series: _Series) -> dict[str, Any]:
+        _, type, reason, note, action = series.topic
+        regarding = series.regarding
+        return {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
-            "metadata": {"name": name, "namespace": namespace},
-            "eventTime": _micro_time(now),
+            "metadata": {"name": series.name, "namespace": series.namespace},
+            "eventTime": _micro_time(series.first),
             "reportingController": self._controller,
             "reportingInstance": self._instance,
             "type": type,
@@ -167,7 +175,6 @@ class EventRecorder:
                 **({"namespace": regarding.namespace} if regarding.namespace else {}),
             },
         }
-        return _Series(body, namespace, name, self._clock.monotonic(), now)
 
 
 def _micro_time(at: datetime) -> str:

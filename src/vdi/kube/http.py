@@ -55,6 +55,7 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         self._keep = True
         self._whole = True
+        self._to_the_end = False  # whoever waits has no use for a part
         self._paused = False
 
     # --- what the user calls
@@ -68,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send a request: head and body."""
         self._read = self._read_head
         self._whole = True
+        self._to_the_end = False
         self._tunnel = tunnel
         self._answer = None
         self._ended = False
@@ -84,7 +86,7 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises HttpError, OSError, TimeoutError at `deadline` on the event loop's clock.
         """
-        self._whole = True
+        self._whole = self._to_the_end = True
         self._resume()
         while not self._ended:
             await self._news(deadline)
@@ -169,7 +171,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting > BUFFERED and not self._whole and not self._paused:
             self._paused = True
             self.transport.pause_reading()
-        self._wake()
+        if self._ended or not self._to_the_end:
+            self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Nothing more will come; an answer without a length ends thereby."""

@@ -17,6 +17,8 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import ApiError, Conflict, KubeError
 
 log = logging.getLogger(__name__)
+GRAIN = 0.02
+"""Seconds within which what falls due is added together: a crowd of timers is no crowd of wakeups."""
 Key = TypeVar("Key", bound=Hashable)
 """What names a piece of work; mostly (namespace, name)."""
 
@@ -180,7 +182,7 @@ class WorkQueue(Generic[Key]):
                     nap.cancel()
 
     async def _wake_at(self, due: float) -> None:
-        await self._clock.sleep(due - self._clock.monotonic())
+        await self._clock.sleep(max(due - self._clock.monotonic(), GRAIN))
         self._wake_timer.set()
 
     def _add_due(self) -> None:

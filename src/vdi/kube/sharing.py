@@ -27,6 +27,10 @@ class Sharer:
         self._known: dict[str, str] = {}
         self._plans: dict[type, _Plan] = {}
 
+    def one_of(self, text: str) -> str:
+        """The first of all equal strings."""
+        return self._known.setdefault(text, text)
+
     def share(self, obj: Any) -> None:
         """Change nothing about this struct and those in it but which equal strings they hold."""
         if len(self._known) >= REMEMBERED:

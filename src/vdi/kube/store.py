@@ -6,7 +6,7 @@ what the watch has already shown is history and ignored, since the watch may hav
 """
 
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Generic
 
 from vdi.kube.meta import T, key_of, version_of
@@ -18,6 +18,8 @@ Listener = Callable[[T | None, T | None], None]
 
 log = logging.getLogger(__name__)
 ObjectKey = tuple[str, str]
+NEWEST = 256
+"""So many of the objects that changed last share no strings yet: most of them have another state in a moment."""
 
 
 class _Index(Generic[T]):
@@ -27,7 +29,7 @@ class _Index(Generic[T]):
     changes of an object leave its entries as they are, and then nothing is to be done here.
     """
 
-    def __init__(self, keys: Callable[[T], Iterable[Hashable]]) -> None:
+    def __init__(self, keys: Callable[[T], Collection[Hashable]]) -> None:
         self._keys = keys
         self._groups: dict[Hashable, ObjectKey | dict[ObjectKey, None]] = {}
 
@@ -38,8 +40,8 @@ class _Index(Generic[T]):
 
     def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         """Put an object under the entries that it has now, and under no others."""
-        before = () if old is None else tuple(self._keys(old))
-        after = () if new is None else tuple(self._keys(new))
+        before = () if old is None else self._keys(old)
+        after = () if new is None else self._keys(new)
         if before == after:
             return
         for entry in set(after).difference(before):
@@ -64,8 +66,8 @@ class _Index(Generic[T]):
             (self._groups[entry],) = group
 
 
-def _owner_uids(obj: T) -> Iterable[Hashable]:
-    return (owner.uid for owner in obj.metadata.owner_references)
+def _owner_uids(obj: T) -> Collection[Hashable]:
+    return [owner.uid for owner in obj.metadata.owner_references]
 
 
 class Store(Generic[T]):
@@ -84,6 +86,7 @@ class Store(Generic[T]):
         self.marks = marks
         self._sharer = sharer
         self._objects: dict[ObjectKey, T] = {}
+        self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
         self._marks: dict[str, Mark] = {}  # by uid; only where `marks` is set
         self._gone: set[str] = set()  # uids that `forget` dropped and whose DELETED the watch still owes us
         self._owners: _Index[T] = _Index(_owner_uids)
@@ -103,7 +106,7 @@ class Store(Generic[T]):
         """The objects that name this uid among their ownerReferences."""
         return [self._objects[key] for key in self._owners.find(uid)]
 
-    def add_index(self, name: str, keys: Callable[[T], Iterable[Hashable]]) -> None:
+    def add_index(self, name: str, keys: Callable[[T], Collection[Hashable]]) -> None:
         """Keep an index: `keys` gives the entries under which an object is found, from the object alone."""
         index = _Index(keys)
         for key, obj in self._objects.items():
@@ -167,10 +170,15 @@ class Store(Generic[T]):
 
     def is_news(self, obj: T) -> bool:
         """Whether this state is newer than what is known; if not, putting it in would change nothing."""
-        present = self._objects.get(key_of(obj))
-        return obj.metadata.uid not in self._gone and (present is None or version_of(obj) > version_of(present))
+        metadata = obj.metadata
+        return self.awaits(metadata.namespace, metadata.name, metadata.uid, version_of(obj))
 
-    def _put(self, obj: T, mark: Mark | None) -> None:
+    def awaits(self, namespace: str, name: str, uid: str, version: int) -> bool:
+        """Whether this state of this incarnation would be news."""
+        present = self._objects.get((namespace, name))
+        return uid not in self._gone and (present is None or version > version_of(present))
+
+    def _put(self, obj: T, mark: Mark | None, *, listed: bool = False) -> None:
         if not self.is_news(obj):
             return
         key = key_of(obj)
@@ -179,13 +187,27 @@ class Store(Generic[T]):
         if self._sharer is not None:
             if present is not None and mark == self._marks.get(uid) and absorb(present, obj):
                 return  # a node's heartbeat: all that we keep of it is as it was
-            self._sharer.share(obj)
+            if listed:  # thousands come at once and stay
+                self._sharer.share(obj)
+            else:
+                self._share_later(key, self._sharer)
+            if present is None:
+                key = self._sharer.one_of(key[0]), self._sharer.one_of(key[1])
         if present is not None and present.metadata.uid != uid:
             self._change(key, present, None)
             present = None
         if mark is not None:
             self._marks[uid] = mark
         self._change(key, present, obj)
+
+    def _share_later(self, key: ObjectKey, sharer: Sharer) -> None:
+        self._unshared.pop(key, None)
+        self._unshared[key] = None
+        if len(self._unshared) > NEWEST:
+            oldest = next(iter(self._unshared))
+            del self._unshared[oldest]
+            if (settled := self._objects.get(oldest)) is not None:
+                sharer.share(settled)
 
     def _change(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         if new is None:
@@ -221,7 +243,7 @@ class Relist(Generic[T]):
         """One object of the list."""
         self._listed.add(key_of(obj))
         self._uids.add(obj.metadata.uid)
-        self._store._put(obj, mark)
+        self._store._put(obj, mark, listed=True)
 
     def finish(self) -> None:
         """The list was complete: remove what it did not have, unless our own write made it after the list was taken."""

@@ -25,6 +25,7 @@ from vdi.kube.errors import (
     StreamSilent,
     TooManyRequests,
     Unauthorized,
+    UnexpectedAnswer,
     error_from,
 )
 from vdi.kube.fence import Fence
@@ -273,6 +274,25 @@ class Client:
                     yield line.decode("utf-8", "replace")
         if rest := lines.rest():
             yield rest.decode("utf-8", "replace")
+
+    async def page_of_pod(
+        self, namespace: str, pod: str, port: int, path: str, *, most_bytes: int, seconds: float
+    ) -> bytes:
+        """A page of a pod's own HTTP server, by way of the API server, which needs the right `get` on pods/proxy.
+
+        Asked for once. Raises UnexpectedAnswer when it is longer than `most_bytes`, ConnectionFailed after `seconds`.
+        """
+        there = f"{PODS.path(namespace, f'{pod}:{port}', 'proxy')}{path}"
+        page = b""
+        try:
+            async with asyncio.timeout(seconds), self._stream("GET", PODS, there, {}, seconds) as content:
+                async for chunk in content:
+                    page += chunk
+                    if len(page) > most_bytes:
+                        raise UnexpectedAnswer(f"GET {there}: more than {most_bytes} bytes")
+        except TimeoutError as error:
+            raise self._lost(f"GET {there}", TimeoutError(f"nothing complete within {seconds:g} s")) from error
+        return page
 
     async def _send(
         self,

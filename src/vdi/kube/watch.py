@@ -166,26 +166,33 @@ class Reflector(Generic[T]):
         return told
 
     def _take(self, event: wire.WatchEvent) -> None:
-        decoded = None if event.type == "BOOKMARK" else self._decode(event.object)
+        version, seen = int(wire.version_in(event)), event.metadata
+        told = event.type in ("ADDED", "MODIFIED") and not self.store.awaits(
+            seen.namespace, seen.name, seen.uid, version
+        )
+        decoded = None if told or event.type == "BOOKMARK" else self._decode(event)
         if decoded is None:
-            version = wire.version_in(event)
-            self.store.observe_version(int(version))
+            self.store.observe_version(version)
+        elif event.type == "DELETED":
+            self.store.observe_deleted(decoded[0])
         else:
-            version = wire.numeric(decoded[0].metadata.resource_version, f"{event.type} event")
-            if event.type == "DELETED":
-                self.store.observe_deleted(decoded[0])
-            else:
-                self.store.observe(*decoded)
+            self.store.observe(*decoded)
         # A server that lags behind the one we asked before tells of older versions: never go back.
-        self._version = max(self._version, version, key=int)
+        if version > int(self._version):
+            self._version = str(version)
 
-    def _decode(self, body: msgspec.Raw) -> tuple[T, Mark | None] | None:
+    def _decode(self, given: msgspec.Raw | wire.WatchEvent) -> tuple[T, Mark | None] | None:
         """An object that cannot be read is left out, and said so: it must not blind us to all others."""
+        marks = self.store.marks
         try:
-            obj = wire.decode(body, self._into, self.resource.kind)
-            marks = self.store.marks
-            return obj, marks.read(body) if marks is not None and self.store.is_news(obj) else None
+            if isinstance(given, wire.WatchEvent):
+                if marks is None:
+                    return wire.decode_event(given, self._into, self.resource.kind), None
+                given = given.object
+            obj = wire.decode(given, self._into, self.resource.kind)
+            return obj, marks.read(given) if marks is not None and self.store.is_news(obj) else None
         except (UnexpectedAnswer, msgspec.DecodeError) as error:
+            body = given.object if isinstance(given, wire.WatchEvent) else given
             log.error("%s is ignored: %s", wire.name_in(body), error)
             return None
 

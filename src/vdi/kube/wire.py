@@ -10,11 +10,30 @@ from vdi.kube.errors import UnexpectedAnswer, error_from
 T = TypeVar("T")
 
 
+class Identity(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """Which object, in which state. BOOKMARKs have nothing but the version."""
+
+    resource_version: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+
 class WatchEvent(msgspec.Struct, frozen=True, gc=False):
-    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object as JSON."""
+    """One line of a watch, of which no more is decoded than what tells whether it is news: most is not.
+
+    A process that writes has the answers to its own writes before the watch brings them.
+    """
 
     type: str
-    object: msgspec.Raw
+    """ADDED, MODIFIED, DELETED or BOOKMARK."""
+    metadata: Identity
+    line: bytes
+
+    @property
+    def object(self) -> msgspec.Raw:
+        """The object as JSON."""
+        return _decode_event(self.line).object
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +79,19 @@ class _List(msgspec.Struct):
     items: list[msgspec.Raw] | None = None
 
 
-class _Identity(msgspec.Struct, rename="camel", gc=False):
-    resource_version: str = ""
-    namespace: str = ""
-    name: str = ""
-
-
 class _Identified(msgspec.Struct, gc=False):
     kind: str = ""
-    metadata: _Identity = msgspec.field(default_factory=_Identity)
+    metadata: Identity = Identity()
+
+
+class _Sighting(msgspec.Struct, gc=False):
+    type: str
+    object: _Identified
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str
+    object: msgspec.Raw
 
 
 class _Terminating(msgspec.Struct, rename="camel", gc=False):
@@ -80,7 +103,8 @@ class _Deleted(msgspec.Struct, gc=False):
     metadata: _Terminating | None = None
 
 
-_decode_event = msgspec.json.Decoder(WatchEvent).decode
+_decode_sighting = msgspec.json.Decoder(_Sighting).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
 _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identified = msgspec.json.Decoder(_Identified).decode
 _decode_deleted = msgspec.json.Decoder(_Deleted).decode
@@ -88,10 +112,14 @@ _decode_deleted = msgspec.json.Decoder(_Deleted).decode
 
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 """One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses."""
+_envelopes: dict[Any, Any] = {}
+"""Type -> that of an event with it."""
 
 
 def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
     """One object. Raises UnexpectedAnswer, which names `what` was read and which field did not fit."""
+    if into is msgspec.Raw:
+        return msgspec.Raw(body)  # type: ignore[return-value]
     decoder = _decoders.get(into)
     if decoder is None:
         decoder = _decoders[into] = msgspec.json.Decoder(into)
@@ -102,6 +130,14 @@ def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
     return answer
 
 
+def decode_event(event: WatchEvent, into: type[T], what: str) -> T:
+    """The object of an event, from its line at once: not by way of its JSON. Raises UnexpectedAnswer as `decode`."""
+    envelope = _envelopes.get(into)
+    if envelope is None:
+        envelope = _envelopes[into] = msgspec.defstruct("Event", [("object", into)], gc=False)
+    return decode(msgspec.Raw(event.line), envelope, what).object  # type: ignore[no-any-return]
+
+
 def encode(obj: Any) -> bytes:
     """JSON of a mapping or struct."""
     return msgspec.json.encode(obj)
@@ -110,9 +146,10 @@ def encode(obj: Any) -> bytes:
 def parse_event(line: bytes, what: str) -> WatchEvent:
     """One line of a watch. An ERROR line is raised as the ApiError that it carries."""
     try:
-        event = _decode_event(line)
+        seen = _decode_sighting(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"{what}: {line[:100]!r} is not a watch event: {error}") from error
+    event = WatchEvent(seen.type, seen.object.metadata, line)
     if event.type == "ERROR":
         raise error_from(500, bytes(event.object), request=what)
     return event
@@ -129,7 +166,7 @@ def parse_page(body: bytes, what: str) -> Page:
 
 def version_in(event: WatchEvent) -> str:
     """The resourceVersion of the object (or of nothing but the version: BOOKMARK) in an event."""
-    return numeric(_decode_identified(event.object).metadata.resource_version, f"{event.type} event")
+    return numeric(event.metadata.resource_version, f"{event.type} event")
 
 
 def numeric(version: str, what: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, SessionSpec, VDISession
 from vdi.api.template import EnvVar, Placement, TemplateResources, TemplateVolume, VDITemplate
 from vdi.session.conditions import ADMITTED, Reason
-from vdi.session.naming import home_claim_name
+from vdi.session.naming import home_claim_name, host_label
 from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 
@@ -79,6 +79,8 @@ class Desktop:
     volumes: tuple[TemplateVolume, ...]
     placement: Placement
     image_pull_secrets: tuple[str, ...]
+    behind_gateway: bool
+    """The gateway says who may enter, and the desktop asks for no password."""
 
 
 def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Desktop | Problem:
@@ -90,7 +92,9 @@ def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Deskt
     gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
     home = resolve_home(session, template)
 
-    problem = _first_problem(session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home)
+    problem = _reserved_host(session, policy) or _first_problem(
+        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home
+    )
     if problem:
         return problem
     return Desktop(
@@ -110,6 +114,7 @@ def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Deskt
         volumes=template.spec.volumes,
         placement=template.spec.placement,
         image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
+        behind_gateway=policy.edge_middleware is not None,
     )
 
 
@@ -129,6 +134,17 @@ def resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
         mount_path=offer.mount_path,
         retain=wish.retain,
     )
+
+
+def _reserved_host(session: VDISession, policy: Policy) -> Problem | None:
+    name = session.metadata.name
+    if policy.edge_middleware is None or host_label(name, session.spec.hostname) != policy.portal_label:
+        return None
+    host = policy.host(policy.portal_label)
+    said = f"spec.hostname: {host} is the portal's own address; give this session another hostname"
+    if session.spec.hostname is None:
+        said = f"spec.hostname: without one the session {name!r} would have the portal's address {host}; give it one"
+    return Problem(Reason.INVALID_SESSION, f"{said}.", needs_a_person=True)
 
 
 def _first_problem(

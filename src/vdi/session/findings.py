@@ -1,7 +1,7 @@
 """What holds for a session, condition by condition, in the order in which a start passes them. Pure."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
@@ -15,8 +15,7 @@ from vdi.session.observed import TEMPLATE_REVISION
 from vdi.session.times import format_time
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Status of one condition before it gets its times."""
 
     type: str

@@ -29,6 +29,12 @@ class Policy:
     agent_port: int = 8082
     """Port of the agent in the desktop, which tells whether it is used and shows notices."""
 
+    edge_middleware: str | None = None
+    """Traefik Middleware in the sessions' namespace that lets in only whom the gateway knows; None: every desktop asks
+    for its own password."""
+    portal_label: str = "portal"
+    """First label of the gateway's own host, which no desktop may have where there is a gateway."""
+
     def host(self, label: str) -> str:
         """The full host name of a desktop."""
         return f"{label}.{self.domain}"

@@ -15,6 +15,11 @@ _CAUSES = (
         "ImagePullDenied",
         "the registry does not let us have it (wrong name, or the template's imagePullSecrets are missing or wrong)",
     ),
+    (  # before "not found", which containerd says after it
+        r"no match for platform|no matching manifest",
+        "ImageWrongPlatform",
+        "it has no build for the processor of the node; build it for that, or place the template's desktops elsewhere",
+    ),
     (
         r"not found|manifest unknown|does not exist|no such image|404",
         "ImageNotFound",

@@ -14,7 +14,7 @@ from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
 from vdi.kube.config import ClusterConfig
-from vdi.kube.connections import HttpClient, Target, ask_once
+from vdi.kube.connections import HttpClient, Target, _Turns, ask_once
 from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
 from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
 from vdi.kube.retry import NO_RETRY
@@ -376,3 +376,25 @@ async def test_an_unusable_way_names_its_source(config: ClusterConfig, words: st
     with pytest.raises(ConfigError, match=f"/home/me/config.*{words}"):
         async with Client(config, field_manager="tester"):
             pass
+
+
+async def test_who_waits_for_a_turn_gets_it_in_order_or_gives_up_and_keeps_nobody_waiting() -> None:
+    turns, got = _Turns(1), []
+    await turns.take(soon())
+
+    async def one(name: str, deadline: float) -> None:
+        await turns.take(deadline)
+        got.append(name)
+
+    late = asyncio.create_task(one("late", soon(0.01)))
+    first, cancelled, second = (asyncio.create_task(one(name, soon())) for name in ("first", "cancelled", "second"))
+    with pytest.raises(TimeoutError):
+        await late
+    turns.give_back()
+    await first
+    turns.give_back()  # it is the turn of one that is cancelled before it can take it
+    cancelled.cancel()
+    await second
+    assert got == ["first", "second"]
+    turns.give_back()
+    await turns.take(soon())

@@ -8,7 +8,7 @@ import pytest
 
 from unit.kube.kube_fake_clock import FakeClock, settle
 from vdi.kube.errors import Conflict, TooManyRequests
-from vdi.kube.queue import Controller, Result, TerminalError, WorkQueue
+from vdi.kube.queue import GRAIN, Controller, Result, TerminalError, WorkQueue
 
 
 @asynccontextmanager
@@ -367,3 +367,16 @@ async def test_a_worker_cancelled_when_its_key_has_just_come_leaves_it_to_anothe
     queue.add("a")
     first.cancel()
     assert await asyncio.wait_for(second, 1) == "a"
+
+
+async def test_a_crowd_of_timers_wakes_nobody_for_each_of_them() -> None:
+    clock = FakeClock()
+    queue: WorkQueue[int] = WorkQueue(clock)
+    timer = asyncio.create_task(queue.run_timer())
+    for number in range(100):
+        queue.add_after(number, 1 + number / 1000)
+    before = len(clock.slept)
+    await clock.advance(1.2)
+    assert len(queue) == 100
+    assert len(clock.slept) - before <= 0.1 / GRAIN + 2
+    timer.cancel()

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_things import THINGS, Journal, Thing
+from unit.kube.kube_things import THINGS, Journal, Thing, a_thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
@@ -290,6 +290,24 @@ async def test_duplicate_and_out_of_order_events() -> None:
             await api.say(line)
         await eventually(lambda: this.size_of("a") == 6)
         assert this.journal.lines == ["+a", "~a", "~a"]
+
+
+async def test_what_is_known_already_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fake_api() as api, reflected(api) as this:
+        await eventually(lambda: api.watching)
+        decoded: list[bytes] = []
+        decode = this.reflector._decode
+
+        def note(event: Any) -> Any:
+            decoded.append(event.line)
+            return decode(event)
+
+        monkeypatch.setattr(this.reflector, "_decode", note)
+        meta = api.put("things", "a", size=1)["metadata"]
+        this.store.remember(a_thing("a", int(meta["resourceVersion"]), meta["uid"], size=1))
+        api.put("things", "b", size=1)
+        await eventually(lambda: this.size_of("b") == 1)
+        assert [b'"b"' in body for body in decoded] == [True]
 
 
 async def test_one_unreadable_object_does_not_hide_the_others(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from unit.kube.kube_things import Journal, Thing, a_thing
 from vdi.kube.sharing import Sharer
-from vdi.kube.store import Store
+from vdi.kube.store import NEWEST, Store
 
 
 def a_store() -> tuple[Store[Thing], Journal]:
@@ -305,3 +305,43 @@ def test_a_state_that_says_nothing_new_is_no_change() -> None:
         assert known is not None
         assert (known.metadata.resource_version, known.size) == (str(version), size)
     assert journal.lines == ["+a", "~a"]
+
+
+def test_what_has_settled_shares_its_strings_and_what_changed_last_does_not_yet() -> None:
+    sharer = Sharer()
+    store: Store[Thing] = Store(sharer=sharer)
+    for number in range(NEWEST + 1):
+        store.observe(a_thing(f"thing-{number}", version=number + 1, owners=("".join(["ow", "ner"]),)))
+
+    def owner(number: int) -> str:
+        known = store.get("ns", f"thing-{number}")
+        assert known is not None
+        return known.metadata.owner_references[0].uid
+
+    assert owner(0) is sharer.one_of("owner")
+    assert owner(1) is not sharer.one_of("owner")
+    store.observe(a_thing("thing-1", version=NEWEST + 2, size=1, owners=("".join(["ow", "ner"]),)))
+    store.observe(a_thing("another", version=NEWEST + 3))
+    assert owner(1) is not sharer.one_of("owner"), "it is among the newest again"
+    assert owner(2) is sharer.one_of("owner")
+
+
+def test_names_are_kept_once_by_all_stores_of_a_sharer() -> None:
+    sharer = Sharer()
+    one: Store[Thing] = Store(sharer=sharer)
+    other: Store[Thing] = Store(sharer=sharer)
+    for store in (one, other):
+        store.observe(a_thing("".join(["thi", "ng"])))
+    [mine], [theirs] = list(one._objects), list(other._objects)
+    assert mine[1] is theirs[1]
+
+
+def test_what_is_listed_shares_its_strings_at_once() -> None:
+    sharer = Sharer()
+    store: Store[Thing] = Store(sharer=sharer)
+    relist = store.relist(1)
+    listed = a_thing(owners=("".join(["ow", "ner"]),))
+    owner = sharer.one_of("owner")
+    relist.put(listed)
+    assert listed.metadata.owner_references[0].uid is owner
+    assert next(iter(store._objects))[1] is listed.metadata.name

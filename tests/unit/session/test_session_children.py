@@ -93,6 +93,15 @@ def test_desktop_has_no_access_without_the_password_of_its_secret() -> None:
     assert env["SELKIES_BASIC_AUTH_PASSWORD"] == secret
 
 
+def test_behind_a_gateway_the_same_word_is_selkies_master_token() -> None:
+    answer = resolve(a_session(), a_template(), Policy(edge_middleware="vdi-edge"))
+    assert isinstance(answer, Desktop)
+    env = environment(build_pod(identity=IDENTITY, desktop=answer))
+    assert env["SELKIES_ENABLE_BASIC_AUTH"] == "false"
+    assert env["SELKIES_MASTER_TOKEN"] == {"secretKeyRef": {"name": "alice-desktop-auth", "key": "password"}}
+    assert not [name for name in env if name.startswith("SELKIES_BASIC_AUTH")]
+
+
 def test_cpu_desktop_sees_no_gpu() -> None:
     built = pod(resources={"defaultGPU": 0})
     assert environment(built)["NVIDIA_VISIBLE_DEVICES"] == "void"
@@ -154,3 +163,10 @@ def test_route_takes_its_certificate_from_where_the_policy_says(policy: Policy, 
     assert route["spec"]["tls"] == tls
     assert route["spec"]["routes"][0]["match"] == "Host(`alice.vdi.localhost`)"
     assert route["spec"]["entryPoints"] == ["websecure"]
+
+
+def test_route_passes_the_gateways_check_where_there_is_one() -> None:
+    bare = build_route(identity=IDENTITY, host="h", policy=Policy())
+    assert "middlewares" not in bare["spec"]["routes"][0]
+    guarded = build_route(identity=IDENTITY, host="h", policy=Policy(edge_middleware="vdi-edge"))
+    assert guarded["spec"]["routes"][0]["middlewares"] == [{"name": "vdi-edge"}]

@@ -139,3 +139,16 @@ def test_objects_from_before_the_schema_was_tightened_are_refused_in_words() -> 
     assert "spec.timeout: 'soon' is not a duration" in refused({"timeout": "soon"}, {}).message
     assert "spec.resources.memory: '4Gib' is not a quantity" in refused({"resources": {"memory": "4Gib"}}, {}).message
     assert "spec.shmSize: '-1Gi' is not allowed" in refused({}, {"shmSize": "-1Gi"}).message
+
+
+@pytest.mark.parametrize(
+    ("name", "hostname", "said"),
+    [("first", "portal", "the portal's own address"), ("portal", None, "without one the session 'portal'")],
+)
+def test_no_desktop_takes_the_portals_address(name: str, hostname: str | None, said: str) -> None:
+    session = a_session(name=name, hostname=hostname)
+    assert isinstance(resolve(session, a_template(), Policy()), Desktop)
+    problem = resolve(session, a_template(), Policy(edge_middleware="vdi-edge"))
+    assert isinstance(problem, Problem)
+    assert problem.needs_a_person
+    assert said in problem.message

@@ -4,6 +4,7 @@ import pytest
 
 from unit.session.session_builders import a_pod
 from vdi.session.explain import Facts, explain, facts_from_list, main
+from vdi.session.pulling import explain_pull
 from vdi.session.refusal import explain_refusal, name_taken
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -121,6 +122,12 @@ REFUSALS = [
         True,
         "the desktop's Pod: spec.vol",
     ),
+    (
+        'Internal error occurred: failed calling webhook "pods.example.com": failed to call: connection refused',
+        "Refused",
+        False,
+        "is held up by an admission webhook that does not answer",
+    ),
 ]
 
 
@@ -129,6 +136,18 @@ def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck
     problem = explain_refusal("Pod", message)
     assert (problem.condition, problem.reason, problem.needs_a_person) == ("Admitted", reason, stuck)
     assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("failed to pull and unpack image: no match for platform in manifest: not found", "ImageWrongPlatform"),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", "ImageWrongPlatform"),
+        ("registry.example.com/desktop:2: not found", "ImageNotFound"),
+    ],
+)
+def test_an_image_for_another_processor_is_told_from_one_that_is_not_there(message: str, code: str) -> None:
+    assert explain_pull("registry.example.com/desktop:2", "ErrImagePull", message)[0] == code
 
 
 def test_refused_route_blames_the_route() -> None:

@@ -18,6 +18,8 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "vdi-operator"}
 """Label of everything that the operator makes."""
 USER_ANNOTATION = "vdi.kasm.io/user"
 TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
+TEMPLATE_LABEL = TEMPLATE_ANNOTATION
+"""Label of a desktop's pod, for policies that choose by template; its value is `naming.derive_base(template name)`."""
 
 
 @dataclass(frozen=True, slots=True)

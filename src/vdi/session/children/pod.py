@@ -6,15 +6,16 @@ from typing import Any
 import msgspec
 
 from vdi.api.template import TemplateVolume
-from vdi.session.children.identity import Identity, PoolIdentity
+from vdi.session.children.identity import TEMPLATE_LABEL, Identity, PoolIdentity
 from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
-from vdi.session.naming import pod_name, pool_secret_name, secret_name
+from vdi.session.naming import derive_base, pod_name, pool_secret_name, secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION
 
 CONTAINER = "desktop"
 AGENT_PORT_NAME = "agent"
+MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
 _USER_ID = 1000
 _GRACE_SECONDS = 3
 """A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
@@ -26,7 +27,7 @@ def build_pod(
     """The Pod of a session. `run`: what is to be known of its run, as annotations."""
     notes = {TEMPLATE_REVISION: desktop.template_revision, **(run or {})}
     metadata = identity.metadata(pod_name(identity.name), notes)
-    metadata["labels"] = {**metadata["labels"], HOLD: "true"}
+    metadata["labels"] = {**metadata["labels"], TEMPLATE_LABEL: derive_base(identity.template), HOLD: "true"}
     return _pod(metadata, build_spec(desktop, secret_name(identity.name), agent_port))
 
 
@@ -35,6 +36,7 @@ def build_pool_pod(
 ) -> dict[str, Any]:
     """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
     metadata = identity.metadata(name, {TEMPLATE_REVISION: desktop.template_revision, **annotations})
+    metadata["labels"] = {**metadata["labels"], TEMPLATE_LABEL: derive_base(identity.template)}
     return _pod(metadata, build_spec(desktop, pool_secret_name(name), agent_port))
 
 
@@ -112,10 +114,20 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
     # Optional: a Secret that was made before there was an agent has no token, and its desktop must start all the same.
     token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_KEY, "optional": True}}
+    if desktop.behind_gateway:
+        # Selkies' secure mode: it lets in whom the gateway has told it of, in the role that the gateway says.
+        door: list[dict[str, Any]] = [
+            {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
+            {"name": MASTER_TOKEN, "valueFrom": password},
+        ]
+    else:
+        door = [
+            {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "true"},
+            {"name": "SELKIES_BASIC_AUTH_USER", "value": USERNAME},
+            {"name": "SELKIES_BASIC_AUTH_PASSWORD", "valueFrom": password},
+        ]
     ours: list[dict[str, Any]] = [
-        {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "true"},
-        {"name": "SELKIES_BASIC_AUTH_USER", "value": USERNAME},
-        {"name": "SELKIES_BASIC_AUTH_PASSWORD", "valueFrom": password},
+        *door,
         {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
         {"name": "VDI_AGENT_TOKEN", "valueFrom": token},
     ]

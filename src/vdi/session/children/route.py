@@ -16,19 +16,20 @@ def build_route(*, identity: Identity, host: str, policy: Policy) -> dict[str, A
         tls = {"secretName": policy.tls_secret}
     elif policy.cert_resolver:
         tls = {"certResolver": policy.cert_resolver}
+    rule: dict[str, Any] = {
+        "kind": "Rule",
+        "match": f"Host(`{host}`)",
+        "services": [{"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}],
+    }
+    if policy.edge_middleware:
+        rule["middlewares"] = [{"name": policy.edge_middleware}]
     return {
         "apiVersion": "traefik.io/v1alpha1",
         "kind": "IngressRoute",
         "metadata": identity.metadata(route_name(identity.name), {HOST: host}),
         "spec": {
             "entryPoints": [policy.entry_point],
-            "routes": [
-                {
-                    "kind": "Rule",
-                    "match": f"Host(`{host}`)",
-                    "services": [{"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}],
-                }
-            ],
+            "routes": [rule],
             "tls": tls,
         },
     }

@@ -1,4 +1,8 @@
-"""The Secret of one desktop: Selkies' basic auth keeps strangers out, a token keeps them from the agent."""
+"""The Secret of one desktop: a word that opens it, and a token that keeps strangers from its agent.
+
+The word is the password of Selkies' basic auth, or, where there is a gateway, Selkies' master token, which the gateway
+alone uses. It is the same key, so that a session which is older than the gateway resumes with the Secret it has.
+"""
 
 from typing import Any
 

@@ -1,0 +1,83 @@
+"""What a person who wants a desktop asks for, and the VDISession that asks the cluster for it. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.api.meta import API_VERSION
+from vdi.api.template import VDITemplate
+
+_NAME_LIMIT = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a new desktop is to be like; None means not given: as the template or the schema says."""
+
+    user: str
+    template: str
+    name: str | None = None
+    gpu: int | None = None
+    memory: str | None = None
+    cpu: str | None = None
+    timeout: str | None = None
+    idle_timeout: str | None = None
+    priority: int | None = None
+    hostname: str | None = None
+    home: bool | None = None
+    home_size: str | None = None
+    retain: bool | None = None
+
+    @property
+    def names_resources(self) -> bool:
+        """Whether any of the resources was given."""
+        return self.gpu is not None or self.memory is not None or self.cpu is not None
+
+
+def generated_name(user: str, template: str) -> str:
+    """A readable object name: `alice-ubuntu-desktop` for alice@example.com. Always the same for the same two."""
+    words = f"{user.partition('@')[0]}-{template}".lower()
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
+
+
+def manifest(wish: Wish, namespace: str, template: VDITemplate | None) -> dict[str, Any]:
+    """The VDISession to create.
+
+    A session that names one resource gets the schema's defaults (1 GPU, 4Gi) for the others, not the template's: so the
+    template's are written down beside it, when the template could be read.
+    """
+    spec: dict[str, Any] = {"user": wish.user, "template": wish.template}
+    if wish.names_resources:
+        spec["resources"] = _resources(wish, template)
+    if persistence := _persistence(wish):
+        spec["persistence"] = persistence
+    others = {
+        "hostname": wish.hostname,
+        "timeout": wish.timeout,
+        "idleTimeout": wish.idle_timeout,
+        "priority": wish.priority,
+    }
+    spec |= {key: value for key, value in others.items() if value is not None}
+    name = wish.name or generated_name(wish.user, wish.template)
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "VDISession",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def _resources(wish: Wish, template: VDITemplate | None) -> Mapping[str, Any]:
+    given = {"gpu": wish.gpu, "memory": wish.memory, "cpu": wish.cpu}
+    if template is None:
+        return {key: value for key, value in given.items() if value is not None}
+    theirs = template.spec.resources
+    offered = {"gpu": theirs.default_gpu or None, "memory": theirs.default_memory, "cpu": theirs.default_cpu}
+    merged = {key: value if value is not None else offered[key] for key, value in given.items()}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _persistence(wish: Wish) -> Mapping[str, Any]:
+    given = {"enabled": wish.home, "size": wish.home_size, "retain": wish.retain}
+    return {key: value for key, value in given.items() if value is not None}
