@@ -6,8 +6,9 @@ from typing import Any
 from vdi.gpu.collect import collect
 from vdi.gpu.findings import Finding, Severity
 from vdi.gpu.observed import DaemonSet, Observed
-from vdi.gpu.steps import CONFIG_MAPS, DAEMON_SETS, Step
+from vdi.gpu.steps import Step
 from vdi.kube.clock import Clock
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS
 from vdi.kube.transport import Client
 
 LOOK_EVERY = 2.0

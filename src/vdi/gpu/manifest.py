@@ -8,7 +8,8 @@ from typing import Any
 
 from vdi.gpu.effect import DEFAULT_NAME
 from vdi.gpu.sharing import Sharing, render_config
-from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, to_yaml
+from vdi.gpu.steps import CLUSTER_POLICIES, to_yaml
+from vdi.kube.resource import CONFIG_MAPS
 
 OPERATOR_NAMESPACE = "gpu-operator"
 POLICY_NAME = "cluster-policy"

@@ -6,9 +6,9 @@ from dataclasses import replace
 from vdi.gpu.effect import effect_on, picker_of_plugin
 from vdi.gpu.observed import ConfigMap, Observed, names
 from vdi.gpu.sharing import RENAMED, Sharing
-from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, DAEMON_SETS
+from vdi.gpu.steps import CLUSTER_POLICIES
 from vdi.gpu.time_slicing import Plan
-from vdi.kube.resource import NODES
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES
 
 
 def after_steps(observed: Observed, plan: Plan) -> Observed:
@@ -93,6 +93,13 @@ def _memory_notes(observed: Observed, shared: dict[str, Sharing]) -> Iterator[st
 
 
 def _owner_notes(observed: Observed) -> Iterator[str]:
+    config_map = observed.config_map
+    if config_map is not None and config_map.of_helm:
+        yield (
+            f"ConfigMap {observed.namespace}/{config_map.name} is of the Helm release {config_map.of_helm}: what it"
+            " says must stand in that release's values too (charts/vdi: gpu.timeSlicing), or its next upgrade takes it"
+            " back."
+        )
     if observed.policy is not None:
         strategy = str(observed.policy.section("mig").get("strategy") or "")
         written = {each.mig_strategy for _, each in sharing_of(observed).values()}

@@ -103,6 +103,10 @@ class Node:
         return "+k3s" in str(self.raw.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", ""))
 
 
+def _helm_release(raw: Raw) -> str:
+    return str((raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", ""))
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigMap:
     """A ConfigMap with named configurations."""
@@ -118,6 +122,11 @@ class ConfigMap:
     def data(self) -> dict[str, str]:
         """The configurations by name."""
         return dict(self.raw.get("data") or {})
+
+    @property
+    def of_helm(self) -> str:
+        """The Helm release that it belongs to; empty when it belongs to none."""
+        return _helm_release(self.raw)
 
     @property
     def changed_at(self) -> str:
@@ -192,8 +201,7 @@ class DaemonSet:
     @property
     def of_helm(self) -> str:
         """The Helm release that it belongs to; empty when it belongs to none."""
-        meta = self.raw["metadata"]
-        return str((meta.get("annotations") or {}).get("meta.helm.sh/release-name", ""))
+        return _helm_release(self.raw)
 
 
 def _manages(container: Raw) -> bool:

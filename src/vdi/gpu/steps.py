@@ -12,9 +12,7 @@ from vdi.kube.resource import Resource
 
 Raw = Mapping[str, Any]
 
-CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 CLUSTER_POLICIES = Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False)
-DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
 RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
 _SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")

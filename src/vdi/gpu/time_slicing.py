@@ -23,9 +23,9 @@ from vdi.gpu.observed import (
 )
 from vdi.gpu.refusals import plain_plugin, problems_with, target_name, unknown_nodes
 from vdi.gpu.sharing import RESOURCE, render_config
-from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, DAEMON_SETS, Step, changed, step_between
+from vdi.gpu.steps import CLUSTER_POLICIES, Step, changed, step_between
 from vdi.gpu.wish import RefusedError, Wish
-from vdi.kube.resource import NODES
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES
 
 CONFIG_PATH = ("spec", "devicePlugin", "config")
 NOTE_PATH = ("metadata", "annotations", BEFORE)

@@ -4,10 +4,10 @@ from typing import Any
 
 from vdi.gpu.observed import BEFORE, CONFIG_LABEL, OUR_VOLUME, ConfigMap, Node, Observed, has_our_volume, parsed_record
 from vdi.gpu.refusals import plain_plugin, target_name
-from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, Step, changed, step_between
+from vdi.gpu.steps import CLUSTER_POLICIES, Step, changed, step_between
 from vdi.gpu.time_slicing import CONFIG_PATH, NOTE_PATH, Plan, restarts_for, with_pod_parts
 from vdi.gpu.wish import RefusedError
-from vdi.kube.resource import NODES
+from vdi.kube.resource import CONFIG_MAPS, NODES
 
 
 def plan_undo(observed: Observed) -> Plan:

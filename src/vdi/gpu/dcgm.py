@@ -1,0 +1,117 @@
+"""What NVIDIA's DCGM exporter says of a node's GPUs: its page read into values. Pure; `measure` fetches it.
+
+Its numbers are those of whole GPUs: under time-slicing nobody can tell what one desktop uses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from vdi.gpu.observed import DaemonSet, Raw
+
+ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+"""Share of the time in which the engines worked, from 0 to 1. Also for MIG's parts; not on GPUs before Volta."""
+UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
+"""The same in percent. Of no use with MIG: it is missing there, or 0."""
+MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
+"""In MiB; of each part with MIG."""
+DEFAULT_PORT = 9400
+
+
+class BadPageError(ValueError):
+    """Raised when a page is none of the DCGM exporter's; the message is a sentence without dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU now. What the exporter does not tell is None."""
+
+    index: str
+    model: str
+    busy: float | None
+    """Share of the time in which it works, from 0 to 1; with MIG the mean of its parts."""
+    memory_used: int | None
+    """MiB."""
+    memory: int | None
+    """MiB, used and free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found out about the cluster's GPUs."""
+
+    exporters: tuple[str, ...] = ()
+    """The DaemonSets that were asked, as NAMESPACE/NAME."""
+    nodes: Mapping[str, tuple[Gpu, ...]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """By node: why nothing is known of it."""
+
+    def busy(self, node: str) -> float | None:
+        """The mean of the node's GPUs; None when it is not known of all of them."""
+        shares = [gpu.busy for gpu in self.nodes.get(node, ())]
+        known = [share for share in shares if share is not None]
+        return sum(known) / len(known) if known and len(known) == len(shares) else None
+
+
+def is_exporter(daemon_set: DaemonSet) -> bool:
+    """Whether this is the DCGM exporter: the GPU Operator's, or that of NVIDIA's chart."""
+    return _container(daemon_set) is not None
+
+
+def port_of(daemon_set: DaemonSet) -> int:
+    """Where its pods serve the page."""
+    ports = (_container(daemon_set) or {}).get("ports") or ()
+    return int(ports[0]["containerPort"]) if ports else DEFAULT_PORT
+
+
+def _container(daemon_set: DaemonSet) -> Raw | None:
+    for container in daemon_set.pod_spec.get("containers") or ():
+        image = str(container.get("image", "")).rpartition("/")[2]
+        if str(container["name"]).endswith("dcgm-exporter") or image.startswith("dcgm-exporter"):
+            found: Raw = container
+            return found
+    return None
+
+
+def read_page(text: str) -> tuple[Gpu, ...]:
+    """The GPUs on an exporter's page. Raises BadPageError."""
+    gpus: dict[str, _Parts] = {}
+    models: dict[str, str] = {}
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                gpu = sample.labels.get("gpu")
+                if gpu is None or not sample.name.startswith("DCGM_FI_"):
+                    continue
+                models[gpu] = sample.labels.get("modelName", models.get(gpu, ""))
+                # Where the exporter names the pods that share a GPU, each has the GPU's own value once more.
+                values = gpus.setdefault(gpu, {}).setdefault(sample.name, {})
+                if 0 <= sample.value < _BLANK:
+                    values[sample.labels.get("GPU_I_ID", "")] = sample.value
+    except (ValueError, KeyError) as error:
+        raise BadPageError(f"its page is not in Prometheus' format: {error}") from error
+    if not gpus:
+        raise BadPageError("its page names no GPU")
+    return tuple(_gpu(gpu, models[gpu], gpus[gpu]) for gpu in sorted(gpus, key=_by_number))
+
+
+_Parts = dict[str, dict[str, float]]
+"""Values by metric and by the GPU's part: empty for the whole GPU, MIG's number of the part otherwise."""
+_BLANK = float(2**40)
+"""DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not have."""
+
+
+def _by_number(index: str) -> tuple[int, str]:
+    return (int(index) if index.isdigit() else 1 << 30, index)
+
+
+def _gpu(index: str, model: str, parts: _Parts) -> Gpu:
+    active, percent = (list(parts.get(name, {}).values()) for name in (ENGINE_ACTIVE, UTILIZATION))
+    busy = sum(active) / len(active) if active else sum(percent) / len(percent) / 100 if percent else None
+    used, free = (_mebibytes(parts.get(name, {})) for name in (MEMORY_USED, MEMORY_FREE))
+    return Gpu(index, model, busy, used, None if used is None or free is None else used + free)
+
+
+def _mebibytes(parts: Mapping[str, float]) -> int | None:
+    return round(sum(parts.values())) if parts else None

@@ -1,0 +1,181 @@
+"""What the DCGM exporter's pages say, and how the API server is asked for them."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from unit.gpu.gpu_states import a_node, configured
+from unit.kube.kube_fake_api import fake_api, refusal, status
+from vdi.cli.gpu_page import status_data, status_lines
+from vdi.gpu import measure as measuring
+from vdi.gpu.dcgm import BadPageError, Gpu, Measured, read_page
+from vdi.gpu.measure import measure
+from vdi.kube.config import ClusterConfig
+from vdi.kube.transport import Client
+
+PAGES = Path(__file__).parents[2] / "dcgm"
+NAMESPACE, NAME = "gpu-operator", "nvidia-dcgm-exporter"
+
+
+def page(name: str) -> str:
+    return (PAGES / f"{name}.txt").read_text()
+
+
+def test_a_shared_gpu_counts_once_however_many_pods_the_exporter_names() -> None:
+    first, second = read_page(page("shared"))
+    assert first == Gpu("0", "NVIDIA L4", 0.62, 10240, 22528)
+    assert second == Gpu("1", "NVIDIA L4", 0.1, 0, 22528)
+    assert Measured(nodes={"gpu-b": (first, second)}).busy("gpu-b") == pytest.approx(0.36)
+
+
+def test_a_gpu_without_profiling_is_told_by_gpu_util_and_a_blank_number_is_none() -> None:
+    (gpu,) = read_page(page("old"))
+    assert gpu == Gpu("0", "Tesla M60", 0.85, None, None)
+
+
+def test_with_mig_the_parts_count_and_gpu_util_does_not() -> None:
+    (gpu,) = read_page(page("mig"))
+    assert gpu == Gpu("0", "NVIDIA A100-SXM4-40GB", 0.6, 4968, 39936)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "<html>", 'node_load1{gpu="0"} 1\n', "DCGM_FI_DEV_GPU_UTIL 3\n"])
+def test_a_page_of_something_else_is_refused(text: str) -> None:
+    with pytest.raises(BadPageError, match="its page"):
+        read_page(text)
+
+
+def test_a_node_of_which_one_gpu_is_silent_is_not_known() -> None:
+    silent = Gpu("1", "NVIDIA L4", None, 1, 2)
+    assert Measured(nodes={"n": (silent, *read_page(page("shared")))}).busy("n") is None
+
+
+@asynccontextmanager
+async def exporters(answers: dict[str, str | int], *, port: int | None = 9401) -> AsyncIterator[Client]:
+    """An API server with the exporter on each of these nodes: a page, the status of a refusal, or `silence`."""
+    box: dict[str, Any] = {"name": NAME, "image": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04"}
+    if port:
+        box["ports"] = [{"name": "metrics", "containerPort": port}]
+    meta = {"name": NAME, "namespace": NAMESPACE, "uid": "exporters-uid"}
+    sets = [{"metadata": meta, "spec": {"template": {"spec": {"containers": [box]}}}}] if answers else []
+    owners = [{"uid": "exporters-uid"}]
+    pods = [
+        {"metadata": {"name": f"{NAME}-{node}", "ownerReferences": owners}, "spec": {"nodeName": node}}
+        for node in answers
+    ]
+
+    async def listed(request: web.Request) -> web.Response:
+        items = sets if request.path.endswith("daemonsets") else pods
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
+
+    async def proxied(request: web.Request) -> web.Response:
+        assert request.match_info["port"] == str(port or 9400)
+        answer = answers[request.match_info["pod"].removeprefix(f"{NAME}-")]
+        if answer == "silence":
+            await asyncio.sleep(5)
+        if isinstance(answer, int):
+            return web.json_response(status(answer, "Refused", "no way"), status=answer)
+        return web.Response(text=answer)
+
+    app = web.Application()
+    app.router.add_get("/apis/apps/v1/daemonsets", listed)
+    app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods", listed)
+    app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods/{{pod}}:{{port}}/proxy/metrics", proxied)
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        config = ClusterConfig(server=f"http://127.0.0.1:{runner.addresses[0][1]}")
+        async with Client(config, field_manager="test") as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "PAGE_SECONDS", 0.2)
+    monkeypatch.setattr(measuring, "MOST_BYTES", 100_000)
+    answers: dict[str, str | int] = {
+        "good": page("shared"),
+        "forbidden": 403,
+        "down": 503,
+        "silent": "silence",
+        "endless": "# x\n" * 50_000,
+        "other": "<html>",
+    }
+    async with exporters(answers) as client:
+        measured = await measure(client, [*answers, "bare"])
+    assert measured.exporters == (f"{NAMESPACE}/{NAME}",)
+    assert list(measured.nodes) == ["good"]
+    said = {
+        "forbidden": "which takes the right `get` on pods/proxy: no way",
+        "down": f"pod {NAMESPACE}/{NAME}-down: no way",
+        "silent": "nothing complete within 0.2 s",
+        "endless": "more than 100000 bytes",
+        "other": "its page",
+        "bare": "no pod of the DCGM exporter runs there",
+    }
+    assert set(measured.problems) == set(said)
+    for node, words in said.items():
+        assert words in measured.problems[node]
+
+
+async def test_without_an_exporter_nothing_is_known() -> None:
+    async with exporters({}) as client:
+        measured = await measure(client, ["gpu-1"])
+    assert measured == Measured(problems={"gpu-1": "no DCGM exporter runs in this cluster"})
+
+
+async def test_who_may_not_even_look_for_it_is_told() -> None:
+    async with fake_api() as api, Client(api.config(), field_manager="test") as client:
+        api.faults = [("GET", refusal(403, "Forbidden"))]
+        measured = await measure(client, ["gpu-1"])
+    assert measured.problems["gpu-1"].startswith("the DCGM exporter was not found: ")
+
+
+async def test_the_whole_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "ALL_SECONDS", 0.2)
+    monkeypatch.setattr(measuring, "AT_ONCE", 1)
+    async with exporters({"first": "silence", "second": page("old")}, port=None) as client:
+        measured = await measure(client, ["first", "second"])
+    assert not measured.nodes
+    assert all("was not asked within 0.2 s" in words for words in measured.problems.values())
+
+
+def test_the_page_of_status_says_unknown_and_why() -> None:
+    observed = configured(a_node("gpu-a"), a_node("gpu-b", 2))
+    names = (f"{NAMESPACE}/{NAME}",)
+    measured = Measured(
+        names, {"gpu-b": read_page(page("shared"))}, {"gpu-a": "no pod of the DCGM exporter runs there"}
+    )
+    lines = status_lines(observed, measured)
+    assert f"DCGM exporter: {NAMESPACE}/{NAME}" in lines
+    (row_a,), (row_b,) = ([line for line in lines if line.startswith(node)] for node in ("gpu-a", "gpu-b"))
+    assert row_a.split()[-2:] == ["UNKNOWN", "UNKNOWN"]
+    assert re.split("  +", row_b)[-2:] == ["36%", "10.0 of 44.0 GiB"]
+    assert "  Node gpu-a: UNKNOWN: no pod of the DCGM exporter runs there" in lines
+    assert any("nobody can tell what one desktop uses" in line for line in lines)
+
+    nodes = {each["node"]: each for each in status_data(observed, measured)["nodes"]}
+    assert nodes["gpu-b"]["busy"] == pytest.approx(0.36)
+    assert nodes["gpu-b"]["measured"][0] == {
+        "gpu": "0",
+        "model": "NVIDIA L4",
+        "busy": 0.62,
+        "memoryUsedMiB": 10240,
+        "memoryMiB": 22528,
+    }
+    assert (nodes["gpu-a"]["busy"], nodes["gpu-a"]["measured"]) == (None, [])
+    assert nodes["gpu-a"]["busyUnknown"] == "no pod of the DCGM exporter runs there"
+
+
+def test_memory_that_is_not_told_is_unknown_beside_a_load_that_is() -> None:
+    lines = status_lines(configured(a_node("gpu-c")), Measured(nodes={"gpu-c": read_page(page("old"))}))
+    (row,) = [line for line in lines if line.startswith("gpu-c")]
+    assert row.split()[-2:] == ["85%", "UNKNOWN"]
