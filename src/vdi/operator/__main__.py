@@ -12,7 +12,8 @@ from vdi.kube.config import load_config
 from vdi.kube.errors import KubeError
 from vdi.operator.logs import set_up_logging
 from vdi.operator.main import run_process
-from vdi.operator.settings import SettingsError, read_settings
+from vdi.operator.settings import read_settings
+from vdi.operator.variables import SettingsError
 
 log = logging.getLogger("vdi.operator")
 

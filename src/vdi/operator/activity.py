@@ -236,7 +236,7 @@ class Agents:
     # --- the wire
 
     async def _fetch(self, session: VDISession, pod: Pod) -> Report:
-        body = await self._request("GET", "/activity", session, pod, ANSWER_SECONDS)
+        body = await self._request("GET", "/activity", session, pod, seconds=ANSWER_SECONDS)
         try:
             return msgspec.json.decode(body, type=Report)
         except msgspec.DecodeError as error:
@@ -245,10 +245,11 @@ class Agents:
     async def _show(self, session: VDISession, pod: Pod, notice: Notice) -> None:
         body = {"id": notice.id, "title": notice.title, "text": notice.text, "untilInput": notice.id == IDLE}
         until = {"until": notice.until} if notice.until else {}
-        await self._request("POST", "/notice", session, pod, NOTICE_SECONDS, msgspec.json.encode(body | until))
+        text = msgspec.json.encode(body | until)
+        await self._request("POST", "/notice", session, pod, seconds=NOTICE_SECONDS, body=text)
 
     async def _request(
-        self, method: str, path: str, session: VDISession, pod: Pod, seconds: float, body: bytes | None = None
+        self, method: str, path: str, session: VDISession, pod: Pod, *, seconds: float, body: bytes | None = None
     ) -> bytes:
         """One question. Raises AgentError."""
         token = self._token(session)

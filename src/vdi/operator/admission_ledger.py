@@ -82,6 +82,8 @@ class Ledger:
         self._on_change()
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if old and new and not is_waiting(new) and _room_of(old) == _room_of(new):
+            return  # it starts, it is ready: it takes what it took
         if new is not None:
             self._take_in(new)
         elif old is not None:
@@ -124,6 +126,13 @@ class Ledger:
 
 def _id(pod: Pod | Workload) -> str:
     return f"pod/{pod.metadata.uid}"
+
+
+def _room_of(pod: Pod) -> tuple[object, ...]:
+    """All that counts of a pod."""
+    meta, spec = pod.metadata, pod.spec
+    ended = pod.status.phase in _ENDED
+    return meta.uid, meta.deletion_timestamp, ended, spec.node_name, spec.takes, meta.owner_references
 
 
 def _capacity(node: Node) -> tuple[object, ...]:

@@ -25,6 +25,7 @@ from vdi.operator.clear import Clearer
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
+from vdi.operator.history import REPORTED_AT_ONCE, EndReports
 from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
 from vdi.operator.pool_desktops import PoolDesktops
@@ -88,11 +89,16 @@ def assemble(parts: Parts) -> Assembly:
     agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
     admission = _assemble_admission(parts)
     pools = Pools(parts.client, parts.caches, parts.recorder, parts.settings.policy, parts.clock)
-    sessions = _assemble_sessions(parts, Neighbours(admission, pools, agents))
+    reports = _assemble_history(parts)
+    sessions = _assemble_sessions(parts, Neighbours(admission, pools, agents, reports))
     asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
-    others = (_assemble_pools(parts, pools, admission, sessions), _assemble_templates(parts))
+    others: list[Controller[Any]] = [_assemble_pools(parts, pools, admission, sessions), _assemble_templates(parts)]
+    if reports:
+        tellings: Controller[SessionKey] = parts.controller("history", reports.report, workers=REPORTED_AT_ONCE)
+        reports.connect(tellings, sessions)
+        others.append(tellings)
     return Assembly(controllers=(sessions, asks, notices, *others), helpers=(admission.run,))
 
 
@@ -113,6 +119,15 @@ def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[Sessi
     controller = parts.controller("session", sessions.reconcile)
     Wakeups(caches, policy.domain, controller, sessions.forget)
     return controller
+
+
+def _assemble_history(parts: Parts) -> EndReports | None:
+    settings = parts.settings
+    if not settings.gateway_url:
+        return None
+    return EndReports(
+        settings.gateway_url, settings.gateway_token_file, parts.caches.sessions, parts.recorder, parts.clock
+    )
 
 
 def _new_credentials() -> Credentials:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vdi.kube.errors import ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound
+from vdi.kube.errors import ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, ServerError
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.operator.caches import label_of
 from vdi.operator.children import Family, ForeignObjectError
@@ -23,7 +23,7 @@ from vdi.session.effective import Desktop, Home, Problem
 from vdi.session.lifetime import run_annotations
 from vdi.session.observed import HOLD, Pod, Secret
 from vdi.session.policy import Policy
-from vdi.session.refusal import explain_refusal, leftover, name_taken
+from vdi.session.refusal import explain_refusal, is_webhook_down, leftover, name_taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,8 @@ def _explain(failure: Exception, session_name: str) -> Problem | None:
     if isinstance(failure, NotFound) and failure.api_missing:
         return explain_refusal(_kind_in(failure), failure.message, kind_missing=True)
     if isinstance(failure, Forbidden | Invalid):
+        return explain_refusal(_kind_in(failure), failure.message)
+    if isinstance(failure, ServerError) and is_webhook_down(failure.message):
         return explain_refusal(_kind_in(failure), failure.message)
     return None
 

@@ -51,6 +51,13 @@ class Pools(Protocol):
         """What a desktop from a pool was started with; None for one that was not made for a pool. Raises KubeError."""
 
 
+class EndReports(Protocol):
+    """Tells the gateway of sessions that end, for its history."""
+
+    def seconds_to_wait(self, session: VDISession) -> float | None:
+        """How long this session has to wait for its report at most, after which it is woken; None: it may go."""
+
+
 class Desktops(Protocol):
     """The agents in the desktops."""
 

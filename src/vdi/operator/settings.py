@@ -1,17 +1,25 @@
 """The operator's settings: environment variables `VDI_*`, read once at start. The chart writes them from its values."""
 
-import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from urllib.parse import urlsplit
 
+from vdi.operator.variables import (
+    FORMAT,
+    LABEL,
+    LEVEL,
+    SUBDOMAIN,
+    SettingsError,
+    Variables,
+    address,
+    matching,
+    number,
+    read_variables,
+)
 from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity
-
-
-class SettingsError(Exception):
-    """Raised when the environment cannot be used; the message names each variable, its value and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,68 +42,29 @@ class Settings:
     """VDI_COUNT_OTHER_WORKLOADS: whether pods of other namespaces and of other programs count against the capacity."""
     queue_weights: Mapping[str, float] = field(default_factory=dict)
     """VDI_QUEUE_WEIGHTS, such as `alice@example.com=2,bob@example.com=0.5`: shares of users in the queue; others: 1."""
+    gateway_url: str = ""
+    """VDI_GATEWAY_URL: where the gateway's internal listener is told of sessions that end; empty: nobody is told."""
+    gateway_token_file: Path = Path("/var/run/secrets/vdi-gateway/token")
+    """VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh."""
     policy: Policy = field(default_factory=Policy)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
-    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_AGENT_PORT: what holds for every session."""
-
-
-_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
-_LEVELS = ("debug", "info", "warning", "error")
-_FORMATS = ("text", "json")
+    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
+    what holds for every session."""
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Settings from the environment; what is unset or empty has its default.
 
-    Raises SettingsError with everything that is wrong at once. A variable that is almost one of ours is taken for a
-    misspelling and refused; other `VDI_` variables belong to other commands, or are made by Kubernetes for Services.
+    Raises SettingsError with everything that is wrong at once.
     """
-    problems = [*_misspelt(environ)]
-    values: dict[str, Any] = {}
-    for variable, (name, read) in _VARIABLES.items():
-        text = environ.get(variable, "").strip()
-        if not text:
-            continue
-        try:
-            values[name] = read(text)
-        except ValueError as why:
-            problems.append(f"{variable}={text!r}: {why}")
+    values, problems = read_variables(environ, _VARIABLES)
     if problems:
         raise SettingsError("; ".join(problems))
-    address = values.pop("metrics_address", None)
-    if address:
-        values["metrics_host"], values["metrics_port"] = address
+    if "metrics_address" in values:
+        values["metrics_host"], values["metrics_port"] = values.pop("metrics_address")
     of_policy = {one.name for one in fields(Policy)} & values.keys()
     policy = Policy(**{name: values.pop(name) for name in of_policy})
     return Settings(policy=policy, **values)
-
-
-def _misspelt(environ: Mapping[str, str]) -> list[str]:
-    problems = []
-    for name in environ.keys() - _VARIABLES.keys() - _OTHERS:
-        near = difflib.get_close_matches(name, _VARIABLES, n=1, cutoff=0.85) if name.startswith("VDI_") else []
-        if near:
-            problems.append(f"{name}: there is no such setting; perhaps {near[0]} is meant")
-    return sorted(problems)
-
-
-def _matching(pattern: str, allowed: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"allowed is {allowed}")
-        return text
-
-    return read
-
-
-def _number(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise ValueError(f"allowed is a whole number from {low} to {high}")
-        return int(text)
-
-    return read
 
 
 def _quantity(text: str) -> str:
@@ -104,21 +73,11 @@ def _quantity(text: str) -> str:
     return text
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host.strip("[]") or "0.0.0.0", _number(0, 65535)(port)  # noqa: S104 -- `:8081` means all addresses
-
-
-def _level(text: str) -> str:
-    if text.lower() not in _LEVELS:
-        raise ValueError(f"allowed are {', '.join(_LEVELS)}")
-    return text.lower()
-
-
-def _format(text: str) -> str:
-    if text.lower() not in _FORMATS:
-        raise ValueError(f"allowed are {', '.join(_FORMATS)}")
-    return text.lower()
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
+        raise ValueError("allowed is http://HOST:PORT")
+    return text.rstrip("/")
 
 
 def _truth(text: str) -> bool:
@@ -139,24 +98,25 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "VDI_NAMESPACE": ("namespace", _matching(_LABEL, "the name of a namespace")),
-    "VDI_DOMAIN": ("domain", _matching(_SUBDOMAIN, "a domain such as vdi.example.com")),
-    "VDI_URL_PORT": ("url_port", _number(1, 65535)),
-    "VDI_ENTRY_POINT": ("entry_point", _matching(r"[\w-]+", "the name of an entry point of Traefik")),
-    "VDI_TLS_SECRET": ("tls_secret", _matching(_SUBDOMAIN, "the name of a Secret")),
-    "VDI_CERT_RESOLVER": ("cert_resolver", _matching(r"[\w-]+", "the name of a certificate resolver of Traefik")),
+_VARIABLES: Variables = {
+    "VDI_NAMESPACE": ("namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),
+    "VDI_URL_PORT": ("url_port", number(1, 65535)),
+    "VDI_ENTRY_POINT": ("entry_point", matching(r"[\w-]+", "the name of an entry point of Traefik")),
+    "VDI_TLS_SECRET": ("tls_secret", matching(SUBDOMAIN, "the name of a Secret")),
+    "VDI_CERT_RESOLVER": ("cert_resolver", matching(r"[\w-]+", "the name of a certificate resolver of Traefik")),
     "VDI_REQUESTS_CPU": ("requests_cpu", _quantity),
     "VDI_REQUESTS_MEMORY": ("requests_memory", _quantity),
-    "VDI_GPU_RESOURCE": ("gpu_resource", _matching(rf"{_SUBDOMAIN}/[\w.-]+", "a resource such as nvidia.com/gpu")),
-    "VDI_WORKERS": ("workers", _number(1, 1000)),
+    "VDI_GPU_RESOURCE": ("gpu_resource", matching(rf"{SUBDOMAIN}/[\w.-]+", "a resource such as nvidia.com/gpu")),
+    "VDI_WORKERS": ("workers", number(1, 1000)),
     "VDI_DRAIN_NOTICE": ("drain_notice", parse_duration),
-    "VDI_AGENT_PORT": ("agent_port", _number(1, 65535)),
+    "VDI_AGENT_PORT": ("agent_port", number(1, 65535)),
+    "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
     "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", _truth),
     "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
-    "VDI_LOG_LEVEL": ("log_level", _level),
-    "VDI_LOG_FORMAT": ("log_format", _format),
-    "VDI_METRICS_ADDR": ("metrics_address", _address),
+    "VDI_LOG_LEVEL": ("log_level", LEVEL),
+    "VDI_LOG_FORMAT": ("log_format", FORMAT),
+    "VDI_GATEWAY_URL": ("gateway_url", _url),
+    "VDI_GATEWAY_TOKEN_FILE": ("gateway_token_file", Path),
+    "VDI_METRICS_ADDR": ("metrics_address", address),
 }
-_OTHERS = frozenset({"VDI_CACHE", "VDI_STATE", "VDI_DEBUG", "VDI_USER", "VDI_KUBECONFIG", "VDI_CONTEXT"})
-"""Variables of the other commands; an operator started by hand may well see them."""

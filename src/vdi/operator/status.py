@@ -56,6 +56,15 @@ class StatusWriter:
         self._sessions.remember(patched)
         return patched, None
 
+    def hold(self, session: VDISession) -> float | None:
+        """A desktop is on its way: seconds until that is said, if it may go unsaid for a while."""
+        if session.status.phase not in ("", Phase.PENDING):
+            return None
+        uid, now = session.metadata.uid, self._clock.monotonic()
+        since = self._unsaid.setdefault(uid, now)
+        crowd = min(LONGEST_START_PAUSE, START_PAUSE_EACH * len(self._unsaid))
+        return since + max(START_PAUSE, crowd) - now
+
     def is_unsaid(self, uid: str) -> bool:
         """Whether a pod was made of which the status does not know yet."""
         return uid in self._unsaid
@@ -73,10 +82,8 @@ class StatusWriter:
         if before == wanted:
             self._unsaid.pop(uid, None)
             return None
-        if before.phase in ("", Phase.PENDING) and wanted.phase == Phase.CREATING:
-            since = self._unsaid.setdefault(uid, now)
-            crowd = min(LONGEST_START_PAUSE, START_PAUSE_EACH * len(self._unsaid))
-            return since + max(START_PAUSE, crowd) - now
+        if wanted.phase == Phase.CREATING and (wait := self.hold(session)) is not None:
+            return wait
         if _is_news(before, wanted):
             return 0.0
         return self._written.get(uid, float("-inf")) + PROGRESS_PAUSE - now

@@ -8,13 +8,15 @@ from vdi.api.template import VDITemplate
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, label_of, shared_home
 from vdi.operator.children import session_of
+from vdi.operator.status import START_PAUSE
 from vdi.session.observed import Claim, Event, Node, Pod, Route
 
 BY_NODE = "node"
 """Index of pods, by the node that they are bound to."""
 
-PROGRESS = 0.5
-"""Seconds that news of a pod's progress may wait: mostly the pod is ready before, and one look is enough for both."""
+PROGRESS = START_PAUSE
+"""Seconds that news of a pod's progress may wait: before that nothing is said of a start anyway, and mostly the pod is
+ready by then, so that one look is enough for both."""
 
 
 class Queue(Protocol):

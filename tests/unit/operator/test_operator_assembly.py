@@ -42,10 +42,10 @@ async def test_nothing_is_worked_on_until_this_process_leads() -> None:
     assert stand.worked == []
     stand.leading.set()
     await eventually(lambda: stand.worked == ["gpu"], "it is worked on")
-    assert (
-        'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0'
-        in generate_latest(stand.metrics.registry).decode()
-    )
+    stand.metrics.count_request("POST", "pods", 201, 0.01)
+    page = generate_latest(stand.metrics.registry).decode()
+    assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in page
+    assert 'vdi_api_requests_total{method="POST",resource="pods",status="201"} 1.0' in page
     controller.stop()
     await running
 

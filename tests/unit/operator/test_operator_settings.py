@@ -1,8 +1,10 @@
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from vdi.operator.settings import Settings, SettingsError, read_settings
+from vdi.operator.settings import Settings, read_settings
+from vdi.operator.variables import SettingsError
 from vdi.session.policy import Policy
 
 
@@ -30,12 +32,16 @@ def test_every_variable_is_read() -> None:
             "VDI_QUEUE_WEIGHTS": "alice@example.com=2, b=c=0.5,",
             "VDI_DRAIN_NOTICE": "2m",
             "VDI_AGENT_PORT": "9000",
+            "VDI_EDGE_MIDDLEWARE": "vdi-edge",
+            "VDI_GATEWAY_URL": "http://vdi-gateway.kasm.svc:8081/",
+            "VDI_GATEWAY_TOKEN_FILE": "/run/token",
         }
     )
     names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
-    policy = Policy(*names, timedelta(minutes=2), 9000)
-    assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, policy)
+    policy = Policy(*names, timedelta(minutes=2), 9000, "vdi-edge")
+    gateway = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"))
+    assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, *gateway, policy)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,10 @@ def test_every_variable_is_read() -> None:
         ("VDI_QUEUE_WEIGHTS", "alice=1,alice=2", "allowed is one"),
         ("VDI_DRAIN_NOTICE", "60", "such as 30m"),
         ("VDI_AGENT_PORT", "0", "from 1 to 65535"),
+        ("VDI_EDGE_MIDDLEWARE", "Edge", "a Middleware of Traefik"),
+        ("VDI_GATEWAY_URL", "https://gateway", "http://HOST:PORT"),
+        ("VDI_GATEWAY_URL", "http://gateway/path", "http://HOST:PORT"),
+        ("VDI_GATEWAY_URL", "http://me:secret@gateway", "http://HOST:PORT"),
     ],
 )
 def test_error_names_variable_value_and_what_is_allowed(variable: str, value: str, allowed: str) -> None:

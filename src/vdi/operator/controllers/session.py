@@ -14,13 +14,12 @@ from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.queue import Result
 from vdi.kube.transport import Client
 from vdi.operator.announce import Announcer
-from vdi.operator.build import Builder
+from vdi.operator.build import Builder, Built
 from vdi.operator.caches import Caches
 from vdi.operator.clear import Clearer, pods_of
 from vdi.operator.kinds import SESSIONS
-from vdi.operator.logs import log_session
 from vdi.operator.observe import Observer
-from vdi.operator.ports import Admission, Desktops, Pools
+from vdi.operator.ports import Admission, Desktops, EndReports, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import StatusWriter
 from vdi.session.agenda import next_look
@@ -42,11 +41,13 @@ REFUSED_AGAIN = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Whom the controller asks: who may have room, who has a desktop ready, what the agents say."""
+    """Whom the controller asks: who may have room, who has a desktop ready, what the agents say, what history needs."""
 
     admission: Admission
     pools: Pools
     desktops: Desktops
+    history: EndReports | None = None
+    """None: nobody wants to know of a session's end."""
 
 
 class SessionController:
@@ -73,6 +74,7 @@ class SessionController:
         self._admission = neighbours.admission
         self._pools = neighbours.pools
         self._desktops = neighbours.desktops
+        self._history = neighbours.history
         self._announcer = announcer
         self._policy = policy
         self._clock = clock
@@ -82,13 +84,12 @@ class SessionController:
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
-        with log_session(key):
-            session = self._caches.sessions.get(*key)
-            if session is None:
-                return Result()
-            if session.metadata.deletion_timestamp:
-                return await self._finalize(session)
-            return await self._run(session)
+        session = self._caches.sessions.get(*key)
+        if session is None:
+            return Result()
+        if session.metadata.deletion_timestamp:
+            return await self._finalize(session)
+        return await self._run(session)
 
     def forget(self, session: VDISession) -> None:
         """The session is gone: drop what was remembered of it."""
@@ -122,6 +123,8 @@ class SessionController:
         built = await self._builder.build(observed, verdict, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
             self._admission.withdraw(session.metadata.uid)
+        if _is_just_made(observed, built) and (note_due := self._statuses.hold(session)) is not None:
+            return Result(requeue_after=note_due, saw_all=True)
         alerts = find_alerts(built.observed, self._policy, now)
         status = derive(built.observed, built.problem, self._policy, now, alerts)
         written, note_due = await self._statuses.write(session, status)
@@ -193,6 +196,7 @@ class SessionController:
         self._admission.withdraw(session.metadata.uid)
         if FINALIZER not in session.metadata.finalizers:
             return Result()
+        wait = self._history.seconds_to_wait(session) if self._history else None
         observed = self._observer.observe(session)
         if pods := pods_of(observed):
             leaving = replace(observed, pod=pods[0], leaving=None)
@@ -200,6 +204,8 @@ class SessionController:
             session, _ = await self._statuses.write(session, status)
         if not await self._clearer.clear(observed):
             return Result()  # the DELETED event of what is left wakes us
+        if wait is not None:
+            return Result(requeue_after=wait)
         kept = tuple(one for one in session.metadata.finalizers if one != FINALIZER)
         await self._set_finalizers(session, kept)
         return Result()
@@ -230,3 +236,9 @@ class SessionController:
             return
         if left:
             self._caches.sessions.remember(left)
+
+
+def _is_just_made(observed: Observed, built: Built) -> bool:
+    """Whether all is as it should be and the pod was made in this very look: then there is nothing to tell yet."""
+    in_order = not (built.problem or built.failure or observed.leaving or observed.strays)
+    return observed.pod is None and built.observed.pod is not None and in_order

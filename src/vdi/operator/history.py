@@ -1,0 +1,138 @@
+"""Tells the gateway of each session's end before the session may go. The gateway sees all else by itself.
+
+A queue of its own, beside the sessions': no session waits for the report of another, and none for longer than
+`PATIENCE` after it was told to go; history is no reason to keep anything. Made only where VDI_GATEWAY_URL is set.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from vdi.api.meta import API_VERSION
+from vdi.api.session import VDISession
+from vdi.kube.clock import Clock
+from vdi.kube.connections import ask_once
+from vdi.kube.events import EventRecorder
+from vdi.kube.http import HttpError
+from vdi.kube.meta import ObjectReference
+from vdi.kube.queue import Controller, Result
+from vdi.kube.store import Store
+from vdi.session.times import parse_time
+
+log = logging.getLogger(__name__)
+
+PATIENCE = timedelta(seconds=60)
+REPORTED_AT_ONCE = 8
+ANSWER_SECONDS = 5.0
+PAUSE = 2.0
+"""Seconds between two tries for one session."""
+ANSWER_BYTES = 4096
+
+SessionKey = tuple[str, str]
+
+
+class ReportError(Exception):
+    """Raised when the gateway has not taken note of an end; says why."""
+
+
+class EndReports:
+    """`report` is reconciled by the controller that `connect` is given.
+
+    What is known of a session lives as long as the session; after a restart its end is told again, which changes
+    nothing at the gateway.
+    """
+
+    def __init__(
+        self, url: str, token_file: Path, sessions: Store[VDISession], recorder: EventRecorder, clock: Clock
+    ) -> None:
+        self._url = url
+        self._token_file = token_file
+        self._sessions = sessions
+        self._recorder = recorder
+        self._clock = clock
+        self._done: dict[str, bool] = {}  # by uid: whether its end is told, or given up; there from the first try on
+        self._trouble = ""
+
+    def connect(self, reports: Controller[SessionKey], sessions: Controller[SessionKey]) -> None:
+        """`reports` works on what is to be told; `sessions` is who waits for it."""
+        self._reports, self._waiting = reports, sessions
+        self._sessions.listen(self._changed)
+
+    def seconds_to_wait(self, session: VDISession) -> float | None:
+        """How long a session that was told to go has to wait for its report at most; None: it may go.
+
+        The report begins with the first question. Whoever waits is woken when it is over.
+        """
+        meta = session.metadata
+        if self._done.get(meta.uid):
+            return None
+        left = self._seconds_left(session)
+        if left <= 0:
+            self._give_up(session)
+            return None
+        if meta.uid not in self._done:
+            self._done[meta.uid] = False
+            self._reports.enqueue((meta.namespace, meta.name))
+        return left
+
+    async def report(self, key: SessionKey) -> Result:
+        """Tell of one end; try again until it is told, or too late."""
+        session = self._sessions.get(*key)
+        if session is None or self._done.get(session.metadata.uid) is not False or self._seconds_left(session) <= 0:
+            return Result()
+        try:
+            await self._tell(session)
+        except ReportError as error:
+            if self._trouble != str(error):
+                log.warning("the gateway takes no note of sessions that end, tried again: %s", error)
+            self._trouble = str(error)
+            return Result(requeue_after=PAUSE)
+        self._trouble = ""
+        if session.metadata.uid in self._done:
+            self._done[session.metadata.uid] = True
+            self._waiting.enqueue(key)
+        return Result()
+
+    def _changed(self, old: VDISession | None, new: VDISession | None) -> None:
+        if old is not None and new is None:
+            self._done.pop(old.metadata.uid, None)
+
+    def _seconds_left(self, session: VDISession) -> float:
+        told_to_go = session.metadata.deletion_timestamp
+        if not told_to_go:
+            return 0.0
+        return (parse_time(told_to_go) + PATIENCE - self._clock.now()).total_seconds()
+
+    def _give_up(self, session: VDISession) -> None:
+        meta = session.metadata
+        self._done[meta.uid] = True
+        subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
+        why = self._trouble or "it was not asked in time"
+        note = (
+            f"The gateway has not taken note of this session's end within {PATIENCE.seconds} s ({why}); the session "
+            "goes all the same. Its history says what the gateway saw of it."
+        )
+        self._recorder.emit(subject, "Warning", "HistoryNotRecorded", note, "Report")
+
+    async def _tell(self, session: VDISession) -> None:
+        """One request. Raises ReportError."""
+        try:
+            token = self._token_file.read_text().strip()
+        except OSError as error:
+            raise ReportError(f"the token {self._token_file} cannot be read ({error.strerror})") from error
+        body = msgspec.json.encode(session)
+        head = (
+            f"POST /internal/ended HTTP/1.1\r\nHost: {urlsplit(self._url).netloc}\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                status, text = await ask_once(self._url, head.encode("latin-1") + body, ANSWER_BYTES)
+        except (HttpError, TimeoutError, OSError, UnicodeEncodeError) as error:
+            raise ReportError(f"{self._url} does not answer ({str(error) or type(error).__name__})") from error
+        if status != 204:
+            raise ReportError(f"{self._url} answers {status} ({text[:200].decode(errors='replace').strip()})")

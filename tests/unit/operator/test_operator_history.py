@@ -1,0 +1,189 @@
+"""Ends that are told to the gateway: once, by a queue of their own, and never in the way of a session for long."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from vdi.api.session import VDISession
+from vdi.kube.clock import SystemClock
+from vdi.kube.events import EventRecorder
+from vdi.kube.meta import ObjectReference
+from vdi.kube.queue import Controller, Result
+from vdi.kube.store import Store
+from vdi.operator.history import PAUSE, EndReports
+
+KEY = ("desks", "alice")
+DELETED = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
+
+
+class Clock(SystemClock):
+    """Wall time that the test sets."""
+
+    def __init__(self) -> None:
+        self.wall = DELETED
+
+    def now(self) -> datetime:
+        return self.wall
+
+
+class Gateway:
+    """What the operator talks to."""
+
+    def __init__(self) -> None:
+        self.answer = 204
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+
+    async def ended(self, request: web.Request) -> web.Response:
+        self.heard.append((request.headers["Authorization"], await request.json()))
+        return web.Response(status=self.answer, text="" if self.answer == 204 else "not now")
+
+
+class World:
+    """A session that was told to go, and whoever waits for its report."""
+
+    def __init__(self, url: str, token_file: Path) -> None:
+        self.clock = Clock()
+        self.sessions: Store[VDISession] = Store()
+        self.said: list[tuple[str, str]] = []
+        self.reports = EndReports(url, token_file, self.sessions, cast(EventRecorder, self), self.clock)
+        self.telling, self.waiting = self._controller("history"), self._controller("session")
+        self.reports.connect(self.telling, self.waiting)
+        self._version = 0
+
+    def emit(self, _subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
+        self.said.append((reason, note))
+
+    def _controller(self, name: str) -> Controller[Any]:
+        async def nothing(_key: Any) -> Result:
+            return Result()
+
+        return Controller(name, nothing, clock=self.clock)
+
+    def session(self, uid: str = "u1") -> VDISession:
+        self._version += 1
+        metadata = {
+            "name": "alice",
+            "namespace": "desks",
+            "uid": uid,
+            "resourceVersion": str(self._version),
+            "creationTimestamp": "2026-11-20T07:00:00Z",
+            "deletionTimestamp": "2026-11-20T08:00:00Z",
+        }
+        spec = {"user": "alice@example.com", "template": "t"}
+        made = msgspec.convert({"metadata": metadata, "spec": spec}, VDISession)
+        self.sessions.observe(made)
+        return made
+
+
+@pytest.fixture
+async def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+async def world(gateway: Gateway, tmp_path: Path) -> AsyncIterator[World]:
+    app = web.Application()
+    app.add_routes([web.post("/internal/ended", gateway.ended)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    (tmp_path / "token").write_text("t0ken\n")
+    yield World(f"http://127.0.0.1:{runner.addresses[0][1]}", tmp_path / "token")
+    await runner.cleanup()
+
+
+async def test_a_session_waits_for_its_report_and_is_woken_by_it(world: World, gateway: Gateway) -> None:
+    session = world.session()
+    assert world.reports.seconds_to_wait(session) == 60
+    assert len(world.telling.queue) == 1
+    assert await world.reports.report(KEY) == Result()
+    bearer, told = gateway.heard[0]
+    assert bearer == "Bearer t0ken"
+    assert msgspec.convert(told, VDISession) == session
+    assert len(world.waiting.queue) == 1
+    assert world.reports.seconds_to_wait(session) is None
+    assert world.said == []
+
+
+async def test_an_end_that_is_told_is_not_told_again(world: World, gateway: Gateway) -> None:
+    world.reports.seconds_to_wait(world.session())
+    for _ in range(3):
+        await world.reports.report(KEY)
+    assert len(gateway.heard) == 1
+
+
+async def test_looking_again_does_not_hurry_the_next_try(world: World, gateway: Gateway) -> None:
+    gateway.answer = 503
+    session = world.session()
+    world.reports.seconds_to_wait(session)
+    world.telling.queue._dirty.clear()  # taken by a worker
+    assert await world.reports.report(KEY) == Result(requeue_after=PAUSE)
+    assert world.reports.seconds_to_wait(session) == 60
+    assert len(world.telling.queue) == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503, 302, 200])
+async def test_every_answer_but_204_is_tried_again(
+    world: World, gateway: Gateway, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.answer = status
+    session = world.session()
+    world.reports.seconds_to_wait(session)
+    for _ in range(2):
+        assert await world.reports.report(KEY) == Result(requeue_after=PAUSE)
+    assert world.reports.seconds_to_wait(session) == 60
+    (line,) = caplog.messages
+    assert f"answers {status} (not now)" in line
+    gateway.answer = 204
+    assert await world.reports.report(KEY) == Result()
+    assert world.reports.seconds_to_wait(session) is None
+
+
+async def test_after_a_minute_it_goes_with_an_event_that_says_why(world: World, gateway: Gateway) -> None:
+    gateway.answer = 503
+    session = world.session()
+    world.reports.seconds_to_wait(session)
+    await world.reports.report(KEY)
+    world.clock.wall = DELETED + timedelta(seconds=60)
+    assert await world.reports.report(KEY) == Result()
+    for _ in range(2):
+        assert world.reports.seconds_to_wait(session) is None
+    ((reason, note),) = world.said
+    assert reason == "HistoryNotRecorded"
+    assert "within 60 s" in note and "answers 503 (not now)" in note
+
+
+async def test_nobody_there_and_no_token_are_said_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World("http://127.0.0.1:1", tmp_path / "token")
+    world.reports.seconds_to_wait(world.session())
+    assert (await world.reports.report(KEY)).requeue_after == PAUSE
+    (tmp_path / "token").write_text("t")
+    assert (await world.reports.report(KEY)).requeue_after == PAUSE
+    assert "cannot be read (No such file or directory)" in caplog.messages[0]
+    assert "http://127.0.0.1:1 does not answer" in caplog.messages[1]
+
+
+async def test_a_session_of_the_same_name_is_told_of_anew(world: World, gateway: Gateway) -> None:
+    first = world.session()
+    world.reports.seconds_to_wait(first)
+    await world.reports.report(KEY)
+    world.sessions.observe_deleted(first)
+    second = world.session("u2")
+    assert world.reports.seconds_to_wait(second) == 60
+    await world.reports.report(KEY)
+    assert [told["metadata"]["uid"] for _, told in gateway.heard] == ["u1", "u2"]
+    assert world.reports.seconds_to_wait(second) is None
+
+
+async def test_a_session_that_went_meanwhile_is_not_remembered(world: World, gateway: Gateway) -> None:
+    session = world.session()
+    world.reports.seconds_to_wait(session)
+    world.sessions.observe_deleted(session)
+    assert await world.reports.report(KEY) == Result()
+    assert gateway.heard == []
+    assert world.reports._done == {}
