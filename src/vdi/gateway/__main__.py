@@ -1,0 +1,65 @@
+"""`python -m vdi.gateway`: the gateway as a program of its own; `vdi gateway run` becomes it."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from vdi.gateway.limits import LimitsError
+from vdi.gateway.serve import run_process
+from vdi.gateway.settings import read_settings
+from vdi.gateway.store.base import DatabaseUrlError
+from vdi.gateway.store.migrations import UnknownRevisionError
+from vdi.kube.config import load_config
+from vdi.kube.errors import KubeError
+from vdi.operator.logs import set_up_logging
+from vdi.operator.variables import SettingsError
+
+log = logging.getLogger("vdi.gateway")
+
+DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
+"""Exit codes, those of `vdi`."""
+
+
+def main() -> int:
+    """Run until SIGTERM or Ctrl-C, as the environment says: VDI_KUBECONFIG, VDI_CONTEXT and the settings."""
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as why:
+        print(f"Error: {why}", file=sys.stderr)  # noqa: T201 - how to log is not known yet
+        return USAGE
+    set_up_logging(settings.log_level, settings.log_format)
+    for noisy in ("httpx", "httpcore", "aiosqlite", "uvicorn", "alembic"):
+        # They log whole URLs, the headers of answers, the parameters of statements: and with them what is secret.
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    kubeconfig, context = os.environ.get("VDI_KUBECONFIG"), os.environ.get("VDI_CONTEXT")
+    try:
+        run_process(load_config(Path(kubeconfig) if kubeconfig else None, context or None), settings)
+    except (LimitsError, DatabaseUrlError) as why:
+        log.critical("%s", why)
+        return USAGE
+    except KubeError as why:
+        log.critical("%s", why)
+        return COULD_NOT_LOOK
+    except OSError as why:
+        log.critical("%s", why)
+        return FAILED
+    except Exception as why:
+        newer = _among(why, UnknownRevisionError)
+        if newer is None:
+            log.critical("ended by a fault of its own", exc_info=True)
+        else:
+            log.critical("VDI_DATABASE_URL: %s", newer)
+        return FAILED
+    return DONE
+
+
+def _among(error: BaseException, kind: type[Exception]) -> BaseException | None:
+    """That kind of error, if it is what a task of ours has failed with."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := _among(each, kind))), None)
+    return error if isinstance(error, kind) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

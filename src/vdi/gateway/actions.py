@@ -1,0 +1,318 @@
+"""Everything that people can do with desktops, for the portal, the API and the waiting page alike.
+
+Each deed: rights, then limits, then one write to the Kubernetes API by the gateway's own account, then the audit.
+"""
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from vdi.api.session import Access, VDISession
+from vdi.gateway.guests import add_guest, remove_guest
+from vdi.gateway.limits import Limits, gpus_of
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.people import Person, Role, normal_user, same_user
+from vdi.gateway.refused import Refused, refused_by_cluster
+from vdi.gateway.rights import Deed, knows_of, refusal
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared import Shared
+from vdi.gateway.starting import Room, Starter, Usage
+from vdi.gateway.store.audit import Act, NotAuditedError
+from vdi.gateway.world import World
+from vdi.kube.errors import Conflict, KubeError, NotFound, Replaced
+from vdi.kube.resource import CLAIMS
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
+from vdi.session.lifetime import is_capped, run_length
+from vdi.session.naming import home_claim_name
+from vdi.session.observed import RESTARTED_AT
+from vdi.session.times import format_time, parse_time
+from vdi.session.units import format_duration, parse_duration
+from vdi.session.wish import Wish
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""What may be put into a path: names such as `..` would lead to another resource."""
+_TRIES = 20
+"""How often an edit of a list is begun anew because somebody else, mostly the operator, wrote in between."""
+_PAUSE = 0.01
+"""Seconds that the pause before another try grows with each."""
+
+
+class AuditTrail(Protocol):
+    """What is asked of `store.audit.Audit`."""
+
+    def act(self, act: Act, *, closed: bool) -> AbstractAsyncContextManager[None]:
+        """Within, the act is done; `closed`: not done unless it is written down (NotAuditedError)."""
+
+    async def record(
+        self, *, actor: str, action: str, target: str, outcome: str, detail: Mapping[str, str], at: datetime
+    ) -> None:
+        """One row for what is over already."""
+
+
+class Actions:
+    """Raises Refused for whatever cannot be done, and nothing else. Returns the session as it is then."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        world: World,
+        shared: Shared,
+        limits: Limits,
+        usage: Usage,
+        audit: AuditTrail,
+        metrics: Metrics,
+        settings: Settings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._world = world
+        self._audit = audit
+        self._metrics = metrics
+        self._settings = settings
+        self._clock = clock
+        self._room = Room(client=client, world=world, shared=shared, limits=limits, usage=usage, clock=clock)
+        self._starter = Starter(client, world, self._room, settings)
+
+    async def start(self, person: Person, wish: Wish) -> VDISession:
+        """A new desktop. `wish.user` other than the person's own, and `wish.priority`, are for administrators."""
+        async with self._counted("start", wish.name or ""):
+            async with self._refusal_written(person, "start", wish.name or "", {"template": wish.template}):
+                start = self._starter.plan(person, wish)
+            name, owner = start.wish.name or "", start.wish.user
+            act = Act(
+                actor=person.user, action="session.start", target=name, owner=owner, detail={"template": wish.template}
+            )
+            async with self._written(person, act):
+                return await self._starter.carry_out(person, start)
+
+    async def extend(self, person: Person, name: str, length: str) -> VDISession:
+        """Set the length of the whole run, such as `10h`; not more than the template allows."""
+        async with self._deed(person, Deed.EXTEND, name, {"length": length}) as session:
+            self._check_length(session, length)
+            return await self._patch(session, {"spec": {"timeout": length}})
+
+    async def suspend(self, person: Person, name: str) -> VDISession:
+        """Stop the desktop, keep home and address."""
+        async with self._deed(person, Deed.SUSPEND, name, {}) as session:
+            return await self._patch(session, {"spec": {"suspended": True}})
+
+    async def resume(self, person: Person, name: str) -> VDISession:
+        """A new run, within the owner's limits whoever asks (but an administrator)."""
+        async with self._deed(person, Deed.RESUME, name, {}) as session:
+            if not session.spec.suspended:
+                return session
+            wanted = {"spec": {"suspended": False}}
+            mine = same_user(person.user, session.spec.user)
+            if person.admin and not mine:
+                return await self._patch(session, wanted)
+            # Which groups the owner is in is known only of the owner's own login.
+            owner = person if mine else Person(normal_user(session.spec.user))
+            gpus = gpus_of(session, self._world.template(session.spec.template))
+            async with self._room.for_one_more(owner, name, gpus):
+                return await self._patch(session, wanted)
+
+    async def restart(self, person: Person, name: str) -> VDISession:
+        """A new desktop on the same home, within the same run."""
+        async with self._deed(person, Deed.RESTART, name, {}) as session:
+            if session.spec.suspended:
+                raise Refused("Conflict", f"The desktop {name!r} is suspended, so nothing runs to restart: resume it.")
+            now = format_time(self._clock())
+            return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: now}}})
+
+    async def end(self, person: Person, name: str, *, delete_home: bool = False) -> None:
+        """Delete the session, and with `delete_home` the files too."""
+        async with self._deed(person, Deed.END, name, {"home": "deleted"} if delete_home else {}) as session:
+            meta = session.metadata
+            claim = self._claim_to_delete(session) if delete_home else None
+            if claim:  # before the session: where this fails, the desktop is there to try again. A pod in use keeps it
+                with suppress(NotFound):
+                    await self._client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
+            with suppress(NotFound, Replaced):
+                await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
+
+    async def share(self, person: Person, name: str, user: str, role: Role, expires: datetime | None) -> VDISession:
+        """Let `user` in as collaborator or viewer; a share that is there is replaced."""
+        detail = {"user": normal_user(user), "role": str(role), "expires": format_time(expires) if expires else "never"}
+        async with self._deed(person, Deed.SHARE, name, detail) as session:
+            now = self._clock()
+            return await self._edit_guests(session, lambda one: add_guest(one, user, role, expires, now))
+
+    async def unshare(self, person: Person, name: str, user: str) -> VDISession:
+        """Take that back."""
+        async with self._deed(person, Deed.UNSHARE, name, {"user": normal_user(user)}) as session:
+            return await self._edit_guests(session, lambda one: remove_guest(one, user))
+
+    async def _allowed(self, person: Person, deed: Deed, name: str) -> VDISession:
+        """The session, if this person may do that with it. Raises Refused.
+
+        Read from the API server: what this person has just done through another replica counts already.
+        """
+        unknown = Refused("NotFound", f"There is no desktop {name!r} of yours, nor one that is shared with you.")
+        if not _NAME.fullmatch(name):
+            raise unknown
+        try:
+            session = await self._client.get(SESSIONS, name, namespace=self._settings.namespace, into=VDISession)
+        except NotFound as error:
+            raise unknown from error
+        now = self._clock()
+        if not knows_of(session, person, now):
+            raise unknown
+        if why := refusal(person, deed, session, now):
+            raise Refused("Forbidden", why)
+        if session.metadata.deletion_timestamp and deed is not Deed.END:
+            raise Refused("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
+        return session
+
+    async def _patch(self, session: VDISession, change: dict[str, Any]) -> VDISession:
+        """Change this incarnation of the session, and no later one of its name."""
+        meta = session.metadata
+        body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
+        return await self._send(meta.name, body)
+
+    async def _send(self, name: str, body: dict[str, Any]) -> VDISession:
+        namespace = self._settings.namespace
+        changed = await self._client.patch(SESSIONS, name, body, namespace=namespace, into=VDISession)
+        self._world.sessions.remember(changed)
+        return changed
+
+    async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> VDISession:
+        """Replace the list as it was read, or read it again: two edits at once, here or elsewhere, both count."""
+        meta = session.metadata
+        for number in range(_TRIES):
+            body = {
+                "metadata": {"uid": meta.uid, "resourceVersion": session.metadata.resource_version},
+                "spec": {"access": msgspec.to_builtins(edit(session))},
+            }
+            try:
+                return await self._send(meta.name, body)
+            except Replaced:
+                raise
+            except Conflict:
+                await asyncio.sleep(_PAUSE * number * random.random())  # noqa: S311 - spreads load, guards nothing
+                session = await self._client.get(SESSIONS, meta.name, namespace=meta.namespace, into=VDISession)
+                if session.metadata.uid != meta.uid:
+                    raise  # another session has its name: rights in that one were never asked
+        raise Refused("Conflict", f"The desktop {meta.name!r} is being changed all the time. Try again in a moment.")
+
+    def _check_length(self, session: VDISession, length: str) -> None:
+        try:
+            wanted = parse_duration(length)
+        except ValueError as why:
+            raise Refused("Invalid", f"length: {why}.") from why
+        template = self._world.template(session.spec.template)
+        asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
+        most = run_length(asked, template) or wanted
+        if most < wanted and is_capped(asked, template):
+            raise Refused(
+                "OverLimit",
+                f"length: {length} is more than the {format_duration(most)} that a run of template "
+                f"{session.spec.template!r} may last.",
+            )
+        start = parse_time(session.status.start_time) if session.status.start_time else None
+        if start and start + wanted <= self._clock():
+            ran = format_duration(self._clock() - start)
+            raise Refused(
+                "Invalid",
+                f"length: {length} is over, since this run has lasted {ran}; allowed is more than that. "
+                "To stop the desktop, suspend or end it.",
+            )
+
+    def _claim_to_delete(self, session: VDISession) -> str | None:
+        """The home that goes with the session; None where it has none. Raises Refused where others use it too."""
+        spec, name = session.spec, session.metadata.name
+        wish = spec.persistence
+        if wish and (wish.enabled is False or not wish.retain):
+            return None  # there is none, or it is the session's own and goes with it
+        claim = home_claim_name(session_name=name, user=spec.user, template=spec.template, retain=True)
+        for other in self._world.sessions.values():
+            same = other.spec.user == spec.user and other.spec.template == spec.template
+            if same and other.metadata.name != name:
+                raise Refused(
+                    "Conflict",
+                    f"The files of {name!r} are those of {other.metadata.name!r} too, so nothing has been deleted. "
+                    f"End {other.metadata.name!r} first, or keep the files.",
+                )
+        return claim
+
+    @asynccontextmanager
+    async def _deed(
+        self, person: Person, deed: Deed, name: str, detail: Mapping[str, str]
+    ) -> AsyncIterator[VDISession]:
+        """Give the session, if the person may do this with it; what is done within is counted and audited."""
+        async with self._counted(str(deed), name):
+            async with self._refusal_written(person, str(deed), name, detail):
+                session = await self._allowed(person, deed, name)
+            act = Act(
+                actor=person.user,
+                action=f"session.{deed}",
+                target=name,
+                uid=session.metadata.uid,
+                owner=session.spec.user,
+                detail=detail,
+            )
+            async with self._written(person, act):
+                yield session
+
+    @asynccontextmanager
+    async def _written(self, person: Person, act: Act) -> AsyncIterator[None]:
+        """An administrator's act on what is another's is done only if it can be written down."""
+        closed = person.admin and not same_user(person.user, act.owner)
+        try:
+            async with self._audit.act(act, closed=closed):
+                try:
+                    yield
+                except KubeError as error:
+                    refused = refused_by_cluster(error, act.target)
+                    if refused.code == "Unavailable":
+                        log.warning("%s of %s: %s", act.action, act.target, error)
+                    raise refused from error
+        except NotAuditedError as error:
+            raise Refused("Unavailable", str(error)) from error
+
+    @asynccontextmanager
+    async def _refusal_written(
+        self, person: Person, action: str, name: str, detail: Mapping[str, str]
+    ) -> AsyncIterator[None]:
+        """Audit who tried what is not theirs; the act itself does not begin."""
+        try:
+            yield
+        except Refused as why:
+            if why.code == "Forbidden":
+                await self._audit.record(
+                    actor=person.user,
+                    action=f"session.{action}",
+                    target=name,
+                    outcome=why.code,
+                    detail=detail,
+                    at=self._clock(),
+                )
+            raise
+
+    @asynccontextmanager
+    async def _counted(self, action: str, name: str) -> AsyncIterator[None]:
+        """Count what comes of it, and let nothing but Refused out."""
+        outcome = "Unavailable"
+        try:
+            yield
+            outcome = "done"
+        except Refused as why:
+            outcome = why.code
+            raise
+        except KubeError as error:
+            refused = refused_by_cluster(error, name)
+            outcome = refused.code
+            log.warning("%s of %s: %s", action, name, error)
+            raise refused from error
+        finally:
+            self._metrics.actions.labels(action, outcome).inc()

@@ -1,0 +1,161 @@
+"""`/me` and `/tokens`: who one is, what one may have and has, and the API tokens that speak for one."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.responses import Response
+
+from vdi.api.constraints import doc
+from vdi.gateway.api.operation import JSON, PREFIX, Call, Nothing, Operation
+from vdi.gateway.api.problems import ProblemError, invalid
+from vdi.gateway.api.use import Use, use_of
+from vdi.gateway.login.account import MOST_TOKENS, checked_label
+from vdi.gateway.login.guard import csrf_token, end_token
+from vdi.gateway.login.logins import TOKEN_ID
+from vdi.gateway.refused import Refused
+from vdi.gateway.store.logins import ApiToken
+
+
+class Me(msgspec.Struct, rename="camel"):
+    """Who asks."""
+
+    user: Annotated[str, doc("E-mail address.")]
+    name: Annotated[str, doc("For people to read; may be empty.")]
+    groups: Annotated[tuple[str, ...], doc("Groups, as the login names them.")]
+    admin: Annotated[bool, doc("Whether `/admin` is open to this person.")]
+    namespace: Annotated[str, doc("Kubernetes namespace of the desktops here.")]
+    portal: Annotated[str, doc("Address of the portal.")]
+    use: Annotated[Use, doc("What this person may have, and has.")]
+    csrf_token: Annotated[str | None, doc("For X-CSRF-Token; null with an API token, which needs none.")] = None
+
+
+class Token(msgspec.Struct, rename="camel"):
+    """An API token, without the token itself."""
+
+    id: Annotated[str, doc("Names it in this API.")]
+    label: Annotated[str, doc("What its owner calls it.")]
+    created: Annotated[datetime, doc("When it was made.")]
+    expires: Annotated[datetime, doc("When it ends.")]
+    seen: Annotated[datetime | None, doc("When it was last used, to the minute; null: never.")]
+    current: Annotated[bool, doc("Whether it is the one that this request came with.")]
+
+
+class TokenList(msgspec.Struct):
+    """API tokens, the newest first."""
+
+    items: Annotated[tuple[Token, ...], doc("All of mine that hold.")]
+
+
+class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """An API token to make."""
+
+    label: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=60)], Meta(description="What you want to call it, such as ci.")
+    ]
+    days: Annotated[Annotated[int, Meta(ge=1, le=365)], Meta(description="How long it is to hold.")] = 90
+
+
+class MadeToken(msgspec.Struct, rename="camel"):
+    """A new API token. The token itself is in this answer and nowhere else."""
+
+    token: Annotated[str, doc("What to send as `Authorization: Bearer ...`.")]
+    about: Annotated[Token, doc("What is kept of it.")]
+
+
+async def me(call: Call[Nothing, None]) -> Me:
+    """Who asks."""
+    person, settings = call.person, call.gateway.settings
+    hours = await call.gateway.history.hours_this_month(person.user, call.gateway.clock())
+    return Me(
+        user=person.user,
+        name=person.name,
+        groups=tuple(sorted(person.groups)),
+        admin=person.admin,
+        namespace=settings.namespace,
+        portal=settings.portal_url,
+        use=use_of(call.gateway, person, hours),
+        csrf_token=None if _by_token(call) else csrf_token(call.request),
+    )
+
+
+async def list_tokens(call: Call[Nothing, None]) -> TokenList:
+    """My tokens."""
+    mine = await call.gateway.login.logins.tokens(call.person.user)
+    return TokenList(tuple(_token(call, each) for each in mine))
+
+
+async def create_token(call: Call[Nothing, NewToken]) -> Response:
+    """A new token; only for who has logged in, so that a stolen token cannot make itself last."""
+    if _by_token(call):
+        raise ProblemError("forbidden", "An API token cannot make another one: log in to the portal, or run vdi login.")
+    logins = call.gateway.login.logins
+    try:
+        label = checked_label(call.body.label.strip())
+    except ValueError as error:
+        raise invalid("label", call.body.label, "1 to 60 letters, digits and signs") from error
+    if len(await logins.tokens(call.person.user)) >= MOST_TOKENS:
+        raise Refused("OverLimit", f"You have {MOST_TOKENS} API tokens already. Revoke one that you do not need.")
+    secret, made = await logins.new_token(call.person, label, timedelta(days=call.body.days))
+    await _note(call, "token.create", made)
+    body = msgspec.json.encode(MadeToken(secret, _token(call, made)))
+    headers = {"Location": f"{PREFIX}/tokens/{made.id}", "Cache-Control": "no-store"}
+    return Response(body, 201, headers=headers, media_type=JSON)
+
+
+async def revoke_token(call: Call[Nothing, None]) -> None:
+    """The end of one of my tokens; `current` names the one that asks. A token ends no other one."""
+    wanted = call.path("id")
+    own = call.person.login_id.removeprefix(TOKEN_ID) if _by_token(call) else ""
+    if wanted == "current":
+        wanted = own or wanted
+    if own and wanted != own:
+        raise ProblemError("forbidden", "An API token can end itself and no other one: log in to the portal for that.")
+    ended: ApiToken | None = await end_token(call.gateway, call.person.user, wanted)
+    if ended is None:
+        raise Refused("NotFound", f"You have no API token {wanted!r} that holds.")
+    await _note(call, "token.revoke", ended)
+
+
+def _by_token(call: Call[Nothing, None] | Call[Nothing, NewToken]) -> bool:
+    return call.person.login_id.startswith(TOKEN_ID)
+
+
+def _token(call: Call[Nothing, None] | Call[Nothing, NewToken], token: ApiToken) -> Token:
+    current = call.person.login_id == f"{TOKEN_ID}{token.id}"
+    return Token(token.id, token.label, token.created, token.expires, token.seen, current)
+
+
+async def _note(call: Call[Nothing, None] | Call[Nothing, NewToken], action: str, token: ApiToken) -> None:
+    await call.gateway.audit.record(
+        actor=call.person.user,
+        action=action,
+        target=call.person.user,
+        outcome="done",
+        detail={"label": token.label, "days": str((token.expires - token.created).days)},
+        at=call.gateway.clock(),
+    )
+
+
+OPERATIONS = (
+    Operation(
+        method="GET", path="/me", name="me", tag="Account", handler=me,
+        summary="Who I am, what I may have, and what I have", answer=Me,
+    ),
+    Operation(
+        method="GET", path="/tokens", name="listTokens", tag="Account", handler=list_tokens,
+        summary="My API tokens, the newest first", answer=TokenList,
+    ),
+    Operation(
+        method="POST", path="/tokens", name="createToken", tag="Account", handler=create_token,
+        summary="Make an API token", description="Needs the cookie of a login: a token cannot make another one.",
+        body=NewToken, answer=MadeToken, status=201, problems=("forbidden", "over-limit"),
+    ),
+    Operation(
+        method="DELETE", path="/tokens/{id}", name="revokeToken", tag="Account", handler=revoke_token,
+        summary="Revoke an API token of mine",
+        description="`current` is the token that this request comes with. A token can revoke itself and no other one.",
+        problems=("not-found", "forbidden"),
+    ),
+)  # fmt: skip

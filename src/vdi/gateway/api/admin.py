@@ -1,0 +1,210 @@
+"""`/admin`: everybody's desktops and what they share, for administrators. It only looks."""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from vdi.api.constraints import doc
+from vdi.api.pool import PoolSpec, PoolStatus
+from vdi.api.session import VDISession
+from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.paging import Key, cut
+from vdi.gateway.api.problems import invalid
+from vdi.gateway.api.sessions import age
+from vdi.gateway.api.sessions_shape import (
+    Address,
+    AllSessionsQuery,
+    Metadata,
+    Page,
+    Session,
+    SessionList,
+    WholeTemplateList,
+)
+from vdi.gateway.api.shape import metadata_of, session_of, whole_template_of
+from vdi.gateway.api.use import Use, use_of
+from vdi.gateway.history.usage import Month
+from vdi.gateway.limits import Limits
+from vdi.gateway.people import Person, normal_user, same_user
+
+
+class Queue(msgspec.Struct):
+    """Who waits for room."""
+
+    items: Annotated[tuple[Session, ...], doc("By their place; those without one (no room to wait for) last.")]
+
+
+class Pool(msgspec.Struct, rename="camel"):
+    """Desktops that are started before anybody asks."""
+
+    metadata: Annotated[Metadata, doc("Name and times.")]
+    spec: Annotated[PoolSpec, doc("What it keeps ready.")]
+    status: Annotated[PoolStatus, doc("What there is.")]
+
+
+class PoolList(msgspec.Struct):
+    """Pools, by name."""
+
+    items: Annotated[tuple[Pool, ...], doc("All of the cluster.")]
+
+
+class PersonUse(msgspec.Struct, rename="camel"):
+    """What one person has."""
+
+    user: Annotated[str, doc("E-mail address.")]
+    use: Annotated[
+        Use,
+        doc("What there is, beside the limits of this address and of everybody: which groups somebody is in is known "
+            "only at their login."),
+    ]  # fmt: skip
+
+
+class PersonUseList(msgspec.Struct, omit_defaults=True):
+    """People who have desktops, or had some this month; by address."""
+
+    items: Annotated[tuple[PersonUse, ...], doc("This page's.")]
+    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
+
+
+class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
+    """Which acts."""
+
+    actor: Annotated[Address | None, Meta(description="Only what this person did.")] = None
+    action: Annotated[
+        Annotated[str, Meta(max_length=64)] | None, Meta(description="Only this, such as session.end.")
+    ] = None
+    target: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="Only what was done to this.")] = (
+        None
+    )
+
+
+class Act(msgspec.Struct, rename="camel"):
+    """What somebody did."""
+
+    number: Annotated[int, doc("Newer acts have higher ones.")]
+    at: Annotated[datetime, doc("When its outcome was known.")]
+    actor: Annotated[str, doc("Who.")]
+    address: Annotated[str, doc("From which address.")]
+    action: Annotated[str, doc("What, such as session.end.")]
+    target: Annotated[str, doc("To what.")]
+    uid: Annotated[str, doc("The target's uid, where it has one.")]
+    owner: Annotated[str, doc("Whose the target is.")]
+    outcome: Annotated[str, doc("done, failed, why it was refused, or begun: nobody knows what came of it.")]
+    detail: Annotated[dict[str, str], doc("What was asked for.")]
+
+
+class ActList(msgspec.Struct, omit_defaults=True):
+    """Acts, the newest first."""
+
+    items: Annotated[tuple[Act, ...], doc("This page's.")]
+    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
+
+
+async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
+    """Everybody's sessions."""
+    query, now = call.query, call.gateway.clock()
+
+    def is_wanted(session: VDISession) -> bool:
+        return (
+            (query.user is None or same_user(session.spec.user, query.user))
+            and query.template in (None, session.spec.template)
+            and query.phase in (None, session.status.phase or "Pending")
+        )
+
+    shown, after = cut(filter(is_wanted, call.gateway.world.sessions.values()), age, query)
+    return SessionList(tuple(session_of(each, call.person, now) for each in shown), after)
+
+
+async def get_queue(call: Call[Nothing, None]) -> Queue:
+    """Who waits for room."""
+
+    def place(session: VDISession) -> tuple[bool, int, Key]:
+        position = session.status.queue.position if session.status.queue else 0
+        return position == 0, position, age(session)
+
+    now = call.gateway.clock()
+    waiting = sorted((each for each in call.gateway.world.sessions.values() if each.status.queue), key=place)
+    return Queue(tuple(session_of(each, call.person, now) for each in waiting))
+
+
+async def list_pools(call: Call[Nothing, None]) -> PoolList:
+    """All pools."""
+    pools = sorted(call.gateway.world.pools.values(), key=lambda one: one.metadata.name)
+    return PoolList(tuple(Pool(metadata_of(each.metadata), each.spec, each.status) for each in pools))
+
+
+async def list_all_templates(call: Call[Nothing, None]) -> WholeTemplateList:
+    """All templates, with everything in them."""
+    templates = sorted(call.gateway.world.templates.values(), key=lambda one: one.metadata.name)
+    return WholeTemplateList(tuple(whole_template_of(each) for each in templates))
+
+
+async def get_limits(call: Call[Nothing, None]) -> Limits:
+    """The limits as they were read at start."""
+    return call.gateway.limits
+
+
+async def list_users(call: Call[Page, None]) -> PersonUseList:
+    """Who has desktops, and how much."""
+    gateway, now = call.gateway, call.gateway.clock()
+    hours = {each.user: each.hours for each in await gateway.history.usage(Month.of(now), now)}
+    users = {normal_user(each.spec.user) for each in gateway.world.sessions.values()} | hours.keys()
+    shown, after = cut(users, lambda user: (user,), call.query)
+    use = [PersonUse(user, use_of(gateway, Person(user), hours.get(user, 0.0))) for user in shown]
+    return PersonUseList(tuple(use), after)
+
+
+async def list_audit(call: Call[AuditQuery, None]) -> ActList:
+    """Who did what."""
+    query = call.query
+    if query.cursor is not None and not query.cursor.isdecimal():
+        raise invalid("cursor", query.cursor, "`next` of the page before")
+    found = await call.gateway.audit.entries(
+        limit=query.limit + 1,
+        before=int(query.cursor) if query.cursor else None,
+        actor=query.actor,
+        action=query.action,
+        target=query.target,
+    )
+    shown = [
+        Act(**{name: getattr(each, name) for name in Act.__struct_fields__ if name != "detail"}, detail={**each.detail})
+        for each in found[: query.limit]
+    ]
+    return ActList(tuple(shown), str(shown[-1].number) if len(found) > query.limit else "")
+
+
+_TAG = "Administration"
+
+OPERATIONS = (
+    Operation(
+        method="GET", path="/admin/sessions", name="listAllSessions", tag=_TAG, handler=list_all_sessions, admin=True,
+        summary="Everybody's desktops, oldest first", query=AllSessionsQuery, answer=SessionList,
+    ),
+    Operation(
+        method="GET", path="/admin/queue", name="getQueue", tag=_TAG, handler=get_queue, admin=True,
+        summary="Who waits for room, in the order of the queue", answer=Queue,
+    ),
+    Operation(
+        method="GET", path="/admin/pools", name="listPools", tag=_TAG, handler=list_pools, admin=True,
+        summary="Desktops that are started before anybody asks", answer=PoolList,
+    ),
+    Operation(
+        method="GET", path="/admin/templates", name="listAllTemplates", tag=_TAG, handler=list_all_templates,
+        admin=True, summary="All templates, with environment, volumes, placement and who may use them",
+        answer=WholeTemplateList,
+    ),
+    Operation(
+        method="GET", path="/admin/limits", name="getLimits", tag=_TAG, handler=get_limits, admin=True,
+        summary="How much people and groups may have", answer=Limits,
+    ),
+    Operation(
+        method="GET", path="/admin/users", name="listUsers", tag=_TAG, handler=list_users, admin=True,
+        summary="Who has desktops, or had some this month, and how much of their limits",
+        query=Page, answer=PersonUseList,
+    ),
+    Operation(
+        method="GET", path="/admin/audit", name="listAudit", tag=_TAG, handler=list_audit, admin=True,
+        summary="Who did what, the newest first", query=AuditQuery, answer=ActList,
+    ),
+)  # fmt: skip

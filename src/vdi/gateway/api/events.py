@@ -1,0 +1,169 @@
+"""`/events`: sessions as they change, as Server-Sent Events.
+
+    event: session   data: {a Session}            one that is there, first all of them, then each that changes
+    event: ready     data: {}                     all that are there have been told
+    event: gone      data: {name, uid}            ended, or not shared any more
+
+A connection that is lost is opened again and begins with all that are there.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Annotated
+
+import msgspec
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from vdi.api.session import VDISession
+from vdi.gateway.api.operation import Call, Operation
+from vdi.gateway.api.problems import ProblemError
+from vdi.gateway.api.sessions import age, seen
+from vdi.gateway.api.shape import session_of
+from vdi.gateway.login.guard import person_of
+from vdi.gateway.rights import knows_of, role_in
+from vdi.gateway.streams import sse_event, sse_response
+from vdi.gateway.world import Change
+
+MOST = 20
+"""Streams that one person may have open at one replica: each holds a connection."""
+CHECK_SECONDS = 15.0
+"""How often it is looked whether the login still holds, and whether shares have expired."""
+
+
+class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What to follow."""
+
+    session: Annotated[
+        Annotated[str, msgspec.Meta(max_length=253)] | None,
+        msgspec.Meta(description="Only this session. Left out: all of mine."),
+    ] = None
+
+
+class Gone(msgspec.Struct):
+    """A session that is not there any more, for this person."""
+
+    name: str
+    uid: str
+
+
+async def follow(call: Call[EventsQuery, None]) -> Response:
+    """The stream."""
+    if call.query.session is not None:
+        seen(call.gateway, call.person, call.query.session)
+    open_now: Counter[str] = call.gateway.api.streams
+    if open_now[call.person.user] >= MOST:
+        detail = f"{call.person.user} has {MOST} of these streams open at this gateway; close one first."
+        raise ProblemError("too-many-requests", detail, headers={"Retry-After": "60"})
+    return sse_response(call.gateway, _counted(call, open_now))
+
+
+async def _counted(call: Call[EventsQuery, None], open_now: "Counter[str]") -> AsyncIterator[bytes]:
+    user = call.person.user
+    open_now[user] += 1
+    try:
+        async with aclosing(_events(call)) as events:
+            async for event in events:
+                yield event
+    finally:
+        open_now[user] -= 1
+        if not open_now[user]:
+            del open_now[user]
+
+
+async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
+    only = call.query.session
+    told: dict[str, VDISession] = {}
+
+    def wants(change: Change) -> bool:
+        return change.kind == "session" and only in (None, change.name) and _concerns(call, change, told)
+
+    with call.gateway.world.changes(wants) as changes:
+        for session in sorted(call.gateway.world.sessions.values(), key=age):
+            if only in (None, session.metadata.name) and _shows(call, session):
+                yield _tell(call, session, told)
+        yield sse_event("{}", event="ready")
+        waiting: asyncio.Task[Change] | None = None
+        try:
+            while True:
+                waiting = waiting or asyncio.ensure_future(_next(aiter(changes)))
+                await asyncio.wait([waiting], timeout=CHECK_SECONDS)
+                if not waiting.done():
+                    if not await _still_in(call):
+                        return
+                    for session in [each for each in told.values() if not _shows(call, each)]:
+                        yield _forget(session, told)
+                    continue
+                done, waiting = waiting, None
+                try:
+                    change = done.result()
+                except StopAsyncIteration:
+                    return
+                for event in _of(call, change, told):
+                    yield event
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await waiting
+
+
+async def _next(changes: AsyncIterator[Change]) -> Change:
+    return await anext(changes)
+
+
+def _concerns(call: Call[EventsQuery, None], change: Change, told: dict[str, VDISession]) -> bool:
+    return change.name in told or (change.new is not None and _shows(call, change.new))
+
+
+def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
+    """Mine and shared with me; one that was asked for by name also as an administrator."""
+    now = call.gateway.clock()
+    if call.query.session is not None:
+        return knows_of(session, call.person, now)
+    return role_in(session, call.person.user, now) is not None
+
+
+def _of(call: Call[EventsQuery, None], change: Change, told: dict[str, VDISession]) -> list[bytes]:
+    """What a change means for this person."""
+    events = []
+    old: VDISession | None = told.get(change.name)
+    new: VDISession | None = change.new if change.new is not None and _shows(call, change.new) else None
+    if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
+        events.append(_forget(old, told))
+    if new is not None:
+        events.append(_tell(call, new, told))
+    return events
+
+
+def _tell(call: Call[EventsQuery, None], session: VDISession, told: dict[str, VDISession]) -> bytes:
+    told[session.metadata.name] = session
+    shown = session_of(session, call.person, call.gateway.clock())
+    return sse_event(msgspec.json.encode(shown).decode(), event="session")
+
+
+def _forget(session: VDISession, told: dict[str, VDISession]) -> bytes:
+    meta = session.metadata
+    del told[meta.name]
+    return sse_event(msgspec.json.encode(Gone(meta.name, meta.uid)).decode(), event="gone")
+
+
+async def _still_in(call: Call[EventsQuery, None]) -> bool:
+    """Whether the login that the stream was opened with still holds. Asked anew: the guard remembers per request."""
+    fresh = {key: value for key, value in call.request.scope.items() if key != "vdi.person"}
+    person = await person_of(HTTPConnection(fresh))
+    return person is not None and person.user == call.person.user
+
+
+OPERATIONS = (
+    Operation(
+        method="GET", path="/events", name="followSessions", tag="Desktops", handler=follow,
+        summary="My desktops and those shared with me as they change, as Server-Sent Events",
+        description="`event: session` has one as data (first all that are there, then each that changes), "
+        "`event: ready` ends the first list, `event: gone` has `name` and `uid` of one that has ended or is not "
+        "shared any more. A comment every 20 s keeps the connection open.",
+        query=EventsQuery, media="text/event-stream", problems=("not-found",),
+    ),
+)  # fmt: skip

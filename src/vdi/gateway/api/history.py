@@ -1,0 +1,287 @@
+"""`/history`, `/usage` and `/export`: what has been. One's own; everybody's below `/admin`."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.responses import Response, StreamingResponse
+
+from vdi.api.constraints import doc
+from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.paging import make_cursor, read_cursor
+from vdi.gateway.api.problems import invalid
+from vdi.gateway.api.sessions_shape import Address, Page
+from vdi.gateway.history.export import Form, What, export_usage
+from vdi.gateway.history.part import History, Past
+from vdi.gateway.history.rows import EndReason, SessionRow
+from vdi.gateway.history.usage import Month, Usage
+from vdi.gateway.people import same_user
+from vdi.gateway.refused import Refused
+
+_Reason = Annotated[
+    EndReason | None,
+    doc("Why it ended: " + ", ".join(EndReason) + ". null: it goes on."),
+]
+_MonthText = Annotated[
+    Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] | None,
+    Meta(description="A calendar month (UTC) such as 2026-11. Left out: this one."),
+]
+
+
+class PastRun(msgspec.Struct, rename="camel"):
+    """One run: from admission to suspension or end, over all pods that replaced one another in it."""
+
+    start: Annotated[datetime, doc("When it began.")]
+    ready: Annotated[datetime | None, doc("When its desktop first answered.")]
+    ended: Annotated[datetime | None, doc("When it ended; null: it goes on.")]
+    end_reason: _Reason
+    end_detail: Annotated[str, doc("More about its end.")]
+    node: Annotated[str, doc("Its last node.")]
+    gpus: Annotated[int | None, doc("GPUs (or shares of one); null: not known.")]
+    queue_seconds: Annotated[float | None, doc("How long it waited for room; null: it did not, or nobody saw it.")]
+    startup_seconds: Annotated[float | None, doc("From its begin to its desktop's first answer.")]
+
+
+class PastSession(msgspec.Struct, rename="camel"):
+    """One session, those that are still there too."""
+
+    uid: Annotated[str, doc("The session's own, for ever.")]
+    name: Annotated[str, doc("Its name.")]
+    user: Annotated[str, doc("Whose it was.")]
+    template: Annotated[str, doc("Its template.")]
+    created: Annotated[datetime, doc("When it was made.")]
+    ended: Annotated[datetime | None, doc("When it ended; null: it is still there.")]
+    end_reason: _Reason
+    ended_by: Annotated[str, doc("Who ended it, where that is known.")]
+    runs: Annotated[tuple[PastRun, ...], doc("Its runs, the oldest first.")]
+
+
+class PastList(msgspec.Struct, omit_defaults=True):
+    """Sessions, the youngest first."""
+
+    items: Annotated[tuple[PastSession, ...], doc("This page's.")]
+    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
+
+
+class PastQuery(Page, rename="camel", forbid_unknown_fields=True):
+    """Which of my past sessions."""
+
+    name: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Only those of this name.")] = None
+
+
+class AllPastQuery(PastQuery, rename="camel", forbid_unknown_fields=True):
+    """Which of everybody's past sessions."""
+
+    user: Annotated[Address | None, Meta(description="Only those of this person.")] = None
+
+
+class UsageQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """Which month."""
+
+    month: _MonthText = None
+
+
+class MonthUsage(msgspec.Struct, rename="camel"):
+    """What one person has used in one month. A run over the turn of a month counts in both, each its part."""
+
+    user: Annotated[str, doc("Who.")]
+    month: Annotated[str, doc("The month.")]
+    sessions: Annotated[int, doc("That ran in this month.")]
+    runs: Annotated[int, doc("That began in this month.")]
+    hours: Annotated[float, doc("That they ran.")]
+    gpu_hours: Annotated[float, doc("Hours times GPUs (or shares of one).")]
+    queued: Annotated[int, doc("Runs that had to wait for room.")]
+    median_queue_seconds: Annotated[float | None, doc("Of those.")]
+    median_startup_seconds: Annotated[float | None, doc("Of the runs that began in this month and got ready.")]
+
+
+class UsageReport(msgspec.Struct):
+    """A month."""
+
+    month: Annotated[str, doc("The month.")]
+    items: Annotated[tuple[MonthUsage, ...], doc("By hours, most first.")]
+
+
+class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    format: Annotated[Literal["csv", "jsonl"], Meta(description="CSV, or a JSON object in each line.")] = "csv"
+    since: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Not what began before this time, such as 2026-11-01T00:00:00Z. Not with usage."),
+    ] = None
+    until: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="Not what began at this time or later. Not with usage."),
+    ] = None
+    month: _MonthText = None
+
+
+class ExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """What of mine to export."""
+
+    what: Annotated[Literal["sessions", "runs", "usage"], Meta(description="Which table.")]
+
+
+class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """What of everybody's to export."""
+
+    what: Annotated[Literal["sessions", "runs", "usage", "audit"], Meta(description="Which table.")]
+    user: Annotated[Address | None, Meta(description="Only what is this person's.")] = None
+
+
+async def list_history(call: Call[PastQuery, None]) -> PastList:
+    """My past sessions."""
+    return await _past(call, call.person.user)
+
+
+async def list_all_history(call: Call[AllPastQuery, None]) -> PastList:
+    """Everybody's."""
+    return await _past(call, call.query.user)
+
+
+async def _past(call: Call[Any, None], user: str | None) -> PastList:
+    query: PastQuery = call.query
+    history: History = call.gateway.history
+    before = _before(query.cursor)
+    found = await history.past(limit=query.limit + 1, user=user, name=query.name, before=before)
+    shown = found[: query.limit]
+    more = len(found) > query.limit
+    after = make_cursor((shown[-1].session.created.isoformat(), shown[-1].session.uid)) if more else ""
+    return PastList(tuple(_session(each) for each in shown), after)
+
+
+def _before(cursor: str | None) -> SessionRow | None:
+    key = read_cursor(cursor)
+    if key is None:
+        return None
+    try:
+        created, uid = key
+        when = datetime.fromisoformat(created)
+    except ValueError as error:
+        raise invalid("cursor", cursor, "`next` of the page before") from error
+    return SessionRow(uid=uid, name="", namespace="", owner="", template="", created=when)
+
+
+def _session(past: Past) -> PastSession:
+    one = past.session
+    runs = tuple(PastRun(**{name: getattr(each, name) for name in PastRun.__struct_fields__}) for each in past.runs)
+    return PastSession(
+        uid=one.uid,
+        name=one.name,
+        user=one.owner,
+        template=one.template,
+        created=one.created,
+        ended=one.ended,
+        end_reason=one.end_reason,
+        ended_by=one.ended_by,
+        runs=runs,
+    )
+
+
+async def get_history(call: Call[Nothing, None]) -> PastSession:
+    """One past session; of another person's only an administrator learns that it was there."""
+    history: History = call.gateway.history
+    past = await history.session(call.path("uid"))
+    if past is None or not (call.person.admin or same_user(past.session.owner, call.person.user)):
+        raise Refused("NotFound", f"There was no session of yours with the uid {call.path('uid')!r}.")
+    return _session(past)
+
+
+async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
+    """What I have used."""
+    return await _usage(call, call.person.user)
+
+
+async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
+    """What everybody has used."""
+    return await _usage(call, None)
+
+
+async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
+    month = _month(call.query.month, call.gateway.clock())
+    report: list[Usage] = await call.gateway.history.usage(month, call.gateway.clock(), user)
+    names = MonthUsage.__struct_fields__
+    items = tuple(MonthUsage(**{name: getattr(each, name) for name in names}) for each in report)
+    return UsageReport(str(month), items)
+
+
+def _month(text: str | None, now: datetime) -> Month:
+    try:
+        return Month.parse(text) if text else Month.of(now)
+    except ValueError as error:
+        raise invalid("month", text, "a month such as 2026-11") from error
+
+
+async def export_mine(call: Call[ExportQuery, None]) -> Response:
+    """My rows as a file."""
+    return await _export(call, call.person.user)
+
+
+async def export_all(call: Call[AllExportQuery, None]) -> Response:
+    """Everybody's rows as a file."""
+    return await _export(call, call.query.user)
+
+
+async def _export(call: Call[Any, None], user: str | None) -> Response:
+    query: ExportQuery | AllExportQuery = call.query
+    history: History = call.gateway.history
+    now, form = call.gateway.clock(), Form(query.format)
+    headers = {"Content-Disposition": f'attachment; filename="vdi-{query.what}.{form}"'}
+    if query.what == "usage":
+        if query.since or query.until:
+            raise invalid("since" if query.since else "until", str(query.since or query.until), "given with usage")
+        report = await history.usage(_month(query.month, now), now, user)
+        return Response(export_usage(report, form), headers=headers, media_type=form.media_type)
+    if query.month:
+        raise invalid("month", query.month, f"given with {query.what}: use since and until")
+    rows = history.export(What(query.what), form, since=query.since, until=query.until, user=user)
+    first = await anext(
+        rows, b""
+    )  # a database that does not answer is said as a problem, not by a file that breaks off
+    return StreamingResponse(_chained(first, rows), headers=headers, media_type=form.media_type)
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+_TAG, _ADMIN = "History", "Administration"
+_ABOUT_EXPORT = (
+    "A text that a spreadsheet would run as a formula gets a `'` in front. Answers in pieces, of any length."
+)
+
+OPERATIONS = (
+    Operation(
+        method="GET", path="/history", name="listHistory", tag=_TAG, handler=list_history,
+        summary="My sessions with their runs, past ones too, the youngest first", query=PastQuery, answer=PastList,
+    ),
+    Operation(
+        method="GET", path="/history/{uid}", name="getHistory", tag=_TAG, handler=get_history,
+        summary="One of them", answer=PastSession, problems=("not-found",),
+    ),
+    Operation(
+        method="GET", path="/usage", name="getUsage", tag=_TAG, handler=get_usage,
+        summary="How much I used in a month", query=UsageQuery, answer=UsageReport,
+    ),
+    Operation(
+        method="GET", path="/export", name="exportMine", tag=_TAG, handler=export_mine,
+        summary="My sessions, runs or usage as a file", description=_ABOUT_EXPORT,
+        query=ExportQuery, media="text/csv, application/jsonl",
+    ),
+    Operation(
+        method="GET", path="/admin/history", name="listAllHistory", tag=_ADMIN, handler=list_all_history, admin=True,
+        summary="Everybody's sessions with their runs, past ones too", query=AllPastQuery, answer=PastList,
+    ),
+    Operation(
+        method="GET", path="/admin/usage", name="getAllUsage", tag=_ADMIN, handler=get_all_usage, admin=True,
+        summary="How much everybody used in a month", query=UsageQuery, answer=UsageReport,
+    ),
+    Operation(
+        method="GET", path="/admin/export", name="exportAll", tag=_ADMIN, handler=export_all, admin=True,
+        summary="Everybody's sessions, runs or usage, or the audit, as a file", description=_ABOUT_EXPORT,
+        query=AllExportQuery, media="text/csv, application/jsonl",
+    ),
+)  # fmt: skip

@@ -1,0 +1,107 @@
+"""`/logins`: the browsers one is logged in with, and the end of them. Only for who has logged in with a browser."""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from vdi.api.constraints import doc
+from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.problems import ProblemError
+from vdi.gateway.login.agents import browser
+from vdi.gateway.login.guard import end_everything, end_login
+from vdi.gateway.login.logins import TOKEN_ID
+from vdi.gateway.refused import Refused
+
+
+class LoginEntry(msgspec.Struct, rename="camel"):
+    """One browser that one is logged in with."""
+
+    id: Annotated[str, doc("Names it in this API.")]
+    browser: Annotated[str, doc("What it calls itself, in words.")]
+    address: Annotated[str, doc("Where it logged in from.")]
+    created: Annotated[datetime, doc("When.")]
+    seen: Annotated[datetime, doc("When it was last used, to the minute.")]
+    expires: Annotated[datetime, doc("When it ends at the latest.")]
+    current: Annotated[bool, doc("Whether it is the one that this request came from.")]
+
+
+class LoginEntries(msgspec.Struct):
+    """Logins that hold, the latest seen first."""
+
+    items: Annotated[tuple[LoginEntry, ...], doc("All of mine.")]
+
+
+class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What else ends."""
+
+    tokens: Annotated[bool, Meta(description="true: my API tokens are revoked too.")] = False
+
+
+async def list_logins(call: Call[Nothing, None]) -> LoginEntries:
+    """My logins."""
+    _with_a_browser(call)
+    mine = await call.gateway.login.logins.of(call.person.user)
+    entries = [
+        LoginEntry(
+            id=each.id,
+            browser=browser(each.agent),
+            address=each.address,
+            created=each.created,
+            seen=each.seen,
+            expires=each.expires,
+            current=each.id == call.person.login_id,
+        )
+        for each in mine
+    ]
+    return LoginEntries(tuple(entries))
+
+
+async def end_one(call: Call[Nothing, None]) -> None:
+    """The end of one of my logins, and of the pictures that were opened with it."""
+    _with_a_browser(call)
+    wanted = call.path("id")
+    if wanted not in {each.id for each in await call.gateway.login.logins.of(call.person.user)}:
+        raise Refused("NotFound", f"You have no login {wanted!r} that holds.")
+    await end_login(call.gateway, wanted)
+    await _note(call, "login.end", {"which": "this browser" if wanted == call.person.login_id else "another browser"})
+
+
+async def end_all(call: Call[EverywhereQuery, None]) -> None:
+    """The end of all my logins; this one too."""
+    _with_a_browser(call)
+    await end_everything(call.gateway, call.person.user, tokens=call.query.tokens)
+    await _note(call, "login.end_all", {"tokens": str(call.query.tokens).lower()})
+
+
+def _with_a_browser(call: Call[Nothing, None] | Call[EverywhereQuery, None]) -> None:
+    if call.person.login_id.startswith(TOKEN_ID):
+        raise ProblemError("forbidden", "An API token neither sees nor ends logins: log in to the portal for that.")
+
+
+async def _note(call: Call[Nothing, None] | Call[EverywhereQuery, None], action: str, detail: dict[str, str]) -> None:
+    user = call.person.user
+    await call.gateway.audit.record(
+        actor=user, action=action, target=user, outcome="done", detail=detail, at=call.gateway.clock()
+    )
+
+
+_ABOUT = "Needs the cookie of a login: an API token neither sees nor ends logins."
+
+OPERATIONS = (
+    Operation(
+        method="GET", path="/logins", name="listLogins", tag="Account", handler=list_logins,
+        summary="The browsers that I am logged in with", description=_ABOUT, answer=LoginEntries,
+        problems=("forbidden",),
+    ),
+    Operation(
+        method="DELETE", path="/logins", name="endLogins", tag="Account", handler=end_all,
+        summary="Log out everywhere, here too; pictures of desktops stop", description=_ABOUT,
+        query=EverywhereQuery, problems=("forbidden",),
+    ),
+    Operation(
+        method="DELETE", path="/logins/{id}", name="endLogin", tag="Account", handler=end_one,
+        summary="Log one browser out", description=_ABOUT, problems=("forbidden", "not-found"),
+    ),
+)  # fmt: skip

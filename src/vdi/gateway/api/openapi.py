@@ -1,0 +1,182 @@
+"""The OpenAPI 3.1 document, made from the same operations and structs that answer the requests. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from vdi.gateway.api.operation import JSON, PREFIX, Operation
+from vdi.gateway.api.problems import MEDIA_TYPE, TITLES, Problem
+
+Schema = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
+_ABOUT = """Desktops for programs: everything that the portal does.
+
+Send an API token (`Authorization: Bearer vdi_...`), made on the portal's page Account or by `vdi login`. Scripts on
+the portal's own pages use the login's cookie, and send `X-CSRF-Token` with whatever changes something.
+
+A refusal is `application/problem+json` (RFC 9457): `code` for programs, `detail` for people, and in `errors` each field
+with what was sent and what is allowed. More than 600 requests in a minute are answered 429 with `Retry-After`.
+Times are RFC 3339 in UTC. Lists that can be long come in pages: send `next` back as `cursor`.
+"""
+_ALWAYS = ("unauthenticated", "too-many-requests", "unexpected", "unavailable")
+_TAGS = {
+    "Desktops": "Start, follow, share and end desktops.",
+    "Templates": "The kinds of desktop that you may start.",
+    "History": "What has been, and how much was used.",
+    "Account": "Who you are, what you may have, and your API tokens.",
+    "Administration": "For administrators: everybody's desktops, and what they share.",
+}
+_PARTS = {
+    "name": "Name of the session or template.",
+    "user": "E-mail address.",
+    "id": "Its id, from the list.",
+    "uid": "The session's uid.",
+}
+
+
+def document(operations: Sequence[Operation], *, url: str, version: str) -> Schema:
+    """The whole document. `url`: the portal's, without a slash at its end."""
+    used = {each.name: each for each in operations}
+    structs = _structs(operations)
+    refs, components = msgspec.json.schema_components(structs, ref_template=_REF)
+    ref_of = dict(zip(structs, refs, strict=True))
+    paths: dict[str, Any] = {}
+    for each in used.values():
+        path = PREFIX + _PARAMETER.sub(r"{\1}", each.path)
+        paths.setdefault(path, {})[each.method.lower()] = _operation(each, ref_of, components)
+    parameters_only = {each.query.__name__ for each in operations}
+    schemas = {name: _plain(schema) for name, schema in components.items() if name not in parameters_only}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "VDI", "version": version, "description": _ABOUT},
+        "servers": [{"url": url}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "security": [{"token": []}, {"login": [], "csrf": []}],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "An API token: `vdi_...`."},
+                "login": {"type": "apiKey", "in": "cookie", "name": "__Host-vdi-login"},
+                "csrf": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-CSRF-Token",
+                    "description": "`csrfToken` of `GET /me`; only with the cookie, and only for changes.",
+                },
+            },
+        },
+    }
+
+
+def _structs(operations: Iterable[Operation]) -> list[type[msgspec.Struct]]:
+    wanted = [shape for each in operations for shape in (each.query, each.body, each.answer) if shape is not None]
+    return list(dict.fromkeys([*wanted, Problem]))
+
+
+def _operation(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema], components: Schema) -> Schema:
+    path = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": _PARTS[name],
+            "schema": {"type": "string"},
+        }
+        for name in _PARAMETER.findall(operation.path)
+    ]
+    query = [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.get("description", ""),
+            "schema": _without_null({key: value for key, value in schema.items() if key != "description"}),
+        }
+        for name, schema in _plain(components[operation.query.__name__])["properties"].items()
+    ]
+    made: Schema = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": _responses(operation, ref_of),
+    }
+    if operation.description:
+        made["description"] = operation.description
+    if parameters := path + query:
+        made["parameters"] = parameters
+    if operation.body is not None:
+        made["requestBody"] = {"required": True, "content": {JSON: {"schema": ref_of[operation.body]}}}
+    return made
+
+
+def _responses(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema]) -> Schema:
+    made: Schema = {}
+    success = str(operation.success)
+    if operation.media:
+        content = {each: {"schema": {"type": "string"}} for each in operation.media.split(", ")}
+        made[success] = {"description": "Done.", "content": content}
+    elif operation.answer is not None:
+        made[success] = {"description": "Done.", "content": {JSON: {"schema": ref_of[operation.answer]}}}
+    else:
+        made[success] = {"description": "Done; there is nothing to say."}
+    for status, codes in _problems(operation).items():
+        titles = "; ".join(f"`{code}`: {TITLES[code][1]}" for code in codes)
+        made[status] = {"description": f"{titles}.", "content": {MEDIA_TYPE: {"schema": ref_of[Problem]}}}
+    return dict(sorted(made.items()))
+
+
+def _problems(operation: Operation) -> dict[str, list[str]]:
+    """The codes by HTTP status."""
+    codes = [*_ALWAYS, *operation.problems, "invalid"]
+    if operation.method != "GET":
+        codes.append("csrf")
+    if operation.body is not None:
+        codes += ["malformed", "unsupported-media-type", "too-large"]
+    if operation.admin:
+        codes.append("forbidden")
+    found: dict[str, list[str]] = {}
+    for code in sorted(set(codes)):
+        found.setdefault(str(TITLES[code][0]), []).append(code)
+    return found
+
+
+def _plain(schema: Schema) -> Schema:
+    """Without Kubernetes' own keywords and empty defaults; what its rules say in words joins the description."""
+    kept = {
+        key: _inner(value)
+        for key, value in schema.items()
+        if not key.startswith("x-kubernetes-") and not (key == "default" and value == "")
+    }
+    if "enum" in kept:
+        kept = _without_null(kept)  # Kubernetes' structs leave out what is null, and an enum would forbid it
+    return _with_rules(kept, schema.get("x-kubernetes-validations", ()))
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_inner(each) for each in value]
+    return _plain(value) if isinstance(value, dict) else value
+
+
+def _with_rules(schema: Schema, rules: Iterable[Any]) -> Schema:
+    said = [rule["message"] for rule in rules]
+    if not said or not isinstance(schema.get("description"), str):
+        return schema
+    first = schema["description"].rstrip(".")
+    rest = " ".join(f"{each[0].upper()}{each[1:]}." for each in said)
+    return schema | {"description": f"{first}. {rest}"}
+
+
+def _without_null(schema: Schema) -> Schema:
+    """For what is there or not, and never null, such as parameters."""
+    choices: list[Schema] = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if schema.get("default", 0) is None:
+        schema = {key: value for key, value in schema.items() if key != "default"}
+    if len(choices) != 1:
+        return schema
+    return {key: value for key, value in schema.items() if key != "anyOf"} | choices[0]

@@ -1,0 +1,171 @@
+"""What the API says when it refuses: `application/problem+json` (RFC 9457), with field, value and what is allowed.
+
+Raised by the handlers, and made here from everything else that can go wrong on the way; sent by `operation`.
+"""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+from starlette.responses import Response
+
+from vdi.api.constraints import doc
+
+MEDIA_TYPE = "application/problem+json"
+
+TITLES = {
+    "malformed": (400, "The request cannot be read"),
+    "unauthenticated": (401, "Who asks is not known"),
+    "csrf": (403, "The request does not come from a page of this portal"),
+    "forbidden": (403, "Not allowed to this person"),
+    "not-found": (404, "There is no such thing"),
+    "method-not-allowed": (405, "This address knows no such method"),
+    "conflict": (409, "It does not go with what is there"),
+    "over-limit": (409, "It would be more than this person may have"),
+    "too-large": (413, "The request is too large"),
+    "unsupported-media-type": (415, "The body is not JSON"),
+    "invalid": (422, "A field has a value that is not allowed"),
+    "too-many-requests": (429, "Too many requests"),
+    "unexpected": (500, "A fault of the gateway"),
+    "unavailable": (503, "Something that the gateway needs does not answer"),
+}
+"""Every problem that there is: its code, its HTTP status and its title."""
+
+
+class FieldProblem(msgspec.Struct, omit_defaults=True):
+    """One field that has no allowed value."""
+
+    field: Annotated[str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")]
+    allowed: Annotated[str, doc("What is allowed.")]
+    value: Annotated[Any, doc("What was sent; absent where the field is missing.")] = None
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """Why a request was refused (RFC 9457)."""
+
+    type: Annotated[str, doc("Address of this kind of problem's description.", format="uri-reference")]
+    title: Annotated[str, doc("The kind of problem, in words.")]
+    status: Annotated[int, doc("The HTTP status.")]
+    code: Annotated[str, doc("The kind of problem, for programs.", enum=list(TITLES))]
+    detail: Annotated[str, doc("What is the matter this time, in whole sentences.")]
+    errors: Annotated[tuple[FieldProblem, ...], doc("The fields that are refused.")] = ()
+
+
+class ProblemError(Exception):
+    """Raised when a request is refused; `code` is one of `TITLES`."""
+
+    def __init__(self, code: str, detail: str, *errors: FieldProblem, headers: dict[str, str] | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.status, title = TITLES[code]
+        self.headers = headers or {}
+        self.problem = Problem(f"/api/docs#problem-{code}", title, self.status, code, detail, errors)
+
+    def response(self) -> Response:
+        """The answer to the request."""
+        body = msgspec.json.encode(self.problem)
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def invalid(field: str, value: Any, allowed: str) -> ProblemError:
+    """The refusal of one field's value."""
+    return _invalid([FieldProblem(field, allowed, value)])
+
+
+def _invalid(errors: list[FieldProblem]) -> ProblemError:
+    said = [_sentence(each) for each in errors]
+    return ProblemError("invalid", " ".join(said), *errors)
+
+
+def _sentence(error: FieldProblem) -> str:
+    if error.value is None:
+        return f"{error.field}: allowed is {error.allowed}."
+    return f"{error.field}: {_shown(error.value)} is not {error.allowed}."
+
+
+def _shown(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]+)`")
+_EXPECTED = re.compile(r"^Expected (?P<allowed>.*?)(?:, got .*)?$")
+_QUOTED = re.compile(r"`([^`]+)`")
+_TYPES = {"str": "text", "int": "a whole number", "bool": "true or false", "object": "an object", "array": "a list"}
+
+
+def from_validation(error: msgspec.ValidationError, sent: Any, shape: type[msgspec.Struct]) -> ProblemError:
+    """The refusal for what msgspec says of a body or of parameters. `sent` is what was read, untyped."""
+    found = _AT.match(str(error))
+    what, path = (found["what"], found["path"] or "") if found else (str(error), "")
+    if missing := _MISSING.match(what):
+        field = _below(path, missing["name"])
+        return _invalid([FieldProblem(field, f"{_described(shape, field)} (it is required)")])
+    if unknown := _UNKNOWN.match(what):
+        field = _below(path, unknown["name"])
+        known = ", ".join(_fields(shape, path)) or "none"
+        return _invalid([FieldProblem(field, f"a field of this request; there are: {known}", _value(sent, field))])
+    return _invalid([FieldProblem(path or "body", _allowed(what, shape, path), _value(sent, path))])
+
+
+def _allowed(what: str, shape: type[msgspec.Struct], path: str) -> str:
+    """What is allowed in the place of what msgspec complains of."""
+    if "RFC3339" in what or "timezone" in what:
+        return "a time such as 2026-12-24T18:00:00Z"
+    expected = _EXPECTED.match(what)
+    if expected is None or "matching regex" in what:
+        return _described(shape, path)
+    return _in_words(expected["allowed"])
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _in_words(expected: str) -> str:
+    """`int | null` >= 1 -> a whole number >= 1."""
+
+    def words(found: re.Match[str]) -> str:
+        return " or ".join(_TYPES.get(each, each) for each in found[1].split(" | ") if each != "null")
+
+    return _QUOTED.sub(words, expected)
+
+
+def _value(sent: Any, path: str) -> Any:
+    for part in filter(None, path.replace("[...]", "").split(".")):
+        sent = sent.get(part) if isinstance(sent, dict) else None
+    return sent
+
+
+def _fields(shape: type[msgspec.Struct], path: str) -> list[str]:
+    found: Any = msgspec.inspect.type_info(shape)
+    for part in filter(None, path.split(".")):
+        found = next((_plain(each.type) for each in found.fields if each.encode_name == part), None)
+        if not isinstance(found, msgspec.inspect.StructType):
+            return []
+    return [each.encode_name for each in found.fields]
+
+
+def _plain(kind: Any) -> Any:
+    """The struct in `Annotated[Struct | None, ...]`."""
+    while isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, msgspec.inspect.UnionType):
+        given = [each for each in kind.types if not isinstance(each, msgspec.inspect.NoneType)]
+        return _plain(given[0]) if len(given) == 1 else kind
+    return kind
+
+
+def _described(shape: type[msgspec.Struct], path: str) -> str:
+    """What a field's own description says, the last resort of what is allowed."""
+    parent, _, name = path.rpartition(".")
+    found: Any = msgspec.inspect.type_info(shape)
+    for part in filter(None, parent.split(".")):
+        found = next((_plain(each.type) for each in found.fields if each.encode_name == part), found)
+    for each in getattr(found, "fields", ()):
+        if each.encode_name == name and isinstance(each.type, msgspec.inspect.Metadata):
+            if isinstance(kind := _plain(each.type), msgspec.inspect.LiteralType):
+                return "one of " + ", ".join(map(str, kind.values))
+            return str((each.type.extra_json_schema or {})["description"]).rstrip(".")
+    return "a value of the type that the API's description gives"

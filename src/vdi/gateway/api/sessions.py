@@ -1,0 +1,212 @@
+"""`/sessions` and `/templates`: what a person has, may start, and does with it. What is done, `Actions` does."""
+
+from datetime import datetime
+
+import msgspec
+from starlette.responses import Response
+
+from vdi.api.session import VDISession
+from vdi.gateway.api.operation import JSON, PREFIX, Call, Nothing, Operation
+from vdi.gateway.api.paging import Key, cut
+from vdi.gateway.api.sessions_shape import (
+    EndQuery,
+    Extend,
+    NewSession,
+    Session,
+    SessionList,
+    SessionQuery,
+    Share,
+    Template,
+    TemplateList,
+    WishedHome,
+    WishedResources,
+)
+from vdi.gateway.api.shape import session_of, template_of
+from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person, Role
+from vdi.gateway.refused import Refused
+from vdi.gateway.rights import Deed, may_use, refusal, role_in
+from vdi.session.wish import Wish
+
+
+def age(session: VDISession) -> Key:
+    """Oldest first."""
+    return session.metadata.creation_timestamp, session.metadata.name
+
+
+def seen(gateway: Gateway, person: Person, name: str) -> VDISession:
+    """A session that the person may see. Raises Refused with the words for one that is not theirs or not there."""
+    session = gateway.world.session(name)
+    stranger = f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
+    why = refusal(person, Deed.SEE, session, gateway.clock()) if session else stranger
+    if session is None or why:
+        raise Refused("NotFound", why or stranger)
+    return session
+
+
+async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
+    """My sessions, and those shared with me."""
+    now, person, wanted = call.gateway.clock(), call.person, call.query.role
+
+    def is_wanted(session: VDISession) -> bool:
+        role = role_in(session, person.user, now)
+        return role is not None and wanted in (None, role)
+
+    shown, after = cut(filter(is_wanted, call.gateway.world.sessions.values()), age, call.query)
+    return SessionList(tuple(session_of(each, person, now) for each in shown), after)
+
+
+async def get_session(call: Call[Nothing, None]) -> Session:
+    """One session."""
+    session = seen(call.gateway, call.person, call.path("name"))
+    return session_of(session, call.person, call.gateway.clock())
+
+
+async def create_session(call: Call[Nothing, NewSession]) -> Response:
+    """A new desktop."""
+    made = await call.gateway.actions.start(call.person, _wish(call.person, call.body))
+    body = msgspec.json.encode(session_of(made, call.person, call.gateway.clock()))
+    headers = {"Location": f"{PREFIX}/sessions/{made.metadata.name}"}
+    return Response(body, 201, headers=headers, media_type=JSON)
+
+
+def _wish(person: Person, asked: NewSession) -> Wish:
+    resources = asked.resources or WishedResources()
+    home = asked.persistence or WishedHome()
+    return Wish(
+        user=asked.user or person.user,
+        template=asked.template,
+        name=asked.name,
+        gpu=resources.gpu,
+        memory=resources.memory,
+        cpu=resources.cpu,
+        timeout=asked.timeout,
+        idle_timeout=asked.idle_timeout,
+        priority=asked.priority,
+        hostname=asked.hostname,
+        home=home.enabled,
+        home_size=home.size,
+        retain=home.retain,
+    )
+
+
+async def end_session(call: Call[EndQuery, None]) -> None:
+    """The end of a session."""
+    await call.gateway.actions.end(call.person, call.path("name"), delete_home=call.query.delete_home)
+
+
+async def extend_session(call: Call[Nothing, Extend]) -> Session:
+    """More time."""
+    return _now(call, await call.gateway.actions.extend(call.person, call.path("name"), call.body.timeout))
+
+
+async def suspend_session(call: Call[Nothing, None]) -> Session:
+    """Stop the desktop."""
+    return _now(call, await call.gateway.actions.suspend(call.person, call.path("name")))
+
+
+async def resume_session(call: Call[Nothing, None]) -> Session:
+    """Start it again."""
+    return _now(call, await call.gateway.actions.resume(call.person, call.path("name")))
+
+
+async def restart_session(call: Call[Nothing, None]) -> Session:
+    """Start it anew."""
+    return _now(call, await call.gateway.actions.restart(call.person, call.path("name")))
+
+
+async def share_session(call: Call[Nothing, Share]) -> Session:
+    """Let somebody in."""
+    role, expires = Role(call.body.role), call.body.expires
+    name, user = call.path("name"), call.path("user")
+    return _now(call, await call.gateway.actions.share(call.person, name, user, role, expires))
+
+
+async def unshare_session(call: Call[Nothing, None]) -> Session:
+    """Let somebody in no longer."""
+    return _now(call, await call.gateway.actions.unshare(call.person, call.path("name"), call.path("user")))
+
+
+def _now(call: Call[Nothing, None] | Call[Nothing, Extend] | Call[Nothing, Share], session: VDISession) -> Session:
+    now: datetime = call.gateway.clock()
+    return session_of(session, call.person, now)
+
+
+async def list_templates(call: Call[Nothing, None]) -> TemplateList:
+    """The kinds of desktop that this person may start."""
+    mine = [each for each in call.gateway.world.templates.values() if may_use(each, call.person)]
+    return TemplateList(tuple(template_of(each) for each in sorted(mine, key=lambda one: one.metadata.name)))
+
+
+async def get_template(call: Call[Nothing, None]) -> Template:
+    """One of them."""
+    name = call.path("name")
+    template = call.gateway.world.template(name)
+    if template is None or not may_use(template, call.person):
+        known = ", ".join(each.metadata.name for each in (await list_templates(call)).items) or "none"
+        raise Refused("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")
+    return template_of(template)
+
+
+_TAG = "Desktops"
+_CHANGE = ("not-found", "forbidden", "conflict", "over-limit")
+
+OPERATIONS = (
+    Operation(
+        method="GET", path="/sessions", name="listSessions", tag=_TAG, handler=list_sessions,
+        summary="My desktops and those shared with me, oldest first",
+        query=SessionQuery, answer=SessionList,
+    ),
+    Operation(
+        method="POST", path="/sessions", name="createSession", tag=_TAG, handler=create_session,
+        summary="Start a desktop",
+        description="Answers as soon as the cluster has taken the wish; follow the start with `GET /events`.",
+        body=NewSession, answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"),
+    ),
+    Operation(
+        method="GET", path="/sessions/{name}", name="getSession", tag=_TAG, handler=get_session,
+        summary="One desktop: its wish and its state", answer=Session, problems=("not-found",),
+    ),
+    Operation(
+        method="DELETE", path="/sessions/{name}", name="endSession", tag=_TAG, handler=end_session,
+        summary="End a desktop",
+        description="The home stays for the next session of the same template, unless `deleteHome` is true, or the "
+        "session was made with `persistence.retain: false`.",
+        query=EndQuery, problems=_CHANGE,
+    ),
+    Operation(
+        method="POST", path="/sessions/{name}/extend", name="extendSession", tag=_TAG, handler=extend_session,
+        summary="Set the length of the whole run", body=Extend, answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="POST", path="/sessions/{name}/suspend", name="suspendSession", tag=_TAG, handler=suspend_session,
+        summary="Stop the desktop and free its GPU; home and address stay", answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="POST", path="/sessions/{name}/resume", name="resumeSession", tag=_TAG, handler=resume_session,
+        summary="Start a suspended desktop again: a new run", answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="POST", path="/sessions/{name}/restart", name="restartSession", tag=_TAG, handler=restart_session,
+        summary="A new desktop on the same home, for one that hangs or has failed",
+        answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="PUT", path="/sessions/{name}/access/{user}", name="shareSession", tag=_TAG, handler=share_session,
+        summary="Let somebody into the desktop; a share that is there is replaced",
+        body=Share, answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="DELETE", path="/sessions/{name}/access/{user}", name="unshareSession", tag=_TAG,
+        handler=unshare_session, summary="Take a share back; the guest's picture stops",
+        answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="GET", path="/templates", name="listTemplates", tag="Templates", handler=list_templates,
+        summary="The kinds of desktop that I may start, by name", answer=TemplateList,
+    ),
+    Operation(
+        method="GET", path="/templates/{name}", name="getTemplate", tag="Templates", handler=get_template,
+        summary="One of them", answer=Template, problems=("not-found",),
+    ),
+)  # fmt: skip

@@ -1,0 +1,243 @@
+"""The way into a desktop, and out of it.
+
+    desktop's host  /.vdi/start   a cookie that only this browser has; on to the portal
+    portal          /enter        login, rights; a ticket: one use, half a minute, for this login, session and browser
+    desktop's host  /.vdi/enter   the ticket against the cookie; a grant, and its two cookies; on to the desktop
+    desktop's host  /.vdi/leave   the grant ends
+
+Nobody can put somebody else's ticket into a browser: it is bound to the cookie that /.vdi/start has set there.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from vdi.api.session import VDISession
+from vdi.gateway.edge.cookies import (
+    add_header,
+    desktop_cookie,
+    forget_cookies,
+    grant_cookie,
+    reload_cookie,
+    state_cookie,
+)
+from vdi.gateway.edge.gate import Gate, Logins, handle_hash
+from vdi.gateway.edge.headers import LABEL, MARK, STATE_COOKIE, Hosts, cookies_in, local_path, quoted
+from vdi.gateway.edge.revocation import Live, Revoker
+from vdi.gateway.edge.tables import Tables
+from vdi.gateway.edge.tokens import Tokens
+from vdi.gateway.login.csrf import foreign
+from vdi.gateway.login.guard import require_browser
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.people import Person
+from vdi.gateway.portal.render import render
+from vdi.gateway.rights import role_in
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared import Shared
+from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.world import World
+
+log = logging.getLogger(__name__)
+
+TICKET_SECONDS = 30
+_STATE = re.compile(r"[A-Za-z0-9_-]{43}")
+_STATE_HASH = re.compile(r"[0-9a-f]{64}")
+_TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
+_OURS = {MARK: "1"}
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """What the portal tells the desktop's host, by way of `Shared`."""
+
+    session_uid: str
+    user: str
+    groups: list[str]
+    login_id: str
+    state: str
+
+
+class Entrance:
+    """The four routes."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        world: World,
+        shared: Shared,
+        store: GrantStore,
+        logins: Logins,
+        gate: Gate,
+        tokens: Tokens,
+        live: Live,
+        revoker: Revoker,
+        tables: Tables,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._hosts = Hosts(settings)
+        self._world = world
+        self._shared = shared
+        self._store = store
+        self._logins = logins
+        self._gate = gate
+        self._tokens = tokens
+        self._live = live
+        self._revoker = revoker
+        self._tables = tables
+        self._metrics = metrics
+        self._clock = clock
+
+    async def start(self, request: Request) -> Response:
+        """Send the browser to the portal. Says nothing about whether there is a desktop here."""
+        label = self._label(request)
+        # One that is there already stays: a second tab must not spoil the first one's way.
+        state = cookies_in(request.headers.get("cookie", "")).get(STATE_COOKIE, "")
+        if not _STATE.fullmatch(state):
+            state = secrets.token_urlsafe(32)
+        next_path = local_path(request.query_params.get("next"))
+        query = f"host={label}&state={_hash(state)}&next={quoted(next_path)}"
+        response = RedirectResponse(f"{self._settings.portal_url}/enter?{query}", 302, _OURS)
+        add_header(response, state_cookie(state))
+        if request.headers.get("sec-fetch-site") == "same-origin":
+            add_header(response, reload_cookie(True))
+        return response
+
+    async def portal_enter(self, request: Request) -> Response:
+        """On the portal: who is logged in and may enter gets a ticket."""
+        person = await require_browser(request)
+        label, state = request.query_params.get("host", ""), request.query_params.get("state", "")
+        if not LABEL.fullmatch(label) or not _STATE_HASH.fullmatch(state):
+            return _page(request, "This is not a link to a desktop.", "Open the desktop from the portal.", 400)
+        session = self._world.by_host(label)
+        if session is None or role_in(session, person.user, self._clock()) is None:
+            # The same words for both: whether there is a desktop is nobody else's business.
+            return _page(
+                request,
+                "There is no desktop of yours here",
+                f"At {self._settings.host(label)} there is no desktop that is yours or shared with you as "
+                f"{person.user}. It may have ended, or is not shared with you any more.",
+                403,
+            )
+        ticket = await self.issue_ticket(person, session, state)
+        next_path = quoted(local_path(request.query_params.get("next")))
+        host = self._settings.url(self._settings.host(label))
+        return RedirectResponse(f"{host}/.vdi/enter?ticket={ticket}&next={next_path}", 302)
+
+    async def issue_ticket(self, person: Person, session: VDISession, state: str) -> str:
+        """A ticket into this session for who was just found to have rights in it. `state`: SHA-256 of the cookie."""
+        ticket = secrets.token_urlsafe(32)
+        told = Ticket(session.metadata.uid, person.user, sorted(person.groups), person.login_id, state)
+        await self._shared.put(_key(ticket), msgspec.json.encode(told).decode(), TICKET_SECONDS)
+        return ticket
+
+    async def enter(self, request: Request) -> Response:
+        """On the desktop's host: a ticket becomes a grant."""
+        if request.method != "GET":
+            raise HTTPException(405, "Only GET uses a ticket.")
+        session = self._world.by_host(self._label(request))
+        next_path = local_path(request.query_params.get("next"))
+        ticket = await self._take_ticket(request)
+        cookie_header = request.headers.get("cookie", "")
+        if ticket is None:
+            # The back button, or a page that was loaded twice: who is in already just goes on.
+            if session is not None and await self._gate.admit(session, cookie_header) is not None:
+                return RedirectResponse(next_path, 302, _OURS)
+            return _page(request, "This link has been used, or is too old", _AGAIN, 403, next_path)
+        state = cookies_in(cookie_header).get(STATE_COOKIE, "")
+        if not hmac.compare_digest(_hash(state), ticket.state):
+            return _page(request, "This link was made for another browser", _AGAIN, 403, next_path)
+        if session is None or session.metadata.uid != ticket.session_uid:
+            return _page(request, "This link leads to another desktop", _AGAIN, 403, next_path)
+        if not await self._logins.touch(ticket.login_id):
+            return _page(request, "Your login has ended", _AGAIN, 403, next_path)
+        return await self._let_in(request, session, ticket, next_path)
+
+    async def leave(self, request: Request) -> Response:
+        """On the desktop's host: end this login's grants here, and go back to the portal."""
+        self.check_own_page(request)
+        session = self._world.by_host(self._label(request))
+        if session is not None:
+            grant = await self._gate.grant_of(session, request.headers.get("cookie", ""))
+            if grant is not None:
+                await self._revoker.end(session_uid=grant.session_uid, login_id=grant.login_id, reason="left")
+        response = RedirectResponse(f"{self._settings.portal_url}/", 303, _OURS)
+        forget_cookies(response)
+        return response
+
+    def check_own_page(self, request: Request) -> None:
+        """Refuse (403) a change that was not sent by a page of this very host."""
+        origin = self._settings.url(self._settings.host(self._label(request)))
+        why = foreign(request.headers, origin)
+        if why:
+            raise HTTPException(403, f"This was not sent by a page of {origin}: {why}.")
+
+    async def _take_ticket(self, request: Request) -> Ticket | None:
+        ticket = request.query_params.get("ticket", "")
+        if not _TICKET.fullmatch(ticket):
+            return None
+        text = await self._shared.pop(_key(ticket))
+        return msgspec.json.decode(text, type=Ticket) if text is not None else None
+
+    async def _let_in(self, request: Request, session: VDISession, ticket: Ticket, next_path: str) -> Response:
+        now = self._clock()
+        role = role_in(session, ticket.user, now)
+        if role is None:
+            return _page(request, "This desktop is not shared with you any more", _AGAIN, 403, next_path)
+        response = RedirectResponse(next_path, 302, _OURS)
+        grant = await self._gate.grant_of(session, request.headers.get("cookie", ""))
+        if grant is None or (grant.user, grant.login_id) != (ticket.user, ticket.login_id):
+            handle = secrets.token_urlsafe(32)
+            grant = Grant(
+                id=secrets.token_urlsafe(16),
+                session_uid=session.metadata.uid,
+                user=ticket.user,
+                groups=frozenset(ticket.groups),
+                role=role,
+                login_id=ticket.login_id,
+                created=now,
+                expires=now + self._settings.login_max,
+            )
+            await self._store.add(grant, handle_hash(handle))
+            self._live.put(grant)
+            self._tables.touch(session.metadata.uid)
+            self._metrics.grants.labels(str(role), "made").inc()
+            log.info("%s entered session %s as %s", grant.user, session.metadata.name, role)
+            add_header(response, grant_cookie(handle, int(self._settings.login_max.total_seconds())))
+        add_header(response, desktop_cookie(self._tokens.mint(grant), self._settings.token_seconds))
+        return response
+
+    def _label(self, request: Request) -> str:
+        label = self._hosts.label(request.headers.get("host", ""))
+        if label is None:
+            raise HTTPException(421, "There is no desktop at this host.")
+        return label
+
+
+_AGAIN = "Nothing is lost: open the desktop again."
+
+
+def _page(request: Request, title: str, message: str, status: int, again: str = "") -> Response:
+    """A refusal for people. `again`: where the button leads, on this host."""
+    portal = request.app.state.gateway.settings.portal_url
+    response = render(request, "door.html", status=status, title=title, message=message, again=again, portal=portal)
+    response.headers.update(_OURS)
+    return response
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key(ticket: str) -> str:
+    return f"ticket/{_hash(ticket)}"

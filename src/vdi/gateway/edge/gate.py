@@ -1,0 +1,152 @@
+"""Whether a request to a desktop's host comes from somebody who may enter: the one place where that is decided.
+
+The good token is the common case, and asks memory alone: claims (remembered), the session of this host (watched), what
+was revoked (told), and the role in the session as it is now. A token that is half over, or none, leads to the database:
+a grant that still holds, of a login that still holds, gives the next token.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from vdi.api.session import VDISession
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, cookies_in
+from vdi.gateway.edge.keys import KeyRing
+from vdi.gateway.edge.revocation import Revocations
+from vdi.gateway.edge.tokens import Claims, TokenError, Tokens, UnknownKeyError
+from vdi.gateway.rights import role_in
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.grants import Grant, GrantStore
+
+log = logging.getLogger(__name__)
+
+LONGEST_HANDLE = 100
+KEYS_PAUSE = timedelta(seconds=5)
+"""Between two looks for a key that a token names and nobody here knows."""
+DATABASE_SECONDS = 1.0
+DATABASE_PAUSE = timedelta(seconds=5)
+"""A token that still holds is not made to wait for a database that has just not answered."""
+
+
+class Logins(Protocol):
+    """What is asked of `login.logins.Logins`."""
+
+    async def touch(self, login_id: str) -> bool:
+        """Whether this login holds; if so, it is in use. Raises DatabaseUnavailableError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Somebody who may enter."""
+
+    session: VDISession
+    claims: Claims
+    token: str = ""
+    """A new one, for the browser to take; empty: it has a good one."""
+
+
+class Gate:
+    """Decides. Touched only from the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        tokens: Tokens,
+        ring: KeyRing,
+        store: GrantStore,
+        logins: Logins,
+        revocations: Revocations,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._tokens = tokens
+        self._ring = ring
+        self._store = store
+        self._logins = logins
+        self._revocations = revocations
+        self._clock = clock
+        self._keys_asked: datetime | None = None
+        self._database_failed: datetime | None = None
+
+    async def admit(self, session: VDISession, cookie_header: str) -> Admitted | None:
+        """Who comes with these cookies, if they may enter this session's desktop.
+
+        Raises DatabaseUnavailableError where only the database can tell.
+        """
+        cookies = cookies_in(cookie_header)
+        now = self._clock()
+        claims = await self._good_claims(session, cookies.get(DESKTOP_COOKIE, ""), now)
+        if claims is not None and not self._tokens.is_half_over(claims, now.timestamp()):
+            return Admitted(session, claims)
+        handle = cookies.get(GRANT_COOKIE, "")
+        if claims is None:
+            return await self._renew(session, handle) if handle else None
+        if not handle or (self._database_failed and now - self._database_failed < DATABASE_PAUSE):
+            return Admitted(session, claims)
+        try:
+            async with asyncio.timeout(DATABASE_SECONDS):
+                return await self._renew(session, handle)
+        except (DatabaseUnavailableError, TimeoutError) as error:
+            self._database_failed = now
+            log.warning("tokens are not renewed, and hold until they are over: %s", error or "no answer in time")
+            return Admitted(session, claims)
+
+    async def grant_of(self, session: VDISession, cookie_header: str) -> Grant | None:
+        """The grant that the browser has the handle of, if it holds here and now. Raises DatabaseUnavailableError."""
+        return await self._grant_by(session, cookies_in(cookie_header).get(GRANT_COOKIE, ""))
+
+    async def _grant_by(self, session: VDISession, handle: str) -> Grant | None:
+        if not handle or len(handle) > LONGEST_HANDLE:
+            return None
+        grant = await self._store.by_handle(handle_hash(handle))
+        now = self._clock()
+        holds = (
+            grant is not None
+            and grant.ended is None
+            and now < grant.expires
+            and grant.session_uid == session.metadata.uid
+            and not self._revocations.hits(grant)
+            and role_in(session, grant.user, now) is grant.role
+        )
+        return grant if holds else None
+
+    async def _good_claims(self, session: VDISession, token: str, now: datetime) -> Claims | None:
+        if not token:
+            return None
+        try:
+            claims = await self._read(token, now)
+        except TokenError as error:
+            log.info("a token for session %s was refused: %s", session.metadata.name, error)
+            return None
+        good = (
+            claims.aud == session.metadata.uid
+            and self._tokens.holds(claims, now.timestamp())
+            and not self._revocations.hit(claims)
+            and role_in(session, claims.sub, now) is claims.role
+        )
+        return claims if good else None
+
+    async def _read(self, token: str, now: datetime) -> Claims:
+        try:
+            return self._tokens.read(token)
+        except UnknownKeyError:
+            if self._keys_asked is not None and now - self._keys_asked < KEYS_PAUSE:
+                raise
+            self._keys_asked = now
+            await self._ring.refresh()
+            return self._tokens.read(token)
+
+    async def _renew(self, session: VDISession, handle: str) -> Admitted | None:
+        grant = await self._grant_by(session, handle)
+        if grant is None or not await self._logins.touch(grant.login_id):
+            return None
+        token = self._tokens.mint(grant)
+        return Admitted(session, self._tokens.read(token), token)
+
+
+def handle_hash(handle: str) -> str:
+    """What is stored of a grant's handle."""
+    return hashlib.sha256(handle.encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""What the edge reads of a request: the host it was sent to, what kind of request it is, and its cookies. Pure.
+
+Traefik's `forwardAuth` describes the browser's request in X-Forwarded-* and passes its headers on. Traefik overwrites
+what a browser itself sends as X-Forwarded-*; what comes twice is refused here, since nobody knows who wrote which.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from vdi.gateway.settings import Settings
+
+DESKTOP_COOKIE = "__Host-vdi-desktop"
+"""The short-lived token (JWT) that opens one desktop."""
+GRANT_COOKIE = "__Host-vdi-grant"
+"""The secret of the grant: renews the token for as long as the grant lasts."""
+STATE_COOKIE = "__Host-vdi-state"
+"""What ties a ticket to the browser that asked for it."""
+RELOAD_COOKIE = "__Host-vdi-reload"
+"""Set while a page of the desktop, which has loaded itself again, is on its way through the portal."""
+OURS = "__Host-vdi-"
+"""How the names of all our cookies begin; no desktop gets to see one."""
+MARK = "X-VDI-Gateway"
+"""On every answer that the gateway gives on a desktop's host: the waiting page tells by it who has answered."""
+
+FORWARD_AUTH: Mapping[str, Any] = {
+    "trustForwardHeader": False,
+    "authRequestHeaders": [
+        "Accept",
+        "Cookie",
+        "Origin",
+        "Sec-Fetch-Dest",
+        "Sec-Fetch-Mode",
+        "Sec-Fetch-Site",
+        "Sec-Fetch-User",
+        "Sec-WebSocket-Key",
+    ],
+    "authResponseHeaders": ["Authorization", "Cookie", "Sec-WebSocket-Protocol", "Selkies-Authorization"],
+    "addAuthCookiesToResponse": [DESKTOP_COOKIE],
+}
+"""The Middleware `vdi-edge`, without its address. What is read and answered here and what Traefik passes on belong
+together; the chart's test compares them."""
+
+_LONGEST_NEXT = 2048
+_VISIBLE = re.compile(r"[!-~]+")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+LABEL = re.compile(_LABEL)
+"""The first label of a desktop's host name."""
+
+
+class AmbiguousError(ValueError):
+    """Raised when a header came twice that must come once; names it."""
+
+
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by their names in lower case, as ASGI gives them. Raises AmbiguousError."""
+    found: dict[bytes, bytes] = {}
+    for name, value in raw:
+        if name in found:
+            if name == b"cookie":
+                value = found[name] + b"; " + value
+            elif name.startswith((b"x-forwarded-", b"sec-", b"origin", b"host")):
+                raise AmbiguousError(f"the header {name.decode('latin-1')} came twice; allowed is once")
+        found[name] = value
+    return found
+
+
+class Hosts:
+    """Which hosts are desktops' hosts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._portal = settings.portal_label
+        self._host = re.compile(rf"({_LABEL})\.{re.escape(settings.domain)}\.?(?::\d{{1,5}})?")
+
+    def label(self, host: str) -> str | None:
+        """The label of a desktop's host, written in whatever case, with or without a port and the root's dot.
+
+        None: another host, or the portal's.
+        """
+        found = self._host.fullmatch(host.lower()) if len(host) <= 300 else None
+        return found[1] if found and found[1] != self._portal else None
+
+
+def cookies_in(header: str) -> dict[str, str]:
+    """Our cookies of a Cookie header. One that comes twice with two values is left out: one of them is planted.
+
+    A name is what the browser says, byte for byte: `\\xa0__Host-...` is not held to what `__Host-` promises, so any
+    desktop may plant it for the whole domain. `str.strip()` would make it ours.
+    """
+    found: dict[str, str] = {}
+    twice = set()
+    for part in header.split(";"):
+        name, _, value = part.strip(" \t").partition("=")
+        if name.startswith(OURS):
+            if found.get(name, value) != value:
+                twice.add(name)
+            found[name] = value
+    return {name: value for name, value in found.items() if name not in twice} if twice else found
+
+
+def without_ours(header: str) -> str:
+    """The Cookie header as the desktop may see it."""
+    if OURS.lower() not in header.lower():
+        return header
+    kept = (part.strip() for part in header.split(";"))
+    return "; ".join(part for part in kept if part and not part.lower().startswith(OURS.lower()))
+
+
+def is_navigation(method: str, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a person's browser wants a page: only then a redirect helps. Old browsers tell only by Accept."""
+    if method != "GET" or b"sec-websocket-key" in headers:
+        return False
+    mode = headers.get(b"sec-fetch-mode")
+    if mode is None:
+        return b"text/html" in headers.get(b"accept", b"")
+    return mode == b"navigate" and headers.get(b"sec-fetch-dest", b"document") == b"document"
+
+
+def is_foreign(path: str, headers: Mapping[bytes, bytes], origin: str, *, navigation: bool) -> bool:
+    """Whether another site's page has sent this, a desktop of somebody else among them.
+
+    All desktops are the same *site*, so SameSite cookies are sent along. What another origin may do is lead a person
+    here, to a page; never call, post, embed, open a socket, or load from the API.
+    """
+    given = headers.get(b"origin")
+    if given is not None and given != origin.encode():
+        return True
+    if headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin"):
+        return False
+    return not navigation or path.startswith("/api/")
+
+
+def is_by_hand(headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
+    """Whether a person has typed this address or followed a link to it.
+
+    Sec-Fetch-User alone does not tell: it is also sent when a page loads itself again within five seconds of a click
+    or a key in it, and in a desktop there is always one.
+    """
+    if headers.get("sec-fetch-user") != "?1":
+        return False
+    return headers.get("sec-fetch-site") != "same-origin" and RELOAD_COOKIE not in cookies
+
+
+def local_path(text: str | None) -> str:
+    """The path itself when it is one on this very host, fit for a Location header; `/` otherwise.
+
+    Browsers read `//host` and `/\\host` as another host, and cut out tabs and line ends before they do.
+    """
+    if not text or len(text) > _LONGEST_NEXT or not _VISIBLE.fullmatch(text) or "\\" in text or "#" in text:
+        return "/"
+    if not text.startswith("/") or text.startswith(("//", "/.vdi/")) or "/../" in f"{text.partition('?')[0]}/":
+        return "/"
+    return text
+
+
+def quoted(text: str) -> str:
+    """For the value of a query parameter."""
+    return quote(text, safe="/")

@@ -1,0 +1,265 @@
+"""The edge as one part of the gateway: puts its pieces together, names its routes, keeps its background work going."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from vdi.api.session import VDISession
+from vdi.gateway import turn
+from vdi.gateway.edge.enter import Entrance
+from vdi.gateway.edge.gate import Gate, Logins
+from vdi.gateway.edge.keys import KeyRing
+from vdi.gateway.edge.revocation import Live, Revocations, Revoker
+from vdi.gateway.edge.selkies import MasterTokens
+from vdi.gateway.edge.tables import Tables
+from vdi.gateway.edge.tokens import Tokens
+from vdi.gateway.edge.verify import Verify
+from vdi.gateway.edge.wait import WaitingPage
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.parts import Part
+from vdi.gateway.people import Person
+from vdi.gateway.portal.assets import asset_routes
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared import Shared
+from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.world import Kind, World
+from vdi.kube.transport import Client
+from vdi.session.conditions import Phase
+from vdi.session.naming import service_name
+
+log = logging.getLogger(__name__)
+
+KEYS_SECONDS = 60.0
+POLL_SECONDS = 5.0
+SWEEP_SECONDS = 1.0
+"""How late a connection ends whose share runs out; a new one is refused at once."""
+FORGET_SECONDS = 3600.0
+AGAIN_SECONDS = 2.0
+"""After background work has failed."""
+
+
+class Edge(Part):
+    """The way to the desktops. `address`: where a session's Selkies is reached; for tests."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        world: World,
+        shared: Shared,
+        client: Client,
+        database: Database,
+        logins: Logins,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        address: Callable[[VDISession], str] | None = None,
+    ) -> None:
+        self._world = world
+        self._clock = clock
+        store = GrantStore(database)
+        live = Live()
+        revocations = Revocations(settings.token_seconds, clock)
+        self.ring = KeyRing(client, settings, clock)
+        tokens = Tokens(self.ring, settings.portal_url, settings.token_seconds, clock)
+        self._masters = MasterTokens(client)
+        self.tables = Tables(
+            sessions=world,
+            store=store,
+            masters=self._masters,
+            live=live,
+            revocations=revocations,
+            address=address or (lambda session: _service(world, session)),
+            clock=clock,
+        )
+        self.revoker = Revoker(
+            store=store,
+            shared=shared,
+            sessions=world,
+            live=live,
+            revocations=revocations,
+            touch=self.tables.touch,
+            metrics=metrics,
+            clock=clock,
+        )
+        gate = Gate(tokens=tokens, ring=self.ring, store=store, logins=logins, revocations=revocations, clock=clock)
+        self._live = live
+        self.verify = Verify(
+            settings=settings,
+            world=world,
+            gate=gate,
+            masters=self._masters,
+            tables=self.tables,
+            metrics=metrics,
+            ready=lambda: self.ready,
+        )
+        self._entrance = Entrance(
+            settings=settings,
+            world=world,
+            shared=shared,
+            store=store,
+            logins=logins,
+            gate=gate,
+            tokens=tokens,
+            live=live,
+            revoker=self.revoker,
+            tables=self.tables,
+            metrics=metrics,
+            clock=clock,
+        )
+        self._waiting = WaitingPage(
+            settings=settings,
+            world=world,
+            gate=gate,
+            entrance=self._entrance,
+            revocations=revocations,
+            clock=clock,
+        )
+        self._turn = (
+            turn.TurnPage(settings=settings, world=world, gate=gate, clock=clock) if settings.turn_urls else None
+        )
+        # Sessions that have changed since the last sweep, and those that were suspended, with the moment.
+        self._changed: set[str] = set()
+        self._suspended: dict[str, datetime] = {}
+        self._news = asyncio.Event()
+        world.listen(self._see)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are keys to sign with, and it is known what was revoked."""
+        return self.ring.ready and self.revoker.primed and self._world.synced
+
+    def portal_routes(self) -> Sequence[BaseRoute]:
+        """See Part."""
+        return (Route("/enter", self._entrance.portal_enter), Route("/.well-known/jwks.json", self._jwks))
+
+    def desktop_routes(self) -> Sequence[BaseRoute]:
+        """See Part. The last one takes everything, so no part behind this one gets anything on a desktop's host."""
+        return (
+            Route("/.vdi/start", self._entrance.start),
+            Route("/.vdi/enter", self._entrance.enter),
+            Route("/.vdi/leave", self._entrance.leave, methods=["POST"]),
+            Route("/.vdi/wait", self._waiting.page),
+            Route("/.vdi/events", self._waiting.events),
+            Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
+            Route("/.vdi/wait.js", self._waiting.asset),
+            Route("/.vdi/wait.css", self._waiting.asset),
+            *asset_routes("/.vdi/static"),
+            *([Route(turn.PATH, self._turn.answer)] if self._turn else []),
+            Route("/{path:path}", self._waiting.anywhere, methods=_EVERY_METHOD),
+        )
+
+    def internal_routes(self) -> Sequence[BaseRoute]:
+        """See Part."""
+        return (Route("/edge/verify", self.verify),)
+
+    async def issue_ticket(self, person: Person, session: VDISession, state: str) -> str:
+        """See `Entrance.issue_ticket`."""
+        return await self._entrance.issue_ticket(person, session, state)
+
+    async def end_grants(
+        self, *, user: str | None = None, session_uid: str | None = None, login_id: str | None = None
+    ) -> int:
+        """End all grants of this user, this session and this login, as far as they are named; pictures stop.
+
+        Returns how many there were. Raises DatabaseUnavailableError when it could not be written down; here and now
+        they are over all the same.
+        """
+        reason = "logout" if login_id else "ended"
+        return await self.revoker.end(user=user, session_uid=session_uid, login_id=login_id, reason=reason)
+
+    async def run(self) -> None:
+        """See Part."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self.ring.refresh))
+                tasks.create_task(self._repeat("what was revoked", POLL_SECONDS, self.revoker.poll))
+                tasks.create_task(self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
+                tasks.create_task(self._repeat("news of other replicas", AGAIN_SECONDS, self.revoker.listen))
+                tasks.create_task(self._repeat("grants without ground", SWEEP_SECONDS, self.revoker.sweep))
+                tasks.create_task(self._repeat("grants of changed sessions", 0.0, self._follow))
+        finally:
+            await self.tables.close()
+
+    def troubles(self) -> Iterator[str]:
+        """See Part."""
+        if self.ring.trouble:
+            yield f"signing keys: {self.ring.trouble}"
+        if not self.revoker.primed:
+            yield "revocations: they have not been read from the database yet"
+
+    def cut_connections(self) -> list[str]:
+        """What is cut on the way to Traefik, one line for each session: nothing that this process could mend."""
+        return list(self.verify.cuts.troubles(time.monotonic()))
+
+    async def _repeat(self, what: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        failing = False
+        while True:
+            try:
+                await work()
+                pause, failing = seconds, False
+            except (DatabaseUnavailableError, OSError) as error:
+                log.log(logging.DEBUG if failing else logging.WARNING, "%s: %s", what, error)
+                pause, failing = max(seconds, AGAIN_SECONDS), True
+            await asyncio.sleep(pause)
+
+    async def _follow(self) -> None:
+        """Once something has changed: end what has lost its ground by it."""
+        await self._news.wait()
+        self._news.clear()
+        changed, self._changed = self._changed, set()
+        try:
+            for uid, moment in list(self._suspended.items()):
+                await self.revoker.end(session_uid=uid, created_until=moment, reason="suspended")
+                del self._suspended[uid]
+            await self.revoker.sweep(changed)
+        except DatabaseUnavailableError:
+            self._news.set()  # what was suspended stays to be done; the rest is found by the next sweep of all
+            raise
+
+    def _see(self, kind: Kind, old: VDISession | None, new: VDISession | None) -> None:
+        if kind != "session":
+            return
+        if new is None:
+            if old is not None:
+                self._masters.forget(old.metadata.uid)
+                self._changed.add(old.metadata.uid)
+                self._news.set()
+            return
+        uid = new.metadata.uid
+        if old is not None and new.spec.suspended and not old.spec.suspended:
+            self._suspended[uid] = self._clock()
+        if old is None or old.spec != new.spec:
+            self._changed.add(uid)
+            self._news.set()
+        if self._is_new_desktop(old, new):
+            self.tables.touch(uid)
+
+    def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:
+        """Whether a desktop has just become ready that knows nobody yet."""
+        if new.status.phase != Phase.RUNNING or not self._live.find(session_uid=new.metadata.uid):
+            return False
+        before = None if old is None else (old.status.phase, old.status.pod_name, old.status.ready_time)
+        return before != (new.status.phase, new.status.pod_name, new.status.ready_time)
+
+    async def _jwks(self, _request: Request) -> Response:
+        return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={int(_JWKS_AGE)}"})
+
+
+_JWKS_AGE = timedelta(minutes=5).total_seconds()
+"""Less than the time for which a key is published before it signs."""
+_EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def _service(world: World, session: VDISession) -> str:
+    """The Service is headless, so the port is the pod's own."""
+    template = world.template(session.spec.template)
+    port = template.spec.port if template else 8080
+    meta = session.metadata
+    return f"http://{service_name(meta.name)}.{meta.namespace}.svc:{port}"

@@ -1,0 +1,269 @@
+"""Ending grants: at once here, at once in the other replicas, in the database, and on the screen.
+
+    end()  --> memory: the next verification refuses      (this replica, microseconds)
+           --> Shared.publish: the same in every replica  (milliseconds; who misses it sees it when it polls)
+           --> database: `ended`                          (survives restarts)
+           --> Selkies' token table: the picture stops    (see `tables`)
+
+A verification asks memory only. What it must remember is little: a token lives for minutes, and a new one is made only
+after a look into the database. That a share has been taken back, or has run out, a verification sees in the session
+itself; the sweep here is for connections that are open.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from vdi.api.session import VDISession
+from vdi.gateway.edge.tokens import LEEWAY, Claims
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.rights import role_in
+from vdi.gateway.shared import Shared
+from vdi.gateway.store.grants import Grant, GrantStore
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "edge/ended"
+OVERLAP = timedelta(seconds=60)
+"""How far back a poll looks: clocks of replicas differ."""
+KEPT = timedelta(days=7)
+"""How long rows stay after their end."""
+
+
+class Sessions(Protocol):
+    """What is asked of `World`."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether every session is known."""
+
+    def by_uid(self, uid: str) -> VDISession | None:
+        """The session with this uid."""
+
+
+class _News(msgspec.Struct):
+    """A message on the channel."""
+
+    grants: dict[str, str] = {}
+    """Id of the grant -> uid of its session."""
+    logins: list[str] = []
+
+
+class Revocations:
+    """What has been revoked, for as long as a token of before may still be in its time.
+
+    Lives as long as the process; after a restart it is read from the database before anybody is let in. Touched only
+    from the event loop's thread.
+    """
+
+    def __init__(self, token_seconds: int, clock: Callable[[], datetime]) -> None:
+        self._kept = token_seconds + 2 * LEEWAY
+        self._clock = clock
+        self._grants: dict[str, float] = {}
+        self._logins: dict[str, float] = {}
+
+    @property
+    def kept(self) -> timedelta:
+        """For how long one is remembered."""
+        return timedelta(seconds=self._kept)
+
+    def add(self, grants: Iterable[str] = (), logins: Iterable[str] = ()) -> None:
+        """Revoke from now on."""
+        now = self._clock().timestamp()
+        self._grants.update(dict.fromkeys(grants, now))
+        self._logins.update(dict.fromkeys(logins, now))
+
+    def hit(self, claims: Claims) -> bool:
+        """Whether what the token stands on was revoked."""
+        return claims.gid in self._grants or claims.lid in self._logins
+
+    def hits(self, grant: Grant) -> bool:
+        """The same for a grant."""
+        return grant.id in self._grants or grant.login_id in self._logins
+
+    def knows(self, grant_id: str) -> bool:
+        """Whether this grant is known to be revoked."""
+        return grant_id in self._grants
+
+    def forget_old(self) -> None:
+        """Drop what no token can need any more."""
+        limit = self._clock().timestamp() - self._kept
+        self._grants = {key: at for key, at in self._grants.items() if at > limit}
+        self._logins = {key: at for key, at in self._logins.items() if at > limit}
+
+
+class Live:
+    """The grants that hold, as far as this replica knows: complete as of the last poll, and what it made since."""
+
+    def __init__(self) -> None:
+        self._grants: dict[str, Grant] = {}
+
+    def put(self, grant: Grant) -> None:
+        """One more."""
+        self._grants[grant.id] = grant
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """These hold no more."""
+        for one in ids:
+            self._grants.pop(one, None)
+
+    def replace(self, grants: Iterable[Grant], known_before: Collection[str]) -> None:
+        """Take in a complete list; what was put while it was read stays."""
+        newer = {key: one for key, one in self._grants.items() if key not in known_before}
+        self._grants = {one.id: one for one in grants} | newer
+
+    def ids(self) -> set[str]:
+        """All of them."""
+        return set(self._grants)
+
+    def find(
+        self, *, session_uid: str | None = None, user: str | None = None, login_id: str | None = None
+    ) -> list[Grant]:
+        """Those of this session, this user and this login, as far as they are named."""
+        return [
+            one
+            for one in self._grants.values()
+            if session_uid in (None, one.session_uid) and user in (None, one.user) and login_id in (None, one.login_id)
+        ]
+
+
+class Revoker:
+    """Ends grants, and makes sure that everybody learns of it. `touch` has a session's token table posted anew."""
+
+    def __init__(
+        self,
+        *,
+        store: GrantStore,
+        shared: Shared,
+        sessions: Sessions,
+        live: Live,
+        revocations: Revocations,
+        touch: Callable[[str], None],
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._shared = shared
+        self._sessions = sessions
+        self._live = live
+        self._revocations = revocations
+        self._touch = touch
+        self._metrics = metrics
+        self._clock = clock
+        self.primed = False
+        """Whether the database has been read once: before, nobody knows what was revoked."""
+
+    async def end(
+        self,
+        *,
+        user: str | None = None,
+        session_uid: str | None = None,
+        login_id: str | None = None,
+        created_until: datetime | None = None,
+        reason: str,
+    ) -> int:
+        """End all grants of this user, this session and this login, as far as they are named; how many there were.
+
+        Raises DatabaseUnavailableError when that could not be written; until a restart they are over all the same.
+        """
+        if (user, session_uid, login_id) == (None, None, None):
+            raise ValueError("nothing is named; allowed are user, session_uid and login_id")
+        named = {"user": user, "session_uid": session_uid, "login_id": login_id}
+        whole_login = [login_id] if login_id and user is None and session_uid is None else []
+        known = _made_until(self._live.find(**named), created_until)
+        await self._revoke(known, whole_login)
+        found = _made_until(await self._store.open(**named), created_until)
+        ids = {one.id for one in known}
+        await self._revoke([one for one in found if one.id not in ids], ())
+        await self._write(found, reason)
+        return len(found)
+
+    async def sweep(self, uids: Collection[str] | None = None) -> None:
+        """End what has lost its ground, in these sessions (None: in all). Raises DatabaseUnavailableError."""
+        if not self._sessions.synced:
+            return
+        now = self._clock()
+        lost: dict[str, list[Grant]] = {}
+        for grant in self._live.find():
+            if uids is None or grant.session_uid in uids:
+                reason = self._why_over(grant, now)
+                if reason:
+                    lost.setdefault(reason, []).append(grant)
+        for reason, grants in lost.items():
+            await self._revoke([one for one in grants if not self._revocations.knows(one.id)], ())
+            await self._write(grants, reason)
+
+    async def poll(self) -> None:
+        """Read what holds and what has ended. Raises DatabaseUnavailableError."""
+        before = self._live.ids()
+        back = OVERLAP if self.primed else self._revocations.kept
+        ended = await self._store.ended_since(self._clock() - back)
+        self._take([one for one in ended if not self._revocations.knows(one.id)])
+        holding = [one for one in await self._store.open() if not self._revocations.knows(one.id)]
+        self._live.replace(holding, before)
+        self._revocations.forget_old()
+        if not self.primed:
+            self.primed = True
+            for uid in {one.session_uid for one in holding}:
+                self._touch(uid)  # who ended a grant may itself have ended before it could post
+
+    async def listen(self) -> None:
+        """Hear of what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
+        async with self._shared.subscribe(CHANNEL) as messages:
+            await self.poll()  # what was told before is in the database
+            async for text in messages:
+                try:
+                    news = msgspec.json.decode(text, type=_News)
+                except msgspec.MsgspecError as error:
+                    log.error("a message on %s cannot be read: %s", CHANNEL, error)
+                    continue
+                self._revocations.add(news.grants, news.logins)
+                self._live.drop(news.grants)
+                for uid in set(news.grants.values()):
+                    self._touch(uid)
+
+    async def forget_old(self) -> None:
+        """Remove rows that nobody needs any more. Raises DatabaseUnavailableError."""
+        await self._store.forget_before(self._clock() - KEPT)
+
+    async def _revoke(self, grants: Collection[Grant], logins: Collection[str]) -> None:
+        if not grants and not logins:
+            return
+        self._revocations.add((one.id for one in grants), logins)
+        for uid in {one.session_uid for one in grants}:
+            self._touch(uid)
+        news = _News({one.id: one.session_uid for one in grants}, list(logins))
+        try:
+            await self._shared.publish(CHANNEL, msgspec.json.encode(news).decode())
+        except OSError as error:
+            log.warning("the other replicas hear of %d ended grants only when they poll: %s", len(grants), error)
+
+    async def _write(self, grants: Collection[Grant], reason: str) -> None:
+        ended = await self._store.end([one.id for one in grants], self._clock(), reason)
+        self._live.drop(one.id for one in grants)
+        for grant in grants:
+            if grant.id in ended:  # by this replica, not by another one that has seen the same
+                self._metrics.grants.labels(str(grant.role), "ended").inc()
+                log.info("grant of %s in session %s ended: %s", grant.user, grant.session_uid, reason)
+
+    def _take(self, ended: Collection[Grant]) -> None:
+        """Others ended these, and we have not heard of it."""
+        self._revocations.add(one.id for one in ended)
+        self._live.drop(one.id for one in ended)
+        for uid in {one.session_uid for one in ended}:
+            self._touch(uid)
+
+    def _why_over(self, grant: Grant, now: datetime) -> str:
+        session = self._sessions.by_uid(grant.session_uid)
+        if session is None:
+            return "session-ended"
+        if role_in(session, grant.user, now) is not grant.role:
+            return "access-ended"
+        return "login-over" if grant.expires <= now else ""
+
+
+def _made_until(grants: Iterable[Grant], moment: datetime | None) -> list[Grant]:
+    return [one for one in grants if moment is None or one.created <= moment]

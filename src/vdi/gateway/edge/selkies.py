@@ -1,0 +1,98 @@
+"""What Selkies, the program in the desktop, is told: who may connect, and as what (its secure mode).
+
+A session's Secret holds Selkies' master token, which the gateway alone uses. A grant's own token is derived from it, so
+there is nothing to store, and it never reaches a browser: the edge puts it into each request on its way to the desktop,
+in place of whatever the browser sent. So nobody can pass for somebody else, or for more than the grant says.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from vdi.api.session import VDISession
+from vdi.gateway.people import Role
+from vdi.gateway.store.grants import Grant
+from vdi.kube.errors import KubeError
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+from vdi.session.children.secret import PASSWORD_KEY
+from vdi.session.naming import secret_name
+
+PAGE_FRAGMENT = "#token=edge"
+"""Selkies' page offers a subprotocol for its token only when it finds one in its address's fragment; which one does not
+matter, since the edge puts the right one there."""
+_MARK = "v=1"
+"""Servers do not see fragments: this parameter tells that there is one."""
+_ROLES = {Role.OWNER: "controller", Role.COLLABORATOR: "controller", Role.VIEWER: "viewer"}
+
+
+def marked(uri: str) -> str:
+    """The address of Selkies' page with our parameter."""
+    return f"{uri}{'&' if '?' in uri else '?'}{_MARK}"
+
+
+def page_of(uri: str) -> str:
+    """The address without our parameter: where a person wants to be, when the fragment may get lost on the way."""
+    path, _, query = uri.partition("?")
+    kept = "&".join(part for part in query.split("&") if part != _MARK)
+    return f"{path}?{kept}" if kept else path if _MARK in query.split("&") else uri
+
+
+class MasterTokenError(Exception):
+    """Raised when a session's master token cannot be had now; says why, and shows nothing of it."""
+
+
+def grant_token(master: str, grant_id: str) -> str:
+    """The token of one grant in one session."""
+    mac = hmac.digest(master.encode(), f"vdi-grant/{grant_id}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(mac).decode().rstrip("=")
+
+
+def subprotocols(token: str) -> str:
+    """What a WebSocket handshake offers (Sec-WebSocket-Protocol) when it brings this token."""
+    return f"selkies, selkies.token.{base64.urlsafe_b64encode(token.encode()).decode().rstrip('=')}"
+
+
+def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any]]:
+    """The body of POST /api/tokens: everybody who may be connected. Who is not in it is cut off."""
+    return {grant_token(master, one.id): {"role": _ROLES[one.role], "slot": None} for one in grants}
+
+
+class _Secret(msgspec.Struct):
+    data: dict[str, str] = {}
+
+
+class MasterTokens:
+    """Master tokens by session, read once each: the Secret is immutable, and lasts as long as its session."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: dict[str, str] = {}
+
+    def forget(self, uid: str) -> None:
+        """Read it again next time."""
+        self._known.pop(uid, None)
+
+    async def get(self, session: VDISession) -> str:
+        """The session's master token. Raises MasterTokenError."""
+        meta = session.metadata
+        known = self._known.get(meta.uid)
+        if known is not None:
+            return known
+        name = secret_name(meta.name)
+        try:
+            secret = await self._client.get(SECRETS, name, namespace=meta.namespace, into=_Secret)
+            token = base64.b64decode(secret.data.get(PASSWORD_KEY, ""), validate=True).decode()
+        except KubeError as error:
+            raise MasterTokenError(f"the Secret {name} cannot be read: {error}") from error
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise MasterTokenError(f"the Secret {name} holds something else under {PASSWORD_KEY}") from error
+        if not token:
+            raise MasterTokenError(f"the Secret {name} has no {PASSWORD_KEY}")
+        self._known[meta.uid] = token
+        return token

@@ -1,0 +1,105 @@
+"""What a person who waits for a desktop is told: where it stands, why, and what comes next. Pure."""
+
+from dataclasses import dataclass
+
+from vdi.api.session import VDISession
+from vdi.gateway.people import Role
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND, Phase
+
+_STEPS = {
+    TEMPLATE_FOUND: "Look up the template",
+    ADMITTED: "Find room for it",
+    HOME_BOUND: "Attach your files",
+    POD_READY: "Start the desktop",
+    ROUTE_READY: "Open the way to it",
+}
+"""In the order in which a start passes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a start."""
+
+    label: str
+    state: str
+    """done, now, or todo."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a session stands, for the person who looks."""
+
+    key: str
+    """queued, starting, opening, suspended, failed, ending, gone, again: what the page's script acts on."""
+    title: str
+    message: str
+    steps: tuple[Step, ...] = ()
+    position: int = 0
+    """In the queue; 0: none is known."""
+    earliest: str = ""
+    """When room is expected, RFC 3339; empty: nobody knows."""
+    may_resume: bool = False
+    manage: bool = False
+    """Whether the portal has something to do for this person here."""
+
+
+GONE = Stage("gone", "This desktop has ended", "It is not there any more.")
+AGAIN = Stage("again", "One moment", "Your way into this desktop has ended; looking whether there is another.")
+
+
+def describe(session: VDISession | None, role: Role | None) -> Stage:
+    """The stage of a session for somebody in this role; None: their way in has ended, and perhaps there is another."""
+    if session is None:
+        return GONE
+    if role is None:
+        return AGAIN
+    status, mine = session.status, role is Role.OWNER
+    if session.metadata.deletion_timestamp or (status.phase == Phase.TERMINATING and not session.spec.suspended):
+        return Stage("ending", "This desktop is ending", status.message)
+    if session.spec.suspended:
+        return _suspended(session, role)
+    if status.phase == Phase.SUSPENDED:
+        return Stage("starting", "Waking up", "The desktop is being resumed.")
+    if status.phase == Phase.RUNNING:
+        return Stage("opening", "Ready", "The desktop opens now.", _steps(session))
+    if status.phase == Phase.FAILED:
+        told = status.message or "The reason is not known."
+        return Stage("failed", "The desktop could not be started", told, _steps(session), manage=mine)
+    if status.queue is not None:
+        place = status.queue.position
+        return Stage(
+            "queued",
+            "Next in line" if place == 1 else f"Number {place} in line" if place else "Waiting for room",
+            status.message,
+            _steps(session),
+            position=place,
+            earliest=status.queue.earliest_slot,
+            manage=mine,
+        )
+    return Stage("starting", "Starting", status.message or "The desktop is about to start.", _steps(session))
+
+
+def _suspended(session: VDISession, role: Role) -> Stage:
+    may = role in (Role.OWNER, Role.COLLABORATOR)
+    stopped = session.status.phase == Phase.SUSPENDED
+    message = session.status.message if stopped else "It is being stopped; its files are kept."
+    if not may:
+        message = f"{message} It opens here as soon as {session.spec.user} resumes it.".strip()
+    return Stage("suspended", "This desktop is suspended", message, may_resume=may)
+
+
+def _steps(session: VDISession) -> tuple[Step, ...]:
+    known = {one.type: one for one in session.status.conditions}
+    steps, waiting = [], False
+    for kind, label in _STEPS.items():
+        condition = known.get(kind)
+        if not waiting and condition is not None and condition.status == "True":
+            steps.append(Step(label, "done"))
+        elif waiting:
+            steps.append(Step(label, "todo"))
+        else:
+            waiting = True
+            note = condition.message if condition is not None else ""
+            steps.append(Step(label, "now", "" if note == session.status.message else note))
+    return tuple(steps)

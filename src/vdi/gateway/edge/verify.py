@@ -1,0 +1,193 @@
+"""`/edge/verify`: Traefik's question, before each request and each WebSocket handshake, whether to let it through.
+
+200  through: with the desktop's own credentials in place of the browser's, and a new token for the browser when due
+302  a person's browser, to where it gets on: the way in, the waiting page, or Selkies' page with its fragment
+401, 403, 503  everything else, in a line of text
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from vdi.api.session import VDISession
+from vdi.gateway.edge.cookies import desktop_cookie
+from vdi.gateway.edge.cuts import Cuts
+from vdi.gateway.edge.gate import Admitted, Gate
+from vdi.gateway.edge.headers import (
+    MARK,
+    AmbiguousError,
+    Hosts,
+    is_foreign,
+    is_navigation,
+    quoted,
+    read_headers,
+    without_ours,
+)
+from vdi.gateway.edge.selkies import (
+    PAGE_FRAGMENT,
+    MasterTokenError,
+    MasterTokens,
+    grant_token,
+    marked,
+    page_of,
+    subprotocols,
+)
+from vdi.gateway.edge.tables import Tables
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.world import World
+from vdi.session.conditions import Phase
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 1.5
+"""How long a handshake waits for the desktop to know of its grant: it closes a connection that it knows nothing of."""
+LONGEST_URI = 16384
+_MARK = (MARK.lower().encode(), b"1")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_FRESH = (b"cache-control", b"no-store")
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Traefik is told."""
+
+    status: int
+    outcome: str
+    """For the metrics: allowed, renewed, sent, refused."""
+    headers: Headers = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What Traefik asks about."""
+
+    host: str
+    path: str
+    uri: str
+    navigation: bool
+    handshake: bool
+    cookies: str
+
+
+class Verify:
+    """The ASGI app of the route: no framework between, since nothing else here is called so often."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        world: World,
+        gate: Gate,
+        masters: MasterTokens,
+        tables: Tables,
+        metrics: Metrics,
+        ready: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._hosts = Hosts(settings)
+        self._world = world
+        self._gate = gate
+        self._masters = masters
+        self._tables = tables
+        self._ready = ready
+        self.cuts = Cuts()
+        self._seconds = metrics.verify_seconds
+        self._outcomes = {
+            name: metrics.verifications.labels(name) for name in ("allowed", "renewed", "sent", "refused")
+        }
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """One question."""
+        began = time.perf_counter()
+        answer = await self._answer(scope)
+        body = f"{answer.text}\n".encode() if answer.text else b""
+        headers = [(b"content-length", str(len(body)).encode()), *answer.headers]
+        if answer.status != 200:
+            headers += (_MARK, _FRESH, _TEXT)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self._outcomes[answer.outcome].inc()
+        self._seconds.observe(time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope) -> Answer:
+        try:
+            headers = read_headers(scope["headers"])
+        except AmbiguousError as error:
+            return _refused(400, f"This request is not understood: {error}.")
+        label = self._hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
+        uri = headers.get(b"x-forwarded-uri", b"").decode("latin-1")
+        if label is None or not uri.startswith("/") or len(uri) > LONGEST_URI:
+            return _refused(400, "This request is not understood: it is for no desktop's host, or for no path of one.")
+        method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
+        question = Question(
+            host=self._settings.host(label),
+            path=uri.partition("?")[0],
+            uri=uri,
+            navigation=is_navigation(method, headers),
+            handshake=b"sec-websocket-key" in headers,
+            cookies=headers.get(b"cookie", b"").decode("latin-1"),
+        )
+        origin = self._settings.url(question.host)
+        if is_foreign(question.path, headers, origin, navigation=question.navigation):
+            return _refused(403, "This was sent by a page of another site.")
+        if not self._ready():
+            return _later("The gateway is starting.")
+        session = self._world.by_host(label)
+        try:
+            admitted = await self._gate.admit(session, question.cookies) if session else None
+        except DatabaseUnavailableError as error:
+            log.warning("nobody can be let in without a token that holds: %s", error)
+            return _later("The gateway's database does not answer.")
+        if session is None or admitted is None:
+            return self._way_in(question)
+        return await self._let_in(question, session, admitted)
+
+    async def _let_in(self, question: Question, session: VDISession, admitted: Admitted) -> Answer:
+        renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
+        if question.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
+            return self._sent(question, f"/.vdi/wait?next={quoted(page_of(question.uri))}", renewed)
+        if session.spec.suspended:
+            return _later("This desktop is suspended.")
+        if question.navigation and question.path == "/" and page_of(question.uri) == question.uri:
+            return self._sent(question, f"{marked(question.uri)}{PAGE_FRAGMENT}", renewed)
+        try:
+            master = await self._masters.get(session)
+        except MasterTokenError as error:
+            log.warning("session %s cannot be opened: %s", session.metadata.name, error)
+            return _later("The way into this desktop is not known yet.")
+        token = grant_token(master, admitted.claims.gid)
+        headers = [(b"authorization", f"Bearer {token}".encode()), *renewed]
+        cookies = without_ours(question.cookies)
+        if cookies:
+            headers.append((b"cookie", cookies.encode("latin-1")))
+        if question.handshake:
+            self.cuts.opened(session.metadata.name, admitted.claims.gid, question.path, time.monotonic())
+            headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
+            await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
+        return Answer(200, "renewed" if renewed else "allowed", headers)
+
+    def _way_in(self, question: Question) -> Answer:
+        if question.navigation:
+            return self._sent(question, f"/.vdi/start?next={quoted(page_of(question.uri))}", ())
+        return _refused(401, "You have not entered this desktop, or you may not be in it any more.")
+
+    def _sent(self, question: Question, where: str, more: Headers) -> Answer:
+        # Absolute: Traefik would resolve a path against this listener's own address.
+        location = (b"location", f"{self._settings.url(question.host)}{where}".encode("latin-1"))
+        return Answer(302, "sent", (location, *more))
+
+
+def _refused(status: int, text: str) -> Answer:
+    return Answer(status, "refused", (), text)
+
+
+def _later(text: str) -> Answer:
+    return Answer(503, "refused", ((b"retry-after", b"2"),), text)

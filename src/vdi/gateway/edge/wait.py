@@ -1,0 +1,219 @@
+"""The waiting page, on the desktop's own host: while it starts, stands in line, is suspended, or has failed.
+
+It is live (server-sent events), opens the desktop by itself, and without scripts reloads itself. Who opens the address
+of a suspended desktop by hand resumes it, if they may; a page that reloads itself does not.
+"""
+
+import gzip
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from vdi.api.session import VDISession
+from vdi.gateway.edge.cookies import add_header, desktop_cookie, reload_cookie
+from vdi.gateway.edge.enter import Entrance
+from vdi.gateway.edge.gate import Admitted, Gate
+from vdi.gateway.edge.headers import (
+    MARK,
+    RELOAD_COOKIE,
+    Hosts,
+    cookies_in,
+    is_by_hand,
+    is_navigation,
+    local_path,
+    quoted,
+)
+from vdi.gateway.edge.revocation import Revocations
+from vdi.gateway.edge.selkies import page_of
+from vdi.gateway.edge.stage import AGAIN, GONE, Stage, describe
+from vdi.gateway.people import Person, Role
+from vdi.gateway.portal.render import fill, render
+from vdi.gateway.refused import Refused
+from vdi.gateway.rights import role_in
+from vdi.gateway.settings import Settings
+from vdi.gateway.streams import sse_event, sse_response
+from vdi.gateway.world import Change, World
+
+log = logging.getLogger(__name__)
+
+_FOLDER = Path(__file__).parent / "static"
+_TYPES = {"wait.js": "text/javascript; charset=utf-8", "wait.css": "text/css; charset=utf-8"}
+_OURS = {MARK: "1"}
+_MAY_RESUME = (Role.OWNER, Role.COLLABORATOR)
+
+
+class WaitingPage:
+    """The page, its events, and the button on it."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        world: World,
+        gate: Gate,
+        entrance: Entrance,
+        revocations: Revocations,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._hosts = Hosts(settings)
+        self._world = world
+        self._gate = gate
+        self._entrance = entrance
+        self._revocations = revocations
+        self._clock = clock
+
+    async def page(self, request: Request) -> Response:
+        """`/.vdi/wait`, sent here by the edge."""
+        return await self._serve(request, local_path(request.query_params.get("next")))
+
+    async def anywhere(self, request: Request) -> Response:
+        """Every other path of a desktop's host without a live route."""
+        if request.url.path.startswith("/.vdi/"):
+            raise HTTPException(404, "There is nothing here.")
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return await self._serve(request, local_path(page_of(target)))
+
+    async def events(self, request: Request) -> Response:
+        """The stages to come, as server-sent events."""
+        admitted = await self._admitted(request)
+        if admitted is None:
+            return PlainTextResponse("You have not entered this desktop.\n", 401, _OURS)
+        return sse_response(request.app.state.gateway, self._stages(request, admitted), _OURS)
+
+    async def resume(self, request: Request) -> Response:
+        """The button."""
+        self._entrance.check_own_page(request)
+        admitted = await self._admitted(request)
+        if admitted is None:
+            return RedirectResponse("/.vdi/start", 303, _OURS)
+        next_path = local_path(request.query_params.get("next"))
+        why = await self._resume(request, admitted)
+        if why:
+            return self._show(request, admitted, next_path, why, 409)
+        return RedirectResponse(f"/.vdi/wait?next={quoted(next_path)}", 303, _OURS)
+
+    async def asset(self, request: Request) -> Response:
+        """The page's script and style."""
+        name = request.url.path.rpartition("/")[2]
+        body, packed, digest = _asset(name)
+        known = request.query_params.get("v") == digest
+        headers = {
+            **_OURS,
+            "Cache-Control": "public, max-age=31536000, immutable" if known else "no-store",
+            "Vary": "Accept-Encoding",
+        }
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            body = packed
+        return Response(body, headers=headers, media_type=_TYPES[name])
+
+    async def _serve(self, request: Request, next_path: str) -> Response:
+        navigation = is_navigation(request.method, dict(request.headers.raw))
+        admitted = await self._admitted(request)
+        if admitted is None and navigation:
+            return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, _OURS)
+        if admitted is None:
+            return PlainTextResponse("You have not entered this desktop.\n", 401, _OURS)
+        if not navigation:  # a page of the desktop that is still open, and asks for it
+            return PlainTextResponse("The desktop is not there now.\n", 503, {**_OURS, "Retry-After": "2"})
+        why = ""
+        cookies = cookies_in(request.headers.get("cookie", ""))
+        if (
+            is_by_hand(request.headers, cookies)
+            and admitted.session.spec.suspended
+            and admitted.claims.role in _MAY_RESUME
+        ):
+            why = await self._resume(request, admitted)
+        response = self._show(request, admitted, next_path, why, 200)
+        if RELOAD_COOKIE in cookies:
+            add_header(response, reload_cookie(False))
+        return response
+
+    def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
+        session = self._world.by_uid(admitted.session.metadata.uid)
+        stage = self._stage(session, admitted)
+        response = render(
+            request,
+            "wait.html",
+            status=status,
+            next=next_path,
+            why=why,
+            name=admitted.session.metadata.name,
+            owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",
+            script=_address("wait.js"),
+            style=_address("wait.css"),
+            **self._shown(stage, next_path),
+        )
+        response.headers.update(_OURS)
+        if admitted.token:
+            add_header(response, desktop_cookie(admitted.token, self._settings.token_seconds))
+        return response
+
+    async def _resume(self, request: Request, admitted: Admitted) -> str:
+        """Why it was not done, in words; empty: it was."""
+        grant = await self._gate.grant_of(admitted.session, request.headers.get("cookie", ""))
+        if grant is None:
+            return "Your way into this desktop has ended. Open it again from the portal."
+        person = Person(user=grant.user, groups=grant.groups, login_id=grant.login_id)
+        try:
+            await request.app.state.gateway.actions.resume(person, admitted.session.metadata.name)
+        except Refused as error:
+            return error.sentence
+        return ""
+
+    async def _admitted(self, request: Request) -> Admitted | None:
+        label = self._hosts.label(request.headers.get("host", ""))
+        session = self._world.by_host(label) if label else None
+        return await self._gate.admit(session, request.headers.get("cookie", "")) if session else None
+
+    async def _stages(self, request: Request, admitted: Admitted) -> AsyncIterator[bytes]:
+        uid, next_path = admitted.session.metadata.uid, local_path(request.query_params.get("next"))
+        before: Stage | None = None
+        with self._world.changes(lambda change: _is_about(change, uid)) as changes:
+            while True:
+                stage = self._stage(self._world.by_uid(uid), admitted)
+                if stage != before:
+                    shown = self._shown(stage, next_path)
+                    told = {name: fill(request, f"wait_{name}.html", **shown) for name in ("summary", "steps")}
+                    yield sse_event(msgspec.json.encode({"stage": stage.key, **told}).decode(), event="stage")
+                    before = stage
+                if stage in (GONE, AGAIN):
+                    return
+                try:
+                    await anext(changes)
+                except StopAsyncIteration:
+                    return
+
+    def _stage(self, session: VDISession | None, admitted: Admitted) -> Stage:
+        if session is None:
+            return GONE
+        claims = admitted.claims
+        role = role_in(session, claims.sub, self._clock())
+        return describe(session, claims.role if role is claims.role and not self._revocations.hit(claims) else None)
+
+    def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
+        return {"stage": stage, "portal": self._settings.portal_url, "resume": f"/.vdi/resume?next={quoted(next_path)}"}
+
+
+def _is_about(change: Change, uid: str) -> bool:
+    return change.kind == "session" and any(one and one.metadata.uid == uid for one in (change.old, change.new))
+
+
+@cache
+def _asset(name: str) -> tuple[bytes, bytes, str]:
+    body = (_FOLDER / name).read_bytes()
+    return body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:16]
+
+
+def _address(name: str) -> str:
+    return f"/.vdi/{name}?v={_asset(name)[2]}"

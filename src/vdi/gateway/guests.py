@@ -1,0 +1,50 @@
+"""The list of guests of a session (`spec.access`), edited. Pure."""
+
+import re
+from datetime import datetime, timedelta
+
+from vdi.api.session import GUEST_ROLES, Access, VDISession
+from vdi.gateway.people import Role, normal_user, same_user
+from vdi.gateway.refused import Refused
+from vdi.session.times import format_time, parse_time
+
+MOST = 64
+"""Guests of one session, as the CRD allows."""
+_EMAIL = re.compile(r"\S+@\S+\.\S+")
+
+
+def add_guest(
+    session: VDISession, user: str, role: Role, expires: datetime | None, now: datetime
+) -> tuple[Access, ...]:
+    """The list with this guest, in the place of an earlier entry; without those whose time is over. Raises Refused."""
+    guest = normal_user(user)
+    if not _EMAIL.fullmatch(guest) or len(guest) > 254:
+        raise Refused("Invalid", f"user: {user!r} is no e-mail address; allowed are addresses such as bob@example.com.")
+    if role not in GUEST_ROLES:
+        raise Refused("Invalid", f"role: {role!r} is not allowed; allowed are {' and '.join(GUEST_ROLES)}.")
+    if same_user(session.spec.user, guest):
+        raise Refused("Invalid", f"user: {guest} is the owner of this desktop and needs no share in it.")
+    if expires is not None and expires <= now + timedelta(seconds=1):
+        raise Refused("Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.")
+    others = tuple(one for one in session.spec.access if not same_user(one.user, guest) and not _is_over(one, now))
+    if len(others) >= MOST:
+        raise Refused(
+            "OverLimit", f"A desktop can be shared with {MOST} people at once; end one of these shares first."
+        )
+    return (*others, Access(guest, str(role), format_time(expires) if expires else None))
+
+
+def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
+    """The list without this guest. Raises Refused when there is none."""
+    left = tuple(one for one in session.spec.access if not same_user(one.user, user))
+    if len(left) == len(session.spec.access):
+        guests = ", ".join(one.user for one in left) or "nobody"
+        raise Refused("NotFound", f"This desktop is not shared with {normal_user(user)}; it is shared with {guests}.")
+    return left
+
+
+def _is_over(access: Access, now: datetime) -> bool:
+    try:
+        return access.expires is not None and parse_time(access.expires) <= now
+    except ValueError:
+        return True

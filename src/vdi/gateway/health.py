@@ -1,0 +1,114 @@
+"""/healthz, /readyz and /metrics, which tell the truth.
+
+Ready means that this process is the right one to ask. Before it has begun, whatever is missing makes it unready. After
+that, what all replicas lack alike (database, Redis, API server) is told but takes nobody out of service: open desktops
+need none of the three, and without any replica Traefik could let nobody in at all.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import chain
+
+from prometheus_client import generate_latest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from vdi.gateway.parts import Gateway, Part
+from vdi.gateway.store.base import DatabaseUnavailableError
+
+_PATIENCE = 2.0
+"""Seconds that database and Redis have for an answer: less than the kubelet has for ours."""
+_LOOK_EVERY = 5.0
+"""Seconds between two looks for the log."""
+_LASTING, _AGAIN = 2, 12
+"""Looks after which it is no mere start, and between two lines about it: `vdi doctor` reads the last ones alone."""
+TROUBLE, OVER = "trouble: ", "no trouble any more: "
+"""How the log says that something is missing, and that it is back. `vdi doctor` knows these words."""
+
+log = logging.getLogger(__name__)
+
+
+class Health(Part):
+    """Answers probes and Prometheus, on the internal listener."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.begun = False
+        """Whether everything was up once: until then nobody is let in."""
+
+    def internal_routes(self) -> Sequence[Route]:
+        """See Part."""
+        return (
+            Route("/healthz", self._alive),
+            Route("/readyz", self._ready),
+            Route("/metrics", self._scrape),
+        )
+
+    async def all_troubles(self) -> list[str]:
+        """What is missing, of this process's own and of what it leans on, one line each. Takes as long as it takes."""
+        found = [*self._own(), *[one async for one in self._leant_on()]]
+        provider = self._gateway.login.provider if self._gateway.login else None
+        if provider and (trouble := await provider.trouble()):
+            found.append(f"single sign-on: {trouble}")
+        if self._gateway.edge:
+            found.extend(self._gateway.edge.cut_connections())
+        return found
+
+    async def run(self) -> None:
+        """Say in the log what is missing, again and again while it is, and once that it is back."""
+        looks: dict[str, int] = {}
+        while True:
+            found = {one.partition(":")[0]: one for one in await self.all_troubles()}
+            for name in [one for one in looks if one not in found]:
+                if looks.pop(name) >= _LASTING:
+                    log.warning("%s%s", OVER, name)
+            for name, words in found.items():
+                looks[name] = looks.get(name, 0) + 1
+                if looks[name] % _AGAIN == _LASTING:
+                    log.warning("%s%s", TROUBLE, words)
+            await asyncio.sleep(_LOOK_EVERY)
+
+    def _own(self) -> Iterator[str]:
+        gateway = self._gateway
+        if gateway.stopping.is_set():
+            yield "the gateway is stopping"
+        elif not self.begun:
+            yield "the gateway has not begun yet"
+        yield from chain(gateway.world.stuck(), *(part.troubles() for part in gateway.parts))
+
+    async def _leant_on(self) -> AsyncIterator[str]:
+        gateway = self._gateway
+        for trouble in gateway.world.troubles():
+            yield trouble
+        checks: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
+            ("database", self._ask_database),
+            ("shared state", gateway.shared.check),
+        )
+        for name, check in checks:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await check()
+            except TimeoutError:
+                yield f"{name}: no answer within {_PATIENCE:g} s"
+            except (OSError, DatabaseUnavailableError) as error:
+                yield f"{name}: {error}"
+
+    async def _ask_database(self) -> None:
+        async with self._gateway.database.connect() as connection:
+            await connection.exec_driver_sql("SELECT 1")
+
+    async def _alive(self, _request: Request) -> Response:
+        """This answer proves that the event loop turns; a task that dies takes the process with it."""
+        return PlainTextResponse("ok\n")
+
+    async def _ready(self, _request: Request) -> Response:
+        own = list(self._own())
+        leant_on = [one async for one in self._leant_on()]
+        unready = bool(own) or (bool(leant_on) and not self.begun)
+        lines = [*own, *leant_on] if unready else ["ok", *(f"but {one}" for one in leant_on)]
+        return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)
+
+    async def _scrape(self, _request: Request) -> Response:
+        return Response(generate_latest(self._gateway.metrics.registry), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,229 @@
+"""Writes what is watched into the database, and goes on where it was when the database comes back.
+
+Nothing waits for it but the operator's report of an end. Every replica records; who comes second finds it written.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from vdi.api.session import VDISession
+from vdi.gateway.history.derive import Derived, derive, lose
+from vdi.gateway.history.rows import Record, RunRow
+from vdi.gateway.history.sighting import Sighting, read
+from vdi.gateway.store.audit import enders
+from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.history import load, load_open, save
+from vdi.gateway.world import Kind, World
+from vdi.kube.errors import NotFound
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 200
+"""Sessions in one transaction."""
+MOST_STATES = 32
+"""States of one session that are kept while they cannot be written; of more the oldest is let go."""
+MOST_SESSIONS = 50_000
+"""Sessions of which anything is kept while it cannot be written."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds between two tries while the database does not answer."""
+_TRIES = 5
+"""To write an end against others who write the same session."""
+
+
+class Recorder:
+    """`run` once, when the world is synced. What is unwritten when the process ends is read anew at the next start."""
+
+    def __init__(self, *, database: Database, world: World, client: Client, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._world = world
+        self._client = client
+        self._clock = clock
+        self._unwritten: dict[str, list[Sighting]] = {}  # by uid, in the order in which they were seen
+        self._last: dict[str, Sighting] = {}  # of the sessions there are, by uid
+        self._news = asyncio.Event()
+        self._behind_since: float | None = None
+        self._trouble = ""
+        self.written = 0
+        """States that were written, or found to be written already."""
+        world.listen(self._changed)
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the oldest unwritten change has waited; 0: all is written."""
+        return time.monotonic() - self._behind_since if self._behind_since is not None else 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is written at present; empty while all is well."""
+        return self._trouble
+
+    async def run(self) -> None:
+        """Record until cancelled."""
+        for session in self._world.sessions.values():
+            self._see(session)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._write_some()
+            except DatabaseUnavailableError as error:
+                if self._trouble != str(error):
+                    log.error("history is not written, and goes on when this has passed: %s", error)
+                self._trouble = str(error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if self._trouble:
+                log.warning("history is written again")
+            self._trouble, pause = "", FIRST_PAUSE
+            if not self._unwritten:
+                self._behind_since = None
+                self._news.clear()
+                await self._news.wait()
+
+    async def record_end(self, session: VDISession) -> None:
+        """Write down that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
+        seen, uid = read(session, self._world.template(session.spec.template)), session.metadata.uid
+        batch = {uid: [*self._unwritten.pop(uid, []), seen]}
+        for _ in range(_TRIES):
+            try:
+                batch = await self._write(batch)
+            except BaseException:
+                self._put_back(batch)
+                raise
+            if not batch:
+                return
+        self._put_back(batch)
+        raise DatabaseUnavailableError("others write the same session all the time")
+
+    async def close_lost(self) -> None:
+        """Close what is open in the database and not there any more: it went while no gateway was there to see it.
+
+        Raises DatabaseUnavailableError, KubeError.
+        """
+        after = ""
+        while True:
+            async with self._database.connect() as connection:
+                page = await load_open(connection, after, AT_ONCE)
+            if not page:
+                return
+            after = page[-1].uid
+            for one in page:
+                if self._world.by_uid(one.uid) is None and await self._is_gone(one.namespace, one.name, one.uid):
+                    await self._close(one.uid)
+
+    async def _is_gone(self, namespace: str, name: str, uid: str) -> bool:
+        """Another replica may have seen it before our watch did: only the API server knows."""
+        try:
+            return (await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)).metadata.uid != uid
+        except NotFound:
+            return True
+
+    async def _close(self, uid: str) -> None:
+        async with self._database.begin() as connection:
+            record = (await load(connection, [uid])).get(uid)
+            if record is None:
+                return
+            who = await enders(connection, [uid])
+            derived = lose(record, self._clock(), who.get(uid, ""))
+            await save(self._database, connection, [derived.record.session], derived.runs)
+
+    # --- what is seen
+
+    def _changed(self, kind: Kind, old: Any, new: Any) -> None:
+        if kind == "session":
+            self._see(new or old, gone=new is None)
+
+    def _see(self, session: VDISession, *, gone: bool = False) -> None:
+        meta = session.metadata
+        try:
+            seen = read(session, self._world.template(session.spec.template), gone=gone)
+        except ValueError as error:
+            log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
+            return
+        if self._last.get(meta.uid) == seen:
+            return
+        if gone:
+            self._last.pop(meta.uid, None)
+        else:
+            self._last[meta.uid] = seen
+        self._keep(meta.uid, [*self._unwritten.get(meta.uid, []), seen])
+
+    def _keep(self, uid: str, states: Sequence[Sighting]) -> None:
+        self._unwritten[uid] = list(states[-MOST_STATES:])
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
+        self._news.set()
+        while len(self._unwritten) > MOST_SESSIONS:
+            dropped = next(iter(self._unwritten))
+            del self._unwritten[dropped]
+            log.error("history: too much is unwritten; what happened to the session with uid %s is let go", dropped)
+
+    def _put_back(self, batch: Mapping[str, Sequence[Sighting]]) -> None:
+        for uid, states in batch.items():
+            self._keep(uid, [*states, *self._unwritten.get(uid, [])])
+
+    # --- what is written
+
+    async def _write_some(self) -> None:
+        batch = {uid: self._unwritten.pop(uid) for uid in list(self._unwritten)[:AT_ONCE]}
+        if not batch:
+            return
+        try:
+            left = await self._write(batch)
+        except SQLAlchemyError:
+            log.exception("history: %d sessions cannot be written together; one at a time then", len(batch))
+            left = await self._write_each(batch)
+        except BaseException:
+            self._put_back(batch)
+            raise
+        self._put_back(left)
+
+    async def _write_each(self, batch: dict[str, list[Sighting]]) -> dict[str, list[Sighting]]:
+        """One state that the database does not take must not hold up all others."""
+        left: dict[str, list[Sighting]] = {}
+        while batch:
+            uid = next(iter(batch))
+            try:
+                left |= await self._write({uid: batch[uid]})
+            except SQLAlchemyError:
+                log.exception("history: what happened to the session with uid %s cannot be written, and is lost", uid)
+            except BaseException:
+                self._put_back(batch | left)
+                raise
+            del batch[uid]
+        return left
+
+    async def _write(self, batch: dict[str, list[Sighting]]) -> dict[str, list[Sighting]]:
+        """One transaction; gives what has to be tried again, since somebody else has written those sessions first."""
+        ending = [uid for uid, states in batch.items() if states[-1].gone or states[-1].deleted]
+        async with self._database.begin() as connection:
+            known = await load(connection, list(batch))
+            who = await enders(connection, ending) if ending else {}
+            now = self._clock()
+            folded = {uid: fold(known.get(uid), states, now, who.get(uid, "")) for uid, states in batch.items()}
+            news = {uid: one for uid, one in folded.items() if one.news}
+            rows = [one.record.session for one in news.values()]
+            written = await save(self._database, connection, rows, [run for one in news.values() for run in one.runs])
+        left = {uid: batch[uid] for uid in news.keys() - written}
+        self.written += sum(len(states) for uid, states in batch.items() if uid not in left)
+        return left
+
+
+def fold(old: Record | None, states: Sequence[Sighting], now: datetime, ended_by: str = "") -> Derived:
+    """What several states, one after the other, make of the rows. Pure."""
+    record, runs, news = old, dict[datetime, RunRow](), False
+    for seen in states:
+        derived = derive(record, seen, now, ended_by)
+        record, news = derived.record, news or derived.news
+        runs |= {run.start: run for run in derived.runs}
+    if record is None:
+        raise ValueError("states: there are none; at least one is needed")
+    return Derived(record, tuple(runs.values()), news)

@@ -1,0 +1,145 @@
+"""How `vdi login` gets its API token: through the browser, where the person logs in as always.
+
+1. The command listens on 127.0.0.1 and opens `/cli/authorize?redirect_uri=http://127.0.0.1:PORT/...&state=...
+   &code_challenge=...&code_challenge_method=S256&client=NAME`. Without `redirect_uri` the code is shown to be typed.
+2. The person sees who asks and agrees; the answer leads to the `redirect_uri` with `code` and `state`.
+3. The command POSTs `code`, `code_verifier` and the same `redirect_uri` to `/cli/token` and gets
+   `{"token": "vdi_...", "user": ..., "expires": ...}`; a refusal is `{"error": ..., "error_description": ...}` (400).
+4. `vdi logout` has the REST API revoke it (`DELETE /api/v1/tokens/current`).
+"""
+
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import ip_address
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vdi.gateway.login.guard import check_csrf, gateway_of, require_browser
+from vdi.gateway.login.logins import hash_of
+from vdi.gateway.login.oidc_flow import challenge_of
+from vdi.gateway.portal.render import render
+from vdi.session.times import format_time
+
+LIFETIME = timedelta(days=30)
+"""How long a token of `vdi login` lasts."""
+_CODE_SECONDS = 300
+_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
+_VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
+_STATE = re.compile(r"[!-~]{0,200}")
+_FIELDS = ("redirect_uri", "state", "code_challenge", "code_challenge_method", "client")
+
+
+class _Grant(msgspec.Struct):
+    """What a code stands for."""
+
+    login_id: str
+    challenge: str
+    redirect_uri: str
+    client: str
+
+
+async def ask(request: Request) -> Response:
+    """GET /cli/authorize: who asks, and may they?"""
+    person = await require_browser(request)
+    wish = _wish(request.query_params)
+    return render(request, "cli_authorize.html", person=person, wish=wish, client=wish["client"], days=LIFETIME.days)
+
+
+async def agree(request: Request) -> Response:
+    """POST /cli/authorize: a code, for the command that made the challenge."""
+    person = await require_browser(request)
+    await check_csrf(request)
+    wish = _wish(await request.form())
+    code = secrets.token_urlsafe(32)
+    grant = _Grant(person.login_id, wish["code_challenge"], wish["redirect_uri"], wish["client"])
+    await gateway_of(request).shared.put(_key(code), msgspec.json.encode(grant).decode(), _CODE_SECONDS)
+    back = ""
+    if wish["redirect_uri"]:
+        back = f"{wish['redirect_uri']}?{urlencode({'code': code, 'state': wish['state']})}"
+    answer = render(request, "cli_done.html", back=back, code=code)
+    if back:
+        answer.headers["Refresh"] = f"0; url={back}"  # no redirect: `form-action` of the page before would stop it
+    return answer
+
+
+async def exchange(request: Request) -> Response:
+    """POST /cli/token: the API token for a code. Needs no cookie: the code and the verifier are the proof."""
+    gateway = gateway_of(request)
+    form = await request.form(max_files=0, max_fields=10)
+    given = {name: value for name, value in form.items() if isinstance(value, str)}
+    code, verifier = given.get("code", ""), given.get("code_verifier", "")
+    if not code or not _VERIFIER.fullmatch(verifier):
+        return _refuse("invalid_request", "code and code_verifier are needed; the verifier has 43 to 128 characters")
+    kept = await gateway.shared.pop(_key(code))
+    if kept is None:
+        return _refuse("invalid_grant", "this code is wrong, was used before, or is older than five minutes")
+    grant = msgspec.json.decode(kept, type=_Grant)
+    if not hmac.compare_digest(challenge_of(verifier), grant.challenge):
+        return _refuse("invalid_grant", "code_verifier does not fit the code_challenge that the code was asked with")
+    if given.get("redirect_uri", "") != grant.redirect_uri:
+        return _refuse("invalid_grant", "redirect_uri is not the one that the code was asked with")
+    person = await gateway.login.logins.person_by_id(grant.login_id)
+    if person is None:
+        return _refuse("invalid_grant", "the login that agreed to this has ended; log in again")
+    gateway.metrics.logins.labels("cli", "in").inc()
+    secret, token = await gateway.login.logins.new_token(person, grant.client, LIFETIME)
+    detail = {"label": grant.client, "days": str(LIFETIME.days)}
+    await gateway.audit.record(
+        actor=person.user, action="token.create", target=person.user, outcome="done", detail=detail, at=gateway.clock()
+    )
+    return _json({"token": secret, "user": person.user, "expires": format_time(token.expires)})
+
+
+ROUTES = [
+    Route("/cli/authorize", ask, methods=["GET"]),
+    Route("/cli/authorize", agree, methods=["POST"]),
+    Route("/cli/token", exchange, methods=["POST"]),
+]
+
+
+def loopback(uri: str) -> bool:
+    """Whether an address is the person's own machine, by number and with a port: a name could be anybody's."""
+    if not re.fullmatch(r"http://(127\.0\.0\.1|\[::1\]):[0-9]{1,5}(/[A-Za-z0-9/_-]*)?", uri):
+        return False
+    parts = urlsplit(uri)
+    try:
+        return ip_address(parts.hostname or "").is_loopback and (parts.port or 0) >= 1
+    except ValueError:
+        return False
+
+
+def _wish(given: Mapping[str, object]) -> dict[str, str]:
+    """What a command asks for. Raises HTTPException naming the field, its value and what is allowed."""
+    wish = {name: str(given.get(name, "")) for name in _FIELDS}
+    wish["client"] = wish["client"] or "vdi on the command line"
+    allowed = {
+        "redirect_uri": (not wish["redirect_uri"] or loopback(wish["redirect_uri"]), "http://127.0.0.1:PORT/PATH"),
+        "state": (_STATE.fullmatch(wish["state"]), "up to 200 visible characters"),
+        "code_challenge": (_CHALLENGE.fullmatch(wish["code_challenge"]), "43 characters, made with S256"),
+        "code_challenge_method": (wish["code_challenge_method"] == "S256", "S256"),
+        "client": (len(wish["client"]) <= 60 and wish["client"].isprintable(), "up to 60 printable characters"),
+    }
+    for name, (good, words) in allowed.items():
+        if not good:
+            raise HTTPException(400, f"{name} is {wish[name][:100]!r}; allowed: {words}.")
+    return wish
+
+
+def _key(code: str) -> str:
+    return f"cli/{hash_of(code)}"
+
+
+def _refuse(error: str, words: str) -> Response:
+    return _json({"error": error, "error_description": words}, 400)
+
+
+def _json(content: dict[str, str], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -1,0 +1,51 @@
+"""Proof that a form was sent by a page of ours: a token made of the browser's secret cookie, and its origin. Pure.
+
+A desktop's page is same-site with the portal and belongs to somebody else, so SameSite cookies are no proof here.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+
+FIELD = "csrf"
+"""Name of the hidden field."""
+HEADER = "x-csrf-token"
+"""The same for requests that scripts send."""
+_SALT = 16
+
+
+def make_token(secret: str) -> str:
+    """A token that only who has the cookie's value can make. Each is another, so packed pages tell nothing."""
+    salt = secrets.token_bytes(_SALT)
+    return base64.urlsafe_b64encode(salt + _sign(secret, salt)).decode()
+
+
+def matches(secret: str, token: str) -> bool:
+    """Whether the token was made of this secret."""
+    try:
+        raw = base64.urlsafe_b64decode(token.encode())
+    except (binascii.Error, ValueError):
+        return False
+    salt, mark = raw[:_SALT], raw[_SALT:]
+    return bool(secret) and hmac.compare_digest(mark, _sign(secret, salt))
+
+
+def _sign(secret: str, salt: bytes) -> bytes:
+    return hmac.digest(secret.encode(), b"csrf/" + salt, hashlib.sha256)
+
+
+def foreign(headers: Mapping[str, str], origin: str) -> str:
+    """Why a request that changes something was not sent by a page of `origin`; empty when it was.
+
+    Every browser of today says at least one of the two; one that says neither is refused.
+    """
+    site = headers.get("sec-fetch-site", "")
+    if site and site != "same-origin":
+        return f"Sec-Fetch-Site is {site[:20]!r}; allowed is 'same-origin'"
+    given = headers.get("origin", "")
+    if given and given != origin:
+        return f"Origin is {given[:100]!r}; allowed is {origin!r}"
+    return "" if site or given else "it has neither Sec-Fetch-Site nor Origin"

@@ -1,0 +1,237 @@
+"""What a login is and how long it holds: made, found by its cookie, seen, ended. API tokens beside it.
+
+A login ends when nobody has used it for `login_idle`, at the latest after `login_max`; when its user logs out; when a
+local user's entry is removed or has another password. An API token ends on its own date, or when it is revoked.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from vdi.gateway.people import Person
+from vdi.gateway.store.logins import ApiToken, Login, LoginStore
+
+TOKEN_PREFIX = "vdi_"  # noqa: S105 -- what our tokens begin with, so that scanners of leaked secrets know them
+TOKEN_ID = "token:"  # noqa: S105
+"""What `Person.login_id` begins with where an API token spoke."""
+LOCAL = "local"
+OIDC = "oidc"
+_LONGEST_SECRET = 100
+_SEEN_EVERY = timedelta(minutes=1)
+_KEPT = timedelta(days=7)
+"""How long rows stay after their end: long enough to look up what was seen in a log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who somebody has just proven to be, and how."""
+
+    user: str
+    name: str = ""
+    groups: frozenset[str] = frozenset()
+    admin: bool = False
+    source: str = LOCAL
+    credential: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a login came from, for its user to recognise."""
+
+    address: str = ""
+    agent: str = ""
+
+
+class Logins:
+    """All logins and API tokens. Every method raises DatabaseUnavailableError."""
+
+    def __init__(
+        self, store: LoginStore, *, idle: timedelta, longest: timedelta, clock: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._idle = idle
+        self._longest = longest
+        self._clock = clock
+
+    async def begin(self, who: Identity, device: Device) -> tuple[str, Login]:
+        """A new login with a new secret for the cookie. What the user's API tokens may do follows it."""
+        now = self._clock()
+        secret = secrets.token_urlsafe(32)
+        login = Login(
+            id=secrets.token_urlsafe(16),
+            user=who.user,
+            name=who.name,
+            groups=who.groups,
+            admin=who.admin,
+            source=who.source,
+            credential=who.credential,
+            address=device.address[:64],
+            agent=device.agent[:200],
+            created=now,
+            seen=now,
+            expires=now + self._longest,
+        )
+        await self._store.add_login(login, hash_of(secret))
+        for token in await self._store.tokens_of(who.user, now):
+            if token.source == who.source:
+                await self._follow(token, who)
+        return secret, login
+
+    async def person_by_cookie(self, secret: str) -> Person | None:
+        """Whose login this is, while it holds."""
+        if not secret or len(secret) > _LONGEST_SECRET:
+            return None
+        login = await self._store.login_by_hash(hash_of(secret))
+        if login is None or not self._holds(login):
+            return None
+        await self._see(login)
+        return _person(login)
+
+    async def person_by_token(self, token: str) -> Person | None:
+        """Whose API token this is, while it holds."""
+        if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
+            return None
+        found = await self._store.token_by_hash(hash_of(token))
+        if found is None or not self._holds(found):
+            return None
+        await self._see(found)
+        return _person(found)
+
+    async def is_live(self, login_id: str) -> bool:
+        """Whether this login, or API token, holds now."""
+        return await self._holding(login_id) is not None
+
+    async def touch(self, login_id: str) -> bool:
+        """The same, and if so it is in use: who works in a desktop is not idle."""
+        one = await self._holding(login_id)
+        if one is not None:
+            await self._see(one)
+        return one is not None
+
+    async def person_by_id(self, login_id: str) -> Person | None:
+        """Whose login, or API token, this is, while it holds. Only for ids that we have kept ourselves."""
+        one = await self._holding(login_id)
+        return _person(one) if one is not None else None
+
+    async def source_of(self, login_id: str) -> str:
+        """`local` or `oidc`: how they proved who they are; empty for what is not there."""
+        one = await self._by_id(login_id)
+        return one.source if one is not None else ""
+
+    async def of(self, user: str) -> list[Login]:
+        """The logins of a user that hold now, the latest seen first."""
+        return [login for login in await self._store.logins_of(user, self._clock()) if self._holds(login)]
+
+    async def end(self, login_id: str) -> None:
+        """End one login."""
+        await self._store.end_logins([login_id], self._clock())
+
+    async def end_all(self, user: str) -> list[str]:
+        """End all logins of a user; their ids."""
+        now = self._clock()
+        ids = [login.id for login in await self._store.logins_of(user, now)]
+        await self._store.end_logins(ids, now)
+        return ids
+
+    async def new_token(self, person: Person, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
+        """An API token that may do what this person may; the token itself is in this answer and nowhere else."""
+        now = self._clock()
+        secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        token = ApiToken(
+            id=secrets.token_urlsafe(16),
+            user=person.user,
+            name=person.name,
+            groups=person.groups,
+            admin=person.admin,
+            source=await self.source_of(person.login_id),
+            label=label,
+            created=now,
+            expires=now + lifetime,
+        )
+        await self._store.add_token(token, hash_of(secret))
+        return secret, token
+
+    async def tokens(self, user: str) -> list[ApiToken]:
+        """The API tokens of a user that hold now, the newest first."""
+        return await self._store.tokens_of(user, self._clock())
+
+    async def end_token(self, user: str, token_id: str) -> ApiToken | None:
+        """Revoke an API token of this user; None where there is none of this id that holds."""
+        now = self._clock()
+        mine = [token for token in await self._store.tokens_of(user, now) if token.id == token_id]
+        await self._store.end_tokens([token.id for token in mine], now)
+        return mine[0] if mine else None
+
+    async def end_tokens(self, user: str) -> int:
+        """Revoke all API tokens of a user; how many."""
+        now = self._clock()
+        ids = [token.id for token in await self._store.tokens_of(user, now)]
+        await self._store.end_tokens(ids, now)
+        return len(ids)
+
+    async def follow_users(self, users: Mapping[str, Identity]) -> list[str]:
+        """Bring what local users have open in line with the users there are now; the ids of the logins it ended.
+
+        Who is gone or has another password is logged out. A new name, group or role counts at once.
+        """
+        now = self._clock()
+        ended = []
+        for login in await self._store.open_logins_from(LOCAL, now):
+            who = users.get(login.user)
+            if who is None or who.credential != login.credential:
+                ended.append(login.id)
+            else:
+                await self._follow(login, who)
+        await self._store.end_logins(ended, now)
+        tokens = await self._store.open_tokens_from(LOCAL, now)
+        await self._store.end_tokens([token.id for token in tokens if token.user not in users], now)
+        for token in tokens:
+            if token.user in users:
+                await self._follow(token, users[token.user])
+        return ended
+
+    async def end_over(self) -> list[str]:
+        """End the logins whose time is over; their ids."""
+        now = self._clock()
+        ids = [login.id for login in await self._store.over_logins(now, now - self._idle)]
+        await self._store.end_logins(ids, now)
+        return ids
+
+    async def forget_old(self) -> None:
+        """Remove what has been over for a week."""
+        await self._store.forget_before(self._clock() - _KEPT)
+
+    async def _follow(self, one: Login | ApiToken, who: Identity) -> None:
+        if (one.name, one.groups, one.admin) != (who.name, who.groups, who.admin):
+            await self._store.set_person(one, name=who.name, groups=who.groups, admin=who.admin)
+
+    async def _see(self, one: Login | ApiToken) -> None:
+        now = self._clock()
+        if one.seen is None or now - one.seen >= _SEEN_EVERY:
+            await self._store.see(one, now)
+
+    async def _by_id(self, login_id: str) -> Login | ApiToken | None:
+        if login_id.startswith(TOKEN_ID):
+            return await self._store.token(login_id.removeprefix(TOKEN_ID))
+        return await self._store.login(login_id)
+
+    async def _holding(self, login_id: str) -> Login | ApiToken | None:
+        one = await self._by_id(login_id)
+        return one if one is not None and self._holds(one) else None
+
+    def _holds(self, one: Login | ApiToken) -> bool:
+        now = self._clock()
+        in_use = not isinstance(one, Login) or now - one.seen < self._idle
+        return one.ended is None and now < one.expires and in_use
+
+
+def hash_of(secret: str) -> str:
+    """What is stored of a random secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _person(one: Login | ApiToken) -> Person:
+    login_id = one.id if isinstance(one, Login) else f"{TOKEN_ID}{one.id}"
+    return Person(user=one.user, name=one.name, groups=one.groups, admin=one.admin, login_id=login_id)

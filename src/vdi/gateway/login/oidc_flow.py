@@ -1,0 +1,67 @@
+"""What goes to an identity provider and comes back, bound to one browser without keeping anything here. Pure.
+
+The browser has a secret in a cookie. `state` holds where to go afterwards and is signed with it; the nonce and the PKCE
+verifier are made of it and of the state. So each way there and back has its own, and several tabs may be under way.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+
+SECONDS = 600
+"""How long a person may take at the provider."""
+_SALT = 16
+_TIME = 8
+_LONGEST_NEXT = 512
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class StateError(Exception):
+    """Raised when what comes back is not what this browser was sent away with."""
+
+
+def is_secret(text: str) -> bool:
+    """Whether a cookie's value can be one of ours (32 bytes, as `secrets.token_urlsafe(32)` writes them)."""
+    return _SECRET.fullmatch(text) is not None
+
+
+def make_state(secret: str, next_page: str, now: float, salt: bytes) -> str:
+    """A state that only this browser can bring back."""
+    page = next_page if len(next_page) <= _LONGEST_NEXT else "/"
+    content = _text(int(now).to_bytes(_TIME) + salt[:_SALT].ljust(_SALT, b"\0") + page.encode())
+    return f"{content}.{_sign(secret, 'state', content.encode())}"
+
+
+def read_state(secret: str, state: str, now: float) -> str:
+    """Where to go afterwards. Raises StateError for a state of another browser, or an old one."""
+    text, _, mark = state.partition(".")
+    if not is_secret(secret) or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
+        raise StateError("this browser has not asked for this login, or has forgotten that it did")
+    content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if not 0 <= now - int.from_bytes(content[:_TIME]) <= SECONDS:
+        raise StateError(f"this login was begun more than {SECONDS // 60} minutes ago")
+    return content[_TIME + _SALT :].decode()
+
+
+def nonce_of(secret: str, state: str) -> str:
+    """The nonce that the ID token has to bring back."""
+    return _sign(secret, "nonce", state.encode())
+
+
+def verifier_of(secret: str, state: str) -> str:
+    """The PKCE verifier: 43 characters."""
+    return _sign(secret, "pkce", state.encode())
+
+
+def challenge_of(verifier: str) -> str:
+    """The PKCE challenge (S256) of a verifier."""
+    return _text(hashlib.sha256(verifier.encode()).digest())
+
+
+def _sign(secret: str, use: str, content: bytes) -> str:
+    return _text(hmac.digest(secret.encode(), use.encode() + b"/" + content, hashlib.sha256))
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

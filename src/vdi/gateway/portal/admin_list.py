@@ -1,0 +1,157 @@
+"""Everyone's sessions for administrators: narrowed down, in order, a page at a time; and the figures about them all."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from vdi.api.session import VDISession
+from vdi.gateway.limits import gpus_of
+from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person
+from vdi.gateway.portal.desktop_view import DesktopView
+from vdi.gateway.portal.fragments import ITEM, LIST, Pieces
+from vdi.gateway.portal.pages import Choice, Pages, paged, view_of
+from vdi.gateway.portal.render import macro
+from vdi.session.conditions import Phase
+
+PAGE_SIZE = 50
+QUEUE_SHOWN = 20
+PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
+
+
+def _phase(session: VDISession) -> str:
+    return Phase.TERMINATING if session.metadata.deletion_timestamp else session.status.phase or Phase.PENDING
+
+
+def _place(session: VDISession) -> tuple[int, int, str]:
+    queue = session.status.queue
+    place = queue.position if queue else 0
+    return (0 if queue else 1, place or 10**9, session.metadata.creation_timestamp)
+
+
+ORDERS: Mapping[str, tuple[str, Callable[[VDISession], Any], bool]] = {
+    "newest": ("newest first", lambda one: (one.metadata.creation_timestamp, one.metadata.name), True),
+    "name": ("by name", lambda one: one.metadata.name, False),
+    "user": ("by user", lambda one: (one.spec.user, one.metadata.name), False),
+    "ends": ("ends soonest", lambda one: (one.status.expires_at or "9", one.metadata.name), False),
+    "queue": ("place in line", _place, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What an administrator looks for."""
+
+    words: str = ""
+    phase: str = ""
+    template: str = ""
+    order: str = "newest"
+
+    def address(self, page: int) -> str:
+        """The address of a page of this list."""
+        given = {"q": self.words, "phase": self.phase, "template": self.template, "order": self.order, "page": page}
+        return "/admin/sessions?" + urlencode({name: value for name, value in given.items() if value})
+
+    def stream(self, page: int) -> str:
+        """The query of the stream that keeps this page live."""
+        return self.address(page).partition("?")[2]
+
+    def fits(self, session: VDISession) -> bool:
+        """Whether the session is looked for."""
+        if self.phase and _phase(session) != self.phase:
+            return False
+        if self.template and session.spec.template != self.template:
+            return False
+        text = f"{session.metadata.name} {session.spec.user} {session.status.node_name}".casefold()
+        return all(word in text for word in self.words.casefold().split())
+
+
+def read_filter(query: Mapping[str, str]) -> Filter:
+    """From an address; what is not one of the choices is left out."""
+    phase, order = query.get("phase", ""), query.get("order", "")
+    return Filter(
+        words=query.get("q", "").strip()[:100],
+        phase=phase if phase in PHASES else "",
+        template=query.get("template", "")[:253],
+        order=order if order in ORDERS else "newest",
+    )
+
+
+def order_choices() -> list[Choice]:
+    """The orders a list can have."""
+    return [Choice(name, words) for name, (words, _, _) in ORDERS.items()]
+
+
+def sessions_page(gateway: Gateway, person: Person, wanted: Filter, number: int) -> Pages[DesktopView]:
+    """One page of the sessions that are looked for."""
+    found = [each for each in gateway.world.sessions.values() if wanted.fits(each)]
+    _, key, backwards = ORDERS[wanted.order]
+    found.sort(key=key, reverse=backwards)
+    part = paged(found, number, PAGE_SIZE)
+    views = [view_of(gateway, each, person) for each in part.items]
+    return Pages(views, part.number, part.last, part.total, part.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Sessions by state, and the GPUs that are taken by those that run."""
+
+    running: int
+    starting: int
+    waiting: int
+    suspended: int
+    failed: int
+    gpus: int
+    gpu_total: int | None
+
+
+def counts_of(gateway: Gateway, gpu_total: int | None) -> Counts:
+    """The figures of now; `gpu_total` None: not known."""
+    phases: Counter[str] = Counter()
+    gpus = 0
+    for session in gateway.world.sessions.values():
+        phases[_phase(session)] += 1
+        if session.status.pod_name and _phase(session) in (Phase.RUNNING, Phase.CREATING):
+            gpus += gpus_of(session, gateway.world.template(session.spec.template))
+    return Counts(
+        running=phases[Phase.RUNNING],
+        starting=phases[Phase.CREATING],
+        waiting=phases[Phase.PENDING],
+        suspended=phases[Phase.SUSPENDED],
+        failed=phases[Phase.FAILED],
+        gpus=gpus,
+        gpu_total=gpu_total,
+    )
+
+
+def waiting_of(gateway: Gateway, person: Person) -> tuple[list[DesktopView], int]:
+    """Those in the queue, the next one first, and how many more there are than are shown."""
+    queue = [one for one in gateway.world.sessions.values() if one.status.queue and _phase(one) == Phase.PENDING]
+    queue.sort(key=_place)
+    return [view_of(gateway, each, person) for each in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
+
+
+def list_pieces(rows: Pages[DesktopView]) -> Pieces:
+    """The rows of a page, one by one and all together."""
+    row, all_rows = macro("parts.html", "session_row"), macro("parts.html", "session_rows")
+    pieces = {f"{ITEM}{each.uid}": row(each) for each in rows.items}
+    return pieces | {LIST: all_rows(pieces)}
+
+
+def overview_pieces(gateway: Gateway, person: Person) -> Pieces:
+    """Figures and queue."""
+    counts = counts_of(gateway, gateway.portal.gpu_total)
+    queue, more = waiting_of(gateway, person)
+    return {
+        "figures": macro("parts.html", "figures")(counts),
+        "queue": macro("parts.html", "waiting")(queue, more),
+    }
+
+
+def admin_pieces(gateway: Gateway, person: Person, query: Mapping[str, str]) -> Pieces:
+    """What is live on a page of the sessions' list."""
+    number = query.get("page", "")
+    page = int(number) if number.isdecimal() and len(number) < 9 else 1
+    return list_pieces(sessions_page(gateway, person, read_filter(query), page))

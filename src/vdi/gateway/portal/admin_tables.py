@@ -1,0 +1,126 @@
+"""Rows of the administrators' tables: templates, pools, limits. Pure, from what the gateway watches."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vdi.api.template import VDITemplate
+from vdi.gateway.limits import Limit, gpus_of
+from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person, normal_user
+from vdi.gateway.portal.desktop_view import picture, template_title
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateRow:
+    """One template."""
+
+    name: str
+    title: str
+    icon: str
+    image: str
+    gpu: str
+    cpu: str
+    memory: str
+    longest: str
+    who: str
+    sessions: int
+    pre_pull: str
+    pre_pull_failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRow:
+    """One pool."""
+
+    name: str
+    template: str
+    wanted: int
+    ready: int
+    starting: int
+    claimed: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRow:
+    """What one person has, and may have."""
+
+    user: str
+    sessions: int
+    gpus: int
+    hours: float
+    limit: Limit
+
+
+def template_rows(gateway: Gateway) -> list[TemplateRow]:
+    """All templates by name."""
+    used = Counter(each.spec.template for each in gateway.world.sessions.values())
+    found = sorted(gateway.world.templates.values(), key=lambda one: one.metadata.name)
+    return [_template_row(each, used[each.metadata.name]) for each in found]
+
+
+def _template_row(template: VDITemplate, sessions: int) -> TemplateRow:
+    spec, offer, pull = template.spec, template.spec.resources, template.status.pre_pull
+    who = [*spec.access.users, *(f"group {each}" for each in spec.access.groups)]
+    return TemplateRow(
+        name=template.metadata.name,
+        title=template_title(template, template.metadata.name),
+        icon=picture(template),
+        image=spec.image,
+        gpu=_range(str(offer.default_gpu), str(offer.max_gpu) if offer.max_gpu is not None else None),
+        cpu=_range(offer.default_cpu, offer.max_cpu),
+        memory=_range(offer.default_memory, offer.max_memory),
+        longest=spec.lifecycle.max_timeout or "any",
+        who=", ".join(who) or "everybody",
+        sessions=sessions,
+        pre_pull=f"on {pull.ready} of {pull.wanted} nodes" if pull else "",
+        pre_pull_failed=tuple(f"{each.node}: {each.message or each.reason}" for each in pull.failed) if pull else (),
+    )
+
+
+def _range(default: str, most: str | None) -> str:
+    return f"{default}, at most {most}" if most is not None and most != default else default
+
+
+def pool_rows(gateway: Gateway) -> list[PoolRow]:
+    """All pools by name."""
+    found = sorted(gateway.world.pools.values(), key=lambda one: one.metadata.name)
+    return [
+        PoolRow(
+            name=each.metadata.name,
+            template=each.spec.template,
+            wanted=each.spec.ready,
+            ready=each.status.ready,
+            starting=each.status.starting,
+            claimed=each.status.claimed,
+            message=each.status.message,
+        )
+        for each in found
+    ]
+
+
+def limit_rows(gateway: Gateway, hours: Mapping[str, float]) -> list[LimitRow]:
+    """Everybody who has sessions, has used hours this month, or has limits of their own; those with most GPUs first.
+
+    Which groups somebody is in is known only while they are logged in: limits of groups are not in these numbers.
+    """
+    sessions: Counter[str] = Counter()
+    gpus: Counter[str] = Counter()
+    for each in gateway.world.sessions.values():
+        if not each.spec.suspended:
+            user = normal_user(each.spec.user)
+            sessions[user] += 1
+            gpus[user] += gpus_of(each, gateway.world.template(each.spec.template))
+    users: Iterable[str] = {*sessions, *hours, *gateway.limits.users}
+    rows = [
+        LimitRow(
+            user=user,
+            sessions=sessions[user],
+            gpus=gpus[user],
+            hours=hours.get(user, 0.0),
+            limit=gateway.limits.of(Person(user)),
+        )
+        for user in users
+    ]
+    return sorted(rows, key=lambda one: (-one.gpus, -one.sessions, one.user))

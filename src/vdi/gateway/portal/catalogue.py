@@ -1,0 +1,145 @@
+"""The catalogue: what can be started, and the form that starts it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from vdi.api.template import VDITemplate
+from vdi.gateway.login.guard import require
+from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person
+from vdi.gateway.portal.desktop_view import picture, template_title
+from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
+from vdi.gateway.portal.pages import done, gateway_of, page, posted
+from vdi.gateway.portal.render import render
+from vdi.gateway.refused import Refused
+from vdi.gateway.rights import may_use
+from vdi.session.naming import host_label
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateCard:
+    """One template, ready to be shown."""
+
+    name: str
+    title: str
+    description: str
+    icon: str
+    chips: tuple[str, ...]
+
+
+async def catalogue(request: Request) -> Response:
+    """What this person may start; `q` narrows it down."""
+    person, gateway = await require(request), gateway_of(request)
+    asked = request.query_params.get("q", "").strip()[:100]
+    words = asked.casefold().split()
+    mine = templates_for(gateway, person)
+    cards = [each for each in (template_card(one) for one in mine) if _matches(each, words)]
+    return await page(
+        request, person, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
+    )
+
+
+def templates_for(gateway: Gateway, person: Person) -> list[VDITemplate]:
+    """The templates that this person may use, by what people call them."""
+    mine = [each for each in gateway.world.templates.values() if may_use(each, person)]
+    return sorted(mine, key=lambda one: (template_title(one, one.metadata.name).casefold(), one.metadata.name))
+
+
+def template_card(template: VDITemplate) -> TemplateCard:
+    """What people see of a template."""
+    resources, spec = template.spec.resources, template.spec
+    gpus = resources.default_gpu
+    chips = [f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU", f"{resources.default_cpu} CPU"]
+    chips.append(f"{resources.default_memory} memory".replace("Gi ", " GiB ").replace("Mi ", " MiB "))
+    chips.append("keeps files" if spec.persistence.enabled else "no files kept")
+    title = template_title(template, template.metadata.name)
+    return TemplateCard(template.metadata.name, title, spec.description, picture(template), tuple(chips))
+
+
+def _matches(card: TemplateCard, words: list[str]) -> bool:
+    text = f"{card.title} {card.name} {card.description}".casefold()
+    return all(word in text for word in words)
+
+
+async def start_form(request: Request) -> Response:
+    """The form for a desktop of one template."""
+    person = await require(request)
+    return await _form(request, person)
+
+
+async def start(request: Request) -> Response:
+    """Start it, and on to the desktop itself, or to its page here."""
+    person, form = await posted(request)
+    gateway = gateway_of(request)
+    template = _template(gateway, person, request.path_params["template"])
+    if template is None:
+        return _no_template(request, person)
+    try:
+        session = await gateway.actions.start(person, wish_of(form, template, person))
+    except Refused as why:
+        return await _form(request, person, form, why.sentence, why.status)
+    except ValueError as why:
+        return await _form(request, person, form, str(why), 422)
+    meta = session.metadata
+    if form.get("then") == "stay":
+        return done(f"/desktops/{meta.name}", "start", meta.name)
+    # Its host answers at once: with the waiting page until the desktop is there.
+    host = gateway.settings.host(host_label(meta.name, session.spec.hostname))
+    return RedirectResponse(f"{gateway.settings.url(host)}/", 303)
+
+
+async def _form(
+    request: Request, person: Person, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
+) -> Response:
+    gateway = gateway_of(request)
+    template = _template(gateway, person, request.path_params["template"])
+    if template is None:
+        return _no_template(request, person)
+    sessions = gateway.world.sessions.values()
+    first = first_choice(template, person, (each.metadata.name for each in sessions))
+    # A box that is not ticked is not sent: what was typed stands for itself then.
+    shown = first if typed is None else {name: typed.get(name, "") for name in first}
+    return await page(
+        request,
+        person,
+        "start.html",
+        status=status,
+        here="catalogue",
+        card=template_card(template),
+        offer=offer_of(template),
+        typed=shown,
+        error=error,
+        home_used_by=sharing_home(gateway.portal.live.sessions_with(person), template, person),
+        address=gateway.settings.url(gateway.settings.host("NAME")),
+        at_the_end=template.spec.lifecycle.on_timeout,
+        when_idle=template.spec.lifecycle.on_idle,
+    )
+
+
+def _template(gateway: Gateway, person: Person, name: str) -> VDITemplate | None:
+    found = gateway.world.template(name)
+    return found if found is not None and may_use(found, person) else None
+
+
+def _no_template(request: Request, person: Person) -> Response:
+    return render(
+        request,
+        "error.html",
+        status=404,
+        person=person,
+        title="No such desktop in your catalogue",
+        sentence=f"There is no template {request.path_params['template']!r} that you may start.",
+        back="/catalogue",
+        back_label="Catalogue",
+    )
+
+
+ROUTES = [
+    Route("/catalogue", catalogue, methods=["GET"]),
+    Route("/catalogue/{template}", start_form, methods=["GET"]),
+    Route("/catalogue/{template}", start, methods=["POST"]),
+]

@@ -1,0 +1,268 @@
+"""What the portal shows of one desktop, for one person. Pure: objects and time in, plain values out.
+
+A page's template reads nothing but this, so what a person may not know of does not reach it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from vdi.api.session import QueueStatus, VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.people import Person, Role
+from vdi.gateway.portal.words import left, ordinal
+from vdi.gateway.rights import Deed, access_ends, refusal, role_in
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Phase, Reason
+from vdi.session.times import parse_time
+from vdi.session.units import format_duration, parse_duration
+
+_WARNINGS = {
+    EXPIRING: "This desktop ends soon",
+    IDLE: "Nobody is using this desktop",
+    DRAINING: "The machine under this desktop goes into maintenance",
+}
+_WORDS = {
+    "": "Just asked for",
+    Phase.PENDING: "Waiting",
+    Phase.CREATING: "Starting",
+    Phase.RUNNING: "Running",
+    Phase.SUSPENDED: "Suspended",
+    Phase.TERMINATING: "Ending",
+    Phase.FAILED: "Failed",
+}
+_DEEDS = {
+    Phase.RUNNING: {Deed.OPEN, Deed.EXTEND, Deed.SUSPEND, Deed.RESTART, Deed.END},
+    Phase.CREATING: {Deed.OPEN, Deed.EXTEND, Deed.SUSPEND, Deed.RESTART, Deed.END},
+    Phase.PENDING: {Deed.OPEN, Deed.SUSPEND, Deed.END},
+    "": {Deed.OPEN, Deed.SUSPEND, Deed.END},
+    Phase.SUSPENDED: {Deed.RESUME, Deed.END},
+    Phase.FAILED: {Deed.RESTART, Deed.SUSPEND, Deed.END},
+    Phase.TERMINATING: set(),
+}
+"""What makes sense in each phase; sharing always does, until the end."""
+_MORE = (timedelta(hours=1), timedelta(hours=2), timedelta(hours=4), timedelta(hours=8))
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a person should read before anything else."""
+
+    kind: str
+    """`warn`, `bad` or `info`: how it looks."""
+    title: str
+    text: str
+    deed: str = ""
+    """What helps, if it can be done here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Somebody a desktop is shared with."""
+
+    user: str
+    role: str
+    expires: str
+    """RFC 3339; empty: until it is taken back."""
+    over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A longer run that can be chosen."""
+
+    length: str
+    """Of the whole run, as `spec.timeout` takes it."""
+    words: str
+    ends: str
+    """RFC 3339."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesktopView:
+    """One desktop, ready to be shown."""
+
+    name: str
+    uid: str
+    title: str
+    icon: str
+    owner: str
+    mine: bool
+    role: str
+    phase: str
+    """As in `status.phase`; Terminating as soon as it is being deleted."""
+    state: str
+    """The phase in a word for people, with the place in the queue."""
+    message: str
+    notices: tuple[Notice, ...]
+    deeds: frozenset[str]
+    """What this person may do now, by the names in `rights.Deed`."""
+    url: str
+    template: str
+    gpu: int | None
+    memory: str
+    cpu: str
+    node: str
+    created: str
+    started: str
+    expires: str
+    access_ends: str
+    timeout: str
+    idle_timeout: str
+    earliest_slot: str
+    guests: tuple[Guest, ...]
+    now: datetime
+
+    @property
+    def state_class(self) -> str:
+        """How the state's badge looks."""
+        return (self.phase or Phase.PENDING).lower()
+
+    @property
+    def moving(self) -> bool:
+        """Whether its state changes by itself before long."""
+        return self.phase not in (Phase.RUNNING, Phase.SUSPENDED, Phase.FAILED)
+
+    @property
+    def left(self) -> str:
+        """The time that is left of this run, in words; empty while it has no end."""
+        return left(self.expires, self.now)
+
+
+def desktop_view(session: VDISession, template: VDITemplate | None, person: Person, now: datetime) -> DesktopView:
+    """The session as this person may see it. Whether they may see it at all has been asked before."""
+    spec, status, meta = session.spec, session.status, session.metadata
+    phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
+    role = role_in(session, person.user, now)
+    ends = access_ends(session, person.user) if role and role is not Role.OWNER else None
+    gpu, memory, cpu = _size(session, template)
+    owns = role is Role.OWNER or person.admin
+    return DesktopView(
+        name=meta.name,
+        uid=meta.uid,
+        title=template_title(template, spec.template),
+        icon=picture(template),
+        owner=spec.user,
+        mine=role is Role.OWNER,
+        role=role.value if role else "administrator",
+        phase=phase,
+        state=_state(phase, status.queue),
+        message=status.message,
+        notices=tuple(_notices(session, phase)),
+        deeds=frozenset(_deeds(session, phase, person, now)),
+        url=status.url if status.url.startswith("https://") else "",
+        template=spec.template,
+        gpu=gpu,
+        memory=memory,
+        cpu=cpu,
+        node=status.node_name if person.admin else "",
+        created=meta.creation_timestamp,
+        started=status.start_time,
+        expires=status.expires_at if phase in (Phase.RUNNING, Phase.CREATING) else "",
+        access_ends=ends.isoformat() if ends else "",
+        timeout=spec.timeout,
+        idle_timeout=spec.idle_timeout or (template.spec.lifecycle.idle_timeout if template else None) or "",
+        earliest_slot=status.queue.earliest_slot if status.queue else "",
+        guests=tuple(guests(session, now)) if owns else (),
+        now=now,
+    )
+
+
+def template_title(template: VDITemplate | None, name: str) -> str:
+    """What a template is called by people."""
+    return (template.spec.display_name if template else "") or name
+
+
+def picture(template: VDITemplate | None) -> str:
+    """The template's icon if it carries its own bytes; others are not shown: the pages load nothing from elsewhere."""
+    icon = template.spec.icon if template else ""
+    return icon if icon.startswith("data:image/") else ""
+
+
+def guests(session: VDISession, now: datetime) -> list[Guest]:
+    """Whom the desktop is shared with, in the order of the object."""
+    return [
+        Guest(each.user, str(each.role), each.expires or "", bool(each.expires) and _is_past(each.expires or "", now))
+        for each in session.spec.access
+    ]
+
+
+def extensions(session: VDISession, template: VDITemplate | None, now: datetime) -> list[Extension]:
+    """The longer runs that can be chosen, none beyond what the template allows; only for a run that has begun."""
+    if not session.status.start_time:
+        return []
+    begun = parse_time(session.status.start_time)
+    limit = template.spec.lifecycle.max_timeout if template else None
+    longest = parse_duration(limit) if limit else None
+    present = parse_duration(session.spec.timeout)
+    if longest:
+        present = min(present, longest)
+    lengths = [present + more for more in _MORE if longest is None or present + more <= longest]
+    if longest and present < longest and longest not in lengths:
+        lengths.append(longest)
+    return [
+        Extension(format_duration(each), _more(each - present), (begun + each).isoformat())
+        for each in sorted(set(lengths))
+        if begun + each > now
+    ]
+
+
+def longest_run(template: VDITemplate | None) -> str:
+    """The longest that one run may be; empty: as long as one likes."""
+    return (template.spec.lifecycle.max_timeout if template else None) or ""
+
+
+def _more(span: timedelta) -> str:
+    hours, minutes = divmod(int(span.total_seconds()) // 60, 60)
+    parts = ((hours, "hour"), (minutes, "minute"))
+    return " ".join(f"{number} {unit}{'s' * (number > 1)}" for number, unit in parts if number) + " more"
+
+
+def _state(phase: str, queue: QueueStatus | None) -> str:
+    if phase == Phase.PENDING and queue:
+        return f"{ordinal(queue.position)} in line" if queue.position else "No room"
+    return _WORDS.get(phase, phase)
+
+
+def _deeds(session: VDISession, phase: str, person: Person, now: datetime) -> set[Deed]:
+    sensible = set(_DEEDS.get(phase, ()))
+    if phase != Phase.TERMINATING:
+        sensible |= {Deed.SHARE, Deed.UNSHARE}
+    return {deed for deed in sensible if refusal(person, deed, session, now) is None}
+
+
+def _notices(session: VDISession, phase: str) -> list[Notice]:
+    if phase == Phase.TERMINATING:
+        return []
+    status = session.status
+    found = [
+        Notice("warn", _WARNINGS[each.type], each.message, Deed.EXTEND if each.type == EXPIRING else "")
+        for each in status.conditions
+        if each.type in _WARNINGS and each.status == "True"
+    ]
+    if phase == Phase.FAILED:
+        found.append(Notice("bad", "This desktop cannot run", status.message))
+    elif status.failures and status.failures.count:
+        times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
+        found.append(Notice("warn", f"It was lost {times}", status.failures.message))
+    found += [
+        Notice("info", "A newer version is ready", each.message)
+        for each in status.conditions
+        if each.type == TEMPLATE_FOUND and each.reason == Reason.NEWER_REVISION
+    ]
+    return found
+
+
+def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str]:
+    """GPU, memory and CPU of the desktop, as far as they are known: the session's own, else the template's."""
+    wish = session.spec.resources
+    if template is None:
+        return (wish.gpu, wish.memory, wish.cpu or "") if wish else (None, "", "")
+    offer = template.spec.resources
+    gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
+    return gpu, wish.memory if wish else offer.default_memory, (wish.cpu if wish else None) or offer.default_cpu
+
+
+def _is_past(text: str, now: datetime) -> bool:
+    try:
+        return parse_time(text) <= now
+    except ValueError:
+        return True

@@ -1,0 +1,124 @@
+"""What all pages of the portal share: who asks, the frame around a page, what is said after a deed, pages of lists."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.login.guard import check_csrf, require
+from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person
+from vdi.gateway.portal.desktop_view import DesktopView, desktop_view
+from vdi.gateway.portal.render import render
+
+T = TypeVar("T")
+Page = Callable[[Request], Awaitable[Response]]
+
+DONE = {
+    "start": "{name} is being started.",
+    "extend": "{name} may run longer now.",
+    "suspend": "{name} is being suspended. Its files and its address are kept.",
+    "resume": "{name} is being resumed.",
+    "restart": "{name} is being restarted.",
+    "end": "{name} is being ended.",
+    "share": "{name} is shared. Tell your guest to open its address.",
+    "unshare": "Access to {name} has been taken back.",
+}
+"""What is said on the page after a deed; the name in it is escaped like all else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One entry of a list to choose from."""
+
+    value: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pages(Generic[T]):
+    """One page of a long list."""
+
+    items: Sequence[T]
+    number: int
+    last: int
+    total: int
+    size: int
+
+    @property
+    def first_shown(self) -> int:
+        """Number of the first item that is shown, from 1."""
+        return (self.number - 1) * self.size + 1 if self.total else 0
+
+    @property
+    def last_shown(self) -> int:
+        """Number of the last item that is shown."""
+        return min(self.number * self.size, self.total)
+
+
+def paged(items: Sequence[T], number: int, size: int) -> Pages[T]:
+    """The page of this number, or the nearest there is."""
+    last = max(1, -(-len(items) // size))
+    number = min(max(number, 1), last)
+    return Pages(items[(number - 1) * size : number * size], number, last, len(items), size)
+
+
+def page_number(request: Request) -> int:
+    """`?page=` of the address; 1 where it is no number."""
+    text = request.query_params.get("page", "")
+    return int(text) if text.isdecimal() and len(text) < 9 else 1
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that answers."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def page(request: Request, person: Person, template: str, *, status: int = 200, **context: Any) -> Response:
+    """A page of the portal for somebody who is logged in."""
+    return render(request, template, status=status, person=person, **context)
+
+
+async def posted(request: Request) -> tuple[Person, dict[str, str]]:
+    """Who has sent this form, and its fields; raises HTTPException for one that no page of ours has sent."""
+    person = await require(request)
+    await check_csrf(request)
+    form = await request.form(max_files=0, max_fields=100)
+    return person, {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+
+
+def said(request: Request) -> str:
+    """What the address says has just been done; empty for nothing, and for what is none of ours."""
+    sentence = DONE.get(request.query_params.get("done", ""))
+    name = request.query_params.get("name", "")
+    return sentence.format(name=name) if sentence and 0 < len(name) <= 253 else ""
+
+
+def done(where: str, deed: str, name: str) -> Response:
+    """On to a page that says what has been done (303: a reload sends nothing again)."""
+    return RedirectResponse(f"{where}?done={deed}&name={name}", 303)
+
+
+def view_of(gateway: Gateway, session: VDISession, person: Person) -> DesktopView:
+    """One desktop as this person may see it."""
+    template: VDITemplate | None = gateway.world.template(session.spec.template)
+    return desktop_view(session, template, person, gateway.clock())
+
+
+def not_found(request: Request, person: Person, name: str) -> Response:
+    """The answer to a desktop's name that is nobody's, or none of this person's business: both look the same."""
+    return render(
+        request,
+        "error.html",
+        status=404,
+        person=person,
+        title="No such desktop",
+        sentence=f"There is no desktop {name!r} of yours, nor one that is shared with you.",
+        back="/",
+        back_label="My desktops",
+    )

@@ -1,0 +1,90 @@
+"""How numbers, times and names read in pages. Pure; registered as filters of the templates."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from zlib import crc32
+
+from vdi.session.times import format_time, parse_time
+
+_HUES = 6
+
+
+def letter(name: str) -> str:
+    """The first letter or digit of a name, for its tile."""
+    return next((each.upper() for each in name if each.isalnum()), "?")
+
+
+def hue(name: str) -> int:
+    """Which of the tiles' colours a name has: always the same one."""
+    return crc32(name.encode()) % _HUES
+
+
+def length(span: timedelta) -> str:
+    """`3 h 12 min`: the two largest units, which is all that a person wants to know."""
+    minutes = int(span.total_seconds()) // 60
+    if minutes < 1:
+        return "less than a minute"
+    days, hours = divmod(minutes // 60, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes % 60, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in [each for each in parts if each[0]][:2])
+
+
+def left(end: str, now: datetime) -> str:
+    """The time until an instant of the API: `3 h 12 min left`; empty for no instant."""
+    if not end:
+        return ""
+    span = parse_time(end) - now
+    return f"{length(span)} left" if span > timedelta() else "over"
+
+
+def ago(moment: str, now: datetime) -> str:
+    """The time since an instant of the API: `3 h 12 min ago`; empty for no instant."""
+    if not moment:
+        return ""
+    span = now - parse_time(moment)
+    return "just now" if span < timedelta(minutes=1) else f"{length(span)} ago"
+
+
+def moment(value: str | datetime | None) -> str:
+    """`20 Nov 2026, 08:00 UTC`; empty for none. The browser turns it into its own time zone."""
+    if not value:
+        return ""
+    instant = parse_time(value) if isinstance(value, str) else value
+    return instant.strftime("%-d %b %Y, %H:%M UTC")
+
+
+def machine_time(value: str | datetime) -> str:
+    """RFC 3339, for the `datetime` attribute."""
+    return value if isinstance(value, str) else format_time(value)
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 desktop`, `2 desktops`, `1,000 desktops`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th`."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
+
+
+def memory(quantity: str) -> str:
+    """`4 GiB` from `4Gi`; as it is where it is spelt otherwise."""
+    number, unit = quantity[:-2], quantity[-2:]
+    return f"{number} {unit}B" if unit in ("Ki", "Mi", "Gi", "Ti") else f"{quantity} memory"
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "letter": letter,
+    "hue": hue,
+    "span": length,
+    "left": left,
+    "ago": ago,
+    "moment": moment,
+    "machine_time": machine_time,
+    "count_of": count,
+    "memory": memory,
+}
+"""By their names in the templates; `length` there is Jinja's own, which counts items."""

@@ -1,0 +1,84 @@
+"""Who may do what, and why not in words. Pure."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.people import Person, Role, same_user
+from vdi.session.times import parse_time
+
+
+class Deed(StrEnum):
+    """What a person can do with a session that is there."""
+
+    SEE = "see"
+    OPEN = "open"
+    RESUME = "resume"
+    SUSPEND = "suspend"
+    RESTART = "restart"
+    EXTEND = "extend"
+    END = "end"
+    SHARE = "share"
+    UNSHARE = "unshare"
+
+
+_GUESTS = {
+    Role.COLLABORATOR: frozenset({Deed.SEE, Deed.OPEN, Deed.RESUME}),
+    Role.VIEWER: frozenset({Deed.SEE, Deed.OPEN}),
+}
+_NOT_FOR_ADMINS = frozenset({Deed.OPEN, Deed.SHARE})
+"""An administrator keeps order among desktops and does not look into them, nor lets others do so."""
+
+
+def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
+    """What this user is in the session; None: nothing (any more)."""
+    if same_user(session.spec.user, user):
+        return Role.OWNER
+    for access in session.spec.access:
+        if same_user(access.user, user) and not (access.expires and _past(access.expires, now)):
+            return Role(access.role)
+    return None
+
+
+def access_ends(session: VDISession, user: str) -> datetime | None:
+    """When this user's share in the session ends; None: it has no end, or there is none."""
+    for access in session.spec.access:
+        if same_user(access.user, user) and access.expires:
+            return parse_time(access.expires)
+    return None
+
+
+def may_use(template: VDITemplate, person: Person) -> bool:
+    """Whether the person may start desktops of this template. One that names nobody is for everybody."""
+    access = template.spec.access
+    if person.admin or not (access.users or access.groups):
+        return True
+    return any(same_user(user, person.user) for user in access.users) or not person.groups.isdisjoint(access.groups)
+
+
+def knows_of(session: VDISession, person: Person, now: datetime) -> bool:
+    """Whether the person may know that this session is there."""
+    return person.admin or role_in(session, person.user, now) is not None
+
+
+def refusal(person: Person, deed: Deed, session: VDISession, now: datetime) -> str | None:
+    """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
+    name = session.metadata.name
+    role = role_in(session, person.user, now)
+    if role is Role.OWNER or (role and deed in _GUESTS[role]) or (person.admin and deed not in _NOT_FOR_ADMINS):
+        return None
+    if role is None and not person.admin:
+        return f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
+    if role is None:
+        return f"Only {session.spec.user}, whose desktop {name!r} is, and those it is shared with may {deed} it."
+    allowed = ", ".join(sorted(_GUESTS[role]))
+    whose = f"{session.spec.user}'s desktop {name!r}"
+    return f"As {role} of {whose} you may not {deed} it; allowed are: {allowed}. Ask {session.spec.user}."
+
+
+def _past(text: str, now: datetime) -> bool:
+    try:
+        return parse_time(text) <= now
+    except ValueError:
+        return True  # an end that nobody can read is no permission to stay

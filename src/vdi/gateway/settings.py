@@ -1,0 +1,229 @@
+"""The gateway's settings: environment variables `VDI_*`, read once at start. The chart writes them from its values."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vdi.gateway.people import normal_user
+from vdi.operator.variables import (
+    FORMAT,
+    LABEL,
+    LEVEL,
+    SUBDOMAIN,
+    SettingsError,
+    Variables,
+    address,
+    matching,
+    number,
+    read_variables,
+)
+from vdi.session.units import parse_duration
+
+Network = IPv4Network | IPv6Network
+_TURN_URL = re.compile(
+    r"(turn:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=(udp|tcp)"
+    r"|turns:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=tcp)"
+)
+PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1/128,fc00::/7"
+"""Where Traefik's pods are in most clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class OIDC:
+    """A provider of single sign-on."""
+
+    issuer: str
+    """VDI_OIDC_ISSUER: its URL, as it calls itself in its tokens."""
+    client_id: str
+    """VDI_OIDC_CLIENT_ID."""
+    client_secret: str = field(default="", repr=False)
+    """VDI_OIDC_CLIENT_SECRET; empty: a public client, which has PKCE alone."""
+    scopes: str = "openid email profile groups"
+    """VDI_OIDC_SCOPES, separated by spaces."""
+    groups_claim: str = "groups"
+    """VDI_OIDC_GROUPS_CLAIM: the claim that lists the person's groups."""
+    name: str = "single sign-on"
+    """VDI_OIDC_NAME: what the button at login says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All choices of a gateway process."""
+
+    namespace: str = "vdi-sessions"
+    """VDI_NAMESPACE: where sessions live."""
+    gateway_namespace: str = "kasm"
+    """VDI_GATEWAY_NAMESPACE: where the gateway's own Secrets are."""
+    domain: str = "vdi.localhost"
+    """VDI_DOMAIN: the portal answers at `portal.<domain>`, desktops at `<label>.<domain>`."""
+    url_port: int = 443
+    """VDI_URL_PORT: port of all URLs as browsers see it; left out of them when it is 443."""
+    portal_label: str = "portal"
+    """First label of the portal's host; no session may have it."""
+    public_addr: tuple[str, int] = ("0.0.0.0", 8080)  # noqa: S104 -- Traefik comes from outside the pod
+    """VDI_PUBLIC_ADDR: behind Traefik."""
+    internal_addr: tuple[str, int] = ("0.0.0.0", 8081)  # noqa: S104 -- probes, Traefik and the operator, too
+    """VDI_INTERNAL_ADDR: /edge/verify, /internal/ended, /healthz, /readyz, /metrics."""
+    trusted_proxies: tuple[Network, ...] = tuple(ip_network(one) for one in PRIVATE.split(","))
+    """VDI_TRUSTED_PROXIES, separated by commas: from these addresses X-Forwarded-For is believed."""
+    database_url: str = field(default="sqlite+aiosqlite:////data/vdi.db", repr=False)
+    """VDI_DATABASE_URL: sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME."""
+    redis_url: str = field(default="", repr=False)
+    """VDI_REDIS_URL: what several replicas share; empty: there is one replica, which shares with nobody."""
+    keys_secret: str = "vdi-gateway-keys"  # noqa: S105 -- a name
+    """VDI_KEYS_SECRET: Secret with the keys that sign desktops' tokens, in `gateway_namespace`."""
+    users_secret: str = "vdi-gateway-users"  # noqa: S105 -- a name
+    """VDI_USERS_SECRET: Secret with the local users, in `gateway_namespace`."""
+    oidc: OIDC | None = None
+    """VDI_OIDC_ISSUER and its companions; None: local users only."""
+    admin_users: frozenset[str] = frozenset()
+    """VDI_ADMIN_USERS, separated by commas: e-mail addresses of administrators, however they log in."""
+    admin_groups: frozenset[str] = frozenset()
+    """VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators."""
+    limits_file: Path | None = None
+    """VDI_LIMITS_FILE: YAML, see `limits`; None: no limits."""
+    retention_days: int = 365
+    """VDI_RETENTION_DAYS: how long history and audit are kept."""
+    token_seconds: int = 300
+    """VDI_TOKEN_SECONDS: life of a desktop's token; it is renewed while in use."""
+    login_idle: timedelta = timedelta(hours=12)
+    """VDI_LOGIN_IDLE: a login that is not used for so long has ended."""
+    login_max: timedelta = timedelta(days=7)
+    """VDI_LOGIN_MAX: a login lasts no longer than this, whatever is done with it."""
+    operator_account: str = "system:serviceaccount:kasm:vdi-operator"
+    """VDI_OPERATOR_ACCOUNT: who may report a session's end."""
+    turn_urls: tuple[str, ...] = ()
+    """VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: there is none."""
+    turn_secret_file: Path | None = None
+    """VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each time."""
+    turn_ttl: timedelta = timedelta(hours=12)
+    """VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded."""
+    doctor_record: str = ""
+    """VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: there is none."""
+    log_level: str = "info"
+    """VDI_LOG_LEVEL: debug, info, warning or error."""
+    log_format: str = "text"
+    """VDI_LOG_FORMAT: text (`key=value`) or json (one object per line)."""
+
+    @property
+    def portal_host(self) -> str:
+        """Host name of the portal, without port."""
+        return self.host(self.portal_label)
+
+    @property
+    def portal_url(self) -> str:
+        """URL of the portal, without a slash at its end; also the issuer of desktops' tokens."""
+        return self.url(self.portal_host)
+
+    def host(self, label: str) -> str:
+        """Host name of a desktop, without port."""
+        return f"{label}.{self.domain}"
+
+    def url(self, host: str) -> str:
+        """URL of a host as browsers see it, without a slash at its end."""
+        return f"https://{host}" + ("" if self.url_port == 443 else f":{self.url_port}")
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Settings from the environment; what is unset or empty has its default.
+
+    Raises SettingsError with everything that is wrong at once.
+    """
+    values, problems = read_variables(environ, _VARIABLES, _SECRET)
+    of_oidc = {one.name: values.pop(f"oidc_{one.name}") for one in fields(OIDC) if f"oidc_{one.name}" in values}
+    if of_oidc and not {"issuer", "client_id"} <= of_oidc.keys():
+        problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are needed where any VDI_OIDC_ variable is set")
+    if not problems and ("turn_urls" in values) != ("turn_secret_file" in values):
+        problems.append("VDI_TURN_URLS and VDI_TURN_SECRET_FILE: both are needed where either is set")
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return Settings(oidc=OIDC(**of_oidc) if of_oidc else None, **values)
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(one) for one in _words(text))
+    except ValueError as why:
+        raise ValueError(f"{why}; allowed are networks such as 10.0.0.0/8, separated by commas") from why
+
+
+def _database(text: str) -> str:
+    if urlsplit(text).scheme not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
+        raise ValueError("allowed are sqlite+aiosqlite:///PATH and postgresql+asyncpg://USER:PASSWORD@HOST/NAME")
+    return text
+
+
+def _redis(text: str) -> str:
+    if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("allowed are redis://HOST:PORT/NUMBER, rediss://... (TLS) and unix://PATH")
+    return text
+
+
+def _issuer(text: str) -> str:
+    parts = urlsplit(text)
+    local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if not parts.hostname or parts.query or parts.fragment or parts.scheme not in ("https", *(["http"] * local)):
+        raise ValueError("allowed is an https:// URL without query (http:// on this machine only)")
+    return text
+
+
+def _turn_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(one.strip() for one in text.split(","))
+    if not all(_TURN_URL.fullmatch(one) for one in urls):
+        raise ValueError("allowed are turn:HOST:PORT?transport=udp, ...=tcp and turns:HOST:PORT?transport=tcp")
+    return urls
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(filter(None, (one.strip() for one in text.split(","))))
+
+
+def _users(text: str) -> frozenset[str]:
+    for one in _words(text):
+        if not re.fullmatch(r"\S+@\S+\.\S+", one):
+            raise ValueError(f"{one!r} is no e-mail address; allowed are addresses such as alice@example.com")
+    return frozenset(normal_user(one) for one in _words(text))
+
+
+_VARIABLES: Variables = {
+    "VDI_NAMESPACE": ("namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_GATEWAY_NAMESPACE": ("gateway_namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),
+    "VDI_URL_PORT": ("url_port", number(1, 65535)),
+    "VDI_PUBLIC_ADDR": ("public_addr", address),
+    "VDI_INTERNAL_ADDR": ("internal_addr", address),
+    "VDI_TRUSTED_PROXIES": ("trusted_proxies", _networks),
+    "VDI_DATABASE_URL": ("database_url", _database),
+    "VDI_REDIS_URL": ("redis_url", _redis),
+    "VDI_KEYS_SECRET": ("keys_secret", matching(SUBDOMAIN, "the name of a Secret")),
+    "VDI_USERS_SECRET": ("users_secret", matching(SUBDOMAIN, "the name of a Secret")),
+    "VDI_OIDC_ISSUER": ("oidc_issuer", _issuer),
+    "VDI_OIDC_CLIENT_ID": ("oidc_client_id", str),
+    "VDI_OIDC_CLIENT_SECRET": ("oidc_client_secret", str),
+    "VDI_OIDC_SCOPES": ("oidc_scopes", matching(r"(.* )?openid( .*)?", "scopes with openid among them")),
+    "VDI_OIDC_GROUPS_CLAIM": ("oidc_groups_claim", str),
+    "VDI_OIDC_NAME": ("oidc_name", str),
+    "VDI_ADMIN_USERS": ("admin_users", _users),
+    "VDI_ADMIN_GROUPS": ("admin_groups", _words),
+    "VDI_LIMITS_FILE": ("limits_file", Path),
+    "VDI_RETENTION_DAYS": ("retention_days", number(1, 36500)),
+    "VDI_TOKEN_SECONDS": ("token_seconds", number(30, 3600)),
+    "VDI_LOGIN_IDLE": ("login_idle", parse_duration),
+    "VDI_LOGIN_MAX": ("login_max", parse_duration),
+    "VDI_OPERATOR_ACCOUNT": (
+        "operator_account",
+        matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME"),
+    ),
+    "VDI_TURN_URLS": ("turn_urls", _turn_urls),
+    "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
+    "VDI_TURN_TTL": ("turn_ttl", parse_duration),
+    "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
+    "VDI_LOG_LEVEL": ("log_level", LEVEL),
+    "VDI_LOG_FORMAT": ("log_format", FORMAT),
+}
+_SECRET = frozenset({"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET"})
+"""Variables that may hold a password: their value is in no message."""

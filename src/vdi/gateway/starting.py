@@ -1,0 +1,215 @@
+"""A new desktop: whether this person may have it, under which name, and the one write that makes it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway import limits
+from vdi.gateway.limits import Limits
+from vdi.gateway.people import Person, normal_user, same_user
+from vdi.gateway.refused import Refused
+from vdi.gateway.rights import may_use
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared import Shared, SharedUnavailableError
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.world import World
+from vdi.kube.errors import AlreadyExists
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
+from vdi.session.conditions import Reason
+from vdi.session.effective import Problem, resolve
+from vdi.session.naming import host_label
+from vdi.session.policy import Policy
+from vdi.session.wish import Wish, generated_name, manifest
+
+log = logging.getLogger(__name__)
+
+_NAMES = 20
+"""Generated names that are tried: alice@a.example and alice@b.example want the same one."""
+_TRIES, _PAUSE = 100, 0.1
+"""How often, and how many seconds apart, it is asked whether another start of the same person is over."""
+_TURN = 20.0
+"""Seconds after which a replica that died within a person's start no longer keeps that person waiting."""
+
+
+class Usage(Protocol):
+    """How much has been used (`history.usage`)."""
+
+    async def hours_this_month(self, user: str, now: datetime) -> float:
+        """Hours that desktops of this user have run in the calendar month (UTC) of `now`.
+
+        Raises DatabaseUnavailableError.
+        """
+
+
+class Room:
+    """Whether a person's limits leave room for one more run. Asked by start and resume."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        world: World,
+        shared: Shared,
+        limits: Limits,
+        usage: Usage,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._world = world
+        self._shared = shared
+        self._limits = limits
+        self._usage = usage
+        self._clock = clock
+
+    @asynccontextmanager
+    async def for_one_more(self, person: Person, name: str, gpus: int) -> AsyncIterator[None]:
+        """Within, the session `name` may be made to run. Raises Refused where the limits of `person` say no.
+
+        A person's starts come one after the other, in all replicas, and each counts what the API server has, not what
+        a watch has brought so far: two clicks at once are not one more than allowed.
+        """
+        limit = self._limits.of(person)
+        if not limit.limits_anything:
+            yield
+            return
+        async with self._turn(person.user):
+            namespace = self._world.settings.namespace
+            others = [
+                (one.metadata.name, limits.gpus_of(one, self._world.template(one.spec.template)))
+                for one in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
+                if same_user(one.spec.user, person.user)
+                and not one.spec.suspended
+                and not one.metadata.deletion_timestamp
+            ]
+            used = await self._hours(person) if limit.hours is not None else 0.0
+            why = limits.refusal(limit, person, (name, gpus), others, used)
+            if why:
+                raise Refused("OverLimit", why)
+            yield
+
+    async def _hours(self, person: Person) -> float:
+        """A database that is down costs the count of hours, and nobody a desktop."""
+        try:
+            return await self._usage.hours_this_month(person.user, self._clock())
+        except DatabaseUnavailableError as error:
+            log.error("the hours of %s are not counted: %s", person.user, error)
+            return 0.0
+
+    @asynccontextmanager
+    async def _turn(self, user: str) -> AsyncIterator[None]:
+        key = f"start/{user}"
+        try:
+            await self._wait_for(key)
+        except SharedUnavailableError as error:
+            log.error("nobody with limits can start: %s", error)
+            raise Refused("Unavailable", "Your limits cannot be counted just now. Try again in a minute.") from error
+        try:
+            yield
+        finally:
+            with suppress(SharedUnavailableError):  # it ends by itself
+                await self._shared.pop(key)
+
+    async def _wait_for(self, key: str) -> None:
+        for _ in range(_TRIES):
+            if await self._shared.take_once(key, _TURN):
+                return
+            await asyncio.sleep(_PAUSE)
+        raise Refused("Conflict", "Another start of yours is still under way. Try again in a moment.")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A start that rights and template allow, under a name that is free as far as is known."""
+
+    wish: Wish
+    """With its name."""
+    template: VDITemplate
+    gpus: int
+
+
+class Starter:
+    """Makes sessions: `plan` decides, `carry_out` writes."""
+
+    def __init__(self, client: Client, world: World, room: Room, settings: Settings) -> None:
+        self._client = client
+        self._world = world
+        self._room = room
+        self._settings = settings
+
+    def plan(self, person: Person, wish: Wish) -> Start:
+        """What would be made. Raises Refused."""
+        wish = replace(wish, user=normal_user(wish.user))
+        if not same_user(wish.user, person.user) and not person.admin:
+            raise Refused("Forbidden", f"user: {wish.user} is not you; allowed is {person.user}.")
+        if wish.priority and not person.admin:
+            raise Refused("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.")
+        template = self._template(person, wish.template)
+        named = replace(wish, name=wish.name or self._free_name(wish))
+        session = msgspec.convert(manifest(named, self._settings.namespace, template), VDISession)
+        if host_label(session.metadata.name, session.spec.hostname) == self._settings.portal_label:
+            raise Refused("Invalid", f"name: {self._settings.portal_label!r} is the portal's own; choose another.")
+        problem = resolve(session, template, Policy())
+        if isinstance(problem, Problem):
+            code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
+            raise Refused(code, problem.message)
+        return Start(named, template, limits.gpus_of(session, template))
+
+    async def carry_out(self, person: Person, start: Start) -> VDISession:
+        """Make the session. Raises Refused, or KubeError where the cluster does."""
+        if not same_user(start.wish.user, person.user):
+            return await self._create(start)  # an administrator's gift: nobody's limits
+        async with self._room.for_one_more(person, start.wish.name or "", start.gpus):
+            return await self._create(start)
+
+    def _template(self, person: Person, name: str) -> VDITemplate:
+        template = self._world.template(name)
+        if template is not None and may_use(template, person):
+            return template
+        allowed = sorted(one.metadata.name for one in self._world.templates.values() if may_use(one, person))
+        words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
+        raise Refused("NotFound", f"template: there is no {name!r} for you; {words}.")
+
+    def _free_name(self, wish: Wish) -> str:
+        """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
+        stem = generated_name(wish.user, wish.template)
+        for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))):
+            there = self._world.session(name)
+            if there is None:
+                return name
+            _refuse_a_second(there, wish)
+        raise Refused("Conflict", f"name: {stem!r} is taken; choose another.")
+
+    async def _create(self, start: Start) -> VDISession:
+        namespace, wish = self._settings.namespace, start.wish
+        try:
+            body = manifest(wish, namespace, start.template)
+            made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
+        except AlreadyExists:
+            there = await self._client.get(SESSIONS, wish.name or "", namespace=namespace, into=VDISession)
+            _refuse_a_second(there, wish)
+            raise
+        self._world.sessions.remember(made)
+        return made
+
+
+def _refuse_a_second(there: VDISession, wish: Wish) -> None:
+    """Raise Refused if `there`, which has the name, is this user's own."""
+    name = there.metadata.name
+    if not same_user(there.spec.user, wish.user):
+        return
+    if there.metadata.deletion_timestamp:
+        raise Refused("Conflict", f"Your desktop {name!r} is just ending. Try again in a moment, or choose a name.")
+    raise Refused(
+        "Conflict",
+        f"You have the desktop {name!r} already ({there.status.phase or 'Pending'}). "
+        "Open that one, or give the new one another name.",
+    )

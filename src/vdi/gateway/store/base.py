@@ -1,0 +1,206 @@
+"""The database itself: one `metadata` for all tables, transactions, and the upgrade at start.
+
+Every table of the gateway is a `Table` on `metadata`, in a module of this package (`migrations` imports them all).
+Times are `Instant` columns: aware datetimes in and out, whatever the database keeps.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, MetaData, Table, event, types
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+"""All tables. Constraints have names, since a migration can only change what it can name."""
+
+_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
+ALLOWED = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+"""A statement that takes longer is given up: nothing here is large, so the server is in trouble."""
+_AGAIN_SECONDS = 0.01
+_WRITES = "vdi_writes"
+
+
+class DatabaseUrlError(ValueError):
+    """Raised when a database URL cannot be used; names what is allowed, and never shows a password."""
+
+
+class DatabaseUnavailableError(Exception):
+    """Raised when the database does not answer, or cannot do its work now; another try may succeed."""
+
+
+class Instant(types.TypeDecorator[datetime]):
+    """An aware datetime, in UTC when read. SQLite keeps no time zone, so what goes in there is made UTC first."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database. Raises ValueError for a naive datetime, whose meaning nobody knows."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; allowed are aware datetimes")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Database:
+    """An engine with its pool. Nothing is connected until something is asked; `close` at the end.
+
+    On SQLite `begin` takes the write lock at once (BEGIN IMMEDIATE): a transaction that reads first and writes then
+    would fail, not wait, when another one has written in between.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises DatabaseUrlError."""
+        self.url = read_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
+        self._writer = self.engine.execution_options(**{_WRITES: True})
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes: committed at the end, rolled back by an exception.
+
+        Raises DatabaseUnavailableError, also for what goes wrong with the connection inside.
+        """
+        async with _translated(self._writer) as connection, connection.begin():
+            yield connection
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with. Raises DatabaseUnavailableError, like `begin`."""
+        async with _translated(self.engine) as connection:
+            yield connection
+
+    def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
+        """An INSERT that may say `.on_conflict_do_nothing()` or `.on_conflict_do_update(...)`."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    async def upgrade(self) -> None:
+        """Bring the schema to what this code expects; at start, before anything else is asked. Never downgrades.
+
+        Two replicas that start at once take turns. Raises DatabaseUnavailableError, and
+        `migrations.UnknownRevisionError` when a newer gateway has upgraded this database before.
+        """
+        from vdi.gateway.store import migrations  # it imports every module with tables, this one too
+
+        async with self.begin() as connection:
+            if not self.is_sqlite:
+                await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({migrations.LOCK})")
+            await connection.run_sync(migrations.upgrade)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()
+
+
+def read_url(text: str) -> URL:
+    """A URL that can be used. Raises DatabaseUrlError."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise DatabaseUrlError(f"this is no database URL; allowed are {ALLOWED}") from None
+    if url.drivername not in _DRIVERS:
+        raise DatabaseUrlError(f"{url.drivername}: is not supported; allowed are {ALLOWED}")
+    return url
+
+
+@asynccontextmanager
+async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    connection = engine.connect()
+    try:
+        await connection.start()
+    except (OSError, DBAPIError, PoolTimeoutError) as error:
+        raise DatabaseUnavailableError(_reason(error)) from error
+    try:
+        yield connection
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseUnavailableError(_reason(error)) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailableError(_reason(error)) from error
+        raise
+    finally:
+        await connection.close()
+
+
+def _reason(error: Exception) -> str:
+    """Without the statement and its parameters, which hold people's data."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return f"the database does not answer as it should: {str(cause) or type(cause).__name__}"
+
+
+def _postgresql_engine(url: URL) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=5,
+        max_overflow=10,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,  # the server may have been restarted since
+        connect_args={"timeout": CONNECT_SECONDS, "command_timeout": ANSWER_SECONDS},
+        hide_parameters=True,
+    )
+
+
+def _sqlite_engine(url: URL) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args={"timeout": CONNECT_SECONDS}, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: we do, below
+        cursor = connection.cursor()
+        _write_ahead(cursor)
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Readers do not wait for a writer. Kept in the file, so that only the first connection of all changes something.
+
+    Two that open a new file at once would each wait for the other: SQLite sees that and refuses one of them at once,
+    whatever its timeout (https://sqlite.org/c3ref/busy_handler.html), so trying again is up to us.
+    """
+    end = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the lower byte: whichever kind of busy
+            if not busy or time.monotonic() > end:
+                raise
+            await_only(asyncio.sleep(_AGAIN_SECONDS))

@@ -1,0 +1,108 @@
+"""Grants: who may enter which session's desktop, as what, on the strength of which login. One table.
+
+The handle, a secret in the browser's cookie, is not stored, only its SHA-256: it is random, so nothing slower is
+needed. What a grant means is in `edge`.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, select, update
+
+from vdi.gateway.people import Role
+from vdi.gateway.store.base import Database, Instant, metadata
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("handle_hash", String(64), nullable=False, unique=True),
+    Column("session_uid", String(64), nullable=False, index=True),
+    Column("user", String(254), nullable=False, index=True),
+    Column("groups", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("login_id", String(64), nullable=False, index=True),
+    Column("created", Instant, nullable=False),
+    Column("expires", Instant, nullable=False),
+    Column("ended", Instant, index=True),
+    Column("reason", String(64), nullable=False),
+)
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """One browser's way into one desktop."""
+
+    id: str
+    session_uid: str
+    user: str
+    groups: frozenset[str] = frozenset()
+    """Of the user, as the login said when this was made: what limits are looked up by."""
+    role: Role
+    login_id: str
+    created: datetime
+    expires: datetime
+    """The login is over by then; it may be sooner."""
+    ended: datetime | None = None
+    reason: str = ""
+    """Why it ended, in a word for programs."""
+
+
+class GrantStore:
+    """Grants in the database. Every method raises DatabaseUnavailableError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, grant: Grant, handle_hash: str) -> None:
+        """A new grant."""
+        values = msgspec.structs.asdict(grant) | {
+            "handle_hash": handle_hash,
+            "groups": msgspec.json.encode(sorted(grant.groups)).decode(),
+            "role": str(grant.role),
+        }
+        async with self._database.begin() as connection:
+            await connection.execute(grants.insert().values(values))
+
+    async def by_handle(self, handle_hash: str) -> Grant | None:
+        """The grant with this handle, whether it still holds or not."""
+        found = await self._find(grants.c.handle_hash == handle_hash)
+        return found[0] if found else None
+
+    async def open(
+        self, *, session_uid: str | None = None, user: str | None = None, login_id: str | None = None
+    ) -> list[Grant]:
+        """Grants that nobody has ended: of this session, this user and this login, as far as they are named."""
+        named = {grants.c.session_uid: session_uid, grants.c.user: user, grants.c.login_id: login_id}
+        return await self._find(
+            grants.c.ended.is_(None), *(column == value for column, value in named.items() if value is not None)
+        )
+
+    async def ended_since(self, moment: datetime) -> list[Grant]:
+        """Grants that were ended then or later."""
+        return await self._find(grants.c.ended >= moment)
+
+    async def end(self, ids: Collection[str], now: datetime, reason: str) -> set[str]:
+        """End these; what had ended before keeps its time and reason. Returns which ones this has ended."""
+        if not ids:
+            return set()
+        ended = update(grants).where(grants.c.id.in_(ids), grants.c.ended.is_(None)).values(ended=now, reason=reason)
+        async with self._database.begin() as connection:
+            return set((await connection.execute(ended.returning(grants.c.id))).scalars())
+
+    async def forget_before(self, moment: datetime) -> None:
+        """Remove what had ended or expired before."""
+        async with self._database.begin() as connection:
+            await connection.execute(delete(grants).where((grants.c.ended < moment) | (grants.c.expires < moment)))
+
+    async def _find(self, *conditions: ColumnElement[bool]) -> list[Grant]:
+        async with self._database.connect() as connection:
+            rows = await connection.execute(select(grants).where(*conditions).order_by(grants.c.created, grants.c.id))
+            return [_read(row) for row in rows.mappings()]
+
+
+def _read(row: RowMapping) -> Grant:
+    values = {name: value for name, value in row.items() if name != "handle_hash"}
+    values["groups"] = frozenset(msgspec.json.decode(row["groups"], type=list[str]))
+    values["role"] = Role(row["role"])
+    return Grant(**values)

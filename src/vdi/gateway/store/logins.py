@@ -1,0 +1,223 @@
+"""Tables of who is logged in and of API tokens, and every statement on them. What they mean is in `login.logins`.
+
+A secret is never stored, only its SHA-256: they are random, so nothing slower is needed.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    RowMapping,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    delete,
+    select,
+    update,
+)
+
+from vdi.gateway.store.base import Database, Instant, metadata
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("secret_hash", String(64), nullable=False, unique=True),
+    Column("user", String(254), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("credential", String(64), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("created", Instant, nullable=False),
+    Column("seen", Instant, nullable=False),
+    Column("expires", Instant, nullable=False),
+    Column("ended", Instant),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("secret_hash", String(64), nullable=False, unique=True),
+    Column("user", String(254), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("label", String(100), nullable=False),
+    Column("created", Instant, nullable=False),
+    Column("seen", Instant),
+    Column("expires", Instant, nullable=False),
+    Column("ended", Instant),
+)
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """One browser that somebody has logged in with."""
+
+    id: str
+    user: str
+    name: str
+    groups: frozenset[str]
+    admin: bool
+    source: str
+    """`local` or `oidc`."""
+    credential: str = ""
+    """A mark of the password that was given; another password is another mark. Empty where we know no password."""
+    address: str
+    agent: str
+    created: datetime
+    seen: datetime
+    expires: datetime
+    ended: datetime | None = None
+
+
+class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
+    """One API token, without the token itself."""
+
+    id: str
+    user: str
+    name: str
+    groups: frozenset[str]
+    admin: bool
+    source: str
+    label: str
+    created: datetime
+    seen: datetime | None = None
+    expires: datetime
+    ended: datetime | None = None
+
+
+T = TypeVar("T", Login, ApiToken)
+
+
+class LoginStore:
+    """Logins and API tokens in the database. Every method raises DatabaseUnavailableError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_login(self, login: Login, secret_hash: str) -> None:
+        """A new login."""
+        await self._add(logins, login, secret_hash)
+
+    async def add_token(self, token: ApiToken, secret_hash: str) -> None:
+        """A new API token."""
+        await self._add(api_tokens, token, secret_hash)
+
+    async def login_by_hash(self, secret_hash: str) -> Login | None:
+        """The login with this secret, whether it still holds or not."""
+        return _first(await self._rows(select(logins).where(logins.c.secret_hash == secret_hash)), Login)
+
+    async def login(self, login_id: str) -> Login | None:
+        """One login, whether it still holds or not."""
+        return _first(await self._rows(select(logins).where(logins.c.id == login_id)), Login)
+
+    async def token_by_hash(self, secret_hash: str) -> ApiToken | None:
+        """The API token with this secret, whether it still holds or not."""
+        return _first(await self._rows(select(api_tokens).where(api_tokens.c.secret_hash == secret_hash)), ApiToken)
+
+    async def token(self, token_id: str) -> ApiToken | None:
+        """One API token, whether it still holds or not."""
+        return _first(await self._rows(select(api_tokens).where(api_tokens.c.id == token_id)), ApiToken)
+
+    async def logins_of(self, user: str, now: datetime) -> list[Login]:
+        """The logins of a user that have not ended or expired, the latest seen first."""
+        query = select(logins).where(logins.c.user == user, _open(logins, now)).order_by(logins.c.seen.desc())
+        return [_read(row, Login) for row in await self._rows(query)]
+
+    async def tokens_of(self, user: str, now: datetime) -> list[ApiToken]:
+        """The API tokens of a user that have not ended or expired, the newest first."""
+        mine = and_(api_tokens.c.user == user, _open(api_tokens, now))
+        query = select(api_tokens).where(mine).order_by(api_tokens.c.created.desc())
+        return [_read(row, ApiToken) for row in await self._rows(query)]
+
+    async def open_logins_from(self, source: str, now: datetime) -> list[Login]:
+        """All logins that have not ended or expired, of whoever came this way."""
+        query = select(logins).where(logins.c.source == source, _open(logins, now))
+        return [_read(row, Login) for row in await self._rows(query)]
+
+    async def open_tokens_from(self, source: str, now: datetime) -> list[ApiToken]:
+        """All API tokens that have not ended or expired, of whoever came this way."""
+        query = select(api_tokens).where(api_tokens.c.source == source, _open(api_tokens, now))
+        return [_read(row, ApiToken) for row in await self._rows(query)]
+
+    async def over_logins(self, now: datetime, unused_since: datetime) -> list[Login]:
+        """Logins whose time is over, or that nobody has used since then, and that nobody has ended yet."""
+        over = (logins.c.expires <= now) | (logins.c.seen <= unused_since)
+        return [_read(row, Login) for row in await self._rows(select(logins).where(logins.c.ended.is_(None), over))]
+
+    async def see(self, one: Login | ApiToken, now: datetime) -> None:
+        """It was used just now."""
+        table = _table_of(one)
+        async with self._database.begin() as connection:
+            await connection.execute(update(table).where(table.c.id == one.id).values(seen=now))
+
+    async def end_logins(self, ids: Sequence[str], now: datetime) -> None:
+        """End logins; one that has ended keeps its end."""
+        await self._end(logins, ids, now)
+
+    async def end_tokens(self, ids: Sequence[str], now: datetime) -> None:
+        """End API tokens; one that has ended keeps its end."""
+        await self._end(api_tokens, ids, now)
+
+    async def set_person(self, one: Login | ApiToken, *, name: str, groups: frozenset[str], admin: bool) -> None:
+        """What is known of the person has changed."""
+        table = _table_of(one)
+        values = {"name": name, "groups": _groups_text(groups), "admin": admin}
+        async with self._database.begin() as connection:
+            await connection.execute(update(table).where(table.c.id == one.id).values(**values))
+
+    async def forget_before(self, then: datetime) -> None:
+        """Remove what ended or expired before that time."""
+        async with self._database.begin() as connection:
+            for table in (logins, api_tokens):
+                await connection.execute(delete(table).where((table.c.ended < then) | (table.c.expires < then)))
+
+    async def _add(self, table: Table, one: Login | ApiToken, secret_hash: str) -> None:
+        values = msgspec.structs.asdict(one) | {"groups": _groups_text(one.groups), "secret_hash": secret_hash}
+        async with self._database.begin() as connection:
+            await connection.execute(table.insert().values(**values))
+
+    async def _end(self, table: Table, ids: Sequence[str], now: datetime) -> None:
+        if not ids:
+            return
+        async with self._database.begin() as connection:
+            some = and_(table.c.id.in_(ids), table.c.ended.is_(None))
+            await connection.execute(update(table).where(some).values(ended=now))
+
+    async def _rows(self, query: Select[Any]) -> Sequence[RowMapping]:
+        async with self._database.connect() as connection:
+            rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+            return rows
+
+
+def _open(table: Table, now: datetime) -> ColumnElement[bool]:
+    return and_(table.c.ended.is_(None), table.c.expires > now)
+
+
+def _table_of(one: Login | ApiToken) -> Table:
+    return logins if isinstance(one, Login) else api_tokens
+
+
+def _groups_text(groups: frozenset[str]) -> str:
+    return msgspec.json.encode(sorted(groups)).decode()
+
+
+def _read(row: RowMapping, kind: type[T]) -> T:
+    fields = {name: value for name, value in row.items() if name != "secret_hash"}
+    return kind(**fields | {"groups": frozenset(msgspec.json.decode(row["groups"], type=list[str]))})
+
+
+def _first(rows: Sequence[RowMapping], kind: type[T]) -> T | None:
+    return _read(rows[0], kind) if rows else None

@@ -1,0 +1,73 @@
+"""How a database comes to the schema of this code: Alembic's revisions in `versions/`, run by `Database.upgrade`.
+
+As long as nothing is released there is one revision, made anew from the tables by `python -m
+vdi.gateway.store.migrations`; its id holds a digest of the tables, so that a database of another day is refused in
+words and does not fail later at a missing column.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from vdi.gateway import store
+from vdi.gateway.store.base import metadata
+
+FOLDER = Path(__file__).parent
+LOCK = 0x7664_6900
+"""Key of the advisory lock that PostgreSQL gives to one upgrade at a time."""
+
+
+class UnknownRevisionError(Exception):
+    """Raised when a database is at a revision that this code does not know: a newer gateway has upgraded it."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(
+            f"the database is at revision {revision}, which this version of the gateway does not know: a newer version "
+            "has upgraded it. Run that version, or restore a backup from before the upgrade. Nothing was changed."
+        )
+
+
+def import_tables() -> None:
+    """Import every module of the store, so that `metadata` has all tables."""
+    for module in pkgutil.iter_modules(store.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{store.__name__}.{module.name}")
+
+
+def known_revisions() -> set[str]:
+    """Of databases that this code can use, if need be after an upgrade."""
+    return {one.revision for one in _scripts().walk_revisions()}
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the revisions that are missing, in the transaction of `connection`. Raises UnknownRevisionError."""
+    scripts, known = _scripts(), known_revisions()
+    for revision in MigrationContext.configure(connection).get_current_heads():
+        if revision not in known:
+            raise UnknownRevisionError(revision)
+
+    def missing(current: Any, _context: object) -> Any:
+        return scripts._upgrade_revs("head", current)
+
+    import_tables()
+    with EnvironmentContext(_config(), scripts, fn=missing, destination_rev="head") as environment:
+        # The caller's transaction is the only one: half an upgrade must not stay.
+        environment.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
+        environment.run_migrations()
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    return config

@@ -1,0 +1,241 @@
+"""A gateway that is nothing but its API: real actions, database, history and audit; a cluster of objects in memory."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import msgspec
+from starlette.applications import Starlette
+
+from unit.gateway.api_contract import Contract
+from vdi.api.pool import VDIPool
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.actions import Actions
+from vdi.gateway.api.part import Api
+from vdi.gateway.errors import HANDLERS
+from vdi.gateway.history.part import History
+from vdi.gateway.limits import Limit, Limits
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.login.part import Login
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.parts import Gateway
+from vdi.gateway.portal.part import Portal
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared import MemoryShared
+from vdi.gateway.store.audit import Audit
+from vdi.gateway.store.base import Database, metadata
+from vdi.gateway.world import World
+from vdi.kube.errors import AlreadyExists, Cause, Invalid, NotFound
+from vdi.kube.resource import NODES, Resource
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
+
+PORTAL = "https://portal.vdi.localhost"
+ALICE = Identity(user="alice@example.com", name="Alice", groups=frozenset({"engineering"}))
+BOB = Identity(user="bob@example.com", name="Bob")
+ROOT = Identity(user="root@example.com", name="Root", admin=True)
+RUNNING: dict[str, Any] = {
+    "phase": "Running",
+    "url": "https://alice-desktop.vdi.localhost",
+    "startTime": "2026-11-20T11:00:00Z",
+    "expiresAt": "2026-11-20T19:00:00Z",
+}
+
+
+@dataclass
+class FakeCluster:
+    """As much of kube.Client as `Actions` uses; what it stores, the world sees at once."""
+
+    world: World | None = None
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    then: list[dict[str, Any]] = field(default_factory=list)
+    """Plays the operator: what the status becomes after the next write, one after the other."""
+    refuses: Exception | None = None
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def put(self, obj: dict[str, Any]) -> dict[str, Any]:
+        number = next(self.numbers)
+        meta = obj["metadata"]
+        meta.setdefault("namespace", "vdi-sessions")
+        before = self.objects.get(meta["name"], {"metadata": {}})["metadata"]
+        meta.setdefault("uid", before.get("uid", f"uid-{number}"))
+        meta.setdefault("creationTimestamp", f"2026-11-20T10:{number // 60:02}:{number % 60:02}Z")
+        meta["resourceVersion"] = str(number)
+        self.objects[meta["name"]] = obj
+        assert self.world is not None
+        self.world.sessions.observe(msgspec.convert(obj, VDISession))
+        return obj
+
+    def drop(self, name: str) -> None:
+        obj = self.objects.pop(name)
+        obj["metadata"]["resourceVersion"] = str(next(self.numbers))
+        assert self.world is not None
+        self.world.sessions.observe_deleted(msgspec.convert(obj, VDISession))
+
+    async def list(self, resource: Resource, *, namespace: str = "", into: Any) -> list[Any]:
+        if resource is NODES:
+            self._may()
+            return self.nodes
+        return [msgspec.convert(each, into) for each in self.objects.values()]
+
+    async def get(self, resource: Resource, name: str, *, namespace: str, into: Any) -> Any:
+        if name not in self.objects:
+            raise NotFound(404, "NotFound", "not found")
+        return msgspec.convert(self.objects[name], into)
+
+    async def create(self, resource: Resource, obj: Any, *, namespace: str, into: Any) -> Any:
+        self._may()
+        if obj["metadata"]["name"] in self.objects:
+            raise AlreadyExists(409, "AlreadyExists", "exists")
+        self._play(obj["metadata"]["name"])
+        return msgspec.convert(self.put(obj), into)
+
+    async def patch(self, resource: Resource, name: str, change: Any, *, namespace: str, into: Any) -> Any:
+        self._may()
+        self._play(name)
+        return msgspec.convert(self.put(_merged(self.objects[name], msgspec.to_builtins(change))), into)
+
+    def _play(self, name: str) -> None:
+        if self.then:
+            asyncio.get_running_loop().call_later(0.03, self._step, name)
+
+    def _step(self, name: str) -> None:
+        self.put({**self.objects[name], "status": self.then.pop(0)})
+        self._play(name)
+
+    async def delete(self, resource: Resource, name: str, **_: Any) -> Any:
+        self._may()
+        if resource is SESSIONS:
+            self.drop(name)
+
+    def _may(self) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+
+
+def _merged(old: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    new = dict(old)
+    for key, value in patch.items():
+        new[key] = _merged(new.get(key, {}), value) if isinstance(value, dict) else value
+    return new
+
+
+def refused_field(name: str, message: str) -> Invalid:
+    """What the API server says of a field that breaks a rule of the CRD."""
+    return Invalid(422, "Invalid", "is invalid", causes=(Cause(name, "FieldValueInvalid", message),))
+
+
+@dataclass
+class FakeEdge:
+    """Remembers whose grants were ended."""
+
+    ended: list[dict[str, Any]] = field(default_factory=list)
+
+    async def end_grants(self, **which: Any) -> None:
+        self.ended.append(which)
+
+
+@dataclass
+class Stage:
+    """Everything a test of the API touches."""
+
+    gateway: Gateway
+    cluster: FakeCluster
+    edge: FakeEdge
+    app: Starlette
+    now: list[datetime]
+    contract: Contract
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def session(self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> None:
+        base = {"user": "alice@example.com", "template": "ubuntu"}
+        self.cluster.put({"metadata": {"name": name}, "spec": base | spec, "status": status or {}})
+
+    def template(self, name: str = "ubuntu", **spec: Any) -> None:
+        made = {"metadata": {"name": name, "resourceVersion": str(next(self.cluster.numbers))}}
+        resources = {"defaultGPU": 0}
+        base = {"image": "registry.example.com/desktop:1", "resources": resources} | spec
+        self.gateway.world.templates.observe(msgspec.convert({**made, "spec": base}, VDITemplate))
+
+    def pool(self, name: str = "kiosk") -> None:
+        meta = {"name": name, "resourceVersion": str(next(self.cluster.numbers))}
+        spec = {"template": "ubuntu", "ready": 2}
+        self.gateway.world.pools.observe(msgspec.convert({"metadata": meta, "spec": spec}, VDIPool))
+
+    async def anybody(self, **headers: str) -> httpx.AsyncClient:
+        """Whose every answer is held against the OpenAPI document."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        hooks = {"response": [self.contract.check]}
+        client = httpx.AsyncClient(transport=transport, base_url=PORTAL, headers=headers, event_hooks=hooks)
+        self.clients.append(client)
+        return client
+
+    async def program(self, who: Identity = ALICE) -> httpx.AsyncClient:
+        """A program with an API token of this person."""
+        secret, _ = await self._login(who)
+        person = await self.gateway.login.logins.person_by_cookie(secret)
+        assert person is not None
+        token, _ = await self.gateway.login.logins.new_token(person, "test", timedelta(days=1))
+        return await self.anybody(authorization=f"Bearer {token}")
+
+    async def page(self, who: Identity = ALICE) -> httpx.AsyncClient:
+        """A script on one of the portal's pages: the cookie of a login, and what a browser says of itself."""
+        secret, _ = await self._login(who)
+        client = await self.anybody(origin=PORTAL)
+        client.cookies.set(LOGIN, secret)
+        token = (await client.get("/api/v1/me")).json()["csrfToken"]
+        client.headers["X-CSRF-Token"] = token
+        return client
+
+    async def _login(self, who: Identity) -> Any:
+        return await self.gateway.login.logins.begin(who, Device())
+
+
+@asynccontextmanager
+async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIterator[Stage]:
+    """A gateway with the template ubuntu."""
+    settings = Settings()
+    database = Database(f"sqlite+aiosqlite:///{folder}/vdi.db")
+    async with database.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
+    cluster, edge = FakeCluster(), FakeEdge()
+    client = cast(Client, cluster)
+    cluster.world = world = World(client, settings)
+
+    def clock() -> datetime:
+        return now[0]
+
+    shared, limits, metrics = MemoryShared(lambda: now[0].timestamp()), Limits(default=everybody or Limit()), Metrics()
+    audit = Audit(database, clock)
+    history = History(database=database, world=world, client=client, settings=settings, metrics=metrics, clock=clock)
+    actions = Actions(
+        client=client, world=world, shared=shared, limits=limits, usage=history, audit=audit, metrics=metrics,
+        settings=settings, clock=clock,
+    )  # fmt: skip
+    gateway = Gateway(
+        settings=settings, client=client, world=world, shared=shared, limits=limits, metrics=metrics, actions=actions,
+        clock=clock, database=database, audit=audit, history=history, edge=cast(Any, edge), api=Api(settings),
+        login=Login(settings, client, database, shared, clock), portal=Portal(world),
+    )  # fmt: skip
+    app = Starlette(routes=[*gateway.api.portal_routes()], exception_handlers=HANDLERS)
+    app.state.gateway = gateway
+    stage = Stage(gateway, cluster, edge, app, now, Contract(gateway.api.document))
+    stage.template()
+    try:
+        yield stage
+    finally:
+        gateway.stopping.set()
+        world.end_changes()
+        for each in stage.clients:
+            await each.aclose()
+        await database.close()

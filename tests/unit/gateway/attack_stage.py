@@ -1,0 +1,149 @@
+"""The whole gateway before a cluster that a test has made, for attacks that walk its route tables: real login, real
+database in a file, and every route that there is, so that a new one cannot be forgotten.
+"""
+
+import base64
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+from sqlalchemy import func, select
+from starlette.routing import BaseRoute, Route
+
+from unit.gateway.login_stage import user
+from unit.kube.kube_fake_api import FakeApi
+from vdi.gateway.api.operation import PREFIX
+from vdi.gateway.api.part import OPERATIONS
+from vdi.gateway.app import build_internal, build_public, open_gateway
+from vdi.gateway.login import csrf
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.gateway.login.users_file import KEY, write_users
+from vdi.gateway.parts import Gateway
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.base import metadata
+from vdi.session.naming import secret_name
+from waiting import eventually
+
+PORTAL = "https://portal.vdi.localhost"
+DESKTOP = "https://alice-desktop.vdi.localhost"
+ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC)
+BOB = Identity(user="bob@example.com", source=OIDC)
+PAGE = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class Way:
+    """One method of one route."""
+
+    method: str
+    path: str
+
+    def filled(self, **values: str) -> str:
+        """Its path with these values; `x` for what is not among them."""
+        return re.sub(r"{([^}:]*)[^}]*}", lambda name: values.get(name[1], "x"), self.path)
+
+
+class Browser(httpx.AsyncClient):
+    """A browser that follows nothing by itself."""
+
+    secret: str = ""
+    """Of its login."""
+
+    async def open(self, url: str) -> httpx.Response:
+        """Open an address as a person does, over all redirects."""
+        for _ in range(12):
+            answer = await self.get(url, headers=PAGE)
+            if answer.status_code not in (302, 303):
+                return answer
+            url = urljoin(url, answer.headers["location"])
+        raise AssertionError(f"too many redirects, the last one to {url}")
+
+
+@dataclass
+class Scene:
+    """What an attack needs to know."""
+
+    gateway: Gateway
+    api: FakeApi
+    public: Any
+    internal: Any
+
+    def browser(self) -> Browser:
+        """One that nobody has logged in with. A fault of the gateway is raised in the test."""
+        return Browser(transport=httpx.ASGITransport(self.public, client=("10.0.0.5", 1)), base_url=PORTAL)
+
+    async def logged_in(self, who: Identity = ALICE, device: Device | None = None) -> Browser:
+        """One with a login."""
+        browser = self.browser()
+        browser.secret, _ = await self.gateway.login.logins.begin(who, device or Device())
+        browser.cookies.set(LOGIN, browser.secret, domain="portal.vdi.localhost", path="/")
+        return browser
+
+    def ways(self, table: str = "portal_routes") -> list[Way]:
+        """Every method of every route in one of the parts' tables."""
+        routes = [route for part in self.gateway.parts for route in getattr(part, table)()]
+        assert routes
+        return list(dict.fromkeys(way for route in routes for way in _ways(route)))
+
+    async def footprint(self) -> dict[str, Any]:
+        """Everything that a request may have changed: objects in the cluster, rows in the database."""
+        rows: dict[str, Any] = {}
+        async with self.gateway.database.connect() as connection:
+            for name in ("logins", "api_tokens", "grants", "audit"):
+                table = metadata.tables[name]
+                rows[name] = (await connection.execute(select(func.count()).select_from(table))).scalar()
+                if "ended" in table.c:
+                    ended = select(func.count()).where(table.c.ended.is_not(None))
+                    rows[f"{name} ended"] = (await connection.execute(ended)).scalar()
+        return {"cluster": self.api.version, **rows}
+
+
+def _ways(route: BaseRoute) -> Iterator[Way]:
+    assert isinstance(route, Route), f"{route}: of no kind that is known here"
+    if route.methods is not None:
+        methods = set(route.methods)
+    else:  # an address of the API, which knows its methods itself
+        methods = {each.method for each in OPERATIONS if PREFIX + each.path == route.path}
+        assert methods, f"{route.path}: which methods does it answer?"
+    for method in sorted(methods):
+        yield Way(method, route.path)
+
+
+def form_token(browser: Browser) -> str:
+    """What a form of ours would hold for this browser's login."""
+    return csrf.make_token(browser.secret)
+
+
+def furnish(api: FakeApi) -> None:
+    """Users, keys, and a desktop of alice's that runs."""
+    users = {"alice@example.com": user(admin=True), "bob@example.com": user()}
+    encoded = base64.b64encode(write_users(users).encode()).decode()
+    api.put("secrets", "vdi-gateway-users", namespace="kasm", data={KEY: encoded})
+    api.put("secrets", "vdi-gateway-keys", namespace="kasm")
+    master = base64.b64encode(b"master-of-alice-desktop").decode()
+    api.put("secrets", secret_name("alice-desktop"), namespace="vdi-sessions", data={"password": master})
+    api.put("vditemplates", "desktop", namespace="", spec={"image": "registry.example.com/desktop:1"})
+    api.put(
+        "vdisessions",
+        "alice-desktop",
+        namespace="vdi-sessions",
+        metadata={"creationTimestamp": "2026-11-20T08:00:00Z"},
+        spec={"user": "alice@example.com", "template": "desktop"},
+        status={"phase": "Running", "url": f"{DESKTOP}/", "podName": "alice-desktop"},
+    )
+
+
+@asynccontextmanager
+async def open_scene(api: FakeApi, folder: Path) -> AsyncIterator[Scene]:
+    """The gateway, once it lets people in."""
+    settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/vdi.db")
+    async with open_gateway(api.config(), settings) as (gateway, health):
+        await eventually(lambda: health.begun and gateway.edge.ready, "the gateway has begun")
+        yield Scene(gateway, api, build_public(gateway, health), build_internal(gateway, health))

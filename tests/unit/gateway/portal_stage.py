@@ -1,0 +1,281 @@
+"""A gateway that is nothing but its portal: real pages, a real world of real structs, people by cookie, deeds noted."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import httpx
+import msgspec
+from starlette.applications import Starlette
+
+from vdi.api.meta import ObjectMeta
+from vdi.api.pool import VDIPool
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.errors import HANDLERS
+from vdi.gateway.history.part import Past
+from vdi.gateway.history.usage import Month, Usage
+from vdi.gateway.limits import Limits
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.security import SecurityHeaders
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.parts import Gateway, Part
+from vdi.gateway.people import Person, normal_user
+from vdi.gateway.portal.part import Portal
+from vdi.gateway.refused import Refused
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.audit import Entry
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.world import World
+from vdi.kube.errors import KubeError
+from vdi.kube.transport import Client
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+PORTAL = "https://portal.vdi.localhost"
+ALICE = Person("alice@example.com", "Alice Archer", login_id="login-alice")
+BOB = Person("bob@example.com", "Bob", login_id="login-bob")
+ADMIN = Person("root@example.com", "Root", admin=True, login_id="login-root")
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def a_session(name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
+    """A session; keywords are fields of its spec, `created` and `deleting` of its metadata."""
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": "vdi-sessions",
+        "uid": f"uid-{name}" if name.isascii() and name.replace("-", "").isalnum() else "uid-odd",
+        "creationTimestamp": spec.pop("created", "2026-11-20T09:00:00Z"),
+    }
+    if spec.pop("deleting", False):
+        metadata["deletionTimestamp"] = "2026-11-20T11:59:00Z"
+    base = {"user": "alice@example.com", "template": "ubuntu"}
+    return msgspec.convert({"metadata": metadata, "spec": base | spec, "status": status or {}}, VDISession)
+
+
+def running(name: str = "alice-desktop", **rest: Any) -> VDISession:
+    """A session whose desktop runs; `status` adds to that."""
+    status = {
+        "phase": "Running",
+        "url": f"https://{name}.vdi.localhost",
+        "startTime": "2026-11-20T09:00:00Z",
+        "expiresAt": "2026-11-20T17:00:00Z",
+        "podName": name,
+        "nodeName": "gpu-node-1",
+    }
+    return a_session(name, status=status | rest.pop("status", {}), **rest)
+
+
+def a_template(name: str = "ubuntu", **spec: Any) -> VDITemplate:
+    """A template; keywords are fields of its spec."""
+    base = {"image": "registry.example.com/desktop:1", "displayName": name.title()}
+    return msgspec.convert({"metadata": {"name": name}, "spec": base | spec}, VDITemplate)
+
+
+@dataclass
+class FakeLogins:
+    """People by the value of their cookie."""
+
+    people: dict[str, Person] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+
+    async def person_by_cookie(self, secret: str) -> Person | None:
+        found = self.people.get(secret)
+        return found if found is not None and found.login_id not in self.ended else None
+
+    async def person_by_token(self, token: str) -> Person | None:
+        return None
+
+    async def is_live(self, login_id: str) -> bool:
+        return login_id not in self.ended
+
+
+@dataclass
+class Deeds:
+    """Stands for Actions: notes what is asked, and refuses if it has been told to."""
+
+    world: World
+    done: list[tuple[Any, ...]] = field(default_factory=list)
+    refuses: Refused | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        async def deed(person: Person, *args: Any, **kwargs: Any) -> Any:
+            self.done.append((name, person.user, *args, *kwargs.values()))
+            if self.refuses is not None:
+                raise self.refuses
+            if name == "start":
+                return a_session(args[0].name or "named-by-the-gateway", user=person.user)
+            return None
+
+        return deed
+
+
+@dataclass
+class FakeHistory(Part):
+    """The past, from a list; with `down` the database does not answer."""
+
+    pasts: list[Past] = field(default_factory=list)
+    report: list[Usage] = field(default_factory=list)
+    down: bool = False
+
+    def _up(self) -> None:
+        if self.down:
+            raise DatabaseUnavailableError("the database does not answer")
+
+    async def session(self, uid: str) -> Past | None:
+        self._up()
+        return next((each for each in self.pasts if each.session.uid == uid), None)
+
+    async def past(self, *, limit: int, user: str | None = None, before: Any = None, name: Any = None) -> list[Past]:
+        self._up()
+        mine = [each for each in self.pasts if user is None or each.session.owner == user]
+        mine.sort(key=lambda one: (one.session.created, one.session.uid), reverse=True)
+        if before is not None:
+            mine = [e for e in mine if (e.session.created, e.session.uid) < (before.created, before.uid)]
+        return mine[:limit]
+
+    async def usage(self, month: Month, now: datetime, user: str | None = None) -> list[Usage]:
+        self._up()
+        return [each for each in self.report if each.month == str(month) and user in (None, each.user)]
+
+    async def export(self, what: Any, form: Any, *, user: str | None = None) -> Any:
+        self._up()
+        yield f"{what} of {user or 'everybody'} as {form}\n".encode()
+
+
+@dataclass
+class FakeAudit:
+    """Entries from a list."""
+
+    rows: list[Entry] = field(default_factory=list)
+    down: bool = False
+
+    async def entries(self, *, limit: int, before: int | None = None, **wanted: str) -> Sequence[Entry]:
+        if self.down:
+            raise DatabaseUnavailableError("the database does not answer")
+        found = [each for each in self.rows if before is None or each.number < before]
+        return [e for e in found if all(getattr(e, name) == value for name, value in wanted.items())][:limit]
+
+
+@dataclass
+class FakeClient:
+    """The cluster's nodes, or why they cannot be read."""
+
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    refuses: KubeError | None = None
+
+    async def list(self, resource: Any, *, into: Any, **_: Any) -> list[dict[str, Any]]:
+        if self.refuses is not None:
+            raise self.refuses
+        return self.nodes
+
+
+@dataclass
+class FakeLogin(Part):
+    """The login part, as far as the guard asks it."""
+
+    logins: FakeLogins = field(default_factory=FakeLogins)
+
+
+class Stage:
+    """The portal of one gateway, with people who are logged in."""
+
+    def __init__(self, *, limits: Limits | None = None, settings: Settings | None = None, now: datetime = NOW) -> None:
+        self.now = now
+        self.settings = settings or Settings()
+        self.client = FakeClient()
+        self.world = World(cast(Client, self.client), self.settings)
+        self.login = FakeLogin()
+        self.history = FakeHistory()
+        self.audit = FakeAudit()
+        self.deeds = Deeds(self.world)
+        self.portal = Portal(self.world)
+        self.gateway = Gateway(
+            settings=self.settings,
+            client=cast(Client, self.client),
+            world=self.world,
+            shared=cast(Any, None),
+            limits=limits or Limits(),
+            metrics=Metrics(),
+            actions=cast(Any, self.deeds),
+            clock=lambda: self.now,
+            audit=cast(Any, self.audit),
+            history=cast(Any, self.history),
+            login=cast(Any, self.login),
+            portal=self.portal,
+        )
+        app = Starlette(routes=[*self.portal.portal_routes()], exception_handlers=HANDLERS)
+        app.state.gateway = self.gateway
+        self.app = SecurityHeaders(app, self.settings)
+        self._version = 0
+
+    def put(self, *objects: VDISession | VDITemplate | VDIPool) -> None:
+        """Let the world see these; a later state of the same name replaces."""
+        for one in objects:
+            self._version += 1
+            meta: ObjectMeta = msgspec.structs.replace(one.metadata, resource_version=str(self._version))
+            seen = msgspec.structs.replace(one, metadata=meta)
+            stores: dict[type, Any] = {
+                VDISession: self.world.sessions,
+                VDITemplate: self.world.templates,
+                VDIPool: self.world.pools,
+            }
+            stores[type(one)].observe(seen)
+
+    def drop(self, session: VDISession) -> None:
+        """Let the world see that it is gone."""
+        self._version += 1
+        meta = msgspec.structs.replace(session.metadata, resource_version=str(self._version))
+        self.world.sessions.observe_deleted(msgspec.structs.replace(session, metadata=meta))
+
+    def browser(self, person: Person | None = ALICE) -> "Browser":
+        """A browser in which this person is logged in."""
+        browser = Browser(self)
+        if person is not None:
+            secret = f"cookie-of-{person.user}"
+            self.login.logins.people[secret] = person
+            browser.client.cookies.set(LOGIN, secret)
+        return browser
+
+
+class Browser:
+    """Sends what a browser sends."""
+
+    def __init__(self, stage: Stage) -> None:
+        transport = httpx.ASGITransport(app=stage.app)
+        self.client = httpx.AsyncClient(transport=transport, base_url=PORTAL, headers={"Accept": "text/html"})
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.client.get(path, headers=headers)
+
+    async def post(
+        self, path: str, *, at: str = "/account-is-not-here", token: str | None = None, **fields: str
+    ) -> Any:
+        """Send a form as the page `at` shows it; `token` None: the one of that page."""
+        if token is None:
+            token = csrf_in((await self.get(at)).text)
+        headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
+        return await self.client.post(path, data={"csrf": token, **fields}, headers=headers)
+
+
+def csrf_in(page: str) -> str:
+    """The token of a form on this page."""
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found, "there is no form on this page"
+    return found[1]
+
+
+def text_of(page: str) -> str:
+    """What a person reads, more or less."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+async def settle() -> None:
+    """Let what is waiting for the event loop run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+__all__ = ["ADMIN", "ALICE", "BOB", "NOW", "PNG", "PORTAL", "Browser", "Stage", "normal_user"]

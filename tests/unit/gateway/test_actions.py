@@ -1,0 +1,385 @@
+"""Deeds on an API server that keeps objects, by one gateway and by two at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.gateway.actions import Actions
+from vdi.gateway.limits import Limits, read_limits
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.people import Person, Role
+from vdi.gateway.refused import Refused
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared import MemoryShared, Shared, SharedUnavailableError
+from vdi.gateway.store.audit import Act, NotAuditedError
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.world import World
+from vdi.kube.retry import NO_RETRY
+from vdi.kube.transport import Client
+from vdi.session.wish import Wish
+from waiting import eventually
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SETTINGS = Settings()
+NS = SETTINGS.namespace
+ALICE = Person("alice@example.com", "Alice", frozenset({"students"}))
+BOB, EVE = Person("bob@example.com"), Person("eve@example.com")
+ROOT = Person("root@example.com", admin=True)
+
+
+@dataclass
+class Book:
+    """An audit that is remembered, or out of order."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+    broken: bool = False
+
+    @asynccontextmanager
+    async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
+        if self.broken and closed:
+            raise NotAuditedError("This is not done, since it cannot be written to the audit now.")
+        try:
+            yield
+        except Refused as why:
+            self.rows.append((act.actor, act.action, act.target, why.code))
+            raise
+        self.rows.append((act.actor, act.action, act.target, "done"))
+
+    async def record(
+        self, *, actor: str, action: str, target: str, outcome: str, detail: Mapping[str, str], at: datetime
+    ) -> None:
+        self.rows.append((actor, action, target, outcome))
+
+
+@dataclass
+class Hours:
+    used: float | None = 0.0
+
+    async def hours_this_month(self, user: str, now: datetime) -> float:
+        if self.used is None:
+            raise DatabaseUnavailableError("down")
+        return self.used
+
+
+@dataclass
+class Replica:
+    actions: Actions
+    world: World
+    book: Book
+    hours: Hours
+
+
+class Stage:
+    """The API server, and as many gateways as are wanted; all share one `Shared`."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.shared: Shared = MemoryShared()
+        self.put_template("desktop")
+
+    def put_template(self, name: str, **spec: Any) -> None:
+        self.api.put("vditemplates", name, namespace="", spec={"image": "registry.example.com/desktop:1", **spec})
+
+    def put_session(self, name: str, person: Person = ALICE, **spec: Any) -> None:
+        body = {"user": person.user, "template": "desktop", **spec}
+        self.api.put("vdisessions", name, namespace=NS, spec=body)
+
+    def spec(self, name: str) -> dict[str, Any]:
+        spec: dict[str, Any] = self.api.objects["vdisessions", NS, name]["spec"]
+        return spec
+
+    @property
+    def names(self) -> set[str]:
+        return {name for kind, _, name in self.api.objects if kind == "vdisessions"}
+
+    @asynccontextmanager
+    async def replica(self, limits: str = "") -> AsyncIterator[Replica]:
+        book, hours = Book(), Hours()
+        chosen: Limits = read_limits(limits, "limits")
+        async with (
+            Client(self.api.config(), field_manager="vdi-gateway", retry=NO_RETRY) as client,
+            World(client, SETTINGS) as world,
+        ):
+            await world.wait_synced()
+            actions = Actions(
+                client=client,
+                world=world,
+                shared=self.shared,
+                limits=chosen,
+                usage=hours,
+                audit=book,
+                metrics=Metrics(),
+                settings=SETTINGS,
+                clock=lambda: NOW,
+            )
+            yield Replica(actions, world, book, hours)
+
+
+@asynccontextmanager
+async def a_stage() -> AsyncIterator[Stage]:
+    async with fake_api() as api:
+        yield Stage(api)
+
+
+def wish(person: Person = ALICE, template: str = "desktop", **more: Any) -> Wish:
+    return Wish(person.user, template, **more)
+
+
+async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        made = await one.actions.start(ALICE, wish(timeout="2h", gpu=1))
+        assert made.metadata.name == "alice-desktop"
+        assert stage.spec("alice-desktop")["timeout"] == "2h"
+        assert one.world.session("alice-desktop") is not None, "this replica sees its own write at once"
+        assert one.book.rows == [(ALICE.user, "session.start", "alice-desktop", "done")]
+
+
+async def test_the_same_desktop_a_second_time_is_refused_and_a_name_makes_another() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        await one.actions.start(ALICE, wish())
+        with pytest.raises(Refused, match="You have the desktop 'alice-desktop' already") as refused:
+            await one.actions.start(ALICE, wish())
+        assert refused.value.code == "Conflict"
+        await one.actions.start(ALICE, wish(name="second"))
+        assert stage.names == {"alice-desktop", "second"}
+
+
+async def test_two_people_with_one_first_name_get_two_names() -> None:
+    other = Person("alice@elsewhere.example")
+    async with a_stage() as stage, stage.replica() as one:
+        await one.actions.start(ALICE, wish())
+        assert (await one.actions.start(other, wish(other))).metadata.name == "alice-desktop-2"
+
+
+async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("nice", BOB)
+        with pytest.raises(Refused, match="There is a desktop named 'nice' already; choose another name") as refused:
+            await one.actions.start(ALICE, wish(name="nice"))
+        assert BOB.user not in refused.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        (wish(BOB), "Forbidden", "allowed is alice@example.com"),
+        (wish(priority=5), "Forbidden", "allowed is 0"),
+        (wish(template="none"), "NotFound", "you may start: desktop"),
+        (wish(template="secret"), "NotFound", "you may start: desktop"),
+        (wish(memory="64Gi"), "OverLimit", "more than the 4Gi"),
+        (wish(gpu=2), "OverLimit", "more than the 1"),
+        (wish(name="portal"), "Invalid", "the portal's own"),
+        (wish(hostname="portal"), "Invalid", "the portal's own"),
+        (wish(timeout="8 hours"), "Invalid", "8 hours"),
+    ],
+)
+async def test_a_start_that_is_not_allowed_says_what_is(asked: Wish, code: str, words: str) -> None:
+    async with a_stage() as stage:
+        stage.put_template("secret", access={"users": [BOB.user]})
+        async with stage.replica() as one:
+            with pytest.raises(Refused) as refused:
+                await one.actions.start(ALICE, asked)
+        assert refused.value.code == code
+        assert words in refused.value.sentence
+        assert stage.names == set()
+
+
+async def test_an_administrator_starts_for_others_with_priority_and_past_their_limits() -> None:
+    async with a_stage() as stage, stage.replica("default: {sessions: 0}") as one:
+        await one.actions.start(ROOT, wish(ALICE, priority=7))
+        assert stage.spec("alice-desktop")["user"] == ALICE.user
+        assert stage.spec("alice-desktop")["priority"] == 7
+
+
+async def test_limits_hold_at_start_and_at_resume() -> None:
+    limits = "groups: {students: {sessions: 1}}"
+    async with a_stage() as stage, stage.replica(limits) as one:
+        await one.actions.start(ALICE, wish(name="one"))
+        with pytest.raises(Refused, match="1 desktop at once, and have one") as refused:
+            await one.actions.start(ALICE, wish(name="two"))
+        assert refused.value.code == "OverLimit"
+        await one.actions.suspend(ALICE, "one")
+        await one.actions.start(ALICE, wish(name="two"))
+        with pytest.raises(Refused, match="have two"):
+            await one.actions.resume(ALICE, "one")
+        await one.actions.resume(ROOT, "one")
+        assert not stage.spec("one")["suspended"]
+
+
+async def test_starts_at_the_same_moment_through_two_replicas_are_no_more_than_allowed() -> None:
+    limits = "default: {sessions: 3}"
+    async with a_stage() as stage, stage.replica(limits) as one, stage.replica(limits) as two:
+        tries = [replica.actions.start(ALICE, wish(name=f"d{number}")) for number in range(4) for replica in (one, two)]
+        for number, each in enumerate(tries):
+            tries[number] = each
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+        assert len(stage.names) == 3
+        assert [type(answer) for answer in answers].count(Refused) == 5
+
+
+class NobodyThere(MemoryShared):
+    async def take_once(self, key: str, seconds: float) -> bool:
+        raise SharedUnavailableError("Redis does not answer")
+
+
+async def test_who_has_limits_does_not_start_while_nobody_can_count() -> None:
+    async with a_stage() as stage:
+        stage.shared = NobodyThere()
+        async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
+            with pytest.raises(Refused, match="cannot be counted") as refused:
+                await one.actions.start(ALICE, wish())
+            assert refused.value.code == "Unavailable"
+            await one.actions.start(BOB, wish(BOB))
+        assert stage.names == {"bob-desktop"}
+
+
+async def test_hours_are_counted_and_a_database_that_is_down_stops_nobody() -> None:
+    async with a_stage() as stage, stage.replica("default: {hoursPerMonth: 10}") as one:
+        one.hours.used = 10.5
+        with pytest.raises(Refused, match=r"10 hours in a calendar month and have run 10\.5"):
+            await one.actions.start(ALICE, wish())
+        one.hours.used = None
+        await one.actions.start(ALICE, wish())
+
+
+async def test_shares_edited_through_two_replicas_at_once_all_count() -> None:
+    guests = [f"guest{number}@example.com" for number in range(6)]
+    async with a_stage() as stage, stage.replica() as one, stage.replica() as two:
+        stage.put_session("a", access=[{"user": "old@example.com", "role": "viewer"}])
+        await asyncio.gather(
+            *(
+                replica.actions.share(ALICE, "a", guest, Role.VIEWER, None)
+                for guest, replica in zip(guests, (one, two) * 3, strict=True)
+            ),
+            one.actions.unshare(ALICE, "a", "old@example.com"),
+        )
+        assert {entry["user"] for entry in stage.spec("a")["access"]} == set(guests)
+
+
+async def test_a_share_is_written_with_its_role_and_end() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        await one.actions.share(ALICE, "a", "Bob@example.com", Role.COLLABORATOR, NOW + timedelta(hours=2))
+        wanted = {"user": BOB.user, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
+        assert stage.spec("a")["access"] == [wanted]
+        await one.actions.resume(BOB, "a")
+        with pytest.raises(Refused, match=r"As collaborator of alice@example\.com's desktop 'a' you may not suspend"):
+            await one.actions.suspend(BOB, "a")
+        assert one.book.rows[-1] == (BOB.user, "session.suspend", "a", "Forbidden")
+
+
+async def test_nobody_learns_whether_another_s_session_exists() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("hers")
+        said = []
+        for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
+            for deed in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
+                with pytest.raises(Refused) as refused:
+                    await deed(EVE, name)
+                said.append((refused.value.code, refused.value.sentence.replace(repr(name), "NAME")))
+        assert len(set(said)) == 1
+        assert said[0][0] == "NotFound"
+        assert not any(method in ("PATCH", "DELETE") for method, *_ in stage.api.requests)
+
+
+async def test_an_administrator_s_act_is_not_done_unless_it_is_written_down() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("hers")
+        one.book.broken = True
+        with pytest.raises(Refused, match="cannot be written to the audit") as refused:
+            await one.actions.end(ROOT, "hers")
+        assert refused.value.code == "Unavailable"
+        assert "hers" in stage.names
+        await one.actions.end(ALICE, "hers")
+        assert stage.names == set()
+
+
+async def test_extend_knows_the_template_s_most_and_that_time_is_over() -> None:
+    async with a_stage() as stage:
+        stage.put_template("short", lifecycle={"maxTimeout": "4h"})
+        async with stage.replica() as one:
+            stage.put_session("a", template="short", timeout="1h")
+            stage.api.put("vdisessions", "a", namespace=NS, status={"startTime": "2026-11-20T10:00:00Z"})
+            await one.actions.extend(ALICE, "a", "4h")
+            assert stage.spec("a")["timeout"] == "4h"
+            for length, code, words in (
+                ("5h", "OverLimit", "more than the 4h"),
+                ("2h", "Invalid", "has lasted 2h"),
+                ("soon", "Invalid", "such as 30m"),
+            ):
+                with pytest.raises(Refused, match=words) as refused:
+                    await one.actions.extend(ALICE, "a", length)
+                assert refused.value.code == code
+
+
+async def test_restart_asks_for_a_new_desktop_and_says_why_there_is_none() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        await one.actions.restart(ALICE, "a")
+        annotations = stage.api.objects["vdisessions", NS, "a"]["metadata"]["annotations"]
+        assert annotations == {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}
+        await one.actions.suspend(ALICE, "a")
+        with pytest.raises(Refused, match="resume it"):
+            await one.actions.restart(ALICE, "a")
+
+
+async def test_files_are_deleted_only_where_they_are_nobody_else_s() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        stage.put_session("b")
+        await eventually(lambda: len(one.world.sessions) == 2)
+        with pytest.raises(Refused, match="those of 'b' too, so nothing has been deleted"):
+            await one.actions.end(ALICE, "a", delete_home=True)
+        assert stage.names == {"a", "b"}
+        await one.actions.end(ALICE, "a")
+        await eventually(lambda: len(one.world.sessions) == 1)
+        await one.actions.end(ALICE, "b", delete_home=True)
+        deleted = [path for method, path, *_ in stage.api.requests if method == "DELETE"]
+        assert [path.split("/")[-2] for path in deleted] == ["vdisessions", "persistentvolumeclaims", "vdisessions"]
+
+
+async def test_where_the_files_may_not_be_deleted_nothing_is() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        stage.api.faults.append(("DELETE", refusal(403, "Forbidden")))
+        with pytest.raises(Refused, match="The cluster refuses this"):
+            await one.actions.end(ALICE, "a", delete_home=True)
+        assert stage.names == {"a"}
+
+
+async def test_a_session_that_is_ending_can_only_be_ended() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        metadata = {"deletionTimestamp": "2026-11-20T12:00:00Z", "finalizers": ["x"]}
+        stage.api.put("vdisessions", "a", namespace=NS, metadata=metadata)
+        with pytest.raises(Refused, match="is ending"):
+            await one.actions.suspend(ALICE, "a")
+        await one.actions.end(ALICE, "a")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code", "words"),
+    [
+        (422, "Invalid", "Invalid", "does not take this"),
+        (403, "Forbidden", "Forbidden", "The cluster refuses this"),
+        (409, "Conflict", "Conflict", "changed by somebody else"),
+        (404, "NotFound", "NotFound", "has ended"),
+        (500, "InternalError", "Unavailable", "try again"),
+        (429, "TooManyRequests", "Unavailable", "try again"),
+        (401, "Unauthorized", "Unavailable", "tell an administrator"),
+    ],
+)
+async def test_what_the_cluster_says_becomes_words(status: int, reason: str, code: str, words: str) -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        stage.api.faults += [("PATCH", refusal(status, reason, name="a"))] * 2
+        with pytest.raises(Refused, match=words) as refused:
+            await one.actions.suspend(ALICE, "a")
+        assert refused.value.code == code
+        assert one.book.rows == [(ALICE.user, "session.suspend", "a", code)]

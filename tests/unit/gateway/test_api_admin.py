@@ -1,0 +1,164 @@
+"""`/admin`, `/history`, `/usage` and `/export`: who sees whose, in which order, in which form."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, Stage, open_stage
+from unit.gateway.test_api_sessions import names, problem
+from vdi.kube.errors import Forbidden
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+async def ended(stage: Stage, *sessions: str) -> None:
+    """These have run for an hour, and ended."""
+    for name in sessions:
+        session = stage.gateway.world.session(name)
+        assert session is not None
+        session.metadata.deletion_timestamp = "2026-11-20T12:00:00Z"
+        await stage.gateway.history.recorder.record_end(session)
+        stage.cluster.drop(name)
+
+
+async def test_everybody_s_sessions_by_user_template_and_phase(stage: Stage) -> None:
+    stage.session("a", status=RUNNING)
+    stage.session("b", user="bob@example.com", template="cad")
+    stage.session("c", user="Bob@example.com", status={"phase": "Failed"})
+    root = await stage.program(ROOT)
+
+    async def found(**query: str) -> list[str]:
+        return names(await root.get("/api/v1/admin/sessions", params=query))
+
+    assert await found() == ["a", "b", "c"]
+    assert await found(user="bob@example.com") == ["b", "c"]
+    assert await found(template="cad") == ["b"]
+    assert await found(phase="Pending") == ["b"]
+    assert await found(phase="Running", user="bob@example.com") == []
+    one = (await root.get("/api/v1/sessions/a")).json()
+    assert (one["role"], names(await root.get("/api/v1/sessions"))) == ("administrator", [])
+
+
+async def test_an_administrator_ends_another_s_desktop_and_it_is_written_down(stage: Stage) -> None:
+    stage.session()
+    root = await stage.program(ROOT)
+    assert (await root.delete("/api/v1/sessions/alice-desktop")).status_code == 204
+    (act,) = (await root.get("/api/v1/admin/audit")).json()["items"]
+    assert (act["actor"], act["action"], act["target"]) == ("root@example.com", "session.end", "alice-desktop")
+    assert (act["owner"], act["outcome"]) == ("alice@example.com", "done")
+
+
+async def test_the_audit_comes_in_pages(stage: Stage) -> None:
+    root = await stage.program(ROOT)
+    for name in ("x", "y", "z"):
+        stage.session(name)
+        await root.post(f"/api/v1/sessions/{name}/suspend")
+    first = (await root.get("/api/v1/admin/audit", params={"limit": 2})).json()
+    second = (await root.get("/api/v1/admin/audit", params={"limit": 2, "cursor": first["next"]})).json()
+    assert [each["target"] for each in first["items"] + second["items"]] == ["z", "y", "x"]
+    assert "next" not in second
+    only = (await root.get("/api/v1/admin/audit", params={"target": "y"})).json()["items"]
+    assert [each["target"] for each in only] == ["y"]
+    problem(await root.get("/api/v1/admin/audit", params={"cursor": "x"}), 422, "invalid")
+
+
+async def test_the_queue_is_in_its_order(stage: Stage) -> None:
+    for name, position in (("later", 2), ("never", 0), ("next", 1)):
+        stage.session(name, status={"phase": "Pending", "queue": {"position": position, "reason": "GPU"}})
+    stage.session("runs", status=RUNNING)
+    assert names(await (await stage.program(ROOT)).get("/api/v1/admin/queue")) == ["next", "later", "never"]
+
+
+async def test_gpus_by_node_and_why_they_are_not_known(stage: Stage) -> None:
+    stage.cluster.nodes = [
+        {"metadata": {"name": "n1"}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}},
+        {"metadata": {"name": "plain"}, "status": {"allocatable": {"cpu": "8"}}},
+    ]
+    root = await stage.program(ROOT)
+    gpus = (await root.get("/api/v1/admin/gpus")).json()["items"]
+    assert gpus == [{"name": "n1", "total": 8, "used": 0, "cordoned": False}]
+    stage.cluster.refuses = Forbidden(403, "Forbidden", "nodes is forbidden")
+    said = problem(await root.get("/api/v1/admin/gpus"), 503, "unavailable")["detail"]
+    assert "may not read nodes" in said
+
+
+async def test_the_doctor_has_not_looked_by_itself(stage: Stage) -> None:
+    problem(await (await stage.program(ROOT)).get("/api/v1/admin/doctor"), 404, "not-found")
+
+
+async def test_history_is_one_s_own(stage: Stage) -> None:
+    stage.session("a", status=RUNNING)
+    stage.session("b", status=RUNNING)
+    stage.session("bobs", user="bob@example.com", status=RUNNING)
+    await ended(stage, "a", "b", "bobs")
+    alice, bob, root = await stage.program(), await stage.program(BOB), await stage.program(ROOT)
+    mine = (await alice.get("/api/v1/history")).json()["items"]
+    assert [each["name"] for each in mine] == ["b", "a"]
+    assert mine[0]["runs"][0]["start"] == "2026-11-20T11:00:00Z"
+    assert mine[0]["endReason"] == "deleted"
+    path = f"/api/v1/history/{mine[0]['uid']}"
+    assert (await alice.get(path)).json() == mine[0] == (await root.get(path)).json()
+    problem(await bob.get(path), 404, "not-found")
+    everybody = (await root.get("/api/v1/admin/history", params={"user": "bob@example.com"})).json()["items"]
+    assert [each["name"] for each in everybody] == ["bobs"]
+
+
+async def test_history_comes_in_pages(stage: Stage) -> None:
+    for name in ("a", "b", "c"):
+        stage.session(name, status=RUNNING)
+    await ended(stage, "a", "b", "c")
+    alice = await stage.program()
+    first = (await alice.get("/api/v1/history", params={"limit": 2})).json()
+    second = (await alice.get("/api/v1/history", params={"limit": 2, "cursor": first["next"]})).json()
+    assert [each["name"] for each in first["items"] + second["items"]] == ["c", "b", "a"]
+    assert "next" not in second
+
+
+async def test_usage_of_a_month(stage: Stage) -> None:
+    stage.session("a", status=RUNNING)
+    stage.session("bobs", user="bob@example.com", status=RUNNING)
+    await ended(stage, "a", "bobs")
+    alice, root = await stage.program(), await stage.program(ROOT)
+    report = (await alice.get("/api/v1/usage")).json()
+    assert [(each["user"], each["hours"]) for each in report["items"]] == [("alice@example.com", 1.0)]
+    assert report["month"] == "2026-11"
+    assert (await alice.get("/api/v1/usage", params={"month": "2026-10"})).json()["items"] == []
+    everybody = (await root.get("/api/v1/admin/usage")).json()["items"]
+    assert [each["user"] for each in everybody] == ["alice@example.com", "bob@example.com"]
+    used = {each["user"]: each["use"]["hoursPerMonth"]["used"] for each in await users(stage)}
+    assert used == {"alice@example.com": 1.0, "bob@example.com": 1.0}
+    body = problem(await alice.get("/api/v1/usage", params={"month": "2026-13"}), 422, "invalid")
+    assert body["errors"][0]["allowed"] == "A calendar month (UTC) such as 2026-11. Left out: this one"
+
+
+async def users(stage: Stage) -> list[Any]:
+    root = await stage.program(ROOT)
+    found: list[Any] = (await root.get("/api/v1/admin/users")).json()["items"]
+    return found
+
+
+async def test_an_export_has_one_s_own_rows(stage: Stage) -> None:
+    stage.session("a", status=RUNNING)
+    stage.session("bobs", user="bob@example.com", status=RUNNING)
+    await ended(stage, "a", "bobs")
+    alice, root = await stage.program(), await stage.program(ROOT)
+    mine = await alice.get("/api/v1/export", params={"what": "sessions"})
+    assert mine.headers["content-disposition"] == 'attachment; filename="vdi-sessions.csv"'
+    assert [line.split(",")[1] for line in mine.text.splitlines()] == ["name", "a"]
+    lines = (await root.get("/api/v1/admin/export", params={"what": "runs", "format": "jsonl"})).text.splitlines()
+    assert [('"a"' in line, '"bobs"' in line) for line in lines] == [(True, False), (False, True)]
+    later = (stage.now[0] + timedelta(days=1)).isoformat()
+    none = await alice.get("/api/v1/export", params={"what": "runs", "since": later})
+    assert len(none.text.splitlines()) == 1
+    usage = await root.get("/api/v1/admin/export", params={"what": "usage", "user": "bob@example.com"})
+    assert [line.split(",")[0] for line in usage.text.splitlines()] == ["user", "bob@example.com"]
+    problem(await alice.get("/api/v1/export", params={"what": "audit"}), 422, "invalid")
+    problem(await alice.get("/api/v1/export", params={"what": "runs", "month": "2026-11"}), 422, "invalid")
+    problem(await alice.get("/api/v1/export", params={"what": "usage", "since": later}), 422, "invalid")

@@ -1,0 +1,114 @@
+"""`/events`: sessions as they change, for one person."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.api_stage import BOB, RUNNING, Stage, open_stage
+from unit.gateway.api_stream import Events, events_of
+from unit.gateway.test_api_sessions import problem
+
+SHARED = [{"user": "bob@example.com", "role": "viewer"}]
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+async def told(events: Events) -> tuple[str, str]:
+    """Kind and session of the next event."""
+    kind, data = await events.next()
+    return kind, data["metadata"]["name"] if kind == "session" else (data or {}).get("name", "")
+
+
+async def test_first_all_then_each_change(stage: Stage) -> None:
+    stage.session("first")
+    stage.session("second")
+    stage.session("bobs", user="bob@example.com")
+    alice = await stage.program()
+    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+        assert [await told(events) for _ in range(3)] == [("session", "first"), ("session", "second"), ("ready", "")]
+        stage.session("bobs", user="bob@example.com", timeout="1h")
+        stage.session("third", status=RUNNING)
+        kind, data = await events.next()
+        assert (kind, data["metadata"]["name"], data["status"]["phase"]) == ("session", "third", "Running")
+        uid = stage.cluster.objects["first"]["metadata"]["uid"]
+        stage.cluster.drop("first")
+        assert await events.next() == ("gone", {"name": "first", "uid": uid})
+
+
+async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: Stage) -> None:
+    stage.session()
+    bob = await stage.program(BOB)
+    async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
+        assert await told(events) == ("ready", "")
+        stage.session(access=SHARED)
+        assert await told(events) == ("session", "alice-desktop")
+        stage.session(access=[])
+        assert await told(events) == ("gone", "alice-desktop")
+
+
+async def test_a_share_that_expires_goes_by_itself(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    stage.session(access=[{**SHARED[0], "expires": "2026-11-20T12:00:30Z"}])
+    bob = await stage.program(BOB)
+    async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
+        assert [await told(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
+        stage.now[0] = stage.now[0].replace(minute=1)
+        assert await told(events) == ("gone", "alice-desktop")
+
+
+async def test_the_stream_ends_with_the_login(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    alice = await stage.program()
+    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+        assert await told(events) == ("ready", "")
+        await alice.delete("/api/v1/tokens/current")
+        assert await told(events) == ("end", "")
+
+
+async def test_the_stream_ends_with_the_gateway(stage: Stage) -> None:
+    alice = await stage.program()
+    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+        assert await told(events) == ("ready", "")
+        stage.gateway.stopping.set()
+        assert await told(events) == ("end", "")
+
+
+async def test_one_session_alone(stage: Stage) -> None:
+    stage.session("one")
+    stage.session("other")
+    alice = await stage.program()
+    async with events_of(stage.app, "/api/v1/events?session=one", alice.headers) as events:
+        assert [await told(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
+        stage.session("other", timeout="1h")
+        stage.session("one", timeout="1h")
+        assert await told(events) == ("session", "one")
+    problem(await alice.get("/api/v1/events", params={"session": "none"}), 404, "not-found")
+    problem(await (await stage.program(BOB)).get("/api/v1/events", params={"session": "one"}), 404, "not-found")
+
+
+async def test_one_person_holds_not_all_connections(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.api.events.MOST", 1)
+    alice, bob = await stage.program(), await stage.program(BOB)
+    for _ in range(2):
+        async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+            assert await told(events) == ("ready", "")
+            problem(await alice.get("/api/v1/events"), 429, "too-many-requests")
+            async with events_of(stage.app, "/api/v1/events", bob.headers) as others:
+                assert await told(others) == ("ready", "")
+    assert not stage.gateway.api.streams
+
+
+async def test_another_desktop_of_the_same_name_is_another_one(stage: Stage) -> None:
+    """Deleted and made again before the reader has looked: the old one is gone, the new one is there."""
+    stage.session("one")
+    alice = await stage.program()
+    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+        assert [await told(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
+        stage.cluster.drop("one")
+        stage.session("one")
+        assert [await told(events) for _ in range(2)] == [("gone", "one"), ("session", "one")]

@@ -1,0 +1,129 @@
+"""The OpenAPI document: valid by somebody else's word, and true of every operation."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_faults import operator_gone
+from unit.gateway.api_stage import ROOT, RUNNING, Stage, open_stage
+from unit.gateway.api_stream import events_of
+from vdi.doctor.snapshot import Snapshot
+from vdi.gateway.api.part import OPERATIONS
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+async def test_the_document_is_valid_openapi(stage: Stage) -> None:
+    anybody = await stage.anybody()
+    document = (await anybody.get("/api/v1/openapi.json")).json()
+    assert document["openapi"] == "3.1.0"
+    errors = [str(each) for each in OpenAPIV31SpecValidator(document).iter_errors()]
+    assert errors == []
+    assert "x-kubernetes" not in str(document)
+
+
+async def test_every_operation_has_words_and_one_name(stage: Stage) -> None:
+    document = stage.contract.document
+    operations = [each for methods in document["paths"].values() for each in methods.values()]
+    assert len({each["operationId"] for each in operations}) == len(operations) == len(OPERATIONS)
+    for each in operations:
+        assert each["summary"]
+        assert all(parameter["description"] for parameter in each.get("parameters", ()))
+    for name, schema in document["components"]["schemas"].items():
+        assert schema.get("description"), name
+        for field, inner in schema.get("properties", {}).items():
+            assert inner.get("description") or name in ("Limits", "Limit", "Problem"), f"{name}.{field}"
+
+
+async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them once, with success; the contract checks each answer (here, and in every other test of the API)."""
+    stage.session("waits", status={"phase": "Pending", "queue": {"position": 1, "reason": "GPU"}})
+    stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
+    stage.pool()
+    monkeypatch.setattr("vdi.gateway.portal.doctor.collect", _snapshot)
+    await _past(stage)
+    root, page = await stage.program(ROOT), await stage.page(ROOT)
+    one = "/api/v1/sessions/alice-desktop"
+    program = await stage.program()
+    for answer in (
+        await program.get("/api/v1/sessions"),
+        await program.post("/api/v1/sessions", json={"template": "ubuntu", "name": "new", "hostname": "new"}),
+        await program.get(one),
+        await program.post(f"{one}/extend", json={"timeout": "9h30m"}),
+        await program.put(f"{one}/access/carol@example.com", json={"role": "viewer"}),
+        await program.delete(f"{one}/access/carol@example.com"),
+        await program.post(f"{one}/restart"),
+        await program.post(f"{one}/suspend"),
+        await program.post(f"{one}/resume"),
+        await program.delete(one, params={"deleteHome": "false"}),
+        await program.get("/api/v1/templates"),
+        await program.get("/api/v1/templates/ubuntu"),
+        await program.get("/api/v1/me"),
+        await program.get("/api/v1/tokens"),
+        await program.get("/api/v1/history"),
+        await program.get("/api/v1/usage", params={"month": "2026-11"}),
+        await program.get("/api/v1/export", params={"what": "runs", "format": "jsonl"}),
+        *[await root.get(f"/api/v1/admin/{what}") for what in ADMIN],
+        await root.get("/api/v1/admin/export", params={"what": "audit"}),
+        await root.post("/api/v1/admin/doctor"),
+        await root.get("/api/v1/admin/doctor"),
+    ):
+        assert answer.is_success, answer.text
+    assert answer.json()["findings"][0]["code"] == "operator_missing"
+    uid = (await program.get("/api/v1/history")).json()["items"][0]["uid"]
+    assert (await program.get(f"/api/v1/history/{uid}")).is_success
+    made = await page.post("/api/v1/tokens", json={"label": "ci", "days": 7})
+    assert (await page.delete(made.headers["location"])).is_success
+    other = await stage.page(ROOT)
+    ids = [each["id"] for each in (await page.get("/api/v1/logins")).json()["items"] if not each["current"]]
+    assert (await page.delete(f"/api/v1/logins/{ids[0]}")).is_success
+    assert (await page.delete("/api/v1/logins")).is_success
+    assert (await other.get("/api/v1/me")).status_code == 401
+    async with events_of(stage.app, "/api/v1/events", dict(program.headers)) as events:
+        assert events.status == 200
+        kind, data = await events.next()
+        assert kind == "session"
+        stage.contract.check_schema({"$ref": "#/components/schemas/Session"}, data)
+    stage.contract.fulfilled.add("followSessions")
+    assert stage.contract.fulfilled == {each.name for each in OPERATIONS}
+
+
+async def _snapshot(*_: object) -> Snapshot:
+    """What the doctor sees of a cluster without an operator."""
+    cluster = Cluster()
+    operator_gone(cluster)
+    return cluster.snapshot()
+
+
+ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", "history", "usage", "gpus")
+
+
+async def _past(stage: Stage) -> None:
+    """One session that history knows of."""
+    session = stage.gateway.world.session("alice-desktop")
+    assert session is not None
+    await stage.gateway.history.recorder.record_end(session)
+
+
+async def test_the_page_has_every_operation_and_every_problem(stage: Stage) -> None:
+    anybody: httpx.AsyncClient = await stage.anybody()
+    page = await anybody.get("/api/docs")
+    assert page.status_code == 200
+    for each in OPERATIONS:
+        assert f'id="{each.name}"' in page.text
+    for code in ("invalid", "not-found", "too-many-requests"):
+        assert f'id="problem-{code}"' in page.text
+    assert "<style" not in page.text
+    assert "`" not in page.text
+    for target in re.findall(r'href="#([^"]+)"', page.text):
+        assert f'id="{target}"' in page.text
+    assert "https://" not in page.text.replace("https://portal.vdi.localhost", "")

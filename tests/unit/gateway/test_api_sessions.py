@@ -1,0 +1,217 @@
+"""The REST API's sessions and templates: what one sees, what one may do, and how it refuses."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, Stage, open_stage, refused_field
+from vdi.gateway.limits import Limit
+from vdi.kube.errors import ConnectionFailed
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+def names(answer: httpx.Response) -> list[str]:
+    return [each["metadata"]["name"] for each in answer.json()["items"]]
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> Answer:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: Answer = answer.json()
+    assert (body["status"], body["code"]) == (status, code)
+    assert body["type"] == f"/api/docs#problem-{code}"
+    assert body["title"]
+    assert body["detail"]
+    return body
+
+
+async def test_a_desktop_is_started_and_found_again(stage: Stage) -> None:
+    alice = await stage.program()
+    made = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "resources": {"memory": "2Gi"}})
+    assert made.status_code == 201, made.text
+    assert made.headers["location"] == "/api/v1/sessions/alice-ubuntu"
+    assert made.json()["role"] == "owner"
+    assert made.json()["spec"]["user"] == "alice@example.com"
+    assert stage.cluster.objects["alice-ubuntu"]["spec"]["resources"]["memory"] == "2Gi"
+    assert (await alice.get(made.headers["location"])).json() == made.json()
+    assert names(await alice.get("/api/v1/sessions")) == ["alice-ubuntu"]
+
+
+async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: Stage) -> None:
+    stage.session("mine", user="bob@example.com")
+    stage.session("seen", access=[{"user": "bob@example.com"}, {"user": "carol@example.com"}])
+    stage.session("over", access=[{"user": "bob@example.com", "expires": "2026-11-20T11:59:59Z"}])
+    stage.session("hidden")
+    bob = await stage.program(BOB)
+    assert names(await bob.get("/api/v1/sessions")) == ["mine", "seen"]
+    assert names(await bob.get("/api/v1/sessions", params={"role": "viewer"})) == ["seen"]
+    seen = (await bob.get("/api/v1/sessions/seen")).json()
+    assert seen["role"] == "viewer"
+    assert seen["spec"]["access"] == [{"user": "bob@example.com"}], "a guest learns nothing of other guests"
+    for name in ("hidden", "over", "none"):
+        said = problem(await bob.get(f"/api/v1/sessions/{name}"), 404, "not-found")["detail"]
+        assert said == f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
+
+
+async def test_a_long_list_comes_in_pages(stage: Stage) -> None:
+    for number in range(5):
+        stage.session(f"s{number}")
+    alice = await stage.program()
+    first = await alice.get("/api/v1/sessions", params={"limit": 2})
+    assert names(first) == ["s0", "s1"]
+    stage.cluster.drop("s2")
+    second = await alice.get("/api/v1/sessions", params={"limit": 2, "cursor": first.json()["next"]})
+    assert names(second) == ["s3", "s4"]
+    assert "next" not in second.json()
+
+
+@pytest.mark.parametrize("cursor", ["%", "nonsense", "e30", "bnVsbA"])
+async def test_a_cursor_that_was_not_made_here_is_refused(stage: Stage, cursor: str) -> None:
+    alice = await stage.program()
+    body = problem(await alice.get("/api/v1/sessions", params={"cursor": cursor}), 422, "invalid")
+    assert body["errors"] == [{"field": "cursor", "value": cursor, "allowed": "`next` of the page before"}]
+
+
+async def test_deeds_change_the_session(stage: Stage) -> None:
+    stage.session(status=RUNNING)
+    alice = await stage.program()
+
+    async def do(deed: str, **body: Any) -> Answer:
+        answer = await alice.post(f"/api/v1/sessions/alice-desktop/{deed}", json=body or None)
+        assert answer.status_code == 200, answer.text
+        done: Answer = answer.json()
+        return done
+
+    assert (await do("extend", timeout="10h"))["spec"]["timeout"] == "10h"
+    assert (await do("suspend"))["spec"]["suspended"] is True
+    assert "suspended" not in (await do("resume"))["spec"]
+    await do("restart")
+    assert "vdi.kasm.io/restartedAt" in stage.cluster.objects["alice-desktop"]["metadata"]["annotations"]
+    ended = await alice.delete("/api/v1/sessions/alice-desktop")
+    assert (ended.status_code, ended.content) == (204, b"")
+    assert stage.cluster.objects == {}
+
+
+async def test_sharing(stage: Stage) -> None:
+    stage.session(status=RUNNING)
+    alice, bob = await stage.program(), await stage.program(BOB)
+    path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
+    shared = await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00+01:00"})
+    (guest,) = shared.json()["spec"]["access"]
+    assert (guest["user"], guest["expires"]) == ("bob@example.com", "2026-11-20T13:00:00Z")
+    assert guest.get("role", "viewer") == "viewer"
+    assert names(await bob.get("/api/v1/sessions")) == ["alice-desktop"]
+    problem(await bob.post("/api/v1/sessions/alice-desktop/suspend"), 403, "forbidden")
+    problem(await bob.put(path, json={"role": "collaborator"}), 403, "forbidden")
+    assert "access" not in (await alice.delete(path)).json()["spec"]
+    assert names(await bob.get("/api/v1/sessions")) == []
+    problem(await alice.delete(path), 404, "not-found")
+
+
+async def test_templates_are_those_that_one_may_use_without_their_insides(stage: Stage) -> None:
+    secret = {"env": [{"name": "LICENSE", "value": "s3cret"}], "description": "Draw."}
+    stage.template("cad", **secret, access={"groups": ["engineering"], "users": []})
+    alice, bob, root = await stage.program(), await stage.program(BOB), await stage.program(ROOT)
+    assert names(await alice.get("/api/v1/templates")) == ["cad", "ubuntu"]
+    cad = await alice.get("/api/v1/templates/cad")
+    assert cad.json()["spec"]["description"] == "Draw."
+    assert "s3cret" not in cad.text
+    assert "engineering" not in cad.text
+    assert names(await bob.get("/api/v1/templates")) == ["ubuntu"]
+    said = problem(await bob.get("/api/v1/templates/cad"), 404, "not-found")["detail"]
+    assert said == "There is no template 'cad' that you may use; there are: ubuntu."
+    whole = (await root.get("/api/v1/admin/templates")).json()["items"][0]
+    assert whole["spec"]["env"] == [{"name": "LICENSE", "value": "s3cret"}]
+
+
+BAD_BODIES: list[tuple[Any, list[Answer]]] = [
+    ({}, [{"field": "template", "allowed": "Name of a template, one of `GET /templates` (it is required)"}]),
+    (
+        {"template": "ubuntu", "resources": {"gpu": "two"}},
+        [{"field": "resources.gpu", "value": "two", "allowed": "a whole number"}],
+    ),
+    (
+        {"template": "ubuntu", "resources": {"gpu": 0}},
+        [{"field": "resources.gpu", "value": 0, "allowed": "a whole number >= 1"}],
+    ),
+    (
+        {"template": "ubuntu", "timeout": "4 hours"},
+        [{"field": "timeout", "value": "4 hours", "allowed": "Length of the run, such as 4h. Left out: 8h"}],
+    ),
+    (
+        {"template": "ubuntu", "resources": {"gpus": 1}},
+        [
+            {
+                "field": "resources.gpus",
+                "value": 1,
+                "allowed": "a field of this request; there are: gpu, memory, cpu",
+            }
+        ],
+    ),
+    ([], [{"field": "body", "value": [], "allowed": "an object"}]),
+]
+
+
+@pytest.mark.parametrize(("body", "errors"), BAD_BODIES)
+async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
+    stage: Stage, body: Any, errors: list[Answer]
+) -> None:
+    alice = await stage.program()
+    assert problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")["errors"] == errors
+    assert stage.cluster.objects == {}
+
+
+async def test_what_the_cluster_refuses_is_told_by_field_too(stage: Stage) -> None:
+    alice = await stage.program()
+    stage.cluster.refuses = refused_field("spec.resources.memory", "'4Gib' is not an amount of at least 1Mi")
+    body = problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu"}), 422, "invalid")
+    assert body["errors"] == [{"field": "resources.memory", "value": "4Gib", "allowed": "an amount of at least 1Mi"}]
+
+
+async def test_a_role_and_a_time_are_checked(stage: Stage) -> None:
+    stage.session()
+    alice = await stage.program()
+    path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
+    body = problem(await alice.put(path, json={"role": "owner"}), 422, "invalid")
+    assert body["errors"] == [{"field": "role", "value": "owner", "allowed": "one of collaborator, viewer"}]
+    body = problem(await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00"}), 422, "invalid")
+    assert body["errors"][0]["allowed"] == "a time such as 2026-12-24T18:00:00Z"
+
+
+async def test_another_s_name_and_a_priority_are_for_administrators(stage: Stage) -> None:
+    alice, root = await stage.program(), await stage.program(ROOT)
+    wish = {"template": "ubuntu", "user": "bob@example.com"}
+    body = problem(await alice.post("/api/v1/sessions", json=wish), 403, "forbidden")
+    assert body["errors"] == [{"field": "user", "allowed": "alice@example.com"}]
+    problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu", "priority": 5}), 403, "forbidden")
+    made = await root.post("/api/v1/sessions", json={**wish, "priority": 5})
+    assert (made.status_code, made.json()["role"]) == (201, "administrator")
+    assert stage.cluster.objects["bob-ubuntu"]["spec"]["priority"] == 5
+
+
+async def test_limits_hold(tmp_path: Path) -> None:
+    async with open_stage(tmp_path, everybody=Limit(sessions=1)) as stage:
+        alice = await stage.program()
+        assert (await alice.post("/api/v1/sessions", json={"template": "ubuntu"})).status_code == 201
+        more = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "name": "second"})
+        assert "You may have 1 desktop at once, and have alice-ubuntu." in problem(more, 409, "over-limit")["detail"]
+        use = (await alice.get("/api/v1/me")).json()["use"]
+        assert use["sessions"] == {"used": 1, "limit": 1}
+        assert use["gpus"] == {"used": 0, "limit": None}
+
+
+async def test_a_cluster_that_does_not_answer_is_said(stage: Stage) -> None:
+    alice = await stage.program()
+    stage.cluster.refuses = ConnectionFailed("https://10.0.0.1", "POST", "refused")
+    said = problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu"}), 503, "unavailable")["detail"]
+    assert "10.0.0.1" not in said

@@ -1,0 +1,69 @@
+"""Cookies that another desktop plants for the whole domain, in disguise: browsers hold `__Host-` names to one host,
+and a name that only looks so after somebody has trimmed it is none.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, PAGE, PORTAL, Scene, furnish, open_scene
+from unit.kube.kube_fake_api import fake_api
+from vdi.gateway.edge.headers import STATE_COOKIE, cookies_in
+from vdi.gateway.login import csrf
+from vdi.gateway.login.cookies import FLOW, LOGIN, PRE_LOGIN
+from vdi.gateway.login.logins import Device
+
+DISGUISES = ("\xa0{}", "\x85{}", "{}\xa0", "\x1f{}", "\x0b{}", "\x0c{}", '"{}"', "$Version=1; ${}", "={}", "x={}")
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with fake_api() as api:
+        furnish(api)
+        async with open_scene(api, tmp_path) as scene:
+            yield scene
+
+
+def header(cookies: str) -> dict[bytes, bytes]:
+    return {b"cookie": cookies.encode("latin-1")}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(scene: Scene, disguise: str) -> None:
+    """Otherwise a person works, without noticing, as whoever has planted it: session fixation over the domain."""
+    mallory, _ = await scene.gateway.login.logins.begin(BOB, Device())
+    alice, _ = await scene.gateway.login.logins.begin(ALICE, Device())
+    planted = f"{disguise.format(LOGIN)}={mallory}"
+    async with scene.browser() as browser:
+        assert (await browser.get("/api/v1/me", headers=header(planted))).status_code == 401
+        for both in (f"{LOGIN}={alice}; {planted}", f"{planted}; {LOGIN}={alice}"):
+            answer = await browser.get("/api/v1/me", headers=header(both))
+            assert answer.json()["user"] == ALICE.user
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+async def test_a_form_is_not_bound_to_a_secret_in_disguise(scene: Scene, disguise: str) -> None:
+    secret = "A" * 43
+    fields = {"csrf": csrf.make_token(secret), "user": "bob@example.com", "password": "x"}
+    own = {b"origin": PORTAL.encode(), b"sec-fetch-site": b"same-origin"}
+    async with scene.browser() as browser:
+        for name in (PRE_LOGIN, LOGIN, FLOW):
+            planted = header(f"{disguise.format(name)}={secret}")
+            answer = await browser.post("/login", data=fields, headers={**own, **planted})
+            assert "open for too long" in answer.text
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+async def test_a_ticket_is_not_bound_to_a_state_in_disguise(scene: Scene, disguise: str) -> None:
+    """Mallory's ticket, and the state that it fits, in alice's browser: she would work in what she thinks is hers."""
+    state = "A" * 43
+    planted = f"{disguise.format(STATE_COOKIE)}={state}"
+    assert STATE_COOKIE not in cookies_in(planted)
+    assert cookies_in(f"{STATE_COOKIE}=mine; {planted}")[STATE_COOKIE] == "mine"
+    mallory = await scene.logged_in()
+    start = await mallory.get(f"{DESKTOP}/.vdi/start", headers={**PAGE, "Cookie": f"{STATE_COOKIE}={state}"})
+    ticket = (await mallory.get(start.headers["location"])).headers["location"]
+    async with scene.browser() as alice:
+        answer = await alice.get(ticket, headers=header(planted))
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)

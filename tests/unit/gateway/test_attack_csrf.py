@@ -1,0 +1,138 @@
+"""CSRF, on every route that may change something: walked by the route tables, so that a new route cannot be forgotten.
+
+The attacker is the worst there can be: a page of another person's desktop, which is same-site with the portal, so that
+the victim's cookies come along, and which may even know a token of a form (of another login, or this very one's).
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.attack_stage import BOB, DESKTOP, PORTAL, READS, Browser, Scene, Way, form_token, furnish, open_scene
+from unit.gateway.login_stage import PASSWORD
+from unit.kube.kube_fake_api import fake_api
+
+NO_COOKIE_COUNTS = {"/cli/token"}
+"""The one route that changes something for whoever has its code and verifier; cookies mean nothing to it."""
+NOTHING_THERE = {"/api/{rest:path}", "/{path:path}"}
+"""Answers for what is no address: 404, 401 or 503, whoever asks."""
+STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
+OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
+WORDS = ("was not sent by a page of", "from before you logged in or out", "open for too long", "/problems/csrf")
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with fake_api() as api:
+        furnish(api)
+        async with open_scene(api, tmp_path) as scene:
+            yield scene
+
+
+async def send(
+    browser: Browser, way: Way, token: str, headers: dict[str, str], base: str = PORTAL
+) -> tuple[int, bool, str]:
+    """Status, whether it was refused as CSRF, and what it was, for a message."""
+    path = way.filled()
+    if path.startswith("/api/"):
+        answer = await browser.request(way.method, path, json={}, headers={"X-CSRF-Token": token, **headers})
+    else:
+        fields = {"csrf": token, "user": "bob@example.com", "password": PASSWORD, "label": "x", "days": "30"}
+        answer = await browser.request(way.method, base + path, data=fields, headers=headers)
+    refused = answer.status_code == 403 and (
+        any(word in answer.text for word in WORDS) or answer.headers["content-type"] == "application/problem+json"
+    )
+    return answer.status_code, refused, f"{way.method} {path} {headers}: {answer.status_code} {answer.text[:200]}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        (OWN, "none"),
+        (OWN, "another login's"),
+        ({}, "right"),
+        ({"Origin": DESKTOP}, "right"),
+        ({"Origin": DESKTOP, "Sec-Fetch-Site": "same-site"}, "right"),
+        ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, "right"),
+        ({"Origin": "null"}, "right"),
+        ({"Sec-Fetch-Site": "none"}, "right"),
+        ({"Origin": DESKTOP, "Content-Type": "text/plain"}, "none"),
+        ({"Origin": DESKTOP, "Authorization": "Basic YTpi"}, "none"),  # what a browser may add by itself
+    ],
+    ids=str,
+)
+async def test_no_route_of_the_portal_is_changed_by_another_page(
+    scene: Scene, headers: dict[str, str], token: str
+) -> None:
+    victim, other = await scene.logged_in(), await scene.logged_in(BOB)
+    tokens = {"none": "", "right": form_token(victim), "another login's": form_token(other)}
+    before = await scene.footprint()
+    tried = 0
+    for way in scene.ways():
+        if way.method in READS or way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
+            continue
+        status, refused, what = await send(victim, way, tokens[token], headers)
+        assert refused or ("Authorization" in headers and status == 401), what
+        tried += 1
+    assert tried >= 25, "all that change something: portal, login and API"
+    assert await scene.footprint() == before
+    assert (await victim.get("/api/v1/me")).status_code == 200, "the victim's login goes on"
+
+
+async def test_each_of_them_takes_its_own_page(scene: Scene) -> None:
+    """What is refused above is refused for where it comes from: the same request of our own page is not."""
+    for way in scene.ways():
+        if way.method in READS or way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
+            continue
+        browser = await scene.logged_in()
+        _, _, what = await send(browser, way, form_token(browser), OWN)
+        assert not any(word in what for word in WORDS), what
+
+
+async def test_reading_changes_nothing(scene: Scene) -> None:
+    """Pictures and links of other sites bring the victim's cookies along as well."""
+    victim = await scene.logged_in()
+    before = await scene.footprint()
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    for way in scene.ways():
+        if way.method in READS and way.path not in STREAMS:
+            answer = await victim.request(way.method, way.filled(name="alice-desktop", deed="end"), headers=headers)
+            assert answer.status_code < 500, way
+    assert await scene.footprint() == before
+
+
+async def test_what_is_no_route_changes_nothing_either(scene: Scene) -> None:
+    victim = await scene.logged_in()
+    before = await scene.footprint()
+    for way in scene.ways():
+        if way.method not in READS and way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
+            answer = await victim.request(way.method, way.filled(), headers={"Origin": DESKTOP})
+            assert answer.status_code in (400, 403, 404), way
+    assert await scene.footprint() == before
+
+
+@pytest.mark.parametrize("origin", [PORTAL, "https://bob-desktop.vdi.localhost", "https://evil.example", "null", ""])
+async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(scene: Scene, origin: str) -> None:
+    victim = await scene.logged_in()
+    entered = await victim.get(f"{DESKTOP}/.vdi/start")
+    ticket = await victim.get(entered.headers["location"])
+    assert (await victim.get(ticket.headers["location"])).headers["location"] == "/"
+    before = await scene.footprint()
+    assert before["grants"] == 1
+    headers = {"Origin": origin, "Sec-Fetch-Site": "same-site"} if origin else {}
+    tried = 0
+    for way in scene.ways("desktop_routes"):
+        if way.method in READS:
+            continue
+        status, refused, what = await send(victim, way, form_token(victim), headers, DESKTOP)
+        if way.path in NOTHING_THERE:
+            assert status in (401, 503), what
+        else:
+            assert refused, what
+            tried += 1
+    assert tried >= 2
+    assert await scene.footprint() == before
+    ours = {"Origin": DESKTOP, "Sec-Fetch-Site": "same-origin"}
+    assert (await victim.post(f"{DESKTOP}/.vdi/leave", headers=ours)).status_code == 303, "its own page may"
+    assert (await scene.footprint())["grants ended"] == 1

@@ -1,0 +1,223 @@
+"""XSS in every name that somebody else controls, on every page: walked by the route tables, with the whole gateway, so
+that neither a new page nor a new field of an old one can be forgotten.
+
+One person has filled in everything that anybody may: the display name, groups and browser of a login, the texts of
+templates, sessions, pools and nodes, guests, what the audit and the history keep, the names of tokens, every field of
+every form and every parameter of every address.
+"""
+
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, READS, Browser, Scene, form_token, furnish, open_scene
+from unit.kube.kube_fake_api import FakeApi, fake_api
+from vdi.gateway.login.logins import OIDC, Device, Identity
+from waiting import eventually
+
+MARK = "zzprobe"
+PROBES = (
+    f"\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>",
+    f'" on{MARK}="1" \'',
+    f"' on{MARK}='1' \"",
+    f" on{MARK}=1 ",
+    f"javascript:{MARK}()",
+    f"{{{{ '{MARK}' * 3 }}}}{{% raw %}}",
+)
+OWNER = "alice@example.com"
+FIELDS = (
+    "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
+    "action", "target", "done", "month", "before", "page", "of", "redirect_uri", "state", "code_challenge", "client",
+    "code_challenge_method", "host", "ticket", "memory", "cpu", "gpu", "timeout", "idle", "home", "error", "code",
+)  # fmt: skip
+"""Of forms and of addresses."""
+STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
+NO_PAGES = {
+    "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
+    "/api/{rest:path}",
+    "/.vdi/wait.js", "/.vdi/wait.css", "/.vdi/static/{name:path}",
+}  # fmt: skip
+"""Routes that answer a GET with something else; the API's addresses bring JSON."""
+ELSEWHERE = {"/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start", "/cli/authorize"}
+"""Answered with a page only to who is not logged in, or comes with what is wrong."""
+
+
+class Looker(HTMLParser):
+    """Finds what a probe has become: a tag, an attribute, an address of its own; and collects what it is as text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if MARK in tag:
+            self.wrong.append(f"<{tag}>")
+        if tag == "script" and "src" not in dict(attrs):
+            self.wrong.append("a script of its own")
+        for name, value in attrs:
+            self.text += value or ""
+            if MARK in name or name.startswith("on"):
+                self.wrong.append(f"<{tag} {name}>")
+            leads = name in ("href", "src", "action", "formaction", "hx-get", "hx-post", "sse-connect", "content")
+            if leads and (value or "").strip().lower().startswith("javascript:"):
+                self.wrong.append(f"<{tag} {name}={value}>")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def look(answer: httpx.Response, what: str) -> bool:
+    """Whether the answer is a page that shows a probe; as text, or the test fails."""
+    kind = answer.headers.get("content-type", "")
+    assert answer.headers["x-content-type-options"] == "nosniff", what
+    location = answer.headers.get("location", "/")
+    assert location.startswith(("/", PORTAL, DESKTOP)), what
+    assert not location.startswith(("//", "/\\")), what
+    if not kind.startswith("text/html"):
+        assert kind.partition(";")[0] not in ("image/svg+xml", "text/xml", "application/xhtml+xml"), what
+        return False
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy, what
+    assert "unsafe" not in policy, what
+    looker = Looker()
+    looker.feed(answer.text)
+    looker.close()
+    assert looker.wrong == [], what
+    assert MARK * 3 not in answer.text, f"{what}: a template ran inside a field"
+    return MARK in looker.text
+
+
+def fill_in(api: FakeApi, bad: str) -> None:
+    """Every text of every object."""
+    access = [{"user": f"{bad}@example.com", "role": "viewer"}]
+    spec = {"image": bad, "displayName": bad, "description": bad, "icon": f"data:image/png,{bad}"}
+    api.put("vditemplates", "evil", namespace="", spec={**spec, "access": {"users": [OWNER, bad], "groups": [bad]}})
+    api.put("vdipools", "evil", namespace="", spec={"template": bad, "size": 1}, status={"message": bad})
+    run = {"startTime": "2026-11-20T08:00:00Z", "expiresAt": "2036-11-20T17:00:00Z", "podName": bad, "nodeName": bad}
+    told = {"message": bad, "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}]}
+    waits = {"queue": {"position": 1, "reason": bad}}
+    for name, user, template, status in (
+        ("runs", OWNER, "evil", {"phase": "Running", "url": "https://runs.vdi.localhost/", **run, **told}),
+        ("waits", OWNER, bad, {"phase": "Pending", **told, **waits}),
+        ("fails", OWNER, "evil", {"phase": "Failed", "failures": {"count": 1, "message": bad}, **run, **told}),
+        ("shared", f"{bad}@example.com", bad, {"phase": "Running", "url": f"https://{bad}", **run, **told}),
+    ):
+        guests = access if user == OWNER else [{"user": OWNER, "role": "viewer"}]
+        made = {"creationTimestamp": "2026-11-20T08:00:00Z"}
+        session: dict[str, Any] = {"user": user, "template": template, "access": guests}
+        api.put("vdisessions", name, namespace="vdi-sessions", metadata=made, spec=session, status=status)
+    api.put("nodes", bad, namespace="", spec={}, status={"allocatable": {"nvidia.com/gpu": "8"}})
+
+
+async def somebody(scene: Scene, bad: str) -> Browser:
+    """An administrator, all of whose texts are the probe."""
+    who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=OIDC)
+    browser = await scene.logged_in(who, Device(bad, bad))
+    detail = {"source": bad}
+    await scene.gateway.audit.record(
+        actor=bad, action=bad, target=bad, outcome=bad, detail=detail, at=scene.gateway.clock()
+    )
+    browser.headers.update(PAGE)
+    made = await browser.post(
+        "/account/tokens",
+        data={"csrf": form_token(browser), "label": bad[:60], "days": "30"},
+        headers={"Origin": PORTAL},
+    )
+    assert made.status_code in (200, 201, 303, 422), made.text
+    return browser
+
+
+@pytest.fixture(params=PROBES, ids=str)
+async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Scene, Browser, str]]:
+    bad: str = request.param
+    async with fake_api() as api:
+        furnish(api)
+        fill_in(api, bad)
+        async with open_scene(api, tmp_path) as scene:
+            await eventually(lambda: scene.gateway.world.session("shared") is not None, "all is seen")
+            yield scene, await somebody(scene, bad), bad
+
+
+SHOWN = {
+    "/", "/shared", "/desktops/{name}", "/catalogue", "/catalogue/{template}", "/history", "/account", "/admin",
+    "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
+}  # fmt: skip
+"""Pages that certainly show what others have written: were the probe not there, nothing would be found anywhere."""
+
+
+@pytest.mark.timeout(60)
+async def test_no_page_lets_a_name_become_markup(hostile: tuple[Scene, Browser, str]) -> None:
+    scene, browser, bad = hostile
+    pages, shown = set(), set()
+    ways = [way for way in scene.ways() if way.method == "GET" and way.path not in STREAMS]
+    for way in ways:
+        for name in ("runs", "waits", "fails", "shared", bad.replace("/", "%2F")):
+            template = "evil" if name == "runs" else name
+            for query in ({}, dict.fromkeys(FIELDS, bad)):
+                path = way.filled(name=name, template=template, deed="end")
+                answer = await browser.get(path, params=query)
+                what = f"GET {path} {query and 'with parameters'}: {answer.status_code}"
+                assert answer.status_code < 500, what
+                if look(answer, what):
+                    shown.add(way.path)
+                if answer.status_code == 200 and answer.headers["content-type"].startswith("text/html"):
+                    pages.add(way.path)
+            if "{" not in way.path:
+                break
+    unseen = {way.path for way in ways} - pages - NO_PAGES - ELSEWHERE
+    assert {path for path in unseen if not path.startswith("/api/v1/")} == set(), "no page was seen there"
+    assert shown >= SHOWN
+
+
+@pytest.mark.timeout(60)
+async def test_no_form_gives_back_markup(hostile: tuple[Scene, Browser, str]) -> None:
+    """What was typed, and comes back beside its refusal."""
+    scene, browser, bad = hostile
+    shown = set()
+    for way in sorted(scene.ways(), key=lambda way: way.path.startswith("/api/")):  # these delete what forms need
+        if way.method in READS or way.path in ("/logout", "/account/logout-everywhere"):
+            continue
+        for name in ("runs", bad.replace("/", "%2F")):
+            path = way.filled(name=name, template="evil", deed="extend", id=name, user=name)
+            fields = {**dict.fromkeys(FIELDS, bad), "csrf": form_token(browser)}
+            headers = {"Origin": PORTAL, "X-CSRF-Token": form_token(browser)}
+            if path.startswith("/api/"):
+                answer = await browser.request(way.method, path, json=fields, headers=headers)
+            else:
+                answer = await browser.request(way.method, path, data=fields, headers=headers)
+            what = f"{way.method} {path}: {answer.status_code}"
+            assert answer.status_code < 500, what
+            if look(answer, what):
+                shown.add(way.path)
+    assert shown >= {"/catalogue/{template}", "/desktops/{name}/share"}
+
+
+@pytest.mark.timeout(60)
+async def test_no_page_for_strangers_and_of_desktops_lets_a_name_become_markup(
+    hostile: tuple[Scene, Browser, str],
+) -> None:
+    scene, browser, bad = hostile
+    everything = dict.fromkeys(FIELDS, bad)
+    nobody = scene.browser()
+    nobody.headers.update(PAGE)
+    for way in scene.ways():
+        if way.method == "GET" and way.path not in STREAMS:
+            look(await nobody.get(way.filled(), params=everything), f"GET {way.path} by nobody")
+    await browser.open("https://waits.vdi.localhost/")
+    seen = 0
+    for base in ("https://waits.vdi.localhost", DESKTOP):
+        for who in (browser, nobody):
+            for way in scene.ways("desktop_routes"):
+                if way.path in STREAMS:
+                    continue
+                answer = await who.request(way.method, base + way.filled(), params=everything)
+                location = answer.headers.get("location", "/").replace("https://waits.", "https://alice-desktop.")
+                answer.headers["location"] = location
+                assert answer.status_code < 500 or answer.status_code == 503, way
+                seen += look(answer, f"{way.method} {base} {way.path}")
+    assert seen, "the waiting page shows the operator's words"

@@ -1,0 +1,148 @@
+"""No line that the gateway logs holds a secret: a person's whole way, with all that can go wrong on it, each level."""
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, Browser, Scene, furnish, open_scene
+from unit.gateway.login_stage import PASSWORD, csrf_in
+from unit.kube.kube_fake_api import fake_api
+from vdi.gateway.login import csrf
+
+OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
+TYPED_WRONG = "Tr0ub4dor-and-3"
+IN_THE_QUERY = "what-only-the-query-has"
+MADE_UP = "vdi_made-up-and-still-nobodys-business"
+SILENCED = ("httpx", "httpcore", "aiosqlite")
+"""What is under the gateway (and the browsers of this test) logs whole URLs, headers and parameters by these names. The
+program silences them: see the last test."""
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with fake_api() as api:
+        furnish(api)
+        async with open_scene(api, tmp_path) as scene:
+            yield scene
+
+
+async def verify(scene: Scene, cookie: str) -> httpx.Response:
+    """Ask the edge, as Traefik does."""
+    asked = {
+        "X-Forwarded-Host": DESKTOP.removeprefix("https://"),
+        "X-Forwarded-Uri": f"/files?{IN_THE_QUERY}=1",
+        "X-Forwarded-Method": "GET",
+        "Cookie": cookie,
+    }
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(scene.internal), base_url="http://edge") as client:
+        return await client.get("/edge/verify", headers=asked)
+
+
+async def log_in(browser: Browser, user: str, password: str) -> tuple[httpx.Response, str]:
+    """Fill in the form; the answer and the form's token."""
+    token = csrf_in((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=PAGE)).text)
+    fields = {"csrf": token, "user": user, "password": password}
+    return await browser.post("/login", data=fields, headers=OWN), token
+
+
+async def enter(browser: Browser, label: str) -> list[str]:
+    """Follow the way into a desktop; the secrets that its addresses held."""
+    url, seen = f"https://{label}.vdi.localhost/.vdi/start?next=/%3F{IN_THE_QUERY}", []
+    for _ in range(3):
+        answer = await browser.get(url, headers=PAGE)
+        url = answer.headers.get("location", "")
+        seen += re.findall(r"(?:ticket|state)=([^&]+)", url)
+    return seen
+
+
+async def a_persons_way(scene: Scene) -> set[str]:
+    """Everything that has to do with secrets, done right and wrong. All secrets that were used."""
+    alice = scene.browser()
+    secrets = {PASSWORD, TYPED_WRONG, IN_THE_QUERY, MADE_UP, "master-of-alice-desktop"}
+    for user, password, status in (
+        ("alice@example.com", TYPED_WRONG, 403),
+        ("nobody@example.com", TYPED_WRONG, 403),
+        (PASSWORD, PASSWORD, 403),  # a password in the wrong field
+        ("alice@example.com", PASSWORD, 303),
+    ):
+        answer, token = await log_in(alice, user, password)
+        assert answer.status_code == status
+        secrets.add(token)
+    found = await enter(alice, "alice-desktop")
+    assert len(found) == 2, "a state and a ticket"
+    assert (await alice.get(f"{DESKTOP}/.vdi/enter?ticket={found[-1]}", headers=PAGE)).status_code in (302, 403)
+    cookies = {one.name: one.value or "" for one in alice.cookies.jar}
+    assert {"__Host-vdi-login", "__Host-vdi-state", "__Host-vdi-desktop", "__Host-vdi-grant"} <= set(cookies)
+    together = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    assert (await verify(scene, together)).status_code == 200
+    token = cookies["__Host-vdi-desktop"]
+    for bad in (token[:-8] + "AAAAAAAA", token + "x", "x.y.z"):
+        assert (await verify(scene, f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1")).status_code == 401
+    right = csrf.make_token(cookies["__Host-vdi-login"])
+    made = await alice.post("/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right})
+    assert made.status_code == 201, made.text
+    api_token = made.json()["token"]
+    nobody = scene.browser()
+    for given, status in ((api_token, 200), (api_token + "x", 401), (MADE_UP, 401)):
+        told = {"Authorization": f"Bearer {given}"}
+        assert (await nobody.get("/api/v1/sessions", headers=told)).status_code == status
+        assert (await nobody.get(f"/api/v1/sessions?{IN_THE_QUERY}=1", headers=told)).status_code in (400, 401, 422)
+    foreign = await alice.post(f"/logout?{IN_THE_QUERY}=1", data={"csrf": right}, headers={"Origin": "https://evil.x"})
+    assert foreign.status_code == 403
+    scene.gateway.actions = _Broken()  # type: ignore[assignment]
+    fault = await alice.post("/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right})
+    assert fault.status_code == 500
+    return secrets | set(found) | set(cookies.values()) | {right, api_token, *token.split(".")}
+
+
+class _Broken:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("a fault of ours")
+
+
+async def test_no_log_line_has_a_token_cookie_password_or_query(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        secrets = await a_persons_way(scene)
+    lines = [
+        f"{record.name}: {caplog.handler.format(record)} {record.args!r}"
+        for record in caplog.records
+        if not record.name.startswith(SILENCED)
+    ]
+    assert any("alice@example.com entered session alice-desktop as owner" in line for line in lines), "it does log"
+    assert any("was refused" in line for line in lines)
+    assert any("a fault of ours" in line for line in lines)
+    assert len(secrets) > 15
+    assert all(len(secret) >= 8 for secret in secrets)
+    for line in lines:
+        assert not [secret for secret in secrets if secret in line], line
+
+
+def test_what_logs_whole_addresses_is_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program itself: an HTTP client's own lines have whole URLs, a server's access log has every query."""
+    from vdi.gateway import __main__ as program
+    from vdi.gateway.serve import _config
+
+    levels = {name: logging.getLogger(name).level for name in ("", *SILENCED, "uvicorn", "alembic")}
+    monkeypatch.setattr(program, "read_settings", lambda _: program_settings())
+    monkeypatch.setattr(program, "load_config", lambda *_: None)
+    monkeypatch.setattr(program, "run_process", lambda *_: None)
+    monkeypatch.setattr(program, "set_up_logging", lambda level, form: logging.getLogger().setLevel(level.upper()))
+    try:
+        assert program.main() == program.DONE
+        for name in (*SILENCED, "uvicorn.access"):
+            assert not logging.getLogger(name).isEnabledFor(logging.INFO), name
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    assert _config(None).access_log is False
+
+
+def program_settings() -> Any:
+    from vdi.gateway.settings import Settings
+
+    return Settings(log_level="debug")

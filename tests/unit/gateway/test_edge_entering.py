@@ -1,0 +1,260 @@
+"""The way into a desktop, as browsers go it; and everything that must not lead in."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from unit.gateway.edge_stage import (
+    GUEST,
+    OWNER,
+    PORTAL,
+    SETTINGS,
+    STRANGER,
+    Browser,
+    Stage,
+    a_session,
+    address,
+    changed,
+    open_stage,
+    shared_with,
+    told,
+)
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE
+from vdi.gateway.store.grants import GrantStore
+
+HOST = SETTINGS.host("alice-desktop")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+async def ticket_link(browser: Browser, path: str = "/") -> str:
+    """The link that the portal makes for this browser, not followed yet."""
+    start = await browser.get(address(path=f"/.vdi/start?next={path}"))
+    entered = await browser.get(start.headers["location"])
+    assert entered.status_code == 302, entered.text
+    return str(entered.headers["location"])
+
+
+async def test_the_owner_opens_the_address_and_is_in(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    answer = await browser.open(address())
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["desktop"] == HOST
+    assert (answer.url.query, answer.extensions["fragment"]) == (b"v=1", "token=edge")
+    again = await browser.get(address(path="/assets/index.js"))
+    assert again.status_code == 200
+
+
+async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: Stage) -> None:
+    browser = stage.browser()
+    answer = await browser.get(address(path="/files?x=1"))
+    assert answer.headers["location"] == address(path="/.vdi/start?next=/files%3Fx%3D1")
+    answer = await browser.get(answer.headers["location"])
+    where = urlsplit(answer.headers["location"])
+    assert f"{where.scheme}://{where.netloc}{where.path}" == f"{PORTAL}/enter"
+    answer = await browser.get(answer.headers["location"])
+    assert answer.status_code == 303
+    back = parse_qs(urlsplit(answer.headers["location"]).query)["next"][0]
+    assert back.startswith("/enter?host=alice-desktop&state=")
+    assert parse_qs(urlsplit(back).query)["next"] == ["/files?x=1"]
+
+
+async def test_a_guest_enters_as_what_the_session_says(stage: Stage) -> None:
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    browser = await stage.logged_in(GUEST)
+    assert (await browser.open(address())).status_code == 200
+    (grant,) = await GrantStore(stage.database).open()
+    assert (grant.user, grant.role, grant.login_id) == (GUEST, "viewer", browser.login_id)
+
+
+async def test_a_stranger_learns_nothing(stage: Stage) -> None:
+    browser = await stage.logged_in(STRANGER)
+    refused, nothing = await browser.open(address()), await browser.open(address("no-such-desktop"))
+    assert (refused.status_code, nothing.status_code) == (403, 403)
+    assert refused.text == nothing.text.replace("no-such-desktop", "alice-desktop")
+
+
+async def test_a_ticket_serves_once(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    assert (await browser.get(link)).status_code == 302
+    browser.cookies.delete(DESKTOP_COOKIE, domain=HOST, path="/")
+    browser.cookies.delete(GRANT_COOKIE, domain=HOST, path="/")
+    again = await browser.get(link)
+    assert (again.status_code, GRANT_COOKIE in again.headers.get("set-cookie", "")) == (403, False)
+
+
+async def test_the_back_button_leads_who_is_in_to_the_desktop(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    await browser.get(link)
+    again = await browser.get(link)
+    assert (again.status_code, again.headers["location"]) == (302, "/")
+
+
+async def test_a_ticket_ends_after_half_a_minute(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    stage.clock.advance(seconds=31)
+    assert (await browser.get(link)).status_code == 403
+
+
+async def test_a_ticket_is_of_no_use_in_another_browser(stage: Stage) -> None:
+    """Planted on a victim, who would work in the attacker's desktop, or stolen by one."""
+    link = await ticket_link(await stage.logged_in(OWNER))
+    victim = stage.browser()
+    await victim.get(address(path="/.vdi/start"))
+    answer = await victim.get(link)
+    assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
+
+
+async def test_a_browser_without_the_state_cookie_gets_nothing(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    browser.cookies.delete(STATE_COOKIE, domain=HOST, path="/")
+    assert (await browser.get(link)).status_code == 403
+
+
+async def test_a_ticket_is_of_no_use_on_another_host(stage: Stage) -> None:
+    stage.add(a_session("alice-second"))
+    browser = await stage.logged_in(OWNER)
+    await browser.get(address("alice-second", "/.vdi/start"))
+    state = browser.stolen(HOST) or browser.stolen(SETTINGS.host("alice-second"))
+    link = (await ticket_link(browser)).replace(HOST, SETTINGS.host("alice-second"))
+    mine = browser.stolen(HOST, STATE_COOKIE)
+    answer = await browser.get(link, headers={"Cookie": mine})
+    assert state and mine and answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+
+
+async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    told(stage.world, a_session(uid="uid-another", resource_version="9"))
+    assert (await browser.get(link)).status_code == 403
+
+
+async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    await stage.gateway.login.logins.end(browser.login_id)
+    assert (await browser.get(link)).status_code == 403
+
+    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    guest = await stage.logged_in(GUEST)
+    link = await ticket_link(guest)
+    told(stage.world, changed(shared, spec={"access": ()}))
+    assert (await guest.get(link)).status_code == 403
+
+
+async def test_head_uses_no_ticket(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    assert (await browser.head(link)).status_code == 405
+    assert (await browser.get(link)).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//evil.example/",
+        "https://evil.example/",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "evil",
+        "/.vdi/enter?ticket=x",
+        "/a/../../b",
+        "javascript:alert(1)",
+        "/x\r\nSet-Cookie: a=b",
+        "/" + "x" * 3000,
+    ],
+)
+async def test_next_leads_to_this_host_only(stage: Stage, path: str) -> None:
+    browser = await stage.logged_in(OWNER)
+    start = await browser.get(address(path="/.vdi/start"), params={"next": path})
+    assert parse_qs(urlsplit(start.headers["location"]).query)["next"] == ["/"]
+    to_portal = re.sub(r"next=.*", "", start.headers["location"])
+    entered = await browser.get(to_portal, params={"next": path, **_query(to_portal)})
+    assert parse_qs(urlsplit(entered.headers["location"]).query)["next"] == ["/"]
+    landed = await browser.get(
+        entered.headers["location"].partition("&next=")[0], params={**_query(entered.headers["location"]), "next": path}
+    )
+    assert (landed.status_code, landed.headers["location"]) == (302, "/")
+
+
+def _query(url: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+@pytest.mark.parametrize("host", ["portal", "alice-desktop.evil.example", "a b", "", "ALICE/..", "x" * 64, "alice%00"])
+async def test_the_portal_makes_no_ticket_for_what_is_no_desktop(stage: Stage, host: str) -> None:
+    browser = await stage.logged_in(OWNER)
+    answer = await browser.get(f"{PORTAL}/enter", params={"host": host, "state": "0" * 64})
+    assert answer.status_code in (400, 403)
+    assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("state", ["", "0" * 63, "g" * 64, "0" * 64 + "\n"])
+async def test_the_portal_makes_no_ticket_without_a_state(stage: Stage, state: str) -> None:
+    browser = await stage.logged_in(OWNER)
+    answer = await browser.get(f"{PORTAL}/enter", params={"host": "alice-desktop", "state": state})
+    assert answer.status_code == 400
+
+
+async def test_an_api_token_opens_no_desktop(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    query = {"host": "alice-desktop", "state": "0" * 64}
+    answer = await browser.get(f"{PORTAL}/enter", params=query, headers={"Authorization": "Bearer vdi_x"})
+    assert answer.status_code in (303, 401, 403)
+    assert "ticket" not in answer.headers.get("location", "")
+
+
+async def test_a_second_tab_does_not_spoil_the_way_of_the_first(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    first = await ticket_link(browser)
+    await browser.get(address(path="/.vdi/start"))
+    assert (await browser.get(first)).status_code == 302
+
+
+async def test_entering_twice_is_one_grant(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    await browser.get(await ticket_link(browser))
+    assert len(await GrantStore(stage.database).open()) == 1
+
+
+async def test_the_cookies_are_for_this_host_and_no_script(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    landed = await browser.get(await ticket_link(browser))
+    lines = landed.headers.get_list("set-cookie")
+    assert {line.partition("=")[0] for line in lines} == {DESKTOP_COOKIE, GRANT_COOKIE}
+    for line in lines:
+        assert {"Path=/", "Secure", "HttpOnly", "SameSite=Lax"} <= set(line.split("; "))
+        assert "domain" not in line.lower()
+
+
+async def test_leaving_ends_the_grant_and_needs_our_own_page(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    for origin in ("https://evil.example", address("bob-desktop", ""), PORTAL, "null"):
+        assert (await browser.post(address(path="/.vdi/leave"), headers={"Origin": origin})).status_code == 403
+    assert (await browser.post(address(path="/.vdi/leave"))).status_code == 403
+    before = browser.stolen(HOST)
+    assert (await stage.verify(HOST, "/?v=1", Cookie=before)).status_code == 200
+    answer = await browser.post(address(path="/.vdi/leave"), headers={"Origin": address(path="")})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{PORTAL}/")
+    assert (await stage.verify(HOST, "/?v=1", Cookie=before)).status_code == 401
+    assert await GrantStore(stage.database).open() == []
+
+
+async def test_jwks_shows_public_halves_only(stage: Stage) -> None:
+    answer = await stage.browser().get(f"{PORTAL}/.well-known/jwks.json")
+    (key,) = answer.json()["keys"]
+    assert set(key) == {"kty", "crv", "x", "kid", "use", "alg"}

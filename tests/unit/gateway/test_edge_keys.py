@@ -1,0 +1,163 @@
+"""Signing keys: their days, what replicas make of one Secret, and what a broken one means."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.gateway.edge_stage import OWNER, SETTINGS, FakeSecrets, Stage, address, open_stage
+from unit.gateway.login_stage import FakeClock
+from vdi.gateway.edge.keys import KEPT, LEAD, LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
+from vdi.kube.errors import Forbidden
+
+NAME = SETTINGS.keys_secret
+HOST = SETTINGS.host("alice-desktop")
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def plain_key(now: datetime) -> StoredKey:
+    return StoredKey(kid=now.isoformat(), made=now, private="", public="")
+
+
+def ring_of(secrets: FakeSecrets, clock: FakeClock) -> KeyRing:
+    client: Any = secrets
+    return KeyRing(client, SETTINGS, clock)
+
+
+@pytest.fixture
+def secrets() -> FakeSecrets:
+    secrets = FakeSecrets()
+    secrets.put(NAME)
+    return secrets
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+@given(st.lists(st.integers(1, 60 * 60), min_size=1, max_size=200))
+def test_at_every_moment_who_signs_is_known_to_all_and_what_was_signed_can_be_read(steps: list[int]) -> None:
+    """Replicas look every minute here, or less often; a token lives for minutes."""
+    now, keys, signed = START, renewed([], START, plain_key), dict[datetime, str]()
+    for step in steps:
+        now += timedelta(seconds=step)
+        before = keys
+        keys = renewed(keys, now, plain_key)
+        signer = signing_key(keys, now)
+        assert 1 <= len(keys) <= 3
+        assert [one.made for one in keys] == sorted(one.made for one in keys)
+        if len(signed) > 0:
+            assert signer.made + LEAD <= now or signer == keys[0]
+            assert signer in before, "a key signs that the other replicas cannot know"
+        signed[now] = signer.kid
+        for moment, kid in signed.items():
+            if now - moment <= KEPT:
+                assert kid in {one.kid for one in keys}
+        assert now - keys[-1].made <= LIFE
+
+
+async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeSecrets) -> None:
+    clock = FakeClock()
+    first, second = ring_of(secrets, clock), ring_of(secrets, clock)
+    await first.refresh()
+    early: dict[str, Any] = {"data": dict(secrets.data[NAME]), "version": secrets.versions[NAME]}
+    secrets.data[NAME], other = {}, early["data"]
+
+    def the_first_was_faster() -> None:
+        secrets.data[NAME] = other
+        secrets.versions[NAME] += 1
+
+    secrets.before_patch = the_first_was_faster
+    await second.refresh()
+    assert first.jwks() == second.jwks()
+    assert (first.trouble, second.trouble) == ("", "")
+
+
+async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    old = stage.edge.ring.signer()[0]
+    stage.clock.advance(hours=24)
+    await stage.edge.ring.refresh()
+    assert stage.edge.ring.signer()[0] == old
+    assert len(stage.edge.ring.jwks()["keys"]) == 2
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    stage.clock.advance(seconds=LEAD.total_seconds() - 200)
+    await browser.open(address())
+    stage.clock.advance(seconds=201)
+    assert stage.edge.ring.signer()[0] != old
+    assert (await stage.verify(HOST, Cookie=browser.stolen(HOST, "__Host-vdi-desktop"))).status_code == 200
+    stage.clock.advance(hours=2)
+    await stage.edge.ring.refresh()
+    assert [one["kid"] for one in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
+
+
+async def test_a_token_of_a_key_that_another_replica_has_just_made_is_read(tmp_path: Path, stage: Stage) -> None:
+    """As when somebody has emptied the Secret: the next replica to look makes a new key, without lead."""
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    stage.secrets.put(NAME)
+    async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared) as other:
+        assert other.edge.ring.signer()[0] != stage.edge.ring.signer()[0]
+        other.clock.advance(seconds=200)
+        renewed_there = await other.verify(HOST, Cookie=browser.stolen(HOST))
+        token = renewed_there.headers["set-cookie"].partition(";")[0]
+        stage.clock.advance(seconds=200)
+        assert (await stage.verify(HOST, Cookie=token)).status_code == 200
+
+
+@pytest.mark.parametrize("content", ["rubbish", "[{}]", '[{"kid": 1}]', "{}"])
+async def test_a_broken_secret_is_said_without_its_content(secrets: FakeSecrets, content: str) -> None:
+    secrets.put(NAME, **{"keys.json": content})
+    ring = ring_of(secrets, FakeClock())
+    await ring.refresh()
+    assert not ring.ready
+    assert "has a keys.json that cannot be read" in ring.trouble
+    assert content not in ring.trouble
+
+
+async def test_a_secret_that_is_not_there_is_said(secrets: FakeSecrets) -> None:
+    del secrets.data[NAME]
+    ring = ring_of(secrets, FakeClock())
+    await ring.refresh()
+    assert ring.trouble == f"there is no Secret kasm/{NAME}; the chart makes it, empty"
+
+
+async def test_what_is_known_stays_when_the_cluster_is_away(
+    secrets: FakeSecrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = ring_of(secrets, FakeClock())
+    await ring.refresh()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise Forbidden(403, "Forbidden", "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(secrets, "get", fail)
+        await ring.refresh()
+        assert ring.ready
+        assert ring.trouble
+    await ring.refresh()
+    assert ring.trouble == ""
+
+
+async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
+    secrets = FakeSecrets()
+    secrets.put(NAME, **{"keys.json": "rubbish"})
+    async with open_stage(tmp_path, secrets=secrets) as stage:
+        assert any("signing keys" in one for one in stage.edge.troubles())
+        assert (await stage.verify(HOST)).status_code == 503
+
+
+def test_a_stored_key_survives_json() -> None:
+    key = make_key(START)
+    assert msgspec.json.decode(msgspec.json.encode(key), type=StoredKey) == key
+    assert key.private not in str(key.public_jwk())

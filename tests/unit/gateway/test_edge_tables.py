@@ -1,0 +1,165 @@
+"""Token tables on their way to a desktop that is slow, away, strange, or has forgotten everything."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_stage import (
+    HANDSHAKE,
+    OWNER,
+    SETTINGS,
+    Stage,
+    a_session,
+    address,
+    changed,
+    open_stage,
+    told,
+    until,
+)
+from vdi.gateway.edge import tables
+from vdi.gateway.edge.part import _service
+from vdi.gateway.edge.selkies import grant_token, marked, page_of, subprotocols, token_table
+from vdi.gateway.people import Role
+from vdi.gateway.store.grants import Grant, GrantStore
+
+HOST = SETTINGS.host("alice-desktop")
+MASTER = "master-alice-desktop"
+UID = "uid-alice-desktop"
+
+
+@pytest.fixture
+async def desktop() -> AsyncIterator[FakeSelkies]:
+    async with run_selkies(MASTER) as desktop:
+        yield desktop
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(tables, "PAUSES", (0.01,))
+    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+        yield stage
+
+
+async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Stage, desktop: FakeSelkies) -> None:
+    alice = await stage.logged_in(OWNER)
+    await alice.open(address())
+    await desktop.posted(1)
+    desktop.tables.clear()  # its container was restarted
+    answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
+    (grant,) = await GrantStore(stage.database).open()
+    assert (answer.status_code, list(desktop.table)) == (200, [grant_token(MASTER, grant.id)])
+
+
+async def test_a_handshake_does_not_wait_for_ever(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await stage.logged_in(OWNER)
+    await alice.open(address())
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 500
+    answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
+    assert answer.status_code == 200
+
+
+async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: FakeSelkies) -> None:
+    desktop.refuse = 503
+    stage.edge.tables.touch(UID)
+    await asyncio.sleep(0.05)
+    assert desktop.tables == []
+    desktop.refuse = 0
+    await desktop.posted(1)
+
+
+async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: Stage, desktop: FakeSelkies) -> None:
+    desktop.refuse = 503
+    stage.edge.tables.touch(UID)
+    await asyncio.sleep(0.02)
+    told(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": "Suspended"}))
+
+    async def at_rest() -> bool:
+        return not stage.edge.tables._tasks
+
+    await until(at_rest)
+    stage.edge.tables.touch("uid-of-nobody")
+    await stage.edge.tables.posted("uid-of-nobody", 1)
+    assert desktop.tables == []
+
+
+async def test_many_askings_are_few_posts(stage: Stage, desktop: FakeSelkies) -> None:
+    for _ in range(50):
+        stage.edge.tables.touch(UID)
+    await asyncio.gather(*(stage.edge.tables.posted(UID, 2) for _ in range(50)))
+    assert 1 <= len(desktop.tables) <= 3
+
+
+async def test_what_changes_during_a_post_is_posted_again(stage: Stage, desktop: FakeSelkies) -> None:
+    alice = await stage.logged_in(OWNER)
+    stage.edge.tables.touch(UID)
+    await alice.open(address())
+    await stage.edge.tables.posted(UID, 2)
+    assert len(desktop.table) == 1
+
+
+async def test_a_desktop_that_has_just_become_ready_is_told_by_itself(stage: Stage, desktop: FakeSelkies) -> None:
+    alice = await stage.logged_in(OWNER)
+    await alice.open(address())
+    await desktop.posted(1)
+    creating = told(stage.world, changed(a_session(), status={"phase": "Creating", "ready_time": ""}))
+    count = len(desktop.tables)
+    told(stage.world, changed(creating, status={"phase": "Running", "ready_time": "2026-11-20T12:00:09Z"}))
+    await desktop.posted(count + 1)
+
+
+async def test_a_replaced_secret_is_read_again(stage: Stage, desktop: FakeSelkies) -> None:
+    await stage.edge.tables.posted(UID, 2)
+    desktop.master = "another"
+    stage.secrets.put("alice-desktop-auth", password="another")
+    count = len(desktop.tables)
+    stage.edge.tables.touch(UID)
+    await desktop.posted(count + 1)
+
+
+@pytest.mark.parametrize("entries", [{}, {"password": ""}, {"other": "x"}])
+async def test_without_a_master_token_the_desktop_stays_shut(
+    tmp_path: Path, desktop: FakeSelkies, entries: dict[str, str]
+) -> None:
+    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+        alice = await stage.logged_in(OWNER)
+        stage.secrets.put("alice-desktop-auth", **entries)
+        answer = await alice.open(address())
+        assert answer.status_code == 503
+        assert desktop.seen == []
+
+
+def test_the_token_is_the_grants_and_the_masters_alone() -> None:
+    tokens = {grant_token(master, grant) for master in ("a", "b") for grant in ("x", "y")}
+    assert len(tokens) == 4
+    assert all(len(one) == 43 for one in tokens)
+    assert "=" not in subprotocols("abc")
+
+
+@pytest.mark.parametrize(
+    ("role", "told_role"), [(Role.OWNER, "controller"), (Role.COLLABORATOR, "controller"), (Role.VIEWER, "viewer")]
+)
+def test_only_owners_and_collaborators_control(role: Role, told_role: str) -> None:
+    now = a_grant(role)
+    assert list(token_table("m", [now]).values()) == [{"role": told_role, "slot": None}]
+
+
+def a_grant(role: Role) -> Grant:
+    moment = datetime(2026, 11, 20, tzinfo=UTC)
+    return Grant(id="g", session_uid=UID, user=OWNER, role=role, login_id="l", created=moment, expires=moment)
+
+
+@pytest.mark.parametrize("uri", ["/", "/?a=b", "/files?a=b&c=d", "/x?"])
+def test_the_mark_comes_and_goes(uri: str) -> None:
+    assert page_of(uri) == uri
+    assert page_of(marked(uri)).rstrip("?") == uri.rstrip("?")
+
+
+async def test_the_address_is_the_pods_own_port(stage: Stage) -> None:
+    assert _service(stage.world, a_session()) == "http://alice-desktop.vdi-sessions.svc:8080"

@@ -1,0 +1,504 @@
+"""What Traefik is told about requests: of those who have entered, of those who have not, and of those who cheat."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey, OKPKey
+
+from unit.gateway.edge_stage import (
+    GUEST,
+    HANDSHAKE,
+    NAVIGATION,
+    OWNER,
+    SETTINGS,
+    STRANGER,
+    Browser,
+    Stage,
+    a_session,
+    address,
+    changed,
+    gone,
+    open_stage,
+    shared_with,
+    told,
+)
+from vdi.api.session import QueueStatus
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
+from vdi.gateway.edge.selkies import grant_token, subprotocols
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.grants import GrantStore
+from vdi.session.conditions import Phase
+from vdi.session.times import format_time
+
+HOST = SETTINGS.host("alice-desktop")
+ORIGIN = address(path="")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def alice(stage: Stage) -> Browser:
+    browser = await stage.logged_in(OWNER)
+    assert (await browser.open(address())).status_code == 200
+    return browser
+
+
+def cookies(browser: Browser, *names: str) -> str:
+    return browser.stolen(HOST, *names)
+
+
+async def signed(stage: Stage, **claims: Any) -> str:
+    """A token signed by the right key, with these claims changed."""
+    kid, key = stage.edge.ring.signer()
+    (grant,) = await GrantStore(stage.database).open()
+    now = int(stage.clock.now.timestamp())
+    content: dict[str, Any] = {"iss": SETTINGS.portal_url, "aud": grant.session_uid, "sub": grant.user, "role": "owner"}
+    content |= {"gid": grant.id, "lid": grant.login_id, "iat": now, "nbf": now, "exp": now + 300, "jti": "x"}
+    return jwt.encode({"alg": "Ed25519", "kid": kid}, {**content, **claims}, key, algorithms=["Ed25519"])
+
+
+# ---- those who have entered
+
+
+async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(stage: Stage, alice: Browser) -> None:
+    (grant,) = await GrantStore(stage.database).open()
+    mine = f"theme=dark; {cookies(alice)}; selkies_token=edge"
+    answer = await stage.verify(HOST, "/api/settings", Cookie=mine)
+    assert answer.status_code == 200
+    assert answer.headers["cookie"] == "theme=dark; selkies_token=edge"
+    assert answer.headers["authorization"] == f"Bearer {grant_token('master-alice-desktop', grant.id)}"
+    assert "set-cookie" not in answer.headers
+
+
+async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
+    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+    (grant,) = await GrantStore(stage.database).open()
+    own = subprotocols(grant_token("master-alice-desktop", grant.id))
+    offered = {**HANDSHAKE, "Sec-WebSocket-Protocol": subprotocols("the owner's, stolen"), "Origin": ORIGIN}
+    answer = await stage.verify(HOST, "/api/websockets?token=stolen", Cookie=cookies(alice), **offered)
+    assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, own)
+
+
+async def test_connections_are_noted_and_pages_are_not(
+    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that those which a proxy cuts again and again are told."""
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+    noted: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        stage.edge.verify.cuts, "opened", lambda session, _grant, path, _now: noted.append((session, path))
+    )
+    await stage.verify(HOST, "/api/health", Cookie=cookies(alice))
+    await stage.verify(HOST, "/api/websockets?a=b", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)
+    assert noted == [("alice-desktop", "/api/websockets")]
+
+
+async def test_a_navigation_gets_the_fragment_that_selkies_page_wants(stage: Stage, alice: Browser) -> None:
+    for uri, where in (("/", "/?v=1#token=edge"), ("/?a=b", "/?a=b&v=1#token=edge")):
+        answer = await stage.verify(HOST, uri, Cookie=cookies(alice), **NAVIGATION)
+        assert (answer.status_code, answer.headers["location"]) == (302, ORIGIN + where)
+    assert (await stage.verify(HOST, "/?v=1", Cookie=cookies(alice), **NAVIGATION)).status_code == 200
+    assert (await stage.verify(HOST, "/", Cookie=cookies(alice))).status_code == 200
+
+
+async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: Stage, alice: Browser) -> None:
+    stage.clock.advance(seconds=140)
+    assert "set-cookie" not in (await stage.verify(HOST, Cookie=cookies(alice))).headers
+    stage.clock.advance(seconds=20)
+    answer = await stage.verify(HOST, Cookie=cookies(alice))
+    renewed = answer.headers["set-cookie"].partition(";")[0]
+    stage.clock.advance(seconds=200)
+    assert (await stage.verify(HOST, Cookie=renewed)).status_code == 200
+    assert (await stage.verify(HOST, Cookie=cookies(alice, DESKTOP_COOKIE))).status_code == 401
+
+
+async def test_a_token_that_is_over_is_renewed_by_the_grant(stage: Stage, alice: Browser) -> None:
+    stage.clock.advance(hours=3)
+    answer = await stage.verify(HOST, Cookie=cookies(alice))
+    assert (answer.status_code, answer.headers["set-cookie"].partition("=")[0]) == (200, DESKTOP_COOKIE)
+
+
+async def test_nothing_is_renewed_once_the_login_is_over(stage: Stage, alice: Browser) -> None:
+    stage.clock.advance(hours=13)  # a login that nobody used for 12 hours has ended
+    assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
+
+
+async def test_no_token_outlives_its_grant(stage: Stage, alice: Browser) -> None:
+    (grant,) = await GrantStore(stage.database).open()
+    stage.clock.now = grant.expires - timedelta(seconds=60)
+    token = await signed(stage)
+    assert (await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")).status_code == 200
+    stage.clock.now = grant.expires
+    assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
+
+
+async def test_the_hot_path_asks_neither_the_database_nor_the_cluster(
+    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.verify(HOST, Cookie=cookies(alice))
+    stage.secrets.gets.clear()
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("the database was asked")
+
+    monkeypatch.setattr(stage.database, "connect", fail)
+    monkeypatch.setattr(stage.database, "begin", fail)
+    assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 200
+    assert stage.secrets.gets == []
+
+
+async def test_without_a_database_a_token_that_holds_is_good_enough(
+    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise DatabaseUnavailableError("it is down")
+
+    monkeypatch.setattr(stage.database, "connect", fail)
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+    stage.clock.advance(seconds=200)
+    answer = await stage.verify(HOST, Cookie=cookies(alice))
+    assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
+    handshake = await stage.verify(HOST, "/api/websockets", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)
+    assert handshake.status_code == 200
+    stage.clock.advance(seconds=200)
+    answer = await stage.verify(HOST, Cookie=cookies(alice))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.CREATING, Phase.FAILED, Phase.TERMINATING, Phase.SUSPENDED])
+async def test_a_page_waits_until_the_desktop_runs(stage: Stage, alice: Browser, phase: str) -> None:
+    told(stage.world, changed(a_session(), status={"phase": phase, "queue": QueueStatus(position=2)}))
+    answer = await stage.verify(HOST, "/files?a=b&v=1", Cookie=cookies(alice), **NAVIGATION)
+    assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/files%3Fa%3Db"
+    assert (await stage.verify(HOST, "/api/health", Cookie=cookies(alice))).status_code == 200  # Traefik knows better
+
+
+async def test_a_suspended_desktop_answers_nobody_while_it_stops(stage: Stage, alice: Browser) -> None:
+    told(stage.world, changed(a_session(), spec={"suspended": True}))
+    assert (await stage.verify(HOST, "/api/websockets", Cookie=cookies(alice), **HANDSHAKE)).status_code == 503
+    answer = await stage.verify(HOST, "/", Cookie=cookies(alice), **NAVIGATION)
+    assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/"
+
+
+async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_nobody_in(stage: Stage, alice: Browser) -> None:
+    stage.edge.revoker.primed = False
+    assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 503
+
+
+# ---- those who have not
+
+
+async def test_a_person_is_led_in_and_a_program_is_told(stage: Stage) -> None:
+    answer = await stage.verify(HOST, "/files", **NAVIGATION)
+    assert (answer.status_code, answer.headers["location"]) == (302, f"{ORIGIN}/.vdi/start?next=/files")
+    assert (await stage.verify(HOST, "/files", Accept="text/html")).status_code == 302  # an old browser
+    for headers in (
+        {},
+        {"Accept": "*/*"},
+        {**NAVIGATION, "X-Forwarded-Method": "POST"},
+        {**NAVIGATION, "X-Forwarded-Method": "HEAD"},
+        {**HANDSHAKE, **NAVIGATION},
+        {**NAVIGATION, "Sec-Fetch-Mode": "cors"},
+        {**NAVIGATION, "Sec-Fetch-Dest": "iframe"},
+    ):
+        answer = await stage.verify(HOST, "/files", **headers)
+        assert (answer.status_code, answer.headers["x-vdi-gateway"]) == (401, "1"), headers
+
+
+async def test_a_host_without_a_desktop_is_like_one_that_is_somebody_elses(stage: Stage) -> None:
+    for host in (HOST, SETTINGS.host("nobody")):
+        assert (await stage.verify(host, "/")).status_code == 401
+        answer = await stage.verify(host, "/", **NAVIGATION)
+        assert answer.headers["location"] == f"{SETTINGS.url(host)}/.vdi/start?next=/"
+
+
+# ---- those who cheat: tokens
+
+
+async def test_the_token_of_another_session_and_a_stolen_cookie_on_another_host(stage: Stage, alice: Browser) -> None:
+    stage.add(a_session("bob-desktop", GUEST))
+    bob = await stage.logged_in(GUEST)
+    await bob.open(address("bob-desktop"))
+    theirs = bob.stolen(SETTINGS.host("bob-desktop"))
+    assert (await stage.verify(SETTINGS.host("bob-desktop"), Cookie=theirs)).status_code == 200
+    assert (await stage.verify(HOST, Cookie=theirs)).status_code == 401
+    assert (await stage.verify(SETTINGS.host("bob-desktop"), Cookie=cookies(alice))).status_code == 401
+
+
+async def test_the_owners_other_desktop_is_another_desktop(stage: Stage, alice: Browser) -> None:
+    stage.add(a_session("alice-second"))
+    assert (await stage.verify(SETTINGS.host("alice-second"), Cookie=cookies(alice))).status_code == 401
+
+
+async def test_a_token_of_a_former_session_of_this_name(stage: Stage, alice: Browser) -> None:
+    gone(stage.world, a_session())
+    stage.add(a_session(uid="uid-new", resource_version="7"))
+    assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": 0},
+        {"nbf": 4102444800},
+        {"iss": "https://portal.evil.example"},
+        {"aud": "uid-other"},
+        {"aud": ["uid-alice-desktop"]},
+        {"sub": STRANGER},
+        {"role": "viewer"},
+        {"role": "admin"},
+        {"gid": None},
+        {"exp": "never"},
+    ],
+    ids=str,
+)
+async def test_claims_that_do_not_hold_here(stage: Stage, alice: Browser, claims: dict[str, Any]) -> None:
+    assert (await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={await signed(stage)}")).status_code == 200
+    token = await signed(stage, **claims)
+    assert (await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")).status_code == 401
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+async def forgeries(stage: Stage) -> dict[str, str]:
+    good = await signed(stage)
+    header, payload, signature = good.split(".")
+    kid, _ = stage.edge.ring.signer()
+    public = stage.edge.ring.jwks()["keys"][0]
+    other = OKPKey.generate_key("Ed25519")
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    told_role = _b64(msgspec.json.encode({**claims, "role": "viewer", "sub": STRANGER}))
+
+    def with_header(**fields: Any) -> str:
+        return _b64(json.dumps({"typ": "JWT", "alg": "Ed25519", "kid": kid, **fields}).encode())
+
+    def hmac_with(secret: bytes) -> str:
+        octets = OctKey.import_key(secret)
+        return jwt.encode({"alg": "HS256", "kid": kid}, claims, octets, algorithms=["HS256"])
+
+    own_jwk = jwt.encode(
+        {"alg": "Ed25519", "kid": kid, "jwk": other.as_dict(private=False)}, claims, other, algorithms=["Ed25519"]
+    )
+    return {
+        "alg none": f"{with_header(alg='none')}.{payload}.",
+        "alg None with a signature": f"{with_header(alg='None')}.{payload}.{signature}",
+        "HS256 with the public key's x": hmac_with(public["x"].encode()),
+        "HS256 with the public key's bytes": hmac_with(base64.urlsafe_b64decode(public["x"] + "=")),
+        "EdDSA, its old name": f"{with_header(alg='EdDSA')}.{payload}.{signature}",
+        "another key, our kid": jwt.encode({"alg": "Ed25519", "kid": kid}, claims, other, algorithms=["Ed25519"]),
+        "its own key in the header": own_jwk,
+        "an address of a key": f"{with_header(jku='https://evil.example/jwks.json')}.{payload}.{signature}",
+        "an unknown kid": f"{with_header(kid='0000')}.{payload}.{signature}",
+        "a path as kid": f"{with_header(kid='../../dev/null')}.{payload}.{signature}",
+        "no kid": _b64(b'{"alg":"Ed25519","typ":"JWT"}') + f".{payload}.{signature}",
+        "crit": f"{with_header(crit=['exp'], exp=1)}.{payload}.{signature}",
+        "b64 false": f"{with_header(b64=False, crit=['b64'])}.{payload}.{signature}",
+        "tampered payload": f"{header}.{told_role}.{signature}",
+        "tampered signature": f"{header}.{payload}.{'A' * 86}",
+        "no signature": f"{header}.{payload}.",
+        "two parts": f"{header}.{payload}",
+        "four parts": f"{good}.{signature}",
+        "a header that is a list": f"{_b64(b'[1,2,3,4,5,6,7,8]')}.{payload}.{signature}",
+        "JSON bomb": f"{_b64(b'[' * 200)}.{payload}.{signature}",
+        "long": f"{header}.{'A' * 100_000}.{signature}",
+        "quoted": f'"{good}"',
+        "empty": "",
+        "blank": "%20",
+    }
+
+
+async def test_every_forged_token_is_refused(stage: Stage, alice: Browser) -> None:
+    for what, token in (await forgeries(stage)).items():
+        answer = await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")
+        assert answer.status_code == 401, what
+
+
+async def test_a_flood_of_unknown_keys_does_not_reach_the_cluster(stage: Stage, alice: Browser) -> None:
+    token = (await forgeries(stage))["an unknown kid"]
+    stage.secrets.gets.clear()
+    for _ in range(20):
+        await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")
+    assert len(stage.secrets.gets) == 1
+
+
+@pytest.mark.parametrize("handle", ["", "x", "0" * 64, "%27%20OR%201=1", "A" * 5000])
+async def test_a_handle_that_is_none(stage: Stage, alice: Browser, handle: str) -> None:
+    assert (await stage.verify(HOST, Cookie=f"{GRANT_COOKIE}={handle}")).status_code == 401
+
+
+async def test_the_hash_of_a_handle_is_no_handle(stage: Stage, alice: Browser) -> None:
+    async with stage.database.connect() as connection:
+        (row,) = (await connection.exec_driver_sql("SELECT handle_hash, id FROM grants")).all()
+    for value in row:
+        assert (await stage.verify(HOST, Cookie=f"{GRANT_COOKIE}={value}")).status_code == 401
+
+
+async def test_two_cookies_of_one_name_are_none(stage: Stage, alice: Browser) -> None:
+    good = cookies(alice, DESKTOP_COOKIE)
+    planted = f"{DESKTOP_COOKIE}=planted"
+    for both in ([good, planted], [planted, good], f"{good}; {planted}", f"{planted};{good}"):
+        assert (await stage.verify(HOST, Cookie=both)).status_code == 401, both
+    assert (await stage.verify(HOST, Cookie=[good, "theme=dark"])).status_code == 200
+
+
+# ---- those who cheat: rights
+
+
+async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Stage) -> None:
+    until = format_time(stage.clock.now + timedelta(minutes=2))
+    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer", until)))
+    guest = await stage.logged_in(GUEST)
+    await guest.open(address())
+    mine = cookies(guest)
+    assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
+    stage.clock.advance(seconds=121)
+    assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
+    stage.clock.advance(seconds=-60)
+    assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
+    told(stage.world, changed(shared, spec={"access": ()}))
+    assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
+
+
+async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: Stage) -> None:
+    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    guest = await stage.logged_in(GUEST)
+    await guest.open(address())
+    told(stage.world, changed(shared, spec=shared_with(GUEST, "viewer")))
+    assert (await stage.verify(HOST, Cookie=cookies(guest))).status_code == 401
+    assert (await guest.open(address())).status_code == 200  # by the way in, as a viewer
+    roles = [one.role for one in await GrantStore(stage.database).open(user=GUEST)]
+    assert "viewer" in roles
+
+
+# ---- those who cheat: headers, hosts, paths
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-Forwarded-Host": [HOST, "bob-desktop.vdi.localhost"]}, 400),
+        ({"X-Forwarded-Host": f"{HOST}, bob-desktop.vdi.localhost"}, 400),
+        ({"X-Forwarded-Uri": ["/", "/api/health"]}, 400),
+        ({"X-Forwarded-Method": ["GET", "POST"]}, 400),
+        ({"Sec-WebSocket-Key": ["a", "b"]}, 400),
+        ({"Origin": [ORIGIN, "https://evil.example"]}, 400),
+        ({"X_Forwarded_Host": "bob-desktop.vdi.localhost"}, 200),  # another header, which nobody reads
+        ({"X-Original-Url": "/.vdi/x", "X-Rewrite-Url": "/", "Forwarded": "host=bob-desktop.vdi.localhost"}, 200),
+        ({"X-HTTP-Method-Override": "DELETE"}, 200),
+        ({"Host": "bob-desktop.vdi.localhost"}, 200),  # the internal listener's own
+    ],
+    ids=str,
+)
+async def test_headers_that_say_it_twice_or_otherwise(
+    stage: Stage, alice: Browser, headers: dict[str, Any], status: int
+) -> None:
+    stage.add(a_session("bob-desktop", GUEST))
+    given = {"X-Forwarded-Host": HOST, **headers}
+    host = given.pop("X-Forwarded-Host")
+    answer = await stage.verify(host, Cookie=cookies(alice), **given)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("host", [HOST.upper(), f"{HOST}:8443", f"{HOST}:1", f"{HOST}.", f"{HOST}.:443"])
+async def test_one_host_in_other_spellings_is_the_same_host(stage: Stage, alice: Browser, host: str) -> None:
+    assert (await stage.verify(host, Cookie=cookies(alice))).status_code == 200
+    answer = await stage.verify(host, "/", **NAVIGATION)
+    assert answer.headers["location"] == f"{ORIGIN}/.vdi/start?next=/"  # never an address out of the request
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "portal.vdi.localhost",
+        "PORTAL.vdi.localhost:8443",
+        "vdi.localhost",
+        "evil.example",
+        f"{HOST}.evil.example",
+        f"evil.example#{HOST}",
+        f"evil.example/{HOST}",
+        f"user@{HOST}",
+        f"{HOST}..",
+        f"{HOST}:port",
+        f"{HOST}:123456",
+        f"x.{HOST}",
+        f"-{HOST}",
+        "alice_desktop.vdi.localhost",
+        "alice-desktopXvdi.localhost",
+        "alice%2ddesktop.vdi.localhost",
+        f"{HOST}\x00",
+        f"{HOST} ",
+        "127.0.0.1",
+        "[::1]:8080",
+        "a" * 64 + ".vdi.localhost",
+    ],
+)
+async def test_other_hosts_are_nobodys(stage: Stage, alice: Browser, host: str) -> None:
+    if host != host.strip() or "\x00" in host:
+        # Such a header does not get through an HTTP client or server: ask without one between.
+        assert stage.edge.verify._hosts.label(host) is None
+        return
+    answer = await stage.verify(host, Cookie=cookies(alice), **NAVIGATION)
+    assert (answer.status_code, "location" in answer.headers) == (400, False)
+
+
+@pytest.mark.parametrize("uri", ["", "evil", "http://evil.example/", "*", "/" + "a" * 20_000])
+async def test_what_is_no_path_is_refused(stage: Stage, alice: Browser, uri: str) -> None:
+    assert (await stage.verify(HOST, uri, Cookie=cookies(alice))).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["//evil.example/", "/..;/", "/%2f%2fevil.example", "/%5cevil.example", "/\\evil.example", "/.//evil.example"],
+)
+async def test_odd_paths_lead_nowhere_else(stage: Stage, alice: Browser, uri: str) -> None:
+    """Neither for who is in (the path goes to the desktop as it is) nor for who is not (the redirect stays here)."""
+    assert (await stage.verify(HOST, uri, Cookie=cookies(alice), **NAVIGATION)).status_code == 200
+    answer = await stage.verify(HOST, uri, **NAVIGATION)
+    assert answer.headers["location"].startswith(f"{ORIGIN}/.vdi/start?next=/")
+    stranger = stage.browser()
+    start = await stranger.get(answer.headers["location"])
+    assert start.headers["location"].startswith(f"{SETTINGS.portal_url}/enter?host=alice-desktop&")
+
+
+@pytest.mark.parametrize(
+    ("uri", "headers"),
+    [
+        ("/api/websockets", {**HANDSHAKE, "Origin": "https://evil.example"}),
+        ("/api/websockets", {**HANDSHAKE, "Origin": address("bob-desktop", "")}),
+        ("/api/websockets", {**HANDSHAKE, "Origin": "null"}),
+        ("/api/websockets", {**HANDSHAKE, "Origin": "https://alice-desktop.vdi.localhost"}),  # another port
+        ("/api/websockets", {**HANDSHAKE, "Origin": "http://alice-desktop.vdi.localhost:8443"}),
+        ("/api/upload", {"X-Forwarded-Method": "POST", "Origin": address("bob-desktop", "")}),
+        ("/api/upload", {"X-Forwarded-Method": "POST", "Sec-Fetch-Site": "same-site"}),
+        ("/api/files", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}),
+        ("/api/files", {**NAVIGATION, "Sec-Fetch-Site": "cross-site"}),
+        ("/", {**NAVIGATION, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}),
+        ("/", {**NAVIGATION, "Sec-Fetch-Site": "same-site", "X-Forwarded-Method": "POST"}),
+    ],
+    ids=str,
+)
+async def test_another_sites_page_can_do_nothing_with_a_persons_cookies(
+    stage: Stage, alice: Browser, uri: str, headers: dict[str, str]
+) -> None:
+    assert (await stage.verify(HOST, uri, Cookie=cookies(alice), **headers)).status_code == 403
+
+
+async def test_a_link_from_another_site_opens_the_desktop(stage: Stage, alice: Browser) -> None:
+    headers = {**NAVIGATION, "Sec-Fetch-Site": "cross-site"}
+    assert (await stage.verify(HOST, "/?v=1", Cookie=cookies(alice), **headers)).status_code == 200

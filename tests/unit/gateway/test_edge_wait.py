@@ -1,0 +1,320 @@
+"""The waiting page: what it says, to whom, how it follows, and when it resumes."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.gateway.edge_stage import (
+    GUEST,
+    OWNER,
+    SETTINGS,
+    STRANGER,
+    Browser,
+    Stage,
+    a_session,
+    address,
+    changed,
+    gone,
+    open_stage,
+    shared_with,
+    told,
+)
+from vdi.api.meta import Condition
+from vdi.api.session import QueueStatus, VDISession
+from vdi.gateway.edge.stage import GONE, describe
+from vdi.gateway.people import Role
+from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND, Phase
+
+HOST = SETTINGS.host("alice-desktop")
+HERE = address(path="")
+PROGRAM = {"Sec-Fetch-Mode": "cors", "Accept": "*/*"}
+CLICKED = {"Sec-Fetch-User": "?1"}
+XSS = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+def now(stage: Stage, **parts: Any) -> VDISession:
+    """The session's next state."""
+    session = stage.world.session("alice-desktop")
+    assert session is not None
+    return told(stage.world, changed(session, **parts))
+
+
+def suspend(stage: Stage) -> VDISession:
+    message = "This session is suspended. Resuming it begins a new run."
+    return now(stage, spec={"suspended": True}, status={"phase": Phase.SUSPENDED, "message": message})
+
+
+def in_line(position: int = 3) -> dict[str, Any]:
+    queue = QueueStatus(position=position, reason="GPUsBusy", earliest_slot="2026-11-20T14:30:00Z")
+    return {"phase": Phase.PENDING, "queue": queue, "message": "All 4 GPUs are in use.", "ready_time": ""}
+
+
+async def test_who_stands_in_line_sees_place_reason_and_when(stage: Stage) -> None:
+    now(stage, status=in_line())
+    page = await (await stage.logged_in(OWNER)).open(address())
+    assert page.status_code == 200
+    for words in ("Number 3 in line", "All 4 GPUs are in use.", 'datetime="2026-11-20T14:30:00Z"', "aria-live"):
+        assert words in page.text
+    assert page.headers["x-vdi-gateway"] == "1"
+    assert page.headers["cache-control"] == "no-store"
+
+
+async def test_a_start_shows_its_steps(stage: Stage) -> None:
+    conditions = (
+        Condition(type=TEMPLATE_FOUND, status="True", reason="Found"),
+        Condition(type=ADMITTED, status="True", reason="Admitted"),
+        Condition(type=POD_READY, status="False", reason="ImagePulling", message="The image is being pulled."),
+    )
+    now(stage, status={"phase": Phase.CREATING, "message": "The image is being pulled.", "conditions": conditions})
+    page = (await (await stage.logged_in(OWNER)).open(address())).text
+    states = re.findall(r'class="wait-(done|now|todo)"', page)
+    assert states == ["done", "done", "now", "todo", "todo"]
+    assert page.count("The image is being pulled.") == 1
+
+
+async def test_without_scripts_the_page_loads_itself_again(stage: Stage) -> None:
+    now(stage, status=in_line())
+    browser = await stage.logged_in(OWNER)
+    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in (await browser.open(address())).text
+    now(stage, status={"phase": Phase.RUNNING, "queue": None})
+    page = await browser.get(address(path="/.vdi/wait?next=/files%3Fa%3Db"))
+    assert '<noscript><meta http-equiv="refresh" content="1;url=/files?a=b"></noscript>' in page.text
+
+
+async def test_nothing_is_inline(stage: Stage) -> None:
+    """The content security policy allows our files only."""
+    suspend(stage)
+    browser = await stage.logged_in(OWNER)
+    page = (await browser.open(address())).text
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", page)
+    for path in re.findall(r'(?:src|href)="(/\.vdi/[^"]+)"', page):
+        asset = await browser.get(address(path=path))
+        assert (asset.status_code, "immutable" in asset.headers["cache-control"]) == (200, True), path
+
+
+async def test_what_people_and_images_say_is_shown_and_not_run(stage: Stage) -> None:
+    now(stage, status={"phase": Phase.FAILED, "message": XSS, "conditions": ()})
+    browser = await stage.logged_in(OWNER)
+    page = await browser.get(address(path=f"/.vdi/wait?next=/{XSS}%22onload=x"))
+    page = await browser.open(address(path="/.vdi/wait?next=/%22%3E%3Cscript%3E"))
+    assert "&lt;script&gt;alert(1)" in page.text
+    assert "<script>" not in page.text
+    events = await browser_events(stage, browser)
+    assert "<script>" not in events[0]["summary"]
+
+
+async def test_a_stranger_sees_no_waiting_page(stage: Stage) -> None:
+    suspend(stage)
+    answer = await (await stage.logged_in(STRANGER)).open(address())
+    assert (answer.status_code, "suspended" in answer.text) == (403, False)
+    for path in ("/.vdi/events", "/api/health"):
+        assert (await stage.browser().get(address(path=path), headers=PROGRAM)).status_code == 401
+
+
+async def test_a_program_is_told_to_come_again(stage: Stage) -> None:
+    suspend(stage)
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    answer = await browser.get(address(path="/api/health"), headers=PROGRAM)
+    assert (answer.status_code, answer.headers["x-vdi-gateway"]) == (503, "1")
+    assert (await browser.post(address(path="/api/upload"))).status_code == 503
+    assert (await browser.get(address(path="/.vdi/nothing"))).status_code == 404
+
+
+# ---- resuming
+
+
+async def test_the_owner_who_opens_the_address_by_hand_resumes(stage: Stage) -> None:
+    suspend(stage)
+    browser = await stage.logged_in(OWNER, groups=frozenset({"engineering"}))
+    page = await browser.open(address(), headers=CLICKED)
+    ((person, name),) = stage.actions.resumed
+    assert (person.user, person.groups, name) == (OWNER, frozenset({"engineering"}), "alice-desktop")
+    assert "This desktop is suspended" not in page.text
+
+
+async def test_a_page_that_loads_itself_again_does_not_resume(stage: Stage) -> None:
+    suspend(stage)
+    browser = await stage.logged_in(OWNER)
+    page = await browser.open(address())
+    assert stage.actions.resumed == []
+    assert 'action="/.vdi/resume?next=/"' in page.text
+
+
+async def test_a_page_that_loads_itself_again_right_after_a_click_does_not_resume(stage: Stage) -> None:
+    """Chrome says Sec-Fetch-User then, too; with a grant that has ended the way leads through the portal."""
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    suspend(stage)
+    reloaded = {**CLICKED, "Sec-Fetch-Site": "same-origin"}
+    assert "This desktop is suspended" in (await browser.open(address(), headers=reloaded)).text
+    await stage.edge.end_grants(user=OWNER)
+    first = await browser.get(address(), headers=reloaded)
+    second = await browser.get(HERE + first.headers["location"], headers=reloaded)
+    page = await browser.open(second.headers["location"], headers={**CLICKED, "Sec-Fetch-Site": "same-site"})
+    assert "This desktop is suspended" in page.text
+    assert stage.actions.resumed == []
+    await browser.open(address(), headers={**CLICKED, "Sec-Fetch-Site": "none"})
+    assert len(stage.actions.resumed) == 1
+
+
+async def test_a_collaborator_may_and_a_viewer_waits(stage: Stage) -> None:
+    now(stage, spec=shared_with(GUEST, "viewer"))
+    suspend(stage)
+    browser = await stage.logged_in(GUEST)
+    page = await browser.open(address(), headers=CLICKED)
+    assert f"It opens here as soon as {OWNER} resumes it." in page.text
+    assert "<form" not in page.text
+    assert stage.actions.resumed == []
+    now(stage, spec=shared_with(GUEST, "collaborator"))
+    await browser.open(address(), headers=CLICKED)
+    assert [person.user for person, _ in stage.actions.resumed] == [GUEST]
+
+
+async def test_the_button_resumes_from_our_page_only(stage: Stage) -> None:
+    suspend(stage)
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    for headers in (
+        {},
+        {"Origin": "https://evil.example"},
+        {"Origin": address("bob-desktop", "")},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        assert (await browser.post(address(path="/.vdi/resume"), headers=headers)).status_code == 403, headers
+    assert (await browser.get(address(path="/.vdi/resume"))).status_code in (404, 405)
+    assert stage.actions.resumed == []
+    answer = await browser.post(address(path="/.vdi/resume?next=/files"), headers={"Origin": HERE})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/.vdi/wait?next=/files")
+    assert len(stage.actions.resumed) == 1
+
+
+async def test_a_limit_says_why_nothing_was_resumed(stage: Stage) -> None:
+    suspend(stage)
+    stage.actions.refusal = "You may have 1 desktop at once."
+    browser = await stage.logged_in(OWNER)
+    assert "You may have 1 desktop at once." in (await browser.open(address(), headers=CLICKED)).text
+    answer = await browser.post(address(path="/.vdi/resume"), headers={"Origin": HERE})
+    assert (answer.status_code, "You may have 1 desktop at once." in answer.text) == (409, True)
+
+
+# ---- live
+
+
+async def browser_events(stage: Stage, browser: Browser, *then: Any, most: int = 1) -> list[dict[str, str]]:
+    """What the page hears: the first stage, and one for each of `then`, which are called one after the other."""
+    found: list[dict[str, str]] = []
+    actions = list(then)
+    admitted = await stage.edge._waiting._admitted(_request(stage, browser))
+    assert admitted is not None
+    stream = stage.edge._waiting._stages(_request(stage, browser), admitted)
+    with suppress(StopAsyncIteration):
+        while len(found) < most:
+            async with asyncio.timeout(2):
+                chunk = (await anext(stream)).decode()
+            found.append(json.loads(chunk.partition("data: ")[2]))
+            if actions:
+                actions.pop(0)()
+    await stream.aclose()  # type: ignore[attr-defined]
+    return found
+
+
+def _request(stage: Stage, browser: Browser) -> Any:
+    from starlette.requests import Request
+
+    app = type("App", (), {"state": type("State", (), {"gateway": stage.gateway})})
+    headers = [(b"host", HOST.encode()), (b"cookie", browser.stolen(HOST).encode())]
+    return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/", "app": app})
+
+
+async def test_the_page_follows_every_stage_until_the_end(stage: Stage) -> None:
+    now(stage, status=in_line())
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    steps: list[Any] = [
+        lambda: now(stage, status=in_line(1)),
+        lambda: now(stage, status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}),
+        lambda: now(stage, status={"phase": Phase.RUNNING, "message": ""}),
+        lambda: gone(stage.world, a_session(resource_version="50")),
+    ]
+    events = await browser_events(stage, browser, *steps, most=9)
+    assert [one["stage"] for one in events] == ["queued", "queued", "starting", "opening", "gone"]
+    assert "Next in line" in events[1]["summary"]
+
+
+async def test_who_loses_the_share_is_sent_to_look_again(stage: Stage) -> None:
+    now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
+    browser = await stage.logged_in(GUEST)
+    await browser.open(address())
+    events = await browser_events(stage, browser, lambda: now(stage, spec={"access": ()}), most=9)
+    assert [one["stage"] for one in events] == ["queued", "again"]
+
+
+async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(stage: Stage) -> None:
+    now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
+    browser = await stage.logged_in(GUEST)
+    await browser.open(address())
+    events = await browser_events(stage, browser, lambda: now(stage, spec=shared_with(GUEST, "collaborator")), most=9)
+    assert [one["stage"] for one in events] == ["queued", "again"]
+    await browser.open(address())
+    await stage.edge.end_grants(user=GUEST)
+    with pytest.raises(AssertionError):
+        await browser_events(stage, browser)
+
+
+async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: Stage) -> None:
+    now(stage, status=in_line())
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+
+    def twice() -> None:
+        now(stage, status={"observed_generation": 7})
+        now(stage, status=in_line(2))
+
+    events = await browser_events(stage, browser, twice, most=2)
+    assert ["Number 3 in line" in events[0]["summary"], "Number 2 in line" in events[1]["summary"]] == [True, True]
+
+
+# ---- stages, one by one
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "role", "key"),
+    [
+        ({}, {"phase": ""}, Role.OWNER, "starting"),
+        ({}, {"phase": Phase.PENDING}, Role.OWNER, "starting"),
+        ({}, {"phase": Phase.PENDING, "queue": QueueStatus()}, Role.OWNER, "queued"),
+        ({}, {"phase": Phase.CREATING}, Role.VIEWER, "starting"),
+        ({}, {"phase": Phase.RUNNING}, Role.VIEWER, "opening"),
+        ({}, {"phase": Phase.FAILED}, Role.OWNER, "failed"),
+        ({}, {"phase": Phase.TERMINATING}, Role.OWNER, "ending"),
+        ({}, {"phase": Phase.SUSPENDED}, Role.OWNER, "starting"),  # resumed, and not seen by the operator yet
+        ({"suspended": True}, {"phase": Phase.RUNNING}, Role.OWNER, "suspended"),
+        ({"suspended": True}, {"phase": Phase.TERMINATING}, Role.OWNER, "suspended"),
+        ({"suspended": True}, {"phase": Phase.SUSPENDED}, Role.COLLABORATOR, "suspended"),
+        ({}, {"phase": Phase.RUNNING}, None, "again"),
+    ],
+)
+def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None, key: str) -> None:
+    stage = describe(a_session(spec=spec, status=status), role)
+    assert stage.key == key
+    assert stage.may_resume == (key == "suspended" and role in (Role.OWNER, Role.COLLABORATOR))
+    assert stage.title
+
+
+def test_a_session_that_is_gone() -> None:
+    assert describe(None, Role.OWNER) is GONE
+    assert describe(a_session(deletion_timestamp="2026-11-20T12:00:00Z"), Role.OWNER).key == "ending"

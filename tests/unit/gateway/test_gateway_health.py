@@ -1,0 +1,166 @@
+"""Ready means that a person who comes now is served; the answer names each thing that is missing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from vdi.gateway import health as module
+from vdi.gateway.health import Health
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.parts import Part
+from vdi.gateway.shared import MemoryShared
+from vdi.gateway.store.base import DatabaseUnavailableError
+
+
+class Database:
+    error: Exception | None = None
+    silent = False
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Any]:
+        if self.silent:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+
+        async def ask(_sql: str) -> None:
+            return
+
+        yield SimpleNamespace(exec_driver_sql=ask)
+
+
+class Keys(Part):
+    trouble = ""
+
+    def troubles(self) -> Iterator[str]:
+        if self.trouble:
+            yield self.trouble
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.database, self.keys = Database(), Keys()
+        self.lost: list[str] = []
+        self.stuck: list[str] = []
+        world = SimpleNamespace(troubles=lambda: iter(self.lost), stuck=lambda: iter(self.stuck))
+        namespace = SimpleNamespace(
+            world=world,
+            parts=(self.keys,),
+            database=self.database,
+            shared=MemoryShared(),
+            metrics=Metrics(),
+            stopping=asyncio.Event(),
+            login=None,
+            edge=None,
+        )
+        self.gateway = cast(Any, namespace)
+        self.health = Health(self.gateway)
+        self.health.begun = True
+
+    async def get(self, path: str) -> tuple[int, str]:
+        app = Starlette(routes=[*self.health.internal_routes()])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
+            answer = await client.get(path)
+        return answer.status_code, answer.text
+
+
+async def test_ready_when_nothing_is_missing() -> None:
+    assert await Stage().get("/readyz") == (200, "ok\n")
+
+
+async def test_everything_that_is_missing_is_named_at_once() -> None:
+    stage = Stage()
+    stage.health.begun = False
+    stage.lost = ["vdisessions: the first list is not complete yet"]
+    stage.keys.trouble = "signing keys: none"
+    stage.database.error = DatabaseUnavailableError("the database does not answer")
+    status, text = await stage.get("/readyz")
+    assert status == 503
+    assert text.splitlines() == [
+        "the gateway has not begun yet",
+        "signing keys: none",
+        "vdisessions: the first list is not complete yet",
+        "database: the database does not answer",
+    ]
+    assert (await stage.get("/healthz"))[0] == 200, "a process that waits is not restarted"
+
+
+async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.02)
+    stage = Stage()
+    stage.database.silent = True
+    assert await stage.get("/readyz") == (200, "ok\nbut database: no answer within 0.02 s\n")
+
+
+async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() -> None:
+    """Without a replica that is ready nobody's token could be checked, and open desktops need nothing but that."""
+    stage = Stage()
+    stage.database.error = DatabaseUnavailableError("the database does not answer")
+    stage.lost = ["vdisessions: no connection"]
+    status, text = await stage.get("/readyz")
+    assert (status, text.splitlines()) == (
+        200,
+        ["ok", "but vdisessions: no connection", "but database: the database does not answer"],
+    )
+    stage.health.begun = False
+    assert (await stage.get("/readyz"))[0] == 503
+
+
+async def test_a_watch_that_is_stuck_is_this_replicas_own_fault() -> None:
+    stage = Stage()
+    stage.stuck = ["vdisessions: nothing heard from the API server for 200 s"]
+    assert (await stage.get("/readyz"))[0] == 503
+
+
+async def test_a_gateway_that_stops_takes_nobody_new() -> None:
+    stage = Stage()
+    stage.gateway.stopping.set()
+    assert await stage.get("/readyz") == (503, "the gateway is stopping\n")
+
+
+async def test_metrics_are_served() -> None:
+    stage = Stage()
+    stage.gateway.metrics.logins.labels("local", "in").inc()
+    assert 'vdi_gateway_logins_total{outcome="in",source="local"} 1.0' in (await stage.get("/metrics"))[1]
+
+
+async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there at the second look is no trouble: a gateway that starts lacks its keys for a moment."""
+    stage, looks = Stage(), 0
+    stage.database.error = DatabaseUnavailableError("the database does not answer")
+    stage.keys.trouble = "signing keys: not read yet"
+
+    async def pause(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        stage.keys.trouble = ""
+        if looks == 14:
+            stage.database.error = None
+        if looks == 16:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    with pytest.raises(asyncio.CancelledError):
+        await stage.health.run()
+    said = [record.message for record in caplog.records]
+    trouble = f"{module.TROUBLE}database: the database does not answer"
+    assert said == [trouble, trouble, f"{module.OVER}database"]
+
+
+async def test_a_provider_that_does_not_answer_is_a_trouble_but_nobody_waits_for_it_in_a_probe() -> None:
+    stage = Stage()
+
+    async def trouble() -> str:
+        return "https://id.example.com: no answer"
+
+    stage.gateway.login = SimpleNamespace(provider=SimpleNamespace(trouble=trouble))
+    assert await stage.health.all_troubles() == ["single sign-on: https://id.example.com: no answer"]
+    assert await stage.get("/readyz") == (200, "ok\n")

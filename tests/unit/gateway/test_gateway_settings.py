@@ -1,0 +1,105 @@
+"""The gateway's environment: defaults, every variable, every refusal."""
+
+import re
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from vdi.cli import gateway
+from vdi.gateway.settings import OIDC, Settings, read_settings
+from vdi.operator.variables import SettingsError
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert read_settings({"VDI_DOMAIN": " ", "PATH": "/bin"}) == Settings()
+
+
+def test_urls_have_their_port_where_it_is_not_the_usual_one() -> None:
+    assert Settings(domain="d.example").portal_url == "https://portal.d.example"
+    settings = Settings(domain="d.example", url_port=8443)
+    assert (settings.portal_host, settings.portal_url) == ("portal.d.example", "https://portal.d.example:8443")
+    assert settings.url(settings.host("alice")) == "https://alice.d.example:8443"
+
+
+def test_every_variable_is_read() -> None:
+    settings = read_settings(
+        {
+            "VDI_PUBLIC_ADDR": ":9000",
+            "VDI_INTERNAL_ADDR": "[::1]:9001",
+            "VDI_TRUSTED_PROXIES": "10.1.0.0/16, fd00::/8",
+            "VDI_DATABASE_URL": "postgresql+asyncpg://u:p@db/vdi",
+            "VDI_REDIS_URL": "redis://r:6379/0",
+            "VDI_OIDC_ISSUER": "https://id.example.com/realms/x",
+            "VDI_OIDC_CLIENT_ID": "vdi",
+            "VDI_OIDC_CLIENT_SECRET": "s3cret",
+            "VDI_ADMIN_USERS": "Root@Example.com, ops@example.com",
+            "VDI_ADMIN_GROUPS": "admins,",
+            "VDI_LIMITS_FILE": "/etc/vdi/limits.yaml",
+            "VDI_LOGIN_IDLE": "1h30m",
+        }
+    )
+    assert settings.public_addr == ("0.0.0.0", 9000)
+    assert settings.internal_addr == ("::1", 9001)
+    assert set(settings.trusted_proxies) == {ip_network("10.1.0.0/16"), ip_network("fd00::/8")}
+    assert settings.oidc == OIDC("https://id.example.com/realms/x", "vdi", "s3cret")
+    assert settings.admin_users == {"root@example.com", "ops@example.com"}
+    assert settings.admin_groups == {"admins"}
+    assert settings.limits_file == Path("/etc/vdi/limits.yaml")
+    assert settings.login_idle == timedelta(hours=1, minutes=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("VDI_NAMESPACE", "Not_A_Name", "the name of a namespace"),
+        ("VDI_DOMAIN", "-x", "a domain such as"),
+        ("VDI_URL_PORT", "70000", "from 1 to 65535"),
+        ("VDI_URL_PORT", "٣", "from 1 to 65535"),
+        ("VDI_PUBLIC_ADDR", "8080x", "from 0 to 65535"),
+        ("VDI_TRUSTED_PROXIES", "10.0.0.0/33", "networks such as 10.0.0.0/8"),
+        ("VDI_OIDC_ISSUER", "http://id.example.com", "an https:// URL"),
+        ("VDI_OIDC_SCOPES", "email", "scopes with openid"),
+        ("VDI_ADMIN_USERS", "root", "addresses such as"),
+        ("VDI_TOKEN_SECONDS", "5", "from 30 to 3600"),
+        ("VDI_LOGIN_MAX", "a week", "lengths above zero"),
+        ("VDI_OPERATOR_ACCOUNT", "vdi-operator", "system:serviceaccount:NAMESPACE:NAME"),
+        ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_what_is(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        read_settings({name: value})
+    assert str(refusal.value).startswith(f"{name}={value!r}: ")
+    assert allowed in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["VDI_DATABASE_URL", "VDI_REDIS_URL"])
+def test_a_url_with_a_password_is_never_shown(name: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        read_settings({name: "mysql://root:hunter2@db/x"})
+    assert "hunter2" not in str(refusal.value)
+    assert name in str(refusal.value)
+    url = "postgresql+asyncpg://u:hunter2@db/x"
+    assert "hunter2" not in repr(Settings(database_url=url, redis_url=url, oidc=OIDC("i", "c", "hunter2")))
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        read_settings({"VDI_URL_PORT": "x", "VDI_DOMAIN": "x_y", "VDI_OIDC_ISSUER": "https://id.example.com"})
+    assert all(name in str(refusal.value) for name in ("VDI_URL_PORT", "VDI_DOMAIN", "VDI_OIDC_CLIENT_ID"))
+
+
+def test_a_misspelt_variable_is_refused_and_those_of_others_are_not() -> None:
+    with pytest.raises(SettingsError, match="perhaps VDI_DATABASE_URL is meant"):
+        read_settings({"VDI_DATABASE_URI": "x"})
+    others = ("VDI_KUBECONFIG", "VDI_ENTRY_POINT", "VDI_GATEWAY_SERVICE_HOST", "VDI_GATEWAY_PORT_8080_TCP_ADDR")
+    assert read_settings(dict.fromkeys(others, "x")) == Settings()
+
+
+def test_the_command_s_help_names_every_variable() -> None:
+    source = (Path(gateway.__file__).parent.parent / "gateway" / "settings.py").read_text()
+    variables = set(re.findall(r'^    "(VDI_[A-Z_]+)": \(', source, flags=re.MULTILINE))
+    assert len(variables) > 20
+    assert not [name for name in variables if name not in (gateway.run.__doc__ or "")]

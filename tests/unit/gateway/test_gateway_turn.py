@@ -1,0 +1,149 @@
+"""TURN credentials: as coturn checks them, for who may enter a desktop, and for nobody else."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from unit.gateway.edge_stage import (
+    GUEST,
+    OWNER,
+    SETTINGS,
+    Browser,
+    Stage,
+    a_session,
+    address,
+    changed,
+    open_stage,
+    shared_with,
+    told,
+)
+from vdi.gateway.settings import Settings, read_settings
+from vdi.gateway.turn import ice_servers, make_credentials
+from vdi.operator.variables import SettingsError
+
+SECRET = "s" * 40
+HOST = SETTINGS.host("alice-desktop")
+URLS = ("turn:turn.example.com:3478?transport=udp", "turns:turn.example.com:5349?transport=tcp")
+PAGE = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    settings = replace(SETTINGS, turn_urls=URLS, turn_secret_file=secret, turn_ttl=timedelta(hours=2))
+    async with open_stage(tmp_path, settings=settings) as stage:
+        yield stage
+
+
+async def ask(stage: Stage, browser: Browser | None, **headers: str) -> httpx.Response:
+    """What the page of alice's desktop gets, with that browser's cookies: Traefik sends this path to the gateway."""
+    cookies = {"Cookie": browser.stolen(HOST)} if browser else {}
+    transport = httpx.ASGITransport(stage.public, client=("10.0.0.5", 1))
+    async with httpx.AsyncClient(transport=transport, base_url=f"https://{HOST}:8443") as client:
+        return await client.get("/api/turn", headers={**PAGE, **cookies, **headers})
+
+
+async def entered(stage: Stage, user: str) -> Browser:
+    browser = await stage.logged_in(user)
+    assert (await browser.open(address())).status_code == 200
+    return browser
+
+
+def test_credentials_are_those_of_the_turn_rest_convention() -> None:
+    expires = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    name, password = make_credentials("north", "uid-1", expires)
+    assert name == f"{int(expires.timestamp())}:uid-1"
+    assert base64.b64decode(password) == hmac.new(b"north", name.encode(), hashlib.sha1).digest()
+
+
+def test_the_page_finds_turn_at_the_second_place_and_stun_at_the_first() -> None:
+    stun, turn = ice_servers(URLS, SECRET, "uid-1", datetime(2026, 11, 20, tzinfo=UTC))
+    assert stun == {"urls": ["stun:turn.example.com:3478"]}
+    assert turn["urls"] == list(URLS) and turn["username"].endswith(":uid-1") and turn["credential"]
+
+
+async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: Stage) -> None:
+    answer = await ask(stage, await entered(stage, OWNER))
+    assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+    expires, _, user = answer.json()["iceServers"][1]["username"].partition(":")
+    assert (int(expires), user) == (int(stage.clock.now.timestamp()) + 7200, "uid-alice-desktop")
+    assert answer.json()["lifetimeDuration"] == "7200s"
+    assert SECRET not in answer.text
+
+
+async def test_a_guest_gets_them_while_the_share_lasts(stage: Stage) -> None:
+    session = told(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    guest = await entered(stage, GUEST)
+    assert (await ask(stage, guest)).status_code == 200
+    told(stage.world, changed(session, spec={"access": []}))
+    assert (await ask(stage, guest)).status_code == 401
+
+
+async def test_nobody_else_gets_any(stage: Stage) -> None:
+    nobody = await ask(stage, None)
+    assert (nobody.status_code, "iceServers" in nobody.text) == (401, False)
+    owner = await entered(stage, OWNER)
+    for headers in ({"Sec-Fetch-Site": "same-site"}, {"Origin": "https://bobs-desktop.vdi.localhost:8443"}):
+        assert (await ask(stage, owner, **headers)).status_code == 403
+
+
+async def test_a_login_that_has_ended_gets_none(stage: Stage) -> None:
+    owner = await entered(stage, OWNER)
+    assert (await ask(stage, owner)).status_code == 200
+    stage.clock.advance(days=8)
+    assert (await ask(stage, owner)).status_code == 401
+
+
+async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credentials(stage: Stage) -> None:
+    owner = await entered(stage, OWNER)
+    before = (await ask(stage, owner)).json()
+    assert stage.settings.turn_secret_file is not None
+    stage.settings.turn_secret_file.write_text("n" * 40)
+    after = (await ask(stage, owner)).json()["iceServers"][1]
+    expires = datetime.fromtimestamp(int(after["username"].partition(":")[0]), UTC)
+    assert after["credential"] == make_credentials("n" * 40, "uid-alice-desktop", expires)[1]
+    assert after["credential"] != before["iceServers"][1]["credential"]
+    stage.settings.turn_secret_file.write_text("short")
+    assert (await ask(stage, owner)).status_code == 503
+    stage.settings.turn_secret_file.unlink()
+    assert (await ask(stage, owner)).status_code == 503
+
+
+async def test_without_a_turn_server_the_path_is_the_desktops_own(tmp_path: Path) -> None:
+    async with open_stage(tmp_path) as stage:
+        owner = await entered(stage, OWNER)
+        assert "The desktop is not there now" in (await ask(stage, owner)).text, "the page of a host without a route"
+
+
+def test_the_settings() -> None:
+    made = read_settings(
+        {"VDI_TURN_URLS": ", ".join(URLS), "VDI_TURN_SECRET_FILE": "/etc/vdi-turn/secret", "VDI_TURN_TTL": "1h"}
+    )
+    assert (made.turn_urls, made.turn_secret_file) == (URLS, Path("/etc/vdi-turn/secret"))
+    assert made.turn_ttl == timedelta(hours=1)
+    assert Settings().turn_urls == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"VDI_TURN_URLS": URLS[0]}, "both are needed"),
+        ({"VDI_TURN_SECRET_FILE": "/secret"}, "both are needed"),
+        ({"VDI_TURN_URLS": "turn:turn.example.com"}, "allowed are turn:HOST:PORT"),
+        ({"VDI_TURN_URLS": "turns:turn.example.com:5349?transport=udp"}, "allowed are turn:HOST:PORT"),
+        ({"VDI_TURN_URLS": "https://turn.example.com"}, "allowed are turn:HOST:PORT"),
+        ({"VDI_TURN_SECRET_FILE": "secret"}, "an absolute path"),
+        ({"VDI_TURN_TTL": "1d"}, "VDI_TURN_TTL"),
+    ],
+)
+def test_wrong_settings_are_refused(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_settings(variables)

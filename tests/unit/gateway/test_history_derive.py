@@ -1,0 +1,262 @@
+"""What one state after the other makes of the rows: the lives that people lead, and what was missed of them."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from unit.gateway.history_stage import Life, at, template, without_marks
+from vdi.api.session import VDISession
+from vdi.gateway.history.derive import derive, lose
+from vdi.gateway.history.recorder import fold
+from vdi.gateway.history.rows import EndReason, Record, RunRow, SessionRow
+from vdi.gateway.history.sighting import LONGEST_DETAIL, read
+
+NOW = at(10_000)
+
+
+def record_of(*states: VDISession, gone: bool = False, ended_by: str = "") -> tuple[SessionRow, dict[int, RunRow]]:
+    """The session's row and its runs, by the minute of their start."""
+    seen = [read(one, template()) for one in states]
+    if gone:
+        seen.append(read(states[-1], template(), gone=True))
+    derived = fold(None, seen, NOW, ended_by)
+    by_start = {int((run.start - at(0)).total_seconds() // 60): run for run in derived.runs}
+    return derived.record.session, by_start
+
+
+def test_a_life_from_the_queue_to_the_end() -> None:
+    life = Life()
+    session, runs = record_of(
+        life.created(), life.queued(1), life.starting(5), life.running(7), life.ending(65), gone=True, ended_by=""
+    )
+    assert without_marks(session) == SessionRow(
+        uid="uid-alice",
+        name="alice",
+        namespace="vdi-sessions",
+        owner="alice@example.com",
+        template="office",
+        created=at(0),
+        ended=at(65),
+        end_reason=EndReason.DELETED,
+    )
+    assert runs == {
+        5: RunRow(
+            uid="uid-alice",
+            start=at(5),
+            ready=at(7),
+            node="node-1",
+            pod="alice",
+            gpus=2,
+            expires=at(485),
+            queue_seconds=240,
+            startup_seconds=120,
+            ended=at(65),
+            end_reason=EndReason.DELETED,
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "reason"), [("alice@example.com", "user"), ("root@example.com", "admin"), ("", "deleted")]
+)
+def test_who_ended_it(ended_by: str, reason: str) -> None:
+    life = Life(user="Alice@Example.com")
+    session, runs = record_of(life.starting(0), life.ending(9), ended_by=ended_by)
+    assert (session.end_reason, session.ended_by, session.ended) == (reason, ended_by, at(9))
+    assert (runs[0].end_reason, runs[0].ended) == (reason, at(9))
+
+
+@pytest.mark.parametrize(("why", "reason"), [("TimedOut", "timeout"), ("IdleTooLong", "idle")])
+def test_a_session_whose_time_or_patience_is_over_was_ended_by_nobody(why: str, reason: str) -> None:
+    life = Life()
+    session, runs = record_of(life.starting(0), life.ending(480, why), ended_by="alice@example.com")
+    assert (session.end_reason, session.ended_by, runs[0].end_reason) == (reason, "", reason)
+
+
+@pytest.mark.parametrize(
+    ("why", "reason"), [("TimedOut", "timeout"), ("IdleTooLong", "idle"), ("Suspended", "suspended")]
+)
+def test_a_suspension_ends_the_run_and_not_the_session(why: str, reason: str) -> None:
+    life = Life()
+    session, runs = record_of(life.starting(0), life.running(1), life.suspended(30, why))
+    assert session.ended is None
+    assert (runs[0].ended, runs[0].end_reason) == (at(30), reason)
+
+
+def test_resumed_it_is_another_run_and_a_wait_counts_for_the_next_run_only() -> None:
+    life = Life()
+    _, runs = record_of(
+        life.queued(0),
+        life.starting(10),
+        life.suspended(30),
+        life.starting(60),
+        life.suspended(70),
+        life.queued(80),
+        life.starting(81),
+    )
+    assert [run.queue_seconds for run in runs.values()] == [600, None, 60]
+    assert [run.ended for run in runs.values()] == [at(30), at(70), None]
+
+
+def test_a_wait_that_was_given_up_by_a_suspension_is_no_wait_of_the_next_run() -> None:
+    life = Life()
+    _, runs = record_of(life.queued(0), life.suspended(1), life.starting(600))
+    assert runs[600].queue_seconds is None
+
+
+def test_one_run_goes_on_over_several_pods() -> None:
+    life = Life()
+    _, runs = record_of(life.starting(0), life.running(1), life.between_pods(), life.running(9, node="node-2"))
+    (run,) = runs.values()
+    assert (run.node, run.pod, run.ended) == ("node-2", "alice", None)
+    _, runs = record_of(life.running(1), life.between_pods())
+    assert (runs[0].node, runs[0].pod) == ("node-1", "alice")
+    _, runs = record_of(life.between_pods())
+    assert (runs[0].node, runs[0].pod) == ("", "")
+
+
+def test_a_run_from_before_the_last_one_is_not_begun_again() -> None:
+    """A start time that goes back: somebody has edited the status by hand."""
+    life = Life()
+    session, runs = record_of(life.starting(60), life.suspended(70), life.starting(10))
+    assert list(runs) == [60]
+    assert (runs[60].ended, session.ended) == (at(70), None)
+
+
+def test_no_run_ends_before_it_has_begun() -> None:
+    """The clocks of API server and operator differ."""
+    life = Life()
+    session, runs = record_of(life.starting(5), life.ending(4))
+    assert (session.ended, runs[5].ended) == (at(4), at(5))
+
+
+def test_a_run_that_is_given_up_says_why() -> None:
+    life = Life()
+    session, runs = record_of(life.starting(0), life.running(1), life.given_up(20))
+    assert session.ended is None
+    assert (runs[0].ended, runs[0].end_reason, runs[0].end_detail) == (at(20), "failed", "CrashLoop: It crashes.")
+
+
+def test_a_run_that_goes_back_to_the_queue_has_failed() -> None:
+    life = Life()
+    life.starting(0)
+    failures = {"count": 1, "reason": "NoGPUFree", "message": "No GPU.", "time": "2026-11-20T08:03:00Z"}
+    life.status["failures"] = failures
+    states = [life.starting(0), life.queued(4), life.starting(6)]
+    _, runs = record_of(*states)
+    assert (runs[0].ended, runs[0].end_reason, runs[0].end_detail) == (at(3), "failed", "NoGPUFree: No GPU.")
+    assert (runs[6].queue_seconds, runs[6].ended) == (120, None)
+
+
+def test_a_loss_of_an_earlier_run_is_no_reason_of_this_one() -> None:
+    life = Life()
+    failures = {"count": 1, "reason": "OutOfMemory", "message": "x", "time": "2026-11-20T08:03:00Z"}
+    life.status["failures"] = failures
+    _, runs = record_of(life.starting(10), life.state(phase="Pending", **Life._NO_RUN))
+    assert (runs[10].end_reason, runs[10].end_detail) == ("unknown", "")
+
+
+def test_what_was_missed_is_unknown_and_ends_no_later_than_it_can_have() -> None:
+    life = Life()
+    _, runs = record_of(life.starting(0), life.running(1), life.starting(60))
+    assert (runs[0].ended, runs[0].end_reason) == (at(60), "unknown")
+    _, runs = record_of(life.starting(100), life.running(101), life.starting(5000))
+    assert (runs[100].ended, runs[100].end_reason) == (at(580), "unknown")  # when its time was over
+
+
+def test_a_session_that_vanished_unseen_is_unknown_unless_somebody_asked_for_it() -> None:
+    life = Life()
+    record = fold(None, [read(life.starting(0), template())], NOW).record
+    derived = lose(record, NOW)
+    (run,) = derived.runs
+    assert derived.news
+    assert (derived.record.session.end_reason, run.end_reason) == ("unknown", "unknown")
+    assert (derived.record.session.ended, run.ended) == (at(480), at(480))
+    known = lose(record, NOW, "root@example.com")
+    assert (known.record.session.end_reason, known.record.session.ended_by) == ("admin", "root@example.com")
+    assert not lose(derived.record, NOW + timedelta(days=1)).news
+
+
+def test_a_session_that_never_ran_is_closed_without_a_run() -> None:
+    record = fold(None, [read(Life().created(), template())], NOW).record
+    derived = lose(record, NOW)
+    assert (derived.record.session.ended, derived.runs) == (NOW, ())
+
+
+def test_gone_without_a_word_ends_when_it_was_noticed() -> None:
+    session, runs = record_of(Life().starting(0), gone=True)
+    assert (session.ended, session.end_reason, runs[0].ended) == (NOW, "deleted", NOW)
+
+
+def test_the_end_stays_what_it_was() -> None:
+    life = Life()
+    before = fold(None, [read(life.starting(0), None), read(life.ending(9), None)], NOW).record
+    for later in (life.starting(20), life.ending(30, "TimedOut")):
+        derived = derive(before, read(later, None), NOW, "root@example.com")
+        assert not derived.news
+        assert derived.record == before
+
+
+def test_an_older_state_teaches_nothing() -> None:
+    life = Life()
+    older, newer = life.starting(0), life.suspended(9)
+    record = fold(None, [read(older, None), read(newer, None)], NOW).record
+    derived = derive(record, read(older, None), NOW)
+    assert (derived.record, derived.news) == (record, False)
+
+
+def test_older_or_not_what_is_gone_has_ended() -> None:
+    life = Life()
+    older = life.starting(0)
+    record = fold(None, [read(life.running(1), None)], NOW).record
+    after = derive(record, read(older, None, gone=True), NOW).record
+    assert after.session.ended == NOW
+    assert after.run
+    assert (after.run.ready, after.run.ended) == (at(1), NOW)
+
+
+def test_a_newer_state_that_says_the_same_is_not_written() -> None:
+    life = Life()
+    record = fold(None, [read(life.running_since(0), None)], NOW).record
+    again = life.state(message="Still here.", lastActivityTime="2026-11-20T09:00:00Z")
+    derived = derive(record, read(again, None), NOW)
+    assert (derived.news, derived.runs) == (False, ())
+
+
+def test_a_run_that_was_closed_too_soon_goes_on() -> None:
+    life = Life()
+    record = fold(None, [read(life.running_since(0), None)], NOW).record
+    assert record.run
+    closed = Record(record.session, replace(record.run, ended=at(5), end_reason=EndReason.UNKNOWN, end_detail="?"))
+    again = derive(closed, read(life.state(message="on"), None), NOW).record
+    assert again.run == record.run
+
+
+def test_gpus_are_those_that_it_was_started_with() -> None:
+    life = Life()
+    state = life.starting(0)
+    assert (run := read(state, template()).run) and run.gpus == 2
+    assert (run := read(state, template(gpu=4, generation=2)).run) and run.gpus is None  # changed since
+    assert (run := read(state, None).run) and run.gpus is None
+    life.spec["resources"] = {"gpu": 3}
+    assert (run := read(life.state(), template()).run) and run.gpus == 3
+    record = fold(None, [read(state, template()), read(life.state(), None)], NOW).record
+    assert record.run and record.run.gpus == 2
+
+
+def test_a_state_without_sense_is_refused_and_a_long_reason_cut() -> None:
+    life = Life()
+    with pytest.raises(ValueError, match="yesterday"):
+        read(life.state(startTime="yesterday"), None)
+    failed = Life().state(phase="Failed", message="x\0" * 2000)
+    stop = read(failed, None).stop
+    assert stop and stop.detail == "x" * LONGEST_DETAIL
+
+
+def test_what_people_read_on_the_way_is_no_news() -> None:
+    life = Life()
+    one = life.running_since(0)
+    other = msgspec.structs.replace(one, status=msgspec.structs.replace(one.status, message="m", url="u"))
+    assert read(one, None) == read(other, None)

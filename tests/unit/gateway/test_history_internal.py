@@ -1,0 +1,165 @@
+"""`/internal/ended`: only the operator is believed, only an end is taken, and 204 means that it is written."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+
+from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
+from vdi.gateway.history.part import History
+from vdi.gateway.internal import AUDIENCE, TOKEN_REVIEWS, TokenReview
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.kube.errors import Forbidden
+from vdi.kube.transport import Client
+
+OPERATOR = "system:serviceaccount:kasm:vdi-operator"
+
+
+class Cluster:
+    """The API server's side: which token is whose, and for whom."""
+
+    def __init__(self) -> None:
+        self.tokens = {"good": (OPERATOR, [AUDIENCE]), "other": ("system:serviceaccount:x:y", [AUDIENCE])}
+        self.tokens["api"] = (OPERATOR, [])  # for the API server itself: none of the audiences that were asked for
+        self.asked: list[str] = []
+        self.refuses = False
+
+    async def create(self, resource: object, body: dict[str, Any], *, into: type[TokenReview]) -> TokenReview:
+        assert resource is TOKEN_REVIEWS
+        assert body["spec"]["audiences"] == [AUDIENCE]
+        if self.refuses:
+            raise Forbidden(403, "Forbidden", "tokenreviews is forbidden", request="POST")
+        token = body["spec"]["token"]
+        self.asked.append(token)
+        user, audiences = self.tokens.get(token, ("", []))
+        status = {"authenticated": bool(user), "user": {"username": user}, "audiences": audiences}
+        return msgspec.convert({"status": status}, into)
+
+
+class Stage:
+    def __init__(self, database: Database) -> None:
+        self.cluster = Cluster()
+        self.database = database
+        self.metrics = Metrics()
+        self.history = History(
+            database=database,
+            world=Replica(database, lambda: at(99)).world,
+            client=cast(Client, self.cluster),
+            settings=Settings(),
+            metrics=self.metrics,
+            clock=lambda: at(99),
+        )
+        app = Starlette(routes=list(self.history.internal_routes()))
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway:8081")
+
+    async def post(self, body: bytes, token: str | None = "Bearer good") -> httpx.Response:
+        headers = {"Authorization": token} if token is not None else {}
+        return await self.http.post("/internal/ended", content=body, headers=headers)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_database(sqlite_url(tmp_path)) as database:
+        stage = Stage(database)
+        yield stage
+        await stage.http.aclose()
+
+
+def an_end(**meta: Any) -> bytes:
+    life = Life()
+    life.running_since(0)
+    life.meta |= meta
+    return msgspec.json.encode(life.ending(30))
+
+
+async def test_204_means_that_it_is_written_and_again_it_is_the_same(stage: Stage) -> None:
+    for _ in range(3):
+        assert (await stage.post(an_end())).status_code == 204
+    (session,), (run,) = await rows_of(stage.database)
+    assert (session.ended, session.end_reason, run.ended, run.ready) == (at(30), "deleted", at(30), at(1))
+
+
+async def test_a_good_token_is_not_asked_about_again_and_again_and_another_one_is(stage: Stage) -> None:
+    for token in ("good", "good", "bad", "bad", "good"):
+        await stage.post(an_end(), f"Bearer {token}")
+    assert stage.cluster.asked == ["good", "bad", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        (None, 401),
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer  ", 401),
+        ("Basic Z29vZA==", 401),
+        ("good", 401),
+        ("Bearer bad", 403),
+        ("Bearer other", 403),
+        ("Bearer api", 403),
+    ],
+)
+async def test_nobody_else_is_believed(stage: Stage, token: str | None, status: int) -> None:
+    answer = await stage.post(an_end(), token)
+    assert answer.status_code == status
+    assert await rows_of(stage.database) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "no report of an end"),
+        (b"{}", "missing required field"),
+        (b"[1]", "Expected `object`"),
+        (an_end(namespace="kube-system"), "allowed is 'vdi-sessions'"),
+        (an_end(uid=""), "metadata.uid is empty"),
+        (an_end(creationTimestamp=""), "metadata.creationTimestamp is empty"),
+        (an_end(creationTimestamp="yesterday"), "a time that is none"),
+        (msgspec.json.encode(Life().created()), "does not end"),
+    ],
+)
+async def test_what_is_no_end_is_refused_in_words(stage: Stage, body: bytes, words: str) -> None:
+    answer = await stage.post(body)
+    assert answer.status_code == 400
+    assert words in answer.text
+    assert await rows_of(stage.database) == ([], [])
+
+
+async def test_503_means_that_it_may_be_told_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.cluster.refuses = True
+    assert (await stage.post(an_end())).status_code == 503
+    stage.cluster.refuses = False
+
+    async def away(_session: object) -> None:
+        raise DatabaseUnavailableError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.history.recorder, "record_end", away)
+        answer = await stage.post(an_end())
+    assert (answer.status_code, answer.text) == (503, "the database is away\n")
+    assert (await stage.post(an_end())).status_code == 204
+
+
+async def test_get_is_nothing(stage: Stage) -> None:
+    assert (await stage.http.get("/internal/ended")).status_code == 405
+
+
+async def test_what_others_ask_of_history(stage: Stage) -> None:
+    await stage.post(an_end())
+    assert await stage.history.hours_this_month("alice@example.com", at(99)) == 0.5
+    (past,) = await stage.history.past(limit=5, user="Alice@example.com")
+    assert (past.session.name, [one.ended for one in past.runs]) == ("alice", [at(30)])
+    assert await stage.history.past(limit=5, user="bob@example.com") == []
+    assert await stage.history.past(limit=5, before=past.session) == []
+    assert await stage.history.past(limit=5, name="alice") == [past]
+    assert await stage.history.session("uid-alice") == past
+    assert await stage.history.session("uid-bob") is None
+    assert list(stage.history.troubles()) == []
+    assert "vdi_gateway_recorder_lag_seconds 0.0" in generate_latest(stage.metrics.registry).decode()

@@ -1,0 +1,132 @@
+"""Whatever comes twice, late, from two replicas, or never: each run is there once, and nothing is invented."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.gateway.history_stage import Life, at, template, without_marks
+from vdi.api.session import VDISession
+from vdi.gateway.history.derive import derive
+from vdi.gateway.history.rows import Record, RunRow, SessionRow
+from vdi.gateway.history.sighting import Sighting, read
+
+Rows = tuple[SessionRow | None, dict[datetime, RunRow]]
+
+
+Seen = tuple[Sighting, datetime]
+
+
+class Table:
+    """What the database keeps between two of the recorder's steps."""
+
+    def __init__(self) -> None:
+        self.session: SessionRow | None = None
+        self.runs: dict[datetime, RunRow] = {}
+
+    def take(self, seen: Sighting, now: datetime) -> None:
+        old = Record(self.session, self.runs[max(self.runs)] if self.runs else None) if self.session else None
+        derived = derive(old, seen, now)
+        if derived.news:
+            self.session = derived.record.session
+            self.runs |= {run.start: run for run in derived.runs}
+
+    @property
+    def rows(self) -> Rows:
+        return (without_marks(self.session) if self.session else None), self.runs
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Seen]:
+    """A whole life as the watch shows it, each state with the moment when it comes; each step takes some minutes."""
+    life, minute = Life(), 0.0
+    states: list[Seen] = [(read(life.created(), template()), at(0))]
+    on = False
+    for _ in range(draw(st.integers(0, 12))):
+        minute += draw(st.integers(1, 90))
+        steps = (
+            ["running", "between_pods", "suspended", "given_up", "queued"] if on else ["queued", "start", "suspended"]
+        )
+        step = draw(st.sampled_from(steps))
+        state = _take(step, life, minute, draw(st.sampled_from(["Suspended", "TimedOut", "IdleTooLong"])))
+        states.append((read(state, template()), at(minute)))
+        on = step in ("start", "running", "between_pods")
+    if draw(st.booleans()):
+        ending = life.ending(minute + 1, draw(st.sampled_from(["Stopping", "TimedOut"])))
+        states.append((read(ending, template()), at(minute + 1)))
+        if draw(st.booleans()):
+            states.append((read(ending, template(), gone=True), at(minute + 2)))
+    return states
+
+
+def _take(step: str, life: Life, minute: float, why: str) -> VDISession:
+    match step:
+        case "start":
+            return life.starting(minute)
+        case "running":
+            return life.running(minute)
+        case "queued":
+            return life.queued(minute)
+        case "given_up":
+            return life.given_up(minute)
+        case "suspended":
+            return life.suspended(minute, why)
+        case _:
+            return life.between_pods()
+
+
+def recorded(states: Sequence[Seen]) -> Rows:
+    table = Table()
+    for seen, now in states:
+        table.take(seen, now)
+    return table.rows
+
+
+@settings(deadline=None)  # a busy machine is no finding
+@given(lives(), st.data())
+def test_what_comes_again_changes_nothing(states: list[Seen], data: st.DataObject) -> None:
+    """A restart lists anew from any point on; an event comes twice; a lagging replica tells old news."""
+    again: list[Seen] = []
+    for index, (seen, now) in enumerate(states):
+        again.append((seen, now))
+        old = data.draw(st.lists(st.integers(0, index), max_size=4))
+        again += [(states[one][0], now) for one in old if not states[one][0].gone]
+    assert recorded(again) == recorded(states)
+
+
+@settings(deadline=None)  # a busy machine is no finding
+@given(lives(), st.randoms(use_true_random=False))
+def test_two_replicas_that_both_watch_write_what_one_would(states: list[Seen], random: Random) -> None:
+    both, places = Table(), [0, 0]
+    while any(place < len(states) for place in places):
+        replica = random.choice([one for one in (0, 1) if places[one] < len(states)])
+        places[replica] += 1
+        both.take(states[places[replica] - 1][0], states[max(places) - 1][1])
+    assert both.rows == recorded(states)
+
+
+@settings(deadline=None)  # a busy machine is no finding
+@given(lives(), st.data())
+def test_what_never_comes_is_missed_and_not_invented(states: list[Seen], data: st.DataObject) -> None:
+    """The gateway was down for any part of it."""
+    missed = data.draw(st.sets(st.integers(0, len(states) - 1)))
+    kept = [one for index, one in enumerate(states) if index not in missed]
+    _, all_runs = recorded(states)
+    session, runs = recorded(kept)
+    assert runs.keys() == {seen.run.start for seen, _ in kept if seen.run}
+    assert runs.keys() <= all_runs.keys()
+    for start, run in runs.items():
+        last = [seen.run for seen, _ in kept if seen.run and seen.run.start == start][-1]
+        assert (run.ready, run.expires) == (last.ready or run.ready, last.expires)
+        true = all_runs[start]
+        assert run.ended is None or run.ended >= run.start
+        if run.ended and true.ended and run.expires:
+            assert run.ended >= min(true.ended, run.expires)
+    still_open = [run for run in runs.values() if run.ended is None]
+    if still_open:
+        assert still_open == [runs[max(runs)]]
+        assert kept[-1][0].run
+        assert session
+        assert session.ended is None

@@ -1,0 +1,283 @@
+"""What is watched gets into the database: once, whoever else writes, and also when the database was away."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url, without_marks
+from vdi.gateway.history import recorder as module
+from vdi.gateway.history.recorder import MOST_STATES
+from vdi.gateway.store.audit import END, Act, Audit
+from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.history import load, save
+from waiting import eventually
+
+NOW = at(10_000)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(sqlite_url(tmp_path)) as database:
+        yield database
+
+
+@pytest.fixture
+def replica(database: Database) -> Replica:
+    return Replica(database, lambda: NOW)
+
+
+@asynccontextmanager
+async def running(replica: Replica) -> AsyncIterator[None]:
+    task = asyncio.create_task(replica.recorder.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_what_is_there_at_the_start_and_what_comes_later_is_written(replica: Replica) -> None:
+    alice, bob = Life(), Life("bob", user="bob@example.com")
+    replica.tell(alice.running_since(0))
+    async with running(replica):
+        await eventually(lambda: replica.recorder.written == 1 and replica.recorder.lag == 0, "alice is written")
+        replica.tell(bob.queued(3))
+        replica.tell(alice.suspended(30))
+        await eventually(lambda: replica.recorder.written == 3, "all is written")
+    sessions, (run,) = await rows_of(replica.database)
+    assert [(one.name, one.ended, one.waiting_since) for one in sessions] == [
+        ("alice", None, None),
+        ("bob", None, at(3)),
+    ]
+    assert (run.gpus, run.end_reason, run.ended) == (2, "suspended", at(30))
+
+
+async def test_states_that_say_nothing_new_are_not_even_looked_at(replica: Replica) -> None:
+    life = Life()
+    replica.tell(life.running_since(0))
+    await replica.write()
+    replica.tell(life.state(message="A sentence for who waits."))
+    assert replica.recorder._unwritten == {}
+
+
+async def test_several_states_are_written_together_and_none_is_left_out(replica: Replica) -> None:
+    life = Life()
+    for state in (life.queued(0), life.starting(10), life.suspended(20), life.starting(30), life.ending(40)):
+        replica.tell(state)
+    await replica.write()
+    (session,), runs = await rows_of(replica.database)
+    assert [(run.ended, run.end_reason) for run in runs] == [(at(20), "suspended"), (at(40), "deleted")]
+    assert (session.ended, runs[0].queue_seconds, session.revision) == (at(40), 600, 1)
+
+
+async def test_a_restart_and_a_second_replica_find_it_written(database: Database, replica: Replica) -> None:
+    life = Life()
+    states = [life.queued(0), life.starting(10), life.running(11)]
+    for state in states:
+        replica.tell(state)
+    await replica.write()
+    before = await rows_of(database)
+    for _ in range(2):
+        again = Replica(database, lambda: at(20_000))
+        for state in states:
+            again.tell(state)
+            await again.write()
+    assert await rows_of(database) == before
+
+
+async def test_who_has_read_too_early_reads_again(
+    database: Database, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another replica writes between our reading and our writing."""
+    life = Life()
+    other = Replica(database, lambda: NOW)
+    other.tell(life.created())
+    await other.write()
+    stale = 1
+
+    async def load_late(connection: AsyncConnection, uids: list[str]) -> Any:
+        nonlocal stale
+        found = await load(connection, uids)
+        if stale:
+            stale -= 1
+            found = {}  # as if there had been nothing yet
+        return found
+
+    monkeypatch.setattr("vdi.gateway.history.recorder.load", load_late)
+    replica.tell(life.starting(5))
+    await replica.recorder._write_some()
+    assert list(replica.recorder._unwritten) == ["uid-alice"]
+    assert (await rows_of(database))[1] == []
+    await replica.write()
+    (session,), (run,) = await rows_of(database)
+    assert (session.revision, run.start) == (2, at(5))
+
+
+async def test_who_ended_it_is_known_from_the_audit(database: Database, replica: Replica) -> None:
+    audit = Audit(database, lambda: NOW)
+    for name, actor, failed in (("alice", "alice@example.com", 0), ("bob", "root@example.com", 0), ("carol", "x", 1)):
+        life = Life(name, user=f"{name}@example.com")
+        act = Act(actor=actor, action=END, target=name, uid=life.uid, owner=f"{name}@example.com")
+        with suppress(OSError):
+            async with audit.act(act, closed=True):
+                if failed:
+                    raise OSError("no")
+        replica.tell(life.ending(5))
+    await replica.write()
+    sessions, _ = await rows_of(database)
+    assert [(one.end_reason, one.ended_by) for one in sessions] == [
+        ("user", "alice@example.com"),
+        ("admin", "root@example.com"),
+        ("deleted", ""),
+    ]
+
+
+async def test_gone_is_gone(replica: Replica) -> None:
+    life = Life()
+    state = life.running_since(0)
+    replica.tell(state)
+    await replica.write()
+    replica.tell_gone(state)
+    await replica.write()
+    (session,), (run,) = await rows_of(replica.database)
+    assert (session.ended, session.end_reason, run.ended) == (NOW, "deleted", NOW)
+    assert replica.recorder._last == {}
+
+
+async def test_what_vanished_while_nobody_watched_is_closed(database: Database, replica: Replica) -> None:
+    lives = [Life(name) for name in ("alice", "bob", "carol")]
+    for life in lives:
+        replica.tell(life.running_since(0))
+    await replica.write()
+    after = Replica(database, lambda: NOW)
+    after.tell(lives[0].running(1))
+    newcomer = Life("bob")
+    newcomer.uid_suffix = "-2"
+    after.on_the_server["bob"] = newcomer.created()  # another one of the same name
+    after.on_the_server["carol"] = lives[2].created()  # our watch has not brought it yet
+    await after.recorder.close_lost()
+    sessions, runs = await rows_of(database)
+    assert [(one.end_reason, one.ended) for one in sessions] == [(None, None), ("unknown", at(480)), (None, None)]
+    assert [one.end_reason for one in runs] == [None, "unknown", None]
+    await after.recorder.close_lost()
+    assert await rows_of(database) == (sessions, runs)
+
+
+async def test_the_operators_report_is_written_when_it_is_answered(replica: Replica) -> None:
+    life = Life()
+    replica.tell(life.running_since(0))  # not written yet: it comes first
+    await replica.recorder.record_end(life.ending(9))
+    for _ in range(2):
+        await replica.recorder.record_end(life.ending(9))
+    (session,), (run,) = await rows_of(replica.database)
+    assert (session.ended, session.end_reason, run.ready, run.ended) == (at(9), "deleted", at(1), at(9))
+    assert replica.recorder._unwritten == {}
+
+
+class Outage:
+    """The database of a replica, which can be away."""
+
+    def __init__(self, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.away = True
+        begin = replica.database.begin
+
+        @asynccontextmanager
+        async def begin_unless_away() -> AsyncIterator[AsyncConnection]:
+            if self.away:
+                raise DatabaseUnavailableError("the database does not answer as it should: connection refused")
+            async with begin() as connection:
+                yield connection
+
+        monkeypatch.setattr(replica.database, "begin", begin_unless_away)
+        monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+
+
+async def test_what_happens_while_the_database_is_away_is_written_when_it_is_back(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    outage, life = Outage(replica, monkeypatch), Life()
+    async with running(replica):
+        for state in (life.queued(0), life.starting(10), life.running(12), life.suspended(20)):
+            replica.tell(state)
+            await eventually(lambda: bool(replica.recorder.trouble), "it is known that it is away")
+        ending = life.ending(30)
+        replica.tell(ending)
+        replica.tell_gone(ending)
+        assert replica.recorder.lag > 0
+        with pytest.raises(DatabaseUnavailableError):
+            await replica.recorder.record_end(life.ending(30))
+        outage.away = False
+        await eventually(lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written")
+    (session,), (run,) = await rows_of(replica.database)
+    assert (session.ended, run.queue_seconds, run.startup_seconds, run.end_reason) == (at(30), 600, 120, "suspended")
+    assert [one.levelname for one in caplog.records] == ["ERROR", "WARNING"]  # said once, and that it is over
+    assert "history is written again" in caplog.messages[-1]
+
+
+async def test_memory_has_an_end(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MOST_SESSIONS", 2)
+    life = Life("a")
+    for minute in range(MOST_STATES + 5):
+        replica.tell(life.starting(minute))
+    states = replica.recorder._unwritten["uid-a"]
+    assert len(states) == MOST_STATES
+    assert states[-1].run
+    assert states[-1].run.start == at(MOST_STATES + 4)
+    for name in ("b", "c"):
+        replica.tell(Life(name).created())
+    assert list(replica.recorder._unwritten) == ["uid-b", "uid-c"]
+    assert "uid-a is let go" in caplog.text
+
+
+async def test_one_that_the_database_refuses_does_not_hold_up_the_others(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def save_but_bob(database: Database, connection: AsyncConnection, rows: Any, runs: Any) -> set[str]:
+        if any(one.name == "bob" for one in rows):
+            raise IntegrityError("INSERT", {}, ValueError("no"))
+        return await save(database, connection, rows, runs)
+
+    monkeypatch.setattr("vdi.gateway.history.recorder.save", save_but_bob)
+    for name in ("alice", "bob", "carol"):
+        replica.tell(Life(name).created())
+    await replica.write()
+    sessions, _ = await rows_of(replica.database)
+    assert [one.name for one in sessions] == ["alice", "carol"]
+    assert "uid-bob cannot be written, and is lost" in caplog.text
+
+
+async def test_a_state_that_cannot_be_read_is_said_and_passed_over(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = Life()
+    replica.tell(life.state(startTime="yesterday"))
+    replica.tell(life.state(startTime=None))
+    await replica.write()
+    assert len((await rows_of(replica.database))[0]) == 1
+    assert "vdi-sessions/alice: this state cannot be read" in caplog.text
+
+
+async def test_rows_of_one_name_are_told_apart_by_uid(replica: Replica) -> None:
+    first = Life()
+    state = first.running_since(0)
+    replica.tell(state)
+    replica.tell_gone(state)
+    second = Life(first_version=100)
+    second.uid_suffix = "-2"
+    replica.tell(second.running_since(60))
+    await replica.write()
+    sessions, runs = await rows_of(replica.database)
+    assert [(one.uid, bool(one.ended)) for one in sessions] == [("uid-alice", True), ("uid-alice-2", False)]
+    assert [one.start for one in runs] == [at(0), at(60)]
+    assert without_marks(sessions[0]) != without_marks(sessions[1])

@@ -1,0 +1,105 @@
+"""Hours by user and calendar month: exact at the turn of a month, and the same however it is asked."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
+from vdi.gateway.history.export import Form, export_usage
+from vdi.gateway.history.rows import RunRow
+from vdi.gateway.history.usage import Month, hours_used, month_usage, seconds_within, sum_up
+from vdi.gateway.store.base import Database
+
+NOVEMBER, DECEMBER = Month(2026, 11), Month(2026, 12)
+NOW = datetime(2026, 12, 15, tzinfo=UTC)
+
+
+def run(start: datetime, hours: float | None, *, uid: str = "a", gpus: int | None = 1) -> RunRow:
+    return RunRow(uid=uid, start=start, ended=start + timedelta(hours=hours) if hours is not None else None, gpus=gpus)
+
+
+@pytest.mark.parametrize("text", ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "2026/11", "0000-01", "٢٠٢٦-١١"])
+def test_what_is_no_month_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed are months such as 2026-11"):
+        Month.parse(text)
+
+
+@given(st.datetimes(timezones=st.just(UTC), max_value=datetime(9999, 11, 30)))
+def test_every_moment_is_in_exactly_one_month(moment: datetime) -> None:
+    month = Month.of(moment)
+    assert month.begin <= moment < month.end
+    assert Month.parse(str(month)) == month
+    assert Month.of(month.end) > month
+
+
+def test_a_month_is_utc() -> None:
+    tokyo = datetime.fromisoformat("2026-12-01T08:00:00+09:00")
+    assert Month.of(tokyo) == NOVEMBER
+    assert Month(9999, 12).end > Month(9999, 12).begin
+
+
+def test_over_the_turn_of_a_month_each_gets_its_part() -> None:
+    late = run(datetime(2026, 11, 30, 22, tzinfo=UTC), 5)
+    assert seconds_within(late, NOVEMBER, NOW) == 2 * 3600
+    assert seconds_within(late, DECEMBER, NOW) == 3 * 3600
+    assert seconds_within(late, Month(2027, 1), NOW) == 0
+
+
+def test_what_still_runs_counts_until_now() -> None:
+    on = run(NOW - timedelta(hours=1), None)
+    assert seconds_within(on, DECEMBER, NOW) == 3600
+    assert seconds_within(on, DECEMBER, NOW - timedelta(hours=2)) == 0  # a clock that went back
+
+
+def test_the_report() -> None:
+    rows = [
+        ("bob@example.com", run(datetime(2026, 11, 3, tzinfo=UTC), 10, uid="b", gpus=None)),
+        ("alice@example.com", run(datetime(2026, 10, 31, 23, tzinfo=UTC), 2, uid="a1", gpus=2)),
+        ("alice@example.com", run(datetime(2026, 11, 4, tzinfo=UTC), 3, uid="a1", gpus=2)),
+        ("alice@example.com", run(datetime(2026, 11, 5, tzinfo=UTC), 8, uid="a2", gpus=0)),
+    ]
+    waits = [(None, 4.0), (30.0, 5.0), (10.0, 60.0), (20.0, None)]
+    timed = [
+        (user, replace(one, queue_seconds=queue, startup_seconds=startup))
+        for (user, one), (queue, startup) in zip(rows, waits, strict=True)
+    ]
+    alice, bob = sum_up(timed, NOVEMBER, NOW)
+    assert (alice.user, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == ("alice@example.com", 2, 2, 12, 8)
+    assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (2, 15.0, 60.0)
+    assert (bob.hours, bob.gpu_hours, bob.queued, bob.median_queue_seconds) == (10, 0, 0, None)
+    text = export_usage([alice, bob], Form.CSV).decode().splitlines()
+    assert text[0] == "user,month,sessions,runs,hours,gpuHours,queued,medianQueueSeconds,medianStartupSeconds"
+    assert text[1:] == [
+        "alice@example.com,2026-11,2,2,12.0,8.0,2,15.0,60.0",
+        "bob@example.com,2026-11,1,1,10.0,0.0,0,,4.0",
+    ]
+    (first, *_) = export_usage([alice], Form.JSON_LINES).decode().splitlines()
+    assert first.startswith('{"user":"alice@example.com","month":"2026-11","sessions":2,')
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(sqlite_url(tmp_path)) as database:
+        yield database
+
+
+async def test_hours_of_one_user_in_the_database(database: Database) -> None:
+    replica = Replica(database, lambda: at(10_000))
+    for name, minutes in (("alice", 90), ("alice2", 30), ("bob", 600)):
+        life = Life(name, user=f"{name.rstrip('2')}@example.com")
+        replica.tell(life.starting(0))
+        replica.tell(life.ending(minutes))
+    await replica.write()
+    assert await hours_used(database, "Alice@example.com", NOVEMBER, NOW) == 2
+    assert await hours_used(database, "alice@example.com", DECEMBER, NOW) == 0
+    report = await month_usage(database, NOVEMBER, NOW)
+    assert [(one.user, one.hours, one.gpu_hours) for one in report] == [
+        ("bob@example.com", 10, 20),
+        ("alice@example.com", 2, 4),
+    ]
+    assert await month_usage(database, NOVEMBER, NOW, "Alice@example.com") == report[1:]

@@ -1,0 +1,327 @@
+"""My account: browsers, signing out everywhere, API tokens; and the command line's way to one."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from unit.gateway.login_stage import PORTAL, Browser, Stage, csrf_in, open_stage
+from vdi.gateway.login.account import MOST_TOKENS
+from vdi.gateway.login.agents import browser as named
+from vdi.gateway.login.cli_login import loopback
+from vdi.gateway.login.oidc_flow import challenge_of
+
+VERIFIER = "v" * 43
+LOOPBACK = "http://127.0.0.1:40123/back"
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def alice(stage: Stage) -> Browser:
+    browser = stage.browser(**{"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"})
+    await browser.log_in()
+    return browser
+
+
+async def make_token(browser: Browser, label: str = "script", days: str = "30") -> str:
+    page = (await browser.get("/account")).text
+    answer = await browser.submit("/account/tokens", page, label=label, days=days)
+    assert answer.status_code == 200, answer.text
+    found = re.search(r'<pre id="new-token">(vdi_[A-Za-z0-9_-]{43})</pre>', answer.text)
+    assert found is not None
+    return found[1]
+
+
+async def status_with(stage: Stage, token: str, path: str = "/api/v1/me") -> int:
+    return (await stage.browser(Authorization=f"Bearer {token}").get(path)).status_code
+
+
+async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: Stage, alice: Browser) -> None:
+    token = await make_token(alice)
+    me = (await stage.browser(Authorization=f"Bearer {token}").get("/api/v1/me")).json()
+    assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
+    page = (await alice.get("/account")).text
+    assert token not in page
+    assert "script" in page
+    assert ("alice@example.com", "token.create", "done") in stage.audit.rows
+
+
+async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: Stage, alice: Browser) -> None:
+    token = await make_token(alice, days="1")
+    stage.clock.advance(seconds=1)
+    other = await make_token(alice, days="7")
+    page = (await alice.get("/account")).text
+    ids = re.findall(r"/account/tokens/([^/]+)/revoke", page)
+    assert len(ids) == 2
+    await alice.submit(f"/account/tokens/{ids[0]}/revoke", page)
+    assert [await status_with(stage, one) for one in (token, other)] == [200, 401]
+    assert {"login_id": f"token:{ids[0]}"} in stage.edge.ended
+    stage.clock.advance(days=1)
+    assert await status_with(stage, token) == 401
+
+
+async def test_a_token_makes_neither_tokens_nor_logins(stage: Stage, alice: Browser) -> None:
+    token = await make_token(alice)
+    for path in ("/account/tokens", "/account/logout-everywhere", "/account/logins/x/end", "/cli/authorize"):
+        answer = await stage.browser(Authorization=f"Bearer {token}").post(path, data={"label": "x", "days": "30"})
+        assert answer.status_code == 403, path
+    assert await status_with(stage, token, "/account") == 403
+
+
+async def test_a_bad_token_never_falls_back_to_the_cookie(alice: Browser) -> None:
+    for value in ("Bearer vdi_wrong", "Bearer ", "Basic YTpi", "Bearer " + "x" * 5000):
+        answer = await alice.get("/api/v1/me", headers={"Authorization": value})
+        assert answer.status_code == 401, value
+    assert (await alice.get("/api/v1/me")).status_code == 200
+
+
+@pytest.mark.parametrize(("label", "days"), [("", "30"), ("x" * 61, "30"), ("a\x07b", "30"), ("x", "31"), ("x", "-1")])
+async def test_a_token_with_odd_wishes_is_refused_in_words(alice: Browser, label: str, days: str) -> None:
+    answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label=label, days=days)
+    assert answer.status_code == 422
+    assert "allowed are" in answer.text
+
+
+async def test_nobody_has_more_tokens_than_they_can_look_after(stage: Stage, alice: Browser) -> None:
+    for _ in range(MOST_TOKENS):
+        await make_token(alice)
+    answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label="x", days="30")
+    assert answer.status_code == 422
+
+
+async def test_names_are_escaped(alice: Browser) -> None:
+    await make_token(alice, label="<script>alert(1)</script>")
+    page = (await alice.get("/account")).text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;" in page
+
+
+async def test_i_see_my_browsers_and_sign_one_out(stage: Stage, alice: Browser) -> None:
+    other = stage.browser("198.51.100.9", **{"User-Agent": "Mozilla/5.0 (Windows NT 10.0) Chrome/150.0 Safari/537.36"})
+    await other.log_in()
+    login_id = (await other.get("/api/v1/me")).json()["login_id"]
+    page = (await alice.get("/account")).text
+    assert "Firefox on Linux" in page
+    assert "Chrome on Windows" in page
+    assert "198.51.100.9" in page
+    answer = await alice.submit(f"/account/logins/{login_id}/end", page)
+    assert answer.status_code == 303
+    assert (await other.get("/api/v1/me")).status_code == 401
+    assert (await alice.get("/api/v1/me")).status_code == 200
+    assert stage.edge.ended == [{"login_id": login_id}]
+
+
+async def test_i_cannot_sign_others_out(stage: Stage, alice: Browser) -> None:
+    root = stage.browser()
+    await root.log_in("root")
+    login_id = (await root.get("/api/v1/me")).json()["login_id"]
+    await alice.submit(f"/account/logins/{login_id}/end", (await alice.get("/account")).text)
+    assert (await root.get("/api/v1/me")).status_code == 200
+    await make_token(root)
+    token_id = re.findall(r"/account/tokens/([^/]+)/revoke", (await root.get("/account")).text)[0]
+    answer = await alice.submit(f"/account/tokens/{token_id}/revoke", (await alice.get("/account")).text)
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("with_tokens", [False, True])
+async def test_signing_out_everywhere(stage: Stage, alice: Browser, with_tokens: bool) -> None:
+    other, root = stage.browser(), stage.browser()
+    await other.log_in()
+    await root.log_in("root")
+    token = await make_token(alice)
+    wish = {"tokens": "yes"} if with_tokens else {}
+    answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **wish)
+    assert answer.status_code == 200
+    assert stage.edge.ended == [{"user": "alice@example.com"}]
+    for browser in (alice, other):
+        assert (await browser.get("/api/v1/me")).status_code == 401
+    assert (await root.get("/api/v1/me")).status_code == 200
+    assert await status_with(stage, token) == (401 if with_tokens else 200)
+
+
+async def test_an_administrator_signs_somebody_out(stage: Stage, alice: Browser) -> None:
+    root = stage.browser()
+    await root.log_in("root")
+    token = await make_token(alice)
+    page = (await root.get("/account")).text
+    answer = await root.submit("/account/sign-out-person", page, user=" Alice@Example.com")
+    assert answer.status_code == 303
+    assert stage.edge.ended == [{"user": "alice@example.com"}]
+    assert stage.audit.rows[-1] == ("root@example.com", "login.end_all", "alice@example.com")
+    assert (await alice.get("/api/v1/me")).status_code == 401
+    assert await status_with(stage, token) == 401
+    assert (await root.get("/api/v1/me")).status_code == 200
+    assert (await root.submit("/account/sign-out-person", page, user="nobody")).status_code == 422
+
+
+async def test_nobody_else_signs_others_out(stage: Stage, alice: Browser) -> None:
+    page = (await alice.get("/account")).text
+    assert "sign-out-person" not in page
+    assert (await alice.submit("/account/sign-out-person", page, user="root@example.com")).status_code == 403
+    assert stage.edge.ended == []
+
+
+async def test_a_removed_user_s_tokens_end(stage: Stage, alice: Browser) -> None:
+    token = await make_token(alice)
+    stage.secrets.set()
+    await stage.login.follow()
+    assert await status_with(stage, token) == 401
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        (
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 Version/18.0 Safari/605.1.15",
+            "Safari on macOS",
+        ),
+        ("Mozilla/5.0 (Windows NT 10.0) Chrome/150.0.0.0 Safari/537.36 Edg/150.0", "Edge on Windows"),
+        ("curl/8.5.0", "curl"),
+        ("", "unknown"),
+        ("x" * 100, "x" * 60),
+    ],
+)
+def test_browsers_have_names(agent: str, words: str) -> None:
+    assert named(agent) == words
+
+
+# --- the command line ---
+
+
+def question(**more: str) -> dict[str, str]:
+    return {
+        "redirect_uri": LOOPBACK,
+        "state": "s1",
+        "code_challenge": challenge_of(VERIFIER),
+        "code_challenge_method": "S256",
+        "client": "vdi on laptop",
+    } | more
+
+
+async def agreed(browser: Browser, **more: str) -> str:
+    """The code that the command gets."""
+    page = await browser.get("/cli/authorize", params=question(**more))
+    assert page.status_code == 200
+    assert "vdi on laptop" in page.text
+    answer = await browser.submit("/cli/authorize", page.text, **question(**more))
+    assert answer.status_code == 200
+    there = answer.headers["refresh"].removeprefix("0; url=")
+    assert there.startswith(f"{LOOPBACK}?")
+    query = parse_qs(urlsplit(there).query)
+    assert query["state"] == ["s1"]
+    return query["code"][0]
+
+
+async def test_the_command_line_gets_a_token_through_the_browser(stage: Stage, alice: Browser) -> None:
+    code = await agreed(alice)
+    command = stage.browser()
+    proof = {"code": code, "code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
+    answer = (await command.post("/cli/token", data=proof)).json()
+    assert (answer["user"], answer["expires"]) == ("alice@example.com", "2026-12-20T12:00:00Z")
+    assert await status_with(stage, answer["token"]) == 200
+    again = await command.post("/cli/token", data=proof)
+    assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("code_verifier", "w" * 43),
+        ("code_verifier", "short"),
+        ("redirect_uri", "http://127.0.0.1:1/back"),
+        ("code", "x"),
+    ],
+)
+async def test_a_stolen_code_is_worth_nothing(stage: Stage, alice: Browser, field: str, value: str) -> None:
+    proof = {"code": await agreed(alice), "code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
+    answer = await stage.browser().post("/cli/token", data=proof | {field: value})
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error", "error_description"}
+
+
+async def test_a_code_ends_with_its_time_and_with_its_login(stage: Stage, alice: Browser) -> None:
+    proof = {"code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
+    code = await agreed(alice)
+    stage.clock.advance(seconds=301)
+    assert (await stage.browser().post("/cli/token", data=proof | {"code": code})).status_code == 400
+    code = await agreed(alice)
+    await alice.submit("/logout", (await alice.get("/account")).text)
+    answer = await stage.browser().post("/cli/token", data=proof | {"code": code})
+    assert "login that agreed" in answer.json()["error_description"]
+
+
+async def test_without_a_loopback_address_the_code_is_shown(stage: Stage, alice: Browser) -> None:
+    page = (await alice.get("/cli/authorize", params=question(redirect_uri=""))).text
+    answer = await alice.submit("/cli/authorize", page, **question(redirect_uri=""))
+    assert "refresh" not in answer.headers
+    found = re.search(r'<pre id="code">([^<]+)</pre>', answer.text)
+    assert found is not None
+    done = await stage.browser().post("/cli/token", data={"code": found[1], "code_verifier": VERIFIER})
+    assert done.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("redirect_uri", "http://evil.example:1/"),
+        ("code_challenge", "short"),
+        ("code_challenge", ""),
+        ("code_challenge_method", "plain"),
+        ("code_challenge_method", ""),
+        ("client", "x" * 61),
+        ("client", "a\nb"),
+        ("state", "a b"),
+    ],
+)
+async def test_odd_questions_are_refused(alice: Browser, field: str, value: str) -> None:
+    answer = await alice.get("/cli/authorize", params=question(**{field: value}))
+    assert answer.status_code == 400
+    assert field in answer.text
+    assert "allowed" in answer.text
+    page = (await alice.get("/account")).text
+    assert (await alice.submit("/cli/authorize", page, **question(**{field: value}))).status_code == 400
+
+
+async def test_the_question_waits_for_the_login(stage: Stage) -> None:
+    browser = stage.browser()
+    asked = await browser.get("/cli/authorize", params=question())
+    assert asked.status_code == 303
+    page = (await browser.get(asked.headers["location"])).text
+    hidden = re.search(r'name="next" value="([^"]+)"', page)
+    assert hidden is not None
+    answer = await browser.log_in(next=hidden[1].replace("&amp;", "&"))
+    assert (await browser.get(answer.headers["location"])).status_code == 200
+    assert answer.headers["location"].startswith("/cli/authorize?redirect_uri=http")
+    assert csrf_in(page)
+    assert PORTAL not in answer.headers["location"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "good"),
+    [
+        ("http://127.0.0.1:1/", True),
+        ("http://127.0.0.1:65535", True),
+        ("http://[::1]:8000/back", True),
+        ("http://127.0.0.1:65536/", False),
+        ("http://127.0.0.1:0/", False),
+        ("http://127.0.0.1/", False),
+        ("https://127.0.0.1:1/", False),
+        ("http://localhost:1/", False),
+        ("http://127.0.0.2:1/", False),
+        ("http://127.0.0.1:1@evil.example/", False),
+        ("http://127.0.0.1:1/?x", False),
+        ("http://127.0.0.1:1/#x", False),
+        ("http://127.0.0.1.evil.example:1/", False),
+        ("http://127.0.0.1:1\\@evil.example", False),
+        ("http://127.0.0.1:1/\n", False),
+    ],
+)
+def test_loopback_is_by_number_and_port(uri: str, good: bool) -> None:
+    assert loopback(uri) is good

@@ -1,0 +1,223 @@
+"""What is refused to whom: pages without a login, forms that no page of ours has sent, addresses that are not ours."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from starlette.routing import Route
+
+from unit.gateway.login_stage import PASSWORD, PORTAL, SETTINGS, Browser, Stage, open_stage
+from vdi.gateway.login import csrf
+from vdi.gateway.login.next_url import safe_next
+from vdi.gateway.login.security import content_security_policy
+from vdi.gateway.settings import Settings
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def alice(stage: Stage) -> Browser:
+    browser = stage.browser()
+    await browser.log_in()
+    return browser
+
+
+async def token_of(browser: Browser) -> str:
+    token: str = (await browser.get("/api/v1/me")).json()["csrf"]
+    return token
+
+
+async def test_a_page_leads_to_the_login_and_back(stage: Stage) -> None:
+    answer = await stage.browser().get("/account?x=1&y=%2F")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/account%3Fx%3D1%26y%3D%252F")
+    assert (await stage.browser().get("/")).headers["location"] == "/login"
+
+
+async def test_what_is_no_page_is_told_401(stage: Stage) -> None:
+    for browser, path in (
+        (stage.browser(), "/api/v1/me"),
+        (stage.browser(Accept="text/event-stream"), "/"),
+        (stage.browser(Accept="*/*"), "/"),
+    ):
+        answer = await browser.get(path)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_htmx_goes_to_the_login_from_the_page_it_is_on(stage: Stage) -> None:
+    answer = await stage.browser().get(
+        "/", headers={"HX-Request": "true", "HX-Current-URL": f"{PORTAL}/history?page=2"}
+    )
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=/history%3Fpage%3D2")
+
+
+async def test_administrators_only(stage: Stage, alice: Browser) -> None:
+    assert (await alice.get("/admin")).status_code == 403
+    root = stage.browser()
+    await root.log_in("root")
+    assert (await root.get("/admin")).status_code == 200
+
+
+async def test_a_form_of_ours_is_taken(alice: Browser) -> None:
+    token = await token_of(alice)
+    for headers in ({"Origin": PORTAL}, {"Sec-Fetch-Site": "same-origin"}):
+        assert (await alice.post("/change", data={"csrf": token}, headers=headers)).status_code == 200
+        assert (await alice.post("/change", headers=headers | {"X-CSRF-Token": token})).status_code == 200
+    assert await token_of(alice) != token, "each page has another"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "https://evil.example"},
+        {"Origin": "https://alice-desktop.vdi.localhost"},
+        {"Origin": "https://portal.vdi.localhost.evil.example"},
+        {"Origin": "http://portal.vdi.localhost"},
+        {"Origin": "https://portal.vdi.localhost:444"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-site", "Origin": PORTAL},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
+    ],
+    ids=str,
+)
+async def test_a_form_from_elsewhere_is_refused_even_with_the_token(alice: Browser, headers: dict[str, str]) -> None:
+    answer = await alice.post("/change", data={"csrf": await token_of(alice)}, headers=headers)
+    assert answer.status_code == 403
+
+
+async def test_a_form_without_its_token_is_refused(stage: Stage, alice: Browser) -> None:
+    other = stage.browser()
+    await other.log_in("root")
+    token = await token_of(alice)
+    for wrong in ("", "x", await token_of(other), token[:-2], token + "AA", "ä", csrf.make_token("")):
+        answer = await alice.post("/change", data={"csrf": wrong}, headers={"Origin": PORTAL})
+        assert answer.status_code == 403, wrong
+    as_json = await alice.post("/change", json={"csrf": token}, headers={"Origin": PORTAL})
+    assert as_json.status_code == 403
+
+
+FORMS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("/login", {"user": "alice@example.com", "password": PASSWORD}),
+    ("/logout", {}),
+    ("/account/logins/x/end", {}),
+    ("/account/logout-everywhere", {}),
+    ("/account/sign-out-person", {"user": "bob@example.com"}),
+    ("/account/tokens", {"label": "x", "days": "30"}),
+    ("/account/tokens/x/revoke", {}),
+    ("/cli/authorize", {"code_challenge": "x" * 43, "code_challenge_method": "S256"}),
+)
+
+
+@pytest.mark.parametrize(("path", "fields"), FORMS, ids=[path for path, _ in FORMS])
+async def test_every_form_of_the_login_needs_its_token(stage: Stage, path: str, fields: dict[str, str]) -> None:
+    browser = stage.browser()
+    if path != "/login":
+        await browser.log_in("root")
+    before = browser.copy_cookies()
+    assert (await browser.post(path, data=fields, headers={"Origin": PORTAL})).status_code == 403
+    assert browser.copy_cookies().get("__Host-vdi-login") == before.get("__Host-vdi-login")
+    if path == "/login":
+        token = csrf.make_token(browser.copy_cookies()["__Host-vdi-before"])
+    else:
+        token = await token_of(browser)
+    foreign = await browser.post(path, data=fields | {"csrf": token}, headers={"Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+    assert stage.edge.ended == []
+
+
+def test_every_form_is_in_the_list(stage: Stage) -> None:
+    routes = {
+        route.path
+        for route in stage.login.portal_routes()
+        if isinstance(route, Route) and "POST" in (route.methods or ())
+    }
+    listed = {path.replace("/x/", "/{id}/") for path, _ in FORMS}
+    assert routes - listed == {"/cli/token"}, "it needs no cookie"
+
+
+OURS = Settings(domain="vdi.example.com", url_port=8443)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        "/",
+        "/desktops/x?y=1#z",
+        "/enter?host=a&state=b&next=/",
+        "https://portal.vdi.example.com:8443/history",
+        "https://alice-desktop.vdi.example.com:8443/",
+    ],
+)
+def test_own_pages_are_gone_to(good: str) -> None:
+    assert safe_next(good, OURS) == good
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        None,
+        "//evil.example",
+        "///evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        " //evil.example",
+        "https://evil.example",
+        "https:evil.example",
+        "https:/evil.example",
+        "https://vdi.example.com.evil.example:8443/",
+        "https://evilvdi.example.com:8443/",
+        "https://evil.example/.vdi.example.com:8443/",
+        "https://evil.example?.vdi.example.com:8443/",
+        "https://evil.example#.vdi.example.com:8443/",
+        "https://portal.vdi.example.com:8443@evil.example/",
+        "https://evil.example@portal.vdi.example.com:8443/",
+        "https://portal.vdi.example.com/",
+        "https://portal.vdi.example.com:9/",
+        "https://portal.vdi.example.com:x/",
+        "https://a.b.vdi.example.com:8443/",
+        "https://vdi.example.com:8443/",
+        "http://portal.vdi.example.com:8443/",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "/" + "x" * 3000,
+        "/\u2028",
+    ],
+)
+def test_foreign_pages_are_not(bad: str | None) -> None:
+    assert safe_next(bad, OURS) == "/"
+
+
+@given(st.text(alphabet="/\\@:.?#%\t\n ax-", max_size=30) | st.text(max_size=30))
+@example("/.//evil.example")
+@example("/..//evil.example")
+def test_no_text_leads_away(text: str) -> None:
+    there = urlsplit(urljoin(f"{OURS.portal_url}/login", safe_next(text, OURS).replace("\\", "/")))
+    assert there.scheme == "https"
+    assert (there.hostname or "").endswith(".vdi.example.com")
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_a_csrf_token_fits_its_own_secret_alone(secret: str, other: str) -> None:
+    secret, other = secret.encode("utf-8", "replace").decode(), other.encode("utf-8", "replace").decode()
+    token = csrf.make_token(secret)
+    assert csrf.matches(secret, token)
+    assert csrf.matches(other, token) == (other == secret)
+
+
+def test_the_policy_names_the_port_of_desktops() -> None:
+    assert "form-action 'self' https://*.vdi.example.com:8443;" in content_security_policy(OURS)
+    assert "form-action 'self' https://*.vdi.localhost;" in content_security_policy(SETTINGS)

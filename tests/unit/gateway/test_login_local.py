@@ -1,0 +1,276 @@
+"""Logging in with a password: who gets in, what the cookie is, how long it holds, and who is told what."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.login_stage import PASSWORD, PORTAL, Stage, csrf_in, open_stage, user
+from vdi.gateway.login.passwords import LONGEST, WAITING, BusyError, Passwords
+from vdi.kube.errors import ConnectionFailed
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+async def test_the_right_password_makes_a_login(stage: Stage) -> None:
+    browser = stage.browser()
+    answer = await browser.log_in(next="/desktops/mine?x=1")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/mine?x=1")
+    assert stage.audit.rows == [("alice@example.com", "login.begin", "done")]
+    assert stage.counted("local", "in") == 1
+    me = (await browser.get("/api/v1/me")).json()
+    assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
+
+
+async def test_the_address_is_the_same_in_upper_case_and_with_spaces(stage: Stage) -> None:
+    browser = stage.browser()
+    answer = await browser.submit("/login", user="  Alice@Example.COM ", password=PASSWORD)
+    assert answer.status_code == 303
+    assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
+
+
+async def test_the_cookie_is_for_this_host_alone(stage: Stage) -> None:
+    answer = await stage.browser().log_in()
+    cookie = next(one for one in answer.headers.get_list("set-cookie") if one.startswith("__Host-vdi-login="))
+    attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
+    assert {"secure", "httponly", "path=/", "samesite=lax", "max-age=604800"} <= attributes
+    assert not any(one.startswith("domain") for one in attributes)
+    assert "__Host-vdi-before=" in str(answer.headers.get_list("set-cookie"))  # the cookie of before is dropped
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        ("alice", "wrong"),
+        ("alice", ""),
+        ("nobody", PASSWORD),
+        ("alice", PASSWORD + "\0"),
+        ("alice", "x" * (LONGEST + 1)),
+        ("al ice", PASSWORD),
+    ],
+)
+async def test_whoever_is_wrong_is_told_the_same(stage: Stage, name: str, password: str) -> None:
+    browser = stage.browser()
+    expected = await browser.log_in("somebody", "something else")
+    answer = await browser.log_in(name, password)
+    assert answer.status_code == expected.status_code == 403
+
+    def neutral(page: str) -> str:
+        return re.sub(r'value="[^"]*"', "", page)
+
+    assert neutral(answer.text) == neutral(expected.text)
+    assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
+    assert (await browser.get("/api/v1/me")).status_code == 401
+
+
+async def test_a_password_in_the_wrong_field_is_not_written_down(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = stage.browser()
+    await browser.submit("/login", user="hunter2 is@my password", password="")
+    await browser.log_in("alice", "wrong")
+    assert stage.audit.rows == [("", "login.begin", "refused"), ("alice@example.com", "login.begin", "refused")]
+    assert stage.counted("local", "refused") == 2
+    assert "hunter2" not in caplog.text
+
+
+async def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    passwords = stage.login.local._passwords
+    verify = passwords._verify
+
+    def look(stored: str, data: bytes) -> bool:
+        looked.append(stored)
+        return verify(stored, data)
+
+    monkeypatch.setattr(passwords, "_verify", look)
+    browser = stage.browser()
+    for name, password in (("alice", "wrong"), ("nobody", "wrong"), ("no address", "wrong"), ("alice", "x" * 2000)):
+        await browser.log_in(name, password)
+    assert len(looked) == 4
+    parameters = {stored.rsplit("$", 2)[0] for stored in looked}
+    assert len(parameters) == 1, "the stand-in's hash costs as much as a real one"
+
+
+async def test_a_login_ends_when_it_is_idle_and_at_the_latest_after_a_week(stage: Stage) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    for _ in range(13):
+        stage.clock.advance(hours=11.9)
+        assert (await browser.get("/api/v1/me")).status_code == 200
+    stage.clock.advance(hours=12.1)
+    assert (await browser.get("/api/v1/me")).status_code == 401, "idle"
+    again = stage.browser()
+    await again.log_in()
+    for _ in range(14):
+        stage.clock.advance(hours=11.9)
+        assert (await again.get("/api/v1/me")).status_code == 200
+    stage.clock.advance(hours=2)
+    assert (await again.get("/api/v1/me")).status_code == 401, "a week is over"
+
+
+async def test_work_in_a_desktop_keeps_the_login(stage: Stage) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    login_id = (await browser.get("/api/v1/me")).json()["login_id"]
+    for _ in range(3):
+        stage.clock.advance(hours=8)
+        assert await stage.login.logins.touch(login_id)
+    assert await stage.login.logins.is_live(login_id)
+    stage.clock.advance(hours=13)
+    assert not await stage.login.logins.touch(login_id)
+    assert not await stage.login.logins.is_live("no such login")
+
+
+async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: Stage) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    first = browser.copy_cookies()["__Host-vdi-login"]
+    first_id = (await browser.get("/api/v1/me")).json()["login_id"]
+    page = (await browser.get("/account")).text
+    answer = await browser.submit("/login", page, user="root@example.com", password=PASSWORD)
+    assert answer.status_code == 303
+    assert browser.copy_cookies()["__Host-vdi-login"] != first
+    assert {"login_id": first_id} in stage.edge.ended
+    thief = stage.browser()
+    thief.cookies.set("__Host-vdi-login", first)
+    assert (await thief.get("/api/v1/me")).status_code == 401
+
+
+async def test_a_cookie_that_somebody_planted_is_never_a_login(stage: Stage) -> None:
+    browser = stage.browser()
+    browser.cookies.set("__Host-vdi-login", "planted")
+    page = (await browser.get("/login")).text
+    answer = await browser.submit("/login", page, user="alice@example.com", password=PASSWORD)
+    assert answer.status_code == 303
+    assert browser.cookies.get("__Host-vdi-login", domain="portal.vdi.localhost") != "planted"
+
+
+async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: Stage) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    stolen = browser.copy_cookies()
+    login_id = (await browser.get("/api/v1/me")).json()["login_id"]
+    answer = await browser.submit("/logout", (await browser.get("/account")).text)
+    assert answer.status_code == 200
+    assert "You are signed out" in answer.text
+    assert "Refresh" not in answer.headers
+    assert stage.edge.ended == [{"login_id": login_id}]
+    thief = stage.browser()
+    thief.cookies.update(stolen)
+    assert (await thief.get("/api/v1/me")).status_code == 401
+
+
+async def test_the_login_page_leads_on_who_is_logged_in(stage: Stage) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    answer = await browser.get("/login?next=/history")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/history")
+
+
+async def test_a_form_from_before_is_shown_again(stage: Stage) -> None:
+    browser = stage.browser()
+    page = (await browser.get("/login")).text
+    browser.cookies.clear()
+    answer = await browser.submit("/login", page, user="alice@example.com", password=PASSWORD)
+    assert answer.status_code == 403
+    assert "try again" in answer.text
+    assert csrf_in(answer.text)
+
+
+async def test_removed_users_and_new_passwords_end_logins(stage: Stage) -> None:
+    alice, root = stage.browser(), stage.browser()
+    await alice.log_in()
+    await root.log_in("root")
+    login_id = (await alice.get("/api/v1/me")).json()["login_id"]
+    stage.login.on_ended = lambda ended: stage.edge.end_grants(login_id=ended)
+    await stage.login.follow()
+    assert stage.edge.ended == []
+    assert (await alice.get("/api/v1/me")).status_code == 200
+    kept = stage.secrets.users or {}
+    stage.secrets.set(alice=user("another password"), root=kept["root@example.com"])
+    await stage.login.follow()
+    assert stage.edge.ended == [{"login_id": login_id}]
+    assert (await alice.get("/api/v1/me")).status_code == 401
+    assert (await root.get("/api/v1/me")).status_code == 200
+    stage.secrets.set(alice=user())
+    await stage.login.follow()
+    assert (await root.get("/api/v1/me")).status_code == 401
+
+
+@pytest.mark.parametrize("hours", [12.1, 24 * 7 + 1])
+async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: Stage, hours: float) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    login_id = (await browser.get("/api/v1/me")).json()["login_id"]
+    stage.login.on_ended = lambda ended: stage.edge.end_grants(login_id=ended)
+    stage.clock.advance(hours=hours)
+    for _ in range(2):
+        await stage.login.follow()
+    assert stage.edge.ended == [{"login_id": login_id}]
+
+
+async def test_a_new_role_counts_without_another_login(stage: Stage) -> None:
+    browser = stage.browser()
+    await browser.log_in()
+    known = (stage.secrets.users or {})["alice@example.com"]
+    stage.secrets.set(alice=type(known)(password=known.password, groups=("admins",)))
+    await stage.login.follow()
+    me = (await browser.get("/api/v1/me")).json()
+    assert (me["admin"], me["groups"]) == (True, ["admins"])
+
+
+async def test_without_the_secret_nobody_gets_in_and_one_is_told_why(stage: Stage) -> None:
+    stage.secrets.broken = ConnectionFailed("https://api", "GET", "refused")
+    answer = await stage.browser().log_in()
+    assert answer.status_code == 503
+    assert "at this moment" in answer.text
+    assert "api" not in answer.text.lower().replace("capital", "")
+
+
+async def test_a_bad_entry_locks_nobody_else_out(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    known = (stage.secrets.users or {})["alice@example.com"]
+    stage.secrets.text = f"alice@example.com: {{password: '{known.password}'}}\nbob@example.com: {{password: plain}}\n"
+    stage.secrets.version += 1
+    assert (await stage.browser().log_in()).status_code == 303
+    assert "bob@example.com" in caplog.text
+    assert "plain" not in caplog.text
+    assert (await stage.browser().log_in("bob", "plain")).status_code == 403
+
+
+async def test_no_more_passwords_wait_than_can_be_looked_at() -> None:
+    passwords = Passwords()
+    passwords._waiting = WAITING
+    with pytest.raises(BusyError):
+        await passwords.check(None, "x")
+
+
+def test_accented_letters_are_one_password_however_they_are_written() -> None:
+    passwords = Passwords()
+    stored = passwords.make_hash("cafe\u0301 cafe\u0301")
+    assert passwords._verify(stored, "café café".encode())
+
+
+@pytest.mark.parametrize("password", ["short", "x" * 1025])
+def test_new_passwords_have_a_length(password: str) -> None:
+    with pytest.raises(ValueError, match="allowed are"):
+        Passwords().make_hash(password)
+
+
+async def test_pages_of_the_portal_stay_ours(stage: Stage) -> None:
+    answer = await stage.browser().get("/login")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "form-action 'self' https://*.vdi.localhost;" in policy
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert PORTAL not in answer.text

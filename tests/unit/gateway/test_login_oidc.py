@@ -1,0 +1,450 @@
+"""What is believed of an identity provider. A real one is in tests/cluster; here is one that lies as it is told to."""
+
+import hmac
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+
+from unit.gateway.login_stage import SETTINGS, Browser, Stage, open_stage
+from vdi.gateway.login import oidc_flow
+from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.oidc_claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
+from vdi.gateway.settings import OIDC, Settings
+
+ISSUER = "https://id.example.com/realms/vdi"
+CONFIG = OIDC(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
+WITH_OIDC = Settings(oidc=CONFIG, admin_users=frozenset({"boss@example.com"}), admin_groups=frozenset({"admins"}))
+KEY = RSAKey.generate_key(2048, parameters={"kid": "k1", "use": "sig", "alg": "RS256"})
+OTHER_KEY = RSAKey.generate_key(2048, parameters={"kid": "k1"})
+
+
+@dataclass
+class FakeProvider:
+    """Answers as OpenID Connect says, except for what a test has changed."""
+
+    clock: Callable[[], float]
+    claims: dict[str, Any] = field(default_factory=dict)
+    user_info: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    sign: Callable[[dict[str, Any]], str] = lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, KEY)
+    keys: list[Any] = field(default_factory=lambda: [KEY.as_dict(private=False)])
+    down: bool = False
+    nonce: str = ""
+    challenge: str = ""
+    asked: list[str] = field(default_factory=list)
+    form: dict[str, list[str]] = field(default_factory=dict)
+    authorization: str = ""
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/realms/vdi")
+        self.asked.append(path)
+        if self.down:
+            raise httpx.ConnectError("refused")
+        match path:
+            case "/.well-known/openid-configuration":
+                about = {
+                    "issuer": ISSUER,
+                    "authorization_endpoint": f"{ISSUER}/auth",
+                    "token_endpoint": f"{ISSUER}/token",
+                    "jwks_uri": f"{ISSUER}/keys",
+                    "userinfo_endpoint": f"{ISSUER}/me",
+                    "end_session_endpoint": f"{ISSUER}/end?x=1",
+                }
+                return httpx.Response(200, json=about | self.metadata)
+            case "/token":
+                self.form = parse_qs(request.content.decode())
+                self.authorization = request.headers.get("authorization", "")
+                if oidc_flow.challenge_of(self.form["code_verifier"][0]) != self.challenge:
+                    return httpx.Response(400, json={"error": "invalid_grant"})
+                now = int(self.clock())
+                claims = {"iss": ISSUER, "aud": "vdi", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce}
+                claims |= {"email": "Alice@Example.com", "name": "Alice", "groups": ["engineering"]} | self.claims
+                claims = {name: value for name, value in claims.items() if value is not None}
+                return httpx.Response(200, json={"id_token": self.sign(claims), "access_token": "at"})
+            case "/keys":
+                return httpx.Response(200, json={"keys": self.keys})
+            case "/me":
+                assert request.headers["authorization"] == "Bearer at"
+                return httpx.Response(200, json={"sub": "1"} | self.user_info)
+        return httpx.Response(404)
+
+
+@dataclass
+class World:
+    stage: Stage
+    provider: FakeProvider
+
+    async def go(self, browser: Browser, next_page: str = "/history") -> dict[str, str]:
+        """To the provider; what its way back would carry."""
+        answer = await browser.get("/login/oidc", params={"next": next_page})
+        assert answer.status_code == 303, answer.text
+        there = urlsplit(answer.headers["location"])
+        assert f"{there.scheme}://{there.netloc}{there.path}" == f"{ISSUER}/auth"
+        query = {name: values[0] for name, values in parse_qs(there.query).items()}
+        assert query["response_type"] == "code"
+        assert query["code_challenge_method"] == "S256"
+        assert query["redirect_uri"] == "https://portal.vdi.localhost/login/oidc/back"
+        self.provider.nonce, self.provider.challenge = query["nonce"], query["code_challenge"]
+        return {"code": "c", "state": query["state"]}
+
+    async def come_back(self, **claims: Any) -> httpx.Response:
+        """There and back in one browser."""
+        self.provider.claims |= claims
+        browser = self.stage.browser()
+        return await browser.get("/login/oidc/back", params=await self.go(browser))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_stage(tmp_path, WITH_OIDC) as stage:
+        provider = FakeProvider(lambda: stage.clock.now.timestamp())
+        http = httpx.AsyncClient(transport=httpx.MockTransport(provider))
+        stage.login.provider = Provider(CONFIG, WITH_OIDC, now=provider.clock, http=http)
+        yield World(stage, provider)
+
+
+async def test_there_and_back(world: World) -> None:
+    browser = world.stage.browser()
+    back = await world.go(browser, "/desktops/x")
+    answer = await browser.get("/login/oidc/back", params=back)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/x")
+    me = (await browser.get("/api/v1/me")).json()
+    assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
+    assert world.provider.authorization.startswith("Basic ")
+    assert "client_secret" not in world.provider.form
+    assert "/me" not in world.provider.asked, "all that is needed was in the ID token"
+
+
+async def test_the_login_page_offers_it(world: World) -> None:
+    page = (await world.stage.browser().get("/login?next=/history")).text
+    assert "Continue with Example ID" in page
+    assert 'href="/login/oidc?next=/history"' in page
+    assert 'name="password"' in page, "there are local users as well"
+    world.stage.secrets.set()
+    await world.stage.login.follow()
+    assert 'name="password"' not in (await world.stage.browser().get("/login")).text
+
+
+async def test_two_tabs_may_be_under_way(world: World) -> None:
+    browser = world.stage.browser()
+    first = await world.go(browser, "/one")
+    nonce, challenge = world.provider.nonce, world.provider.challenge
+    second = await world.go(browser, "/two")
+    answer = await browser.get("/login/oidc/back", params=second)
+    assert answer.headers["location"] == "/two"
+    world.provider.nonce, world.provider.challenge = nonce, challenge
+    assert (await browser.get("/login/oidc/back", params=first)).headers["location"] == "/one"
+
+
+async def test_a_way_back_is_for_one_browser_once_and_soon(world: World) -> None:
+    browser, thief = world.stage.browser(), world.stage.browser()
+    back = await world.go(browser)
+    await world.go(thief)
+    assert (await thief.get("/login/oidc/back", params=back)).status_code == 403
+    assert (await world.stage.browser().get("/login/oidc/back", params=back)).status_code == 403
+    back = await world.go(browser)
+    assert (await browser.get("/login/oidc/back", params=back)).status_code == 303
+    assert (await browser.get("/login/oidc/back", params=back)).status_code == 403
+    late = await world.go(browser)
+    world.stage.clock.advance(seconds=oidc_flow.SECONDS + 1)
+    assert (await browser.get("/login/oidc/back", params=late)).status_code == 403
+
+
+@pytest.mark.parametrize("state", ["", ".", "a.b", "é.é", "=.="])
+async def test_a_made_up_state_is_refused(world: World, state: str) -> None:
+    browser = world.stage.browser()
+    await world.go(browser)
+    assert (await browser.get("/login/oidc/back", params={"code": "c", "state": state})).status_code == 403
+
+
+async def test_the_next_page_is_ours_also_on_the_way_back(world: World) -> None:
+    browser = world.stage.browser()
+    answer = await browser.get("/login/oidc/back", params=await world.go(browser, "https://evil.example/"))
+    assert answer.headers["location"] == "/"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://evil.example"},
+        {"iss": ISSUER + "/"},
+        {"iss": None},
+        {"aud": "another"},
+        {"aud": ["another"]},
+        {"aud": None},
+        {"aud": ["vdi", "another"]},
+        {"aud": ["vdi", "another"], "azp": "another"},
+        {"azp": "another"},
+        {"exp": 1},
+        {"exp": None},
+        {"exp": True},
+        {"exp": "never"},
+        {"iat": 99999999999},
+        {"iat": None},
+        {"nbf": 99999999999},
+        {"nonce": "another"},
+        {"nonce": None},
+        {"nonce": 1},
+        {"sub": ""},
+        {"sub": None},
+    ],
+    ids=str,
+)
+async def test_a_token_that_says_something_else_is_not_believed(world: World, claims: dict[str, Any]) -> None:
+    answer = await world.come_back(**claims)
+    assert answer.status_code == 403
+    assert "could not be verified" in answer.text
+    assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
+
+
+@pytest.mark.parametrize("claims", [{"aud": ["vdi"]}, {"aud": ["vdi", "x"], "azp": "vdi"}, {"azp": "vdi"}], ids=str)
+async def test_audiences_that_name_us_are_believed(world: World, claims: dict[str, Any]) -> None:
+    assert (await world.come_back(**claims)).status_code == 303
+
+
+def none(claims: dict[str, Any]) -> str:
+    head = oidc_flow._text(b'{"alg":"none","kid":"k1"}')
+    return f"{head}.{oidc_flow._text(msgspec.json.encode(claims))}."
+
+
+def hs256(claims: dict[str, Any], key: bytes) -> str:
+    """By hand: the library refuses to sign with what everybody knows."""
+    text = oidc_flow._text(b'{"alg":"HS256","kid":"k1"}') + "." + oidc_flow._text(msgspec.json.encode(claims))
+    return f"{text}.{oidc_flow._text(hmac.digest(key, text.encode(), 'sha256'))}"
+
+
+def tampered(claims: dict[str, Any]) -> str:
+    head, _, mark = jwt.encode({"alg": "RS256", "kid": "k1"}, claims, KEY).split(".")
+    return f"{head}.{oidc_flow._text(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        none,
+        tampered,
+        lambda claims: hs256(claims, KEY.as_pem(private=False)),
+        lambda claims: hs256(claims, CONFIG.client_secret.encode()),
+        lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY),
+        lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, OTHER_KEY),
+        lambda claims: jwt.encode({"alg": "RS256", "jwk": OTHER_KEY.as_dict(private=False)}, claims, OTHER_KEY),
+        lambda claims: "a.b.c",
+        lambda claims: "",
+        lambda claims: "x" * 10000,
+    ],
+)
+async def test_a_token_that_is_not_signed_is_not_believed(world: World, sign: Callable[[dict[str, Any]], str]) -> None:
+    world.provider.sign = sign
+    answer = await world.come_back()
+    assert answer.status_code == 403
+
+
+async def test_a_new_key_is_looked_up(world: World) -> None:
+    assert (await world.come_back()).status_code == 303
+    new = RSAKey.generate_key(2048, parameters={"kid": "k2"})
+    world.provider.keys = [{"kty": "odd"}, new.as_dict(private=False)]
+    world.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, new)
+    assert (await world.come_back()).status_code == 403, "not at once: anybody could make us ask again and again"
+    world.stage.clock.advance(seconds=31)
+    assert (await world.come_back()).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"email": None}, "did not tell your e-mail address"),
+        ({"email": ""}, "did not tell your e-mail address"),
+        ({"email": ["a@b.c"]}, "did not tell your e-mail address"),
+        ({"email_verified": False}, "not confirmed"),
+        ({"email_verified": "false"}, "not confirmed"),
+        ({"email": "no address"}, "cannot be used"),
+        ({"email": "a@b.c\nd@e.f"}, "cannot be used"),
+    ],
+)
+async def test_without_an_address_that_is_theirs_nobody_comes_in(
+    world: World, claims: dict[str, Any], words: str
+) -> None:
+    answer = await world.come_back(**claims)
+    assert answer.status_code == 403
+    assert words in answer.text
+
+
+async def test_what_the_token_lacks_is_in_the_user_info(world: World) -> None:
+    world.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
+    browser = world.stage.browser()
+    world.provider.claims = {"email": None, "groups": None}
+    await browser.get("/login/oidc/back", params=await world.go(browser))
+    me = (await browser.get("/api/v1/me")).json()
+    assert (me["user"], me["groups"], me["admin"]) == ("bob@example.com", ["admins", "staff"], True)
+
+
+async def test_user_info_of_somebody_else_is_not_believed(world: World) -> None:
+    world.provider.user_info = {"sub": "2", "email": "boss@example.com"}
+    assert (await world.come_back(email=None)).status_code == 403
+
+
+async def test_a_provider_with_iss_in_the_way_back(world: World) -> None:
+    """RFC 9207: against being sent to one provider and coming back from another."""
+    world.provider.metadata = {"authorization_response_iss_parameter_supported": True}
+    browser = world.stage.browser()
+    for iss, status in (({}, 403), ({"iss": "https://evil.example"}, 403), ({"iss": ISSUER}, 303)):
+        back = await world.go(browser) | iss
+        assert (await browser.get("/login/oidc/back", params=back)).status_code == status
+
+
+async def test_nobody_is_sent_to_a_provider_that_has_just_gone(world: World) -> None:
+    browser = world.stage.browser()
+    back = await world.go(browser)
+    world.provider.down = True
+    world.stage.clock.advance(seconds=31)
+    assert (await browser.get("/login/oidc")).status_code == 503
+    world.provider.down = False
+    assert (await browser.get("/login/oidc/back", params=back)).status_code == 303, "what is known of it still holds"
+
+
+async def test_a_provider_that_is_down_is_a_page_in_words(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.provider.down = True
+    browser = world.stage.browser()
+    answer = await browser.get("/login/oidc?next=/history")
+    assert answer.status_code == 503
+    assert "Example ID does not answer now" in answer.text
+    assert 'href="/login?next=/history"' in answer.text
+    assert "refused" in caplog.text
+    assert list(world.stage.login.troubles()) == [], "the gateway is ready all the same"
+    asked = len(world.provider.asked)
+    await browser.get("/login/oidc")
+    assert len(world.provider.asked) == asked, "it is left alone for a moment"
+    assert (await browser.log_in()).status_code == 303, "local users get in"
+    world.provider.down = False
+    world.stage.clock.advance(seconds=6)
+    await world.go(world.stage.browser())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"issuer": "https://evil.example"},
+        {"token_endpoint": "http://id.example.com/token"},
+        {"jwks_uri": None},
+        {"authorization_endpoint": "javascript:alert(1)"},
+    ],
+)
+async def test_a_provider_that_says_odd_things_about_itself_is_as_good_as_down(
+    world: World, metadata: dict[str, Any]
+) -> None:
+    world.provider.metadata = metadata
+    assert (await world.stage.browser().get("/login/oidc")).status_code == 503
+
+
+async def test_its_refusal_is_shown_and_harmless(world: World) -> None:
+    browser = world.stage.browser()
+    back = await world.go(browser)
+    said = {"state": back["state"], "error": "access_denied", "error_description": "<script>alert(1)</script>"}
+    answer = await browser.get("/login/oidc/back", params=said)
+    assert answer.status_code == 403
+    assert "access_denied" in answer.text
+    assert "<script>alert" not in answer.text
+
+
+async def test_logging_out_leads_to_the_provider_too(world: World) -> None:
+    browser = world.stage.browser()
+    await browser.get("/login/oidc/back", params=await world.go(browser))
+    answer = await browser.submit("/logout", (await browser.get("/account")).text)
+    there = urlsplit(answer.headers["refresh"].removeprefix("1; url="))
+    assert f"{there.scheme}://{there.netloc}{there.path}" == f"{ISSUER}/end"
+    query = parse_qs(there.query)
+    assert query["client_id"] == ["vdi"]
+    assert query["post_logout_redirect_uri"] == ["https://portal.vdi.localhost/login"]
+    assert query["x"] == ["1"]
+
+
+async def test_a_new_login_brings_the_tokens_up_to_date(world: World) -> None:
+    browser = world.stage.browser()
+    await browser.get("/login/oidc/back", params=await world.go(browser))
+    person = await world.stage.login.logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
+    assert person is not None
+    token, _ = await world.stage.login.logins.new_token(person, "script", timedelta(days=1))
+    await world.come_back(groups=["admins"])
+    again = await world.stage.login.logins.person_by_token(token)
+    assert again is not None
+    assert again.admin
+
+
+async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> None:
+    async with open_stage(tmp_path) as stage:
+        assert (await stage.browser().get("/login/oidc")).status_code == 404
+        assert (await stage.browser().get("/login/oidc/back")).status_code == 404
+
+
+SECRETS = st.binary(min_size=32, max_size=32).map(oidc_flow._text)
+PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=oidc_flow._LONGEST_NEXT - 1).map(
+    "/{}".format
+)
+
+
+@given(SECRETS, SECRETS, PAGES, st.integers(0, oidc_flow.SECONDS), st.data())
+def test_a_state_is_read_by_its_own_browser_as_it_was_made(
+    secret: str, other: str, page: str, later: int, data: st.DataObject
+) -> None:
+    state = oidc_flow.make_state(secret, page, 1000.0, b"salt")
+    assert oidc_flow.read_state(secret, state, 1000.0 + later) == page
+    at = data.draw(st.integers(0, len(state) - 1))
+    changed = state[:at] + data.draw(st.characters()) + state[at + 1 :]
+    for wrong_secret, wrong_state in ((other, state), (secret, changed), ("", state)):
+        if (wrong_secret, wrong_state) != (secret, state):
+            with pytest.raises(oidc_flow.StateError):
+                oidc_flow.read_state(wrong_secret, wrong_state, 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("claim", "groups"),
+    [
+        (["a", "b "], {"a", "b"}),
+        ("a,b", {"a", "b"}),
+        ("Domain Users", {"Domain Users"}),
+        ("", set()),
+        (None, set()),
+        ([1, None, {"a": 1}, ""], set()),
+        ({"a": 1}, set()),
+    ],
+)
+def test_groups_come_as_a_list_or_as_text(claim: Any, groups: set[str]) -> None:
+    assert groups_in(claim) == groups
+
+
+@pytest.mark.parametrize(
+    ("claims", "admin"),
+    [
+        ({"email": "BOSS@example.com"}, True),
+        ({"email": "a@b.c", "groups": ["admins"]}, True),
+        ({"email": "a@b.c", "groups": ["Admins"]}, False),
+        ({"email": "a@b.c", "roles": ["admins"]}, False),
+    ],
+)
+def test_administrators_by_name_or_group(claims: dict[str, Any], admin: bool) -> None:
+    assert identity_from(claims, CONFIG, WITH_OIDC).admin is admin
+
+
+ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
+NAMES = st.sampled_from(["iss", "aud", "azp", "exp", "iat", "nbf", "sub", "nonce", "email", "groups", "name"])
+
+
+@given(st.dictionaries(NAMES, ODD))
+def test_no_claims_make_it_fall_over(claims: dict[str, Any]) -> None:
+    with pytest.raises(ClaimsError):
+        check_claims(claims, CONFIG, "the nonce", 0.0)
+    try:
+        identity_from(claims, CONFIG, SETTINGS)
+    except RefusedError as why:
+        assert str(why)

@@ -1,0 +1,70 @@
+"""Guessing is slow, then refused, for users that exist and for those that don't."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.login_stage import Stage, open_stage
+from vdi.gateway.login.throttle import PER_ADDRESS, PER_USER, SLOWEST, WINDOW, Bound, Throttle, TooManyError
+from vdi.gateway.shared import MemoryShared
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+async def waits(throttle: Throttle, attempts: int, user: str = "a@b.c", address: str = "203.0.113.7") -> list[float]:
+    return [await throttle.seconds_to_wait(user, address) for _ in range(attempts)]
+
+
+async def test_attempts_are_free_then_slow_then_refused() -> None:
+    throttle = Throttle(MemoryShared(), Bound(2, 8), PER_ADDRESS)
+    assert await waits(throttle, 8) == [0, 0, 0.5, 1, 2, SLOWEST, SLOWEST, SLOWEST]
+    with pytest.raises(TooManyError, match="15 minutes"):
+        await waits(throttle, 1)
+    assert await waits(throttle, 1, user="another@b.c") == [0]
+
+
+async def test_many_users_from_one_address_are_one_guesser() -> None:
+    throttle = Throttle(MemoryShared(), PER_USER, Bound(3, 5))
+    for number in range(5):
+        await throttle.seconds_to_wait(f"u{number}@b.c", "203.0.113.7")
+    with pytest.raises(TooManyError):
+        await throttle.seconds_to_wait("new@b.c", "203.0.113.7")
+    assert await throttle.seconds_to_wait("new@b.c", "203.0.113.8") == 0
+
+
+async def test_one_ipv6_network_is_one_guesser() -> None:
+    throttle = Throttle(MemoryShared(), PER_USER, Bound(1, 1))
+    await throttle.seconds_to_wait("a@b.c", "2001:db8::1")
+    with pytest.raises(TooManyError):
+        await throttle.seconds_to_wait("b@b.c", "2001:db8::ffff:2")
+    assert await throttle.seconds_to_wait("c@b.c", "2001:db8:0:1::1") == 0
+
+
+@pytest.mark.parametrize("name", ["alice", "nobody"])
+async def test_who_guesses_is_refused_with_the_same_words(stage: Stage, name: str) -> None:
+    browser = stage.browser()
+    for _ in range(PER_USER.most):
+        assert (await browser.log_in(name, "wrong")).status_code == 403
+    refused = await browser.log_in(name, "wrong")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, str(WINDOW))
+    assert "Too many attempts" in refused.text
+    assert (await browser.log_in(name)).status_code == 429, "the right password is not looked at either"
+    assert stage.waits[: PER_USER.free] == [0] * PER_USER.free
+    assert max(stage.waits) == SLOWEST
+    stage.clock.advance(seconds=WINDOW + 1)
+    assert (await browser.log_in()).status_code == 303
+
+
+async def test_a_forged_forwarded_address_does_not_help(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.login.throttle = Throttle(MemoryShared(), PER_USER, Bound(1, 2))
+    codes = []
+    for number in range(4):
+        # What the browser itself wrote comes first; Traefik adds the address that it saw.
+        browser = stage.browser(f"198.51.100.{number}, 203.0.113.7")
+        codes.append((await browser.log_in(f"u{number}", "wrong")).status_code)
+    assert codes == [403, 403, 429, 429]

@@ -1,0 +1,290 @@
+"""Pages for administrators: who may see them, filters and pages over many sessions, and what cannot be known."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, a_session, a_template, running, text_of
+from vdi.api.pool import VDIPool
+from vdi.doctor.finding import Finding, Severity
+from vdi.gateway.history.usage import Usage
+from vdi.gateway.limits import Limit, Limits
+from vdi.gateway.portal.admin_list import PAGE_SIZE, Filter, read_filter, sessions_page
+from vdi.gateway.portal.admin_tables import limit_rows, template_rows
+from vdi.gateway.portal.doctor import Report, group
+from vdi.gateway.portal.pages import paged
+from vdi.gateway.store.audit import Entry
+from vdi.kube.config import ClusterConfig
+from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError
+
+PATHS = ("", "/sessions", "/templates", "/pools", "/limits", "/doctor", "/audit")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_administration_is_for_administrators(path: str) -> None:
+    stage = Stage()
+    assert (await stage.browser(ALICE).get(f"/admin{path}")).status_code == 403
+    assert (await stage.browser(None).get(f"/admin{path}")).status_code == 303
+    assert (await stage.browser(ADMIN).get(f"/admin{path}")).status_code == 200
+
+
+async def test_the_doctor_is_asked_by_administrators_and_by_our_own_form_only() -> None:
+    stage = Stage()
+    assert (await stage.browser(ALICE).post("/admin/doctor", at="/")).status_code == 403
+    assert (await stage.browser(ADMIN).post("/admin/doctor", token="")).status_code == 403
+    assert stage.portal.doctor.last is None
+
+
+def crowd(number: int) -> Stage:
+    stage = Stage()
+    stage.put(a_template())
+    for one in range(number):
+        phase = ("Running", "Pending", "Suspended")[one % 3]
+        stage.put(
+            a_session(
+                f"desk-{one:04}",
+                user=f"user{one % 10}@example.com",
+                created=f"2026-11-{1 + one % 19:02}T09:00:00Z",
+                status={"phase": phase, "nodeName": f"node-{one % 4}"},
+            )
+        )
+    return stage
+
+
+async def test_a_thousand_sessions_come_a_page_at_a_time() -> None:
+    stage = crowd(1000)
+    seen: list[str] = []
+    for number in range(1, 21):
+        rows = sessions_page(stage.gateway, ADMIN, Filter(order="name"), number)
+        assert (rows.total, rows.last) == (1000, 20)
+        seen += [each.name for each in rows.items]
+    assert seen == [f"desk-{one:04}" for one in range(1000)]
+    page = text_of((await stage.browser(ADMIN).get("/admin/sessions?page=20&order=name")).text)
+    assert "1,000 sessions" in page
+    assert "951 to 1000 of 1,000" in page
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "21", "99999999", "x", "9" * 40, "٣"])
+async def test_a_page_that_is_not_there_shows_one_that_is(number: str) -> None:
+    answer = await crowd(60).browser(ADMIN).client.get("/admin/sessions", params={"page": number})
+    assert answer.status_code == 200
+    assert answer.text.count("<tr sse-swap=") in (PAGE_SIZE, 10)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"q": "DESK-0001"}, 1),
+        ({"q": "user3@"}, 10),
+        ({"q": "node-2 user3@"}, 0),
+        ({"q": "node-1 user3@"}, 5),
+        ({"phase": "Suspended"}, 33),
+        ({"phase": "Nonsense"}, 100),
+        ({"template": "ubuntu"}, 100),
+        ({"template": "other"}, 0),
+        ({"phase": "Running", "q": "user0@"}, 4),
+    ],
+)
+def test_filters_narrow_down(query: dict[str, str], expected: int) -> None:
+    assert sessions_page(crowd(100).gateway, ADMIN, read_filter(query), 1).total == expected
+
+
+def test_the_queue_is_in_its_own_order() -> None:
+    stage = Stage()
+    for name, place in (("third", 3), ("first", 1), ("no-room", 0), ("second", 2)):
+        status = {"phase": "Pending", "queue": {"position": place, "reason": "GPUsBusy"}}
+        stage.put(a_session(name, status=status))
+    stage.put(running("runs"))
+    rows = sessions_page(stage.gateway, ADMIN, Filter(order="queue"), 1)
+    assert [each.name for each in rows.items] == ["first", "second", "third", "no-room", "runs"]
+
+
+def test_pages_of_nothing_is_one_empty_page() -> None:
+    nobody: list[str] = []
+    empty = paged(nobody, 7, 10)
+    assert (empty.number, empty.last, empty.first_shown, empty.last_shown) == (1, 1, 0, 0)
+
+
+async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -> None:
+    stage = Stage()
+    stage.put(a_template(), running("a"), running("b", resources={"gpu": 2}))
+    stage.client.nodes = [
+        {"metadata": {"name": "gpu-node-1"}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}},
+        {"metadata": {"name": "cpu-node"}, "spec": {}, "status": {"allocatable": {"cpu": "8"}}},
+    ]
+    page = text_of((await stage.browser(ADMIN).get("/admin")).text)
+    assert "gpu-node-1 3 of 8" in page
+    assert "cpu-node" not in page
+    assert "3 of 8 GPUs in use" in page
+    stage.client.refuses = Forbidden(403, "Forbidden", "cannot list nodes")
+    page = text_of((await stage.browser(ADMIN).get("/admin")).text)
+    assert "Not known The gateway may not read nodes" in page
+    assert "3 GPUs in use" in page
+
+
+def test_templates_say_for_whom_they_are_and_how_large() -> None:
+    stage = Stage()
+    stage.put(a_template("a", access={"users": ["x@y.z"], "groups": ["lab"]}, resources={"maxGPU": 4}), a_template("b"))
+    one, other = template_rows(stage.gateway)
+    assert (one.who, other.who) == ("x@y.z, group lab", "everybody")
+    assert (one.gpu, other.gpu) == ("1, at most 4", "1")
+
+
+async def test_pools_show_what_is_ready() -> None:
+    stage = Stage()
+    status = {"ready": 1, "starting": 2, "claimed": 3, "message": "No room."}
+    stage.put(
+        msgspec.convert({"metadata": {"name": "p"}, "spec": {"template": "t", "ready": 4}, "status": status}, VDIPool)
+    )
+    page = text_of((await stage.browser(ADMIN).get("/admin/pools")).text)
+    assert "p t 1 of 4" in page
+    assert "No room." in page
+
+
+def test_limits_stand_beside_what_is_used() -> None:
+    limits = Limits(default=Limit(sessions=3), users={"alice@example.com": Limit(gpus=8)})
+    stage = Stage(limits=limits)
+    stage.put(a_template(), running("a", resources={"gpu": 2}), running("b"), running("c", suspended=True))
+    rows = limit_rows(stage.gateway, {"bob@example.com": 7.5})
+    assert [(each.user, each.sessions, each.gpus, each.hours) for each in rows] == [
+        ("alice@example.com", 2, 3, 0.0),
+        ("bob@example.com", 0, 0, 7.5),
+    ]
+    assert (rows[0].limit.sessions, rows[0].limit.gpus) == (3, 8)
+
+
+async def test_hours_that_nobody_knows_are_not_called_zero() -> None:
+    stage = Stage(limits=Limits(default=Limit(hours=100.0)))
+    stage.put(running())
+    stage.history.down = True
+    page = text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
+    assert "Hours are not known" in page
+    assert "? of 100" in page
+    stage.history.down = False
+    stage.history.report = [a_usage("alice@example.com", 12.34)]
+    assert "12.3 of 100" in text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
+
+
+def a_usage(user: str, hours: float) -> Usage:
+    return Usage(
+        user=user,
+        month="2026-11",
+        sessions=1,
+        runs=2,
+        hours=hours,
+        gpu_hours=hours,
+        queued=0,
+        median_queue_seconds=None,
+        median_startup_seconds=2.0,
+    )
+
+
+def finding(code: str, caused_by: str = "", severity: Severity = Severity.ERROR) -> Finding:
+    return Finding(code=code, severity=severity, object=f"pod/{code}", message=code, remedy="r", caused_by=caused_by)
+
+
+def test_what_follows_stands_under_its_first_cause() -> None:
+    findings = [finding("a"), finding("b", "a pod/a"), finding("c", "b pod/b"), finding("d", "not-there pod/x")]
+    assert [(one.cause.code, [each.code for each in one.follows]) for one in group(findings)] == [
+        ("a", ["b", "c"]),
+        ("d", []),
+    ]
+
+
+def test_findings_that_blame_each_other_are_all_told() -> None:
+    findings = [finding("a", "b pod/b"), finding("b", "a pod/a")]
+    told = [each for one in group(findings) for each in (one.cause, *one.follows)]
+    assert sorted(each.code for each in told) == ["a", "b"]
+
+
+async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:
+    stage = Stage()
+    unknown = finding("not_readable", severity=Severity.UNKNOWN)
+    stage.portal.doctor.last = Report(NOW, "Looked at 1 session.", group([unknown]), unknown=1)
+    page = (await stage.browser(ADMIN).get("/admin/doctor")).text
+    assert "UNKNOWN" in page
+    assert "All is well" not in page
+    assert "1 thing could not be looked at" in page
+    stage.portal.doctor.last = Report(NOW, "Nothing is wrong.")
+    assert "All is well" in (await stage.browser(ADMIN).get("/admin/doctor")).text
+    stage.portal.doctor.last = Report(NOW, "", failed="No answer.")
+    page = (await stage.browser(ADMIN).get("/admin/doctor")).text
+    assert "All is well" not in page
+    assert "Nothing could be looked at" in page
+
+
+class Blind:
+    """A cluster that lets the gateway read nothing, or does not answer."""
+
+    config = ClusterConfig(server="http://127.0.0.1:9")
+
+    def __init__(self, error: KubeError) -> None:
+        self.error = error
+        self.asked = 0
+
+    async def pages(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        raise self.error
+        yield
+
+    async def get(self, *_: Any, **__: Any) -> Any:
+        self.asked += 1
+        await asyncio.sleep(0)
+        raise self.error
+
+
+async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read_unknown() -> None:
+    stage = Stage()
+    stage.gateway.client = cast(Any, Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
+    browser = stage.browser(ADMIN)
+    answer = await browser.post("/admin/doctor", at="/admin/doctor")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/admin/doctor")
+    page = text_of((await browser.get("/admin/doctor")).text)
+    assert "things could not be looked at" in page
+    assert "vdi-gateway may not list pods" in page
+    assert "All is well" not in page
+
+
+async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
+    stage = Stage()
+    stage.gateway.client = cast(Any, Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
+    report = await stage.portal.doctor.run(stage.gateway)
+    assert "no route to host" in report.failed
+    assert not report.well
+
+
+async def test_administrators_who_ask_at_once_share_one_look() -> None:
+    stage = Stage()
+    blind = Blind(Forbidden(403, "Forbidden", "no"))
+    stage.gateway.client = cast(Any, blind)
+    one, other = await asyncio.gather(*(stage.portal.doctor.run(stage.gateway) for _ in range(2)))
+    assert one is other
+    assert blind.asked <= 30
+    again = await stage.portal.doctor.run(stage.gateway)
+    assert again is not one
+
+
+async def test_the_audit_is_filtered_and_read_on() -> None:
+    stage = Stage()
+    stage.audit.rows = [
+        Entry(n, NOW - timedelta(minutes=n), f"user{n % 2}@example.com", "", "share", f"desk-{n}", "", "", "done", {})
+        for n in range(250, 0, -1)
+    ]
+    browser = stage.browser(ADMIN)
+    page = (await browser.get("/admin/audit?actor=USER1@example.com")).text
+    assert page.count("user1@example.com") == 100
+    assert "user0@" not in page
+    assert "before=51" in page
+    older = (await browser.get("/admin/audit?actor=user1@example.com&before=51")).text
+    assert older.count("user1@example.com") >= 25
+    assert "Older" not in older
+    assert (await browser.get("/admin/audit?before=x")).status_code == 400
+    stage.audit.down = True
+    down = await browser.get("/admin/audit")
+    assert down.status_code == 200
+    assert "The audit cannot be read" in down.text

@@ -1,0 +1,81 @@
+"""Files of the pages: kept for ever under an address that changes with them, packed, and nothing else is served."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+import vdi.gateway.portal as portal_room
+from unit.gateway.portal_stage import Stage
+from vdi.gateway.portal.assets import assets
+from vdi.gateway.portal.render import TEMPLATE_FOLDERS, fill
+
+STATIC = Path(portal_room.__file__).parent / "static"
+
+
+def request_for(host: str, stage: Stage) -> Request:
+    app = Starlette()
+    app.state.gateway = stage.gateway
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"host", host.encode())]}
+    return Request(scope | {"app": app})
+
+
+async def test_every_file_that_a_page_names_is_there_and_kept_for_ever() -> None:
+    stage = Stage()
+    browser = stage.browser()
+    found = re.findall(r'(?:src|href)="(/static/[^"]+)"', (await browser.get("/")).text)
+    assert len(found) == 5
+    for path in found:
+        answer = await browser.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        again = await browser.get(path, **{"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_an_address_of_an_older_version_is_not_kept() -> None:
+    answer = await Stage().browser().get("/static/portal.css?v=0123456789abcdef")
+    assert answer.headers["cache-control"] == "public, max-age=300"
+
+
+async def test_files_are_packed_for_who_can_unpack_them() -> None:
+    browser = Stage().browser()
+    plain = await browser.get("/static/portal.css", **{"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == (STATIC / "portal.css").read_bytes()
+    packed = assets()["portal.css"].packed
+    assert gzip.decompress(packed) == plain.content
+    answer = await browser.get("/static/portal.css", **{"Accept-Encoding": "gzip"})
+    assert (answer.headers["content-encoding"], answer.content) == ("gzip", plain.content)
+
+
+@pytest.mark.parametrize("name", ["nothing.css", "../part.py", "%2e%2e/part.py", "vendor/README.md", "vendor", ""])
+async def test_nothing_else_is_served(name: str) -> None:
+    assert (await Stage().browser().get(f"/static/{name}")).status_code == 404
+
+
+def test_pages_of_a_desktops_host_take_their_files_from_there() -> None:
+    stage = Stage()
+    for host, prefix in (
+        ("portal.vdi.localhost", "/static/"),
+        ("portal.vdi.localhost:8443", "/static/"),
+        ("PORTAL.vdi.localhost", "/static/"),
+        ("alice.vdi.localhost:8443", "/.vdi/static/"),
+    ):
+        page = fill(request_for(host, stage), "error.html", title="t", sentence="s", back="")
+        assert f'href="{prefix}portal.css?v=' in page
+        assert '<a class="button second" href="https://portal.vdi.localhost/">My desktops</a>' in page
+
+
+def test_names_of_templates_are_unique_across_the_rooms() -> None:
+    names = [path.name for folder in TEMPLATE_FOLDERS for path in folder.glob("*.html")]
+    assert len(names) == len(set(names))
+
+
+def test_pages_load_nothing_from_elsewhere() -> None:
+    for path in STATIC.glob("*.*"):
+        found = set(re.findall(r"https?://[^\s\"')]+", path.read_text()))
+        assert found <= {"http://www.w3.org/2000/svg"}

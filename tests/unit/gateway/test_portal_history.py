@@ -1,0 +1,152 @@
+"""History, usage and files of both: whose they are, how one reads on, and a database that is down."""
+
+from datetime import timedelta
+
+import pytest
+
+from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, text_of
+from vdi.gateway.history.part import Past
+from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
+from vdi.gateway.history.usage import Usage
+from vdi.gateway.portal.happened import happenings
+from vdi.gateway.portal.history import SIZE, past_row
+
+
+def past(number: int, user: str = ALICE.user, **run: object) -> Past:
+    created = NOW - timedelta(hours=number)
+    row = SessionRow(
+        uid=f"uid-{number}",
+        name=f"desk-{number}",
+        namespace="n",
+        owner=user,
+        template="ubuntu",
+        created=created,
+        ended=created + timedelta(minutes=30),
+        end_reason=EndReason.TIMEOUT,
+    )
+    ended = created + timedelta(minutes=30)
+    one = RunRow(uid=row.uid, start=created, ended=ended, end_reason=EndReason.TIMEOUT, **run)  # type: ignore[arg-type]
+    return Past(row, (one,))
+
+
+@pytest.fixture
+def stage() -> Stage:
+    stage = Stage()
+    stage.history.pasts = [past(n) for n in range(SIZE + 20)] + [past(1000, "bob@example.com")]
+    return stage
+
+
+async def test_mine_are_listed_and_read_on_to_the_end(stage: Stage) -> None:
+    browser = stage.browser()
+    first = (await browser.get("/history")).text
+    assert first.count("Its time was over") == SIZE
+    where = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
+    second = (await browser.get(where)).text
+    assert second.count("Its time was over") == 20
+    assert "Older" not in second
+    assert "desk-1000" not in first + second
+
+
+async def test_everyones_is_for_administrators(stage: Stage) -> None:
+    assert "bob@example.com" not in (await stage.browser().get("/history?of=everyone")).text
+    admin = stage.browser(ADMIN)
+    assert "Nothing yet" in (await admin.get("/history")).text
+    assert "alice@example.com" in (await admin.get("/history?of=everyone")).text
+    assert "desk-1000" in (await admin.get("/history?of=everyone&user=BOB@example.com")).text
+
+
+async def test_a_place_that_is_none_is_refused(stage: Stage) -> None:
+    assert (await stage.browser().get("/history?before=yesterday")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/history/sessions.csv", 200, "sessions of alice@example.com as csv\n"),
+        ("/history/runs.jsonl", 200, "runs of alice@example.com as jsonl\n"),
+        ("/history/sessions.csv?of=everyone", 200, "sessions of alice@example.com as csv\n"),
+        ("/history/audit.csv", 403, "The audit is for administrators."),
+        ("/history/audit.csv?of=everyone", 403, "The audit is for administrators."),
+        ("/history/sessions.xls", 404, "There are sessions, runs and usage"),
+        ("/history/secrets.csv", 404, "There are sessions, runs and usage"),
+    ],
+)
+async def test_a_file_holds_ones_own_only(stage: Stage, path: str, status: int, body: str) -> None:
+    answer = await stage.browser().get(path)
+    assert answer.status_code == status
+    assert body in answer.text
+
+
+async def test_administrators_get_files_of_everybody_and_the_audit(stage: Stage) -> None:
+    admin = stage.browser(ADMIN)
+    answer = await admin.get("/history/sessions.csv?of=everyone")
+    assert answer.text == "sessions of everybody as csv\n"
+    assert answer.headers["content-disposition"] == 'attachment; filename="vdi-sessions.csv"'
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert (await admin.get("/history/audit.jsonl?of=everyone")).text == "audit of everybody as jsonl\n"
+
+
+async def test_a_database_that_is_down_is_said_everywhere(stage: Stage) -> None:
+    stage.history.down = True
+    browser = stage.browser()
+    for path in ("/history", "/history/usage"):
+        answer = await browser.get(path)
+        assert answer.status_code == 200
+        assert "The history cannot be read" in answer.text
+    assert (await browser.get("/history/sessions.csv")).status_code == 503
+
+
+async def test_usage_is_by_month_and_person(stage: Stage) -> None:
+    stage.history.report = [
+        Usage(
+            user=user,
+            month=month,
+            sessions=1,
+            runs=2,
+            hours=hours,
+            gpu_hours=hours * 2,
+            queued=1,
+            median_queue_seconds=90.0,
+            median_startup_seconds=2.25,
+        )
+        for user, month, hours in (
+            (ALICE.user, "2026-11", 1.5),
+            (ALICE.user, "2026-10", 2.5),
+            ("bob@example.com", "2026-11", 9.5),
+        )
+    ]
+    browser = stage.browser()
+    assert "alice@example.com 1.5 3.0 1 2 1 1 min 2.2 s" in text_of((await browser.get("/history/usage")).text)
+    assert "alice@example.com 2.5" in text_of((await browser.get("/history/usage?month=2026-10")).text)
+    assert "bob" not in (await browser.get("/history/usage?of=everyone")).text
+    assert "bob@example.com 9.5" in text_of((await stage.browser(ADMIN).get("/history/usage?of=everyone")).text)
+    assert (await browser.get("/history/usage?month=2026-13")).status_code == 400
+    file = await browser.get("/history/usage.csv?month=2026-10&of=everyone")
+    assert file.headers["content-disposition"] == 'attachment; filename="vdi-usage-2026-10.csv"'
+    head, row, end = file.text.split("\r\n")
+    assert head.startswith("user,month,sessions")
+    assert row.startswith("alice@example.com,2026-10,1")
+    assert end == ""
+    everyones = await stage.browser(ADMIN).get("/history/usage.jsonl?of=everyone")
+    assert everyones.text.count("\n") == 2
+    assert (await browser.get("/history/usage.xls")).status_code == 404
+    stage.history.down = True
+    assert (await browser.get("/history/usage.csv")).status_code == 503
+
+
+def test_a_row_sums_up_all_runs() -> None:
+    one = past(2, queue_seconds=4.0, startup_seconds=2.0)
+    again = RunRow(uid="uid-2", start=NOW - timedelta(minutes=90), startup_seconds=3.0, queue_seconds=70.0)
+    row = past_row(Past(one.session, (*one.runs, again)), NOW)
+    assert (row.runs, row.ran, row.waited, row.startup) == (2, "2 h", "1 min", "3.0 s")
+
+
+def test_what_happened_is_told_newest_first() -> None:
+    one = past(
+        2, queue_seconds=4.0, startup_seconds=2.0, ready=NOW - timedelta(hours=2, seconds=-2), end_detail="At noon."
+    )
+    assert [(each.what, each.more) for each in happenings(one)][-3:] == [
+        ("Ready", "after 2.0 s"),
+        ("Asked for", ""),
+        ("Started", "after 4.0 s in line"),
+    ]

@@ -1,0 +1,278 @@
+"""The live stream: who is told what, how much at a time, and when it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, running, settle
+from vdi.gateway.people import Person
+from vdi.gateway.portal import events, fragments
+from vdi.gateway.portal.admin_list import admin_pieces
+from vdi.gateway.portal.fragments import ITEM, LIST, Pieces, View, digest, news
+from vdi.gateway.portal.live import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
+from vdi.session.times import parse_time
+
+ONE, TWO = running("one"), running("two", created="2026-11-20T10:00:00Z")
+
+
+@pytest.fixture
+def stage() -> Stage:
+    stage = Stage()
+    stage.put(a_template(), ONE, TWO)
+    return stage
+
+
+class Reader:
+    """Reads a stream as a browser does: events by name."""
+
+    def __init__(self, stream: AsyncIterator[bytes]) -> None:
+        self._stream = stream
+
+    async def next(self) -> Pieces:
+        """The events of the next message."""
+        text = (await asyncio.wait_for(anext(self._stream), 5)).decode()
+        found = {}
+        for one in text.strip("\n").split("\n\n"):
+            lines = one.split("\n")
+            name = lines[0].removeprefix("event: ")
+            found[name] = "\n".join(line.removeprefix("data: ") for line in lines[1:])
+        return found
+
+    async def is_over(self) -> bool:
+        try:
+            await asyncio.wait_for(anext(self._stream), 5)
+        except StopAsyncIteration:
+            return True
+        return False
+
+
+@asynccontextmanager
+async def reading(
+    stage: Stage,
+    view: View,
+    *,
+    person: Person = ALICE,
+    topics: set[str] | None = None,
+    seen: str | None = None,
+    gone: Pieces | None = None,
+    look_again: float = 60.0,
+) -> AsyncIterator[Reader]:
+    """A page that shows what is there now, unless `seen` says otherwise, and its stream."""
+    shown = view()
+    mark = digest(shown) if seen is None and shown else seen or ""
+
+    async def allowed() -> bool:
+        return await stage.login.logins.is_live(person.login_id)
+
+    stream = events.stream_pieces(
+        stage.portal.live,
+        person,
+        topics or {user_topic(person.user)},
+        view,
+        allowed,
+        seen=mark,
+        gone=gone,
+        quiet=0.0,
+        look_again=look_again,
+        ask_login=look_again,
+    )
+    async with aclosing(stream):  # type: ignore[type-var]
+        yield Reader(stream)
+
+
+def mine(stage: Stage, person: Person = ALICE) -> View:
+    return partial(fragments.list_of, "desktops", stage.gateway, stage.portal.live, person)
+
+
+async def test_a_page_that_is_up_to_date_is_told_only_what_changes(stage: Stage) -> None:
+    async with reading(stage, mine(stage)) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        assert not told.done()
+        stage.put(a_session("one", status={"phase": "Suspended"}))
+        pieces = await told
+        assert list(pieces) == ["item-uid-one"]
+        assert "Suspended" in pieces["item-uid-one"]
+
+
+async def test_a_page_that_missed_something_gets_the_list_at_once(stage: Stage) -> None:
+    async with reading(stage, mine(stage), seen="of yesterday") as reader:
+        pieces = await reader.next()
+        assert list(pieces) == [LIST]
+        assert "one" in pieces[LIST]
+        assert "two" in pieces[LIST]
+
+
+async def test_who_comes_and_goes_changes_the_list(stage: Stage) -> None:
+    async with reading(stage, mine(stage)) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        stage.put(running("three", created="2026-11-20T11:00:00Z"))
+        assert list(await told) == [LIST]
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        stage.drop(ONE)
+        assert "one" not in (await told)[LIST]
+
+
+async def test_changes_that_come_together_are_told_together(stage: Stage) -> None:
+    async with reading(stage, mine(stage)) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        for phase in ("Pending", "Creating", "Suspended"):
+            stage.put(a_session("one", status={"phase": phase}), a_session("two", status={"phase": phase}))
+        pieces = await told
+        assert sorted(pieces) == [LIST] or sorted(pieces) == ["item-uid-one", "item-uid-two"]
+        assert "Creating" not in "".join(pieces.values())
+
+
+async def test_what_others_do_with_their_own_wakes_nobody_else(stage: Stage) -> None:
+    looks = 0
+
+    def counted() -> Pieces | None:
+        nonlocal looks
+        looks += 1
+        return mine(stage)()
+
+    async with reading(stage, counted) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        before = looks
+        stage.put(running("bobs", user="bob@example.com"))
+        await settle()
+        assert looks == before
+        told.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await told
+
+
+async def test_a_share_appears_and_vanishes_by_itself(stage: Stage) -> None:
+    shared = partial(fragments.list_of, "shared", stage.gateway, stage.portal.live, BOB)
+    async with reading(stage, shared, person=BOB, look_again=0.01) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        access = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T13:00:00Z"}]
+        stage.put(running("one", access=access))
+        assert "one" in (await told)[LIST]
+        stage.now = parse_time("2026-11-20T13:00:01Z")
+        assert "Nothing is shared with you" in (await reader.next())[LIST]
+
+
+async def test_taking_a_share_back_is_told_to_who_had_it(stage: Stage) -> None:
+    stage.put(running("one", access=[{"user": "bob@example.com"}]))
+    view = partial(fragments.page_of, stage.gateway, BOB, "one")
+    async with reading(stage, view, person=BOB, gone=fragments.ended_pieces("one")) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        stage.put(running("one"))
+        assert "This desktop has ended" in (await told)["head"]
+        assert list(await reader.next()) == ["bye"]
+        assert await reader.is_over()
+
+
+async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: Stage) -> None:
+    access = [{"user": "bob@example.com"}, {"user": "secret-guest@example.com"}]
+    stage.put(running("one", access=access))
+    pieces = fragments.page_of(stage.gateway, BOB, "one")
+    assert pieces
+    assert "secret-guest" not in "".join(pieces.values())
+    assert "secret-guest" in "".join((fragments.page_of(stage.gateway, ALICE, "one") or {}).values())
+
+
+async def test_a_login_that_has_ended_ends_its_streams(stage: Stage) -> None:
+    async with reading(stage, mine(stage), look_again=0.01) as reader:
+        stage.login.logins.ended.add(ALICE.login_id)
+        assert list(await reader.next()) == ["bye"]
+        assert await reader.is_over()
+    assert len(stage.portal.live) == 0
+
+
+async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
+    async with reading(stage, mine(stage)) as oldest:
+        told = asyncio.ensure_future(oldest.next())
+        await settle()
+        others = [stage.portal.live.seat(ALICE.user, {user_topic(ALICE.user)}) for _ in range(STREAMS_PER_USER)]
+        for one in others:
+            one.__enter__()
+        assert list(await told) == ["bye"]
+        assert await oldest.is_over()
+        with stage.portal.live.seat(BOB.user, {user_topic(BOB.user)}):
+            assert len(stage.portal.live) == STREAMS_PER_USER + 1
+        for one in others:
+            one.__exit__(None, None, None)
+    assert len(stage.portal.live) == 0
+
+
+async def test_an_administrators_page_follows_everybody(stage: Stage) -> None:
+    view = partial(admin_pieces, stage.gateway, ADMIN, {"order": "name"})
+    async with reading(stage, view, person=ADMIN, topics={EVERYTHING}) as reader:
+        told = asyncio.ensure_future(reader.next())
+        await settle()
+        stage.put(a_session("two", status={"phase": "Failed", "message": "Lost."}))
+        assert list(await told) == ["item-uid-two"]
+
+
+@pytest.mark.parametrize(
+    ("path", "person"),
+    [
+        ("/events", ALICE),
+        ("/events?view=everything", ALICE),
+        ("/events?view=admin", ALICE),
+        ("/events?view=overview", ALICE),
+        ("/events?view=desktop", ALICE),
+    ],
+)
+async def test_a_stream_that_is_none_of_theirs_is_refused(stage: Stage, path: str, person: Person) -> None:
+    answer = await stage.browser(person).get(path)
+    assert answer.status_code == 400
+    assert "is not one of" in answer.text
+
+
+async def test_the_stream_of_a_desktop_of_others_tells_nothing(stage: Stage) -> None:
+    answer = await stage.browser(BOB).get("/events?view=desktop&name=one")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    none = await stage.browser(BOB).get("/events?view=desktop&name=nothing-there")
+    assert answer.text.replace("one", "nothing-there") == none.text
+    assert "Ubuntu" not in answer.text
+
+
+async def test_who_is_not_logged_in_gets_no_stream(stage: Stage) -> None:
+    answer = await stage.browser(None).client.get("/events?view=desktops", headers={"Accept": "text/event-stream"})
+    assert answer.status_code == 401
+
+
+def test_topics_of_people_and_sessions_never_meet() -> None:
+    assert user_topic("a") != session_topic("a")
+
+
+def test_a_minute_that_passes_is_no_news() -> None:
+    before = {"head": '<p><time datetime="2026" data-say="left">5 min left</time></p>'}
+    after = {"head": '<p><time datetime="2026" data-say="left">4 min left</time></p>'}
+    assert news(before, after) == {}
+    assert digest(before) == digest(after)
+    assert news(before, {"head": '<p><time datetime="2027" data-say="left">4 min left</time></p>'})
+
+
+_STATES = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), unique_by=lambda one: one[0])
+
+
+@given(_STATES, _STATES)
+def test_news_brings_a_page_from_any_state_to_any_other(
+    one: list[tuple[str, str]], other: list[tuple[str, str]]
+) -> None:
+    def pieces(state: list[tuple[str, str]]) -> Pieces:
+        return {f"{ITEM}{name}": text for name, text in state} | {LIST: repr(state), "figures": str(len(state))}
+
+    shown = dict(one)
+    order = [name for name, _ in one]
+    told = news(pieces(one), pieces(other))
+    if LIST in told:
+        shown, order = dict(other), [name for name, _ in other]
+    shown |= {name.removeprefix(ITEM): text for name, text in told.items() if name.startswith(ITEM)}
+    assert [(name, shown[name]) for name in order] == other
+    assert (len(one) != len(other)) == ("figures" in told)

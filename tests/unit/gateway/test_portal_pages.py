@@ -1,0 +1,330 @@
+"""What people see and send: lists, one desktop, what can be done there, and what is said when it cannot."""
+
+import pytest
+
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, csrf_in, running, text_of
+from vdi.gateway.history.part import Past
+from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
+from vdi.gateway.people import Person
+from vdi.gateway.refused import Refused
+from vdi.session.times import parse_time
+
+SHARED = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T14:00:00Z"}]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    stage = Stage()
+    stage.put(a_template(), running())
+    return stage
+
+
+async def test_who_is_not_logged_in_is_sent_to_the_login_and_back(stage: Stage) -> None:
+    answer = await stage.browser(None).get("/desktops/alice-desktop")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/login?next=/desktops/alice-desktop"
+
+
+async def test_my_desktops_lists_mine_only_newest_first(stage: Stage) -> None:
+    stage.put(
+        running("bobs", user="bob@example.com", access=[{"user": "alice@example.com"}]),
+        a_session("second", created="2026-11-20T11:00:00Z"),
+    )
+    page = (await stage.browser().get("/")).text
+    assert page.index('href="/desktops/second"') < page.index('href="/desktops/alice-desktop"')
+    assert "bobs" not in page
+    assert "5 h left" in text_of(page)
+
+
+async def test_no_desktop_yet_shows_the_way_to_the_catalogue() -> None:
+    page = (await Stage().browser().get("/")).text
+    assert "No desktop yet" in page
+    assert 'href="/catalogue"' in page
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({}, "Just asked for"),
+        ({"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}, "message": "Full."}, "3rd in line"),
+        ({"phase": "Pending", "queue": {"reason": "NoGPUs"}}, "No room"),
+        ({"phase": "Pending"}, "Waiting"),
+        ({"phase": "Creating"}, "Starting"),
+        ({"phase": "Suspended"}, "Suspended"),
+        ({"phase": "Failed", "message": "The image is not there."}, "The image is not there."),
+        ({"phase": "Terminating"}, "Ending"),
+        ({"phase": "Running", "failures": {"count": 2, "message": "Out of memory."}}, "lost 2 times in a row"),
+    ],
+)
+async def test_a_state_is_said_in_words(status: dict[str, object], said: str) -> None:
+    stage = Stage()
+    stage.put(a_session(status=status))
+    assert said in text_of((await stage.browser().get("/")).text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("Expiring", "This desktop ends soon"),
+        ("Idle", "Nobody is using this desktop"),
+        ("Draining", "The machine under this desktop goes into maintenance"),
+    ],
+)
+async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: str) -> None:
+    stage = Stage()
+    condition = {"type": kind, "status": "True", "reason": "R", "message": "At five o'clock."}
+    stage.put(running(status={"conditions": [condition]}))
+    for path in ("/", "/desktops/alice-desktop"):
+        text = text_of((await stage.browser().get(path)).text)
+        assert said in text
+        assert "At five o&#39;clock." in text
+
+
+async def test_opening_is_a_plain_link_to_the_desktops_own_host(stage: Stage) -> None:
+    assert 'href="https://alice-desktop.vdi.localhost"' in (await stage.browser().get("/")).text
+
+
+async def test_an_address_that_is_no_https_is_no_link() -> None:
+    stage = Stage()
+    stage.put(running(status={"url": "javascript:alert(1)"}))
+    for path in ("/", "/desktops/alice-desktop"):
+        assert "javascript:" not in (await stage.browser().get(path)).text
+
+
+async def test_a_desktop_of_others_looks_like_none_at_all(stage: Stage) -> None:
+    bob = stage.browser(BOB)
+    for path in ("/desktops/alice-desktop", "/desktops/alice-desktop/end"):
+        theirs = await bob.get(path)
+        assert theirs.status_code == 404
+        none = await bob.get(path.replace("alice-desktop", "nothing-there"))
+        assert theirs.text.replace("alice-desktop", "nothing-there") == none.text
+
+
+async def test_a_guest_sees_and_opens_and_changes_nothing() -> None:
+    stage = Stage()
+    stage.put(a_template(), running(access=[*SHARED, {"user": "carol@example.com", "role": "collaborator"}]))
+    page = (await stage.browser(BOB).get("/desktops/alice-desktop")).text
+    assert "you are viewer" in text_of((await stage.browser(BOB).get("/shared")).text)
+    assert ">Open<" in page
+    for word in ("Suspend<", "Restart<", "More time", "Sharing", "carol@example.com"):
+        assert word not in page
+
+
+async def test_a_share_that_is_over_is_gone() -> None:
+    stage = Stage()
+    stage.put(running(access=SHARED))
+    bob = stage.browser(BOB)
+    assert "alice-desktop" in (await bob.get("/shared")).text
+    stage.now = parse_time("2026-11-20T14:00:00Z")
+    assert "alice-desktop" not in (await bob.get("/shared")).text
+    assert (await bob.get("/desktops/alice-desktop")).status_code == 404
+
+
+async def test_an_administrator_keeps_order_and_does_not_look_in(stage: Stage) -> None:
+    page = (await stage.browser(ADMIN).get("/desktops/alice-desktop")).text
+    assert "Suspend<" in page
+    assert ">Open<" not in page
+    assert 'action="/desktops/alice-desktop/share"' not in page
+    assert "gpu-node-1" in page
+
+
+@pytest.mark.parametrize(
+    ("deed", "at", "fields", "expected", "where"),
+    [
+        ("suspend", "/suspend", {}, ("suspend", "alice@example.com", "alice-desktop"), "/desktops/alice-desktop"),
+        ("restart", "/restart", {}, ("restart", "alice@example.com", "alice-desktop"), "/desktops/alice-desktop"),
+        ("end", "/end", {}, ("end", "alice@example.com", "alice-desktop", False), "/"),
+        ("end", "/end", {"delete_home": "yes"}, ("end", "alice@example.com", "alice-desktop", True), "/"),
+        ("resume", "", {}, ("resume", "alice@example.com", "alice-desktop"), "/desktops/alice-desktop"),
+        (
+            "extend",
+            "",
+            {"length": "9h"},
+            ("extend", "alice@example.com", "alice-desktop", "9h"),
+            "/desktops/alice-desktop",
+        ),
+        (
+            "share",
+            "",
+            {"user": "bob@example.com", "role": "viewer", "for": "1h"},
+            (
+                "share",
+                "alice@example.com",
+                "alice-desktop",
+                "bob@example.com",
+                "viewer",
+                parse_time("2026-11-20T13:00:00Z"),
+            ),
+            "/desktops/alice-desktop",
+        ),
+        (
+            "share",
+            "",
+            {"user": "bob@example.com", "role": "collaborator", "for": "open"},
+            ("share", "alice@example.com", "alice-desktop", "bob@example.com", "collaborator", None),
+            "/desktops/alice-desktop",
+        ),
+        (
+            "unshare",
+            "",
+            {"user": "bob@example.com"},
+            ("unshare", "alice@example.com", "alice-desktop", "bob@example.com"),
+            "/desktops/alice-desktop",
+        ),
+    ],
+)
+async def test_a_deed_is_done_and_said(
+    stage: Stage, deed: str, at: str, fields: dict[str, str], expected: tuple[object, ...], where: str
+) -> None:
+    alice, page = stage.browser(), f"/desktops/alice-desktop{at}"
+    answer = await alice.post(f"/desktops/alice-desktop/{deed}", at=page, **fields)
+    assert answer.status_code == 303
+    assert stage.deeds.done == [expected]
+    assert answer.headers["location"] == f"{where}?done={deed}&name=alice-desktop"
+    after = await alice.get(answer.headers["location"])
+    assert after.status_code == 200
+    assert 'class="notice good"' in after.text
+
+
+@pytest.mark.parametrize("deed", ["suspend", "restart", "end", "resume", "extend", "share", "unshare"])
+async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: Stage, deed: str) -> None:
+    for token in ("", "bm90IG91cnM="):
+        answer = await stage.browser().post(f"/desktops/alice-desktop/{deed}", token=token)
+        assert answer.status_code == 403
+    assert stage.deeds.done == []
+
+
+async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage) -> None:
+    stage.deeds.refuses = Refused("Invalid", "user: 'bob' is no e-mail address.")
+    fields = {"user": "bob@example", "role": "collaborator", "for": "7d"}
+    answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
+    assert answer.status_code == 422
+    assert '<p class="error" id="share-error" role="alert">user: &#39;bob&#39; is no e-mail address.</p>' in answer.text
+    assert 'value="bob@example"' in answer.text
+    assert '<option value="collaborator" selected>' in answer.text
+    assert '<option value="7d" selected>' in answer.text
+
+
+async def test_other_refusals_are_said_where_they_were_asked_for(stage: Stage) -> None:
+    stage.deeds.refuses = Refused("Conflict", "Not now.")
+    alice, page = stage.browser(), "/desktops/alice-desktop"
+    extended = await alice.post(f"{page}/extend", at=page, length="99h")
+    assert (extended.status_code, 'id="extend-error"' in extended.text) == (409, True)
+    ended = await alice.post(f"{page}/end", at=f"{page}/end", delete_home="yes")
+    assert (ended.status_code, "Not now." in ended.text, "checked" in ended.text) == (409, True, True)
+    resumed = await alice.post(f"{page}/resume", at=page)
+    assert (resumed.status_code, "Not now." in resumed.text) == (409, True)
+
+
+@pytest.mark.parametrize(("field", "value"), [("role", "owner"), ("role", ""), ("for", "9999d"), ("for", "")])
+async def test_a_share_takes_only_what_the_form_offers(stage: Stage, field: str, value: str) -> None:
+    fields = {"user": "bob@example.com", "role": "viewer", "for": "1h"} | {field: value}
+    answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
+    assert answer.status_code == 422
+    assert f"{field}: " in answer.text
+    assert stage.deeds.done == []
+
+
+async def test_an_unknown_deed_does_nothing(stage: Stage) -> None:
+    answer = await stage.browser().post("/desktops/alice-desktop/explode", at="/desktops/alice-desktop")
+    assert answer.status_code == 404
+    assert stage.deeds.done == []
+
+
+async def test_what_was_done_is_said_in_our_words_only(stage: Stage) -> None:
+    page = (await stage.browser().get("/?done=You+won&name=x")).text
+    assert "You won" not in page
+    assert "notice good" not in page
+
+
+async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
+    stage = Stage()
+    stage.put(a_template(lifecycle={"maxTimeout": "10h"}), running())
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert '<option value="9h">1 hour more</option>' in page
+    assert '<option value="10h">2 hours more</option>' in page
+    assert 'value="12h"' not in page
+    stage.put(running(timeout="10h"))
+    page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
+    assert "may be 10h at most, and this one is set to that" in page
+
+
+async def test_guests_are_listed_and_can_be_removed(stage: Stage) -> None:
+    stage.put(running(access=SHARED))
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "bob@example.com" in page
+    assert 'formaction="/desktops/alice-desktop/unshare" name="user" value="bob@example.com"' in page
+
+
+async def test_what_happened_is_told_and_a_database_that_is_down_is_no_reason_to_see_nothing(stage: Stage) -> None:
+    begun = parse_time("2026-11-20T09:00:00Z")
+    row = SessionRow(
+        uid="uid-alice-desktop",
+        name="alice-desktop",
+        namespace="n",
+        owner="alice@example.com",
+        template="u",
+        created=begun,
+    )
+    runs = RunRow(uid=row.uid, start=begun, ended=begun, end_reason=EndReason.IDLE, queue_seconds=75.0)
+    stage.history.pasts = [Past(row, (runs,))]
+    page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
+    assert "Nobody used it any more" in page
+    assert "after 1 min in line" in page
+    stage.history.down = True
+    answer = await stage.browser().get("/desktops/alice-desktop")
+    assert answer.status_code == 200
+    assert "The history cannot be read just now" in answer.text
+
+
+async def test_the_navigation_shows_administration_to_administrators_only(stage: Stage) -> None:
+    assert 'href="/admin"' not in (await stage.browser().get("/")).text
+    assert 'href="/admin"' in (await stage.browser(ADMIN).get("/")).text
+
+
+async def test_pages_that_change_reload_themselves_without_scripts() -> None:
+    stage = Stage()
+    stage.put(a_session(status={"phase": "Creating"}))
+    refresh = '<noscript><meta http-equiv="refresh" content="10"></noscript>'
+    assert refresh in (await stage.browser().get("/")).text
+    stage.put(running())
+    assert refresh not in (await stage.browser().get("/")).text
+
+
+async def test_no_page_holds_script_or_style_of_its_own(stage: Stage) -> None:
+    paths = (
+        "/",
+        "/shared",
+        "/catalogue",
+        "/catalogue/ubuntu",
+        "/desktops/alice-desktop",
+        "/desktops/alice-desktop/end",
+    )
+    more = (
+        "/admin",
+        "/admin/sessions",
+        "/admin/templates",
+        "/admin/limits",
+        "/admin/doctor",
+        "/admin/audit",
+        "/history",
+    )
+    for path in (*paths, *more):
+        page = (await stage.browser(Person("alice@example.com", admin=True, login_id="both")).get(path)).text
+        assert "<style" not in page
+        assert " style=" not in page
+        assert " on" not in page.replace(" on ", " ").split("<body", 1)[0]
+        assert page.count("<script") == page.count('<script src="/static/')
+
+
+async def test_a_name_is_compared_as_addresses_are() -> None:
+    stage = Stage()
+    stage.put(running(user="Alice@Example.com"))
+    assert "alice-desktop" in (await stage.browser().get("/")).text
+
+
+async def test_the_token_of_a_form_is_of_this_login(stage: Stage) -> None:
+    token = csrf_in((await stage.browser(BOB).get("/")).text)
+    answer = await stage.browser(ALICE).post("/desktops/alice-desktop/end", token=token)
+    assert answer.status_code == 403
+    assert stage.deeds.done == []

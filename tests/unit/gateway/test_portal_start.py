@@ -1,0 +1,170 @@
+"""The catalogue and the form that starts a desktop: who is offered what, and what is asked of the cluster."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.gateway.portal_stage import ADMIN, ALICE, Browser, Stage, a_session, a_template, running, text_of
+from vdi.gateway.people import Person
+from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
+from vdi.gateway.refused import Refused
+from vdi.session.units import parse_duration, parse_quantity
+from vdi.session.wish import Wish
+
+CPU_ONLY = {"defaultGPU": 0}
+
+
+@pytest.fixture
+def stage() -> Stage:
+    stage = Stage()
+    stage.put(
+        a_template("ubuntu", description="A desktop for everything", resources={"maxGPU": 2, "maxMemory": "16Gi"}),
+        a_template("lab", access={"groups": ["research"]}),
+        a_template("hers", access={"users": ["Alice@example.com"]}),
+        a_template("web", displayName="", resources=CPU_ONLY, persistence={"enabled": False}),
+    )
+    return stage
+
+
+async def names(browser: Browser, query: str = "") -> list[str]:
+    page = (await browser.get(f"/catalogue{query}")).text
+    return [name for name in ("ubuntu", "lab", "hers", "web") if f'<a class="button" href="/catalogue/{name}">' in page]
+
+
+async def test_the_catalogue_offers_what_one_may_use(stage: Stage) -> None:
+    assert await names(stage.browser(ALICE)) == ["ubuntu", "hers", "web"]
+    researcher = Person("rita@example.com", groups=frozenset({"research"}), login_id="rita")
+    assert await names(stage.browser(researcher)) == ["ubuntu", "lab", "web"]
+    assert await names(stage.browser(ADMIN)) == ["ubuntu", "lab", "hers", "web"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("?q=UBU", ["ubuntu"]), ("?q=every+desk", ["ubuntu"]), ("?q=lab", []), ("?q=", ["ubuntu", "hers", "web"])],
+)
+async def test_searching_finds_words_in_name_and_description(stage: Stage, query: str, expected: list[str]) -> None:
+    assert await names(stage.browser(), query) == expected
+
+
+@pytest.mark.parametrize("path", ["/catalogue/lab", "/catalogue/nothing"])
+async def test_a_template_of_others_looks_like_none_at_all(stage: Stage, path: str) -> None:
+    answer = await stage.browser().get(path)
+    assert answer.status_code == 404
+    assert "There is no template" in answer.text
+    assert (await stage.browser().post(path, at="/catalogue/ubuntu")).status_code == 404
+    assert stage.deeds.done == []
+
+
+async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> None:
+    browser, at = stage.browser(), "/catalogue/ubuntu"
+    template = stage.world.template("ubuntu")
+    assert template
+    offered = first_choice(template, ALICE, [])
+    answer = await browser.post(at, at=at, then="open", **offered)
+    wish = Wish(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
+    assert stage.deeds.done == [("start", "alice@example.com", wish)]
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "https://alice-ubuntu.vdi.localhost/"
+
+
+async def test_what_is_chosen_is_asked_for(stage: Stage) -> None:
+    fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
+    answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
+    assert stage.deeds.done[0][2] == Wish(
+        user="alice@example.com",
+        template="ubuntu",
+        name="big",
+        gpu=2,
+        memory="16Gi",
+        timeout="4h",
+        idle_timeout="30m",
+        home=False,
+    )
+    assert answer.headers["location"] == "/desktops/big?done=start&name=big"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("gpu", "-1", "GPUs: &#39;-1&#39; is no whole number."),
+        ("gpu", "1e9", "GPUs: "),
+        ("memory", "lots", "Memory: &#39;lots&#39; is not a quantity"),
+        ("cpu", "\u0664", "CPUs: "),
+        ("timeout", "0h", "Longest run: &#39;0h&#39; is not a duration"),
+        ("idle", "soon", "When unused: "),
+    ],
+)
+async def test_what_is_not_allowed_is_named(stage: Stage, field: str, value: str, said: str) -> None:
+    fields = {"name": "mine", "gpu": "1", "memory": "4Gi", "cpu": "2", "timeout": "8h"} | {field: value}
+    answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
+    assert answer.status_code == 422
+    assert said in answer.text
+    assert 'value="mine"' in answer.text
+    assert stage.deeds.done == []
+
+
+async def test_a_refusal_keeps_what_was_chosen(stage: Stage) -> None:
+    stage.deeds.refuses = Refused("OverLimit", "You may have 1 desktop at once.")
+    fields = {"name": "mine", "gpu": "2", "memory": "8Gi", "cpu": "1", "timeout": "12h", "idle": "2h"}
+    answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
+    assert answer.status_code == 409
+    assert "You may have 1 desktop at once." in answer.text
+    for name in ("2", "8Gi", "1", "12h", "2h"):
+        assert f'<option value="{name}" selected>' in answer.text
+    assert "checked" not in answer.text
+
+
+async def test_a_form_that_no_page_of_ours_has_sent_starts_nothing(stage: Stage) -> None:
+    assert (await stage.browser().post("/catalogue/ubuntu", token="")).status_code == 403
+    assert stage.deeds.done == []
+
+
+async def test_a_desktop_without_gpu_and_home_offers_neither(stage: Stage) -> None:
+    page = (await stage.browser().get("/catalogue/web")).text
+    assert 'name="gpu"' not in page
+    assert 'name="home"' not in page
+    assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
+
+
+async def test_who_has_one_already_is_told_that_files_are_used_by_one(stage: Stage) -> None:
+    stage.put(running("first", template="ubuntu"))
+    page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
+    assert "You have one of these already first uses the files" in page
+
+
+def test_only_what_uses_the_home_is_in_the_way() -> None:
+    template = a_template()
+    sessions = [
+        running("uses"),
+        running("sleeps", suspended=True),
+        running("without", persistence={"enabled": False}),
+        running("others", user="bob@example.com"),
+        running("another", template="else"),
+        a_session("going", deleting=True),
+    ]
+    assert sharing_home(sessions, template, ALICE) == ["uses"]
+
+
+def test_a_name_that_is_free_is_proposed() -> None:
+    template = a_template()
+    assert first_choice(template, ALICE, [])["name"] == "alice-ubuntu"
+    assert first_choice(template, ALICE, ["alice-ubuntu", "alice-ubuntu-2"])["name"] == "alice-ubuntu-3"
+
+
+_QUANTITIES = st.sampled_from(["512Mi", "1Gi", "3Gi", "4Gi", "5000Mi", "8Gi", "64Gi", "1Ti"])
+_TIMES = st.sampled_from(["20m", "1h", "90m", "8h", "36h", "168h", "400h"])
+
+
+@given(_QUANTITIES, _QUANTITIES, _TIMES)
+def test_a_form_never_offers_more_than_the_template_allows(default: str, most: str, longest: str) -> None:
+    if parse_quantity(most) < parse_quantity(default):
+        default, most = most, default
+    template = a_template(resources={"defaultMemory": default, "maxMemory": most}, lifecycle={"maxTimeout": longest})
+    offer, first = offer_of(template), first_choice(template, ALICE, [])
+    assert all(parse_quantity(each.value) <= parse_quantity(most) for each in offer.memory)
+    assert all(parse_duration(each.value) <= parse_duration(longest) for each in offer.timeouts)
+    assert first["memory"] in [each.value for each in offer.memory]
+    assert first["timeout"] in [each.value for each in offer.timeouts]
+    wish = wish_of(first, template, ALICE)
+    assert not wish.names_resources
+    assert wish.home is None

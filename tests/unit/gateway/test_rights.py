@@ -1,0 +1,99 @@
+"""Who is what in a session, and what that allows."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import a_session, a_template
+from vdi.api.session import VDISession
+from vdi.gateway.people import Person, Role, normal_user, same_user
+from vdi.gateway.rights import Deed, access_ends, knows_of, may_use, refusal, role_in
+from vdi.session.times import format_time
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+ALICE, BOB, EVE = (f"{name}@example.com" for name in ("alice", "bob", "eve"))
+
+
+def shared(role: str = "viewer", expires: str | None = None, user: str = BOB) -> VDISession:
+    return a_session(access=[{"user": user, "role": role, **({"expires": expires} if expires else {})}])
+
+
+def test_owner_guest_and_stranger() -> None:
+    session = shared("collaborator")
+    assert [role_in(session, user, NOW) for user in (ALICE, BOB, EVE)] == [Role.OWNER, Role.COLLABORATOR, None]
+
+
+def test_addresses_are_compared_without_the_case_of_ascii_letters_only() -> None:
+    assert role_in(shared(user="Bob@Example.COM"), "BOB@example.com", NOW) is Role.VIEWER
+    kelvin = "\u212aim@example.com"
+    assert kelvin.lower() == "kim@example.com"  # what Python's own folding would do
+    assert not same_user(kelvin, "kim@example.com")
+
+
+@given(st.emails(), st.emails())
+def test_normal_users_are_the_same_exactly_when_they_are_equal(one: str, other: str) -> None:
+    assert same_user(one, other) == (normal_user(one) == normal_user(other))
+    assert normal_user(normal_user(one)) == normal_user(one)
+    assert same_user(one, one.upper() if one.isascii() else one)
+
+
+@pytest.mark.parametrize(
+    ("expires", "role"),
+    [
+        (format_time(NOW + timedelta(seconds=1)), Role.VIEWER),
+        (format_time(NOW), None),
+        ("2026-11-20T13:00:00+02:00", None),
+        ("2026-11-20T13:00:00+00:30", Role.VIEWER),
+        ("some day", None),
+    ],
+)
+def test_a_share_ends_at_its_time(expires: str, role: Role | None) -> None:
+    assert role_in(shared(expires=expires), BOB, NOW) is role
+
+
+def test_when_a_share_ends_is_told() -> None:
+    assert access_ends(shared(expires="2026-11-21T00:00:00Z"), BOB) == datetime(2026, 11, 21, tzinfo=UTC)
+    assert access_ends(shared(), BOB) is None
+
+
+@pytest.mark.parametrize("deed", Deed)
+def test_who_may_do_what(deed: Deed) -> None:
+    may = {
+        "owner": refusal(Person(ALICE), deed, shared(), NOW) is None,
+        "collaborator": refusal(Person(BOB), deed, shared("collaborator"), NOW) is None,
+        "viewer": refusal(Person(BOB), deed, shared("viewer"), NOW) is None,
+        "admin": refusal(Person(EVE, admin=True), deed, shared(), NOW) is None,
+        "stranger": refusal(Person(EVE), deed, shared(), NOW) is None,
+    }
+    assert may == {
+        "owner": True,
+        "collaborator": deed in ("see", "open", "resume"),
+        "viewer": deed in ("see", "open"),
+        "admin": deed not in ("open", "share"),
+        "stranger": False,
+    }
+
+
+def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
+    words = refusal(Person(BOB), Deed.SUSPEND, shared("viewer"), NOW) or ""
+    assert "viewer" in words
+    assert "may not suspend" in words
+    assert "open, see" in words
+    assert f"Ask {ALICE}" in words
+
+
+def test_a_stranger_learns_nothing_of_a_session() -> None:
+    session = shared()
+    assert not knows_of(session, Person(EVE), NOW)
+    assert ALICE not in (refusal(Person(EVE), Deed.OPEN, session, NOW) or "")
+
+
+def test_a_template_for_everybody_for_users_and_for_groups() -> None:
+    someone = Person(EVE, groups=frozenset({"staff"}))
+    assert may_use(a_template(), someone)
+    assert not may_use(a_template(access={"users": [ALICE], "groups": ["artists"]}), someone)
+    assert may_use(a_template(access={"users": ["EVE@example.com"]}), someone)
+    assert may_use(a_template(access={"groups": ["artists", "staff"]}), someone)
+    assert may_use(a_template(access={"users": [ALICE]}), Person(EVE, admin=True))

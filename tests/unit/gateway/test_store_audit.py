@@ -1,0 +1,152 @@
+"""Who did what is written down before it is done; what that means when it cannot be."""
+
+import logging
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.history_stage import at, open_database, sqlite_url
+from vdi.gateway.refused import Refused
+from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
+from vdi.gateway.store.base import Database
+
+ACT = Act(
+    actor="root@example.com",
+    action="session.end",
+    target="alice",
+    uid="u1",
+    owner="alice@example.com",
+    detail={"deleteHome": "true"},
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.minute = 0
+
+    def __call__(self) -> datetime:
+        self.minute += 1
+        return at(self.minute)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(sqlite_url(tmp_path)) as database:
+        yield database
+
+
+@pytest.fixture
+def trail(database: Database) -> Audit:
+    return Audit(database, Clock())
+
+
+@pytest.fixture
+async def broken() -> AsyncIterator[Audit]:
+    database = Database("postgresql+asyncpg://nobody@127.0.0.1:1/none")
+    yield Audit(database, Clock())
+    await database.close()
+
+
+async def outcomes(database: Database) -> list[str]:
+    async with database.connect() as connection:
+        return [row.outcome for row in await connection.execute(audit.select().order_by(audit.c.id))]
+
+
+async def test_an_act_is_written_before_and_after(database: Database, trail: Audit) -> None:
+    token = came_from.set("192.0.2.7")
+    async with trail.act(ACT, closed=True):
+        assert await outcomes(database) == ["begun"]
+    came_from.reset(token)
+    assert await outcomes(database) == ["begun", "done"]
+    (entry,) = await trail.entries(limit=10)
+    assert (entry.actor, entry.address, entry.action) == ("root@example.com", "192.0.2.7", "session.end")
+    assert (entry.target, entry.uid, entry.owner) == ("alice", "u1", "alice@example.com")
+    assert (entry.outcome, entry.detail, entry.at) == ("done", {"deleteHome": "true"}, at(2))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(Refused("Conflict", "Somebody else."), "Conflict"), (OSError("broken"), "failed")]
+)
+async def test_what_goes_wrong_is_the_outcome(trail: Audit, error: Exception, outcome: str) -> None:
+    with pytest.raises(type(error)):
+        async with trail.act(ACT, closed=False):
+            raise error
+    (entry,) = await trail.entries(limit=10)
+    assert entry.outcome == outcome
+
+
+async def test_an_act_whose_process_died_is_still_there(database: Database, trail: Audit) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        async with trail.act(ACT, closed=False):
+            raise KeyboardInterrupt
+    (entry,) = await trail.entries(limit=10)
+    assert entry.outcome == "begun"
+
+
+async def test_an_administrators_act_that_cannot_be_written_is_not_done(
+    broken: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(NotAuditedError, match="not done, since it cannot be written to the audit"):
+        async with broken.act(ACT, closed=True):
+            raise AssertionError("it was done")
+    (line,) = caplog.messages
+    assert "not done" in line
+    assert '"actor":"root@example.com"' in line
+
+
+async def test_a_persons_own_act_is_done_and_goes_to_the_log(broken: Audit, caplog: pytest.LogCaptureFixture) -> None:
+    done = False
+    async with broken.act(ACT, closed=False):
+        done = True
+    assert done
+    assert [one.levelno for one in caplog.records] == [logging.ERROR] * 2
+    for line, outcome in zip(caplog.messages, ("begun", "done"), strict=True):
+        assert "belongs in the audit" in line
+        assert f'"outcome":"{outcome}"' in line
+        assert '"target":"alice"' in line
+
+
+async def test_what_is_over_already_is_one_row_and_never_raises(
+    trail: Audit, broken: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
+    for one in (trail, broken):
+        await one.record(
+            actor="mallory@example.com", action="login", target="portal", outcome="refused", detail={}, at=at(5)
+        )
+    (entry,) = await trail.entries(limit=10)
+    assert (entry.action, entry.outcome, entry.at) == ("login", "refused", at(5))
+    assert '"action":"login"' in caplog.text
+
+
+async def test_the_newest_come_first_page_by_page_and_filtered(trail: Audit) -> None:
+    for number in range(5):
+        act = Act(actor=f"u{number % 2}@example.com", action="session.start", target=f"t{number}")
+        async with trail.act(act, closed=False):
+            pass
+    first = await trail.entries(limit=2)
+    assert [one.target for one in first] == ["t4", "t3"]
+    rest = await trail.entries(limit=10, before=first[-1].number)
+    assert [one.target for one in rest] == ["t2", "t1", "t0"]
+    assert [one.target for one in await trail.entries(limit=9, actor="u1@example.com")] == ["t3", "t1"]
+    assert [one.target for one in await trail.entries(limit=9, target="t2")] == ["t2"]
+    assert await trail.entries(limit=9, action="session.end") == []
+
+
+async def test_who_ended_which_session(database: Database, trail: Audit) -> None:
+    async with trail.act(ACT, closed=False):
+        pass
+    with pytest.raises(Refused):
+        async with trail.act(Act(actor="bob@example.com", action="session.end", target="x", uid="u2"), closed=False):
+            raise Refused("Conflict", "no")
+    async with trail.act(Act(actor="bob@example.com", action="session.suspend", target="x", uid="u3"), closed=False):
+        pass
+    async with database.connect() as connection:
+        assert await enders(connection, ["u1", "u2", "u3"]) == {"u1": "root@example.com"}
+
+
+async def test_what_is_too_long_is_cut(trail: Audit) -> None:
+    await trail.record(actor="a" * 999, action="login", target="t" * 999, outcome="refused", detail={}, at=at(0))
+    (entry,) = await trail.entries(limit=1)
+    assert (len(entry.actor), len(entry.target)) == (254, 512)
