@@ -1,14 +1,18 @@
 """The reading half: fetches from the API server what a Snapshot is made of. Nothing is written, nothing is judged.
 
-What may not be read is noted with the permission that is missing. At most `BUDGET` requests, besides logs.
+What may not be read is noted with the permission that is missing. At most `BUDGET` requests, besides logs; for each
+namespace with Kasm `KASM_BUDGET` more.
 """
 
 import asyncio
 import base64
 import re
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,20 +20,41 @@ from vdi.api.crd import build_crds
 from vdi.api.meta import GROUP
 from vdi.doctor.certificates import read_certificate
 from vdi.doctor.gpus import config_maps_of
+from vdi.doctor.kasm import kasm_namespaces, suspect_containers
 from vdi.doctor.operators import LEASE
 from vdi.doctor.snapshot import Certificate, Scope, Snapshot, Unread
 from vdi.doctor.suspects import suspect_pods
 from vdi.doctor.trim import trim
 from vdi.gpu.effect import DEFAULT_NAME
-from vdi.gpu.steps import CLUSTER_POLICIES, CONFIG_MAPS, DAEMON_SETS, RUNTIME_CLASSES
+from vdi.gpu.steps import CLUSTER_POLICIES, RUNTIME_CLASSES
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, BadRequest, Forbidden, NotFound, ServerError, TooManyRequests
-from vdi.kube.resource import CLAIMS, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICES, VOLUMES, Resource
+from vdi.kube.resource import (
+    CLAIMS,
+    CONFIG_MAPS,
+    CRDS,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    EVENTS,
+    JOBS,
+    LEASES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    STATEFUL_SETS,
+    STORAGE_CLASSES,
+    VOLUMES,
+    Resource,
+)
 from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.times import format_time
 
 BUDGET = 30
+KASM_BUDGET = 6
 LOG_LINES = 200
 _LOGS = 20
 _LOG_SECONDS = 5.0
@@ -37,22 +62,33 @@ _CERTIFICATES = 3
 Object = dict[str, Any]
 
 _RBAC = "rbac.authorization.k8s.io"
-CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
-DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
-SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
-CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 ROLES = Resource(_RBAC, "v1", "roles", "Role")
 BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
 CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
-EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS)
+EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
 """Asked of all namespaces whatever the scope, since what is broken is often elsewhere."""
 _FALLING_BACK = frozenset({"vdisessions", "pods"})
-"""Of these at least the namespace in question is read."""
-IN_SCOPE = (CLAIMS, SERVICES, SLICES, ROUTES, MIDDLEWARES, ROLES, BINDINGS)
-OF_CLUSTER = (TEMPLATES, NODES, VOLUMES, CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS, CLUSTER_POLICIES, RUNTIME_CLASSES)
+"""Of these at least the namespace in question is read; where it is Kasm's, of Deployments too."""
+IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, ROLES, BINDINGS)
+OF_CLUSTER = (
+    TEMPLATES,
+    NODES,
+    VOLUMES,
+    STORAGE_CLASSES,
+    CLUSTER_ROLES,
+    CLUSTER_BINDINGS,
+    CLUSTER_POLICIES,
+    RUNTIME_CLASSES,
+)
+
+
+OF_KASM = (STATEFUL_SETS, JOBS)
+"""Asked of namespaces with Kasm alone."""
+OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES)
+"""Asked of them too, where they are not in the scope."""
 
 
 async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
@@ -66,7 +102,9 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
         *(reading.one(CRDS, crd["metadata"]["name"]) for crd in build_crds()),
+        reading.api_certificate(),
     )
+    await reading.kasm(kasm_namespaces(reading.snapshot(format_time(clock.now()))))
     await asyncio.gather(
         *(
             reading.one(CONFIG_MAPS, name, namespace)
@@ -75,7 +113,10 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         *(reading.certificate(namespace, name) for namespace, name in _tls_secrets(reading.objects)),
     )
     bare = reading.snapshot(format_time(clock.now()))
-    await asyncio.gather(*(reading.log(namespace, name) for namespace, name in suspect_pods(bare, _LOGS)))
+    await asyncio.gather(
+        *(reading.log(namespace, name) for namespace, name in suspect_pods(bare, _LOGS)),
+        *(reading.log(*container) for container in suspect_containers(bare)),
+    )
     return reading.snapshot(bare.taken_at)
 
 
@@ -90,7 +131,9 @@ class _Reading:
     unread: dict[str, Unread] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
+    api_certificate_ends: str = ""
     requests: int = 0
+    budget: int = BUDGET
 
     def snapshot(self, taken_at: str) -> Snapshot:
         return Snapshot(
@@ -101,13 +144,15 @@ class _Reading:
             unread=tuple(sorted(self.unread.values(), key=lambda one: one.kind)),
             logs=dict(sorted(self.logs.items())),
             certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            api_certificate_ends=self.api_certificate_ends,
         )
 
     async def everywhere(self, kind: Resource) -> None:
         """Of all namespaces, or at least of the one in question."""
         if await self.all_of(kind, note=f"{kind.plural}@all"):
             return
-        if self.scope.namespace and kind.plural in _FALLING_BACK:
+        falls_back = kind.plural in _FALLING_BACK or (self.scope.kasm and kind is DEPLOYMENTS)
+        if self.scope.namespace and falls_back:
             await self.all_of(kind, namespace=self.scope.namespace)
         else:
             self.unread[kind.plural] = self.unread[f"{kind.plural}@all"]
@@ -122,9 +167,19 @@ class _Reading:
             pages = self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0)
             async for page in pages:
                 found = [_decoded(item) for item in page.items]
-                self.objects[kind.plural] = [trim(kind.plural, one) for one in found]
+                self.objects.setdefault(kind.plural, []).extend(trim(kind.plural, one) for one in found)
 
         return await self._try(kind, note or kind.plural, namespace, "list", read)
+
+    async def kasm(self, namespaces: Iterable[str]) -> None:
+        """What checks of Kasm read beyond the rest."""
+        for namespace in namespaces:
+            self.budget += KASM_BUDGET
+            calls = [self.all_of(kind, namespace=namespace) for kind in OF_KASM]
+            if self.scope.namespace not in ("", namespace):
+                calls += [self.all_of(kind, namespace=namespace) for kind in OF_KASM_ELSEWHERE]
+                calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
+            await asyncio.gather(*calls)
 
     async def one(self, kind: Resource, name: str, namespace: str | None = None) -> None:
         """One object; that it is not there is known then."""
@@ -147,13 +202,33 @@ class _Reading:
         if await self._try(SECRETS, "secrets", namespace, "get", read) and len(self.certificates) == before:
             self.certificates.append(Certificate(namespace=namespace, secret=name, problem="missing"))
 
-    async def log(self, namespace: str, pod: str) -> None:
+    async def api_certificate(self) -> None:
+        """When the certificate of the API server ends; what cannot be had so is no matter, since it answers others."""
+        server, context = urlsplit(self.client.config.server), self.client.config.ssl_context()
+        if context is None or not server.hostname:
+            return
+        try:
+            async with asyncio.timeout(_LOG_SECONDS):
+                _, writer = await asyncio.open_connection(server.hostname, server.port or 443, ssl=context)
+        except (OSError, TimeoutError):
+            return
+        shown = writer.get_extra_info("peercert") or {}
+        writer.close()
+        if "notAfter" in shown:
+            ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
+            self.api_certificate_ends = format_time(ends)
+
+    async def log(self, namespace: str, pod: str, container: str = "") -> None:
         """The end of a pod's log."""
+        key = f"{namespace}/{pod}/{container}" if container else f"{namespace}/{pod}"
 
         async def read() -> None:
             async with asyncio.timeout(_LOG_SECONDS):
-                lines = [line async for line in self.client.log_lines(namespace, pod, tail=LOG_LINES)]
-            self.logs[f"{namespace}/{pod}"] = [line[:500] for line in lines]
+                lines = [
+                    line
+                    async for line in self.client.log_lines(namespace, pod, container=container or None, tail=LOG_LINES)
+                ]
+            self.logs[key] = [line[:500] for line in lines]
 
         await self._try(PODS, "pods/log", namespace, "get", read, what="pods/log")
 
@@ -169,8 +244,8 @@ class _Reading:
     ) -> bool:
         """Whether it was read, or is known not to be there."""
         plural = what or kind.plural
-        if self.requests >= BUDGET and plural != "pods/log":
-            words = f"{plural} were not read: a run costs at most {BUDGET} requests."
+        if self.requests >= self.budget and plural != "pods/log":
+            words = f"{plural} were not read: a run costs at most {self.budget} requests."
             self.unread[note] = Unread(note, words, "vdi doctor --namespace NAMESPACE")
             return False
         self.requests += plural != "pods/log"

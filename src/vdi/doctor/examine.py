@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vdi.doctor.checks import control_plane, data_plane, infrastructure, sessions, streams
+from vdi.doctor.checks import control_plane, data_plane, gateways, infrastructure, kasm, network, sessions, streams
 from vdi.doctor.checks.registry import Check, found
 from vdi.doctor.finding import Finding
 from vdi.doctor.rank import rank
@@ -12,8 +12,11 @@ CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
     *sessions.CHECKS,
     *infrastructure.CHECKS,
+    *network.CHECKS,
     *data_plane.CHECKS,
     *streams.CHECKS,
+    *gateways.CHECKS,
+    *kasm.CHECKS,
 )
 """Layer by layer."""
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from vdi.doctor.deployments import Deployment, find_deployments, pods_of
 from vdi.doctor.snapshot import Raw, Snapshot
-from vdi.operator.settings import SettingsError, read_settings
+from vdi.operator.settings import read_settings
+from vdi.operator.variables import SettingsError
 from vdi.session.observed import Pod
 from vdi.session.policy import Policy
 
@@ -18,58 +20,24 @@ HANDOVER = 10.0
 
 
 @dataclass(frozen=True)
-class Operator:
+class Operator(Deployment):
     """One Deployment of the operator."""
 
-    raw: Raw
-    watches: str
-    """The sessions' namespace."""
     policy: Policy
     problem: str
     """Why its settings cannot be used; empty: they can."""
     counts_others: bool = True
 
     @property
-    def namespace(self) -> str:
-        """Where it runs."""
-        return str(self.raw["metadata"]["namespace"])
-
-    @property
-    def name(self) -> str:
-        """Name of the Deployment."""
-        return str(self.raw["metadata"]["name"])
-
-    @property
-    def object(self) -> str:
-        """As findings name it."""
-        return f"deployment/{self.namespace}/{self.name}"
-
-    @property
     def account(self) -> str:
         """Its ServiceAccount."""
         return str(self.raw["spec"]["template"]["spec"].get("serviceAccountName") or "default")
-
-    @property
-    def wanted(self) -> int:
-        """How many replicas are asked for."""
-        return int(self.raw["spec"].get("replicas", 1))
-
-    @property
-    def ready(self) -> int:
-        """How many replicas answer."""
-        return int((self.raw.get("status") or {}).get("readyReplicas") or 0)
 
 
 @lru_cache(maxsize=2)
 def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
     """Deployments with a container that is told which namespace to watch, by our own variable."""
-    found = []
-    for raw in snapshot.raw("deployments"):
-        for container in raw["spec"]["template"]["spec"]["containers"]:
-            settings = {one["name"]: one.get("value", "") for one in container.get("env") or ()}
-            if container["name"] == "operator" and "VDI_NAMESPACE" in settings:
-                found.append(_operator(raw, settings))
-    return tuple(found)
+    return tuple(_operator(raw, told) for raw, told in find_deployments(snapshot, "operator", "VDI_NAMESPACE"))
 
 
 def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
@@ -95,19 +63,6 @@ def policy_for(snapshot: Snapshot, namespace: str) -> Policy:
     """What the operator of this namespace is told; the defaults where its Deployment is not seen."""
     operator = operator_for(snapshot, namespace)
     return operator.policy if operator else Policy()
-
-
-def pods_of(snapshot: Snapshot, operator: Operator) -> list[Pod]:
-    """Its pods, by its selector."""
-    wanted = (operator.raw["spec"].get("selector") or {}).get("matchLabels") or {}
-    return [
-        pod
-        for pod in snapshot.pods
-        if pod.metadata.namespace == operator.namespace
-        and wanted
-        and all(pod.metadata.labels.get(key) == value for key, value in wanted.items())
-        and not pod.leaving
-    ]
 
 
 def sick_pods(snapshot: Snapshot, operator: Operator) -> list[Pod]:

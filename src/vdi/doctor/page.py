@@ -6,13 +6,14 @@ from pathlib import Path
 
 from vdi.doctor.codes import CODES
 from vdi.doctor.finding import Code
+from vdi.doctor.mends import MENDS
 
 _HEAD = """<!-- Generated from src/vdi/doctor/codes by `python -m vdi.doctor.page`. Edit there. -->
 # The doctor: what each code means
 
 `vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
-what mends it. It changes nothing. How it works is in [design/doctor.md](design/doctor.md), its options are in
-`vdi doctor --help`.
+what mends it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
+[design/doctor.md](design/doctor.md), its options are in `vdi doctor --help`.
 """
 
 
@@ -43,6 +44,8 @@ def explain_code(one: Code) -> list[str]:
         f"- **Proof**: {one.proof}",
         f"- **Remedy**: {one.remedy}",
     ]
+    if one.code in MENDS:
+        lines.append(f"- **`vdi doctor --fix`**, after asking: {MENDS[one.code].words}.")
     if one.follows:
         lines.append(f"- **May follow from**: {', '.join(one.follows)}")
     return lines

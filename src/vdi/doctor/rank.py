@@ -17,7 +17,8 @@ def rank(findings: list[Finding]) -> list[Finding]:
     by_code: dict[str, list[Finding]] = defaultdict(list)
     for one in findings:
         by_code[one.code].append(one)
-    linked = [_link(one, by_code) for one in findings]
+    keys = {one.key for one in findings}
+    linked = [one if one.caused_by in keys else _link(one, by_code) for one in findings]
     followers: dict[str, list[Finding]] = defaultdict(list)
     for one in linked:
         followers[one.caused_by].append(one)

@@ -35,6 +35,12 @@ def _count(number: int, noun: str) -> str:
 
 
 def as_text(findings: list[Finding], snapshot: Snapshot, *, width: int = 100) -> Iterator[str]:
+    """Line by line, with a line about the run at the end."""
+    yield from findings_as_text(findings, width=width)
+    yield summary(findings, snapshot)
+
+
+def findings_as_text(findings: list[Finding], *, width: int = 100) -> Iterator[str]:
     """Line by line: cause, proof, remedy, and under it what follows."""
     told: dict[tuple[str, str], int] = {}
     for one in findings:
@@ -47,7 +53,6 @@ def as_text(findings: list[Finding], snapshot: Snapshot, *, width: int = 100) ->
         if told[alike] == _ALIKE and rest > 0:
             yield f"{'   ' if one.caused_by else ''}... and {rest} more {one.code} (-o json lists them)"
             yield ""
-    yield summary(findings, snapshot)
 
 
 def _told(one: Finding, width: int) -> Iterator[str]:
@@ -67,7 +72,9 @@ def _wrapped(text: str, indent: str, width: int, *, keep: bool = False) -> list[
     """A remedy is not broken up: it is there to be copied."""
     if keep:
         return [indent + text]
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    # Names have hyphens, and are there to be copied too.
+    wrapper = textwrap.TextWrapper(width, indent, indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)
 
 
 def as_data(findings: list[Finding], snapshot: Snapshot) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Scope(msgspec.Struct, frozen=True):
     """Sessions of this namespace; empty: of all."""
     session: str = ""
     """Only this session of the namespace; empty: all."""
+    kasm: bool = False
+    """The namespace holds Kasm, whatever its chart is."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
@@ -68,8 +70,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     """Plurals of kinds that the API server does not know."""
     unread: tuple[Unread, ...] = ()
     logs: dict[str, list[str]] = {}
-    """The end of a pod's log, by `namespace/name`."""
+    """The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`."""
     certificates: tuple[Certificate, ...] = ()
+    api_certificate_ends: str = ""
+    """When the certificate that the API server shows ends; empty: not known, or there is no TLS."""
 
     @cached_property
     def now(self) -> datetime:

@@ -1,5 +1,7 @@
-"""Whose log is worth reading: desktops that do not start or do not answer, and one of each template. Pure."""
+"""Whose log is worth reading: gateways, desktops that do not start or do not answer, one of each template. Pure."""
 
+from vdi.doctor.deployments import pods_of
+from vdi.doctor.gateways import gateways_in_scope
 from vdi.doctor.operators import find_operators, sick_pods
 from vdi.doctor.snapshot import Snapshot
 from vdi.session.observed import Pod
@@ -15,6 +17,7 @@ def suspect_pods(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
     each template is enough, unless one session was asked about.
     """
     chosen = [pod for operator in find_operators(snapshot) for pod in sick_pods(snapshot, operator)]
+    chosen += [pod for gateway in gateways_in_scope(snapshot) for pod in pods_of(snapshot, gateway)]
     chosen += _volume_helpers(snapshot)
     ready: dict[str, Pod] = {}
     for session in snapshot.sessions:

@@ -6,6 +6,8 @@ Values of environment variables and arguments of programs are kept only where a 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vdi.doctor.kasm_waits import read_wait
+
 Object = dict[str, Any]
 
 _META = (
@@ -31,6 +33,8 @@ _READ_ENV = frozenset(
     }
 )
 _SETTINGS = "VDI_"
+_HIDDEN = ("TOKEN", "PASSWORD", "CLIENT_SECRET", "DATABASE_URL", "REDIS_URL")
+"""Settings of ours that hold a password."""
 _READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd")
 REDACTED = "(redacted)"
 
@@ -86,13 +90,14 @@ def pod(found: Object) -> Object:
     spec = found["spec"]
     kept = {key: spec[key] for key in ("nodeName", "nodeSelector", "tolerations", "runtimeClassName") if key in spec}
     kept["volumes"] = [one for one in spec.get("volumes") or () if "persistentVolumeClaim" in one or "hostPath" in one]
+    of_container = ("name", "image", "resources", "restartPolicy", "ports")
     for key in ("containers", "initContainers"):
-        kept[key] = [
-            {name: one[name] for name in ("name", "image", "resources", "restartPolicy") if name in one}
-            for one in spec.get(key) or ()
-        ]
+        kept[key] = [{name: one[name] for name in of_container if name in one} for one in spec.get(key) or ()]
+    for one, whole_one in zip(kept["initContainers"], spec.get("initContainers") or (), strict=True):
+        if wait := read_wait(whole_one):
+            one["waitsFor"] = wait
     status = found.get("status", {})
-    said = ("phase", "reason", "message", "conditions", "containerStatuses", "startTime")
+    said = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses", "startTime")
     return {**whole(found), "spec": kept, "status": {key: status[key] for key in said if key in status}}
 
 
@@ -101,11 +106,18 @@ def workload(found: Object) -> Object:
     spec = found["spec"]
     template = spec.get("template") or {}
     inner = template.get("spec") or {}
-    kept = {key: inner[key] for key in ("serviceAccountName", "volumes") if key in inner}
+    kept = {key: inner[key] for key in ("serviceAccountName", "volumes", "hostNetwork") if key in inner}
     kept["containers"] = [_container(one) for one in inner.get("containers") or ()]
     labels = (template.get("metadata") or {}).get("labels") or {}
     outer = {key: spec[key] for key in ("replicas", "selector") if key in spec}
     return {**whole(found), "spec": {**outer, "template": {"metadata": {"labels": labels}, "spec": kept}}}
+
+
+def job(found: Object) -> Object:
+    """A Job: how it went."""
+    labels = ((found["spec"].get("template") or {}).get("metadata") or {}).get("labels") or {}
+    kept = {key: found["spec"][key] for key in ("backoffLimit", "selector", "suspend") if key in found["spec"]}
+    return {**whole(found), "spec": {**kept, "template": {"metadata": {"labels": labels}}}}
 
 
 def _container(found: Mapping[str, Any]) -> Object:
@@ -119,7 +131,7 @@ def _container(found: Mapping[str, Any]) -> Object:
 
 
 def _is_read(name: str) -> bool:
-    return name in _READ_ENV or (name.startswith(_SETTINGS) and "TOKEN" not in name and "PASSWORD" not in name)
+    return name in _READ_ENV or (name.startswith(_SETTINGS) and not any(word in name for word in _HIDDEN))
 
 
 def _env(found: Mapping[str, Any]) -> Object:
@@ -176,6 +188,8 @@ TRIMS: Mapping[str, Callable[[Object], Object]] = {
     "vditemplates": template,
     "deployments": workload,
     "daemonsets": workload,
+    "statefulsets": workload,
+    "jobs": job,
     "clusterpolicies": policy,
     "customresourcedefinitions": custom_kind,
     "configmaps": dated,

@@ -62,7 +62,14 @@ class Cluster:
             "events",
         ):
             self.objects[plural] = []
-        for plural in ("persistentvolumes", "middlewares", "clusterpolicies", "runtimeclasses", "configmaps"):
+        for plural in (
+            "persistentvolumes",
+            "middlewares",
+            "clusterpolicies",
+            "runtimeclasses",
+            "configmaps",
+            "networkpolicies",
+        ):
             self.objects[plural] = []
         self.logs: dict[str, list[str]] = {}
         self.unread: list[Unread] = []
@@ -76,6 +83,7 @@ class Cluster:
                 ends="2027-02-01T00:00:00Z",
             )
         ]
+        self.api_certificate_ends = "2027-11-01T00:00:00Z"
         self.scope = Scope(SPACE)
         for number in range(sessions):
             self.add_session(f"alice-{number}", f"alice{number}@example.com")
@@ -104,7 +112,7 @@ class Cluster:
         pod = build_pod(identity=identity, desktop=desktop)
         pod["metadata"] |= {"uid": f"uid-pod-{name}", "creationTimestamp": BEGAN}
         pod["spec"]["nodeName"] = "node-1"
-        pod["status"] = _ready_status()
+        pod["status"] = ready_status()
         claim = build_home(identity=identity, home=desktop.home)
         claim["metadata"] |= {"uid": f"uid-home-{name}", "creationTimestamp": BEGAN}
         claim["spec"]["volumeName"] = f"pv-{name}"
@@ -187,6 +195,7 @@ class Cluster:
             unread=tuple(self.unread),
             logs=self.logs,
             certificates=tuple(self.certificates),
+            api_certificate_ends=self.api_certificate_ends,
         )
 
     def findings(self) -> list[Finding]:
@@ -201,7 +210,8 @@ class Cluster:
 Break = Callable[[Cluster], None]
 
 
-def _ready_status() -> Object:
+def ready_status() -> Object:
+    """Of a pod that answers."""
     container = {"name": "desktop", "image": "registry.example.com/desktop:1", "ready": True, "restartCount": 0}
     return {
         "phase": "Running",
@@ -234,20 +244,21 @@ def _operator() -> Object:
         "VDI_TLS_SECRET": "wildcard",
         "HTTPS_PROXY": "u:p@x",
     }
-    container = {"name": "operator", "image": "localhost/vdi/operator:dev"}
+    container = {"name": "operator", "image": "localhost/vdi/vdi:dev"}
     container["env"] = [{"name": name, "value": value} for name, value in env.items()]  # type: ignore[assignment]
     labels = {"app.kubernetes.io/name": "vdi"}
     spec = {"serviceAccountName": "vdi-operator", "containers": [container]}
-    return _deployment("vdi-operator", "kasm", labels, spec)
+    return deployment("vdi-operator", "kasm", labels, spec)
 
 
 def _traefik() -> Object:
     args = ["--entryPoints.web.address=:80", "--entryPoints.websecure.address=:443"]
     container = {"name": "traefik", "image": "docker.io/library/traefik:v3.7", "args": args}
-    return _deployment("traefik", "kube-system", {"app": "traefik"}, {"containers": [container]})
+    return deployment("traefik", "kube-system", {"app": "traefik"}, {"containers": [container]})
 
 
-def _deployment(name: str, namespace: str, labels: Object, spec: Object) -> Object:
+def deployment(name: str, namespace: str, labels: Object, spec: Object) -> Object:
+    """A Deployment of one replica, which answers."""
     return {
         "metadata": {"name": name, "namespace": namespace, "creationTimestamp": BEGAN, "uid": f"uid-{name}"},
         "spec": {
@@ -262,7 +273,7 @@ def _deployment(name: str, namespace: str, labels: Object, spec: Object) -> Obje
 def _operator_pod() -> Object:
     meta = {"name": POD, "namespace": "kasm", "uid": "uid-op", "labels": {"app.kubernetes.io/name": "vdi"}}
     spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "x"}]}
-    return {"metadata": {**meta, "creationTimestamp": BEGAN}, "spec": spec, "status": _ready_status()}
+    return {"metadata": {**meta, "creationTimestamp": BEGAN}, "spec": spec, "status": ready_status()}
 
 
 def _lease() -> Object:

@@ -5,20 +5,26 @@ import pytest
 
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
+from unit.doctor.doctor_kasm import KASM_FAULTS
 from vdi.doctor.codes import CODES
+from vdi.doctor.codes.probes import PROBES
 from vdi.doctor.examine import CHECKS, examine
 from vdi.doctor.finding import Severity
 from vdi.doctor.rank import roots
 from vdi.doctor.redact import names_in, redact, redact_findings
 from vdi.doctor.snapshot import load, save
 
-ALL = {**FAULTS, **GPU_FAULTS}
+ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
 
 
 @pytest.mark.parametrize("sessions", [0, 1, 3])
 def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
     assert Cluster(sessions).findings() == []
+    behind_a_gateway = Cluster(sessions)
+    with_gateway(behind_a_gateway)
+    assert behind_a_gateway.findings() == []
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -59,7 +65,7 @@ def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
         cluster = Cluster()
         make(cluster)
         shown |= {one.code for one in cluster.findings()}
-    assert shown == set(CODES)
+    assert shown | {one.code for one in PROBES} == set(CODES), "probes are made in test_doctor_probe.py"
 
 
 @pytest.mark.parametrize("kind", sorted({kind for one in CHECKS for kind in one.needs}))

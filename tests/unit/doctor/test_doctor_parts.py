@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from cluster.operator_stage import documented_rules
 from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS
-from vdi.doctor.certificates import covers, read_certificate
+from vdi.doctor.certificates import read_certificate
 from vdi.doctor.checks.registry import Check
 from vdi.doctor.examine import examine
+from vdi.doctor.gateways import troubles
 from vdi.doctor.operators import LEASE
 from vdi.doctor.rank import rank
 from vdi.doctor.redact import redact
@@ -22,6 +23,7 @@ from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
 from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.suspects import suspect_pods
 from vdi.doctor.trim import trim
+from vdi.kube.certificate import covers
 from vdi.operator import life
 
 
@@ -179,3 +181,9 @@ def test_only_that_it_is_there_is_kept_of_a_middleware() -> None:
         "middlewares", {"metadata": {"name": "auth", "namespace": "x"}, "spec": {"basicAuth": {"users": [SECRET]}}}
     )
     assert kept == {"metadata": {"name": "auth", "namespace": "x"}}
+
+
+def test_every_trouble_that_a_gateway_can_name_is_understood() -> None:
+    names = ("database", "shared state", "single sign-on", "signing keys", "revocations", "vdisessions")
+    lines = [f'level=warning msg="trouble: {name}: no answer"' for name in names]
+    assert list(troubles(lines)) == [(name, "no answer") for name in names]

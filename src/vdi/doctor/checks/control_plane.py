@@ -6,6 +6,7 @@ from typing import Any
 
 from vdi.api.crd import build_crds
 from vdi.doctor.checks.registry import check, found
+from vdi.doctor.deployments import pods_of
 from vdi.doctor.finding import Finding
 from vdi.doctor.operators import (
     LEASE,
@@ -15,7 +16,6 @@ from vdi.doctor.operators import (
     lease_of,
     operator_for,
     operators_in_scope,
-    pods_of,
 )
 from vdi.doctor.rights import missing_rights
 from vdi.doctor.snapshot import Snapshot
@@ -214,7 +214,7 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
             f"The operator's account {operator.namespace}/{operator.account} lacks {len(lines)} of the rights that it"
             f" needs, first: {lines[0].removeprefix('may not ')}.",
             evidence=[*lines[:8], f"kubectl auth can-i {first.words} --as {account}{where}"],
-            remedy=f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reuse-values",
+            remedy=f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values",
         )
 
 

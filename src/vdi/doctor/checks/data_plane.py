@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from vdi.doctor.cases import Case, active, cases
-from vdi.doctor.certificates import covers
 from vdi.doctor.checks.registry import check, found
 from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.proxies import find_traefiks
 from vdi.doctor.snapshot import Certificate, Snapshot
+from vdi.kube.certificate import covers
 from vdi.session.naming import route_name, service_name
 
 _YOUNG = 30.0
@@ -98,8 +98,8 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
     rules = [str(one.get("match", "")) for one in route["spec"].get("routes") or ()]
-    mend = f"kubectl --namespace {case.namespace} delete ingressroute {route['metadata']['name']}; the operator makes"
-    " it anew"
+    name = route["metadata"]["name"]
+    mend = f"kubectl --namespace {case.namespace} delete ingressroute {name}; the operator makes it anew"
     for rule in rules:
         for pattern, words in _OLD_RULES:
             if pattern.search(rule):

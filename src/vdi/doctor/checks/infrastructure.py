@@ -18,7 +18,6 @@ _PATIENCE = 60.0
 _NEW_NODE = 30.0
 """Seconds in which a node that joins gets ready."""
 _GPU_KINDS = ("nodes", "daemonsets", "pods@all", "clusterpolicies", "configmaps", "runtimeclasses")
-_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 @check("nodes")

@@ -15,6 +15,8 @@ PATIENCE = 15.0
 """Seconds in which a kubelet's complaint may pass by itself."""
 SLOW = 30.0
 """Seconds that a start may take (F1)."""
+_OVERDUE = 60.0
+"""Seconds after its end in which the operator may be ending a session."""
 _RECENT = 3600.0
 
 _OF_PROBLEM = {
@@ -282,4 +284,20 @@ def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_failed)
+@check("vdisessions", "pods")
+def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
+    """Desktops that run on although their time is over."""
+    for case in active(cases(snapshot)):
+        ends = case.session.status.expires_at
+        if case.pod is not None and snapshot.age(ends) > _OVERDUE:
+            yield found(
+                "session_overdue",
+                case.object,
+                f"Its time was over {snapshot.age(ends):.0f} s ago, and its desktop runs on.",
+                evidence=[f"status.expiresAt: {ends}", f"pod/{case.pod.metadata.name}: {case.pod.status.phase}"],
+                remedy=case.operator_log,
+                touches=case.touches,
+            )
+
+
+CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_failed, sessions_overdue)

@@ -2,7 +2,12 @@
 
 from vdi.doctor.codes.control_plane import CONTROL_PLANE
 from vdi.doctor.codes.data_plane import DATA_PLANE
+from vdi.doctor.codes.gateway import GATEWAY
 from vdi.doctor.codes.infrastructure import INFRASTRUCTURE
+from vdi.doctor.codes.kasm import KASM
+from vdi.doctor.codes.network import NETWORK
+from vdi.doctor.codes.probes import PROBES
 from vdi.doctor.finding import Code
 
-CODES: dict[str, Code] = {one.code: one for one in (*CONTROL_PLANE, *INFRASTRUCTURE, *DATA_PLANE)}
+_LAYERS = (CONTROL_PLANE, INFRASTRUCTURE, NETWORK, DATA_PLANE, GATEWAY, PROBES, KASM)
+CODES: dict[str, Code] = {one.code: one for layer in _LAYERS for one in layer}

@@ -109,6 +109,13 @@ CONTROL_PLANE = (
         follows=(*NOBODY_ACTS, "operator_stuck"),
     ),
     _code(
+        code="session_overdue",
+        means="A session's time is over, and its desktop runs on: nobody ends it, and it holds its room.",
+        proof="status.expiresAt is more than a minute old, and there is a pod.",
+        remedy="Bring the operator back: it ends what is over as soon as it leads.",
+        follows=(*NOBODY_ACTS, "operator_stuck", "clock_wrong"),
+    ),
+    _code(
         code="template_missing",
         means="The session names a template that does not exist. It starts by itself when it does.",
         proof="spec.template of the session, against the VDITemplates.",

@@ -1,0 +1,104 @@
+"""The gateway: whether it is there, and what it leans on."""
+
+from collections.abc import Iterator
+
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.deployments import pods_of, unavailable_for
+from vdi.doctor.finding import Finding
+from vdi.doctor.gateways import Gateway, gateways_in_scope, last_words, troubles
+from vdi.doctor.operators import operators_in_scope
+from vdi.doctor.snapshot import Snapshot
+from vdi.session.explain import Facts, explain
+
+_EDGE = "VDI_EDGE_MIDDLEWARE"
+_RESTART = 60.0
+"""Seconds in which a gateway with a volume stops and starts again on a busy node, when it is upgraded."""
+_CUT = "websockets of "
+_BY_NAME = {
+    "database": ("database_unreachable", "Its database does not answer"),
+    "shared state": ("redis_unreachable", "Redis does not answer"),
+    "single sign-on": ("oidc_unreachable", "The identity provider does not answer as it should"),
+}
+
+
+@check("deployments", "pods@all")
+def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """Gateways of which no replica answers, or that are not there though routes ask them."""
+    for gateway in gateways_in_scope(snapshot):
+        if gateway.wanted == 0:
+            yield _down(snapshot, gateway, "it is scaled to 0", "scale deployment {} --replicas 1")
+        elif gateway.ready == 0 and unavailable_for(snapshot, gateway) > _RESTART:
+            yield _down(snapshot, gateway, "", "logs deployment/{}")
+    here = {one.watches for one in gateways_in_scope(snapshot)}
+    for operator in operators_in_scope(snapshot):
+        containers = operator.raw["spec"]["template"]["spec"]["containers"]
+        named = [one.get("value") for each in containers for one in each.get("env") or () if one["name"] == _EDGE]
+        if named and named[0] and operator.watches not in here:
+            yield found(
+                "gateway_missing",
+                operator.object,
+                f"Its routes ask the Middleware {named[0]}, and there is no gateway for {operator.watches} behind it.",
+                evidence=[f"{operator.object}: {_EDGE}={named[0]}", "no Deployment has a container 'gateway'"],
+                remedy=f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values",
+            )
+
+
+def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Finding:
+    evidence, touches, code = [f"status.readyReplicas: {gateway.ready} of {gateway.wanted}"], [gateway.object], ""
+    for pod in pods_of(snapshot, gateway):
+        node = snapshot.nodes.get(pod.spec.node_name)
+        events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
+        why = explain(Facts(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "gateway")
+        evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {why}")
+        lines = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
+        if ended := last_words(lines):
+            evidence.append(f"log: {ended}")
+            code = "database_newer" if "at revision" in ended else code
+        words = words or ended or why
+        touches.append(f"node/{pod.spec.node_name}")
+    return found(
+        code or "gateway_down",
+        gateway.object,
+        f"No replica of the gateway is ready: {words or 'it has no pods'}.",
+        evidence=evidence,
+        remedy=f"kubectl --namespace {gateway.namespace} {command.format(gateway.name)}",
+        touches=touches,
+    )
+
+
+@check("deployments", "pods@all", "pods/log")
+def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
+    """What the gateways say in their logs that they lack."""
+    for gateway in gateways_in_scope(snapshot):
+        told: dict[str, tuple[str, str]] = {}
+        for pod in pods_of(snapshot, gateway):
+            lines = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
+            for what, why in troubles(lines):
+                told.setdefault(what, (pod.metadata.name, why))
+        for what, (pod_name, why) in told.items():
+            if what.startswith(_CUT):
+                yield _cut(gateway, what.removeprefix(_CUT), pod_name, why)
+                continue
+            code, words = _BY_NAME.get(what, ("gateway_troubled", f"It lacks {what}"))
+            yield found(
+                code,
+                gateway.object if code != "gateway_troubled" else f"{gateway.object}/{what.replace(' ', '-')}",
+                f"{words}: {why.rstrip('.')}.",
+                evidence=[f"pod/{pod_name} log: {what}: {why}"],
+                remedy=f"kubectl --namespace {gateway.namespace} logs {pod_name}",
+                touches=[gateway.object],
+            )
+
+
+def _cut(gateway: Gateway, session: str, pod_name: str, why: str) -> Finding:
+    return found(
+        "websocket_cut",
+        f"vdisession/{gateway.watches}/{session}",
+        f"Its connections do not last: {why.rstrip('.')}. Something between browser and Traefik ends them.",
+        evidence=[f"pod/{pod_name} log: {_CUT}{session}: {why}"],
+        remedy="in the proxy or load balancer before Traefik, raise the time after which it ends connections"
+        " (nginx: proxy_read_timeout 3600s)",
+    )
+
+
+CHECKS = (gateway_down, gateway_troubled)

@@ -1,0 +1,94 @@
+"""Why a volume of Kasm is not there."""
+
+from typing import Any
+
+from vdi.doctor.checks.kasm_link import Link, link
+from vdi.doctor.kasm import Kasm
+from vdi.doctor.kasm_parts import Part
+from vdi.session.pulling import first_line
+
+_PATIENCE = 60.0
+"""Seconds in which a provisioner makes a volume."""
+_DEFAULT = "storageclass.kubernetes.io/is-default-class"
+
+
+def ask_claim(kasm: Kasm, name: str, part: Part) -> Link:
+    """Why this claim is not bound."""
+    where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
+    describe = f"kubectl --namespace {kasm.namespace} describe pvc {name}"
+    claim = kasm.snapshot.find("persistentvolumeclaims", name, kasm.namespace)
+    if claim is None:
+        return link(
+            "kasm_claim_missing",
+            where,
+            f"{part.name} mounts the claim {name}, which is not there.",
+            evidence=[f"pod/{part.name}: spec.volumes names {name}"],
+            remedy=f"make it, or: helm upgrade {kasm.release} ... --namespace {kasm.namespace}",
+        )
+    phase = (claim.get("status") or {}).get("phase", "Pending")
+    if phase == "Lost":
+        return link(
+            "kasm_claim_pending",
+            where,
+            f"The claim {name} is Lost: its volume {claim['spec'].get('volumeName', '')} is gone, and its data"
+            " with it.",
+            evidence=["status.phase: Lost"],
+            remedy=f"bring the volume back from a backup; {describe}",
+        )
+    classes = {one["metadata"]["name"]: one for one in kasm.snapshot.raw("storageclasses")}
+    wanted = claim["spec"].get("storageClassName")
+    known = "storageclasses" not in kasm.snapshot.unread_kinds
+    if known and wanted not in classes and not claim["spec"].get("volumeName"):
+        return _class_missing(kasm, part, name, wanted, sorted(classes))
+    return _unprovisioned(kasm, claim, classes.get(wanted or "", {}), phase)
+
+
+def _class_missing(kasm: Kasm, part: Part, name: str, wanted: str | None, there: list[str]) -> Link:
+    # A StatefulSet's claims cannot be changed: it is made anew with them.
+    sets = (one for one in kasm.workloads if one.kind == "statefulset" and one.selector)
+    owners = (f"statefulset/{one.name} " for one in sets if one.selector.items() <= part.labels.items())
+    made_anew = f"{next(owners, '')}persistentvolumeclaim/{name}"
+    path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
+    value = f"set {path} in the values" if path else "mend its storageClassName"
+    return link(
+        "kasm_claim_class_missing",
+        f"persistentvolumeclaim/{kasm.namespace}/{name}",
+        f"The claim {name} asks for the StorageClass {wanted!r}, which does not exist; there are:"
+        f" {', '.join(there) or 'none'}."
+        if wanted
+        else f"The claim {name} names no StorageClass, and the cluster has no default; there are:"
+        f" {', '.join(there) or 'none'}.",
+        evidence=[f"spec.storageClassName: {wanted or '(none)'}", "status.phase: Pending"],
+        remedy=f"{value}, then: kubectl --namespace {kasm.namespace} delete {made_anew} (it is empty), and helm upgrade"
+        if wanted
+        else f"kubectl annotate storageclass {there[0] if there else 'NAME'} {_DEFAULT}=true",
+    )
+
+
+def _unprovisioned(kasm: Kasm, claim: Any, made_by: Any, phase: str) -> Link:
+    name, snapshot = claim["metadata"]["name"], kasm.snapshot
+    where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
+    events = snapshot.events.get(("PersistentVolumeClaim", kasm.namespace, name), [])
+    failed = [one for one in events if one.reason == "ProvisioningFailed"]
+    chosen = (claim["metadata"].get("annotations") or {}).get("volume.kubernetes.io/selected-node", "")
+    age = snapshot.age(claim["metadata"].get("creationTimestamp"))
+    provisioner = made_by.get("provisioner", "the provisioner")
+    describe = f"kubectl --namespace {kasm.namespace} describe pvc {name}"
+    if failed:
+        return link(
+            "kasm_claim_pending",
+            where,
+            f"The provisioner {provisioner} cannot make the volume of {name}: {first_line(failed[-1].note)}",
+            evidence=[f"ProvisioningFailed: {failed[-1].note}"],
+            remedy=describe,
+            touches=[f"node/{chosen}"],
+        )
+    return link(
+        "kasm_claim_pending",
+        where,
+        f"The claim {name} has waited {int(age)} s for {provisioner}, which says nothing.",
+        evidence=[f"status.phase: {phase}, no Event ProvisioningFailed", f"selected node: {chosen or 'none yet'}"],
+        remedy=f"look whether {provisioner} runs: kubectl get pods --all-namespaces; {describe}",
+        touches=[f"node/{chosen}"],
+        soft=age < _PATIENCE,
+    )

@@ -1,0 +1,46 @@
+"""One link of a chain: a finding, the one that it follows from, and whether all of it is but an ordinary start."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vdi.doctor.checks.registry import found
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.kasm import Kasm
+from vdi.doctor.kasm_parts import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A finding with its cause."""
+
+    finding: Finding
+    cause: "Link | None" = None
+    soft: bool = False
+    """Nothing is wrong yet: it starts, or waits for something that starts."""
+
+
+class Asking(Protocol):
+    """What can be asked about pods."""
+
+    kasm: Kasm
+
+    def ask(self, part: Part) -> Link:
+        """Why this pod is not ready."""
+
+
+def link(
+    code: str,
+    where: str,
+    message: str,
+    *,
+    remedy: str,
+    evidence: Iterable[str] = (),
+    touches: Iterable[str] = (),
+    cause: Link | None = None,
+    soft: bool = False,
+    severity: Severity | None = None,
+) -> Link:
+    """A link of this code."""
+    made = found(code, where, message, remedy=remedy, evidence=evidence, touches=touches, severity=severity)
+    return Link(made, cause, soft)

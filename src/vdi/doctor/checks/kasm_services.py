@@ -1,0 +1,201 @@
+"""The question put to a Service: why does whoever waits for it get no answer?"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from vdi.doctor.checks.kasm_database import ask_tables
+from vdi.doctor.checks.kasm_link import Asking, Link, link
+from vdi.doctor.checks.kasm_workloads import ask_workload
+from vdi.doctor.checks.network import dns_down
+from vdi.doctor.kasm import Kasm
+from vdi.doctor.kasm_parts import Box, Part
+from vdi.doctor.kasm_waits import Target
+
+_PATIENCE = 45.0
+"""Seconds for which a wait may go on beside a Service that answers: it asks every five, and Endpoints take a moment."""
+Answer = tuple[Link | None, str]
+"""The cause, and a clause that leads to it."""
+
+
+def ask_service(asking: Asking, part: Part, box: Box, target: Target) -> Answer:
+    """Why this wait goes on."""
+    kasm = asking.kasm
+    name = _service_name(kasm, target.host)
+    if name is None:
+        return _outside(kasm, part, target), "that host is outside of the cluster"
+    service = kasm.services.get(name)
+    if service is None:
+        return _missing(kasm, part, box, target, name), "there is no Service of that name"
+    if trouble := _wrong_port(kasm, service, target.port):
+        return trouble, "that Service does not lead there"
+    total, ready = kasm.endpoints(name)
+    if not ready:
+        return _behind(asking, service, total)
+    if dns := _dns(kasm):
+        return dns, "the cluster's DNS does not answer"
+    if target.is_tables:
+        return ask_tables(asking, part, box, target)
+    return _silent(kasm, part, box, target, ready)
+
+
+def _service_name(kasm: Kasm, host: str) -> str | None:
+    """The Service of Kasm's namespace that a host name means; None: it means something else."""
+    name, _, rest = host.partition(".")
+    inside = ("", kasm.namespace, f"{kasm.namespace}.svc")
+    return name if rest in inside or rest.startswith(f"{kasm.namespace}.svc.") else None
+
+
+def _outside(kasm: Kasm, part: Part, target: Target) -> Link:
+    return link(
+        "kasm_outside_silent",
+        f"host/{target.host}",
+        f"{part.name} waits for {target.host}:{target.port}, which is no Service of {kasm.namespace}: it does"
+        " not answer.",
+        evidence=[f"pod/{part.name} waits for {target.scheme}://{target.host}:{target.port}"],
+        remedy=f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image"
+        " docker.io/library/busybox"
+        f" -- nc -zv {target.host} {target.port}",
+        soft=kasm.snapshot.age(_since(part)) < _PATIENCE,
+    )
+
+
+def _since(part: Part) -> str:
+    return part.step.running_since if part.step else ""
+
+
+def _missing(kasm: Kasm, part: Part, box: Box, target: Target, name: str) -> Link:
+    near = difflib.get_close_matches(name, kasm.services, n=1)
+    return link(
+        "kasm_service_missing",
+        f"service/{kasm.namespace}/{name}",
+        f"There is no Service {name} in the namespace {kasm.namespace}, and init container {box.name} of"
+        f" {part.name} waits"
+        f" for it.{f' There is {near[0]}.' if near else ''}",
+        evidence=[
+            f"pod/{part.name}: {box.name} waits for {target.scheme}://{target.host}:{target.port}",
+            f"Services: {', '.join(sorted(kasm.services)) or 'none'}",
+        ],
+        remedy=f"helm upgrade {kasm.release} ... --namespace {kasm.namespace} makes the chart's Services again;"
+        " for a name"
+        " that the values give, mend it there",
+    )
+
+
+def _wrong_port(kasm: Kasm, service: Any, wanted: int) -> Link | None:
+    """The port that is asked for is not one of the Service, or leads to one that no pod behind it has."""
+    name = service["metadata"]["name"]
+    ports = {int(one["port"]): one for one in service["spec"].get("ports") or ()}
+    where = f"service/{kasm.namespace}/{name}"
+    remedy = (
+        f"helm upgrade {kasm.release} ... --namespace {kasm.namespace}, or: kubectl --namespace {kasm.namespace} edit"
+    )
+    remedy = f"{remedy} service {name}"
+    if wanted and wanted not in ports:
+        there = ", ".join(map(str, sorted(ports))) or "none"
+        return link(
+            "kasm_service_port_wrong",
+            where,
+            f"The Service {name} has no port {wanted}, which is waited for; it has: {there}.",
+            evidence=[f"spec.ports: {there}"],
+            remedy=remedy,
+        )
+    for number, port in ports.items():
+        target = port.get("targetPort", number)
+        parts = kasm.parts_chosen_by(service["spec"].get("selector") or {})
+        offered = [each for part in parts for box in part.containers for each in box.spec.get("ports") or ()]
+        known = {one.get("name") for one in offered} | {one.get("containerPort") for one in offered}
+        if wanted in (0, number) and offered and target not in known:
+            there = ", ".join(sorted({str(one.get("containerPort")) for one in offered}))
+            return link(
+                "kasm_service_port_wrong",
+                where,
+                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; they"
+                f" have: {there}.",
+                evidence=[f"spec.ports: port {number}, targetPort {target}", f"containers' ports: {there}"],
+                remedy=remedy,
+            )
+    return None
+
+
+def _behind(asking: Asking, service: Any, total: int) -> Answer:
+    """Nobody behind it is ready: who should be?"""
+    kasm, name = asking.kasm, service["metadata"]["name"]
+    selector = service["spec"].get("selector") or {}
+    parts = kasm.parts_chosen_by(selector)
+    unready = [one for one in parts if not one.ready]
+    if unready:
+        told = [asking.ask(one) for one in unready]
+        worst = min(told, key=lambda one: one.soft)
+        who = f"{unready[0].name}, which is" if len(unready) == 1 else f"its {len(unready)} pods, none of which is"
+        return worst, f"the Service {name} leads to {who} not ready"
+    workloads = kasm.workloads_chosen_by(selector)
+    if parts:
+        return None, f"its pods ({max(total, len(parts))}) are just getting into the Service {name}"
+    if workloads:
+        return ask_workload(kasm, workloads[0], awaited=True), f"{workloads[0].name} has no pod"
+    return _selects_nothing(kasm, service), "that Service chooses no pod"
+
+
+def _selects_nothing(kasm: Kasm, service: Any) -> Link:
+    name, selector = service["metadata"]["name"], service["spec"].get("selector") or {}
+    nearest = max(
+        kasm.workloads,
+        key=lambda one: (
+            sum(one.pod_labels.get(key) == value for key, value in selector.items()),
+            difflib.SequenceMatcher(None, name, one.name).ratio(),
+        ),
+        default=None,
+    )
+    wanted = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    evidence, remedy = [f"spec.selector: {wanted}"], f"helm upgrade {kasm.release} ... --namespace {kasm.namespace}"
+    if nearest:
+        has = {key: nearest.pod_labels.get(key, "") for key in selector}
+        evidence.append(f"{nearest.kind}/{nearest.name} has: {','.join(f'{k}={v}' for k, v in sorted(has.items()))}")
+        if right := ",".join(f"{key}={value}" for key, value in sorted(nearest.selector.items())):
+            remedy = f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'"
+    return link(
+        "kasm_service_selects_nothing",
+        f"service/{kasm.namespace}/{name}",
+        f"The Service {name} looks for pods with {wanted}, which no part of Kasm has"
+        f"{f'; {nearest.name} is probably meant' if nearest else ''}.",
+        evidence=evidence,
+        remedy=remedy,
+    )
+
+
+def _dns(kasm: Kasm) -> Link | None:
+    """That the cluster's DNS does not answer, if so."""
+    return next((Link(one) for one in dns_down.look(kasm.snapshot)), None)
+
+
+def _silent(kasm: Kasm, part: Part, box: Box, target: Target, ready: int) -> Answer:
+    seconds = kasm.snapshot.age(box.running_since)
+    if seconds < _PATIENCE:
+        return None, "that has just become ready"
+    return (
+        link(
+            "kasm_service_silent",
+            f"service/{kasm.namespace}/{target.host}",
+            f"The Service {target.host} has {ready} ready pods, and yet init container {box.name} of"
+            f" {part.name} has got no"
+            f" answer from it for {int(seconds)} s.",
+            evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in part.log(box))],
+            remedy=f"kubectl --namespace {kasm.namespace} exec {part.name} --container {box.name} -- curl -v"
+            f" {target.scheme}://{target.host}:{target.port}{target.path}; kubectl --namespace {kasm.namespace} get"
+            " networkpolicy",
+            touches=[f"pod/{kasm.namespace}/{part.name}"],
+        ),
+        "it gets no answer though pods are ready",
+    )
+
+
+def lint_services(asking: Asking) -> Iterator[Link]:
+    """Services that lead to nobody, whether or not somebody waits for them."""
+    kasm = asking.kasm
+    for service in kasm.own_services:
+        selector = service["spec"]["selector"]
+        if not kasm.parts_chosen_by(selector) and not kasm.workloads_chosen_by(selector):
+            yield _selects_nothing(kasm, service)
+        elif trouble := _wrong_port(kasm, service, 0):
+            yield trouble

@@ -1,0 +1,158 @@
+"""What the way in hangs on: names, network policies, clocks, the API server's certificate."""
+
+from collections.abc import Iterator
+
+from vdi.doctor.cases import active, cases
+from vdi.doctor.checks.registry import check, found
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.gateways import find_gateways
+from vdi.doctor.operators import find_operators, lease_of
+from vdi.doctor.policies import Party, Port, blocking
+from vdi.doctor.proxies import find_traefiks
+from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.session.children.pod import AGENT_PORT_NAME
+from vdi.session.children.service import PORT_NAME
+from vdi.session.effective import Desktop
+
+_CLOCK_SECONDS = 10.0
+"""A second or two are rounding and the way of the request."""
+_API_DAYS = 30.0
+_DAY = 86_400.0
+
+
+@check("deployments")
+def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """CoreDNS, as K3s and kubeadm install it."""
+    for one in snapshot.raw("deployments"):
+        meta, status = one["metadata"], one.get("status") or {}
+        if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):
+            continue
+        scaled_away = one["spec"].get("replicas") == 0
+        yield found(
+            "dns_down",
+            f"deployment/{meta['namespace']}/{meta['name']}",
+            f"No replica of the cluster's DNS is ready, of {one['spec'].get('replicas', 1)}: no Service is found by"
+            " its name.",
+            evidence=["status.readyReplicas: 0"],
+            remedy=f"kubectl --namespace {meta['namespace']} "
+            + (f"scale deployment {meta['name']} --replicas 1" if scaled_away else "describe pods -l k8s-app=kube-dns"),
+        )
+
+
+@check("deployments", "daemonsets")
+def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """The chart's own TURN server, where it is installed."""
+    for plural in ("deployments", "daemonsets"):
+        for one in snapshot.raw(plural):
+            meta, status = one["metadata"], one.get("status") or {}
+            labels = meta.get("labels") or {}
+            if labels.get("app.kubernetes.io/name") != "coturn":
+                continue
+            if status.get("readyReplicas") or status.get("numberReady"):
+                continue
+            kind = plural.removesuffix("s")
+            yield found(
+                "turn_down",
+                f"{kind}/{meta['namespace']}/{meta['name']}",
+                "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
+                evidence=["ready: 0"],
+                remedy=f"kubectl --namespace {meta['namespace']} describe {kind} {meta['name']}, and its pods",
+            )
+
+
+@check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
+def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the policies let through what a desktop needs; whether the cluster enforces them is not known."""
+    told = set()
+    for source, target, port in _connections(snapshot):
+        blocked = blocking(snapshot, source, target, port)
+        if blocked is None or (blocked[0], source.words, target.words) in told:
+            continue
+        direction, policies = blocked
+        told.add((direction, source.words, target.words))
+        names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in policies]
+        yield found(
+            "network_policy_blocks",
+            f"networkpolicy/{names[0]}",
+            f"{source.words} may not connect to {target.words} on port {port.number}: none of the {len(names)}"
+            f" policies for that {direction} allows it.",
+            evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
+            remedy=f"kubectl --namespace {names[0].split('/')[0]} describe networkpolicy {names[0].split('/')[1]}",
+        )
+
+
+def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
+    traefiks = [_party("Traefik", one.raw) for one in find_traefiks(snapshot) if not _on_host(one.raw)]
+    gateways = find_gateways(snapshot)
+    for gateway in gateways:
+        behind = _party("the gateway", gateway.raw)
+        for traefik in traefiks:
+            yield traefik, behind, Port(8080, "http")
+            yield traefik, behind, Port(8081, "internal")
+    desktops: dict[str, tuple[Party, int]] = {}
+    for case in active(cases(snapshot)):
+        wanted = case.desktop
+        if case.pod and case.pod.ready and isinstance(wanted, Desktop) and case.namespace not in desktops:
+            labels = dict(case.pod.metadata.labels)
+            desktops[case.namespace] = Party("a desktop", case.namespace, labels), wanted.port
+    for namespace, (desktop, number) in desktops.items():
+        for traefik in traefiks:
+            yield traefik, desktop, Port(number, PORT_NAME)
+        for gateway in gateways:
+            if gateway.watches == namespace:
+                yield _party("the gateway", gateway.raw), desktop, Port(number, PORT_NAME)
+        for operator in find_operators(snapshot):
+            if operator.watches == namespace:
+                yield _party("the operator", operator.raw), desktop, Port(operator.policy.agent_port, AGENT_PORT_NAME)
+
+
+def _party(words: str, workload: Raw) -> Party:
+    labels = (workload["spec"]["template"].get("metadata") or {}).get("labels") or {}
+    return Party(words, str(workload["metadata"]["namespace"]), labels)
+
+
+def _on_host(workload: Raw) -> bool:
+    return bool(workload["spec"]["template"]["spec"].get("hostNetwork"))
+
+
+@check("nodes", "leases")
+def clocks(snapshot: Snapshot) -> Iterator[Finding]:
+    """Times of the cluster that have not come yet, by the clock of whoever looks."""
+    ahead: dict[str, float] = {}
+    for node in snapshot.raw("nodes"):
+        beats = [one.get("lastHeartbeatTime") for one in (node.get("status") or {}).get("conditions") or ()]
+        ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(one) for one in beats], default=0.0)
+    for operator in find_operators(snapshot):
+        spec = (lease_of(snapshot, operator.watches) or {}).get("spec") or {}
+        ahead[operator.object] = -snapshot.age(spec.get("renewTime"))
+    for where, seconds in ahead.items():
+        if seconds > _CLOCK_SECONDS:
+            yield found(
+                "clock_wrong",
+                where,
+                f"Its clock is {seconds:.0f} s ahead of this machine's: one of the two is wrong.",
+                evidence=[f"it wrote a time that is {seconds:.0f} s after {snapshot.taken_at}"],
+                remedy="on that node and here: timedatectl status",
+            )
+
+
+@check()
+def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the API server's certificate lasts."""
+    if not snapshot.api_certificate_ends:
+        return  # looked at from inside a bundle of old, or no TLS
+    left = -snapshot.age(snapshot.api_certificate_ends) / _DAY
+    if left < _API_DAYS:
+        over = left < 0
+        yield found(
+            "api_certificate_ends",
+            "certificate/api-server",
+            f"The API server's certificate {'has ended' if over else f'ends in {left:.0f} days'}"
+            f" ({snapshot.api_certificate_ends}).",
+            evidence=[f"notAfter {snapshot.api_certificate_ends}"],
+            remedy="on each server, one after the other: systemctl restart k3s",
+            severity=Severity.ERROR if over else None,
+        )
+
+
+CHECKS = (dns_down, turn_down, policies_block, clocks, api_certificate)

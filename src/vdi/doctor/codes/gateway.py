@@ -1,0 +1,67 @@
+"""Codes of the gateway, and of what it leans on."""
+
+from functools import partial
+
+from vdi.doctor.finding import Code, Severity
+
+_code = partial(Code, layer="data plane")
+_LOG = "The gateway's log, in which it says so every minute while it lasts."
+
+GATEWAY = (
+    _code(
+        code="gateway_down",
+        means="No replica of the gateway is ready: nobody logs in or opens a desktop. Open desktops go on streaming.",
+        proof="status.readyReplicas of its Deployment, the state of its pods, and their logs.",
+        remedy="What the message says; its log has the rest.",
+        follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable"),
+    ),
+    _code(
+        code="gateway_missing",
+        means="Routes of desktops ask a gateway that is not there: every desktop answers 500.",
+        proof="The operator has VDI_EDGE_MIDDLEWARE, and no Deployment has a container 'gateway'.",
+        remedy="helm upgrade, with gateway.enabled; or without it, so that desktops ask for their own passwords.",
+    ),
+    _code(
+        code="database_unreachable",
+        means="The gateway's database does not answer: nobody logs in, and no history is written.",
+        proof=_LOG,
+        remedy="Look at the server that the Secret's url names; with SQLite, at the volume.",
+        follows=("dns_down", "node_not_ready"),
+    ),
+    _code(
+        code="database_newer",
+        means="A newer gateway has changed the database's tables: this one does not touch them, and does not start.",
+        proof="The gateway's last words.",
+        remedy="Run the newer version, or restore a backup from before the upgrade (docs/history.md).",
+    ),
+    _code(
+        code="redis_unreachable",
+        means="Redis does not answer: replicas of the gateway do not hear of what the others revoke, until they poll.",
+        proof=_LOG,
+        remedy="Look at the server that the Secret's url names.",
+        follows=("dns_down", "node_not_ready"),
+    ),
+    _code(
+        code="oidc_unreachable",
+        means="The identity provider does not answer as it should: nobody logs in by single sign-on. Local users do.",
+        proof=_LOG,
+        remedy="Try the address from a pod; look at gateway.oidc.issuer, the provider, and network policies.",
+        follows=("dns_down",),
+    ),
+    _code(
+        code="websocket_cut",
+        severity=Severity.WARNING,
+        means="The connections of a desktop are cut at the same age again and again, and its page opens new ones: the"
+        " picture stops each time. Proxies and load balancers do so, often after 60 s.",
+        proof="The gateway is asked before each connection; four gaps of the same length are in its log.",
+        remedy="Raise the limit of whatever stands before Traefik, or of Traefik's own entry point"
+        " (respondingTimeouts).",
+    ),
+    _code(
+        code="gateway_troubled",
+        means="The gateway lacks something that it needs.",
+        proof=_LOG,
+        remedy="What the message says.",
+        follows=("database_unreachable", "operator_missing", "crd_missing"),
+    ),
+)

@@ -1,0 +1,46 @@
+"""Codes of the cluster's network: names, policies, clocks."""
+
+from functools import partial
+
+from vdi.doctor.finding import Code, Severity
+
+_code = partial(Code, layer="infrastructure")
+
+NETWORK = (
+    _code(
+        code="dns_down",
+        means="No replica of the cluster's DNS answers: nothing finds anything by name.",
+        proof="Ready replicas of the Deployment with the label k8s-app=kube-dns.",
+        remedy="Describe its pods. On K3s: kubectl --namespace kube-system rollout restart deployment coredns.",
+        follows=("node_not_ready",),
+        everywhere=True,
+    ),
+    _code(
+        code="network_policy_blocks",
+        means="NetworkPolicies keep Traefik, the gateway or the operator from what they have to reach.",
+        proof="The policies that select the pods, read as a network plugin reads them; what is not known is let pass.",
+        remedy="Name those pods in the chart's values (traefik.peers, network.*), or take the policy away.",
+    ),
+    _code(
+        code="turn_down",
+        means="No replica of the TURN server is ready: WebRTC does not pass firewalls. Desktops use WebSockets.",
+        proof="Ready replicas of the workload with the label app.kubernetes.io/name=coturn.",
+        remedy="Describe its pods. On the host's network, another program may hold port 3478.",
+        severity=Severity.WARNING,
+        follows=("node_not_ready",),
+    ),
+    _code(
+        code="clock_wrong",
+        means="Clocks differ: tokens count as not yet valid or over, and Leases as stale.",
+        proof="A time that the cluster wrote down lies in the future of whoever runs the doctor.",
+        remedy="Set up time synchronisation (systemd-timesyncd, chrony) on that node, or here.",
+        severity=Severity.WARNING,
+    ),
+    _code(
+        code="api_certificate_ends",
+        means="The API server's certificate is about to end. K3s renews it when it starts, from 90 days before on.",
+        proof="The certificate that the API server shows.",
+        remedy="On each server, one after the other: systemctl restart k3s (kubeadm: kubeadm certs renew all).",
+        severity=Severity.WARNING,
+    ),
+)

@@ -1,0 +1,98 @@
+"""Codes of what `vdi doctor --probe` tries."""
+
+from functools import partial
+
+from vdi.doctor.finding import Code, Severity
+
+_code = partial(Code, layer="probes")
+_FROM_HERE = "Tried from the machine that runs the doctor, with the session's own address."
+_WAY_IN = ("traefik_down", "traefik_crds_missing", "gateway_down", "gateway_missing")
+_ROUTE = (
+    *("route_missing", "route_rule_v2", "route_host_mismatch", "route_entry_point_unknown", "middleware_missing"),
+    *("route_crosses_namespaces", "traefik_not_watching", "service_missing", "service_without_endpoints"),
+)
+
+PROBES = (
+    _code(
+        code="probe_name_not_found",
+        means="The name of a desktop is not found in DNS.",
+        proof=_FROM_HERE,
+        remedy="A wildcard record *.DOMAIN that leads to Traefik.",
+    ),
+    _code(
+        code="probe_unreachable",
+        means="Nothing listens where a desktop's name leads to.",
+        proof=_FROM_HERE,
+        remedy="Traefik's Service and entry point, a firewall, or urlPort of the chart, if it is another port.",
+        follows=_WAY_IN,
+    ),
+    _code(
+        code="probe_certificate_refused",
+        means="The certificate that is shown for a desktop is not trusted here, is over, or is for another name.",
+        proof=_FROM_HERE,
+        remedy="Look at the wildcard certificate. One of an authority of your own has to be known to browsers.",
+        severity=Severity.WARNING,
+        follows=("certificate_missing", "certificate_expired", "certificate_for_other_names"),
+    ),
+    _code(
+        code="probe_not_routed",
+        means="Traefik answers 404: it has no route for the name of a desktop that runs.",
+        proof=_FROM_HERE,
+        remedy="Look at the session's IngressRoute, and at Traefik's log.",
+        follows=(*_WAY_IN, *_ROUTE),
+    ),
+    _code(
+        code="probe_bad_answer",
+        means="A desktop's address answers with an error of the server.",
+        proof=_FROM_HERE,
+        remedy="502 to 504: Traefik does not reach the desktop; 500: it does not reach the gateway. Look there.",
+        follows=(*_WAY_IN, *_ROUTE, "network_policy_blocks", "database_unreachable"),
+    ),
+    _code(
+        code="probe_websocket_refused",
+        means="The page of a desktop is answered, and its WebSocket is not: pictures never come.",
+        proof=f"{_FROM_HERE} The gateway lets nobody in without a token: its refusal is the good answer.",
+        remedy="A proxy in front of Traefik has to let Upgrade through, and to leave the Host header alone.",
+        follows=(*_WAY_IN, *_ROUTE),
+    ),
+    _code(
+        code="probe_desktop_silent",
+        means="A desktop that counts as ready does not answer on its port.",
+        proof="Its health page, asked through the API server.",
+        remedy="Read its log; restart the session.",
+        follows=("library_missing", "selkies_error", "network_policy_blocks", "node_not_ready"),
+    ),
+    _code(
+        code="probe_pod_failed",
+        means="A pod of the template's image, with an empty volume, does not do what a desktop does at its start.",
+        proof="A pod that the probe made and removed: it fetches the image, mounts a volume, writes and finds a name.",
+        remedy="What the message says.",
+        follows=(
+            *("image_unavailable", "storage_class_missing", "home_not_provisioned", "provisioner_silent", "dns_down"),
+            *("node_not_ready", "pod_refused", "room_insufficient", "node_under_pressure"),
+        ),
+    ),
+    _code(
+        code="probe_turn_refused",
+        means="The TURN server does not give out a relay address, or does not answer: WebRTC does not pass firewalls.",
+        proof="An allocation with credentials as the gateway makes them, from the machine that runs the doctor.",
+        remedy="No answer: port 3478 over UDP is closed on the way. 401: server and gateway have different secrets.",
+        severity=Severity.WARNING,
+        follows=("turn_down",),
+    ),
+    _code(
+        code="turn_peers_denied",
+        means="The TURN server relays to allowed addresses alone, and a desktop's is not among them.",
+        proof="allowed-peer-ip of its configuration, against the addresses of desktops' pods.",
+        remedy="coturn.allowedPeers has to have the range of the pods (K3s: 10.42.0.0/16).",
+        severity=Severity.WARNING,
+    ),
+    _code(
+        code="gpu_memory_full",
+        means="The memory of a shared GPU is nearly used up. Slicing shares the time, not the memory: a desktop that"
+        " wants more fails, and it may be anybody's.",
+        proof="What NVIDIA's DCGM exporter says, asked through the API server.",
+        remedy="Suspend a desktop on that node, or share its GPUs by fewer.",
+        severity=Severity.WARNING,
+    ),
+)

@@ -1,0 +1,160 @@
+"""The same from inside: a desktop's health page by way of the API server, and a pod that starts as a desktop does."""
+
+import asyncio
+import secrets
+from typing import Any
+
+import msgspec
+
+from vdi.api.template import VDITemplate
+from vdi.doctor.checks.registry import found
+from vdi.doctor.finding import Finding
+from vdi.kube.clock import Clock
+from vdi.kube.errors import Conflict, KubeError, NotFound
+from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
+from vdi.kube.transport import Client
+from vdi.session.explain import Facts, explain
+from vdi.session.observed import Claim, Event, Pod
+
+_HEALTH_BYTES = 4096
+_HEALTH_SECONDS = 5.0
+POD_SECONDS = 120.0
+"""How long the pod may take: image, volume, start."""
+_LOOK_EVERY = 1.0
+_SCRIPT = """\
+echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
+command -v getent > /dev/null || exit 0
+getent hosts kubernetes.default.svc > /dev/null || { echo "kubernetes.default.svc is not found in DNS"; exit 1; }
+"""
+Object = dict[str, Any]
+
+
+async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
+    """Whether a desktop that counts as ready answers. What may not be asked is no finding: `probe` says so once."""
+    where, name = pod.metadata.namespace, pod.metadata.name
+    try:
+        await client.page_of_pod(where, name, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
+    except KubeError as error:
+        return found(
+            "probe_desktop_silent",
+            session,
+            f"Its pod {name} counts as ready, but {path} on port {port} does not answer: {error}.",
+            evidence=[f"GET pods/{name}:{port}/proxy{path}"],
+            remedy=f"kubectl --namespace {where} logs {name}",
+            touches=[f"pod/{where}/{name}"],
+        )
+    return None
+
+
+def build_probe(namespace: str, name: str, template: VDITemplate) -> list[tuple[Resource, Object]]:
+    """A pod of the template's image, with a desktop's rights and labels, but no session's, and a claim of its class.
+
+    Where its desktops have no home there is no claim: what is written goes to the node's disk, as theirs does.
+    """
+    # The labels are those by which network policies know a desktop; no owner, so that the operator passes it over.
+    meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
+    spec = template.spec
+    claim: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": meta,
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": spec.persistence.storage_class,
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+    claimed = {"persistentVolumeClaim": {"claimName": name}}
+    pod: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": meta,
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "activeDeadlineSeconds": int(POD_SECONDS),
+            "nodeSelector": dict(spec.placement.node_selector),
+            "tolerations": [msgspec.to_builtins(one) for one in spec.placement.tolerations],
+            "imagePullSecrets": [msgspec.to_builtins(one) for one in spec.image_pull_secrets],
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 1000,
+                "runAsGroup": 1000,
+                "fsGroup": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "desktop",
+                    "image": spec.image,
+                    "command": ["sh", "-c", _SCRIPT],
+                    "terminationMessagePolicy": "FallbackToLogsOnError",
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "16Mi"},
+                        "limits": {"cpu": "500m", "memory": "64Mi"},
+                    },
+                    "volumeMounts": [{"name": "probe", "mountPath": "/probe"}],
+                }
+            ],
+            "volumes": [{"name": "probe", **(claimed if spec.persistence.enabled else {"emptyDir": {}})}],
+        },
+    }
+    return [*([(CLAIMS, claim)] if spec.persistence.enabled else []), (PODS, pod)]
+
+
+async def probe_pod(client: Client, namespace: str, template: VDITemplate, clock: Clock) -> Finding | None:
+    """Make it, wait for its end, and take it away, also when it is interrupted. Raises ApiError where it may not."""
+    name = f"vdi-probe-{secrets.token_hex(3)}"
+    try:
+        for kind, body in build_probe(namespace, name, template):
+            await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
+        words = await _wait(client, namespace, name, clock)
+    finally:
+        await asyncio.shield(_remove(client, namespace, name))
+    if not words:
+        return None
+    storage = template.spec.persistence
+    volume = ", with a new volume," if storage.enabled else ""
+    return found(
+        "probe_pod_failed",
+        f"vditemplate/{template.metadata.name}",
+        f"A pod of its image{volume} did not do what a desktop does at its start: {words.rstrip('.')}.",
+        evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
+        remedy=f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}",
+        touches=[f"namespace/{namespace}"],
+    )
+
+
+async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> str:
+    """Why it did not end well; empty: it did."""
+    deadline = clock.monotonic() + POD_SECONDS
+    while True:
+        pod = await client.get(PODS, name, namespace=namespace, into=Pod)
+        if pod.status.phase == "Succeeded":
+            return ""
+        if pod.status.phase == "Failed":
+            ended = pod.desktop.state.terminated if pod.desktop else None
+            return (ended.message.strip() if ended else "") or pod.status.message or "it failed, and does not say why"
+        if clock.monotonic() > deadline:
+            return await _why_waiting(client, pod)
+        await clock.sleep(_LOOK_EVERY)
+
+
+async def _why_waiting(client: Client, pod: Pod) -> str:
+    namespace, name = pod.metadata.namespace, pod.metadata.name
+    claims = await client.list(CLAIMS, namespace=namespace, field_selector=f"metadata.name={name}", into=Claim)
+    events = await client.list(
+        EVENTS, namespace=namespace, field_selector=f"type=Warning,regarding.name={name}", into=Event
+    )
+    told = explain(Facts(pod, next(iter(claims), None), tuple(events), None)).sentence
+    return f"it has not ended within {POD_SECONDS:g} s. {told}"
+
+
+async def _remove(client: Client, namespace: str, name: str) -> None:
+    for kind in (PODS, CLAIMS):
+        try:
+            await client.delete(kind, name, namespace=namespace, grace_seconds=0, into=msgspec.Raw)
+        except (NotFound, Conflict):
+            continue

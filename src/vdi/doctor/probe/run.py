@@ -1,0 +1,130 @@
+"""All probes of a run, for the sessions that were asked about."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from vdi.doctor.cases import Case, active, cases
+from vdi.doctor.checks.registry import found
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.gateways import Gateway, gateways_in_scope
+from vdi.doctor.probe.here import Target, probe_here
+from vdi.doctor.probe.inside import probe_health, probe_pod
+from vdi.doctor.probe.shared import probe_gpu_memory, probe_peers
+from vdi.doctor.probe.turn import TurnError, allocate
+from vdi.doctor.proxies import find_traefiks
+from vdi.doctor.snapshot import Snapshot
+from vdi.kube.clock import Clock
+from vdi.kube.errors import ApiError, Forbidden
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+from vdi.session.effective import Desktop
+
+_SESSIONS = 3
+"""So many of those that run are tried: the way in is the same for all of them."""
+_TEMPLATES = 2
+_TURN_URLS, _TURN_VOLUME, _TURN_SECRET = "VDI_TURN_URLS", "turn", "secret"
+"""As the chart gives them to the gateway: variable, volume, and key of the Secret behind it."""
+_UDP_URL = re.compile(r"turn:\[?(?P<host>[^\]?]+?)\]?:(?P<port>\d+)\?transport=udp")
+_VALID = timedelta(minutes=2)
+
+
+async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Finding]:
+    """What trying shows. Makes one pod with a volume for each template that is tried, and removes them."""
+    tried = [one for one in active(cases(snapshot)) if one.pod and one.pod.ready and one.session.status.url]
+    tried = tried[-_SESSIONS:]
+    templates = sorted({one.session.spec.template for one in tried} & set(snapshot.templates))[:_TEMPLATES]
+    namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
+    behind = [one.object for one in find_traefiks(snapshot)] + [one.object for one in gateways_in_scope(snapshot)]
+    lists = await asyncio.gather(
+        probe_here([Target(one.object, one.session.status.url or "", (*one.touches, *behind)) for one in tried]),
+        *(_health(client, one, one.desktop) for one in tried if isinstance(one.desktop, Desktop)),
+        *(_pod(client, namespace, snapshot, name, clock) for name in templates),
+        *(_turn(client, one, clock.now()) for one in gateways_in_scope(snapshot)),
+        _peers(client, snapshot, tried),
+        probe_gpu_memory(client, snapshot),
+    )
+    return [finding for each in lists for finding in each]
+
+
+async def _health(client: Client, case: Case, desktop: Desktop) -> list[Finding]:
+    pod = case.pod
+    assert pod is not None  # noqa: S101 -- chosen for it
+    try:
+        silent = await probe_health(client, case.object, pod, desktop.port, desktop.health_path)
+    except Forbidden as error:
+        return [_unknown("pods/proxy", error.message)]
+    return [silent] if silent else []
+
+
+async def _pod(client: Client, namespace: str, snapshot: Snapshot, name: str, clock: Clock) -> list[Finding]:
+    try:
+        failed = await probe_pod(client, namespace, snapshot.templates[name], clock)
+    except ApiError as error:
+        return [_unknown("pods", error.message)]
+    return [failed] if failed else []
+
+
+async def _peers(client: Client, snapshot: Snapshot, tried: list[Case]) -> list[Finding]:
+    pods = {one.object: (one.namespace, one.pod.metadata.name) for one in tried if one.pod}
+    try:
+        return await probe_peers(client, snapshot, pods)
+    except ApiError as error:
+        return [_unknown("secrets", error.message)]
+
+
+async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding]:
+    """The TURN server that the gateway names to browsers, with credentials as it makes them."""
+    urls, name = turn_settings(gateway)
+    match = _UDP_URL.search(urls)
+    if not match:
+        return []
+    if not name:
+        return [_unknown("secrets", f"{gateway.object} has no volume {_TURN_VOLUME!r} with the TURN server's secret")]
+    try:
+        held: dict[str, Any] = await client.get(SECRETS, name, namespace=gateway.namespace, into=dict[str, Any])
+    except ApiError as error:
+        return [_unknown("secrets", error.message)]
+    if _TURN_SECRET not in (held.get("data") or {}):
+        return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {_TURN_SECRET!r}")]
+    secret = base64.b64decode(held["data"][_TURN_SECRET])
+    username = f"{int((now + _VALID).timestamp())}:vdi-doctor"
+    password = base64.b64encode(hmac.digest(secret, username.encode(), hashlib.sha1)).decode()
+    try:
+        await allocate(match["host"], int(match["port"]), username, password)
+    except TurnError as error:
+        return [
+            found(
+                "probe_turn_refused",
+                f"turn/{match['host']}:{match['port']}",
+                f"The TURN server gives out no relay address: {error}.",
+                evidence=[f"{gateway.object}: {_TURN_URLS}={urls}"],
+                remedy="open the port over UDP; or helm upgrade, so that server and gateway have the same secret",
+                touches=[f"deployment/{gateway.namespace}/coturn", f"daemonset/{gateway.namespace}/coturn"],
+            )
+        ]
+    return []
+
+
+def turn_settings(gateway: Gateway) -> tuple[str, str]:
+    """The TURN server's URLs as the gateway gives them to browsers, and the Secret that it reads; empty: none."""
+    pod = gateway.raw["spec"]["template"]["spec"]
+    variables = [one for each in pod["containers"] if each["name"] == "gateway" for one in each.get("env") or ()]
+    urls = next((one.get("value", "") for one in variables if one["name"] == _TURN_URLS), "")
+    held = [one.get("secret") or {} for one in pod.get("volumes") or () if one["name"] == _TURN_VOLUME]
+    return urls, next((one.get("secretName", "") for one in held), "")
+
+
+def _unknown(kind: str, why: str) -> Finding:
+    return found(
+        "not_readable",
+        f"probe/{kind}",
+        f"A probe could not be made: {why}",
+        evidence=[why],
+        remedy="kubectl auth can-i, with the account that runs the doctor",
+        severity=Severity.UNKNOWN,
+    )

@@ -1,0 +1,102 @@
+"""What desktops share and no object shows: the memory of a GPU, and whom the TURN server relays to."""
+
+import base64
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vdi.doctor.checks.registry import found
+from vdi.doctor.finding import Finding
+from vdi.doctor.gpus import observe_gpus
+from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.gpu.dcgm import Measured
+from vdi.gpu.measure import measure
+from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.transport import Client
+
+_FULL = 0.95
+_CONFIG_VOLUME, _CONFIG_KEY = "config", "turnserver.conf"
+_ALLOWED = re.compile(r"^allowed-peer-ip=(?P<first>[^\s-]+)(?:-(?P<last>\S+))?$", re.MULTILINE)
+_ALLOWED_LINES = re.compile(r"^allowed-peer-ip=.+$", re.MULTILINE)
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+async def probe_gpu_memory(client: Client, snapshot: Snapshot) -> list[Finding]:
+    """GPUs that are nearly full, as far as an exporter says: slices of one GPU take each other's memory (C4)."""
+    nodes = [node.name for node in observe_gpus(snapshot).gpu_nodes]
+    return list(judge_memory(await measure(client, nodes))) if nodes else []
+
+
+def judge_memory(measured: Measured) -> Iterator[Finding]:
+    """What is nearly used up."""
+    for node, gpus in sorted(measured.nodes.items()):
+        for gpu in gpus:
+            if gpu.memory and gpu.memory_used is not None and gpu.memory_used / gpu.memory >= _FULL:
+                words = f"{gpu.memory_used} of {gpu.memory} MiB"
+                yield found(
+                    "gpu_memory_full",
+                    f"node/{node}",
+                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: whichever desktop wants"
+                    " more of it fails, and slicing holds nobody to a part.",
+                    evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
+                    remedy="vdi session suspend NAME for one on that node (vdi session ls -o wide), or fewer replicas:"
+                    " vdi gpu configure --replicas N",
+                    touches=[f"node/{node}"],
+                )
+
+
+async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tuple[str, str]]) -> list[Finding]:
+    """Whether the release's TURN server relays to the desktops. `pods`: namespace and name by session's object.
+
+    Raises ApiError where Secrets or pods may not be read.
+    """
+    findings = []
+    for kind, workload, name in _servers(snapshot):
+        namespace = workload["metadata"]["namespace"]
+        held: Any = await client.get(SECRETS, name, namespace=namespace, into=dict[str, Any])
+        config = base64.b64decode((held.get("data") or {}).get(_CONFIG_KEY, "")).decode()
+        for session, (where, pod) in pods.items():
+            there: Any = await client.get(PODS, pod, namespace=where, into=dict[str, Any])
+            denied = [ip for ip in _addresses(there) if not is_allowed(config, ip)]
+            if denied:
+                findings.append(
+                    found(
+                        "turn_peers_denied",
+                        f"{kind}/{namespace}/{workload['metadata']['name']}",
+                        f"The TURN server does not relay to desktops: the pod of {session} has the address"
+                        f" {denied[0]}, which is in none of its allowed ranges.",
+                        evidence=_ALLOWED_LINES.findall(config) or ["no allowed-peer-ip at all"],
+                        remedy=f"helm upgrade with coturn.allowedPeers that has the pods' range, and {denied[0]} in it",
+                        touches=[session],
+                    )
+                )
+                break
+    return findings
+
+
+def is_allowed(config: str, address: Address) -> bool:
+    """Whether a turnserver.conf lets this peer be relayed to."""
+    for match in _ALLOWED.finditer(config):
+        first = ipaddress.ip_address(match["first"])
+        last = ipaddress.ip_address(match["last"] or match["first"])
+        if first.version == address.version and int(first) <= int(address) <= int(last):
+            return True
+    return False
+
+
+def _servers(snapshot: Snapshot) -> Iterator[tuple[str, Raw, str]]:
+    """Kind, workload and name of its configuration's Secret."""
+    for plural in ("deployments", "daemonsets"):
+        for one in snapshot.raw(plural):
+            if (one["metadata"].get("labels") or {}).get("app.kubernetes.io/name") != "coturn":
+                continue
+            volumes = one["spec"]["template"]["spec"].get("volumes") or ()
+            for volume in volumes:
+                if volume["name"] == _CONFIG_VOLUME and "secret" in volume:
+                    yield plural.removesuffix("s"), one, volume["secret"]["secretName"]
+
+
+def _addresses(pod: Raw) -> list[Address]:
+    """What desktops are reached at."""
+    return [ipaddress.ip_address(one["ip"]) for one in (pod.get("status") or {}).get("podIPs") or ()]

@@ -1,0 +1,433 @@
+"""What can be broken on a real node, and what the doctor has to say first of all. Each mends what it has broken."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from e2e.desktops import Object, pod_of, reach, start, template
+from e2e.world import World
+from waiting import wait_until
+
+Break = Callable[[World], Iterator[None]]
+FAULTS: dict[str, tuple[str, Callable[[World], AbstractContextManager[None]]]] = {}
+RELEASE = ("-n", "kasm")
+SYSTEM = ("-n", "kube-system")
+_LIBRARIES = "/opt/selkies/lib/python3.11/site-packages/pixelflux.libs"
+
+
+def fault(code: str) -> Callable[[Break], Break]:
+    """A fault, and the code of its cause."""
+
+    def note(make: Break) -> Break:
+        FAULTS[make.__name__] = code, contextmanager(make)
+        return make
+
+    return note
+
+
+def replicas(world: World, where: tuple[str, ...], name: str, number: int) -> None:
+    """Scale a Deployment, and wait until it is so."""
+    world.kubectl(*where, "scale", "deployment", name, f"--replicas={number}")
+
+    def done() -> bool:
+        found = json.loads(world.kubectl(*where, "get", "deployment", name, "-o", "json"))["status"]
+        return int(found.get("readyReplicas", 0)) == number == int(found.get("replicas", 0))
+
+    wait_until(f"{name} has {number} replicas", done, 90)
+
+
+@contextmanager
+def without(world: World, where: tuple[str, ...], name: str) -> Iterator[None]:
+    """A Deployment scaled to 0 while the context lasts."""
+    before = int(json.loads(world.kubectl(*where, "get", "deployment", name, "-o", "json"))["spec"]["replicas"])
+    replicas(world, where, name, 0)
+    try:
+        yield
+    finally:
+        replicas(world, where, name, before)
+
+
+@contextmanager
+def environment(world: World, name: str, *pairs: str) -> Iterator[None]:
+    """Settings of a Deployment of the release while the context lasts, as `kubectl set env` writes them."""
+    world.kubectl(*RELEASE, "set", "env", f"deployment/{name}", *pairs)
+    try:
+        yield
+    finally:
+        world.kubectl(*RELEASE, "rollout", "undo", f"deployment/{name}")
+        world.kubectl(*RELEASE, "rollout", "status", f"deployment/{name}", "--timeout=120s")
+
+
+@contextmanager
+def applied(world: World, body: Object) -> Iterator[None]:
+    """An object that is there while the context lasts."""
+    text, where = yaml.safe_dump(body), ("-n", body["metadata"].get("namespace", "default"))
+    world.kubectl(*where, "apply", "-f", "-", stdin=text)
+    try:
+        yield
+    finally:
+        world.kubectl(*where, "delete", "-f", "-", "--ignore-not-found", stdin=text)
+
+
+@contextmanager
+def taken_away(world: World, *what: str) -> Iterator[None]:
+    """An object that is not there while the context lasts."""
+    found = json.loads(world.kubectl("get", *what, "-o", "json"))
+    kept = {key: found["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations")}
+    body = {**found, "metadata": {key: value for key, value in kept.items() if value}}
+    world.kubectl("delete", *what)
+    try:
+        yield
+    finally:
+        world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
+
+
+def as_root(world: World, script: str, folder: str) -> None:
+    """A shell script on the node, as root, in a pod with a folder of the node at /node."""
+    pod: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "as-root", "namespace": "kube-system"},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsUser": 0},
+            "volumes": [{"name": "node", "hostPath": {"path": folder}}],
+            "containers": [
+                {
+                    "name": "shell",
+                    "image": "docker.io/library/debian:12-slim",
+                    "command": ["sh", "-ec", script],
+                    "volumeMounts": [{"name": "node", "mountPath": "/node"}],
+                }
+            ],
+        },
+    }
+    with applied(world, pod):
+        wait = ("wait", "pod/as-root", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+        world.kubectl(*SYSTEM, *wait)
+
+
+# The image and its settings
+
+
+@fault("library_missing")
+def a_library_is_not_in_the_image(world: World) -> Iterator[None]:
+    """What pixelflux was linked with is hidden: the page says "Waiting for stream", and the log says why."""
+    empty = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "empty", "namespace": "vdi-sessions"}}
+    volume = {"name": "hidden", "mountPath": _LIBRARIES, "configMap": {"name": "empty"}}
+    with applied(world, empty), template(world, "bare", volumes=[volume]) as name:
+        start(world, "lib", name, wait=False)
+        yield
+
+
+@fault("image_unavailable")
+def the_image_is_nowhere(world: World) -> Iterator[None]:
+    with template(world, "typo", image="localhost/vdi/desktpo:dev") as name:
+        start(world, "typo", name, wait=False)
+        yield
+
+
+@fault("desktop_crashes")
+def the_image_is_no_desktop(world: World) -> Iterator[None]:
+    with template(world, "brief", image="docker.io/library/debian:12-slim") as name:
+        start(world, "brief", name, wait=False)
+        yield
+
+
+@fault("desktop_out_of_memory")
+def too_little_memory(world: World) -> Iterator[None]:
+    with template(world, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi"}) as name:
+        start(world, "tight", name, wait=False)
+        yield
+
+
+@fault("reference_missing")
+def a_secret_of_the_template_is_missing(world: World) -> Iterator[None]:
+    source = {"secretKeyRef": {"name": "nobody", "key": "word"}}
+    with template(world, "secret", env=[{"name": "WORD", "valueFrom": source}]) as name:
+        start(world, "secret", name, wait=False)
+        yield
+
+
+@fault("reference_missing")
+def a_volume_of_the_template_is_missing(world: World) -> Iterator[None]:
+    volume = {"name": "more", "mountPath": "/more", "configMap": {"name": "nobody"}}
+    with template(world, "volume", volumes=[volume]) as name:
+        start(world, "volume", name, wait=False)
+        yield
+
+
+@fault("encoder_obsolete")
+def an_encoder_of_selkies_1(world: World) -> Iterator[None]:
+    with template(world, "old", env=[{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]) as name:
+        start(world, "old", name)
+        yield
+
+
+# Homes
+
+
+@fault("home_not_writable")
+def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
+    """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet mends by itself.)"""
+    start(world, "home", "small")
+    pod = pod_of(world, "home")
+    assert pod
+    (claim,) = [one["persistentVolumeClaim"]["claimName"] for one in pod["spec"]["volumes"] if one["name"] == "home"]
+    bound = world.get("pvc", claim)
+    assert bound
+    volume = json.loads(world.kubectl("get", "pv", bound["spec"]["volumeName"], "-o", "json"))["spec"]
+    path = (volume.get("hostPath") or volume["local"])["path"]
+    world.vdi("session", "suspend", "home")
+    reach(world, "home", "Suspended")
+    as_root(world, "cd /node; rm -rf .config .cache; mkdir .config .cache; chmod 0700 .config .cache", path)
+    try:
+        world.vdi("session", "resume", "home")
+        yield
+    finally:
+        as_root(world, "cd /node; rm -rf .config .cache", path)
+
+
+@fault("storage_class_missing")
+def a_storage_class_that_nobody_has(world: World) -> Iterator[None]:
+    with template(world, "fast", persistence={"storageClass": "fast-ssd"}) as name:
+        start(world, "fast", name, wait=False)
+        yield
+    for claim in world.items("pvc"):
+        if claim["spec"].get("storageClassName") == "fast-ssd":
+            world.kubectl("delete", "pvc", claim["metadata"]["name"])
+
+
+@fault("home_mounted_twice")
+def somebody_elses_pod_has_the_home(world: World) -> Iterator[None]:
+    start(world, "twice", "small")
+    pod = pod_of(world, "twice")
+    assert pod
+    (home,) = [one for one in pod["spec"]["volumes"] if one["name"] == "home"]
+    container = {
+        "name": "shell",
+        "image": "localhost/vdi/desktop:dev",
+        "command": ["sleep", "600"],
+        "volumeMounts": [{"name": "home", "mountPath": "/home/user"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    secure = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    meta = {"name": "intruder", "namespace": "vdi-sessions"}
+    spec = {"volumes": [home], "containers": [container], "securityContext": secure, "terminationGracePeriodSeconds": 0}
+    with applied(world, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}):
+        yield
+
+
+# The operator
+
+
+@fault("operator_down")
+def the_operator_is_scaled_away(world: World) -> Iterator[None]:
+    with without(world, RELEASE, "vdi-operator"):
+        yield
+
+
+@fault("operator_settings_bad")
+def the_operator_cannot_read_its_settings(world: World) -> Iterator[None]:
+    with without(world, RELEASE, "vdi-operator"):
+        pass  # the old replicas would go on while the new ones fail
+    with environment(world, "vdi-operator", "VDI_DRAIN_NOTICE=soon"):
+        yield
+
+
+@fault("operator_rights_missing")
+def the_operators_rights_are_taken(world: World) -> Iterator[None]:
+    with taken_away(world, "rolebinding", "vdi-operator"):
+        yield
+
+
+# What the API server and the scheduler refuse
+
+
+@fault("pod_refused")
+def a_quota_lets_no_pod_in(world: World) -> Iterator[None]:
+    meta = {"name": "none", "namespace": "vdi-sessions"}
+    with applied(
+        world, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": "0"}}}
+    ):
+        start(world, "quota", "small", wait=False)
+        yield
+
+
+@fault("pod_refused")
+def a_webhook_lets_no_pod_in(world: World) -> Iterator[None]:
+    """Its server is not there, and it says that nothing may pass then."""
+    hook = {
+        "name": "pods.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "vdi-sessions"}},
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 1,
+    }
+    body: Object = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    with applied(world, {**body, "metadata": {"name": "closed"}, "webhooks": [hook]}):
+        start(world, "hook", "small", wait=False)
+        yield
+
+
+@fault("template_missing")
+def the_template_is_gone(world: World) -> Iterator[None]:
+    meta = {"name": "ghost", "namespace": "vdi-sessions"}
+    spec = {"user": "ghost@example.com", "template": "nobody"}
+    with applied(world, {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}):
+        yield
+
+
+@fault("room_insufficient")
+def no_node_is_so_large(world: World) -> Iterator[None]:
+    big = {"defaultGPU": 0, "defaultMemory": "800Gi", "maxMemory": "900Gi"}
+    with environment(world, "vdi-operator", "VDI_REQUESTS_MEMORY=800Gi"), template(world, "big", resources=big) as name:
+        world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-operator", "--timeout=120s")
+        start(world, "big", name, wait=False)
+        yield
+
+
+# The way in
+
+
+@fault("gateway_down")
+def the_gateway_is_scaled_away(world: World) -> Iterator[None]:
+    with without(world, RELEASE, "vdi-gateway"):
+        yield
+
+
+@fault("gateway_down")
+def the_gateway_cannot_read_its_settings(world: World) -> Iterator[None]:
+    with environment(world, "vdi-gateway", "VDI_LOGIN_IDLE=soon"):
+        yield
+
+
+@fault("database_unreachable")
+def the_database_is_not_there(world: World) -> Iterator[None]:
+    with environment(world, "vdi-gateway", "VDI_DATABASE_URL=postgresql+asyncpg://vdi:word@127.0.0.1:9/vdi"):
+        yield
+
+
+@fault("redis_unreachable")
+def redis_is_not_there(world: World) -> Iterator[None]:
+    with environment(world, "vdi-gateway", "VDI_REDIS_URL=redis://127.0.0.1:9/0"):
+        yield
+
+
+@fault("database_newer")
+def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
+    def revision(statement: str) -> str:
+        script = (
+            f"import sqlite3; c = sqlite3.connect('/data/vdi.db'); r = c.execute({statement!r}).fetchall(); c.commit()"
+        )
+        run = ("exec", "deployment/vdi-gateway", "--", "python3", "-c", f"{script}; print(r[0][0] if r else '')")
+        return world.kubectl(*RELEASE, *run).strip()
+
+    known = revision("SELECT version_num FROM alembic_version")
+    revision("UPDATE alembic_version SET version_num = '9999_next'")
+    world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-gateway")
+    try:
+        yield
+    finally:
+        volume = json.loads(world.kubectl(*RELEASE, "get", "pvc", "vdi-gateway", "-o", "json"))["spec"]["volumeName"]
+        found = json.loads(world.kubectl("get", "pv", volume, "-o", "json"))["spec"]
+        mend_database(world, (found.get("hostPath") or found["local"])["path"], known)
+        world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-gateway")
+        world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-gateway", "--timeout=120s")
+
+
+def mend_database(world: World, folder: str, revision: str) -> None:
+    """The revision as it was, with the gateway's own Python, since the gateway itself does not start."""
+    update = f"UPDATE alembic_version SET version_num = '{revision}'"
+    script = f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r}); c.commit()"
+    pod: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "mend", "namespace": "kube-system"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {"runAsUser": 65532},
+            "volumes": [{"name": "node", "hostPath": {"path": folder}}],
+            "containers": [
+                {
+                    "name": "shell",
+                    "image": "localhost/vdi/vdi:dev",
+                    "command": ["python3", "-c", script],
+                    "volumeMounts": [{"name": "node", "mountPath": "/node"}],
+                }
+            ],
+        },
+    }
+    with applied(world, pod):
+        world.kubectl(*SYSTEM, "wait", "pod/mend", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+
+
+@fault("middleware_missing")
+def the_middleware_is_gone(world: World) -> Iterator[None]:
+    start(world, "middle", "small")
+    with taken_away(world, "middlewares.traefik.io", "vdi-edge"):
+        yield
+
+
+def certificate(world: World, names: list[str], days: int) -> Iterator[None]:
+    """A wildcard certificate for these names, over so many days from now, on the route of a session."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=90))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    data = {"tls.crt": made.public_bytes(serialization.Encoding.PEM).decode(), "tls.key": pem.decode()}
+    meta = {"name": "wild", "namespace": "vdi-sessions"}
+    secret: Object = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": meta}
+    with applied(world, {**secret, "stringData": data}), environment(world, "vdi-operator", "VDI_TLS_SECRET=wild"):
+        start(world, "tls", "small")
+        yield
+
+
+@fault("certificate_expired")
+def the_certificate_is_over(world: World) -> Iterator[None]:
+    yield from certificate(world, ["*.vdi.localhost"], -1)
+
+
+@fault("certificate_for_other_names")
+def the_certificate_is_for_another_domain(world: World) -> Iterator[None]:
+    yield from certificate(world, ["*.example.com"], 300)
+
+
+# The cluster
+
+
+@fault("dns_down")
+def names_are_not_found(world: World) -> Iterator[None]:
+    with without(world, SYSTEM, "coredns"):
+        yield
+
+
+@fault("provisioner_silent")
+def nobody_makes_volumes(world: World) -> Iterator[None]:
+    names = json.loads(world.kubectl("get", "deployments", "-A", "-o", "json"))["items"]
+    (where,) = [one["metadata"] for one in names if "local-path" in one["metadata"]["name"]]
+    with without(world, ("-n", where["namespace"]), where["name"]):
+        start(world, "unhoused", "small", wait=False)
+        yield

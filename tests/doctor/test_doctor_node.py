@@ -1,0 +1,156 @@
+"""The doctor on a real node: each fault is made for real, the top finding is its cause, its bundle says the same."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doctor.node_faults import FAULTS, RELEASE
+from e2e.desktops import start
+from e2e.world import NAMESPACE, World
+from vdi.doctor.collect import collect
+from vdi.doctor.examine import examine
+from vdi.doctor.finding import Finding
+from vdi.doctor.rank import roots
+from vdi.doctor.snapshot import Scope, Snapshot
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.config import load_config
+from vdi.kube.transport import Client
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(420)
+PATIENCE = 150.0
+"""Seconds: the kubelet's pauses and the doctor's own patience with what may pass by itself."""
+
+
+def look(world: World) -> tuple[Snapshot, list[Finding]]:
+    """What `vdi doctor` sees and says."""
+
+    async def read() -> Snapshot:
+        async with Client(load_config(world.kubeconfig, None), field_manager="doctor") as client:
+            return await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK)
+
+    snapshot = asyncio.run(read())
+    return snapshot, examine(snapshot)
+
+
+def told(findings: list[Finding]) -> list[str]:
+    return [f"{one.key}: {one.message}" for one in findings]
+
+
+def finds(world: World, what: str, good: Callable[[list[Finding]], bool]) -> None:
+    """Wait until the doctor says that."""
+    last: list[str] = []
+
+    def looked() -> bool:
+        _, found = look(world)
+        last[:] = told(found)
+        return good(found)
+
+    try:
+        wait_until(what, looked, PATIENCE, every=2.0)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it says {last}") from None
+
+
+def is_healthy(world: World) -> None:
+    """Wait until there is nothing to be found."""
+    finds(world, "nothing is wrong", lambda found: not found)
+
+
+def command(world: World, *words: str) -> list[dict[str, Any]]:
+    """The findings that the command prints, causes first."""
+    said = world.vdi("doctor", "-o", "json", *words, check=False)
+    found: list[dict[str, Any]] = json.loads(said)["findings"]
+    return found
+
+
+def secrets_of(world: World) -> set[str]:
+    """The values of all Secrets of the cluster that are long enough to be one."""
+    items = json.loads(world.kubectl("get", "secrets", "-A", "-o", "json"))["items"]
+    values = {base64.b64decode(value) for one in items for value in (one.get("data") or {}).values()}
+    return {text for one in values if 8 <= len(one) <= 4096 and (text := one.decode("utf-8", "ignore")).strip()}
+
+
+def test_nothing_is_wrong(sessions: World) -> None:
+    is_healthy(sessions)
+    sessions.vdi("session", "create", "well", "--user", "well@example.com", "--template", "small", "--wait")
+    is_healthy(sessions)
+
+
+def test_the_way_in_is_tried(sessions: World) -> None:
+    """Traefik shows its own certificate here, which nobody trusts. The probe's pod and volume are gone afterwards."""
+    start(sessions, "tried", "small")
+    is_healthy(sessions)
+    found = command(sessions, "--probe")
+    assert {one["code"] for one in found} == {"probe_certificate_refused"}, found
+    left = sessions.kubectl("get", "pods,pvc", "-o", "name")
+    assert "vdi-probe" not in left
+
+
+def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None:
+    """A doctor that cries wolf is not used."""
+    restart = ("rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway")
+    sessions.kubectl(*RELEASE, *restart)
+    for name in ("early", "late"):
+        start(sessions, name, "small", wait=False)
+    cried = []
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        cried += told(look(sessions)[1])
+        status = sessions.kubectl(*RELEASE, "get", "deployments", "-o", "json")
+        settled = all(is_rolled_out(one) for one in json.loads(status)["items"])
+        running = [one["status"].get("phase") for one in sessions.items("vdi")]
+        if settled and running == ["Running", "Running"]:
+            break
+    assert settled, "the upgrade did not end"
+    assert cried == []
+
+
+def is_rolled_out(deployment: dict[str, Any]) -> bool:
+    """As `kubectl rollout status` sees it."""
+    wanted, status = deployment["spec"]["replicas"], deployment["status"]
+    return bool(
+        status.get("observedGeneration") == deployment["metadata"]["generation"]
+        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == wanted
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("names_are_not_found", "the_template_is_gone"), ("the_image_is_nowhere", "the_middleware_is_gone")],
+    ids="+".join,
+)
+def test_two_causes_at_once_are_both_named(sessions: World, names: tuple[str, str]) -> None:
+    codes = {FAULTS[name][0] for name in names}
+    with contextlib.ExitStack() as broken:
+        for name in names:
+            broken.enter_context(FAULTS[name][1](sessions))
+
+        finds(sessions, f"{codes} are named as causes", lambda found: codes <= {one.code for one in roots(found)})
+    sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
+    is_healthy(sessions)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_cause_comes_first(sessions: World, name: str, tmp_path: Path) -> None:
+    code, broken = FAULTS[name]
+    bundle = tmp_path / "bundle.json"
+    with broken(sessions):
+        finds(sessions, f"the top finding is {code}", lambda found: bool(found) and found[0].code == code)
+        live = command(sessions, "--bundle", str(bundle))
+        replayed = command(sessions, "--from", str(bundle))
+        assert [(one["code"], one["caused_by"] != "") for one in replayed] == [
+            (one["code"], one["caused_by"] != "") for one in live
+        ]
+        text = bundle.read_text()
+        leaked = [value for value in secrets_of(sessions) if value in text]
+        assert leaked == [], "a bundle holds no secret"
+    sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
+    is_healthy(sessions)

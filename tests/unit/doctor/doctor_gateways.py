@@ -1,0 +1,180 @@
+"""What can be wrong with the gateway and the cluster's network, on a cluster with a gateway and policies."""
+
+from collections.abc import Callable
+from typing import Any
+
+from unit.doctor.doctor_builders import BEGAN, SPACE, Break, Cluster, Object, deployment, ready_status
+
+GATEWAY_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
+_LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
+_TRAEFIK = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "traefik"}}}
+_LINE = 'time=2026-11-20T11:59:00Z level=warning logger=vdi.gateway.health msg="{}"'
+
+
+def with_gateway(cluster: Cluster) -> None:
+    """A gateway that serves, CoreDNS, and the policies of the chart in short."""
+    env = [{"name": "VDI_NAMESPACE", "value": SPACE}, {"name": "VDI_GATEWAY_NAMESPACE", "value": "kasm"}]
+    env.append({"name": "VDI_DATABASE_URL", "value": "postgresql+asyncpg://u:p@x/vdi"})
+    container = {"name": "gateway", "image": "localhost/vdi/vdi:dev", "env": env}
+    dns = deployment("coredns", "kube-system", {"k8s-app": "kube-dns"}, {"containers": [{"name": "coredns"}]})
+    dns["metadata"]["labels"] = {"k8s-app": "kube-dns"}
+    turn = deployment("coturn", "kasm", {}, {"containers": [{"name": "coturn"}]})
+    turn["metadata"]["labels"] = {"app.kubernetes.io/name": "coturn"}
+    cluster.objects["deployments"] += [
+        deployment("vdi-gateway", "kasm", _LABELS, {"containers": [container]}),
+        dns,
+        turn,
+    ]
+    meta = {
+        "name": "vdi-gateway-1",
+        "namespace": "kasm",
+        "uid": "uid-gw",
+        "labels": _LABELS,
+        "creationTimestamp": BEGAN,
+    }
+    spec = {"nodeName": "node-1", "containers": [{"name": "gateway", "image": "x"}]}
+    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
+    cluster.logs["kasm/vdi-gateway-1"] = [_LINE.format("serving https://portal.vdi.example.com, 1 sessions")]
+    release = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kasm"}}}
+    cluster.objects["networkpolicies"] = [
+        _policy("deny", SPACE, {}, []),
+        _policy("desktops", SPACE, {"matchLabels": {"app.kubernetes.io/managed-by": "vdi-operator"}}, [
+            {"ports": [{"port": "http"}], "from": [_TRAEFIK, {**release, "podSelector": {"matchLabels": _LABELS}}]},
+            {"ports": [{"port": 8000, "endPort": 8100}], "from": [{**release, "podSelector": {
+                "matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": ["vdi"]}]}}]},
+        ]),
+        _policy("gateway", "kasm", {"matchLabels": _LABELS}, [
+            {"ports": [{"port": "http"}, {"port": "internal"}], "from": [_TRAEFIK]},
+        ]),
+    ]  # fmt: skip
+
+
+def _policy(name: str, namespace: str, selector: Object, ingress: list[Object]) -> Object:
+    spec = {"podSelector": selector, "policyTypes": ["Ingress"], "ingress": ingress}
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def fault(*codes: str) -> Callable[[Break], Break]:
+    """A fault on a cluster with a gateway."""
+
+    def note(make: Break) -> Break:
+        def both(cluster: Cluster) -> None:
+            with_gateway(cluster)
+            make(cluster)
+
+        GATEWAY_FAULTS[make.__name__] = frozenset(codes), both
+        return make
+
+    return note
+
+
+def _says(cluster: Cluster, *messages: str) -> None:
+    cluster.logs["kasm/vdi-gateway-1"] += [_LINE.format(one) for one in messages]
+
+
+def _does_not_start(cluster: Cluster, *lines: str) -> None:
+    cluster.one("deployments", "vdi-gateway")["status"] = {}
+    pod = cluster.one("pods", "vdi-gateway-1")
+    state: Any = {"waiting": {"reason": "CrashLoopBackOff"}}
+    last = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    container = {"name": "gateway", "image": "x", "restartCount": 3, "state": state, "lastState": last}
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": BEGAN}
+    pod["status"] = {"phase": "Running", "conditions": [ready], "containerStatuses": [container]}
+    cluster.logs["kasm/vdi-gateway-1"] = list(lines)
+
+
+@fault("gateway_down")
+def gateway_scaled_away(cluster: Cluster) -> None:
+    cluster.one("deployments", "vdi-gateway")["spec"]["replicas"] = 0
+    cluster.drop("pods", "vdi-gateway-1")
+
+
+@fault("gateway_down")
+def gateway_set_wrong(cluster: Cluster) -> None:
+    _does_not_start(cluster, "Error: VDI_LOGIN_IDLE='soon': allowed is a duration such as 8h")
+
+
+@fault("gateway_missing")
+def routes_ask_nobody(cluster: Cluster) -> None:
+    cluster.drop("deployments", "vdi-gateway")
+    container = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
+    cluster.objects["middlewares"].append({"metadata": {"name": "vdi-edge", "namespace": SPACE}})
+
+
+@fault("database_newer")
+def gateway_older_than_its_database(cluster: Cluster) -> None:
+    said = "VDI_DATABASE_URL: the database is at revision 0009_next, which this version does not know"
+    _does_not_start(cluster, f'time=x level=critical logger=vdi.gateway msg="{said}"')
+
+
+@fault("database_unreachable")
+def database_away(cluster: Cluster) -> None:
+    _says(
+        cluster, "trouble: shared state: no answer", "trouble: database: refused", "no trouble any more: shared state"
+    )
+
+
+@fault("database_unreachable")
+def database_away_from_the_start(cluster: Cluster) -> None:
+    _does_not_start(cluster, _LINE.format("waiting for the database: connection refused"))
+
+
+@fault("redis_unreachable")
+def redis_away(cluster: Cluster) -> None:
+    _says(cluster, "trouble: shared state: no answer within 2 s")
+
+
+@fault("oidc_unreachable")
+def provider_away(cluster: Cluster) -> None:
+    _says(cluster, "trouble: single sign-on: https://id.example.com: GET https://id.example.com/: 502")
+
+
+@fault("websocket_cut")
+def a_proxy_in_front_cuts_connections(cluster: Cluster) -> None:
+    _says(cluster, "trouble: websockets of alice-0: they are cut every 61 s")
+
+
+@fault("gateway_troubled")
+def keys_forbidden(cluster: Cluster) -> None:
+    cluster.logs["kasm/vdi-gateway-1"] = ['{"level": "warning", "msg": "trouble: signing keys: secrets is forbidden"}']
+
+
+@fault("dns_down")
+def no_names(cluster: Cluster) -> None:
+    cluster.one("deployments", "coredns")["status"] = {}
+    _says(cluster, "trouble: database: Temporary failure in name resolution")
+
+
+@fault("turn_down")
+def turn_away(cluster: Cluster) -> None:
+    cluster.one("deployments", "coturn")["status"] = {}
+
+
+@fault("network_policy_blocks")
+def traefik_has_other_labels(cluster: Cluster) -> None:
+    labels = cluster.one("deployments", "traefik")["spec"]["template"]["metadata"]["labels"]
+    labels["app"] = "proxy"
+
+
+@fault("network_policy_blocks")
+def another_policy_denies_egress(cluster: Cluster) -> None:
+    policy = _policy("closed", "kube-system", {}, [])
+    policy["spec"] = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}
+    cluster.objects["networkpolicies"].append(policy)
+
+
+@fault("clock_wrong")
+def node_is_ahead(cluster: Cluster) -> None:
+    for one in cluster.one("nodes")["status"]["conditions"]:
+        one["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
+
+
+@fault("api_certificate_ends")
+def k3s_up_for_a_year(cluster: Cluster) -> None:
+    cluster.api_certificate_ends = "2026-12-01T00:00:00Z"
+
+
+@fault("session_overdue")
+def nobody_ends_it(cluster: Cluster) -> None:
+    cluster.session["status"]["expiresAt"] = "2026-11-20T11:50:00Z"

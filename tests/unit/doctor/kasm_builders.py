@@ -1,0 +1,205 @@
+"""Kasm beside the cluster of `doctor_builders`, hand-made from what is known of a generation; and ways to break it."""
+
+from typing import Any
+
+from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object
+from vdi.kasm.generations import Component, Generation, InitContainer
+
+PLACE = "kasm"
+"""The operator runs in this namespace too."""
+_NAMES = {"release": "kasm", "zone": "default", "version": "1-19-0"}
+_PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs"}
+
+
+def named(pattern: str) -> str:
+    """A real name for a pattern."""
+    return pattern.format(**_NAMES)
+
+
+class Kasm:
+    """A healthy Kasm; what a test changes is what is wrong."""
+
+    def __init__(self, cluster: Cluster, generation: Generation, version: str = "") -> None:
+        self.cluster, self.generation = cluster, generation
+        self.version = version or ".".join(map(str, generation.newest))
+        for plural in ("statefulsets", "jobs"):
+            cluster.objects.setdefault(plural, [])
+        numbers = tuple(int(one) for one in self.version.split("."))
+        self.components = {one.key: one for one in generation.present(numbers)}
+        self.numbers = numbers
+        for component in self.components.values():
+            self._add(component)
+
+    def _labels(self, component: Component) -> Object:
+        chart = {"helm.sh/chart": f"{self.generation.chart}-{self.version}", "app.kubernetes.io/instance": "kasm"}
+        return {key: named(value) for key, value in component.labels.items()} | chart
+
+    def _meta(self, name: str, labels: Object) -> Object:
+        return {
+            "name": name,
+            "namespace": PLACE,
+            "uid": f"uid-kasm-{name}",
+            "creationTimestamp": BEGAN,
+            "labels": dict(labels),
+        }
+
+    def _add(self, component: Component) -> None:
+        labels, name = self._labels(component), named(component.name)
+        match = {key: named(value) for key, value in component.labels.items()}
+        steps = [self._step(component, one) for one in component.steps(self.numbers) if self._is_there(one)]
+        containers = [
+            {
+                "name": named(one.name),
+                "image": "kasmweb/x:1",
+                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+                "ports": [{"containerPort": port} for port in component.ports],
+            }
+            for one in component.containers
+        ] or [{"name": name, "image": "kasmweb/x:1"}]
+        if component.key != "db-init":
+            self.cluster.objects["pods"].append(self._pod(component, f"{name}-0", labels, steps, containers))
+        template = {"metadata": {"labels": labels}, "spec": {"containers": []}}
+        spec: Object = {"selector": {"matchLabels": match}, "template": template}
+        status: Object = {"conditions": [{"type": "Complete", "status": "True"}]}
+        if component.kind != "Job":
+            spec, status = spec | {"replicas": 1}, {"readyReplicas": 1}
+        workload = {"metadata": self._meta(name, labels), "spec": spec, "status": status}
+        self.cluster.objects[_PLURALS[component.kind]].append(workload)
+        if component.service:
+            service = named(component.service)
+            ports = [{"port": port} for port in component.ports]
+            self.cluster.objects["services"].append(
+                {"metadata": self._meta(service, labels), "spec": {"selector": match, "ports": ports}}
+            )
+            slice_meta = self._meta(f"{service}-x", {**labels, "kubernetes.io/service-name": service})
+            self.cluster.objects["endpointslices"].append(
+                {"metadata": slice_meta, "endpoints": [{"conditions": {"ready": True}}]}
+            )
+
+    @staticmethod
+    def _is_there(step: InitContainer) -> bool:
+        """With the values of a usual installation: no own authorities, no upgrade under way, no Service named twice."""
+        return step.only_when not in ("trustedCaBundle.enabled", "dbManagement.upgrade.enable") and (
+            step.name != "api-is-ready"
+        )
+
+    def _step(self, component: Component, step: InitContainer) -> Object:
+        found: Object = {"name": named(step.name), "image": "kasmweb/x:1"}
+        if not step.waits_for:
+            return found
+        host = named(self.components[step.waits_for].service)
+        found["env"] = [{"name": "POSTGRES_HOST", "value": host}, {"name": "POSTGRES_PASSWORD", "value": "hunter2"}]
+        line = f"while ! curl http://{host}:{step.port}{step.path} 2>/dev/null; do sleep 5; done"
+        if step.waits_for == "db":
+            line = 'while ! pg_isready -h "${POSTGRES_HOST}" -p 5432; do sleep 5; done'
+            if "zones" in step.what:
+                line = 'PGPASSWORD=$POSTGRES_PASSWORD psql -h "${POSTGRES_HOST}" -c "select zone_id from zones"'
+        elif step.waits_for == "redis":
+            line = f"until redis-cli -h {host} -p 6379 ping | grep PONG; do sleep 5; done"
+        return found | {"command": ["/bin/sh", "-c"], "args": [line]}
+
+    def _pod(
+        self, component: Component, name: str, labels: Object, steps: list[Object], containers: list[Object]
+    ) -> Object:
+        spec: Object = {"nodeName": "node-1", "initContainers": steps, "containers": containers, "volumes": []}
+        if component.key == "db":
+            claim = {"persistentVolumeClaim": {"claimName": "data-kasm-db"}}
+            spec["volumes"] = [{"name": "data", **claim}]
+            self.cluster.objects["persistentvolumeclaims"].append(
+                {
+                    "metadata": self._meta("data-kasm-db", labels),
+                    "spec": {"storageClassName": "local-path", "volumeName": "pv-kasm"},
+                    "status": {"phase": "Bound"},
+                }
+            )
+        conditions = [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": BEGAN},
+            {"type": "Ready", "status": "True", "lastTransitionTime": READY},
+        ]
+        status = {
+            "phase": "Running",
+            "conditions": conditions,
+            "initContainerStatuses": [
+                {"name": one["name"], "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}} for one in steps
+            ],
+            "containerStatuses": [
+                {"name": one["name"], "ready": True, "restartCount": 0, "state": {"running": {"startedAt": READY}}}
+                for one in containers
+            ],
+        }
+        return {"metadata": self._meta(name, labels), "spec": spec, "status": status}
+
+    # What can be broken
+
+    def find(self, plural: str, key: str) -> Object:
+        """The object of a component."""
+        component = self.components[key]
+        name = named(component.service if plural == "services" else component.name)
+        return self.cluster.one(plural, name)
+
+    def workload(self, key: str) -> Object:
+        """Its Deployment, StatefulSet or Job."""
+        return self.find(_PLURALS[self.components[key].kind], key)
+
+    def pod(self, key: str) -> Object:
+        """Its pod."""
+        return self.cluster.one("pods", f"{named(self.components[key].name)}-0")
+
+    def pod_name(self, key: str) -> str:
+        """As findings name it."""
+        return f"pod/{PLACE}/{self.pod(key)['metadata']['name']}"
+
+    def unready(self, key: str, **container: Any) -> Object:
+        """Its pod runs, and is not ready; gives the status of its first container."""
+        pod = self.pod(key)
+        pod["status"]["conditions"][1]["status"] = "False"
+        found: Object = pod["status"]["containerStatuses"][0]
+        found |= {"ready": False, **container}
+        self.without_endpoints(key)
+        return found
+
+    def without_endpoints(self, key: str) -> None:
+        """Nobody behind its Service is ready."""
+        if self.components[key].service:
+            slice_name = f"{named(self.components[key].service)}-x"
+            self.cluster.one("endpointslices", slice_name)["endpoints"] = []
+
+    def at_step(self, key: str, waits_for: str, **state: Any) -> Object:
+        """Its pod is at the init container that waits for that component; gives that container's status."""
+        pod = self.pod(key)
+        place = next(
+            place
+            for place, box in enumerate(pod["spec"]["initContainers"])
+            for step in [self.components[key].step(box["name"])]
+            if step and step.waits_for == waits_for
+        )
+        return self.at_place(key, place, **state)
+
+    def at_place(self, key: str, place: int, **state: Any) -> Object:
+        """Its pod is at that init container; without a state it runs."""
+        pod = self.pod(key)
+        self.unready(key, state={"waiting": {"reason": "PodInitializing"}})
+        pod["status"]["phase"] = "Pending"
+        steps: list[Object] = pod["status"]["initContainerStatuses"]
+        for later in steps[place:]:
+            later["state"] = {"waiting": {"reason": "PodInitializing"}}
+        steps[place] |= state or {"state": {"running": {"startedAt": BEGAN}}}
+        return steps[place]
+
+    def off(self, key: str, message: str = "") -> None:
+        """Its pod is on no node."""
+        pod = self.pod(key)
+        self.unready(key)
+        del pod["spec"]["nodeName"]
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        pod["status"] = {"phase": "Pending", "conditions": [{**condition, "lastTransitionTime": BEGAN}]}
+
+    def without_pod(self, key: str) -> None:
+        """It has none."""
+        self.without_endpoints(key)
+        self.cluster.objects["pods"].remove(self.pod(key))
+
+    def warn(self, kind: str, name: str, reason: str, note: str) -> None:
+        """An Event about something here."""
+        self.cluster.warn(kind, name, reason, note)
+        self.cluster.objects["events"][-1]["metadata"]["namespace"] = PLACE

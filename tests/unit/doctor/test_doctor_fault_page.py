@@ -1,0 +1,13 @@
+"""The page of faults is what the tests make."""
+
+from unit.doctor.fault_page import PAGE, PLACES, ROOT, faults_of, render
+
+
+def test_the_page_is_what_the_tests_make() -> None:
+    assert PAGE.read_text() == render(), "run: python tests/unit/doctor/fault_page.py"
+
+
+def test_each_place_makes_many() -> None:
+    counts = [sum(1 for file in files for _ in faults_of(ROOT / file)) for files in PLACES.values()]
+    assert all(count >= 20 for count in counts), counts
+    assert sum(counts) >= 45

@@ -1,0 +1,243 @@
+"""Kasm's diagnosis part by part, on hand-made snapshots: what is waited for, chains, ordinary starts, the command."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_kasm import KASM_FAULTS
+from unit.doctor.kasm_builders import PLACE, Kasm
+from vdi.cli.main import main
+from vdi.doctor.checks.kasm import CHECKS, all_links
+from vdi.doctor.examine import examine
+from vdi.doctor.kasm import find_kasm, suspect_containers
+from vdi.doctor.kasm_waits import parse_wait, read_wait
+from vdi.doctor.rank import rank, roots
+from vdi.doctor.redact import redact
+from vdi.doctor.render import as_text
+from vdi.doctor.snapshot import Scope, Snapshot, Unread, save
+from vdi.kasm.generations import ALL, A, B, C, Generation
+
+NOW = "2026-11-20T12:00:00Z"
+
+
+def kasm_scope(cluster: Cluster) -> Snapshot:
+    """As `vdi kasm diagnose` reads it."""
+    return msgspec.structs.replace(cluster.snapshot(), scope=Scope(PLACE, kasm=True))
+
+
+@pytest.mark.parametrize("generation", ALL, ids=lambda one: one.letter)
+def test_a_healthy_kasm_has_no_findings_beside_an_operator_in_its_namespace(generation: Generation) -> None:
+    cluster = Cluster()
+    Kasm(cluster, generation)
+    assert cluster.findings() == []
+    assert examine(kasm_scope(cluster), CHECKS) == []
+    (found,) = find_kasm(cluster.snapshot())
+    assert found.generation is generation
+    assert all("operator" not in one.name for one in found.parts)
+
+
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ("while ! curl http://kasm-api:8080/api/__healthcheck 2>/dev/null; do sleep 5; done", "http://kasm-api:8080/api/__healthcheck"),
+        ('until curl -sk "https://user:pw@proxy.kasm:8443"; do sleep 1; done', "https://proxy.kasm:8443/"),
+        ("wget -q -O- http://manager; true", "http://manager:80/"),
+        ("while ! pg_isready -h ${POSTGRES_HOST} -p ${POSTGRES_PORT} -t 10; do sleep 5; done", "postgresql://db.example:6432"),
+        ('psql -U u -p 5432 -h "${POSTGRES_HOST}" -t -c "select zone_id from zones"', "postgresql://db.example:5432/zones"),
+        ("PGPASSWORD=$(POSTGRES_PASSWORD) psql -U kasmapp -d kasm -h db -t -c 'select zone_id from zones'", "postgresql://db:5432/zones"),
+        ("until redis-cli -h kasm-redis ping | grep PONG; do sleep 5; done", "redis://kasm-redis:6379"),
+        ("until nc -z -w 2 rabbit 5672; do sleep 1; done", "tcp://rabbit:5672"),
+        ("until nslookup orders.shop.svc.cluster.local; do sleep 2; done", "dns://orders.shop.svc.cluster.local"),
+        ("chown -R 1000:1000 /var/cache/nginx", ""),
+        ("psql -c 'select 1'", "postgresql://db.example:5432"),
+    ],
+)  # fmt: skip
+def test_what_is_waited_for_is_read_from_the_command_line(line: str, address: str) -> None:
+    env = [
+        {"name": "POSTGRES_HOST", "value": "db.example"},
+        {"name": "POSTGRES_PORT", "value": "6432"},
+        {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}},
+    ]
+    assert read_wait({"name": "x", "command": ["/bin/sh", "-c"], "args": [line], "env": env}) == address
+
+
+@given(st.text(), st.lists(st.text()))
+def test_no_command_line_is_too_strange(line: str, words: list[str]) -> None:
+    address = read_wait({"name": "x", "command": [line], "args": words})
+    target = parse_wait(address)
+    assert (target is None) is (address == "")
+    assert target is None or target.host or target.scheme
+
+
+def test_a_name_of_a_kept_address_holds_no_password() -> None:
+    cluster = Cluster()
+    Kasm(cluster, B)
+    assert b"hunter2" not in save(cluster.snapshot())
+
+
+def test_the_chain_is_told_from_the_cause_to_who_waits_last() -> None:
+    cluster = Cluster(0)
+    KASM_FAULTS["kasm_the_whole_chain_down_to_a_storage_class"][1](cluster)
+    findings = cluster.findings()
+    (root,) = roots(findings)
+    assert root.code == "kasm_claim_class_missing"
+    by_key = {one.key: one for one in findings}
+    guac = next(one for one in findings if "guac" in one.object)
+    names = []
+    while guac.caused_by:
+        guac = by_key[guac.caused_by]
+        names.append(guac.object.rpartition("/")[2])
+    assert names == ["kasm-proxy-default-0", "kasm-api-default-0", "kasm-db-1-19-0-0", "data-kasm-db"]
+    text = "\n".join(as_text(findings, cluster.snapshot()))
+    places = [text.index(f"kasm_pod_waiting  pod/kasm/{name}") for name in reversed(names[:-1])]
+    assert places == sorted(places)
+
+
+@settings(max_examples=15)
+@given(st.permutations(range(6)))
+def test_chains_do_not_depend_on_the_order_in_which_pods_are_listed(order: list[int]) -> None:
+    cluster = Cluster(0)
+    KASM_FAULTS["kasm_circle_of_1_1190_0"][1](cluster)
+    wanted = cluster.findings()
+    pods = cluster.objects["pods"]
+    cluster.objects["pods"] = [*(pods[place] for place in order), *pods[6:]]
+    assert cluster.findings() == wanted
+    assert rank(wanted) == wanted
+
+
+def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_told() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, C)
+    kasm.unready("db", state={"running": {"startedAt": NOW}})
+    kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
+    kasm.at_step("api", "db")
+    kasm.at_step("proxy", "api")
+    snapshot = kasm_scope(cluster)
+    assert examine(snapshot, CHECKS) == []
+    assert {one.finding.object for one in all_links(snapshot)} == {kasm.pod_name(key) for key in ("db", "api", "proxy")}
+    assert all(one.soft for one in all_links(snapshot))
+
+
+def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, A)
+    kasm.at_step("manager", "api")
+    kasm.pod("manager")["spec"]["initContainers"][0] = {"name": "kasm-api-is-ready", "image": "kasmweb/api:1"}
+    kasm.workload("api")["spec"]["replicas"] = 0
+    kasm.without_pod("api")
+    findings = cluster.findings()
+    assert [one.code for one in findings] == ["kasm_scaled_to_zero", "kasm_pod_waiting"]
+
+
+def test_a_part_that_nobody_waits_for_may_be_scaled_to_nothing_on_purpose() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, A)
+    kasm.workload("rdp-gateway")["spec"]["replicas"] = 0
+    kasm.without_pod("rdp-gateway")
+    (found,) = cluster.findings()
+    assert (found.code, found.severity) == ("kasm_scaled_to_zero", "warning")
+
+
+def test_logs_are_read_of_containers_that_ended_or_do_not_answer() -> None:
+    cluster = Cluster(0)
+    KASM_FAULTS["kasm_init_1_of_5_in_b_is_the_api"][1](cluster)
+    assert list(suspect_containers(cluster.snapshot())) == [(PLACE, "kasm-api-deployment-0", "kasm-api-container")]
+
+
+def test_what_is_left_is_not_reckoned_where_only_some_pods_are_seen() -> None:
+    cluster = Cluster(0)
+    KASM_FAULTS["kasm_too_large"][1](cluster)
+    assert "has 63.1 CPU left" in cluster.findings()[0].message
+    cluster.unread = [Unread("pods@all", "You may not list pods in all namespaces.", "ask")]
+    found = next(one for one in cluster.findings() if one.code == "kasm_unschedulable")
+    assert "left" not in found.message + " ".join(found.evidence)
+
+
+def test_a_sidecar_that_has_started_lets_the_next_one_begin() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, C)
+    kasm.at_step("manager", "api")
+    pod = kasm.pod("manager")
+    pod["spec"]["initContainers"].insert(0, {"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"})
+    state = {"state": {"running": {"startedAt": NOW}}, "started": True, "ready": True}
+    pod["status"]["initContainerStatuses"].insert(0, {"name": "mesh", **state})
+    (part,) = [one for one in find_kasm(cluster.snapshot())[0].parts if not one.ready]
+    assert (part.state, part.step.name if part.step else "") == ("Init:2/3", "kasm-api-is-ready")
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def typed(cluster: Cluster, *words: str) -> tuple[int, str, str]:
+        file = tmp_path / "bundle.json"
+        file.write_bytes(save(redact(kasm_scope(cluster))))
+        code = main(["kasm", "diagnose", "--from", str(file), *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return typed
+
+
+def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, str]]) -> None:
+    cluster = Cluster(0)
+    KASM_FAULTS["kasm_init_1_of_5_in_b_is_the_api"][1](cluster)
+    code, out, _ = run(cluster, "kasm-proxy-default-deployment", "-o", "json")
+    said = json.loads(out)
+    assert code == 1
+    assert [one["code"] for one in said["findings"]] == ["kasm_crashes", "kasm_pod_waiting"]
+    assert said["namespaces"][0] | {"pods": 0, "ready": 0} == {
+        "namespace": PLACE,
+        "chart": "kasm-1.1181.0",
+        "generation": "B",
+        "pods": 0,
+        "ready": 0,
+    }
+    assert run(cluster, "kasm-redis-deployment-0")[0] == 0
+    code, _, err = run(cluster, "kasm-prox-default-deployment")
+    assert code == 1
+    assert "perhaps kasm-proxy-default-deployment" in err
+
+
+def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..., tuple[int, str, str]]) -> None:
+    cluster = Cluster(0)
+    KASM_FAULTS["kasm_circle_of_1_1190_0"][1](cluster)
+    code, out, _ = run(cluster)
+    assert code == 1
+    assert out.startswith("ERROR    kasm_circular_wait  pod/kasm/")
+    assert out.splitlines()[-1].endswith("(kasm-helm-1.1190.0, generation C), 4 ready: 1 error, and 3 that follow.")
+
+
+def test_who_only_starts_is_told_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, C)
+    kasm.unready("db", state={"running": {"startedAt": NOW}})
+    kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
+    kasm.at_step("api", "db")
+    code, out, _ = run(cluster)
+    assert code == 0
+    assert "starting pod/kasm/kasm-api-default-0" in out
+    assert "2 pods are starting, and nothing is wrong with them yet." in out
+
+
+def test_where_there_is_no_kasm(run: Callable[..., tuple[int, str, str]]) -> None:
+    cluster = Cluster(0)
+    cluster.objects["pods"] = cluster.objects["deployments"] = []
+    code, _, err = run(cluster)
+    assert code == 1
+    assert "there is no Kasm in namespace kasm" in err
+
+
+def test_what_may_not_be_read_is_no_pass(run: Callable[..., tuple[int, str, str]]) -> None:
+    cluster = Cluster(0)
+    Kasm(cluster, A)
+    cluster.objects.pop("services")
+    cluster.unread = [Unread("services", "You may not list services.", "ask"), Unread("clusterroles", "No.", "ask")]
+    code, out, _ = run(cluster)
+    assert code == 3
+    assert "Not checked: kasm_chains" in out
+    assert "clusterroles" not in out
