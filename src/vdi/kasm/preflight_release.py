@@ -1,0 +1,109 @@
+"""The Kasm that runs in a namespace already, and what the namespace allows. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.kasm.generations import chart_of_label, of_chart, of_workloads
+from vdi.kasm.generations_model import Generation
+from vdi.kasm.preflight_facts import Facts
+from vdi.kasm.preflight_line import Line, Verdict, label_of, unread_line
+
+_RELEASE = "meta.helm.sh/release-name"
+_ENFORCED = "pod-security.kubernetes.io/enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What is there."""
+
+    generation: Generation
+    release: str
+    """Empty where no Helm release made it."""
+    version: str
+    """Of the chart; empty where no label says so."""
+
+    @property
+    def words(self) -> str:
+        """`kasm-helm 1.1190.6 (release kasm)`."""
+        version = f" {self.version}" if self.version else " of an unknown version"
+        return f"{self.generation.chart}{version} ({f'release {self.release}' if self.release else 'no Helm release'})"
+
+
+def find_installed(facts: Facts, namespace: str) -> Installed | None:
+    """By the chart's label on workloads, else by their names."""
+    workloads = [one for one in workloads_of(facts) if one["metadata"].get("namespace") == namespace]
+    for one in workloads:
+        chart, version = chart_of_label(label_of(one, "helm.sh/chart"))
+        generation = of_chart(chart)
+        if generation is not None:
+            return Installed(generation, release_of(one), version)
+    generation = of_workloads(one["metadata"]["name"] for one in workloads)
+    if generation is None:
+        return None
+    return Installed(generation, next((release_of(one) for one in workloads if release_of(one)), ""), "")
+
+
+def workloads_of(facts: Facts) -> list[dict[str, Any]]:
+    """Deployments and StatefulSets."""
+    return [*facts.all("deployments"), *facts.all("statefulsets")]
+
+
+def release_of(raw: dict[str, Any]) -> str:
+    """The Helm release that an object belongs to."""
+    return str((raw["metadata"].get("annotations") or {}).get(_RELEASE, ""))
+
+
+def own_pods(facts: Facts, installed: Installed | None, namespace: str) -> frozenset[str]:
+    """The uids of its pods."""
+    if installed is None:
+        return frozenset()
+    return frozenset(
+        str(pod["metadata"]["uid"])
+        for pod in facts.running
+        if pod["metadata"]["namespace"] == namespace
+        and installed.generation.component_of(pod["metadata"].get("labels") or {}) is not None
+    )
+
+
+def own_services(facts: Facts, installed: Installed | None, namespace: str) -> frozenset[str]:
+    """`service NAMESPACE/NAME` of its Services."""
+    if installed is None:
+        return frozenset()
+    return frozenset(
+        f"service {namespace}/{one['metadata']['name']}"
+        for one in facts.all("services")
+        if one["metadata"]["namespace"] == namespace and release_of(one) == installed.release
+    )
+
+
+def namespace_line(facts: Facts, generation: Generation, namespace: str, installed: Installed | None) -> Line:
+    """Whether pods with root init containers are admitted there, and whether a Kasm is there already."""
+    roots = [step.name for part in generation.components for step in part.init_containers if step.as_root]
+    wanted = f"a namespace for generation {generation.letter}" + (", where pods may run as root" if roots else "")
+    unread = facts.missing("namespaces", "deployments", "statefulsets")
+    if unread is not None:
+        return unread_line("namespace", wanted, unread)
+    found = next((one for one in facts.all("namespaces") if one["metadata"]["name"] == namespace), None)
+    level = label_of(found, _ENFORCED) if found else ""
+    seen = f"{namespace} {'is not there yet' if found is None else 'is there'}"
+    seen += f", Pod Security {level}" if level else ""
+    seen += f", with {installed.words}" if installed else ""
+
+    def line(verdict: Verdict, why: str = "", remedy: str = "") -> Line:
+        return Line(check="namespace", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+
+    if level == "restricted":
+        what = (
+            f"init containers of this chart run as root ({roots[0]} and others)"
+            if roots
+            else "Kasm's images are not made for it"
+        )
+        remedy = f"kubectl label namespace {namespace} --overwrite {_ENFORCED}=baseline"
+        return line(Verdict.FAIL if roots else Verdict.WARN, f"Pod Security `restricted` refuses pods: {what}.", remedy)
+    if installed is not None and installed.generation is not generation:
+        why = f"The chart {generation.chart} does not take over what {installed.generation.chart} has made."
+        return line(Verdict.FAIL, why, "vdi kasm values migrate; upgrades go one generation at a time")
+    if installed is not None:
+        why = "helm install would fail; an upgrade has traps of its own (docs/kasm.md, Upgrade)."
+        return line(Verdict.WARN, why, f"vdi kasm validate --namespace {namespace}")
+    return line(Verdict.PASS)

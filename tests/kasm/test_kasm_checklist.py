@@ -1,0 +1,79 @@
+"""The two checklists on a real node: preflight before, validation after, through the node's own Traefik."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kasm.conftest import NAME
+from kasm.kasm_ward import Ward
+from vdi.cli.main import main
+from vdi.devcluster import cluster
+from vdi.devcluster.progress import Progress
+from waiting import wait_until
+
+
+def checklist(ward: Ward, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit status, and lines by check."""
+    place = ("--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json")
+    capsys.readouterr()
+    status = main(["kasm", *words, *place])
+    return status, {line["check"]: line for line in json.loads(capsys.readouterr().out)["lines"]}
+
+
+@pytest.fixture
+def traefik(ward: Ward, tmp_path: Path) -> str:
+    """Where the node's Traefik takes HTTPS."""
+    with Progress(tmp_path) as progress:
+        return f"127.0.0.1:{cluster.up(NAME, progress=progress).websecure_port}"
+
+
+@pytest.mark.parametrize("letter", ["a", "b", "c"])
+def test_whole_through_the_real_way(ward: Ward, letter: str, traefik: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ward.install(letter, **answering(letter, f"{letter}.kasm.example.test"))
+    seen: dict[str, Any] = {}
+
+    def whole() -> bool:
+        seen.update(checklist(ward, capsys, "validate", "--connect", traefik)[1])
+        return all(line["verdict"] in ("pass", "warn") for line in seen.values())
+
+    try:
+        wait_until(f"generation {letter} is whole", whole, 180)
+    except AssertionError as error:
+        bad = {check: line for check, line in seen.items() if line["verdict"] != "pass"}
+        raise AssertionError(f"{error}: {json.dumps(bad, indent=1)}") from None
+    assert {check for check, line in seen.items() if line["verdict"] == "warn"} <= {"certificate", "way-in"}
+    assert seen["web-ui"]["seen"].startswith("200")
+    assert "signed by itself" in seen["certificate"]["seen"]
+
+    ward.kubectl("scale", "deployment", "--all", "--replicas=0")
+    wait_until("nobody answers any more", lambda: "web-ui" in failing(ward, capsys, traefik), 60)
+    assert {"web-ui", "services"} <= failing(ward, capsys, traefik)
+
+
+def answering(letter: str, host: str) -> dict[str, str]:
+    """A host of its own, since the node has one Traefik; and a proxy that hands on to the API, as Kasm's does."""
+    health = "/api/__healthcheck"
+    if letter == "a":
+        return {"global__hostname": host, "kasmApp__servicesToDeploy__kasmProxy__health": health}
+    return {"publicAddr": host, "components__proxy__health": health}
+
+
+def failing(ward: Ward, capsys: pytest.CaptureFixture[str], traefik: str) -> set[str]:
+    _, lines = checklist(ward, capsys, "validate", "--connect", traefik)
+    return {check for check, line in lines.items() if line["verdict"] == "fail"}
+
+
+def test_a_preflight_measures_this_very_machine(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
+    _, lines = checklist(ward, capsys, "preflight", "--registry", "http://127.0.0.1:1", "--chart-version", "1.1190.7")
+    assert lines["cpu"]["seen"] == f"{os.cpu_count()} cores"
+    disk = shutil.disk_usage("/var/lib")
+    used = lines["disk-free"]["arithmetic"][0]
+    assert lines["disk-free"]["verdict"] != "unknown", used
+    assert abs(float(used.split(" GB used")[0]) - (disk.total - disk.free) / 1e9) < 0.2 * disk.total / 1e9
+    assert lines["storage-class"]["verdict"] == "pass"
+    assert abs(float(lines["clock"]["seen"].split("machine ")[1].split(" s")[0])) <= 1
+    assert lines["registry"]["verdict"] == "fail"

@@ -1,0 +1,330 @@
+"""Faults made for real, on a real kubelet: in each, the top finding is the cause."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from kasm.kasm_ward import Ward
+from vdi.cli.main import main
+from waiting import wait_until
+
+NOWHERE = "localhost/no/such/image:1"
+
+
+def wait_initialised(ward: Ward, job: str) -> None:
+    """The Job that makes the tables is done."""
+
+    def done() -> bool:
+        return "1" in ward.kubectl("get", "job", job, "-o", "jsonpath={.status.succeeded}")
+
+    wait_until(f"{job} is done", done, 120)
+
+
+# Init:1/5: the same words, another container
+
+
+def test_init_1_of_5_in_generation_a_is_the_manager(ward: Ward) -> None:
+    ward.install("a", kasmApp__servicesToDeploy__kasmManager__env__CRASH="zone default is not known")
+    found = ward.finds("kasm_crashes", "pod/kasm-manager-deployment-")
+    assert "exit code 3" in found.message
+    assert "zone default is not known" in found.message
+    wait_until("the proxy is at its second step", lambda: ward.look() and "Init:1/5" in _proxy(ward), 60)
+    assert "second init container kasm-manager-is-ready" in _proxy(ward)
+    ward.follows("kasm-proxy-deployment-", "kasm_crashes kasm-manager-deployment-")
+
+
+def _proxy(ward: Ward) -> str:
+    found = ward.look()
+    return next((one.message for one in found if "/kasm-proxy-deployment-" in one.object), "")
+
+
+def test_init_1_of_5_in_generation_b_is_the_api(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
+    ward.install("b", components__api__image=NOWHERE)
+    ward.finds("kasm_image_unavailable", "pod/kasm-api-deployment-")
+    said = ward.message_of("kasm-proxy-default-deployment-")
+    assert "Init:1/5 (chart kasm-1.1181.0)" in said
+    assert "second init container kasm-api-is-ready" in said
+    place = ["--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig)]
+    assert main(["kasm", "diagnose", "kasm-proxy-default-deployment", *place, "-o", "json"]) == 1
+    codes = [one["code"] for one in json.loads(capsys.readouterr().out)["findings"]]
+    assert codes == ["kasm_image_unavailable", "kasm_pod_waiting"]
+
+
+# Images, references, programs
+
+
+def test_image_of_the_database(ward: Ward) -> None:
+    ward.install("b", components__db__image=NOWHERE)
+    ward.finds("kasm_image_unavailable", "pod/kasm-db-statefulset-0")
+    ward.follows(
+        "kasm-proxy-default-deployment-",
+        "kasm_pod_waiting kasm-api-deployment-",
+        "kasm_image_unavailable kasm-db-statefulset-0",
+    )
+
+
+def test_image_of_the_init_containers(ward: Ward) -> None:
+    ward.install("a", images__program="alpine/curl:8.8.0-not-mirrored")
+    found = ward.finds("kasm_image_unavailable", "pod/")
+    assert "init container" in found.message
+
+
+def test_secret_of_the_certificate_missing(ward: Ward) -> None:
+    ward.install("b", certificate__secretName="kasm-tls")
+    found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-deployment-")
+    assert "needs the Secret kasm-tls" in found.message
+    assert "create secret tls kasm-tls" in found.remedy
+
+
+def test_key_of_a_secret_missing(ward: Ward) -> None:
+    ward.install("a")
+    ward.patch("secret", "kasm-secrets", [{"op": "remove", "path": "/data/manager-token"}], how="json")
+    found = ward.finds("kasm_reference_missing", "pod/kasm-db-init-job-")  # the first one that needs it
+    assert "the key 'manager-token' of the Secret kasm-secrets" in found.message
+    ward.follows(
+        "kasm-proxy-deployment-", "kasm_pod_waiting kasm-api-deployment-", "kasm_reference_missing kasm-db-init-job-"
+    )
+
+
+def test_config_map_missing(ward: Ward) -> None:
+    ward.install("c", components__proxy__configMap="kasm-own-settings")
+    found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-")
+    assert "the ConfigMap kasm-own-settings" in found.message
+
+
+def test_program_missing(ward: Ward) -> None:
+    ward.install("b", components__guac__program="/usr/bin/no-such-program")
+    ward.finds("kasm_cannot_start", "pod/kasm-guac-deployment-")
+
+
+def test_crash_with_its_last_words(ward: Ward) -> None:
+    ward.install("c", components__rdpGateway__env__CRASH="cannot bind to 3389")
+    found = ward.finds("kasm_crashes", "pod/kasm-rdp-gateway-default-")
+    assert "log: cannot bind to 3389" in found.evidence
+
+
+def test_out_of_memory(ward: Ward) -> None:
+    hungry = "kasmApp__servicesToDeploy__kasmShare"
+    limit = {f"{hungry}__resources__limits__memory": "24Mi", f"{hungry}__env__HUNGRY": "200"}
+    ward.install("a", **limit)
+    found = ward.finds("kasm_out_of_memory", "pod/kasm-share-deployment-")
+    assert "24Mi" in found.message
+
+
+def test_probe_fails(ward: Ward) -> None:
+    ward.install("c", components__manager__env__UNWELL="yes")
+    found = ward.finds("kasm_probe_fails", "pod/kasm-manager-default-")
+    assert "503" in found.message
+    ward.follows("kasm-proxy-default-", "kasm_probe_fails kasm-manager-default-")
+
+
+# Volumes and room
+
+
+def test_storage_class_missing(ward: Ward) -> None:
+    ward.install("c", database__storage__storageClassName="longhorn")
+    found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-database-kasm-db-1-19-0-0")
+    assert "'longhorn'" in found.message
+    assert "local-path" in found.message
+    ward.follows(
+        "kasm-guac-default-0",
+        "kasm_pod_waiting kasm-proxy-default-",
+        "kasm_pod_waiting kasm-api-default-",
+        "kasm_pod_waiting kasm-db-1-19-0-0",
+        "kasm_claim_class_missing kasm-database-kasm-db-1-19-0-0",
+    )
+
+
+@contextmanager
+def default_class(ward: Ward, *, there: bool) -> Iterator[None]:
+    """Whether local-path is the default."""
+    note = "storageclass.kubernetes.io/is-default-class"
+    ward.patch("storageclass", "local-path", {"metadata": {"annotations": {note: str(there).lower()}}})
+    try:
+        yield
+    finally:
+        ward.patch("storageclass", "local-path", {"metadata": {"annotations": {note: "true"}}})
+
+
+def test_no_default_storage_class(ward: Ward) -> None:
+    with default_class(ward, there=False):
+        ward.install("b")
+        found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
+    assert "has no default" in found.message
+
+
+@contextmanager
+def stopped(ward: Ward, namespace: str, deployment: str) -> Iterator[None]:
+    """A part of the cluster does not run."""
+
+    def scale(replicas: str) -> None:
+        ward.tools.kubectl("--namespace", namespace, "scale", "deployment", deployment, "--replicas", replicas)
+
+    def ready() -> str:
+        path = "jsonpath={.status.readyReplicas}"
+        return ward.tools.kubectl("--namespace", namespace, "get", "deployment", deployment, "-o", path)
+
+    scale("0")
+    try:
+        wait_until(f"{deployment} is gone", lambda: not ready())
+        yield
+    finally:
+        scale("1")
+        wait_until(f"{deployment} is back", ready)
+
+
+def test_provisioner_stopped(ward: Ward) -> None:
+    with stopped(ward, "kube-system", "local-path-provisioner"):
+        ward.install("a")
+        found = ward.finds("kasm_claim_pending", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
+    assert "rancher.io/local-path" in found.message
+
+
+def test_requests_too_large(ward: Ward) -> None:
+    ward.install("c", components__api__resources__requests__cpu="100")
+    found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-")
+    assert "It asks for 100 CPU; the roomiest node has" in found.message
+    ward.follows("kasm-proxy-default-", "kasm_unschedulable kasm-api-default-")
+
+
+# Who makes pods
+
+
+def test_database_stopped(ward: Ward) -> None:
+    ward.install("a")
+    ward.kubectl("scale", "statefulset", "kasm-db-statefulset", "--replicas", "0")
+    found = ward.finds("kasm_scaled_to_zero", "statefulset/kasm-db-statefulset")
+    assert found.remedy.endswith("scale statefulset kasm-db-statefulset --replicas 1")
+    ward.follows(
+        "kasm-proxy-deployment-", "kasm_pod_waiting kasm-api-deployment-", "kasm_scaled_to_zero kasm-db-statefulset"
+    )
+
+
+def test_pod_security_refuses_data_perms(ward: Ward) -> None:
+    ward.kubectl("label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    ward.install("b")
+    found = ward.finds("kasm_pod_security", "deployment/kasm-")
+    assert "'restricted'" in found.message
+    assert "-perms" in found.message
+    proxies = [one for one in ward.top if one.object.endswith("/kasm-proxy-default-deployment")]
+    assert [one.code for one in proxies] == ["kasm_pod_security"]
+
+
+def test_quota_reached(ward: Ward) -> None:
+    ward.kubectl("create", "quota", "few", "--hard", "pods=3")
+    ward.install("c")
+    found = ward.finds("kasm_pods_refused", "")
+    assert "exceeded quota: few" in found.message
+
+
+# Services and names
+
+
+def test_selector_of_a_service_wrong(ward: Ward) -> None:
+    ward.install("b")
+    ward.patch("service", "kasm-api", {"spec": {"selector": {"app.kubernetes.io/name": "kasm-api-server"}}})
+    found = ward.finds("kasm_service_selects_nothing", "service/kasm-api")
+    assert "kasm-api-deployment is probably meant" in found.message
+    command = found.remedy.removeprefix("kubectl ").replace("'", "").split()
+    ward.tools.kubectl(*command)  # what it says mends it
+    wait_until("Kasm is well", ward.is_well, 120)
+    assert ward.look() == []
+
+
+def test_service_deleted(ward: Ward) -> None:
+    ward.install("b")
+    ward.kubectl("delete", "service", "kasm-manager-default")
+    found = ward.finds("kasm_service_missing", "service/kasm-manager-default")
+    assert "kasm-manager-default-is-ready" in found.message
+
+
+def test_port_of_a_service_that_no_container_names(ward: Ward) -> None:
+    ward.install("c")
+    change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": "manager-pt"}]
+    ward.patch("service", "kasm-manager-default", change, how="json")
+    found = ward.finds("kasm_service_port_wrong", "service/kasm-manager-default")
+    assert "manager-pt" in found.message
+    ward.follows("kasm-proxy-default-", "kasm_service_port_wrong kasm-manager-default")
+
+
+def test_target_port_of_a_service_wrong(ward: Ward) -> None:
+    ward.install("a")
+    change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 9090}]
+    ward.patch("service", "kasm-proxy", change, how="json")
+    assert "9090" in ward.finds("kasm_service_port_wrong", "service/kasm-proxy").message
+
+
+def test_dns_stopped(ward: Ward) -> None:
+    with stopped(ward, "kube-system", "coredns"):
+        ward.install("c")
+        found = wait_until("DNS is blamed", lambda: _dns_down(ward), 120)
+    assert "scale deployment coredns --replicas 1" in found.remedy
+
+
+def _dns_down(ward: Ward) -> Any:
+    return next((one for one in ward.look() if one.code == "dns_down"), None)
+
+
+def test_external_database_that_is_nowhere(ward: Ward) -> None:
+    outside = {"database__standalone": "true", "database__hostname": "pg.example.invalid"}
+    ward.install("c", **outside, dbManagement__initialize="false")
+    ward.finds("kasm_outside_silent", "")
+
+
+def test_circular_wait_as_in_1_1190_0(ward: Ward) -> None:
+    ward.install("c", circularWait="true")
+    found = ward.finds("kasm_circular_wait", "pod/kasm-")
+    assert "2 pods wait for each other" in found.message
+    assert "--version 1.1190.6" in found.remedy
+
+
+# The database's contents
+
+
+def test_db_init_failed(ward: Ward) -> None:
+    ward.install("c", initDatabase="no-such-database", initTries="0")
+    ward.finds("kasm_db_init_failed", "job/kasm-db-init")
+    ward.follows("kasm-proxy-default-", "kasm_pod_waiting kasm-api-default-", "kasm_db_init_failed kasm-db-init")
+
+
+def test_db_init_crashes(ward: Ward) -> None:
+    ward.install("a", initDatabase="no-such-database")
+    found = ward.finds("kasm_crashes", "pod/kasm-db-init-job-")
+    assert any('database "no-such-database" does not exist' in line for line in found.evidence)
+
+
+def test_nobody_initialises_the_database(ward: Ward) -> None:
+    ward.install("b", dbManagement__initialize="false")
+    found = ward.finds("kasm_database_not_initialised", "service/kasm-db")
+    assert "dbManagement.initialize=true" in found.remedy
+
+
+def test_password_that_is_not_the_databases(ward: Ward) -> None:
+    ward.install("b")
+    wait_initialised(ward, "kasm-db-init-job")
+    ward.patch("secret", "kasm-secrets", {"stringData": {"db-password": "another"}})
+    ward.kubectl("delete", "pod", "--selector", "app.kubernetes.io/component=api", "--now")
+    found = ward.finds("kasm_database_not_initialised", "service/kasm-db")
+    assert "password" in found.message
+
+
+# A chart that nobody has described
+
+
+def test_a_chart_that_is_not_known(ward: Ward) -> None:
+    labels = {"app": "portal"}
+    step = {"name": "before", "image": "docker.io/library/debian:12-slim", "command": ["/bin/sh", "-c"]}
+    step["args"] = ["until nslookup orders; do sleep 1; done"]
+    spec = {"initContainers": [step], "containers": [{"name": "portal", "image": "docker.io/library/debian:12-slim"}]}
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "portal", "namespace": ward.namespace},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    }
+    ward.tools.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    found = ward.finds("kasm_service_missing", "service/orders")
+    assert "init container before of portal-" in found.message

@@ -1,0 +1,64 @@
+"""Answers as hypothesis makes them up: every combination, also those that are refused."""
+
+from hypothesis import strategies as st
+
+from vdi.kasm.answers import Answers, ExternalDatabase, Ingress, Profile
+from vdi.kasm.generations import ALL, SIZES, A, B, C
+
+names = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
+hosts = st.builds(lambda one, two: f"{one}.{two}.example.com", names, names)
+versions = {
+    A.letter: [(1, 16, 0), (1, 17, 0)],
+    B.letter: [(1, 1181, 0)],
+    C.letter: [(1, 1190, patch) for patch in range(9)],
+}
+databases = st.builds(
+    ExternalDatabase,
+    host=hosts,
+    port=st.integers(1, 65535),
+    secret=st.one_of(st.just(""), names),
+    key=st.sampled_from(["db-password", "password"]),
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> Answers:
+    generation = draw(st.sampled_from(ALL))
+    return Answers(
+        generation=generation,
+        hostname=draw(hosts),
+        version=draw(st.sampled_from([None, *versions[generation.letter]])),
+        release=draw(names),
+        size=draw(st.sampled_from(SIZES)),
+        profile=draw(st.sampled_from(Profile)),
+        ingress=draw(st.sampled_from(Ingress)),
+        storage_class=draw(st.sampled_from(["", "local-path"])),
+        database=draw(st.one_of(st.none(), databases)),
+        tls_secret=draw(st.one_of(st.just(""), names)),
+        passwords_secret=draw(st.one_of(st.just(""), names)),
+        resolver=draw(st.sampled_from(["", "10.43.0.10", "fd00::a"])),
+    )
+
+
+@st.composite
+def good_answers(draw: st.DrawFn) -> Answers:
+    """Answers that go together."""
+    generation = draw(st.sampled_from(ALL))
+    version = draw(st.sampled_from([None, *versions[generation.letter]]))
+    secrets = generation is C and (version or C.newest) >= (1, 1190, 5)
+    profile = draw(st.sampled_from(Profile))
+    a = generation is A
+    return Answers(
+        generation=generation,
+        hostname=draw(hosts),
+        version=version,
+        release=draw(names),
+        size=draw(st.sampled_from(SIZES)) if profile is Profile.CHART else "small",
+        profile=profile,
+        ingress=Ingress.TRAEFIK if a else draw(st.sampled_from(Ingress)),
+        storage_class=draw(st.sampled_from(["", "local-path"])),
+        database=None if a else draw(st.one_of(st.none(), databases)),
+        tls_secret=draw(names) if generation is B else draw(st.one_of(st.just(""), names)),
+        passwords_secret=draw(st.one_of(st.just(""), names)) if secrets else "",
+        resolver=draw(st.sampled_from(["", "10.43.0.10"])) if secrets else "",
+    )

@@ -1,0 +1,201 @@
+"""A user's own file: what is wrong with it is said with the right name."""
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vdi.kasm.check_rules import Level, Subject
+from vdi.kasm.check_values import check_values, looks_like
+from vdi.kasm.generations import ALL, A, B, C, Generation, Version
+from vdi.kasm.values import set_at
+from vdi.kasm.values_schema import all_paths, known, tree_of
+
+GOOD = {
+    "A": "global: {hostname: kasm.example.com}",
+    "B": "publicAddr: kasm.example.com\ncertificate: {secretName: tls}\n",
+    "C": "publicAddr: kasm.example.com\ncertificate: {secretName: tls}\n",
+}
+QUIET = """
+useImageTags: 1.19.0
+proxyService: {type: ClusterIP}
+ingress: {enabled: true}
+database: {storage: {retentionPolicy: {whenDeleted: Retain}}}
+"""
+
+
+def found(
+    generation: Generation, text: str, version: Version | None = None, *, rendered: bool = False
+) -> dict[str, tuple[str, str]]:
+    values: dict[str, Any] = {**yaml.safe_load(GOOD[generation.letter]), **(yaml.safe_load(text) or {})}
+    subject = Subject(generation, version or generation.newest, values, rendered)
+    return {each.path: (each.level.value, f"{each.message} {each.remedy}".strip()) for each in check_values(subject)}
+
+
+def test_a_good_file_has_nothing_to_find() -> None:
+    assert found(C, QUIET) == {}
+
+
+def test_the_hostname_of_generation_a_in_c_names_public_addr() -> None:
+    level, words = found(C, "global: {hostname: kasm.example.com}")["global.hostname"]
+    assert level == "error"
+    assert "is a value of generation A (kasm-single-zone)" in words
+    assert "Write publicAddr" in words
+
+
+@pytest.mark.parametrize(
+    ("generation", "text", "path", "words"),
+    [
+        (C, "publicAdr: x.example.com", "publicAdr", "Did you mean publicAddr?"),
+        (C, "PublicAddr: x.example.com", "PublicAddr", "Did you mean publicAddr?"),
+        (C, "database: {storage: {pvcsize: 8}}", "database.storage.pvcsize", "Did you mean database.storage.pvcSize?"),
+        (C, "kasmApp: {deploymentSize: small}", "kasmApp.deploymentSize", "Write deploymentSize"),
+        (A, "publicAddr: x.example.com", "publicAddr", "Write global.hostname"),
+        (C, "components: {redis: {enabled: true}}", "components.redis", "has nothing in its place"),
+        (C, "components: {connectionProxy: {guac: {enabled: false}}}", "components.connectionProxy.guac.enabled",
+         "Write components.guac.enabled"),
+        (C, "storageClassName: fast", "storageClassName", "Did you mean database.storage.storageClassName?"),
+        (C, "kasmZones: [{name: a, upstream_auth_addr: a.example.com}]", "kasmZones[0].upstream_auth_addr",
+         "Write proxy_hostname"),
+        (B, "kasmZones: [{name: a, proxy_hostname: a.example.com}]", "kasmZones[0].proxy_hostname",
+         "Write upstream_auth_addr"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_answered_with_the_right_one(
+    generation: Generation, text: str, path: str, words: str
+) -> None:
+    level, said = found(generation, text)[path]
+    assert (level, words in said) == ("error", True), said
+
+
+@pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)
+def test_a_file_of_another_generation_is_recognised_as_such(generation: Generation) -> None:
+    texts = {
+        "A": "{global: {hostname: k.example.com}, kasmApp: {deploymentSize: small}}",
+        "B": "{publicAddr: k.example.com, annotations: {pod: {a: b}}, components: {redis: {enabled: false}}}",
+        "C": "{publicAddr: k.example.com, useImageTags: 1.19.0, nginxResolver: 10.43.0.10}",
+    }
+    for other in ALL:
+        subject = Subject(other, other.newest, yaml.safe_load(texts[generation.letter]))
+        assert looks_like(subject) is (None if other is generation else generation)
+
+
+def test_a_key_of_another_chart_version_says_which() -> None:
+    assert found(C, "nginxResolver: 10.43.0.10", (1, 1190, 4))["nginxResolver"][1].endswith("only from 1.1190.5.")
+    said = found(C, "components: {guac: {replicas: 1}}", (1, 1190, 7))
+    assert "Write components.connectionProxy.replicas" in said["components.guac.replicas"][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        ("deploymentSize: tiny", "deploymentSize", "is 'tiny'; allowed: small, medium, large."),
+        ("ingress: {enabled: 'yes'}", "ingress.enabled", "is 'yes'; allowed: true or false."),
+        ("database: {port: '5432'}", "database.port", "is '5432'; allowed: a whole number from 0 up."),
+        ("ingress: true", "ingress", "is true; allowed: a block of keys."),
+        ("publicAddr: 5", "publicAddr", "is 5; allowed: a text."),
+        ("publicAddr: https://kasm.example.com", "publicAddr", "allowed: a DNS name"),
+        ("publicAddr: ''", "publicAddr", "is not set"),
+        ("nginxResolver: kube-dns", "nginxResolver", "allowed: an IP address"),
+        ("components: {api: {resources: {requests: {cpu: a lot}}}}", "components.api.resources.requests.cpu",
+         "'a lot' is not a quantity"),
+        ("components: {api: {resources: {requests: {cpu: 2}, limits: {cpu: 500m}}}}",
+         "components.api.resources.requests.cpu", "is 2, more than the limit of 500m."),
+        ("components: {api: {resources: {request: {cpu: 1}}}}", "components.api.resources.request",
+         "Allowed: requests, limits."),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_says_what_is_allowed(text: str, path: str, words: str) -> None:
+    level, said = found(C, text)[path]
+    assert (level, words in said) == ("error", True), said
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "level"),
+    [
+        ("ingress: {enabled: true}\nproxyService: {type: LoadBalancer}", "proxyService.type", "error"),
+        ("ingress: {enabled: true}", "proxyService.type", "error"),
+        ("deploymentSize: small", "proxyService.type", "warning"),
+        ("ingress: {enabled: true}\nroute: {enabled: true}", "route.enabled", "error"),
+        ("kasmZones: [{name: a, proxy_hostname: a.example.com}]", "kasmZones", "error"),
+        (QUIET + "kasmZones: [{name: a}]", "kasmZones[0]", "error"),
+        (QUIET + "kasmZones: [{name: a, proxy_hostname: a.y, primary: true}, {name: b, proxy_hostname: b.y, "
+         "primary: true}]", "kasmZones", "error"),
+        ("database: {standalone: true}", "database.hostname", "error"),
+        ("dbManagement: {upgrade: {enable: true}}", "dbManagement.upgrade.enable", "error"),
+        ("dbManagement: {upgrade: {skipBackupAndRestore: true}}", "dbManagement.upgrade.skipBackupAndRestore", "error"),
+        ("deploymentSize: small", "database.storage.retentionPolicy.whenDeleted", "warning"),
+        ("certificate: {certManager: {enabled: true}}", "certificate.secretName", "error"),
+        ("certificate: {}", "certificate.secretName", "warning"),
+        ("kasmSecrets: {passwords: {admin-password: hunter2}}", "kasmSecrets.passwords.admin-password", "warning"),
+        ("imagePullSecrets: {password: hunter2}", "imagePullSecrets.password", "warning"),
+        ("kasmSecrets: {create: false}", "kasmSecrets.name", "error"),
+        ("kasmSecrets: {create: false, name: mine}", "kasmSecrets.name", "warning"),
+        ("useImageTags: develop", "useImageTags", "warning"),
+        ("directRdpService: {enabled: true}", "directRdpService.perServiceSettings", "error"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_said(text: str, path: str, level: str) -> None:
+    said = found(C, text)
+    assert said[path][0] == level
+    assert "hunter2" not in str(said)
+
+
+def test_rendered_without_a_cluster_the_resolver_has_to_be_given() -> None:
+    assert "nginxResolver" not in found(C, QUIET)
+    assert found(C, QUIET, rendered=True)["nginxResolver"][0] == "error"
+    assert "nginxResolver" not in found(C, QUIET + "nginxResolver: 10.43.0.10", rendered=True)
+
+
+def test_b_does_not_start_without_its_certificate_and_deletes_its_volume() -> None:
+    said = found(B, "certificate: {secretName: ''}")
+    assert said["certificate.secretName"][0] == "error"
+    assert said["database.storage.retentionPolicy.whenDeleted"][0] == "warning"
+
+
+def test_passwords_in_generation_a_are_warned_of_and_place_holders_are_not() -> None:
+    said = found(A, "global: {hostname: k.example.com, kasmPasswords: {adminPassword: hunter2, dbPassword: ''}}")
+    assert set(said) == {"global.kasmPasswords.adminPassword"}
+    assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")
+    assert set(found(A, "kasmCerts: {ingress: {key: '-----BEGIN PRIVATE KEY-----'}}")) == {"kasmCerts.ingress.key"}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(ALL), st.data())
+@settings(max_examples=200, deadline=None)
+def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data: st.DataObject) -> None:
+    values: dict[str, Any] = {}
+    for path in data.draw(st.lists(st.sampled_from(all_paths(generation.letter)), max_size=4)):
+        set_at(values, path, data.draw(VALUES))
+    for each in check_values(Subject(generation, generation.newest, values)):
+        assert each.message
+        assert each.path
+        assert each.level in Level
+
+
+@given(st.sampled_from(ALL), VALUES)
+@settings(max_examples=50, deadline=None)
+def test_a_key_that_nobody_knows_is_always_found(generation: Generation, value: Any) -> None:
+    subject = Subject(generation, generation.newest, {"zzzUnheardOf": value})
+    assert any(each.path.startswith("zzzUnheardOf") for each in check_values(subject))
+
+
+@pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)
+def test_every_path_of_the_data_is_one_that_the_chart_reads(generation: Generation) -> None:
+    for path in generation.paths.values():
+        assert path == "proxy_hostname" or path == "upstream_auth_addr" or known(generation, path), path
+    for component in generation.components:
+        version = component.span.until or component.span.since or generation.newest
+        paths = [component.switch.removeprefix("!"), component.replicas_path]
+        paths += [each.resources_path for each in component.containers]
+        for path in filter(None, paths):
+            assert known(generation, path, version), path
+    assert tree_of(generation)

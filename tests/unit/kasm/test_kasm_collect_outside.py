@@ -1,0 +1,186 @@
+"""What is measured outside the API: real sockets, real HTTP and TLS on loopback, programs that are scripts."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from vdi.kasm.collect_outside import ask, ask_registry, probe, read_clocks, read_tools, resolve
+from vdi.kube.certificate import read_certificate
+from vdi.kube.config import ClusterConfig
+
+HOST = "kasm.example.test"
+
+
+def a_certificate(folder: Path) -> Path:
+    """Signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = folder / "tls.pem"
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return file
+
+
+class Server:
+    """Answers with what a test has put there; by path."""
+
+    def __init__(self) -> None:
+        self.status: dict[str, int] = {}
+        self.date = ""
+        self.hosts: list[str] = []
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.hosts.append(request.host)
+        headers = {"Date": self.date} if self.date else {}
+        return web.Response(status=self.status.get(request.path, 404), text='{"ok": true}', headers=headers)
+
+
+async def serve(server: Server, context: ssl.SSLContext | None = None) -> web.AppRunner:
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", server.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    server.port = listener.getsockname()[1]
+    await web.SockSite(runner, listener, ssl_context=context).start()
+    return runner
+
+
+@pytest.fixture
+async def plain() -> AsyncIterator[Server]:
+    server = Server()
+    runner = await serve(server)
+    yield server
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def tls(tmp_path: Path) -> AsyncIterator[Server]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(a_certificate(tmp_path))
+    server = Server()
+    runner = await serve(server, context)
+    yield server
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("status", [200, 401, 429])
+async def test_a_registry_is_asked_for_its_v2(plain: Server, status: int) -> None:
+    plain.status["/v2/"] = status
+    answer = await ask_registry(f"http://127.0.0.1:{plain.port}/")
+    assert (answer.url, answer.status, answer.problem) == (f"http://127.0.0.1:{plain.port}/v2/", status, "")
+
+
+async def test_a_registry_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    answer = await ask_registry(f"http://127.0.0.1:{port}")
+    assert answer.status == 0
+    assert "refused" in answer.problem or "Connect call failed" in answer.problem
+
+
+async def test_what_is_no_url_is_said() -> None:
+    assert (await ask_registry("registry.example.com")).problem
+
+
+async def test_the_web_ui_by_its_name_at_another_address_and_what_its_certificate_is_worth(tls: Server) -> None:
+    tls.status["/api/__healthcheck"] = 200
+    answer = await ask("GET", f"https://{HOST}/api/__healthcheck", connect=f"127.0.0.1:{tls.port}")
+    assert (answer.status, answer.trusted, answer.body) == (200, False, '{"ok": true}')
+    assert tls.hosts == [HOST]
+
+
+async def test_ports(plain: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        refused = held.getsockname()[1]
+    found = await probe([("127.0.0.1", plain.port), ("127.0.0.1", refused)])
+    assert [one.outcome for one in found] == ["open", "refused"]
+
+
+async def test_names() -> None:
+    assert (await resolve("127.0.0.1")).addresses == ("127.0.0.1",)
+    nowhere = await resolve("no such name.invalid")
+    assert nowhere.addresses == ()
+    assert nowhere.problem
+
+
+def a_program(folder: Path, name: str, says: str, status: int = 0) -> None:
+    file = folder / name
+    file.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
+    file.chmod(0o755)
+
+
+async def test_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    nothing = await read_tools()
+    assert "there is no helm in PATH" in nothing["helm"].problem
+    assert nothing["kubectl"].problem == "there is no kubectl in PATH"
+    a_program(tmp_path, "helm", "v3.19.2")
+    a_program(tmp_path, "kubectl", '{"clientVersion": {"gitVersion": "v1.34.1"}}')
+    found = await read_tools()
+    assert (found["helm"].version, found["kubectl"].version) == ("3.19.2", "v1.34.1")
+    a_program(tmp_path, "kubectl", "cannot", 1)
+    assert "version says" in (await read_tools())["kubectl"].problem
+
+
+async def test_the_api_server_s_clock(plain: Server) -> None:
+    now = datetime.now(UTC)
+    config = ClusterConfig(f"http://127.0.0.1:{plain.port}")
+    plain.date = format_datetime(now, usegmt=True)
+    near = await read_clocks(config)
+    assert near.now is not None
+    assert abs(near.ahead) < 1.6
+    plain.date = format_datetime(now - timedelta(minutes=10), usegmt=True)
+    assert abs((await read_clocks(config)).ahead - 600) < 1.6
+    plain.date = "yesterday"
+    assert (await read_clocks(config)).problem == "the API server's Date header is 'yesterday'"
+
+
+async def test_an_api_server_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    assert "gave no answer" in (await read_clocks(ClusterConfig(f"http://127.0.0.1:{port}"))).problem
+
+
+def test_certificates_are_read_and_keys_are_not(tmp_path: Path) -> None:
+    found = read_certificate(a_certificate(tmp_path).read_bytes())
+    assert (found.names, found.self_signed, found.problem) == ((HOST,), True, "")
+    assert "no certificate" in read_certificate(b"nonsense").problem
+    assert "no key tls.crt" in read_certificate(b"").problem
+
+
+def test_waiting_for_a_silent_address_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr("vdi.kasm.collect_outside.asyncio.open_connection", never)
+    monkeypatch.setattr("vdi.kasm.collect_outside._CONNECT_SECONDS", 0.01)
+    (found,) = asyncio.run(probe([("192.0.2.1", 443)]))
+    assert found.outcome == "silent"

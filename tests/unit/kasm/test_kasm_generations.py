@@ -1,0 +1,133 @@
+"""What is known of the three charts hangs together: names match their patterns, waits name a component that exists."""
+
+import pytest
+
+from vdi.kasm.generations import (
+    ALL,
+    SIZES,
+    A,
+    B,
+    C,
+    Generation,
+    by_letter,
+    chart_of_label,
+    kasm_version,
+    of_chart,
+    of_label,
+    of_workloads,
+    parse_version,
+    successor,
+)
+from vdi.session.units import parse_quantity
+
+GENERATIONS = pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)
+
+
+@GENERATIONS
+def test_each_wait_names_a_component_of_the_chart_and_one_of_its_ports(generation: Generation) -> None:
+    for component in generation.components:
+        for step in component.init_containers:
+            if not step.waits_for:
+                continue
+            targets = [each for each in generation.components if each.key == step.waits_for]
+            assert targets, f"{component.key}: {step.name} waits for {step.waits_for}"
+            assert any(step.port in each.ports for each in targets), f"{component.key}: {step.name}"
+
+
+@GENERATIONS
+def test_each_size_has_resources_and_replicas(generation: Generation) -> None:
+    for component in generation.components:
+        assert component.kind == "Job" or set(component.replicas) == set(SIZES)
+        for container in component.containers:
+            assert set(container.presets) == set(SIZES)
+            for preset in container.presets.values():
+                assert parse_quantity(preset.cpu) > 0
+                assert not preset.cpu_limit or parse_quantity(preset.cpu) <= parse_quantity(preset.cpu_limit)
+                assert parse_quantity(preset.memory) <= parse_quantity(preset.memory_limit)
+
+
+def test_the_same_number_of_steps_done_means_another_wait_in_each_generation() -> None:
+    a = A.component("proxy")
+    b = B.component("proxy")
+    assert a is not None
+    assert b is not None
+    waits_a = [step.name for step in a.steps(A.newest) if not step.as_root and step.name != "api-is-ready"]
+    waits_b = [step.name for step in b.steps(B.newest)]
+    assert len(waits_a) == len(waits_b) == 5
+    assert a.step(waits_a[1]) is not None
+    assert [a.step(waits_a[1]).waits_for, b.step(waits_b[1]).waits_for] == ["manager", "api"]  # type: ignore[union-attr]
+
+
+def test_the_proxy_of_c_waits_for_the_gateways_in_the_first_version_only() -> None:
+    proxy = C.component("proxy")
+    assert proxy is not None
+    first = [step.waits_for for step in proxy.steps((1, 1190, 0))]
+    later = [step.waits_for for step in proxy.steps((1, 1190, 1))]
+    assert first == ["", "api", "manager", "guac", "rdp-gateway"]
+    assert later == ["", "api", "manager"]
+
+
+def test_c_merges_its_gateways_after_1_1190_6() -> None:
+    keys = {each.key for each in C.present((1, 1190, 6))}
+    assert {"guac", "rdp-gateway", "rdp-https-gateway"} <= keys
+    assert "connection-proxy" not in keys
+    later = {each.key for each in C.present((1, 1190, 7))}
+    assert "connection-proxy" in later
+    assert not later & {"guac", "rdp-gateway", "rdp-https-gateway"}
+    assert not later & {"redis", "share"}
+
+
+def test_a_name_that_a_chart_gives_is_matched_with_its_release_and_zone() -> None:
+    proxy = B.component("proxy")
+    assert proxy is not None
+    assert proxy.owns({"app.kubernetes.io/component": "proxy", "app.kubernetes.io/instance": "kasm"})
+    assert proxy.step("my-kasm-proxy-data-perms") is proxy.init_containers[0]
+    manager = proxy.step("kasm-manager-zone-a-is-ready")
+    assert manager is not None
+    assert manager.waits_for == "manager"
+    assert proxy.step("somebody-elses") is None
+
+
+@pytest.mark.parametrize(
+    ("label", "chart", "version", "generation"),
+    [
+        ("kasm-single-zone-1.16.0-develop", "kasm-single-zone", "1.16.0-develop", A),
+        ("kasm-1.1181.0", "kasm", "1.1181.0", B),
+        ("kasm-helm-1.1190.6", "kasm-helm", "1.1190.6", C),
+        ("kasm-platform-1.1190.6", "kasm-platform", "1.1190.6", C),
+        ("kasm-agent-0.1.0", "kasm-agent", "0.1.0", None),
+        ("vdi-0.1.0", "vdi", "0.1.0", None),
+        ("nonsense", "", "", None),
+    ],
+)
+def test_the_label_says_which_chart_it_was(label: str, chart: str, version: str, generation: Generation | None) -> None:
+    assert chart_of_label(label) == (chart, version)
+    assert of_label(label) is generation
+
+
+def test_workloads_without_a_release_say_which_chart_it_was() -> None:
+    assert of_workloads(["kasm-proxy-deployment", "kasm-api-deployment", "kasm-manager-deployment", "x"]) is A
+    assert of_workloads(["k-proxy-default-deployment", "k-api-deployment", "k-manager-default-deployment"]) is B
+    assert of_workloads(["k-proxy-default", "k-api-default", "k-manager-default", "k-db-1-19-0"]) is C
+    assert of_workloads(["coredns", "traefik"]) is None
+
+
+def test_versions_are_numbers_and_a_chart_version_says_which_kasm_it_is() -> None:
+    assert parse_version("1.16.0-develop") == (1, 16, 0)
+    assert [kasm_version(text) for text in ("1.17.0", "1.1181.0", "1.1190.6")] == ["1.17.0", "1.18.1", "1.19.0"]
+    with pytest.raises(ValueError, match="'newest' is not a version"):
+        parse_version("newest")
+
+
+def test_generations_are_found_by_letter_and_by_chart_and_follow_each_other() -> None:
+    assert by_letter("b") is B
+    assert by_letter("kasm-helm") is of_chart("kasm-helm") is C
+    assert [successor(each) for each in ALL] == [B, C, None]
+    with pytest.raises(ValueError, match=r"allowed: A \(kasm-single-zone"):
+        by_letter("D")
+
+
+def test_the_circular_wait_is_known_of_the_first_version_alone() -> None:
+    assert [trap.key for trap in C.known_traps((1, 1190, 0))] == ["kasm_circular_wait"]
+    assert C.known_traps((1, 1190, 1)) == C.known_traps() == ()
+    assert {trap.key for trap in A.known_traps()} >= {"kasm_root_init_container", "kasm_a_ingress_class"}

@@ -1,0 +1,94 @@
+"""What the installation knows without a cluster: the chart, its own keys, and what pods wait for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdi.kasm.check_rules import Subject
+from vdi.kasm.check_values import check_values
+from vdi.kasm.generations import A, B, C
+from vdi.kasm.install import passwords_secret
+from vdi.kasm.install_chart import merged, source_of, without_own_keys
+from vdi.kasm.install_errors import KasmRefusedError
+from vdi.kasm.install_waits import waits
+
+
+def test_each_generation_s_chart_is_found_where_it_is_published() -> None:
+    assert source_of(C, None, "") == (
+        "oci://registry-1.docker.io/kasmweb/kasm-helm",
+        ("--version", "1.1190.6"),
+    )
+    assert source_of(B, (1, 1181, 0), "") == (
+        "kasm",
+        ("--repo", "https://helm.kasm.com", "--version", "1.1181.0"),
+    )
+    with pytest.raises(KasmRefusedError, match="name its folder: --chart"):
+        source_of(A, None, "")
+
+
+def test_a_chart_that_is_named_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert source_of(C, (1, 1190, 5), str(tmp_path)) == (str(tmp_path), ())
+    assert source_of(C, (1, 1190, 5), "oci://here/kasm") == ("oci://here/kasm", ("--version", "1.1190.5"))
+
+
+def test_a_key_that_the_chart_itself_has_is_no_fault() -> None:
+    values = {"publicAddr": "k.example.com", "brandNew": {"on": 1}, "free": {"any": 1}, "wrong": 1}
+    found = check_values(Subject(C, C.newest, values))
+    left = without_own_keys(found, {"brandNew": {"on": 0}, "free": {}})
+    assert [each.path for each in left if each.unknown] == ["wrong"]
+
+
+def test_the_passwords_are_in_the_secret_that_the_values_name() -> None:
+    """An installation beside an older volume is not refused for want of a Secret that it does not use."""
+    assert passwords_secret(C, "one", {}) == "one-secrets"
+    assert passwords_secret(C, "one", {"kasmSecrets": {"create": False, "name": "mine"}}) == "mine"
+    assert passwords_secret(B, "one", {}) == B.secrets.format(release="one")
+
+
+def test_values_merge_as_helm_merges_them() -> None:
+    assert merged({"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"c": [2]}}, {"d": {"e": 1}}) == {
+        "a": {"b": 1, "c": [2]},
+        "d": {"e": 1},
+    }
+
+
+def a_pod(labels: dict[str, str], *states: tuple[str, str]) -> dict[str, Any]:
+    statuses = [{"name": name, "state": {state: {}}} for name, state in states]
+    return {"metadata": {"labels": labels}, "status": {"initContainerStatuses": statuses}}
+
+
+def test_a_wait_is_told_by_its_name_in_the_words_of_the_generation() -> None:
+    """`Init:1/5` in both, and another wait in each."""
+    pod_a = a_pod(
+        {"app.kubernetes.io/name": "kasm-proxy"},
+        ("kasm-api-is-ready", "terminated"),
+        ("kasm-manager-is-ready", "running"),
+        ("kasm-share-is-ready", "waiting"),
+        ("kasm-guac-is-ready", "waiting"),
+        ("rdp-gateway-is-ready", "waiting"),
+    )
+    pod_b = a_pod(
+        {"app.kubernetes.io/component": "proxy"},
+        ("kasm-proxy-data-perms", "terminated"),
+        ("kasm-api-is-ready", "running"),
+        ("kasm-manager-default-is-ready", "waiting"),
+        ("kasm-guac-is-ready", "waiting"),
+        ("kasm-rdp-gateway-is-ready", "waiting"),
+    )
+    assert [text for _, text in waits(A, [pod_a])] == [
+        "  proxy: kasm-manager-is-ready waits until the manager answers (1 of 5 steps done)"
+    ]
+    assert [text for _, text in waits(B, [pod_b])] == [
+        "  proxy: kasm-api-is-ready waits until the API answers (1 of 5 steps done)"
+    ]
+
+
+def test_pods_that_are_not_kasm_s_or_wait_for_nothing_are_not_told() -> None:
+    pods = [
+        a_pod({"app": "other"}, ("x", "running")),
+        a_pod({"app.kubernetes.io/component": "api"}, ("db-is-ready", "terminated")),
+        a_pod({"app.kubernetes.io/component": "api"}, ("db-is-ready", "waiting")),
+        {"metadata": {}},
+    ]
+    assert list(waits(C, pods)) == []

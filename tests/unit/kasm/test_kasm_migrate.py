@@ -1,0 +1,150 @@
+"""From one generation to the next: each value is accounted for, and the new file is one that the new chart reads."""
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from unit.kasm.kasm_answers import good_answers
+from vdi.kasm.answers import Answers
+from vdi.kasm.check_rules import Level, Subject
+from vdi.kasm.check_values import check_values
+from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.migrate import CannotMigrateError, Fate, leaves, migrate
+from vdi.kasm.values import values_of
+
+OLD = """
+global:
+  hostname: kasm.example.com
+  namespace: kasm
+  altHostnames: [other.example.com]
+  image: {pullPolicy: Always, pullSecrets: registry}
+  kasmPasswords: {adminPassword: "", dbPassword: hunter2}
+kasmApp:
+  name: kasm
+  zoneName: default
+  deploymentSize: medium
+  applyHardening: true
+  servicesToDeploy:
+    kasmProxy: {replicas: 2, tag: 1.17.0, image: kasmweb/proxy}
+    kasmApi: {image: registry.local/kasm/api, resources: {requests: {cpu: 1}}}
+    kasmShare: {deploy: true}
+    db: {storageClassName: local-path}
+kasmCerts:
+  ingress: {name: tls, create: false}
+mine: {own: 1}
+"""
+
+
+def fates(notes: Any) -> dict[str, str]:
+    return {note.path: note.fate.value for note in notes}
+
+
+def test_a_to_b_says_what_became_of_each_value() -> None:
+    done = migrate(yaml.safe_load(OLD), A, B)
+    assert done.values["publicAddr"] == "kasm.example.com"
+    assert done.values["imagePullSecrets"] == {"enabled": True, "name": "registry"}
+    assert done.values["certificate"]["secretName"] == "tls"
+    assert done.values["database"]["storage"]["storageClassName"] == "local-path"
+    assert done.values["ingress"]["enabled"] is True
+    assert "mine" not in done.values
+    assert fates(done.notes) == {
+        "global.hostname": "renamed",
+        "global.namespace": "needs a person",
+        "global.altHostnames": "needs a person",
+        "global.image.pullPolicy": "renamed",
+        "global.image.pullSecrets": "renamed",
+        "global.kasmPasswords.adminPassword": "dropped",
+        "global.kasmPasswords.dbPassword": "needs a person",
+        "kasmApp.name": "dropped",
+        "kasmApp.zoneName": "dropped",
+        "kasmApp.deploymentSize": "renamed",
+        "kasmApp.applyHardening": "renamed",
+        "kasmApp.servicesToDeploy.kasmProxy.replicas": "dropped",
+        "kasmApp.servicesToDeploy.kasmProxy.tag": "dropped",
+        "kasmApp.servicesToDeploy.kasmProxy.image": "dropped",
+        "kasmApp.servicesToDeploy.kasmApi.image": "needs a person",
+        "kasmApp.servicesToDeploy.kasmApi.resources": "renamed",
+        "kasmApp.servicesToDeploy.kasmShare.deploy": "renamed",
+        "kasmApp.servicesToDeploy.db.storageClassName": "renamed",
+        "kasmCerts.ingress.name": "renamed",
+        "kasmCerts.ingress.create": "dropped",
+        "mine.own": "needs a person",
+        "proxyService.type": "added",
+        "ingress.enabled": "added",
+        "database.storage.retentionPolicy.whenDeleted": "added",
+    }
+    assert "hunter2" not in str(done)
+
+
+def test_a_to_c_goes_through_b_and_speaks_of_the_first_files_paths() -> None:
+    done = migrate(yaml.safe_load(OLD), A, C)
+    told = {note.path: note for note in done.notes}
+    assert told["kasmApp.servicesToDeploy.kasmShare.deploy"].fate is Fate.DROPPED
+    assert "no share service" in told["kasmApp.servicesToDeploy.kasmShare.deploy"].why
+    assert told["global.hostname"].new_path == "publicAddr"
+    assert told["kasmApp.servicesToDeploy.kasmProxy.replicas"].new_path == "components.proxy.replicas"
+    assert done.values["components"]["proxy"] == {"replicas": 2}
+    assert done.values["dbManagement"] == {"initialize": False, "upgrade": {"enable": True}}
+
+
+def test_b_to_c_renames_zones_registries_and_annotations() -> None:
+    done = migrate(
+        yaml.safe_load(
+            """
+            publicAddr: kasm.example.com
+            kasmZones: [{name: a, upstream_auth_addr: a.example.com}, {name: b, upstream_auth_addr: b.example.com}]
+            annotations: {cron: {x: y}}
+            database: {hostname: kasm-db}
+            components: {api: {image: {repository: registry.local:5000/kasm/api, tag: 1.18.1}, initContainers: []}}
+            """
+        ),
+        B,
+        C,
+    )
+    assert done.values["kasmZones"] == [
+        {"name": "a", "proxy_hostname": "a.example.com", "primary": True},
+        {"name": "b", "proxy_hostname": "b.example.com"},
+    ]
+    assert done.values["extraAnnotations"] == {"cronJob": {"x": "y"}}
+    assert done.values["components"]["api"] == {
+        "image": {"repository": "kasm/api", "registry": "registry.local:5000"},
+        "extraInitContainers": [],
+    }
+    assert "hostname" not in done.values["database"]
+    assert fates(done.notes)["certificate.secretName"] == "needs a person"
+
+
+def test_the_gateways_become_one_workload_after_1_1190_6() -> None:
+    values = {"components": {"guac": {"enabled": False, "replicas": 2}, "rdpGateway": {"replicas": 1}}}
+    done = migrate(values, C, C, (1, 1190, 7))
+    assert done.values == {"components": {"connectionProxy": {"guac": {"enabled": False}, "replicas": 2}}}
+    assert fates(done.notes)["components.rdpGateway.replicas"] == "needs a person"
+    assert migrate(values, C, C).values == values
+
+
+def test_there_is_no_way_back() -> None:
+    with pytest.raises(CannotMigrateError, match=r"no way back from generation C .* allowed: C"):
+        migrate({}, C, A)
+
+
+@given(good_answers())
+@settings(max_examples=40, deadline=None)
+def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_answers: Answers) -> None:
+    source = given_answers.generation
+    old = values_of(given_answers)
+    for target in ALL[ALL.index(source) :]:
+        version = (1, 1190, 8) if target is C else target.newest
+        done = migrate(old, source, target, version)
+        counted = [note.path for note in done.notes if note.fate is not Fate.ADDED]
+        paths = [path for path, _ in leaves(source, old)]
+        assert sorted(path for path in counted if path in paths) == sorted(paths)
+        unread = [
+            each.path
+            for each in check_values(Subject(target, version, done.values))
+            if each.level is Level.ERROR and each.path != "certificate.secretName"
+        ]
+        assert unread == []
+        if target is source and source is not C:
+            assert done.values == old

@@ -1,0 +1,82 @@
+"""What `vdi kasm preflight` prints, and its exit status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from unit.kasm.preflight_site import a_node, changed, k3s_with_traefik
+from vdi.cli.main import main
+from vdi.kasm.preflight_facts import Clocks, Facts
+
+
+@pytest.fixture
+def facts_are(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command sees these facts in the place of a cluster."""
+
+    def put(facts: Facts) -> None:
+        monkeypatch.setattr("vdi.cli.kasm_preflight.Target.run", lambda *_: facts)
+
+    return put
+
+
+def test_a_good_cluster_ends_with_0(facts_are: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    facts_are(k3s_with_traefik())
+    assert main(["kasm", "preflight", "--hostname", "kasm.example.com"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["VERDICT", "CHECK", "SEEN", "WANTED"]
+    assert out.rstrip().endswith(" pass")
+    assert "sum of 7 pods" in out
+
+
+def test_a_bad_cluster_ends_with_1_and_json_says_the_same(
+    facts_are: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    facts_are(changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]))
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump({"publicAddr": "kasm.example.com", "ingress": {"enabled": True}}))
+    assert main(["kasm", "preflight", "-f", str(file), "-o", "json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["verdict"] == "fail"
+    assert data["hostname"] == "kasm.example.com"
+    room = next(line for line in data["lines"] if line["check"] == "room")
+    assert room["verdict"] == "fail"
+    assert any("too little" in text for text in room["arithmetic"])
+
+
+def test_several_files_the_last_wins_and_manifests_stand_alone(
+    facts_are: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    facts_are(k3s_with_traefik())
+    one, two, three = (tmp_path / f"{name}.yaml" for name in ("one", "two", "three"))
+    one.write_text(yaml.safe_dump({"publicAddr": "one.example.com", "ingress": {"enabled": True}}))
+    two.write_text(yaml.safe_dump({"publicAddr": "two.example.com"}))
+    three.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}))
+    main(["kasm", "preflight", "-f", str(one), "-f", str(two), "-o", "json"])
+    data = json.loads(capsys.readouterr().out)
+    assert (data["hostname"], data["ingress"]) == ("two.example.com", "traefik")
+    assert main(["kasm", "preflight", "-f", str(one), "-f", str(three)]) == 2
+    assert "three.yaml has rendered manifests" in capsys.readouterr().err
+    assert main(["kasm", "preflight", "-f", str(three), "-o", "json"]) == 0
+
+
+def test_what_cannot_be_seen_ends_with_3(facts_are: Any) -> None:
+    facts_are(msgspec.structs.replace(k3s_with_traefik(), clocks=Clocks(problem="no answer")))
+    assert main(["kasm", "preflight"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--generation", "D"], "'D'"),
+        (["--size", "tiny"], "allowed: small, medium, large"),
+        (["--chart-version", "new"], "'new'"),
+        (["-f", "/nowhere.yaml"], "/nowhere.yaml"),
+    ],
+)
+def test_usage(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kasm", "preflight", *words]) == 2
+    assert said in capsys.readouterr().err

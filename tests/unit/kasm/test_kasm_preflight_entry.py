@@ -1,0 +1,196 @@
+"""Lines about the way in: ports, name, Traefik or a load balancer; each good and bad."""
+
+import msgspec
+import pytest
+
+from unit.kasm.preflight_site import (
+    SVCLB,
+    SVCLB_NAMESPACE,
+    TRAEFIK,
+    a_node,
+    a_pod,
+    a_service,
+    a_svclb,
+    a_wish,
+    changed,
+    k3s_with_traefik,
+    line_of,
+)
+from vdi.kasm.answers import Ingress
+from vdi.kasm.preflight_entry import dns_line, port_443_line, port_3389_line, way_in_line
+from vdi.kasm.preflight_facts import Facts, Probe, Resolution
+from vdi.kasm.preflight_line import Verdict
+from vdi.kasm.preflight_ports import holders
+
+
+def bare() -> Facts:
+    """K3s without Traefik: nobody has a port."""
+    return msgspec.structs.replace(
+        changed(k3s_with_traefik(), pods=[], services=[], daemonsets=[], ingressclasses=[]),
+        probes=(Probe("192.0.2.10", 443, "refused"), Probe("192.0.2.10", 3389, "refused")),
+    )
+
+
+def test_traefik_that_has_443_is_wanted_or_in_the_way() -> None:
+    wanted = port_443_line(k3s_with_traefik(), Ingress.TRAEFIK)
+    assert wanted.verdict is Verdict.PASS
+    assert wanted.seen == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+    in_the_way = port_443_line(k3s_with_traefik(), Ingress.LOADBALANCER)
+    assert in_the_way.verdict is Verdict.FAIL
+    assert "vdi kasm values render --ingress traefik" in in_the_way.remedy
+    assert "--disable=traefik" in in_the_way.remedy
+    assert port_443_line(k3s_with_traefik(), Ingress.NONE).verdict is Verdict.PASS
+
+
+def test_a_free_port() -> None:
+    assert port_443_line(bare(), Ingress.LOADBALANCER).verdict is Verdict.PASS
+    assert port_443_line(bare(), Ingress.LOADBALANCER).seen == "free"
+    assert port_443_line(bare(), Ingress.TRAEFIK).verdict is Verdict.WARN
+
+
+def test_kasm_s_own_service_is_not_in_its_own_way() -> None:
+    facts = changed(bare(), services=[a_service("kasm-proxy", 443, namespace="kasm")])
+    assert port_443_line(facts, Ingress.LOADBALANCER).verdict is Verdict.FAIL
+    assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"service kasm/kasm-proxy"})).verdict is Verdict.PASS
+
+
+def test_a_load_balancer_with_addresses_of_its_own_keeps_nobody_away() -> None:
+    facts = changed(bare(), services=[a_service("other", 443, address="198.51.100.7")])
+    line = port_443_line(facts, Ingress.LOADBALANCER)
+    assert line.verdict is Verdict.PASS
+    assert "LoadBalancer at 198.51.100.7" in line.seen
+
+
+def test_one_that_still_waits_for_its_address_counts_as_a_holder() -> None:
+    facts = changed(bare(), services=[a_service("other", 443, address="")])
+    line = port_443_line(facts, Ingress.LOADBALANCER)
+    assert line.verdict is Verdict.FAIL
+    assert "kubectl --namespace kube-system get service other" in line.remedy
+
+
+@pytest.mark.parametrize("host_network", [False, True])
+def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: bool) -> None:
+    port = {"containerPort": 443} if host_network else {"containerPort": 8443, "hostPort": 443}
+    pods = [
+        a_pod("nginx", namespace="web", ports=(port,), host_network=host_network),
+        a_pod("old", namespace="web", ports=(port,), host_network=host_network, phase="Succeeded"),
+        a_pod("inside", namespace="web", ports=({"containerPort": 443},)),
+        a_pod("udp", namespace="web", ports=({"hostPort": 443, "containerPort": 443, "protocol": "UDP"},)),
+    ]
+    facts = changed(bare(), pods=pods)
+    assert [one.what for one in holders(facts, 443)] == ["pod web/nginx"]
+    assert port_443_line(facts, Ingress.TRAEFIK).verdict is Verdict.FAIL
+    assert port_443_line(facts, Ingress.LOADBALANCER).verdict is Verdict.FAIL
+
+
+def test_a_svclb_pod_speaks_for_its_service_once() -> None:
+    assert [one.what for one in holders(k3s_with_traefik(), 443)] == ["service kube-system/traefik"]
+    orphan = a_pod(
+        "svclb-gone-1", labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"}, ports=({"hostPort": 443, "containerPort": 443},)
+    )
+    assert [one.what for one in holders(changed(bare(), pods=[orphan]), 443)] == ["pod kube-system/svclb-gone-1"]
+
+
+def test_a_program_on_the_node_itself() -> None:
+    facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "open"),))
+    line = port_443_line(facts, Ingress.LOADBALANCER)
+    assert line.verdict is Verdict.FAIL
+    assert "something answers at 192.0.2.10" in line.seen
+    assert line.remedy == "on 192.0.2.10: ss -ltnp 'sport = :443'"
+    assert port_443_line(facts, Ingress.TRAEFIK).verdict is Verdict.FAIL
+
+
+def test_a_node_that_does_not_answer_is_said() -> None:
+    facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "silent"),))
+    assert "no answer at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).seen
+
+
+def test_3389_is_wanted_only_for_direct_rdp() -> None:
+    xrdp = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 3389, "open"),))
+    assert port_3389_line(xrdp, wanted=False).verdict is Verdict.PASS
+    assert "xrdp" in port_3389_line(xrdp, wanted=True).remedy
+    assert port_3389_line(xrdp, wanted=True).verdict is Verdict.FAIL
+    held = changed(bare(), services=[a_service("rdp", 3389)])
+    assert port_3389_line(held, wanted=True).verdict is Verdict.FAIL
+    assert port_3389_line(bare(), wanted=True).verdict is Verdict.PASS
+    values = {"directRdpService": {"enabled": True}}
+    assert line_of("port-3389", held, a_wish("C", values)).verdict is Verdict.FAIL
+
+
+def test_traefik_as_the_way_in() -> None:
+    good = k3s_with_traefik()
+    assert way_in_line(good, Ingress.TRAEFIK).verdict is Verdict.PASS
+    ill = changed(good, pods=[a_pod("traefik-1", labels=TRAEFIK, ready=False)])
+    assert "kubectl --namespace kube-system describe pod traefik-1" in way_in_line(ill, Ingress.TRAEFIK).remedy
+    assert way_in_line(changed(good, ingressclasses=[]), Ingress.TRAEFIK).verdict is Verdict.WARN
+    assert way_in_line(bare(), Ingress.TRAEFIK).verdict is Verdict.FAIL
+    outside = way_in_line(changed(good, pods=[]), Ingress.TRAEFIK)
+    assert (outside.verdict, "outside the cluster" in outside.why) == (Verdict.WARN, True)
+
+
+def test_k3s_that_was_told_to_leave_traefik_out() -> None:
+    for args in (("server", "--disable", "traefik"), ("server", "--disable=servicelb,traefik")):
+        line = way_in_line(changed(bare(), nodes=[a_node(args=args)]), Ingress.TRAEFIK)
+        assert line.verdict is Verdict.FAIL
+        assert "--disable=traefik" in line.why
+
+
+def test_another_ingress_controller_is_a_warning() -> None:
+    nginx = [{"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}}]
+    line = way_in_line(changed(bare(), ingressclasses=nginx), Ingress.TRAEFIK)
+    assert line.verdict is Verdict.WARN
+    assert "ingressClassName: nginx" in line.remedy
+
+
+def test_load_balancers_as_the_way_in() -> None:
+    assert "svclb-traefik" in way_in_line(k3s_with_traefik(), Ingress.LOADBALANCER).seen
+    assert way_in_line(bare(), Ingress.LOADBALANCER).verdict is Verdict.PASS
+    off = changed(bare(), nodes=[a_node(args=("server", "--disable", "servicelb"))])
+    assert way_in_line(off, Ingress.LOADBALANCER).verdict is Verdict.FAIL
+    metallb = changed(off, services=[a_service("other", 80, address="198.51.100.7")])
+    assert way_in_line(metallb, Ingress.LOADBALANCER).verdict is Verdict.PASS
+    kubeadm = changed(bare(), nodes=[a_node(version="v1.34.4", args=())])
+    assert way_in_line(kubeadm, Ingress.LOADBALANCER).verdict is Verdict.UNKNOWN
+
+
+def named(*addresses: str, problem: str = "") -> Facts:
+    return msgspec.structs.replace(
+        k3s_with_traefik(), resolution=Resolution("kasm.example.com", addresses, problem=problem)
+    )
+
+
+def test_names() -> None:
+    good = dns_line(named("192.0.2.10"))
+    assert good.verdict is Verdict.PASS
+    assert good.seen == "kasm.example.com -> 192.0.2.10, InternalIP of node k3s-1"
+    stranger = dns_line(named("203.0.113.5"))
+    assert stranger.verdict is Verdict.WARN
+    assert "192.0.2.10 (InternalIP of node k3s-1)" in stranger.why
+    nowhere = dns_line(named(problem="Name or service not known"))
+    assert nowhere.verdict is Verdict.FAIL
+    assert "A kasm.example.com -> 192.0.2.10" in nowhere.remedy
+    assert dns_line(msgspec.structs.replace(k3s_with_traefik(), resolution=None)).verdict is Verdict.UNKNOWN
+
+
+def test_a_name_may_lead_to_a_load_balancer() -> None:
+    facts = changed(named("198.51.100.7"), services=[a_service("edge", 443, address="198.51.100.7")])
+    assert dns_line(facts).verdict is Verdict.PASS
+
+
+def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:
+    assert a_wish("C").ingress is Ingress.TRAEFIK
+    assert a_wish("C", {"publicAddr": "kasm.example.com"}).ingress is Ingress.LOADBALANCER
+    assert a_wish("C", {"ingress": {"enabled": True}}).ingress is Ingress.TRAEFIK
+    assert a_wish("C", {"proxyService": {"type": "ClusterIP"}}).ingress is Ingress.NONE
+    assert a_wish("A", {"global": {"hostname": "kasm.example.com"}}).ingress is Ingress.TRAEFIK
+    assert a_wish("A", {"global": {"hostname": "kasm.example.com"}}).hostname == "kasm.example.com"
+
+
+# A daemon set without a Service is still somebody's
+
+
+def test_daemon_sets_of_service_lb_are_told_by_their_labels() -> None:
+    facts = changed(
+        bare(), daemonsets=[a_svclb("kasm-proxy", "kasm")], services=[a_service("kasm-proxy", 443, namespace="kasm")]
+    )
+    assert holders(facts, 443)[0].how == "ServiceLB puts it on every node"

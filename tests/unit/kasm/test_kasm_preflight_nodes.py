@@ -1,0 +1,336 @@
+"""Lines about nodes, room and volumes, each good and bad."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.kasm.preflight_site import (
+    DENIED,
+    GENERATIONS,
+    a_node,
+    a_pod,
+    a_wish,
+    changed,
+    k3s_with_traefik,
+    line_of,
+    without,
+)
+from vdi.kasm.preflight import examine
+from vdi.kasm.preflight_facts import Disk
+from vdi.kasm.preflight_line import Verdict, worst
+from vdi.kasm.preflight_needs import PodNeed, needs_of_manifests
+from vdi.kasm.preflight_room import room_line
+from vdi.session.capacity import amounts
+
+
+@pytest.mark.parametrize("generation", ["A", "B", "C"])
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_a_large_k3s_takes_any_generation(generation: str, size: str) -> None:
+    facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="64", memory="256Gi")])
+    lines = examine(facts, a_wish(generation, size=size))
+    assert [line for line in lines if line.verdict is not Verdict.PASS] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"),
+    [
+        ("v1.24.17+k3s1", Verdict.FAIL),
+        ("v1.25.0+k3s1", Verdict.WARN),
+        ("v1.27.16+k3s1", Verdict.WARN),
+        ("v1.28.0+k3s1", Verdict.PASS),
+        ("v1.34.4", Verdict.PASS),
+    ],
+)
+def test_version(version: str, verdict: Verdict) -> None:
+    line = line_of("kubernetes", changed(k3s_with_traefik(), nodes=[a_node(version=version)]))
+    assert line.verdict is verdict
+    assert version in line.seen
+    assert ("not K3s" in line.seen) == ("+k3s" not in version)
+
+
+def test_the_oldest_node_decides() -> None:
+    nodes = [a_node("new", version="v1.34.4+k3s1"), a_node("old", version="v1.9.9+k3s1")]
+    line = line_of("kubernetes", changed(k3s_with_traefik(), nodes=nodes))
+    assert line.verdict is Verdict.FAIL
+    assert "v1.9.9+k3s1 is older" in line.why
+
+
+def test_nodes_that_take_no_pods_are_named_with_the_reason() -> None:
+    taint = {"key": "dedicated", "value": "db", "effect": "NoSchedule"}
+    nodes = [a_node("good"), a_node("ill", ready=False), a_node("kept", taints=(taint,))]
+    line = line_of("nodes", changed(k3s_with_traefik(), nodes=nodes))
+    assert line.verdict is Verdict.WARN
+    assert line.seen == "1 of 3 take pods (ill not ready; kept tainted dedicated)"
+    assert line_of("nodes", changed(k3s_with_traefik(), nodes=nodes[1:])).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "cpu_verdict", "memory_verdict"),
+    [
+        ("1", "2Gi", Verdict.FAIL, Verdict.FAIL),
+        ("2", "3900Mi", Verdict.WARN, Verdict.WARN),
+        ("4", "7800Mi", Verdict.PASS, Verdict.PASS),
+    ],
+)
+def test_minimum_and_advice(cpu: str, memory: str, cpu_verdict: Verdict, memory_verdict: Verdict) -> None:
+    facts = changed(k3s_with_traefik(), nodes=[a_node(cpu=cpu, memory=memory)])
+    assert line_of("cpu", facts).verdict is cpu_verdict
+    assert line_of("memory", facts).verdict is memory_verdict
+
+
+def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_says_so() -> None:
+    facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="2", memory="8Gi")])
+    line = line_of("room", facts, a_wish("C", version=(1, 1190, 7)))
+    assert line_of("cpu", facts).verdict is not Verdict.FAIL
+    assert line.verdict is Verdict.FAIL
+    assert line.wanted == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.7, deploymentSize: small)"
+    assert line.seen == "1.9 CPU and 7.93 GiB free"
+    assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.arithmetic)
+    assert line.arithmetic[-1] == "4.75 CPU wanted - 1.9 CPU free = 2.85 CPU too little"
+    assert "vdi kasm values" in line.remedy
+
+
+def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
+    facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="4", memory="8Gi")])
+    assert line_of("room", facts, a_wish("C")).verdict is Verdict.FAIL
+    little = {"requests": {"cpu": "250m", "memory": "256Mi"}}
+    off = {"enabled": False}
+    values = {
+        "publicAddr": "kasm.example.com",
+        "components": {"api": {"resources": little}, "guac": off, "rdpGateway": off, "rdpHttpsGateway": off},
+        "ingress": {"enabled": True},
+    }
+    line = line_of("room", facts, a_wish("C", values))
+    # proxy 500m, manager 500m, db 750m; the API's own 250m are less than the 500m of its init container.
+    assert line.verdict is Verdict.PASS
+    assert line.wanted.startswith("2.25 CPU and 2 GiB free")
+
+
+def test_zones_and_an_external_database() -> None:
+    values = {"kasmZones": [{"name": "a"}, {"name": "b"}], "database": {"standalone": True}}
+    names = [one.name for one in a_wish("C", values).needs.pods]
+    assert "kasm-proxy-a" in names
+    assert "kasm-proxy-b" in names
+    assert not any("db" in name for name in names)
+    assert all("db" not in one.name for one in a_wish("C", values).needs.claims)
+    assert "kasm-db-1-19-0" in [one.name for one in a_wish("C").needs.pods]
+
+
+def test_the_databases_volume_is_a_number_of_gib() -> None:
+    """Not of bytes, as a bare number is elsewhere; 0 is the chart's own size."""
+    sizes = {
+        given: next(
+            one.size
+            for one in a_wish("C", {"database": {"storage": {"pvcSize": given}}}).needs.claims
+            if "db" in one.name
+        )
+        for given in (0, 20)
+    }
+    assert sizes == {0: 8 * 2**30, 20: 20 * 2**30}
+    with pytest.raises(ValueError, match=r"pvcSize is '8Gi'; allowed: a number of GiB"):
+        a_wish("C", {"database": {"storage": {"pvcSize": "8Gi"}}})
+
+
+def test_a_pod_larger_than_any_node() -> None:
+    nodes = [a_node(f"n{number}", cpu="1", memory="8Gi") for number in range(9)]
+    line = line_of("room", changed(k3s_with_traefik(), nodes=nodes), a_wish("C"))
+    assert line.verdict is Verdict.FAIL
+    assert "no node has" in line.why
+
+
+def test_fragments_are_a_warning_since_the_scheduler_may_place_them_otherwise() -> None:
+    wish = a_wish("C")
+    three = PodNeed("big", 3, {"cpu": 3000, "memory": 1, "pods": 1})
+    needs = msgspec.structs.replace(wish.needs, pods=(three,))
+    nodes = [a_node("one", cpu="5"), a_node("two", cpu="5")]
+    line = room_line(changed(k3s_with_traefik(), nodes=nodes, pods=[]), needs)
+    assert line.verdict is Verdict.WARN
+    assert "big takes 3 CPU" in line.why
+
+
+def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
+    pods = [
+        a_pod("kasm-api-default-1", namespace="kasm", cpu="3", labels={"app.kubernetes.io/component": "api"}),
+        a_pod("other", namespace="kasm", cpu="1", labels={}),
+    ]
+    there = [
+        {
+            "metadata": {
+                "name": f"kasm-{part}-default",
+                "namespace": "kasm",
+                "labels": {"helm.sh/chart": "kasm-helm-1.1190.6"},
+            }
+        }
+        for part in ("proxy", "api", "manager")
+    ]
+    facts = changed(k3s_with_traefik(), pods=pods, deployments=there)
+    line = line_of("room", facts)
+    assert line.seen.startswith("7 CPU")
+    assert "not counted, as new ones take their place: 1 pod of the Kasm that runs there now" in line.arithmetic
+    assert line_of("room", changed(facts, deployments=[])).seen.startswith("4 CPU")
+
+
+@pytest.mark.parametrize(("disk", "verdict"), [("40G", Verdict.FAIL), ("60G", Verdict.WARN), ("100G", Verdict.PASS)])
+def test_disk(disk: str, verdict: Verdict) -> None:
+    assert line_of("disk", changed(k3s_with_traefik(), nodes=[a_node(disk=disk)])).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("capacity", "available", "verdict"),
+    [(100e9, 60e9, Verdict.PASS), (100e9, 20e9, Verdict.WARN), (100e9, 5e9, Verdict.FAIL)],
+)
+def test_free_disk(capacity: float, available: float, verdict: Verdict) -> None:
+    facts = msgspec.structs.replace(k3s_with_traefik(), disks={"k3s-1": Disk(int(capacity), int(available))})
+    line = line_of("disk-free", facts, a_wish("B"))
+    assert line.verdict is verdict
+    assert "8.6 GB volumes" in line.arithmetic[0]
+
+
+def test_statistics_that_may_not_be_read_are_unknown_with_the_permission() -> None:
+    facts = msgspec.structs.replace(k3s_with_traefik(), disks={}, unread={"nodes/proxy": DENIED})
+    line = line_of("disk-free", facts)
+    assert (line.verdict, line.why, line.remedy) == (Verdict.UNKNOWN, DENIED.words, DENIED.remedy)
+    assert line_of("disk", facts).verdict is Verdict.PASS
+
+
+def storage_class(name: str, provisioner: str = "example.com/disks", *, default: bool = False) -> dict[str, Any]:
+    marks = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+    return {"metadata": {"name": name, "annotations": marks}, "provisioner": provisioner}
+
+
+def test_storage_classes() -> None:
+    good = k3s_with_traefik()
+    none = line_of("storage-class", changed(good, storageclasses=[]))
+    assert none.verdict is Verdict.FAIL
+    undecided = line_of("storage-class", changed(good, storageclasses=[storage_class("fast")]))
+    assert undecided.verdict is Verdict.FAIL
+    assert "kubectl annotate storageclass fast" in undecided.remedy
+    twice = [storage_class("a", default=True), storage_class("b", default=True)]
+    assert line_of("storage-class", changed(good, storageclasses=twice)).verdict is Verdict.WARN
+    named = a_wish("B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}})
+    missing = line_of("storage-class", good, named)
+    assert missing.verdict is Verdict.FAIL
+    assert "There is no StorageClass ssd" in missing.why
+    pods = [pod for pod in good.all("pods") if "local-path" not in pod["metadata"]["name"]]
+    assert line_of("storage-class", changed(good, pods=pods)).verdict is Verdict.FAIL
+
+
+def test_without_volumes_no_class_is_wanted() -> None:
+    values = {"database": {"standalone": True}, "ingress": {"enabled": True}}
+    line = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[]), a_wish("B", values))
+    assert line.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"])
+def test_what_may_not_be_read_is_unknown_and_never_a_pass(plural: str) -> None:
+    lines = examine(without(k3s_with_traefik(), plural), a_wish())
+    assert worst(lines) is Verdict.UNKNOWN
+    assert any(line.why == DENIED.words for line in lines if line.verdict is Verdict.UNKNOWN)
+
+
+def paths_of(letter: str) -> list[str]:
+    generation = GENERATIONS[letter]
+    parts = [path for each in generation.components for path in (each.replicas_path, each.switch.lstrip("!")) if path]
+    blocks = [container.resources_path for each in generation.components for container in each.containers]
+    return sorted({*parts, *blocks, *(f"{block}.requests" for block in blocks), *generation.paths.values()})
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "1Gi", "500m", "small", "x y"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["cpu", "requests", "name"]), inner),
+    max_leaves=4,
+)
+
+
+@given(data=st.data(), letter=st.sampled_from(sorted(GENERATIONS)))
+def test_whatever_stands_in_the_values_is_read_or_refused_in_words(data: st.DataObject, letter: str) -> None:
+    values: dict[str, Any] = {}
+    for path in data.draw(st.lists(st.sampled_from(paths_of(letter)), max_size=4)):
+        node: Any = values
+        *parents, last = path.split(".")
+        for part in parents:
+            below = node.get(part)
+            node[part] = node = below if isinstance(below, dict) else {}
+        node[last] = data.draw(JUNK)
+    try:
+        wish = a_wish(letter, values)
+    except ValueError as error:
+        assert "is" in str(error)
+        return
+    assert all(pod.count >= 0 and amount >= 0 for pod in wish.needs.pods for amount in pod.takes.values())
+
+
+MANIFESTS: list[dict[str, Any]] = [
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "api"},
+        "spec": {
+            "replicas": 2,
+            "template": {
+                "spec": {
+                    "containers": [{"name": "a", "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}}}],
+                    "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "700m"}}}],
+                }
+            },
+        },
+    },
+    {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "db"},
+        "spec": {
+            "template": {"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}}]}},
+            "volumeClaimTemplates": [
+                {"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "8Gi"}}}}
+            ],
+        },
+    },
+    {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "db-init"},
+        "spec": {"template": {"spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "9"}}}]}}},
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "test", "annotations": {"helm.sh/hook": "test"}},
+        "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "99"}}}]},
+    },
+]
+
+
+def test_rendered_manifests_are_summed_as_the_scheduler_does() -> None:
+    needs = needs_of_manifests(MANIFESTS, "manifests")
+    assert needs.total("cpu") == 2 * 700 + 1000
+    assert needs.total("memory") == 2 * 2**30
+    assert [(one.name, one.size) for one in needs.claims] == [("data", 8 * 2**30)]
+    assert [one.name for one in needs.pods if one.passing] == ["job/db-init"]
+
+
+@given(
+    pods=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4000), st.integers(1, 8000)), min_size=1, max_size=6),
+    nodes=st.lists(st.tuples(st.integers(1, 8), st.integers(1, 16)), min_size=1, max_size=4),
+)
+def test_what_passes_can_be_placed_and_what_fails_cannot(
+    pods: list[tuple[int, int, int]], nodes: list[tuple[int, int]]
+) -> None:
+    """Independently: a pass means that some placement exists, a fail that a sum or a single pod does not fit."""
+    made = [a_node(f"n{i}", cpu=str(cpu), memory=f"{memory}Gi") for i, (cpu, memory) in enumerate(nodes)]
+    wanted = [
+        PodNeed(f"p{i}", count, {"cpu": cpu, "memory": memory * 2**20, "pods": 1})
+        for i, (count, cpu, memory) in enumerate(pods)
+    ]
+    facts = changed(k3s_with_traefik(), nodes=made, pods=[])
+    line = room_line(facts, msgspec.structs.replace(a_wish().needs, pods=tuple(wanted)))
+    free = [amounts(node["status"]["allocatable"]) for node in made]
+    over = any(
+        sum(one.count * one.takes[name] for one in wanted) > sum(room[name] for room in free)
+        for name in ("cpu", "memory")
+    )
+    alone = any(not any(all(one.takes[name] <= room[name] for name in one.takes) for room in free) for one in wanted)
+    assert (line.verdict is Verdict.FAIL) == (over or alone)

@@ -1,0 +1,61 @@
+"""No answers that are accepted make values that the preflight refuses, on the machine that they are cut for."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from unit.kasm.kasm_answers import good_answers
+from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
+from vdi.kasm.answers import Answers, Ingress, Profile
+from vdi.kasm.generations import C
+from vdi.kasm.preflight import examine
+from vdi.kasm.preflight_facts import Facts, Probe, Resolution
+from vdi.kasm.preflight_line import Verdict
+from vdi.kasm.preflight_wish import wish_of_values
+from vdi.kasm.values import values_of
+
+MACHINES = {
+    Profile.NODE_4GB: ("2", "3900Mi"),  # what Linux leaves of 4 GB
+    Profile.NODE_8GB: ("4", "7800Mi"),
+    Profile.CHART: ("64", "256Gi"),
+}
+
+
+def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
+    """K3s on such a machine, as it is after installation: CoreDNS and metrics-server have their requests."""
+    facts = k3s_with_traefik()
+    cpu, memory = MACHINES[profile]
+    system = [a_pod("coredns-1", cpu="100m", memory="70Mi"), a_pod("metrics-server-1", cpu="100m", memory="70Mi")]
+    facts = changed(facts, nodes=[a_node(cpu=cpu, memory=memory)], pods=[*facts.objects["pods"][1:], *system])
+    if ingress is Ingress.LOADBALANCER:  # K3s set up with --disable=traefik
+        facts = changed(
+            facts,
+            pods=[facts.objects["pods"][1], *system],
+            services=facts.objects["services"][:1],
+            daemonsets=[],
+            ingressclasses=[],
+        )
+        facts = msgspec.structs.replace(facts, probes=(Probe("192.0.2.10", 443, "refused"),))
+    return msgspec.structs.replace(facts, resolution=Resolution(hostname, ("192.0.2.10",)))
+
+
+@given(good_answers())
+@settings(max_examples=80, deadline=None)
+def test_no_answers_make_values_that_the_preflight_refuses(given_answers: Answers) -> None:
+    facts = machine(given_answers.profile, ingress=given_answers.ingress, hostname=given_answers.hostname)
+    wish = wish_of_values(
+        given_answers.generation, given_answers.chart_version, values_of(given_answers), "kasm", given_answers.release
+    )
+    assert wish.hostname == given_answers.hostname
+    assert wish.ingress == given_answers.ingress
+    refused = [(line.check, line.why, line.arithmetic) for line in examine(facts, wish) if line.verdict is Verdict.FAIL]
+    assert refused == []
+
+
+@pytest.mark.parametrize("profile", [Profile.NODE_4GB, Profile.NODE_8GB])
+def test_the_chart_s_own_presets_do_not_fit_that_machine(profile: Profile) -> None:
+    """So the test above can fail: without the profile the same machine is too small."""
+    facts = machine(profile, ingress=Ingress.TRAEFIK, hostname="kasm.example.com")
+    values = values_of(Answers(C, "kasm.example.com"))
+    lines = examine(facts, wish_of_values(C, C.newest, values, "kasm", "kasm"))
+    assert [line.check for line in lines if line.verdict is Verdict.FAIL] == ["room"]

@@ -1,0 +1,121 @@
+"""An installed Kasm on paper, of any generation: whole as it is, and each thing can be broken."""
+
+import copy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from unit.kasm.preflight_site import GENERATIONS
+from vdi.kasm.generations_model import Component, Generation
+from vdi.kasm.preflight_facts import Answer
+from vdi.kasm.preflight_line import Line, Verdict
+from vdi.kasm.preflight_release import Installed
+from vdi.kasm.validate import secret_name, validate
+from vdi.kasm.validate_facts import Installation, Release
+from vdi.kube.certificate import Certificate
+
+Object = dict[str, Any]
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+HOST = "kasm.example.com"
+MARKS = {"meta.helm.sh/release-name": "kasm", "meta.helm.sh/release-namespace": "kasm"}
+
+
+def real(pattern: str) -> str:
+    return pattern.format(release="kasm", zone="default", version="1-19-0")
+
+
+def a_kasm(letter: str = "C") -> Installation:
+    """Everything is there and well; the db-init Job has been deleted after its time."""
+    generation = GENERATIONS[letter]
+    objects: dict[str, list[Object]] = {plural: [] for plural in ("jobs", "ingressroutes", "networkpolicies")}
+    for component in generation.present():
+        if component.kind != "Job":
+            for plural, made in _parts(generation, component).items():
+                objects.setdefault(plural, []).append(made)
+    proxy = generation.component("proxy")
+    assert proxy is not None
+    objects["ingresses"] = [an_ingress(real(proxy.service))]
+    installed = Installed(generation, "kasm", "")
+    return Installation(
+        objects=objects,
+        absent=frozenset({"agents", "kasmworkspaces"}),
+        namespace="kasm",
+        now=NOW,
+        releases=(Release("kasm", 1, "superseded"), Release("kasm", 2, "deployed")),
+        certificates={"kasm-tls": Certificate((HOST,), NOW - timedelta(days=1), NOW + timedelta(days=60))},
+        secret_keys={secret_name(installed): ("admin-password", "db-password")},
+        hostname=HOST,
+        web=Answer(f"https://{HOST}/api/__healthcheck", 200, '{"ok": true}'),
+        inside=Answer("inside", 200),
+    )
+
+
+def _parts(generation: Generation, component: Component) -> dict[str, Object]:
+    name, labels = real(component.name), {key: real(value) for key, value in component.labels.items()}
+    version = ".".join(str(number) for number in generation.newest)
+    meta = {"name": name, "namespace": "kasm", "annotations": dict(MARKS), "generation": 1}
+    plural = {"Deployment": "deployments", "StatefulSet": "statefulsets"}[component.kind]
+    claim = f"data-{name}-0" if component.claim_gib else ""
+    found: dict[str, Object] = {
+        plural: {
+            "metadata": {**meta, "labels": {**labels, "helm.sh/chart": f"{generation.chart}-{version}"}},
+            "spec": {"replicas": 1},
+            "status": {"observedGeneration": 1, "readyReplicas": 1, "updatedReplicas": 1},
+        },
+        "pods": {
+            "metadata": {"name": f"{name}-0", "namespace": "kasm", "labels": labels},
+            "spec": {"volumes": [{"persistentVolumeClaim": {"claimName": claim}}] if claim else []},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        },
+        "services": {
+            "metadata": {"name": real(component.service), "namespace": "kasm", "annotations": dict(MARKS)},
+            "spec": {"selector": labels, "ports": [{"port": port} for port in component.ports]},
+        },
+        "endpointslices": {
+            "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": real(component.service)}},
+            "endpoints": [{"conditions": {"ready": True}}],
+        },
+    }
+    if claim:
+        found["persistentvolumeclaims"] = {"metadata": {"name": claim}, "status": {"phase": "Bound"}}
+    return found
+
+
+def an_ingress(service: str, *, secret: str = "kasm-tls", address: str = "192.0.2.10", host: str = HOST) -> Object:
+    path = {"path": "/", "backend": {"service": {"name": service, "port": {"number": 8080}}}}
+    return {
+        "metadata": {"name": "kasm-ingress", "namespace": "kasm"},
+        "spec": {"rules": [{"host": host, "http": {"paths": [path]}}], "tls": [{"secretName": secret}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": address}] if address else []}},
+    }
+
+
+def broken(found: Installation, **objects: list[Object]) -> Installation:
+    """With these objects in the place of those."""
+    return msgspec.structs.replace(found, objects={**copy.deepcopy(found.objects), **objects})
+
+
+def dropped(found: Installation, plural: str, part: str) -> Installation:
+    """Without the objects whose name has this part."""
+    return broken(found, **{plural: [one for one in found.all(plural) if part not in one["metadata"]["name"]]})
+
+
+def edited(found: Installation, plural: str, part: str, **fields: Any) -> Installation:
+    """With top-level fields of the objects whose name has this part merged."""
+    copied = copy.deepcopy(found.all(plural))
+    hit = [one for one in copied if part in one["metadata"]["name"]]
+    assert hit, f"no {plural} like {part}"
+    for one in hit:
+        for name, value in fields.items():
+            one[name] = {**one.get(name, {}), **value}
+    return broken(found, **{plural: copied})
+
+
+def not_passing(found: Installation) -> list[str]:
+    """Checks that do not pass."""
+    return [line.check for line in validate(found) if line.verdict is not Verdict.PASS]
+
+
+def line_of(check: str, found: Installation) -> Line:
+    return next(line for line in validate(found) if line.check == check)
