@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -15,6 +14,7 @@ from rich.table import Table
 from vdi.cli.failures import FINDINGS
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import examples
+from vdi.cli.output import PageOption, PageOutput
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.status import ClusterStatus
@@ -27,13 +27,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
-
-
-class Output(StrEnum):
-    """How data is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @app.command(epilog=examples("cluster up --fake-gpus 4", "cluster up --control-plane-only --name dev"))
@@ -93,12 +86,12 @@ def reset(
 @app.command(epilog=examples("cluster status", "cluster status -o json"))
 def status(
     name: Name = "demo",
-    output: Annotated[Output, typer.Option("-o", "--output", help="How to print it.")] = Output.TABLE,
+    output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Show what each process, the node and the add-ons do; status 1 when anything is not as it should be."""
     with errors_in_words():
         found = cluster.status(name)
-    if output is Output.JSON:
+    if output is PageOutput.JSON:
         print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
         _print_status(found)

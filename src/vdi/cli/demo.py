@@ -1,4 +1,4 @@
-"""`vdi demo`: from nothing to a desktop in the browser, on this machine."""
+"""`vdi demo`: from nothing to the portal and a desktop in the browser, on this machine."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def up(
     name: Name = "demo",
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
 ) -> None:
-    """Build what is missing, start a cluster, install the chart, start a session, and look at it."""
+    """Build what is missing, start a cluster, install the chart, make a user, start a session, and look at it."""
     with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
         demo = run.up(name, browser=screenshot is not None, progress=progress)
-        desktop = run.start_session(demo, progress=progress)
+        url = run.start_session(demo, progress=progress)
         if screenshot:
-            run.take_picture(desktop, screenshot, progress=progress)
+            run.take_picture(url, demo.login, screenshot, progress=progress)
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"\nThe desktop runs: {desktop.url}")
-    console.print(f"  user {desktop.user}, password {desktop.password} (again: vdi session open {run.SESSION})")
+    console.print(f"\nThe portal: {demo.login.portal}")
+    console.print(f"  log in as {demo.login.user} with {demo.login.password} (an administrator)")
+    console.print(f"A desktop runs there: {url}")
     if screenshot:
         console.print(f"  a picture of it: {screenshot}")
     console.print("\nLook around:")

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from vdi.cli.doctor_fix import fix
 from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
 from vdi.cli.options import Target, examples, on_cluster
 from vdi.doctor.codes import CODES
@@ -16,10 +18,14 @@ from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
 from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.page import explain_code
+from vdi.doctor.probe.run import probe
+from vdi.doctor.rank import rank
+from vdi.doctor.record import record_of, to_patch
 from vdi.doctor.redact import redact
 from vdi.doctor.render import as_data, as_junit, as_sarif, as_text
 from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.resource import CONFIG_MAPS
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -41,12 +47,16 @@ class Output(StrEnum):
         "doctor --bundle cluster.json",
         "doctor --from cluster.json",
         "doctor --explain gpu_config_not_read",
+        "doctor --fix",
+        "doctor --probe alice-desktop",
+        "doctor --all --record kasm/vdi-doctor",
     )
 )
 @on_cluster
 def doctor(
     target: Target,
     session: Annotated[str | None, typer.Argument(help="Only this session, and all that it hangs on.")] = None,
+    *,
     everything: Annotated[bool, typer.Option("--all", help="Sessions of all namespaces.")] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TEXT,
     bundle: Annotated[
@@ -60,8 +70,26 @@ def doctor(
         typer.Option("--from", metavar="FILE", help="Look at a bundle in the place of a cluster."),
     ] = None,
     explain: Annotated[str | None, typer.Option("--explain", metavar="CODE", help="What a code means.")] = None,
+    mend: Annotated[
+        bool, typer.Option("--fix", help="Mend what needs no decision: shows each change, and asks.")
+    ] = False,
+    tries: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Try the way in, TURN, and a pod with a volume, which is made and removed; up to 2 minutes."
+        ),
+    ] = False,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            "--record",
+            metavar="NAMESPACE/NAME",
+            help="Keep the numbers in this ConfigMap, which is there: the gateway's metrics show them. Status 0 then.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before changes of --fix.")] = False,
 ) -> None:
-    """What is broken, where, with the proof and the command that mends it. It changes nothing.
+    """What is broken, where, with the proof and the command that mends it. It changes nothing without --fix.
 
     Causes come first, what follows from them is folded under them.
     Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
@@ -69,17 +97,47 @@ def doctor(
     if explain is not None:
         _explain(explain)
         return
-    if everything and session:
-        raise CommandFailedError(f"--all cannot go with a session ({session}): name its namespace with -n", USAGE)
+    _refuse_together(
+        (everything and session, f"--all cannot go with a session ({session}): name its namespace with -n"),
+        (mend and (source or output is not Output.TEXT), "--fix cannot go with --from or -o: it asks a person"),
+        (
+            record is not None and not re.fullmatch(r"[^/]+/[^/]+", record),
+            f"--record {record}: allowed is NAMESPACE/NAME",
+        ),
+        (record is not None and source, "--record cannot go with --from: it is about a cluster as it is now"),
+        (tries and source, "--probe cannot go with --from: it tries a cluster"),
+        (yes and not mend, "--yes is for --fix"),
+    )
     scope = Scope("" if everything else target.namespace, session or "")
     snapshot = _replay(source, session) if source else target.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
     if session and not snapshot.sessions and "vdisessions" not in snapshot.unread_kinds | set(snapshot.absent):
         raise CommandFailedError(f"there is no session {session} in namespace {snapshot.scope.namespace}")
     if bundle:
-        _save(redact(snapshot), bundle)
+        save_bundle(redact(snapshot), bundle)
     findings = examine(snapshot)
+    if tries:
+        probed = target.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
+        findings = rank([*findings, *probed])
     _print(findings, snapshot, output)
-    raise typer.Exit(_code_of(findings))
+    if mend:
+        fix(target, findings, snapshot, yes=yes)
+    if record is not None:
+        _keep(target, record, findings, snapshot)
+        return
+    raise typer.Exit(code_of(findings))
+
+
+def _refuse_together(*refused: tuple[object, str]) -> None:
+    """Raise CommandFailedError for the first that holds."""
+    for holds, message in refused:
+        if holds:
+            raise CommandFailedError(message, USAGE)
+
+
+def _keep(target: Target, where: str, findings: list[Finding], snapshot: Snapshot) -> None:
+    namespace, _, name = where.partition("/")
+    patch = to_patch(record_of(findings, snapshot.taken_at))
+    target.run(lambda client: client.patch(CONFIG_MAPS, name, patch, namespace=namespace, into=msgspec.Raw))
 
 
 def _explain(code: str) -> None:
@@ -90,17 +148,23 @@ def _explain(code: str) -> None:
     typer.echo("\n".join([f"{code}", "", *explain_code(CODES[code])]))
 
 
-def _replay(source: Path, session: str | None) -> Snapshot:
+def read_bundle(source: Path) -> Snapshot:
+    """What --bundle has saved."""
     try:
-        snapshot = load(source.read_bytes())
+        return load(source.read_bytes())
     except (OSError, BadSnapshotError) as error:
         raise CommandFailedError(f"--from {source}: {error}", COULD_NOT_LOOK) from error
+
+
+def _replay(source: Path, session: str | None) -> Snapshot:
+    snapshot = read_bundle(source)
     if session is None:
         return snapshot
     return msgspec.structs.replace(snapshot, scope=Scope(snapshot.scope.namespace, session))
 
 
-def _save(snapshot: Snapshot, file: Path) -> None:
+def save_bundle(snapshot: Snapshot, file: Path) -> None:
+    """Write what was looked at."""
     try:
         file.write_bytes(save(snapshot))
     except OSError as error:
@@ -116,13 +180,19 @@ def _print(findings: list[Finding], snapshot: Snapshot, output: Output) -> None:
         case Output.SARIF:
             typer.echo(as_sarif(findings))
         case Output.TEXT:
-            colours = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
             for line in as_text(findings, snapshot):
-                colour = colours.get(line.split(" ", 1)[0])
-                typer.echo(typer.style(line, fg=colour, bold=True) if colour else line)
+                typer.echo(paint(line))
 
 
-def _code_of(findings: list[Finding]) -> int:
+def paint(line: str) -> str:
+    """A line of findings, coloured where one begins."""
+    colours = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
+    colour = colours.get(line.split(" ", 1)[0])
+    return typer.style(line, fg=colour, bold=True) if colour else line
+
+
+def code_of(findings: list[Finding]) -> int:
+    """With which status a command ends that has found these."""
     severities = {one.severity for one in findings}
     if severities & {Severity.ERROR, Severity.WARNING}:
         return FINDINGS

@@ -2,8 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -21,11 +19,14 @@ from vdi.cli.gpu_page import (
 )
 from vdi.cli.gpu_run import Wanted, configure_cluster, undo_on_cluster
 from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.options import PROGRAM, Target, examples, seconds_of
-from vdi.cli.output import print_data
+from vdi.cli.options import PROGRAM, Context, Kubeconfig, Target, examples, seconds_of
+from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.gpu.collect import collect
+from vdi.gpu.dcgm import Measured
 from vdi.gpu.findings import Finding, Severity, find
 from vdi.gpu.manifest import DEFAULT_KEY
+from vdi.gpu.measure import measure
+from vdi.gpu.observed import Observed
 from vdi.gpu.sharing import Sharing
 from vdi.gpu.wish import RefusedError, parse_wish
 from vdi.kube.transport import Client
@@ -37,27 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.",
 )
-
-
-class Output(StrEnum):
-    """How data is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
-Kubeconfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--kubeconfig",
-        envvar="VDI_KUBECONFIG",
-        help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
-    ),
-]
-Context = Annotated[
-    str | None, typer.Option("--context", envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")
-]
 
 
 @app.command(
@@ -102,7 +82,7 @@ def configure(
         bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise what they should.")
     ] = True,
     timeout: Annotated[str, typer.Option(help="How long to wait at most.")] = "10m",
-    output: OutputOption = Output.TABLE,
+    output: PageOption = PageOutput.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
@@ -121,7 +101,7 @@ def configure(
         parse_wish(sharing, default or DEFAULT_KEY, wanted.configs, wanted.nodes if default else ())
     changed = _run(target, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
     left, notes = changed.findings, [] if undo else changed.notes
-    if output is Output.JSON:
+    if output is PageOutput.JSON:
         print_data({**plan_data(changed.plan), "findings": finding_data(left), "notes": notes}, output)
     else:
         lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
@@ -136,23 +116,28 @@ def configure(
 @app.command(epilog=examples("gpu status", "gpu status -o json"))
 def status(
     *,
-    output: OutputOption = Output.TABLE,
+    output: PageOption = PageOutput.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """What the nodes have, how it is shared, how much is in use."""
-    observed = _run(Target(kubeconfig=kubeconfig, context=context), collect)
-    if output is Output.JSON:
-        print_data(status_data(observed), output)
+    """What the nodes have, how it is shared, how much is in use, and how busy the GPUs are (NVIDIA's DCGM exporter)."""
+
+    async def look(client: Client) -> tuple[Observed, Measured]:
+        observed = await collect(client)
+        return observed, await measure(client, [node.name for node in observed.gpu_nodes])
+
+    observed, measured = _run(Target(kubeconfig=kubeconfig, context=context), look)
+    if output is PageOutput.JSON:
+        print_data(status_data(observed, measured), output)
         return
-    for line in status_lines(observed):
+    for line in status_lines(observed, measured):
         typer.echo(line)
 
 
 @app.command(epilog=examples("gpu verify", "gpu verify -o json"))
 def verify(
     *,
-    output: OutputOption = Output.TABLE,
+    output: PageOption = PageOutput.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
@@ -160,7 +145,7 @@ def verify(
     observed = _run(Target(kubeconfig=kubeconfig, context=context), collect)
     findings = find(observed)
     code = _code_of(findings)
-    if output is Output.JSON:
+    if output is PageOutput.JSON:
         print_data({"findings": finding_data(findings), "nodes": status_data(observed)["nodes"]}, output)
     else:
         for line in [*finding_lines(findings), *(healthy_lines(observed) if code == 0 else [])]:

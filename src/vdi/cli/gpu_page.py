@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vdi.cli.output import columns
+from vdi.gpu.dcgm import Measured
 from vdi.gpu.effect import effect_on, picker_of
 from vdi.gpu.findings import Finding, Severity
 from vdi.gpu.notes import notes_on
@@ -16,8 +17,15 @@ from vdi.gpu.time_slicing import Plan
 _MARKS = {Severity.ERROR: "✗", Severity.UNKNOWN: "?", Severity.WARNING: "!"}
 
 
-def status_data(observed: Observed) -> dict[str, Any]:
-    """What `status -o json` prints."""
+UNKNOWN = "UNKNOWN"
+WHOLE_GPUS = (
+    "BUSY and MEMORY are those of whole GPUs: under time-slicing nobody can tell what one desktop uses, nor whether it"
+    " is idle."
+)
+
+
+def status_data(observed: Observed, measured: Measured | None = None) -> dict[str, Any]:
+    """What `status -o json` prints; without `measured` nothing of how busy the GPUs are."""
     policy = observed.policy
     return {
         "namespace": observed.namespace,
@@ -26,9 +34,26 @@ def status_data(observed: Observed) -> dict[str, Any]:
         "default": picker_of(observed).default or None,
         "devicePlugins": [_plugin_data(each) for each in observed.plugins],
         "runtimeClassNvidia": observed.runtime_class,
-        "nodes": [_node_data(node, observed) for node in observed.gpu_nodes],
+        "nodes": [
+            _node_data(node, observed) | (_busy_data(node.name, measured) if measured else {})
+            for node in observed.gpu_nodes
+        ],
         "notes": list(notes_on(observed)),
-    }
+    } | ({"dcgmExporters": list(measured.exporters)} if measured else {})
+
+
+def _busy_data(node: str, measured: Measured) -> dict[str, Any]:
+    gpus = [
+        {
+            "gpu": gpu.index,
+            "model": gpu.model,
+            "busy": gpu.busy,
+            "memoryUsedMiB": gpu.memory_used,
+            "memoryMiB": gpu.memory,
+        }
+        for gpu in measured.nodes.get(node, ())
+    ]
+    return {"busy": measured.busy(node), "busyUnknown": measured.problems.get(node), "measured": gpus}
 
 
 def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
@@ -57,9 +82,9 @@ def _node_data(node: Node, observed: Observed) -> dict[str, Any]:
     }
 
 
-def status_lines(observed: Observed) -> list[str]:
+def status_lines(observed: Observed, measured: Measured) -> list[str]:
     """What `status` prints for people."""
-    data = status_data(observed)
+    data = status_data(observed, measured)
     kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if observed.policy else "device plugin"
     chosen = f"{observed.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
     facts = {
@@ -71,15 +96,31 @@ def status_lines(observed: Observed) -> list[str]:
         )
         or "none found",
         "RuntimeClass": "nvidia is there" if observed.runtime_class else "nvidia is not there",
+        "DCGM exporter": ", ".join(measured.exporters) or "none found",
     }
     lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
     if not data["nodes"]:
         return [*lines, "", f"No node has a GPU that Kubernetes knows of ({RESOURCE} or {RENAMED})."]
     header = ["NODE", "GPUS", "PRODUCT", "CONFIG", "SHARING", "REPLICAS", "RESOURCE", "ADVERTISED", "IN USE"]
+    header += ["BUSY", "MEMORY"]
     fields = ("node", "gpus", "product", "config", "sharing", "replicas", "resource", "advertised", "inUse")
     rows = [["-" if each[field] is None else str(each[field]) for field in fields] for each in data["nodes"]]
+    rows = [[*row, *_busy_cells(each)] for row, each in zip(rows, data["nodes"], strict=True)]
     lines += ["", *columns(header, rows)]
-    return [*lines, *note_lines(data["notes"])]
+    unknown = [
+        f"Node {each['node']}: {UNKNOWN}: {each['busyUnknown']}" for each in data["nodes"] if each["busyUnknown"]
+    ]
+    notes = [WHOLE_GPUS] if measured.nodes else []
+    return [*lines, *note_lines([*data["notes"], *notes, *unknown])]
+
+
+def _busy_cells(node: dict[str, Any]) -> list[str]:
+    used = [gpu["memoryUsedMiB"] for gpu in node["measured"]]
+    there = [gpu["memoryMiB"] for gpu in node["measured"]]
+    busy = UNKNOWN if node["busy"] is None else f"{node['busy']:.0%}"
+    if not there or None in there:
+        return [busy, UNKNOWN]
+    return [busy, f"{sum(used) / 1024:.1f} of {sum(there) / 1024:.1f} GiB"]
 
 
 def note_lines(notes: Sequence[str]) -> list[str]:

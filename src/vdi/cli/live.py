@@ -12,12 +12,10 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.text import Text
 
 from vdi.api.session import VDISession
-from vdi.cli.following import Following, following
 from vdi.cli.output import now_utc
 from vdi.cli.session_view import session_table, watch_line
+from vdi.cli.session_way import Followed, Way
 from vdi.cli.stages import Passed
-from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS
 
 
 class StartView:
@@ -66,14 +64,14 @@ class StartView:
         self._console.print(Text(text), soft_wrap=True)
 
 
-async def watch_list(client: Client, namespace: str | None, *, user: str | None, wide: bool) -> None:
-    """Show the sessions of a namespace (None: of all), or of one user in it, and follow them until interrupted."""
+async def watch_list(way: Way, *, user: str | None, wide: bool, everywhere: bool) -> None:
+    """Show the sessions of all who may be seen, or of one user, and follow them until interrupted."""
     console = Console(highlight=False)
-    async with following(client, SESSIONS, VDISession, namespace=namespace) as sessions:
+    async with way.follow(everywhere=everywhere, user=user) as sessions:
 
         def table() -> Text:
             now, mine = now_utc(), _of_user(sessions, user)
-            return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=namespace is None)))
+            return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere)))
 
         if console.is_terminal:
             with Live(get_renderable=table, console=console, refresh_per_second=1) as live:
@@ -87,6 +85,6 @@ async def watch_list(client: Client, namespace: str | None, *, user: str | None,
                 print(watch_line(new, either.metadata.name, now_utc()), flush=True)
 
 
-def _of_user(sessions: Following[VDISession], user: str | None) -> list[VDISession]:
+def _of_user(sessions: Followed, user: str | None) -> list[VDISession]:
     mine = [each for each in sessions.store.values() if user in (None, each.spec.user)]
     return sorted(mine, key=lambda each: (each.metadata.creation_timestamp, each.metadata.name))

@@ -19,12 +19,21 @@ from vdi.cli.options import PROGRAM, examples
 NOUNS = {
     "session": "Desktops: create, list, open, explain, suspend and remove them.",
     "template": "The kinds of desktop that can be started.",
+    "login": "Log in to a gateway: sessions without access to the cluster.",
+    "logout": "Log out of a gateway.",
+    "whoami": "Who you are, where commands go, and why.",
     "pool": "Desktops that are started before anybody asks.",
+    "install": "Operator and gateway on a cluster, by our chart.",
+    "upgrade": "A new chart or new values, with what changes shown before.",
+    "rollback": "Back to a revision of the release that was in place.",
+    "uninstall": "End the desktops and remove the release; homes stay.",
     "doctor": "What is broken, where, and how to mend it.",
     "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",
+    "kasm": "Kasm Workspaces on K3s: preflight, values, install, and what is wrong with one.",
     "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",
     "demo": "From nothing to a desktop in the browser, on this machine.",
     "operator": "The controller that turns sessions into desktops.",
+    "gateway": "The portal, the login and the way into desktops.",
 }
 
 

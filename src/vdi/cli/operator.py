@@ -1,13 +1,9 @@
 """`vdi operator`: run the operator by hand, or as the program of its container."""
 
-import os
-import sys
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from vdi.cli.options import examples
+from vdi.cli.become import become
+from vdi.cli.options import Context, Kubeconfig, examples
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -19,14 +15,8 @@ def operator() -> None:
 
 @app.command(epilog=examples("operator run", "operator run --kubeconfig ~/.kube/config --context kind-vdi"))
 def run(
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="VDI_KUBECONFIG",
-            help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
-        ),
-    ] = None,
-    context: Annotated[str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig.")] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
 ) -> None:
     """Run the operator until SIGTERM or Ctrl-C.
 
@@ -36,7 +26,4 @@ def run(
     have 1), VDI_DRAIN_NOTICE (60s), VDI_AGENT_PORT (8082), VDI_WORKERS (32), VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text
     or json), VDI_METRICS_ADDR (0.0.0.0:8081).
     """
-    given = {"VDI_KUBECONFIG": kubeconfig and str(kubeconfig), "VDI_CONTEXT": context}
-    environment = os.environ | {name: value for name, value in given.items() if value}
-    # In the place of this process: what reads the command line would stay in memory for as long as the operator runs.
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "vdi.operator"], environment)  # noqa: S606 - no shell is wanted
+    become("vdi.operator", kubeconfig, context)

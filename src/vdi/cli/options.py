@@ -21,6 +21,14 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 DEFAULT_NAMESPACE = "vdi-sessions"
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="VDI_KUBECONFIG",
+        help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
+    ),
+]
+Context = Annotated[str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")]
 
 
 def program_name(argv0: str) -> str:
@@ -97,20 +105,8 @@ _TARGET_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[str, typer.Option("--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions.")],
         DEFAULT_NAMESPACE,
     ),
-    "kubeconfig": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                envvar="VDI_KUBECONFIG",
-                help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
-            ),
-        ],
-        None,
-    ),
-    "context": (
-        Annotated[str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")],
-        None,
-    ),
+    "kubeconfig": (Kubeconfig, None),
+    "context": (Context, None),
 }
 
 
@@ -122,11 +118,15 @@ def on_cluster(command: Callable[Concatenate[Target, P], None]) -> Callable[...,
         command(Target(namespace, kubeconfig, context), *args, **rest)
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    shared = [
+    with_target.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + target_options()
+    )
+    return with_target
+
+
+def target_options() -> list[inspect.Parameter]:
+    """The options of `Target`, as parameters of a command."""
+    return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         for name, (annotation, default) in _TARGET_OPTIONS.items()
     ]
-    with_target.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
-    )
-    return with_target

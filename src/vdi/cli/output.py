@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,16 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+class PageOutput(StrEnum):
+    """`-o` of commands that print a page about something, for people or for programs."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="What to print.")]
 
 
 def duration(seconds: float) -> str:

@@ -42,20 +42,24 @@ class LocalhostResolver(AbstractResolver):
         await self._others.close()
 
 
-def judge(status: int) -> Answer:
-    """What a status code means: the proxy says 404 without a route and 502 to 504 without a desktop behind it."""
+def judge(status: int, *, by_gateway: bool = False) -> Answer:
+    """What a status code means: the proxy says 404 without a route and 502 to 504 without a desktop behind it.
+
+    `by_gateway`: a gateway stands before the desktop, and has answered.
+    """
     if status == 404:
         return Answer(True, False, "answers 404: the proxy has no route for this host yet")
     if status >= 500:
         return Answer(True, False, f"answers {status}: the proxy does not reach the desktop")
-    return Answer(True, True, f"answers {status}" if status != 401 else "answers, and asks for the password")
+    asked = "login" if by_gateway else "password"
+    return Answer(True, True, f"answers {status}" if status != 401 else f"answers, and asks for the {asked}")
 
 
 async def ask(session: aiohttp.ClientSession, url: str) -> Answer:
     """Ask once. Whether the certificate is trusted is the browser's matter, not this question's."""
     try:
         async with session.get(url, ssl=False, allow_redirects=False) as response:
-            return judge(response.status)
+            return judge(response.status, by_gateway="X-VDI-Gateway" in response.headers)
     except aiohttp.ClientConnectorError as error:
         return Answer(False, False, f"cannot be reached from this machine: {error}")
     except (TimeoutError, aiohttp.ClientError, OSError) as error:

@@ -1,33 +1,34 @@
 """`vdi session`: create, ls, show, open, rm, logs. Each command parses, calls one function, renders.
 
-suspend, resume, restart and extend are in `session_run`.
+suspend, resume, restart and extend are in `session_run`, share and unshare in `session_share`.
 """
 
-import os
-import sys
 import time
-import webbrowser
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from vdi.cli import session_requests as requests
+from vdi.cli.asking import agrees
+from vdi.cli.browser import opens_browser
 from vdi.cli.failures import USAGE, CommandFailedError
 from vdi.cli.live import StartView, watch_list
-from vdi.cli.options import PROGRAM, Target, examples, on_cluster, seconds_of
+from vdi.cli.options import PROGRAM, examples, seconds_of
 from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
-from vdi.cli.session_page import read_page
+from vdi.cli.remote_choice import on_either
 from vdi.cli.session_run import app as run_commands
+from vdi.cli.session_share import app as share_commands
 from vdi.cli.session_start import start_and_wait
 from vdi.cli.session_view import page_lines, session_table
-from vdi.cli.session_wish import Wish
-from vdi.kube.transport import Client
+from vdi.cli.session_way import Place, Way
+from vdi.session.wish import Wish
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
 )
 app.add_typer(run_commands)
+app.add_typer(share_commands)
 
 Name = Annotated[str, typer.Argument(help="Name of the session.")]
 _GONE_SECONDS = 60.0
@@ -40,9 +41,9 @@ _STUCK = "the operator has to let it go; is it running? kubectl -n kasm get depl
         "session create alice-gpu --template cad --user alice@example.com --gpu 2 --memory 16Gi --timeout 4h",
     )
 )
-@on_cluster
+@on_either
 def create(
-    target: Target,
+    place: Place,
     name: Annotated[
         str | None, typer.Argument(help="Name of the session; without it USER-TEMPLATE, as in alice-ubuntu-desktop.")
     ] = None,
@@ -82,6 +83,7 @@ def create(
     answers, and with 1 and the reason when it does not start. While the cluster is full, it shows the place in the
     queue.
     """
+    user = user or place.user
     if not user:
         raise CommandFailedError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
     if home is False and (home_size or retain is not None):
@@ -102,42 +104,42 @@ def create(
         retain=retain,
     )
     if wait:
-        started = _start(target, wish, seconds_of("--timeout-wait", timeout_wait))
+        started = _start(place, wish, seconds_of("--timeout-wait", timeout_wait))
     else:
-        started = target.run(lambda client: requests.create_session(client, wish, target.namespace))
+        started = place.run(lambda way: way.create(wish))
         if output is Output.TABLE:
             name = started["metadata"]["name"]
-            typer.echo(f"session {name} created; see {PROGRAM} session show {name}{target.flags}")
+            typer.echo(f"session {name} created; see {PROGRAM} session show {name}{place.flags}")
     if output is not Output.TABLE:
         print_data(without_managed_fields(started), output)
 
 
-def _start(target: Target, wish: Wish, seconds: float) -> Raw:
+def _start(place: Place, wish: Wish, seconds: float) -> Raw:
     with StartView() as view:
-        return target.run(lambda client: start_and_wait(client, wish, target, seconds=seconds, view=view))
+        return place.run(lambda way: start_and_wait(way, wish, place, seconds=seconds, view=view))
 
 
 @app.command(
     "ls", epilog=examples("session ls", "session ls -A -o wide --watch", "session ls --user alice@example.com -o json")
 )
-@on_cluster
+@on_either
 def list_(
-    target: Target,
+    place: Place,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Sessions of all namespaces.")] = False,
     user: Annotated[str | None, typer.Option(help="Only the sessions of this user.")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow changes until Ctrl-C.")] = False,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
     """List sessions, oldest first."""
-    namespace = None if all_namespaces else target.namespace
     if watch:
         if output not in (ListOutput.TABLE, ListOutput.WIDE):
             raise CommandFailedError(f"--watch goes with -o table or -o wide, not with -o {output}", USAGE)
-        target.run(lambda client: watch_list(client, namespace, user=user, wide=output is ListOutput.WIDE))
+        wide = output is ListOutput.WIDE
+        place.run(lambda way: watch_list(way, user=user, wide=wide, everywhere=all_namespaces))
         return
-    found = target.run(lambda client: requests.list_raw(client, namespace, user))
+    found = place.run(lambda way: way.list(user, everywhere=all_namespaces))
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo(f"no sessions in {'any namespace' if all_namespaces else f'namespace {namespace}'}", err=True)
+        typer.echo(f"no sessions {'in any namespace' if all_namespaces else place.where}", err=True)
         return
     print_objects(found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=_table(all_namespaces))
 
@@ -149,51 +151,48 @@ def _table(all_namespaces: bool) -> Callable[[Sequence[Raw], bool], list[str]]:
 
 
 @app.command(epilog=examples("session show alice-desktop", "session show alice-desktop -o yaml"))
-@on_cluster
+@on_either
 def show(
-    target: Target,
+    place: Place,
     name: Name,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """Everything about one session: its state and why, its objects, what happened, when it ends."""
-    raw = target.run(lambda client: requests.get_raw(client, target.namespace, name))
+    raw = place.run(lambda way: way.get(name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
-    page = target.run(lambda client: read_page(client, requests.as_session(raw)))
+    page = place.run(lambda way: way.page(requests.as_session(raw)))
     for line in page_lines(page, now_utc()):
         typer.echo(line)
 
 
 @app.command("open", epilog=examples("session open alice-desktop", "session open alice-desktop --print"))
-@on_cluster
+@on_either
 def open_(
-    target: Target,
+    place: Place,
     name: Name,
     print_only: Annotated[bool, typer.Option("--print", help="Only print; open no browser.")] = False,
     output: Annotated[
         Output, typer.Option("--output", "-o", help="What to print; json and yaml open none.")
     ] = Output.TABLE,
 ) -> None:
-    """Open a running desktop in the browser, and print its address, user and password.
+    """Open a running desktop in the browser, and print its address.
 
-    The browser asks for user and password. The password goes to your screen alone: never into the address.
+    Behind a gateway the portal's login is asked for. Without one the browser asks for user and password, which are
+    printed too: to your screen alone, never into the address.
     """
-    found = target.run(lambda client: requests.open_credentials(client, target.namespace, name))
+    found = place.run(lambda way: requests.open_running(way, name))
     if output is not Output.TABLE:
-        print_data({"url": found.url, "user": found.user, "password": found.password}, output)
+        asked = {"user": found.user, "password": found.password} if found.password else {}
+        print_data({"url": found.url, **asked}, output)
         return
-    typer.echo(f"URL:      {found.url}\nUser:     {found.user}\nPassword: {found.password}")
-    if not print_only and not _opens_browser(found.url):
+    if found.password:
+        typer.echo(f"URL:      {found.url}\nUser:     {found.user}\nPassword: {found.password}")
+    else:
+        typer.echo(f"URL:      {found.url}\nThe browser asks for the portal's login, if you are not logged in there.")
+    if not print_only and not opens_browser(found.url):
         typer.echo("There is no graphical browser here: open the address yourself.", err=True)
-
-
-def _opens_browser(url: str) -> bool:
-    """Hand the address to the desktop's browser; a text browser would take over the terminal, so it is not asked."""
-    has_screen = sys.platform in ("darwin", "win32") or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    )
-    return has_screen and webbrowser.open(url)
 
 
 @app.command(
@@ -203,9 +202,9 @@ def _opens_browser(url: str) -> bool:
         "session rm alice-desktop --delete-home --yes",
     )
 )
-@on_cluster
+@on_either
 def rm(
-    target: Target,
+    place: Place,
     names: Annotated[list[str], typer.Argument(help="Names of the sessions.")],
     delete_home: Annotated[
         bool, typer.Option("--delete-home", help="Delete the home volume too, with all files in it.")
@@ -214,10 +213,10 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
 ) -> None:
     """Remove sessions. The home stays, unless the session was made with --delete-home or this command is given it."""
-    plans = target.run(lambda client: requests.plan_removals(client, target.namespace, names, delete_home=delete_home))
+    plans = place.run(lambda way: requests.plan_removals(way, names, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CommandFailedError)]
     _confirm([f"{each.session.metadata.name}: {each.home_lost}" for each in removals if each.home_lost], yes)
-    still = target.run(lambda client: _remove(client, removals, _GONE_SECONDS if wait else None))
+    still = place.run(lambda way: _remove(way, removals, _GONE_SECONDS if wait else None))
     refused = [plan.message for plan in plans if isinstance(plan, CommandFailedError)]
     if refused or still:
         raise CommandFailedError("\n".join([*refused, *still]))
@@ -227,23 +226,21 @@ def _confirm(homes: list[str], yes: bool) -> None:
     if not homes or yes:
         return
     typer.echo("This deletes all files in these homes:\n" + "\n".join(f"  {home}" for home in homes), err=True)
-    if not sys.stdin.isatty():
-        raise CommandFailedError("nothing was removed, because nobody can be asked here: say --yes", USAGE)
-    if not typer.confirm("Delete them?", err=True):
+    if not agrees("Delete them?", untouched="nothing was removed"):
         raise CommandFailedError("nothing was removed")
 
 
-async def _remove(client: Client, removals: Sequence[requests.Removal], seconds: float | None) -> list[str]:
+async def _remove(way: Way, removals: Sequence[requests.Removal], seconds: float | None) -> list[str]:
     """Remove one after the other; returns what is still there after `seconds`, in words."""
     still = []
     begun = time.monotonic()
     for each in removals:
-        await requests.remove(client, each)
+        await way.remove(each.session, each.claim_to_delete)
         if seconds is None:
             typer.echo(f"session {each.session.metadata.name} is being removed")
     for each in removals if seconds is not None else ():
         name = each.session.metadata.name
-        if await requests.until_gone(client, each.session, seconds or 0):
+        if await requests.until_gone(way, each.session, seconds or 0):
             home = f", and so is its home {each.home_lost}" if each.home_lost else ""
             typer.echo(f"session {name} is gone after {time.monotonic() - begun:.1f}s{home}")
         else:
@@ -252,17 +249,17 @@ async def _remove(client: Client, removals: Sequence[requests.Removal], seconds:
 
 
 @app.command(epilog=examples("session logs alice-desktop", "session logs alice-desktop -f --tail 20"))
-@on_cluster
+@on_either
 def logs(
-    target: Target,
+    place: Place,
     name: Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the desktop stops or Ctrl-C.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines, this many.")] = None,
 ) -> None:
     """The log of the desktop's container; when there is none yet, why."""
 
-    async def print_lines(client: Client) -> None:
-        async for line in requests.log_lines(client, target.namespace, name, follow=follow, tail=tail):
+    async def print_lines(way: Way) -> None:
+        async for line in requests.log_lines(way, name, follow=follow, tail=tail):
             print(line, flush=follow)
 
-    target.run(print_lines)
+    place.run(print_lines)

@@ -1,23 +1,19 @@
-"""What suspend, resume, restart and extend ask of the cluster. Objects and values out, nothing printed."""
+"""What suspend, resume, restart and extend ask, whichever way. Objects and values out, nothing printed."""
 
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+
+import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.failures import USAGE, CommandFailedError
-from vdi.cli.following import following
 from vdi.cli.output import Raw, duration, parse_time
-from vdi.cli.session_requests import as_session, get_raw, get_session
-from vdi.kube.errors import Forbidden, NotFound
-from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.cli.session_requests import as_session, get_session
+from vdi.cli.session_way import Way
 from vdi.session.conditions import Phase
 from vdi.session.lifetime import run_length
-from vdi.session.observed import RESTARTED_AT
-from vdi.session.times import format_time
 from vdi.session.units import format_duration, parse_duration
 
 
@@ -34,23 +30,20 @@ class Extension:
     """Whether more was asked for than the template allows."""
 
 
-async def set_suspended(client: Client, namespace: str, name: str, suspended: bool) -> tuple[Raw, bool]:
+async def set_suspended(way: Way, name: str, suspended: bool) -> tuple[Raw, bool]:
     """Suspend or resume; the session as it is then, and whether that has changed anything."""
-    raw = await get_raw(client, namespace, name)
+    raw = await way.get(name)
     session = as_session(raw)
     if session.spec.suspended is suspended:
         return raw, False
-    return await _patch(client, session, {"spec": {"suspended": suspended}}), True
+    return await way.set_suspended(session, suspended), True
 
 
-async def until_suspended(client: Client, session: VDISession, seconds: float) -> bool:
+async def until_suspended(way: Way, session: VDISession, seconds: float) -> bool:
     """Wait until the operator has suspended it; False when it has not after `seconds`, or the session is gone."""
     meta = session.metadata
     try:
-        async with (
-            asyncio.timeout(seconds),
-            following(client, SESSIONS, VDISession, namespace=meta.namespace, name=meta.name) as sessions,
-        ):
+        async with asyncio.timeout(seconds), way.follow(meta.name) as sessions:
             while there := sessions.store.get(meta.namespace, meta.name):
                 status = there.status
                 if status.phase == Phase.SUSPENDED and status.observed_generation >= meta.generation:
@@ -61,20 +54,20 @@ async def until_suspended(client: Client, session: VDISession, seconds: float) -
     return False
 
 
-async def restart(client: Client, namespace: str, name: str, now: datetime) -> Raw:
+async def restart(way: Way, name: str, now: datetime) -> Raw:
     """Ask for a new desktop on the same home; the clock of the run goes on."""
-    session = await get_session(client, namespace, name)
+    session = await get_session(way, name)
     if session.spec.suspended:
         raise CommandFailedError(f"session {name} is suspended, so there is no desktop to restart: resume it")
-    return await _patch(client, session, {"metadata": {"annotations": {RESTARTED_AT: format_time(now)}}})
+    return await way.restart(session, now)
 
 
-async def extend(
-    client: Client, namespace: str, name: str, *, by: str | None, to: str | None, now: datetime
-) -> Extension:
+async def extend(way: Way, name: str, *, by: str | None, to: str | None, now: datetime) -> Extension:
     """Make the run longer `by` a length, or set its whole length `to` one; exactly one of the two is given."""
-    session = await get_session(client, namespace, name)
-    template = await _template(client, session.spec.template)
+    session = await get_session(way, name)
+    found = await way.template(session.spec.template)
+    # Without it its cap is not known here, but the operator applies it.
+    template = msgspec.convert(found, VDITemplate) if found else None
     before = run_length(session, template)
     if before is None:
         raise CommandFailedError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is no length")
@@ -87,7 +80,7 @@ async def extend(
             f"a run of template {session.spec.template} may last {format_duration(allowed)} at most"
             f" (spec.lifecycle.maxTimeout), and session {name} has that already"
         )
-    raw = await _patch(client, session, {"spec": {"timeout": session.spec.timeout}})
+    raw = await way.set_timeout(session, session.spec.timeout)
     start = parse_time(session.status.start_time)
     return Extension(raw, allowed, start + allowed if start else None, capped=allowed < wanted)
 
@@ -108,18 +101,3 @@ def _length(option: str, text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise CommandFailedError(f"{option}: {error}", USAGE) from error
-
-
-async def _template(client: Client, name: str) -> VDITemplate | None:
-    """None where it is missing or may not be read: its cap is not known here then, but the operator applies it."""
-    try:
-        return await client.get(TEMPLATES, name, into=VDITemplate)
-    except (NotFound, Forbidden):
-        return None
-
-
-async def _patch(client: Client, session: VDISession, change: dict[str, Any]) -> Raw:
-    """Change this incarnation of the session, and no later one of its name."""
-    meta = session.metadata
-    body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
-    return await client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=dict[str, Any])

@@ -34,7 +34,7 @@ async def read_page(client: Client, session: VDISession) -> Page:
         (PODS, pod, _pod_state),
         (SERVICES, service_name(meta.name), _service_state),
         (ROUTES, route_name(meta.name), _route_state),
-        (SECRETS, secret_name(meta.name), lambda _: "holds the password"),
+        (SECRETS, secret_name(meta.name), lambda _: "opens the desktop"),
     ]
     if condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
         wanted.append((CLAIMS, claim, _claim_state))

@@ -8,11 +8,12 @@ import typer
 from vdi.cli import session_changes as changes
 from vdi.cli.failures import USAGE, CommandFailedError
 from vdi.cli.live import StartView
-from vdi.cli.options import PROGRAM, Target, examples, on_cluster, seconds_of
+from vdi.cli.options import PROGRAM, examples, seconds_of
 from vdi.cli.output import Output, Raw, duration, now_utc, print_data, without_managed_fields
+from vdi.cli.remote_choice import on_either
 from vdi.cli.session_requests import as_session
 from vdi.cli.session_start import wait_until_running
-from vdi.kube.transport import Client
+from vdi.cli.session_way import Place, Way
 from vdi.session.times import format_time
 from vdi.session.units import format_duration
 
@@ -25,9 +26,9 @@ _SUSPENDED_SECONDS = 60.0
 
 
 @app.command(epilog=examples("session suspend alice-desktop", "session suspend alice-desktop --wait"))
-@on_cluster
+@on_either
 def suspend(
-    target: Target,
+    place: Place,
     name: Name,
     wait: WaitOption = False,
     output: OutputOption = Output.TABLE,
@@ -35,18 +36,18 @@ def suspend(
     """Stop a desktop and free its GPU. Home, address and password stay; what is open in the desktop is lost."""
     begun = time.monotonic()
 
-    async def work(client: Client) -> tuple[Raw, bool, bool]:
-        raw, changed = await changes.set_suspended(client, target.namespace, name, True)
-        done = wait and await changes.until_suspended(client, as_session(raw), _SUSPENDED_SECONDS)
+    async def work(way: Way) -> tuple[Raw, bool, bool]:
+        raw, changed = await changes.set_suspended(way, name, True)
+        done = wait and await changes.until_suspended(way, as_session(raw), _SUSPENDED_SECONDS)
         return raw, changed, done
 
-    raw, changed, done = target.run(work)
+    raw, changed, done = place.run(work)
     if wait and not done:
         raise CommandFailedError(
             f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}:"
-            f" see {PROGRAM} session show {name}{target.flags}"
+            f" see {PROGRAM} session show {name}{place.flags}"
         )
-    again = f"start it again: {PROGRAM} session resume {name}{target.flags}"
+    again = f"start it again: {PROGRAM} session resume {name}{place.flags}"
     if not changed:
         said = f"session {name} is suspended already; {again}"
     elif done:
@@ -57,9 +58,9 @@ def suspend(
 
 
 @app.command(epilog=examples("session resume alice-desktop", "session resume alice-desktop --wait"))
-@on_cluster
+@on_either
 def resume(
-    target: Target,
+    place: Place,
     name: Name,
     wait: Annotated[
         bool, typer.Option("--wait", help="Show each stage of the start until the desktop answers.")
@@ -73,34 +74,34 @@ def resume(
     """
     seconds = seconds_of("--timeout-wait", timeout_wait)
 
-    async def work(client: Client) -> tuple[Raw, bool]:
-        raw, changed = await changes.set_suspended(client, target.namespace, name, False)
+    async def work(way: Way) -> tuple[Raw, bool]:
+        raw, changed = await changes.set_suspended(way, name, False)
         if not wait:
             return raw, changed
         with StartView() as view:
-            return await wait_until_running(client, as_session(raw), target, seconds=seconds, view=view), changed
+            return await wait_until_running(way, as_session(raw), place, seconds=seconds, view=view), changed
 
-    raw, changed = target.run(work)
-    see = f"see {PROGRAM} session show {name}{target.flags}"
+    raw, changed = place.run(work)
+    see = f"see {PROGRAM} session show {name}{place.flags}"
     said = f"session {name} starts again; {see}" if changed else f"session {name} is not suspended; {see}"
     _tell(raw, "" if wait else said, output)
 
 
 @app.command(epilog=examples("session restart alice-desktop"))
-@on_cluster
-def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> None:
+@on_either
+def restart(place: Place, name: Name, output: OutputOption = Output.TABLE) -> None:
     """Start the desktop anew on the same home: for one that hangs or has failed. What is open in it is lost.
 
     The time of the run goes on.
     """
-    raw = target.run(lambda client: changes.restart(client, target.namespace, name, now_utc()))
-    _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}", output)
+    raw = place.run(lambda way: changes.restart(way, name, now_utc()))
+    _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{place.flags}", output)
 
 
 @app.command(epilog=examples("session extend alice-desktop --by 2h", "session extend alice-desktop --timeout 10h"))
-@on_cluster
+@on_either
 def extend(
-    target: Target,
+    place: Place,
     name: Name,
     by: Annotated[str | None, typer.Option(help="How much longer, such as 2h or 1h30m.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Length of the whole run, such as 10h.")] = None,
@@ -109,7 +110,7 @@ def extend(
     """Give a session more time. It counts at once; the template's maxTimeout is the most there is."""
     if (by is None) == (timeout is None):
         raise CommandFailedError("give one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
-    done = target.run(lambda client: changes.extend(client, target.namespace, name, by=by, to=timeout, now=now_utc()))
+    done = place.run(lambda way: changes.extend(way, name, by=by, to=timeout, now=now_utc()))
     if done.ends is None:
         said = f"the next run of session {name} may last {format_duration(done.length)}"
     else:

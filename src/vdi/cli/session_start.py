@@ -2,26 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
-from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.following import Following, following
 from vdi.cli.live import StartView
-from vdi.cli.options import PROGRAM, Target
+from vdi.cli.options import PROGRAM
 from vdi.cli.output import Raw, duration
 from vdi.cli.route import until_ready
-from vdi.cli.session_requests import as_session, create_session, get_raw
-from vdi.cli.session_wish import Wish
+from vdi.cli.session_requests import as_session
+from vdi.cli.session_way import Place, Way
 from vdi.cli.stages import Outcome, Start
-from vdi.kube.errors import Forbidden
-from vdi.kube.resource import PODS
-from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS
 from vdi.session.naming import pod_name
-from vdi.session.observed import Pod
+from vdi.session.wish import Wish
 
 _ROUTE_SECONDS = 30.0
 """How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
@@ -30,9 +24,9 @@ NOBODY = "no operator has taken the session up yet; is it running? kubectl -n ka
 
 
 async def start_and_wait(
-    client: Client,
+    way: Way,
     wish: Wish,
-    target: Target,
+    place: Place,
     *,
     seconds: float,
     view: StartView,
@@ -40,15 +34,15 @@ async def start_and_wait(
 ) -> Raw:
     """Create a session and show its start; returns it running. Raises CommandFailedError when it does not start."""
     begun = clock()
-    session = as_session(await create_session(client, wish, target.namespace))
-    view.say(f"session {session.metadata.name} created in namespace {target.namespace}")
-    return await wait_until_running(client, session, target, seconds=seconds, view=view, clock=clock, begun=begun)
+    session = as_session(await way.create(wish))
+    view.say(f"session {session.metadata.name} created {way.where}")
+    return await wait_until_running(way, session, place, seconds=seconds, view=view, clock=clock, begun=begun)
 
 
 async def wait_until_running(
-    client: Client,
+    way: Way,
     session: VDISession,
-    target: Target,
+    place: Place,
     *,
     seconds: float,
     view: StartView,
@@ -62,11 +56,11 @@ async def wait_until_running(
     start = Start(clock() if begun is None else begun)
     name = session.metadata.name
     what_now = (
-        f"See how it goes on: {PROGRAM} session show {name}{target.flags}\n"
-        f"Remove it:          {PROGRAM} session rm {name}{target.flags}"
+        f"See how it goes on: {PROGRAM} session show {name}{place.flags}\n"
+        f"Remove it:          {PROGRAM} session rm {name}{place.flags}"
     )
     try:
-        last = await watch_start(client, session, start=start, seconds=seconds, view=view, clock=clock)
+        last = await watch_start(way, session, start=start, seconds=seconds, view=view, clock=clock)
         if start.outcome is not Outcome.RUNNING or last is None:
             raise CommandFailedError(f"{ended_badly(start, name, seconds)}\n{what_now}")
         if not await watch_url(last.status.url, start=start, view=view, clock=clock):
@@ -74,12 +68,12 @@ async def wait_until_running(
     except asyncio.CancelledError:
         view.say(f"Not waiting any longer; session {name} is left as it is.\n{what_now}")
         raise
-    view.say(f"Running after {start.total(clock()):.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
-    return await get_raw(client, target.namespace, name)
+    view.say(f"Running after {start.total(clock()):.1f}s. Open it: {PROGRAM} session open {name}{place.flags}")
+    return await way.get(name)
 
 
 async def watch_start(
-    client: Client,
+    way: Way,
     session: VDISession,
     *,
     start: Start,
@@ -95,9 +89,8 @@ async def watch_start(
     last: VDISession | None = session
     try:
         async with asyncio.timeout(seconds), AsyncExitStack() as stack:
-            one = following(client, SESSIONS, VDISession, namespace=meta.namespace, name=meta.name)
-            sessions = await stack.enter_async_context(one)
-            pods = await stack.enter_async_context(_pods_of(client, meta, sessions.wake))
+            sessions = await stack.enter_async_context(way.follow(meta.name))
+            pods = await stack.enter_async_context(way.pods_of(session, sessions.wake))
             while True:
                 last = sessions.store.get(meta.namespace, meta.name)
                 pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
@@ -109,21 +102,6 @@ async def watch_start(
                 await sessions.change()
     except TimeoutError:
         return last
-
-
-@asynccontextmanager
-async def _pods_of(
-    client: Client, session: ObjectMeta, on_change: Callable[[], None]
-) -> AsyncIterator[Following[Pod] | None]:
-    """The session's pod, up to 3 s ahead of its status; None for who may not read pods: the status has to do."""
-    name = pod_name(session.name)
-    async with AsyncExitStack() as stack:
-        pods = following(client, PODS, Pod, namespace=session.namespace, name=name, on_change=on_change)
-        try:
-            found = await stack.enter_async_context(pods)
-        except Forbidden:
-            found = None
-        yield found
 
 
 async def watch_url(url: str, *, start: Start, view: StartView, clock: Callable[[], float] = time.monotonic) -> bool:

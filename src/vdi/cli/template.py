@@ -1,14 +1,14 @@
 """`vdi template`: ls and show. Templates are the administrator's; these commands only read them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
 from vdi.api.template import Lifecycle, PrePullStatus, VDITemplate
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.options import Target, examples, on_cluster
+from vdi.cli.options import examples
 from vdi.cli.output import (
     ListOutput,
     Output,
@@ -20,37 +20,35 @@ from vdi.cli.output import (
     print_objects,
     without_managed_fields,
 )
-from vdi.kube.errors import NotFound
-from vdi.kube.transport import Client
-from vdi.operator.kinds import TEMPLATES
+from vdi.cli.remote_choice import on_either
+from vdi.cli.session_way import Place, Way
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
 
 
 @app.command("ls", epilog=examples("template ls", "template ls -o wide"))
-@on_cluster
+@on_either
 def list_(
-    target: Target,
+    place: Place,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
-    """List the templates of the cluster."""
-    found = target.run(lambda client: client.list(TEMPLATES, into=dict[str, Any]))
+    """List the templates: of the cluster, or those that one may use at the gateway."""
+    found = place.run(lambda way: way.templates())
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo("no templates on this cluster", err=True)
+        typer.echo("no templates that one may use here", err=True)
         return
-    found.sort(key=lambda raw: str(raw["metadata"]["name"]))
     print_objects(found, output, name=lambda raw: f"vditemplate/{raw['metadata']['name']}", table=template_table)
 
 
 @app.command(epilog=examples("template show ubuntu-desktop", "template show ubuntu-desktop -o yaml"))
-@on_cluster
+@on_either
 def show(
-    target: Target,
+    place: Place,
     name: Annotated[str, typer.Argument(help="Name of the template.")],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """What a desktop of this template is made of, and the most that a session may ask for."""
-    raw = target.run(lambda client: get_template(client, name))
+    raw = place.run(lambda way: get_template(way, name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
@@ -58,16 +56,13 @@ def show(
         typer.echo(line)
 
 
-async def get_template(client: Client, name: str) -> Raw:
-    """The template as the API server has it; one that is missing is an error that says which there are."""
-    try:
-        return await client.get(TEMPLATES, name, into=dict[str, Any])
-    except NotFound as error:
-        if error.api_missing:
-            raise
-        there = sorted(str(raw["metadata"]["name"]) for raw in await client.list(TEMPLATES, into=dict[str, Any]))
-        known = ", ".join(there) or "none"
-        raise CommandFailedError(f"there is no template {name}; on this cluster there are: {known}") from error
+async def get_template(way: Way, name: str) -> Raw:
+    """The template; one that is missing is an error that says which there are."""
+    found = await way.template(name)
+    if found is None:
+        known = ", ".join(str(raw["metadata"]["name"]) for raw in await way.templates()) or "none"
+        raise CommandFailedError(f"there is no template {name}; {way.offers}: {known}")
+    return found
 
 
 def template_table(items: Sequence[Raw], wide: bool) -> list[str]:

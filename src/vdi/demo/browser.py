@@ -1,4 +1,5 @@
-"""A real browser on a real desktop: opens a session's address, waits for the first picture, types, takes screenshots.
+"""A real browser on a real desktop: logs in at the portal, opens a session's address, waits for the first picture,
+types, takes screenshots.
 
 Used by the demo, the end-to-end tests and the benchmark of the first picture. It looks at pixels, never at what the
 page says of itself: a page that shows "Waiting for stream..." has a video element too, but nothing is drawn into it.
@@ -9,6 +10,9 @@ from __future__ import annotations
 import io
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -54,6 +58,16 @@ _NOISE = 24
 _LOOK_AGAIN_MILLISECONDS = 200
 
 
+@dataclass(frozen=True)
+class Login:
+    """Somebody who has a password at the portal."""
+
+    portal: str
+    """The portal's URL, without a slash at its end."""
+    user: str
+    password: str = field(repr=False)
+
+
 class NoPictureError(Exception):
     """Raised when no picture came in time; says what the page showed instead."""
 
@@ -73,10 +87,13 @@ def find_chromium() -> Path | None:
 
 
 class DesktopBrowser:
-    """One headless browser with one page on one desktop; a context manager."""
+    """One headless browser with one page on one desktop; a context manager.
 
-    def __init__(self, url: str, user: str, password: str, *, width: int = 1280, height: int = 720) -> None:
-        self._url, self._user, self._password = url, user, password
+    `login` is whose browser it is; None: nobody's, on a desktop that asks for no login.
+    """
+
+    def __init__(self, url: str, login: Login | None, *, width: int = 1280, height: int = 720) -> None:
+        self._url, self._login = url, login
         self._size = (width, height)
         self.messages: list[str] = []
 
@@ -89,17 +106,19 @@ class DesktopBrowser:
         self._playwright = sync_playwright().start()
         try:
             self._browser = self._playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_ARGS))
-            context = self._browser.new_context(
-                ignore_https_errors=True,  # the embedded cluster's certificate authority is known to nobody
-                viewport={"width": self._size[0], "height": self._size[1]},
-                http_credentials={"username": self._user, "password": self._password},
-            )
-            self.page: Page = context.new_page()
-            self.page.on("console", lambda message: self.messages.append(message.text))
+            self._open_window()
         except BaseException:
             self._playwright.stop()
             raise
         return self
+
+    def _open_window(self) -> None:
+        context = self._browser.new_context(
+            ignore_https_errors=True,  # the embedded cluster's certificate authority is known to nobody
+            viewport={"width": self._size[0], "height": self._size[1]},
+        )
+        self.page: Page = context.new_page()
+        self.page.on("console", lambda message: self.messages.append(message.text))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -107,21 +126,74 @@ class DesktopBrowser:
         self._browser.close()
         self._playwright.stop()
 
+    @contextmanager
+    def beside(self, login: Login | None) -> Iterator[DesktopBrowser]:
+        """The browser of another person on the same desktop: no cookie is shared, only the program is."""
+        other = DesktopBrowser(self._url, login, width=self._size[0], height=self._size[1])
+        other._browser = self._browser
+        other._open_window()
+        try:
+            yield other
+        finally:
+            other.page.context.close()
+
+    @property
+    def has_login(self) -> bool:
+        """Whether it is somebody's."""
+        return self._login is not None
+
+    def log_in(self, *, timeout_s: float = 30.0) -> None:
+        """Log in at the portal, before any desktop is opened. Raises NoPictureError."""
+        if self._login is None:
+            raise ValueError("this browser is nobody's: there is no login to use")
+        self.page.goto(f"{self._login.portal}/login", timeout=timeout_s * 1000)
+        self._fill_in(timeout_s)
+
     def open(self, *, timeout_s: float = 60.0) -> None:
-        """Go to the desktop and wait until a picture is drawn. Raises NoPictureError."""
+        """Go to the desktop, log in if asked to, and wait until a picture is drawn. Raises NoPictureError."""
+        response = self.page.goto(self._url, timeout=timeout_s * 1000)
+        if response is None or 400 <= response.status < 500:
+            raise NoPictureError(f"{self._url} answered {response.status if response else 'nothing'}, not a desktop")
+        if self._asked_to_log_in():
+            self._fill_in(timeout_s)
+        self.wait_for_picture(timeout_s=timeout_s)
+
+    def wait_for_picture(self, *, timeout_s: float = 60.0) -> None:
+        """Wait until a picture is drawn, whatever page comes before it. Raises NoPictureError."""
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-        response = self.page.goto(self._url, timeout=timeout_s * 1000)
-        if response is None or not response.ok:
-            raise NoPictureError(f"{self._url} answered {response.status if response else 'nothing'}, not a desktop")
         try:
             self.page.wait_for_function(_HAS_PICTURE, timeout=timeout_s * 1000, polling=50)
         except PlaywrightTimeout as error:
-            shown = " ".join(self.page.inner_text("body").split())[:200]
             said = "; ".join(self.messages[-5:])
             raise NoPictureError(
-                f"no picture from {self._url} in {timeout_s:.0f} s; the page shows {shown!r}; its console: {said}"
+                f"no picture from {self._url} in {timeout_s:.0f} s;"
+                f" the page {self._page_name()} shows {self._shown()!r}; its console: {said}"
             ) from error
+
+    def _asked_to_log_in(self) -> bool:
+        return self._login is not None and self._page_name() == f"{self._login.portal}/login"
+
+    def _fill_in(self, timeout_s: float) -> None:
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        assert self._login is not None  # noqa: S101 - its page is open
+        self.page.fill("#user", self._login.user)
+        self.page.fill("#password", self._login.password)
+        self.page.click("form[action='/login'] button[type=submit]")
+        try:
+            self.page.wait_for_url(lambda _: not self._asked_to_log_in(), timeout=timeout_s * 1000)
+        except PlaywrightTimeout as error:
+            raise NoPictureError(
+                f"{self._login.user} could not log in at {self._login.portal}; the page shows {self._shown()!r}"
+            ) from error
+
+    def _page_name(self) -> str:
+        """The page's address without query and fragment: there may be secrets in them."""
+        return self.page.url.partition("#")[0].partition("?")[0]
+
+    def _shown(self) -> str:
+        return " ".join(self.page.inner_text("body").split())[:200]
 
     def open_terminal(self) -> None:
         """Click the terminal in the panel at the bottom (images/desktop, xfce4-panel.xml)."""

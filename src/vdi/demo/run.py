@@ -1,27 +1,29 @@
-"""The demo: cluster, images, chart, one session and its picture, by the same commands that a user would type.
+"""The demo: cluster, images, chart, a user of the portal, one session and its picture, by the same commands that people
+would type.
 
 Called by `vdi demo` and by the end-to-end tests. Every part is idempotent: what is there already is left as it is.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from vdi.demo.browser import DesktopBrowser, find_chromium
+from vdi.demo.browser import DesktopBrowser, Login, find_chromium
+from vdi.demo.people import PeopleError, ready_user
 from vdi.devcluster import binaries, cluster, images, packages, privileged
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.progress import Progress
 
 RELEASE, RELEASE_NAMESPACE = "vdi", "kasm"
-NAMESPACE = "vdi-sessions"
+NAMESPACE, DOMAIN = "vdi-sessions", "vdi.localhost"
 SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
 FAKE_GPUS = 8
 """What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates can be tried."""
@@ -38,15 +40,8 @@ class Demo:
     kubeconfig: Path
     tools: Path
     """A folder with kubectl, helm and vdi."""
-
-
-@dataclass(frozen=True)
-class Desktop:
-    """The demo's running session."""
-
-    url: str
-    user: str
-    password: str
+    login: Login
+    """Somebody who may log in at the portal, and administers it."""
 
 
 def checkout() -> Path:
@@ -58,55 +53,63 @@ def checkout() -> Path:
 
 
 def up(name: str, *, browser: bool, progress: Progress) -> Demo:
-    """Bring up the cluster and install the operator through the chart; with `browser`, have one for pictures.
+    """Bring up the cluster, install operator and gateway through the chart, and have a user who can log in.
+
+    With `browser`, have one for pictures.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
+    checkout()
     with privileged.rights("The demo"):
-        return _bring_up(name, checkout(), browser, progress)
+        return _bring_up(name, browser, progress)
 
 
-def _bring_up(name: str, root: Path, browser: bool, progress: Progress) -> Demo:
-    found, (operator_image, desktop_image) = _make_parts(browser, progress)
+def _bring_up(name: str, browser: bool, progress: Progress) -> Demo:
+    found, (vdi_image, desktop_image) = _make_parts(browser, progress)
     made = cluster.up(
         name,
         fake_gpus=FAKE_GPUS,
         install_packages=True,
-        image_archives=[operator_image, desktop_image],
+        image_archives=[vdi_image, desktop_image],
         progress=progress,
     )
-    demo = Demo(made.kubeconfig, _folder_of_tools(made.state_dir / "tools", found))
-    chart: list[str | Path] = [
-        found["helm"], "upgrade", "--install", RELEASE, root / "charts" / "vdi",
-        "--namespace", RELEASE_NAMESPACE, "--create-namespace",
-        "--wait", _roll_back_flag(found["helm"]), "--timeout", "10m", "--set", f"urlPort={made.websecure_port}",
+    tools = _folder_of_tools(made.state_dir / "tools", found)
+    values = {
+        "urlPort": made.websecure_port,
+        "gateway": {"doctor": True},
         # The tag stays the same when the image was built anew: its archive's name has the digest of what it is made of.
-        "--set-string", f"podAnnotations.image={operator_image.parent.name}",
-    ]  # fmt: skip
-    _install(chart, demo, progress=progress)
-    return demo
+        "podAnnotations": {"image": vdi_image.parent.name},
+    }
+    (file := made.state_dir / "values.yaml").write_text(json.dumps(values))
+    _install(file, made.kubeconfig, tools, progress=progress)
+    with progress.step(f"vdi gateway user add {USER} --admin"):
+        try:
+            login = ready_user(made.kubeconfig, made.state_dir, portal_url(made.websecure_port), USER)
+        except PeopleError as error:
+            raise DemoError(str(error)) from error
+    return Demo(made.kubeconfig, tools, login)
 
 
-def start_session(demo: Demo, *, progress: Progress) -> Desktop:
-    """Start the demo's session, or find it running. Raises StepFailed with what the session says of itself."""
+def start_session(demo: Demo, *, progress: Progress) -> str:
+    """Start the demo's session, or find it running: its URL. Raises StepFailed with what the session says of itself."""
     create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
     command: list[str | Path] = [sys.executable, "-m", "vdi", *create]
-    if _kubectl(demo, "get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():
+    kubectl = partial(_kubectl, demo.kubeconfig, demo.tools / "kubectl")
+    if kubectl("get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():
         command = [demo.tools / "kubectl", "-n", NAMESPACE, "wait", f"vdi/{SESSION}", "--for=condition=Ready"]
     with progress.step(f"vdi {' '.join(create)}") as step:
         step.run(command, env=_environment(demo.kubeconfig))
-    session = json.loads(_kubectl(demo, "get", "vdi", SESSION, "-o", "json"))
-    secrets = json.loads(_kubectl(demo, "get", "secret", "-l", f"vdi.kasm.io/session={SESSION}", "-o", "json"))
-    password = base64.b64decode(secrets["items"][0]["data"]["password"]).decode()
-    return Desktop(url=session["status"]["url"], user="user", password=password)
+    url: str = json.loads(kubectl("get", "vdi", SESSION, "-o", "json"))["status"]["url"]
+    return url
 
 
-def take_picture(desktop: Desktop, file: Path, *, progress: Progress) -> None:
-    """Open the desktop in a real browser, type into its terminal, and save what is seen. Raises NoPictureError."""
+def take_picture(url: str, login: Login, file: Path, *, progress: Progress) -> None:
+    """Log in at the portal, open the desktop, type into its terminal, and save what is seen. Raises NoPictureError."""
     with (
-        progress.step(f"Open the desktop in a browser and take {file}"),
-        DesktopBrowser(desktop.url, desktop.user, desktop.password) as browser,
+        progress.step(f"Log in at the portal, open the desktop and take {file}"),
+        DesktopBrowser(url, login) as browser,
     ):
+        browser.log_in()
         browser.open()
         before = browser.picture()
         browser.open_terminal()
@@ -117,13 +120,18 @@ def take_picture(desktop: Desktop, file: Path, *, progress: Progress) -> None:
         browser.picture().save(file)
 
 
+def portal_url(websecure_port: int) -> str:
+    """Where the portal of a cluster with that port is."""
+    return f"https://portal.{DOMAIN}" + ("" if websecure_port == 443 else f":{websecure_port}")
+
+
 def down(name: str) -> list[str]:
     """Stop everything the demo started; says what was removed. Built programs and images stay in the cache."""
     return cluster.down(name)
 
 
 def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], Sequence[Path]]:
-    """Programs, and the images of operator and desktop, side by side: the first mostly compile, the others unpack."""
+    """Programs and our two images, side by side: the first mostly compile, the others unpack."""
     found: dict[str, Path] = {}
 
     def programs() -> list[Path]:
@@ -138,17 +146,18 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
 
     def pictures() -> list[Path]:
         images.ensure_base(progress=progress)
-        return [images.ensure_operator(progress=progress), images.ensure_desktop(progress=progress)]
+        return [images.ensure_vdi(progress=progress), images.ensure_desktop(progress=progress)]
 
     return found, progress.side_by_side([programs, window, pictures])[2]
 
 
-def _install(chart: Sequence[str | Path], demo: Demo, *, progress: Progress) -> None:
-    with progress.step("helm upgrade --install vdi charts/vdi") as step:
-        step.run(chart, env=_environment(demo.kubeconfig))
-    if not _kubectl(demo, "get", "vditemplates", "-o", "name").strip():
-        with progress.step("The same once more: the templates, whose kind the first run has made") as step:
-            step.run(chart, env=_environment(demo.kubeconfig))
+def _install(values: Path, kubeconfig: Path, tools: Path, *, progress: Progress) -> None:
+    here = ("--all-namespaces", "--selector", f"owner=helm,name={RELEASE},status=deployed")
+    there = _kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
+    words = ["upgrade", "--yes"] if there else ["install"]
+    command: list[str | Path] = [sys.executable, "-m", "vdi", *words, "--helm", tools / "helm", "--values", values]
+    with progress.step(f"vdi {' '.join(words)}") as step:
+        step.run([*command, "--namespace", RELEASE_NAMESPACE], env=_environment(kubeconfig))
 
 
 def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:
@@ -163,19 +172,13 @@ def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:
     return folder
 
 
-def _roll_back_flag(helm: Path) -> str:
-    """Helm 4 renamed --atomic."""
-    version = subprocess.run([helm, "version", "--short"], capture_output=True, text=True, check=True).stdout
-    return "--atomic" if version.startswith("v3") else "--rollback-on-failure"
-
-
 def _environment(kubeconfig: Path) -> dict[str, str]:
     return {**os.environ, "KUBECONFIG": str(kubeconfig)}
 
 
-def _kubectl(demo: Demo, *words: str) -> str:
-    argv = [str(demo.tools / "kubectl"), "-n", NAMESPACE, *words]
-    done = subprocess.run(argv, env=_environment(demo.kubeconfig), capture_output=True, text=True, check=False)
+def _kubectl(kubeconfig: Path, kubectl: Path, *words: str) -> str:
+    argv = [str(kubectl), "-n", NAMESPACE, *words]
+    done = subprocess.run(argv, env=_environment(kubeconfig), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise DemoError(f"`kubectl {' '.join(words)}`: {done.stderr.strip()}")
     return done.stdout

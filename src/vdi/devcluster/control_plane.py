@@ -33,7 +33,11 @@ def control_plane(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) ->
 
 
 def write_control_plane_config(layout: Layout) -> None:
-    """Anonymous requests may ask for the API server's health and for nothing else."""
+    """Anonymous requests may ask for the API server's health and for nothing else.
+
+    What service accounts ask for, but Kubernetes' own, is in logs/audit.log without bodies: who asked for which verb of
+    what, and what RBAC said.
+    """
     health = [{"path": path} for path in ("/livez", "/readyz", "/healthz")]
     content = {
         "apiVersion": "apiserver.config.k8s.io/v1beta1",
@@ -41,6 +45,21 @@ def write_control_plane_config(layout: Layout) -> None:
         "anonymous": {"enabled": True, "conditions": health},
     }
     (layout.config / "authentication.json").write_text(json.dumps(content, indent=1))
+    audit = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+            {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+            {"level": "None"},
+        ],
+    }
+    _audit_policy(layout).write_text(json.dumps(audit, indent=1))
+
+
+def _audit_policy(layout: Layout) -> Path:
+    return layout.config / "audit.json"
 
 
 def _etcd(layout: Layout, facts: Facts, binary: Path) -> Component:
@@ -87,6 +106,10 @@ def _apiserver(layout: Layout, facts: Facts, binary: Path) -> Component:
         f"--cert-dir={layout.config}",
         f"--authentication-config={layout.config / 'authentication.json'}",
         "--authorization-mode=Node,RBAC",
+        f"--audit-policy-file={_audit_policy(layout)}",
+        f"--audit-log-path={layout.logs / 'audit.log'}",
+        "--audit-log-maxsize=50",  # megabytes; one older file is kept
+        "--audit-log-maxbackup=1",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
         "--profiling=false",

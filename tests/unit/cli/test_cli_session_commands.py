@@ -302,6 +302,7 @@ def test_show_yaml_is_the_object(vdi: Vdi, fake: FakeCluster) -> None:
 def test_open_prints_what_the_browser_will_ask_for(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     fake.put(f"{CORE}/secrets", a_secret())
+    fake.put(f"{CORE}/pods", a_pod())
     ran = vdi("session", "open", "alice-desktop", "--print")
     assert ran.out == f"URL:      {URL_NOBODY_ANSWERS}\nUser:     user\nPassword: s3cret\n"
 
@@ -311,6 +312,7 @@ def test_open_never_hands_the_password_to_the_browser(
 ) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     fake.put(f"{CORE}/secrets", a_secret())
+    fake.put(f"{CORE}/pods", a_pod())
     opened: list[str] = []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(webbrowser, "open", opened.append)
@@ -318,9 +320,27 @@ def test_open_never_hands_the_password_to_the_browser(
     assert opened == [URL_NOBODY_ANSWERS]
 
 
+def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster) -> None:
+    """What the Secret holds then is Selkies' master token: it opens the desktop past the gateway."""
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/secrets", a_secret())
+    pod = a_pod()
+    pod["spec"]["containers"] = [{"name": "desktop", "env": [{"name": "SELKIES_MASTER_TOKEN"}]}]
+    fake.put(f"{CORE}/pods", pod)
+    ran = vdi("session", "open", "alice-desktop", "--print")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        f"URL:      {URL_NOBODY_ANSWERS}",
+        "The browser asks for the portal's login, if you are not logged in there.",
+    ]
+    assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {"url": URL_NOBODY_ANSWERS}
+    assert not any("secrets" in path for _, path in fake.requests)
+
+
 def test_open_without_a_screen_says_so(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     fake.put(f"{CORE}/secrets", a_secret())
+    fake.put(f"{CORE}/pods", a_pod())
     assert "no graphical browser here" in vdi("session", "open", "alice-desktop").err
 
 

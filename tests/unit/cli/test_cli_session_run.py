@@ -154,3 +154,66 @@ def test_an_extension_that_makes_no_sense_changes_nothing(
 def test_a_session_that_is_not_there_is_said(vdi: Vdi, words: list[str]) -> None:
     ran = vdi("session", *words, "nobody")
     assert (ran.code, ran.err) == (1, "Error: there is no session nobody in namespace vdi-sessions\n")
+
+
+# share, unshare
+
+
+def test_share_writes_a_guest_and_says_the_address(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    __import__("vdi.cli.session_share")
+    monkeypatch.setattr("vdi.cli.session_share.now_utc", lambda: NOW)
+    monkeypatch.setattr("vdi.cli.session_cluster.now_utc", lambda: NOW)
+    fake.put(SESSIONS, a_session(status=running(), access=[{"user": "eve@example.com"}]))
+    words = ["--role", "collaborator", "--expires-in", "2h"]
+    ran = vdi("session", "share", "alice-desktop", "Bob@example.com", *words)
+    assert ran.out == (
+        "session alice-desktop is shared with bob@example.com as collaborator until 2026-11-20T10:05:00Z;"
+        " tell them its address: https://alice-desktop.vdi.localhost:1\n"
+    )
+    bob = {"user": "bob@example.com", "role": "collaborator", "expires": "2026-11-20T10:05:00Z"}
+    assert fake.objects[ALICE]["spec"]["access"] == [{"user": "eve@example.com"}, bob]
+    assert set(fake.bodies[0]["metadata"]) == {"uid", "resourceVersion"}, "nobody else's guest is lost"
+
+
+def test_unshare_takes_the_guest_off(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running(), access=[{"user": "bob@example.com"}]))
+    ran = vdi("session", "unshare", "alice-desktop", "bob@example.com")
+    assert ran.out == "session alice-desktop is not shared with bob@example.com any more\n"
+    assert fake.objects[ALICE]["spec"]["access"] == []
+    again = vdi("session", "unshare", "alice-desktop", "bob@example.com")
+    assert (again.code, again.err) == (
+        1,
+        "Error: This desktop is not shared with bob@example.com; it is shared with nobody.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["alice@example.com"], 1, "alice@example.com is the owner of this desktop"),
+        (["bob"], 1, "'bob' is no e-mail address"),
+        (["bob@example.com", "--expires-in", "soon"], 2, "--expires-in: 'soon' is not a duration"),
+        (["bob@example.com", "--role", "owner"], 2, "owner"),
+    ],
+)
+def test_a_share_that_makes_no_sense_changes_nothing(
+    vdi: Vdi, fake: FakeCluster, words: list[str], code: int, said: str
+) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    ran = vdi("session", "share", "alice-desktop", *words)
+    assert ran.code == code
+    assert said in ran.err
+    assert fake.bodies == []
+
+
+def test_guests_are_edited_anew_when_somebody_else_was_faster(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.refuse("PATCH", ALICE, 409, reason="Conflict", message="the object has been modified")
+    ran = vdi("session", "share", "alice-desktop", "bob@example.com")
+    assert (ran.code, ran.err) == (
+        1,
+        "Error: session alice-desktop is being changed by others all the time; try again\n",
+    )
+    assert [each for each in fake.requests if each[0] == "PATCH"] == [("PATCH", ALICE)] * 5

@@ -38,7 +38,7 @@ def test_context_outside_a_checkout_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_our_own_recipes_name_files_that_exist() -> None:
     root = Path(images.__file__).parents[3]
-    for recipe in (images._DESKTOP, images._OPERATOR):
+    for recipe in (images._DESKTOP, images._VDI):
         assert recipe.containerfile in context_files(recipe, root)
 
 

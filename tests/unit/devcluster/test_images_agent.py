@@ -127,3 +127,15 @@ def test_what_is_over_is_taken_away(agent: Any, screen: Screen) -> None:
     screen.notices.look()
     assert screen.notices.shown == {}
     assert len(screen.lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("env", "header"),
+    [
+        ({"SELKIES_MASTER_TOKEN": "m"}, "Bearer m"),
+        ({"SELKIES_BASIC_AUTH_PASSWORD": "p"}, "Basic dXNlcjpw"),
+        ({"SELKIES_BASIC_AUTH_USER": "me", "SELKIES_BASIC_AUTH_PASSWORD": "p"}, "Basic bWU6cA=="),
+    ],
+)
+def test_the_agent_asks_selkies_as_the_desktop_is_guarded(env: dict[str, str], header: str) -> None:
+    assert load().authorization(env) == header

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from unit.devcluster.node_facts import FULL_NODE
 from vdi.devcluster import machine
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine
-from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands
+from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands, write_node_config
 
 DEBIAN_12 = Machine(
     containerd=(1, 6),
@@ -135,3 +138,35 @@ def test_every_component_waits_for_one_that_exists() -> None:
     assert not [
         argument for component in components for argument in component.argv if re.search(r"token=|password", argument)
     ]
+
+
+def test_traefik_asks_the_clusters_dns_and_stays_the_process_that_got_the_socket(tmp_path: Path) -> None:
+    """Run as it is on a node, but for the mount: a pid that changed would make Traefik leave LISTEN_FDS alone."""
+    layout = Layout(tmp_path / "demo")
+    layout.config.mkdir(parents=True)
+    programs = dict.fromkeys(("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy"), Path("/bin/x"))
+    (found,) = [
+        one for one in node(layout, FULL_NODE, {**programs, "traefik": Path("/bin/traefik")}) if one.listen_name
+    ]
+    resolv_conf = layout.config / "traefik-resolv.conf"
+    begin, end = found.argv.index("sh"), found.argv.index("/bin/traefik")
+    assert found.argv[:begin] == ["unshare", "--mount"]
+    assert found.argv[end - 1] == str(resolv_conf)
+    (tmp_path / "mount").write_text('#!/bin/sh\necho "$@" > "${0%/*}/mounted"\n')
+    (tmp_path / "mount").chmod(0o755)
+    tell = [sys.executable, "-c", "import os; print(os.getpid())"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen([*found.argv[begin:end], *tell], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.communicate(timeout=9)[0] == f"{process.pid}\n"
+    if Path("/etc/resolv.conf").exists():
+        assert (tmp_path / "mounted").read_text() == f"--bind {resolv_conf} /etc/resolv.conf\n"
+
+
+def test_traefiks_resolver_is_the_clusters(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "demo")
+    layout.config.mkdir(parents=True)
+    write_node_config(layout, FULL_NODE, DEBIAN_12, {name: Path("/bin") / name for name in ("cni", "runc")})
+    assert FULL_NODE.networks
+    text = (layout.config / "traefik-resolv.conf").read_text()
+    assert f"nameserver {FULL_NODE.networks.dns_service}\n" in text
+    assert "cluster.local" in text

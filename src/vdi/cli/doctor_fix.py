@@ -1,0 +1,57 @@
+"""`vdi doctor --fix`: shows each change that mends a finding, asks, and makes that change alone."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+import typer
+
+from vdi.cli.asking import agrees
+from vdi.cli.options import PROGRAM, Target
+from vdi.doctor.finding import Finding
+from vdi.doctor.fix import carry_out, prepare
+from vdi.doctor.mends import MENDS
+from vdi.doctor.rank import roots
+from vdi.doctor.snapshot import Snapshot
+from vdi.gpu.steps import Step, diff_lines
+from vdi.kube.errors import Conflict, NotFound
+from vdi.kube.transport import Client
+
+_MADE = "Done."
+_COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
+
+
+def fix(target: Target, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
+    """Mend what can be mended of the causes, one question each unless `yes`. What only follows goes with its cause.
+
+    Raises CommandFailedError where nobody can be asked, or a change is refused; those before it are made then.
+    """
+    prepared = target.run(lambda client: _prepare_all(client, findings, snapshot))
+    if not prepared:
+        typer.echo("--fix: nothing of this can be mended without a person's decision; the remedies are above.")
+        return
+    made = 0
+    for finding, step in prepared:
+        typer.echo(f"\n{finding.code}: {step.title}. It {MENDS[finding.code].words}.")
+        for line in diff_lines(step):
+            typer.echo(typer.style(line, fg=_COLOURS.get(line[:1])))
+        if yes or agrees("Do it?"):
+            said = target.run(partial(_carry_out, step=step))
+            typer.echo(said)
+            made += said == _MADE
+    left = "" if made == len(prepared) else f", {len(prepared) - made} left alone"
+    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Look again: {PROGRAM} doctor{target.flags}")
+
+
+async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Step]]:
+    causes = [one for one in roots(list(findings)) if one.code in MENDS]
+    steps = await asyncio.gather(*(prepare(client, one, snapshot) for one in causes))
+    return [(one, step) for one, step in zip(causes, steps, strict=True) if step]
+
+
+async def _carry_out(client: Client, step: Step) -> str:
+    try:
+        await carry_out(client, step)
+    except (Conflict, NotFound):
+        return "It has been changed by somebody else since it was looked at, and was left alone."
+    return _MADE

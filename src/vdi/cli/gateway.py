@@ -1,0 +1,39 @@
+"""`vdi gateway`: run the gateway by hand or as the program of its container, and the people who log in with it."""
+
+import importlib.util
+
+import typer
+
+from vdi.cli.become import become
+from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.gateway_user import app as user_commands
+from vdi.cli.options import Context, Kubeconfig, examples
+
+app = typer.Typer(no_args_is_help=True)
+app.add_typer(user_commands, name="user")
+
+
+@app.callback()
+def gateway() -> None:
+    """The portal, the login and the way into desktops."""
+
+
+@app.command(epilog=examples("gateway run", "gateway run --kubeconfig ~/.kube/config --context kind-vdi"))
+def run(
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Settings are environment variables: VDI_NAMESPACE (vdi-sessions), VDI_GATEWAY_NAMESPACE (kasm), VDI_DOMAIN
+    (vdi.localhost), VDI_URL_PORT (443), VDI_PUBLIC_ADDR (0.0.0.0:8080), VDI_INTERNAL_ADDR (0.0.0.0:8081),
+    VDI_TRUSTED_PROXIES (private networks), VDI_DATABASE_URL (sqlite+aiosqlite:////data/vdi.db), VDI_REDIS_URL (for
+    several replicas), VDI_KEYS_SECRET (vdi-gateway-keys), VDI_USERS_SECRET (vdi-gateway-users), VDI_OIDC_ISSUER,
+    VDI_OIDC_CLIENT_ID, VDI_OIDC_CLIENT_SECRET, VDI_OIDC_SCOPES (openid email profile groups), VDI_OIDC_GROUPS_CLAIM
+    (groups), VDI_OIDC_NAME, VDI_ADMIN_USERS, VDI_ADMIN_GROUPS, VDI_LIMITS_FILE, VDI_RETENTION_DAYS (365),
+    VDI_TOKEN_SECONDS (300), VDI_LOGIN_IDLE (12h), VDI_LOGIN_MAX (168h), VDI_OPERATOR_ACCOUNT, VDI_TURN_URLS,
+    VDI_TURN_SECRET_FILE, VDI_TURN_TTL (12h), VDI_DOCTOR_RECORD, VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text or json).
+    """
+    if importlib.util.find_spec("starlette") is None:
+        raise CommandFailedError("the gateway's libraries are not installed: install vdi[gateway]", USAGE)
+    become("vdi.gateway", kubeconfig, context)

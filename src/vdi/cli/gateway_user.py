@@ -1,0 +1,250 @@
+"""`vdi gateway user`: add, passwd, ls and rm. Local users of the gateway; mounted by `gateway`.
+
+A password is read from standard input or made here, never taken from the command line, where others could see it.
+"""
+
+import base64
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.options import PROGRAM, Context, Kubeconfig, Target, examples
+from vdi.cli.output import ListOutput, Output, columns, print_data
+from vdi.gateway.login.users_file import (
+    KEY,
+    LocalUser,
+    UserFileError,
+    change_user,
+    check_address,
+    read_users,
+)
+from vdi.kube.errors import AlreadyExists, Conflict, NotFound
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="People who log in with a password of the gateway's."
+)
+
+T = TypeVar("T")
+_TRIES = 5
+User = Annotated[str, typer.Argument(help="E-mail address.")]
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", envvar="VDI_GATEWAY_NAMESPACE", help="Namespace of the gateway.")
+]
+SecretName = Annotated[str, typer.Option("--secret", envvar="VDI_USERS_SECRET", help="Secret with the users.")]
+FromStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input, one line. Else one is made.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Users:
+    """The Secret with the users."""
+
+    target: Target
+    secret: str
+
+    def read(self) -> tuple[dict[str, LocalUser], list[str]]:
+        """Users, and what is wrong with entries that cannot be used."""
+
+        async def work(client: Client) -> str:
+            return (await self._get(client))[1]
+
+        return _understood(lambda: read_users(self.target.run(work)))
+
+    def change(self, user: str, to: Callable[[LocalUser | None], LocalUser | None]) -> None:
+        """Put what `to` makes of the user's entry in its place; None: away with it. Others' changes are kept."""
+
+        async def work(client: Client) -> None:
+            for _ in range(_TRIES):
+                version, text = await self._get(client)
+                known = read_users(text)[0].get(user)
+                data = {KEY: base64.b64encode(change_user(text, user, to(known)).encode()).decode()}
+                try:
+                    await self._put(client, version, data)
+                except (Conflict, AlreadyExists):
+                    continue
+                return
+            raise CommandFailedError(f"Secret {self.secret} was changed by others {_TRIES} times meanwhile: try again")
+
+        _understood(lambda: self.target.run(work))
+
+    async def _get(self, client: Client) -> tuple[str, str]:
+        """Version and text; both are empty where there is no Secret."""
+        try:
+            raw = await client.get(SECRETS, self.secret, namespace=self.target.namespace, into=dict[str, Any])
+        except NotFound:
+            return "", ""
+        return raw["metadata"]["resourceVersion"], base64.b64decode((raw.get("data") or {}).get(KEY, "")).decode()
+
+    async def _put(self, client: Client, version: str, data: dict[str, str]) -> None:
+        namespace = self.target.namespace
+        if not version:
+            new = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.secret}, "data": data}
+            await client.create(SECRETS, new, namespace=namespace, into=msgspec.Raw)
+            return
+        patch = {"metadata": {"resourceVersion": version}, "data": data}
+        await client.patch(SECRETS, self.secret, patch, namespace=namespace, into=msgspec.Raw)
+
+
+@app.command(
+    epilog=examples(
+        "gateway user add alice@example.com --name Alice --group engineering",
+        "gateway user add root@example.com --admin --password-stdin < password.txt",
+    )
+)
+def add(
+    user: User,
+    *,
+    name: Annotated[str, typer.Option(help="The person's name, as the portal shows it.")] = "",
+    group: Annotated[list[str] | None, typer.Option(help="A group of theirs; may be given several times.")] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="They administer desktops: everyone's, limits, audit.")
+    ] = False,
+    password_stdin: FromStdin = False,
+    namespace: Namespace = "kasm",
+    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let somebody log in with a password; a password that was made is printed once. At once, no restart."""
+    address = _address(user)
+    password, hashed = _new_password(password_stdin)
+
+    def entry(known: LocalUser | None) -> LocalUser:
+        if known is not None:
+            raise CommandFailedError(
+                f"{address} is there already; another password: {PROGRAM} gateway user passwd {address}", FINDINGS
+            )
+        return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
+
+    _Users(Target(namespace, kubeconfig, context), secret).change(address, entry)
+    _tell(f"{address} can log in", address, "" if password_stdin else password, output)
+
+
+@app.command(epilog=examples("gateway user passwd alice@example.com"))
+def passwd(
+    user: User,
+    *,
+    password_stdin: FromStdin = False,
+    namespace: Namespace = "kasm",
+    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give somebody another password. They are logged out everywhere within half a minute."""
+    address = _address(user)
+    password, hashed = _new_password(password_stdin)
+
+    def entry(known: LocalUser | None) -> LocalUser:
+        return msgspec.structs.replace(_there(address, known), password=hashed)
+
+    _Users(Target(namespace, kubeconfig, context), secret).change(address, entry)
+    said = f"{address} has another password and is logged out everywhere within half a minute"
+    _tell(said, address, "" if password_stdin else password, output)
+
+
+@app.command("ls", epilog=examples("gateway user ls", "gateway user ls -o json"))
+def list_(
+    namespace: Namespace = "kasm",
+    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+) -> None:
+    """List those who log in with a password. No hash is shown."""
+    users, problems = _Users(Target(namespace, kubeconfig, context), secret).read()
+    for problem in problems:
+        typer.secho(f"Warning: {problem}; this user cannot log in", err=True, fg=typer.colors.YELLOW)
+    match output:
+        case ListOutput.JSON | ListOutput.YAML:
+            shown = [
+                {"user": user, "name": one.name, "groups": list(one.groups), "admin": one.admin}
+                for user, one in sorted(users.items())
+            ]
+            print_data(shown, output)
+        case ListOutput.NAME:
+            for user in sorted(users):
+                typer.echo(user)
+        case ListOutput.TABLE | ListOutput.WIDE:
+            if not users:
+                typer.echo(
+                    f"nobody logs in with a password; add somebody: {PROGRAM} gateway user add ADDRESS", err=True
+                )
+                return
+            rows = [
+                [user, one.name or "-", ",".join(one.groups) or "-", "yes" if one.admin else "-"]
+                for user, one in sorted(users.items())
+            ]
+            for line in columns(["USER", "NAME", "GROUPS", "ADMIN"], rows):
+                typer.echo(line)
+
+
+@app.command(epilog=examples("gateway user rm alice@example.com"))
+def rm(
+    user: User,
+    namespace: Namespace = "kasm",
+    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Take somebody's password away. Logins and API tokens end within half a minute; their desktops stay."""
+    address = _address(user)
+
+    def entry(known: LocalUser | None) -> None:
+        _there(address, known)
+
+    _Users(Target(namespace, kubeconfig, context), secret).change(address, entry)
+    typer.echo(f"{address} can no longer log in; what they have open ends within half a minute", err=True)
+
+
+def _address(user: str) -> str:
+    try:
+        return check_address(user)
+    except ValueError as why:
+        raise CommandFailedError(str(why), USAGE) from None
+
+
+def _there(address: str, known: LocalUser | None) -> LocalUser:
+    if known is None:
+        raise CommandFailedError(f"there is no user {address}; {PROGRAM} gateway user ls shows who is", FINDINGS)
+    return known
+
+
+def _new_password(from_stdin: bool) -> tuple[str, str]:
+    """A password and its hash."""
+    try:
+        from vdi.gateway.login.passwords import Passwords, new_password
+    except ModuleNotFoundError as missing:
+        raise CommandFailedError(f"{missing.name} is not installed: install vdi[gateway]", USAGE) from missing
+    password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
+    try:
+        return password, Passwords().make_hash(password)
+    except ValueError as why:
+        raise CommandFailedError(str(why), USAGE) from None
+
+
+def _understood(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except UserFileError as why:
+        raise CommandFailedError(f"{why}; nothing was changed", FINDINGS) from why
+
+
+def _tell(said: str, address: str, password: str, output: Output) -> None:
+    """The words go to standard error, so that the password alone can be piped on."""
+    if output is not Output.TABLE:
+        print_data({"user": address} | ({"password": password} if password else {}), output)
+        return
+    typer.echo(said if not password else f"{said}; the password, which is shown only now:", err=True)
+    if password:
+        typer.echo(password)

@@ -1,0 +1,23 @@
+"""`vdi kasm`: Kasm Workspaces on K3s, from an empty cluster to one that is looked after."""
+
+import typer
+
+from vdi.cli.kasm_diagnose import app as diagnose_command
+from vdi.cli.kasm_install import app as install_commands
+from vdi.cli.kasm_install_data import app as data_commands
+from vdi.cli.kasm_preflight import app as preflight_command
+from vdi.cli.kasm_validate import app as validate_command
+from vdi.cli.kasm_values import app as values_commands
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Kasm Workspaces on K3s: can this cluster take it, with which values, install it, is it well, and why not.",
+)
+app.add_typer(preflight_command)
+app.add_typer(values_commands, name="values")
+app.add_typer(install_commands)
+app.add_typer(validate_command)
+app.add_typer(diagnose_command)
+app.add_typer(data_commands)

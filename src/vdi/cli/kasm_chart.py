@@ -1,0 +1,34 @@
+"""Which chart of Kasm's is meant, and where it is: the options of several commands, and what is typed there."""
+
+from typing import Annotated
+
+import typer
+
+from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.kasm.generations import Generation, Version, by_letter, parse_version
+
+GenerationOption = Annotated[
+    str, typer.Option("--generation", "-g", help="Of the chart: A (kasm-single-zone), B (kasm), C (kasm-helm).")
+]
+VersionOption = Annotated[
+    str | None, typer.Option("--chart-version", metavar="VERSION", help="Of the chart.", show_default="newest known")
+]
+KasmNamespace = Annotated[
+    str, typer.Option("--namespace", "-n", envvar="VDI_KASM_NAMESPACE", help="Namespace of Kasm Workspaces.")
+]
+
+
+def generation_of(letter: str) -> Generation:
+    """The generation that was typed, by letter or by its chart's name."""
+    try:
+        return by_letter(letter)
+    except ValueError as error:
+        raise CommandFailedError(str(error), USAGE) from error
+
+
+def version_of(text: str | None) -> Version | None:
+    """The version that was typed; None for none."""
+    try:
+        return parse_version(text) if text else None
+    except ValueError as error:
+        raise CommandFailedError(f"--chart-version: {error}", USAGE) from error

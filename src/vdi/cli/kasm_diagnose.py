@@ -1,0 +1,179 @@
+"""`vdi kasm diagnose`: why a pod of Kasm is stuck. What is looked at and judged is in `vdi.doctor`."""
+
+import difflib
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vdi.cli.doctor import code_of, paint, read_bundle, save_bundle
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.kasm_chart import KasmNamespace
+from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.output import print_data
+from vdi.doctor.checks.infrastructure import nodes_unwell
+from vdi.doctor.checks.kasm import all_links, kasm_chains
+from vdi.doctor.checks.network import dns_down
+from vdi.doctor.collect import collect
+from vdi.doctor.examine import examine
+from vdi.doctor.finding import Finding, Severity
+from vdi.doctor.kasm import Kasm, find_kasm, is_kasms
+from vdi.doctor.rank import roots
+from vdi.doctor.redact import redact
+from vdi.doctor.render import findings_as_text
+from vdi.doctor.snapshot import Scope, Snapshot
+from vdi.kube.clock import SYSTEM_CLOCK
+
+CHECKS = (nodes_unwell, dns_down, kasm_chains)
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class Output(StrEnum):
+    """How findings are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.command(
+    epilog=examples(
+        "kasm diagnose",
+        "kasm diagnose kasm-proxy-default-deployment",
+        "kasm diagnose --namespace kasm -o json",
+        "kasm diagnose --bundle kasm.json",
+        "kasm diagnose --from kasm.json",
+    )
+)
+def diagnose(
+    pod: Annotated[
+        str | None, typer.Argument(help="Only this pod, or the pods of this workload, and all that they wait for.")
+    ] = None,
+    *,
+    namespace: KasmNamespace = "kasm",
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TEXT,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE", help="Save what was looked at here, without secrets and names."),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Look at a bundle in the place of a cluster.")
+    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Why pods of Kasm are stuck, as in Init:1/5: who waits for whom, down to the one cause, and what mends it.
+
+    Go by the name of the init container: the same number means another one in another chart. It changes nothing.
+    Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
+    """
+    target = Target(namespace=namespace, kubeconfig=kubeconfig, context=context)
+    scope = Scope(namespace, kasm=True)
+    snapshot = read_bundle(source) if source else target.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+    if bundle:
+        save_bundle(redact(snapshot), bundle)
+    places = find_kasm(snapshot)
+    findings, starting = _findings(snapshot), _starting(snapshot)
+    if "pods" not in snapshot.unread_kinds:
+        _require_pods(snapshot, places, namespace)
+    if pod is not None:
+        findings, starting = _about(places, pod, findings, starting)
+    said = _summary(places, findings, starting)
+    if output is Output.JSON:
+        print_data(_data(snapshot, places, findings, starting, said), output)
+    else:
+        for line in findings_as_text(findings):
+            typer.echo(paint(line))
+        for one in starting:
+            typer.echo(f"starting {one.object}\n  {one.message}\n")
+        typer.echo(said)
+    raise typer.Exit(code_of(findings))
+
+
+def _findings(snapshot: Snapshot) -> list[Finding]:
+    """What is wrong. What no check of Kasm reads need not be readable."""
+    needed = {f"kind/{kind}" for one in CHECKS for kind in one.needs}
+    return [one for one in examine(snapshot, CHECKS) if one.code != "not_readable" or one.object in needed]
+
+
+def _starting(snapshot: Snapshot) -> list[Finding]:
+    """Pods that are not ready, with which nothing is wrong yet."""
+    if snapshot.unread_kinds & kasm_chains.needs:
+        return []
+    return [one.finding for one in all_links(snapshot) if one.soft and one.finding.object.startswith("pod/")]
+
+
+def _require_pods(snapshot: Snapshot, places: Iterable[Kasm], namespace: str) -> None:
+    if any(one.parts or one.workloads for one in places):
+        return
+    elsewhere = {one["metadata"]["namespace"] for one in snapshot.raw("pods") if is_kasms(one)}
+    hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
+    raise CommandFailedError(f"there is no Kasm in namespace {namespace}{hint}")
+
+
+def _about(
+    places: Iterable[Kasm], pod: str, findings: list[Finding], starting: list[Finding]
+) -> tuple[list[Finding], list[Finding]]:
+    """Those about this pod, and what they follow from."""
+    names = [part.name for kasm in places for part in kasm.parts]
+    workloads = [one.name for kasm in places for one in kasm.workloads]
+    chosen = [one for one in names if one == pod or (pod in workloads and one.startswith(f"{pod}-"))]
+    if not chosen and pod not in workloads:
+        near = difflib.get_close_matches(pod, [*names, *workloads], n=2)
+        hint = f"; perhaps {' or '.join(near)} is meant" if near else f"; there are: {', '.join(names) or 'none'}"
+        raise CommandFailedError(f"there is no pod or workload {pod} of Kasm{hint}")
+    by_key = {one.key: one for one in findings}
+    kept: set[str] = set()
+    for one in findings:
+        name = one.object.rpartition("/")[2]
+        if name in chosen or name == pod:
+            key = one.key
+            while key in by_key and key not in kept:
+                kept.add(key)
+                key = by_key[key].caused_by
+    found = [one for one in findings if one.key in kept or one.severity is Severity.UNKNOWN]
+    return found, [one for one in starting if one.object.rpartition("/")[2] in chosen]
+
+
+def _summary(places: Iterable[Kasm], findings: list[Finding], starting: list[Finding]) -> str:
+    looked = "; ".join(_words(one) for one in places)
+    if not findings:
+        rest = (
+            f"{len(starting)} pods are starting, and nothing is wrong with them yet" if starting else "nothing is wrong"
+        )
+        return f"Looked at {looked}: {rest}."
+    counts = [(sum(one.severity is level for one in roots(findings)), level.value) for level in Severity]
+    told = ", ".join(
+        f"{count} {word}{'s' if count > 1 and word != 'unknown' else ''}" for count, word in counts if count
+    )
+    folded = len(findings) - len(roots(findings))
+    return f"Looked at {looked}: {told}{f', and {folded} that follow' if folded else ''}."
+
+
+def _words(kasm: Kasm) -> str:
+    ready = sum(one.ready for one in kasm.parts)
+    generation = f", generation {kasm.generation.letter}" if kasm.generation else ", a chart that is not known"
+    return f"{len(kasm.parts)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
+
+
+def _data(
+    snapshot: Snapshot, places: Iterable[Kasm], findings: list[Finding], starting: list[Finding], said: str
+) -> dict[str, Any]:
+    return {
+        "takenAt": snapshot.taken_at,
+        "namespaces": [
+            {
+                "namespace": one.namespace,
+                "chart": one.chart,
+                "generation": one.generation.letter if one.generation else "",
+                "pods": len(one.parts),
+                "ready": sum(part.ready for part in one.parts),
+            }
+            for one in places
+        ],
+        "summary": said,
+        "findings": [one.public() for one in findings],
+        "starting": [{"object": one.object, "message": one.message} for one in starting],
+    }

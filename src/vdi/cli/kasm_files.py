@@ -1,0 +1,49 @@
+"""How the commands of `vdi kasm` read and write files: YAML in, and out whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+
+STDIN = "-"
+
+
+def read_values(file: Path) -> dict[str, Any]:
+    """One YAML document that is a mapping; an empty file is an empty one. `-` is stdin."""
+    try:
+        text = typer.get_text_stream("stdin").read() if str(file) == STDIN else file.read_text()
+        found = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailedError(f"{file}: {error}", COULD_NOT_LOOK) from error
+    except yaml.MarkedYAMLError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise CommandFailedError(f"{file} is no YAML: {error.problem}{where}", USAGE) from error
+    except yaml.YAMLError as error:
+        raise CommandFailedError(f"{file} is no single YAML document", USAGE) from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
+        raise CommandFailedError(f"{file} has no values: allowed is a mapping, key by key", USAGE)
+    return found
+
+
+def write_new(file: Path, text: str, *, private: bool = False) -> None:
+    """All of it or nothing; never over a file that exists. `private`: only its owner may read it."""
+    if file.exists():
+        raise CommandFailedError(f"{file} exists already; name another file, or remove it", USAGE)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        try:
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(text)
+            Path(name).chmod(0o600 if private else 0o644)
+            os.link(name, file)
+        finally:
+            Path(name).unlink()
+    except OSError as error:
+        raise CommandFailedError(f"{file}: {error}") from error

@@ -1,0 +1,111 @@
+"""`vdi kasm backup` and `vdi kasm uninstall`: what becomes of the data. What is done is in `vdi.kasm`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdi.cli.kasm_chart import KasmNamespace
+from vdi.cli.kasm_install import default_file
+from vdi.cli.kasm_install_run import ReleaseOption, in_words, work
+from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.release_options import DryRun, HelmPath, Timeout, Yes, where
+from vdi.cli.release_run import agree
+from vdi.helm.arguments import Place
+from vdi.helm.releases import deployed, read_revisions
+from vdi.kasm.backup import Backup, back_up, find_kubectl
+from vdi.kasm.install import generation_of
+from vdi.kasm.install_errors import KasmRefusedError
+from vdi.kasm.uninstall import Removal, check_agents, plan_removal, remove
+from vdi.kube.transport import Client
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(epilog=examples("kasm backup", "kasm backup --to /backups/kasm.dump", "kasm backup -n desks -o json"))
+def backup(
+    *,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Where it goes; never over a file that is there.")
+    ] = None,
+    release: ReleaseOption = "kasm",
+    namespace: KasmNamespace = "kasm",
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Save the bundled database to a file that only you can read, and read it back before it counts.
+
+    It is in pg_dump's custom format. The passwords (Secret RELEASE-secrets) are not in it: keep those too.
+    Status 1: it was not saved.
+    """
+    target = Target(namespace, kubeconfig, context)
+    file = (to or default_file(namespace, release)).absolute()
+
+    async def save(client: Client) -> Backup:
+        revision = deployed(await read_revisions(client, namespace, release))
+        if revision is None:
+            raise KasmRefusedError(
+                f"there is no release {release} in namespace {namespace}; allowed: one that is there"
+            )
+        return await back_up(client, kubectl, generation_of(revision), release, file)
+
+    with in_words():
+        kubectl = find_kubectl(Place(namespace, kubeconfig, context))
+        done = target.run(save)
+    if output is PageOutput.JSON:
+        print_data({"file": str(done.file), "bytes": done.size, "tables": done.tables}, output)
+        return
+    typer.echo(f"Saved {done.file}: {done.size:,} bytes, tables with data: {done.tables}; read back from end to end.")
+
+
+@app.command(epilog=examples("kasm uninstall --dry-run", "kasm uninstall", "kasm uninstall --delete-data"))
+def uninstall(
+    *,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete the volumes and the passwords too: nothing of it is left.")
+    ] = False,
+    release: ReleaseOption = "kasm",
+    namespace: KasmNamespace = "kasm",
+    helm: HelmPath = None,
+    timeout: Timeout = "10m",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Remove Kasm Workspaces. The database's volume stays, also where the chart would delete it; it asks first.
+
+    Status 1: refused or failed; 130: interrupted.
+    """
+    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
+    plan = work(at, lambda run: plan_removal(run.client, release, namespace))
+    with in_words():
+        check_agents(plan)
+    if output is PageOutput.TABLE:
+        for line in removal_lines(plan, delete_data=delete_data):
+            typer.echo(line)
+    if not dry_run:
+        agree("Uninstall?", yes)
+        if delete_data and plan.claims:
+            agree("Delete the database with all that is in it? It cannot be brought back.", yes)
+        work(at, lambda run: remove(run, plan, delete_data=delete_data))
+    if output is PageOutput.JSON:
+        kept = [] if delete_data else [*plan.claims, *plan.secrets]
+        print_data(
+            {"release": release, "chart": plan.revision.chart_words, "removed": not dry_run, "kept": kept}, output
+        )
+
+
+def removal_lines(plan: Removal, *, delete_data: bool) -> list[str]:
+    """What goes and what stays."""
+    lines = [f"Release {plan.release} in namespace {plan.namespace}: {plan.revision.chart_words}"]
+    if delete_data:
+        lines += [f"DELETED: volume {name} with all data" for name in plan.claims]
+        lines += [f"DELETED: Secret {name} with the passwords" for name in plan.secrets]
+        return lines
+    lines += [f"stays: volume {name}; the next installation finds it again" for name in plan.claims]
+    lines += [f"stays: Secret {name}, whose password opens that database" for name in plan.secrets]
+    return lines

@@ -1,0 +1,72 @@
+"""`vdi kasm validate`: whether a Kasm that was installed is whole. What is judged is in `vdi.kasm.validate`."""
+
+import ipaddress
+from typing import Annotated
+
+import typer
+
+from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.kasm_chart import KasmNamespace
+from vdi.cli.kasm_preflight import exit_code, print_lines
+from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.output import PageOption, PageOutput
+from vdi.kasm.collect_validate import collect_validate
+from vdi.kasm.preflight_release import find_installed
+from vdi.kasm.validate import validate as examine
+from vdi.kasm.validate_agents import notes
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    epilog=examples(
+        "kasm validate",
+        "kasm validate --namespace kasm --hostname kasm.example.com -o json",
+        "kasm validate --connect 192.0.2.10:443",
+    )
+)
+def validate(
+    *,
+    hostname: Annotated[
+        str | None, typer.Option(help="Name that browsers use.", show_default="that of the Ingress or IngressRoute")
+    ] = None,
+    connect: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS[:PORT]", help="Go there in the place of what the name resolves to."),
+    ] = "",
+    namespace: KasmNamespace = "kasm",
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Whether Kasm Workspaces is whole: release, pods, Services, volumes, database, way in, certificate, web UI.
+
+    Each line says what is expected and what is seen. Status 0: it is (warnings included); 1: it is not; 3: a line could
+    not be looked at, which is never a pass.
+    """
+    if connect and not _is_address(connect):
+        raise CommandFailedError(
+            f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)", USAGE
+        )
+    found = Target(namespace=namespace, kubeconfig=kubeconfig, context=context).run(
+        lambda client: collect_validate(client, namespace=namespace, hostname=hostname or "", connect=connect)
+    )
+    lines = examine(found)
+    installed = find_installed(found, namespace)
+    about = {
+        "namespace": namespace,
+        "installed": installed.words if installed else "",
+        "hostname": found.hostname,
+        "notes": notes(found) if installed else [],
+    }
+    print_lines(lines, output, about)
+    raise typer.Exit(exit_code(lines))
+
+
+def _is_address(connect: str) -> bool:
+    address, _, port = connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "443")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return port.isdigit() and 0 < int(port) < 65536

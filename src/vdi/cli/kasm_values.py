@@ -1,0 +1,267 @@
+"""`vdi kasm values`: render, check, migrate, secret. What is right is decided in `vdi.kasm`."""
+
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm_files import read_values, write_new
+from vdi.cli.options import PROGRAM, examples
+from vdi.cli.output import PageOption, PageOutput, columns, print_data
+from vdi.kasm.answers import Answers, BadAnswersError, ExternalDatabase, Ingress, Profile
+from vdi.kasm.check_rules import Finding, Level, Subject
+from vdi.kasm.check_values import check_values, looks_like
+from vdi.kasm.generations import ALL
+from vdi.kasm.migrate import CannotMigrateError, Fate, Migration, migrate
+from vdi.kasm.values import render
+from vdi.kasm.values_secret import KEYS, secret_manifest
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Values for Kasm's chart: a file from a few answers, a check of your own, the move to the next generation.",
+)
+
+
+ReleaseOption = Annotated[str, typer.Option("--release", metavar="NAME", help="Helm release that it will be.")]
+WriteOption = Annotated[
+    Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write here.", show_default="print it")
+]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Your values; - is stdin.")]
+
+
+@app.command(
+    name="render",
+    epilog=examples(
+        "kasm values render --hostname kasm.example.com --profile 8gb",
+        "kasm values render --hostname kasm.example.com --profile 4gb --storage-class local-path -w values.yaml",
+        "kasm values render -g B --hostname kasm.example.com --tls-secret kasm-tls --ingress loadbalancer",
+        "kasm values render --hostname kasm.example.com --database-host pg.example.com --database-secret pg",
+    ),
+)
+def render_command(
+    *,
+    hostname: Annotated[str, typer.Option(help="Name that people type.")],
+    generation: GenerationOption = "C",
+    chart_version: VersionOption = None,
+    release: ReleaseOption = "kasm",
+    size: Annotated[str, typer.Option(help="deploymentSize: small, medium, large.")] = "small",
+    profile: Annotated[Profile, typer.Option(help="The machine: the chart's own presets, or one K3s node.")] = (
+        Profile.CHART
+    ),
+    ingress: Annotated[Ingress, typer.Option(help="How browsers get in.")] = Ingress.TRAEFIK,
+    storage_class: Annotated[
+        str, typer.Option(help="Of the database's volume.", show_default="cluster's default; with 4gb, 8gb local-path")
+    ] = "",
+    tls_secret: Annotated[str, typer.Option(help="Secret of type kubernetes.io/tls.")] = "",
+    passwords_secret: Annotated[
+        str, typer.Option(help="Secret with Kasm's passwords that exists.", show_default="the chart makes one")
+    ] = "",
+    resolver: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="DNS of the cluster; needed where the chart is only rendered.")
+    ] = "",
+    database_host: Annotated[str, typer.Option(help="PostgreSQL outside the chart.", show_default="bundled")] = "",
+    database_port: Annotated[int, typer.Option(help="Its port.")] = 5432,
+    database_secret: Annotated[str, typer.Option(help="Secret with its password, under --database-key.")] = "",
+    database_key: Annotated[str, typer.Option(help="Key in that Secret.")] = "db-password",
+    database_master_user: Annotated[str, typer.Option(help="Who may create database and user.")] = "",
+    database_master_secret: Annotated[str, typer.Option(help="Secret with that one's password (key password).")] = "",
+    write: WriteOption = None,
+) -> None:
+    """A values file, ordered and commented, from a few answers. No password is in it, and none is asked for."""
+    database = ExternalDatabase(
+        database_host,
+        database_port,
+        secret=database_secret,
+        key=database_key,
+        master_user=database_master_user,
+        master_secret=database_master_secret,
+    )
+    if not database_host and database != ExternalDatabase(""):
+        raise CommandFailedError("--database-host is missing; the other options of the database are about it", USAGE)
+    found = generation_of(generation)
+    answers = Answers(
+        found,
+        hostname,
+        version=version_of(chart_version),
+        release=release,
+        size=size,
+        profile=profile,
+        ingress=ingress,
+        storage_class=storage_class,
+        database=database if database_host else None,
+        tls_secret=tls_secret,
+        passwords_secret=passwords_secret,
+        resolver=resolver,
+    )
+    try:
+        text = render(answers)
+    except BadAnswersError as error:
+        raise CommandFailedError("\n".join(error.problems), USAGE) from error
+    if write is None:
+        typer.echo(text, nl=False)
+        return
+    write_new(write, text)
+    typer.echo(f"Wrote {write}. Next: {PROGRAM} kasm preflight -g {found.letter} -f {write}", err=True)
+
+
+@app.command(
+    name="check",
+    epilog=examples("kasm values check my-values.yaml", "kasm values check my-values.yaml -g B -o json"),
+)
+def check_command(
+    file: FileArgument,
+    *,
+    generation: GenerationOption = "C",
+    chart_version: VersionOption = None,
+    rendered: Annotated[
+        bool, typer.Option("--rendered", help="It goes through helm template or GitOps, without a cluster.")
+    ] = False,
+    output: PageOption = PageOutput.TABLE,
+) -> None:
+    """Hold your own file against the chart: keys that it does not read, wrong values, what does not go together.
+
+    Status 0: nothing, or warnings only; 1: errors.
+    """
+    found, version = generation_of(generation), version_of(chart_version)
+    subject = Subject(found, version or found.newest, read_values(file), rendered)
+    findings = check_values(subject)
+    if output is PageOutput.JSON:
+        other = looks_like(subject)
+        found_data = [_finding_data(each) for each in findings]
+        data = {"chart": _chart(subject), "looksLike": other.letter if other else None, "findings": found_data}
+        print_data(data, output)
+    else:
+        for line in _finding_lines(findings, subject):
+            typer.echo(line)
+    raise typer.Exit(FINDINGS if any(each.level is Level.ERROR for each in findings) else 0)
+
+
+@app.command(
+    name="migrate",
+    epilog=examples(
+        "kasm values migrate old.yaml --from A --to C -w new.yaml",
+        "helm get values kasm -n kasm | vdi kasm values migrate - --from B --to C",
+    ).replace("vdi helm get", "helm get"),
+)
+def migrate_command(
+    file: FileArgument,
+    *,
+    source: Annotated[str, typer.Option("--from", metavar="GENERATION", help="A, B or C.")],
+    target: Annotated[str, typer.Option("--to", metavar="GENERATION", help="A later one, or the same.")] = "C",
+    chart_version: VersionOption = None,
+    write: WriteOption = None,
+    output: PageOption = PageOutput.TABLE,
+) -> None:
+    """Carry a values file from one generation of the chart to a later one. The report goes to stderr.
+
+    Status 0: done; 1: done, and something in it needs a person.
+    """
+    old, new, version = generation_of(source), generation_of(target), version_of(chart_version)
+    try:
+        done = migrate(read_values(file), old, new, version)
+    except CannotMigrateError as error:
+        raise CommandFailedError(str(error), USAGE) from error
+    text = yaml.safe_dump(done.values, sort_keys=False, allow_unicode=True)
+    if write is not None:
+        write_new(write, text)
+    if output is PageOutput.JSON:
+        notes = [
+            {"fate": note.fate.value, "path": note.path, "newPath": note.new_path, "why": note.why}
+            for note in done.notes
+        ]
+        print_data({"values": done.values, "notes": notes}, output)
+    else:
+        for line in _migration_lines(done):
+            typer.echo(line, err=True)
+        if write is None:
+            typer.echo(text, nl=False)
+    raise typer.Exit(FINDINGS if done.of(Fate.PERSON) else 0)
+
+
+@app.command(
+    name="secret",
+    epilog=examples(
+        "kasm values secret -n kasm -w passwords.yaml",
+        "kasm values secret -n kasm | kubectl apply -f -",
+        "kasm values secret -n kasm --from mine.yaml -w passwords.yaml",
+    ),
+)
+def secret_command(
+    *,
+    namespace: KasmNamespace = "kasm",
+    release: ReleaseOption = "kasm",
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="YAML with some of the passwords; the others are generated."),
+    ] = None,
+    write: WriteOption = None,
+) -> None:
+    """The Secret with Kasm's passwords, as a manifest, for --passwords-secret. It is never shown on a terminal."""
+    given = read_values(source) if source else {}
+    try:
+        manifest = secret_manifest(f"{release}-secrets", namespace, given, secrets.choice)
+    except ValueError as error:
+        raise CommandFailedError(f"--from {source}: {error}", USAGE) from error
+    text = yaml.safe_dump(manifest, sort_keys=False)
+    if write is not None:
+        write_new(write, text, private=True)
+        typer.echo(f"Wrote {write} (only you can read it): {', '.join(KEYS)}.", err=True)
+        typer.echo(f"Next: kubectl apply -f {write}, then --passwords-secret {release}-secrets", err=True)
+    elif sys.stdout.isatty():
+        raise CommandFailedError("passwords are not shown on a terminal: --write FILE, or pipe it into kubectl", USAGE)
+    else:
+        typer.echo(text, nl=False)
+
+
+def _chart(subject: Subject) -> str:
+    return f"{subject.generation.chart} {'.'.join(map(str, subject.version))}"
+
+
+def _finding_data(finding: Finding) -> dict[str, str]:
+    return {
+        "level": finding.level.value,
+        "path": finding.path,
+        "message": finding.message,
+        "remedy": finding.remedy,
+    }
+
+
+_COLOURS = {Level.ERROR: typer.colors.RED, Level.WARNING: typer.colors.YELLOW}
+
+
+def _finding_lines(findings: tuple[Finding, ...], subject: Subject) -> list[str]:
+    if not findings:
+        return [f"Nothing to find fault with, for chart {_chart(subject)}."]
+    lines = []
+    for each in findings:
+        lines.append(f"{typer.style(each.level.value, fg=_COLOURS[each.level])}  {each.path} {each.message}")
+        if each.remedy:
+            lines.append(f"         → {each.remedy}")
+    errors = sum(1 for each in findings if each.level is Level.ERROR)
+    lines += ["", f"Errors: {errors}, warnings: {len(findings) - errors}, for chart {_chart(subject)}."]
+    if other := looks_like(subject):
+        carry = f", or carry them over: {PROGRAM} kasm values migrate --from {other.letter} --to"
+        forward = ALL.index(other) < ALL.index(subject.generation)
+        lines.append(
+            f"These look like values of generation {other.letter} ({other.chart}): check them with -g {other.letter}"
+            + (f"{carry} {subject.generation.letter}" if forward else "")
+        )
+    return lines
+
+
+def _migration_lines(done: Migration) -> list[str]:
+    order = [Fate.PERSON, Fate.DROPPED, Fate.ADDED, Fate.RENAMED, Fate.KEPT]
+    rows = [
+        [note.fate.value, note.path, note.new_path if note.new_path != note.path else "", note.why]
+        for fate in order
+        for note in done.of(fate)
+    ]
+    counts = ", ".join(f"{len(done.of(fate))} {fate.value}" for fate in order if done.of(fate))
+    return [*columns(["FATE", "VALUE", "NOW", "WHY"], rows), "", f"{counts or 'no values'}.", ""]

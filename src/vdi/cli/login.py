@@ -1,0 +1,112 @@
+"""`vdi login`: get a token from a gateway, with which the session commands work without access to the cluster."""
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdi.cli.browser import has_screen, opens_browser
+from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.options import PROGRAM, Target, examples
+from vdi.cli.remote_choice import choose, server_url
+from vdi.cli.remote_client import GatewayClient, tls
+from vdi.cli.remote_grant import Asking, exchange, loopback, revoke
+from vdi.cli.remote_login import Login, Logins, read_logins, write_logins
+from vdi.cli.remote_way import GatewayPlace
+
+app = typer.Typer()
+
+_BROWSER_SECONDS = 300.0
+
+
+@app.command(
+    epilog=examples(
+        "login https://portal.vdi.example.com",
+        "login https://portal.vdi.localhost:8443 --ca-file ~/.local/state/vdi/demo/pki/web-ca.crt",
+        "login https://portal.vdi.example.com --no-browser",
+    )
+)
+def login(
+    server: Annotated[
+        str | None,
+        typer.Argument(envvar="VDI_SERVER", help="Address of the portal; without it the one of the login before."),
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address, and ask for the code that it shows.")
+    ] = False,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="Certificate of an authority of your own (PEM), trusted for this gateway alone."),
+    ] = None,
+) -> None:
+    """Log in to a gateway through the browser.
+
+    The token is kept in ~/.config/vdi/login.json, for you alone, and ends after 30 days or with `logout`. From then on
+    the session commands go through the gateway, unless an option, KUBECONFIG or a pod's own account names a cluster.
+    """
+    logins = read_logins()
+    address = server_url(server or logins.current) if server or logins.current else ""
+    if not address:
+        raise CommandFailedError("which gateway? Give its address, such as https://portal.vdi.example.com", USAGE)
+    before = logins.gateways.get(address)
+    ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
+    made = asyncio.run(_log_in(address, ca, typed=no_browser or not has_screen()))
+    write_logins(Logins(address, {**read_logins().gateways, address: made}))
+    if before:
+        _end(address, before)
+    until = f" until {made.expires}" if made.expires else ""
+    typer.echo(f"logged in to {address} as {made.user}{until}")
+    _say_if_unused(address)
+
+
+def _end(address: str, before: Login) -> None:
+    """Revoke the token of the login before; one that cannot be revoked ends by itself."""
+    with suppress(CommandFailedError):
+        asyncio.run(revoke(address, before))
+
+
+def _read_authority(path: Path) -> str:
+    try:
+        text = path.expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no PEM file"
+        raise CommandFailedError(f"--ca-file {path}: {why}", USAGE) from error
+    tls(text)
+    return text
+
+
+async def _log_in(server: str, ca: str, *, typed: bool) -> Login:
+    async with GatewayClient(server, ca=ca) as client:
+        await client.check()
+        if typed:
+            asking = Asking(server)
+            return await exchange(client, asking, await asyncio.to_thread(_ask_for_code, asking.address), ca)
+        async with loopback() as waiting:
+            asking = Asking(server, waiting.uri)
+            if not opens_browser(asking.address):
+                typer.echo("The browser did not open by itself.", err=True)
+            typer.echo(f"Agree in the browser; should it show nothing, open\n  {asking.address}", err=True)
+            return await exchange(client, asking, await waiting.code(asking, _BROWSER_SECONDS), ca)
+
+
+def _ask_for_code(address: str) -> str:
+    typer.echo(f"Open this address in a browser, agree, and type the code that it shows:\n  {address}", err=True)
+    code = typer.prompt("Code", err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    if not code.strip():
+        raise CommandFailedError("no code was given, so nobody is logged in")
+    return str(code).strip()
+
+
+def _say_if_unused(address: str) -> None:
+    """Whoever logs in and then sees the cluster's sessions would wonder."""
+    place = choose(Target(), None, os.environ)
+    if not (isinstance(place, GatewayPlace) and place.server == address):
+        typer.echo(
+            f"Session commands here go another way all the same, since {place.why}:"
+            f" say --server {address}, or set VDI_SERVER. See {PROGRAM} whoami",
+            err=True,
+        )

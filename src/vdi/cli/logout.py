@@ -1,0 +1,45 @@
+"""`vdi logout`: revoke the token of a gateway, and forget it."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.options import examples
+from vdi.cli.remote_choice import server_url
+from vdi.cli.remote_client import LoggedOutError
+from vdi.cli.remote_grant import revoke
+from vdi.cli.remote_login import read_logins, write_logins
+
+app = typer.Typer()
+
+
+@app.command(epilog=examples("logout", "logout https://portal.vdi.example.com"))
+def logout(
+    server: Annotated[
+        str | None, typer.Argument(help="Address of the portal; without it the one that commands go to.")
+    ] = None,
+) -> None:
+    """Log out of a gateway: its token is revoked there and forgotten here."""
+    logins = read_logins()
+    address = server_url(server) if server else logins.current
+    login = logins.gateways.pop(address, None)
+    if login is None:
+        known = ", ".join(logins.gateways) or "none"
+        raise CommandFailedError(f"you are not logged in{f' to {address}' if address else ''} (logged in to: {known})")
+    if logins.current == address:
+        logins.current = next(iter(logins.gateways), "")
+    try:
+        asyncio.run(revoke(address, login))
+    except LoggedOutError:
+        pass  # it had ended already
+    except CommandFailedError as error:
+        write_logins(logins)
+        raise CommandFailedError(
+            f"the token is forgotten here, but could not be revoked: {error.message}\n"
+            f"It ends by itself{f' at {login.expires}' if login.expires else ''}; sooner on {address}/account",
+            FINDINGS,
+        ) from error
+    write_logins(logins)
+    typer.echo(f"logged out of {address}" + (f"; commands go to {logins.current} now" if logins.current else ""))

@@ -1,0 +1,65 @@
+"""Options that install, upgrade, rollback and uninstall share, and what they mean together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.options import Target, seconds_of
+from vdi.cli.output import PageOutput
+from vdi.helm.arguments import Place
+from vdi.helm.binary import Helm, find_helm
+from vdi.helm.errors import HelmUnavailable
+
+NAMESPACE, RELEASE = "kasm", "vdi"
+
+
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", envvar="VDI_RELEASE_NAMESPACE", help="Namespace of operator and gateway.")
+]
+ReleaseName = Annotated[str, typer.Option("--release", help="Name of the Helm release.")]
+ValuesFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--values", "-f", metavar="FILE", help="Values; the last one wins. Secrets go here."),
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, as helm takes it.")]
+ChartFolder = Annotated[Path | None, typer.Option("--chart", metavar="DIR", help="The chart; else the checkout's own.")]
+HelmPath = Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; else the one in PATH.")]
+Timeout = Annotated[str, typer.Option("--timeout", help="How long everything may take to be ready.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done, and change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Cluster, namespace, release, helm."""
+
+    target: Target
+    release: str
+    helm: Helm
+    seconds: float
+    output: PageOutput
+
+    @property
+    def place(self) -> Place:
+        """As helm is told."""
+        return Place(self.target.namespace, self.target.kubeconfig, self.target.context)
+
+
+def where(target: Target, release: str, helm: Path | None, timeout: str, output: PageOutput) -> Where:
+    """Everything checked that can be without a cluster. Raises CommandFailedError."""
+    seconds = seconds_of("--timeout", timeout)
+    try:
+        return Where(target, release, find_helm(helm), seconds, output)
+    except HelmUnavailable as error:
+        raise CommandFailedError(str(error), USAGE if helm else COULD_NOT_LOOK) from error
+
+
+def files_that_are(values: list[Path] | None) -> tuple[Path, ...]:
+    """The values files. Raises CommandFailedError for one that is not there."""
+    for one in values or ():
+        if not one.is_file():
+            raise CommandFailedError(f"-f {one}: there is no such file; allowed: YAML files with values", USAGE)
+    return tuple(one.absolute() for one in values or ())

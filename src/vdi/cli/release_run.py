@@ -1,0 +1,144 @@
+"""What install and upgrade share: preflight, difference, question, and carrying it out with progress on stderr."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from vdi.cli.asking import agrees
+from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.live import StartView
+from vdi.cli.long_work import INTERRUPTED
+from vdi.cli.output import PageOutput, now_utc, print_data
+from vdi.cli.release_options import Where
+from vdi.cli.release_page import (
+    change_data,
+    change_lines,
+    new_lines,
+    revision_data,
+    summary_line,
+    verdict_data,
+    verdict_lines,
+)
+from vdi.cli.stages import Passed
+from vdi.helm.arguments import Change, Values
+from vdi.helm.errors import HelmError, HelmInterrupted
+from vdi.helm.releases import Revision, deployed, read_revisions
+from vdi.kube.transport import Client
+from vdi.release.carry_out import NotDoneError, Running, install_or_upgrade
+from vdi.release.chart import Chart, find_chart
+from vdi.release.diff import Change as Difference
+from vdi.release.diff import changes_between
+from vdi.release.errors import RefusedError
+from vdi.release.facts import Facts
+from vdi.release.gather import gather
+from vdi.release.preflight import Verdict, judge, refusals
+
+T = TypeVar("T")
+
+
+class ReleaseView(StartView):
+    """Stages, what is waited for, and what goes wrong, on stderr."""
+
+    def stage(self, text: str, seconds: float) -> None:
+        """One stage is over."""
+        self.passed(Passed(text, seconds))
+
+
+def run(at: Where, work: Callable[[Client], Awaitable[T]]) -> T:
+    """`Target.run`, with what helm and the release refuse in words, and Ctrl-C that says what was left."""
+    with failures_in_words():
+        return at.target.run(work)
+
+
+@contextmanager
+def failures_in_words() -> Iterator[None]:
+    """Errors of helm and of the release as one error of the command."""
+    try:
+        yield
+    except NotDoneError as error:
+        raise CommandFailedError(str(error), INTERRUPTED if error.interrupted else FINDINGS) from error
+    except HelmInterrupted as error:
+        raise CommandFailedError(str(error), INTERRUPTED) from error
+    except (HelmError, RefusedError) as error:
+        raise CommandFailedError(str(error), FINDINGS) from error
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; nothing was changed since the last line above.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def agree(question: str, yes: bool) -> None:
+    """Ask, unless it was said already. Raises CommandFailedError."""
+    if not yes and not agrees(question):
+        raise CommandFailedError("nothing was changed")
+
+
+def change_release(at: Where, chart: Path | None, values: Values, *, upgrading: bool, dry_run: bool, yes: bool) -> None:
+    """Preflight, difference, question (of an upgrade), helm. Raises CommandFailedError."""
+    with failures_in_words():
+        found = find_chart(chart)
+    facts, verdicts, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
+    refused = refusals(verdicts)
+    if at.output is PageOutput.TABLE:
+        _show(facts, verdicts, changes, fully=dry_run or upgrading)
+    if refused:
+        if at.output is PageOutput.JSON:
+            print_data(_data(verdicts, changes, None), at.output)
+        count = f"{len(refused)} thing{'s stand' if len(refused) > 1 else ' stands'} in the way"
+        raise CommandFailedError(f"{count}; nothing was changed: {refused[0].sentence}")
+    if dry_run:
+        if at.output is PageOutput.JSON:
+            print_data(_data(verdicts, changes, None), at.output)
+        return
+    if upgrading:
+        unchanged = "" if changes else "Only what was changed by hand would be mended. "
+        agree(f"{unchanged}Upgrade? Running desktops go on.", yes)
+    revision = run(at, lambda client: _carry_out(client, at, facts, change))
+    if at.output is PageOutput.JSON:
+        print_data(_data(verdicts, changes, revision), at.output)
+    else:
+        _say_done(revision, upgrading)
+
+
+async def _prepare(
+    client: Client, at: Where, chart: Chart, values: Values, upgrading: bool
+) -> tuple[Facts, list[Verdict], list[Difference], Change]:
+    before = deployed(await read_revisions(client, at.place.namespace, at.release))
+    if upgrading and before and not values.files:
+        # Without a file the release's own values go on, over the new chart's defaults.
+        values = Values(before.config or {}, (), values.sets)
+    change = Change(at.release, str(chart.folder), at.place, values)
+    with ReleaseView() as view:
+        view.waiting("the cluster is looked at")
+        facts = await gather(client, at.helm, chart, change)
+    verdicts = judge(facts, now_utc(), upgrading=upgrading)
+    old = facts.before.objects() if facts.before else []
+    return facts, verdicts, changes_between(old, facts.objects, at.place.namespace), change
+
+
+async def _carry_out(client: Client, at: Where, facts: Facts, change: Change) -> Revision:
+    with ReleaseView() as view:
+        return await install_or_upgrade(Running(client, at.helm, view, at.seconds), facts, change)
+
+
+def _show(facts: Facts, verdicts: list[Verdict], changes: list[Difference], *, fully: bool) -> None:
+    for line in verdict_lines(verdicts):
+        typer.echo(line)
+    typer.echo("")
+    before = f"revision {facts.before.version}" if facts.before else "nothing"
+    typer.echo(f"From {before} to {facts.chart.folder.name}-{facts.chart.version}: {summary_line(changes)}")
+    for line in (change_lines(changes) if facts.before else new_lines(changes)) if fully else ():
+        typer.echo(line)
+
+
+def _say_done(revision: Revision, upgrading: bool) -> None:
+    where = f"revision {revision.version} of {revision.name} in the namespace {revision.namespace}"
+    typer.echo(f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}.")
+    if not upgrading and revision.info.notes.strip():
+        typer.echo(f"\n{revision.info.notes.strip()}")
+
+
+def _data(verdicts: list[Verdict], changes: list[Difference], revision: Revision | None) -> dict[str, Any]:
+    return {"preflight": verdict_data(verdicts), "changes": change_data(changes), "revision": revision_data(revision)}

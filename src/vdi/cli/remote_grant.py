@@ -1,0 +1,137 @@
+"""How `vdi login` gets its token: the browser shows who asks, the person agrees, and a code comes back (PKCE).
+
+With a browser on this machine the code comes to a port on the loopback address (RFC 8252, 7.3); otherwise the person
+types it. A code alone is worth nothing: it goes with the verifier, which never leaves this process but for the gateway.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.remote_client import GatewayClient
+from vdi.cli.remote_login import Login
+
+_LONGEST_REQUEST = 8192
+_REQUEST_SECONDS = 10.0
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
+<title>vdi login</title><p>%s</p></html>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One login under way."""
+
+    server: str
+    redirect_uri: str = ""
+    """Empty: the code is shown to be typed."""
+    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
+    state: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+
+    @property
+    def address(self) -> str:
+        """Where the person agrees."""
+        digest = hashlib.sha256(self.verifier.encode()).digest()
+        query = {
+            "state": self.state,
+            "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="),
+            "code_challenge_method": "S256",
+            "client": f"vdi on {socket.gethostname()}"[:60],
+        } | ({"redirect_uri": self.redirect_uri} if self.redirect_uri else {})
+        return f"{self.server}/cli/authorize?{urlencode(query)}"
+
+
+async def exchange(client: GatewayClient, asking: Asking, code: str, ca: str) -> Login:
+    """The token for the code. Raises CommandFailedError with the gateway's reason."""
+    given = {"code": code, "code_verifier": asking.verifier, "redirect_uri": asking.redirect_uri}
+    status, text = await client.post_form("/cli/token", given)
+    try:
+        answer: dict[str, Any] = json.loads(text)
+        if status == 200:
+            return Login(answer["user"], answer["token"], answer.get("expires", ""), ca)
+        why = str(answer["error_description"])
+    except (ValueError, KeyError, TypeError) as error:
+        words = f"{asking.server} answers {status} to the code, and not as a gateway of VDI does"
+        raise CommandFailedError(words) from error
+    raise CommandFailedError(f"{asking.server} gives no token for this code: {why}")
+
+
+async def revoke(server: str, login: Login) -> None:
+    """The end of a login's token. Raises CommandFailedError; LoggedOutError for one that had ended."""
+    async with GatewayClient(server, token=login.token, ca=login.ca) as client:
+        await client.send("DELETE", "/tokens/current")
+
+
+class Loopback:
+    """Waits on the loopback address for the browser to bring the code."""
+
+    def __init__(self) -> None:
+        self.uri = ""
+        self._answer: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+
+    async def code(self, asking: Asking, seconds: float) -> str:
+        """The code of this login. Raises CommandFailedError when none comes, or one of another login."""
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._answer
+        except TimeoutError as error:
+            said = f"nobody has agreed in the browser within {seconds:.0f} s; try again, or use --no-browser"
+            raise CommandFailedError(said) from error
+        if not hmac.compare_digest(answer.get("state", ""), asking.state):
+            raise CommandFailedError("what came back from the browser belongs to another login; try again")
+        if not answer.get("code"):
+            raise CommandFailedError(f"the gateway sent no code back: {answer.get('error', 'it does not say why')}")
+        return answer["code"]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request of a browser: the code, or something that is not ours (an icon, a scanner)."""
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                line = await reader.readline()
+                while (await reader.readline()).strip():
+                    pass
+            words = line.decode("latin-1").split(" ")
+            target = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
+            found = {name: values[0] for name, values in parse_qs(target.query).items()}
+            ours = target.path == "/callback" and "state" in found
+            page = "Logged in: go back to the terminal. This page can be closed." if ours else "Not found."
+            writer.write(_response(200 if ours else 404, page))
+            await writer.drain()
+            if ours and not self._answer.done():
+                self._answer.set_result(found)
+        except (TimeoutError, OSError, ValueError):
+            return  # whoever that was, the browser may still come
+        finally:
+            writer.close()
+
+
+def _response(status: int, text: str) -> bytes:
+    body = (_PAGE % text).encode()
+    head = (
+        f"HTTP/1.1 {status} {'OK' if status == 200 else 'Not Found'}\r\nContent-Type: text/html; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nContent-Security-Policy: default-src 'none'\r\n"
+        "Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@asynccontextmanager
+async def loopback() -> AsyncIterator[Loopback]:
+    """Listen while the context lasts, on a port that is free, for this machine only."""
+    waiting = Loopback()
+    server = await asyncio.start_server(waiting.serve, "127.0.0.1", 0, limit=_LONGEST_REQUEST)
+    waiting.uri = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
+    try:
+        yield waiting
+    finally:
+        server.close()

@@ -1,0 +1,80 @@
+"""`vdi rollback`: back to a revision of the release that was in place before."""
+
+from typing import Annotated
+
+import typer
+
+from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.release_options import (
+    NAMESPACE,
+    RELEASE,
+    DryRun,
+    HelmPath,
+    Namespace,
+    ReleaseName,
+    Timeout,
+    Where,
+    Yes,
+    where,
+)
+from vdi.cli.release_page import change_data, change_lines, revision_data, revision_lines, summary_line
+from vdi.cli.release_run import ReleaseView, agree, run
+from vdi.helm.releases import Revision, deployed, read_revisions
+from vdi.kube.transport import Client
+from vdi.release.carry_out import Running, crd_losses, roll_back, rollback_target
+from vdi.release.diff import Change, changes_between
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(epilog=examples("rollback --dry-run", "rollback", "rollback 3 --yes"))
+def rollback(
+    revision: Annotated[int | None, typer.Argument(help="Where to go back to; else to the one before.", min=1)] = None,
+    *,
+    namespace: Namespace = NAMESPACE,
+    release: ReleaseName = RELEASE,
+    helm: HelmPath = None,
+    timeout: Timeout = "10m",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show the revisions and what going back would change, ask, and go back. Running desktops go on.
+
+    Status 1: refused or failed; 130: interrupted.
+    """
+    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
+    revisions, target, changes, losses = run(at, lambda client: _prepare(client, at, revision))
+    if output is PageOutput.TABLE:
+        for line in revision_lines(revisions):
+            typer.echo(line)
+        typer.echo(f"\nBack to revision {target.version}: {summary_line(changes)}")
+        for line in [*change_lines(changes), *(f"! {each}" for each in losses)]:
+            typer.echo(line)
+    done = None
+    if not dry_run:
+        agree(f"Go back to revision {target.version}? Running desktops go on.", yes)
+        done = run(at, lambda client: _carry_out(client, at, target))
+    if output is PageOutput.JSON:
+        data = {"revisions": list(map(revision_data, revisions)), "target": target.version, "losses": losses}
+        print_data({**data, "changes": change_data(changes), "revision": revision_data(done)}, output)
+    elif done:
+        typer.echo(f"Revision {done.version} of {release} is in place, with the content of revision {target.version}.")
+
+
+async def _prepare(
+    client: Client, at: Where, wanted: int | None
+) -> tuple[list[Revision], Revision, list[Change], list[str]]:
+    revisions = await read_revisions(client, at.place.namespace, at.release)
+    target = rollback_target(at.release, revisions, wanted)
+    current = deployed(revisions) or revisions[0]
+    changes = changes_between(current.objects(), target.objects(), at.place.namespace)
+    return revisions, target, changes, await crd_losses(client, target)
+
+
+async def _carry_out(client: Client, at: Where, target: Revision) -> Revision:
+    with ReleaseView() as view:
+        return await roll_back(Running(client, at.helm, view, at.seconds), at.release, at.place, target)

@@ -1,0 +1,274 @@
+"""The session commands' way to a cluster: the Kubernetes API, with the rights of one's own account."""
+
+import base64
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from vdi.api.session import Access, VDISession
+from vdi.api.template import VDITemplate
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.following import Following, following
+from vdi.cli.options import Target
+from vdi.cli.output import Raw, now_utc
+from vdi.cli.session_page import read_page
+from vdi.cli.session_view import Page, phase
+from vdi.cli.session_way import Opening, Way
+from vdi.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound, Replaced
+from vdi.kube.resource import CLAIMS, PODS, SECRETS
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.session.children.pod import MASTER_TOKEN
+from vdi.session.children.secret import PASSWORD_KEY, USERNAME
+from vdi.session.conditions import Phase
+from vdi.session.naming import pod_name, secret_name
+from vdi.session.observed import RESTARTED_AT, Pod
+from vdi.session.times import format_time
+from vdi.session.wish import Wish, manifest
+
+T = TypeVar("T")
+_TRIES = 5
+"""How often a list of guests is edited anew because somebody else wrote the session in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlace:
+    """A namespace of a cluster."""
+
+    target: Target
+    why: str
+    """Why commands go here, in words."""
+
+    @property
+    def flags(self) -> str:
+        """See Place."""
+        return self.target.flags
+
+    @property
+    def user(self) -> str:
+        """See Place: who writes objects in a namespace writes them for others."""
+        return ""
+
+    @property
+    def where(self) -> str:
+        """See Place."""
+        return f"in namespace {self.target.namespace}"
+
+    def run(self, work: Callable[[Way], Awaitable[T]]) -> T:
+        """See Place."""
+        return self.target.run(lambda client: work(ClusterWay(client, self.target.namespace)))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterWay:
+    """See Way."""
+
+    client: Client
+    namespace: str
+
+    @property
+    def where(self) -> str:
+        """See Way."""
+        return f"in namespace {self.namespace}"
+
+    @property
+    def offers(self) -> str:
+        """See Way."""
+        return "on this cluster there are"
+
+    async def create(self, wish: Wish) -> Raw:
+        """See Way. Who may not read templates gets the schema's defaults for resources that are not named."""
+        raw = await self.template(wish.template) if wish.names_resources else None
+        wanted = manifest(wish, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
+        try:
+            return await self.client.create(SESSIONS, wanted, namespace=self.namespace, into=dict[str, Any])
+        except AlreadyExists as error:
+            raise CommandFailedError(await self._who_is_there(wanted["metadata"]["name"])) from error
+
+    async def _who_is_there(self, name: str) -> str:
+        there = msgspec.convert(await self.get(name), VDISession)
+        return (
+            f"session {name} exists already {self.where}: {there.spec.user}, template {there.spec.template},"
+            f" {phase(there)}. Open that one, or give this one another NAME"
+        )
+
+    async def get(self, name: str) -> Raw:
+        """See Way."""
+        try:
+            return await self.client.get(SESSIONS, name, namespace=self.namespace, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+            raise CommandFailedError(f"there is no session {name} {self.where}") from error
+
+    async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
+        """See Way."""
+        namespace = None if everywhere else self.namespace
+        found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
+        mine = [each for each in found if user is None or each["spec"].get("user") == user]
+        return sorted(mine, key=lambda each: (each["metadata"]["creationTimestamp"], each["metadata"]["name"]))
+
+    async def page(self, session: VDISession) -> Page:
+        """See Way."""
+        return await read_page(self.client, session)
+
+    async def set_suspended(self, session: VDISession, suspended: bool) -> Raw:
+        """See Way."""
+        return await self._patch(session, {"spec": {"suspended": suspended}})
+
+    async def restart(self, session: VDISession, now: datetime) -> Raw:
+        """See Way."""
+        return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: format_time(now)}}})
+
+    async def set_timeout(self, session: VDISession, length: str) -> Raw:
+        """See Way."""
+        return await self._patch(session, {"spec": {"timeout": length}})
+
+    async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
+        """See Way."""
+        from vdi.gateway.guests import add_guest
+        from vdi.gateway.people import Role
+
+        return await self._edit_guests(session, lambda now: add_guest(now, user, Role(role), expires, now_utc()))
+
+    async def unshare(self, session: VDISession, user: str) -> Raw:
+        """See Way."""
+        from vdi.gateway.guests import remove_guest
+
+        return await self._edit_guests(session, lambda now: remove_guest(now, user))
+
+    async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> Raw:
+        """Write the list that `edit` makes of the list there is, and of no other one."""
+        from vdi.gateway.refused import Refused
+
+        meta = session.metadata
+        for _ in range(_TRIES):
+            try:
+                guests = edit(session)
+            except Refused as refused:
+                raise CommandFailedError(refused.sentence) from refused
+            version = {"resourceVersion": session.metadata.resource_version}
+            change = {"spec": {"access": msgspec.to_builtins(guests)}, "metadata": version}
+            try:
+                return await self._patch(session, change)
+            except Replaced:
+                raise
+            except Conflict:
+                session = msgspec.convert(await self.get(meta.name), VDISession)
+        raise CommandFailedError(f"session {meta.name} is being changed by others all the time; try again")
+
+    async def has_home(self, session: VDISession, claim: str) -> bool:
+        """See Way."""
+        try:
+            await self.client.get(CLAIMS, claim, namespace=session.metadata.namespace, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+            return False
+        return True
+
+    async def remove(self, session: VDISession, claim: str | None) -> None:
+        """See Way."""
+        meta = session.metadata
+        try:
+            await self.client.delete(SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+        if claim:
+            await self.client.delete(CLAIMS, claim, namespace=meta.namespace, into=dict[str, Any])
+
+    async def opening(self, session: VDISession) -> Opening:
+        """See Way. Behind a gateway the Secret holds no password but Selkies' master token, which is not shown."""
+        name = session.metadata.name
+        if await self._is_behind_gateway(session):
+            return Opening(session.status.url)
+        secret_of = secret_name(name)
+        try:
+            secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
+            password = base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
+        except NotFound as error:
+            raise CommandFailedError(f"the password's Secret {secret_of} is not {self.where}") from error
+        except (KeyError, ValueError) as error:
+            said = f"Secret {secret_of} {self.where} has no key {PASSWORD_KEY!r} that can be read"
+            raise CommandFailedError(said) from error
+        return Opening(session.status.url, USERNAME, password)
+
+    async def _is_behind_gateway(self, session: VDISession) -> bool:
+        """Whether the desktop that runs was started for a gateway: its pod says so."""
+        pod = session.status.pod_name or pod_name(session.metadata.name)
+        try:
+            raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
+        except NotFound as error:
+            raise CommandFailedError(f"session {session.metadata.name} has no pod {pod} any more") from error
+        containers = raw.get("spec", {}).get("containers", [])
+        return any(each.get("name") == MASTER_TOKEN for one in containers for each in one.get("env", []))
+
+    async def log_lines(self, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
+        """See Way."""
+        pod = session.status.pod_name or pod_name(session.metadata.name)
+        started = False
+        try:
+            async for line in self.client.log_lines(self.namespace, pod, follow=follow, tail=tail):
+                started = True
+                yield line
+        except (NotFound, BadRequest) as error:
+            what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
+            raise CommandFailedError(_no_log(session, what, error.message)) from error
+        if not started and session.status.phase != Phase.RUNNING:  # a pod without a node has an empty log, no error
+            raise CommandFailedError(_no_log(session, "has not started", "its status does not say why"))
+
+    @asynccontextmanager
+    async def follow(
+        self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
+    ) -> AsyncIterator[Following[VDISession]]:
+        """See Way. All of a namespace come, whoever is wanted."""
+        del user
+        namespace = None if everywhere else self.namespace
+        async with following(self.client, SESSIONS, VDISession, namespace=namespace, name=name) as sessions:
+            yield sessions
+
+    @asynccontextmanager
+    async def pods_of(self, session: VDISession, on_change: Callable[[], None]) -> AsyncIterator[Following[Pod] | None]:
+        """See Way. A pod is up to 3 s ahead of the session's status."""
+        meta = session.metadata
+        async with AsyncExitStack() as stack:
+            name = pod_name(meta.name)
+            pods = following(self.client, PODS, Pod, namespace=meta.namespace, name=name, on_change=on_change)
+            try:
+                found = await stack.enter_async_context(pods)
+            except Forbidden:
+                found = None
+            yield found
+
+    async def templates(self) -> builtins.list[Raw]:
+        """See Way."""
+        found = await self.client.list(TEMPLATES, into=dict[str, Any])
+        return sorted(found, key=lambda raw: str(raw["metadata"]["name"]))
+
+    async def template(self, name: str) -> Raw | None:
+        """See Way."""
+        try:
+            return await self.client.get(TEMPLATES, name, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+            return None
+        except Forbidden:
+            return None
+
+    async def _patch(self, session: VDISession, change: dict[str, Any]) -> Raw:
+        """Change this incarnation of the session, and no later one of its name."""
+        meta = session.metadata
+        body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
+        return await self.client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=dict[str, Any])
+
+
+def _no_log(session: VDISession, what: str, otherwise: str) -> str:
+    said = session.status.message or otherwise
+    return f"session {session.metadata.name} ({phase(session)}) {what}, so there is no log: {said}"

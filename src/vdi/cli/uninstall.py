@@ -1,0 +1,173 @@
+"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless told otherwise."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.release_options import (
+    NAMESPACE,
+    RELEASE,
+    DryRun,
+    HelmPath,
+    Namespace,
+    ReleaseName,
+    Timeout,
+    Where,
+    Yes,
+    where,
+)
+from vdi.cli.release_page import revision_data
+from vdi.cli.release_run import ReleaseView, agree, run
+from vdi.kube.transport import Client
+from vdi.release.carry_out import Running
+from vdi.release.remove import (
+    HomeVolume,
+    Removal,
+    count,
+    delete_crds,
+    delete_homes,
+    end_sessions,
+    left_sessions,
+    no_operator,
+    plan_removal,
+    uninstall_release,
+)
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples("uninstall --dry-run", "uninstall", "uninstall --delete-homes --crds", "uninstall --force")
+)
+def uninstall(
+    *,
+    delete_homes: Annotated[
+        bool, typer.Option("--delete-homes", help="Delete all homes too, with the files of everybody.")
+    ] = False,
+    crds: Annotated[
+        bool, typer.Option("--crds", help="Delete the CRDs too, and with them all templates and pools.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take finalizers off where no operator works that would.")
+    ] = False,
+    namespace: Namespace = NAMESPACE,
+    release: ReleaseName = RELEASE,
+    helm: HelmPath = None,
+    timeout: Timeout = "10m",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """End all desktops while the operator can, remove operator and gateway, and list what stays.
+
+    Homes stay, and an installation that follows finds them again. It asks before anything is removed, and once more
+    before homes are. Status 1: refused or failed; 130: interrupted.
+    """
+    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
+    plan = run(at, lambda client: plan_removal(client, release, namespace))
+    doomed = plan.homes if delete_homes else plan.lost_homes
+    if output is PageOutput.TABLE:
+        for line in plan_lines(plan, doomed, crds=crds):
+            typer.echo(line)
+    _refuse(plan, crds=crds, force=force)
+    if not dry_run:
+        agree("Uninstall?", yes)
+        if doomed:
+            agree(f"Delete {count(doomed, 'home')}, with all files in it? Nothing brings them back.", yes)
+        run(at, lambda client: _carry_out(client, at, plan, homes=delete_homes, crds=crds, force=force))
+    stays = staying(plan, doomed, crds=crds)
+    if output is PageOutput.JSON:
+        print_data({**_data(plan), "removed": not dry_run, "stays": stays}, output)
+        return
+    typer.echo("\nWhat stays:" if stays else "\nNothing stays.")
+    for line in stays:
+        typer.echo(f"  {line}")
+
+
+def _refuse(plan: Removal, *, crds: bool, force: bool) -> None:
+    if plan.revision is None and not (plan.sessions or plan.homes or plan.crds):
+        raise CommandFailedError(
+            f"there is no release {plan.release} in the namespace {plan.namespace}, and nothing of it"
+        )
+    if plan.sessions and not plan.operator_works and not force:
+        raise CommandFailedError(no_operator(plan))
+    if crds and plan.elsewhere:
+        words = f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another operator looks after"
+        raise CommandFailedError(f"{words}; allowed once they are gone")
+
+
+async def _carry_out(client: Client, at: Where, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
+    with ReleaseView() as view:
+        running = Running(client, at.helm, view, at.seconds)
+        await end_sessions(running, plan, force=force)
+        if plan.revision is not None:
+            await uninstall_release(running, plan, at.place)
+        if late := await left_sessions(client, plan.sessions_namespace):
+            again = "run the same again with --force"
+            raise CommandFailedError(f"started while this ran, and now without an operator: {', '.join(late)}; {again}")
+        kept = [one for one in plan.homes if not one.owned]
+        if homes and kept:
+            await delete_homes(running, kept)
+        if crds and plan.crds:
+            await delete_crds(running, plan.crds)
+
+
+def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> list[str]:
+    """What would be removed."""
+    lines = []
+    if plan.revision:
+        lines.append(
+            f"Release {plan.release} in {plan.namespace}: revision {plan.revision.version}, {plan.revision.status}"
+        )
+    else:
+        lines.append(f"There is no release {plan.release} in {plan.namespace}; what it left behind is removed.")
+    lines += [f"Session {one.metadata.name} of {one.spec.user}: it is ended" for one in plan.sessions]
+    lines += [f"Pool {one}: its desktops are ended" for one in plan.pools]
+    if not plan.operator_works and plan.sessions:
+        lines.append("No operator works: the sessions' finalizers are taken off, Kubernetes removes what they own.")
+    if doomed:
+        lines += ["Homes that are DELETED, with all files in them:", *(f"  {one.words}" for one in doomed)]
+    if crds:
+        lines.append(f"CRDs: {', '.join(plan.crds) or 'none are there'}; with them all templates and pools go")
+    return lines
+
+
+def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> list[str]:
+    """What is on the cluster afterwards, and what removes it."""
+    gone = set(doomed)
+    kept = [one for one in plan.homes if one not in gone]
+    lines = [f"home of {one.words}, found again by the next installation" for one in kept]
+    if plan.crds and not crds:
+        lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
+        lines += [f"template {one}: kubectl delete vditemplate {one}" for one in plan.templates]
+    for one in plan.kept:
+        holds = f", with {count(kept, 'home')} in it" if kept and one == f"namespace/{plan.sessions_namespace}" else ""
+        lines.append(f"{one}{holds}: kubectl delete {one}")
+    if plan.revision is not None:
+        lines.append(
+            f"namespace/{plan.namespace}, with what is listed in it: kubectl delete namespace/{plan.namespace}"
+        )
+    return lines
+
+
+def _data(plan: Removal) -> dict[str, Any]:
+    return {
+        "revision": revision_data(plan.revision),
+        "sessions": [one.metadata.name for one in plan.sessions],
+        "pools": list(plan.pools),
+        "homes": [
+            {
+                "user": one.user,
+                "template": one.template,
+                "claim": one.claim,
+                "size": one.size,
+                "ownedBySession": one.owned,
+            }
+            for one in plan.homes
+        ],
+    }

@@ -1,0 +1,156 @@
+"""Brings a release about: CRDs first, then helm, with a live view; says in which state it left the release."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any, Protocol
+
+from vdi.helm import arguments
+from vdi.helm.arguments import Change, Place
+from vdi.helm.binary import Helm
+from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
+from vdi.helm.watch import View, Watch, run_watched
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import CRDS
+from vdi.kube.transport import Client
+from vdi.release.crds import apply_crds, losses, of_release
+from vdi.release.errors import RefusedError
+from vdi.release.facts import POD_KINDS, Facts, Object
+
+_NAMED = POD_KINDS | {"Service", "PersistentVolumeClaim"}
+
+
+class Progress(View, Protocol):
+    """Where stages are shown."""
+
+    def stage(self, text: str, seconds: float) -> None:
+        """One stage is over."""
+
+
+class NotDoneError(Exception):
+    """Raised when helm did not do it: the reason in words, and the state of the release."""
+
+    def __init__(self, reason: str, state: str, *, interrupted: bool = False) -> None:
+        self.reason = reason
+        self.state = state
+        self.interrupted = interrupted
+        super().__init__(f"{reason}\n{state}")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a helm run needs."""
+
+    client: Client
+    helm: Helm
+    view: Progress
+    seconds: float
+
+
+async def install_or_upgrade(run: Running, facts: Facts, change: Change) -> Revision:
+    """CRDs, then the rest; undone by helm when it fails. Raises NotDoneError, RefusedError, KubeError."""
+    crds = of_release(facts.objects)
+    if crds:
+        began = monotonic()
+        run.view.waiting("the API server takes the CRDs")
+        await apply_crds(run.client, crds, change.release, change.place.namespace)
+        run.view.stage(f"{len(crds)} CRDs applied and served", monotonic() - began)
+    if facts.before is not None:
+        change = replace(change, more=arguments.take_back_fields(run.helm, facts.before.apply_method))
+    words = arguments.upgrade(run.helm, change, seconds=run.seconds)
+    return await _helm(run, words, change.release, change.place, facts.objects, change.values.stdin)
+
+
+async def roll_back(run: Running, release: str, place: Place, target: Revision) -> Revision:
+    """Back to that revision, as a new one. Raises NotDoneError, KubeError."""
+    more = arguments.take_back_fields(run.helm, target.apply_method)
+    words = arguments.rollback(release, target.version, place, seconds=run.seconds, more=more)
+    return await _helm(run, words, release, place, target.objects(), None)
+
+
+async def _helm(
+    run: Running, words: list[str], release: str, place: Place, objects: Sequence[Object], stdin: bytes | None
+) -> Revision:
+    names = tuple(sorted({str(one["metadata"]["name"]) for one in objects if one["kind"] in _NAMED}))
+    undone = release if words[0] == "upgrade" else ""
+    watch = Watch(run.client, [place.namespace], run.view, names, release=undone)
+    before, began = await read_revisions(run.client, place.namespace, release), monotonic()
+    try:
+        await run_watched(run.helm, words, watch, stdin=stdin)
+    except (HelmFailed, HelmInterrupted) as error:
+        after = await read_revisions(run.client, place.namespace, release)
+        state = state_in_words(release, before, after)
+        raise NotDoneError(str(error), state, interrupted=isinstance(error, HelmInterrupted)) from error
+    run.view.stage(f"helm {words[0]}: everything is ready", monotonic() - began)
+    found = deployed(await read_revisions(run.client, place.namespace, release))
+    if found is None:
+        raise NotDoneError(f"helm {words[0]} ended well", f"and no revision of {release} is in place.")
+    return found
+
+
+def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Revision]) -> str:
+    """In which state a run that did not succeed has left the release."""
+    if not after:
+        return f"Nothing of {release} is left on the cluster, but for what is kept: CRDs, namespaces, homes, Secrets."
+    newest, good = after[0], deployed(after)
+    if newest.status in PENDING:
+        back = good or next((one for one in after if one.status == "superseded"), None)
+        remedy = f"vdi rollback {back.version}" if back else "vdi uninstall"
+        return f"Revision {newest.version} of {release} was left {newest.status}. To mend it: {remedy}"
+    if good is None:
+        return f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); none is in place."
+    if before and newest.version == before[0].version:
+        return f"Revision {good.version} of {release} is in place as before; nothing was changed."
+    if newest.status == "failed":
+        return (
+            f"Revision {newest.version} of {release} failed ({newest.summary}); the last one that was good is"
+            f" {good.version}, and the cluster may be between the two. To mend it: vdi rollback {good.version}"
+        )
+    if good.info.description.startswith("Rollback to "):
+        to = good.info.description.removeprefix("Rollback to ")
+        return (
+            f"It was rolled back: revision {good.version} of {release} is in place, with the content of revision {to}."
+        )
+    return f"Revision {good.version} of {release} is in place ({good.summary})."
+
+
+def rollback_target(release: str, revisions: Sequence[Revision], wanted: int | None) -> Revision:
+    """The revision to go back to; without `wanted` the newest before the present one that was in place.
+
+    Raises RefusedError, which says what is allowed.
+    """
+    if not revisions:
+        raise RefusedError(f"there is no release {release} in this namespace; allowed: one that is there")
+    current = deployed(revisions) or revisions[0]
+    # A failed revision never was a state to go back to. The present one is, after a failure on top of it.
+    good = [one for one in revisions if one.status in ("superseded", "deployed")]
+    others = [one for one in good if one.version != current.version or current is not revisions[0]]
+    allowed = ", ".join(str(one.version) for one in others) or "none: there is no other that was in place"
+    if wanted is None:
+        target = next((one for one in others if one.version <= current.version), None)
+    else:
+        target = next((one for one in others if one.version == wanted), None)
+    if target is None:
+        asked = f"revision {wanted}" if wanted is not None else "a revision before this one"
+        raise RefusedError(f"{release} cannot go back to {asked}; allowed: {allowed}")
+    return target
+
+
+async def crd_losses(client: Client, target: Revision) -> list[str]:
+    """What going back to that revision's CRDs would lose, in words. Raises RefusedError where it cannot be done."""
+    wanted, there = of_release(target.objects()), []
+    for one in wanted:
+        try:
+            there.append(await client.get(CRDS, one["metadata"]["name"], into=dict[str, Any]))
+        except NotFound:
+            continue
+    found = losses(there, wanted)
+    for loss in found:
+        if loss.stored:
+            stored = ", ".join(loss.stored)
+            raise RefusedError(
+                f"revision {target.version} cannot come back: objects of {loss.crd} are stored as {stored}, which its"
+                " CRD does not have; allowed: a revision whose CRD has it"
+            )
+    return [f"{loss.crd}: the API server will drop {', '.join(loss.fields)} from what is written" for loss in found]

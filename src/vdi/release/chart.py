@@ -1,0 +1,45 @@
+"""Where the chart is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from vdi.release.errors import NoChartError
+
+NAME = "vdi"
+_ALLOWED = "allowed: --chart DIR, the folder charts/vdi of a checkout of the project"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart of ours, as a folder."""
+
+    folder: Path
+    version: str
+    app_version: str
+
+
+def find_chart(given: Path | None = None) -> Chart:
+    """The folder that is named, else the one beside a checkout's sources. Raises NoChartError."""
+    folder = given or Path(__file__).resolve().parents[3] / "charts" / "vdi"
+    file = folder / "Chart.yaml"
+    try:
+        meta = yaml.safe_load(file.read_text()) or {}
+    except FileNotFoundError as error:
+        if given is None:
+            words = "vdi is installed as a package, which does not bring the chart"
+            raise NoChartError(f"no chart: {words}; {_ALLOWED}") from error
+        raise NoChartError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}") from error
+    except (OSError, yaml.YAMLError) as error:
+        raise NoChartError(f"{file} cannot be read: {error}") from error
+    if not isinstance(meta, dict) or meta.get("name") != NAME:
+        found = meta.get("name") if isinstance(meta, dict) else None
+        raise NoChartError(f"{file}: name is {found!r}, not {NAME!r}; {_ALLOWED}")
+    return Chart(folder.absolute(), str(meta.get("version", "")), str(meta.get("appVersion", "")))
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`0.10.1-rc.1` -> (0, 10, 1), to compare."""
+    core = version.partition("-")[0].partition("+")[0]
+    return tuple(int(part) for part in core.split(".") if part.isdigit())

@@ -1,0 +1,183 @@
+"""What a change of a release changes: object by object, field by field. Pure. What is in Secrets is never shown."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.helm.releases import KEEP
+
+Object = Mapping[str, Any]
+HOOK = "helm.sh/hook"
+HIDDEN = "(not shown)"
+_VERSION_LABELS = ("helm.sh/chart", "app.kubernetes.io/version")
+"""They change in every object when the chart's version does, and say nothing."""
+_LONG = 100
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field that changes. A value that was not or will not be there is None, and `-` or `+` is the sign."""
+
+    path: str
+    sign: str
+    before: Any = None
+    after: Any = None
+
+    @property
+    def lines(self) -> list[str]:
+        """As it is shown; a text of several lines as a diff."""
+        texts = (self.before, self.after)
+        if any(isinstance(one, str) and "\n" in one for one in texts):
+            return [f"{self.sign} {self.path}:", *(f"    {line}" for line in _text_diff(*texts))]
+        before, after = _short(self.before), _short(self.after)
+        shown = {"+": after, "-": before}.get(self.sign, f"{before} -> {after}")
+        return [f"{self.sign} {self.path}: {shown}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object that is made, changed, removed, or kept although it leaves the release."""
+
+    action: str
+    """`+`, `~`, `-`, or `=` for an object that stays on the cluster when it leaves the release."""
+    kind: str
+    namespace: str
+    name: str
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """`Deployment kasm/vdi-operator`."""
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+def changes_between(before: Iterable[Object], after: Iterable[Object], namespace: str) -> list[Change]:
+    """What leads from one set of objects to the other; objects that name no namespace are in `namespace` at most."""
+    old, new = _by_name(before, namespace), _by_name(after, namespace)
+    found = []
+    for key in sorted({*old, *new}):
+        kind, where, name = key
+        if key not in old:
+            found.append(Change("+", kind, where, name))
+        elif key not in new:
+            kept = (old[key]["metadata"].get("annotations") or {}).get(KEEP) == "keep"
+            found.append(Change("=" if kept else "-", kind, where, name))
+        elif fields := tuple(_fields(old[key], new[key])):
+            found.append(Change("~", kind, where, name, fields))
+    return found
+
+
+def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, str], Object]:
+    found = {}
+    for one in objects:
+        meta = one["metadata"]
+        if HOOK in (meta.get("annotations") or {}):
+            continue
+        where = meta.get("namespace") or ("" if one["kind"] in CLUSTER_SCOPED else namespace)
+        found[str(one["kind"]), str(where), str(meta["name"])] = one
+    return found
+
+
+CLUSTER_SCOPED = frozenset(
+    {
+        "Namespace",
+        "CustomResourceDefinition",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "PriorityClass",
+        "RuntimeClass",
+        "StorageClass",
+        "ClusterIssuer",
+        "VDITemplate",
+        "VDIPool",
+    }
+)
+"""Kinds that are in no namespace, of those that charts of ours make."""
+
+
+def _fields(before: Object, after: Object) -> Iterator[Field]:
+    secret = after["kind"] == "Secret"
+    for key in sorted({*before, *after}):
+        for one in _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), key):
+            if any(one.path.endswith(f".labels.{label}") for label in _VERSION_LABELS):
+                continue
+            yield _hidden(one) if secret and key in ("data", "stringData") else one
+
+
+def _hidden(one: Field) -> Field:
+    """The field of a Secret, with nothing of its content."""
+    path = ".".join(one.path.split(".")[:2])
+    return Field(path, one.sign, HIDDEN if one.before is not None else None, HIDDEN if one.after is not None else None)
+
+
+def _compare(before: Any, after: Any, path: str) -> Iterator[Field]:
+    if before is _ABSENT or after is _ABSENT:
+        yield from _whole(before, after, path)
+    elif isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in sorted({*before, *after}, key=str):
+            yield from _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{path}.{key}")
+    elif isinstance(before, list) and isinstance(after, list):
+        yield from _compare_lists(before, after, path)
+    elif before != after:
+        yield Field(path, "~", before, after)
+
+
+def _whole(before: Any, after: Any, path: str) -> Iterator[Field]:
+    """Something that comes or goes: its leaves, unless it is small."""
+    value, sign = (after, "+") if before is _ABSENT else (before, "-")
+    if isinstance(value, Mapping) and value and len(str(value)) > _LONG:
+        for key, inner in value.items():
+            old, new = (_ABSENT, inner) if sign == "+" else (inner, _ABSENT)
+            yield from _whole(old, new, f"{path}.{key}")
+    else:
+        yield Field(path, sign, *((None, value) if sign == "+" else (value, None)))
+
+
+def _compare_lists(before: list[Any], after: list[Any], path: str) -> Iterator[Field]:
+    """By name, where all elements have one of their own; else by position."""
+    names = _names(before), _names(after)
+    if names[0] is None or names[1] is None:
+        yield from _compare_by_position(before, after, path)
+        return
+    old_by, new_by = dict(zip(names[0], before, strict=True)), dict(zip(names[1], after, strict=True))
+    for name in dict.fromkeys([*old_by, *new_by]):
+        yield from _compare(old_by.get(name, _ABSENT), new_by.get(name, _ABSENT), f"{path}[{name}]")
+
+
+def _compare_by_position(before: list[Any], after: list[Any], path: str) -> Iterator[Field]:
+    """What comes or goes in the middle moves the rest, and changes nothing of it."""
+    matcher = difflib.SequenceMatcher(None, list(map(_json, before)), list(map(_json, after)), autojunk=False)
+    for action, begin, end, to_begin, to_end in matcher.get_opcodes():
+        if action == "equal":
+            continue
+        for number in range(max(end - begin, to_end - to_begin)):
+            old = before[begin + number] if begin + number < end else _ABSENT
+            new = after[to_begin + number] if to_begin + number < to_end else _ABSENT
+            yield from _compare(old, new, f"{path}[{(begin if new is _ABSENT else to_begin) + number}]")
+
+
+def _names(elements: list[Any]) -> list[str] | None:
+    names = [one.get("name") if isinstance(one, Mapping) else None for one in elements]
+    return [str(one) for one in names] if None not in names and len({*names}) == len(names) else None
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and value else _json(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _text_diff(before: Any, after: Any) -> Iterator[str]:
+    old, new = ((one or "").splitlines() if isinstance(one or "", str) else [_json(one)] for one in (before, after))
+    for line in difflib.unified_diff(old, new, lineterm="", n=1):
+        if not line.startswith(("---", "+++", "@@")):
+            yield line if len(line) <= _LONG else f"{line[: _LONG - 3]}..."

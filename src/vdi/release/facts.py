@@ -1,0 +1,124 @@
+"""What is known before anything is changed, as frozen data. `gather` reads it, `preflight` judges it. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from vdi.doctor.proxies import Traefik
+from vdi.doctor.snapshot import Certificate
+from vdi.helm.binary import Helm
+from vdi.helm.releases import Revision, deployed
+from vdi.operator.settings import Settings, read_settings
+from vdi.release.chart import Chart
+from vdi.session.observed import Node
+
+Object = Mapping[str, Any]
+POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
+
+
+class Refusal(NamedTuple):
+    """An object that the API server would not take."""
+
+    object: str
+    reason: str
+    """`Forbidden`, `Invalid`, ..."""
+    message: str
+
+
+class Stranger(NamedTuple):
+    """An object of the release's that is there already and is not the release's."""
+
+    kind: str
+    where: str
+    """Its namespace, or nothing."""
+    name: str
+    owner: str
+    """`NAMESPACE/RELEASE` that it belongs to; empty: to none."""
+
+
+class Pods(NamedTuple):
+    """The pods of one workload of the release."""
+
+    workload: str
+    namespace: str
+    spec: Object
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A cluster and what a release would make on it."""
+
+    helm: Helm
+    chart: Chart
+    server: str
+    """Address of the API server."""
+    kubernetes: str
+    """Its version."""
+    release: str
+    namespace: str
+    revisions: tuple[Revision, ...] = ()
+    """The newest first."""
+    objects: tuple[Object, ...] = ()
+    """What the release would consist of."""
+    crds: tuple[Object, ...] = ()
+    """The cluster's CRDs of the names that the chart's have."""
+    namespaces: Mapping[str, Object | None] = field(default_factory=dict)
+    """Those of the release and of the sessions, and the others that objects name; None: not there."""
+    unknown: frozenset[tuple[str, str]] = frozenset()
+    """(apiVersion, kind) of the release's objects, that the API server does not know."""
+    lacking: tuple[str, ...] = ()
+    """What our account may not do, as kubectl auth can-i takes it."""
+    nodes: tuple[Node, ...] = ()
+    traefiks: tuple[Traefik, ...] = ()
+    traefik_known: bool = True
+    """Whether the API server knows traefik.io/v1alpha1."""
+    classes: tuple[Object, ...] = ()
+    """StorageClasses."""
+    secrets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    """By namespace and name, the keys of Secrets; a namespace that is not in it could not be read."""
+    certificates: tuple[Certificate, ...] = ()
+    """Of the TLS Secrets that the release names."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Host names that were looked up here -> why they lead nowhere; empty: they do."""
+    refusals: tuple[Refusal, ...] = ()
+    """What a dry run on the API server says."""
+    strangers: tuple[Stranger, ...] = ()
+    """Objects that Helm would refuse to take into the release."""
+    unread: tuple[str, ...] = ()
+    """What could not be looked at, in words."""
+
+    @cached_property
+    def before(self) -> Revision | None:
+        """The revision that is in place."""
+        return deployed(self.revisions)
+
+    @cached_property
+    def pods(self) -> tuple[Pods, ...]:
+        """Of all workloads of the release."""
+        return tuple(self._pods())
+
+    def _pods(self) -> Iterator[Pods]:
+        for one in self.objects:
+            if one["kind"] in POD_KINDS:
+                spec = one["spec"]
+                spec = spec["jobTemplate"]["spec"] if one["kind"] == "CronJob" else spec
+                meta = one["metadata"]
+                name = f"{one['kind'].lower()}/{meta['name']}"
+                yield Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"])
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the operator would be told: domain, entry point, namespace of the sessions, ..."""
+        return settings_of(self.objects)
+
+
+def settings_of(objects: tuple[Object, ...]) -> Settings:
+    """The settings of the operator among these objects; the defaults, where there is none."""
+    for one in objects:
+        if one["kind"] == "Deployment":
+            for container in one["spec"]["template"]["spec"]["containers"]:
+                variables = {each["name"]: str(each.get("value", "")) for each in container.get("env") or ()}
+                if container["name"] == "operator" and "VDI_NAMESPACE" in variables:
+                    return read_settings(variables)
+    return Settings()

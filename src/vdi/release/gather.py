@@ -1,0 +1,285 @@
+"""Reads what preflight and diff need: renders the chart, asks the API server. Nothing is written.
+
+The release's objects are tried on the API server in a dry run: rights, admission, quotas and schemas are then its own
+answer. What lies in a namespace, or is of a kind, that the install itself makes first cannot be tried before.
+"""
+
+import asyncio
+import base64
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from vdi.api.meta import API_VERSION
+from vdi.doctor.certificates import read_certificate
+from vdi.doctor.proxies import Traefik, find_traefiks
+from vdi.doctor.snapshot import Certificate, Snapshot
+from vdi.helm import arguments
+from vdi.helm.arguments import Change
+from vdi.helm.binary import Helm, parse_version
+from vdi.helm.discovery import Kinds, api_versions, may, server_version
+from vdi.helm.errors import HelmFailed
+from vdi.helm.releases import RELEASE_NAME, RELEASE_NAMESPACE, parse_manifest, read_revisions
+from vdi.helm.run import run_helm
+from vdi.kube.errors import ApiError, Forbidden, KubeError, NotFound
+from vdi.kube.resource import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, NODES, SECRETS, STORAGE_CLASSES, Resource
+from vdi.kube.transport import Client
+from vdi.operator.kinds import POOLS, TEMPLATES
+from vdi.release.chart import Chart
+from vdi.release.crds import HELM, of_release
+from vdi.release.diff import HOOK
+from vdi.release.facts import Facts, Object, Refusal, Stranger, settings_of
+from vdi.session.observed import Node
+
+_EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
+_VERBS = ("get", "create", "patch", "delete")
+"""What Helm does with each object of a release."""
+_DNS_SECONDS = 3.0
+_SAID_BY_PREFLIGHT = frozenset({"NotOurs", "UnknownKind"})
+"""Failures of Helm 4, which compares with the cluster while it renders: preflight says all of these at once."""
+_OWN = (TEMPLATES.kind, POOLS.kind)
+"""Kinds of ours that the chart makes objects of."""
+
+
+async def render(client: Client, helm: Helm, change: Change, *, is_upgrade: bool) -> tuple[Object, ...]:
+    """The objects that the chart makes of these values on this cluster. Raises HelmFailed, KubeError.
+
+    Objects of our own kinds are among them also where the cluster does not know those kinds yet: the CRDs come first.
+    """
+    version = parse_version(await server_version(client))
+    kubernetes = ".".join(map(str, version)) if version else "1.30.0"
+    there = await api_versions(client)
+
+    async def template(apis: tuple[str, ...], *, lookups: bool) -> list[Object]:
+        words = arguments.template(change, kubernetes=kubernetes, apis=apis, is_upgrade=is_upgrade, lookups=lookups)
+        output = await run_helm(helm, words, stdin=change.values.stdin)
+        return [one for one in parse_manifest(output.stdout) if HOOK not in (one["metadata"].get("annotations") or {})]
+
+    apis = (*there, *(f"{API_VERSION}/{kind}" for kind in _OWN))
+    try:
+        found = await template(apis, lookups=True)
+    except HelmFailed as error:
+        if error.failure.code not in _SAID_BY_PREFLIGHT:
+            raise
+        found = await template(apis, lookups=False)
+    kinds = Kinds(client)
+    if all([await kinds.find(API_VERSION, kind) for kind in _OWN]):
+        return tuple(found)
+    late = [one for one in await template(apis, lookups=False) if one["apiVersion"] == API_VERSION]
+    known = {(one["kind"], one["metadata"]["name"]) for one in found}
+    return (*found, *(one for one in late if (one["kind"], one["metadata"]["name"]) not in known))
+
+
+async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Facts:
+    """Everything that preflight and diff look at. Raises HelmFailed, KubeError."""
+    release, namespace = change.release, change.place.namespace
+    revisions, kubernetes = await asyncio.gather(read_revisions(client, namespace, release), server_version(client))
+    objects = await render(client, helm, change, is_upgrade=bool(revisions))
+    reading = _Reading(client, namespace)
+    settings = settings_of(objects)
+    tls = settings.policy.tls_secret
+    spaces = sorted({namespace, settings.namespace, *(_space(one) for one in objects)} - {""})
+    resources = await reading.resources(objects)
+    there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
+    names = asyncio.create_task(look_up(settings.policy.domain))
+    secrets = {space: keys for space in spaces if (keys := await reading.secrets(space)) is not None}
+    return Facts(
+        helm=helm,
+        chart=chart,
+        server=client.config.server,
+        kubernetes=kubernetes,
+        release=release,
+        namespace=namespace,
+        revisions=tuple(revisions),
+        objects=objects,
+        crds=await reading.crds(of_release(objects)),
+        namespaces=there,
+        unknown=frozenset(kind for kind, resource in resources.items() if resource is None),
+        lacking=await reading.lacking(objects, resources),
+        nodes=tuple(await reading.try_list(NODES, Node)),
+        traefiks=await reading.traefiks(),
+        traefik_known=await Kinds(client).find("traefik.io/v1alpha1", "IngressRoute") is not None,
+        classes=tuple(await reading.try_list(STORAGE_CLASSES, dict[str, Any])),
+        secrets=secrets,
+        certificates=await reading.certificates(tls, {namespace, settings.namespace}) if tls else (),
+        names=await names,
+        refusals=await reading.refusals(objects, resources, there),
+        strangers=await reading.strangers(objects, resources, there, change),
+        unread=tuple(reading.unread),
+    )
+
+
+class _Reading:
+    """Reads, and notes what it may not."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self.unread: list[str] = []
+
+    async def resources(self, objects: Iterable[Object]) -> dict[tuple[str, str], Resource | None]:
+        """The kinds of these objects, by apiVersion and kind."""
+        kinds, found = Kinds(self._client), dict[tuple[str, str], Resource | None]()
+        for version, kind in sorted({(one["apiVersion"], one["kind"]) for one in objects}):
+            found[version, kind] = await kinds.find(version, kind)
+        return found
+
+    async def namespace_of(self, name: str) -> Object | None:
+        try:
+            return await self._client.get(NAMESPACES, name, into=dict[str, Any])
+        except NotFound:
+            return None
+        except Forbidden as error:
+            self.unread.append(f"namespace {name}: {error.message}")
+            return {"metadata": {"name": name}}
+
+    async def try_list(self, resource: Resource, into: Any) -> list[Any]:
+        try:
+            return await self._client.list(resource, into=into)
+        except Forbidden as error:
+            self.unread.append(f"{resource.plural}: {error.message}")
+            return []
+
+    async def traefiks(self) -> tuple[Traefik, ...]:
+        """Workloads that run Traefik, anywhere."""
+        found = {}
+        for kind in (DEPLOYMENTS, DAEMON_SETS):
+            found[kind.plural] = await self.try_list(kind, dict[str, Any])
+        return find_traefiks(Snapshot(taken_at="1970-01-01T00:00:00Z", objects=found))
+
+    async def crds(self, wanted: Sequence[Object]) -> tuple[Object, ...]:
+        found = []
+        for one in wanted:
+            try:
+                found.append(await self._client.get(CRDS, one["metadata"]["name"], into=dict[str, Any]))
+            except NotFound:
+                continue
+            except Forbidden as error:
+                self.unread.append(f"{one['metadata']['name']}: {error.message}")
+        return tuple(found)
+
+    async def lacking(
+        self, objects: Iterable[Object], resources: dict[tuple[str, str], Resource | None]
+    ) -> tuple[str, ...]:
+        """Rights that Helm would miss."""
+        if await may(self._client, "*", _EVERYTHING, None):
+            return ()
+        wanted = {(SECRETS, self._namespace)}
+        for one in objects:
+            resource = resources[one["apiVersion"], one["kind"]]
+            if resource is not None:
+                wanted.add((resource, self._space_of(one, resource) or ""))
+        questions = [(verb, kind, where) for kind, where in sorted(wanted, key=str) for verb in _VERBS]
+        answers = await asyncio.gather(*(may(self._client, verb, kind, where) for verb, kind, where in questions))
+        return tuple(
+            f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}" + (f" -n {where}" if where else "")
+            for (verb, kind, where), allowed in zip(questions, answers, strict=True)
+            if not allowed
+        )
+
+    def _space_of(self, one: Object, resource: Resource) -> str | None:
+        return (one["metadata"].get("namespace") or self._namespace) if resource.namespaced else None
+
+    async def refusals(
+        self,
+        objects: Iterable[Object],
+        resources: dict[tuple[str, str], Resource | None],
+        spaces: dict[str, Object | None],
+    ) -> tuple[Refusal, ...]:
+        """What the API server would not take, of what can be tried before the install itself."""
+        async with Client(self._client.config, field_manager=HELM) as client:
+
+            async def attempt(one: Object) -> Refusal | None:
+                resource, meta = resources[one["apiVersion"], one["kind"]], one["metadata"]
+                where = self._space_of(one, resource) if resource else None
+                if resource is None or (where and spaces.get(where) is None):
+                    return None
+                try:
+                    await client.apply(resource, meta["name"], one, namespace=where, dry_run=True, into=msgspec.Raw)
+                except ApiError as error:
+                    name = f"{one['kind']} {where + '/' if where else ''}{meta['name']}"
+                    return Refusal(name, error.reason or type(error).__name__, error.message)
+                return None
+
+            found = await asyncio.gather(*map(attempt, objects))
+        return tuple(one for one in found if one)
+
+    async def strangers(
+        self,
+        objects: Iterable[Object],
+        resources: dict[tuple[str, str], Resource | None],
+        spaces: dict[str, Object | None],
+        change: Change,
+    ) -> tuple[Stranger, ...]:
+        """Objects that are there and belong to no release, or to another one."""
+
+        async def look(one: Object) -> Stranger | None:
+            resource, name = resources[one["apiVersion"], one["kind"]], one["metadata"]["name"]
+            where = self._space_of(one, resource) if resource else None
+            if resource is None or (where and spaces.get(where) is None):
+                return None
+            try:
+                found = await self._client.get(resource, name, namespace=where, into=dict[str, Any])
+            except (NotFound, Forbidden):
+                return None
+            notes = found["metadata"].get("annotations") or {}
+            owner = notes.get(RELEASE_NAMESPACE, ""), notes.get(RELEASE_NAME, "")
+            if owner == (change.place.namespace, change.release):
+                return None
+            return Stranger(one["kind"], where or "", name, "/".join(owner) if all(owner) else "")
+
+        found = await asyncio.gather(*map(look, objects))
+        return tuple(one for one in found if one)
+
+    async def secrets(self, namespace: str) -> dict[str, frozenset[str]] | None:
+        """Names of Secrets and of their keys; their content is dropped at once."""
+        try:
+            found = await self._client.list(SECRETS, namespace=namespace, into=_Secret)
+        except Forbidden as error:
+            self.unread.append(f"secrets of {namespace}: {error.message}")
+            return None
+        return {one.metadata.name: frozenset(one.data or ()) for one in found}
+
+    async def certificates(self, name: str, namespaces: Iterable[str]) -> tuple[Certificate, ...]:
+        """The public part of this TLS Secret in each of the namespaces."""
+        found = []
+        for namespace in sorted(namespaces):
+            try:
+                secret = await self._client.get(SECRETS, name, namespace=namespace, into=dict[str, Any])
+                pem = base64.b64decode((secret.get("data") or {}).get("tls.crt", ""))
+                found.append(read_certificate(namespace, name, pem))
+            except NotFound:
+                found.append(Certificate(namespace=namespace, secret=name, problem="missing"))
+            except KubeError as error:
+                self.unread.append(f"secret {namespace}/{name}: {error}")
+        return tuple(found)
+
+
+class _Meta(msgspec.Struct):
+    name: str
+
+
+class _Secret(msgspec.Struct):
+    metadata: _Meta
+    data: dict[str, msgspec.Raw] | None = None
+
+
+async def look_up(domain: str) -> dict[str, str]:
+    """Whether portal and desktops have addresses, as this machine sees it."""
+    if domain == "localhost" or domain.endswith(".localhost"):
+        return {}  # browsers resolve it themselves
+    loop, found = asyncio.get_running_loop(), {}
+    for host in (f"portal.{domain}", f"any-desktop.{domain}"):
+        try:
+            async with asyncio.timeout(_DNS_SECONDS):
+                await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+            found[host] = ""
+        except (OSError, TimeoutError, UnicodeError) as error:
+            found[host] = getattr(error, "strerror", None) or str(error) or "no answer"
+    return found
+
+
+def _space(one: Object) -> str:
+    return str(one["metadata"].get("namespace") or "")

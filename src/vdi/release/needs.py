@@ -1,0 +1,126 @@
+"""What the objects of a release need from outside it, compared with what is there. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vdi.release.facts import Facts, Object
+
+IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
+ENFORCE = "pod-security.kubernetes.io/enforce"
+_TEMPLATE_CLASS = "local-path"
+"""StorageClass of homes whose template names none (docs/api.md)."""
+
+
+def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
+    """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
+    if any(words.startswith("storageclasses") for words in facts.unread):
+        return
+    there = {one["metadata"]["name"] for one in facts.classes}
+    defaults = [one for one in facts.classes if (one["metadata"].get("annotations") or {}).get(IS_DEFAULT) == "true"]
+    for what, wanted in _classes(facts):
+        if (wanted and wanted not in there) or (not wanted and not defaults):
+            yield what, wanted
+
+
+def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
+    for one in facts.objects:
+        kind, name, spec = one["kind"], one["metadata"]["name"], one.get("spec") or {}
+        if kind == "PersistentVolumeClaim":
+            yield f"The volume {name}", spec.get("storageClassName") or ""
+        elif kind == "StatefulSet":
+            for claim in spec.get("volumeClaimTemplates") or ():
+                yield f"The volume of {name}", claim["spec"].get("storageClassName") or ""
+        elif kind == "VDITemplate":
+            home = spec.get("persistence") or {}
+            if home.get("enabled"):
+                yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
+
+
+def missing_keys(facts: Facts) -> Iterator[tuple[str, str]]:
+    """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor made."""
+    made = {
+        (one["metadata"].get("namespace") or facts.namespace, one["metadata"]["name"])
+        for one in facts.objects
+        if one["kind"] == "Secret"
+    }
+    said = set(made)
+    for pods in facts.pods:
+        there = facts.secrets.get(pods.namespace)
+        if there is None and facts.namespaces.get(pods.namespace) is not None:
+            continue  # they may not be read
+        for name, key in _references(pods.spec):
+            if (pods.namespace, name) in said:
+                continue
+            said.add((pods.namespace, name))
+            keys = (there or {}).get(name)
+            remedy = f"kubectl -n {pods.namespace} create secret generic {name} --from-file={key or 'KEY'}=FILE"
+            if keys is None:
+                yield f"The Secret {pods.namespace}/{name} is not there; {pods.workload} needs it.", remedy
+            elif key and key not in keys:
+                has = ", ".join(sorted(keys)) or "none"
+                yield f"The Secret {pods.namespace}/{name} has no key {key!r}, only: {has}.", remedy
+
+
+def _references(pod: Object) -> Iterator[tuple[str, str]]:
+    """(Secret, key) that the pod cannot start without; an empty key: the whole Secret."""
+    for container in (*(pod.get("initContainers") or ()), *pod["containers"]):
+        for variable in container.get("env") or ():
+            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
+            if reference and not reference.get("optional"):
+                yield reference["name"], reference["key"]
+        for source in container.get("envFrom") or ():
+            if (reference := source.get("secretRef")) and not reference.get("optional"):
+                yield reference["name"], ""
+    for volume in pod.get("volumes") or ():
+        sources: list[Mapping[str, Any]] = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        for source in sources:
+            secret = source.get("secret")
+            if secret and not secret.get("optional"):
+                yield secret.get("secretName") or secret["name"], ""
+    for one in pod.get("imagePullSecrets") or ():
+        yield one["name"], ""
+
+
+def refused_host_network(facts: Facts) -> Iterator[tuple[str, str]]:
+    """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
+    for pods in facts.pods:
+        labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get("labels") or {}
+        level = labels.get(ENFORCE, "")
+        if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
+            words = f"{pods.workload} uses its node's network, and the namespace {pods.namespace} enforces {level!r}."
+            yield (
+                words,
+                f"kubectl label namespace {pods.namespace} {ENFORCE}=privileged --overwrite, or another namespace.",
+            )
+
+
+def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
+    """(image, what is wrong with it, whether that is certain), as far as it can be known from here."""
+    there = {name for node in facts.nodes for image in node.status.images for name in image.names or ()}
+    for image, policy in _images(facts):
+        if _known_as(image) & there:
+            continue
+        local = image.split("/")[0].split(":")[0] in ("localhost", "127.0.0.1")
+        if local and there:
+            yield image, "is on no node, and no registry has it: `localhost` is each node itself.", False
+        elif policy == "Never" and there:
+            yield image, "is on no node, and may not be pulled (pullPolicy: Never).", True
+
+
+def _images(facts: Facts) -> list[tuple[str, str]]:
+    found = {}
+    for pods in facts.pods:
+        for container in (*(pods.spec.get("initContainers") or ()), *pods.spec["containers"]):
+            found[container["image"]] = container.get("imagePullPolicy") or ""
+    for one in facts.objects:
+        if one["kind"] == "VDITemplate":
+            found.setdefault(one["spec"]["image"], "")
+    return sorted(found.items())
+
+
+def _known_as(image: str) -> set[str]:
+    """The names under which a node may list it."""
+    named = image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+    first = named.split("/")[0]
+    full = named if "." in first or ":" in first or first == "localhost" else None
+    return {named, full or (f"docker.io/{named}" if "/" in named else f"docker.io/library/{named}")}

@@ -1,0 +1,303 @@
+"""Uninstall: sessions are ended while the operator can still do it, homes stay unless told otherwise, and what stays is
+listed. Nothing waits for a finalizer that nobody takes off.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from vdi.api.meta import GROUP
+from vdi.api.session import VDISession
+from vdi.doctor.operators import Operator, find_operators
+from vdi.doctor.snapshot import Snapshot
+from vdi.helm import arguments
+from vdi.helm.arguments import Place
+from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.releases import KEEP, Revision, deployed, read_revisions
+from vdi.helm.run import run_helm
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import CLAIMS, CRDS, DEPLOYMENTS
+from vdi.kube.transport import Client
+from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
+from vdi.operator.settings import Settings
+from vdi.release.carry_out import NotDoneError, Running
+from vdi.release.errors import RefusedError
+from vdi.release.facts import settings_of
+from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+
+Object = dict[str, Any]
+_FORCED_AFTER = 60.0
+_AGAIN = "Sessions are ended, and a part of the release may be removed; vdi uninstall again goes on."
+
+
+@dataclass(frozen=True, slots=True)
+class HomeVolume:
+    """A claim with somebody's files."""
+
+    namespace: str
+    claim: str
+    user: str
+    template: str
+    size: str
+    owned: bool
+    """It belongs to its session alone and goes with it (the template's `retain: false`)."""
+
+    @property
+    def words(self) -> str:
+        """One line of a list."""
+        return f"{self.user or '(unknown)'}: {self.size or '?'} of template {self.template or '?'} ({self.claim})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What there is to remove."""
+
+    release: str
+    namespace: str
+    revision: Revision | None
+    """None: helm knows no such release; what it has left behind may still be there."""
+    sessions_namespace: str
+    sessions: tuple[VDISession, ...] = ()
+    elsewhere: int = 0
+    """Sessions in other namespaces, which another operator looks after."""
+    operators: tuple[Operator, ...] = ()
+    """Those that watch the sessions' namespace."""
+    pools: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    """Templates that are not the release's."""
+    homes: tuple[HomeVolume, ...] = ()
+    crds: tuple[str, ...] = ()
+    kept: tuple[str, ...] = field(default=())
+    """Objects of the release that stay when it goes, as kubectl deletes them."""
+
+    @property
+    def operator_works(self) -> bool:
+        """Whether somebody takes the finalizers off."""
+        return any(one.ready for one in self.operators)
+
+    @property
+    def lost_homes(self) -> tuple[HomeVolume, ...]:
+        """Those that go with their session."""
+        return tuple(one for one in self.homes if one.owned)
+
+
+async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
+    """What is there. Raises KubeError."""
+    revisions = await read_revisions(client, namespace, release)
+    revision = deployed(revisions) or (revisions[0] if revisions else None)
+    objects = tuple(revision.objects()) if revision else ()
+    where = (settings_of(objects) if objects else Settings()).namespace
+    sessions = await _known(client.list(SESSIONS, into=VDISession))
+    deployments = await client.list(DEPLOYMENTS, into=Object)
+    operators = find_operators(Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments}))
+    made = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    pools = await _known(client.list(POOLS, into=_Named))
+    templates = await _known(client.list(TEMPLATES, into=_Named))
+    crds = await client.list(CRDS, into=_Named)
+    return Removal(
+        release=release,
+        namespace=namespace,
+        revision=revision,
+        sessions_namespace=where,
+        sessions=tuple(one for one in sessions if one.metadata.namespace == where),
+        elsewhere=sum(one.metadata.namespace != where for one in sessions),
+        operators=tuple(one for one in operators if one.watches == where),
+        pools=pools_to_end(
+            [one.metadata.name for one in pools],
+            own={name for kind, name in made if kind == "VDIPool"},
+            others=any(one.watches != where for one in operators),
+        ),
+        templates=tuple(one.metadata.name for one in templates if ("VDITemplate", one.metadata.name) not in made),
+        homes=tuple(await _homes(client, where)),
+        crds=tuple(one.metadata.name for one in crds if one.metadata.name.endswith(f".{GROUP}")),
+        kept=tuple(_kept(objects, namespace)),
+    )
+
+
+def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[str, ...]:
+    """Pools are of the whole cluster: where another operator fills them too, only the release's own end with it."""
+    return tuple(name for name in names if name in own or not others)
+
+
+def _kept(objects: Sequence[Object], namespace: str) -> list[str]:
+    found = []
+    for one in objects:
+        meta = one["metadata"]
+        if (meta.get("annotations") or {}).get(KEEP) == "keep" and one["kind"] != "CustomResourceDefinition":
+            where = "" if one["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
+            found.append(f"{one['kind'].lower()}/{meta['name']}{where}")
+    return found
+
+
+async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
+    """Delete pools and sessions, and wait until they are gone. Raises RefusedError, KubeError.
+
+    Without an operator that works, `force` takes the finalizers off; Kubernetes' garbage collector then removes what
+    the sessions own.
+    """
+    if plan.sessions and not plan.operator_works and not force:
+        raise RefusedError(no_operator(plan))
+    began = monotonic()
+    for pool in plan.pools:
+        await _gone(run.client.delete(POOLS, pool, propagation="Background", into=msgspec.Raw))
+    left = list(plan.sessions)
+    for one in left:
+        await _gone(run.client.delete(SESSIONS, one.metadata.name, namespace=one.metadata.namespace, into=msgspec.Raw))
+    if not plan.operator_works:
+        for one in left:
+            await _let_go(run.client, one)
+
+    async def look() -> list[str]:
+        sessions = await _known(run.client.list(SESSIONS, namespace=plan.sessions_namespace, into=VDISession))
+        return [one.metadata.name for one in sessions]
+
+    # Who forces does not wait for long: a session's end takes seconds.
+    still = await _until_none(
+        run, look, "sessions are ending", min(run.seconds, _FORCED_AFTER) if force else run.seconds
+    )
+    if still and force:
+        sessions = await _known(run.client.list(SESSIONS, namespace=plan.sessions_namespace, into=VDISession))
+        for one in sessions:
+            await _let_go(run.client, one)
+        still = await _until_none(run, look, "sessions are ending", run.seconds)
+    if still:
+        raise RefusedError(
+            f"these sessions have not ended within {run.seconds:.0f} s: {', '.join(still)}. Nothing else was removed."
+            f" vdi session show {still[0]} says why; --force takes their finalizers off"
+        )
+    if plan.sessions:
+        run.view.stage(f"{count(plan.sessions, 'session')} ended", monotonic() - began)
+
+
+def no_operator(plan: Removal) -> str:
+    """Why sessions cannot be ended."""
+    there = ", ".join(one.object for one in plan.operators)
+    why = f"no replica of {there} is ready" if there else "there is no operator"
+    names = ", ".join(one.metadata.name for one in plan.sessions[:5]) + (" ..." if len(plan.sessions) > 5 else "")
+    return (
+        f"{count(plan.sessions, 'session')} ({names}), and {why} that could end them: their finalizers would wait"
+        " for ever. Bring the operator back (vdi doctor says what is wrong), or take the finalizers off with --force:"
+        " Kubernetes then removes their pods, Services, Secrets and routes; homes stay"
+    )
+
+
+async def uninstall_release(run: Running, plan: Removal, place: Place) -> None:
+    """`helm uninstall`. Raises NotDoneError."""
+    began = monotonic()
+    run.view.waiting("helm removes the release")
+    words = arguments.uninstall(plan.release, place, seconds=run.seconds)
+    try:
+        await run_helm(run.helm, words, say=run.view.say)
+    except HelmInterrupted as error:
+        raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
+    except HelmFailed as error:
+        late = error.failure.code == "NotReadyInTime"
+        reason = f"{error.what}: not everything was gone in {run.seconds:.0f} s" if late else str(error)
+        raise NotDoneError(reason, _AGAIN) from error
+    run.view.stage("helm uninstall", monotonic() - began)
+
+
+async def delete_homes(run: Running, homes: Sequence[HomeVolume]) -> None:
+    """Delete these claims, and wait until they are gone. Raises RefusedError, KubeError."""
+    began = monotonic()
+    for one in homes:
+        await _gone(run.client.delete(CLAIMS, one.claim, namespace=one.namespace, into=msgspec.Raw))
+    names = {one.claim for one in homes}
+
+    async def look() -> list[str]:
+        found = [each for space in {one.namespace for one in homes} for each in await _homes(run.client, space)]
+        return [one.claim for one in found if one.claim in names]
+
+    if still := await _until_none(run, look, "homes are deleted", run.seconds):
+        raise RefusedError(
+            f"these homes are marked for deletion and still there: {', '.join(still)}; a pod may use them:"
+            f" kubectl -n {homes[0].namespace} describe pvc {still[0]}"
+        )
+    run.view.stage(f"{count(homes, 'home')} deleted", monotonic() - began)
+
+
+async def delete_crds(run: Running, names: Sequence[str]) -> None:
+    """Delete the CRDs, and with them every template and pool. Raises RefusedError, KubeError."""
+    began = monotonic()
+    for name in names:
+        await _gone(run.client.delete(CRDS, name, into=msgspec.Raw))
+
+    async def look() -> list[str]:
+        there = {one.metadata.name for one in await run.client.list(CRDS, into=_Named)}
+        return [one for one in names if one in there]
+
+    if still := await _until_none(run, look, "CRDs are deleted", run.seconds):
+        raise RefusedError(f"these CRDs do not go, since objects of theirs have finalizers: {', '.join(still)}")
+    run.view.stage(f"{len(names)} CRDs deleted", monotonic() - began)
+
+
+async def left_sessions(client: Client, namespace: str) -> list[str]:
+    """Sessions that are there: somebody may have started one in the meantime."""
+    return [one.metadata.name for one in await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))]
+
+
+class _Meta(msgspec.Struct):
+    name: str
+
+
+class _Named(msgspec.Struct):
+    metadata: _Meta
+
+
+async def _homes(client: Client, namespace: str) -> list[HomeVolume]:
+    label = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+    found = []
+    for one in await client.list(CLAIMS, namespace=namespace, label_selector=label, into=Object):
+        notes, spec = one["metadata"].get("annotations") or {}, one.get("spec") or {}
+        capacity = ((one.get("status") or {}).get("capacity") or {}).get("storage")
+        found.append(
+            HomeVolume(
+                namespace,
+                one["metadata"]["name"],
+                notes.get(USER_ANNOTATION, ""),
+                notes.get(TEMPLATE_ANNOTATION, ""),
+                capacity or ((spec.get("resources") or {}).get("requests") or {}).get("storage", ""),
+                any(owner["kind"] == "VDISession" for owner in one["metadata"].get("ownerReferences") or ()),
+            )
+        )
+    return sorted(found, key=lambda one: (one.user, one.claim))
+
+
+def count(things: Sequence[Any], name: str) -> str:
+    """`1 home`, `2 homes`."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+async def _until_none(run: Running, look: Callable[[], Awaitable[list[str]]], what: str, seconds: float) -> list[str]:
+    """Look until nothing is left; what is still there in the end."""
+    deadline = monotonic() + seconds
+    while left := await look():
+        run.view.waiting(f"{what}: {len(left)} left, such as {left[0]}")
+        if monotonic() > deadline:
+            return left
+        await SYSTEM_CLOCK.sleep(0.3)
+    return []
+
+
+async def _let_go(client: Client, session: VDISession) -> None:
+    patch = {"metadata": {"finalizers": None}}
+    meta = session.metadata
+    await _gone(client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw))
+
+
+async def _gone(request: Awaitable[Any]) -> None:
+    with suppress(NotFound):
+        await request
+
+
+async def _known(request: Awaitable[list[Any]]) -> list[Any]:
+    """The list; empty where the cluster does not know the kind."""
+    try:
+        return await request
+    except NotFound:
+        return []

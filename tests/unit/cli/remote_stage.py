@@ -1,0 +1,116 @@
+"""A real gateway's API and login, served over TLS on loopback in a thread of its own, for commands to talk to."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+
+from unit.gateway.api_stage import ALICE, PORTAL, Stage, open_stage
+from vdi.devcluster.pki import authority
+from vdi.gateway.errors import HANDLERS
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.logins import Device, Identity
+
+T = TypeVar("T")
+
+
+class RemoteGateway:
+    """The gateway, and what tests do with it from their own thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca = authority(folder, "ca", "A test's own authority").file
+        self.url = ""
+        self.stage: Stage | None = None
+        self.server: uvicorn.Server | None = None
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run in the gateway's event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(5)
+
+    def call(self, work: Callable[[Stage], T]) -> T:
+        """The same for what does not wait."""
+
+        async def run() -> T:
+            return work(self.there)
+
+        return self.do(run())
+
+    @property
+    def there(self) -> Stage:
+        assert self.stage is not None
+        return self.stage
+
+    async def log_in(self, who: Identity) -> str:
+        """The cookie of a new login in a browser."""
+        secret, _ = await self.there.gateway.login.logins.begin(who, Device())
+        return secret
+
+    async def agree(self, address: str, who: Identity = ALICE) -> httpx.Response:
+        """What a person's browser does with the address that `vdi login` opens."""
+        async with self.browser(await self.log_in(who)) as browser:
+            page = await browser.get(address.removeprefix(self.url))
+            assert page.status_code == 200, page.text
+            fields = dict(httpx.URL(address).params)
+            token = page.text.split('name="csrf" value="')[1].split('"')[0]
+            return await browser.post("/cli/authorize", data={**fields, "csrf": token}, headers={"Origin": PORTAL})
+
+    @asynccontextmanager
+    async def browser(self, cookie: str) -> AsyncIterator[httpx.AsyncClient]:
+        """A browser that trusts the test's authority, and sends the cookie wherever it goes."""
+        trust = ssl.create_default_context(cafile=self.ca)
+        headers = {"Accept": "text/html", "Cookie": f"{LOGIN}={cookie}"}
+        async with httpx.AsyncClient(
+            verify=trust, base_url=f"https://127.0.0.1:{httpx.URL(self.url).port}", headers=headers, trust_env=False
+        ) as browser:
+            yield browser
+
+    @contextmanager
+    def running(self) -> Iterator["RemoteGateway"]:
+        """Serve until the context ends."""
+        ready, stop = threading.Event(), asyncio.Event()
+        thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(ready, stop)))
+        thread.start()
+        try:
+            assert ready.wait(5)
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(stop.set)
+            thread.join(5)
+            self._loop.close()
+
+    async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        issued = authority(self._folder, "ca", "A test's own authority").issue(
+            "server", "portal.vdi.localhost", names=["portal.vdi.localhost", "127.0.0.1"], server=True
+        )
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(64)
+            self.url = f"https://portal.vdi.localhost:{listening.getsockname()[1]}"
+            async with open_stage(self._folder) as stage:
+                self.stage = stage
+                gateway = stage.gateway
+                routes = [*gateway.login.portal_routes(), *gateway.api.portal_routes()]
+                app = Starlette(routes=routes, exception_handlers=HANDLERS)
+                app.state.gateway = gateway
+                config = uvicorn.Config(
+                    app, ssl_certfile=issued[0], ssl_keyfile=issued[1], log_level="critical", lifespan="off",
+                    timeout_graceful_shutdown=1,
+                )  # fmt: skip
+                self.server = uvicorn.Server(config)
+                serving = asyncio.create_task(self.server.serve([listening]))
+                ready.set()
+                await stop.wait()
+                gateway.stopping.set()
+                gateway.world.end_changes()
+                self.server.should_exit = True
+                await serving

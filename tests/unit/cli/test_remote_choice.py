@@ -1,0 +1,123 @@
+"""Which way a command goes, and why; the file that remembers logins."""
+
+from pathlib import Path
+
+import pytest
+
+from vdi.cli.failures import CommandFailedError
+from vdi.cli.options import Target
+from vdi.cli.remote_choice import choose, server_url
+from vdi.cli.remote_client import proxy_for
+from vdi.cli.remote_login import Login, Logins, login_file, read_logins, write_logins
+from vdi.cli.remote_way import GatewayPlace
+
+FIRST, SECOND = "https://portal.a.example", "https://portal.b.example:8443"
+LOGINS = Logins(FIRST, {FIRST: Login("alice@example.com", "vdi_1"), SECOND: Login("alice@b.example", "vdi_2")})
+
+
+@pytest.fixture(autouse=True)
+def a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path
+
+
+CHOICES = [
+    (Target(), None, {}, FIRST, "you are logged in there"),
+    (Target(), SECOND, {}, SECOND, "--server or VDI_SERVER"),
+    (Target(), "portal.b.example:8443", {}, SECOND, "--server or VDI_SERVER"),
+    (Target(), SECOND, {"KUBECONFIG": "/x"}, SECOND, "--server or VDI_SERVER"),
+    (Target(), None, {"KUBECONFIG": "/x"}, "", "KUBECONFIG names a cluster"),
+    (Target(), None, {"KUBECONFIG": ""}, FIRST, "you are logged in there"),
+    (Target(), None, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "", "this is a pod"),
+    (Target(kubeconfig=Path("/x")), None, {}, "", "--kubeconfig or --context"),
+    (Target(context="x"), None, {}, "", "--kubeconfig or --context"),
+]
+
+
+@pytest.mark.parametrize(("target", "server", "environ", "goes_to", "why"), CHOICES)
+def test_the_way(target: Target, server: str | None, environ: dict[str, str], goes_to: str, why: str) -> None:
+    write_logins(LOGINS)
+    place = choose(target, server, environ)
+    assert why in place.why
+    assert (place.server if isinstance(place, GatewayPlace) else "") == goes_to
+
+
+def test_only_a_gateway_that_is_not_the_usual_one_is_named_in_advice() -> None:
+    write_logins(LOGINS)
+    assert choose(Target(), FIRST, {}).flags == ""
+    assert choose(Target(), SECOND, {}).flags == f" --server {SECOND}"
+
+
+def test_nobody_logged_in_means_the_cluster_as_ever() -> None:
+    place = choose(Target(), None, {})
+    assert (place.where, place.user) == ("in namespace vdi-sessions", "")
+    assert "nobody is logged in" in place.why
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("portal.vdi.localhost:8443", "https://portal.vdi.localhost:8443"),
+        ("https://Portal.Example.com/", "https://portal.example.com"),
+        ("https://portal.example.com:443", "https://portal.example.com"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://portal.vdi.localhost", "http://portal.vdi.localhost"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+    ],
+)
+def test_an_address_has_one_spelling(text: str, url: str) -> None:
+    assert server_url(text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "http://portal.example.com", "https://a@portal.example.com", "https://p/login", "ftp://p", "p:x", "p:0"],
+)
+def test_what_is_no_address_of_a_portal_is_refused(text: str) -> None:
+    with pytest.raises(CommandFailedError, match="is not the address of a portal") as refused:
+        server_url(text)
+    assert refused.value.exit_code == 2
+
+
+def test_a_company_s_proxy_is_used_but_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    assert proxy_for("https://portal.example.com") == "http://proxy.example:3128"
+    assert proxy_for("https://portal.inside.example") is None
+    assert proxy_for("https://portal.vdi.localhost:8443") is None
+
+
+def test_logins_are_kept_for_their_owner_alone() -> None:
+    write_logins(LOGINS)
+    assert login_file().stat().st_mode & 0o777 == 0o600
+    assert login_file().parent.stat().st_mode & 0o777 == 0o700
+    assert read_logins() == LOGINS
+    assert "vdi_1" not in repr(LOGINS)
+    assert [each.name for each in login_file().parent.iterdir()] == ["login.json"]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_a_file_that_others_may_read_or_write_is_not_used(mode: int) -> None:
+    write_logins(LOGINS)
+    login_file().chmod(mode)
+    with pytest.raises(CommandFailedError, match=f"has mode {mode:04o}") as refused:
+        choose(Target(), None, {})
+    assert refused.value.exit_code == 3
+    assert "vdi_1" not in refused.value.message
+    assert choose(Target(context="x"), None, {}).user == "", "who names a cluster does not need it"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"gateways": {"x": {}}}', "\xff"])
+def test_a_damaged_file_is_named(text: str) -> None:
+    write_logins(LOGINS)
+    login_file().write_text(text, encoding="latin-1")
+    with pytest.raises(CommandFailedError, match="is damaged"):
+        read_logins()
+
+
+def test_writing_again_makes_the_file_private_again() -> None:
+    write_logins(LOGINS)
+    login_file().chmod(0o644)
+    write_logins(Logins())
+    assert login_file().stat().st_mode & 0o777 == 0o600
+    assert read_logins() == Logins()

@@ -1,0 +1,295 @@
+"""The session commands through a real gateway's API: the same words as with a cluster, and no cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unit.cli.conftest import Ran, Vdi
+from unit.cli.remote_stage import RemoteGateway
+from unit.cli.test_cli_interrupts import RUN_MAIN
+from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
+from vdi.cli.main import main
+from vdi.cli.remote_login import Login, Logins, write_logins
+from vdi.gateway.login.logins import Identity
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[RemoteGateway]:
+    with RemoteGateway(tmp_path).running() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def remote(
+    gateway: RemoteGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Vdi:
+    """Type a command as somebody who is logged in (Alice), on a machine without a kubeconfig."""
+    for name in [each for each in os.environ if each.startswith(("VDI_", "KUBE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    log_in(gateway, ALICE)
+
+    def run(*words: str) -> Ran:
+        code = main(words)
+        seen = capsys.readouterr()
+        return Ran(code, seen.out, seen.err)
+
+    return run
+
+
+def log_in(gateway: RemoteGateway, who: Identity) -> None:
+    """As `vdi login` leaves it."""
+
+    async def token() -> str:
+        client = await gateway.there.program(who)
+        return str(client.headers["authorization"]).removeprefix("Bearer ")
+
+    login = Login(who.user, gateway.do(token()), "2026-12-20T12:00:00Z", gateway.ca.read_text())
+    write_logins(Logins(gateway.url, {gateway.url: login}))
+
+
+def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway) -> None:
+    made = remote("session", "create", "-t", "ubuntu", "--memory", "2Gi", "--timeout", "4h")
+    assert (made.code, made.out) == (0, "session alice-ubuntu created; see vdi session show alice-ubuntu\n"), made.err
+    stored = gateway.call(lambda stage: stage.cluster.objects["alice-ubuntu"]["spec"])
+    assert (stored["user"], stored["timeout"], stored["resources"]["memory"]) == ("alice@example.com", "4h", "2Gi")
+    listed = remote("session", "ls")
+    assert [line.split()[:4] for line in listed.out.splitlines()] == [
+        ["NAME", "USER", "TEMPLATE", "PHASE"],
+        ["alice-ubuntu", "alice@example.com", "ubuntu", "-"],
+    ]
+    shown = remote("session", "show", "alice-ubuntu")
+    assert "Template:  ubuntu\n" in shown.out
+    assert "Resources: 1 GPU, 2Gi memory, 2 CPU" in shown.out
+    assert remote("session", "rm", "alice-ubuntu").out == "session alice-ubuntu is being removed\n"
+    assert remote("session", "ls").err == f"no sessions at {gateway.url}\n"
+
+
+def test_json_is_for_scripts(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    (one,) = json.loads(remote("session", "ls", "-o", "json").out)["items"]
+    assert (one["metadata"]["name"], one["role"]) == ("alice-desktop", "owner")
+    assert remote("session", "ls", "-o", "name").out == "vdisession/alice-desktop\n"
+
+
+def test_changes_say_the_same_as_with_a_cluster(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    name = "alice-desktop"
+    assert remote("session", "suspend", name).out.startswith(f"session {name} is being suspended; start it again:")
+    assert remote("session", "suspend", name).out.startswith(f"session {name} is suspended already;")
+    assert remote("session", "restart", name).err == (
+        f"Error: session {name} is suspended, so there is no desktop to restart: resume it\n"
+    )
+    assert remote("session", "resume", name).out == f"session {name} starts again; see vdi session show {name}\n"
+    assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
+    assert "session alice-desktop ends at 2026-11-20T21:00:00Z" in remote("session", "extend", name, "--by", "2h").out
+    spec = gateway.call(lambda stage: stage.cluster.objects[name]["spec"])
+    assert (spec["suspended"], spec["timeout"]) == (False, "10h")
+
+
+def test_share_and_unshare(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    shared = remote("session", "share", "alice-desktop", "bob@example.com")
+    assert shared.out == (
+        "session alice-desktop is shared with bob@example.com as viewer;"
+        " tell them its address: https://alice-desktop.vdi.localhost\n"
+    )
+    log_in(gateway, BOB)
+    assert "alice@example.com" in remote("session", "ls").out
+    refused = remote("session", "suspend", "alice-desktop")
+    assert (refused.code, refused.err.count("you may not suspend it")) == (1, 1)
+    log_in(gateway, ALICE)
+    assert remote("session", "unshare", "alice-desktop", "bob@example.com").code == 0
+    assert gateway.call(lambda stage: stage.cluster.objects["alice-desktop"]["spec"]["access"]) == ()
+
+
+def test_open_prints_the_address_and_no_password(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    ran = remote("session", "open", "alice-desktop", "--print")
+    assert ran.out.splitlines() == [
+        "URL:      https://alice-desktop.vdi.localhost",
+        "The browser asks for the portal's login, if you are not logged in there.",
+    ]
+
+
+def test_templates_are_those_one_may_use(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.template("cad", access={"users": ["bob@example.com"], "groups": []}))
+    assert [line.split()[0] for line in remote("template", "ls").out.splitlines()] == ["NAME", "ubuntu"]
+    assert "Memory:    4Gi\n" in remote("template", "show", "ubuntu").out
+    assert remote("template", "show", "cad").err == (
+        "Error: there is no template cad; at this gateway you may use: ubuntu\n"
+    )
+
+
+def test_logs_say_that_they_need_the_cluster(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    ran = remote("session", "logs", "alice-desktop")
+    assert ran.code == 3
+    assert "a desktop's log needs access to the cluster" in ran.err
+
+
+REFUSED: list[tuple[list[str], int, str]] = [
+    (["session", "show", "none"], 1, "There is no desktop 'none' of yours"),
+    (["session", "create", "-t", "none"], 1, "template: there is no 'none' for you; you may start: ubuntu."),
+    (["session", "create", "-t", "ubuntu", "--user", "bob@example.com"], 1, "user: alice@example.com"),
+    (["session", "create", "-t", "ubuntu", "--gpu", "0"], 2, "resources.gpu: 0 is not a whole number >= 1"),
+    (["session", "ls", "-A"], 2, "a gateway has one namespace"),
+    (["session", "ls", "-n", "elsewhere"], 2, "--namespace elsewhere does not go with"),
+    (["session", "ls", "--user", "bob@example.com"], 1, "This is for administrators"),
+    (["session", "ls", "--user", "bob@example.com", "--watch"], 2, "--watch follows your own desktops"),
+    (["session", "ls", "--server", "https://other.example.com"], 3, "you are not logged in to https://other"),
+    (["session", "ls", "--server", "http://other.example.com"], 2, "is not the address of a portal"),
+    (["session", "ls", "--server", "https://x", "--context", "y"], 2, "give one of them"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=lambda each: str(each)[:60])
+def test_refusals_are_told_in_words_and_exit_codes(remote: Vdi, words: list[str], code: int, said: str) -> None:
+    ran = remote(*words)
+    assert ran.code == code, ran.err
+    assert said in ran.err
+
+
+def test_an_administrator_lists_another_s(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session("bobs", user="bob@example.com"))
+    log_in(gateway, ROOT)
+    assert "bobs" in remote("session", "ls", "--user", "bob@example.com").out
+
+
+def test_files_are_deleted_only_on_request_and_after_a_question(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session())
+    asked = remote("session", "rm", "alice-desktop", "--delete-home")
+    assert (asked.code, asked.err.count("This deletes all files in these homes:")) == (2, 1)
+    assert gateway.call(lambda stage: "alice-desktop" in stage.cluster.objects)
+    gateway.call(lambda stage: stage.session("second"))
+    both = remote("session", "rm", "alice-desktop", "--delete-home", "--yes")
+    assert "shares its home with session second" in both.err
+    assert remote("session", "rm", "second").code == 0
+    assert remote("session", "rm", "alice-desktop", "--delete-home", "--yes", "--wait").out.startswith(
+        "session alice-desktop is gone after "
+    )
+
+
+def test_the_start_is_followed_stage_by_stage(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+    waiting = {
+        "phase": "Creating",
+        "message": "The image is being pulled.",
+        "conditions": [condition("TemplateFound"), condition("Admitted")],
+    }
+
+    running = {**waiting, **RUNNING, "message": "", "url": "https://alice-ubuntu.vdi.localhost:1"}
+    gateway.there.cluster.then = [waiting, running]
+    ran = remote("session", "create", "-t", "ubuntu", "--wait", "-o", "json")
+    assert ran.code == 0, ran.err
+    assert f"session alice-ubuntu created at {gateway.url}" in ran.err
+    assert "✓ template ubuntu found" in ran.err
+    assert "✓ session Running" in ran.err
+    assert "vdi session open alice-ubuntu" in ran.err
+    assert json.loads(ran.out)["status"]["phase"] == "Running"
+
+
+def condition(kind: str) -> dict[str, str]:
+    when = "2026-11-20T11:00:00Z"
+    return {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": when}
+
+
+def test_suspend_waits_for_the_operator_s_word(remote: Vdi, gateway: RemoteGateway) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
+    ran = remote("session", "suspend", "alice-desktop", "--wait")
+    assert ran.out.startswith("session alice-desktop is suspended after "), ran.err
+
+
+def test_a_list_follows_changes_until_it_is_interrupted(remote: Vdi, gateway: RemoteGateway) -> None:
+    """In a process of its own, as a terminal would have it."""
+    gateway.call(lambda stage: stage.session("one"))
+    command = [sys.executable, "-c", RUN_MAIN, "session", "ls", "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        killer = threading.Timer(8, process.kill)
+        killer.start()
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline().split()[1:]]
+            gateway.call(lambda stage: stage.session("two", status=RUNNING))
+            lines.append(process.stdout.readline().split()[1:])
+            gateway.call(lambda stage: stage.cluster.drop("one"))
+            lines.append(process.stdout.readline().split()[1:])
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate()[1]
+        finally:
+            killer.cancel()
+            process.kill()
+    assert [line[:2] for line in lines] == [["one", "-"], ["two", "Running"], ["one", "deleted"]]
+    assert (process.returncode, "Traceback" in rest) == (130, False), rest
+
+
+def test_a_list_is_followed_no_longer_than_the_login(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.cli.remote_follow._PAUSE", 0.0)
+
+    def end() -> None:
+        gateway.do(gateway.there.gateway.login.logins.end_tokens("alice@example.com"))
+
+    timer = threading.Timer(0.3, end)
+    timer.start()
+    ran = remote("session", "ls", "--watch")
+    timer.join()
+    assert ran.code == 3
+    assert f"Log in again: vdi login {gateway.url}" in ran.err
+
+
+def test_a_stream_that_is_cut_is_opened_again_and_what_was_missed_is_told(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stream of this gateway ends at once; between two of them the operator goes on."""
+    monkeypatch.setattr("vdi.cli.remote_follow._PAUSE", 0.0)
+    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.gateway.api.events._still_in", _never)
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
+    ran = remote("session", "suspend", "alice-desktop", "--wait")
+    assert ran.out.startswith("session alice-desktop is suspended after "), ran.err
+    assert remote("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop is gone after ")
+
+
+async def _never(*_: object) -> bool:
+    return False
+
+
+def test_a_token_that_has_ended_says_how_to_go_on(remote: Vdi, gateway: RemoteGateway) -> None:
+    async def end() -> None:
+        await gateway.there.gateway.login.logins.end_tokens("alice@example.com")
+
+    gateway.do(end())
+    ran = remote("session", "ls")
+    assert ran.code == 3
+    assert f"Log in again: vdi login {gateway.url}" in ran.err
+
+
+def test_a_gateway_that_is_not_there_is_named(remote: Vdi) -> None:
+    write_logins(Logins("https://localhost:1", {"https://localhost:1": Login("a@b.cd", "vdi_x")}))
+    ran = remote("session", "ls")
+    assert ran.code == 3
+    assert "cannot reach the gateway https://localhost:1" in ran.err
+
+
+def test_an_authority_that_is_not_trusted_is_named_with_the_remedy(remote: Vdi, gateway: RemoteGateway) -> None:
+    write_logins(Logins(gateway.url, {gateway.url: Login("alice@example.com", "vdi_x")}))
+    ran = remote("session", "ls")
+    assert ran.code == 3
+    assert "its certificate is not trusted" in ran.err
+    assert "--ca-file" in ran.err

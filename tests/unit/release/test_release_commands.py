@@ -1,0 +1,151 @@
+"""The four commands: what they say without a cluster, and what an uninstall removes and leaves."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from unit.release.test_release_preflight import a_revision
+from vdi.api.session import VDISession
+from vdi.cli.main import main
+from vdi.cli.release_page import change_data, change_lines, revision_lines, summary_line
+from vdi.cli.uninstall import plan_lines, staying
+from vdi.release.diff import changes_between
+from vdi.release.remove import HomeVolume, Removal, no_operator
+
+COMMANDS = ("install", "upgrade", "rollback", "uninstall")
+DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def a_helm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "bin" / "helm"
+    path.parent.mkdir()
+    path.write_text("#!/bin/sh\nprintf v4.3.1\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+    monkeypatch.delenv("HELM_DRIVER", raising=False)
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_has_help_with_examples_and_a_section_with_real_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    known = capsys.readouterr().out
+    assert "Examples:" in known and f"  vdi {command} " in known
+    for option in ("--namespace", "--helm", "--timeout", "--dry-run", "--output", "--kubeconfig", "--context"):
+        assert option in known
+    (section,) = [each for each in re.split(r"^## ", DOCS, flags=re.MULTILINE) if each.startswith(f"vdi {command}\n")]
+    assert f"$ vdi {command}" in section
+    everywhere = "".join(known_of(each, capsys) for each in COMMANDS)
+    for option in re.findall(r"`?(--[a-z-]+)", section):
+        assert option in everywhere, option
+
+
+def known_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    main([command, "--help"])
+    return capsys.readouterr().out
+
+
+def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["install", "-f", "absent.yaml"]) == 2
+    assert "-f absent.yaml: there is no such file" in capsys.readouterr().err
+    assert main(["upgrade", "--timeout", "soon"]) == 2
+    assert "--timeout" in capsys.readouterr().err
+    assert main(["upgrade", "--helm", "nowhere"]) == 2
+    assert "nowhere is no program" in capsys.readouterr().err
+    a_helm.unlink()
+    assert main(["uninstall"]) == 3
+    assert "there is no helm in PATH" in capsys.readouterr().err
+    assert main(["install", "--chart", "/", "--helm", "/bin/true"]) == 2
+
+
+def test_a_chart_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["install", "--chart", str(tmp_path)]) == 1
+    assert "there is no Chart.yaml in it; allowed: --chart DIR" in capsys.readouterr().err
+
+
+def test_the_page_of_a_change() -> None:
+    old = [{"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {str(n): "x" for n in range(40)}}]
+    new = [{"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {str(n): "y" for n in range(40)}}, a_pool()]
+    changes = changes_between(old, new, "kasm")
+    assert summary_line(changes) == "1 new, 1 changed" and summary_line([]) == "nothing changes"
+    lines = list(change_lines(changes))
+    assert lines[0].endswith("~ ConfigMap kasm/a\x1b[0m") and "... and 15 lines more" in lines[26]
+    assert len(change_data(changes)[0]["fields"]) == 40
+    assert change_data(changes)[1] == {
+        "action": "create",
+        "kind": "VDIPool",
+        "namespace": "",
+        "name": "p",
+        "fields": [],
+    }
+
+
+def a_pool() -> dict[str, Any]:
+    return {"kind": "VDIPool", "metadata": {"name": "p"}}
+
+
+def test_the_table_of_revisions() -> None:
+    lines = revision_lines([a_revision(2, description="Upgrade failed: x\ny"), a_revision(1, "superseded")])
+    assert lines[0].split() == ["REVISION", "STATUS", "CHART", "AGE", "DESCRIPTION"]
+    assert lines[1].startswith("2          deployed     vdi-0.1.0") and lines[1].endswith("Upgrade failed: x")
+
+
+def a_session(name: str) -> VDISession:
+    raw = {"metadata": {"name": name, "namespace": "vdi-sessions"}, "spec": {"user": "a@example.com", "template": "t"}}
+    return msgspec.convert(raw, VDISession)
+
+
+KEPT = HomeVolume("vdi-sessions", "home-a", "a@example.com", "small", "20Gi", owned=False)
+OWNED = HomeVolume("vdi-sessions", "home-b", "b@example.com", "kiosk", "1Gi", owned=True)
+
+
+def a_plan(**changes: Any) -> Removal:
+    usual: dict[str, Any] = {
+        "release": "vdi",
+        "namespace": "kasm",
+        "revision": a_revision(5),
+        "sessions_namespace": "vdi-sessions",
+        "sessions": (a_session("one"),),
+        "pools": ("warm",),
+        "templates": ("mine",),
+        "homes": (KEPT, OWNED),
+        "crds": ("vdisessions.vdi.kasm.io",),
+        "kept": ("namespace/vdi-sessions", "secret/vdi-gateway-users -n kasm"),
+    }
+    return Removal(**{**usual, **changes})
+
+
+def test_homes_stay_but_those_of_a_session_alone() -> None:
+    plan = a_plan()
+    said = "\n".join(plan_lines(plan, plan.lost_homes, crds=False))
+    assert "Session one of a@example.com: it is ended" in said and "Pool warm: its desktops are ended" in said
+    assert "DELETED, with all files in them:\n  b@example.com: 1Gi of template kiosk (home-b)" in said
+    stays = staying(plan, plan.lost_homes, crds=False)
+    assert stays[0].startswith("home of a@example.com: 20Gi of template small (home-a), found again")
+    assert "namespace/vdi-sessions, with 1 home in it: kubectl delete namespace/vdi-sessions" in stays
+    assert "template mine: kubectl delete vditemplate mine" in stays
+    assert not any("home-b" in line for line in stays)
+
+
+def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
+    plan = a_plan()
+    stays = staying(plan, plan.homes, crds=True)
+    assert [line.partition(":")[0] for line in stays] == [
+        "namespace/vdi-sessions",
+        "secret/vdi-gateway-users -n kasm",
+        "namespace/kasm, with what is listed in it",
+    ]
+
+
+def test_without_an_operator_it_is_said_who_would_wait() -> None:
+    plan = a_plan(sessions=tuple(a_session(f"s{n}") for n in range(7)))
+    assert not plan.operator_works
+    words = no_operator(plan)
+    assert "7 sessions (s0, s1, s2, s3, s4 ...), and there is no operator that could end them" in words
+    assert "--force" in words

@@ -1,0 +1,286 @@
+"""What stands in the way, in words."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from vdi.doctor.proxies import Traefik
+from vdi.doctor.snapshot import Certificate
+from vdi.helm.binary import Helm
+from vdi.helm.releases import Chart as ReleasedChart
+from vdi.helm.releases import ChartMeta, Info, Revision
+from vdi.release.chart import Chart
+from vdi.release.facts import Facts, Refusal, Stranger
+from vdi.release.preflight import Level, judge, refusals
+from vdi.session.observed import Node
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+READY = {"conditions": [{"type": "Ready", "status": "True"}], "images": [{"names": ["localhost/vdi/vdi:dev"]}]}
+
+
+def a_node(**spec: Any) -> Node:
+    return msgspec.convert({"metadata": {"name": "n1"}, "spec": spec, "status": READY}, Node)
+
+
+def a_traefik(*args: str) -> Traefik:
+    raw = {"metadata": {"namespace": "kube-system", "name": "traefik"}, "spec": {}, "status": {"readyReplicas": 1}}
+    return Traefik("deployment", raw, args or ("--entrypoints.websecure.address=:8443",))
+
+
+def an_operator(*, env: dict[str, str] | None = None, **pod: Any) -> dict[str, Any]:
+    variables = {"VDI_NAMESPACE": "vdi-sessions", **(env or {})}
+    container = {
+        "name": "operator",
+        "image": "localhost/vdi/vdi:dev",
+        "env": [{"name": key, "value": value} for key, value in variables.items()],
+        **pod.pop("container", {}),
+    }
+    spec = {"template": {"spec": {"containers": [container], **pod}}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "vdi-operator"}, "spec": spec}
+
+
+def a_revision(version: int = 1, status: str = "deployed", chart: str = "0.1.0", **more: Any) -> Revision:
+    info = Info(status, "2026-11-20T00:00:00Z", more.pop("description", "Install complete"))
+    return Revision("vdi", "kasm", version, info, ReleasedChart(ChartMeta("vdi", chart)), **more)
+
+
+def facts(**changes: Any) -> Facts:
+    usual: dict[str, Any] = {
+        "helm": Helm(Path("/usr/bin/helm"), (4, 3, 1)),
+        "chart": Chart(Path("/c"), "0.1.0", "0.1.0"),
+        "server": "https://k:6443",
+        "kubernetes": "v1.34.4+k3s1",
+        "release": "vdi",
+        "namespace": "kasm",
+        "objects": (an_operator(),),
+        "namespaces": {"kasm": None, "vdi-sessions": None},
+        "nodes": (a_node(),),
+        "traefiks": (a_traefik(),),
+        "classes": ({"metadata": {"name": "local-path", "annotations": {}}},),
+    }
+    return Facts(**{**usual, **changes})
+
+
+def verdicts(upgrading: bool = False, **changes: Any) -> list[tuple[str, str]]:
+    found = judge(facts(**changes), NOW, upgrading=upgrading)
+    return [(one.level.value, f"{one.sentence} {one.remedy}") for one in found if one.level is not Level.OK]
+
+
+def test_a_good_cluster_has_nothing_in_the_way() -> None:
+    found = judge(facts(), NOW, upgrading=False)
+    assert refusals(found) == []
+    assert {one.level for one in found} == {Level.OK}
+    assert [one.check for one in found] == ["helm", "kubernetes", "nodes", "rights", "traefik", "storage"]
+
+
+TLS = an_operator(env={"VDI_TLS_SECRET": "wild", "VDI_DOMAIN": "vdi.example.com"})
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "old kubernetes": ({"kubernetes": "v1.29.9"}, "error", "needed is 1.30 or later"),
+    "no node": ({"nodes": ()}, "error", "The cluster has no node"),
+    "closed nodes": ({"nodes": (a_node(unschedulable=True),)}, "error", "None of 1 nodes is ready"),
+    "a namespace that goes": (
+        {"namespaces": {"kasm": {"metadata": {"name": "kasm"}, "status": {"phase": "Terminating"}}}},
+        "error",
+        "The namespace kasm is being deleted",
+    ),
+    "no rights": (
+        {"lacking": tuple(f"{verb} secrets" for verb in "abcdefg")},
+        "error",
+        "may not: a secrets, b secrets, c secrets, d secrets, e secrets and 2 more",
+    ),
+    "no Traefik kinds": ({"traefik_known": False}, "error", "does not know Traefik's IngressRoute"),
+    "no Traefik": ({"traefiks": ()}, "warning", "No Traefik was found"),
+    "a Traefik that looks elsewhere": (
+        {"traefiks": (a_traefik("--providers.kubernetescrd.namespaces=web"),)},
+        "error",
+        "Traefik looks at web only, not at kasm, vdi-sessions",
+    ),
+    "another entry point": (
+        {"traefiks": (a_traefik("--entryPoints.secure.address=:443"),)},
+        "error",
+        "Traefik has no entry point 'websecure' (traefik.entryPoint); it has: secure",
+    ),
+    "a kind nobody brings": (
+        {"unknown": frozenset({("monitoring.coreos.com/v1", "PodMonitor")})},
+        "error",
+        "does not know PodMonitor (monitoring.coreos.com/v1), which these values make. Install the Prometheus operator",
+    ),
+    "no storage class": (
+        {"objects": (an_operator(), {"kind": "PersistentVolumeClaim", "metadata": {"name": "d"}, "spec": {}})},
+        "error",
+        "The volume d needs a default StorageClass, and there is none; there are: local-path",
+    ),
+    "a template's class": (
+        {
+            "objects": (
+                {
+                    "kind": "VDITemplate",
+                    "metadata": {"name": "t"},
+                    "spec": {"image": "i.example.com/d:1", "persistence": {"enabled": True, "storageClass": "fast"}},
+                },
+            )
+        },
+        "error",
+        "The template t (homes) needs the StorageClass 'fast'",
+    ),
+    "no certificate": (
+        {
+            "objects": (TLS,),
+            "certificates": (Certificate(namespace="kasm", secret="wild", problem="missing"),),
+        },
+        "warning",
+        "The TLS Secret kasm/wild is not there; until it is, Traefik shows its own certificate",
+    ),
+    "a certificate for somebody else": (
+        {
+            "objects": (TLS,),
+            "certificates": (
+                Certificate(namespace="kasm", secret="wild", names=("*.example.org",), ends="2027-01-01T00:00:00Z"),
+            ),
+        },
+        "warning",
+        "is for *.example.org, not for *.vdi.example.com",
+    ),
+    "a certificate that has ended": (
+        {
+            "objects": (TLS,),
+            "certificates": (
+                Certificate(namespace="kasm", secret="wild", names=("*.vdi.example.com",), ends="2026-01-01T00:00:00Z"),
+            ),
+        },
+        "warning",
+        "kasm/wild ended on 2026-01-01T00:00:00Z",
+    ),
+    "no DNS": (
+        {"objects": (TLS,), "names": {"portal.vdi.example.com": "Name or service not known"}},
+        "warning",
+        "portal.vdi.example.com has no address as seen from here: Name or service not known. Make a DNS record "
+        "*.vdi.example.com",
+    ),
+    "an image that is nowhere": (
+        {"objects": (an_operator(container={"image": "localhost/vdi/vdi:2"}),)},
+        "warning",
+        "localhost/vdi/vdi:2 is on no node, and no registry has it",
+    ),
+    "a Secret that is missing": (
+        {
+            "objects": (an_operator(volumes=[{"name": "s", "secret": {"secretName": "db"}}]),),
+            "namespaces": {"kasm": {"metadata": {"name": "kasm"}}},
+            "secrets": {"kasm": {}},
+        },
+        "error",
+        "The Secret kasm/db is not there; deployment/vdi-operator needs it.",
+    ),
+    "a key that is missing": (
+        {
+            "objects": (
+                an_operator(container={"envFrom": []}, initContainers=[
+                    {"image": "localhost/vdi/vdi:dev", "env": [
+                        {"name": "A", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}}]}]),
+            ),
+            "namespaces": {"kasm": {"metadata": {"name": "kasm"}}},
+            "secrets": {"kasm": {"db": frozenset({"uri"})}},
+        },
+        "error",
+        "The Secret kasm/db has no key 'url', only: uri",
+    ),
+    "a node's network where it is forbidden": (
+        {
+            "objects": (an_operator(hostNetwork=True),),
+            "namespaces": {
+                "kasm": {"metadata": {"name": "kasm", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+            },
+        },
+        "error",
+        "uses its node's network, and the namespace kasm enforces 'restricted'",
+    ),
+    "a refusal of the API server": (
+        {"refusals": (Refusal("ClusterRole vdi", "Forbidden", "is attempting to grant"),)},
+        "error",
+        "refuses ClusterRole vdi: is attempting to grant",
+    ),
+    "a namespace that somebody made before": (
+        {"strangers": (Stranger("Namespace", "", "vdi-sessions", ""),)},
+        "error",
+        "Namespace vdi-sessions is there already and belongs to no release, so Helm would refuse to take it over. Set"
+        " sessions.createNamespace=false, or let the release have it: kubectl annotate namespace vdi-sessions"
+        " meta.helm.sh/release-name=vdi meta.helm.sh/release-namespace=kasm; kubectl label namespace vdi-sessions"
+        " app.kubernetes.io/managed-by=Helm",
+    ),
+    "CRDs of another release": (
+        {"strangers": (Stranger("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", "other/vdi"),)},
+        "error",
+        "belongs to the release other/vdi, so Helm would refuse to take it over. One release brings the CRDs",
+    ),
+    "something that could not be read": ({"unread": ("nodes: no",)}, "unknown", "Not looked at: nodes: no"),
+    "a release that is there": ({"revisions": (a_revision(),)}, "error", "is there already, revision 1. vdi upgrade"),
+    "a release that hangs": (
+        {"revisions": (a_revision(3, "pending-upgrade"), a_revision(2))},
+        "error",
+        "Revision 3 of vdi is pending-upgrade",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_stands_in_the_way_of_an_install(name: str) -> None:
+    changes, level, words = CASES[name]
+    found = verdicts(**changes)
+    assert [one for one in found if one[0] == level and words in one[1]], found
+
+
+UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "nothing there": ({}, "error", "There is no release vdi in the namespace kasm. vdi install makes it"),
+    "only a failed one": (
+        {"revisions": (a_revision(1, "failed", description="x\ny"),)},
+        "error",
+        "No revision of vdi is in place (the newest is failed: x). vdi install tries it anew.",
+    ),
+    "an older chart": (
+        {"revisions": (a_revision(chart="0.10.0"),)},
+        "warning",
+        "The chart is 0.1.0, older than 0.10.0",
+    ),
+    "what only a merge refuses": (
+        {"revisions": (a_revision(),), "refusals": (Refusal("Service kasm/x", "Invalid", "Duplicate value"),)},
+        "warning",
+        "Duplicate value",
+    ),
+    "what server-side apply refuses": (
+        {
+            "revisions": (a_revision(apply_method="ssa"),),
+            "refusals": (Refusal("Deployment kasm/x", "Invalid", "field is immutable"),),
+        },
+        "error",
+        "field is immutable",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UPGRADES)
+def test_what_stands_in_the_way_of_an_upgrade(name: str) -> None:
+    changes, level, words = UPGRADES[name]
+    found = verdicts(upgrading=True, **changes)
+    assert [one for one in found if one[0] == level and words in one[1]], found
+
+
+def test_an_upgrade_of_what_is_there_has_nothing_in_its_way() -> None:
+    assert verdicts(upgrading=True, revisions=(a_revision(),)) == []
+
+
+def test_a_right_that_is_missing_is_said_once() -> None:
+    refused = Refusal("Role kasm/x", "Forbidden", 'roles "x" is forbidden: User "bob" cannot patch resource "roles"')
+    assert len(verdicts(lacking=("patch roles -n kasm",), refusals=(refused,))) == 1
+
+
+def test_crds_that_were_applied_by_hand_are_taken_over() -> None:
+    assert verdicts(strangers=(Stranger("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", ""),)) == []
+
+
+def test_a_certificate_that_cert_manager_makes_need_not_be_there() -> None:
+    made = {"kind": "Certificate", "metadata": {"name": "w", "namespace": "kasm"}, "spec": {"secretName": "wild"}}
+    missing = Certificate(namespace="kasm", secret="wild", problem="missing")
+    assert verdicts(objects=(TLS, made), certificates=(missing,)) == []

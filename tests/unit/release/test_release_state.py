@@ -1,0 +1,96 @@
+"""Where the chart is, where one can go back to, and in which state a failure leaves the release."""
+
+from pathlib import Path
+
+import pytest
+
+from unit.release.test_release_preflight import a_revision
+from vdi.helm.releases import Revision
+from vdi.release.carry_out import rollback_target, state_in_words
+from vdi.release.chart import find_chart, version_numbers
+from vdi.release.errors import NoChartError, RefusedError
+
+
+def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -> None:
+    found = find_chart()
+    assert (found.folder / "values.yaml").is_file() and found.version
+    with pytest.raises(NoChartError, match=r"there is no Chart\.yaml in it; allowed: --chart DIR"):
+        find_chart(tmp_path)
+    (tmp_path / "Chart.yaml").write_text("name: other\n")
+    with pytest.raises(NoChartError, match="name is 'other', not 'vdi'"):
+        find_chart(tmp_path)
+
+
+def test_installed_as_a_package_it_says_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.release.chart.__file__", str(tmp_path / "a/b/c/d/chart.py"))
+    with pytest.raises(NoChartError, match=r"installed as a package.*allowed: --chart DIR, the folder charts/vdi"):
+        find_chart()
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert version_numbers("0.10.0") > version_numbers("0.9.1-rc.1")
+
+
+def history(*states: str) -> list[Revision]:
+    """The newest first."""
+    return [a_revision(len(states) - number, state) for number, state in enumerate(states)]
+
+
+@pytest.mark.parametrize(
+    ("states", "wanted", "target"),
+    [
+        (("deployed", "superseded", "superseded"), None, 2),
+        (("deployed", "failed", "superseded"), None, 1),
+        (("deployed", "superseded", "superseded"), 1, 1),
+        (("failed", "deployed", "superseded"), None, 2),
+        (("pending-upgrade", "deployed"), None, 1),
+        (("pending-upgrade", "deployed"), 1, 1),
+    ],
+)
+def test_where_a_rollback_goes(states: tuple[str, ...], wanted: int | None, target: int) -> None:
+    assert rollback_target("vdi", history(*states), wanted).version == target
+
+
+@pytest.mark.parametrize(
+    ("states", "wanted", "said"),
+    [
+        ((), None, "there is no release vdi"),
+        (("deployed",), None, "a revision before this one; allowed: none"),
+        (("deployed", "failed", "superseded"), 2, "revision 2; allowed: 1"),
+        (("deployed", "superseded"), 2, "revision 2; allowed: 1"),
+    ],
+)
+def test_where_it_cannot_go(states: tuple[str, ...], wanted: int | None, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        rollback_target("vdi", history(*states), wanted)
+
+
+ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed"), a_revision(2, "superseded")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ((), (), "Nothing of vdi is left"),
+        (history("deployed"), history("deployed"), "Revision 1 of vdi is in place as before; nothing was changed"),
+        (
+            history("deployed"),
+            history("pending-upgrade", "deployed"),
+            "left pending-upgrade. To mend it: vdi rollback 1",
+        ),
+        ((), history("pending-install"), "left pending-install. To mend it: vdi uninstall"),
+        ((), history("failed"), "Revision 1 of vdi is failed"),
+        (
+            history("deployed"),
+            history("failed", "failed", "deployed"),
+            "may be between the two. To mend it: vdi rollback 1",
+        ),
+        (
+            history("deployed", "superseded"),
+            ROLLED_BACK,
+            "rolled back: revision 4 of vdi is in place, with the content of revision 2",
+        ),
+    ],
+)
+def test_in_which_state_a_failure_leaves_it(before: list[Revision], after: list[Revision], said: str) -> None:
+    assert said in state_in_words("vdi", before, after)
