@@ -10,10 +10,33 @@ control-plane: controller-manager
 {{- define "vdi.labels" -}}
 app.kubernetes.io/name: vdi
 app.kubernetes.io/component: operator
+{{ include "vdi.releaseLabels" . }}
+{{- end }}
+
+{{- define "vdi.releaseLabels" -}}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* Name of the Secrets with the wildcard certificate; empty: Traefik has one of its own. */}}
+{{- define "vdi.tlsSecret" -}}
+{{- .Values.traefik.tlsSecret | default (ternary "vdi-wildcard" "" (ne .Values.traefik.certManager.issuer "")) }}
+{{- end }}
+
+{{/* Apart from each other: other nodes first of all, and other zones where nodes have them. Given: their labels. */}}
+{{- define "vdi.apart" -}}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    {{- range $key, $weight := dict "kubernetes.io/hostname" 100 "topology.kubernetes.io/zone" 50 }}
+    - weight: {{ $weight }}
+      podAffinityTerm:
+        topologyKey: {{ $key }}
+        labelSelector:
+          matchLabels:
+            {{- $ | nindent 12 }}
+    {{- end }}
 {{- end }}
 
 {{/* Whether the cluster knew a kind of ours before this run; empty if not. Given: the root and the kind. */}}

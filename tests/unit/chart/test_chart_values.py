@@ -2,16 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import yaml
 
 from unit.chart import generate
 from vdi.api.crd import render_files
-from vdi.operator.settings import read_settings
+from vdi.gateway.edge.headers import FORWARD_AUTH
+from vdi.gateway.settings import read_settings as gateway_settings
+from vdi.operator.settings import read_settings as operator_settings
 
 CHART = generate.ROOT / "charts/vdi"
+FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CLAIM", "VDI_OIDC_NAME"} | {
+    "VDI_ADMIN_GROUPS",
+    "VDI_LIMITS_FILE",
+}
+"""Variables of the gateway that take any text: test_crd_chart.py follows them into the settings."""
 
 
 def objects_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,16 +66,51 @@ def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
             assert set(inner["properties"]) == set(values[name]), name
 
 
-def test_the_operator_knows_every_variable_that_the_chart_sets() -> None:
-    """Each is set to something wrong: the operator complains of all of them, so it reads all of them."""
-    names = re.findall(r"name: (VDI_\w+)", (CHART / "templates/deployment.yaml").read_text())
-    assert len(names) >= 8
+@pytest.mark.parametrize(
+    ("template", "read", "free"),
+    [
+        ("deployment.yaml", operator_settings, set[str]()),
+        ("_gateway.tpl", gateway_settings, FREE_TEXT),
+    ],
+)
+def test_the_process_knows_every_variable_that_the_chart_sets(
+    template: str, read: Callable[[dict[str, str]], object], free: set[str]
+) -> None:
+    """Each is set to something wrong: the process complains of all of them, so it reads all of them."""
+    names = re.findall(r"name: (VDI_\w+)", (CHART / "templates" / template).read_text())
+    assert len(names) >= 8 and free <= set(names)
     problems = ""
     try:
-        read_settings(dict.fromkeys(names, "\N{SNOWMAN} nonsense"))
+        read(dict.fromkeys(names, "\N{SNOWMAN} nonsense"))
     except Exception as why:
         problems = str(why)
-    assert [name for name in names if name not in problems] == []
+    assert [name for name in names if name not in problems and name not in free] == []
+
+
+def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
+    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    (middleware,) = [each for each in made if each["kind"] == "Middleware"]
+    (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
+    variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "VDI_EDGE_MIDDLEWARE", "value": middleware["metadata"]["name"]} in variables
+    assert middleware["metadata"]["namespace"] == "vdi-sessions", "a route refuses a Middleware of another namespace"
+    address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
+    assert middleware["spec"] == {"forwardAuth": {"address": address, **FORWARD_AUTH}}
+
+
+def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> None:
+    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    (route,) = [each for each in made if each["kind"] == "IngressRoute"]
+    portal, own, rest = route["spec"]["routes"]
+    longest = len(f"Host(`{'a' * 63}.{'b' * 189}`)")
+    assert portal["priority"] > own["priority"] > longest > rest["priority"]
+    assert portal["match"] == "Host(`portal.vdi.localhost`)"
+    (pattern,) = re.findall(r"HostRegexp\(`(.*)`\)$", rest["match"])
+    assert own["match"] == f"{rest['match']} && PathPrefix(`/.vdi/`)"
+    assert re.match(pattern, "alice-desktop.vdi.localhost")
+    for other in ("a.b.vdi.localhost", "alicexvdi.localhost", ".vdi.localhost", "alice.vdi.localhost.evil.com"):
+        assert not re.match(pattern, other), other
+    assert not any("middlewares" in each for each in route["spec"]["routes"])
 
 
 def test_the_chart_brings_every_crd_and_uninstalling_keeps_them() -> None:
@@ -80,3 +123,20 @@ def test_the_chart_brings_every_crd_and_uninstalling_keeps_them() -> None:
 def test_the_chart_and_the_kubernetes_version_it_needs() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["apiVersion"], chart["kubeVersion"]) == ("v2", ">=1.30.0-0")
+
+
+@pytest.mark.parametrize("name", generate.SUB_CHARTS)
+def test_a_sub_charts_values_are_shown_with_the_defaults_that_it_has_alone(name: str) -> None:
+    ours = yaml.safe_load(generate.VALUES.read_text())[name]
+    its_own = yaml.safe_load((CHART / f"charts/{name}/values.yaml").read_text())
+    assert ours.pop("enabled") is False
+    if name != "coturn":  # whose clients are everybody's browsers
+        assert ours.pop("clients") != its_own.pop("clients") == []
+    assert ours == its_own
+    schema = json.loads((CHART / f"charts/{name}/values.schema.json").read_text())
+    assert set(schema["properties"]) - {"clients"} == {"global", "enabled", *its_own}
+    for path, each in objects_of(schema):
+        assert each["additionalProperties"] is False, path
+    pinned = yaml.safe_load((CHART / "Chart.yaml").read_text())["dependencies"]
+    version = yaml.safe_load((CHART / f"charts/{name}/Chart.yaml").read_text())["version"]
+    assert {"name": name, "version": version, "condition": f"{name}.enabled"} in pinned

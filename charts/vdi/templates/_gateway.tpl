@@ -1,0 +1,163 @@
+{{- define "vdi.gateway.name" -}}vdi-gateway{{- end }}
+
+{{- define "vdi.gateway.selectorLabels" -}}
+app.kubernetes.io/name: vdi
+app.kubernetes.io/component: gateway
+{{- end }}
+
+{{- define "vdi.gateway.labels" -}}
+{{ include "vdi.gateway.selectorLabels" . }}
+{{ include "vdi.releaseLabels" . }}
+{{- end }}
+
+{{/* Where Traefik and the operator ask, not browsers. */}}
+{{- define "vdi.gateway.internalURL" -}}
+http://{{ include "vdi.gateway.name" . }}.{{ .Release.Namespace }}.svc:8081
+{{- end }}
+
+{{/* The Middleware in the sessions' namespace that asks the gateway about every request to a desktop. */}}
+{{- define "vdi.gateway.middleware" -}}vdi-edge{{- end }}
+
+{{/* The Secret with the database's URL: of a server somewhere, or of the one that this release brings; empty: SQLite. */}}
+{{- define "vdi.gateway.databaseSecret" -}}
+{{- $given := .Values.gateway.database.existingSecret }}
+{{- if and $given .Values.postgresql.enabled }}
+{{- fail (printf "postgresql.enabled: allowed is true, or gateway.database.existingSecret (%s), not both" $given) }}
+{{- end }}
+{{- if .Values.postgresql.enabled }}
+{{- include "postgresql.secret" (dict "Values" .Values.postgresql "Release" .Release) }}
+{{- else }}{{ $given }}{{ end }}
+{{- end }}
+
+{{/* The Secret with the URL of what replicas share; empty: nothing is shared. */}}
+{{- define "vdi.gateway.redisSecret" -}}
+{{- $given := .Values.gateway.redis.existingSecret }}
+{{- if and $given .Values.redis.enabled }}
+{{- fail (printf "redis.enabled: allowed is true, or gateway.redis.existingSecret (%s), not both" $given) }}
+{{- end }}
+{{- if .Values.redis.enabled }}
+{{- include "redis.secret" (dict "Values" .Values.redis "Release" .Release) }}
+{{- else }}{{ $given }}{{ end }}
+{{- end }}
+
+{{/* The Secret that the TURN server's credentials are made from; empty: there is no TURN server. */}}
+{{- define "vdi.gateway.turnSecret" -}}
+{{- $given := .Values.gateway.turn.existingSecret }}
+{{- if .Values.gateway.turn.urls }}
+{{- if and $given .Values.coturn.enabled }}
+{{- fail (printf "coturn.enabled: allowed is true, or gateway.turn.existingSecret (%s), not both; coturn.auth.existingSecret names one for both" $given) }}
+{{- end }}
+{{- if .Values.coturn.enabled }}
+{{- include "coturn.secret" (dict "Values" .Values.coturn "Release" .Release) }}
+{{- else }}
+{{- $given | required "gateway.turn.urls: needs coturn.enabled, or gateway.turn.existingSecret with the secret of a TURN server elsewhere" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the database is a file on a volume of the gateway's own; empty if it is a server somewhere. */}}
+{{- define "vdi.gateway.hasVolume" -}}
+{{- if not (include "vdi.gateway.databaseSecret" .) }}yes{{ end }}
+{{- end }}
+
+{{/* One host below the domain, as Traefik's HostRegexp takes it. */}}
+{{- define "vdi.gateway.anyHost" -}}
+HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\." }}$`)
+{{- end }}
+
+{{/* Several replicas must share what one keeps for itself. */}}
+{{- define "vdi.gateway.refuseLoneReplicas" -}}
+{{- $replicas := int .Values.gateway.replicas }}
+{{- if gt $replicas 1 }}
+{{- $missing := list }}
+{{- if include "vdi.gateway.hasVolume" . }}{{ $missing = append $missing "postgresql.enabled or gateway.database.existingSecret" }}{{ end }}
+{{- if not (include "vdi.gateway.redisSecret" .) }}{{ $missing = append $missing "redis.enabled or gateway.redis.existingSecret" }}{{ end }}
+{{- if $missing }}
+{{- fail (printf "gateway.replicas: %d: allowed is 1, or more with %s set: replicas share the database, and what must be known to all at once" $replicas (join ", and " $missing)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "vdi.gateway.env" -}}
+- name: VDI_NAMESPACE
+  value: {{ .Values.sessions.namespace | quote }}
+- name: VDI_GATEWAY_NAMESPACE
+  value: {{ .Release.Namespace | quote }}
+- name: VDI_DOMAIN
+  value: {{ .Values.domain | quote }}
+- name: VDI_URL_PORT
+  value: {{ .Values.urlPort | int | quote }}
+- name: VDI_OPERATOR_ACCOUNT
+  value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.name" .) | quote }}
+- name: VDI_LIMITS_FILE
+  value: /etc/vdi/limits.yaml
+{{- with include "vdi.gateway.databaseSecret" . }}
+- name: VDI_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: url
+{{- end }}
+{{- with include "vdi.gateway.redisSecret" . }}
+- name: VDI_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: url
+{{- end }}
+{{- if include "vdi.gateway.turnSecret" . }}
+- name: VDI_TURN_URLS
+  value: {{ join "," .Values.gateway.turn.urls | quote }}
+- name: VDI_TURN_SECRET_FILE
+  value: /etc/vdi-turn/secret
+- name: VDI_TURN_TTL
+  value: {{ .Values.gateway.turn.ttl | quote }}
+{{- end }}
+{{- with .Values.gateway }}
+{{- with .oidc }}
+{{- if .issuer }}
+- name: VDI_OIDC_ISSUER
+  value: {{ .issuer | quote }}
+- name: VDI_OIDC_CLIENT_ID
+  value: {{ .clientId | quote }}
+{{- with .existingSecret }}
+- name: VDI_OIDC_CLIENT_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: clientSecret
+{{- end }}
+- name: VDI_OIDC_SCOPES
+  value: {{ .scopes | quote }}
+- name: VDI_OIDC_GROUPS_CLAIM
+  value: {{ .groupsClaim | quote }}
+- name: VDI_OIDC_NAME
+  value: {{ .name | quote }}
+{{- end }}
+{{- end }}
+{{- with .adminUsers }}
+- name: VDI_ADMIN_USERS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .adminGroups }}
+- name: VDI_ADMIN_GROUPS
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: VDI_RETENTION_DAYS
+  value: {{ .retentionDays | int | quote }}
+- name: VDI_TOKEN_SECONDS
+  value: {{ .login.tokenSeconds | int | quote }}
+- name: VDI_LOGIN_IDLE
+  value: {{ .login.idle | quote }}
+- name: VDI_LOGIN_MAX
+  value: {{ .login.max | quote }}
+- name: VDI_TRUSTED_PROXIES
+  value: {{ join "," .trustedProxies | quote }}
+{{- end }}
+{{- if .Values.doctor.schedule }}
+- name: VDI_DOCTOR_RECORD
+  value: {{ include "vdi.doctor.name" . | quote }}
+{{- end }}
+- name: VDI_LOG_LEVEL
+  value: {{ .Values.logLevel | quote }}
+{{- end }}

@@ -1,0 +1,135 @@
+"""A stand-in for a network plugin that enforces NetworkPolicies, on the embedded cluster's node, which has none.
+
+It asks the evaluator (cyclonus) what the policies mean for every pair of pods and every port that is of interest. What
+is denied becomes a DROP in the node's own network namespace, where each packet between pods passes after kube-proxy
+has put in a pod's address for that of a Service. It looks twice a second, so a new pod is open for a moment, as with
+other plugins. It knows IPv4 alone, and only the ports that it is told.
+"""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from network.evaluate import Policy, ask
+from network.roles import Port, Question, Role
+
+CHAIN = "VDI-TEST-POLICIES"
+PORTS = (*(Port(number) for number in (53, 80, 443, 5432, 6379, 6443, 8080, 8081, 8082, 9999)), Port(53, "UDP"))
+OUTSIDE = ("169.254.169.254", "1.1.1.1")
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where to look, and where to write."""
+
+    kubectl: list[str]
+    kubelet: int
+    """A process in the node's network namespace."""
+    address: str
+    """The node's own, which the API server listens on."""
+
+    def read(self) -> tuple[list[Policy], list[Role]]:
+        """The cluster's policies, and who there is."""
+        answer = subprocess.run(
+            [*self.kubectl, "get", "networkpolicies,pods", "--all-namespaces", "-o", "json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        items = json.loads(answer.stdout)["items"]
+        policies = [
+            {"metadata": {"name": each["metadata"]["name"], "namespace": each["metadata"]["namespace"]}}
+            | {"spec": each["spec"]}
+            for each in items
+            if each["kind"] == "NetworkPolicy"
+        ]
+        pods = [role_of(each) for each in items if each["kind"] == "Pod" and has_address(each)]
+        outside = [Role(ip, ip, PORTS, sends=False) for ip in (self.address, *OUTSIDE)]
+        return policies, [*pods, *outside]
+
+    def write(self, rules: list[str]) -> None:
+        """Put these rules in the place of those that were."""
+        text = "\n".join(["*filter", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
+        self.inside("iptables-restore", "--noflush", given=text)
+
+    def inside(self, *words: str, given: str = "") -> None:
+        """Run a program in the node's network namespace."""
+        command = ["nsenter", "--target", str(self.kubelet), "--net", *words]
+        subprocess.run(command, input=given, text=True, capture_output=True, check=True, timeout=30)
+
+
+def has_address(pod: Object) -> bool:
+    """Whether packets of this pod can be told from others."""
+    return bool(pod["status"].get("podIP")) and not pod["spec"].get("hostNetwork")
+
+
+def role_of(pod: Object) -> Role:
+    """The pod with all the ports of interest, by the names that it has for them."""
+    meta, spec = pod["metadata"], pod["spec"]
+    given = {each["containerPort"]: each.get("name", "") for one in spec["containers"] for each in one.get("ports", [])}
+    ports = tuple(Port(port.number, port.protocol, given.get(port.number, "")) for port in PORTS)
+    labels = tuple(sorted(meta.get("labels", {}).items()))
+    return Role(meta["name"], pod["status"]["podIP"], ports, meta["namespace"], labels, is_ours=True)
+
+
+def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
+    """What is denied, as rules: one for a pair that may not talk at all, else one for each port."""
+    asked = [
+        Question(source, target, port)
+        for source in roles
+        for target in roles
+        if source.sends and source is not target
+        for port in target.ports
+    ]
+    (answers,) = ask(asked, [policies])
+    denied: dict[tuple[str, str], list[Port]] = {}
+    for question, answer in zip(asked, answers, strict=True):
+        if answer != "y":
+            denied.setdefault((question.source.ip, question.target.ip), []).append(question.port)
+    rules = [f"-A {CHAIN} -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"]
+    for (source, target), ports in denied.items():
+        pair = f"-A {CHAIN} -s {source} -d {target}"
+        if len(ports) == len(PORTS):
+            rules.append(f"{pair} -j DROP")
+        else:
+            rules += [f"{pair} -p {each.protocol.lower()} --dport {each.number} -j DROP" for each in ports]
+    return rules
+
+
+@contextmanager
+def enforced(node: Node) -> Iterator[None]:
+    """What the cluster's policies say holds, until the end. Raises what went wrong meanwhile."""
+    node.write([])
+    for hook in ("FORWARD", "INPUT"):
+        node.inside("iptables", "--insert", hook, "--jump", CHAIN)
+    ended, trouble = threading.Event(), list[BaseException]()
+
+    def follow() -> None:
+        before: Any = None
+        try:
+            while not ended.wait(0.5):
+                if (now := node.read()) != before:
+                    node.write(rules_of(*now))
+                    before = now
+        except BaseException as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for hook in ("FORWARD", "INPUT"):
+            node.inside("iptables", "--delete", hook, "--jump", CHAIN)
+        node.inside("iptables", "--flush", CHAIN)
+        node.inside("iptables", "--delete-chain", CHAIN)
+    if trouble:
+        raise trouble[0]

@@ -1,0 +1,48 @@
+"""`helm test` on a real node, and where the stand-in for a network plugin works on it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from e2e.world import World
+from network.enforcer import Node
+from vdi.demo.run import RELEASE, RELEASE_NAMESPACE
+
+
+def node_of(world: World) -> Node:
+    """The node of the tests' cluster."""
+    (address,) = [
+        each["address"]
+        for node in world.items("node")
+        for each in node["status"]["addresses"]
+        if each["type"] == "InternalIP"
+    ]
+    argument = f"--config={world.kubeconfig.parent}/config/kubelet.json".encode()
+    found = [
+        int(process.name)
+        for process in Path("/proc").iterdir()
+        if process.name.isdigit() and argument in _command_of(process)
+    ]
+    return Node(["kubectl", "--kubeconfig", str(world.kubeconfig)], min(found), address)
+
+
+def _command_of(process: Path) -> list[bytes]:
+    try:
+        return (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has ended
+        return []
+
+
+def helm_test(world: World) -> tuple[int, str]:
+    """Exit status, and what it said."""
+    command = ["helm", "test", RELEASE, "--namespace", RELEASE_NAMESPACE, "--logs", "--timeout", "3m"]
+    environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    return done.returncode, done.stdout + done.stderr
+
+
+def left_behind(world: World) -> list[str]:
+    """What of the trial is still there, but for the pod that says how it went."""
+    words = ["get", "pods,serviceaccounts,roles,rolebindings,configmaps", "--all-namespaces", "-o", "name"]
+    names = [name for name in world.kubectl(*words).split() if "vdi-network" in name]
+    return [name for name in names if name != "pod/vdi-network-test"]

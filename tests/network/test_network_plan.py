@@ -1,0 +1,120 @@
+"""What `helm test` takes for right is what the policies mean: its plan, asked of the same evaluator."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from network import worlds
+from network.evaluate import ask
+from network.matrix import Variant
+from network.roles import NODE, Port, Question, Role
+from unit.chart.render import CHART
+from unit.chart.trial_module import trial
+
+pytestmark = pytest.mark.timeout(600)
+VARIANTS = worlds.variants()
+
+
+def plan_of(helm: Path, variant: Variant) -> dict[str, Any]:
+    objects = worlds.rendered(helm, variant, with_tests=True)
+    (config,) = [each for each in objects if each["kind"] == "ConfigMap" and "plan.json" in each.get("data", {})]
+    plan: dict[str, Any] = json.loads(config["data"]["plan.json"])
+    return plan
+
+
+def roles_in(plan: dict[str, Any]) -> dict[str, Role]:
+    """The trial's pods and targets as the evaluator knows them."""
+    found = {
+        name: Role(
+            name,
+            f"10.42.9.{number}",
+            tuple(Port(port, "TCP", called) for called, port in role["ports"].items()),
+            role["namespace"],
+            tuple(role["labels"].items()),
+            is_ours=role["ours"],
+        )
+        for number, (name, role) in enumerate(plan["roles"].items())
+    }
+    found["the API server"] = Role("the API server", NODE, (Port(6443),))  # as a policy sees it, behind its Service
+    found["names"] = Role("names", "10.42.9.100", (Port(53, "UDP"),), "kube-system", (("k8s-app", "kube-dns"),))
+    found["cloud metadata"] = Role("cloud metadata", "169.254.169.254", (Port(80),))
+    found["the internet"] = Role("the internet", "1.1.1.1", (Port(443),))
+    for name, label, port in (("PostgreSQL", "postgresql", 5432), ("Redis", "redis", 6379)):
+        labels = (("app.kubernetes.io/name", label), ("app.kubernetes.io/instance", "vdi"))
+        found[f"the {name} server"] = Role(name, "10.42.9.101", (Port(port, "TCP", label),), "kasm", labels)
+    return found
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_plan_is_what_the_policies_mean(helm: Path, name: str) -> None:
+    variant = VARIANTS[name]
+    plan = plan_of(helm, variant)
+    roles = roles_in(plan)
+    tries = list(trial.connections(plan, dict.fromkeys(roles, "")))
+    assert len(tries) >= 45
+    asked = []
+    for one in tries:
+        target, source = roles[one.target], roles[one.source]
+        if one.source == one.target:  # two pods of a kind
+            source = Role(source.name, "10.42.9.200", source.ports, source.namespace, source.labels, is_ours=True)
+        (port,) = [each for each in target.ports if each.number == one.port] or target.ports
+        asked.append(Question(source, target, port))
+    (answers,) = ask(asked, [worlds.policies(worlds.rendered(helm, variant))])
+    wrong = [str(one) for one, answer in zip(tries, answers, strict=True) if one.expected != (answer == "y")]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_everybody_whose_policy_it_is_takes_part_or_it_is_said_that_not(helm: Path, name: str) -> None:
+    variant = VARIANTS[name]
+    plan = plan_of(helm, variant)
+    everybody = {"traefik", "prometheus", "operator", "gateway", "desktop", "fetcher", "neighbour"}
+    missing = everybody - set(plan["roles"])
+    expected = {
+        "no gateway": {"gateway"},
+        "Traefik on its nodes": {"traefik"},
+        "no internet": {"prometheus"},
+    }.get(name, set[str]())
+    assert missing == expected
+    assert len(plan["notTried"]) == len(missing - {"gateway"})
+    servers = {"postgresql", "redis"} if name == "production" else set()
+    assert servers == {"postgresql", "redis"} & set(plan["roles"])
+
+
+def test_its_pods_pass_restricted_and_are_in_no_way_of_what_runs(helm: Path) -> None:
+    objects = worlds.rendered(helm, VARIANTS["production"], with_tests=True)
+    hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    (pod,) = [each for each in hooks if each["kind"] == "Pod"]
+    assert {each["kind"] for each in hooks} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Pod"}
+    for each in hooks:
+        policy = each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert ("hook-succeeded" in policy) == (each is not pod), "its account is gone after the test"
+    rules = [rule for each in hooks if each["kind"] == "Role" for rule in each["rules"]]
+    assert rules == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "get", "delete"]}] * 2
+    for policy in worlds.policies(objects):
+        if policy["metadata"]["namespace"] == "kasm":
+            selector = policy["spec"]["podSelector"]["matchLabels"]
+            assert not selector.items() <= pod["metadata"]["labels"].items(), "what judges must be free"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("network.apiServer[0]=192.0.2.10", "/network/apiServer/0"),
+        ("network.turn.addresses[0]=turn.example.com/32", "/network/turn/addresses/0"),
+        ("network.notInternet[0]=private", "/network/notInternet/0"),
+        ("network.egres[0].to[0].ipBlock.cidr=192.0.2.0/24", "egres"),
+        ("network.egress[0].from[0].ipBlock.cidr=192.0.2.0/24", "/network/egress/0"),
+        ("network.templates.My_Template[0].ports[0].port=1", "My_Template"),
+        ("network.dns=null", "missing property 'dns'"),
+        ("network.notInternet=null", "missing property 'notInternet'"),
+        ("network=null", "missing property 'network'"),
+    ],
+)
+def test_a_value_that_would_open_or_close_something_else_is_refused(helm: Path, value: str, said: str) -> None:
+    command = [str(helm), "template", "vdi", str(CHART), "--kube-version", "1.34.0", "--set", value]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and said in done.stderr, done.stderr

@@ -1,0 +1,50 @@
+"""The chart as helm renders it for each variant of the matrix."""
+
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from network.evaluate import Policy
+from network.matrix import Variant, load
+from network.roles import Role, roles_of
+from unit.chart.render import CHART
+
+Object = dict[str, Any]
+
+
+def variants() -> dict[str, Variant]:
+    """By name."""
+    return {each.name: each for each in load()}
+
+
+def rendered(helm: Path, variant: Variant, *, with_tests: bool = False) -> list[Object]:
+    """Its objects, and if wanted those of `helm test`."""
+    objects = _render(helm, variant.set)
+    return objects if with_tests else [each for each in objects if not _is_of_a_test(each)]
+
+
+@lru_cache(maxsize=32)  # nobody changes what comes back
+def _render(helm: Path, values: tuple[str, ...]) -> list[Object]:
+    words = [word for one in values for word in ("--set", one)]
+    command = [str(helm), "template", "vdi", str(CHART), "--namespace", "kasm", "--kube-version", "1.34.0", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def _is_of_a_test(made: Object) -> bool:
+    return "helm.sh/hook" in made["metadata"].get("annotations", {})
+
+
+def policies(objects: list[Object]) -> list[Policy]:
+    """The NetworkPolicies among them."""
+    return [each for each in objects if each["kind"] == "NetworkPolicy"]
+
+
+def world_of(helm: Path, variant: Variant) -> tuple[list[Policy], list[Role]]:
+    """Its policies, and who there is."""
+    objects = rendered(helm, variant)
+    return policies(objects), roles_of(objects, **variant.world)

@@ -1,0 +1,191 @@
+"""Makes charts/vdi/files/monitoring/dashboard.json: python tests/unit/chart/dashboard.py
+
+Grafana's JSON is 20 lines a panel; here a panel is what differs: title, words, unit, queries.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FILE = Path(__file__).parents[3] / "charts/vdi/files/monitoring/dashboard.json"
+_DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+class Panel(NamedTuple):
+    """One picture. `queries`: legend -> PromQL; `kind`: timeseries or stat."""
+
+    title: str
+    words: str
+    queries: dict[str, str]
+    unit: str = "short"
+    width: int = 8
+    kind: str = "timeseries"
+
+
+def _quantiles(metric: str) -> dict[str, str]:
+    rate = f"sum by (le) (rate({metric}_bucket[$__rate_interval]))"
+    return {f"p{share}": f"histogram_quantile(0.{share}, {rate})" for share in (50, 95, 99)}
+
+
+def _by(metric: str, *labels: str, function: str = "rate") -> dict[str, str]:
+    legend = " ".join(f"{{{{{label}}}}}" for label in labels)
+    return {legend: f"sum by ({', '.join(labels)}) ({function}({metric}[$__rate_interval]))"}
+
+
+def _memory(name: str) -> str:
+    """Of each GPU or part of one by MIG, once: the exporter may name each pod that shares it."""
+    return f"max by (Hostname, gpu, GPU_I_ID) (DCGM_FI_DEV_{name} < 2 ^ 40)"
+
+
+_USED, _FREE = _memory("FB_USED"), _memory("FB_FREE")
+_BUSY = (
+    "avg by (Hostname, gpu) (DCGM_FI_PROF_GR_ENGINE_ACTIVE <= 1)"
+    " or avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL <= 100) / 100"
+)
+"""As in files/monitoring/gpu-rules.yaml, which says why."""
+
+ROWS: dict[str, list[Panel]] = {
+    "People and their desktops": [
+        Panel("Running now", "", {"": 'sum(vdi_sessions{phase="Running"})'}, width=4, kind="stat"),
+        Panel("Waiting for room", "", {"": "max(vdi_waiting_sessions)"}, width=4, kind="stat"),
+        Panel("Longest wait", "", {"": "max(vdi_longest_wait_seconds)"}, "s", 4, "stat"),
+        Panel("Failed", "Wait for somebody.", {"": 'sum(vdi_sessions{phase="Failed"})'}, width=4, kind="stat"),
+        Panel(
+            "Starts under 30 s, last day",
+            "The SLO is 99 %, over 30 days. A start counts from the session's creation, the wait for room included.",
+            {
+                "": 'sum(increase(session_startup_seconds_bucket{le="30.0"}[1d]))'
+                " / sum(increase(session_startup_seconds_count[1d]))"
+            },
+            "percentunit",
+            8,
+            "stat",
+        ),
+        Panel("Sessions by phase", "", {"{{phase}}": "sum by (phase) (vdi_sessions)"}),
+        Panel("Start-up", "From creation to a desktop that answers.", _quantiles("session_startup_seconds"), "s"),
+        Panel("Wait for room", "Of those who were let in.", _quantiles("vdi_queue_wait_seconds"), "s"),
+        Panel("Pools", "", {"{{pool}} {{state}}": "sum by (pool, state) (vdi_pool_desktops)"}, width=24),
+    ],
+    "GPUs (NVIDIA DCGM exporter)": [
+        Panel(
+            "Busy, last 30 minutes",
+            "All GPUs together, by this chart's rules. SLO: over 80 % while people wait.",
+            {"": "avg(vdi:gpu_utilization:avg30m)"},
+            "percentunit",
+            4,
+            "stat",
+        ),
+        Panel(
+            "Utilisation by node",
+            "Of whole GPUs: under time-slicing what one desktop uses cannot be told.",
+            {"{{Hostname}}": f"avg by (Hostname) ({_BUSY})"},
+            "percentunit",
+            10,
+        ),
+        Panel(
+            "Memory by GPU",
+            "Shared by all desktops of a GPU; slicing does not limit it.",
+            {"{{Hostname}} GPU {{gpu}} {{GPU_I_ID}}": f"{_USED} / ({_USED} + {_FREE})"},
+            "percentunit",
+            10,
+        ),
+    ],
+    "Operator": [
+        Panel("Leads", "One of the replicas, 1.", {"{{pod}}": "vdi_leader"}),
+        Panel(
+            "Reconciles",
+            "",
+            _by("vdi_reconciles_total", "controller", "outcome"),
+            "ops",
+        ),
+        Panel("Reconcile", "", _quantiles("vdi_reconcile_seconds"), "s"),
+        Panel(
+            "Requests to the API server",
+            "Status 0: no answer.",
+            _by("vdi_api_requests_total", "method", "status"),
+            "reqps",
+        ),
+        Panel("Work that waits", "", {"{{controller}}": "sum by (controller) (vdi_queue_length)"}),
+        Panel("Objects in memory", "", {"{{kind}}": "max by (kind) (vdi_cache_objects)"}),
+    ],
+    "Gateway": [
+        Panel(
+            "Requests",
+            "",
+            _by("vdi_gateway_requests_total", "code"),
+            "reqps",
+        ),
+        Panel("Checks at the edge", "", _quantiles("vdi_gateway_verify_seconds"), "s"),
+        Panel(
+            "Logins",
+            "",
+            _by("vdi_gateway_logins_total", "source", "outcome", function="increase"),
+        ),
+        Panel("Live pages", "Streams of events to browsers.", {"": "sum(vdi_gateway_sse_streams)"}),
+        Panel("History behind", "", {"": "max(vdi_gateway_recorder_lag_seconds)"}, "s"),
+        Panel(
+            "What people do",
+            "",
+            _by("vdi_gateway_actions_total", "action", "outcome", function="increase"),
+        ),
+    ],
+}
+
+
+def build() -> dict[str, Any]:
+    """The dashboard."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS.items():
+        panels.append(
+            _place({"type": "row", "title": title, "collapsed": False, "panels": []}, len(panels), 0, y, 24, 1)
+        )
+        y += 1
+        x = height = 0
+        for panel in row:
+            if x + panel.width > 24:
+                x, y = 0, y + height
+            height = 4 if panel.kind == "stat" else 8
+            panels.append(_place(_panel(panel), len(panels), x, y, panel.width, height))
+            x += panel.width
+        y += height
+    datasource = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    return {
+        "uid": "vdi-overview",
+        "title": "Desktops on Kubernetes",
+        "tags": ["vdi"],
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {"list": [datasource]},
+        "panels": panels,
+    }
+
+
+def _place(panel: dict[str, Any], number: int, x: int, y: int, width: int, height: int) -> dict[str, Any]:
+    return {"id": number + 1, **panel, "gridPos": {"x": x, "y": y, "w": width, "h": height}}
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    targets = [
+        {"refId": chr(ord("A") + number), "datasource": _DATASOURCE, "expr": query, "legendFormat": legend}
+        for number, (legend, query) in enumerate(panel.queries.items())
+    ]
+    return {
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.words,
+        "datasource": _DATASOURCE,
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "targets": targets,
+    }
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(build(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())

@@ -1,0 +1,71 @@
+"""What pages of docs say that only a render of the chart knows: docs/sizing.md's table and docs/air-gap.md's images."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unit.chart import fit
+from unit.chart.render import ROOT, VALUES_FILES, Object, images_of, render
+from vdi.session.capacity import amounts
+from vdi.session.units import smaller_quantity
+
+SIZING = ROOT / "docs/sizing.md"
+AIR_GAP = ROOT / "docs/air-gap.md"
+SMALL, PRODUCTION = "values-k3s-small.yaml", "values-production.yaml"
+WITHOUT_SERVERS = ("--set", "postgresql.enabled=false", "--set", "redis.enabled=false")
+GPU_TEMPLATE = ROOT / "docs/examples/template-gpu.yaml"
+
+
+def desktop(objects: list[Object], resources: dict[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """What a template's desktop requests with the operator of that render, and its limits."""
+    (operator,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", "vdi-operator")]
+    variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    asked = {one["name"]: one["value"] for one in variables if one["name"].startswith("VDI_REQUESTS_")}
+    limit = {"cpu": resources["defaultCPU"], "memory": resources["defaultMemory"]}
+    request = {name: smaller_quantity(asked[f"VDI_REQUESTS_{name.upper()}"], limit[name]) for name in limit}
+    return amounts(request), amounts(limit)
+
+
+def offered(objects: list[Object], name: str = "small") -> dict[str, str]:
+    (found,) = [one for one in objects if one["kind"] == "VDITemplate" and one["metadata"]["name"] == name]
+    resources: dict[str, str] = found["spec"]["resources"]
+    return resources
+
+
+def rows(helm: Path) -> list[fit.Row]:
+    """The table of docs/sizing.md."""
+    small, lean = render(helm, SMALL), render(helm, SMALL, *WITHOUT_SERVERS)
+    production = render(helm, PRODUCTION)
+    of_small = desktop(small, offered(small))
+    made = [
+        fit.Row(fit.server(cores, memory), words, fit.requests_of(objects), *of_small)
+        for cores, memory in ((2, 4), (4, 8))
+        for words, objects in ((f"`{SMALL}`", small), ("the same with SQLite, without Redis", lean))
+    ]
+    gpu: dict[str, Any] = yaml.safe_load(GPU_TEMPLATE.read_text())["spec"]["resources"]
+    nothing: dict[str, int] = {}
+    made.append(fit.Row(fit.agent(8, 32), f"`{PRODUCTION}`", nothing, *desktop(production, offered(production))))
+    for node in (fit.agent(16, 64, 8), fit.agent(32, 128, 16)):
+        made.append(
+            fit.Row(
+                node, f"the same, [a GPU desktop](examples/{GPU_TEMPLATE.name})", nothing, *desktop(production, gpu)
+            )
+        )
+    return made
+
+
+def images(helm: Path) -> list[tuple[str, list[str]]]:
+    """Every image of every values file, with the files that need it."""
+    found: dict[str, list[str]] = {}
+    for name in VALUES_FILES:
+        for image in images_of(render(helm, name)):
+            found.setdefault(image, []).append(name)
+    return sorted(found.items())
+
+
+def image_table(helm: Path) -> str:
+    lines = ["| image | needed with |", "|---|---|"]
+    return "\n".join(
+        lines + [f"| `{image}` | {', '.join(f'`{name}`' for name in files)} |" for image, files in images(helm)]
+    )

@@ -1,0 +1,48 @@
+"""The chart rendered by real helm, without a cluster."""
+
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts/vdi"
+VALUES_FILES = tuple(sorted(path.name for path in CHART.glob("values*.yaml")))
+Object = dict[str, Any]
+
+
+@lru_cache(maxsize=32)  # nobody changes what comes back
+def render(helm: Path, values_file: str, *words: str) -> list[Object]:
+    """Its objects with one of its values files, as they are sent to a cluster that has the CRDs.
+
+    Not those of `helm test`, which come and go.
+    """
+    kinds = "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool"
+    known = ("--skip-tests", "--kube-version", "1.34.0", "--api-versions", kinds)
+    where = ("--namespace", "kasm", "-f", str(CHART / values_file))
+    command = [str(helm), "template", "vdi", str(CHART), *where, *known, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def pod_specs(made: Object) -> list[tuple[int, Object]]:
+    """Pods that an object makes, as (how many, spec); of a DaemonSet and of a Job one."""
+    spec = made.get("spec", {})
+    if made["kind"] in ("Deployment", "StatefulSet"):
+        return [(spec.get("replicas", 1), spec["template"]["spec"])]
+    if made["kind"] in ("DaemonSet", "Job"):
+        return [(1, spec["template"]["spec"])]
+    if made["kind"] == "CronJob":
+        return [(1, spec["jobTemplate"]["spec"]["template"]["spec"])]
+    return [(1, spec)] if made["kind"] == "Pod" else []
+
+
+def images_of(objects: list[Object]) -> set[str]:
+    """Every image that a cluster has to fetch for them, desktops' included."""
+    pods = [spec for made in objects for _, spec in pod_specs(made)]
+    containers = [each for spec in pods for part in ("containers", "initContainers") for each in spec.get(part, [])]
+    templates = [made["spec"]["image"] for made in objects if made["kind"] == "VDITemplate"]
+    return {each["image"] for each in containers} | set(templates)

@@ -1,0 +1,69 @@
+"""The guides speak of pages, commands, options and values that exist."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unit.chart import generate
+from vdi.cli.main import NOUNS, load_noun
+
+DOCS = generate.ROOT / "docs"
+GUIDES = [DOCS / f"{name}.md" for name in ("k3s", "sizing", "upgrading", "backup", "air-gap", "growing", "install")]
+VALUE = re.compile(r"`([a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?:: [^`]*)?`")
+SCRIPT = DOCS / "examples/homes.sh"
+
+
+def blocks(page: str, *kinds: str) -> str:
+    """What is in the code blocks of these kinds."""
+    return "\n".join(body for kind, body in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL) if kind in kinds)
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_every_link_leads_somewhere(guide: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", guide.read_text())
+    lost = [link for link in links if not link.startswith("http") and not (guide.parent / link).exists()]
+    assert lost == []
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_every_command_and_option_of_ours_exists(guide: Path) -> None:
+    text = guide.read_text()
+    code = re.sub(r"\s+#.*", "", blocks(text, "sh", "console"), flags=re.MULTILINE)
+    typed = re.findall(r"^(?:\$ )?(vdi .*)", code, re.MULTILINE) + re.findall(r"`(vdi [a-z][^`]*)`", text)
+    for line in typed:
+        noun, *words = line.split()[1:]
+        assert noun in NOUNS, line
+        command: Any = load_noun(noun, None)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        known = {option for one in command.params for option in one.opts}
+        given = {word for word in words if word.startswith("-")}
+        assert not words or not hasattr(command, "commands"), f"{line}: there is no such command"
+        assert given <= known, f"{line}: allowed are {sorted(known)}"
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_every_value_of_the_chart_exists(guide: Path) -> None:
+    """A word like `gateway.replicas`, if its first part is a value of the chart."""
+    values = yaml.safe_load(generate.VALUES.read_text())
+    free = {"templates", "pools", "limits"}
+    for word in VALUE.findall(guide.read_text()):
+        place: Any = values
+        path = word.split(".")
+        if path[0] not in values or path[0] == "resources":  # a template has some too
+            continue
+        for part in path:
+            if not isinstance(place, dict) or not place or part in free:
+                break
+            assert part in place, f"{word}: allowed are {sorted(place)}"
+            place = place[part]
+
+
+def test_the_script_for_homes_is_a_shells_and_explains_itself() -> None:
+    assert subprocess.run(["sh", "-n", SCRIPT], check=False).returncode == 0
+    said = subprocess.run([SCRIPT], capture_output=True, text=True, check=False)
+    assert said.returncode == 2 and "homes.sh save FOLDER" in said.stderr and "TIMEOUT" in said.stderr
