@@ -20,6 +20,7 @@ from bench import report
 from bench.cluster import BINARIES, Cluster
 from bench.contenders import Contender, line_up
 from bench.measure import Plan, Run
+from bench.operator_python import interpreter
 from bench.processes import end_cleanly_on_signals
 from bench.reference import build_reference
 from bench.timeline import Timeline
@@ -32,7 +33,7 @@ FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
 
 EXAMPLE = """\
 examples:
-  python -m bench                    300 sessions, three runs of each, about 8 minutes on two cores
+  python -m bench                    300 sessions, three runs of each, about 10 minutes on two cores
   python -m bench -n 50 --repeat 1   a quick look
   python -m bench --full             1000 sessions, three runs of each, the Go reference also untuned: half an hour
   python -m bench -o json > out.json every figure of every run
@@ -134,7 +135,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, as_json: bool) -> None:
     """Print the figures to standard output."""
-    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    program, version = interpreter()
+    python = f"{version} ({program})"
+    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": python}
     if as_json:
         print(json.dumps({"machine": machine, "sessions": plan.sessions, "runs": runs}, indent=1))
         return

@@ -162,7 +162,7 @@ class Cluster:
     def _start_clients(self) -> None:
         admin = self.kubeconfig("admin", self.admin_token)
         scheduler = self._write("scheduler.json", configs.scheduler(str(admin)))
-        kwok = self._write("kwok.yaml", configs.kwok())
+        kwok = self._write("kwok.yaml", "\n---\n".join(map(json.dumps, configs.kwok())))
         alone = ["--secure-port=0", "--authentication-skip-lookup"]
         self.processes.start("scheduler", [self._binaries["kube-scheduler"], f"--config={scheduler}", *alone])
         self.processes.start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 from bench.objects import NAMESPACE, Object
 
@@ -46,10 +47,49 @@ def scheduler(admin_kubeconfig: str) -> Object:
     }
 
 
-def kwok() -> Object:
-    """kwok plays 16 pods at a time; it must not be what the sessions wait for."""
-    return {
+HEARTBEAT_SECONDS = 300
+"""A kubelet reports so often that nothing has changed (nodeStatusReportFrequency); kwok by itself every 20."""
+
+_CONDITIONS = """\
+conditions:
+{{ range NodeConditions }}
+- lastHeartbeatTime: {{ Now | Quote }}
+  lastTransitionTime: {{ or $.metadata.creationTimestamp Now | Quote }}
+  message: {{ .message | Quote }}
+  reason: {{ .reason | Quote }}
+  status: {{ .status | Quote }}
+  type: {{ .type | Quote }}
+{{ end }}
+"""
+
+
+def kwok() -> list[Object]:
+    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report like kubelets."""
+    options = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
         "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 4},
+    }
+    beat = HEARTBEAT_SECONDS * 1000
+    delay = {"durationMilliseconds": beat, "jitterDurationMilliseconds": beat + 60_000}
+    return [
+        options,
+        _node_stage("node-initialize", "NotIn", {"statusTemplate": f"{_CONDITIONS}phase: Running\n"}),
+        _node_stage("node-heartbeat", "In", {"statusTemplate": _CONDITIONS}, delay=delay, immediateNextStage=True),
+    ]
+
+
+def _node_stage(name: str, operator: str, then: Object, **more: Any) -> Object:
+    """What kwok does with a node whose condition Ready is, or is not, True."""
+    ready = {"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "operator": operator}
+    return {
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "kind": "Stage",
+        "metadata": {"name": name},
+        "spec": {
+            "resourceRef": {"apiGroup": "v1", "kind": "Node"},
+            "selector": {"matchExpressions": [{**ready, "values": ["True"]}]},
+            "next": then,
+            **more,
+        },
     }

@@ -1,8 +1,7 @@
-"""Who is compared: this project's operator, the tuned Go reference, and the floor."""
+"""Who is compared: this project's operator, the tuned Go reference (also with our objects), and the floor."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Protocol
 from bench.cluster import Cluster, free_ports
 from bench.floor import Floor
 from bench.objects import NAMESPACE
+from bench.operator_python import operator_command, operator_environment
 from bench.subjects import Operator, Subject
 
 
@@ -26,9 +26,10 @@ class Contender(Protocol):
 class OperatorContender:
     """An operator that is a program."""
 
-    def __init__(self, name: str, argv: Sequence[str]) -> None:
+    def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str] = {}) -> None:
         self.name = name
         self._argv = argv
+        self._own = environment
 
     @asynccontextmanager
     async def on(self, cluster: Cluster) -> AsyncIterator[Subject]:
@@ -36,7 +37,7 @@ class OperatorContender:
         yield Operator.start(cluster, self._argv, self._environment())
 
     def _environment(self) -> Mapping[str, str]:
-        return {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
+        return {**self._own, "VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
 
 
 class FloorContender:
@@ -54,8 +55,9 @@ class FloorContender:
 def line_up(reference: Path, *, full: bool) -> list[Contender]:
     """The contenders in the order in which they run; the first is compared with the others."""
     contenders: list[Contender] = [
-        OperatorContender("vdi", [sys.executable, "-m", "vdi", "operator", "run"]),
+        OperatorContender("vdi", operator_command(), operator_environment()),
         OperatorContender("go-tuned", [str(reference), "--tuned"]),
+        OperatorContender("go-same", [str(reference), "--tuned", "--same-objects"]),
         FloorContender(),
     ]
     if full:

@@ -8,10 +8,12 @@ import argparse
 import asyncio
 import json
 import os
+import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,15 @@ from bench.processes import end_cleanly_on_signals
 from bench.report import render
 from bench.stats import percentile, ratio
 from bench.ways import USER, Raw, ThroughOperator, Way, remove
-from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, NoPictureError, find_chromium
+from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureError, find_chromium
+from vdi.demo.people import PeopleError, add_user, remove_user
+from vdi.demo.run import portal_url
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError
 from vdi.devcluster.progress import Progress
 from vdi.devcluster.sources import default_cache
 from vdi.kube import CLAIMS, Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
-from vdi.session.children.secret import USERNAME
 from vdi.session.naming import home_claim_name
 
 FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
@@ -59,11 +62,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def see_picture(browser: DesktopBrowser, ready: Future[None]) -> int:
-    """Start the browser, open the desktop once it is ready, and return when its picture is there.
+    """Start the browser, log in, open the desktop once it is ready, and return when its picture is there.
 
     A page that is refused is asked for again at once, as a person would; how often that was is the result.
     """
     with browser:
+        if browser.has_login:
+            browser.log_in()
         ready.result()
         end, refused = time.monotonic() + PICTURE_SECONDS, 0
         while True:
@@ -78,12 +83,14 @@ def see_picture(browser: DesktopBrowser, ready: Future[None]) -> int:
 
 
 async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
-    """One desktop from nothing to its first picture; seconds since it was applied. The browser starts meanwhile."""
+    """One desktop from nothing to its first picture; seconds since it was applied.
+
+    Meanwhile the browser starts and logs in, like a person who waits at the portal.
+    """
     begin = time.monotonic()
     await way.apply(desktop)
-    url, password = await way.address(desktop)
     ready: Future[None] = Future()
-    browser = DesktopBrowser(url, USERNAME, password)
+    browser = DesktopBrowser(await way.url(desktop), way.login)
     seen = asyncio.get_running_loop().run_in_executor(browsers, see_picture, browser, ready)
     try:
         await way.ready(desktop)
@@ -97,9 +104,9 @@ async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
     return {"way": way.name, "ready_s": ready_s, "picture_s": time.monotonic() - begin, "refused": refused}
 
 
-async def measure(client: Client, template: str, starts: int, progress: Progress) -> list[Figures]:
+async def measure(client: Client, template: str, starts: int, login: Login, progress: Progress) -> list[Figures]:
     """A first start, which makes the home, and then as many of each way, taking turns in who goes first."""
-    operator = ThroughOperator(client, template)
+    operator = ThroughOperator(client, template, login)
     made: list[tuple[Way, str]] = []
     home = home_claim_name(session_name="picture-0", user=USER, template=template, retain=True)
     with ThreadPoolExecutor(max_workers=1) as browsers:
@@ -147,14 +154,25 @@ def table(figures: Sequence[Figures]) -> str:
     return render(rows)
 
 
-def kubeconfig_of(name: str) -> Path:
-    """The kubeconfig of an embedded cluster that runs, if there is a browser too. Raises CouldNotLookError."""
+def where(name: str) -> tuple[Path, str]:
+    """Kubeconfig and portal of an embedded cluster that runs, if there is a browser too. Raises CouldNotLookError."""
     status = cluster.status(name)
     if status.state not in ("running", "degraded") or status.control_plane_only:
         raise CouldNotLookError(f"cluster {name!r} is {status.state}: start one with `make demo`")
     if find_chromium() is None:
         raise CouldNotLookError(f"no browser: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
-    return Path(status.kubeconfig)
+    return Path(status.kubeconfig), portal_url(status.websecure_port)
+
+
+@contextmanager
+def a_user(kubeconfig: Path, portal: str) -> Iterator[Login]:
+    """The benchmark's own user at the portal, while the context lasts."""
+    login = Login(portal, USER, secrets.token_urlsafe(12))
+    add_user(kubeconfig, login.user, login.password)
+    try:
+        yield login
+    finally:
+        remove_user(kubeconfig, login.user)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -162,17 +180,18 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     end_cleanly_on_signals()
 
-    async def run(progress: Progress) -> list[Figures]:
-        async with Client(load_config(kubeconfig_of(options.cluster)), field_manager="vdi-bench") as client:
-            return await measure(client, options.template, options.starts, progress)
+    async def run(kubeconfig: Path, login: Login, progress: Progress) -> list[Figures]:
+        async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
+            return await measure(client, options.template, options.starts, login, progress)
 
     try:
-        with Progress(default_cache(os.environ) / "logs") as progress:
-            figures = asyncio.run(run(progress))
+        kubeconfig, portal = where(options.cluster)
+        with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
+            figures = asyncio.run(run(kubeconfig, login, progress))
     except (CouldNotLookError, ClusterError, ConnectionFailed) as error:
         sys.stderr.write(f"{error}\n")
         return COULD_NOT_LOOK
-    except (KubeError, NoPictureError, RuntimeError, TimeoutError) as error:
+    except (KubeError, NoPictureError, PeopleError, RuntimeError, TimeoutError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return FINDINGS
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from bench.audit import count_requests, read_requests
 from bench.cluster import BINARIES, OPERATOR_USER, Cluster, free_ports
 from bench.measure import AUDIT_FLUSH_SECONDS, Plan, Run
 from bench.objects import NAMESPACE
+from bench.operator_python import operator_command, operator_environment
 from bench.processes import end_cleanly_on_signals
 from bench.subjects import Operator
 from bench.timeline import Timeline
@@ -78,8 +79,8 @@ class Holding:
 
     def _start(self) -> Operator:
         [self._port] = free_ports(1)
-        environment = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{self._port}"}
-        return Operator.start(self._cluster, [sys.executable, "-m", "vdi", "operator", "run"], environment)
+        own = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{self._port}"}
+        return Operator.start(self._cluster, operator_command(), {**operator_environment(), **own})
 
     async def _ready(self) -> None:
         """Wait until it says that its caches are full."""

@@ -23,6 +23,7 @@ from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, posi
 from bench.audit import count_requests, read_requests
 from bench.cluster import BINARIES, OPERATOR_USER, Cluster, free_ports
 from bench.measure import AUDIT_FLUSH_SECONDS, TRICKLE_INTERVAL, foreign_percent, pooled, quiet
+from bench.operator_python import operator_command, operator_environment
 from bench.processes import end_cleanly_on_signals
 from bench.stats import latency
 from bench.subjects import Operator
@@ -136,11 +137,10 @@ class Bench:
 async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:
     """Everything, from the control plane's start to its end. Raises RuntimeError or TimeoutError, saying where."""
     cluster = Cluster(binaries, build_crds(), 6 * size)
-    environment = {"VDI_NAMESPACE": objects.NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
-    command = [sys.executable, "-m", "vdi", "operator", "run"]
+    own = {"VDI_NAMESPACE": objects.NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
-            operator = Operator.start(cluster, command, environment)
+            operator = Operator.start(cluster, operator_command(), {**operator_environment(), **own})
             return await Bench(cluster, timeline, operator, size).measure()
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
+import aiohttp
 import msgspec
 
+from vdi.demo.browser import Login
 from vdi.kube import PODS, SECRETS, SERVICES, Client, Resource
 from vdi.kube.errors import NotFound
 from vdi.operator.kinds import ROUTES, SESSIONS
 from vdi.session.children.identity import SESSION_LABEL
 from vdi.session.children.secret import PASSWORD_KEY
-from vdi.session.naming import secret_name
 
 NAMESPACE = "vdi-sessions"
 USER = "bench@example.com"
@@ -31,14 +34,18 @@ class Way(Protocol):
 
     name: str
 
+    @property
+    def login(self) -> Login | None:
+        """Who opens the desktop, where somebody has to be logged in."""
+
     async def apply(self, desktop: str) -> None:
         """Send what makes the desktop."""
 
     async def ready(self, desktop: str) -> None:
         """Wait until it is said to be ready to be opened."""
 
-    async def address(self, desktop: str) -> tuple[str, str]:
-        """URL and password. Known before the desktop is ready."""
+    async def url(self, desktop: str) -> str:
+        """Where it is opened. Known before the desktop is ready."""
 
     async def remove(self, desktop: str) -> None:
         """Remove all that `apply` sent, and wait until the pod is gone."""
@@ -49,8 +56,8 @@ class ThroughOperator:
 
     name = "vdi"
 
-    def __init__(self, client: Client, template: str) -> None:
-        self._client, self._template = client, template
+    def __init__(self, client: Client, template: str, login: Login) -> None:
+        self._client, self._template, self.login = client, template, login
 
     async def apply(self, desktop: str) -> None:
         """Create the session."""
@@ -70,11 +77,10 @@ class ThroughOperator:
         if status(session, "phase") == "Failed":
             raise RuntimeError(f"session {desktop} failed: {status(session, 'message')}")
 
-    async def address(self, desktop: str) -> tuple[str, str]:
+    async def url(self, desktop: str) -> str:
         """What `vdi session open` would use."""
         session = await until(self._client, SESSIONS, desktop, lambda found: bool(status(found, "url")))
-        secret = await until(self._client, SECRETS, secret_name(desktop), lambda _: True)
-        return status(session, "url"), base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
+        return status(session, "url")
 
     async def remove(self, desktop: str) -> None:
         """Delete the session; the operator removes the pod before it lets go."""
@@ -82,14 +88,17 @@ class ThroughOperator:
 
 
 class Raw:
-    """The objects that the operator made for one session, under other names, all sent at once."""
+    """The objects that the operator made for one session, under other names, all sent at once.
+
+    No gateway knows of them: their route asks none, and Selkies is told by us whom to let in.
+    """
 
     name = "raw API"
+    login = None
 
-    def __init__(
-        self, client: Client, model: str, children: Mapping[Resource, Object], address: tuple[str, str]
-    ) -> None:
-        self._client, self._model, self._children, self._address = client, model, children, address
+    def __init__(self, client: Client, model: str, children: Mapping[Resource, Object], url: str) -> None:
+        self._client, self._model, self._children, self._url = client, model, children, url
+        self._token = secrets.token_urlsafe(32)
 
     @classmethod
     async def like(cls, client: Client, way: Way, model: str) -> Raw:
@@ -100,7 +109,9 @@ class Raw:
                 resource, namespace=NAMESPACE, label_selector=f"{SESSION_LABEL}={model}", into=Object
             )
             children[resource] = found
-        return cls(client, model, children, await way.address(model))
+        for route in children[ROUTES]["spec"]["routes"]:
+            route.pop("middlewares", None)
+        return cls(client, model, children, await way.url(model))
 
     async def apply(self, desktop: str) -> None:
         """Create the copies, side by side."""
@@ -110,13 +121,17 @@ class Raw:
                 tasks.create_task(self._client.create(resource, child, namespace=NAMESPACE, into=Object))
 
     async def ready(self, desktop: str) -> None:
-        """Wait until the pod is ready."""
+        """Wait until the pod is ready and has our token."""
         await until(self._client, PODS, self._named(PODS, desktop), is_ready)
+        master = base64.b64decode(self._children[SECRETS]["data"][PASSWORD_KEY]).decode()
+        await give_token(self._host_url(desktop), master, self._token)
 
-    async def address(self, desktop: str) -> tuple[str, str]:
-        """The model's URL under the other name, and the model's password."""
-        url, password = self._address
-        return url.replace(self._model, desktop), password
+    async def url(self, desktop: str) -> str:
+        """The model's under the other name; Selkies' page takes its token from the fragment."""
+        return f"{self._host_url(desktop)}/#token={self._token}"
+
+    def _host_url(self, desktop: str) -> str:
+        return self._url.replace(self._model, desktop)
 
     async def remove(self, desktop: str) -> None:
         """Delete the copies."""
@@ -126,6 +141,23 @@ class Raw:
     def _named(self, resource: Resource, desktop: str) -> str:
         name: str = self._children[resource]["metadata"]["name"]
         return name.replace(self._model, desktop)
+
+
+async def give_token(url: str, master: str, token: str) -> None:
+    """Tell the Selkies behind that URL of a controller's token, as soon as it can be reached. Raises TimeoutError."""
+    there = urlsplit(url)
+    headers = {"Host": there.netloc, "Authorization": f"Bearer {master}"}
+    table = {token: {"role": "controller", "slot": None}}
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS), aiohttp.ClientSession() as http:
+            while True:  # by address: nothing but a browser resolves *.localhost everywhere
+                to = f"https://127.0.0.1:{there.port}/api/tokens"
+                async with http.post(to, json=table, headers=headers, ssl=False) as answer:
+                    if answer.status == 200:
+                        return
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise TimeoutError(f"{url} took no token within {DEADLINE_SECONDS} s") from None
 
 
 def copy(child: Object, model: str, name: str) -> Object:

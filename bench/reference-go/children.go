@@ -5,6 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 const (
@@ -81,6 +82,25 @@ func routeSpec(s *VDISession) IngressRouteSpec {
 			Match:    "Host(`" + host(s) + "`)",
 			Services: []RouteService{{Name: s.Name, Port: port}},
 		}},
+	}
+}
+
+// children of one session: the pod, which is followed, and those that are only there or not.
+type children struct {
+	pod    *corev1.Pod
+	others []child
+}
+
+type child struct{ have, want client.Object }
+
+func lightChildren(s *VDISession, image string) children {
+	return children{
+		pod: &corev1.Pod{ObjectMeta: meta(s, s.Name), Spec: podSpec(s, image)},
+		others: []child{
+			{&corev1.PersistentVolumeClaim{}, &corev1.PersistentVolumeClaim{ObjectMeta: meta(s, s.Name+"-home"), Spec: pvcSpec()}},
+			{&corev1.Service{}, &corev1.Service{ObjectMeta: meta(s, s.Name), Spec: svcSpec(s)}},
+			{&IngressRoute{}, &IngressRoute{ObjectMeta: meta(s, s.Name), Spec: routeSpec(s)}},
+		},
 	}
 }
 

@@ -23,16 +23,17 @@ import (
 
 func main() {
 	isTuned := flag.Bool("tuned", false, "32 workers, predicates, trimmed cache, parallel blind creates")
+	same := flag.Bool("same-objects", false, "with --tuned: write what vdi writes, a Secret too")
 	flag.Parse() // --kubeconfig is registered by controller-runtime; KUBECONFIG works too
 
 	ctrl.SetLogger(logr.Discard())
-	if err := run(*isTuned); err != nil {
+	if err := run(*isTuned, *same); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(isTuned bool) error {
+func run(isTuned, same bool) error {
 	scheme := runtime.NewScheme()
 	if err := clientgoscheme.AddToScheme(scheme); err != nil {
 		return err
@@ -53,6 +54,7 @@ func run(isTuned bool) error {
 				&corev1.Pod{}:                   {Label: sel},
 				&corev1.PersistentVolumeClaim{}: {Label: sel},
 				&corev1.Service{}:               {Label: sel},
+				&corev1.Secret{}:                {Label: sel},
 				&IngressRoute{}:                 {Label: sel},
 			},
 		}
@@ -84,12 +86,17 @@ func run(isTuned bool) error {
 				return phaseOf(e.ObjectOld.(*corev1.Pod)) != phaseOf(e.ObjectNew.(*corev1.Pod))
 			},
 		}
+		build := lightChildren
+		if same {
+			build = sameChildren
+			b = b.Owns(&corev1.Secret{}, builder.WithPredicates(gone))
+		}
 		return start(mgr, b.For(&VDISession{}, builder.WithPredicates(session)).
 			Owns(&corev1.Pod{}, builder.WithPredicates(pods)).
 			Owns(&corev1.PersistentVolumeClaim{}, builder.WithPredicates(gone)).
 			Owns(&corev1.Service{}, builder.WithPredicates(gone)).
 			Owns(&IngressRoute{}, builder.WithPredicates(gone)).
-			Complete(&tuned{Client: mgr.GetClient()}))
+			Complete(&tuned{Client: mgr.GetClient(), build: build}))
 	}
 	return start(mgr, b.For(&VDISession{}).
 		Owns(&corev1.Pod{}).

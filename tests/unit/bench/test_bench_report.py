@@ -82,3 +82,11 @@ def test_remarks_name_errors_and_disturbed_runs() -> None:
         "disturbed: vdi, repeat 1, trickle: other programs used 30 % of the machine",
         "ERROR go, repeat 1: gone",
     ]
+
+
+def test_both_references_are_yardsticks() -> None:
+    said = goals([a_run("vdi", cpu=0.8), a_run("go-tuned", cpu=0.9), a_run("go-same", cpu=1.0)])
+    assert said[-2:] == [
+        "MISSED  operator CPU: 0.89 of go-tuned's, at most 0.8 wanted",
+        "met     operator CPU: 0.80 of go-same's, at most 0.8 wanted",
+    ]

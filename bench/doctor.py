@@ -1,0 +1,172 @@
+"""`python -m bench.doctor`: what a run of `vdi doctor` takes beside 1,000 sessions that are well, on fake nodes.
+
+It makes them itself, on a control plane of its own as `python -m bench` starts it. Beside the doctor's reading stands
+the floor: the same lists, asked for at once and thrown away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
+from bench.cluster import BINARIES, Cluster, free_ports
+from bench.measure import Plan, Run
+from bench.objects import NAMESPACE
+from bench.operator_python import operator_command, operator_environment
+from bench.processes import end_cleanly_on_signals
+from bench.subjects import Operator
+from bench.timeline import Timeline
+from vdi.api.crd import build_crds
+from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.sources import default_cache
+from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
+from vdi.doctor.examine import examine
+from vdi.doctor.snapshot import Scope
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.config import load_config
+from vdi.kube.transport import Client
+
+MOST_SECONDS = 3.0
+
+EXAMPLE = """\
+examples:
+  python -m bench.doctor                 1,000 sessions, about two minutes on two cores
+  python -m bench.doctor -n 100          a quick look
+  python -m bench.doctor -o json         every figure
+"""
+
+
+async def measure(binaries: Mapping[str, Path], options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """The sessions, then the runs. Raises RuntimeError where it failed; says why and where the logs are."""
+    cluster = Cluster(binaries, build_crds(), options.sessions)
+    try:
+        async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
+            [port] = free_ports(1)
+            own = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{port}"}
+            operator = Operator.start(cluster, operator_command(), {**operator_environment(), **own})
+            plan = Plan(sessions=options.sessions, deadline_seconds=600.0)
+            await Run(cluster, timeline, operator, plan).burst([f"s{i:05d}" for i in range(options.sessions)])
+            kubeconfig = cluster.kubeconfig("admin", cluster.admin_token)
+            rounds = [await _round(cluster, kubeconfig) for _ in range(options.repeat)]
+    except Exception as error:
+        raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error
+    figures.update({key: statistics.median(one[key] for one in rounds) for key in rounds[0]})
+
+
+async def _round(cluster: Cluster, kubeconfig: Path) -> dict[str, float]:
+    floor = await _floor(cluster)
+    requests = 0
+
+    def count(*_: object) -> None:
+        nonlocal requests
+        requests += 1
+
+    config = load_config(kubeconfig, None)
+    begun = time.perf_counter()
+    async with Client(config, field_manager="bench", on_request=count) as client:
+        snapshot = await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK)
+    read = time.perf_counter()
+    findings = examine(snapshot)
+    judged = time.perf_counter()
+    command = [*operator_command()[:-2], "doctor", "-n", NAMESPACE, "--kubeconfig", str(kubeconfig)]
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **operator_environment()}, stdout=asyncio.subprocess.DEVNULL
+    )
+    await process.wait()
+    return {
+        "floor_s": floor,
+        "read_s": read - begun,
+        "judge_s": judged - read,
+        "command_s": time.perf_counter() - judged,
+        "requests": requests - len(snapshot.logs),
+        "findings": len(findings),
+    }
+
+
+async def _floor(cluster: Cluster) -> float:
+    """Seconds for the same lists, undecoded, by one client at once."""
+    begun = time.perf_counter()
+    async with cluster.client(cluster.admin_token) as http:
+
+        async def get(path: str) -> None:
+            async with http.get(path) as answer:
+                await answer.read()
+
+        paths = [kind.path() for kind in (*EVERYWHERE, *OF_CLUSTER)] + [kind.path(NAMESPACE) for kind in IN_SCOPE]
+        await asyncio.gather(*(get(path) for path in paths), return_exceptions=True)
+    return time.perf_counter() - begun
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. Ends the program with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.doctor",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-n", "--sessions", type=positive, default=1000, help="how many (1000)")
+    parser.add_argument("--repeat", type=positive, default=5, help="how many runs; the median is shown (5)")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    return parser.parse_args(arguments)
+
+
+def table(figures: Mapping[str, Any], sessions: int) -> str:
+    """What people read."""
+    read, floor = figures["read_s"], figures["floor_s"]
+    met = figures["command_s"] < MOST_SECONDS and figures["requests"] <= BUDGET
+    return "\n".join(
+        [
+            f"vdi doctor beside {sessions} sessions that are well",
+            "",
+            f"read: {read:.2f} s in {figures['requests']:.0f} requests; the lists alone, thrown away: {floor:.2f} s,"
+            f" so {read / floor:.1f} x",
+            f"judged: {figures['judge_s']:.2f} s, findings: {figures['findings']:.0f}",
+            f"the whole command: {figures['command_s']:.2f} s",
+            "",
+            f"{'met   ' if met else 'MISSED'}  under {MOST_SECONDS:g} s and at most {BUDGET} requests",
+            f"{'met   ' if not figures['findings'] else 'MISSED'}  nothing is found where nothing is wrong",
+        ]
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: measured; 1: failed; 2: wrong command line; 3: a program is missing; 130: interrupted."""
+    options = parse(arguments)
+    end_cleanly_on_signals()
+    figures: dict[str, Any] = {}
+    with Progress(default_cache(os.environ) / "logs") as progress:
+        try:
+            binaries = ensure(BINARIES, progress=progress)
+        except (BinaryUnavailable, StepFailed) as error:
+            progress.say(str(error))
+            return COULD_NOT_LOOK
+        try:
+            with (
+                progress.step(f"{options.sessions} sessions, {options.repeat} runs of the doctor"),
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            ):
+                runner.run(measure(binaries, options, figures))
+        except RuntimeError as error:
+            progress.say(str(error))
+            return FINDINGS
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures, options.sessions))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
