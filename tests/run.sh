@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the named suites one after another and says how long each took: tests/run.sh unit cluster e2e (chaos, chaos-fast)
+# Runs the named suites one after another and says how long each took: tests/run.sh unit cluster e2e (portal, chaos, ...)
 # Every suite runs, also after one has failed; the exit status is 1 if any of them failed.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
 failed=()
 times=()
@@ -23,6 +23,9 @@ desktops() {
     $python -m pytest tests/e2e --ignore tests/e2e/test_node_guest.py --timeout 180
 }
 
+# Some of the faults that the suite `doctor` makes on the same node.
+a_cut_of_the_faults="nothing_is_wrong or library or operator_is_scaled or gateway_is_scaled"
+
 desktops_down() {
     $python -m vdi demo down --name e2e
 }
@@ -32,12 +35,13 @@ for suite in "$@"; do
         unit) run unit $python -m pytest tests/unit ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run cluster $python -m pytest tests/cluster --timeout 180
+            run cluster $python -m pytest tests/cluster tests/network --timeout 180
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
                 trap desktops_down EXIT
                 run desktops desktops
+                run doctor-fast $python -m pytest tests/doctor -k "$a_cut_of_the_faults"
                 run "down" desktops_down
                 trap - EXIT
                 run node $python -m pytest tests/e2e/test_node_guest.py --timeout 300
@@ -46,6 +50,23 @@ for suite in "$@"; do
                 times+=("e2e      not run: needs root")
             fi
             ;;
+        doctor)
+            trap desktops_down EXIT
+            run doctor $python -m pytest tests/doctor
+            run "down" desktops_down
+            trap - EXIT
+            ;;
+        network) # packets on a node with an enforcer of the tests' own
+            trap desktops_down EXIT
+            run network $python -m pytest tests/network/packets.py --timeout 400
+            run "down" desktops_down
+            trap - EXIT
+            ;;
+        kasm) # takes down the node that it has made
+            run "programs" $python -m vdi.devcluster.binaries helm kubectl
+            run kasm $python -m pytest tests/kasm
+            ;;
+        portal) run portal $python -m pytest tests/portal ;; # needs Chromium, which e2e installs
         chaos)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run chaos $python -m pytest tests/chaos
@@ -56,7 +77,7 @@ for suite in "$@"; do
                 "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py
             ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e chaos chaos-fast" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal doctor kasm network chaos chaos-fast" >&2
             exit 2
             ;;
     esac

@@ -12,14 +12,17 @@ _FIRST_PAUSE = 0.001
 """Seconds between the first two questions; each pause is twice the one before it, up to a limit."""
 
 
-def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0) -> T:
-    """The first answer that is true; AssertionError with `what` and the last answer after so many seconds."""
+def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0, *, every: float = 0.1) -> T:
+    """The first answer that is true; AssertionError with `what` and the last answer after so many seconds.
+
+    `every`: the longest pause, for questions that cost something.
+    """
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
     while not (answer := true()):
         assert time.monotonic() < deadline, _late(what, seconds, answer)
         time.sleep(pause)
-        pause = min(2 * pause, 0.1)  # a question is often a program to start
+        pause = min(2 * pause, every)  # a question is often a program to start
     return answer
 
 

@@ -19,7 +19,7 @@ from cluster.operator_stage import Object, Stage, open_stage
 from vdi.api.session import VDISession
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound
-from vdi.kube.resource import SECRETS, Resource
+from vdi.kube.resource import PODS, SECRETS, Resource
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
 from waiting import eventually
@@ -149,8 +149,12 @@ class World:
         try:
             return await eventually(look, f"{name} is {phase}", seconds)
         except AssertionError as late:
-            session = self.session(name)
-            raise AssertionError(f"{late}; it is {session and msgspec.to_builtins(session.status)}") from None
+            session, pod = self.session(name), self.find_pod(name)
+            seen = pod and await self.stage.get(PODS, pod.metadata.name)
+            said = seen and {"node": seen["spec"].get("nodeName"), **seen.get("status", {})}
+            raise AssertionError(
+                f"{late}; it is {session and msgspec.to_builtins(session.status)}, its pod {said}"
+            ) from None
 
     def find_pod(self, name: str) -> SeenPod | None:
         """The session's pod that is to stay."""

@@ -17,11 +17,10 @@ from vdi.doctor.rank import roots
 from vdi.doctor.redact import names_in, redact, redact_findings
 from vdi.doctor.snapshot import Scope, Snapshot, load, save
 from vdi.kube.config import ClusterConfig
-from vdi.kube.resource import PODS, Resource
+from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
 from vdi.kube.transport import Client
 from waiting import eventually
 
-DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 LATER = timedelta(seconds=100)
 """The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while."""
@@ -50,7 +49,7 @@ class Ward:
         """The operator as the chart installs it, its pod played by the test; gives the pod's name."""
         await self.apply_rights()
         env = {"VDI_NAMESPACE": self.namespace, **settings}
-        pod = await self.workload("vdi-operator", "operator", "localhost/vdi/operator:dev", env=env, ready=ready)
+        pod = await self.workload("vdi-operator", "operator", "localhost/vdi/vdi:dev", env=env, ready=ready)
         self.patch.setattr("vdi.operator.life.socket.gethostname", lambda: pod)
         return pod
 

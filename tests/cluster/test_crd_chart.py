@@ -6,18 +6,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from cluster.operator_stage import documented_rules
+from network.worlds import policies, rendered, variants
 from unit.chart import generate
-from vdi.devcluster import binaries, cluster
-from vdi.devcluster.progress import Progress
 from vdi.operator.settings import read_settings
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.children.pod import AGENT_PORT_NAME
@@ -25,67 +23,14 @@ from vdi.session.children.service import PORT_NAME
 from vdi.session.observed import HOLD
 from waiting import wait_until
 
-CHART = Path(__file__).parents[2] / "charts/vdi"
 OPERATOR = "system:serviceaccount:kasm:vdi-operator"
-
-
-@dataclass(frozen=True)
-class Tools:
-    """helm and kubectl against a control plane of this module's own: the CRDs must not be there before."""
-
-    helm_binary: Path
-    kubectl_binary: Path
-    kubeconfig: Path
-    home: Path
-
-    def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
-        folders = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
-        environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}
-        command = [str(self.helm_binary), *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-    def upgrade(self, chart: Path = CHART, *words: str) -> str:
-        done = self.helm(
-            "upgrade",
-            "--install",
-            "vdi",
-            str(chart),
-            "--namespace",
-            "kasm",
-            "--create-namespace",
-            "--reset-values",
-            *words,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def render(self, *words: str) -> list[dict[str, Any]]:
-        """The chart's objects as they would be sent to a cluster that has the CRDs."""
-        kinds = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool")
-        known = (*kinds, "--kube-version", "1.34.0")
-        done = self.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
-        assert done.returncode == 0, done.stderr
-        return [each for each in yaml.safe_load_all(done.stdout) if each]
-
-    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
-        command = [str(self.kubectl_binary), "--kubeconfig", str(self.kubeconfig), *words]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0 or not check, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    folder = tmp_path_factory.mktemp("chart")
-    name = f"c{os.getpid():x}"
-    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
-        patch.setenv("VDI_STATE", str(folder / "state"))
-        found = binaries.ensure(["helm", "kubectl"], progress=progress)
-        try:
-            made = cluster.up(name, control_plane_only=True, progress=progress)
-            yield Tools(found["helm"], found["kubectl"], made.kubeconfig, folder)
-        finally:
-            cluster.down(name)
+    """A control plane of this module's own: the CRDs must not be there before."""
+    with open_tools(tmp_path_factory.mktemp("chart"), f"c{os.getpid():x}") as tools:
+        yield tools
 
 
 @pytest.fixture
@@ -134,47 +79,21 @@ def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crd
     assert "NOT YET THERE: the pools (warm)." in without_crds.upgrade(CHART, *warm)
 
 
-def rules_of(tools: Tools, namespace: str) -> set[tuple[str, str, str]]:
-    """Everything the operator may do in a namespace, but for what every account may ask about itself."""
-    question = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectRulesReview",
-        "spec": {"namespace": namespace},
-    }
-    answer = tools.kubectl(
-        "create", "--validate=false", "--as", OPERATOR, "-o", "json", "-f", "-", stdin=json.dumps(question)
-    )
-    return {
-        (group, resource, verb)
-        for rule in json.loads(answer)["status"]["resourceRules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-        if group not in ("authorization.k8s.io", "authentication.k8s.io")
-    }
-
-
 def documented(kind: str) -> set[tuple[str, str, str]]:
     """What docs/design/operator.md says that the operator may do."""
-    return {
-        (group, resource, verb)
-        for rule in documented_rules()[kind]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
+    return flat(documented_rules()[kind])
 
 
 def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere(release: Tools) -> None:
     everywhere, in_sessions = documented("ClusterRole"), documented("Role")
     other_workloads = {("", "pods", "list"), ("", "pods", "watch")}
     assert other_workloads < everywhere
-    assert rules_of(release, "vdi-sessions") == everywhere | in_sessions
+    assert rules_of(release, OPERATOR, "vdi-sessions") == everywhere | in_sessions
     for namespace in ("kasm", "kube-system", "default"):
-        assert rules_of(release, namespace) == everywhere, namespace
+        assert rules_of(release, OPERATOR, namespace) == everywhere, namespace
     release.upgrade(CHART, "--set", "queue.countOtherWorkloads=false")
-    assert rules_of(release, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
-    assert rules_of(release, "default") == everywhere - other_workloads
+    assert rules_of(release, OPERATOR, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
+    assert rules_of(release, OPERATOR, "default") == everywhere - other_workloads
 
 
 MAY_NOT = [
@@ -268,7 +187,7 @@ def test_the_namespace_of_the_sessions_enforces_pod_security(release: Tools) -> 
 
 def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
     """Its namespace enforces nothing, but whoever labels it must not lose the operator."""
-    deployment = next(each for each in release.render() if each["kind"] == "Deployment")
+    deployment = release.named("Deployment", "vdi-operator")
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -287,12 +206,14 @@ def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
 
 def test_the_operators_stand_apart_and_one_of_them_stays(release: Tools) -> None:
     made = release.render()
-    deployment = next(each for each in made if each["kind"] == "Deployment")["spec"]
+    deployment = release.named("Deployment", "vdi-operator")["spec"]
     pods = deployment["selector"]
-    (apart,) = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
+    nodes, zones = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
         "preferredDuringSchedulingIgnoredDuringExecution"
     ]
-    assert apart["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", "labelSelector": pods}
+    assert nodes["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", "labelSelector": pods}
+    assert zones["podAffinityTerm"] == {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": pods}
+    assert nodes["weight"] > zones["weight"]
     assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
     budgets = {each["metadata"]["name"]: each for each in made if each["kind"] == "PodDisruptionBudget"}
     assert budgets["vdi-operator"]["spec"] == {"maxUnavailable": 1, "selector": pods}
@@ -335,19 +256,51 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools)
 
 
 def test_the_agent_answers_to_the_operator_alone(release: Tools) -> None:
-    made = release.render()
-    policy = next(each for each in made if each["kind"] == "NetworkPolicy")
-    operator = next(each for each in made if each["kind"] == "Deployment")
+    policy, operator = release.named("NetworkPolicy", "vdi-desktops"), release.named("Deployment", "vdi-operator")
     spec = policy["spec"]
-    assert (policy["metadata"]["namespace"], spec["policyTypes"]) == ("vdi-sessions", ["Ingress"])
+    assert (policy["metadata"]["namespace"], spec["policyTypes"]) == ("vdi-sessions", ["Ingress", "Egress"])
     assert spec["podSelector"]["matchLabels"] == MANAGED_BY
-    open_to_all, operators = spec["ingress"]
-    assert open_to_all == {"ports": [{"port": PORT_NAME}]}
+    browsers, operators = spec["ingress"]
+    assert browsers["ports"] == [{"port": PORT_NAME}]
     assert operators["ports"] == [{"port": AGENT_PORT_NAME}]
     (source,) = operators["from"]
     assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
     labels = operator["spec"]["template"]["metadata"]["labels"]
     assert source["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(release: Tools) -> None:
+    """Installed, not rendered: only a cluster knows its API server's address, which may be a public one."""
+    known = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default"},  # an API server on loopback makes none itself
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["203.0.113.7"]}, {"addresses": ["203.0.113.8"]}],
+        "ports": [{"name": "https", "port": 6443}],
+    }
+
+    def left_out() -> set[str]:
+        words = ("--namespace", "vdi-sessions", "-o", "json")
+        policy = json.loads(release.kubectl("get", "networkpolicy", "vdi-desktops", *words))
+        peers = [peer for rule in policy["spec"]["egress"] for peer in rule["to"]]
+        (internet,) = [each["ipBlock"] for each in peers if each.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
+        return set(internet["except"])
+
+    before = left_out()
+    release.kubectl("create", "-f", "-", stdin=json.dumps(known))
+    try:
+        release.upgrade()
+        assert left_out() - before == {"203.0.113.7/32", "203.0.113.8/32"}
+    finally:
+        release.kubectl("delete", "endpointslice", "kubernetes", "--namespace", "default")
+
+
+def test_the_api_server_takes_every_policy_of_the_matrix(release: Tools) -> None:
+    """Ranges of ports, exceptions within their networks, names: an evaluator minds none of it."""
+    made = [each for one in variants().values() for each in policies(rendered(release.helm_binary, one))]
+    assert len(made) >= 30
+    release.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(made))
 
 
 def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
@@ -367,8 +320,7 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
         "drainNotice": "2m",
     }
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
-    made = tools.render(*words)
-    deployment = next(each for each in made if each["kind"] == "Deployment")
+    made, deployment = tools.render(*words), tools.named("Deployment", "vdi-operator", *words)
     variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     settings = read_settings({each["name"]: each["value"] for each in variables})
     assert (settings.namespace, settings.log_level) == ("desks", "debug")
@@ -387,7 +339,8 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
         "2Gi",
         "nvidia.com/gpu.shared",
     )
-    assert {each["metadata"]["namespace"] for each in made if each["kind"] in ("Role", "RoleBinding")} == {"desks"}
+    roles = [each["metadata"] for each in made if each["kind"] in ("Role", "RoleBinding")]
+    assert {each["namespace"] for each in roles if each["name"] == "vdi-operator"} == {"desks"}
     assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
 
 

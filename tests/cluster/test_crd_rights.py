@@ -82,7 +82,9 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
         sys.stderr.write(log.read_text())
         kube("delete", "vdipool", "rights", "--ignore-not-found")
         kube("delete", "vditemplate", "rights", "rights-homeless", "--ignore-not-found")
-        kube("delete", "--wait=false", "--ignore-not-found", "deployment/vdi-operator", "--namespace", "kasm")
+        deployments = ("deployment/vdi-operator", "deployment/vdi-gateway")
+        kube("delete", "--wait=false", "--ignore-not-found", *deployments, "--namespace", "kasm")
+        kube("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
 
 
 def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Kube, operator: Path) -> None:

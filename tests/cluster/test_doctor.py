@@ -24,8 +24,10 @@ from cluster.doctor_ward import Ward, now
 from cluster.operator_stage import CRDS, Stage
 from vdi.api.crd import build_crds
 from vdi.doctor.finding import Severity
+from vdi.doctor.fix import carry_out, prepare
 from vdi.doctor.rank import roots
-from vdi.kube.resource import CLAIMS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
+from vdi.kube.errors import Conflict
+from vdi.kube.resource import CLAIMS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS
 from vdi.session.policy import Policy
 from waiting import eventually
@@ -542,3 +544,44 @@ async def test_the_command(ward: Ward, kubeconfig: Path, tmp_path: Path) -> None
     assert run("--kubeconfig", tmp_path / "none").returncode == 3
     assert run("--explain", "nonsense").returncode == 2
     assert run("alice", "--all").returncode == 2
+
+
+async def test_what_is_mended(ward: Ward, kubeconfig: Path) -> None:
+    """The one change that is shown, after asking, and nothing that somebody else has changed meanwhile."""
+    await ward.deploy()
+    await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+    environment = {**ours, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": ward.namespace}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", RUN_MAIN, "doctor", "--fix", *words]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL
+        )
+
+    async def replicas() -> int:
+        found = await ward.stage.api.get(DEPLOYMENTS, "vdi-operator", namespace=ward.namespace, into=dict)
+        return int(found["spec"]["replicas"])
+
+    asked = run()
+    assert asked.returncode == 2
+    assert "nobody can be asked here: say --yes" in asked.stderr
+    assert await replicas() == 0
+    mended = run("--yes")
+    assert mended.returncode == 1, mended.stderr
+    assert "operator_down: change Deployment" in mended.stdout
+    assert "-  replicas: 0" in mended.stdout
+    assert "+  replicas: 2" in mended.stdout
+    assert "1 change made. Look again: vdi doctor" in mended.stdout
+    assert await replicas() == 2
+
+
+async def test_a_change_is_made_only_to_what_was_shown(ward: Ward) -> None:
+    await ward.deploy()
+    await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
+    finding = await ward.finds("operator_down")
+    step = await prepare(ward.stage.api, finding, await ward.snapshot())
+    assert step is not None
+    await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"metadata": {"annotations": {"by": "somebody"}}})
+    with pytest.raises(Conflict):
+        await carry_out(ward.stage.api, step)

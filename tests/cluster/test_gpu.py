@@ -11,12 +11,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.gpu_player import CRD, NAMESPACE, PLUGIN, POLICY, daemon_set, played
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
@@ -29,6 +30,7 @@ from waiting import wait_until
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "configure_gpu_slicing.sh"
 MANIFEST = ROOT / "manifests" / "gpu-time-slicing.yaml"
+CHART = ROOT / "charts" / "vdi"
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 GPUS = {"gpu-a": 1, "gpu-b": 2}
 CONFIG_MAPS = ("time-slicing-config", "plugin-configs")
@@ -91,10 +93,14 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.
 
 
 @pytest.fixture(scope="module")
-def site(control_plane: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    with Progress(tmp_path_factory.mktemp("kubectl")) as progress:
-        binary = binaries.ensure(["kubectl"], progress=progress)["kubectl"]
-    site = Site([str(binary), "--kubeconfig", str(control_plane.kubeconfig)], control_plane.kubeconfig)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    with Progress(tmp_path_factory.mktemp("programs")) as progress:
+        return binaries.ensure(["kubectl", "helm"], progress=progress)
+
+
+@pytest.fixture(scope="module")
+def site(control_plane: cluster.Cluster, programs: Mapping[str, Path]) -> Site:
+    site = Site([str(programs["kubectl"]), "--kubeconfig", str(control_plane.kubeconfig)], control_plane.kubeconfig)
     site.kube("delete", "node", STAND_IN)
     site.kube("apply", "-f", "-", stdin=json.dumps(CRD))
     site.kube("wait", "--for=condition=Established", "crd/clusterpolicies.nvidia.com", "--timeout=20s")
@@ -206,9 +212,9 @@ def test_several_configurations_and_a_restart_only_where_the_config_map_changed(
     assert "nvidia.com/device-plugin.config" not in labels
 
     shown = operator.gpu("status")
-    assert re.search(r"^gpu-b +2 +NVIDIA-L4 +- +none +1 +nvidia.com/gpu +2 +0$", shown.stdout, re.MULTILINE), (
-        shown.stdout
-    )
+    row = r"^gpu-b +2 +NVIDIA-L4 +- +none +1 +nvidia.com/gpu +2 +0 +UNKNOWN +UNKNOWN$"
+    assert re.search(row, shown.stdout, re.MULTILINE), shown.stdout
+    assert "Node gpu-b: UNKNOWN: no DCGM exporter runs in this cluster" in shown.stdout
 
 
 def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts(operator: Site) -> None:
@@ -250,6 +256,32 @@ def test_the_manifest_does_the_same_and_the_missions_own_patch_does_not(operator
     operator.kube(*apply)
     wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0, 60)
     assert operator.advertised() == [8, 16]
+
+
+def test_the_charts_config_map_does_the_same_once_the_policy_names_it(
+    operator: Site, programs: Mapping[str, Path]
+) -> None:
+    on = ("--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
+    helm = (programs["helm"], "--kubeconfig", operator.kubeconfig)
+    nowhere = ("--dry-run=server", "--create-namespace", "--set", "gpu.timeSlicing.namespace=nowhere")
+    refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "kasm", *on, *nowhere)
+    assert refused.returncode == 1
+    assert "gpu.timeSlicing.namespace: nowhere is not there: install NVIDIA's GPU Operator" in refused.stderr
+
+    rendered = operator.run(*helm, "template", "vdi", CHART, *on, "--show-only", "templates/gpu.yaml")
+    made = yaml.safe_load(rendered.stdout)
+    made["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
+    operator.kube("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=json.dumps(made))
+    done = operator.gpu("configure", "--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert operator.advertised() == [8, 4]
+    kept = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)
+    assert kept["data"] == made["data"]
+    assert "is of the Helm release vdi: what it says must stand in that release's values too" in done.stdout
+
+    assert operator.gpu("configure", "--undo", "--timeout", "20s").returncode == 0
+    assert operator.advertised() == [1, 2]
+    assert operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"] == made["data"]
 
 
 @pytest.mark.parametrize(

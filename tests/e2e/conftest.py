@@ -18,6 +18,11 @@ from vdi.devcluster.progress import Progress
 NAME = "e2e"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks back on the whole run comes last."""
+    items.sort(key=lambda item: item.path.name == "test_rights_used.py")
+
+
 @pytest.fixture(scope="session")
 def world() -> World:
     if os.geteuid() != 0:
@@ -25,7 +30,7 @@ def world() -> World:
     with Progress(Path(tempfile.mkdtemp(prefix="vdi-e2e-"))) as progress:
         demo = run.up(NAME, browser=True, progress=progress)
     os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
-    return World(kubeconfig=demo.kubeconfig)
+    return World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def run_in(world: World, name: str, script: str) -> str:
     return world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
 
 
-def password_of(world: World, name: str) -> str:
+def master_token_of(world: World, name: str) -> str:
+    """What Selkies lets the gateway in with; nobody else ever sees it."""
     secrets = world.items("secret", f"vdi.kasm.io/session={name}")
     return base64.b64decode(secrets[0]["data"]["password"]).decode()
 

@@ -1,6 +1,5 @@
 """A person's desktop, in a real browser through Traefik and TLS."""
 
-import base64
 from contextlib import closing
 from http.client import HTTPSConnection
 from ssl import CERT_NONE, create_default_context
@@ -10,29 +9,26 @@ import pytest
 from PIL import Image
 
 from e2e.world import World
-from vdi.demo.browser import DesktopBrowser
+from vdi.demo.browser import NoPictureError
 from waiting import wait_until
 
 
-def password_of(world: World, session: str) -> str:
-    (secret,) = world.items("secret", f"vdi.kasm.io/session={session}")
-    return base64.b64decode(secret["data"]["password"]).decode()
-
-
-def status_without_password(url: str) -> int:
-    """By address: nothing but a browser resolves *.localhost everywhere."""
+def answer(url: str, path: str = "/", **headers: str) -> tuple[int, str]:
+    """Status and Location. By address: nothing but a browser resolves *.localhost everywhere."""
     there = urlsplit(url)
     context = create_default_context()
     context.check_hostname, context.verify_mode = False, CERT_NONE
     connection = HTTPSConnection("127.0.0.1", there.port, context=context, timeout=10)
     with closing(connection):
-        connection.request("GET", "/", headers={"Host": there.netloc})
-        return connection.getresponse().status
+        words = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("GET", path, headers={"Host": there.netloc, **words})
+        response = connection.getresponse()
+        return response.status, response.getheader("Location", "")
 
 
 @pytest.fixture
 def desktop(sessions: World) -> tuple[World, str, str]:
-    """A running session: the world, its name, its address."""
+    """A running session of Anna's: the world, its name, its address."""
     sessions.vdi("session", "create", "anna", "--user", "anna@example.com", "--template", "small", "--wait")
     session = sessions.get("vdi", "anna")
     assert session
@@ -41,8 +37,8 @@ def desktop(sessions: World) -> tuple[World, str, str]:
 
 
 def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, str, str]) -> None:
-    world, name, url = desktop
-    with DesktopBrowser(url, "user", password_of(world, name)) as browser:
+    world, name, _ = desktop
+    with world.browser(name) as browser:
         browser.open()
         picture = wait_until("a picture with many colours", lambda: colourful(browser.picture()))
         assert "Waiting for stream" not in browser.page.inner_text("body")
@@ -57,9 +53,24 @@ def colourful(picture: Image.Image) -> Image.Image | None:
     return picture if len(colours) > 16 else None
 
 
-def test_nobody_gets_in_without_the_password(desktop: tuple[World, str, str]) -> None:
+def test_nobody_gets_in_without_a_login(desktop: tuple[World, str, str]) -> None:
     _, _, url = desktop
-    assert status_without_password(url) == 401
+    for path in ("/", "/api/health", "/api/tokens", "/websockets"):
+        assert answer(url, path)[0] == 401, path
+    handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
+    assert answer(url, "/websockets", **handshake, Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==")[0] == 401
+    person = {"Accept": "text/html", "Sec_Fetch_Mode": "navigate"}
+    status, there = answer(url, "/", **person)
+    assert (status, urlsplit(there).path) == (302, "/.vdi/start")
+
+
+def test_a_stranger_with_a_login_is_told_whose_desktop_it_is_not(desktop: tuple[World, str, str]) -> None:
+    world, name, _ = desktop
+    with world.browser(name, "bruno@example.com") as browser:
+        browser.log_in()
+        with pytest.raises(NoPictureError):
+            browser.open(timeout_s=5)
+        assert browser.page.evaluate("document.querySelectorAll('video').length") == 0
 
 
 def test_the_pod_passes_pod_security_restricted(desktop: tuple[World, str, str]) -> None:

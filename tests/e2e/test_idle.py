@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import condition, password_of, pod_of, reach, run_in, start, template, wait_for_notice
+from e2e.desktops import condition, pod_of, reach, run_in, start, template, wait_for_notice
 from e2e.world import World
-from vdi.demo.browser import DesktopBrowser
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -18,8 +17,8 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
     sessions: World, tmp_path: Path
 ) -> None:
     with template(sessions, "dozing", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
-        url = start(sessions, "ida", "dozing")["status"]["url"]
-        with DesktopBrowser(url, "user", password_of(sessions, "ida")) as browser:
+        start(sessions, "ida", "dozing")
+        with sessions.browser("ida") as browser:
             browser.open()
             assert condition(sessions, "ida", "Idle") is None
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
@@ -51,10 +50,10 @@ def test_the_agent_knows_a_browser_from_a_probe_and_from_the_proxy(sessions: Wor
         "print(u.urlopen(u.Request('http://127.0.0.1:8082/activity', headers={'Authorization': "
         "'Bearer ' + e['VDI_AGENT_TOKEN']})).read().decode())\""
     )
-    url = start(sessions, "ines", "small")["status"]["url"]
+    start(sessions, "ines", "small")
     ask = f"pgrep -f ^/usr/bin/python3.*bin/vdi-agent | head -1 > /tmp/agent.pid; {ask}"
     assert '"viewers": 0' in run_in(sessions, "ines", ask), "the kubelet asks the same port once a second"
-    with DesktopBrowser(url, "user", password_of(sessions, "ines")) as browser:
+    with sessions.browser("ines") as browser:
         browser.open()
         assert '"viewers": 1' in run_in(sessions, "ines", ask)
     # Traefik keeps its connection to the desktop open for the next request.

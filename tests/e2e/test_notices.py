@@ -2,17 +2,16 @@
 
 import pytest
 
-from e2e.desktops import A_NOTICE, condition, notice_pixels, password_of, pod_of, reach, start, wait_for_notice
+from e2e.desktops import A_NOTICE, condition, notice_pixels, pod_of, reach, start, wait_for_notice
 from e2e.world import World
-from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def test_the_end_of_the_time_is_announced_and_a_longer_timeout_takes_it_back(sessions: World) -> None:
     """Input does not: it is no question of being there."""
-    url = start(sessions, "emma", "small", "--timeout", "60s")["status"]["url"]
-    with DesktopBrowser(url, "user", password_of(sessions, "emma")) as browser:
+    start(sessions, "emma", "small", "--timeout", "60s")
+    with sessions.browser("emma") as browser:
         browser.open()
         wait_for_notice(browser, shown=True, seconds=60)
         assert condition(sessions, "emma", "Expiring")
@@ -26,11 +25,11 @@ def test_the_end_of_the_time_is_announced_and_a_longer_timeout_takes_it_back(ses
 
 
 def test_a_drain_is_announced_and_an_uncordon_takes_it_back(sessions: World) -> None:
-    url = start(sessions, "dana", "small")["status"]["url"]
+    start(sessions, "dana", "small")
     pod = pod_of(sessions, "dana")
     assert pod
     node = pod["spec"]["nodeName"]
-    with DesktopBrowser(url, "user", password_of(sessions, "dana")) as browser:
+    with sessions.browser("dana") as browser:
         browser.open()
         assert notice_pixels(browser.picture()) < A_NOTICE
         sessions.kubectl("cordon", node)

@@ -3,9 +3,8 @@
 import pytest
 import yaml
 
-from e2e.desktops import Object, condition, password_of, pod_of, reach, start, template
+from e2e.desktops import Object, condition, pod_of, reach, start, template
 from e2e.world import World
-from vdi.demo.browser import DesktopBrowser
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -26,7 +25,7 @@ def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> N
             wait_until("a desktop is ready", lambda: _status(sessions).get("ready") == 1, 90)
             (waiting,) = sessions.items("pod", "vdi.kasm.io/pool=warm")
 
-            session = start(sessions, "paul", name)
+            start(sessions, "paul", name)
             taken = pod_of(sessions, "paul")
             assert taken
             assert taken["metadata"]["uid"] == waiting["metadata"]["uid"]
@@ -34,7 +33,7 @@ def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> N
             assert _container(taken)["restartCount"] == 0
             admitted = condition(sessions, "paul", "Admitted")
             assert admitted and admitted["reason"] == "ClaimedFromPool"
-            with DesktopBrowser(session["status"]["url"], "user", password_of(sessions, "paul")) as browser:
+            with sessions.browser("paul") as browser:
                 browser.open()
 
             wait_until("the pool is filled up", lambda: _status(sessions).get("ready") == 1, 90)

@@ -1,10 +1,9 @@
-"""A suspended desktop comes back: the same address and password, the same files, and room for others meanwhile."""
+"""A suspended desktop comes back: the same address and Secret, the same files, and room for others meanwhile."""
 
 import pytest
 
-from e2e.desktops import password_of, pod_of, reach, run_in, start
+from e2e.desktops import master_token_of, pod_of, reach, run_in, start
 from e2e.world import World
-from vdi.demo.browser import DesktopBrowser
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -12,7 +11,7 @@ pytestmark = pytest.mark.timeout(240)
 
 def test_a_file_in_the_home_survives_suspension_and_the_address_stays(sessions: World) -> None:
     before = start(sessions, "sue", "small")
-    url, password = before["status"]["url"], password_of(sessions, "sue")
+    url, secret = before["status"]["url"], master_token_of(sessions, "sue")
     first = pod_of(sessions, "sue")
     assert first
     run_in(sessions, "sue", "echo kept > ~/kept.txt; mkdir -p ~/.config/app && echo set > ~/.config/app/rc")
@@ -27,10 +26,10 @@ def test_a_file_in_the_home_survives_suspension_and_the_address_stays(sessions: 
 
     sessions.vdi("session", "resume", "sue", "--wait")
     after = reach(sessions, "sue", "Running")
-    assert (after["status"]["url"], password_of(sessions, "sue")) == (url, password)
+    assert (after["status"]["url"], master_token_of(sessions, "sue")) == (url, secret)
     assert after["status"]["startTime"] > before["status"]["startTime"], "a new run"
     assert run_in(sessions, "sue", "cat ~/kept.txt ~/.config/app/rc") == "kept\nset\n"
-    with DesktopBrowser(url, "user", password) as browser:
+    with sessions.browser("sue") as browser:
         browser.open()
 
 

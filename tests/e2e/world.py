@@ -1,12 +1,16 @@
-"""The cluster as a user at a terminal has it: kubectl and vdi."""
+"""The cluster as a user at a terminal has it: kubectl and vdi; and people who can log in at its portal."""
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vdi.demo.browser import DesktopBrowser, Login
+from vdi.demo.people import add_user
 
 NAMESPACE = "vdi-sessions"
 
@@ -16,6 +20,24 @@ class World:
     """The cluster as a user at a terminal has it."""
 
     kubeconfig: Path
+    portal: str
+    """URL of the portal."""
+    logins: dict[str, Login] = field(default_factory=dict)
+    """People who have a password already."""
+
+    def login(self, user: str) -> Login:
+        """That person, with a password at the portal."""
+        if user not in self.logins:
+            password = secrets.token_urlsafe(12)
+            add_user(self.kubeconfig, user, password)
+            self.logins[user] = Login(self.portal, user, password)
+        return self.logins[user]
+
+    def browser(self, session: str, user: str = "") -> DesktopBrowser:
+        """A browser for that session's desktop: of its owner, or of another person. Nobody has logged in yet."""
+        found = self.get("vdi", session)
+        assert found
+        return DesktopBrowser(found["status"]["url"], self.login(user or found["spec"]["user"]))
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
         return self._run(["kubectl", "-n", NAMESPACE, *words], stdin, check)

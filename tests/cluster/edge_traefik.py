@@ -1,0 +1,220 @@
+"""A real Traefik with TLS in front of a real gateway's listeners and a desktop, all on loopback, no Kubernetes.
+
+Its routes are the chart's, written for the file provider; the Middleware is `FORWARD_AUTH`, which the chart renders.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_stage import Stage, open_stage
+from vdi.gateway.edge.headers import FORWARD_AUTH
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.serve import _config, _Server, listen
+from vdi.gateway.settings import Settings
+
+READY_SECONDS = 20.0
+ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
+
+
+def free_port() -> int:
+    """A port that nobody listens on now, and that nobody is given who asks for any: those are from 32768 on."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+@dataclass
+class EdgeStage:
+    """Traefik, the gateway behind it, and alice's desktop."""
+
+    port: int
+    folder: Path
+    stage: Stage
+    desktop: FakeSelkies
+    public: int
+    internal: int
+    servers: list[_Server]
+    serving: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """The gateway's."""
+        return self.stage.settings
+
+    def url(self, label: str = "alice-desktop", path: str = "/") -> str:
+        """An address as people see it."""
+        return self.settings.url(self.settings.host(label)) + path
+
+    def host(self, label: str = "alice-desktop") -> str:
+        """A host without port."""
+        return self.settings.host(label)
+
+    def write_routes(self, *labels: str) -> None:
+        """The routes: the gateway's three, and one for each of these desktops, as the operator makes them."""
+        tls: dict[str, Any] = {"entryPoints": ["websecure"], "tls": {}}
+        routers: dict[str, Any] = {
+            "portal": {"rule": f"Host(`{self.host('portal')}`)", "priority": 2000, "service": "gateway", **tls},
+            "vdi": {"rule": f"{ANY_LABEL} && PathPrefix(`/.vdi/`)", "priority": 1000, "service": "gateway", **tls},
+            "rest": {"rule": ANY_LABEL, "priority": 1, "service": "gateway", **tls},
+        }
+        for label in labels:
+            rule = f"Host(`{self.host(label)}`)"
+            routers[label] = {"rule": rule, "service": "desktop", "middlewares": ["vdi-edge"], **tls}
+        address = f"http://127.0.0.1:{self.internal}/edge/verify"
+        dynamic = {
+            "http": {
+                "routers": routers,
+                "middlewares": {"vdi-edge": {"forwardAuth": {"address": address, **FORWARD_AUTH}}},
+                "services": {
+                    "gateway": {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{self.public}"}]}},
+                    "desktop": {"loadBalancer": {"servers": [{"url": self.desktop.url}]}},
+                },
+            }
+        }
+        fresh = self.folder / "routes.new"
+        fresh.write_text(json.dumps(dynamic))  # JSON is YAML
+        fresh.rename(self.folder / "routes" / "routes.yaml")
+
+    async def routed(self, label: str) -> None:
+        """Return when Traefik has the live route of this host: then the edge answers, no more the waiting page."""
+        await self._answers(label, "not entered this desktop, or")
+
+    async def unrouted(self, label: str) -> None:
+        """Return when Traefik has no live route of this host any more."""
+        await self._answers(label, "not entered this desktop.")
+
+    async def _answers(self, label: str, words: str) -> None:
+        async with aiohttp.ClientSession(connector=connector()) as session, asyncio.timeout(READY_SECONDS):
+            while True:
+                async with session.options(self.url(label, "/probe")) as answer:
+                    if words in await answer.text():
+                        return
+                await asyncio.sleep(0.05)
+
+    async def browser(self, user: str = "") -> aiohttp.ClientSession:
+        """A browser; with `user` one that has logged in at the portal. Close it when done."""
+        jar = aiohttp.CookieJar(quote_cookie=False)
+        headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        session = aiohttp.ClientSession(connector=connector(), cookie_jar=jar, headers=headers)
+        if user:
+            from yarl import URL
+
+            secret, _ = await self.stage.gateway.login.logins.begin(Identity(user=user), Device())
+            jar.update_cookies({LOGIN: secret}, URL(self.settings.portal_url))
+        return session
+
+    async def raw(self, request: str, seconds: float = 5.0) -> str:
+        """Bytes as no browser sends them (with \\n for line ends); the answer until Traefik closes."""
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, server_hostname=self.host())
+        writer.write(request.replace("\n", "\r\n").encode("latin-1"))
+        await writer.drain()
+        try:
+            async with asyncio.timeout(seconds):
+                return (await reader.read()).decode("latin-1").replace("\r\n", "\n")
+        finally:
+            writer.close()
+
+    def ask_to_stop(self) -> None:
+        """Let both listeners end."""
+        for server in self.servers:
+            server.should_exit = True
+
+    async def stop_gateway(self) -> None:
+        """Both listeners, at once, as when the last replica dies."""
+        for server in self.servers:
+            server.should_exit = server.force_exit = True
+        async with asyncio.timeout(5):
+            await asyncio.wait(self.serving)
+
+
+def connector() -> aiohttp.TCPConnector:
+    """Everything is on this machine, and the certificate is Traefik's own."""
+    return aiohttp.TCPConnector(ssl=False, resolver=_Here())
+
+
+class _Here(AbstractResolver):
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST
+            )
+        ]
+
+    async def close(self) -> None:
+        return None
+
+
+@asynccontextmanager
+async def open_edge(traefik: Path, folder: Path) -> AsyncIterator[EdgeStage]:
+    """Everything, with a live route to alice-desktop."""
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        desktop = await stack.enter_async_context(run_selkies("master-alice-desktop"))
+        stage = await stack.enter_async_context(
+            open_stage(folder, settings=Settings(url_port=port), selkies=lambda _: desktop.url)
+        )
+        sockets = [stack.enter_context(listen(("127.0.0.1", 0), "loopback")) for _ in range(2)]
+        servers = [_Server(_config(app)) for app in (stage.public, stage.internal)]
+        public, internal = (one.getsockname()[1] for one in sockets)
+        edge = EdgeStage(port, folder, stage, desktop, public, internal, servers)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        for server, where in zip(servers, sockets, strict=True):
+            edge.serving.append(group.create_task(server.serve([where])))
+        work = group.create_task(stage.edge.run())
+        stack.callback(work.cancel)
+        stack.callback(edge.ask_to_stop)
+        (folder / "routes").mkdir()
+        edge.write_routes("alice-desktop")
+        await stack.enter_async_context(_run_traefik(traefik, folder, port))
+        await _until_routed(edge)
+        yield edge
+
+
+@asynccontextmanager
+async def _run_traefik(binary: Path, folder: Path, port: int) -> AsyncIterator[None]:
+    static = {
+        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
+        "providers": {"file": {"directory": str(folder / "routes"), "watch": True}},
+        "log": {"level": "ERROR"},
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+    }
+    (folder / "traefik.yaml").write_text(json.dumps(static))
+    with (folder / "traefik.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            binary, f"--configFile={folder / 'traefik.yaml'}", stdout=log, stderr=log
+        )
+        try:
+            yield
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+async def _until_routed(edge: EdgeStage) -> None:
+    async with aiohttp.ClientSession(connector=connector()) as session, asyncio.timeout(READY_SECONDS):
+        while True:
+            try:
+                async with session.get(edge.url("portal", "/.well-known/jwks.json")) as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)

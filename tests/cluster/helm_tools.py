@@ -1,0 +1,111 @@
+"""helm and kubectl on a control plane of a test module's own, for tests of the chart."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vdi.devcluster import binaries, cluster
+from vdi.devcluster.progress import Progress
+
+CHART = Path(__file__).parents[2] / "charts/vdi"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """helm and kubectl against a control plane of this module's own: the CRDs must not be there before."""
+
+    helm_binary: Path
+    kubectl_binary: Path
+    kubeconfig: Path
+    home: Path
+
+    def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
+        folders = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}
+        command = [str(self.helm_binary), *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    def upgrade(self, chart: Path = CHART, *words: str) -> str:
+        done = self.helm(
+            "upgrade",
+            "--install",
+            "vdi",
+            str(chart),
+            "--namespace",
+            "kasm",
+            "--create-namespace",
+            "--reset-values",
+            *words,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def render(self, *words: str) -> list[dict[str, Any]]:
+        """The chart's objects as they would be sent to a cluster that has the CRDs."""
+        kinds = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool")
+        known = (*kinds, "--kube-version", "1.34.0")
+        done = self.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
+        assert done.returncode == 0, done.stderr
+        return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+    def named(self, kind: str, name: str, *words: str) -> dict[str, Any]:
+        """One object of the rendered chart."""
+        (found,) = [one for one in self.render(*words) if (one["kind"], one["metadata"]["name"]) == (kind, name)]
+        return found
+
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
+        command = [str(self.kubectl_binary), "--kubeconfig", str(self.kubeconfig), *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout
+
+
+@contextmanager
+def open_tools(folder: Path, name: str) -> Iterator[Tools]:
+    """Tools and their control plane, taken down at the end."""
+    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
+        patch.setenv("VDI_STATE", str(folder / "state"))
+        found = binaries.ensure(["helm", "kubectl"], progress=progress)
+        try:
+            made = cluster.up(name, control_plane_only=True, progress=progress)
+            yield Tools(found["helm"], found["kubectl"], made.kubeconfig, folder)
+        finally:
+            cluster.down(name)
+
+
+def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, str]]:
+    """Everything that account may do in a namespace, but for what every account may ask about itself.
+
+    As (group, resource, verb); where a rule is for one object, the resource is `secrets/NAME`.
+    """
+    question = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    answer = tools.kubectl(
+        "create", "--validate=false", "--as", account, "-o", "json", "-f", "-", stdin=json.dumps(question)
+    )
+    own = {("authorization.k8s.io", f"selfsubject{one}reviews") for one in ("access", "rules")}
+    own.add(("authentication.k8s.io", "selfsubjectreviews"))
+    return {rule for rule in flat(json.loads(answer)["status"]["resourceRules"]) if rule[:2] not in own}
+
+
+def flat(rules: Iterable[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    """Rules as sets of (group, resource, verb)."""
+    return {
+        (group, f"{resource}/{name}" if name else resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames") or [""]
+        for verb in rule["verbs"]
+    }

@@ -1,0 +1,63 @@
+"""A real Redis as a process of the test: on a Unix socket in its folder, with nothing kept on disk."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdi.gateway.shared import RedisShared
+from waiting import eventually
+
+
+@dataclass
+class RedisServer:
+    """A running server."""
+
+    folder: Path
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """For VDI_REDIS_URL."""
+        return f"unix://{self.folder}/redis.sock"
+
+    async def start(self) -> None:
+        """Start, and return when it answers."""
+        program = shutil.which("redis-server")
+        assert program, "redis-server is not on PATH: apt-get install redis-server"
+        options = ["--port", "0", "--unixsocket", f"{self.folder}/redis.sock", "--save", "", "--appendonly", "no"]
+        self.process = await asyncio.create_subprocess_exec(
+            program, *options, "--dir", str(self.folder), stdout=asyncio.subprocess.DEVNULL
+        )
+        shared = RedisShared(self.url)
+
+        async def answers() -> bool:
+            try:
+                await shared.check()
+            except OSError:
+                return False
+            return True
+
+        try:
+            await eventually(answers, "Redis answers", 10)
+        finally:
+            await shared.close()
+
+    async def kill(self) -> None:
+        """SIGKILL; all it knew is lost."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
+@asynccontextmanager
+async def redis_server(folder: Path) -> AsyncIterator[RedisServer]:
+    """A server while the context lasts. `folder` must have a short path (a socket's has 107 characters at most)."""
+    server = RedisServer(folder)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()

@@ -1,0 +1,197 @@
+"""A cluster that a release can be ready on, without kubelets: a node, a StorageClass, and pods that are made Ready.
+
+A pod with an image of `BROKEN` stays as a kubelet leaves one that it cannot pull.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cluster.helm_tools import Tools
+from cluster.stand_in import nodes_stand_in
+from vdi.cli.main import main
+from vdi.kube.config import load_config
+from vdi.kube.errors import KubeError
+from vdi.kube.resource import CLAIMS, PODS, STORAGE_CLASSES, VOLUMES
+from vdi.kube.transport import Client
+
+BROKEN = "registry.example.com/nowhere"
+"""Repository of an image that cannot be pulled."""
+_PULL = {"reason": "ImagePullBackOff", "message": "Back-off pulling image: ErrImagePull: manifest unknown"}
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Release:
+    """`vdi` as a program, with one helm, on one cluster."""
+
+    tools: Tools
+
+    @property
+    def helm(self) -> Path:
+        """The one that is used."""
+        return self.tools.helm_binary
+
+    def words(self, words: tuple[str, ...], values: str) -> list[str]:
+        """The command's words, with the cluster, the helm and a values file."""
+        command = [words[0], "--helm", str(self.helm), "--kubeconfig", str(self.tools.kubeconfig), *words[1:]]
+        if not values:
+            return command
+        file = self.tools.home / "values.yaml"
+        file.write_text(values)
+        return [*command, "-f", str(file)]
+
+    def run(self, *words: str, values: str = "", status: int = 0) -> str:
+        """What a `vdi` command prints, stdout and then stderr. In this process, which spares each its start."""
+        out, err = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            ended = main(self.words(words, values))
+        said = out.getvalue() + err.getvalue()
+        assert ended == status, f"{ended}\n{said}"
+        return said
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """A `vdi` command as a program of its own."""
+        command = [sys.executable, "-m", "vdi", *self.words(words, "")]
+        out = subprocess.PIPE
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True)
+
+    def revisions(self) -> list[tuple[int, str]]:
+        """(revision, status), the newest first."""
+        done = self.tools.helm("history", "vdi", "--namespace", "kasm", "-o", "json")
+        assert done.returncode == 0, done.stderr
+        return [(one["revision"], one["status"]) for one in reversed(json.loads(done.stdout))]
+
+    def get(self, *words: str) -> Any:
+        """What kubectl gets, as data."""
+        return json.loads(self.tools.kubectl("get", *words, "-o", "json"))
+
+    def there(self, *words: str) -> list[str]:
+        """Names of what kubectl gets."""
+        return self.tools.kubectl("get", "--ignore-not-found", *words, "-o", "name").split()
+
+    @contextmanager
+    def operator(self) -> Iterator[None]:
+        """A real operator at work, in the place of the one whose pods only look as if they ran."""
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self.tools.kubeconfig),
+            "VDI_NAMESPACE": "vdi-sessions",
+            "VDI_METRICS_ADDR": "127.0.0.1:0",
+        }
+        command = [sys.executable, "-m", "vdi", "operator", "run"]
+        with (self.tools.home / "operator.log").open("a") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            try:
+                yield
+            finally:
+                process.terminate()
+                process.wait(15)
+
+
+@contextmanager
+def pods_get_ready(kubeconfig: Path) -> Iterator[None]:
+    """A node that is Ready, a default StorageClass, bound claims, and pods that become Ready as they come."""
+    with nodes_stand_in(kubeconfig):
+        stop, failures = threading.Event(), list[BaseException]()
+
+        def life() -> None:
+            try:
+                asyncio.run(_live(kubeconfig, stop))
+            except BaseException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=life, name="kubelet's stand-in")
+        thread.start()
+        try:
+            yield
+            assert not failures, failures
+        finally:
+            stop.set()
+            thread.join(15)
+
+
+async def _live(kubeconfig: Path, stop: threading.Event) -> None:
+    async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
+        await api.apply(STORAGE_CLASSES, "local-path", _storage_class(), into=msgspec.Raw)
+        while not stop.is_set():
+            with suppress(KubeError):
+                for pod in await api.list(PODS, field_selector="spec.nodeName!=", into=Object):
+                    await _look_after(api, pod)
+                for claim in await api.list(CLAIMS, into=Object):
+                    if not claim["spec"].get("volumeName"):
+                        await api.create(VOLUMES, _volume(claim["metadata"]), into=msgspec.Raw)
+            await asyncio.sleep(0.2)
+
+
+async def _look_after(api: Client, pod: Object) -> None:
+    status = pod.get("status") or {}
+    if pod["metadata"].get("deletionTimestamp") or status.get("containerStatuses"):
+        return
+    containers, broken = [], False
+    for one in pod["spec"]["containers"]:
+        bad = one["image"].startswith(BROKEN)
+        broken = broken or bad
+        state = {"waiting": _PULL} if bad else {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
+        containers.append(
+            {
+                "name": one["name"],
+                "image": one["image"],
+                "imageID": "",
+                "ready": not bad,
+                "restartCount": 0,
+                "state": state,
+            }
+        )
+    ready = "False" if broken else "True"
+    conditions = [
+        *(one for one in status.get("conditions") or () if one["type"] == "PodScheduled"),
+        *({"type": kind, "status": ready} for kind in ("Ready", "ContainersReady", "Initialized")),
+    ]
+    phase = "Pending" if broken else "Running"
+    await _status(api, PODS, pod, {"phase": phase, "conditions": conditions, "containerStatuses": containers})
+
+
+async def _status(api: Client, resource: Any, one: Object, status: Object) -> None:
+    meta = one["metadata"]
+    await api.patch(
+        resource, meta["name"], {"status": status}, namespace=meta["namespace"], subresource="status", into=msgspec.Raw
+    )
+
+
+def _volume(claim: Object) -> Object:
+    """What Kubernetes binds to that claim."""
+    owner = {"kind": "PersistentVolumeClaim", **{key: claim[key] for key in ("namespace", "name", "uid")}}
+    spec = {
+        "capacity": {"storage": "100Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "local-path",
+        "persistentVolumeReclaimPolicy": "Retain",
+        "hostPath": {"path": "/nowhere"},
+        "claimRef": owner,
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"pv-{claim['uid']}"}, "spec": spec}
+
+
+def _storage_class() -> Object:
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": "local-path",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "vdi.test/none",
+        "volumeBindingMode": "Immediate",
+    }

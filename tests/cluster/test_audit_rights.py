@@ -1,0 +1,268 @@
+"""Operator and gateway with nothing but the chart's rights, and the API server's audit log of what they asked for.
+
+Whatever they ask is granted by a role of their own, and whatever those roles grant is asked for: by the flows below,
+or it is named in `NOT_ASKED_FOR` with the reason.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from audit_log import Request, not_granted, not_used, requests_of, rights_of
+from cluster.gateway_stage import GatewayStage, add_people
+from cluster.operator_proxy import Proxy
+from cluster.operator_stage import Stage
+from cluster.test_gateway_portal import Person
+from cluster.test_gateway_process import free_ports
+from unit.chart.render import render
+from vdi.api.crd import build_crds
+from vdi.devcluster import binaries, cluster
+from vdi.devcluster.progress import Progress
+from vdi.gateway.settings import Settings
+from vdi.kube.config import load_config
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
+from vdi.kube.transport import Client
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(180)
+
+OURS, SESSIONS_NAMESPACE = "kasm", "vdi-sessions"
+OPERATOR, GATEWAY = (f"system:serviceaccount:{OURS}:vdi-{name}" for name in ("operator", "gateway"))
+APPLIED = (
+    *("Namespace", "ServiceAccount", "Secret", "ConfigMap", "CustomResourceDefinition"),
+    *("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+)
+NOT_ASKED_FOR = {
+    "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
+    " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
+    **{
+        f"ClusterRole/vdi-gateway-doctor: list {kind}": "asked for where Kasm Workspaces is, which it is not here"
+        for kind in ("jobs", "statefulsets")
+    },
+}
+"""Rights that the flows below do not use, and why they are granted all the same."""
+NAMES = ("audit", "audit-homeless", "audit-brief")
+
+
+@dataclass(frozen=True)
+class Site:
+    """The cluster with the chart's accounts, and the audit log from here on."""
+
+    kubectl: list[str]
+    kubeconfig: Path
+    log: Path
+    skip: int
+    objects: list[dict[str, Any]]
+    folder: Path
+
+    def run(self, *words: str, given: str = "") -> str:
+        done = subprocess.run([*self.kubectl, *words], input=given, capture_output=True, text=True, timeout=50)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def all(self, plural: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.run("get", plural, "--all-namespaces", "-o", "json"))["items"]
+        return found
+
+    def asked(self, account: str) -> set[Request]:
+        return requests_of(self.log, account, skip=self.skip)
+
+    def environment(self, program: str, **more: str) -> dict[str, str]:
+        """The chart's variables for a process here, which has the account's token and no other right."""
+        (made,) = (one for one in self.objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", program))
+        variables = made["spec"]["template"]["spec"]["containers"][0]["env"]
+        given = {one["name"]: one["value"] for one in variables if "value" in one}
+        config = yaml.safe_load(self.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": self.run("create", "token", program, "--namespace", OURS).strip()}
+        kubeconfig = self.folder / f"{program}.kubeconfig"
+        kubeconfig.write_text(yaml.safe_dump(config))
+        return {**_CLEAN, **given, "VDI_KUBECONFIG": str(kubeconfig), **more}
+
+
+_CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+
+
+@pytest.fixture
+def site(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> Iterator[Site]:
+    log = control_plane.state_dir / "logs/audit.log"
+    with Progress(tmp_path) as progress:
+        helm = binaries.ensure(["helm"], progress=progress)["helm"]
+    most = ("gateway.doctor=true", "doctor.schedule=0 * * * *")  # with all that grants something
+    objects = render(helm, "values.yaml", *(word for value in most for word in ("--set", value)))
+    skip = log.stat().st_size if log.exists() else 0
+    site = Site(kubectl, control_plane.kubeconfig, log, skip, objects, tmp_path)
+    wanted = [one for one in objects if one["kind"] in APPLIED]
+    first = [one for one in wanted if one["kind"] in ("Namespace", "CustomResourceDefinition")]
+    ours = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OURS}}
+    apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
+    site.run(*apply, given=yaml.safe_dump_all([ours, *first]))
+    for crd in build_crds():
+        site.run("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
+    site.run(*apply, given=yaml.safe_dump_all([one for one in wanted if one not in first]))
+    yield site
+    site.run("delete", "vdipool", "audit", "--ignore-not-found")
+    site.run("delete", "vditemplate", "--ignore-not-found", *NAMES)
+    site.run("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
+    site.run("delete", "clusterrolebinding", "vdi-gateway-doctor")
+
+
+@asynccontextmanager
+async def running(site: Site, program: str, **environment: str) -> AsyncIterator[None]:
+    """One of our two programs as a process, ended with SIGTERM."""
+    log = site.folder / f"{program}.log"
+    with log.open("wb") as stream:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", f"vdi.{program.removeprefix('vdi-')}"),
+            env=site.environment(program, **environment),
+            stdout=stream,
+            stderr=stream,
+        )
+    try:
+        yield
+        assert process.returncode is None, log.read_text()
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 20)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        sys.stderr.write(log.read_text())
+
+
+@asynccontextmanager
+async def both(site: Site) -> AsyncIterator[tuple[Stage, GatewayStage]]:
+    """Operator and gateway, ready; and the test's own way to the cluster and to the gateway."""
+    public, internal = free_ports()
+    token, limits = site.folder / "token", site.folder / "limits.yaml"
+    words = ("create", "token", "vdi-operator", "--namespace", OURS, "--audience", "vdi-gateway")
+    token.write_text(site.run(*words).strip())
+    limits.write_text("{}")
+    config = load_config(site.kubeconfig)
+    gateway_variables = {
+        "VDI_PUBLIC_ADDR": f"127.0.0.1:{public}",
+        "VDI_INTERNAL_ADDR": f"127.0.0.1:{internal}",
+        "VDI_DATABASE_URL": f"sqlite+aiosqlite:///{site.folder}/gateway.db",
+        "VDI_LIMITS_FILE": str(limits),
+    }
+    operator_variables = {
+        "VDI_METRICS_ADDR": "127.0.0.1:0",
+        "VDI_GATEWAY_URL": f"http://127.0.0.1:{internal}",
+        "VDI_GATEWAY_TOKEN_FILE": str(token),
+    }
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(Client(config, field_manager="test"))
+        await add_people(Stage(api, OURS, Proxy(config), site.folder))
+        stage = Stage(api, SESSIONS_NAMESPACE, Proxy(config), site.folder)
+        await stack.enter_async_context(running(site, "vdi-gateway", **gateway_variables))
+        settings = Settings(namespace=SESSIONS_NAMESPACE, gateway_namespace=OURS)
+        gateway = GatewayStage(stage, settings, public, internal, await stack.enter_async_context(AsyncExitStack()))
+        await gateway.until_ready()
+        await stack.enter_async_context(running(site, "vdi-operator", **operator_variables))
+        yield stage, gateway
+
+
+async def make_things(stage: Stage) -> None:
+    """Templates with and without a home, one whose time is short, a pool of one."""
+    spec: dict[str, Any] = {"image": "localhost/vdi/desktop:dev", "resources": {"defaultGPU": 0}}
+    kinds: dict[str, dict[str, Any]] = {
+        "audit": {"prePull": True},
+        "audit-homeless": {"persistence": {"enabled": False}},
+        "audit-brief": {"persistence": {"enabled": False}, "lifecycle": {"onTimeout": "Terminate"}},
+    }
+    for name, more in kinds.items():
+        await stage.template_named(name, **(spec | more))
+    meta = {"name": "audit"}
+    pool = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": meta, "spec": {"template": NAMES[1]}}
+    await stage.api.create(POOLS, pool, into=dict[str, Any])
+
+
+async def strip_and_break(stage: Stage, name: str) -> None:
+    """Take the labels off all that a session has, and edit its route: the operator finds it and puts it right."""
+    session = await stage.get(SESSIONS, name)
+    assert session
+    children = {
+        kind: [one["metadata"]["name"] for one in await stage.owned(kind, session)]
+        for kind in (PODS, SERVICES, SECRETS, ROUTES)
+    }
+    children[CLAIMS] = [one["metadata"]["name"] for one in await stage.all(CLAIMS)]
+    assert all(children.values()), children
+    for kind, found in children.items():
+        for one in found:
+            labels = (await stage.get(kind, one) or {})["metadata"]["labels"]
+            await stage.patch(kind, one, {"metadata": {"labels": dict.fromkeys(labels)}})
+    for kind, found in children.items():
+        await eventually(partial(_labelled, stage, kind, found[0]), f"{kind.kind} has its labels again", 30)
+    await stage.patch(ROUTES, children[ROUTES][0], {"spec": {"entryPoints": ["elsewhere"]}})
+
+    async def mended() -> bool:
+        route = await stage.get(ROUTES, children[ROUTES][0])
+        return route is not None and route["spec"]["entryPoints"] == ["websecure"]
+
+    await eventually(mended, "the route is as it was", 30)
+
+
+async def _labelled(stage: Stage, kind: Any, name: str) -> bool:
+    return bool((await stage.get(kind, name) or {}).get("metadata", {}).get("labels"))
+
+
+async def live(stage: Stage, gateway: GatewayStage) -> None:
+    """What people do, from login to the end with the home; a desktop from the pool; one whose time ends."""
+    await make_things(stage)
+    alice = Person(gateway, await gateway.log_in("alice@example.com"))
+    root = Person(gateway, await gateway.log_in("root@example.com"))
+    await alice.sees("/catalogue", "audit")
+    desk, form = "/desktops/mine", "/catalogue/audit"
+    await alice.sends(form, form, {"name": "mine", "timeout": "1h", "home": "yes"})
+    await stage.run("mine")
+    await alice.client.get(gateway.desktop("mine") + "/.vdi/start", follow_redirects=True)
+    await strip_and_break(stage, "mine")
+    for _ in range(2):  # what is said twice becomes a series: the Event is patched
+        await alice.sends(f"{desk}/suspend", f"{desk}/suspend")
+        await alice.sees(desk, "Suspended")
+        await alice.sends(f"{desk}/resume", desk)
+        await stage.run("mine")
+
+    async def ready() -> bool:
+        status = (await stage.api.get(POOLS, "audit", into=dict[str, Any])).get("status", {})
+        return bool(status.get("starting") or status.get("ready"))
+
+    await eventually(ready, "the pool starts a desktop", 20)
+    (spare,) = [one for one in await stage.all(PODS) if one["metadata"]["labels"].get("vdi.kasm.io/pool") == "audit"]
+    await stage.make_ready(spare)
+    await stage.session("claimed", "audit-homeless")
+    await stage.reach("claimed", "Running")
+    await stage.session("brief", "audit-brief", timeout="1s")
+    await stage.gone(SESSIONS, "brief", 30)
+    await root.sends("/admin/doctor", "/admin/doctor")
+    for name, more in (("mine", {"delete_home": "yes"}), ("claimed", {})):
+        await root.sends(f"/desktops/{name}/end", f"/desktops/{name}/end", more)
+        await stage.gone(SESSIONS, name, 30)
+
+
+async def test_every_verb_that_is_used_is_granted_and_every_verb_that_is_granted_is_used(site: Site) -> None:
+    rights = {account: rights_of(site.all, account) for account in (OPERATOR, GATEWAY)}
+    assert all(rights.values())
+
+    def unused() -> set[str]:
+        return {each for account in rights for each in not_used(site.asked(account), rights[account])}
+
+    async with both(site) as (stage, gateway):
+        await live(stage, gateway)
+        with suppress(AssertionError):  # an Event is patched 10 s after it was made; what is missing is said below
+            await eventually(lambda: unused() <= set(NOT_ASKED_FOR), seconds=15)
+    assert unused() == set(NOT_ASKED_FOR), "granted and neither asked for nor in the table, or in the table for nothing"
+    for account, granted in rights.items():
+        assert not_granted(site.asked(account), granted) == []

@@ -1,0 +1,149 @@
+"""The values files with real helm and a real API server: it takes them all, they fit, and the pages are true."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.helm_tools import Tools, open_tools
+from unit.chart import generate, pages
+from unit.chart.golden_pages import identity
+from unit.chart.render import CHART, ROOT, VALUES_FILES, images_of, render
+
+CRDS = Path(__file__).parent / "chart_crds.yaml"
+"""Of cert-manager and the Prometheus operator, with the fields that we use and no other."""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    """A control plane that knows every kind and has the namespaces; nothing of the chart is there."""
+    with open_tools(tmp_path_factory.mktemp("values"), f"v{os.getpid():x}") as tools:
+        for folder in (CRDS, CHART / "files/crds"):
+            tools.kubectl("apply", "--server-side", "-f", str(folder))
+        tools.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        for namespace in ("kasm", "vdi-sessions"):
+            tools.kubectl("create", "namespace", namespace)
+        yield tools
+
+
+@pytest.mark.parametrize("name", VALUES_FILES)
+def test_the_api_server_takes_every_object(tools: Tools, name: str) -> None:
+    """Unknown fields are refused (`--validate=strict`), and whatever admission has to say is said."""
+    objects = render(tools.helm_binary, name)
+    assert len({(one["apiVersion"], identity(one)) for one in objects}) == len(objects), "one object twice"
+    sent = yaml.safe_dump_all(objects)
+    words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-")
+    taken = tools.kubectl(*words, stdin=sent).splitlines()
+    assert len(taken) == len(objects) and all(line.endswith("serverside-applied (server dry run)") for line in taken)
+
+
+def test_what_is_generated_from_renders_is_up_to_date(tools: Tools) -> None:
+    made = generate.rendered_files(tools.helm_binary)
+    stale = [
+        str(path.relative_to(ROOT)) for path, text in made.items() if not path.exists() or path.read_text() != text
+    ]
+    assert stale == [], "run: .venv/bin/python tests/unit/chart/generate.py HELM"
+
+
+def test_the_small_values_fit_a_node_of_4_and_of_8_gigabytes(tools: Tools) -> None:
+    small, lean, *others = pages.rows(tools.helm_binary)
+    assert (small.node.gigabytes, small.node.cores) == (4, 2)
+    assert all(much >= 0 for much in small.node.left(small.ours).values())
+    assert 1 <= small.desktops < lean.desktops
+    assert [row.node.gigabytes for row in others[:2]] == [8, 8] and all(row.desktops >= 4 for row in others[:2])
+
+
+def test_the_servers_have_the_figures_that_were_asked_for(tools: Tools) -> None:
+    asked = {
+        "vdi-postgresql": ({"cpu": "250m", "memory": "512Mi"}, {"cpu": "500m", "memory": "1Gi"}),
+        "vdi-redis": ({"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"}),
+    }
+    found = {}
+    for made in render(tools.helm_binary, pages.SMALL):
+        if made["metadata"]["name"] in asked and made["kind"] in ("Deployment", "StatefulSet"):
+            (container,) = made["spec"]["template"]["spec"]["containers"]
+            found[made["metadata"]["name"]] = tuple(container["resources"][one] for one in ("requests", "limits"))
+            assert container["imagePullPolicy"] == "IfNotPresent"
+    assert found == asked
+
+
+def test_production_has_two_of_what_can_be_two_and_keeps_them_apart(tools: Tools) -> None:
+    objects = render(tools.helm_binary, pages.PRODUCTION)
+    deployments = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "Deployment"}
+    budgets = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"}
+    for name in ("vdi-operator", "vdi-gateway"):
+        pods = deployments[name]
+        assert pods["replicas"] == 2
+        assert budgets[name] == {"maxUnavailable": 1, "selector": pods["selector"]}
+        apart = pods["template"]["spec"]["affinity"]["podAntiAffinity"]
+        terms = [one["podAffinityTerm"] for one in apart["preferredDuringSchedulingIgnoredDuringExecution"]]
+        assert {one["topologyKey"] for one in terms} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+        assert all(one["labelSelector"] == pods["selector"] for one in terms)
+
+
+def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
+    def made(*words: str) -> tuple[set[tuple[str, str]], object]:
+        objects = render(tools.helm_binary, "values.yaml", *words)
+        (route,) = [one for one in objects if one["kind"] == "IngressRoute"]
+        certificates = [one for one in objects if one["kind"] == "Certificate"]
+        where = {(one["metadata"]["namespace"], one["spec"]["secretName"]) for one in certificates}
+        return where, route["spec"]["tls"].get("secretName")
+
+    issuer = ("--set", "traefik.certManager.issuer=ours")
+    assert made() == (set(), None)
+    assert made(*issuer) == ({("vdi-sessions", "vdi-wildcard"), ("kasm", "vdi-wildcard")}, "vdi-wildcard")
+    named = made(*issuer, "--set", "traefik.tlsSecret=mine,sessions.namespace=kasm")
+    assert named == ({("kasm", "mine")}, "mine")
+    done = tools.helm("template", str(CHART), *issuer, "--set", "traefik.certResolver=le")
+    assert done.returncode == 1 and "/traefik/certResolver" in done.stderr
+
+
+def test_the_notes_miss_a_certificate_until_it_is_there(tools: Tools) -> None:
+    def notes() -> str:
+        others = "crds.install=false,sessions.createNamespace=false,traefik.tlsSecret=wildcard"
+        words = ("install", "vdi", str(CHART), "--namespace", "kasm", "--dry-run=server", "--set", others)
+        done = tools.helm(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("NOTES:")[2]
+
+    advice = "kubectl -n {} create secret tls wildcard "
+    assert advice.format("kasm") in notes() and advice.format("vdi-sessions") in notes()
+    tools.kubectl("-n", "kasm", "create", "secret", "generic", "wildcard")
+    assert advice.format("kasm") not in notes() and advice.format("vdi-sessions") in notes()
+    tools.kubectl("-n", "vdi-sessions", "create", "secret", "generic", "wildcard")
+    assert "MISSING" not in notes()
+
+
+def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools: Tools) -> None:
+    others = ("--set", "crds.install=false,sessions.createNamespace=false")
+    servers = ("--set", "postgresql.enabled=true,redis.enabled=true")
+
+    def kept() -> list[str]:
+        names = ("vdi-postgresql", "vdi-redis")
+        return [tools.kubectl("-n", "kasm", "get", "secret", one, "-o", "jsonpath={.data}") for one in names]
+
+    tools.upgrade(CHART, *others, *servers)
+    made = kept()
+    assert made[0] != made[1] and all("password" in one and "url" in one for one in made)
+    tools.upgrade(CHART, *others, *servers, "--set", "logLevel=debug")
+    assert kept() == made
+    assert tools.helm("rollback", "vdi", "--namespace", "kasm").returncode == 0
+    assert kept() == made
+    assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
+    tools.upgrade(CHART, *others, *servers)
+    assert kept()[0] == made[0], "PostgreSQL's volume is still there, and has the old one"
+    assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
+
+
+def test_the_list_of_images_misses_none(tools: Tools) -> None:
+    """The pipe that docs/air-gap.md tells people to use, against what is in the objects."""
+    page = (ROOT / "docs/air-gap.md").read_text()
+    (pipe,) = [part.split("```")[0] for part in page.split("```sh\n") if part.startswith("helm template")]
+    script = pipe.replace("helm ", f"{tools.helm_binary} ", 1)
+    for name in VALUES_FILES:
+        words = script.replace("my-values.yaml", str(CHART / name))
+        done = subprocess.run(["sh", "-ec", words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.split() == sorted(images_of(render(tools.helm_binary, name)))

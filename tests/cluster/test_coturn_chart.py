@@ -1,0 +1,295 @@
+"""The TURN server's chart with real helm on a real API server: alone, in the parent, rotation, and what is refused."""
+
+import base64
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.helm_tools import CHART, Tools, open_tools
+from vdi.gateway.settings import read_settings
+
+COTURN = CHART / "charts/coturn"
+NEEDED = ("--set", "realm=turn.example.com", "--set", "allowedPeers={10.42.0.0/16}")
+IN_PARENT = tuple(word if word == "--set" else f"coturn.{word}" for word in NEEDED)
+SERVICE = (*NEEDED, "--set", "hostNetwork=false")
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with open_tools(tmp_path_factory.mktemp("coturn-chart"), f"c{os.getpid():x}") as tools:
+        yield tools
+
+
+def render(tools: Tools, *words: str) -> dict[str, dict[str, Any]]:
+    """The chart's objects alone, by kind and name."""
+    done = tools.helm("template", "alone", str(COTURN), *words)
+    assert done.returncode == 0, done.stderr
+    found = [each for each in yaml.safe_load_all(done.stdout) if each]
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in found}
+
+
+def options_of(objects: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """turnserver.conf, by option."""
+    text = objects["Secret/alone-coturn-config"]["stringData"]["turnserver.conf"]
+    made: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            made.setdefault(name, []).append(value)
+    return made
+
+
+def content(tools: Tools, secret: str, namespace: str) -> dict[str, str]:
+    data = json.loads(tools.kubectl("get", "secret", secret, "--namespace", namespace, "-o", "json"))["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+# What is rendered
+
+
+def test_alone_it_is_three_objects_and_the_configuration_is_this(tools: Tools) -> None:
+    objects = render(tools, *NEEDED)
+    assert set(objects) == {"Secret/alone-coturn", "Secret/alone-coturn-config", "Deployment/alone-coturn"}
+    assert options_of(objects) == {
+        "realm": ["turn.example.com"],
+        "listening-port": ["3478"],
+        "min-port": ["61000"],
+        "max-port": ["65535"],
+        "use-auth-secret": [""],
+        "stale-nonce": ["600"],
+        "fingerprint": [""],
+        "allowed-peer-ip": ["10.42.0.0-10.42.255.255"],
+        "denied-peer-ip": ["0.0.0.0-255.255.255.255", "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"],
+        "no-multicast-peers": [""],
+        "no-tcp-relay": [""],
+        "user-quota": ["12"],
+        "total-quota": ["400"],
+        "max-bps": ["6250000"],
+        "no-tls": [""],
+        "no-cli": [""],
+        "no-rfc5780": [""],
+        "log-file": ["stdout"],
+        "simple-log": [""],
+        "pidfile": ["/run/coturn/turnserver.pid"],
+        "userdb": ["/run/coturn/turndb"],
+    }
+
+
+REMOVED = {"no-tlsv1", "no-tlsv1_1", "no-stun-backward-compatibility", "no-loopback-peers", "no-software-attribute"} | {
+    "response-origin-only-with-rfc5780", "no-dtls", "lt-cred-mech", "allow-loopback-peers", "dh2066",
+}  # fmt: skip
+"""Options that coturn 4.7 and later does not know any more, or that would open it."""
+
+
+def test_no_option_is_one_that_newer_versions_refuse(tools: Tools) -> None:
+    everything = (*SERVICE, "--set", "tls.existingSecret=cert", "--set", "metrics.enabled=true")
+    assert not REMOVED & set(options_of(render(tools, *everything)))
+
+
+def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> None:
+    objects = render(tools, *NEEDED)
+    secret = base64.b64decode(objects["Secret/alone-coturn"]["data"]["secret"]).decode()
+    assert len(secret) == 48
+    deployment = objects["Deployment/alone-coturn"]
+    assert secret not in json.dumps(deployment) and secret not in json.dumps(objects["Secret/alone-coturn-config"])
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["hostNetwork"] is True and pod["automountServiceAccountToken"] is False
+    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 65534)
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
+    }
+    assert container["command"] == ["/bin/sh", "/etc/coturn/start.sh"] and "args" not in container
+    assert [each["name"] for each in container["env"]] == ["POD_IP"]
+
+
+def test_without_the_host_network_it_would_pass_restricted_and_has_service_and_policy(tools: Tools) -> None:
+    objects = render(tools, *SERVICE, "--set", "tls.existingSecret=cert", "--set", "traefik.entryPoint=turn")
+    kinds = {"Service/alone-coturn", "NetworkPolicy/alone-coturn", "IngressRouteUDP/alone-coturn"}
+    assert kinds < set(objects)
+    ports = {
+        (one["name"], one["port"], one.get("protocol")) for one in objects["Service/alone-coturn"]["spec"]["ports"]
+    }
+    assert ports == {("turn", 3478, "UDP"), ("turn-tcp", 3478, None), ("turn-tls", 5349, None)}
+    assert objects["IngressRouteUDP/alone-coturn"]["spec"] == {
+        "entryPoints": ["turn"],
+        "routes": [{"services": [{"name": "alone-coturn", "port": 3478}]}],
+    }
+    policy = objects["NetworkPolicy/alone-coturn"]["spec"]
+    assert policy["egress"] == [
+        {
+            "ports": [{"protocol": "UDP", "port": 1024, "endPort": 65535}],
+            "to": [{"ipBlock": {"cidr": "10.42.0.0/16"}}],
+        }
+    ]
+    assert ["from" in rule for rule in policy["ingress"]] == [False, True]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "turn"}}
+    pod["spec"] = objects["Deployment/alone-coturn"]["spec"]["template"]["spec"]
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "closed"}}
+    namespace["metadata"] |= {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}  # type: ignore[operator]
+    tools.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
+    tools.kubectl("wait", "serviceaccount/default", "--for=create", "--namespace", "closed", "--timeout=30s")
+    tools.kubectl("create", "--dry-run=server", "--namespace", "closed", "-f", "-", stdin=json.dumps(pod))
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("10.42.0.0/16", "10.42.0.0-10.42.255.255"),
+        ("192.168.77.0/24", "192.168.77.0-192.168.77.255"),
+        ("172.16.0.0/12", "172.16.0.0-172.31.255.255"),
+        ("10.42.3.7/32", "10.42.3.7-10.42.3.7"),
+        ("10.128.0.0/9", "10.128.0.0-10.255.255.255"),
+        ("2001:cafe:42::/56", "2001:cafe:42:0:0:0:0:0-2001:cafe:42:ff:ffff:ffff:ffff:ffff"),
+        ("fd42::/48", "fd42:0:0:0:0:0:0:0-fd42:0:0:ffff:ffff:ffff:ffff:ffff"),
+    ],
+)
+def test_a_network_becomes_a_range(tools: Tools, given: str, made: str) -> None:
+    words = ("--set", "realm=turn.example.com", "--set", f"allowedPeers={{{given}}}")
+    assert options_of(render(tools, *words))["allowed-peer-ip"] == [made]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("realm=",), "realm is empty"),
+        (("allowedPeers=null",), "allowedPeers is empty"),
+        (("allowedPeers={10.0.0.0/8}",), "must be /9 to /32"),
+        (("allowedPeers={0.0.0.0/0}",), "must be /9 to /32"),
+        (("allowedPeers={169.254.0.0/16}",), "169.254.0.0/16 is no range of pods"),
+        (("allowedPeers={127.0.0.0/9}",), "is no range of pods"),
+        (("allowedPeers={10.42.0.1/16}",), "bits set behind its prefix"),
+        (("allowedPeers={10.42.0.300/32}",), "300 is above 255"),
+        (("allowedPeers={fe80::/64}",), "is no range of pods"),
+        (("allowedPeers={64:ff9b::/96}",), "is no range of pods"),
+        (("allowedPeers={2002:a2b::/32}",), "is no range of pods"),
+        (("allowedPeers={fd42:1::/16}",), "must be /32 to /128"),
+        (("allowedPeers={pods}",), "/allowedPeers/0"),
+        (("relayPorts.min=65000", "relayPorts.max=64000"), "relayPorts.min 65000 is above relayPorts.max 64000"),
+        (("relayPorts.min=65500",), "quotas.total 400 needs as many relay ports, relayPorts has 36"),
+        (("port=62000",), "port 62000 lies among the relayPorts"),
+        (("port=443",), "/port"),
+        (("traefik.entryPoint=turn",), "traefik.entryPoint leads to a Service"),
+        (("metrics.enabled=true",), "metrics.address"),
+        (("hostNetwork=false", "externalIP=192.0.2.1"), "externalIP is for hostNetwork: true"),
+        (("quotas.perUser=0",), "/quotas/perUser"),
+        (("realm=two words",), "/realm"),
+        (("relm=x",), "relm"),
+    ],
+)
+def test_what_cannot_work_or_would_be_open_is_refused_in_words(tools: Tools, words: tuple[str, ...], said: str) -> None:
+    sets = [part for word in words for part in ("--set", word)]
+    done = tools.helm("template", "alone", str(COTURN), *NEEDED, *sets)
+    assert done.returncode == 1
+    assert said in done.stderr, done.stderr
+
+
+# What is installed
+
+
+def test_rotation_keeps_the_secret_until_it_is_asked_for_another(tools: Tools) -> None:
+    def upgrade(*words: str) -> dict[str, str]:
+        upgrade = ("upgrade", "--install", "turn", str(COTURN), "--namespace", "alone", "--create-namespace")
+        done = tools.helm(*upgrade, *NEEDED, *words)
+        assert done.returncode == 0, done.stderr
+        return content(tools, "turn-coturn", "alone")
+
+    def restarts() -> str:
+        return tools.kubectl("get", "deployment", "turn-coturn", "-n", "alone", "-o", "jsonpath={.metadata.generation}")
+
+    first = upgrade()
+    assert set(first) == {"secret"} and restarts() == "1"
+    assert upgrade() == first and restarts() == "1"
+    assert upgrade("--set", "quotas.perUser=20") == first and restarts() == "2"
+    second = upgrade("--set", "auth.rotation=2")
+    assert second["previousSecret"] == first["secret"] != second["secret"]
+    assert upgrade("--set", "auth.rotation=2") == second and restarts() == "3"
+    last = upgrade("--set", "auth.rotation=2", "--set", "auth.acceptPrevious=false")
+    assert last == {"secret": second["secret"]} and restarts() == "4"
+    uninstalled = tools.helm("uninstall", "turn", "--namespace", "alone")
+    assert uninstalled.returncode == 0, uninstalled.stderr
+
+
+def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
+    objects = render(tools, *NEEDED, "--set", "auth.existingSecret=mine")
+    assert "Secret/alone-coturn" not in objects
+    volumes = {one["name"]: one for one in objects["Deployment/alone-coturn"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["auth"]["secret"]["secretName"] == "mine"
+
+
+def test_in_the_parent_it_is_off_and_comes_when_it_is_asked_for(tools: Tools) -> None:
+    tools.upgrade()
+    label = ("-l", "app.kubernetes.io/name=coturn", "--namespace", "kasm", "-o", "name")
+    assert tools.kubectl("get", "deploy,secret,svc", *label) == ""
+    tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT)
+    made = set(tools.kubectl("get", "deploy,secret,svc", *label).split())
+    assert made == {"deployment.apps/vdi-coturn", "secret/vdi-coturn", "secret/vdi-coturn-config"}
+    done = tools.helm("upgrade", "vdi", str(CHART), "--namespace", "kasm", "--set", "coturn.enabled=true")
+    assert done.returncode == 1 and "coturn: realm is empty" in done.stderr
+
+
+def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_place(tools: Tools) -> None:
+    url = "turn:turn.example.com:3478?transport=udp"
+    words = ("--set", "coturn.enabled=true", *IN_PARENT, "--set", f"gateway.turn.urls={{{url}}}")
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in tools.render(*words)}
+    pod = objects["Deployment", "vdi-gateway"]["spec"]["template"]["spec"]
+    variables = {one["name"]: one.get("value", "") for one in pod["containers"][0]["env"]}
+    settings = read_settings({name: value for name, value in variables.items() if name.startswith("VDI_TURN")})
+    assert (settings.turn_urls, settings.turn_ttl) == ((url,), timedelta(hours=12))
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "turn"]
+    assert volume["secret"]["secretName"] == "vdi-coturn"
+    assert volume["secret"]["items"] == [{"key": "secret", "path": "secret"}], "the previous one makes nothing any more"
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "turn"]
+    assert settings.turn_secret_file == Path(mount["mountPath"]) / "secret"
+    (route,) = [
+        one for one in objects["IngressRoute", "vdi-gateway"]["spec"]["routes"] if "Path(`/api/turn`)" in one["match"]
+    ]
+    assert route["priority"] == 1000 and "middlewares" not in route
+    without = json.dumps(tools.render("--set", "coturn.enabled=true", *IN_PARENT))
+    assert "/api/turn" not in without and "VDI_TURN" not in without
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("gateway.turn.urls={turn:t.example.com:3478?transport=udp}",), "needs coturn.enabled, or gateway.turn"),
+        (("gateway.turn.urls={t.example.com}",), "/gateway/turn/urls/0"),
+        (("gateway.turn.ttl=1d",), "/gateway/turn/ttl"),
+        (
+            (
+                "gateway.turn.urls={turn:t.example.com:3478?transport=udp}",
+                "gateway.turn.existingSecret=mine",
+                "coturn.enabled=true",
+                "coturn.realm=t.example.com",
+                "coturn.allowedPeers={10.42.0.0/16}",
+            ),
+            "allowed is true, or gateway.turn.existingSecret (mine), not both",
+        ),
+    ],
+)
+def test_a_gateway_that_could_make_no_good_credentials_is_refused(
+    tools: Tools, words: tuple[str, ...], said: str
+) -> None:
+    done = tools.helm("template", "vdi", str(CHART), *(part for word in words for part in ("--set", word)))
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_the_lock_is_what_the_chart_asks_for_and_nothing_is_fetched(tools: Tools, tmp_path: Path) -> None:
+    copy = tmp_path / "vdi"
+    shutil.copytree(CHART, copy)
+    built = tools.helm("dependency", "build", str(copy))
+    assert built.returncode == 0 and "out of sync" not in built.stdout + built.stderr, built.stderr
+    listed = tools.helm("dependency", "list", str(CHART)).stdout.splitlines()[1:]
+    assert [line.split()[-1] for line in listed if line.strip()] == ["unpacked"] * 3
+    lock, chart = (yaml.safe_load((CHART / name).read_text()) for name in ("Chart.lock", "Chart.yaml"))
+    pinned = [(one["name"], one["version"]) for one in chart["dependencies"]]
+    assert [(one["name"], one["version"]) for one in lock["dependencies"]] == pinned

@@ -1,0 +1,64 @@
+"""The doctor's CronJob as helm installs it: its account reads all that the doctor looks at, and writes one object."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.helm_tools import CHART, Tools, open_tools, rules_of
+from vdi.doctor.record import read_record
+
+SCHEDULE = ("--set", "doctor.schedule=*/10 * * * *", "--set", "traefik.tlsSecret=wildcard")
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with open_tools(tmp_path_factory.mktemp("doctor-cronjob"), "cronjob") as opened:
+        yield opened
+
+
+def as_the_job(tools: Tools, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The container's arguments, with the token that its account gets."""
+    (job,) = [one for one in tools.render(*SCHEDULE) if one["kind"] == "CronJob"]
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    config = yaml.safe_load(tools.kubeconfig.read_text())
+    token = tools.kubectl("create", "token", "vdi-doctor", "--namespace", "kasm").strip()
+    config["users"] = [{"name": one["name"], "user": {"token": token}} for one in config["users"]]
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    command = [sys.executable, "-m", "vdi", *container["args"]]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools, tmp_path: Path) -> None:
+    tools.upgrade(CHART, *SCHEDULE)
+    tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "kasm", "--replicas", "0")
+    done = as_the_job(tools, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not_readable" not in done.stdout
+    kept = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "kasm", "-o", "json"))
+    record = read_record(kept)
+    assert record is not None
+    assert [one.code for one in record.counts] == ["operator_down"]
+    tools.upgrade(CHART, *SCHEDULE, "--set", "logLevel=debug")
+    again = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "kasm", "-o", "json"))
+    assert read_record(again) == record, "an upgrade leaves what it has written"
+
+
+def test_it_may_write_its_config_map_and_read_one_secret(tools: Tools) -> None:
+    tools.upgrade(CHART, *SCHEDULE)
+    account = "system:serviceaccount:kasm:vdi-doctor"
+    rules = rules_of(tools, account, "kasm") | rules_of(tools, account, "vdi-sessions")
+    assert {rule for rule in rules if rule[2] not in ("get", "list")} == {("", "configmaps/vdi-doctor", "patch")}
+    assert {rule for rule in rules if rule[1].startswith("secrets")} == {("", "secrets/wildcard", "get")}
+
+
+def test_without_a_schedule_there_is_nothing_of_it(tools: Tools) -> None:
+    names = {one["metadata"]["name"] for one in tools.render() if "vdi-doctor" in one["metadata"]["name"]}
+    assert names == set()

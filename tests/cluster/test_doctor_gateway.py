@@ -1,0 +1,81 @@
+"""A gateway beside the operator is nothing that the doctor complains of; what is lost of it is."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from cluster.doctor_ward import Ward
+from cluster.operator_stage import Stage
+from unit.chart import generate
+from vdi.doctor.collect import MIDDLEWARES
+from vdi.kube.resource import DEPLOYMENTS, SERVICES, Resource
+from vdi.operator.kinds import ROUTES
+from vdi.session.policy import Policy
+
+NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
+POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, POLICIES)}
+POLICY = Policy(edge_middleware="vdi-edge")
+
+
+@pytest.fixture
+async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
+    """Operator and gateway as the chart installs them, their pods played by the test."""
+    ward = Ward(stage, monkeypatch)
+    await ward.deploy(VDI_EDGE_MIDDLEWARE="vdi-edge", VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081")
+    env = {"VDI_NAMESPACE": stage.namespace, "VDI_GATEWAY_NAMESPACE": stage.namespace}
+    await ward.workload("vdi-gateway", "gateway", "localhost/vdi/vdi:dev", env=env)
+    for body in yaml.safe_load_all(generate.MANIFEST.read_text()):
+        component = (body or {}).get("metadata", {}).get("labels", {}).get("app.kubernetes.io/component")
+        if component == "gateway" and body["kind"] in KINDS and body["kind"] != "Deployment":
+            del body["metadata"]["namespace"]
+            if body["kind"] == "Service":
+                body["spec"]["selector"] = {"app": "vdi-gateway"}
+            await stage.api.create(KINDS[body["kind"]], body, namespace=stage.namespace, into=msgspec.Raw)
+    yield ward
+    await ward.clear()
+
+
+async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: Ward) -> None:
+    ward.later = timedelta()
+    template = await ward.stage.template(**NO_HOME)
+    async with ward.at_work(policy=POLICY):
+        await ward.running("alice", template)
+        route = await ward.stage.get(ROUTES, "alice")
+        assert route and route["spec"]["routes"][0]["middlewares"] == [{"name": "vdi-edge"}]
+        assert ward.of_here(await ward.look()) == []
+
+
+async def test_desktops_that_nobody_reaches_since_the_middleware_is_lost(ward: Ward) -> None:
+    template = await ward.stage.template(**NO_HOME)
+    async with ward.at_work(policy=POLICY):
+        await ward.running("alice", template)
+        await ward.stage.delete(MIDDLEWARES, "vdi-edge")
+        found = await ward.finds("middleware_missing")
+    assert f"{ward.namespace}/vdi-edge" in found.message
+
+
+async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: Ward) -> None:
+    async with ward.at_work(policy=POLICY):
+        await ward.stage.patch(DEPLOYMENTS, "vdi-gateway", {"spec": {"replicas": 0}})
+        found = await ward.finds("gateway_down")
+        assert "scale deployment vdi-gateway --replicas 1" in found.remedy
+        await ward.stage.delete(DEPLOYMENTS, "vdi-gateway")
+        found = await ward.finds("gateway_missing")
+    assert "VDI_EDGE_MIDDLEWARE=vdi-edge" in found.evidence[0]
+
+
+async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: Ward) -> None:
+    template = await ward.stage.template(**NO_HOME)
+    async with ward.at_work(policy=POLICY):
+        await ward.running("alice", template)
+        closed = {"apiVersion": POLICIES.api_version, "kind": "NetworkPolicy", "metadata": {"name": "closed"}}
+        spec = {"podSelector": {"matchLabels": {"app.kubernetes.io/managed-by": "vdi-operator"}}}
+        await ward.stage.api.create(POLICIES, {**closed, "spec": spec}, namespace=ward.namespace, into=msgspec.Raw)
+        found = await ward.finds("network_policy_blocks")
+    assert found.object == f"networkpolicy/{ward.namespace}/closed"
+    assert "may not connect to a desktop" in found.message

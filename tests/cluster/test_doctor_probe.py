@@ -1,0 +1,61 @@
+"""The TURN client of `vdi doctor --probe`: Debian's turnserver gives it an address for good words, and none for bad."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from vdi.doctor.probe.turn import TurnError, allocate
+from vdi.gateway.turn import make_credentials
+from waiting import eventually
+
+SECRET = "n" * 40
+SOON = timedelta(minutes=2)
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    program = shutil.which("turnserver")
+    assert program, "turnserver is not on PATH: apt-get install --no-install-recommends coturn"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    config = tmp_path / "turnserver.conf"
+    lines = [f"listening-port={port}", "listening-ip=127.0.0.1", "relay-ip=127.0.0.1", "realm=turn.example.com"]
+    lines += ["use-auth-secret", f"static-auth-secret={SECRET}", "no-tls", "no-dtls", "no-cli", "fingerprint"]
+    lines += [f"pidfile={tmp_path}/pid", f"userdb={tmp_path}/db", "log-file=stdout"]
+    config.write_text("\n".join(lines) + "\n")
+    config.chmod(0o600)
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log, env={**os.environ})
+        try:
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def outcome(port: int, secret: str, ends: datetime) -> str:
+    try:
+        await allocate("127.0.0.1", port, *make_credentials(secret, "vdi-doctor", ends))
+    except TurnError as error:
+        return str(error)
+    return "allocated"
+
+
+async def test_an_address_is_given_to_good_words_alone(port: int) -> None:
+    now = datetime.now(UTC)
+
+    async def answers() -> bool:
+        return "nothing listens" not in await outcome(port, SECRET, now + SOON)
+
+    await eventually(answers, "the TURN server answers", 10)
+    assert await outcome(port, SECRET, now + SOON) == "allocated"
+    refused = await asyncio.gather(outcome(port, "w" * 40, now + SOON), outcome(port, SECRET, now - SOON))
+    assert all(one.startswith("it answers 401") for one in refused), refused

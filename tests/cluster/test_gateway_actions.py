@@ -1,0 +1,183 @@
+"""Deeds on a real API server: what its rules refuse comes back in words, and no edit is lost among several writers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
+from cluster.operator_stage import Stage
+from vdi.gateway.app import open_gateway
+from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person, Role
+from vdi.gateway.refused import Refused
+from vdi.kube.resource import Resource
+from vdi.operator.kinds import SESSIONS
+from vdi.session.wish import Wish
+from waiting import eventually
+
+ALICE, BOB, EVE = (Person(f"{name}@example.com") for name in ("alice", "bob", "eve"))
+ROOT = Person("root@example.com", admin=True)
+
+
+@asynccontextmanager
+async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
+    """A gateway without listeners."""
+    async with open_gateway(stage.api.config, settings_of(stage, folder)) as (gateway, health):
+        await eventually(lambda: health.begun, "the gateway has begun", 20)
+        yield gateway
+
+
+async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> None:
+    template = await stage.template()
+    await add_people(stage)
+    async with a_replica(stage, tmp_path) as gateway, stage.operator():
+        await eventually(lambda: gateway.world.template(template), "the template is seen")
+        actions = gateway.actions
+        made = await actions.start(ALICE, Wish(ALICE.user, template, name="mine", timeout="1h"))
+        assert (made.spec.user, made.spec.timeout) == (ALICE.user, "1h")
+        await stage.run("mine")
+        await actions.extend(ALICE, "mine", "3h")
+        await actions.restart(ALICE, "mine")
+        await actions.suspend(ALICE, "mine")
+        await stage.reach("mine", "Suspended")
+        await actions.resume(ALICE, "mine")
+        await stage.run("mine")
+        await actions.end(ALICE, "mine")
+        await stage.gone(SESSIONS, "mine")
+        with pytest.raises(Refused) as refused:
+            await actions.suspend(ALICE, "mine")
+        assert refused.value.code == "NotFound"
+        audit = await gateway.audit.entries(limit=20)
+        assert [(one.action, one.outcome) for one in reversed(audit)] == [
+            (f"session.{action}", "done") for action in ("start", "extend", "restart", "suspend", "resume", "end")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"name": "Bad_Name"}, "Bad_Name"),
+        ({"name": "a" * 254}, "name"),
+        ({"hostname": "no.dots"}, "no.dots"),
+        ({"idle_timeout": "soon"}, "soon"),
+        ({"home_size": "1k"}, "1k"),
+    ],
+)
+async def test_what_the_rules_of_the_kind_refuse_is_told_in_their_words(
+    stage: Stage, tmp_path: Path, more: dict[str, str], words: str
+) -> None:
+    template = await stage.template()
+    async with a_replica(stage, tmp_path) as gateway:
+        await eventually(lambda: gateway.world.template(template), "the template is seen")
+        wish = Wish(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
+        with pytest.raises(Refused) as refused:
+            await gateway.actions.start(ALICE, wish)
+        assert refused.value.code == "Invalid"
+        assert words in refused.value.sentence
+    assert await stage.all(SESSIONS) == []
+
+
+async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_all_the_time(
+    stage: Stage, tmp_path: Path
+) -> None:
+    await stage.session("mine", "none", access=[{"user": "old@example.com", "role": "viewer"}])
+    guests = [f"guest{number}@example.com" for number in range(8)]
+    stop = asyncio.Event()
+
+    async def write_all_the_time() -> int:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await stage.patch(SESSIONS, "mine", {"status": {"message": str(number)}}, subresource="status")
+            await asyncio.sleep(0.01)
+        return number
+
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(a_replica(stage, tmp_path)) for _ in range(2)]
+        writer = asyncio.create_task(write_all_the_time())
+        ends = datetime.now(UTC) + timedelta(hours=1)
+
+        async def share(number: int, guest: str) -> None:
+            """A person tries again when told to."""
+            for _ in range(20):
+                try:
+                    await replicas[number % 2].actions.share(ALICE, "mine", guest, Role.VIEWER, ends)
+                    return
+                except Refused as refused:
+                    assert refused.code == "Conflict"
+
+        await asyncio.gather(*(share(number, guest) for number, guest in enumerate(guests)))
+        await replicas[0].actions.unshare(ALICE, "mine", "old@example.com")
+        stop.set()
+        assert await writer > 0
+    session = await stage.get(SESSIONS, "mine")
+    assert session
+    assert {one["user"] for one in session["spec"]["access"]} == set(guests)
+
+
+async def test_a_deed_never_reaches_a_later_session_of_the_same_name(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was ended and begun anew between the question whether Alice may and the write."""
+    await stage.session("mine", "none")
+    async with a_replica(stage, tmp_path) as gateway:
+        asked = gateway.client.get
+
+        async def get(kind: Resource, name: str, **more: Any) -> Any:
+            session = await asked(kind, name, **more)
+            await stage.delete(SESSIONS, "mine")
+            await stage.session("mine", "none", user=EVE.user)
+            return session
+
+        deeds: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: gateway.actions.suspend(ALICE, "mine"),
+            lambda: gateway.actions.share(ALICE, "mine", BOB.user, Role.VIEWER, None),
+            lambda: gateway.actions.extend(ALICE, "mine", "10h"),
+        )
+        for deed in deeds:
+            await stage.delete(SESSIONS, "mine")
+            await stage.session("mine", "none")
+            monkeypatch.setattr(gateway.client, "get", get)
+            with pytest.raises(Refused) as refused:
+                await deed()
+            monkeypatch.setattr(gateway.client, "get", asked)
+            assert refused.value.code == "Conflict"
+    session = await stage.get(SESSIONS, "mine")
+    assert session
+    assert session["spec"]["user"] == EVE.user
+    assert not session["spec"].get("suspended")
+    assert not session["spec"].get("access")
+    assert session["spec"]["timeout"] == "8h"
+
+
+@pytest.fixture
+async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        yield gateway
+
+
+async def test_sharing_through_the_api_is_seen_by_the_guest_and_ends(gateway: GatewayStage, stage: Stage) -> None:
+    await stage.session("mine", "none")
+    alice, bob = await gateway.log_in(ALICE.user), await gateway.log_in(BOB.user)
+    json = {"Accept": "application/json"}
+    address = "/api/v1/sessions/mine"
+    assert (await bob.get(address, headers=json)).status_code == 404
+    owner = gateway.stage
+    actions_seen = await alice.get(address, headers=json)
+    assert actions_seen.status_code == 200, actions_seen.text
+    await owner.patch(SESSIONS, "mine", {"spec": {"access": [{"user": BOB.user, "role": "viewer"}]}})
+
+    async def guest_sees() -> bool:
+        return (await bob.get(address, headers=json)).status_code == 200
+
+    async def guest_does_not() -> bool:
+        return not await guest_sees()
+
+    await eventually(guest_sees, "the guest sees it")
+    await owner.patch(SESSIONS, "mine", {"spec": {"access": []}})
+    await eventually(guest_does_not, "the guest sees it no more")

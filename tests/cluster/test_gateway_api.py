@@ -1,0 +1,182 @@
+"""The API and the commands without a cluster's credentials, on a real API server, operator and gateway."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
+from cluster.operator_stage import Stage
+from vdi.operator.kinds import SESSIONS
+from waiting import eventually
+
+RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
+
+
+@dataclass
+class Typed:
+    """What a person without access to the cluster types."""
+
+    gateway: GatewayStage
+    home: Path
+
+    @property
+    def server(self) -> str:
+        """The gateway's public listener, past Traefik: plain HTTP, which the commands speak on this machine only."""
+        return f"http://portal.vdi.localhost:{self.gateway.public}"
+
+    @asynccontextmanager
+    async def typing(self, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": os.pathsep.join(sys.path)}
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", RUN_MAIN, *words, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+
+    async def vdi(self, *words: str, code: int = 0) -> str:
+        async with self.typing(*words) as process:
+            out, err = await asyncio.wait_for(process.communicate(), 40)
+        assert process.returncode == code, err.decode()
+        return (out if code == 0 else err).decode()
+
+    async def log_in(self, user: str) -> str:
+        """`vdi login --no-browser`, and a browser elsewhere in which the person agrees."""
+        async with self.typing("login", self.server, "--no-browser") as process:
+            assert process.stderr is not None
+            await process.stderr.readline()
+            address = httpx.URL((await process.stderr.readline()).decode().strip())
+            browser = await self.gateway.log_in(user)
+            page = await browser.get(f"{address.path}?{address.query.decode()}")
+            form = {**dict(address.params), "csrf": csrf_of(page.text)}
+            headers = {"Origin": self.gateway.portal, "Sec-Fetch-Site": "same-origin"}
+            done = await browser.post("/cli/authorize", data=form, headers=headers)
+            found = re.search(r'<pre id="code">([\w-]+)</pre>', done.text)
+            assert found, done.text
+            out, err = await asyncio.wait_for(process.communicate(f"{found[1]}\n".encode()), 20)
+        assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    def token(self) -> str:
+        """What login has left."""
+        kept = json.loads((self.home / ".config" / "vdi" / "login.json").read_text())
+        return str(kept["gateways"][self.server]["token"])
+
+
+@pytest.fixture
+async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        yield gateway
+
+
+async def test_somebody_without_access_to_the_cluster_has_a_desktop(
+    stage: Stage, gateway: GatewayStage, tmp_path: Path
+) -> None:
+    template = await stage.template()
+    typed = Typed(gateway, tmp_path)
+    async with stage.operator():
+        assert (await typed.log_in("alice@example.com")).startswith(f"logged in to {typed.server} as alice@example.com")
+        assert "through the gateway" in await typed.vdi("whoami")
+        assert template in await typed.vdi("template", "ls")
+        create = ["session", "create", "mine", "-t", template, "--timeout", "1h", "--wait", "--timeout-wait", "25s"]
+        async with typed.typing(*create) as process:
+            await eventually(lambda: stage.get(SESSIONS, "mine"), "the session is there")
+            await stage.run("mine")
+            err = (await asyncio.wait_for(process.communicate(), 30))[1].decode()
+        assert process.returncode == 0, err
+        assert "✓ desktop answers" in err
+        assert "✓ session Running" in err
+        assert "mine" in await typed.vdi("session", "ls")
+        assert "Phase:     Running" in await typed.vdi("session", "show", "mine")
+        assert "URL:      https://mine.vdi.localhost" in await typed.vdi("session", "open", "mine", "--print")
+        assert "session mine ends at" in await typed.vdi("session", "extend", "mine", "--by", "1h")
+        assert "as collaborator" in await typed.vdi(
+            "session", "share", "mine", "bob@example.com", "--role", "collaborator", "--expires-in", "1h"
+        )
+        assert (await stage.get(SESSIONS, "mine") or {})["spec"]["access"][0]["user"] == "bob@example.com"
+        assert "not shared" in await typed.vdi("session", "unshare", "mine", "bob@example.com")
+        assert "is suspended after" in await typed.vdi("session", "suspend", "mine", "--wait")
+        assert "starts again" in await typed.vdi("session", "resume", "mine")
+        await stage.run("mine")
+        assert "is being restarted" in await typed.vdi("session", "restart", "mine")
+        assert "is gone after" in await typed.vdi("session", "rm", "mine", "--wait")
+        token = typed.token()
+        await typed.vdi("logout")
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}", **_host(gateway)}) as client:
+            assert (await client.get(_api(gateway, "/me"))).status_code == 401
+
+
+async def test_what_the_rules_of_the_kind_refuse_comes_back_by_field(
+    stage: Stage, gateway: GatewayStage, tmp_path: Path
+) -> None:
+    template = await stage.template()
+    typed = Typed(gateway, tmp_path)
+    await typed.log_in("alice@example.com")
+    said = await typed.vdi("session", "create", "x", "-t", template, "--idle-timeout", "0s", code=2)
+    assert "idleTimeout: '0s' is not a length of time more than zero" in said
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {typed.token()}", **_host(gateway)}) as client:
+        body = {"template": template, "persistence": {"size": "1k"}, "idleTimeout": "0s"}
+        refused = await client.post(_api(gateway, "/sessions"), json=body)
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    by_field = {each["field"]: each for each in refused.json()["errors"]}
+    assert by_field["persistence.size"]["value"] == "1k"
+    assert by_field["persistence.size"]["allowed"] == "an amount of at least 1Mi, such as 4Gi or 512Mi"
+    assert by_field["idleTimeout"]["value"] == "0s"
+    assert await stage.all(SESSIONS) == []
+
+
+async def test_events_follow_the_cluster(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
+    template = await stage.template()
+    typed = Typed(gateway, tmp_path)
+    await typed.log_in("alice@example.com")
+    async with (
+        stage.operator(),
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {typed.token()}", **_host(gateway)}, timeout=20) as client,
+        client.stream("GET", _api(gateway, "/events")) as stream,
+    ):
+        assert stream.status_code == 200
+        events = _events(stream)
+        assert await anext(events) == ("ready", {})
+        await stage.session("mine", template)
+        await stage.run("mine")
+        phases: list[str] = []
+        while not phases or phases[-1] != "Running":
+            kind, data = await anext(events)
+            assert (kind, data["metadata"]["name"]) == ("session", "mine")
+            phases.append(data["status"].get("phase", ""))
+        await stage.delete(SESSIONS, "mine")
+        while (event := await anext(events))[0] != "gone":
+            pass
+        assert event[1]["name"] == "mine"
+
+
+async def _events(stream: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
+    name = ""
+    async for line in stream.aiter_lines():
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield name, json.loads(value)
+
+
+def _api(gateway: GatewayStage, path: str) -> str:
+    return f"http://127.0.0.1:{gateway.public}/api/v1{path}"
+
+
+def _host(gateway: GatewayStage) -> dict[str, str]:
+    return {"Host": gateway.portal.removeprefix("https://")}

@@ -1,0 +1,302 @@
+"""The gateway's part of the chart with real helm on a real API server: rights, what is kept, what is refused."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.gateway_rights import documented_rules
+from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
+from vdi.gateway.settings import Settings, read_settings
+from vdi.operator.settings import read_settings as read_operator_settings
+
+GATEWAY = "system:serviceaccount:kasm:vdi-gateway"
+SERVERS = ("--set", "gateway.database.existingSecret=db", "--set", "gateway.redis.existingSecret=shared")
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with open_tools(tmp_path_factory.mktemp("gateway-chart"), f"g{os.getpid():x}") as tools:
+        yield tools
+
+
+@pytest.fixture
+def release(tools: Tools) -> Tools:
+    """A release that is there, with the chart's own values."""
+    tools.upgrade()
+    return tools
+
+
+def pod_of(tools: Tools, *words: str) -> dict[str, Any]:
+    spec: dict[str, Any] = tools.named("Deployment", "vdi-gateway", *words)["spec"]["template"]["spec"]
+    return spec
+
+
+def settings_of(tools: Tools, *words: str) -> Settings:
+    """What the gateway makes of the chart's variables; the content of Secrets is played."""
+    secret = {"db": "postgresql+asyncpg://u:p@h/n", "shared": "redis://h:6379/0", "sso": "hush"}
+    variables = {}
+    for one in pod_of(tools, *words)["containers"][0]["env"]:
+        source = one.get("valueFrom", {}).get("secretKeyRef", {})
+        variables[one["name"]] = one.get("value") or secret[source["name"]]
+    return read_settings(variables)
+
+
+# Rights
+
+
+def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) -> None:
+    rules = {name: flat(each) for name, each in documented_rules().items()}
+    everywhere = rules["ClusterRole/vdi-gateway"]
+    assert rules_of(release, GATEWAY, "vdi-sessions") == everywhere | rules["Role/vdi-gateway-sessions"]
+    assert rules_of(release, GATEWAY, "kasm") == everywhere | rules["Role/vdi-gateway"]
+    for namespace in ("kube-system", "default"):
+        assert rules_of(release, GATEWAY, namespace) == everywhere, namespace
+
+    release.upgrade(CHART, "--set", "gateway.doctor=true")
+    doctor = rules["ClusterRole/vdi-gateway-doctor"]
+    assert rules_of(release, GATEWAY, "default") == everywhere | doctor
+    assert not any("secret" in resource for _, resource, _ in doctor)
+    assert {verb for _, _, verb in doctor} == {"get", "list"}
+
+
+MAY_NOT = [
+    ("list", "secrets", "vdi-sessions"),
+    ("get", "secrets", "kasm"),
+    ("get", "secrets/vdi-other", "kasm"),
+    ("patch", "secrets/vdi-gateway-users", "kasm"),
+    ("delete", "secrets/vdi-gateway-keys", "kasm"),
+    ("create", "pods", "vdi-sessions"),
+    ("get", "pods", "vdi-sessions"),
+    ("create", "pods --subresource=exec", "vdi-sessions"),
+    ("patch", "vdisessions.vdi.kasm.io --subresource=status", "vdi-sessions"),
+    ("create", "vdisessions.vdi.kasm.io", "kasm"),
+    ("assign", "vdisessions.vdi.kasm.io", "default"),
+    ("create", "vditemplates.vdi.kasm.io", ""),
+    ("patch", "vdipools.vdi.kasm.io", ""),
+    ("create", "serviceaccounts --subresource=token", "kasm"),
+    ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
+    ("create", "ingressroutes.traefik.io", "vdi-sessions"),
+    ("impersonate", "users", ""),
+]
+
+
+def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
+    def asks(verb: str, resource: str, namespace: str) -> str:
+        where = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+        return release.kubectl("auth", "can-i", verb, *resource.split(), *where, "--as", GATEWAY, check=False).strip()
+
+    assert {each: asks(*each) for each in MAY_NOT} == dict.fromkeys(MAY_NOT, "no")
+    assert asks("assign", "vdisessions.vdi.kasm.io", "vdi-sessions") == "yes"
+    assert asks("patch", "secrets/vdi-gateway-keys", "kasm") == "yes"
+
+
+# What is kept
+
+
+def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools) -> None:
+    here = ("--namespace", "kasm")
+
+    def content(secret: str) -> dict[str, str]:
+        data = json.loads(release.kubectl("get", "secret", secret, *here, "-o", "json")).get("data", {})
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    kept = {"vdi-gateway-keys": {"ring": "generated"}, "vdi-gateway-users": {"users.yaml": "alice@example.com: {}"}}
+    for secret, data in kept.items():
+        patch = json.dumps({"stringData": data})
+        release.kubectl("patch", "secret", secret, *here, "--type=merge", "-p", patch)
+    release.upgrade(CHART, "--set", "logLevel=debug")
+    assert {secret: content(secret) for secret in kept} == kept
+    assert release.helm("rollback", "vdi", *here).returncode == 0
+    assert {secret: content(secret) for secret in kept} == kept
+    claim = release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}")
+
+    done = release.helm("uninstall", "vdi", *here)
+    assert done.returncode == 0, done.stderr
+    assert release.kubectl("get", "deploy,svc,role", *here, "-o", "name", "-l", "app.kubernetes.io/name=vdi") == ""
+    release.upgrade()
+    assert {secret: content(secret) for secret in kept} == kept, "what was kept is taken over again"
+    assert release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}") == claim
+
+
+def test_without_a_gateway_nothing_of_it_is_there(release: Tools) -> None:
+    release.upgrade(CHART, "--set", "gateway.enabled=false")
+    kinds = "deploy,svc,sa,configmap,role,rolebinding,networkpolicy,ingressroutes.traefik.io,middlewares.traefik.io"
+    label = ("-l", "app.kubernetes.io/component=gateway", "--all-namespaces", "-o", "name")
+    assert release.kubectl("get", kinds, *label) == ""
+    assert release.kubectl("get", "clusterrole,clusterrolebinding", *label) == ""
+    operator = release.named("Deployment", "vdi-operator", "--set", "gateway.enabled=false")
+    container = operator["spec"]["template"]["spec"]["containers"][0]
+    assert not {"VDI_EDGE_MIDDLEWARE", "VDI_GATEWAY_URL"} & {each["name"] for each in container["env"]}
+    policy = release.named("NetworkPolicy", "vdi-desktops", "--set", "gateway.enabled=false")
+    (traefik,) = policy["spec"]["ingress"][0]["from"]
+    assert traefik["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "traefik"}, "and nobody else"
+
+
+# Values
+
+
+def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
+    default, code = settings_of(tools), read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml"})
+    assert set(default.trusted_proxies) == set(code.trusted_proxies)
+    assert replace(default, trusted_proxies=code.trusted_proxies) == code, "the chart's defaults are the code's"
+    given = {
+        "domain": "vdi.example.com",
+        "urlPort": "8443",
+        "sessions.namespace": "desks",
+        "logLevel": "debug",
+        "gateway.oidc.issuer": "https://sso.example.com/realms/x",
+        "gateway.oidc.clientId": "vdi",
+        "gateway.oidc.existingSecret": "sso",
+        "gateway.oidc.scopes": "openid email roles",
+        "gateway.oidc.groupsClaim": "roles",
+        "gateway.oidc.name": "Example",
+        "gateway.adminUsers[0]": "root@example.com",
+        "gateway.adminGroups[0]": "it",
+        "gateway.adminGroups[1]": "desk help",
+        "gateway.retentionDays": "30",
+        "gateway.login.idle": "1h",
+        "gateway.login.max": "8h",
+        "gateway.login.tokenSeconds": "60",
+        "gateway.trustedProxies[0]": "10.1.0.0/16",
+    }
+    words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+    made = settings_of(tools, *words, *SERVERS)
+    assert (made.namespace, made.gateway_namespace) == ("desks", "kasm")
+    assert made.portal_url == "https://portal.vdi.example.com:8443"
+    assert made.oidc
+    assert (made.oidc.issuer, made.oidc.client_id) == ("https://sso.example.com/realms/x", "vdi")
+    assert (made.oidc.client_secret, made.oidc.scopes) == ("hush", "openid email roles")
+    assert (made.oidc.groups_claim, made.oidc.name) == ("roles", "Example")
+    assert made.admin_users == frozenset({"root@example.com"})
+    assert made.admin_groups == frozenset({"it", "desk help"})
+    assert (made.retention_days, made.token_seconds, made.log_level) == (30, 60, "debug")
+    assert (made.login_idle.total_seconds(), made.login_max.total_seconds()) == (3600, 8 * 3600)
+    assert made.trusted_proxies[0] == ip_network("10.1.0.0/16")
+    assert (made.database_url, made.redis_url) == ("postgresql+asyncpg://u:p@h/n", "redis://h:6379/0")
+
+
+def test_the_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Path) -> None:
+    limits = {"default": {"sessions": 3, "hoursPerMonth": 200}, "users": {"alice@example.com": {"gpus": 8}}}
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump({"gateway": {"limits": limits}}))
+    words = ("-f", str(file))
+    assert yaml.safe_load(tools.named("ConfigMap", "vdi-gateway", *words)["data"]["limits.yaml"]) == limits
+    pod = pod_of(tools, *words)
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "limits"]
+    limits_file = settings_of(tools, *words).limits_file
+    assert limits_file and str(limits_file.parent) == mount["mountPath"]
+    annotations = [
+        tools.named("Deployment", "vdi-gateway", *each)["spec"]["template"]["metadata"]["annotations"]
+        for each in (words, ())
+    ]
+    assert annotations[0] != annotations[1], "changed limits restart the gateway"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set", "gateway.replicas=2"), ("gateway.replicas: 2", "database.existingSecret", "redis.existingSecret")),
+        ((*SERVERS[:2], "--set", "gateway.replicas=2"), ("gateway.replicas: 2", "redis.existingSecret")),
+        (("--set", "gateway.replicas=0"), ("/gateway/replicas", "minimum")),
+        (("--set", "gateway.replica=1"), ("/gateway", "replica")),
+        (("--set", "gateway.oidc.issuer=https://sso.example.com"), ("/gateway/oidc/clientId", "minLength")),
+        (("--set", "gateway.oidc.issuer=sso.example.com"), ("/gateway/oidc/issuer", "pattern")),
+        (("--set", "gateway.oidc.scopes=email"), ("/gateway/oidc/scopes", "pattern")),
+        (("--set", "gateway.adminUsers[0]=root"), ("/gateway/adminUsers/0", "pattern")),
+        (("--set", "gateway.limits.default.session=1"), ("/gateway/limits/default", "session")),
+        (("--set", "gateway.retentionDays=0"), ("/gateway/retentionDays", "minimum")),
+        (("--set", "gateway.login.idle=1d"), ("/gateway/login/idle", "pattern")),
+        (("--set", "gateway.login.tokenSeconds=5"), ("/gateway/login/tokenSeconds", "minimum")),
+        (("--set", "gateway.trustedProxies[0]=traefik"), ("/gateway/trustedProxies/0", "pattern")),
+        (("--set", "gateway.database.existingSecret=Db_1"), ("/gateway/database/existingSecret", "pattern")),
+        (("--set", "traefik.peers=null"), ("/traefik", "peers")),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_sent(
+    tools: Tools, words: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    done = tools.helm("template", "vdi", str(CHART), *words)
+    assert done.returncode == 1
+    for one in said:
+        assert one in done.stderr, done.stderr
+
+
+def test_one_replica_has_a_volume_and_stops_first_several_have_none_and_roll(tools: Tools) -> None:
+    several = (*SERVERS, "--set", "gateway.replicas=2")
+    alone = tools.named("Deployment", "vdi-gateway")["spec"]
+    assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
+    assert {each["name"] for each in alone["template"]["spec"]["volumes"]} == {"limits", "tmp", "data"}
+    made = {(each["kind"], each["metadata"]["name"]): each for each in tools.render(*several)}
+    both = made["Deployment", "vdi-gateway"]["spec"]
+    assert both["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    assert {each["name"] for each in both["template"]["spec"]["volumes"]} == {"limits", "tmp"}
+    assert ("PersistentVolumeClaim", "vdi-gateway") not in made
+    budget = made["PodDisruptionBudget", "vdi-gateway"]["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": both["selector"]}
+    assert ("PodDisruptionBudget", "vdi-gateway") not in {
+        (each["kind"], each["metadata"]["name"]) for each in tools.render()
+    }
+
+
+# Pods and network
+
+
+def test_the_gateways_pod_would_pass_restricted(release: Tools) -> None:
+    spec = pod_of(release)
+    del spec["serviceAccountName"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gateway"}, "spec": spec}
+    release.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
+    assert spec["enableServiceLinks"] is False, "VDI_GATEWAY_PORT=tcp://... would be a misspelt setting"
+    container = spec["containers"][0]
+    assert container["args"] == ["gateway", "run"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    settings = settings_of(release)
+    assert ports == {"http": settings.public_addr[1], "internal": settings.internal_addr[1]}
+    assert settings.database_url.removeprefix("sqlite+aiosqlite:///").startswith("/data/")
+
+
+def test_who_may_connect_to_gateway_and_desktops(release: Tools) -> None:
+    gateway = release.named("Deployment", "vdi-gateway")["spec"]["template"]["metadata"]["labels"]
+    operator = release.named("Deployment", "vdi-operator")["spec"]["template"]["metadata"]["labels"]
+    policy = release.named("NetworkPolicy", "vdi-gateway")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= gateway.items()
+    assert not policy["podSelector"]["matchLabels"].items() <= operator.items()
+    traefik, reports = policy["ingress"]
+    peers = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}]
+    assert traefik == {"ports": [{"port": "http"}, {"port": "internal"}], "from": peers}
+    assert reports["ports"] == [{"port": "internal"}]
+    source, scraping = reports["from"]
+    assert scraping["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    assert source["podSelector"]["matchLabels"].items() <= operator.items()
+    assert not source["podSelector"]["matchLabels"].items() <= gateway.items()
+
+    browsers, _ = release.named("NetworkPolicy", "vdi-desktops")["spec"]["ingress"]
+    *others, ours = browsers["from"]
+    assert others == peers
+    assert ours["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
+    assert ours["podSelector"]["matchLabels"].items() <= gateway.items()
+
+
+def test_the_operator_reports_to_the_gateway_as_itself(release: Tools) -> None:
+    deployment = release.named("Deployment", "vdi-operator")
+    pod = deployment["spec"]["template"]["spec"]
+    variables = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    assert variables["VDI_EDGE_MIDDLEWARE"] == release.named("Middleware", "vdi-edge")["metadata"]["name"]
+    service = release.named("Service", "vdi-gateway")
+    internal = next(each["port"] for each in service["spec"]["ports"] if each["name"] == "internal")
+    assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.kasm.svc:{internal}"
+    account = f"system:serviceaccount:kasm:{pod['serviceAccountName']}"
+    assert settings_of(release).operator_account == account
+    (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+    token = volume["projected"]["sources"][0]["serviceAccountToken"]
+    assert token["audience"] == "vdi-gateway"
+    assert Path(mount["mountPath"]) / token["path"] == read_operator_settings(variables).gateway_token_file

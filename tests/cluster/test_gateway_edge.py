@@ -1,0 +1,344 @@
+"""The edge behind a real Traefik: what reaches the browser, what reaches the desktop, and what gets past nobody."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from cluster.edge_traefik import EdgeStage, open_edge
+from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with, told
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
+from vdi.gateway.edge.selkies import grant_token, subprotocols
+from vdi.gateway.store.grants import GrantStore
+
+PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
+SOCKET = "/api/websockets"
+
+
+@pytest.fixture(scope="session")
+def traefik(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with Progress(tmp_path_factory.mktemp("traefik")) as progress:
+        return binaries.ensure(["traefik"], progress=progress)["traefik"]
+
+
+@pytest.fixture
+async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with open_edge(traefik, tmp_path) as edge:
+        yield edge
+
+
+@pytest.fixture
+async def alice(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
+    async with await edge.browser(OWNER) as browser:
+        await enter(edge, browser)
+        yield browser
+
+
+@pytest.fixture
+async def guest(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
+    told(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    async with await edge.browser(GUEST) as browser:
+        await enter(edge, browser)
+        yield browser
+
+
+async def enter(edge: EdgeStage, browser: aiohttp.ClientSession) -> None:
+    """Open the address and follow, as a browser does."""
+    async with browser.get(edge.url()) as answer:
+        assert answer.status == 200, await answer.text()
+        assert answer.url.query_string == "v=1"
+        assert answer.url.host == edge.host()
+
+
+async def connect(edge: EdgeStage, browser: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+    """The page's WebSocket, with what Selkies' page offers when its fragment says `token=edge`."""
+    offered = ("selkies", "selkies.token.ZWRnZQ")
+    return await browser.ws_connect(
+        edge.url(path=SOCKET), protocols=offered, headers={**PROGRAM, "Origin": edge.url(path="")}
+    )
+
+
+def stolen(browser: aiohttp.ClientSession, host: str) -> str:
+    """A Cookie header with what a browser has for a host."""
+    return "; ".join(f"{one.key}={one.value}" for one in browser.cookie_jar if one["domain"] == host)
+
+
+def head(answer: str) -> str:
+    return answer.partition("\n")[0]
+
+
+# ---- in
+
+
+async def test_from_the_address_to_the_desktop_and_nothing_of_ours_with_it(
+    edge: EdgeStage, alice: aiohttp.ClientSession
+) -> None:
+    (grant,) = await GrantStore(edge.stage.database).open()
+    async with alice.get(edge.url(path="/assets/x.js"), headers={**PROGRAM, "Selkies-Authorization": "Bearer m"}):
+        pass
+    seen = edge.desktop.seen[-1].headers
+    assert seen["Authorization"] == f"Bearer {grant_token(edge.desktop.master, grant.id)}"
+    assert "__Host-vdi" not in str(seen)
+    assert "Selkies-Authorization" not in seen
+
+
+async def test_a_redirect_reaches_the_browser_with_the_host_it_asked_for(edge: EdgeStage) -> None:
+    async with await edge.browser() as browser:
+        async with browser.get(edge.url(path="/files"), allow_redirects=False) as answer:
+            assert (answer.status, answer.headers["Location"]) == (302, edge.url(path="/.vdi/start?next=/files"))
+            assert answer.headers["X-VDI-Gateway"] == "1"
+        async with browser.get(edge.url(path="/api/health"), headers=PROGRAM, allow_redirects=False) as answer:
+            assert (answer.status, answer.headers["X-VDI-Gateway"]) == (401, "1")
+        assert edge.desktop.seen == []
+
+
+async def test_a_new_token_reaches_the_browser(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    edge.stage.clock.advance(seconds=200)
+    async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
+        assert answer.status == 200
+        lines = answer.headers.getall("Set-Cookie")
+    assert len(lines) == 1, "the desktop's own cookie of this name is replaced"
+    assert lines[0].startswith(f"{DESKTOP_COOKIE}=ey")
+    async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
+        # Traefik replaces a desktop's cookie only where the gateway sends one; the grant helps over it.
+        assert answer.headers["Set-Cookie"].startswith(f"{DESKTOP_COOKIE}=evil")
+    async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
+        assert answer.status == 200
+
+
+async def test_a_handshake_carries_no_cookie_back_and_needs_none(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    edge.stage.clock.advance(seconds=200)
+    socket = await connect(edge, alice)
+    assert "Set-Cookie" not in socket._response.headers
+    assert socket.protocol == "selkies"
+    assert await socket.receive_str() == "AUTH_SUCCESS,controller"
+    await socket.close()
+
+
+# ---- live connections
+
+
+async def test_the_owner_types_and_a_viewer_does_not(
+    edge: EdgeStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
+) -> None:
+    mine, theirs = await connect(edge, alice), await connect(edge, guest)
+    assert [await one.receive_str() for one in (mine, theirs)] == ["AUTH_SUCCESS,controller", "AUTH_SUCCESS,viewer"]
+    await mine.send_str("kd,65")
+    await theirs.send_str("kd,66")
+    assert [await one.receive_str() for one in (mine, theirs)] == ["kd,65", "MK_ACCESS,0"]
+    await mine.close()
+    await theirs.close()
+
+
+async def test_a_viewer_with_the_owners_token_is_a_viewer(
+    edge: EdgeStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
+) -> None:
+    grants = {one.user: one for one in await GrantStore(edge.stage.database).open()}
+    owners = grant_token(edge.desktop.master, grants[OWNER].id)
+    protocols = tuple(subprotocols(owners).split(", "))
+    for path in (SOCKET, f"{SOCKET}?token={owners}&role=controller"):
+        socket = await guest.ws_connect(
+            edge.url(path=path), protocols=protocols, headers={**PROGRAM, "Authorization": f"Bearer {owners}"}
+        )
+        assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
+        await socket.close()
+
+
+async def test_a_share_taken_back_cuts_the_open_connection(edge: EdgeStage, guest: aiohttp.ClientSession) -> None:
+    socket = await connect(edge, guest)
+    assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
+    session = edge.stage.world.session("alice-desktop")
+    assert session is not None
+    told(edge.stage.world, changed(session, spec={"access": ()}))
+    message = await socket.receive(timeout=5)
+    assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4002)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await connect(edge, guest)
+    assert refused.value.status == 401
+
+
+async def test_when_the_gateway_dies_open_desktops_go_on(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    socket = await connect(edge, alice)
+    assert await socket.receive_str() == "AUTH_SUCCESS,controller"
+    await edge.stop_gateway()
+    for number in range(20):
+        await socket.send_str(f"kd,{number}")
+        assert await socket.receive_str() == f"kd,{number}"
+    async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
+        assert answer.status >= 500, "nobody is let in by a gateway that is not there"
+    await socket.close()
+
+
+# ---- where there is no desktop
+
+
+async def test_a_host_without_a_live_route_is_the_gateways(edge: EdgeStage) -> None:
+    edge.write_routes()
+    suspended = {"suspended": True}
+    told(edge.stage.world, changed(a_session(), spec=suspended, status={"phase": "Suspended", "message": "At rest."}))
+    async with await edge.browser(OWNER) as browser:
+        async with asyncio.timeout(10):
+            page = ""
+            while "At rest." not in page:
+                async with browser.get(edge.url()) as answer:
+                    page = await answer.text()
+        async with browser.get(edge.url(path="/api/health"), headers=PROGRAM) as answer:
+            assert (answer.status, answer.headers["X-VDI-Gateway"]) == (503, "1")
+        headers = {"Origin": edge.url(path="")}
+        async with browser.post(edge.url(path="/.vdi/resume"), headers=headers, allow_redirects=False) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, "/.vdi/wait?next=/")
+    assert len(edge.stage.actions.resumed) == 1
+
+
+async def test_the_waiting_pages_events_pass_traefik_as_they_come(
+    edge: EdgeStage, alice: aiohttp.ClientSession
+) -> None:
+    session = told(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))
+    async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(5):
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        text = ""
+        while "Pulling." not in text:
+            text += (await answer.content.readany()).decode()
+        told(edge.stage.world, changed(session, status={"phase": "Running", "message": ""}))
+        while '"stage":"opening"' not in text:
+            text += (await answer.content.readany()).decode()
+
+
+async def test_what_lies_where(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    """The verification is for Traefik alone, and a desktop gets nothing that begins with /.vdi/."""
+    async with alice.get(edge.url("portal", "/edge/verify"), headers=PROGRAM) as answer:
+        assert answer.status == 404
+    for path in ("/.vdi/anything", "/%2evdi/anything", "/x/../.vdi/anything", "/./.vdi/anything", "//.vdi/anything"):
+        count = len(edge.desktop.seen)
+        cookie = stolen(alice, edge.host())
+        refused = await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\nCookie: {cookie}\nConnection: close\n\n")
+        assert (head(refused), len(edge.desktop.seen)) == ("HTTP/1.1 404 Not Found", count), path
+
+
+# ---- cheating
+
+
+async def test_a_stolen_cookie_on_another_host(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    edge.stage.add(a_session("mallory-desktop", STRANGER))
+    edge.write_routes("alice-desktop", "mallory-desktop")
+    cookie = stolen(alice, edge.host())
+    assert DESKTOP_COOKIE in cookie
+    assert GRANT_COOKIE in cookie
+    there = f"GET /x HTTP/1.1\nHost: {edge.host('mallory-desktop')}\nCookie: {cookie}\nConnection: close\n\n"
+    await edge.routed("mallory-desktop")
+    answer = await edge.raw(there)
+    assert "X-Vdi-Gateway: 1" in answer
+    assert head(answer) == "HTTP/1.1 401 Unauthorized"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "X-Forwarded-Host: {mine}\n",
+        "X-Forwarded-Host: {mine}\nX-Forwarded-Host: {mine}\n",
+        "x-forwarded-host: {mine}\n",
+        "X_Forwarded_Host: {mine}\n",
+        "X-Forwarded_Host: {mine}\n",
+        "X-Forwarded-Uri: /.vdi/x\nX-Forwarded-Method: POST\nX-Forwarded-Proto: http\nX-Forwarded-For: 127.0.0.1\n",
+        "Forwarded: host={mine}\nX-Original-Url: /.vdi/x\nX-Host: {mine}\n",
+        "X-Forwarded-Host : {mine}\n",
+        "X-Forwarded-Host\n: {mine}\n",
+    ],
+)
+async def test_forged_headers_change_nothing(edge: EdgeStage, alice: aiohttp.ClientSession, lines: str) -> None:
+    """Mallory has a desktop of her own, and its cookies; with them she asks for alice's."""
+    edge.stage.add(a_session("mallory-desktop", STRANGER))
+    async with await edge.browser(STRANGER) as mallory:
+        async with mallory.get(edge.url("mallory-desktop", "/.vdi/start")):
+            pass  # entered: the way in needs no live route
+        mine = stolen(mallory, edge.host("mallory-desktop"))
+        assert GRANT_COOKIE in mine
+    forged = lines.format(mine=edge.host("mallory-desktop"))
+    count = len(edge.desktop.seen)
+    answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\n{forged}Cookie: {mine}\nConnection: close\n\n")
+    assert head(answer).split()[1] in ("400", "401")
+    assert len(edge.desktop.seen) == count
+
+
+@pytest.mark.parametrize(
+    ("request_text", "statuses"),
+    [
+        ("GET /x HTTP/1.1\nHost: {host}\nHost: {other}\nCookie: {cookie}\n\n", {"400"}),
+        ("GET /x HTTP/1.1\nHost: {other}\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
+        ("GET https://{other}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"401"}),
+        ("GET /x HTTP/1.1\nHost: {host}@{other}\nCookie: {cookie}\n\n", {"400", "404"}),
+        ("GET /x HTTP/1.1\nHost: {host},{other}\nCookie: {cookie}\n\n", {"400", "404", "421"}),
+        ("GET /x HTTP/1.1\nCookie: {cookie}\n\n", {"400"}),
+        ("GET {host}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
+        ("CONNECT {host}:443 HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400", "404", "405", "501"}),
+        (
+            "POST /x HTTP/1.1\nHost: {other}\nCookie: {cookie}\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n"
+            "GET /x HTTP/1.1\nHost: {host}\nConnection: close\n\n",
+            {"400", "401"},
+        ),
+        ("POST /x HTTP/1.1\nHost: {host}\nContent-Length: 0\nContent-Length: 9\n\n", {"400"}),
+        ("GET /x HTTP/1.1\nHost: {host}\nTransfer-Encoding: identity, chunked\n\n", {"400", "401", "501"}),
+    ],
+)
+async def test_smuggling_gets_nothing_to_the_desktop(
+    edge: EdgeStage, alice: aiohttp.ClientSession, request_text: str, statuses: set[str]
+) -> None:
+    edge.stage.add(a_session("mallory-desktop", STRANGER))
+    edge.write_routes("alice-desktop", "mallory-desktop")
+    await edge.routed("mallory-desktop")
+    count = len(edge.desktop.seen)
+    text = request_text.format(
+        host=edge.host(), other=edge.host("mallory-desktop"), cookie=stolen(alice, edge.host())
+    ).replace("Cookie:", "Connection: close\nCookie:")
+    assert head(await edge.raw(text)).split()[1] in statuses
+    assert len(edge.desktop.seen) == count
+
+
+async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: EdgeStage) -> None:
+    named = "close, X-Forwarded-Host, X-Forwarded-Uri, X-Forwarded-Method, Cookie, Origin, Sec-Fetch-Site"
+    answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\nConnection: {named}\nCookie: a=b\n\n")
+    assert (head(answer), edge.desktop.seen) == ("HTTP/1.1 401 Unauthorized", [])
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("//evil.example/x", "/evil.example/x"),
+        ("/..;/x", "/..;/x"),
+        ("/a/../b", "/b"),
+        ("/a/%2e%2e/b", "/b"),
+        ("/%2f%2fevil.example", "/%2F%2Fevil.example"),
+        ("/a%2Fb", "/a%2Fb"),
+        ("/x%00y", "/x%00y"),
+        ("/x\\y", "/x%5Cy"),
+    ],
+)
+async def test_odd_paths_are_asked_about_as_they_are_served(
+    edge: EdgeStage, alice: aiohttp.ClientSession, path: str, seen: str
+) -> None:
+    """What is verified is what the desktop gets; and who is sent to log in comes back to this host."""
+    cookie = stolen(alice, edge.host())
+    await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\nCookie: {cookie}\nConnection: close\n\n")
+    assert edge.desktop.seen[-1].raw_path == seen
+    page = "Accept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\nConnection: close\n"
+    answer = await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\n{page}\n")
+    location = next(line for line in answer.splitlines() if line.startswith("Location: "))
+    assert location.startswith(f"Location: {edge.url(path='/.vdi/start?next=/')}")
+
+
+@pytest.mark.parametrize("spelling", ["ALICE-desktop.VDI.localhost", "alice-desktop.vdi.localhost.", "{host}:1"])
+async def test_a_host_spelled_otherwise_is_led_to_its_own_spelling(edge: EdgeStage, spelling: str) -> None:
+    host = spelling.format(host=edge.host())
+    answer = await edge.raw(f"GET / HTTP/1.1\nHost: {host}\nAccept: text/html\nConnection: close\n\n")
+    assert f"Location: {edge.url(path='/.vdi/start?next=/')}\n" in answer
+
+
+async def test_another_desktops_page_opens_no_socket_here(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    for origin in (edge.url("mallory-desktop", ""), "https://evil.example", "null"):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await alice.ws_connect(edge.url(path=SOCKET), headers={**PROGRAM, "Origin": origin})
+        assert refused.value.status == 403

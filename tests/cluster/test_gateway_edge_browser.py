@@ -1,0 +1,150 @@
+"""The way in and the waiting page in a real Chromium, behind a real Traefik."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from cluster.edge_traefik import EdgeStage, open_edge
+from unit.gateway.edge_stage import GUEST, OWNER, changed, shared_with, told
+from vdi.api.meta import Condition
+from vdi.api.session import QueueStatus
+from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.logins import Device, Identity
+
+CREATING = {"phase": "Creating", "message": "The image is being pulled (3 of 9 layers).", "ready_time": ""}
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    with Progress(tmp_path / "progress") as progress:
+        traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
+    async with open_edge(traefik, tmp_path) as edge:
+        yield edge
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    executable = find_chromium()
+    assert executable is not None, "no browser found: install chromium"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=[*CHROMIUM_ARGS])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+async def a_person(edge: EdgeStage, chromium: Browser, user: str = OWNER, **how: Any) -> BrowserContext:
+    """A window of somebody who has logged in at the portal."""
+    context = await chromium.new_context(ignore_https_errors=True, **how)
+    context.set_default_timeout(10_000)
+    secret, _ = await edge.stage.gateway.login.logins.begin(Identity(user=user), Device())
+    cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
+    await context.add_cookies([cookie])  # type: ignore[list-item]
+    return context
+
+
+def now(edge: EdgeStage, **parts: Any) -> None:
+    """The session's next state."""
+    session = edge.stage.world.session("alice-desktop")
+    assert session is not None
+    told(edge.stage.world, changed(session, **parts))
+
+
+async def arrived(edge: EdgeStage, page: Page) -> None:
+    """Return when the desktop's own page is there."""
+    await page.wait_for_url(edge.url(path="/?v=1#token=edge"))
+    await expect(page.locator("body")).to_have_text("desktop /")
+
+
+async def test_the_address_opens_the_desktop(edge: EdgeStage, chromium: Browser) -> None:
+    page = await (await a_person(edge, chromium)).new_page()
+    await page.goto(edge.url())
+    await arrived(edge, page)
+    await page.reload()
+    await arrived(edge, page)
+    assert await page.evaluate("document.cookie") == ""
+
+
+async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(edge: EdgeStage, chromium: Browser) -> None:
+    now(edge, status=CREATING)
+    page = await (await a_person(edge, chromium)).new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    # The portal's pages fade into each other, which the desktop's page does not take part in.
+    page.on("pageerror", lambda error: None if "ViewTransition" in str(error) else problems.append(str(error)))
+    await page.goto(edge.url())
+    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    queue = QueueStatus(position=3, reason="GPUsBusy", earliest_slot="2026-11-20T14:30:00Z")
+    waits = Condition(type="Admitted", status="False", reason="GPUsBusy", message="All 4 GPUs are in use.")
+    found = Condition(type="TemplateFound", status="True", reason="Found")
+    line = {"phase": "Pending", "queue": queue, "message": "All 4 GPUs are in use.", "conditions": (found, waits)}
+    now(edge, status=line)
+    await expect(page.get_by_role("heading", name="Number 3 in line")).to_be_visible()
+    await expect(page).to_have_title("Number 3 in line · VDI")
+    await expect(page.locator("li[aria-current=step]")).to_contain_text("Find room for it")
+    now(edge, status={**CREATING, "queue": None})
+    await expect(page.get_by_text("3 of 9 layers")).to_be_visible()
+    now(edge, status={"phase": "Running", "message": "", "ready_time": "2026-11-20T12:00:00Z"})
+    await arrived(edge, page)
+    assert problems == []
+
+
+async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: EdgeStage, chromium: Browser) -> None:
+    edge.write_routes()
+    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
+    page = await (await a_person(edge, chromium)).new_page()
+    await edge.unrouted("alice-desktop")
+    await page.goto(edge.url())
+    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    assert [name for _, name in edge.stage.actions.resumed] == ["alice-desktop"]
+
+
+async def test_a_page_that_loads_itself_again_asks_first(edge: EdgeStage, chromium: Browser) -> None:
+    page = await (await a_person(edge, chromium)).new_page()
+    await page.goto(edge.url())
+    await arrived(edge, page)
+    edge.write_routes()
+    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
+    await edge.unrouted("alice-desktop")
+    # As Selkies' page does when it cannot connect; `evaluate` counts as a click, and somebody may well have clicked.
+    await page.evaluate("location.reload()")
+    await expect(page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
+    assert edge.stage.actions.resumed == []
+    await page.get_by_role("button", name="Resume").click()
+    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    assert len(edge.stage.actions.resumed) == 1
+
+
+async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
+    edge: EdgeStage, chromium: Browser
+) -> None:
+    now(edge, status=CREATING)
+    page = await (await a_person(edge, chromium)).new_page()
+    await page.goto(edge.url())
+    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
+    await expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert edge.stage.actions.resumed == []
+
+
+async def test_a_guest_whose_share_is_taken_back_is_told(edge: EdgeStage, chromium: Browser) -> None:
+    now(edge, spec=shared_with(GUEST, "viewer"), status=CREATING)
+    page = await (await a_person(edge, chromium, GUEST)).new_page()
+    await page.goto(edge.url())
+    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    now(edge, spec={"access": ()})
+    await expect(page.get_by_role("heading", name="There is no desktop of yours here")).to_be_visible()
+
+
+async def test_without_scripts_it_gets_there_too(edge: EdgeStage, chromium: Browser) -> None:
+    now(edge, status={"phase": "Running"})
+    page = await (await a_person(edge, chromium, java_script_enabled=False)).new_page()
+    await page.goto(edge.url(path="/.vdi/wait?next=/"))
+    await page.wait_for_url(edge.url(path="/?v=1#token=edge"))

@@ -1,0 +1,84 @@
+"""Grants on both databases: a real PostgreSQL, and SQLite in a file."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from postgres import postgres_server, postgres_url
+from unit.gateway.history_stage import open_database
+from vdi.gateway.people import Role
+from vdi.gateway.store.base import Database
+from vdi.gateway.store.grants import Grant, GrantStore
+
+__all__ = ["postgres_server", "postgres_url"]
+NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, UTC)
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/vdi.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    async with open_database(url) as database:
+        yield database
+
+
+def a_grant(number: int, **fields: object) -> Grant:
+    grant = Grant(
+        id=f"grant-{number}",
+        session_uid="uid-1",
+        user="alice@example.com",
+        groups=frozenset({"b", "a"}),
+        role=Role.VIEWER,
+        login_id="login-1",
+        created=NOW + timedelta(seconds=number),
+        expires=NOW + timedelta(days=7),
+    )
+    return msgspec.structs.replace(grant, **fields)
+
+
+async def test_a_grant_comes_back_as_it_went_in(database: Database) -> None:
+    store = GrantStore(database)
+    await store.add(a_grant(1), "hash-1")
+    assert await store.by_handle("hash-1") == a_grant(1)
+    assert await store.by_handle("hash-2") is None
+
+
+async def test_open_ones_are_found_by_what_is_named(database: Database) -> None:
+    store = GrantStore(database)
+    others = {"session_uid": "uid-2", "user": "bob@example.com", "login_id": "login-2"}
+    await store.add(a_grant(1), "1")
+    for number, (name, value) in enumerate(others.items(), start=2):
+        await store.add(a_grant(number, **{name: value}), str(number))
+    assert len(await store.open()) == 4
+    for name, value in others.items():
+        (found,) = await store.open(**{name: value})
+        assert getattr(found, name) == value
+    assert await store.open(session_uid="uid-2", user="bob@example.com") == []
+
+
+async def test_of_two_that_end_a_grant_one_has_ended_it(database: Database) -> None:
+    store = GrantStore(database)
+    await store.add(a_grant(1), "1")
+    await store.add(a_grant(2), "2")
+    answers = await asyncio.gather(*(store.end(["grant-1", "grant-9"], NOW, f"reason-{one}") for one in range(8)))
+    assert sorted(map(sorted, answers)) == [[]] * 7 + [["grant-1"]]
+    (ended,) = await store.ended_since(NOW)
+    assert (ended.ended, ended.reason) == (NOW, f"reason-{answers.index({'grant-1'})}")
+    assert [one.id for one in await store.open()] == ["grant-2"]
+    assert await store.ended_since(NOW + timedelta(microseconds=1)) == []
+    assert await store.end([], NOW, "x") == set()
+
+
+async def test_old_ones_are_removed(database: Database) -> None:
+    store = GrantStore(database)
+    await store.add(a_grant(1, expires=NOW - timedelta(days=8)), "1")
+    await store.add(a_grant(2), "2")
+    await store.add(a_grant(3), "3")
+    await store.end(["grant-2"], NOW - timedelta(days=8), "x")
+    await store.forget_before(NOW - timedelta(days=7))
+    assert [await store.by_handle(one) is None for one in ("1", "2", "3")] == [True, True, False]

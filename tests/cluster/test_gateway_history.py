@@ -1,0 +1,296 @@
+"""History as it is made: a real API server, the real operator, a real gateway; on SQLite and on PostgreSQL."""
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
+from cluster.operator_stage import ShiftedClock, Stage
+from postgres import Postgres, postgres_server, postgres_url
+from unit.gateway.history_stage import rows_of
+from vdi.gateway.history.rows import RunRow, SessionRow
+from vdi.gateway.internal import AUDIENCE
+from vdi.gateway.store.base import Database
+from vdi.kube.resource import EVENTS, PODS, Resource
+from vdi.operator.kinds import SESSIONS
+from vdi.session.times import parse_time
+from waiting import eventually
+
+__all__ = ["postgres_server", "postgres_url"]
+pytestmark = pytest.mark.timeout(150)
+NAME = "alice-desktop"
+ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/history.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+class Scene:
+    """An operator's account with its token, where the gateway is to listen, and what is in the database."""
+
+    def __init__(self, stage: Stage, database_url: str) -> None:
+        self.stage = stage
+        self.database = Database(database_url)
+        self.token_file = stage.folder / "gateway-token"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+
+    @property
+    def account(self) -> str:
+        return f"system:serviceaccount:{self.stage.namespace}:vdi-operator"
+
+    async def token(self, account: str, audience: str = AUDIENCE) -> str:
+        """A token as the kubelet projects it into a pod of that account."""
+        resource = Resource("", "v1", f"serviceaccounts/{account}/token", "TokenRequest")
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "expirationSeconds": 600},
+        }
+        made = await self.stage.api.create(resource, body, namespace=self.stage.namespace, into=dict)
+        token: str = made["status"]["token"]
+        return token
+
+    @asynccontextmanager
+    async def gateway(self) -> AsyncIterator[GatewayStage]:
+        settings: dict[str, Any] = {
+            "database_url": self.database.url.render_as_string(hide_password=False),
+            "operator_account": self.account,
+            "internal_addr": ("127.0.0.1", self.port),
+        }
+        async with open_gateway_stage(self.stage, self.stage.folder, **settings) as gateway:
+            yield gateway
+
+    def operator(self, **more: Any) -> Any:
+        url = f"http://127.0.0.1:{self.port}"
+        return self.stage.operator(gateway_url=url, gateway_token_file=self.token_file, **more)
+
+    async def rows(self) -> tuple[list[SessionRow], list[RunRow]]:
+        return await rows_of(self.database)
+
+    async def reach(
+        self, what: str, *, sessions: int, runs: int, open_runs: int
+    ) -> tuple[list[SessionRow], list[RunRow]]:
+        """Wait until there are so many."""
+
+        async def look() -> tuple[list[SessionRow], list[RunRow]] | None:
+            found = await self.rows()
+            still_open = [one for one in found[1] if one.ended is None]
+            ready = all(one.ready for one in still_open)
+            return (
+                found
+                if (len(found[0]), len(found[1]), len(still_open), ready) == (sessions, runs, open_runs, True)
+                else None
+            )
+
+        try:
+            return await eventually(look, what, 20)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; there is {await self.rows()}") from None
+
+    async def suspend(self) -> None:
+        begun = await self.stage.get(SESSIONS, NAME)
+        assert begun
+        await self.stage.patch(SESSIONS, NAME, {"spec": {"suspended": True}})
+        await self.stage.reach(NAME, "Suspended")
+        await self.no_pods()
+        # Kubernetes counts whole seconds: a run that began in the same one as the run before would be that run.
+        start = parse_time(begun["status"]["startTime"]) + timedelta(seconds=1)
+        await eventually(lambda: datetime.now(UTC) >= start, "the next second")
+
+    async def resume(self) -> None:
+        await self.stage.patch(SESSIONS, NAME, {"spec": {"suspended": False}})
+        await self.stage.run(NAME)
+
+    async def no_pods(self) -> None:
+        async def look() -> bool:
+            return await self.stage.all(PODS) == []
+
+        await eventually(look, "all pods are gone")
+
+    async def said(self) -> set[str]:
+        return {one["reason"] for one in await self.stage.all(EVENTS)}
+
+
+@pytest.fixture
+async def scene(stage: Stage, database_url: str) -> AsyncIterator[Scene]:
+    scene = Scene(stage, database_url)
+    for name in ("vdi-operator", "somebody"):
+        body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+        await stage.api.create(ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw)
+    scene.token_file.write_text(await scene.token("vdi-operator"))
+    await add_people(stage)
+    yield scene
+    await scene.database.close()
+
+
+async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(scene: Scene) -> None:
+    stage = scene.stage
+    node = await stage.node("here")
+    template = await stage.template(resources={"defaultGPU": 1}, placement={"nodeSelector": stage.here})
+    async with scene.gateway() as gateway, scene.operator():
+        session = await stage.session(NAME, template)
+        await stage.bind(await stage.pod_of(session), node)
+        running = await stage.run(NAME)
+        await scene.reach("the first run is written", sessions=1, runs=1, open_runs=1)
+        await scene.suspend()
+        await scene.reach("its end is written", sessions=1, runs=1, open_runs=0)
+        await scene.resume()
+        await scene.reach("the second run is written", sessions=1, runs=2, open_runs=1)
+
+        alice = await gateway.log_in("alice@example.com")
+        csrf = (await alice.get("/api/v1/me")).json()["csrfToken"]
+        headers = {"X-CSRF-Token": csrf, "Origin": gateway.portal, "Sec-Fetch-Site": "same-origin"}
+        answer = await alice.delete(f"/api/v1/sessions/{NAME}", headers=headers)
+        assert answer.status_code in (200, 202, 204), answer.text
+        await stage.gone(SESSIONS, NAME)
+        (row,), (first, second) = await scene.reach("the end is written", sessions=1, runs=2, open_runs=0)
+    assert (row.name, row.owner, row.template) == (NAME, "alice@example.com", template)
+    assert row.uid == session["metadata"]["uid"]
+    assert (row.end_reason, row.ended_by) == ("user", "alice@example.com")
+    assert (first.end_reason, second.end_reason) == ("suspended", "user")
+    assert (first.node, first.pod, first.gpus) == (node, running["status"]["podName"], 1)
+    assert first.startup_seconds is not None
+    assert first.startup_seconds >= 0
+    assert first.ended
+    assert first.start <= first.ended <= second.start
+    assert second.ended == row.ended
+    assert "HistoryNotRecorded" not in await scene.said()
+
+
+async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(scene: Scene) -> None:
+    stage = scene.stage
+    template = await stage.template()
+    async with scene.operator():
+        async with scene.gateway():
+            session = await stage.session(NAME, template)
+            await stage.run(NAME)
+            await scene.reach("it runs", sessions=1, runs=1, open_runs=1)
+        await stage.delete(SESSIONS, NAME)
+        await stage.gone(PODS, (await stage.get(SESSIONS, NAME) or {})["status"]["podName"])
+        other = await stage.session("bob-desktop", template)  # meanwhile others are served
+        await stage.run("bob-desktop")
+        await stage.childless(session)
+        waiting = await stage.get(SESSIONS, NAME)
+        assert waiting, "it has gone before anybody took note of its end"
+        async with scene.gateway():
+            await stage.gone(SESSIONS, NAME)
+            (row, another), _ = await scene.reach("all is written", sessions=2, runs=2, open_runs=1)
+    if row.uid == other["metadata"]["uid"]:
+        row, another = another, row
+    assert row.end_reason == "deleted"
+    assert row.ended
+    assert row.ended.strftime("%Y-%m-%dT%H:%M:%SZ") == waiting["metadata"]["deletionTimestamp"]
+    assert another.ended is None
+    assert "HistoryNotRecorded" not in await scene.said()
+
+
+async def test_with_no_gateway_at_all_it_goes_after_a_minute_and_says_so(scene: Scene) -> None:
+    stage, clock = scene.stage, ShiftedClock()
+    template = await stage.template()
+    async with scene.operator(clock=clock):
+        async with scene.gateway():
+            await stage.session(NAME, template)
+            await stage.run(NAME)
+            await scene.reach("it runs", sessions=1, runs=1, open_runs=1)
+        await stage.delete(SESSIONS, NAME)
+        await scene.no_pods()
+        assert await stage.get(SESSIONS, NAME)
+        clock.ahead = timedelta(seconds=61)
+        await stage.patch(SESSIONS, NAME, {"metadata": {"labels": {"look": "again"}}})
+        await stage.gone(SESSIONS, NAME)
+
+        async def told() -> bool:
+            return "HistoryNotRecorded" in await scene.said()
+
+        await eventually(told, "an Event says so")
+    async with scene.gateway():  # which finds it gone
+        (row,), (run,) = await scene.reach("it is closed", sessions=1, runs=1, open_runs=0)
+    assert (row.end_reason, run.end_reason) == ("unknown", "unknown")
+
+
+async def test_only_the_operators_own_token_is_taken(scene: Scene) -> None:
+    body = msgspec.json.encode({"metadata": {"name": "x", "namespace": scene.stage.namespace}})
+    tokens = {
+        await scene.token("vdi-operator"): 400,  # it is believed, and what it says is no end
+        await scene.token("somebody"): 403,
+        await scene.token("vdi-operator", "https://kubernetes.default.svc"): 403,
+        "made-up": 403,
+    }
+    async with scene.gateway() as gateway, httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.internal}") as client:
+        for token, status in tokens.items():
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = await client.post("/internal/ended", content=body, headers=headers)
+            assert answer.status_code == status, answer.text
+        browser = await gateway.browser()
+        assert (await browser.post("/internal/ended", content=body)).status_code in (403, 404, 405)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
+    scene: Scene, postgres_server: Postgres
+) -> None:
+    stage = scene.stage
+    template = await stage.template()
+    async with scene.gateway() as gateway, scene.operator():
+        postgres_server.stop()
+        try:
+            await stage.session(NAME, template)
+            await stage.run(NAME)
+            await scene.suspend()
+            await scene.resume()
+            lag = re.search(r"^vdi_gateway_recorder_lag_seconds (\S+)$", (await gateway.inside("/metrics")).text, re.M)
+            assert lag
+            assert float(lag[1]) > 0
+        finally:
+            postgres_server.start()
+        _, runs = await scene.reach("all is written", sessions=1, runs=2, open_runs=1)
+    assert [one.end_reason for one in runs] == ["suspended", None]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_once_though_everybody_is_killed(scene: Scene) -> None:
+    """Two gateways watch and are killed in turn, the operator is restarted: each run is there once, with its facts."""
+    stage = scene.stage
+    template = await stage.template()
+    url = scene.database.url.render_as_string(hide_password=False)
+    environment = {"VDI_DATABASE_URL": url, "VDI_OPERATOR_ACCOUNT": scene.account}
+
+    def replica(port: int) -> Any:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            public = free.getsockname()[1]
+        return gateway_process(stage, stage.folder, (public, port), **environment)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        other_port = free.getsockname()[1]
+    async with replica(scene.port) as first:
+        async with replica(other_port):
+            async with scene.operator():
+                await stage.session(NAME, template)
+                await stage.run(NAME)
+            await scene.reach("it runs", sessions=1, runs=1, open_runs=1)
+            await first.kill()
+            async with scene.operator():
+                await scene.suspend()
+                await scene.reach("it is suspended", sessions=1, runs=1, open_runs=0)
+        async with replica(scene.port), replica(other_port), scene.operator():
+            await scene.resume()
+            await scene.reach("it runs again", sessions=1, runs=2, open_runs=1)
+            await asyncio.gather(stage.delete(SESSIONS, NAME), stage.gone(SESSIONS, NAME))
+            (row,), runs = await scene.reach("it has ended", sessions=1, runs=2, open_runs=0)
+    assert [one.end_reason for one in runs] == ["suspended", "deleted"]
+    assert row.end_reason == "deleted"

@@ -1,0 +1,202 @@
+"""Logging in at a real gateway: users of a real Secret, `vdi gateway user`, and what ends when they go."""
+
+import asyncio
+import io
+import json
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.gateway_stage import PASSWORD, GatewayStage, csrf_of, open_gateway_stage
+from cluster.operator_stage import Stage
+from vdi.cli.main import main
+from vdi.gateway.login import part
+from vdi.kube.resource import SECRETS
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(120)
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/150.0.0.0 Safari/537.36"
+
+
+@pytest.fixture(autouse=True)
+def follow_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute is long for a test."""
+    monkeypatch.setattr(part, "FOLLOW_SECONDS", 0.2)
+
+
+class Command:
+    """`vdi gateway user` against the stage."""
+
+    def __init__(
+        self, stage: Stage, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self._there = ["-n", stage.namespace, "--kubeconfig", str(kubeconfig)]
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *words: str, stdin: str = "") -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        code = main(["gateway", "user", *words, *self._there])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+
+async def page_status(browser: httpx.AsyncClient, path: str = "/account") -> int:
+    return (await browser.get(path)).status_code
+
+
+async def is_logged_out(browser: httpx.AsyncClient) -> bool:
+    return await page_status(browser) == 303
+
+
+async def submit(gateway: GatewayStage, browser: httpx.AsyncClient, path: str, **fields: str) -> httpx.Response:
+    """Send a form of the account page."""
+    page = await browser.get("/account")
+    headers = {"Origin": gateway.portal, "Sec-Fetch-Site": "same-origin"}
+    return await browser.post(path, data={"csrf": csrf_of(page.text), **fields}, headers=headers)
+
+
+async def test_people_come_and_go_by_command(
+    stage: Stage,
+    kubeconfig: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await stage.install_crds()
+    user = partial(run_in_thread, Command(stage, kubeconfig, monkeypatch, capsys))
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        code, password, said = await user("add", "Grace@Example.com", "--name", "Grace", "--group", "staff")
+        assert (code, len(password.strip())) == (0, 23)
+        assert "grace@example.com can log in" in said
+        grace = await gateway.log_in("grace@example.com", password.strip())
+        assert "Grace" in (await grace.get("/account")).text
+        token = await api_token(gateway, grace)
+
+        code, _, said = await user("add", "grace@example.com")
+        assert (code, "is there already" in said) == (1, True)
+        code, listed, _ = await user("ls", "-o", "json")
+        entry = next(one for one in json.loads(listed) if one["user"] == "grace@example.com")
+        assert entry == {"user": "grace@example.com", "name": "Grace", "groups": ["staff"], "admin": False}
+        assert "argon2" not in listed
+
+        code, out, _ = await user("passwd", "grace@example.com", "--password-stdin", stdin="a much longer password\n")
+        assert (code, out) == (0, "")
+        await eventually(partial(is_logged_out, grace), "a new password ends the logins")
+        assert await token_status(gateway, token) == 200, "tokens have no password"
+        again = await gateway.log_in("grace@example.com", "a much longer password")
+
+        code, _, _ = await user("rm", "grace@example.com")
+        assert code == 0
+        await eventually(partial(is_logged_out, again), "who is removed is logged out")
+        assert await token_status(gateway, token) == 401
+        code, _, said = await user("rm", "grace@example.com")
+        assert (code, "there is no user" in said) == (1, True)
+        assert await page_status(await gateway.log_in("alice@example.com")) == 200, "others stayed"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "code", "said"),
+    [
+        (("add", "no-address"), "", 2, "no e-mail address"),
+        (("add", "a@b.example", "--password-stdin"), "short\n", 2, "allowed are 10 and more"),
+        (("add", "a@b.example", "--password-stdin"), "", 2, "allowed are 10 and more"),
+        (("passwd", "nobody@b.example"), "", 1, "there is no user"),
+    ],
+)
+def test_commands_refuse_in_words(
+    words: tuple[str, ...],
+    stdin: str,
+    code: int,
+    said: str,
+    namespace: str,
+    kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    assert main(["gateway", "user", *words, "-n", namespace, "--kubeconfig", str(kubeconfig)]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_the_first_user_makes_the_secret(namespace: str, kubeconfig: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = ["-n", namespace, "--kubeconfig", str(kubeconfig)]
+    assert main(["gateway", "user", "ls", *there]) == 0
+    assert "nobody" in capsys.readouterr().err
+    assert main(["gateway", "user", "add", "first@example.com", "--admin", "-o", "json", *there]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["user"] == "first@example.com"
+    assert len(made["password"]) == 23
+    assert main(["gateway", "user", "ls", *there]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row == ["first@example.com", "-", "-", "yes"]
+
+
+async def test_a_broken_secret_is_said_and_mended(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stage.install_crds()
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        kept = await stage.api.get(SECRETS, "vdi-gateway-users", namespace=stage.namespace, into=dict)
+        await stage.patch(SECRETS, "vdi-gateway-users", {"stringData": {"users.yaml": "alice: ["}})
+        browser = await gateway.browser()
+        form = {"user": "alice@example.com", "password": PASSWORD, "csrf": csrf_of((await browser.get("/login")).text)}
+        headers = {"Origin": gateway.portal, "Sec-Fetch-Site": "same-origin"}
+        answer = await browser.post("/login", data=form, headers=headers)
+        assert answer.status_code == 503
+        assert "users.yaml is no YAML at line" in caplog.text
+        assert (await gateway.inside("/readyz")).status_code == 200
+        await stage.patch(SECRETS, "vdi-gateway-users", {"data": kept["data"]})
+        assert await page_status(await gateway.log_in("alice@example.com")) == 200
+
+
+async def test_a_login_outlives_the_gateway(stage: Stage, tmp_path: Path) -> None:
+    await stage.install_crds()
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        alice = await gateway.log_in("alice@example.com")
+        token = await api_token(gateway, alice)
+        cookies = dict(alice.cookies)
+        lost = await gateway.log_in("bob@example.com")
+        assert (await submit(gateway, lost, "/logout")).status_code == 200
+        of_bob = dict(lost.cookies)
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        browser = await gateway.browser()
+        browser.cookies.update(cookies)
+        assert await page_status(browser) == 200
+        assert await token_status(gateway, token) == 200
+        browser = await gateway.browser()
+        browser.cookies.update(of_bob)
+        assert await is_logged_out(browser)
+
+
+async def test_signing_out_everywhere_and_the_account_page(stage: Stage, tmp_path: Path) -> None:
+    await stage.install_crds()
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        here, there = await gateway.log_in("alice@example.com"), await gateway.log_in("alice@example.com")
+        there.headers["User-Agent"] = CHROME
+        token = await api_token(gateway, here)
+        assert "203.0.113.7" in (await here.get("/account")).text
+        answer = await submit(gateway, here, "/account/logout-everywhere", tokens="yes")
+        assert answer.status_code == 200
+        assert await is_logged_out(here)
+        assert await is_logged_out(there)
+        assert await token_status(gateway, token) == 401
+
+
+async def api_token(gateway: GatewayStage, browser: httpx.AsyncClient) -> str:
+    page = (await submit(gateway, browser, "/account/tokens", label="test", days="7")).text
+    return page.partition('<pre id="new-token">')[2].partition("<")[0]
+
+
+async def token_status(gateway: GatewayStage, token: str) -> int:
+    browser = await gateway.browser()
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    return (await browser.get("/api/v1/me", headers=headers)).status_code
+
+
+async def run_in_thread(command: Command, *words: str, stdin: str = "") -> tuple[int, str, str]:
+    """The command has an event loop of its own."""
+    return await asyncio.to_thread(command, *words, stdin=stdin)

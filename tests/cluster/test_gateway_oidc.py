@@ -1,0 +1,193 @@
+"""Logging in at a real identity provider: who comes back, who does not, and what happens when it is not there."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
+from cluster.oidc_provider import IdentityProvider, PersonAtProvider, identity_provider, path_of
+from cluster.operator_stage import Stage
+
+pytestmark = pytest.mark.timeout(120)
+PORTAL = "https://portal.vdi.localhost:8443"
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "carol": {
+        "email": "Carol@Example.com",
+        "email_verified": True,
+        "name": "Carol Ünal",
+        "groups": ["staff", "vdi-admins"],
+    },
+    "dave": {"email": "dave@example.com", "name": "Dave", "groups": "staff,night shift"},
+    "mallory": {"email": "root@example.com", "email_verified": False},
+    "nomail": {"name": "Nobody"},
+}
+
+
+@dataclass
+class World:
+    gateway: GatewayStage
+    provider: IdentityProvider
+    people: AsyncExitStack
+
+    def person(self) -> PersonAtProvider:
+        person = PersonAtProvider(self.provider.config.issuer)
+        self.people.push_async_callback(person.close)
+        return person
+
+    async def begin(self, browser: httpx.AsyncClient, next_page: str = "/account") -> str:
+        """Press the button of the login page; the provider's address."""
+        page = await browser.get("/login", params={"next": next_page})
+        button = re.search(r'href="(/login/oidc[^"]*)"', page.text)
+        assert button is not None, page.text
+        answer = await browser.get(button[1].replace("&amp;", "&"))
+        assert answer.status_code == 303, answer.text
+        there: str = answer.headers["location"]
+        assert there.startswith(f"{self.provider.config.issuer}/auth?")
+        return there
+
+    async def log_in(self, browser: httpx.AsyncClient, login: str) -> httpx.Response:
+        """The whole way; the gateway's answer to the way back."""
+        back = await self.person().log_in(await self.begin(browser), login)
+        assert back.startswith(f"{PORTAL}/login/oidc/back?"), back
+        return await browser.get(path_of(back))
+
+
+@asynccontextmanager
+async def _open(stage: Stage, folder: Path) -> AsyncIterator[World]:
+    async with identity_provider(folder, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
+        more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
+        async with open_gateway_stage(stage, folder, **more) as gateway:
+            assert gateway.portal == PORTAL
+            yield World(gateway, provider, people)
+
+
+@pytest.fixture
+async def world(stage: Stage, tmp_path: Path) -> AsyncIterator[World]:
+    await stage.install_crds()
+    async with _open(stage, tmp_path) as world:
+        yield world
+
+
+async def me(browser: httpx.AsyncClient) -> dict[str, Any]:
+    answer = await browser.get("/api/v1/me", headers={"Accept": "application/json"})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_people_log_in_with_their_groups(world: World) -> None:
+    carol, dave = await world.gateway.browser(), await world.gateway.browser()
+    answer = await world.log_in(carol, "carol")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/account")
+    account = await carol.get("/account")
+    assert "Carol Ünal" in account.text
+    assert "administrator" in account.text
+    known = await me(carol)
+    assert (known["user"], known["admin"], sorted(known["groups"])) == (
+        "carol@example.com",
+        True,
+        ["staff", "vdi-admins"],
+    )
+    assert (await world.log_in(dave, "dave")).status_code == 303
+    known = await me(dave)
+    assert (known["user"], known["admin"], sorted(known["groups"])) == (
+        "dave@example.com",
+        False,
+        ["night shift", "staff"],
+    )
+
+
+async def test_addresses_that_the_provider_does_not_stand_for_are_refused(world: World) -> None:
+    for login, words in (("mallory", "not confirmed"), ("nomail", "did not tell your e-mail address")):
+        browser = await world.gateway.browser()
+        answer = await world.log_in(browser, login)
+        assert answer.status_code == 403
+        assert words in answer.text
+        assert (await browser.get("/account")).status_code == 303, "nobody is logged in"
+
+
+async def test_a_way_back_is_of_no_use_to_others_and_only_once(world: World) -> None:
+    browser, thief = await world.gateway.browser(), await world.gateway.browser()
+    there = await world.begin(browser)
+    back = path_of(await world.person().log_in(there, "carol"))
+    await world.begin(thief)
+    assert (await thief.get(back)).status_code == 403, "not his state"
+    # With his own state and her code: the provider holds the code against the PKCE challenge that it was asked with.
+    code = parse_qs(urlsplit(back).query)["code"][0]
+    his = parse_qs(urlsplit(await world.begin(thief)).query)["state"][0]
+    issuer = world.provider.config.issuer
+    answer = await thief.get("/login/oidc/back", params={"code": code, "state": his, "iss": issuer})
+    assert answer.status_code == 403
+    assert "could not be verified" in answer.text
+    assert (await thief.get("/account")).status_code == 303
+
+
+async def test_the_way_back_works_once(world: World) -> None:
+    browser = await world.gateway.browser()
+    back = path_of(await world.person().log_in(await world.begin(browser), "carol"))
+    assert (await browser.get(back)).status_code == 303
+    assert (await browser.get(back)).status_code == 403
+
+
+async def test_who_cancels_is_told_so(world: World) -> None:
+    browser = await world.gateway.browser()
+    back = await world.person().refuse(await world.begin(browser))
+    answer = await browser.get(path_of(back))
+    assert answer.status_code == 403
+    assert "access_denied" in answer.text
+
+
+async def test_logging_out_here_leads_to_logging_out_there(world: World) -> None:
+    browser, person = await world.gateway.browser(), world.person()
+    back = await person.log_in(await world.begin(browser), "carol")
+    await browser.get(path_of(back))
+    other = await world.gateway.browser()
+    await other.get(path_of(await person.log_in(await world.begin(other), "nobody is asked")))
+    assert (await me(other))["user"] == "carol@example.com", "the provider still knows her"
+    page = await browser.get("/account")
+    headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
+    answer = await browser.post("/logout", data={"csrf": csrf_of(page.text)}, headers=headers)
+    assert answer.status_code == 200
+    there = answer.headers["refresh"].partition("url=")[2]
+    assert there.startswith(f"{world.provider.config.issuer}/session/end?")
+    assert (await person.log_out(there)).startswith(f"{PORTAL}/login")
+    assert (await browser.get("/account")).status_code == 303
+    # The provider asks again who it is: now it is dave.
+    back = await person.log_in(await world.begin(browser), "dave")
+    await browser.get(path_of(back))
+    assert (await me(browser))["user"] == "dave@example.com"
+
+
+async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(world: World) -> None:
+    carol, browser = await world.gateway.browser(), await world.gateway.browser()
+    await world.log_in(carol, "carol")
+    there = await world.begin(browser)
+    back = await world.person().log_in(there, "dave")
+    await world.provider.stop()
+    answer = await browser.get(path_of(back))
+    assert answer.status_code == 503
+    assert "Example ID does not answer now" in answer.text
+    assert (await world.gateway.inside("/readyz")).status_code == 200
+    assert (await me(carol))["user"] == "carol@example.com"
+    await world.gateway.log_in("alice@example.com")
+    await world.provider.start_again()
+    assert (await world.log_in(browser, "dave")).status_code == 303
+
+
+async def test_a_gateway_that_starts_without_its_provider_is_ready(stage: Stage, tmp_path: Path) -> None:
+    await stage.install_crds()
+    async with _open(stage, tmp_path) as first:
+        config = first.provider.config
+    async with open_gateway_stage(stage, tmp_path, oidc=config) as gateway:
+        browser = await gateway.browser()
+        answer = await browser.get("/login/oidc")
+        assert answer.status_code == 503
+        assert "does not answer now" in answer.text
+        assert (await gateway.inside("/readyz")).status_code == 200

@@ -1,0 +1,200 @@
+"""Who may name whom: the chart's admission policies on a real API server, tried as people without any privilege."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from unit.chart import generate
+from vdi.api.crd import build_crds
+from waiting import wait_until
+
+ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
+POLICIES = ("vdi-who-may-name-whom", "vdi-templates-for-whom")
+Object = dict[str, Any]
+Result = subprocess.CompletedProcess[str]
+
+
+class People:
+    """kubectl as administrator, or as somebody else."""
+
+    def __init__(self, kubectl: list[str], namespace: str) -> None:
+        self._kubectl, self.namespace = kubectl, namespace
+
+    def run(self, *words: str, as_: str = "", groups: tuple[str, ...] = (), given: Object | None = None) -> Result:
+        who = ["--as", as_, *(word for group in groups for word in ("--as-group", group))] if as_ else []
+        command = [*self._kubectl, *who, "--namespace", self.namespace, *words]
+        text = json.dumps(given) if given else None
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
+
+    def admin(self, *words: str, given: Object | None = None) -> str:
+        done = self.run(*words, given=given)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def create(self, user: str, *, as_: str = "", groups: tuple[str, ...] = (), name: str = "", **spec: Any) -> Result:
+        """Ask for a session for `user`; a dry run unless it has a name."""
+        metadata = {"name": name or "dry", "namespace": self.namespace}
+        body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": metadata}
+        body["spec"] = {"user": user, "template": f"{self.namespace}-open"} | spec
+        dry = [] if name else ["--dry-run=server"]
+        return self.run("create", *dry, "-f", "-", as_=as_, groups=groups, given=body)
+
+    def patch(self, name: str, spec: Object, *, as_: str) -> Result:
+        return self.run("patch", "vdi", name, "--type=merge", "-p", json.dumps({"spec": spec}), as_=as_)
+
+
+def policies() -> list[Object]:
+    """As the chart makes them with its own values."""
+    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    return [each for each in made if each["kind"].startswith("ValidatingAdmissionPolicy")]
+
+
+def role(verbs: list[str], *subjects: Object) -> Iterator[Object]:
+    name = "-".join(verbs)
+    rbac = "rbac.authorization.k8s.io"
+    rule = {"apiGroups": ["vdi.kasm.io"], "resources": ["vdisessions"], "verbs": verbs}
+    yield {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name}, "rules": [rule]}
+    reference = {"apiGroup": rbac, "kind": "Role", "name": name}
+    binding = {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": name}}
+    yield binding | {"roleRef": reference, "subjects": list(subjects)}
+
+
+def user(name: str) -> Object:
+    return {"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}
+
+
+@pytest.fixture
+def people(kubectl: list[str], namespace: str) -> Iterator[People]:
+    """Alice, Bob and a ServiceAccount may create and change sessions; the portal's account may assign them, too."""
+    made = People(kubectl, namespace)
+    for crd in build_crds():
+        made.admin("apply", "--server-side", "--force-conflicts", "-f", "-", given=crd)
+        made.admin("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
+    robot = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+    for body in (
+        *role(["get", "create", "patch", "update", "delete"], user(ALICE), user(BOB), user(PORTAL), robot),
+        *role(["assign"], user(PORTAL)),
+    ):
+        made.admin("create", "-f", "-", given=body)
+    for body in policies():
+        made.admin("apply", "--server-side", "-f", "-", given=body)
+    try:
+        template(made, "open")
+        wait_until("the policy is in force", lambda: made.create(BOB, as_=ALICE).returncode != 0, 40)
+        wait_until("the policy knows the templates' kind", lambda: made.create(ALICE, as_=ALICE).returncode == 0, 50)
+        yield made
+    finally:
+        for body in policies():
+            made.admin("delete", body["kind"], body["metadata"]["name"])
+        made.admin("delete", "vdi", "--all", "--wait=false")
+        made.admin("delete", "vditemplate", "-l", f"test={namespace}")
+
+
+def template(people: People, name: str, **spec: Any) -> str:
+    full = f"{people.namespace}-{name}"
+    metadata = {"name": full, "labels": {"test": people.namespace}}
+    body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDITemplate", "metadata": metadata}
+    people.admin("create", "-f", "-", given=body | {"spec": {"image": "i"} | spec})
+    return full
+
+
+def refused(done: Result, *words: str) -> bool:
+    assert done.returncode != 0, f"let through: {done.stdout}"
+    assert "ValidatingAdmissionPolicy" in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    return True
+
+
+def let_through(done: Result) -> bool:
+    assert done.returncode == 0, done.stderr
+    return True
+
+
+@pytest.mark.timeout(150)
+def test_a_home_is_not_borrowed_by_naming_its_owner(people: People) -> None:
+    let_through(people.create(ALICE, as_=ALICE))
+    said = (f"spec.user: {BOB}", f"{ALICE} may not", f"allowed are {BOB}", "verb assign", people.namespace)
+    refused(people.create(BOB, as_=ALICE), *said)
+    refused(people.create("Alice@example.com", as_=ALICE))
+    robot = f"system:serviceaccount:{people.namespace}:default"
+    refused(people.create(ALICE, as_=robot), f"spec.user: {ALICE}", robot)
+
+
+@pytest.mark.timeout(150)
+def test_the_portal_and_administrators_make_sessions_for_everyone(people: People) -> None:
+    let_through(people.create(BOB, as_=PORTAL))
+    let_through(people.create(BOB))  # the kubeconfig's own account, of system:masters
+    words = ("create", "clusterrolebinding", people.namespace, "--clusterrole=cluster-admin", "--user=root@example.com")
+    people.admin(*words)
+    try:
+        wait_until("the binding counts", lambda: people.create(BOB, as_="root@example.com").returncode == 0, 10)
+    finally:
+        people.admin("delete", "clusterrolebinding", people.namespace)
+
+
+@pytest.mark.timeout(150)
+def test_who_may_change_whom_is_let_in_and_who_goes_first(people: People) -> None:
+    let_through(people.create(ALICE, name="mine"))
+    guests = {"access": [{"user": BOB, "role": "collaborator"}]}
+    refused(people.patch("mine", guests, as_=BOB), "spec.access", f"desktop of {ALICE}", "verb assign")
+    refused(people.patch("mine", {"priority": 1000}, as_=BOB), "spec.priority: 1000", BOB)
+    let_through(people.patch("mine", guests, as_=ALICE))
+    refused(people.patch("mine", {"access": None}, as_=BOB), "spec.access")
+    refused(people.patch("mine", {"access": [{"user": BOB}]}, as_=BOB), "spec.access")
+    let_through(people.patch("mine", {"priority": 1}, as_=PORTAL))
+    let_through(people.patch("mine", {"access": []}, as_=PORTAL))
+
+
+@pytest.mark.timeout(150)
+def test_everything_else_about_a_session_is_as_before(people: People) -> None:
+    """The operator, here Bob: finalizers, suspension at the end of the time, deletion. It has no verb assign."""
+    guests = [{"user": BOB, "role": "viewer"}]
+    let_through(people.create(ALICE, name="hers", access=guests, priority=5))
+    finalizer = '{"metadata":{"finalizers":["vdi.kasm.io/session-cleanup"]}}'
+    let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", finalizer, as_=BOB))
+    let_through(people.patch("hers", {"suspended": True}, as_=BOB))
+    let_through(people.patch("hers", {"timeout": "9h", "access": guests, "priority": 5}, as_=BOB))
+    let_through(people.run("delete", "vdi", "hers", "--wait=false", as_=BOB))
+    none = '{"metadata":{"finalizers":null}}'
+    let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", none, as_=BOB))
+    gone = lambda: people.run("get", "vdi", "hers", as_=BOB).returncode != 0  # noqa: E731
+    wait_until("it is gone", gone, 10)
+
+
+@pytest.mark.timeout(150)
+def test_a_template_that_is_not_for_everyone(people: People) -> None:
+    hers = template(people, "hers", access={"users": [ALICE]})
+    theirs = template(people, "theirs", access={"groups": ["painters"]})
+    mixed = template(people, "mixed", access={"users": [ALICE], "groups": ["painters"]})
+
+    def asks(who: str, which: str, *groups: str) -> Callable[[], Result]:
+        return lambda: people.create(who, as_=who, groups=groups, template=which)
+
+    wait_until("the policy has seen the templates", lambda: asks(BOB, mixed)().returncode != 0, 20)
+    for one in (asks(ALICE, hers), asks(BOB, theirs, "painters"), asks(ALICE, mixed), asks(BOB, mixed, "painters")):
+        let_through(one())
+    said = (f"spec.template: {hers}", f"not for {BOB}", "access of the VDITemplate")
+    refused(asks(BOB, hers, "painters")(), *said)
+    for one in (asks(ALICE, theirs), asks(BOB, theirs, "sculptors"), asks(BOB, mixed)):
+        refused(one())
+    # Who may assign is asked nothing: the gateway has looked at the person's groups, which the API server cannot know.
+    let_through(people.create(BOB, as_=PORTAL, template=hers))
+    let_through(people.create(ALICE, as_=ALICE, template="not-there-yet"))
+
+
+@pytest.mark.timeout(150)
+def test_the_policies_fail_closed_and_have_no_type_errors(people: People) -> None:
+    for name in POLICIES:
+
+        def looked_at(name: str = name) -> Object | None:
+            shown: Object = json.loads(people.admin("get", "validatingadmissionpolicy", name, "-o", "json"))
+            return shown if "observedGeneration" in shown.get("status", {}) else None
+
+        shown = wait_until("types were checked", looked_at, 30)
+        assert shown["spec"]["failurePolicy"] == "Fail"
+        assert shown["status"].get("typeChecking", {}).get("expressionWarnings", []) == [], name

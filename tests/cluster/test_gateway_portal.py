@@ -1,0 +1,150 @@
+"""The portal on a real API server with the real operator: every deed by its form, and a page that follows live."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from html import unescape
+from pathlib import Path
+
+import httpx
+
+from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
+from cluster.operator_stage import Stage
+from vdi.operator.kinds import SESSIONS
+from waiting import eventually
+
+DESK = "/desktops/mine"
+
+
+def words(page: str) -> str:
+    """What a person reads, more or less."""
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
+
+
+class Person:
+    """Somebody at a browser."""
+
+    def __init__(self, gateway: GatewayStage, client: httpx.AsyncClient) -> None:
+        self._gateway = gateway
+        self.client = client
+
+    async def reads(self, path: str) -> str:
+        """A page's words."""
+        answer = await self.client.get(path)
+        assert answer.status_code == 200, (path, answer.status_code, answer.text)
+        return words(answer.text)
+
+    async def sees(self, path: str, text: str) -> None:
+        """Wait until the page has these words."""
+
+        async def look() -> bool:
+            return text in await self.reads(path)
+
+        await eventually(look, f"{path} says {text!r}", 15)
+
+    async def sends(
+        self, path: str, at: str, fields: Mapping[str, str] | None = None, *, status: int = 303
+    ) -> httpx.Response:
+        """Send the form on the page `at`."""
+        page = await self.client.get(at)
+        headers = {"Origin": self._gateway.portal, "Sec-Fetch-Site": "same-origin"}
+        answer = await self.client.post(path, data={"csrf": csrf_of(page.text), **(fields or {})}, headers=headers)
+        assert answer.status_code == status, (path, answer.status_code, words(answer.text))
+        return answer
+
+
+async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: Path) -> None:
+    template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi"})
+    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator():
+        alice = Person(gateway, await gateway.log_in("alice@example.com"))
+        bob = Person(gateway, await gateway.log_in("bob@example.com"))
+        form = f"/catalogue/{template}"
+        await alice.sees("/catalogue", "Writing desk")
+        fields = {"name": "mine", "gpu": "1", "memory": "8Gi", "cpu": "2", "timeout": "1h", "home": "yes"}
+
+        refused = await alice.sends(form, form, fields | {"name": "Not_A_Name"}, status=422)
+        assert "Not_A_Name" in words(refused.text)
+        assert 'value="Not_A_Name"' in refused.text
+        started = await alice.sends(form, form, fields | {"then": "open"})
+        assert started.headers["location"] == gateway.desktop("mine") + "/"
+        session = await stage.get(SESSIONS, "mine")
+        assert session
+        assert session["spec"]["resources"]["memory"] == "8Gi"
+
+        async with listening(alice.client) as heard:
+            await stage.run("mine")
+            await eventually(lambda: "Running" in words("".join(heard)), "the open page says Running", 15)
+        await alice.sees("/", "1 GPU 2 CPU 8 GiB")
+
+        await alice.sends(f"{DESK}/extend", DESK, {"length": "2h"})
+        await alice.sends(f"{DESK}/share", DESK, {"user": "bob@example.com", "role": "viewer", "for": "1h"})
+        await bob.sees("/shared", "mine")
+        forbidden = await bob.sends(f"{DESK}/end", DESK, status=403)
+        assert "As viewer of alice@example.com's desktop 'mine' you may not end it" in words(forbidden.text)
+        await alice.sends(f"{DESK}/unshare", DESK, {"user": "bob@example.com"})
+        await bob.sees("/shared", "Nothing is shared with you")
+
+        await alice.sends(f"{DESK}/suspend", f"{DESK}/suspend")
+        await alice.sees(DESK, "Suspended")
+        await alice.sends(f"{DESK}/resume", DESK)
+        await stage.run("mine")
+        await alice.sends(f"{DESK}/end", f"{DESK}/end", {"delete_home": "yes"})
+        await stage.gone(SESSIONS, "mine")
+        await alice.sees("/", "No desktop yet")
+        await alice.sees("/history", "Ended by its owner")
+        csv = await alice.client.get("/history/sessions.csv")
+        head, row = csv.text.splitlines()
+        told = dict(zip(head.split(","), row.split(","), strict=True))
+        assert (told["name"], told["user"], told["endReason"]) == ("mine", "alice@example.com", "user")
+
+
+async def test_administrators_see_everything_and_what_they_may_not_read_is_unknown(
+    stage: Stage, tmp_path: Path
+) -> None:
+    template = await stage.template()
+    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator():
+        alice = Person(gateway, await gateway.log_in("alice@example.com"))
+        root = Person(gateway, await gateway.log_in("root@example.com"))
+        await alice.sees("/catalogue", template)
+        await alice.sends(f"/catalogue/{template}", f"/catalogue/{template}", {"name": "mine", "timeout": "1h"})
+        await stage.run("mine")
+        for path, text in (
+            ("/admin", "1 running"),
+            ("/admin/sessions?q=alice", "mine alice@example.com"),
+            ("/admin/templates", template),
+            ("/admin/limits", "alice@example.com 1 1"),
+            ("/admin/audit?actor=alice@example.com", "session.start mine done"),
+            ("/history?of=everyone", "mine alice@example.com"),
+        ):
+            await root.sees(path, text)
+        await root.sends("/admin/doctor", "/admin/doctor")
+        assert "Looked at 1 session" in await root.reads("/admin/doctor")
+        await root.sends(f"{DESK}/end", f"{DESK}/end")
+        await stage.gone(SESSIONS, "mine")
+        await alice.sees("/history", "Ended by an administrator")
+
+
+class listening:  # noqa: N801 -- used as a function is
+    """The stream of `My desktops`, as text, while the context lasts."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._heard: list[str] = []
+
+    async def __aenter__(self) -> list[str]:
+        opened = asyncio.Event()
+        self._task = asyncio.create_task(self._read(opened))
+        await asyncio.wait_for(opened.wait(), 10)
+        return self._heard
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _read(self, opened: asyncio.Event) -> None:
+        headers = {"Accept": "text/event-stream"}
+        async with self._client.stream("GET", "/events?view=desktops&seen=", headers=headers) as answer:
+            assert answer.status_code == 200
+            opened.set()
+            async for line in answer.aiter_lines():
+                self._heard.append(line)

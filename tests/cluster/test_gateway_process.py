@@ -1,0 +1,107 @@
+"""A real gateway on a real API server: it starts, tells the truth about itself, serves, and ends in time."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
+from cluster.operator_stage import Stage
+from waiting import eventually
+
+
+@pytest.fixture
+async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        yield gateway
+
+
+async def test_the_pages_of_a_gateway_that_has_begun(gateway: GatewayStage, stage: Stage) -> None:
+    assert (await gateway.inside("/healthz")).text == "ok\n"
+    browser = await gateway.browser()
+    login = await browser.get("/")
+    assert (login.status_code, login.headers["location"]) == (303, "/login")
+    page = await browser.get("/login")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    alice = await gateway.log_in("alice@example.com")
+    portal = await alice.get("/")
+    assert portal.status_code == 200, portal.text
+    assert "Alice" in portal.text or "alice@example.com" in portal.text
+    keys = (await browser.get("/.well-known/jwks.json")).json()
+    assert keys["keys"]
+    verify = await gateway.verify("alice-desktop")
+    assert verify.status_code in (302, 401), verify.text
+    metrics = (await gateway.inside("/metrics")).text
+    assert 'vdi_gateway_requests_total{code="200",method="GET",route="public:/login"}' in metrics
+
+
+async def test_hosts_that_are_not_ours_are_misdirected(gateway: GatewayStage) -> None:
+    browser = await gateway.browser()
+    for host in (
+        "vdi.localhost",
+        "portal.evil.example",
+        "a.b.vdi.localhost",
+        "portal.vdi.localhost.evil.example",
+        "-x.vdi.localhost",
+    ):
+        answer = await browser.get("/login", headers={"Host": host})
+        assert answer.status_code == 421, host
+    assert (await browser.get("/login", headers={"Host": "PORTAL.vdi.localhost:8443"})).status_code == 200
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+async def test_sigterm_ends_it_within_five_seconds_though_streams_are_open(stage: Stage, tmp_path: Path) -> None:
+    await add_people(stage)
+    async with gateway_process(stage, tmp_path, free_ports()) as replica:
+        alice = await replica.gateway.log_in("alice@example.com")
+        async with alice.stream("GET", "/events?view=desktops", headers={"Accept": "text/event-stream"}) as stream:
+            assert stream.status_code == 200
+            lines = stream.aiter_lines()
+            await anext(lines)
+            began = time.monotonic()
+            replica.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert await replica.process.wait() == 0, replica.log.read_text()
+            assert time.monotonic() - began < 5
+    assert "Traceback" not in replica.log.read_text()
+
+
+async def test_it_is_not_ready_while_the_database_is_out_of_reach_and_serves_once_it_is(
+    stage: Stage, tmp_path: Path
+) -> None:
+    await add_people(stage)
+    folder = tmp_path / "later"
+    ports = free_ports()
+    starting = asyncio.ensure_future(_until_killed(stage, tmp_path, ports, folder))
+    probe = GatewayStage(stage, None, *ports)  # type: ignore[arg-type]
+
+    async def says_why() -> bool:
+        try:
+            answer = await probe.inside("/readyz")
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 503 and "database" in answer.text
+
+    try:
+        await eventually(says_why, "it says that it has no database", 20)
+        folder.mkdir()
+        await starting
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+
+
+async def _until_killed(stage: Stage, tmp_path: Path, ports: tuple[int, int], folder: Path) -> None:
+    url = f"sqlite+aiosqlite:///{folder}/x.db"
+    async with gateway_process(stage, tmp_path, ports, VDI_DATABASE_URL=url) as replica:
+        assert (await replica.gateway.inside("/readyz")).status_code == 200

@@ -1,0 +1,93 @@
+"""What replicas share, on a real Redis: the contract, two at once, and a Redis that dies and comes back."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.redis_stage import RedisServer, redis_server
+from unit.gateway.shared_contract import CONTRACT
+from vdi.gateway import shared as module
+from vdi.gateway.shared import RedisShared, Shared, open_shared
+from waiting import eventually
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="vdi-redis-") as folder:
+        async with redis_server(Path(folder)) as server:
+            yield server
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
+async def test_shared_in_redis(redis: RedisServer, promise: Callable[[Shared], Awaitable[None]]) -> None:
+    shared = open_shared(redis.url)
+    assert isinstance(shared, RedisShared)
+    try:
+        await promise(shared)
+    finally:
+        await shared.close()
+
+
+async def test_two_replicas_share_what_one_alone_would_keep(redis: RedisServer) -> None:
+    one, two = RedisShared(redis.url), RedisShared(redis.url)
+    try:
+        answers = await asyncio.gather(*(each.take_once("ticket", 30) for each in (one, two) * 10))
+        assert sorted(answers) == [False] * 19 + [True]
+        counts = await asyncio.gather(*(each.count("login/alice", 30) for each in (one, two) * 10))
+        assert sorted(counts) == list(range(1, 21))
+        await one.put("t", "alice", 30)
+        popped = await asyncio.gather(*(each.pop("t") for each in (one, two) * 10))
+        assert [value for value in popped if value] == ["alice"]
+        async with one.subscribe("ended") as here, two.subscribe("ended") as there:
+            await one.publish("ended", "grant-1")
+            assert (await anext(here), await anext(there)) == ("grant-1", "grant-1")
+    finally:
+        await one.close()
+        await two.close()
+
+
+async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_when_it_is_back(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LISTEN_AGAIN", 0.05)
+    shared = RedisShared(redis.url)
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async with shared.subscribe("news") as news:
+            async for text in news:
+                heard.append(text)
+
+    listener = asyncio.create_task(listen())
+    try:
+
+        async def hears(text: str) -> bool:
+            await shared.publish("news", text)
+            return text in heard
+
+        await eventually(lambda: hears("before"), "it listens")
+        await redis.kill()
+        for deed in (shared.check(), shared.take_once("a", 1), shared.count("a", 1), shared.pop("a")):
+            with pytest.raises(OSError, match="Redis does not answer"):
+                await deed
+        await redis.start()
+        await shared.check()
+        await eventually(lambda: hears("after"), "it listens again")
+    finally:
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
+        await shared.close()
+
+
+async def test_a_listener_is_told_when_there_is_no_redis_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SUBSCRIBE_SECONDS", 0.2)
+    shared = RedisShared(f"unix://{tmp_path}/nobody.sock")
+    with pytest.raises(OSError):
+        async with shared.subscribe("news"):
+            pass
+    await shared.close()

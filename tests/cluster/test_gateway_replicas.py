@@ -1,0 +1,208 @@
+"""Two gateways as processes, with a real Redis and a real PostgreSQL, behind what sends each request to another one."""
+
+import asyncio
+import re
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from cluster.gateway_stage import AsTraefik, GatewayProcess, add_people, gateway_process
+from cluster.operator_stage import Stage
+from cluster.redis_stage import RedisServer, redis_server
+from postgres import Postgres, postgres_server, postgres_url
+from vdi.operator.kinds import SESSIONS
+from waiting import eventually
+
+__all__ = ["postgres_server", "postgres_url"]
+
+ALICE, BOB = "alice@example.com", "bob@example.com"
+
+
+@dataclass
+class Pair:
+    """Two replicas."""
+
+    stage: Stage
+    one: GatewayProcess
+    two: GatewayProcess
+    redis: RedisServer
+
+    def traefik(self) -> AsTraefik:
+        """To each in turn."""
+        return AsTraefik(self.one.gateway.public, self.two.gateway.public)
+
+    async def log_in(self, user: str) -> httpx.AsyncClient:
+        return await self.one.gateway.log_in(user, traefik=self.traefik())
+
+    async def through(self, replica: GatewayProcess, browser: httpx.AsyncClient) -> httpx.AsyncClient:
+        """The same browser, whose requests go to this replica alone."""
+        other = await replica.gateway.browser()
+        other.cookies = browser.cookies
+        return other
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports: list[int] = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+async def pair(stage: Stage, tmp_path: Path, postgres_url: str) -> AsyncIterator[Pair]:
+    await add_people(stage)
+    ports = free_ports(4)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vdi-redis-"))
+        redis = await stack.enter_async_context(redis_server(Path(folder)))
+        shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
+        starting = [
+            stack.enter_async_context(gateway_process(stage, tmp_path, (ports[at], ports[at + 1]), **shared))
+            for at in (0, 2)
+        ]
+        one, two = await asyncio.gather(*starting)
+        yield Pair(stage, one, two, redis)
+
+
+async def is_in(browser: httpx.AsyncClient) -> bool:
+    """Whether the portal shows itself, or sends to the login."""
+    return (await browser.get("/")).status_code == 200
+
+
+async def test_a_login_is_one_login_everywhere_and_ends_everywhere(pair: Pair) -> None:
+    alice = await pair.log_in(ALICE)
+    for replica in (pair.one, pair.two):
+        assert await is_in(await pair.through(replica, alice))
+    await pair.one.gateway.post(alice, "/logout")
+    for replica in (pair.one, pair.two):
+        stolen = await pair.through(replica, alice)
+        assert not await is_in(stolen)
+
+
+async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_overwrite_each_other(pair: Pair) -> None:
+    await pair.stage.session("mine", "none")
+    alice = await pair.log_in(ALICE)
+    page = await alice.get("/")
+    assert page.status_code == 200
+    guests = [f"guest{number}@example.com" for number in range(6)]
+    headers = {"X-CSRF-Token": _csrf(page.text), "Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
+
+    async def share(guest: str) -> None:
+        answer = await alice.put(f"/api/v1/sessions/mine/access/{guest}", json={"role": "viewer"}, headers=headers)
+        assert answer.status_code in (200, 201), answer.text
+
+    await asyncio.gather(*(share(guest) for guest in guests))
+    session = await pair.stage.get(SESSIONS, "mine")
+    assert session
+    assert {one["user"] for one in session["spec"]["access"]} == set(guests)
+
+
+async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
+    await pair.stage.session("mine", "none")
+    host = pair.one.gateway.desktop("mine")
+    alice = await pair.log_in(ALICE)
+
+    async def has_seen_it() -> bool:
+        return all(
+            [
+                (await (await pair.through(replica, alice)).get("/api/v1/sessions/mine")).status_code == 200
+                for replica in (pair.one, pair.two)
+            ]
+        )
+
+    await eventually(has_seen_it, "both know the session")
+    start = await alice.get(f"{host}/.vdi/start?next=/")
+    assert start.status_code == 302
+    enter = await alice.get(start.headers["location"])
+    assert enter.status_code == 302, enter.text
+    ticket = enter.headers["location"]
+    assert urlsplit(ticket).path == "/.vdi/enter"
+    outsider = await pair.two.gateway.browser()
+    assert (await outsider.get(ticket)).status_code == 403, "without the browser's own cookie it opens nothing"
+    used_up = await alice.get(ticket)
+    assert used_up.status_code == 403, "whoever tried it has used it up"
+    start = await alice.get(f"{host}/.vdi/start?next=/")
+    ticket = (await alice.get(start.headers["location"])).headers["location"]
+    browsers = [await pair.through(one, alice) for one in (pair.one, pair.two)]
+    both = await asyncio.gather(*(one.get(ticket) for one in browsers))
+    assert sum("__Host-vdi-grant" in one.headers.get("set-cookie", "") for one in both) == 1
+
+
+async def test_guesses_are_counted_over_both(pair: Pair) -> None:
+    browser = await pair.one.gateway.browser(pair.traefik())
+    page = await browser.get("/login")
+    headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
+    form = {"user": "eve@example.com", "password": "wrong", "csrf": _csrf(page.text), "next": "/"}
+    answers = await asyncio.gather(*(browser.post("/login", data=form, headers=headers) for _ in range(70)))
+    codes = [one.status_code for one in answers]
+    assert codes.count(429) == 10, "60 are looked at, whichever replica they came to"
+
+
+async def test_either_may_die_and_nothing_is_lost(pair: Pair) -> None:
+    await pair.stage.session("mine", "none")
+    alice = await pair.log_in(ALICE)
+    assert await is_in(alice)
+    await pair.one.kill()
+    survivor = await pair.through(pair.two, alice)
+    assert await is_in(survivor)
+    assert (await survivor.get("/api/v1/sessions/mine")).status_code == 200
+    assert (await pair.two.gateway.inside("/readyz")).status_code == 200
+    await pair.stage.delete(SESSIONS, "mine")
+
+    async def is_written() -> bool:
+        answer = await survivor.get("/api/v1/history", headers={"Accept": "application/json"})
+        return answer.status_code == 200 and '"ended":"' in answer.text
+
+    await eventually(is_written, "its end is in the history", 20)
+
+
+async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_server: Postgres) -> None:
+    alice = await pair.log_in(ALICE)
+
+    async def says(words: str) -> bool:
+        """They tell of it, and stay in service: open desktops need neither of the two."""
+        answers = [await one.gateway.inside("/readyz") for one in (pair.one, pair.two)]
+        assert {one.status_code for one in answers} == {200}
+        return all(words in one.text for one in answers)
+
+    async def all_is_well() -> bool:
+        answers = [await one.gateway.inside("/readyz") for one in (pair.one, pair.two)]
+        return {one.text for one in answers} == {"ok\n"}
+
+    await pair.redis.kill()
+    await eventually(lambda: says("shared state: Redis does not answer"), "they say that Redis is down")
+    guess = await pair.one.gateway.browser()
+    page = await guess.get("/login")
+    form = {"user": ALICE, "password": "x", "csrf": _csrf(page.text), "next": "/"}
+    headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
+    refused = await guess.post("/login", data=form, headers=headers)
+    assert refused.status_code == 503, "who cannot be counted cannot guess"
+    assert await is_in(alice), "who is in stays in"
+    await pair.redis.start()
+    await eventually(all_is_well, "Redis is back")
+
+    await asyncio.to_thread(postgres_server.stop)
+    try:
+        await eventually(lambda: says("database: "), "they say that the database is down")
+        answer = await alice.get("/")
+        assert answer.status_code == 503
+        assert "cannot reach its database" in answer.text
+    finally:
+        await asyncio.to_thread(postgres_server.start)
+    await eventually(all_is_well, "the database is back")
+    assert (pair.one.process.returncode, pair.two.process.returncode) == (None, None)
+    assert await is_in(alice)
+
+
+def _csrf(page: str) -> str:
+    found = re.search(r'name="csrf(?:-token)?" (?:value|content)="([^"]+)"', page)
+    assert found, page[:800]
+    return found[1]

@@ -1,0 +1,182 @@
+"""The database on a real PostgreSQL: one upgrade of many, the schema that the code means, two replicas, outages."""
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from postgres import Postgres, postgres_server, postgres_url
+from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, without_marks
+from unit.gateway.test_store_migrations import differences
+from vdi.api.session import VDISession
+from vdi.gateway.history.export import Form, What, export
+from vdi.gateway.store.audit import END, Act, Audit
+from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.migrations import UnknownRevisionError
+from waiting import eventually
+
+__all__ = ["postgres_server", "postgres_url"]
+NOW = at(10_000)
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> AsyncIterator[Database]:
+    async with open_database(postgres_url) as database:
+        yield database
+
+
+@pytest.fixture
+def restarted(postgres_server: Postgres) -> Iterator[Postgres]:
+    """The server, which the test may stop."""
+    yield postgres_server
+    postgres_server.stop()
+    postgres_server.start()
+
+
+async def ask(database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+
+
+async def test_replicas_that_start_at_once_make_one_schema_and_it_is_the_codes(postgres_url: str) -> None:
+    replicas = [Database(postgres_url) for _ in range(4)]
+    await asyncio.gather(*(one.upgrade() for one in replicas))
+    async with replicas[0].connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert len((await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).all()) == 1
+    async with replicas[0].begin() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009_next'")
+    with pytest.raises(UnknownRevisionError):
+        await replicas[1].upgrade()
+    for one in replicas:
+        await one.close()
+
+
+async def test_an_upgrade_that_fails_leaves_nothing_behind(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    async with database.begin() as connection:
+        await connection.exec_driver_sql("CREATE TABLE history_runs (uid TEXT)")
+    with pytest.raises(SQLAlchemyError, match="already exists"):
+        await database.upgrade()
+    async with database.connect() as connection:
+        tables = await connection.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert tables.scalars().all() == ["history_runs"]
+    await database.close()
+
+
+def lives(count: int) -> list[tuple[Life, list[VDISession]]]:
+    made = []
+    for number in range(count):
+        life = Life(f"s{number:02}", user=f"u{number % 3}@example.com")
+        states: list[VDISession] = [
+            life.queued(0),
+            life.starting(5),
+            life.running(6),
+            life.suspended(30),
+            life.starting(60),
+        ]
+        states += [life.running(61), life.between_pods(), life.running(70), life.ending(90)]
+        made.append((life, states))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_two_replicas_at_once_write_what_one_would(postgres_url: str, seed: int) -> None:
+    """Each hears the same in its own rhythm, and they write at the same time, row against row."""
+    chance = random.Random(seed)
+    crowd = lives(40)
+    async with open_database(postgres_url) as first, open_database(postgres_url) as second:
+        replicas = [Replica(one, lambda: NOW) for one in (first, second)]
+
+        async def hear(replica: Replica) -> None:
+            left = {life.name: list(states) for life, states in crowd}
+            while left:
+                for name in chance.sample(sorted(left), k=min(len(left), chance.randint(1, 30))):
+                    replica.tell(left[name].pop(0))
+                    if not left[name]:
+                        del left[name]
+                await replica.write()
+
+        await asyncio.gather(*(hear(one) for one in replicas))
+        sessions, runs = await rows_of(first)
+    assert len(sessions) == 40
+    for life, _ in crowd:
+        (session,) = [one for one in sessions if one.uid == life.uid]
+        of_it = [one for one in runs if one.uid == life.uid]
+        assert [(one.start, one.ended, one.end_reason) for one in of_it] == [
+            (at(5), at(30), "suspended"),
+            (at(60), at(90), "deleted"),
+        ]
+        assert (of_it[0].queue_seconds, of_it[0].ready, of_it[1].ready) == (300, at(6), at(61))
+        assert without_marks(session).ended == at(90)
+
+
+async def test_the_audit_the_export_and_the_end_of_a_session(database: Database) -> None:
+    trail, replica, life = Audit(database, lambda: at(1)), Replica(database, lambda: NOW), Life()
+    act = Act(actor="root@example.com", action=END, target="alice", uid=life.uid, owner="alice@example.com")
+    async with trail.act(act, closed=True):
+        replica.tell(life.ending(5))
+        await replica.write()
+    ((session,), _) = await rows_of(database)
+    assert (session.end_reason, session.ended_by) == ("admin", "root@example.com")
+    (entry,) = await trail.entries(limit=5)
+    assert (entry.outcome, entry.at) == ("done", at(1))
+    for what in What:
+        text = b"".join([piece async for piece in export(database, what, Form.CSV, since=at(-1))]).decode()
+        assert len(text.splitlines()) == {What.SESSIONS: 2, What.RUNS: 1, What.AUDIT: 3}[what]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+async def test_what_happens_while_it_is_down_is_written_when_it_is_back(
+    restarted: Postgres, postgres_url: str, how: signal.Signals
+) -> None:
+    async with open_database(postgres_url) as database:
+        replica, life = Replica(database, lambda: NOW), Life()
+        recording = asyncio.create_task(replica.recorder.run())
+        replica.tell(life.queued(0))
+        await eventually(lambda: replica.recorder.written == 1, "the beginning is written")
+        restarted.stop(how)
+        for state in (life.starting(10), life.running(11), life.suspended(20), life.starting(30)):
+            replica.tell(state)
+        await eventually(lambda: bool(replica.recorder.trouble), "it is known to be away")
+        with pytest.raises(DatabaseUnavailableError):
+            await ask(database)
+        restarted.start()
+        await eventually(lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written", 30)
+        recording.cancel()
+        await asyncio.gather(recording, return_exceptions=True)
+        _, runs = await rows_of(database)
+    assert [(one.start, one.ended, one.queue_seconds) for one in runs] == [(at(10), at(20), 600), (at(30), None, None)]
+
+
+async def test_a_server_that_was_restarted_between_two_requests_is_not_noticed(
+    restarted: Postgres, postgres_url: str
+) -> None:
+    """The connections in the pool are dead then."""
+    async with open_database(postgres_url) as database:
+        await asyncio.gather(*(ask(database) for _ in range(5)))
+        restarted.stop()
+        restarted.start()
+        await asyncio.gather(*(ask(database) for _ in range(5)))
+
+
+async def test_dump_and_restore_as_documented(postgres_server: Postgres, postgres_url: str) -> None:
+    name = make_url(postgres_url).database or ""
+    dump = str(postgres_server.folder / f"{name}.dump")
+    where = ["-h", str(postgres_server.folder), "-U", "postgres"]
+    async with open_database(postgres_url) as database:
+        replica = Replica(database, lambda: NOW)
+        replica.tell(Life("before").running_since(0))
+        await replica.write()
+        postgres_server.run("pg_dump", *where, "--format=custom", f"--file={dump}", name)
+        replica.tell(Life("after").running_since(0))
+        await replica.write()
+    postgres_server.run("pg_restore", *where, "--clean", "--if-exists", f"--dbname={name}", dump)
+    postgres_server.psql(name, "DELETE FROM grants; DELETE FROM logins; DELETE FROM api_tokens")
+    async with open_database(postgres_url) as database:
+        sessions, runs = await rows_of(database)
+    assert ([one.name for one in sessions], len(runs)) == (["before"], 1)

@@ -1,0 +1,223 @@
+"""`vdi kasm diagnose` on a real API server, with the charts that stand for Kasm's three generations.
+
+What the API server, the controllers and the scheduler say is real; what a kubelet would say is played. All of it for
+real, on a real node, is in tests/kasm.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.helm_tools import Tools
+from cluster.operator_stage import ShiftedClock
+from kasm.kasm_ward import CHARTS, Ward
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.doctor.collect import KASM_BUDGET, collect
+from vdi.doctor.snapshot import Scope
+from vdi.kasm.generations import ALL, Generation, matches, of_workloads
+from vdi.kube.config import load_config
+from vdi.kube.transport import Client
+from waiting import wait_until
+
+BEGAN = "2026-11-20T11:00:00Z"
+RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with Progress(tmp_path_factory.mktemp("helm")) as progress:
+        return binaries.ensure(["helm"], progress=progress)["helm"]
+
+
+CLASS: dict[str, Any] = {
+    "apiVersion": "storage.k8s.io/v1",
+    "kind": "StorageClass",
+    "metadata": {
+        "name": "local-path",
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+    },
+    "provisioner": "rancher.io/local-path",
+    "volumeBindingMode": "WaitForFirstConsumer",
+}
+
+
+@pytest.fixture
+def ward(helm: Path, kubectl: list[str], kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Ward]:
+    """Looked at from half a minute ahead: nobody makes the database's volume, and that is no fault so soon."""
+    ward = Ward(Tools(helm, Path(kubectl[0]), kubeconfig, tmp_path), namespace, timedelta(seconds=30))
+    ward.tools.kubectl("apply", "-f", "-", stdin=json.dumps(CLASS))
+    yield ward
+    # Later tests' doctor looks at all namespaces.
+    ward.kubectl("delete", "deployment,statefulset,job", "--all", "--wait=false")
+    ward.kubectl("delete", "storageclass", "local-path")
+
+
+@pytest.mark.parametrize("generation", ALL, ids=lambda one: one.letter)
+def test_the_stand_ins_have_the_shape_that_is_known_of_each_generation(helm: Path, generation: Generation) -> None:
+    words = [str(helm), "template", "kasm", str(CHARTS / generation.letter.lower())]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    objects = [one for one in yaml.safe_load_all(done.stdout) if one]
+    workloads = [one for one in objects if one["kind"] in ("Deployment", "StatefulSet", "Job")]
+    assert of_workloads(one["metadata"]["name"] for one in workloads) is generation
+    services = {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
+    for component in generation.present():
+        (mine,) = [
+            one
+            for one in workloads
+            if one["kind"] == component.kind and matches(component.name, one["metadata"]["name"])
+        ]
+        template = mine["spec"]["template"]
+        assert component.owns(template["metadata"]["labels"])
+        assert not component.service or any(matches(component.service, one) for one in services)
+        steps = [one["name"] for one in template["spec"].get("initContainers") or ()]
+        known = list(component.steps(generation.newest))
+        places = [next(place for place, step in enumerate(known) if step.is_named(name)) for name in steps]
+        assert places == sorted(places), (component.key, steps)
+
+
+def pod_of(ward: Ward, start: str) -> str:
+    """The pod whose name begins so, as soon as it is there."""
+
+    def look() -> str:
+        names = ward.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split()
+        return next((name for name in names if name.startswith(start)), "")
+
+    return wait_until(f"pod {start}", look, 30)
+
+
+def play(ward: Ward, start: str, done: int, **main: Any) -> None:
+    """Play the kubelet: so many init containers are done; the next one runs, or the container is as `main` says."""
+    pod = json.loads(ward.kubectl("get", "pod", pod_of(ward, start), "-o", "json"))
+    base = {"image": "x", "imageID": "x", "restartCount": 0, "ready": False}
+    steps = []
+    for place, step in enumerate(pod["spec"].get("initContainers") or ()):
+        ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": BEGAN, "finishedAt": BEGAN}}
+        later = {"running": {"startedAt": BEGAN}} if place == done else {"waiting": {"reason": "PodInitializing"}}
+        steps.append({**base, "name": step["name"], "state": ended if place < done else later})
+    waiting = {"state": {"waiting": {"reason": "PodInitializing"}}}
+    name = pod["spec"]["containers"][0]["name"]
+    status = {
+        "phase": "Pending",
+        "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": BEGAN}],
+        "initContainerStatuses": steps,
+        "containerStatuses": [{**base, "name": name, **(main or waiting)}],
+    }
+    change = json.dumps({"status": status})
+    words = ["patch", "pod", pod["metadata"]["name"], "--subresource", "status", "--type", "merge", "--patch", change]
+    wait_until("it is on a node", lambda: ward.kubectl("get", "pod", words[2], "-o", "jsonpath={.spec.nodeName}"), 30)
+    ward.kubectl(*words)
+
+
+def test_init_1_of_5_is_the_manager_in_a_and_the_api_in_b(ward: Ward, tmp_path: Path) -> None:
+    ended = {"terminated": {"exitCode": 3, "reason": "Error", "startedAt": BEGAN, "finishedAt": BEGAN}}
+    crash = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended, "restartCount": 4}
+    ward.install("a")
+    play(ward, "kasm-manager-deployment-", 1, **crash)
+    play(ward, "kasm-proxy-deployment-", 1)
+    ward.finds("kasm_crashes", "pod/kasm-manager-deployment-", seconds=30)
+    assert "Init:1/5 (chart kasm-single-zone-1.17.0)" in ward.message_of("kasm-proxy-deployment-")
+    assert "second init container kasm-manager-is-ready" in ward.message_of("kasm-proxy-deployment-")
+    bundle = tmp_path / "kasm.json"
+    place = ["--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig)]
+    assert vdi("diagnose", *place, "--bundle", str(bundle))[0] == 1
+    code, said = vdi("diagnose", "kasm-proxy-deployment", "--from", str(bundle))
+    assert code == 1
+    assert said.startswith("ERROR    kasm_crashes  pod/")
+    assert "kasm-manager-is-ready" in said
+    assert vdi("diagnose", "kasm-prox", "--from", str(bundle))[0] == 1
+    assert b"db-password" not in bundle.read_bytes()
+
+    ward.tools.helm("uninstall", "kasm", "--namespace", ward.namespace, "--wait=false")
+    ward.kubectl("delete", "pods", "--all", "--force", "--grace-period=0")
+    ward.install("b")
+    play(ward, "kasm-api-deployment-", 1, **crash)
+    play(ward, "kasm-proxy-default-deployment-", 1)
+    ward.finds("kasm_crashes", "pod/kasm-api-deployment-", seconds=30)
+    assert "Init:1/5 (chart kasm-1.1181.0)" in ward.message_of("kasm-proxy-default-deployment-")
+    assert "second init container kasm-api-is-ready" in ward.message_of("kasm-proxy-default-deployment-")
+
+
+def vdi(*words: str) -> tuple[int, str]:
+    """As somebody types it."""
+    environment = {**os.environ, "NO_COLOR": "1"}
+    command = [sys.executable, "-c", RUN_MAIN, "kasm", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_pod_security_refuses_data_perms(ward: Ward) -> None:
+    ward.kubectl("label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    ward.install("b")
+    found = ward.finds("kasm_pod_security", "deployment/kasm-", seconds=30)
+    assert "'restricted'" in found.message
+    assert "-perms" in found.message
+
+
+def test_from_the_gateway_to_the_storage_class(ward: Ward) -> None:
+    ward.install("c", database__storage__storageClassName="longhorn")
+    play(ward, "kasm-api-default-", 0)
+    play(ward, "kasm-proxy-default-", 0)
+    play(ward, "kasm-guac-default-0", 0)
+    ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-database-kasm-db-1-19-0-0", seconds=30)
+    ward.follows(
+        "kasm-guac-default-0",
+        "kasm_pod_waiting kasm-proxy-default-",
+        "kasm_pod_waiting kasm-api-default-",
+        "kasm_pod_waiting kasm-db-1-19-0-0",
+        "kasm_claim_class_missing kasm-database-kasm-db-1-19-0-0",
+    )
+
+
+def test_requests_that_no_node_can_hold(ward: Ward) -> None:
+    ward.install("c", components__api__resources__requests__cpu="100", database__standalone="true")
+    found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-", seconds=30)
+    assert "It asks for 100 CPU; the roomiest node has" in found.message
+
+
+def test_what_an_account_of_the_namespace_alone_can_see(ward: Ward, tmp_path: Path) -> None:
+    ward.install("c", database__storage__storageClassName="longhorn", database__standalone="true")
+    ward.kubectl("delete", "service", "kasm-api-default")
+    play(ward, "kasm-proxy-default-", 0)
+    kinds = "pods,pods/log,services,events.events.k8s.io,persistentvolumeclaims,endpointslices.discovery.k8s.io"
+    kinds += ",deployments.apps,statefulsets.apps,jobs.batch"
+    ward.kubectl("create", "serviceaccount", "helper")
+    ward.kubectl("create", "role", "helper", "--verb=get,list", f"--resource={kinds}")
+    ward.kubectl("create", "rolebinding", "helper", "--role=helper", f"--serviceaccount={ward.namespace}:helper")
+    config = yaml.safe_load(ward.tools.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": ward.kubectl("create", "token", "helper").strip()}
+    account = tmp_path / "account.yaml"
+    account.write_text(yaml.safe_dump(config))
+    code, said = vdi("diagnose", "--namespace", ward.namespace, "--kubeconfig", str(account))
+    assert code == 1
+    assert said.startswith("ERROR    kasm_service_missing  service/")
+    unknown = [line for line in said.splitlines() if line.startswith("UNKNOWN")]
+    assert unknown == ["UNKNOWN  not_readable  kind/nodes"], said
+
+
+def test_what_the_doctor_reads_more_where_kasm_is(ward: Ward) -> None:
+    async def count() -> int:
+        requests: list[str] = []
+        note = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
+        async with Client(load_config(ward.tools.kubeconfig), field_manager="test", on_request=note) as client:
+            await collect(client, Scope("default"), ShiftedClock())
+        return len([one for one in requests if one != "pods/log"])
+
+    before = asyncio.run(count())
+    ward.install("c")
+    assert asyncio.run(count()) - before == KASM_BUDGET
+
+
+def test_where_no_kasm_is(ward: Ward) -> None:
+    code, said = vdi("diagnose", "--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig))
+    assert code == 1
+    assert "there is no Kasm in namespace" in said

@@ -1,0 +1,127 @@
+"""`vdi kasm preflight` against a real API server: what it sees there, and what it may not see.
+
+Nodes, pods and Services of a K3s are placed by hand; ports, the registry and programs are real.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.helm_tools import Tools
+from cluster.kasm_site import ADDRESS, Site, a_registry, in_path, open_k3s
+
+CHARTS = Path(__file__).parents[1] / "kasm/charts"
+EXACT = ("disk-free",)
+"""Not to be had here: no kubelet gives its statistics."""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with open_k3s(tmp_path_factory.mktemp("kasm")) as tools:
+        yield tools
+
+
+@pytest.fixture
+def site(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    with a_registry() as registry, in_path(tools.helm_binary, tools.kubectl_binary):
+        yield Site(tools, registry, capsys)
+
+
+def test_a_k3s_that_can_take_it(site: Site) -> None:
+    status, lines = site.preflight("--chart-version", "1.1190.7")
+    bad = {check: line for check, line in lines.items() if line["verdict"] != "pass" and check not in EXACT}
+    assert bad == {}
+    assert lines["disk-free"]["verdict"] == "unknown"
+    assert status == 3
+    assert lines["kubernetes"]["seen"] == "v1.34.4+k3s1"
+    assert lines["room"]["seen"] == "8 CPU and 16 GiB free"
+    assert lines["port-443"]["seen"] == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+    assert lines["dns"]["seen"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
+    assert lines["registry"]["seen"] == f"{site.registry}/v2/: 401"
+    assert "1 node by the heartbeat" in lines["clock"]["seen"]
+
+
+def test_what_runs_takes_room(site: Site) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "hungry", "namespace": "default"},
+        "spec": {
+            "nodeName": "k3s-1",
+            "containers": [{"name": "a", "image": "none", "resources": {"requests": {"cpu": "6"}}}],
+        },
+    }
+    site.apply(pod)
+    status, lines = site.preflight("--chart-version", "1.1190.7")
+    site.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
+    assert status == 1
+    assert lines["room"]["seen"].startswith("2 CPU")
+    assert "4.75 CPU wanted - 2 CPU free = 2.75 CPU too little" in lines["room"]["arithmetic"]
+
+
+def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(site: Site, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"publicAddr": ADDRESS, "directRdpService": {"enabled": True}}))
+    with socket.create_server((ADDRESS, 3389)) as listener:
+        threading.Thread(target=_take, args=(listener,), daemon=True).start()
+        status, lines = site.preflight("-f", str(values))
+    assert status == 1
+    assert lines["port-443"]["verdict"] == "fail"
+    assert "--ingress traefik" in lines["port-443"]["remedy"]
+    assert lines["port-3389"]["verdict"] == "fail"
+    assert f"something answers at {ADDRESS}" in lines["port-3389"]["seen"]
+
+
+def _take(listener: socket.socket) -> None:
+    try:
+        listener.accept()[0].close()
+    except OSError:
+        return
+
+
+@pytest.mark.parametrize("letter", ["a", "b", "c"])
+def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, letter: str) -> None:
+    done = site.tools.helm("template", "kasm", str(CHARTS / letter))
+    assert done.returncode == 0, done.stderr
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(done.stdout)
+    _, lines = site.preflight("-g", letter, "-f", str(rendered))
+    pods = {line.split(": ")[0] for line in lines["room"]["arithmetic"] if " x " in line}
+    assert any("proxy" in pod for pod in pods)
+    assert lines["room"]["verdict"] == "pass"
+    assert lines["port-443"]["wanted"] == "held by Traefik"
+
+
+def test_an_account_without_rights_is_told_which(site: Site, tmp_path: Path) -> None:
+    kubeconfig = site.kubeconfig_of("default", tmp_path)
+    status, lines = site.preflight(kubeconfig=kubeconfig)
+    assert status == 3
+    unknown = [check for check, line in lines.items() if line["verdict"] == "unknown"]
+    assert {"kubernetes", "nodes", "room", "storage-class", "port-443", "way-in", "dns", "namespace"} <= set(unknown)
+    assert lines["room"]["why"] == "system:serviceaccount:kasm:default may not list nodes."
+    assert "--verb=list --resource=nodes" in lines["room"]["remedy"]
+    assert lines["helm"]["verdict"] == "pass"
+
+
+def test_the_rights_that_are_named_are_enough(site: Site, tmp_path: Path) -> None:
+    """Whoever is given what the lines ask for, one after the other, ends with none that is unknown for that."""
+    kubeconfig = site.kubeconfig_of("default", tmp_path)
+    for number in range(12):
+        _, lines = site.preflight(kubeconfig=kubeconfig)
+        asked = [line["remedy"] for line in lines.values() if "may not" in line["why"]]
+        if not asked:
+            assert number > 0
+            return
+        words = asked[0].partition(",")[0].removeprefix("kubectl ").split()
+        name = f"vdi-kasm-{number}"
+        scope = words[words.index("--namespace") + 1] if "--namespace" in words else ""
+        words = [name if word == "vdi-kasm" else word for word in words]
+        site.tools.kubectl(*words)
+        role = f"--{words[1]}={name}"
+        kind = ["rolebinding", name, "--namespace", scope] if scope else ["clusterrolebinding", name]
+        site.tools.kubectl("create", *kind, role, "--serviceaccount=kasm:default")
+    pytest.fail("it asks for more and more")

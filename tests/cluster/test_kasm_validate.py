@@ -1,0 +1,247 @@
+"""`vdi kasm validate` against a real API server, with the stand-in chart of each generation installed by real Helm.
+
+There is no kubelet: what it would report of pods is played. The web UI is a real HTTPS server with the certificate that
+the chart has made.
+"""
+
+import asyncio
+import base64
+import json
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.helm_tools import Tools
+from cluster.kasm_site import ADDRESS, Site, helm_of, open_k3s
+from vdi.kasm.collect import INGRESSES
+from vdi.kube.config import load_config
+from vdi.kube.resource import CLAIMS, PODS, VOLUMES, Resource
+from vdi.kube.transport import Client
+from waiting import wait_until
+
+CHARTS = Path(__file__).parents[1] / "kasm/charts"
+HOST = "kasm.example.test"
+CERTIFICATES = {"a": "kasm-ingress-certs", "c": "kasm-self-signed-cert"}
+VALUES: dict[str, list[str]] = {"a": [], "b": ["--set", "certificate.secretName=kasm-tls"], "c": []}
+READY = [{"type": "Ready", "status": "True"}]
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with open_k3s(tmp_path_factory.mktemp("kasm")) as tools:
+        yield tools
+
+
+@dataclass
+class Kasm:
+    """An installed stand-in chart, and what browsers would meet."""
+
+    site: Site
+    answers: dict[str, int] = field(default_factory=dict)
+    """Path -> status of the web UI."""
+    port: int = 0
+
+    def kube(self, *words: str, stdin: str = "") -> str:
+        return self.site.tools.kubectl("--namespace", "kasm", *words, stdin=stdin)
+
+    def all(self, plural: str) -> list[Object]:
+        found: list[Object] = json.loads(self.kube("get", plural, "-o", "json"))["items"]
+        return found
+
+    def on_api(self, work: Callable[[Client], Awaitable[None]]) -> None:
+        async def opened() -> None:
+            async with Client(load_config(self.site.tools.kubeconfig), field_manager="test") as api:
+                await work(api)
+
+        asyncio.run(opened())
+
+    def play(self) -> None:
+        """What provisioner, kubelet and Traefik would report of a healthy installation."""
+        self.wait("all pods are made", lambda: len(self.all("pods")) >= len(self.all("deployments")) + 2)
+        self.on_api(_bind_volumes)
+        self.wait("all claims are bound", lambda: all(one["status"].get("phase") == "Bound" for one in self.all("pvc")))
+        self.on_api(_report)
+
+    def report(self, pod: str, status: Object) -> None:
+        self.on_api(lambda api: _patch(api, PODS, pod, status))
+
+    def wait(self, what: str, holds: Any) -> None:
+        wait_until(what, holds, 30)
+
+    def validate(self, *words: str) -> tuple[int, dict[str, Object]]:
+        """Exit status, and lines by check."""
+        status, data = self.site.kasm("validate", "--connect", f"127.0.0.1:{self.port}", *words)
+        return status, {line["check"]: line for line in data["lines"]}
+
+    def bad(self) -> dict[str, str]:
+        """What does not pass, with what is seen."""
+        _, lines = self.validate()
+        return {check: line["seen"] for check, line in lines.items() if line["verdict"] != "pass"}
+
+
+async def _patch(api: Client, kind: Resource, name: str, status: Object) -> None:
+    await api.patch(kind, name, {"status": status}, namespace="kasm", subresource="status", into=dict)
+
+
+async def _bind_volumes(api: Client) -> None:
+    for claim in await api.list(CLAIMS, namespace="kasm", into=dict[str, Any]):
+        meta, spec = claim["metadata"], claim["spec"]
+        volume = {
+            "metadata": {"name": f"pv-{meta['uid']}"},
+            "spec": {
+                "capacity": spec["resources"]["requests"],
+                "accessModes": spec["accessModes"],
+                "storageClassName": spec.get("storageClassName", ""),
+                "hostPath": {"path": "/nowhere"},
+                "claimRef": {"namespace": "kasm", "name": meta["name"], "uid": meta["uid"]},
+            },
+        }
+        await api.create(VOLUMES, volume, into=dict)
+
+
+async def _report(api: Client) -> None:
+    for pod in await api.list(PODS, namespace="kasm", into=dict[str, Any]):
+        ready = {"phase": "Running", "podIP": "10.42.0.9", "podIPs": [{"ip": "10.42.0.9"}], "conditions": READY}
+        done = {"phase": "Succeeded", "conditions": []}
+        await _patch(api, PODS, pod["metadata"]["name"], done if "job-name" in pod["metadata"]["labels"] else ready)
+    for ingress in await api.list(INGRESSES, namespace="kasm", into=dict[str, Any]):
+        await _patch(api, INGRESSES, ingress["metadata"]["name"], {"loadBalancer": {"ingress": [{"ip": ADDRESS}]}})
+
+
+@contextmanager
+def installed(site: Site, letter: str) -> Iterator[Kasm]:
+    kasm = Kasm(site)
+    made: list[Object] = []
+    if letter == "b":  # its chart makes no certificate
+        done = site.tools.helm("template", "kasm", str(CHARTS / "c"), "--show-only", "templates/all.yaml")
+        made = [one for one in yaml.safe_load_all(done.stdout) if one and one.get("type") == "kubernetes.io/tls"]
+        secret = {**made[0], "metadata": {"name": "kasm-tls", "namespace": "kasm"}}
+        site.apply(secret)
+    helm_of(site.tools, "install", "kasm", str(CHARTS / letter), "--namespace", "kasm", *VALUES[letter])
+    try:
+        with web_ui(kasm, CERTIFICATES.get(letter, "kasm-tls")):
+            kasm.play()
+            kasm.wait("everything is ready", lambda: "pods" not in kasm.bad() and "services" not in kasm.bad())
+            yield kasm
+    finally:
+        kinds = "deployments,statefulsets,jobs,ingresses,services,configmaps,secrets,pods,pvc"
+        kasm.kube("delete", kinds, "--all", "--timeout=40s", "--grace-period=0", "--force")
+
+
+@contextmanager
+def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
+    """Answers as Kasm's proxy, with the certificate of this Secret."""
+    data = json.loads(kasm.kube("get", "secret", secret, "-o", "json"))["data"]
+    file = kasm.site.tools.home / "tls.pem"
+    file.write_bytes(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            right = self.path == "/api/__healthcheck" and self.headers["Host"] == HOST
+            self.send_response(kasm.answers.get(self.path, 200) if right else 404)
+            self.end_headers()
+            self.wfile.write(b'{"ok": true}')
+
+        def log_message(self, *_words: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    kasm.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("letter", ["a", "b", "c"])
+def test_each_generation_is_whole_and_what_is_broken_in_the_newest_is_seen(
+    tools: Tools, capsys: pytest.CaptureFixture[str], letter: str
+) -> None:
+    with installed(Site(tools, "", capsys), letter) as kasm:
+        status, lines = kasm.validate()
+        left = {check: line["seen"] for check, line in lines.items() if line["verdict"] != "pass"}
+        assert set(left) <= {"certificate", "db-init"}, left
+        assert status == 0
+        assert f"Secret {CERTIFICATES.get(letter, 'kasm-tls')}: {HOST}" in lines["certificate"]["seen"]
+        assert lines["web-ui"]["wanted"] == f"200 from https://{HOST}/api/__healthcheck"
+        assert "does not trust" in lines["web-ui"]["seen"]
+        assert lines["release"]["seen"].endswith("(release kasm), revision 1 deployed")
+        if letter == "c":
+            assert_rights_are_named(kasm)
+            assert_faults_are_seen(kasm)
+
+
+def assert_rights_are_named(kasm: Kasm) -> None:
+    """Without any, and with those of the role `view`, which may see all but Secrets and kinds that were added."""
+    kubeconfig = kasm.site.kubeconfig_of("default", kasm.site.tools.home)
+    words = ("validate", "--connect", f"127.0.0.1:{kasm.port}", "--hostname", HOST)
+    status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
+    (line,) = data["lines"]
+    assert (status, line["verdict"]) == (3, "unknown")
+    assert "may not list deployments.apps in namespace kasm" in line["why"]
+    kasm.kube("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default")
+    status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
+    unknown = {one["check"]: one["why"] for one in data["lines"] if one["verdict"] == "unknown"}
+    assert status == 3
+    assert set(unknown) == {"release", "admin-password", "way-in", "certificate"}
+    assert "may not list secrets in namespace kasm" in unknown["release"]
+    assert "ingressroutes.traefik.io" in unknown["way-in"]
+
+
+def assert_faults_are_seen(kasm: Kasm) -> None:
+    """One after the other, each put right again."""
+    kasm.answers["/api/__healthcheck"] = 503
+    assert kasm.bad()["web-ui"].startswith("503")
+    kasm.answers.clear()
+
+    proxy = next(pod["metadata"]["name"] for pod in kasm.all("pods") if "proxy" in pod["metadata"]["name"])
+    steps = [one["name"] for one in json.loads(kasm.kube("get", "pod", proxy, "-o", "json"))["spec"]["initContainers"]]
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    done = {"terminated": {"exitCode": 0, "reason": "Completed", "containerID": "c://1"}}
+    running: Object = {"running": {}}
+    states = [
+        {"name": name, "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+        for name, state in zip(steps, [done, running, *[waiting] * 4], strict=False)
+    ]
+    unready = [{"type": "Ready", "status": "False"}]
+    kasm.report(proxy, {"phase": "Pending", "conditions": unready, "initContainerStatuses": states})
+    kasm.wait("the pod in Init is seen", lambda: f"{proxy} Init:1/{len(steps)} ({steps[1]})" in kasm.bad()["pods"])
+    kasm.wait("so is its part", lambda: "part proxy" in kasm.bad())
+    kasm.report(proxy, {"phase": "Running", "conditions": READY, "initContainerStatuses": []})
+
+    (ingress,) = kasm.all("ingress")
+    manager = next(one["metadata"]["name"] for one in kasm.all("services") if "manager" in one["metadata"]["name"])
+    path = "/spec/rules/0/http/paths/0/backend/service/name"
+    right = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"]
+    name = f"ingress/{ingress['metadata']['name']}"
+    for service in (manager, right):
+        change = [{"op": "replace", "path": path, "value": service}]
+        kasm.kube("patch", name, "--type=json", "-p", json.dumps(change))
+        assert ("leads to" in kasm.bad().get("way-in", "")) == (service == manager)
+
+    kasm.kube("delete", "service", manager)
+    assert "there is no" in kasm.bad()["services"]
+    kasm.kube("delete", "secret", "--selector", "owner=helm")
+    assert "without Helm's record" in kasm.bad()["release"]
+    kasm.kube(
+        "delete",
+        "deployment",
+        next(one["metadata"]["name"] for one in kasm.all("deployments") if "api" in one["metadata"]["name"]),
+    )
+    assert "no Deployment" in kasm.bad()["part api"]

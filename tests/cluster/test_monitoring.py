@@ -1,0 +1,275 @@
+"""The chart's rules and dashboard, with a real Prometheus that scrapes a real operator.
+
+The gateway's metrics are its own registry, filled by hand; the pages of DCGM's exporters are files (tests/dcgm), since
+there is no GPU to measure.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, start_http_server
+
+from cluster.operator_stage import Stage
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.gateway.metrics import Metrics
+from vdi.operator.kinds import POOLS
+from waiting import eventually
+
+FILES = Path(__file__).parents[2] / "charts/vdi/files/monitoring"
+CASES = Path(__file__).parent / "monitoring"
+DCGM = Path(__file__).parents[1] / "dcgm"
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    with Progress(tmp_path_factory.mktemp("prometheus")) as progress:
+        return binaries.ensure(["prometheus", "promtool"], progress=progress)
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    folder = tmp_path / "rules"
+    shutil.copytree(FILES, folder)
+    return folder
+
+
+def test_every_alert_comes_when_it_must_and_not_before(programs: dict[str, Path], rules: Path) -> None:
+    cases = [shutil.copy(path, rules) for path in sorted(CASES.glob("*-test.yaml"))]
+    for words in (["check", "rules", *map(str, rules.glob("*-rules.yaml"))], ["test", "rules", *map(str, cases)]):
+        done = subprocess.run([programs["promtool"], *words], capture_output=True, text=True, timeout=55, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_case_and_a_page() -> None:
+    alerts = {rule["alert"] for path in FILES.glob("*-rules.yaml") for rule in _rules(path) if "alert" in rule}
+    expected = {
+        case["alertname"]
+        for path in CASES.glob("*-test.yaml")
+        for test in yaml.safe_load(path.read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if case["exp_alerts"]
+    }
+    assert alerts == expected
+    headings = re.findall(r"^### (\w+)$", (FILES.parents[3] / "docs/monitoring.md").read_text(), re.MULTILINE)
+    assert set(headings) == alerts
+
+
+def _rules(path: Path) -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+class Prometheus:
+    """One that runs."""
+
+    def __init__(self, http: aiohttp.ClientSession) -> None:
+        self._http = http
+
+    async def series(self, query: str) -> list[float]:
+        """What a query gives now; nothing while Prometheus is not up yet."""
+        return [float(one["value"][1]) for one in await self._ask(query)]
+
+    async def labelled(self, query: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """What a query gives now, by these labels."""
+        found = await self._ask(query)
+        return {tuple(one["metric"].get(label, "") for label in labels): float(one["value"][1]) for one in found}
+
+    async def _ask(self, query: str) -> list[dict[str, Any]]:
+        try:
+            async with self._http.get("/api/v1/query", params={"query": query}) as answer:
+                said = await answer.json()
+        except aiohttp.ClientError:
+            return []
+        assert said["status"] == "success", (query, said)
+        result: list[dict[str, Any]] = said["data"]["result"]
+        return result
+
+    async def firing(self, alert: str) -> bool:
+        return bool(await self.series(f'ALERTS{{alertname="{alert}", alertstate="firing"}}'))
+
+
+@asynccontextmanager
+async def prometheus(program: Path, folder: Path, targets: dict[str, int], rules: Path) -> AsyncIterator[Prometheus]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    scrape = [
+        {"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{target}"], "labels": {"pod": name}}]}
+        for name, target in targets.items()
+    ]
+    interval = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
+    config = {"global": interval, "rule_files": [str(rules / "*-rules.yaml")], "scrape_configs": scrape}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    words = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            program, *words, f"--web.listen-address=127.0.0.1:{port}", stdout=log, stderr=log
+        )
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            yield Prometheus(http)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def serve(registry: CollectorRegistry) -> tuple[int, Any]:
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return server.server_port, stop
+
+
+def gateway_registry() -> CollectorRegistry:
+    """The gateway's own metrics, after some work."""
+    metrics = Metrics()
+    metrics.requests.labels("/", "GET", "200").inc()
+    metrics.verify_seconds.observe(0.001)
+    metrics.logins.labels("local", "in").inc()
+    metrics.actions.labels("start", "done").inc()
+    return metrics.registry
+
+
+@pytest.fixture
+def dcgm() -> Iterator[dict[str, int]]:
+    """A DCGM exporter for each of the pages in tests/dcgm, as Prometheus' targets."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = (DCGM / f"{self.server.server_name}.txt").read_bytes()  # type: ignore[attr-defined]
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *words: object) -> None:
+            """It is asked twice a second."""
+
+    servers = {name: ThreadingHTTPServer(("127.0.0.1", 0), Page) for name in ("shared", "old", "mig")}
+    for name, server in servers.items():
+        server.server_name = name
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield {f"dcgm-{name}": server.server_port for name, server in servers.items()}
+    finally:
+        for server in servers.values():
+            server.shutdown()
+            server.server_close()
+
+
+async def one_gpu_and_two_who_want_it(stage: Stage) -> None:
+    await stage.node("gpu", gpu="1")
+    placement = {"nodeSelector": stage.here}
+    name = f"{stage.namespace}-gpu"
+    await stage.template_named(name, placement=placement, resources={"defaultGPU": 1}, persistence={"enabled": False})
+    for user in ("carol", "dave"):
+        await stage.session(f"{user}-desktop", name)
+    await stage.reach("dave-desktop", "Pending", "in line")
+
+
+def without_patience(rules: Path) -> None:
+    """`for: 0s` in each alert: how long it waits is promtool's test."""
+    for path in rules.glob("*-rules.yaml"):
+        path.write_text(re.sub(r"^( +for:) .*$", r"\1 0s", path.read_text(), flags=re.MULTILINE))
+
+
+async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
+    stage: Stage, programs: dict[str, Path], rules: Path, dcgm: dict[str, int], tmp_path: Path
+) -> None:
+    panels = json.loads((FILES / "dashboard.json").read_text())["panels"]
+    queries = {target["expr"]: panel["title"] for panel in panels for target in panel.get("targets", ())}
+    assert len(queries) > 25
+    without_patience(rules)
+    template = await stage.template(persistence={"enabled": False})
+    pool = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": f"{stage.namespace}-pool"}}
+    await stage.api.create(POOLS, {**pool, "spec": {"template": template, "ready": 0}}, into=dict[str, Any])
+    gateway, stop_gateway = serve(gateway_registry())
+    try:
+        async with stage.operator() as operator:
+            targets = {"operator": operator, "gateway": gateway, **dcgm}
+            async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
+                await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped", 20)
+                for name in ("alice-desktop", "bob-desktop"):
+                    await stage.session(name, template)
+                    await stage.run(name)
+                missing = dict(queries)
+
+                async def all_found() -> bool:
+                    for query in list(missing):
+                        if await seen.series(query.replace("$__rate_interval", "15s")):
+                            del missing[query]
+                    return not missing
+
+                await eventually(all_found, f"every query finds data, but for {list(missing)}", 20)
+                started = "histogram_quantile(0.5, sum by (le) (rate(session_startup_seconds_bucket[15s]))) < 30"
+                await eventually(lambda: seen.series(started), "the start-up time is known", 10)
+                await one_gpu_and_two_who_want_it(stage)
+                await eventually(lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs", 20)
+                busy = await seen.labelled("vdi:gpu_utilization", "Hostname", "gpu")
+                assert {key: round(value, 3) for key, value in busy.items()} == {
+                    ("gpu-b", "0"): 0.62,
+                    ("gpu-b", "1"): 0.1,
+                    ("gpu-c", "0"): 0.85,
+                    ("gpu-d", "0"): 0.6,
+                }
+                memory = next(query for query, title in queries.items() if title == "Memory by GPU")
+                shares = await seen.labelled(memory, "Hostname", "gpu", "GPU_I_ID")
+                assert set(shares) == {
+                    ("gpu-b", "0", ""),
+                    ("gpu-b", "1", ""),
+                    ("gpu-d", "0", "1"),
+                    ("gpu-d", "0", "2"),
+                }, "once for each GPU and part, and nothing from a number that DCGM does not have"
+                assert round(shares["gpu-b", "0", ""], 3) == 0.455
+                stop_gateway()
+                await eventually(lambda: seen.firing("VDIGatewayDown"), "the gateway's alert", 20)
+                assert not await seen.firing("VDIOperatorDown")
+    finally:
+        await stage.api.delete(POOLS, f"{stage.namespace}-pool", into=dict[str, Any])
+
+
+def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> None:
+    with Progress(tmp_path) as progress:
+        helm = binaries.ensure(["helm"], progress=progress)["helm"]
+    wanted = ",".join(f"monitoring.{name}=true" for name in ("podMonitor", "rules", "dashboard"))
+    words = ["template", "vdi", str(FILES.parents[1]), "--set", wanted, "--set", "monitoring.labels.release=prometheus"]
+    words += ["--set", "doctor.schedule=@hourly"]
+    rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
+    objects = [one for one in yaml.safe_load_all(rendered) if one]
+    rules = {one["metadata"]["name"]: one for one in objects if one["kind"] == "PrometheusRule"}
+    assert set(rules) == {f"vdi-{path.stem}" for path in FILES.glob("*-rules.yaml")}
+    for path in FILES.glob("*-rules.yaml"):
+        assert rules[f"vdi-{path.stem}"]["spec"] == yaml.safe_load(path.read_text())
+        assert rules[f"vdi-{path.stem}"]["metadata"]["labels"]["release"] == "prometheus"
+    (dashboard,) = [one for one in objects if one["metadata"]["name"] == "vdi-dashboard"]
+    assert json.loads(dashboard["data"]["vdi.json"]) == json.loads((FILES / "dashboard.json").read_text())
+    (monitor,) = [one for one in objects if one["kind"] == "PodMonitor"]
+    scraped = {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]}
+    served = {
+        port["name"]: one["spec"]["template"]["metadata"]["labels"]
+        for one in objects
+        if one["kind"] == "Deployment"
+        for container in one["spec"]["template"]["spec"]["containers"]
+        for port in container["ports"]
+        if port["containerPort"] == 8081
+    }
+    assert scraped == set(served)
+    selected = monitor["spec"]["selector"]["matchLabels"].items()
+    assert all(selected <= labels.items() for labels in served.values())

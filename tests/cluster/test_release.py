@@ -1,0 +1,256 @@
+"""vdi install, upgrade, rollback, uninstall with real Helm 3 and 4 on a real API server. Only readiness is played."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.helm_tools import CHART, open_tools
+from cluster.release_stage import BROKEN, Release, pods_get_ready
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from waiting import wait_until
+
+VALUES = sorted(path.name for path in CHART.glob("values*.yaml"))
+HERE = ("--namespace", "vdi-sessions")
+SESSION = """
+apiVersion: vdi.kasm.io/v1alpha1
+kind: VDISession
+metadata: {name: alice-desktop, namespace: vdi-sessions}
+spec: {user: alice@example.com, template: small}
+"""
+FIRST: dict[str, Any] = {
+    "templates": {"small": {"persistence": {"enabled": True, "size": "1Gi"}}},
+    "pools": {"warm": {"template": "bare", "ready": 1}},
+}
+FIRST["templates"]["bare"] = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
+FOREIGN = {
+    "certificates": ("cert-manager.io", "v1", "Certificate"),
+    "podmonitors": ("monitoring.coreos.com", "v1", "PodMonitor"),
+    "prometheusrules": ("monitoring.coreos.com", "v1", "PrometheusRule"),
+}
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Release]]:
+    folder = tmp_path_factory.mktemp("release")
+    with Progress(folder) as progress:
+        found = binaries.ensure(["helm", "helm3"], progress=progress)
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("CACHE", "CONFIG", "DATA"):
+            patch.setenv(f"HELM_{kind}_HOME", str(folder / kind.lower()))
+        with open_tools(folder, f"r{os.getpid():x}") as tools, pods_get_ready(tools.kubeconfig):
+            yield {
+                "helm4": Release(replace(tools, helm_binary=found["helm"])),
+                "helm3": Release(replace(tools, helm_binary=found["helm3"])),
+            }
+
+
+@pytest.fixture(scope="module", params=["helm4", "helm3"])
+def release(request: pytest.FixtureRequest, releases: dict[str, Release]) -> Release:
+    """The two take turns on one cluster: each uninstalls what it has installed."""
+    return releases[request.param]
+
+
+def is_helm4(release: Release) -> bool:
+    return release.helm.name == "helm"
+
+
+@pytest.mark.timeout(60)
+def test_each_values_file_is_clean_and_renders(release: Release) -> None:
+    for name in VALUES:
+        values = ("--values", str(CHART / name))
+        here = ("--kube-version", "1.34.0", *values)
+        for words in (("lint", "--strict", str(CHART), *here), ("template", "vdi", str(CHART), *here)):
+            done = release.tools.helm(*words)
+            assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr}"
+
+
+@pytest.mark.timeout(240)
+def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
+    first = yaml.safe_dump(FIRST)
+    release.tools.kubectl("create", "clusterrole", "vdi-operator", "--verb=get", "--resource=pods")
+    refused = release.run("install", "--dry-run", values=first, status=1)
+    assert "VDIPool: warm" in refused
+    assert "ClusterRole vdi-operator is there already and belongs to no release" in refused
+    assert not release.there("crd", "vdipools.vdi.kasm.io"), "refused before anything was changed"
+    release.tools.kubectl("delete", "clusterrole", "vdi-operator")
+
+    said = release.run("install", values=first)
+    assert "3 CRDs applied and served" in said and "Installed: revision 1" in said and "NOT YET THERE" not in said
+    assert release.there("vdit,vdipool") == [
+        *(f"vditemplate.vdi.kasm.io/{name}" for name in ("bare", "small")),
+        "vdipool.vdi.kasm.io/warm",
+    ], "with the first run"
+    assert release.revisions() == [(1, "deployed")]
+
+    newer = ("--chart", str(a_newer_chart(tmp_path)))
+    with release.operator():
+        release.tools.kubectl("create", "-f", "-", stdin=SESSION)
+        desktop, uid = a_running_desktop(release)
+        an_upgrade_with_newer_crds_and_other_values(release, *newer)
+        if is_helm4(release):
+            every_values_file_in_a_dry_run_on_the_server(release, *newer)
+        a_failing_upgrade_rolls_itself_back(release, *newer)
+        if is_helm4(release):
+            ctrl_c_leaves_it_as_it_was(release, *newer)
+        back_to_the_first_revision(release)
+        assert release.get("pod", desktop, *HERE)["metadata"]["uid"] == uid, "untouched by all of it"
+        home = release.get("pvc", *HERE)["items"][0]["metadata"]["uid"]
+        uninstall_ends_sessions_and_keeps_homes(release)
+
+    release.run("install", values=first)
+    with release.operator():
+        release.tools.kubectl("create", "-f", "-", stdin=SESSION)
+        a_running_desktop(release)
+    assert [one["metadata"]["uid"] for one in release.get("pvc", *HERE)["items"]] == [home], "the old home"
+    without_an_operator_nothing_hangs(release)
+
+
+def a_running_desktop(release: Release) -> tuple[str, str]:
+    """Its pod's name and uid."""
+
+    def running() -> str:
+        status = release.get("vdi", "alice-desktop", *HERE).get("status") or {}
+        return str(status.get("podName", "")) if status.get("phase") == "Running" else ""
+
+    name = wait_until("the desktop runs", running, 20)
+    return name, release.get("pod", name, *HERE)["metadata"]["uid"]
+
+
+def a_newer_chart(folder: Path) -> Path:
+    """One whose CRD has a field more."""
+    shutil.copytree(CHART, newer := folder / "vdi")
+    path = newer / "files/crds/vdisessions.yaml"
+    crd = yaml.safe_load(path.read_text())
+    fields = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    fields["later"] = {"type": "string"}
+    path.write_text(yaml.safe_dump(crd))
+    return newer
+
+
+def has_later(release: Release) -> bool:
+    stored = release.get("crd", "vdisessions.vdi.kasm.io")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return "later" in stored["properties"]["spec"]["properties"]
+
+
+def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -> None:
+    more = (*newer, "--set", "replicas=3", "--set", "logLevel=debug")
+    shown = release.run("upgrade", *more, status=2)
+    assert "~ Deployment kasm/vdi-operator\n    ~ spec.replicas: 2 -> 3" in shown
+    assert "env[VDI_LOG_LEVEL].value: info -> debug" in shown
+    assert "properties.spec.properties.later" in shown
+    assert "warm" not in shown, "without -f the release keeps its values"
+    assert "say --yes" in shown
+    assert release.revisions() == [(1, "deployed")], "nothing was changed by looking"
+    assert not has_later(release)
+
+    release.tools.kubectl(
+        "label", "deploy", "vdi-gateway", "-n", "kasm", "--overwrite", "app.kubernetes.io/name=by-hand"
+    )
+    assert "Upgraded: revision 2" in release.run("upgrade", *more, "--yes")
+    labels = release.get("deploy", "vdi-gateway", "-n", "kasm")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "vdi", "what was changed by hand is mended"
+    assert release.get("deploy", "vdi-operator", "-n", "kasm")["status"]["readyReplicas"] == 3
+    assert has_later(release)
+    refused = release.run("upgrade", "--yes", status=1)
+    assert "lacks fields that the cluster's has (v1alpha1: spec.later)" in refused and "vdi rollback" in refused
+
+
+def every_values_file_in_a_dry_run_on_the_server(release: Release, *newer: str) -> None:
+    """Each object of each is tried on the API server; kinds of other projects are there by name only."""
+    for plural, (group, version, kind) in FOREIGN.items():
+        release.tools.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(a_foreign_kind(plural, group, version, kind)))
+    release.tools.kubectl(
+        "wait", "--for=condition=Established", "crd", *(f"{key}.{FOREIGN[key][0]}" for key in FOREIGN)
+    )
+    for name in VALUES:
+        values = (CHART / name).read_text()
+        said = release.run("upgrade", "--dry-run", *newer, values=values)
+        assert "✗" not in said, f"{name}: {said}"
+
+
+def a_foreign_kind(plural: str, group: str, version: str, kind: str) -> dict[str, object]:
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    versions = [{"name": version, "served": True, "storage": True, "schema": schema}]
+    names = {"plural": plural, "singular": kind.lower(), "kind": kind}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {"group": group, "names": names, "scope": "Namespaced", "versions": versions},
+    }
+
+
+def a_failing_upgrade_rolls_itself_back(release: Release, *newer: str) -> None:
+    good = release.revisions()[0][0]
+    # Helm 3 gives the way back the same time, and two seconds were too few for it once.
+    broken = ("--set", f"image.repository={BROKEN}", "--yes", "--timeout", "6s")
+    said = release.run("upgrade", *newer, *broken, status=1)
+    reason = f"The image {BROKEN}:dev cannot be fetched: the registry has no such image; check name and tag."
+    assert said.count(reason) >= 2, "while it waited, and in the end"
+    assert "Not everything was ready in time" in said
+    assert f"It was rolled back: revision {good + 2} of vdi is in place, with the content of revision {good}" in said
+    assert release.revisions()[:2] == [(good + 2, "deployed"), (good + 1, "failed")]
+    image = release.get("deploy", "vdi-operator", "-n", "kasm")["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert not image.startswith(BROKEN)
+
+
+def ctrl_c_leaves_it_as_it_was(release: Release, *newer: str) -> None:
+    good = release.revisions()[0][0]
+    process = release.start("upgrade", *newer, "--set", f"image.repository={BROKEN}", "--yes", "--timeout", "60s")
+    wait_until("helm works on it", lambda: release.revisions()[0] == (good + 1, "pending-upgrade"), 30)
+    wait_until(
+        "new pods are there", lambda: BROKEN in release.tools.kubectl("get", "pods", "-n", "kasm", "-o", "yaml"), 30
+    )
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "helm is told to stop" in err and f"with the content of revision {good}" in err, err
+    assert release.revisions()[0] == (good + 2, "deployed")
+
+
+def back_to_the_first_revision(release: Release) -> None:
+    shown = release.run("rollback", "1", status=2)
+    assert "Back to revision 1: 3 changed" in shown and "spec.replicas: 3 -> 2" in shown
+    assert "will drop v1alpha1: spec.later" in shown and has_later(release)
+    assert "with the content of revision 1" in release.run("rollback", "1", "--yes")
+    assert release.get("deploy", "vdi-operator", "-n", "kasm")["spec"]["replicas"] == 2
+    assert not has_later(release)
+
+
+def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
+    planned = release.run("uninstall", "--dry-run")
+    assert "Session alice-desktop of alice@example.com: it is ended" in planned
+    begin = time.monotonic()
+    said = release.run("uninstall", "--yes")
+    assert time.monotonic() - begin < 40
+    assert "1 session ended" in said and "home of alice@example.com: " in said
+    assert "found again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
+    assert not release.there("vdi,pod", *HERE) and release.there("pvc", *HERE)
+    assert not release.there("deploy,svc,role", "-n", "kasm")
+    assert len(release.there("crd", "-o", "name")) >= 3
+
+
+def without_an_operator_nothing_hangs(release: Release) -> None:
+    release.tools.kubectl("scale", "deploy", "vdi-operator", "-n", "kasm", "--replicas=0")
+    gone = "jsonpath={.status.readyReplicas}"
+    there = ("get", "deploy", "vdi-operator", "-n", "kasm", "-o", gone)
+    wait_until("no operator is ready", lambda: not release.tools.kubectl(*there), 20)
+    refused = release.run("uninstall", "--yes", status=1)
+    assert "no replica of deployment/kasm/vdi-operator is ready" in refused and "--force" in refused
+    assert release.there("vdi", *HERE), "nothing was removed"
+    said = release.run("uninstall", "--force", "--delete-homes", "--crds", "--yes")
+    assert "alice@example.com" in said and "1 home deleted" in said and "3 CRDs deleted" in said
+    assert not release.there("pvc", *HERE)
+    assert not [name for name in release.there("crd") if name.endswith("vdi.kasm.io")]
+    wait_until("what the session owned goes too", lambda: not release.there("pod,secret,svc", *HERE), 40)
+    for claim in ("pvc/vdi-gateway", "secret/vdi-gateway-users", "secret/vdi-gateway-keys", "namespace/kasm"):
+        release.tools.kubectl("delete", claim, "-n", "kasm", "--ignore-not-found", "--wait=true", check=False)

@@ -1,0 +1,109 @@
+"""One GPU in 8 shares on a real kubelet: eight desktops run, the ninth waits in line, says so, and starts by itself.
+
+The node pretends to have the shares: there is no GPU here. Eight whole desktops want more than the node's two CPUs, so
+in the place of each is a small program that answers `/api/health`.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from e2e.desktops import pod_of, reach, run_in, template
+from e2e.world import NAMESPACE, World
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(180)
+
+GPU = "nvidia.com/gpu"
+SLOTS = 8
+ANSWERS = """\
+import http.server
+import os
+import signal
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *words):
+        pass
+
+
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+http.server.ThreadingHTTPServer(("", 8080), Answers).serve_forever()
+"""
+"""Run in the place of the image's own first process: that is in Python, which loads `sitecustomize` before all else."""
+
+
+@contextmanager
+def small_desktops(world: World, name: str, gpu: int) -> Iterator[str]:
+    """A template of desktops that need next to nothing."""
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"sitecustomize.py": ANSWERS}}
+    world.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    spec: dict[str, Any] = {
+        "resources": {"defaultGPU": gpu, "defaultCPU": "100m", "defaultMemory": "64Mi"},
+        "shmSize": "1Mi",
+        "persistence": {"enabled": False},
+        "env": [{"name": "PYTHONPATH", "value": "/small"}],
+        "volumes": [{"name": "small", "mountPath": "/small", "configMap": {"name": name}}],
+    }
+    try:
+        with template(world, name, **spec) as made:
+            yield made
+    finally:
+        world.kubectl("delete", "configmap", name, "--ignore-not-found")
+
+
+def ask_for(world: World, template: str, *names: str) -> None:
+    """A session for each name, all at once."""
+    sessions = [
+        {
+            "apiVersion": "vdi.kasm.io/v1alpha1",
+            "kind": "VDISession",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"user": f"{name}@example.com", "template": template},
+        }
+        for name in names
+    ]
+    world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": sessions}))
+
+
+def test_eight_desktops_share_a_gpu_and_the_ninth_waits_in_line_and_starts_by_itself(sessions: World) -> None:
+    (node,) = sessions.items("node")
+    assert node["status"]["allocatable"][GPU] == str(SLOTS)
+    name = node["metadata"]["name"]
+    eight = [f"slot-{number}" for number in range(SLOTS)]
+    with small_desktops(sessions, "slots", gpu=1) as slots:
+        ask_for(sessions, slots, *eight)
+        for each in eight:
+            reach(sessions, each, "Running")
+
+        ask_for(sessions, slots, "ninth")
+        waits = reach(sessions, "ninth", "Pending", f"all {SLOTS} {GPU} on node {name} are in use")
+        assert "number 1 in line" in waits["status"]["message"]
+        assert (waits["status"]["queue"]["position"], waits["status"]["queue"]["reason"]) == (1, "GPUsBusy")
+        assert pod_of(sessions, "ninth") is None, "nothing of it is on the cluster while it waits"
+        taken = [one for one in sessions.items("pod") if one["status"]["phase"] == "Running"]
+        assert {one["spec"]["nodeName"] for one in taken} == {name}
+        assert [one["spec"]["containers"][0]["resources"]["limits"][GPU] for one in taken] == ["1"] * SLOTS
+
+        sessions.kubectl("delete", "vdi", "slot-3", "--wait=false")
+        begun = reach(sessions, "ninth", "Running")
+        assert "queue" not in begun["status"]
+        for each in eight:
+            if each != "slot-3":
+                reach(sessions, each, "Running")
+        sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
+        wait_until("all slots are free", lambda: not sessions.items("pod", "vdi.kasm.io/session"), 30)
+
+
+def test_a_desktop_without_a_gpu_sees_none(sessions: World) -> None:
+    with small_desktops(sessions, "blind", gpu=0) as blind:
+        ask_for(sessions, blind, "blind")
+        reach(sessions, "blind", "Running")
+        assert run_in(sessions, "blind", "printenv NVIDIA_VISIBLE_DEVICES") == "void\n"

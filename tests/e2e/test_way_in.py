@@ -1,0 +1,151 @@
+"""The whole way in real browsers: login, catalogue, start, waiting page, desktop, a guest who only looks on, the end of
+the guest's access, suspension, resumption, the end. Set VDI_PICTURES to a folder to keep a picture of each page.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.desktops import Object, pod_of, reach, template
+from e2e.world import World
+from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+NAME, ALICE, BOB = "alices", "alice@example.com", "bob@example.com"
+WRITTEN = 2_000
+"""Pixels that a screenful of text changes at least; a cursor changes a tenth of it."""
+
+
+@pytest.fixture
+def alice(sessions: World) -> Iterator[DesktopBrowser]:
+    """Alice's browser; her desktop is not there yet, and nobody has logged in."""
+    with (
+        template(sessions, "desk", displayName="Writing desk", description="For letters"),
+        DesktopBrowser(sessions.portal.replace("//portal.", f"//{NAME}."), sessions.login(ALICE)) as browser,
+    ):
+        yield browser
+        sessions.kubectl("delete", "vdi", NAME, "--ignore-not-found", "--timeout=60s")
+
+
+def test_from_the_login_to_the_end_of_a_shared_desktop(sessions: World, alice: DesktopBrowser) -> None:
+    starts_from_the_catalogue(alice, sessions)
+    alice.open_terminal()
+    writes(alice, "seq 1 200")
+    keep(alice, "desktop")
+    shares(alice, sessions)
+    with alice.beside(sessions.login(BOB)) as bob:
+        bob.open()
+        only_looks_on(bob, alice)
+        keep(bob, "desktop-viewer")
+        loses_access(bob, alice, sessions)
+        keep(bob, "desktop-revoked")
+    suspends_and_resumes_by_opening(alice, sessions)
+    ends(alice, sessions)
+
+
+def starts_from_the_catalogue(alice: DesktopBrowser, world: World) -> None:
+    page = alice.page
+    page.goto(f"{world.portal}/login")
+    keep(alice, "login")
+    alice.log_in()
+    page.get_by_role("link", name="Catalogue").click()
+    page.get_by_role("link", name="Start Writing desk").click()
+    page.fill("#name", NAME)
+    keep(alice, "start")
+    page.get_by_role("button", name="Start and open").click()
+    page.wait_for_url(re.compile(rf"//{NAME}\."))
+    assert page.locator("#wait").count() == 1, f"no waiting page but {page.url}"
+    keep(alice, "waiting")
+    alice.wait_for_picture()
+    session = world.get("vdi", NAME)
+    assert session and session["spec"]["user"] == ALICE
+
+
+def writes(browser: DesktopBrowser, command: str) -> None:
+    before = browser.picture()
+    browser.type(f"{command}\n")
+    browser.wait_for_change(before, pixels=WRITTEN)
+
+
+def shares(alice: DesktopBrowser, world: World) -> None:
+    """In another tab, as people do."""
+    page = alice.page.context.new_page()
+    page.goto(f"{world.portal}/desktops/{NAME}")
+    page.locator("#share input[name=user]").fill(BOB)
+    page.locator("#share select[name=role]").select_option("viewer")
+    page.get_by_role("button", name="Share", exact=True).click()
+    page.get_by_role("button", name=f"Remove {BOB}").wait_for()
+    page.close()
+
+
+def only_looks_on(bob: DesktopBrowser, alice: DesktopBrowser) -> None:
+    """Bob's keys and clicks change nothing, and what Alice writes he sees: proven on the pixels of both."""
+    alice_before, bob_before = alice.picture(), bob.picture()
+    bob.page.mouse.click(640, 300)
+    bob.type("clear; seq 300 500\n")
+    bob.page.wait_for_timeout(3000)
+    assert changed_pixels(alice_before, alice.picture()) < WRITTEN
+    assert changed_pixels(bob_before, bob.picture()) < WRITTEN
+    alice.type("clear; yes WWWWWWWWWWWWWWWW | head -99\n")
+    bob.wait_for_change(bob_before, pixels=WRITTEN)
+
+
+def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> None:
+    page = alice.page.context.new_page()
+    page.goto(f"{world.portal}/desktops/{NAME}")
+    page.get_by_role("button", name=f"Remove {BOB}").click()
+    page.get_by_text("Nobody else has access.").wait_for()
+    page.close()
+
+    def stands_still() -> bool:
+        writes(alice, "clear")
+        before = bob.picture()
+        writes(alice, "yes MMMMMMMMMMMMMMMM | head -99")
+        return changed_pixels(before, bob.picture()) < WRITTEN
+
+    wait_until("Bob's picture has stopped", stands_still, 20)
+    with pytest.raises(NoPictureError, match="answered 403"):
+        bob.open()
+
+
+def suspends_and_resumes_by_opening(alice: DesktopBrowser, world: World) -> None:
+    """She has left the desktop's page, which would load itself again while she opens it, and resume nothing."""
+    alice.page.goto("about:blank")
+    page = alice.page.context.new_page()
+    page.goto(f"{world.portal}/desktops/{NAME}")
+    page.get_by_role("link", name=f"Suspend {NAME}", exact=True).click()
+    page.locator("#confirm").get_by_role("button", name="Suspend").click()
+    reach(world, NAME, "Suspended")
+    wait_until("the desktop is gone", lambda: pod_of(world, NAME) is None, 20)
+    page.close()
+    alice.open()
+    assert running(world)["spec"].get("suspended", False) is False
+
+
+def ends(alice: DesktopBrowser, world: World) -> None:
+    page = alice.page
+    page.goto(f"{world.portal}/desktops/{NAME}")
+    keep(alice, "desktop-page")
+    page.get_by_role("link", name=f"End {NAME}", exact=True).click()
+    page.locator("#confirm").get_by_role("button", name="End").click()
+    wait_until("the session is gone", lambda: world.get("vdi", NAME) is None, 30)
+    page.goto(f"{world.portal}/history")
+    page.get_by_text(NAME).first.wait_for()
+    keep(alice, "history")
+    page.goto(f"{world.portal}/account")
+    page.get_by_text(ALICE).first.wait_for()
+    keep(alice, "account")
+
+
+def running(world: World) -> Object:
+    return reach(world, NAME, "Running")
+
+
+def keep(browser: DesktopBrowser, name: str) -> None:
+    if folder := os.environ.get("VDI_PICTURES"):
+        browser.page.screenshot(path=Path(folder) / f"{name}.png")

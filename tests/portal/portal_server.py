@@ -1,0 +1,113 @@
+"""A portal that a real browser can open: a Stage behind TLS on loopback, in a thread of its own."""
+
+import asyncio
+import datetime
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from unit.gateway.portal_stage import Stage
+from vdi.gateway.limits import Limits
+from vdi.gateway.settings import Settings
+
+T = TypeVar("T")
+SECONDS = 10.0
+
+
+class Server:
+    """The stage while it is served. Its world belongs to the server's thread: change it within `do`."""
+
+    def __init__(self, stage: Stage, loop: asyncio.AbstractEventLoop, port: int) -> None:
+        self.stage = stage
+        self.port = port
+        self._loop = loop
+
+    @property
+    def url(self) -> str:
+        return self.stage.settings.portal_url
+
+    def do(self, work: Callable[[], T]) -> T:
+        """Run this where the portal runs."""
+
+        async def in_loop() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(in_loop(), self._loop).result(SECONDS)
+
+
+@contextmanager
+def serve(
+    folder: Path, *, limits: Limits | None = None, now: datetime.datetime | None = None, domain: str = ""
+) -> Iterator[Server]:
+    """A portal at https://portal.vdi.localhost:PORT, where PORT is free; its certificate is known to nobody.
+
+    With `domain` it takes itself for one at the usual port of that domain; see `portal_browser.chromium`.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    settings = Settings(domain=domain) if domain else Settings(url_port=port)
+    stage = Stage(limits=limits, settings=settings, now=now or datetime.datetime.now(datetime.UTC))
+    certificate, key = _certificate(folder)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            stage.app,
+            ssl_certfile=str(certificate),
+            ssl_keyfile=str(key),
+            log_level="error",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    ready = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        ready.set()
+        await server.serve([listener])
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    if not ready.wait(SECONDS):
+        raise TimeoutError("the portal did not start")
+    try:
+        yield Server(stage, loops[0], port)
+    finally:
+        loops[0].call_soon_threadsafe(stage.gateway.stopping.set)
+        server.should_exit = True
+        thread.join(SECONDS)
+        listener.close()
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "portal of a test")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("*.vdi.localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    made = folder / "portal.crt", folder / "portal.key"
+    made[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    made[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return made

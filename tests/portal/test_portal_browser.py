@@ -1,0 +1,258 @@
+"""The portal in a real browser: live without a reload, by keyboard, on a phone, in the dark, and without scripts."""
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from portal.portal_browser import Visitor, visitor
+from portal.portal_server import Server
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
+from vdi.gateway.people import Person
+
+pytestmark = pytest.mark.timeout(60)
+
+MINE = (
+    "/",
+    "/shared",
+    "/catalogue",
+    "/catalogue/ubuntu-desktop",
+    "/desktops/alice-ubuntu",
+    "/desktops/alice-render/end",
+)
+MORE = ("/desktops/alice-training", "/history", "/history/usage")
+OF_ADMIN = (
+    "/admin",
+    "/admin/sessions",
+    "/admin/templates",
+    "/admin/pools",
+    "/admin/limits",
+    "/admin/doctor",
+    "/admin/audit",
+    "/history?of=everyone",
+)
+EVERY_PAGE = [(path, ALICE) for path in (*MINE, *MORE)] + [(path, ADMIN) for path in OF_ADMIN]
+
+_CONTRASTS = """() => {
+  const parse = (text) => {
+    const probe = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    probe.fillStyle = text; probe.fillRect(0, 0, 1, 1);
+    return [...probe.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return parse(getComputedStyle(document.documentElement).backgroundColor);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || element.closest('.visually-hidden, noscript, .skip, option, dialog')) continue;
+    if (!element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const [one, other] = [light(parse(style.color)), light(ground(element))].sort((a, b) => b - a);
+    const ratio = (one + 0.05) / (other + 0.05);
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.6 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)} ${node.data.trim().slice(0, 40)}`);
+  }
+  return found;
+}"""
+"""Texts whose contrast is below what WCAG 2.2 AA asks for."""
+
+_NAMELESS = """() => [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a[href]')]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.textContent.trim() || one.getAttribute('aria-label') || (one.labels && one.labels.length)))
+  .map((one) => one.outerHTML.slice(0, 120))"""
+_TWICE = """() => {
+  const ids = [...document.querySelectorAll('[id]')].map((one) => one.id);
+  return ids.filter((id, place) => ids.indexOf(id) !== place);
+}"""
+
+
+def quiet(guest: Visitor) -> list[str]:
+    """What the browser complained of; a feature that it does not know in Permissions-Policy is no fault of a page."""
+    return [each for each in guest.complaints if "Permissions-Policy" not in each]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_readable_named_and_without_complaint(browser: Browser, server: Server, scheme: str) -> None:
+    for person in (ALICE, ADMIN):
+        with visitor(browser, server, person, scheme=scheme) as guest:  # type: ignore[arg-type]
+            for path in [path for path, whose in EVERY_PAGE if whose is person]:
+                guest.go(path)
+                assert guest.page.evaluate(_CONTRASTS) == [], path
+                assert guest.page.evaluate(_NAMELESS) == [], path
+                assert guest.page.evaluate(_TWICE) == [], path
+                assert guest.page.locator("h1").count() == 1, path
+                assert guest.page.locator("main").count() == 1, path
+            assert quiet(guest) == []
+            guest.page.evaluate("document.querySelector('h1').style.color = 'var(--ground)'")
+            assert guest.page.evaluate(_CONTRASTS), "the check of contrasts finds nothing whatever is there"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_no_page_is_wider_than_the_screen(browser: Browser, server: Server, width: int) -> None:
+    for person in (ALICE, ADMIN):
+        with visitor(browser, server, person, size=(width, 800)) as guest:
+            for path in [path for path, whose in EVERY_PAGE if whose is person]:
+                guest.go(path)
+                assert guest.page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_a_card_follows_its_desktop_and_the_focus_stays(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        card = guest.page.locator("#card-uid-alice-maps")
+        expect(card).to_contain_text("Starting")
+        details = guest.page.locator("#details-uid-alice-maps")
+        details.focus()
+        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+        expect(card).to_contain_text("Running")
+        expect(guest.page.locator("#details-uid-alice-maps")).to_be_focused()
+        expect(guest.page.locator("#announcer")).to_have_text("alice-maps: Running")
+        server.do(lambda: server.stage.put(running("from-elsewhere", template="firefox")))
+        expect(guest.page.get_by_role("heading", name="from-elsewhere")).to_be_visible()
+        server.do(lambda: server.stage.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"})))
+        expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Failed")
+        assert quiet(guest) == []
+
+
+def test_what_is_typed_is_left_alone_by_what_is_live(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/desktops/alice-ubuntu")
+        guest.page.get_by_label("E-mail address").fill("dave@example.com")
+        server.do(
+            lambda: server.stage.put(
+                a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"})
+            )
+        )
+        expect(guest.page.get_by_role("button", name="Resume alice-ubuntu")).to_be_visible()
+        expect(guest.page.get_by_label("E-mail address")).to_have_value("dave@example.com")
+
+
+def test_a_page_says_when_its_desktop_has_gone(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/desktops/alice-web")
+        session = server.stage.world.session("alice-web")
+        assert session
+        server.do(lambda: server.stage.drop(session))
+        expect(guest.page.get_by_role("heading", name="alice-web")).to_be_visible()
+        expect(guest.page.locator("main")).to_contain_text("This desktop has ended")
+
+
+def test_ending_asks_in_place_and_by_keyboard(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/desktops/alice-ubuntu")
+        end = guest.page.get_by_role("link", name="End alice-ubuntu", exact=True)
+        end.focus()
+        guest.page.keyboard.press("Enter")
+        question = guest.page.get_by_role("dialog")
+        expect(question).to_contain_text("End alice-ubuntu?")
+        guest.page.keyboard.press("Escape")
+        expect(question).to_be_hidden()
+        expect(end).to_be_focused()
+        guest.page.keyboard.press("Enter")
+        question.get_by_role("link", name="Cancel").click()
+        expect(question).to_be_hidden()
+        assert guest.page.url.endswith("/desktops/alice-ubuntu")
+        assert server.stage.deeds.done == []
+        end.click()
+        question.get_by_label("Delete my files too").check()
+        question.get_by_role("button", name="End the desktop").click()
+        expect(guest.page.get_by_text("alice-ubuntu is being ended.")).to_be_visible()
+        assert server.stage.deeds.done == [("end", "alice@example.com", "alice-ubuntu", True)]
+        assert quiet(guest) == []
+
+
+def test_asking_about_a_desktop_that_is_gone_shows_the_page_that_says_so(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.page.route("**/events?*", lambda route: route.abort())
+        guest.go("/desktops/alice-ubuntu")
+        theirs = a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com")
+        server.do(lambda: server.stage.put(theirs))
+        guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
+        expect(guest.page.get_by_role("heading", name="No such desktop")).to_be_visible()
+
+
+def test_buttons_on_cards_do_what_they_say(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        guest.page.get_by_role("button", name="Resume alice-web").click()
+        expect(guest.page.get_by_text("alice-web is being resumed.")).to_be_visible()
+        guest.go("/desktops/alice-ubuntu")
+        guest.page.get_by_role("button", name="Remove carol@example.com").click()
+        expect(guest.page.get_by_text("Access to alice-ubuntu has been taken back.")).to_be_visible()
+    assert server.stage.deeds.done == [
+        ("resume", "alice@example.com", "alice-web"),
+        ("unshare", "alice@example.com", "alice-ubuntu", "carol@example.com"),
+    ]
+
+
+def test_the_catalogue_narrows_down_while_one_types(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/catalogue")
+        expect(guest.page.locator(".cards > li")).to_have_count(5)
+        guest.page.get_by_label("Search the catalogue").press_sequentially("blend")
+        expect(guest.page.locator(".cards > li")).to_have_count(1)
+        expect(guest.page.get_by_label("Search the catalogue")).to_be_focused()
+        assert guest.page.url.endswith("/catalogue?q=blend")
+        assert quiet(guest) == []
+
+
+def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -> None:
+    with visitor(browser, server, ADMIN) as guest:
+        guest.go("/admin/sessions")
+        rows = guest.page.locator("tbody tr")
+        expect(rows).to_have_count(50)
+        guest.page.get_by_label("Name, user or node").press_sequentially("alice")
+        expect(rows).to_have_count(5)
+        guest.page.get_by_label("State").select_option("Running")
+        expect(rows).to_have_count(2)
+        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+        expect(rows).to_have_count(3)
+        guest.page.go_back()
+        expect(rows).to_have_count(5)
+        assert quiet(guest) == []
+
+
+def test_the_first_key_leads_past_the_navigation(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        guest.page.keyboard.press("Tab")
+        expect(guest.page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        guest.page.keyboard.press("Enter")
+        expect(guest.page.locator("main")).to_be_focused()
+
+
+@pytest.mark.parametrize("person", [ALICE, BOB])
+def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server: Server, person: Person) -> None:
+    with visitor(browser, server, person, scripts=False) as guest:
+        guest.go("/catalogue")
+        guest.page.get_by_label("Search the catalogue").fill("qgis")
+        guest.page.get_by_role("button", name="Search").click()
+        guest.page.get_by_role("link", name="Start QGIS").click()
+        guest.page.get_by_label("Name").fill("mine")
+        guest.page.get_by_label("Longest run").select_option("4h")
+        guest.page.get_by_role("button", name="Only start").click()
+        assert server.stage.deeds.done[0][:2] == ("start", person.user)
+        if person is ALICE:
+            guest.go("/desktops/alice-ubuntu")
+            guest.page.get_by_label("E-mail address").fill("dave@example.com")
+            guest.page.get_by_role("button", name="Share").click()
+            expect(guest.page.get_by_text("alice-ubuntu is shared.")).to_be_visible()
+            guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
+            guest.page.get_by_role("button", name="End the desktop").click()
+            expect(guest.page.get_by_text("alice-ubuntu is being ended.")).to_be_visible()
+            assert [each[0] for each in server.stage.deeds.done] == ["start", "share", "end"]
+
+
+def test_times_are_told_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        assert "left" in guest.page.locator("#card-uid-alice-ubuntu time").inner_text()
+        guest.go("/history")
+        assert "UTC" not in guest.page.locator("table").inner_text()
