@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e chaos bench lock clean
+.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e portal doctor kasm network chaos bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -16,16 +16,16 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## a real cluster with a real desktop on this machine, and a picture of it: demo.png (needs root)
+demo: $(STAMP) ## a real cluster with the portal and a desktop on this machine, and a picture: demo.png (needs root)
 	@$(PY) -m vdi demo up --screenshot demo.png
 
 demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 	@$(PY) -m vdi demo down
 
-test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, and e2e (a real desktop; needs root), with the time of each
-	@tests/run.sh unit cluster chaos-fast e2e
+test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real desktop; needs root), pages; with the time of each
+	@tests/run.sh unit cluster chaos-fast e2e portal
 
-check: lint types contracts unit ## format, lint, types, import contracts, unit tests (under a minute)
+check: lint types contracts unit ## format, lint, types, import contracts, unit tests (about three minutes)
 
 format: $(STAMP) ## format and mend what can be mended
 	@$(PY) -m ruff format .
@@ -50,6 +50,18 @@ cluster: $(STAMP) ## tests against a real API server
 e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 	@tests/run.sh e2e
 
+portal: $(STAMP) ## tests of the portal's pages in a real browser (needs Chromium)
+	@tests/run.sh portal
+
+doctor: $(STAMP) ## faults made for real on a real node; the doctor names each (needs root)
+	@tests/run.sh doctor
+
+kasm: $(STAMP) ## Kasm's diagnosis, checklists and installation with stand-in charts on a real node (needs root)
+	@tests/run.sh kasm
+
+network: $(STAMP) ## the chart's network policies with real packets on a real node (needs root)
+	@tests/run.sh network
+
 chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
 	@tests/run.sh chaos
 
@@ -57,10 +69,14 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench
 	@$(PY) -m bench.queue
 	@$(PY) -m bench.pool_claim
+	@$(PY) -m bench.edge
+	@$(PY) -m bench.portal
+	@$(PY) -m bench.history
+	@$(PY) -m bench.doctor
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
-	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/run.txt
+	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra gateway -o requirements/run.txt
 	@.venv/bin/uv pip compile pyproject.toml -q --extra dev --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.txt
 
 clean: ## remove what make made here (not the caches of built binaries and images)

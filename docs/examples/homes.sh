@@ -1,0 +1,171 @@
+#!/bin/sh
+# Copies people's homes out of the cluster and back (docs/backup.md):
+#
+#   docs/examples/homes.sh list
+#   docs/examples/homes.sh save FOLDER [CLAIM...]      all homes, or those named
+#   docs/examples/homes.sh load FOLDER [CLAIM...]      all homes of the folder, or those named
+#
+# A home becomes two files: CLAIM.yaml, the claim, and CLAIM.tar.gz, what is in it. `load` makes the claim and fills it;
+# a claim that is there already is left alone, and it says so. Each home is read and written by a pod on its node that
+# runs the image of the home's template, which that node has: nothing is pulled, no privilege is needed.
+#
+# NAMESPACE: the sessions' (vdi-sessions). IMAGE: another image with a shell, GNU tar and gzip. TIMEOUT: of a pod (120s).
+set -eu
+namespace=${NAMESPACE:-vdi-sessions}
+timeout=${TIMEOUT:-120s}
+mount=/home/user
+pod=
+
+k() { kubectl --namespace "$namespace" "$@"; }
+
+say() { echo "homes.sh: $*" >&2; }
+
+remove_pod() {
+    [ -z "$pod" ] || k delete pod "$pod" --ignore-not-found --now --wait=true >/dev/null
+    pod=
+}
+trap remove_pod EXIT
+trap 'exit 130' INT TERM
+
+# The homes that outlive their sessions; one that dies with its session (retain: false) is not worth a copy.
+homes() {
+    k get pvc -l app.kubernetes.io/managed-by=vdi-operator -o go-template='{{range .items}}{{if not .metadata.ownerReferences}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+}
+
+note() { k get pvc "$1" -o go-template="{{index .metadata.annotations \"vdi.kasm.io/$2\"}}"; }
+
+# What makes the same claim again, on any cluster.
+claim_of() {
+    k get pvc "$1" -o go-template='apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {{.metadata.name}}
+  labels: {app.kubernetes.io/managed-by: vdi-operator}
+  annotations:
+    vdi.kasm.io/user: {{printf "%q" (index .metadata.annotations "vdi.kasm.io/user")}}
+    vdi.kasm.io/template: {{printf "%q" (index .metadata.annotations "vdi.kasm.io/template")}}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: {{.spec.storageClassName}}
+  resources: {requests: {storage: {{.spec.resources.requests.storage}}}}
+'
+}
+
+# A pod that holds the claim while we copy; sets `pod`.
+start_pod() {
+    image=${IMAGE:-$(kubectl get vditemplate "$(note "$1" template)" -o 'jsonpath={.spec.image}')}
+    pod=copy-$1
+    k apply -f - >/dev/null <<END
+apiVersion: v1
+kind: Pod
+metadata:
+  name: $pod
+  labels: {app.kubernetes.io/name: vdi-home-copy}
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: 1
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 1000
+    runAsGroup: 1000
+    fsGroup: 1000
+    fsGroupChangePolicy: OnRootMismatch
+    seccompProfile: {type: RuntimeDefault}
+  containers:
+    - name: copy
+      image: $image
+      imagePullPolicy: IfNotPresent
+      command: [sleep, infinity]
+      resources:
+        requests: {cpu: 10m, memory: 32Mi}
+        limits: {memory: 256Mi}
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities: {drop: [ALL]}
+      volumeMounts: [{name: home, mountPath: $mount, readOnly: $2}]
+  volumes:
+    - name: home
+      persistentVolumeClaim: {claimName: $1}
+END
+    if ! k wait "pod/$pod" --for=condition=Ready --timeout="$timeout" >/dev/null; then
+        k get events --field-selector "involvedObject.name=$pod" -o 'jsonpath={range .items[*]}{.message}{"\n"}{end}' >&2
+        say "$1: its pod did not start within $timeout, see above"
+        exit 1
+    fi
+}
+
+save() {
+    claim_of "$2" >"$1/$2.yaml"
+    start_pod "$2" true
+    # What is in the home, not its top folder, which belongs to root and keeps its mode. tar's status 1: a file changed
+    # while it was read, as happens in a desktop that runs; anything above is an error.
+    k exec "$pod" -- sh -c "cd $mount && find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 |
+        tar --null -T - -cz || [ \$? -eq 1 ]" >"$1/$2.tar.gz.unfinished"
+    gzip -t "$1/$2.tar.gz.unfinished"
+    mv "$1/$2.tar.gz.unfinished" "$1/$2.tar.gz"
+    remove_pod
+    echo "$2 of $(note "$2" user): $(du -h "$1/$2.tar.gz" | cut -f1)"
+}
+
+load() {
+    if k get pvc "$2" >/dev/null 2>&1; then
+        say "$2: is there already and stays as it is; to replace it: kubectl -n $namespace delete pvc $2"
+        return 1
+    fi
+    gzip -t "$1/$2.tar.gz"
+    k create -f "$1/$2.yaml" >/dev/null
+    start_pod "$2" false
+    k exec -i "$pod" -- tar -C "$mount" -xz <"$1/$2.tar.gz"
+    remove_pod
+    echo "$2 of $(note "$2" user): loaded"
+}
+
+usage() {
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+[ $# -ge 1 ] || usage
+what=$1
+shift
+case $what in
+    list)
+        found=$(homes)
+        for claim in $found; do
+            echo "$claim  $(note "$claim" user)  $(note "$claim" template)"
+        done
+        exit 0
+        ;;
+    save | load) ;;
+    *) usage ;;
+esac
+[ $# -ge 1 ] || usage
+folder=$1
+shift
+umask 077
+if [ "$what" = save ]; then
+    mkdir -p "$folder"
+    if [ $# -eq 0 ]; then
+        found=$(homes)
+        # shellcheck disable=SC2086 # names, one per word
+        set -- $found
+    fi
+elif [ $# -eq 0 ]; then
+    for file in "$folder"/*.tar.gz; do
+        [ -e "$file" ] || { say "$folder: there is no copy in it (*.tar.gz)"; exit 1; }
+        set -- "$@" "$(basename "$file" .tar.gz)"
+    done
+fi
+[ $# -gt 0 ] || say "there is no home in namespace $namespace"
+if [ $# -eq 1 ]; then
+    "$what" "$folder" "$1" # not in a condition: the shell would go on after an error in it
+else
+    failed=0
+    for claim in "$@"; do
+        "$0" "$what" "$folder" "$claim" || failed=1
+    done
+    exit $failed
+fi
