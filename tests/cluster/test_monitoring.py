@@ -179,8 +179,9 @@ async def one_gpu_and_two_who_want_it(stage: Stage) -> None:
     placement = {"nodeSelector": stage.here}
     name = f"{stage.namespace}-gpu"
     await stage.template_named(name, placement=placement, resources={"defaultGPU": 1}, persistence={"enabled": False})
-    for user in ("carol", "dave"):
-        await stage.session(f"{user}-desktop", name)
+    await stage.session("carol-desktop", name)
+    await stage.reach("carol-desktop", "Creating")  # in the same second, either of the two may be first
+    await stage.session("dave-desktop", name)
     await stage.reach("dave-desktop", "Pending", "in line")
 
 

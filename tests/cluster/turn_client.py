@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import itertools
 import secrets
 import socket
 import ssl
@@ -22,6 +23,12 @@ RELAYED, FAMILY, TRANSPORT = 0x16, 0x17, 0x19
 COOKIE = 0x2112A442
 UDP, TCP = 17, 6
 REFUSED_CREDENTIALS, STALE_NONCE = 401, 438
+
+_PORTS = itertools.count(20_000 + secrets.randbelow(10_000))
+"""UDP ports for the clients, none of them twice.
+
+A server keeps an allocation for minutes after its client has gone, and answers 437 to the next one from the same port.
+"""
 
 Attributes = list[tuple[int, bytes]]
 Over = Literal["udp", "tcp", "tls"]
@@ -43,12 +50,14 @@ class Reply:
 
 
 class TurnClient:
-    """One client at one server; its allocation ends with it."""
+    """One client at one server, from an address that no other client has had."""
 
     def __init__(
         self, server: tuple[str, int], who: tuple[str, str] = ("", ""), *, over: Over = "udp", wait: float = 0.5
     ) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM)
+        if over == "udp":
+            self._socket.bind(("", next(_PORTS)))
         self._socket.settimeout(wait)
         self._socket.connect(server)
         if over == "tls":
