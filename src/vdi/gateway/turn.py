@@ -5,9 +5,6 @@ its place: whoever may enter the desktop gets credentials that end by themselves
 stays between gateway and TURN server. docs/design/turn.md.
 """
 
-import base64
-import hashlib
-import hmac
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -24,6 +21,7 @@ from vdi.gateway.edge.headers import Hosts, is_foreign
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
+from vdi.session.turn import make_credentials
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +37,6 @@ class IceServer(TypedDict, total=False):
     urls: list[str]
     username: str
     credential: str
-
-
-def make_credentials(secret: str, user: str, expires: datetime) -> tuple[str, str]:
-    """User name and password that hold until then, as coturn's `use-auth-secret` checks them.
-
-    SHA-1 is what the convention has; the secret is long and random, and HMAC does not need collision resistance.
-    """
-    name = f"{int(expires.timestamp())}:{user}"
-    return name, base64.b64encode(hmac.digest(secret.encode(), name.encode(), hashlib.sha1)).decode()
 
 
 def ice_servers(urls: Sequence[str], secret: str, user: str, expires: datetime) -> list[IceServer]:

@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +21,7 @@ from vdi.kube.errors import ApiError, Forbidden
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.effective import Desktop
+from vdi.session.turn import make_credentials
 
 _SESSIONS = 3
 """So many of those that run are tried: the way in is the same for all of them."""
@@ -91,9 +90,8 @@ async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding
         return [_unknown("secrets", error.message)]
     if _TURN_SECRET not in (held.get("data") or {}):
         return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {_TURN_SECRET!r}")]
-    secret = base64.b64decode(held["data"][_TURN_SECRET])
-    username = f"{int((now + _VALID).timestamp())}:vdi-doctor"
-    password = base64.b64encode(hmac.digest(secret, username.encode(), hashlib.sha1)).decode()
+    secret = base64.b64decode(held["data"][_TURN_SECRET]).decode(errors="replace")
+    username, password = make_credentials(secret, "vdi-doctor", now + _VALID)
     try:
         await allocate(match["host"], int(match["port"]), username, password)
     except TurnError as error:
