@@ -7,6 +7,7 @@ from typing import Any
 
 from vdi.kasm.answers import is_host_name
 from vdi.kasm.generations import A, B, C, Generation, Version
+from vdi.kasm.values_paths import value_at
 from vdi.kasm.values_schema import known
 
 _HOST = "allowed: a DNS name in small letters without https:// and without a port"
@@ -50,12 +51,8 @@ class Subject:
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a path; a null counts as not there, as it does for Helm."""
-        node: Any = self.values
-        for key in path.split("."):
-            if not isinstance(node, Mapping):
-                return default
-            node = node.get(key)
-        return default if node is None else node
+        found = value_at(self.values, path)
+        return default if found is None else found
 
     def on(self, path: str, *, default: bool = False) -> bool:
         """Whether a switch is on."""

@@ -20,8 +20,8 @@ from vdi.kasm.generations import Generation, of_chart, parse_version
 from vdi.kasm.install_chart import KasmChart, merged, without_own_keys
 from vdi.kasm.install_errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.install_waits import stop, tell_waits
-from vdi.kasm.preflight_presets import value_at
 from vdi.kasm.upgrade_rules import Database, Side, Upgrade, notes, refusals
+from vdi.kasm.values_paths import value_at
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
 from vdi.kube.transport import Client

@@ -10,7 +10,7 @@ from typing import Any
 
 from vdi.kasm.generations import ALL, A, C, Generation, Version, kasm_version
 from vdi.kasm.migrate_table import ACROSS, STEPS, TOGETHER, Step, longest, moved
-from vdi.kasm.values import set_at
+from vdi.kasm.values_paths import set_at, value_at
 from vdi.kasm.values_schema import known, tree_of
 
 
@@ -76,7 +76,7 @@ def _across(done: Migration, values: Mapping[str, Any]) -> Migration:
     notes = []
     for note in done.notes:
         new = ACROSS.get(note.path)
-        value = _at(values, note.path) if new else None
+        value = value_at(values, note.path) if new else None
         if new and value is not None:
             set_at(done.values, new, value)
             notes.append(Note(Fate.RENAMED, note.path, new))
@@ -229,21 +229,14 @@ def _added(step: Step, old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[
             ("proxyService.type", "ClusterIP", "generation A had no LoadBalancer"),
             ("ingress.enabled", True, "generation A always made its Ingress"),
         ]
-    if not _at(old, "database.standalone"):
+    if not value_at(old, "database.standalone"):
         wanted.append(("database.storage.retentionPolicy.whenDeleted", "Retain", "Delete would take the data along"))
     for path, value, why in wanted:
-        if _at(new, path) is None:
+        if value_at(new, path) is None:
             set_at(new, path, value)
             yield Note(Fate.ADDED, path, path, why)
-    if _at(new, "certificate.secretName") is None:
+    if value_at(new, "certificate.secretName") is None:
         yield Note(Fate.PERSON, "certificate.secretName", why="name a Secret of type kubernetes.io/tls: pods mount it")
-
-
-def _at(values: Mapping[str, Any], path: str) -> Any:
-    node: Any = values
-    for key in path.split("."):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
 
 
 def _together(values: Mapping[str, Any], version: Version) -> Migration:

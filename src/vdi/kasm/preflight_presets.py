@@ -11,19 +11,10 @@ from vdi.kasm.generations import kasm_version
 from vdi.kasm.generations_model import SIZES, Component, Container, Generation, Resources, Version
 from vdi.kasm.preflight_facts import takes_of
 from vdi.kasm.preflight_needs import ClaimNeed, Needs, PodNeed
+from vdi.kasm.values_paths import value_at
 from vdi.session.units import parse_quantity
 
 Values = Mapping[str, Any]
-
-
-def value_at(values: Values, path: str) -> Any:
-    """What stands at a path such as `database.storage.pvcSize`; None where nothing does."""
-    found: Any = values
-    for part in path.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return None
-        found = found[part]
-    return found
 
 
 @dataclass(frozen=True, slots=True)

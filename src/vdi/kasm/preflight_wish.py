@@ -8,7 +8,8 @@ from vdi.kasm.answers import Ingress
 from vdi.kasm.generations_model import Generation, Version
 from vdi.kasm.preflight_entry import HTTPS, RDP
 from vdi.kasm.preflight_needs import Needs, needs_of_manifests
-from vdi.kasm.preflight_presets import Preset, value_at
+from vdi.kasm.preflight_presets import Preset
+from vdi.kasm.values_paths import value_at
 
 Values = Mapping[str, Any]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdi.kasm.generations import ALL, C, Generation, Version, successor
+from vdi.kasm.values_paths import value_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,8 @@ class Side:
 
     def get(self, path: str, default: Any = None) -> Any:
         """A value; a null is as good as none."""
-        node: Any = self.values
-        for key in path.split("."):
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return default if node is None else node
+        found = value_at(self.values, path)
+        return default if found is None else found
 
     @property
     def external(self) -> bool:

@@ -7,6 +7,7 @@ import yaml
 
 from vdi.kasm.answers import Answers, Ingress, Profile, check
 from vdi.kasm.generations import A, kasm_version
+from vdi.kasm.values_paths import set_at
 from vdi.kasm.values_tuned import tuned
 
 LOCAL_PATH = "local-path"
@@ -151,17 +152,6 @@ def nested(found: Iterator[Entry] | list[Entry]) -> dict[str, Any]:
     for path, value, _ in found:
         set_at(tree, path, value)
     return tree
-
-
-def set_at(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value at a path, making the blocks on the way. A value in the way is replaced."""
-    *way, leaf = path.split(".")
-    for key in way:
-        below = tree.get(key)
-        if not isinstance(below, dict):
-            below = tree[key] = {}
-        tree = below
-    tree[leaf] = value
 
 
 def to_yaml(found: list[Entry], head: str = "") -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vdi.kasm.check_rules import Level, Subject
 from vdi.kasm.check_values import check_values, looks_like
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
-from vdi.kasm.values import set_at
+from vdi.kasm.values_paths import set_at
 from vdi.kasm.values_schema import all_paths, known, tree_of
 
 GOOD = {

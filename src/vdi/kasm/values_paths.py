@@ -1,0 +1,23 @@
+"""Values by their paths, such as `database.storage.pvcSize`. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def value_at(values: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path; None where nothing does. A null is as good as none, as it is for Helm."""
+    found: Any = values
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def set_at(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at a path, making the blocks on the way. A value in the way is replaced."""
+    *way, leaf = path.split(".")
+    for key in way:
+        below = tree.get(key)
+        if not isinstance(below, dict):
+            below = tree[key] = {}
+        tree = below
+    tree[leaf] = value
