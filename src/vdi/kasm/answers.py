@@ -109,7 +109,7 @@ def _names(answers: Answers) -> tuple[str, ...]:
         found.append(f"--size is {answers.size!r}; allowed: {', '.join(SIZES)}.")
     if not _OBJECT.fullmatch(answers.release) or "." in answers.release or len(answers.release) > _LONGEST_RELEASE:
         found.append(f"--release is {answers.release!r}; allowed: small letters, digits and inner '-', at most 53.")
-    if answers.resolver and not _is_address(answers.resolver):
+    if answers.resolver and not is_address(answers.resolver):
         found.append(
             f"--resolver is {answers.resolver!r}; allowed: an IP address, that of Service kube-system/kube-dns."
         )
@@ -120,7 +120,7 @@ def _names(answers: Answers) -> tuple[str, ...]:
     }
     if database := answers.database:
         names |= {"--database-secret": database.secret, "--database-master-secret": database.master_secret}
-        if not is_host_name(database.host) and not _is_address(database.host):
+        if not is_host_name(database.host) and not is_address(database.host):
             found.append(f"--database-host is {database.host!r}; allowed: a DNS name or an IP address.")
         if not 0 < database.port < 65536:
             found.append(f"--database-port is {database.port}; allowed: 1 to 65535.")
@@ -165,7 +165,8 @@ def _combinations(answers: Answers) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """An IP address, of either kind."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

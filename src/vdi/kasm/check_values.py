@@ -4,10 +4,10 @@ Helm is silent about a key that the chart does not know: `global.hostname` in ge
 every key is looked up, and one of another generation is answered with this one's name for it.
 """
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vdi.kasm.answers import is_address
 from vdi.kasm.check_rules import Finding, Level, Subject, rules
 from vdi.kasm.generations import ALL, Generation
 from vdi.kasm.migrate_table import renamed_to
@@ -135,7 +135,7 @@ def _fits(value: Any, kind: str) -> bool:
         case "list":
             return isinstance(value, list)
         case "address":
-            return value == "" or (isinstance(value, str) and _is_address(value))
+            return value == "" or (isinstance(value, str) and is_address(value))
     return bool(value == kind)
 
 
@@ -146,14 +146,6 @@ def _allowed(kind: str) -> str:
 def _shown(value: Any) -> str:
     text = repr(value) if not isinstance(value, bool) else str(value).lower()
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _resources(path: str, value: Any) -> Iterator[Finding]:
