@@ -143,9 +143,9 @@ def _explain(failure: Exception, session_name: str) -> Problem | None:
         return name_taken(failure.kind, failure.name)
     if isinstance(failure, NotFound) and failure.api_missing:
         return explain_refusal(_kind_in(failure), failure.message, kind_missing=True)
-    if isinstance(failure, Forbidden | Invalid):
-        return explain_refusal(_kind_in(failure), failure.message)
-    if isinstance(failure, ServerError) and is_webhook_down(failure.message):
+    if isinstance(failure, Forbidden | Invalid) or (
+        isinstance(failure, ServerError) and is_webhook_down(failure.message)
+    ):
         return explain_refusal(_kind_in(failure), failure.message)
     return None
 

@@ -6,19 +6,20 @@ from vdi.session.conditions import ADMITTED, HOME_BOUND, ROUTE_READY, Reason
 from vdi.session.effective import Problem
 
 _CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
+_WEBHOOK_FAILED = "failed calling webhook"
 _CAUSES = (
     (r"violates PodSecurity", Reason.POD_SECURITY, "breaks the namespace's Pod Security level", True),
     (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "does not fit into the namespace's quota", False),
     (r"(maximum|minimum) \S+ usage per", Reason.QUOTA_EXCEEDED, "breaks the namespace's LimitRange", True),
     (r"is being terminated", Reason.REFUSED, "cannot be made, because the namespace is being deleted", True),
-    (r"failed calling webhook", Reason.REFUSED, "is held up by an admission webhook that does not answer", False),
+    (_WEBHOOK_FAILED, Reason.REFUSED, "is held up by an admission webhook that does not answer", False),
     (r"cannot \w+ resource", Reason.REFUSED, "may not be made by the operator (RBAC)", True),
 )
 
 
 def is_webhook_down(message: str) -> bool:
     """Whether an error of the server is the refusal of a webhook that fails closed, and not trouble of its own."""
-    return "failed calling webhook" in message
+    return _WEBHOOK_FAILED in message
 
 
 def explain_refusal(kind: str, message: str, *, kind_missing: bool = False) -> Problem:
