@@ -6,11 +6,11 @@ from typing import Any
 from vdi.kasm.preflight_facts import Facts
 from vdi.kasm.preflight_line import Line, Verdict, counted, label_of, listed, unread_line
 from vdi.kasm.preflight_needs import Needs, PodNeed, cpu_words, size_words
+from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.session.capacity import PODS
 from vdi.session.capacity_matching import Room
 
 _RESOURCES = ("cpu", "memory", PODS)
-_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 LOCAL_PATH = "rancher.io/local-path"
 
 
@@ -136,11 +136,11 @@ def _class_line(facts: Facts, name: str, wanted: str) -> Line:
             Verdict.FAIL, f"There is no StorageClass {name}: the volume would stay Pending.", _values_remedy(classes)
         )
     if not name and not defaults:
-        make = f"kubectl annotate storageclass {next(iter(sorted(classes)), 'local-path')} {_DEFAULT}=true"
+        make = f"kubectl annotate storageclass {next(iter(sorted(classes)), 'local-path')} {IS_DEFAULT_CLASS}=true"
         how = make if classes else "K3s without --disable=local-storage brings the class local-path"
         return line(Verdict.FAIL, "Without a default class the volume stays Pending.", how)
     if not name and len(defaults) > 1:
-        drop = f"kubectl annotate storageclass {defaults[0]} {_DEFAULT}-"
+        drop = f"kubectl annotate storageclass {defaults[0]} {IS_DEFAULT_CLASS}-"
         return line(Verdict.WARN, "Of several defaults Kubernetes takes the newest, whichever that is.", drop)
     chosen = classes[name or defaults[0]]
     if chosen.get("provisioner") == LOCAL_PATH:
@@ -170,4 +170,4 @@ def _values_remedy(classes: dict[str, dict[str, Any]]) -> str:
 
 
 def _is_default(one: dict[str, Any]) -> bool:
-    return bool((one["metadata"].get("annotations") or {}).get(_DEFAULT) == "true")
+    return bool((one["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true")

@@ -67,3 +67,5 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+IS_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+"""The annotation of a StorageClass, "true" where claims that name none get it."""

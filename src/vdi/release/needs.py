@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.facts import Facts, Object
 
-IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 _TEMPLATE_CLASS = "local-path"
 """StorageClass of homes whose template names none (docs/api.md)."""
@@ -16,7 +16,9 @@ def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     if any(words.startswith("storageclasses") for words in facts.unread):
         return
     there = {one["metadata"]["name"] for one in facts.classes}
-    defaults = [one for one in facts.classes if (one["metadata"].get("annotations") or {}).get(IS_DEFAULT) == "true"]
+    defaults = [
+        one for one in facts.classes if (one["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true"
+    ]
     for what, wanted in _classes(facts):
         if (wanted and wanted not in there) or (not wanted and not defaults):
             yield what, wanted

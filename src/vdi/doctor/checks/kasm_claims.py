@@ -5,11 +5,11 @@ from typing import Any
 from vdi.doctor.checks.kasm_link import Link, link
 from vdi.doctor.kasm import Kasm
 from vdi.doctor.kasm_parts import Part
+from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.session.pulling import first_line
 
 _PATIENCE = 60.0
 """Seconds in which a provisioner makes a volume."""
-_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 
 
 def ask_claim(kasm: Kasm, name: str, part: Part) -> Link:
@@ -61,7 +61,7 @@ def _class_missing(kasm: Kasm, part: Part, name: str, wanted: str | None, there:
         evidence=[f"spec.storageClassName: {wanted or '(none)'}", "status.phase: Pending"],
         remedy=f"{value}, then: kubectl --namespace {kasm.namespace} delete {made_anew} (it is empty), and helm upgrade"
         if wanted
-        else f"kubectl annotate storageclass {there[0] if there else 'NAME'} {_DEFAULT}=true",
+        else f"kubectl annotate storageclass {there[0] if there else 'NAME'} {IS_DEFAULT_CLASS}=true",
     )
 
 
