@@ -4,38 +4,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.doctor.snapshot import Snapshot
+from vdi.doctor.workloads import Workload, workloads
 
 _POINT = "--entrypoints."
 _PROVIDER = "--providers.kubernetescrd"
 
 
 @dataclass(frozen=True)
-class Traefik:
+class Traefik(Workload):
     """One workload that runs Traefik, and what its arguments say. A file may say more."""
 
-    kind: str
-    raw: Raw
     args: tuple[str, ...]
-
-    @property
-    def object(self) -> str:
-        """As findings name it."""
-        meta = self.raw["metadata"]
-        return f"{self.kind}/{meta['namespace']}/{meta['name']}"
-
-    @property
-    def ready(self) -> int:
-        """How many replicas answer."""
-        status = self.raw.get("status") or {}
-        return int(status.get("readyReplicas") or status.get("numberReady") or 0)
-
-    @property
-    def wanted(self) -> int:
-        """How many there should be."""
-        if self.kind == "daemonset":
-            return int((self.raw.get("status") or {}).get("desiredNumberScheduled") or 0)
-        return int(self.raw["spec"].get("replicas", 1))
 
     @property
     def entry_points(self) -> frozenset[str]:
@@ -63,10 +43,9 @@ class Traefik:
 def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
     """Workloads with Traefik's image."""
     found = []
-    for plural in ("deployments", "daemonsets"):
-        for raw in snapshot.raw(plural):
-            for container in raw["spec"]["template"]["spec"]["containers"]:
-                name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
-                if name in ("traefik", "mirrored-library-traefik"):
-                    found.append(Traefik(plural.removesuffix("s"), raw, tuple(container.get("args") or ())))
+    for one in workloads(snapshot):
+        for container in one.raw["spec"]["template"]["spec"]["containers"]:
+            name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
+            if name in ("traefik", "mirrored-library-traefik"):
+                found.append(Traefik(one.kind, one.raw, tuple(container.get("args") or ())))
     return tuple(found)

@@ -10,6 +10,7 @@ from vdi.doctor.operators import find_operators, lease_of
 from vdi.doctor.policies import Party, Port, blocking
 from vdi.doctor.proxies import find_traefiks
 from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.doctor.workloads import find_turn_servers
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
@@ -42,21 +43,14 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
 @check("deployments", "daemonsets")
 def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
     """The chart's own TURN server, where it is installed."""
-    for plural in ("deployments", "daemonsets"):
-        for one in snapshot.raw(plural):
-            meta, status = one["metadata"], one.get("status") or {}
-            labels = meta.get("labels") or {}
-            if labels.get("app.kubernetes.io/name") != "coturn":
-                continue
-            if status.get("readyReplicas") or status.get("numberReady"):
-                continue
-            kind = plural.removesuffix("s")
+    for one in find_turn_servers(snapshot):
+        if not one.ready:
             yield found(
                 "turn_down",
-                f"{kind}/{meta['namespace']}/{meta['name']}",
+                one.object,
                 "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
                 evidence=["ready: 0"],
-                remedy=f"kubectl --namespace {meta['namespace']} describe {kind} {meta['name']}, and its pods",
+                remedy=f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}, and its pods",
             )
 
 

@@ -10,6 +10,7 @@ from vdi.doctor.checks.registry import found
 from vdi.doctor.finding import Finding
 from vdi.doctor.gpus import observe_gpus
 from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.doctor.workloads import Workload, find_turn_servers
 from vdi.gpu.dcgm import Measured
 from vdi.gpu.measure import measure
 from vdi.kube.resource import PODS, SECRETS
@@ -18,7 +19,6 @@ from vdi.kube.transport import Client
 _FULL = 0.95
 _CONFIG_VOLUME, _CONFIG_KEY = "config", "turnserver.conf"
 _ALLOWED = re.compile(r"^allowed-peer-ip=(?P<first>[^\s-]+)(?:-(?P<last>\S+))?$", re.MULTILINE)
-_ALLOWED_LINES = re.compile(r"^allowed-peer-ip=.+$", re.MULTILINE)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -52,9 +52,11 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
     Raises ApiError where Secrets or pods may not be read.
     """
     findings = []
-    for kind, workload, name in _servers(snapshot):
-        namespace = workload["metadata"]["namespace"]
-        held: Any = await client.get(SECRETS, name, namespace=namespace, into=dict[str, Any])
+    for server in find_turn_servers(snapshot):
+        name = _config_secret(server)
+        if not name:
+            continue
+        held: Any = await client.get(SECRETS, name, namespace=server.namespace, into=dict[str, Any])
         config = base64.b64decode((held.get("data") or {}).get(_CONFIG_KEY, "")).decode()
         for session, (where, pod) in pods.items():
             there: Any = await client.get(PODS, pod, namespace=where, into=dict[str, Any])
@@ -63,10 +65,10 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
                 findings.append(
                     found(
                         "turn_peers_denied",
-                        f"{kind}/{namespace}/{workload['metadata']['name']}",
+                        server.object,
                         f"The TURN server does not relay to desktops: the pod of {session} has the address"
                         f" {denied[0]}, which is in none of its allowed ranges.",
-                        evidence=_ALLOWED_LINES.findall(config) or ["no allowed-peer-ip at all"],
+                        evidence=[match[0] for match in _ALLOWED.finditer(config)] or ["no allowed-peer-ip at all"],
                         remedy=f"helm upgrade with coturn.allowedPeers that has the pods' range, and {denied[0]} in it",
                         touches=[session],
                     )
@@ -85,16 +87,11 @@ def is_allowed(config: str, address: Address) -> bool:
     return False
 
 
-def _servers(snapshot: Snapshot) -> Iterator[tuple[str, Raw, str]]:
-    """Kind, workload and name of its configuration's Secret."""
-    for plural in ("deployments", "daemonsets"):
-        for one in snapshot.raw(plural):
-            if (one["metadata"].get("labels") or {}).get("app.kubernetes.io/name") != "coturn":
-                continue
-            volumes = one["spec"]["template"]["spec"].get("volumes") or ()
-            for volume in volumes:
-                if volume["name"] == _CONFIG_VOLUME and "secret" in volume:
-                    yield plural.removesuffix("s"), one, volume["secret"]["secretName"]
+def _config_secret(server: Workload) -> str:
+    """Name of the Secret with its configuration; empty: it has none."""
+    volumes = server.raw["spec"]["template"]["spec"].get("volumes") or ()
+    found = (one["secret"]["secretName"] for one in volumes if one["name"] == _CONFIG_VOLUME and "secret" in one)
+    return next(found, "")
 
 
 def _addresses(pod: Raw) -> list[Address]:
