@@ -126,8 +126,15 @@ async def run_watched(helm: Helm, arguments: Sequence[str], watch: Watch, *, std
     except HelmFailed as error:
         raise HelmFailed(error.what, with_reasons(error.failure, watch.reasons)) from error
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await stop_telling(watching, watch.view)
+
+
+async def stop_telling(telling: "asyncio.Task[None]", view: View) -> None:
+    """End what tells beside helm. A fault of its own is said here: it is none of helm's work, which goes on without."""
+    telling.cancel()
+    (ended,) = await asyncio.gather(telling, return_exceptions=True)
+    if isinstance(ended, Exception):
+        view.say(f"  (not all was shown of what was waited for: {ended!r})")
 
 
 def with_reasons(failure: Failure, reasons: Sequence[Pending]) -> Failure:

@@ -12,14 +12,14 @@ from vdi.helm.arguments import Change, Place, Values
 from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
-from vdi.helm.watch import View, Watch, run_watched
+from vdi.helm.watch import View, Watch, run_watched, stop_telling
 from vdi.kasm.backup import Backup, Kubectl, back_up, check_free
 from vdi.kasm.check_rules import Level, Subject
 from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import Generation, of_chart, parse_version
 from vdi.kasm.install_chart import KasmChart, merged, without_own_keys
 from vdi.kasm.install_errors import KasmFailedError, KasmRefusedError
-from vdi.kasm.install_waits import stop, tell_waits
+from vdi.kasm.install_waits import tell_waits
 from vdi.kasm.upgrade_rules import Database, Side, Upgrade, notes, refusals
 from vdi.kasm.values_paths import value_at
 from vdi.kube.errors import NotFound
@@ -169,7 +169,7 @@ async def carry_out(run: Running, plan: Plan) -> Revision:
         left = _left(run, await read_revisions(run.client, run.place.namespace, run.release))
         raise KasmFailedError(f"{error}\n{left}", interrupted=isinstance(error, HelmInterrupted)) from error
     finally:
-        await stop(telling)
+        await stop_telling(telling, run.view)
     run.view.stage("helm: everything is ready", monotonic() - began)
     found = deployed(await read_revisions(run.client, run.place.namespace, run.release))
     if found is None:

@@ -1,6 +1,5 @@
 """What waits for what while Kasm comes up, pod by pod, in the words of the generation."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -51,9 +50,3 @@ async def tell_waits(client: Client, namespace: str, generation: Generation, vie
                 said.add(key)
                 view.say(sentence)
         await SYSTEM_CLOCK.sleep(_SECONDS)
-
-
-async def stop(task: "asyncio.Task[None]") -> None:
-    """End the loop, whatever it ended with."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -1,5 +1,6 @@
 """The live view: what it says as things change, and which reasons count when helm has failed."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 
 from unit.helm.test_helm_waiting import a_pod, waiting
 from vdi.helm.seen import Pod
-from vdi.helm.watch import Watch
+from vdi.helm.watch import Watch, stop_telling
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import PODS, SECRETS, SERVICES, Resource
 from vdi.session.observed import Event
@@ -101,3 +102,21 @@ def test_an_event_is_taken_for_what_it_is_about() -> None:
 
     event = msgspec.convert({"metadata": {"name": "e"}, "regarding": {"name": "vdi-1"}}, Event)
     assert _name(event) == "vdi-1"
+
+
+async def test_a_view_that_breaks_is_told_of_and_stops_nothing() -> None:
+    view, begun = View(), asyncio.Event()
+
+    async def tell(fault: Exception | None) -> None:
+        begun.set()
+        if fault:
+            raise fault
+        await asyncio.Event().wait()
+
+    for fault in (None, KeyError("status")):
+        telling = asyncio.create_task(tell(fault))
+        await begun.wait()
+        begun.clear()
+        await stop_telling(telling, view)
+        assert telling.done()
+    assert view.lines == ["  (not all was shown of what was waited for: KeyError('status'))"]
