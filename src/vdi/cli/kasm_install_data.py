@@ -15,7 +15,7 @@ from vdi.cli.release_run import agree
 from vdi.helm.arguments import Place
 from vdi.helm.releases import deployed, read_revisions
 from vdi.kasm.backup import Backup, back_up, find_kubectl
-from vdi.kasm.install import generation_of
+from vdi.kasm.install import generation_of_release
 from vdi.kasm.install_errors import KasmRefusedError
 from vdi.kasm.uninstall import Removal, check_agents, plan_removal, remove
 from vdi.kube.transport import Client
@@ -49,7 +49,7 @@ def backup(
             raise KasmRefusedError(
                 f"there is no release {release} in namespace {namespace}; allowed: one that is there"
             )
-        return await back_up(client, kubectl, generation_of(revision), release, file)
+        return await back_up(client, kubectl, generation_of_release(revision), release, file)
 
     with in_words():
         kubectl = find_kubectl(Place(namespace, kubeconfig, context))

@@ -100,7 +100,7 @@ async def plan_upgrade(run: Running, chart: KasmChart, values: dict[str, Any] | 
     if revisions and revisions[0].status in PENDING:
         raise KasmRefusedError(_pending(run, revisions[0]))
     before = _in_place(run, deployed(revisions))
-    generation = generation_of(before)
+    generation = generation_of_release(before)
     if values is None and generation is not chart.generation:
         raise KasmRefusedError(
             f"values of {generation.chart} do not fit {chart.generation.chart}; carry them over and name the file (-f):"
@@ -124,7 +124,9 @@ async def plan_upgrade(run: Running, chart: KasmChart, values: dict[str, Any] | 
 
 async def installed_generation(run: Running) -> Generation:
     """Which generation the release is now. Raises KasmRefusedError where there is none."""
-    return generation_of(_in_place(run, deployed(await read_revisions(run.client, run.place.namespace, run.release))))
+    return generation_of_release(
+        _in_place(run, deployed(await read_revisions(run.client, run.place.namespace, run.release)))
+    )
 
 
 def _in_place(run: Running, revision: Revision | None) -> Revision:
@@ -135,7 +137,7 @@ def _in_place(run: Running, revision: Revision | None) -> Revision:
     return revision
 
 
-def generation_of(revision: Revision) -> Generation:
+def generation_of_release(revision: Revision) -> Generation:
     """Which generation a release is. Raises KasmRefusedError for one that is not Kasm's."""
     found = of_chart(revision.chart.metadata.name)
     if found is None:
@@ -150,7 +152,7 @@ async def save_database(run: Running, plan: Plan, kubectl: Kubectl, file: Path) 
     check_free(file)
     began = monotonic()
     run.view.waiting("the database is dumped, and the dump is read back")
-    done = await back_up(run.client, kubectl, generation_of(plan.before), run.release, file)
+    done = await back_up(run.client, kubectl, generation_of_release(plan.before), run.release, file)
     run.view.stage(f"database saved to {done.file} ({done.size:,} bytes, read back)", monotonic() - began)
     return done
 

@@ -13,7 +13,7 @@ from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kasm.generations import Generation
-from vdi.kasm.install import Running, generation_of, secret_exists
+from vdi.kasm.install import Running, generation_of_release, secret_exists
 from vdi.kasm.install_errors import KasmFailedError, KasmRefusedError
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
@@ -47,7 +47,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     if not revisions:
         raise KasmRefusedError(f"there is no release {release} in namespace {namespace}; allowed: one that is there")
     revision = deployed(revisions) or revisions[0]
-    generation = generation_of(revision)
+    generation = generation_of_release(revision)
     sets = await client.list(STATEFUL_SETS, namespace=namespace, into=Object)
     own = [one for one in sets if _is_of(one["spec"]["template"]["metadata"], generation, release)]
     claims = await client.list(CLAIMS, namespace=namespace, into=Object)
