@@ -21,12 +21,6 @@ def render(answers: Answers) -> str:
     return to_yaml(list(entries(answers)), heading(answers))
 
 
-def values_of(answers: Answers) -> dict[str, Any]:
-    """The same as data. Raises BadAnswersError."""
-    check(answers)
-    return nested(entries(answers))
-
-
 def heading(answers: Answers) -> str:
     """What the file is for, and how it is used."""
     version = ".".join(str(number) for number in answers.chart_version)

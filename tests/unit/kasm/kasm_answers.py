@@ -1,9 +1,12 @@
 """Answers as hypothesis makes them up: every combination, also those that are refused."""
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from vdi.kasm.answers import Answers, ExternalDatabase, Ingress, Profile
 from vdi.kasm.generations import ALL, SIZES, A, B, C
+from vdi.kasm.values import entries, nested
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 hosts = st.builds(lambda one, two: f"{one}.{two}.example.com", names, names)
@@ -62,3 +65,8 @@ def good_answers(draw: st.DrawFn) -> Answers:
         passwords_secret=draw(st.one_of(st.just(""), names)) if secrets else "",
         resolver=draw(st.sampled_from(["", "10.43.0.10"])) if secrets else "",
     )
+
+
+def values_of(answers: Answers) -> dict[str, Any]:
+    """What the file with these answers says, as data."""
+    return nested(entries(answers))

@@ -6,13 +6,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from unit.kasm.kasm_answers import good_answers
+from unit.kasm.kasm_answers import good_answers, values_of
 from vdi.kasm.answers import Answers
 from vdi.kasm.check_rules import Level, Subject
 from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import ALL, A, B, C
 from vdi.kasm.migrate import CannotMigrateError, Fate, leaves, migrate
-from vdi.kasm.values import values_of
 
 OLD = """
 global:

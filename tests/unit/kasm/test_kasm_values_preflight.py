@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from unit.kasm.kasm_answers import good_answers
+from unit.kasm.kasm_answers import good_answers, values_of
 from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
 from vdi.kasm.answers import Answers, Ingress, Profile
 from vdi.kasm.generations import C
@@ -12,7 +12,6 @@ from vdi.kasm.preflight import examine
 from vdi.kasm.preflight_facts import Facts, Probe, Resolution
 from vdi.kasm.preflight_line import Verdict
 from vdi.kasm.preflight_wish import wish_of_values
-from vdi.kasm.values import values_of
 
 MACHINES = {
     Profile.NODE_4GB: ("2", "3900Mi"),  # what Linux leaves of 4 GB
