@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from bundles import renamed
 from cluster.operator_stage import RBAC, Object, ShiftedClock, Stage, documented_rules
 from vdi.doctor.collect import BUDGET, collect
 from vdi.doctor.examine import examine
 from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.rank import roots
-from vdi.doctor.redact import names_in, redact, redact_findings
+from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import Scope, Snapshot, load, save
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
@@ -186,7 +187,7 @@ class Ward:
         snapshot = await self.snapshot(session=session, everywhere=everywhere, user=user)
         findings = examine(snapshot)
         replayed = examine(load(save(redact(snapshot))))
-        assert redact_findings(findings, names_in(snapshot)) == replayed
+        assert renamed(findings, snapshot) == replayed
         assert b"alice@example.com" not in save(redact(snapshot))
         return findings
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from bundles import renamed
 from cluster.helm_tools import Tools
 from cluster.operator_stage import ShiftedClock
 from vdi.cli.kasm_diagnose import CHECKS
@@ -16,7 +17,7 @@ from vdi.doctor.examine import examine
 from vdi.doctor.finding import Finding
 from vdi.doctor.kasm import Kasm
 from vdi.doctor.rank import roots
-from vdi.doctor.redact import names_in, redact, redact_findings
+from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import Scope, Snapshot, load, save
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
@@ -73,7 +74,7 @@ class Ward:
         """A run of the diagnosis; its bundle, saved and loaded, gives the same findings."""
         snapshot = self.snapshot(ahead)
         findings = examine(snapshot, CHECKS)
-        assert redact_findings(findings, names_in(snapshot)) == examine(load(save(redact(snapshot))), CHECKS)
+        assert renamed(findings, snapshot) == examine(load(save(redact(snapshot))), CHECKS)
         return findings
 
     def is_well(self) -> bool:

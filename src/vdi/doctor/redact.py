@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from vdi.doctor.finding import Finding
 from vdi.doctor.snapshot import Snapshot
 from vdi.doctor.trim import REDACTED
 from vdi.session.children.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
@@ -34,11 +33,6 @@ def redact(snapshot: Snapshot) -> Snapshot:
     logs = {key: [_SECRET.sub(rf"\1{REDACTED}", line) for line in lines] for key, lines in snapshot.logs.items()}
     bare = msgspec.structs.replace(snapshot, logs=logs)
     return msgspec.convert(_renamed(msgspec.to_builtins(bare), rename), Snapshot)
-
-
-def redact_findings(findings: list[Finding], rename: Rename) -> list[Finding]:
-    """Findings of the whole snapshot as those of the redacted one are."""
-    return [msgspec.convert(_renamed(msgspec.to_builtins(one), rename), Finding) for one in findings]
 
 
 def names_in(snapshot: Snapshot) -> Rename:

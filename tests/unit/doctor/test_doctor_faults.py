@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from bundles import renamed
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
@@ -13,7 +14,7 @@ from vdi.doctor.codes.probes import PROBES
 from vdi.doctor.examine import CHECKS, examine
 from vdi.doctor.finding import Severity
 from vdi.doctor.rank import roots
-from vdi.doctor.redact import names_in, redact, redact_findings
+from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import load, save
 
 ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
@@ -42,7 +43,7 @@ def test_a_bundle_gives_the_same_findings(name: str) -> None:
     ALL[name][1](cluster)
     snapshot = cluster.snapshot()
     bundle = save(redact(snapshot))
-    assert redact_findings(examine(snapshot), names_in(snapshot)) == examine(load(bundle))
+    assert renamed(examine(snapshot), snapshot) == examine(load(bundle))
     for word in (b"alice0@example.com", b"u:p@x"):
         assert word not in bundle
 
