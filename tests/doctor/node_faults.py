@@ -89,30 +89,34 @@ def taken_away(world: World, *what: str) -> Iterator[None]:
         world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
 
 
-def as_root(world: World, script: str, folder: str) -> None:
-    """A shell script on the node, as root, in a pod with a folder of the node at /node."""
+def on_node(world: World, folder: str, image: str, user: int, *command: str) -> None:
+    """A command on the node, in a pod with a folder of the node at /node, until it has ended well."""
     pod: Object = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "as-root", "namespace": "kube-system"},
+        "metadata": {"name": "mender", "namespace": "kube-system"},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,
-            "securityContext": {"runAsUser": 0},
+            "securityContext": {"runAsUser": user},
             "volumes": [{"name": "node", "hostPath": {"path": folder}}],
             "containers": [
                 {
-                    "name": "shell",
-                    "image": "docker.io/library/debian:12-slim",
-                    "command": ["sh", "-ec", script],
+                    "name": "mender",
+                    "image": image,
+                    "command": [*command],
                     "volumeMounts": [{"name": "node", "mountPath": "/node"}],
                 }
             ],
         },
     }
     with applied(world, pod):
-        wait = ("wait", "pod/as-root", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
-        world.kubectl(*SYSTEM, *wait)
+        world.kubectl(*SYSTEM, "wait", "pod/mender", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+
+
+def as_root(world: World, script: str, folder: str) -> None:
+    """A shell script on the node, as root, with that folder at /node."""
+    on_node(world, folder, "docker.io/library/debian:12-slim", 0, "sh", "-ec", script)
 
 
 # The image and its settings
@@ -351,26 +355,7 @@ def mend_database(world: World, folder: str, revision: str) -> None:
     """The revision as it was, with the gateway's own Python, since the gateway itself does not start."""
     update = f"UPDATE alembic_version SET version_num = '{revision}'"
     script = f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r}); c.commit()"
-    pod: Object = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "mend", "namespace": "kube-system"},
-        "spec": {
-            "restartPolicy": "Never",
-            "securityContext": {"runAsUser": 65532},
-            "volumes": [{"name": "node", "hostPath": {"path": folder}}],
-            "containers": [
-                {
-                    "name": "shell",
-                    "image": "localhost/vdi/vdi:dev",
-                    "command": ["python3", "-c", script],
-                    "volumeMounts": [{"name": "node", "mountPath": "/node"}],
-                }
-            ],
-        },
-    }
-    with applied(world, pod):
-        world.kubectl(*SYSTEM, "wait", "pod/mend", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+    on_node(world, folder, "localhost/vdi/vdi:dev", 65532, "python3", "-c", script)
 
 
 @fault("middleware_missing")
