@@ -313,5 +313,14 @@ def circle_of_1_1190_0(cluster: Cluster) -> None:
 
 
 @fault("kasm_start_stalled")
+def an_init_container_hangs_and_does_not_say_on_whom(cluster: Cluster) -> None:
+    kasm = Kasm(cluster, C)
+    kasm.pod("api")["spec"]["initContainers"].insert(0, {"name": "own-step", "image": "example.com/own:1"})
+    kasm.pod("api")["status"]["initContainerStatuses"].insert(0, {"name": "own-step"})
+    kasm.at_place("api", 0)
+    kasm.at_step("proxy", "api")
+
+
+@fault("kasm_start_stalled")
 def nobody_says_why(cluster: Cluster) -> None:
     Kasm(cluster, A).unready("redis", state={"running": {"startedAt": BEGAN}})

@@ -15,6 +15,7 @@ from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
 from vdi.doctor.checks.kasm import CHECKS, all_links
 from vdi.doctor.examine import examine
+from vdi.doctor.finding import Severity
 from vdi.doctor.kasm import find_kasm, suspect_containers
 from vdi.doctor.kasm_waits import parse_wait, read_wait
 from vdi.doctor.rank import rank, roots
@@ -122,6 +123,23 @@ def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_told() -> None:
     assert examine(snapshot, CHECKS) == []
     assert {one.finding.object for one in all_links(snapshot)} == {kasm.pod_name(key) for key in ("db", "api", "proxy")}
     assert all(one.soft for one in all_links(snapshot))
+
+
+def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, C)
+    kasm.pod("proxy")["spec"]["initContainers"][0] = {"name": "own-step", "image": "example.com/own:1"}
+    kasm.pod("proxy")["status"]["initContainerStatuses"][0] = {"name": "own-step"}
+    kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:01Z"}})
+    (begun,) = all_links(kasm_scope(cluster))
+    assert begun.soft
+    assert begun.finding.message == f"The init container own-step of {kasm.pod('proxy')['metadata']['name']} runs."
+
+    kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:00Z"}})
+    (finding,) = examine(kasm_scope(cluster), CHECKS)
+    assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
+    assert "its init container own-step has run for 600 s. If it waits, for what cannot be read." in finding.message
+    assert finding.remedy == "kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step"
 
 
 def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> None:

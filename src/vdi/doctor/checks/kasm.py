@@ -23,6 +23,8 @@ from vdi.doctor.kasm_waits import Target
 from vdi.doctor.snapshot import Snapshot
 from vdi.kasm.generations import C
 
+_SILENT = 600.0
+"""Seconds for which an init container may be at work that waits for nobody: it copies files, or changes their owner."""
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 
 
@@ -65,8 +67,9 @@ class Walk(Asking):
                 remedy=trouble.remedy,
                 touches=trouble.touches,
             )
-        elif box is not None and box.is_init and box.running_since and (target := self._target(part, box)):
-            found = self._waits(part, box, target)
+        elif box is not None and box.is_init and box.running_since:
+            target = self._target(part, box)
+            found = self._waits(part, box, target) if target else self._works(part, box, trouble.words)
         else:
             found = link("kasm_start_stalled", part.object, trouble.words, remedy="", soft=True)
         self.told[part.name] = found
@@ -117,6 +120,25 @@ class Walk(Asking):
             remedy=cause.finding.remedy if cause else "",
             cause=cause,
             soft=cause is None or cause.soft,
+        )
+
+    def _works(self, part: Part, box: Box, words: str) -> Link:
+        """An init container that does not say what it waits for, if for anything: a finding after a long time."""
+        seconds = int(self.kasm.snapshot.age(box.running_since))
+        if seconds < _SILENT:
+            return link("kasm_start_stalled", part.object, words, remedy="", soft=True)
+        known = self.kasm.step_of(part, box.name)
+        does = f" ({known[1].what})" if known else ""
+        return link(
+            "kasm_start_stalled",
+            part.object,
+            f"{part.name} is at {part.state}: its init container {box.name}{does} has run for {seconds} s. If it waits,"
+            " for what cannot be read.",
+            evidence=[
+                f"status.initContainerStatuses: {box.name} has run for {seconds} s",
+                f"neither the command line of {box.name} nor the chart says whom it waits for",
+            ],
+            remedy=f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}",
         )
 
     def _ring(self, members: list[tuple[Part, Box]]) -> Link:

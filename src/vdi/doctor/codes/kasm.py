@@ -177,9 +177,10 @@ ROOTS = (
     _code(
         code="kasm_start_stalled",
         severity=Severity.WARNING,
-        means="A pod of Kasm has been starting for minutes, and nobody says why.",
-        proof="Its age, its state, and that there is no Event.",
-        remedy="Describe the pod.",
+        means="A pod of Kasm has been starting for minutes, and nobody says why; or for ten minutes it has been at an"
+        " init container that does not say whom it waits for.",
+        proof="Its age, its state, and that there is no Event; how long the init container has run.",
+        remedy="Describe the pod; read the init container's log.",
         follows=_NODES,
     ),
 )
