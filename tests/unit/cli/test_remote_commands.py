@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from vdi.cli.main import main
 from vdi.cli.remote_login import Login, Logins, write_logins
 from vdi.gateway.login.logins import Identity
+from vdi.session.times import format_time
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_json_is_for_scripts(remote: Vdi, gateway: RemoteGateway) -> None:
 
 
 def test_changes_say_the_same_as_with_a_cluster(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session(status=RUNNING))
+    began = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # the command's clock is the real one
+    gateway.call(lambda stage: stage.session(status={**RUNNING, "startTime": format_time(began)}))
     name = "alice-desktop"
     assert remote("session", "suspend", name).out.startswith(f"session {name} is being suspended; start it again:")
     assert remote("session", "suspend", name).out.startswith(f"session {name} is suspended already;")
@@ -91,7 +94,8 @@ def test_changes_say_the_same_as_with_a_cluster(remote: Vdi, gateway: RemoteGate
     )
     assert remote("session", "resume", name).out == f"session {name} starts again; see vdi session show {name}\n"
     assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
-    assert "session alice-desktop ends at 2026-11-20T21:00:00Z" in remote("session", "extend", name, "--by", "2h").out
+    end = format_time(began + timedelta(hours=10))
+    assert f"session {name} ends at {end}" in remote("session", "extend", name, "--by", "2h").out
     spec = gateway.call(lambda stage: stage.cluster.objects[name]["spec"])
     assert (spec["suspended"], spec["timeout"]) == (False, "10h")
 

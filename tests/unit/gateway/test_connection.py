@@ -84,7 +84,9 @@ async def test_a_head_that_drips_has_no_more_time_than_one_that_stops() -> None:
             number += 1
             await asyncio.wait([answer], timeout=0.01)
             assert number < 200
-        assert answer.result().startswith(b"HTTP/1.1 408")
+        # A close with something unread is a reset, which may overtake the answer.
+        cut = isinstance(answer.exception(), ConnectionResetError)
+        assert cut or answer.result().startswith(b"HTTP/1.1 408")
 
 
 async def test_the_second_head_of_a_connection_has_the_same_time() -> None:
