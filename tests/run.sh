@@ -16,7 +16,7 @@ run() {
     times+=("$(printf '%-8s %5d s' "$suite" $((SECONDS - begin)))")
 }
 
-# Tests with real servers, browsers and deadlines: what fails is tried once more, alone. Only then is a late machine told from
+# Tests with real servers, processes, browsers and deadlines: what fails is tried once more, alone. Only then is a late machine told from
 # a fault; what needed its second try is named at the end, since a test that does so often has a fault too.
 patiently() {
     local cache=(-o cache_dir=".pytest_cache/$suite")
@@ -46,7 +46,7 @@ desktops_down() {
 
 for suite in "$@"; do
     case $suite in
-        unit) run unit $python -m pytest tests/unit ;;
+        unit) run unit patiently tests/unit ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run cluster patiently tests/cluster tests/network --timeout 180

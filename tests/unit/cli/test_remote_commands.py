@@ -221,7 +221,7 @@ def test_a_list_follows_changes_until_it_is_interrupted(remote: Vdi, gateway: Re
     gateway.call(lambda stage: stage.session("one"))
     command = [sys.executable, "-c", RUN_MAIN, "session", "ls", "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        killer = threading.Timer(8, process.kill)
+        killer = threading.Timer(30, process.kill)
         killer.start()
         try:
             assert process.stdout is not None
