@@ -1,4 +1,4 @@
-"""The guides speak of pages, commands, options and values that exist."""
+"""All pages speak of pages, commands and options that exist, the guides of values too."""
 
 import re
 import subprocess
@@ -13,6 +13,7 @@ from vdi.cli.main import NOUNS, load_noun
 
 DOCS = generate.ROOT / "docs"
 GUIDES = [DOCS / f"{name}.md" for name in ("k3s", "sizing", "upgrading", "backup", "air-gap", "growing", "install")]
+PAGES = sorted([*generate.ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 VALUE = re.compile(r"`([a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?:: [^`]*)?`")
 SCRIPT = DOCS / "examples/homes.sh"
 
@@ -22,25 +23,40 @@ def blocks(page: str, *kinds: str) -> str:
     return "\n".join(body for kind, body in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL) if kind in kinds)
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_every_link_leads_somewhere(guide: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", guide.read_text())
-    lost = [link for link in links if not link.startswith("http") and not (guide.parent / link).exists()]
-    assert lost == []
+def named(page: Path) -> str:
+    """A page, as a test is called."""
+    return str(page.relative_to(generate.ROOT))
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_every_command_and_option_of_ours_exists(guide: Path) -> None:
-    text = guide.read_text()
+def anchors(page: Path) -> set[str]:
+    """What can be linked to in a page: its headings, as the forges make anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).strip().replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
+        if not link.startswith("http"):
+            target = page.parent / link if link else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("page", [one for one in PAGES if one.parent.name != "design"], ids=named)
+def test_every_command_and_option_of_ours_exists(page: Path) -> None:
+    """But for docs/design, which speaks of what is to come too."""
+    text = page.read_text()
     code = re.sub(r"\s+#.*", "", blocks(text, "sh", "console"), flags=re.MULTILINE)
     typed = re.findall(r"^(?:\$ )?(vdi .*)", code, re.MULTILINE) + re.findall(r"`(vdi [a-z][^`]*)`", text)
     for line in typed:
-        noun, *words = line.split()[1:]
+        noun, *words = re.split(r"[|,]|\.\.\.", line)[0].split()[1:]
         assert noun in NOUNS, line
         command: Any = load_noun(noun, None)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
-        known = {option for one in command.params for option in one.opts}
+        known = {option for one in command.params for option in one.opts} | {"--help"}
         given = {word for word in words if word.startswith("-")}
         assert not words or not hasattr(command, "commands"), f"{line}: there is no such command"
         assert given <= known, f"{line}: allowed are {sorted(known)}"
