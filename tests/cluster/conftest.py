@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from cluster.crd_server import CRDS, Server
 from cluster.operator_stage import Stage, open_stage
 from cluster.stand_in import nodes_stand_in
 from vdi.devcluster import binaries, cluster
@@ -71,6 +72,22 @@ def namespace(kubectl: list[str]) -> Iterator[str]:
     subprocess.run([*kubectl, *wait], check=True, capture_output=True)
     yield name
     subprocess.run([*kubectl, "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def crds(kubectl: list[str]) -> None:
+    """The chart's CRDs on this run's control plane."""
+    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(CRDS)]
+    subprocess.run(apply, check=True, capture_output=True, timeout=30)
+    names = [f"crd/{path.stem}.vdi.kasm.io" for path in CRDS.iterdir()]
+    wait = [*kubectl, "wait", "--for=condition=Established", *names, "--timeout=30s"]
+    subprocess.run(wait, check=True, capture_output=True)
+
+
+@pytest.fixture
+def server(crds: None, kubectl: list[str], namespace: str) -> Server:
+    """What people type against a server that knows our kinds."""
+    return Server(kubectl, namespace)
 
 
 @pytest.fixture

@@ -2,16 +2,15 @@
 
 import json
 import re
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cluster.crd_server import Server
+
 ROOT = Path(__file__).parents[2]
-CRDS = ROOT / "charts/vdi/files/crds"
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
 
 MISSION_OBJECTS = """
@@ -43,47 +42,6 @@ spec:
     memory: "4Gi"
   timeout: "8h"
 """
-
-
-@dataclass(frozen=True)
-class Server:
-    """kubectl against a server that has the CRDs; a dry run there validates and defaults, and stores nothing."""
-
-    kubectl: list[str]
-    namespace: str
-
-    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [*self.kubectl, "--namespace", self.namespace, *words]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False)
-
-    def create(self, kind: str, spec: dict[str, Any], name: str = "tried") -> subprocess.CompletedProcess[str]:
-        given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-        return self.run("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(given))
-
-    def accepted(self, kind: str, spec: dict[str, Any], name: str = "tried") -> dict[str, Any]:
-        answer = self.create(kind, spec, name)
-        assert answer.returncode == 0, answer.stderr
-        stored: dict[str, Any] = json.loads(answer.stdout)["spec"]
-        return stored
-
-    def refused(self, kind: str, spec: dict[str, Any]) -> str:
-        answer = self.create(kind, spec)
-        assert answer.returncode == 1, f"accepted: {answer.stdout}"
-        return answer.stderr
-
-
-@pytest.fixture(scope="module")
-def crds(kubectl: list[str]) -> None:
-    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(CRDS)]
-    subprocess.run(apply, check=True, capture_output=True, timeout=30)
-    names = [f"crd/{path.stem}.vdi.kasm.io" for path in CRDS.iterdir()]
-    wait = [*kubectl, "wait", "--for=condition=Established", *names, "--timeout=30s"]
-    subprocess.run(wait, check=True, capture_output=True)
-
-
-@pytest.fixture
-def server(crds: None, kubectl: list[str], namespace: str) -> Server:
-    return Server(kubectl, namespace)
 
 
 def session(**fields: Any) -> dict[str, Any]:

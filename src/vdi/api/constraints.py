@@ -105,3 +105,12 @@ ENV_NAME = must_be(
 IMAGE = must_be(
     "the name of a container image, such as registry.example.com/desktop:1.0", r"self.matches('^[^\\s:@/]\\S*$')"
 )
+PROGRAM = Rule("self.size() > 0 && self[0] != ''", "must begin with the name of a program, such as firefox-esr")
+KEYBOARD_LAYOUT = must_be(
+    "a layout of setxkbmap, or up to four with commas between, such as de or us,ru",
+    "self.matches('^[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+){0,3}$')",
+)
+KEYBOARD_VARIANT = must_be(
+    "a variant of setxkbmap, or one for each layout with commas between, such as nodeadkeys or ,phonetic",
+    "self != '' && self.matches('^[A-Za-z0-9_-]*(,[A-Za-z0-9_-]*){0,3}$')",
+)

@@ -6,8 +6,10 @@ Pure. Nothing is clipped in silence: a wish over a maximum is a problem that nam
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from vdi.api.resources import TemplateResources
 from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, SessionSpec, VDISession
-from vdi.api.template import EnvVar, Placement, TemplateResources, TemplateVolume, VDITemplate
+from vdi.api.template import EnvVar, Placement, TemplateVolume, VDITemplate
+from vdi.session import streaming
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.naming import home_claim_name, host_label
 from vdi.session.policy import Policy
@@ -106,7 +108,7 @@ def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Deskt
         gpu_resource=policy.gpu_resource,
         request_cpu=smaller_quantity(policy.requests_cpu, cpu),
         request_memory=smaller_quantity(policy.requests_memory, memory),
-        env=template.spec.env,
+        env=(*template.spec.env, *streaming.settings(template.spec)),
         port=template.spec.port,
         health_path=template.spec.health_path,
         shm_size=template.spec.shm_size,
@@ -192,6 +194,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
     for variable in spec.env:
         if variable.name in guarded:
             yield f"spec.env: {variable.name} belongs to the operator (it protects the session); remove it"
+    yield from streaming.problems(spec)
     paths = ["/dev/shm"] + ([home.mount_path] if home else [])  # noqa: S108 -- a mount, not a file of ours
     names = {"home", "shm"}
     for volume in spec.volumes:

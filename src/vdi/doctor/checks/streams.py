@@ -7,6 +7,7 @@ from vdi.doctor.cases import Case, active, cases
 from vdi.doctor.checks.registry import check, found
 from vdi.doctor.finding import Finding
 from vdi.doctor.snapshot import Snapshot
+from vdi.session.streaming import generation, obsolete_encoders
 
 _LIBRARY = re.compile(
     r"(?:(\S+\.so[.\d]*): cannot open shared object file|error while loading shared libraries: (\S+?):)"
@@ -26,17 +27,6 @@ _SAID: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ("selkies_error", _PICTURE, "Selkies cannot make a picture: {0}."),
     ("selkies_error", re.compile(r"(address already in use.*)", re.IGNORECASE), "Selkies cannot listen: {0}."),
 )
-OBSOLETE = frozenset(
-    {"nvh264enc", "nvh265enc", "nvav1enc", "x264enc", "x265enc", "vah264enc", "vah265enc", "vaav1enc"}
-) | {
-    "vp8enc",
-    "vp9enc",
-    "av1enc",
-    "svtav1enc",
-    "rav1enc",
-    "openh264enc-baseline",
-}
-"""Encoders of Selkies 1 (GStreamer's names). Selkies 2 drops them, and takes its own choice."""
 
 
 @check("vdisessions", "pods")
@@ -95,10 +85,10 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
     """Templates in use that name encoders which Selkies 2 does not know."""
     used = {session.spec.template for session in snapshot.sessions}
     for name, template in sorted(snapshot.templates.items()):
+        if name not in used or generation(template.spec) != "2":
+            continue
         chosen = next((one.value for one in template.spec.env if one.name == "SELKIES_ENCODER"), "") or ""
-        named = [one.strip() for one in chosen.split("|")[0].split(",") if one.strip()]
-        old = [one for one in named if one in OBSOLETE]
-        if old and name in used:
+        if old := obsolete_encoders(chosen):
             yield found(
                 "encoder_obsolete",
                 f"vditemplate/{name}",

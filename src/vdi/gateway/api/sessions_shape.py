@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from vdi.api.constraints import doc
+from vdi.api.resources import TemplateResources
 from vdi.api.session import SessionSpec, SessionStatus
-from vdi.api.template import Lifecycle, TemplatePersistence, TemplateResources, TemplateSpec, TemplateStatus
+from vdi.api.template import Lifecycle, TemplatePersistence, TemplateSpec, TemplateStatus
 
 PAGE = 100
 MOST = 500

@@ -1,0 +1,59 @@
+"""What a template's desktops may use, and what a session of it may ask for: `spec.resources` of a template."""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from vdi.api.constraints import CPU, MEMORY, Quantity, Rule, doc, quantities_as_text
+
+# dyn(): without it the API server takes a string(integer) to be of any length, and refuses the rule as too costly.
+_GPUS, _MOST_GPUS = "string(dyn(self.defaultGPU))", "string(dyn(self.maxGPU))"
+_MAXIMUM_GPU = Rule(
+    "!has(self.maxGPU) || self.defaultGPU <= self.maxGPU",
+    "defaultGPU must not be more than maxGPU",
+    f'"defaultGPU is \'" + {_GPUS} + "\', more than maxGPU \'" + {_MOST_GPUS} + "\'"',
+    ".defaultGPU",
+)
+
+
+def _default_within_maximum(default: str, maximum: str) -> Rule:
+    """`default` is not more than `maximum`. Silent where one of them is no quantity: the field's own rule says that."""
+    given, most = f"string(self.{default})", f"string(self.{maximum})"
+    return Rule(
+        f"!has(self.{maximum}) || !isQuantity({given}) || !isQuantity({most}) || "
+        f"quantity({given}).compareTo(quantity({most})) <= 0",
+        f"{default} must not be more than {maximum}",
+        f'"{default} is \'" + {given} + "\', more than {maximum} \'" + {most} + "\'"',
+        f".{default}",
+    )
+
+
+class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Limits of a desktop when the session names none, and the most that it may name.
+
+    A maximum that is left out is the larger of the default and, for the GPU, 1.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _MAXIMUM_GPU,
+        _default_within_maximum("defaultMemory", "maxMemory"),
+        _default_within_maximum("defaultCPU", "maxCPU"),
+    )
+
+    default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
+        msgspec.field(name="defaultGPU", default=1)
+    )
+    default_memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
+    default_cpu: Annotated[Quantity, doc("CPUs.", CPU, maxLength=32)] = msgspec.field(name="defaultCPU", default="2")
+    max_gpu: Annotated[
+        int | None, doc("The most GPUs a session may ask for. Left out: the larger of 1 and defaultGPU.", minimum=0)
+    ] = msgspec.field(name="maxGPU", default=None)
+    max_memory: Annotated[
+        Quantity | None, doc("The most memory a session may ask for. Left out: defaultMemory.", MEMORY, maxLength=32)
+    ] = None
+    max_cpu: Annotated[
+        Quantity | None, doc("The most CPUs a session may ask for. Left out: defaultCPU.", CPU, maxLength=32)
+    ] = msgspec.field(name="maxCPU", default=None)
+
+    def __post_init__(self) -> None:
+        quantities_as_text(self, "default_memory", "default_cpu", "max_memory", "max_cpu")

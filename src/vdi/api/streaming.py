@@ -1,0 +1,211 @@
+"""How a template's desktops stream, and what they show: `spec.streaming`, `spec.app` and `spec.keyboard`.
+
+The tables of what each generation of Selkies knows stand here, because the CRD's rules are made from them;
+`vdi.session.streaming` turns the fields into environment variables. Sources: `settings.py` of Selkies 2.1.0; for
+Selkies 1, `__main__.py` and `docs/component.md` of selkies-gstreamer 1.6.
+"""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from vdi.api.constraints import KEYBOARD_LAYOUT, KEYBOARD_VARIANT, PROGRAM, Rule, doc
+
+SELKIES_1_IMAGE = "selkies-gstreamer"
+"""What the name of an image has in it that is taken for one of Selkies 1: the name of the project until then."""
+
+ENCODERS = ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg")
+"""Of Selkies 2, in its own order: each takes the GPU's encoder for its codec where there is one, else the CPU's."""
+ENCODERS_WITHOUT_WEBRTC = ("h264enc-striped", "jpeg")
+"""Pictures in stripes, and single pictures: WebRTC carries neither."""
+ENCODER_ALIASES = ("x264enc", "openh264enc")
+"""Names of Selkies 1 that Selkies 2 reads as h264enc."""
+ENCODERS_1 = (
+    *("nvh264enc", "vah264enc", "x264enc", "openh264enc", "nvh265enc", "vah265enc", "x265enc"),
+    *("vp8enc", "vavp9enc", "vp9enc", "nvav1enc", "vaav1enc", "svtav1enc", "av1enc", "rav1enc"),
+)
+"""Of Selkies 1: plugins of GStreamer."""
+ONLY_SELKIES_2 = ("audio", "microphone", "fileTransfer", "printing", "gamepad", "secondScreen", "locked")
+"""Fields for which Selkies 1 has no setting."""
+LOCKABLE = ("encoder", "framerate", "bitrate")
+"""What a person may change in the page, and the template may forbid."""
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "streaming.transport": (
+        "SELKIES_MODE",
+        "SELKIES_ENABLE_DUAL_MODE",
+        "SELKIES_WEBRTC_ICE_LITE",
+        "SELKIES_WEBRTC_UDP_MUX_PORT",
+    ),
+    "streaming.encoder": ("SELKIES_ENCODER",),
+    "streaming.framerate": ("SELKIES_FRAMERATE",),
+    "streaming.bitrate": ("SELKIES_VIDEO_BITRATE", "SELKIES_RATE_CONTROL_MODE", "SELKIES_ENABLE_RATE_CONTROL"),
+    "streaming.audio": ("SELKIES_AUDIO_ENABLED",),
+    "streaming.microphone": ("SELKIES_MICROPHONE_ENABLED",),
+    "streaming.clipboard": ("SELKIES_ENABLE_CLIPBOARD",),
+    "streaming.fileTransfer": ("SELKIES_FILE_TRANSFERS",),
+    "streaming.printing": ("SELKIES_PRINTING_ENABLED",),
+    "streaming.gamepad": ("SELKIES_GAMEPAD_ENABLED",),
+    "streaming.secondScreen": ("SELKIES_SECOND_SCREEN",),
+    "streaming.resize": ("SELKIES_ENABLE_RESIZE",),
+    "app.command": ("VDI_APP",),
+    "keyboard.layout": ("VDI_KEYBOARD_LAYOUT",),
+    "keyboard.variant": ("VDI_KEYBOARD_VARIANT",),
+}
+"""The variables that each field decides: in `env` beside that field, they are refused."""
+
+
+class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What the desktop's picture, sound and input go through. What is left out is left to the image."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.locked) || self.locked.all(one, "
+            + " || ".join(f"(one == '{field}' && has(self.{field}))" for field in LOCKABLE)
+            + ")",
+            "locked must name only fields that are set beside it",
+            '"locks \'" + self.locked.filter(one, '
+            + " && ".join(f"!(one == '{field}' && has(self.{field}))" for field in LOCKABLE)
+            + ')[0] + "\', which is not set; set it, or take it out of locked"',
+            ".locked",
+        ),
+        Rule(
+            "!(has(self.microphone) && self.microphone && has(self.audio) && !self.audio)",
+            "'true' needs audio: true, because Selkies has no microphone without sound",
+            field_path=".microphone",
+        ),
+        Rule(
+            "!(has(self.transport) && self.transport == 'webrtc' && has(self.encoder) && self.encoder in "
+            f"{list(ENCODERS_WITHOUT_WEBRTC)})",
+            "must be an encoder that WebRTC carries",
+            "\"'\" + self.encoder + \"' is not carried by transport 'webrtc'; allowed there: "
+            + ", ".join(one for one in ENCODERS if one not in ENCODERS_WITHOUT_WEBRTC)
+            + '"',
+            ".encoder",
+        ),
+    )
+
+    selkies: Annotated[
+        str | None,
+        doc(
+            f"Generation of Selkies in the image. Left out: 1 where the image's name has {SELKIES_1_IMAGE} in it,"
+            " else 2.",
+            enum=["1", "2"],
+        ),
+    ] = None
+    transport: Annotated[
+        str | None,
+        doc(
+            "How the picture travels: by one WebSocket, or by WebRTC over UDP, which needs a TURN server and falls back"
+            " to the WebSocket without one.",
+            enum=["websocket", "webrtc"],
+        ),
+    ] = None
+    encoder: Annotated[
+        str | None,
+        doc(
+            "Encoder that a desktop starts with, by the names of its generation of Selkies.",
+            enum=[*ENCODERS, *(one for one in ENCODERS_1 if one not in ENCODERS)],
+        ),
+    ] = None
+    framerate: Annotated[int | None, doc("Pictures per second, at most.", minimum=8, maximum=240)] = None
+    bitrate: Annotated[int | None, doc("Of the picture, in kbit/s.", minimum=100, maximum=1_000_000)] = None
+    audio: Annotated[bool | None, doc("Sound from the desktop.")] = None
+    microphone: Annotated[bool | None, doc("Sound from the browser. Needs audio.")] = None
+    clipboard: Annotated[
+        str | None,
+        doc(
+            "Which way it may be used: both, into the desktop only, out of the desktop only, or not at all.",
+            enum=["Both", "In", "Out", "Off"],
+        ),
+    ] = None
+    file_transfer: Annotated[
+        str | None,
+        doc("Which files the page may send and fetch.", enum=["Both", "Upload", "Download", "Off"]),
+    ] = None
+    printing: Annotated[bool | None, doc("Printing to the browser, as PDF.")] = None
+    gamepad: Annotated[bool | None, doc("Gamepads of the browser.")] = None
+    second_screen: Annotated[bool | None, doc("A second window as a second screen.")] = None
+    resize: Annotated[bool | None, doc("The desktop takes the size of the browser's window.")] = None
+    locked: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(LOCKABLE)})], ...],
+        doc(
+            "What the person in the browser may not change.",
+            maxItems=len(LOCKABLE),
+            **{"x-kubernetes-list-type": "set"},
+        ),
+    ] = ()
+
+
+class TemplateApp(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A single application in place of a whole desktop. The image has to know of it, as images/desktop does."""
+
+    command: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 1024})], ...],
+        doc("The program and its arguments.", PROGRAM, minItems=1, maxItems=64),
+    ]
+
+
+class TemplateKeyboard(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The keyboard that the desktop believes to have. The image has to know of it, as images/desktop does."""
+
+    layout: Annotated[str, doc("Layout, as setxkbmap names it.", KEYBOARD_LAYOUT, maxLength=32)]
+    variant: Annotated[
+        str | None, doc("Variant of the layout, as setxkbmap names it.", KEYBOARD_VARIANT, maxLength=32)
+    ] = None
+
+
+def _has(path: str) -> str:
+    """The CEL that says whether a template's spec sets a field."""
+    names = path.split(".")
+    return " && ".join(f"has(self.{'.'.join(names[: end + 1])})" for end in range(len(names)))
+
+
+def _said_once(path: str, variables: tuple[str, ...]) -> Rule:
+    named = " or ".join(variables)
+    return Rule(
+        f"!({_has(path)} && has(self.env)) || !self.env.exists(one, one.name in {list(variables)})",
+        f"{path} decides what {named} in env says too; keep one of them",
+        field_path=f".{path.split('.', 1)[0]}",
+    )
+
+
+_GENERATION = (
+    f"(has(self.streaming.selkies) ? self.streaming.selkies : (self.image.contains('{SELKIES_1_IMAGE}') ? '1' : '2'))"
+)
+_GIVEN = {field: f"has(self.streaming.{field})" for field in ("transport", "encoder", *ONLY_SELKIES_2)}
+
+
+def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule:
+    allowed = f"allowed: {', '.join(encoders)}{remedy}"
+    return Rule(
+        f"!(has(self.streaming) && {_GIVEN['encoder']}) || {_GENERATION} != '{generation}' || "
+        f"self.streaming.encoder in {list(encoders)}",
+        f"must be an encoder of Selkies {generation}; {allowed}",
+        f'"\'" + self.streaming.encoder + "\' is not an encoder of Selkies {generation}, which the image has'
+        f' (streaming.selkies, or by its name); {allowed}"',
+        ".streaming.encoder",
+    )
+
+
+RULES = (
+    _encoder_of("2", ENCODERS, " (h264enc takes the GPU's encoder by itself)"),
+    _encoder_of("1", ENCODERS_1, " (nvh264enc on an NVIDIA GPU, x264enc without a GPU)"),
+    Rule(
+        f"!(has(self.streaming) && ({' || '.join(_GIVEN[field] for field in ONLY_SELKIES_2)})) || {_GENERATION} != '1'",
+        f"Selkies 1 has no setting for {', '.join(ONLY_SELKIES_2)}",
+        "'Selkies 1, which the image has (streaming.selkies, or by its name), has no setting for'"
+        + "".join(f" + ({_GIVEN[field]} ? ' {field}' : '')" for field in ONLY_SELKIES_2)
+        + " + '; leave it out'",
+        ".streaming",
+    ),
+    Rule(
+        f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "
+        "self.streaming.transport == 'webrtc'",
+        "'websocket' is not a transport of Selkies 1, which the image has (streaming.selkies, or by its name);"
+        " allowed: webrtc",
+        field_path=".streaming.transport",
+    ),
+    *(_said_once(path, variables) for path, variables in VARIABLES.items()),
+)
+"""Rules of a template's spec: across `streaming`, `image`, `app`, `keyboard` and `env`."""

@@ -1,0 +1,201 @@
+"""A template's `streaming`, `app` and `keyboard` as environment variables of its desktops. Pure.
+
+    TemplateSpec -> settings(spec)  what the pod gets beside the template's `env`
+                 -> problems(spec)  why the template cannot be used, for what the CRD's rules have not refused
+                 -> warnings(spec)  what of it has no effect
+
+`docs/streaming.md` says the same in tables. A person in the browser may turn off what the template allows, and never
+turn on what it forbids: in Selkies 2 a plain `false` can be turned on in the page for some settings (the microphone),
+`false|locked` for none.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from vdi.api.streaming import (
+    ENCODER_ALIASES,
+    ENCODERS,
+    ENCODERS_1,
+    ENCODERS_WITHOUT_WEBRTC,
+    LOCKABLE,
+    ONLY_SELKIES_2,
+    SELKIES_1_IMAGE,
+    VARIABLES,
+)
+from vdi.api.template import EnvVar, TemplateSpec
+
+WEBRTC = "webrtc"
+WEBRTC_PORT = 8083
+"""UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it."""
+OBSOLETE_ENCODERS = frozenset(ENCODERS_1) - frozenset(ENCODERS) - frozenset(ENCODER_ALIASES)
+"""Encoders of Selkies 1 that Selkies 2 passes over."""
+OBSOLETE_VARIABLES = frozenset(
+    {
+        "SELKIES_AUDIO_PACKETLOSS_PERCENT",
+        "SELKIES_JSON_CONFIG",
+        "SELKIES_KEYFRAME_DISTANCE",
+        "SELKIES_METRICS_HTTP_PORT",
+        "SELKIES_VIDEO_PACKETLOSS_PERCENT",
+    }
+)
+"""Settings of Selkies 1 that Selkies 2 does not read."""
+
+_SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
+"""Where Selkies, of either generation, knows of no servers, it takes public ones: the stream goes through strangers."""
+_SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
+"""Selkies' own default, which its example image turns round: the page may run commands in the pod."""
+
+_CLIPBOARD = {"Both": "true", "In": "in", "Out": "out", "Off": "false"}
+_FILES = {"Both": "upload,download", "Upload": "upload", "Download": "download", "Off": "none"}
+_SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
+
+
+def generation(spec: TemplateSpec) -> str:
+    """Of Selkies in the template's image: "1" or "2"."""
+    return spec.streaming.selkies or ("1" if SELKIES_1_IMAGE in spec.image else "2")
+
+
+def uses_webrtc(spec: TemplateSpec) -> bool:
+    """Whether desktops of this template start in the WebRTC mode of Selkies 2, by `streaming` or by `env`."""
+    if generation(spec) != "2":
+        return False
+    if spec.streaming.transport:
+        return spec.streaming.transport == WEBRTC
+    return any(one.name == "SELKIES_MODE" and (one.value or "").strip().lower() == WEBRTC for one in spec.env)
+
+
+def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
+    """The variables, besides the template's own `env`, of which none is named twice.
+
+    What the template does not say is not sent, but for what safety needs, and that only where `env` says nothing.
+    """
+    modern = generation(spec) == "2"
+    safe = (*_SAFE, _SAFE_2) if modern else _SAFE
+    said = {variable.name for variable in spec.env}
+    sent = [(name, value) for name, value in safe if name not in said]
+    sent += _streaming_2(spec) if modern else _streaming_1(spec)
+    if spec.app:
+        # The kubelet would put variables in the place of $(NAME); $$ is how it is told not to.
+        sent.append(("VDI_APP", msgspec.json.encode(spec.app.command).decode().replace("$", "$$")))
+    if spec.keyboard:
+        sent.append(("VDI_KEYBOARD_LAYOUT", spec.keyboard.layout))
+        if spec.keyboard.variant:
+            sent.append(("VDI_KEYBOARD_VARIANT", spec.keyboard.variant))
+    return tuple(EnvVar(name, value) for name, value in sent)
+
+
+def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
+    given, said = spec.streaming, _said(spec)
+    if given.transport == WEBRTC:
+        yield "SELKIES_MODE", "webrtc"
+        yield "SELKIES_ENABLE_DUAL_MODE", "true"  # the way back to the WebSocket, where UDP does not get through
+        yield "SELKIES_WEBRTC_ICE_LITE", "true"  # else it asks public STUN servers, also beside our own
+        yield "SELKIES_WEBRTC_UDP_MUX_PORT", str(WEBRTC_PORT)
+    elif given.transport:
+        yield "SELKIES_MODE", "websockets"
+        yield "SELKIES_ENABLE_DUAL_MODE", "false"  # else anybody in control could switch the desktop for all
+    if given.encoder:
+        # The first is the one to start with; all are the menu, so that one alone is locked.
+        others = () if "encoder" in given.locked else (one for one in ENCODERS if one != given.encoder)
+        yield "SELKIES_ENCODER", ",".join((given.encoder, *others))
+    for field, value, name in (
+        ("framerate", given.framerate, "SELKIES_FRAMERATE"),
+        ("bitrate", given.bitrate, "SELKIES_VIDEO_BITRATE"),
+    ):
+        if value is not None:
+            yield name, f"{value}-{value}" if field in given.locked else str(value)
+    if given.bitrate is not None and "bitrate" in given.locked:
+        yield "SELKIES_RATE_CONTROL_MODE", "cbr"  # with the other mode, crf, there would be no bitrate to hold to
+    for field in _SWITCHES:
+        if field in said:
+            yield VARIABLES[f"streaming.{field}"][0], "true" if said[field] else "false|locked"
+    if given.clipboard:
+        yield "SELKIES_ENABLE_CLIPBOARD", _CLIPBOARD[given.clipboard]
+    if given.file_transfer:
+        yield "SELKIES_FILE_TRANSFERS", _FILES[given.file_transfer]
+
+
+def _streaming_1(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
+    """It knows no locks, and only WebRTC."""
+    given = spec.streaming
+    if given.encoder:
+        yield "SELKIES_ENCODER", given.encoder
+    if given.framerate is not None:
+        yield "SELKIES_FRAMERATE", str(given.framerate)
+    if given.bitrate is not None:
+        yield "SELKIES_VIDEO_BITRATE", str(given.bitrate)
+    if given.clipboard:
+        yield "SELKIES_ENABLE_CLIPBOARD", _CLIPBOARD[given.clipboard]
+    if given.resize is not None:
+        yield "SELKIES_ENABLE_RESIZE", "true" if given.resize else "false"
+
+
+def problems(spec: TemplateSpec) -> Iterator[str]:
+    """What the CRD's rules refuse too: a template that was stored before them, or past them, is refused as well."""
+    given, said = spec.streaming, _said(spec)
+    number = generation(spec)
+    encoders = ENCODERS if number == "2" else ENCODERS_1
+    if given.encoder and given.encoder not in encoders:
+        yield (
+            f"spec.streaming.encoder: {given.encoder!r} is not an encoder of Selkies {number}, which the image has;"
+            f" allowed: {', '.join(encoders)}"
+        )
+    elif given.encoder in ENCODERS_WITHOUT_WEBRTC and given.transport == WEBRTC:
+        yield f"spec.streaming.encoder: {given.encoder!r} is not carried by transport 'webrtc'; choose another"
+    for field, value, allowed in (
+        ("clipboard", given.clipboard, _CLIPBOARD),
+        ("fileTransfer", given.file_transfer, _FILES),
+    ):
+        if value is not None and value not in allowed:
+            yield f"spec.streaming.{field}: {value!r} is not allowed; allowed: {', '.join(allowed)}"
+    if number == "1":
+        unknown = [field for field in ONLY_SELKIES_2 if field in said]
+        if unknown:
+            yield f"spec.streaming: Selkies 1, which the image has, has no setting for {', '.join(unknown)}; remove it"
+        if given.transport == "websocket":
+            yield "spec.streaming.transport: 'websocket' is not a transport of Selkies 1, which the image has"
+    if given.microphone and given.audio is False:
+        yield "spec.streaming.microphone: true needs audio: true"
+    for field in given.locked:
+        if field not in LOCKABLE or field not in said:
+            yield f"spec.streaming.locked: {field!r} is not set, or cannot be locked; remove it"
+    for path, names in VARIABLES.items():
+        if _is_set(spec, path, said):
+            for variable in spec.env:
+                if variable.name in names:
+                    yield f"spec.env: {variable.name} says what spec.{path} says too; keep one of them"
+
+
+def warnings(spec: TemplateSpec) -> Iterator[str]:
+    """What of the template's `env` its image passes over, in a sentence each."""
+    if generation(spec) != "2":
+        return
+    for variable in spec.env:
+        if variable.name in OBSOLETE_VARIABLES:
+            yield f"{variable.name} is a setting of Selkies 1, which Selkies 2 does not read."
+        if variable.name == "SELKIES_ENCODER" and (old := obsolete_encoders(variable.value or "")):
+            yield (
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1: Selkies 2 passes over it and takes"
+                " its own choice."
+            )
+
+
+def obsolete_encoders(value: str) -> list[str]:
+    """Those that a value of SELKIES_ENCODER names and Selkies 2 does not know."""
+    named = (one.strip() for one in value.split("|")[0].split(","))
+    return [one for one in named if one in OBSOLETE_ENCODERS]
+
+
+def _said(spec: TemplateSpec) -> dict[str, object]:
+    """The fields of `streaming` that are set, as the API names them: msgspec leaves out what is not."""
+    said: dict[str, object] = msgspec.to_builtins(spec.streaming)
+    return said
+
+
+def _is_set(spec: TemplateSpec, path: str, said: dict[str, object]) -> bool:
+    part, field = path.split(".")
+    if part == "streaming":
+        return field in said
+    group = spec.app if part == "app" else spec.keyboard
+    return group is not None and getattr(group, field) is not None

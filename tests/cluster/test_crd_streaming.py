@@ -1,0 +1,186 @@
+"""`streaming`, `app` and `keyboard` of a template: refused in words by the API server, and variables of the pod."""
+
+import json
+from typing import Any
+
+import pytest
+
+from cluster.crd_server import Server
+from cluster.operator_stage import Stage
+from vdi.api.streaming import ENCODERS, ENCODERS_1, VARIABLES
+
+SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest"
+
+
+def streaming(**fields: Any) -> dict[str, Any]:
+    return {"image": "i", "streaming": fields}
+
+
+def streaming_1(**fields: Any) -> dict[str, Any]:
+    return {"image": SELKIES_1, "streaming": fields}
+
+
+def label(case: object) -> str | None:
+    return json.dumps(case)[:80] if isinstance(case, dict) else None
+
+
+WAYS = 'supported values: "websocket", "webrtc"'
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    (streaming(selkies="3"), "spec.streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
+    (streaming(transport="udp"), "spec.streaming.transport", f'Unsupported value: "udp": {WAYS}'),
+    (streaming(encoder="h264"), "spec.streaming.encoder", 'Unsupported value: "h264": supported values: "h264enc"'),
+    (streaming(framerate=7), "spec.streaming.framerate", "7: spec.streaming.framerate in body should be greater than"),
+    (streaming(framerate=241), "spec.streaming.framerate", "should be less than or equal to 240"),
+    (streaming(framerate="60"), "spec.streaming.framerate", "must be of type integer"),
+    (streaming(bitrate=99), "spec.streaming.bitrate", "should be greater than or equal to 100"),
+    (streaming(bitrate=1_000_001), "spec.streaming.bitrate", "should be less than or equal to 1000000"),
+    (streaming(audio="yes"), "spec.streaming.audio", "must be of type boolean"),
+    (streaming(clipboard="in"), "spec.streaming.clipboard", '"in": supported values: "Both", "In", "Out", "Off"'),
+    (streaming(fileTransfer=True), "spec.streaming.fileTransfer", '"Both", "Upload", "Download", "Off"'),
+    (streaming(frameRate=60), "spec.streaming.frameRate", "unknown field"),
+    (streaming(locked=["audio"]), "spec.streaming.locked[0]", '"audio": supported values: "encoder", "framerate"'),
+    (streaming(framerate=60, locked=["framerate", "framerate"]), "spec.streaming.locked[1]", "Duplicate value"),
+    (
+        streaming(framerate=60, locked=["framerate", "bitrate"]),
+        "spec.streaming.locked",
+        "locks 'bitrate', which is not set; set it, or take it out of locked",
+    ),
+    (
+        streaming(audio=False, microphone=True),
+        "spec.streaming.microphone",
+        "'true' needs audio: true, because Selkies has no microphone without sound",
+    ),
+    (
+        streaming(transport="webrtc", encoder="jpeg"),
+        "spec.streaming.encoder",
+        "'jpeg' is not carried by transport 'webrtc'; allowed there: h264enc, h265enc, vp8enc, vp9enc, av1enc",
+    ),
+    (
+        streaming(encoder="nvh264enc"),
+        "spec.streaming.encoder",
+        "'nvh264enc' is not an encoder of Selkies 2, which the image has (streaming.selkies, or by its name); allowed: "
+        + ", ".join(ENCODERS)
+        + " (h264enc takes the GPU's encoder by itself)",
+    ),
+    (streaming_1(selkies="2", encoder="nvh264enc"), "spec.streaming.encoder", "is not an encoder of Selkies 2"),
+    (
+        streaming_1(encoder="h264enc"),
+        "spec.streaming.encoder",
+        "'h264enc' is not an encoder of Selkies 1, which the image has (streaming.selkies, or by its name); allowed: "
+        + ", ".join(ENCODERS_1),
+    ),
+    (streaming(selkies="1", encoder="jpeg"), "spec.streaming.encoder", "'jpeg' is not an encoder of Selkies 1"),
+    (
+        streaming_1(audio=True, framerate=60, locked=["framerate"]),
+        "spec.streaming",
+        "Selkies 1, which the image has (streaming.selkies, or by its name), has no setting for audio locked; leave",
+    ),
+    (
+        streaming_1(transport="websocket"),
+        "spec.streaming.transport",
+        "'websocket' is not a transport of Selkies 1, which the image has",
+    ),
+    ({"image": "i", "app": {}}, "spec.app.command", "Required value"),
+    ({"image": "i", "app": {"command": []}}, "spec.app.command", "should have at least 1 items"),
+    ({"image": "i", "app": {"command": [""]}}, "spec.app.command", "must begin with the name of a program"),
+    ({"image": "i", "keyboard": {}}, "spec.keyboard.layout", "Required value"),
+    (
+        {"image": "i", "keyboard": {"layout": "de; reboot"}},
+        "spec.keyboard.layout",
+        "'de; reboot' is not a layout of setxkbmap, or up to four with commas between, such as de or us,ru",
+    ),
+    (
+        {"image": "i", "keyboard": {"layout": "de", "variant": "no dead keys"}},
+        "spec.keyboard.variant",
+        "'no dead keys' is not a variant of setxkbmap",
+    ),
+]
+
+SAMPLES: dict[str, Any] = {
+    "streaming.transport": "websocket",
+    "streaming.encoder": "h264enc",
+    "streaming.framerate": 60,
+    "streaming.bitrate": 8000,
+    "streaming.clipboard": "Off",
+    "streaming.fileTransfer": "Off",
+    "app.command": ["xterm"],
+    "keyboard.layout": "de",
+    "keyboard.variant": "nodeadkeys",
+}
+
+
+@pytest.mark.parametrize(("spec", "field", "words"), REFUSED, ids=label)
+def test_a_wrong_stream_is_refused_in_words(server: Server, spec: dict[str, Any], field: str, words: str) -> None:
+    said = server.refused("VDITemplate", spec)
+    assert field in said and words in said, said
+
+
+@pytest.mark.parametrize("path", VARIABLES)
+def test_a_field_and_a_variable_that_say_the_same_are_refused(server: Server, path: str) -> None:
+    part, field = path.split(".")
+    group = {field: SAMPLES.get(path, True)} | ({"layout": "de"} if part == "keyboard" else {})
+    beside = {"image": "i", part: group}
+    for name in VARIABLES[path]:
+        said = server.refused("VDITemplate", beside | {"env": [{"name": name, "value": "1"}]})
+        assert f"spec.{part}: Invalid value" in said and f"{path} decides what" in said and name in said, said
+    server.accepted("VDITemplate", beside | {"env": [{"name": "LANG", "value": "C"}]})
+
+
+ACCEPTED: list[dict[str, Any]] = [
+    streaming(),
+    streaming(selkies="1", encoder="nvh264enc", framerate=240, bitrate=100, clipboard="In", resize=True),
+    streaming_1(transport="webrtc", encoder="vp9enc"),
+    streaming_1(selkies="2", encoder="h264enc", audio=True),
+    streaming(
+        transport="websocket",
+        encoder="h264enc-striped",
+        framerate=8,
+        bitrate=1_000_000,
+        audio=False,
+        microphone=False,
+        clipboard="Out",
+        fileTransfer="Upload",
+        printing=True,
+        gamepad=False,
+        secondScreen=False,
+        resize=False,
+        locked=["bitrate", "framerate", "encoder"],
+    ),
+    {"image": "i", "app": {"command": ["firefox-esr", ""]}, "keyboard": {"layout": "us,ru", "variant": ",phonetic"}},
+    {"image": SELKIES_1, "env": [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]},
+    {"image": "i", "env": [{"name": name, "value": "1"} for names in VARIABLES.values() for name in names]},
+]
+
+
+@pytest.mark.parametrize("spec", ACCEPTED, ids=label)
+def test_what_is_right_is_stored_as_it_was_said(server: Server, spec: dict[str, Any]) -> None:
+    stored = server.accepted("VDITemplate", spec)
+    for part in ("streaming", "app", "keyboard", "env"):
+        assert stored.get(part) == spec.get(part)
+
+
+async def test_the_pod_has_the_variables(stage: Stage) -> None:
+    template = await stage.template(
+        streaming={"framerate": 30, "locked": ["framerate"], "microphone": False, "clipboard": "In"},
+        app={"command": ["xterm"]},
+        keyboard={"layout": "de"},
+        env=[{"name": "SELKIES_TURN_HOST", "value": "turn.example.com"}],
+    )
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        pod = await stage.pod_of(session)
+        env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+        assert (
+            env.items()
+            >= {
+                "SELKIES_FRAMERATE": "30-30",
+                "SELKIES_MICROPHONE_ENABLED": "false|locked",
+                "SELKIES_ENABLE_CLIPBOARD": "in",
+                "VDI_APP": '["xterm"]',
+                "VDI_KEYBOARD_LAYOUT": "de",
+                "SELKIES_TURN_HOST": "turn.example.com",
+                "SELKIES_STUN_HOST": "localhost",
+                "SELKIES_COMMAND_ENABLED": "false",
+            }.items()
+        )

@@ -1,0 +1,250 @@
+"""`streaming`, `app` and `keyboard` become settings that Selkies takes, or a refusal in words."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.selkies_settings import meaning
+from unit.session.session_builders import a_session, a_template
+from vdi.api.streaming import ENCODERS, ENCODERS_1, ENCODERS_WITHOUT_WEBRTC, LOCKABLE, ONLY_SELKIES_2, VARIABLES
+from vdi.api.template import TemplateSpec
+from vdi.session.effective import Problem, resolve
+from vdi.session.policy import Policy
+from vdi.session.streaming import generation, problems, settings, uses_webrtc, warnings
+
+SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
+ALWAYS = {"SELKIES_TURN_HOST": "localhost", "SELKIES_STUN_HOST": "localhost", "SELKIES_COMMAND_ENABLED": "false"}
+
+
+def spec(**fields: Any) -> TemplateSpec:
+    return a_template(**fields).spec
+
+
+def sent(**fields: Any) -> dict[str, str]:
+    variables = settings(spec(**fields))
+    names = [one.name for one in variables]
+    assert len(set(names)) == len(names), names
+    return {one.name: one.value or "" for one in variables}
+
+
+def streaming(**fields: Any) -> dict[str, str]:
+    """What these fields of `streaming` add to what is always sent."""
+    variables = sent(streaming=fields)
+    return {name: value for name, value in variables.items() if ALWAYS.get(name) != value}
+
+
+def test_a_template_that_says_nothing_gets_what_safety_needs_and_no_more() -> None:
+    assert sent() == ALWAYS
+
+
+def test_what_the_templates_env_says_of_it_holds() -> None:
+    env = [{"name": name, "value": "mine"} for name in ALWAYS]
+    assert sent(env=env) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"encoder": "h265enc", "locked": ["encoder"]}, {"SELKIES_ENCODER": "h265enc"}),
+        (
+            {"encoder": "jpeg"},
+            {"SELKIES_ENCODER": "jpeg,h264enc,h265enc,vp8enc,vp9enc,av1enc,h264enc-striped"},
+        ),
+        ({"framerate": 30}, {"SELKIES_FRAMERATE": "30"}),
+        ({"framerate": 30, "locked": ["framerate"]}, {"SELKIES_FRAMERATE": "30-30"}),
+        ({"bitrate": 4000}, {"SELKIES_VIDEO_BITRATE": "4000"}),
+        (
+            {"bitrate": 4000, "locked": ["bitrate"]},
+            {"SELKIES_VIDEO_BITRATE": "4000-4000", "SELKIES_RATE_CONTROL_MODE": "cbr"},
+        ),
+        ({"audio": True}, {"SELKIES_AUDIO_ENABLED": "true"}),
+        ({"audio": False}, {"SELKIES_AUDIO_ENABLED": "false|locked"}),
+        ({"microphone": True}, {"SELKIES_MICROPHONE_ENABLED": "true"}),
+        ({"microphone": False}, {"SELKIES_MICROPHONE_ENABLED": "false|locked"}),
+        ({"printing": False}, {"SELKIES_PRINTING_ENABLED": "false|locked"}),
+        ({"gamepad": False}, {"SELKIES_GAMEPAD_ENABLED": "false|locked"}),
+        ({"secondScreen": False}, {"SELKIES_SECOND_SCREEN": "false|locked"}),
+        ({"resize": False}, {"SELKIES_ENABLE_RESIZE": "false|locked"}),
+        ({"clipboard": "Both"}, {"SELKIES_ENABLE_CLIPBOARD": "true"}),
+        ({"clipboard": "In"}, {"SELKIES_ENABLE_CLIPBOARD": "in"}),
+        ({"clipboard": "Out"}, {"SELKIES_ENABLE_CLIPBOARD": "out"}),
+        ({"clipboard": "Off"}, {"SELKIES_ENABLE_CLIPBOARD": "false"}),
+        ({"fileTransfer": "Both"}, {"SELKIES_FILE_TRANSFERS": "upload,download"}),
+        ({"fileTransfer": "Upload"}, {"SELKIES_FILE_TRANSFERS": "upload"}),
+        ({"fileTransfer": "Download"}, {"SELKIES_FILE_TRANSFERS": "download"}),
+        ({"fileTransfer": "Off"}, {"SELKIES_FILE_TRANSFERS": "none"}),
+        ({"transport": "websocket"}, {"SELKIES_MODE": "websockets", "SELKIES_ENABLE_DUAL_MODE": "false"}),
+        (
+            {"transport": "webrtc"},
+            {
+                "SELKIES_MODE": "webrtc",
+                "SELKIES_ENABLE_DUAL_MODE": "true",
+                "SELKIES_WEBRTC_ICE_LITE": "true",
+                "SELKIES_WEBRTC_UDP_MUX_PORT": "8083",
+            },
+        ),
+    ],
+    ids=str,
+)
+def test_each_field_in_selkies_2_own_words(given: dict[str, Any], wanted: dict[str, str]) -> None:
+    assert streaming(**given) == wanted
+
+
+def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
+    fields = {
+        "transport": "webrtc",
+        "encoder": "nvh264enc",
+        "framerate": 60,
+        "bitrate": 8000,
+        "clipboard": "In",
+        "resize": False,
+    }
+    assert sent(image=SELKIES_1, streaming=fields) == {
+        "SELKIES_TURN_HOST": "localhost",
+        "SELKIES_STUN_HOST": "localhost",
+        "SELKIES_ENCODER": "nvh264enc",
+        "SELKIES_FRAMERATE": "60",
+        "SELKIES_VIDEO_BITRATE": "8000",
+        "SELKIES_ENABLE_CLIPBOARD": "in",
+        "SELKIES_ENABLE_RESIZE": "false",
+    }
+    assert list(problems(spec(image=SELKIES_1, streaming=fields))) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "said", "wanted"),
+    [
+        ("registry.example.com/desktop:1", None, "2"),
+        (SELKIES_1, None, "1"),
+        (SELKIES_1, "2", "2"),
+        ("registry.example.com/mine:1", "1", "1"),
+    ],
+)
+def test_the_generation_is_what_the_template_says_else_what_the_images_name_says(
+    image: str, said: str | None, wanted: str
+) -> None:
+    assert generation(spec(image=image, streaming={"selkies": said} if said else {})) == wanted
+
+
+def test_an_application_and_a_keyboard() -> None:
+    variables = sent(app={"command": ["firefox-esr", "--new-window", 'a "b"']}, keyboard={"layout": "de"})
+    assert json.loads(variables["VDI_APP"]) == ["firefox-esr", "--new-window", 'a "b"']
+    assert variables["VDI_KEYBOARD_LAYOUT"] == "de" and "VDI_KEYBOARD_VARIANT" not in variables
+    variables = sent(keyboard={"layout": "us,ru", "variant": ",phonetic"})
+    assert variables["VDI_KEYBOARD_VARIANT"] == ",phonetic"
+
+
+def test_the_kubelet_puts_no_variable_into_a_command() -> None:
+    assert sent(app={"command": ["sh", "-c", "echo $(HOME) $HOME"]})["VDI_APP"] == '["sh","-c","echo $$(HOME) $$HOME"]'
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, False),
+        ({"streaming": {"transport": "webrtc"}}, True),
+        ({"streaming": {"transport": "websocket"}}, False),
+        ({"env": [{"name": "SELKIES_MODE", "value": "webrtc"}]}, True),
+        ({"env": [{"name": "SELKIES_MODE", "value": "websockets"}]}, False),
+        ({"image": SELKIES_1, "streaming": {"transport": "webrtc"}}, False),
+    ],
+)
+def test_who_asks_is_told_which_templates_stream_over_webrtc(fields: dict[str, Any], wanted: bool) -> None:
+    assert uses_webrtc(spec(**fields)) is wanted
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"streaming": {"encoder": "nvh264enc"}}, "'nvh264enc' is not an encoder of Selkies 2"),
+    ({"streaming": {"encoder": "openh264enc"}}, "'openh264enc' is not an encoder of Selkies 2"),
+    ({"image": SELKIES_1, "streaming": {"encoder": "h264enc"}}, "'h264enc' is not an encoder of Selkies 1"),
+    ({"streaming": {"encoder": "jpeg", "transport": "webrtc"}}, "'jpeg' is not carried by transport 'webrtc'"),
+    ({"image": SELKIES_1, "streaming": {"audio": False, "gamepad": True}}, "has no setting for audio, gamepad"),
+    ({"image": SELKIES_1, "streaming": {"transport": "websocket"}}, "'websocket' is not a transport of Selkies 1"),
+    ({"streaming": {"audio": False, "microphone": True}}, "spec.streaming.microphone: true needs audio: true"),
+    ({"streaming": {"locked": ["framerate"]}}, "spec.streaming.locked: 'framerate' is not set"),
+    ({"streaming": {"clipboard": "Ask"}}, "spec.streaming.clipboard: 'Ask' is not allowed"),
+    (
+        {"streaming": {"framerate": 60}, "env": [{"name": "SELKIES_FRAMERATE", "value": "30"}]},
+        "SELKIES_FRAMERATE says what spec.streaming.framerate says too",
+    ),
+    (
+        {"app": {"command": ["xterm"]}, "env": [{"name": "VDI_APP", "value": "[]"}]},
+        "VDI_APP says what spec.app.command says too",
+    ),
+    (
+        {"keyboard": {"layout": "de"}, "env": [{"name": "VDI_KEYBOARD_LAYOUT", "value": "fr"}]},
+        "VDI_KEYBOARD_LAYOUT says what spec.keyboard.layout says too",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSED, ids=lambda one: str(one)[:60])
+def test_a_template_past_the_crds_rules_is_refused_in_words(fields: dict[str, Any], words: str) -> None:
+    answer = resolve(a_session(), a_template(**fields), Policy())
+    assert isinstance(answer, Problem) and answer.reason == "InvalidTemplate"
+    assert words in answer.message
+
+
+def test_a_variable_beside_another_field_is_nobodys_business() -> None:
+    env = [{"name": "SELKIES_FRAMERATE", "value": "30"}, {"name": "VDI_KEYBOARD_VARIANT", "value": "nodeadkeys"}]
+    assert list(problems(spec(env=env, streaming={"bitrate": 4000}, keyboard={"layout": "de"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "value", "words"),
+    [
+        ("i", "SELKIES_ENCODER", "nvh264enc", "SELKIES_ENCODER names nvh264enc, an encoder of Selkies 1"),
+        ("i", "SELKIES_ENCODER", "vah264enc, h264enc,nvav1enc", "names vah264enc, nvav1enc"),
+        ("i", "SELKIES_KEYFRAME_DISTANCE", "2", "SELKIES_KEYFRAME_DISTANCE is a setting of Selkies 1"),
+        ("i", "SELKIES_ENCODER", "vp9enc,x264enc", ""),
+        (SELKIES_1, "SELKIES_ENCODER", "nvh264enc", ""),
+    ],
+)
+def test_what_the_image_passes_over_is_said(image: str, name: str, value: str, words: str) -> None:
+    said = list(warnings(spec(image=image, env=[{"name": name, "value": value}])))
+    assert [words in one for one in said] == ([True] if words else [])
+
+
+switches = {name: st.booleans() for name in ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")}
+streams = st.fixed_dictionaries(
+    {},
+    optional={
+        "transport": st.sampled_from(["websocket", "webrtc"]),
+        "encoder": st.sampled_from(ENCODERS + ENCODERS_1),
+        "framerate": st.integers(8, 240),
+        "bitrate": st.integers(100, 1_000_000),
+        "clipboard": st.sampled_from(["Both", "In", "Out", "Off"]),
+        "fileTransfer": st.sampled_from(["Both", "Upload", "Download", "Off"]),
+        "locked": st.lists(st.sampled_from(LOCKABLE), unique=True),
+        **switches,
+    },
+)
+
+
+@given(streams)
+def test_whatever_is_not_refused_selkies_2_takes_as_it_was_meant(fields: dict[str, Any]) -> None:
+    template = spec(streaming=fields)
+    if list(problems(template)):
+        return
+    taken = {one.name: meaning(one.name, one.value or "") for one in settings(template)}
+    locked = fields.get("locked", [])
+    for field, value in fields.items():
+        if field == "locked":
+            continue
+        took = taken[VARIABLES[f"streaming.{field}"][0]]
+        if field in LOCKABLE:
+            assert took == (value, field in locked)
+        if field in switches:
+            assert took == (value, not value), "what is forbidden cannot be turned on in the page"
+    if "transport" in fields and "encoder" in fields and fields["transport"] == "webrtc":
+        assert taken["SELKIES_ENCODER"].value not in ENCODERS_WITHOUT_WEBRTC
+
+
+def test_every_field_of_streaming_has_its_variables() -> None:
+    fields = {field.encode_name for field in msgspec.structs.fields(type(spec().streaming))}
+    assert {path.split(".")[1] for path in VARIABLES if path.startswith("streaming.")} == fields - {"selkies", "locked"}
+    assert set(ONLY_SELKIES_2) <= fields
