@@ -29,7 +29,7 @@ patiently() {
     flaky+=("$before")
 }
 
-control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm traefik-crds.yaml)
+control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {

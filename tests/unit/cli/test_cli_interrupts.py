@@ -27,7 +27,7 @@ def typed(fake: FakeCluster, folder: Path, *words: str) -> Iterator[subprocess.P
         stdin=subprocess.DEVNULL,
         text=True,
     )
-    killer = threading.Timer(8, process.kill)
+    killer = threading.Timer(30, process.kill)
     killer.start()
     try:
         yield process
