@@ -33,14 +33,9 @@ def environment(desktop: ModuleType) -> Callable[[dict[str, str]], dict[str, str
     return made
 
 
-def test_a_desktop_without_a_password_is_refused_in_words(
-    desktop: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
+def test_a_desktop_without_a_password_is_refused_in_words(desktop: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="SELKIES_BASIC_AUTH_PASSWORD is not set"):
         desktop.stream_environment({})
-
-    assert ended.value.code == 1
-    assert "SELKIES_BASIC_AUTH_PASSWORD is not set" in capsys.readouterr().err
 
 
 def test_a_token_does_for_a_password(desktop: ModuleType) -> None:
@@ -56,6 +51,35 @@ def test_dangerous_defaults_are_off_and_no_third_party_relays(
     assert env["SELKIES_TURN_HOST"] == env["SELKIES_STUN_HOST"] == "localhost"
 
 
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({}, False),
+        ({"SELKIES_GAMEPAD_ENABLED": "false|locked"}, False),
+        ({"SELKIES_GAMEPAD_ENABLED": "true"}, True),
+        ({"SELKIES_GAMEPAD_ENABLED": "true", "LD_PRELOAD": "/usr/lib/selkies_input_interposer.so"}, False),
+    ],
+)
+def test_gamepads_that_no_application_would_see_are_warned_of(
+    environment: Callable[[dict[str, str]], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, str],
+    warned: bool,
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    environment(given)
+    assert ("but no application" in capsys.readouterr().err) is warned
+
+
+def test_printing_tells_applications_where_the_queue_is_only_when_it_is_on(desktop: ModuleType) -> None:
+    def applications(**env: str) -> dict[str, str]:
+        return dict(desktop.Desktop(env, app=[], keys=[], screen="4096x2304").env)
+
+    assert applications(SELKIES_PRINTING_ENABLED="true")["CUPS_SERVER"].endswith("/selkies-cups/cups.sock")
+    assert "CUPS_SERVER" not in applications(SELKIES_PRINTING_ENABLED="false|locked")
+
+
 def test_what_the_pod_says_wins(environment: Callable[[dict[str, str]], dict[str, str]]) -> None:
     assert environment({"SELKIES_TURN_HOST": "turn.example"})["SELKIES_TURN_HOST"] == "turn.example"
 
@@ -64,9 +88,10 @@ def test_what_the_pod_says_wins(environment: Callable[[dict[str, str]], dict[str
     ("given", "kept", "warned"),
     [
         ("nvh264enc", "", True),
-        ("vp9enc, jpeg", "jpeg", True),
+        ("vah264enc, jpeg", "jpeg", True),
         ("h264enc,jpeg", "h264enc,jpeg", False),
         ("openh264enc", "openh264enc", False),
+        ("h265enc,vp8enc,vp9enc,av1enc", "h265enc,vp8enc,vp9enc,av1enc", False),
     ],
 )
 def test_encoders_of_selkies_1_are_left_out_and_named(
@@ -78,15 +103,6 @@ def test_encoders_of_selkies_1_are_left_out_and_named(
 ) -> None:
     assert environment({"SELKIES_ENCODER": given})["SELKIES_ENCODER"] == kept
     assert ("was a name of Selkies 1" in capsys.readouterr().err) is warned
-
-
-def test_webrtc_without_a_relay_is_warned_of(
-    environment: Callable[[dict[str, str]], dict[str, str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment({"SELKIES_MODE": "webrtc", "SELKIES_TURN_HOST": "turn.example"})
-    assert capsys.readouterr().err == ""
-    environment({"SELKIES_MODE": "webrtc"})
-    assert "without SELKIES_TURN_HOST" in capsys.readouterr().err
 
 
 def test_an_empty_home_is_filled_and_the_users_own_files_are_left(desktop: ModuleType, tmp_path: Path) -> None:
@@ -103,18 +119,146 @@ def test_an_empty_home_is_filled_and_the_users_own_files_are_left(desktop: Modul
     assert (home / ".config/one").read_text() == "ours"
 
 
-def test_a_home_that_cannot_be_written_is_refused_in_words(
-    desktop: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
+def test_a_home_that_cannot_be_written_is_refused_in_words(desktop: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"HOME={tmp_path / 'absent'} can't be written by uid"):
         desktop.prepare_home(tmp_path / "absent", tmp_path)
-
-    assert f"HOME={tmp_path / 'absent'} can't be written by uid" in capsys.readouterr().err
 
 
 def test_applications_do_not_see_the_streams_secrets(desktop: ModuleType) -> None:
-    parts = desktop.Desktop({"SELKIES_BASIC_AUTH_PASSWORD": "x", "KUBERNETES_PORT": "y", "LANG": "C.UTF-8"})
+    env = {"SELKIES_BASIC_AUTH_PASSWORD": "x", "KUBERNETES_PORT": "y", "LANG": "C.UTF-8"}
+    parts = desktop.Desktop(env, app=[], keys=[], screen="4096x2304")
 
     assert "x" in parts.stream_env.values()
     assert not {"x", "y"} & set(parts.env.values())
     assert parts.env["LANG"] == "C.UTF-8" and parts.env["XAUTHORITY"] == parts.stream_env["XAUTHORITY"]
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_without_an_application_it_is_a_whole_desktop(desktop: ModuleType, text: str) -> None:
+    assert desktop.application(text) == []
+
+
+def test_an_application_takes_the_place_of_panel_and_wallpaper(desktop: ModuleType) -> None:
+    app = desktop.application('["sh", "-c", "true"]')
+    alone = desktop.Desktop({}, app=app, keys=[], screen="4096x2304")
+
+    assert alone.argv("application") == ["sh", "-c", "true"]
+    assert alone.parts[-1] == "application" and not {"xfce4-panel", "xfdesktop"} & set(alone.parts)
+    assert "xfce4-panel" in desktop.Desktop({}, app=[], keys=[], screen="4096x2304").parts
+
+
+@pytest.mark.parametrize("text", ["firefox-esr", "[]", '{"a": 1}', '["sh", 1]', '[""]', '"sh"'])
+def test_an_application_that_is_no_array_of_words_is_refused(desktop: ModuleType, text: str) -> None:
+    with pytest.raises(SystemExit, match=r"VDI_APP=.* is not a JSON array of words\. Allowed is for example"):
+        desktop.application(text)
+
+
+def test_an_application_that_the_image_lacks_is_refused_by_name(desktop: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="this image has no program 'no-such-program'"):
+        desktop.application('["no-such-program", "--x"]')
+
+
+RULES = """! model
+  pc105           Generic 105-key PC
+! layout
+  us              English (US)
+  de              German
+! variant
+  nodeadkeys      de: German (no dead keys)
+  intl            us: English (US, intl., with dead keys)
+! option
+  grp             Switching to another layout
+"""
+
+
+@pytest.mark.parametrize(
+    ("layout", "variant", "words"),
+    [
+        ("", "", []),
+        ("de", "", ["setxkbmap", "-layout", "de"]),
+        ("de", "nodeadkeys", ["setxkbmap", "-layout", "de", "-variant", "nodeadkeys"]),
+        ("us,de", ",nodeadkeys", ["setxkbmap", "-layout", "us,de", "-variant", ",nodeadkeys"]),
+    ],
+)
+def test_a_keyboard_is_set_as_asked(desktop: ModuleType, layout: str, variant: str, words: list[str]) -> None:
+    assert desktop.keyboard(layout, variant, RULES) == words
+
+
+@pytest.mark.parametrize(
+    ("layout", "variant", "said"),
+    [
+        ("xx", "", "VDI_KEYBOARD_LAYOUT='xx': XKB knows no layout 'xx'. Allowed are de, us"),
+        ("pc105", "", "XKB knows no layout 'pc105'"),
+        ("us", "nodeadkeys", "layout 'us' has no variant 'nodeadkeys'. Allowed are intl"),
+        ("de", "nodeadkeys,intl", "names more variants than"),
+        ("", "intl", "needs VDI_KEYBOARD_LAYOUT"),
+    ],
+)
+def test_a_keyboard_that_xkb_does_not_know_is_refused_with_what_is_allowed(
+    desktop: ModuleType, layout: str, variant: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match=said):
+        desktop.keyboard(layout, variant, RULES)
+
+
+def test_the_largest_screen_is_a_size_within_limits(desktop: ModuleType) -> None:
+    assert desktop.max_screen("7680x4320") == "7680x4320"
+    for bad in ("4k", "1024x768", "20000x2000", "1920x1080x24", "-1x5"):
+        with pytest.raises(SystemExit, match=f"VDI_MAX_SCREEN='{bad}' is not WIDTHxHEIGHT"):
+            desktop.max_screen(bad)
+
+
+def test_a_display_that_another_container_of_the_pod_serves_is_left_alone(desktop: ModuleType) -> None:
+    sockets = "0000: 2 0 10000 1 1 77 @/tmp/.X11-unix/X0\n0000: 2 0 10000 1 1 78 /tmp/.X11-unix/X1\n"
+
+    assert desktop.free_display(sockets) == ":2" and desktop.free_display("") == ":0"
+    assert desktop.free_display("0000: 2 0 10000 1 1 77 @/tmp/.X11-unix/X01\n") == ":0"
+
+
+@pytest.fixture
+def judged(
+    desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[tuple[int, str]]], None]:
+    """A desktop that gets these answers from its tries at a picture: (status, output)."""
+    monkeypatch.setattr(desktop, "RUNTIME", tmp_path)
+
+    def judge(answers: list[tuple[int, str]]) -> None:
+        parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
+        for code, output in answers:
+            (tmp_path / "picture.log").write_text(output)
+            parts._judge(code)
+
+    return judge
+
+
+GOOD = (0, "h264 by x264 in software\n")
+BAD = (1, "noise\nthe encoder's library can't be loaded: libva.so.2\n\n")
+
+
+@pytest.mark.parametrize("answer", [BAD, (3, "the encoder made nothing in 20 s\n"), (-11, "noise\n")])
+def test_without_a_first_picture_the_desktop_ends_and_quotes_why(
+    judged: Callable[[list[tuple[int, str]]], None], answer: tuple[int, str]
+) -> None:
+    words = {1: "can't be loaded: libva.so.2", 3: "made nothing in 20 s", -11: "ended by signal 11"}[answer[0]]
+
+    with pytest.raises(SystemExit, match=f"no picture can be made: .*{words}"):
+        judged([answer])
+
+
+def test_later_three_failures_in_a_row_end_it_and_slowness_never_does(
+    judged: Callable[[list[tuple[int, str]]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged([GOOD, BAD, BAD, GOOD, BAD, BAD, *[(3, "late")] * 9])
+    assert capsys.readouterr().err.count("no picture now") == 13
+
+    with pytest.raises(SystemExit, match="no picture can be made"):
+        judged([GOOD, BAD, BAD, BAD])
+
+
+def test_the_line_of_times_names_each_step_once(desktop: ModuleType) -> None:
+    clock = desktop.Clock()
+    clock.mark("one")
+    clock.seen["two"] = 1.5
+    clock.mark("two")
+
+    assert clock.line().startswith("start-up: one ") and clock.line().endswith(", two 1.50 s")
