@@ -8,6 +8,9 @@ import pytest
 from cluster.crd_server import Server
 from cluster.operator_stage import Stage
 from vdi.api.streaming import ENCODERS, ENCODERS_1, VARIABLES
+from vdi.operator.kinds import TEMPLATES
+from vdi.session.streaming import SETTINGS_IGNORED
+from waiting import eventually
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest"
 
@@ -36,8 +39,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (streaming(bitrate=99), "spec.streaming.bitrate", "should be greater than or equal to 100"),
     (streaming(bitrate=1_000_001), "spec.streaming.bitrate", "should be less than or equal to 1000000"),
     (streaming(audio="yes"), "spec.streaming.audio", "must be of type boolean"),
-    (streaming(clipboard="in"), "spec.streaming.clipboard", '"in": supported values: "Both", "In", "Out", "Off"'),
-    (streaming(fileTransfer=True), "spec.streaming.fileTransfer", '"Both", "Upload", "Download", "Off"'),
+    (streaming(clipboard="in"), "spec.streaming.clipboard", '"in": supported values: "Both", "In", "Out", "None"'),
+    (streaming(fileTransfer=True), "spec.streaming.fileTransfer", '"Both", "Upload", "Download", "None"'),
     (streaming(frameRate=60), "spec.streaming.frameRate", "unknown field"),
     (streaming(locked=["audio"]), "spec.streaming.locked[0]", '"audio": supported values: "encoder", "framerate"'),
     (streaming(framerate=60, locked=["framerate", "framerate"]), "spec.streaming.locked[1]", "Duplicate value"),
@@ -102,8 +105,8 @@ SAMPLES: dict[str, Any] = {
     "streaming.encoder": "h264enc",
     "streaming.framerate": 60,
     "streaming.bitrate": 8000,
-    "streaming.clipboard": "Off",
-    "streaming.fileTransfer": "Off",
+    "streaming.clipboard": "None",
+    "streaming.fileTransfer": "None",
     "app.command": ["xterm"],
     "keyboard.layout": "de",
     "keyboard.variant": "nodeadkeys",
@@ -184,3 +187,22 @@ async def test_the_pod_has_the_variables(stage: Stage) -> None:
                 "SELKIES_COMMAND_ENABLED": "false",
             }.items()
         )
+
+
+async def test_a_template_says_what_its_image_passes_over_until_that_is_mended(stage: Stage) -> None:
+    template = await stage.template(env=[{"name": "SELKIES_ENCODER", "value": "nvh264enc"}])
+
+    async def warned() -> list[str]:
+        status = (await stage.api.get(TEMPLATES, template, into=dict)).get("status", {})
+        return [one["message"] for one in status.get("conditions", ()) if one["type"] == SETTINGS_IGNORED]
+
+    async with stage.operator():
+        await eventually(warned, "the template says so")
+        assert "SELKIES_ENCODER names nvh264enc" in (await warned())[0]
+        mended = {"spec": {"env": [{"name": "SELKIES_ENCODER", "value": "h264enc"}]}}
+        await stage.api.patch(TEMPLATES, template, mended, into=dict)
+
+        async def silent() -> bool:
+            return not await warned()
+
+        await eventually(silent, "the template says nothing any more")

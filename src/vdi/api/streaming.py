@@ -116,12 +116,12 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         str | None,
         doc(
             "Which way it may be used: both, into the desktop only, out of the desktop only, or not at all.",
-            enum=["Both", "In", "Out", "Off"],
+            enum=["Both", "In", "Out", "None"],
         ),
     ] = None
     file_transfer: Annotated[
         str | None,
-        doc("Which files the page may send and fetch.", enum=["Both", "Upload", "Download", "Off"]),
+        doc("Which files the page may send and fetch.", enum=["Both", "Upload", "Download", "None"]),
     ] = None
     printing: Annotated[bool | None, doc("Printing to the browser, as PDF.")] = None
     gamepad: Annotated[bool | None, doc("Gamepads of the browser.")] = None

@@ -286,7 +286,12 @@ class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     observed_generation: Annotated[int, doc("Generation of the template that this status speaks of.")] = 0
     conditions: Annotated[
         tuple[Condition, ...],
-        doc("ImagePulled: whether every node that should have the image has it.", list_key="type", maxItems=32),
+        doc(
+            "ImagePulled: whether every node that should have the image has it. SettingsIgnored: the image passes over"
+            " something that the template says.",
+            list_key="type",
+            maxItems=32,
+        ),
     ] = ()
 
 

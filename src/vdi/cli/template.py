@@ -1,11 +1,13 @@
 """`vdi template`: ls and show. Templates are the administrator's; these commands only read them."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 import typer
 
+from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import Lifecycle, PrePullStatus, VDITemplate
 from vdi.cli.failures import CommandFailedError
 from vdi.cli.options import examples
@@ -22,6 +24,7 @@ from vdi.cli.output import (
 )
 from vdi.cli.remote_choice import on_either
 from vdi.cli.session_way import Place, Way
+from vdi.session.streaming import warnings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
 
@@ -105,6 +108,14 @@ def _runs(life: Lifecycle) -> str:
     return f"{length}, {ends[life.on_timeout]}" + (f"; {idle}" if idle else "")
 
 
+def _streams(streaming: TemplateStreaming) -> str:
+    """What the template says of the stream, each with its lock."""
+    said = {name: value for name, value in msgspec.to_builtins(streaming).items() if name != "locked"}
+    shown = {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in said.items()}
+    locked = streaming.locked
+    return ", ".join(f"{name} {value}{' (locked)' if name in locked else ''}" for name, value in shown.items())
+
+
 def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
     lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.wanted} nodes have it"]
     if progress.pulling:
@@ -128,10 +139,14 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Home": f"{home.size} at {home.mount_path}, class {home.storage_class}" if home.enabled else "none",
         "Port": f"{spec.port}, health {spec.health_path}",
         "Runs": _runs(spec.lifecycle),
+        "Streaming": _streams(spec.streaming),
+        "App": shlex.join(spec.app.command) if spec.app else "",
+        "Keyboard": " ".join(filter(None, (spec.keyboard.layout, spec.keyboard.variant))) if spec.keyboard else "",
         "Pre-pull": pulled(template) if spec.pre_pull else "",
         "Revision": str(template.metadata.generation),
     }
     lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    lines += [f"Warning:   {words}" for words in warnings(spec)]
     if spec.pre_pull and template.status.pre_pull:
         lines += _pre_pull_lines(template.status.pre_pull)
     if spec.env:

@@ -34,6 +34,7 @@ from vdi.operator.ports import Credentials
 from vdi.operator.prepull import PrePuller
 from vdi.operator.reservations import Reservations
 from vdi.operator.settings import Settings
+from vdi.operator.template_warnings import TemplateWarnings
 from vdi.operator.wakeups import Wakeups
 
 
@@ -177,7 +178,8 @@ def _assemble_pools(
 def _assemble_templates(parts: Parts) -> Controller[str]:
     settings = parts.settings
     puller = PrePuller(parts.client, parts.caches, settings.policy, settings.namespace, parts.clock)
-    templates = TemplateController(parts.caches, puller)
+    warnings = TemplateWarnings(parts.client, parts.caches, parts.clock)
+    templates = TemplateController(parts.caches, puller, warnings)
     controller = parts.controller("template", templates.reconcile, workers=2)
     templates.listen(controller.enqueue)
     return controller

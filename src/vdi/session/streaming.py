@@ -10,9 +10,11 @@ turn on what it forbids: in Selkies 2 a plain `false` can be turned on in the pa
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import msgspec
 
+from vdi.api.meta import Condition
 from vdi.api.streaming import (
     ENCODER_ALIASES,
     ENCODERS,
@@ -23,8 +25,11 @@ from vdi.api.streaming import (
     SELKIES_1_IMAGE,
     VARIABLES,
 )
-from vdi.api.template import EnvVar, TemplateSpec
+from vdi.api.template import EnvVar, TemplateSpec, VDITemplate
+from vdi.session.times import format_time
 
+SETTINGS_IGNORED = "SettingsIgnored"
+"""Condition of a template: there, and True, only while its image passes over something that the template says."""
 WEBRTC = "webrtc"
 WEBRTC_PORT = 8083
 """UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it."""
@@ -46,8 +51,8 @@ _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
 """Selkies' own default, which its example image turns round: the page may run commands in the pod."""
 
-_CLIPBOARD = {"Both": "true", "In": "in", "Out": "out", "Off": "false"}
-_FILES = {"Both": "upload,download", "Upload": "upload", "Download": "download", "Off": "none"}
+_CLIPBOARD = {"Both": "true", "In": "in", "Out": "out", "None": "false"}
+_FILES = {"Both": "upload,download", "Upload": "upload", "Download": "download", "None": "none"}
 _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
 
 
@@ -179,6 +184,22 @@ def warnings(spec: TemplateSpec) -> Iterator[str]:
                 f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1: Selkies 2 passes over it and takes"
                 " its own choice."
             )
+
+
+def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
+    """The condition of that name; None where there is nothing to warn of."""
+    words = " ".join(warnings(template.spec))
+    if not words:
+        return None
+    before = next((one for one in template.status.conditions if one.type == SETTINGS_IGNORED), None)
+    return Condition(
+        type=SETTINGS_IGNORED,
+        status="True",
+        reason="OfSelkies1",
+        message=words,
+        last_transition_time=before.last_transition_time if before else format_time(now),
+        observed_generation=template.metadata.generation,
+    )
 
 
 def obsolete_encoders(value: str) -> list[str]:

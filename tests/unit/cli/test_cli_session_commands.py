@@ -479,6 +479,22 @@ def test_a_template_shows_what_becomes_of_its_desktops_and_which_nodes_have_its_
     ) in shown
 
 
+def test_a_template_shows_what_it_says_of_the_stream_and_what_its_image_passes_over(
+    vdi: Vdi, fake: FakeCluster
+) -> None:
+    said = {
+        "streaming": {"framerate": 30, "microphone": False, "clipboard": "In", "locked": ["framerate"]},
+        "app": {"command": ["firefox-esr", "a b"]},
+        "keyboard": {"layout": "de", "variant": "nodeadkeys"},
+        "env": [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}],
+    }
+    fake.put(TEMPLATES, a_template("reading-room", **said))
+    shown = vdi("template", "show", "reading-room").out
+    assert "Streaming: framerate 30 (locked), microphone off, clipboard In\n" in shown
+    assert "App:       firefox-esr 'a b'\nKeyboard:  de nodeadkeys\n" in shown
+    assert "Warning:   SELKIES_ENCODER names nvh264enc, an encoder of Selkies 1" in shown
+
+
 def test_a_template_that_is_missing_is_told_with_those_that_are_there(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     ran = vdi("template", "show", "cat")

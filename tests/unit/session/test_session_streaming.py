@@ -1,10 +1,13 @@
 """`streaming`, `app` and `keyboard` become settings that Selkies takes, or a refusal in words."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,11 +75,11 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
         ({"clipboard": "Both"}, {"SELKIES_ENABLE_CLIPBOARD": "true"}),
         ({"clipboard": "In"}, {"SELKIES_ENABLE_CLIPBOARD": "in"}),
         ({"clipboard": "Out"}, {"SELKIES_ENABLE_CLIPBOARD": "out"}),
-        ({"clipboard": "Off"}, {"SELKIES_ENABLE_CLIPBOARD": "false"}),
+        ({"clipboard": "None"}, {"SELKIES_ENABLE_CLIPBOARD": "false"}),
         ({"fileTransfer": "Both"}, {"SELKIES_FILE_TRANSFERS": "upload,download"}),
         ({"fileTransfer": "Upload"}, {"SELKIES_FILE_TRANSFERS": "upload"}),
         ({"fileTransfer": "Download"}, {"SELKIES_FILE_TRANSFERS": "download"}),
-        ({"fileTransfer": "Off"}, {"SELKIES_FILE_TRANSFERS": "none"}),
+        ({"fileTransfer": "None"}, {"SELKIES_FILE_TRANSFERS": "none"}),
         ({"transport": "websocket"}, {"SELKIES_MODE": "websockets", "SELKIES_ENABLE_DUAL_MODE": "false"}),
         (
             {"transport": "webrtc"},
@@ -217,8 +220,8 @@ streams = st.fixed_dictionaries(
         "encoder": st.sampled_from(ENCODERS + ENCODERS_1),
         "framerate": st.integers(8, 240),
         "bitrate": st.integers(100, 1_000_000),
-        "clipboard": st.sampled_from(["Both", "In", "Out", "Off"]),
-        "fileTransfer": st.sampled_from(["Both", "Upload", "Download", "Off"]),
+        "clipboard": st.sampled_from(["Both", "In", "Out", "None"]),
+        "fileTransfer": st.sampled_from(["Both", "Upload", "Download", "None"]),
         "locked": st.lists(st.sampled_from(LOCKABLE), unique=True),
         **switches,
     },
@@ -248,3 +251,28 @@ def test_every_field_of_streaming_has_its_variables() -> None:
     fields = {field.encode_name for field in msgspec.structs.fields(type(spec().streaming))}
     assert {path.split(".")[1] for path in VARIABLES if path.startswith("streaming.")} == fields - {"selkies", "locked"}
     assert set(ONLY_SELKIES_2) <= fields
+
+
+PAGE = (Path(__file__).parents[3] / "docs/streaming.md").read_text()
+ROWS = [
+    [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:4]]
+    for line in PAGE.split("<!-- each row is a test")[1].split("\n\n")[0].splitlines()[3:]
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_each_row_of_the_page_is_what_is_sent(row: list[str]) -> None:
+    fields = yaml.safe_load("{" + row[0].strip("`") + "}")
+    for number, cell in (("2", row[1]), ("1", row[2])):
+        template = spec(streaming={**fields, "selkies": number})
+        if list(problems(template)):
+            assert cell == "refused"
+            continue
+        variables = {one.name: one.value for one in settings(template) if ALWAYS.get(one.name) != one.value}
+        words = re.findall(r"`(\w+)=([^`]+)`", cell.replace("\\|", "|"))
+        assert variables == dict(words), cell
+
+
+def test_the_page_has_every_field() -> None:
+    shown = {name for row in ROWS for name in re.findall(r"(\w+):", row[0])}
+    assert {path.split(".")[1] for path in VARIABLES if path.startswith("streaming.")} <= shown

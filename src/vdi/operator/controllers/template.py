@@ -1,4 +1,5 @@
-"""Reconciles one template: its image on every node that may run its desktops (`prePull`), or no trace of that."""
+"""Reconciles one template: its image on every node that may run its desktops (`prePull`), or no trace of that, and in
+its status what of it has no effect."""
 
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ from vdi.kube.errors import NotFound
 from vdi.kube.queue import Result
 from vdi.operator.caches import Caches
 from vdi.operator.prepull import PrePuller
+from vdi.operator.template_warnings import TemplateWarnings
 from vdi.session.observed import Node, Pod
 from vdi.session.prepull import PREPULL
 
@@ -14,9 +16,10 @@ from vdi.session.prepull import PREPULL
 class TemplateController:
     """What is done for one template at a time; its key is the template's name."""
 
-    def __init__(self, caches: Caches, puller: PrePuller) -> None:
+    def __init__(self, caches: Caches, puller: PrePuller, warnings: TemplateWarnings) -> None:
         self._caches = caches
         self._puller = puller
+        self._warnings = warnings
 
     async def reconcile(self, name: str) -> Result:
         """One step. Raises KubeError for what another try may mend."""
@@ -25,6 +28,7 @@ class TemplateController:
             await self._puller.remove(self._puller.pullers_of(name))
             return Result()
         try:
+            template = await self._warnings.tell(template)
             if not template.spec.pre_pull:
                 await self._puller.withdraw(template)
                 return Result()
