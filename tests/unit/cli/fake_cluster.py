@@ -7,6 +7,7 @@ It keeps objects and serves list, get, create, merge patch, delete and watch; a 
 import asyncio
 import copy
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -187,21 +188,16 @@ class FakeCluster:
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        listening = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(runner, listening).start()
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         ready.set()
         await stop.wait()
         for _, queue in self._watches:
             queue.put_nowait(None)
         server = runner.server
         assert server is not None
-        await site.stop()
-        # What was being accepted meanwhile would be missed below: aiohttp forgets who comes while it shuts down.
-        accepting = {task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())}
-        if accepting:
-            await asyncio.wait(accepting, timeout=1)
+        await finish_accepting(listening)
         connections = [each.transport for each in server.connections]
         await runner.cleanup()
         for transport in connections:
@@ -239,6 +235,16 @@ class FakeCluster:
         path = folder / "kubeconfig"
         path.write_text(json.dumps(text))
         return path
+
+
+async def finish_accepting(listening: socket.socket) -> None:
+    """Accept nobody any more, and wait for whom is being accepted.
+
+    asyncio's server, once closed, loses a connection between accept() and its transport: its socket stays open.
+    """
+    asyncio.get_running_loop().remove_reader(listening)
+    if accepting := {task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())}:
+        await asyncio.wait(accepting, timeout=5)
 
 
 _PLURALS = {

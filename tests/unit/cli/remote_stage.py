@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from unit.cli.fake_cluster import finish_accepting
 from unit.gateway.api_stage import ALICE, PORTAL, Stage, open_stage
 from vdi.devcluster.pki import authority
 from vdi.gateway.errors import HANDLERS
@@ -110,6 +111,7 @@ class RemoteGateway:
                 serving = asyncio.create_task(self.server.serve([listening]))
                 ready.set()
                 await stop.wait()
+                await finish_accepting(listening)
                 gateway.stopping.set()
                 gateway.world.end_changes()
                 self.server.should_exit = True
