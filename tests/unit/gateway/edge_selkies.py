@@ -23,6 +23,8 @@ class FakeSelkies:
     tables: list[dict[str, Any]] = field(default_factory=list)
     refuse: int = 0
     """With this status, instead of taking a table."""
+    refused: int = 0
+    """How often it has."""
     seen: list[web.Request] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     sockets: dict[web.WebSocketResponse, tuple[str, str]] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class FakeSelkies:
         if request.headers.get("Authorization") != f"Bearer {self.master}":
             return web.Response(status=401)
         if self.refuse:
+            self.refused += 1
             return web.Response(status=self.refuse)
         self.tables.append(await request.json())
         self.news.set()

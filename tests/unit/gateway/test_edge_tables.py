@@ -25,6 +25,7 @@ from vdi.gateway.edge.part import _service
 from vdi.gateway.edge.selkies import grant_token, marked, page_of, subprotocols, token_table
 from vdi.gateway.people import Role
 from vdi.gateway.store.grants import Grant, GrantStore
+from waiting import eventually
 
 HOST = SETTINGS.host("alice-desktop")
 MASTER = "master-alice-desktop"
@@ -68,7 +69,7 @@ async def test_a_handshake_does_not_wait_for_ever(
 async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: FakeSelkies) -> None:
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
-    await asyncio.sleep(0.05)
+    await eventually(lambda: desktop.refused > 1)
     assert desktop.tables == []
     desktop.refuse = 0
     await desktop.posted(1)
@@ -77,7 +78,7 @@ async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: Fake
 async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: Stage, desktop: FakeSelkies) -> None:
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
-    await asyncio.sleep(0.02)
+    await eventually(lambda: desktop.refused)
     told(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": "Suspended"}))
 
     async def at_rest() -> bool:

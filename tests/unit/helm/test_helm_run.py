@@ -60,10 +60,11 @@ async def test_ctrl_c_is_handed_on_and_waited_for(tmp_path: Path) -> None:
 
 
 async def test_the_second_ctrl_c_ends_it(tmp_path: Path) -> None:
-    running = asyncio.create_task(run_helm(helm(tmp_path, DEAF.format(folder=tmp_path)), ["upgrade"]))
+    said = list[str]()
+    running = asyncio.create_task(run_helm(helm(tmp_path, DEAF.format(folder=tmp_path)), ["upgrade"], say=said.append))
     await until(tmp_path / "up")
     os.kill(os.getpid(), signal.SIGINT)
-    await asyncio.sleep(0.05)
+    await eventually(lambda: said == [STOPPING], "the first Ctrl-C is noticed", 5)
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(HelmInterrupted) as error:
         await running
