@@ -204,7 +204,7 @@ class FakeCluster:
             if transport is not None:
                 transport.abort()  # one that still has something to send would outlive the loop
         if rest := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(rest, timeout=1)
+            await asyncio.wait(rest, timeout=5)
 
     @contextmanager
     def running(self) -> Iterator["FakeCluster"]:
@@ -213,11 +213,11 @@ class FakeCluster:
         thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(ready, stop)))
         thread.start()
         try:
-            assert ready.wait(5)
+            assert ready.wait(30)
             yield self
         finally:
             self._loop.call_soon_threadsafe(stop.set)
-            thread.join(5)
+            thread.join(30)
             with suppress(RuntimeError):
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()

@@ -82,11 +82,11 @@ class RemoteGateway:
         thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(ready, stop)))
         thread.start()
         try:
-            assert ready.wait(5)
+            assert ready.wait(30)
             yield self
         finally:
             self._loop.call_soon_threadsafe(stop.set)
-            thread.join(5)
+            thread.join(30)
             self._loop.close()
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
