@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -100,7 +100,10 @@ def seconds_of(option: str, text: str) -> float:
         raise CommandFailedError(f"{option}: {error}", USAGE) from error
 
 
-_TARGET_OPTIONS: dict[str, tuple[Any, Any]] = {
+Options = Mapping[str, tuple[Any, Any]]
+"""Annotation and default of options, by the name of their parameter."""
+
+TARGET_OPTIONS: Options = {
     "namespace": (
         Annotated[str, typer.Option("--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions.")],
         DEFAULT_NAMESPACE,
@@ -117,16 +120,15 @@ def on_cluster(command: Callable[Concatenate[Target, P], None]) -> Callable[...,
     def with_target(*args: Any, namespace: str, kubeconfig: Path | None, context: str | None, **rest: Any) -> None:
         command(Target(namespace, kubeconfig, context), *args, **rest)
 
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    with_target.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + target_options()
-    )
+    with_target.__signature__ = signature_with(TARGET_OPTIONS, command)  # type: ignore[attr-defined]
     return with_target
 
 
-def target_options() -> list[inspect.Parameter]:
-    """The options of `Target`, as parameters of a command."""
-    return [
+def signature_with(options: Options, command: Callable[..., None]) -> inspect.Signature:
+    """What typer is shown of a command that gets these options in the place of its first parameter."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in _TARGET_OPTIONS.items()
+        for name, (annotation, default) in options.items()
     ]
+    return inspect.Signature([each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + more)

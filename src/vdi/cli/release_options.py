@@ -1,21 +1,21 @@
 """Options that install, upgrade, rollback and uninstall share, and what they mean together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
-from vdi.cli.options import Target, seconds_of
-from vdi.cli.output import PageOutput
+from vdi.cli.options import Context, Kubeconfig, Options, Target, seconds_of, signature_with
+from vdi.cli.output import PageOption, PageOutput
 from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm, find_helm
 from vdi.helm.errors import HelmUnavailable
 
-NAMESPACE, RELEASE = "kasm", "vdi"
-
-
+P = ParamSpec("P")
 Namespace = Annotated[
     str, typer.Option("--namespace", "-n", envvar="VDI_RELEASE_NAMESPACE", help="Namespace of operator and gateway.")
 ]
@@ -55,6 +55,38 @@ def where(target: Target, release: str, helm: Path | None, timeout: str, output:
         return Where(target, release, find_helm(helm), seconds, output)
     except HelmUnavailable as error:
         raise CommandFailedError(str(error), USAGE if helm else COULD_NOT_LOOK) from error
+
+
+_OPTIONS: Options = {
+    "namespace": (Namespace, "kasm"),
+    "release": (ReleaseName, "vdi"),
+    "helm": (HelmPath, None),
+    "timeout": (Timeout, "10m"),
+    "output": (PageOption, PageOutput.TABLE),
+    "kubeconfig": (Kubeconfig, None),
+    "context": (Context, None),
+}
+
+
+def on_release(command: Callable[Concatenate[Where, P], None]) -> Callable[..., None]:
+    """Give a command the options of `Where` in the place of its first parameter."""
+
+    @wraps(command)
+    def with_release(
+        *args: Any,
+        namespace: str,
+        release: str,
+        helm: Path | None,
+        timeout: str,
+        output: PageOutput,
+        kubeconfig: Path | None,
+        context: str | None,
+        **rest: Any,
+    ) -> None:
+        command(where(Target(namespace, kubeconfig, context), release, helm, timeout, output), *args, **rest)
+
+    with_release.__signature__ = signature_with(_OPTIONS, command)  # type: ignore[attr-defined]
+    return with_release
 
 
 def files_that_are(values: list[Path] | None) -> tuple[Path, ...]:

@@ -1,6 +1,5 @@
 """Which way a command goes, to a cluster or to a gateway, and why: by options, environment, login."""
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
-from vdi.cli.options import DEFAULT_NAMESPACE, PROGRAM, Target, target_options
+from vdi.cli.options import DEFAULT_NAMESPACE, PROGRAM, TARGET_OPTIONS, Target, signature_with
 from vdi.cli.remote_client import is_local
 from vdi.cli.remote_login import Logins, read_logins
 from vdi.cli.remote_way import GatewayPlace
@@ -101,9 +100,6 @@ def on_either(command: Callable[Concatenate[Place, P], None]) -> Callable[..., N
         target = Target(namespace, kubeconfig, context)
         command(choose(target, server, os.environ), *args, **rest)
 
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    option = inspect.Parameter("server", inspect.Parameter.KEYWORD_ONLY, annotation=_SERVER, default=None)
-    with_place.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + [*target_options(), option]
-    )
+    options = {**TARGET_OPTIONS, "server": (_SERVER, None)}
+    with_place.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
     return with_place

@@ -4,20 +4,9 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.options import Context, Kubeconfig, Target, examples
-from vdi.cli.output import PageOption, PageOutput, print_data
-from vdi.cli.release_options import (
-    NAMESPACE,
-    RELEASE,
-    DryRun,
-    HelmPath,
-    Namespace,
-    ReleaseName,
-    Timeout,
-    Where,
-    Yes,
-    where,
-)
+from vdi.cli.options import examples
+from vdi.cli.output import PageOutput, print_data
+from vdi.cli.release_options import DryRun, Where, Yes, on_release
 from vdi.cli.release_page import change_data, change_lines, revision_data, revision_lines, summary_line
 from vdi.cli.release_run import ReleaseView, agree, run
 from vdi.helm.releases import Revision, deployed, read_revisions
@@ -29,26 +18,20 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog=examples("rollback --dry-run", "rollback", "rollback 3 --yes"))
+@on_release
 def rollback(
+    at: Where,
     revision: Annotated[int | None, typer.Argument(help="Where to go back to; else to the one before.", min=1)] = None,
     *,
-    namespace: Namespace = NAMESPACE,
-    release: ReleaseName = RELEASE,
-    helm: HelmPath = None,
-    timeout: Timeout = "10m",
     dry_run: DryRun = False,
     yes: Yes = False,
-    output: PageOption = PageOutput.TABLE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
 ) -> None:
     """Show the revisions and what going back would change, ask, and go back. Running desktops go on.
 
     Status 1: refused or failed; 130: interrupted.
     """
-    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
     revisions, target, changes, losses = run(at, lambda client: _prepare(client, at, revision))
-    if output is PageOutput.TABLE:
+    if at.output is PageOutput.TABLE:
         for line in revision_lines(revisions):
             typer.echo(line)
         typer.echo(f"\nBack to revision {target.version}: {summary_line(changes)}")
@@ -58,11 +41,13 @@ def rollback(
     if not dry_run:
         agree(f"Go back to revision {target.version}? Running desktops go on.", yes)
         done = run(at, lambda client: _carry_out(client, at, target))
-    if output is PageOutput.JSON:
+    if at.output is PageOutput.JSON:
         data = {"revisions": list(map(revision_data, revisions)), "target": target.version, "losses": losses}
-        print_data({**data, "changes": change_data(changes), "revision": revision_data(done)}, output)
+        print_data({**data, "changes": change_data(changes), "revision": revision_data(done)}, at.output)
     elif done:
-        typer.echo(f"Revision {done.version} of {release} is in place, with the content of revision {target.version}.")
+        typer.echo(
+            f"Revision {done.version} of {at.release} is in place, with the content of revision {target.version}."
+        )
 
 
 async def _prepare(

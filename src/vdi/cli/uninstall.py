@@ -5,20 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.options import Context, Kubeconfig, Target, examples
-from vdi.cli.output import PageOption, PageOutput, print_data
-from vdi.cli.release_options import (
-    NAMESPACE,
-    RELEASE,
-    DryRun,
-    HelmPath,
-    Namespace,
-    ReleaseName,
-    Timeout,
-    Where,
-    Yes,
-    where,
-)
+from vdi.cli.options import examples
+from vdi.cli.output import PageOutput, print_data
+from vdi.cli.release_options import DryRun, Where, Yes, on_release
 from vdi.cli.release_page import revision_data
 from vdi.cli.release_run import ReleaseView, agree, run
 from vdi.kube.transport import Client
@@ -42,7 +31,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples("uninstall --dry-run", "uninstall", "uninstall --delete-homes --crds", "uninstall --force")
 )
+@on_release
 def uninstall(
+    at: Where,
     *,
     delete_homes: Annotated[
         bool, typer.Option("--delete-homes", help="Delete all homes too, with the files of everybody.")
@@ -53,25 +44,17 @@ def uninstall(
     force: Annotated[
         bool, typer.Option("--force", help="Take finalizers off where no operator works that would.")
     ] = False,
-    namespace: Namespace = NAMESPACE,
-    release: ReleaseName = RELEASE,
-    helm: HelmPath = None,
-    timeout: Timeout = "10m",
     dry_run: DryRun = False,
     yes: Yes = False,
-    output: PageOption = PageOutput.TABLE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
 ) -> None:
     """End all desktops while the operator can, remove operator and gateway, and list what stays.
 
     Homes stay, and an installation that follows finds them again. It asks before anything is removed, and once more
     before homes are. Status 1: refused or failed; 130: interrupted.
     """
-    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
-    plan = run(at, lambda client: plan_removal(client, release, namespace))
+    plan = run(at, lambda client: plan_removal(client, at.release, at.place.namespace))
     doomed = plan.homes if delete_homes else plan.lost_homes
-    if output is PageOutput.TABLE:
+    if at.output is PageOutput.TABLE:
         for line in plan_lines(plan, doomed, crds=crds):
             typer.echo(line)
     _refuse(plan, crds=crds, force=force)
@@ -81,8 +64,8 @@ def uninstall(
             agree(f"Delete {count(doomed, 'home')}, with all files in it? Nothing brings them back.", yes)
         run(at, lambda client: _carry_out(client, at, plan, homes=delete_homes, crds=crds, force=force))
     stays = staying(plan, doomed, crds=crds)
-    if output is PageOutput.JSON:
-        print_data({**_data(plan), "removed": not dry_run, "stays": stays}, output)
+    if at.output is PageOutput.JSON:
+        print_data({**_data(plan), "removed": not dry_run, "stays": stays}, at.output)
         return
     typer.echo("\nWhat stays:" if stays else "\nNothing stays.")
     for line in stays:
