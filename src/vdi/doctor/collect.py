@@ -136,6 +136,7 @@ class _Reading:
     budget: int = BUDGET
 
     def snapshot(self, taken_at: str) -> Snapshot:
+        """What was seen, in an order that does not depend on who answered first."""
         return Snapshot(
             taken_at=taken_at,
             scope=self.scope,

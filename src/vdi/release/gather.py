@@ -150,6 +150,7 @@ class _Reading:
         return find_traefiks(Snapshot(taken_at="1970-01-01T00:00:00Z", objects=found))
 
     async def crds(self, wanted: Sequence[Object]) -> tuple[Object, ...]:
+        """Those of the chart's CRDs that the cluster has already, as it has them."""
         found = []
         for one in wanted:
             try:
