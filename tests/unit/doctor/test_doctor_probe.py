@@ -1,11 +1,14 @@
 """The way in, tried for real on loopback: servers with certificates of all sorts, and what is said of each."""
 
 import asyncio
+import base64
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,9 +17,11 @@ from vdi.api.template import VDITemplate
 from vdi.doctor.gateways import Gateway
 from vdi.doctor.probe.here import Seen, Target, judge, probe_here, try_way
 from vdi.doctor.probe.inside import build_probe
-from vdi.doctor.probe.run import turn_settings
+from vdi.doctor.probe.run import _turn, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.kube.resource import PODS
+from vdi.kube.transport import Client
+from vdi.session.turn import make_credentials
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
@@ -139,3 +144,27 @@ def test_the_turn_server_is_the_one_that_the_gateway_names(volumes: list[dict[st
     gateway = {"name": "gateway", "env": [{"name": "VDI_TURN_URLS", "value": url}]}
     pod = {"containers": [{"name": "mesh"}, gateway], "volumes": volumes}
     assert turn_settings(Gateway({"spec": {"template": {"spec": pod}}}, "vdi-sessions")) == (url, secret)
+
+
+async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Secret made from a file may end with a line feed: gateway and server leave it out."""
+    asked: list[tuple[Any, ...]] = []
+
+    async def ask(*words: Any) -> None:
+        asked.append(words)
+
+    class Api:
+        async def get(self, *_: object, **__: object) -> dict[str, Any]:
+            return {"data": {"secret": base64.b64encode(f"{'s' * 40}\n".encode()).decode()}}
+
+    monkeypatch.setattr("vdi.doctor.probe.run.allocate", ask)
+    env = [{"name": "VDI_TURN_URLS", "value": "turn:turn.example.com:3478?transport=udp"}]
+    pod = {
+        "containers": [{"name": "gateway", "env": env}],
+        "volumes": [{"name": "turn", "secret": {"secretName": "t"}}],
+    }
+    gateway = Gateway({"metadata": {"namespace": "kasm"}, "spec": {"template": {"spec": pod}}}, "vdi-sessions")
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    assert await _turn(cast(Client, Api()), gateway, now) == []
+    good = make_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
+    assert asked == [("turn.example.com", 3478, *good)]

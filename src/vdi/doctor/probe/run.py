@@ -90,7 +90,7 @@ async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding
         return [_unknown("secrets", error.message)]
     if _TURN_SECRET not in (held.get("data") or {}):
         return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {_TURN_SECRET!r}")]
-    secret = base64.b64decode(held["data"][_TURN_SECRET]).decode(errors="replace")
+    secret = base64.b64decode(held["data"][_TURN_SECRET]).decode(errors="replace").strip()  # as gateway and server do
     username, password = make_credentials(secret, "vdi-doctor", now + _VALID)
     try:
         await allocate(match["host"], int(match["port"]), username, password)
