@@ -144,6 +144,11 @@ def gateway_registry() -> CollectorRegistry:
     metrics.verify_seconds.observe(0.001)
     metrics.logins.labels("local", "in").inc()
     metrics.actions.labels("start", "done").inc()
+    metrics.glass_to_glass.labels("office").observe(0.04)
+    metrics.first_picture.labels("office").observe(1.4)
+    metrics.probes.labels("office", "measured").inc()
+    metrics.probe_frame_rate.labels("office").set(60)
+    metrics.probe_bitrate.labels("office").set(800_000)
     return metrics.registry
 
 

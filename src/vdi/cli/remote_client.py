@@ -15,6 +15,7 @@ from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
 from vdi.cli.route import LocalhostResolver
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_DESKTOP = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 """The gateway sends a comment every 20 s: what is silent for 60 s is dead."""
 _EXIT_CODES = {400: USAGE, 403: FINDINGS, 404: FINDINGS, 409: FINDINGS, 422: USAGE}
@@ -72,6 +73,17 @@ class GatewayClient:
         if self._session is not None:
             await self._session.close()
             await self._connector.end()
+
+    @asynccontextmanager
+    async def to_desktops(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """For the desktops' hosts, which the same authority has signed: without our token, and keeping no cookies."""
+        connector = _Connector(resolver=LocalhostResolver(), ssl=tls(self._ca))
+        cookies = aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=cookies, timeout=_DESKTOP) as session:
+            try:
+                yield session
+            finally:
+                await connector.end()
 
     async def check(self) -> None:
         """That there is a gateway, and that its certificate is trusted. Raises CommandFailedError."""

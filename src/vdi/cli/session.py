@@ -1,6 +1,7 @@
 """`vdi session`: create, ls, show, open, rm, logs. Each command parses, calls one function, renders.
 
-suspend, resume, restart and extend are in `session_run`, share and unshare in `session_share`.
+suspend, resume, restart and extend are in `session_run`, share and unshare in `session_share`, probe in
+`session_probe`.
 """
 
 import time
@@ -17,6 +18,7 @@ from vdi.cli.live import StartView, watch_list
 from vdi.cli.options import PROGRAM, examples, seconds_of
 from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
 from vdi.cli.remote_choice import on_either
+from vdi.cli.session_probe import app as probe_command
 from vdi.cli.session_run import app as run_commands
 from vdi.cli.session_share import app as share_commands
 from vdi.cli.session_start import start_and_wait
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(run_commands)
 app.add_typer(share_commands)
+app.add_typer(probe_command)
 
 Name = Annotated[str, typer.Argument(help="Name of the session.")]
 _GONE_SECONDS = 60.0

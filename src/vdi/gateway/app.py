@@ -28,6 +28,7 @@ from vdi.gateway.login.security import SecurityHeaders
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.parts import Gateway
 from vdi.gateway.portal.part import Portal
+from vdi.gateway.probing import Prober
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared, open_shared
 from vdi.gateway.store.audit import Audit, came_from
@@ -128,6 +129,7 @@ def assemble(
         portal=Portal(world),
         api=Api(settings),
         diagnosis=Diagnosis(settings, client, metrics.registry),
+        prober=Prober(client=client, world=world, shared=shared, tickets=edge, metrics=metrics, clock=clock),
     )
 
 

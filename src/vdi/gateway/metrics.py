@@ -3,6 +3,8 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _FAST = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_GLASS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+_PICTURES = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10)
 _PAGES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -52,6 +54,44 @@ class Metrics:
         self.recorder_lag = Gauge(
             "vdi_gateway_recorder_lag_seconds",
             "How long the oldest transition that is not in the database yet has waited; 0: all is written.",
+            registry=registry,
+        )
+        self.glass_to_glass = Histogram(
+            "session_glass_to_glass_seconds",
+            "From a key that a probe presses to the decoded picture that shows its effect, by template.",
+            ["template"],
+            buckets=_GLASS,
+            registry=registry,
+        )
+        self.first_picture = Histogram(
+            "session_first_picture_seconds",
+            "From a probe's first request to the desktop to its first decoded picture, by template.",
+            ["template"],
+            buckets=_PICTURES,
+            registry=registry,
+        )
+        self.probes = Counter(
+            "vdi_probes",
+            "Probes of desktops, by template and outcome: measured, or the stage that failed.",
+            ["template", "outcome"],
+            registry=registry,
+        )
+        self.probe_frame_rate = Gauge(
+            "vdi_probe_frames_per_second",
+            "Frames a second that the last probe got while its mark kept changing, by template.",
+            ["template"],
+            registry=registry,
+        )
+        self.probe_bitrate = Gauge(
+            "vdi_probe_bitrate_bits_per_second",
+            "Video that the last probe got, by template.",
+            ["template"],
+            registry=registry,
+        )
+        self.probe_frames = Counter(
+            "vdi_probe_frames",
+            "Frames that the desktops numbered while they were probed, by template: arrived or dropped.",
+            ["template", "outcome"],
             registry=registry,
         )
         self.kube_requests = Counter(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vdi.gateway.login.part import Login
     from vdi.gateway.metrics import Metrics
     from vdi.gateway.portal.part import Portal
+    from vdi.gateway.probing import Prober
     from vdi.gateway.shared import Shared
     from vdi.gateway.store.audit import Audit
     from vdi.gateway.store.base import Database
@@ -84,6 +85,7 @@ class Gateway:
     portal: "Portal" = _MISSING
     api: "Api" = _MISSING
     diagnosis: "Diagnosis" = _MISSING
+    prober: "Prober" = _MISSING
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at SIGTERM: open streams end themselves (see `streams`)."""
 

@@ -66,6 +66,34 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Wait for room", "Of those who were let in.", _quantiles("vdi_queue_wait_seconds"), "s"),
         Panel("Pools", "", {"{{pool}} {{state}}": "sum by (pool, state) (vdi_pool_desktops)"}, width=24),
     ],
+    "What people see (vdi session probe)": [
+        Panel(
+            "Inputs seen within 50 ms, last day",
+            "The SLO is 95 %. From a probe's key to the decoded picture that shows it.",
+            {
+                "{{template}}": 'sum by (template) (increase(session_glass_to_glass_seconds_bucket{le="0.05"}[1d]))'
+                " / sum by (template) (increase(session_glass_to_glass_seconds_count[1d]))"
+            },
+            "percentunit",
+            kind="stat",
+        ),
+        Panel("Input to picture", "All templates.", _quantiles("session_glass_to_glass_seconds"), "s"),
+        Panel(
+            "First picture", "From the first request to the desktop.", _quantiles("session_first_picture_seconds"), "s"
+        ),
+        Panel(
+            "Frames per second",
+            "Of the last probe.",
+            {"{{template}}": "avg by (template) (vdi_probe_frames_per_second)"},
+        ),
+        Panel(
+            "Bitrate",
+            "Of the last probe.",
+            {"{{template}}": "avg by (template) (vdi_probe_bitrate_bits_per_second)"},
+            "bps",
+        ),
+        Panel("Probes", "", _by("vdi_probes_total", "template", "outcome", function="increase")),
+    ],
     "GPUs (NVIDIA DCGM exporter)": [
         Panel(
             "Busy, last 30 minutes",

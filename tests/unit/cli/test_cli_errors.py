@@ -116,7 +116,7 @@ def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) ->
 
 COMMANDS = [
     *(["session", verb] for verb in ("create", "ls", "show", "open", "rm", "logs")),
-    *(["session", verb] for verb in ("suspend", "resume", "restart", "extend", "share", "unshare")),
+    *(["session", verb] for verb in ("suspend", "resume", "restart", "extend", "share", "unshare", "probe")),
     *(["template", verb] for verb in ("ls", "show")),
     *(["pool", verb] for verb in ("ls", "show", "scale")),
 ]

@@ -9,16 +9,22 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from unit.cli.conftest import Ran, Vdi
 from unit.cli.remote_stage import RemoteGateway
 from unit.cli.test_cli_interrupts import RUN_MAIN
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
+from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.main import main
 from vdi.cli.remote_login import Login, Logins, write_logins
 from vdi.gateway.login.logins import Identity
+from vdi.photon.client import StageError
+from vdi.photon.client import Way as DesktopWay
+from vdi.photon.figures import Figures
 from vdi.session.times import format_time
 
 
@@ -297,3 +303,95 @@ def test_an_authority_that_is_not_trusted_is_named_with_the_remedy(remote: Vdi, 
     assert ran.code == 3
     assert "its certificate is not trusted" in ran.err
     assert "--ca-file" in ran.err
+
+
+@pytest.fixture
+def probed(gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The figures that a probe finds (or what it raises); the desktop's agent answers."""
+    found: dict[str, Any] = {"figures": dict(FIGURES)}
+
+    async def probe(_http: object, way: DesktopWay, keys: int) -> Figures:
+        found["way"], found["keys"] = way, keys
+        if isinstance(found["figures"], Exception):
+            raise found["figures"]
+        return msgspec.convert(found["figures"], Figures)
+
+    monkeypatch.setattr("vdi.cli.session_probe.probe_desktop", probe)
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    context = agent(gateway.there)
+
+    async def begin() -> Agent:
+        return await context.__aenter__()
+
+    async def end() -> None:
+        await context.__aexit__(None, None, None)
+
+    gateway.do(begin())
+    yield found
+    gateway.do(end())
+
+
+def sample(gateway: RemoteGateway, name: str, **labels: str) -> float | None:
+    registry = gateway.there.gateway.metrics.registry
+    return registry.get_sample_value(name, {"template": "ubuntu", **labels})
+
+
+def test_a_probe_prints_its_figures_and_the_gateway_has_them(
+    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]
+) -> None:
+    probed["figures"]["inputToPhotonMs"] = [30.0] * 40
+    ran = remote("session", "probe", "alice-desktop", "-o", "json")
+    assert ran.code == 0, ran.err
+    said = json.loads(ran.out)
+    assert (said["p50Ms"], said["p95Ms"], said["withinGoal"], said["figures"]["framesPerSecond"]) == (
+        30,
+        30,
+        True,
+        58.9,
+    )
+    assert (probed["keys"], probed["way"].url, probed["way"].mark.flip) == (40, RUNNING["url"], 0x1008FF49)
+    assert sample(gateway, "session_glass_to_glass_seconds_count") == 40
+
+    ran = remote("session", "probe", "alice-desktop", "--keys", "20")
+    assert (ran.code, probed["keys"]) == (0, 20)
+    assert ran.out.splitlines()[2:] == [
+        "first picture     1.42 s",
+        "frames            58.9 per second",
+        "input to photon   p50 30.0 ms, p95 30.0 ms, of 40 keys",
+        "bitrate           812 kbit/s",
+        "lost              2 of 314 frames, 0 of 40 keys",
+    ]
+
+
+def test_a_probe_over_the_goal_ends_with_1_and_says_by_how_much(remote: Vdi, probed: dict[str, Any]) -> None:
+    ran = remote("session", "probe", "alice-desktop")
+    assert ran.code == 1
+    assert "over the goal: p95 is 56.6 ms, and 50 ms are allowed" in ran.err
+    probed["figures"]["keysWithoutEffect"] = 3
+    assert "3 of the keys had no effect" in remote("session", "probe", "alice-desktop").err
+
+
+def test_a_probe_that_fails_names_the_stage_and_is_counted(
+    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]
+) -> None:
+    probed["figures"] = StageError("first picture", "no picture within 15 s")
+    ran = remote("session", "probe", "alice-desktop")
+    assert ran.code == 1
+    assert "alice-desktop: first picture: no picture within 15 s" in ran.err
+    assert sample(gateway, "vdi_probes_total", outcome="first picture") == 1
+
+
+def test_what_cannot_be_probed_is_said(
+    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING, suspended=True))
+    ran = remote("session", "probe", "alice-desktop")
+    assert (ran.code, "is suspended: resume it" in ran.err) == (1, True)
+    ran = remote("session", "probe", "nobodys")
+    assert (ran.code, "There is no desktop 'nobodys' of yours" in ran.err) == (1, True)
+    assert remote("session", "probe", "alice-desktop", "--keys", "1").code == 2
+    ran = remote("session", "probe", "alice-desktop", "--kubeconfig", "/nowhere")
+    assert (ran.code, "a probe goes the way people go" in ran.err) == (3, True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ran = remote("session", "probe", "alice-desktop")
+    assert (ran.code, "pip install 'vdi[probe]'" in ran.err) == (3, True)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def screen(agent: Any) -> Screen:
 @pytest.fixture
 def port(agent: Any, screen: Screen) -> Iterator[int]:
     agent.Handler.token, agent.Handler.notices = b"secret", screen.notices
+    agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -139,3 +141,58 @@ def test_what_is_over_is_taken_away(agent: Any, screen: Screen) -> None:
 )
 def test_the_agent_asks_selkies_as_the_desktop_is_guarded(env: dict[str, str], header: str) -> None:
     assert load().authorization(env) == header
+
+
+def test_the_mark_is_armed_for_seconds_by_who_has_the_token(port: int) -> None:
+    assert ask(port, "POST", "/photon", token="wrong", body='{"seconds": 5}')[0] == 401
+    for wrong in ('{"seconds": 0}', '{"seconds": 61}', '{"seconds": true}', '{"seconds": "5"}', "[]", "x"):
+        assert ask(port, "POST", "/photon", body=wrong)[0] == 400, wrong
+    status, words = ask(port, "POST", "/photon", body='{"seconds": 5}')
+    assert (status, "the X server can't be asked" in words) == (503, True)
+
+
+def test_what_a_probe_presses_is_no_activity_and_what_a_person_does_is(
+    agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    photon = agent.Photon(":1", Path("/nowhere"), lambda: 0.0)
+    assert photon.real_idle(300.0) == 300.0, "never armed"
+
+    photon.thread, photon.touched, photon.since = threading.Thread(), 700.0, 50.0
+    monkeypatch.setattr(photon.thread, "is_alive", lambda: True)
+    assert photon.real_idle(0.1) == 300.0, "the probe's key was 0.1 s ago, a person's 300 s"
+    assert photon.covers(51.0)
+    assert not photon.covers(49.0), "who was there before is no probe"
+
+    monkeypatch.setattr(photon.thread, "is_alive", lambda: False)
+    photon.ended, now[0] = 1010.0, 1100.0
+    assert photon.real_idle(95.0) == 400.0, "the last key of all was the probe's"
+    assert photon.real_idle(60.0) == 60.0, "somebody came after it"
+    assert not photon.covers(51.0)
+
+
+def test_a_probe_that_is_connected_is_no_visit(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [{"connected_at": "2026-11-20T10:00:00Z"}, {"connected_at": "2026-11-20T11:00:00Z"}]
+
+    class Selkies:
+        status = 200
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def request(self, *_: object, **__: object) -> None: ...
+        def close(self) -> None: ...
+        def getresponse(self) -> "Selkies":
+            return self
+
+        def read(self) -> bytes:
+            return json.dumps({"sessions": pages}).encode()
+
+    monkeypatch.setattr("http.client.HTTPConnection", Selkies)
+    eleven = datetime.fromisoformat("2026-11-20T11:00:00Z").timestamp()
+    probing = [True]
+    viewers = agent.Viewers(8080, "", lambda came: probing[0] and came >= eleven)
+    assert viewers.look()[0] == 2
+    assert viewers.last_came == eleven - 3600
+    probing[0] = False
+    viewers.look()
+    assert viewers.last_came == eleven, "whoever stays is a person"

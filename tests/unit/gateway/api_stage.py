@@ -27,7 +27,9 @@ from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.login.part import Login
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.parts import Gateway
+from vdi.gateway.people import Person
 from vdi.gateway.portal.part import Portal
+from vdi.gateway.probing import Prober
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import MemoryShared
 from vdi.gateway.store.audit import Audit
@@ -143,6 +145,9 @@ class FakeEdge:
     async def end_grants(self, **which: Any) -> None:
         self.ended.append(which)
 
+    async def issue_ticket(self, person: Person, session: VDISession, state: str) -> str:
+        return f"ticket of {person.user} into {session.metadata.name} for {state[:4]}"
+
 
 @dataclass
 class Stage:
@@ -226,6 +231,7 @@ async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIt
         settings=settings, client=client, world=world, shared=shared, limits=limits, metrics=metrics, actions=actions,
         clock=clock, database=database, audit=audit, history=history, edge=cast(Any, edge), api=Api(settings),
         login=Login(settings, client, database, shared, clock), portal=Portal(world),
+        prober=Prober(client=client, world=world, shared=shared, tickets=edge, metrics=metrics, clock=clock),
     )  # fmt: skip
     app = Starlette(routes=[*gateway.api.portal_routes()], exception_handlers=HANDLERS)
     app.state.gateway = gateway

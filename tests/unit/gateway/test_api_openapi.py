@@ -12,6 +12,7 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, Stage, open_stage
 from unit.gateway.api_stream import events_of
+from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.doctor.snapshot import Snapshot
 from vdi.gateway.api.part import OPERATIONS
 
@@ -54,7 +55,11 @@ async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: 
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     one = "/api/v1/sessions/alice-desktop"
     program = await stage.program()
+    async with agent(stage):
+        begun = await program.post(f"{one}/probe", json={"state": STATE})
+    assert begun.is_success, begun.text
     for answer in (
+        await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),
         await program.get("/api/v1/sessions"),
         await program.post("/api/v1/sessions", json={"template": "ubuntu", "name": "new", "hostname": "new"}),
         await program.get(one),

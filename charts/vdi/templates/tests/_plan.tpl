@@ -130,7 +130,7 @@ outside:
   the internet: [443]
 allowed:
   desktop 8080: [{{ if $gateway }}gateway, {{ end }}traefik]
-  desktop 8082: [operator]
+  desktop 8082: [{{ if $gateway }}gateway, {{ end }}operator]
   operator 8081: [prometheus]
   {{- if $gateway }}
   gateway 8080: [traefik]

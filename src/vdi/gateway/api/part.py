@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.gateway.api import account, admin, admin_health, events, history, logins, sessions
+from vdi.gateway.api import account, admin, admin_health, events, history, logins, probes, sessions
 from vdi.gateway.api.docs import page
 from vdi.gateway.api.openapi import document
 from vdi.gateway.api.operation import JSON, PREFIX, Address, Operation, unknown_address
@@ -23,6 +23,7 @@ from vdi.gateway.store.base import DatabaseUnavailableError
 
 OPERATIONS: tuple[Operation, ...] = (
     *sessions.OPERATIONS,
+    *probes.OPERATIONS,
     *events.OPERATIONS,
     *history.OPERATIONS,
     *account.OPERATIONS,

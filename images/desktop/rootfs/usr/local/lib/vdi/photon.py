@@ -1,0 +1,170 @@
+"""The mark that `vdi session probe` measures by: armed for some seconds, a small window in the screen's corner follows
+two keys that no keyboard has and no application gets.
+
+    XF86Launch9   black becomes white, white becomes black: how long until the picture shows it?
+    XF86Launch8   it changes as fast as it can for a while: how many frames a second arrive?
+
+The keys are grabbed while it is armed. What a probe presses is no activity: `real_idle` says since when *somebody else*
+has touched the desktop, by the server's raw events, which say so for every key, button and movement.
+"""
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import x11
+from x11 import UnknownError
+
+SIZE = 48
+FLIP, PLAY = 0x1008FF49, 0x1008FF48
+"""XF86Launch9 and XF86Launch8: in every layout's map (evdev), on no keyboard that is sold."""
+SHOWN_SECONDS, PLAY_SECONDS, PLAY_EVERY = 1.5, 2.0, 1 / 120
+LONGEST_SECONDS = 60
+LATE_SECONDS = 0.2
+BLACK, WHITE = 0x000000, 0xFFFFFF
+_ANY_MODIFIER, _MASTERS = 0x8000, 1
+_RAW_KEY, _RAW_BUTTON, _RAW_MOTION = 13, 15, 17
+
+
+class Photon:
+    """Arms the mark. Its memory (who touched the desktop last) ends with the agent: then a probe was activity."""
+
+    def __init__(self, display: str, authority: Path, idle: Callable[[], float]) -> None:
+        self.display, self.authority, self.idle = display, authority, idle
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+        self.until = 0.0  # these three in time.monotonic()
+        self.ended = 0.0
+        self.touched: float | None = None
+        self.screen = (0, 0)
+        self.since = 0.0  # in time.time(): connections have that
+
+    def arm(self, seconds: float) -> dict[str, Any]:
+        """From now on, for so long. Armed already: so much longer. Raises UnknownError."""
+        with self.lock:
+            self.until = time.monotonic() + seconds
+            if not (self.thread and self.thread.is_alive()):
+                self._begin()
+        width, height = self.screen
+        place = {"x": 0, "y": 0, "size": SIZE, "width": width, "height": height}
+        return {**place, "flip": FLIP, "play": PLAY, "playSeconds": PLAY_SECONDS}
+
+    def covers(self, came: float) -> bool:
+        """Whether a browser that came then may be the probe that is under way."""
+        return bool(self.thread and self.thread.is_alive()) and came >= self.since
+
+    def real_idle(self, idle: float) -> float:
+        """Seconds since somebody else than a probe has touched the desktop, given those since anybody has."""
+        now = time.monotonic()
+        with self.lock:
+            if self.touched is None:
+                return idle
+            probing = bool(self.thread and self.thread.is_alive())
+            return now - self.touched if probing or now - idle <= self.ended + LATE_SECONDS else idle
+
+    def _begin(self) -> None:
+        try:
+            connection, setup = x11.connect(self.display, self.authority)
+            try:
+                self.screen = x11.screen_size(connection, setup.root)
+                mark = Mark(connection, setup)
+                now, idle = time.monotonic(), self.idle()
+            except BaseException:
+                connection.close()
+                raise
+        except OSError as error:
+            raise UnknownError(f"the X server can't be asked: {error}") from error
+        if self.touched is None or now - idle > self.ended + LATE_SECONDS:
+            self.touched = now - idle
+        self.since = time.time()
+        self.thread = threading.Thread(target=self._run, args=(mark,), name="photon", daemon=True)
+        self.thread.start()
+
+    def _run(self, mark: "Mark") -> None:
+        with mark.connection, contextlib.suppress(OSError, UnknownError):
+            while (left := self.until - time.monotonic()) > 0:
+                if mark.step(left):
+                    self.touched = time.monotonic()
+        self.ended = time.monotonic()
+
+
+class Mark:
+    """The window and its two keys, on a connection of its own: the X server takes away both with it."""
+
+    def __init__(self, connection: socket.socket, setup: x11.Setup) -> None:
+        self.connection, self.root, self.window = connection, setup.root, setup.resource_base | 1
+        self.colour = BLACK
+        self.shown = False
+        self.hide_at = self.play_until = 0.0
+        codes = self._keycodes(setup)
+        missing = [name for name, key in (("XF86Launch9", FLIP), ("XF86Launch8", PLAY)) if key not in codes]
+        if missing:
+            raise UnknownError(f"the keyboard's map has no {' and no '.join(missing)}")
+        self.flip, self.play = codes[FLIP], codes[PLAY]
+        opcode = x11.extension(connection, b"XInputExtension")
+        self._send(struct.pack("<BBHHH", opcode, 47, 2, 2, 2))
+        x11.reply(connection)
+        raw = 1 << _RAW_KEY | 1 << _RAW_BUTTON | 1 << _RAW_MOTION
+        self._send(struct.pack("<BBHIHxxHHI", opcode, 46, 5, self.root, 1, _MASTERS, 1, raw))
+        for code in (self.flip, self.play):
+            self._send(struct.pack("<BBHIHBBBxxx", 33, 0, 4, self.root, _ANY_MODIFIER, code, 1, 1))
+        head = struct.pack("<BBHII", 1, 0, 10, self.window, self.root)
+        self._send(head + struct.pack("<hhHHHHIIII", 0, 0, SIZE, SIZE, 0, 0, 0, 0x202, BLACK, 1))
+        self._send(struct.pack("<BxH", 43, 1))  # asks for the focus: what was refused before is told before its answer
+        x11.reply(connection)
+
+    def step(self, left: float) -> bool:
+        """Wait for what happens next, not longer than this; whether somebody else touched the desktop."""
+        now = time.monotonic()
+        playing = now < self.play_until
+        if playing:
+            self._paint(WHITE if self.colour == BLACK else BLACK)
+        elif self.shown and now >= self.hide_at:
+            self._send(struct.pack("<BxHI", 10, 2, self.window))
+            self.shown = False
+        pause = PLAY_EVERY if playing else max(0.0, self.hide_at - now) if self.shown else left
+        if not select.select([self.connection], [], [], min(pause, left))[0]:
+            return False
+        event = x11.packet(self.connection)
+        if event[0] & 0x7F == 35:
+            kind, key = struct.unpack_from("<H", event, 8)[0], struct.unpack_from("<I", event, 16)[0]
+            return not (kind == _RAW_KEY and key in (self.flip, self.play))
+        if event[0] & 0x7F == 2:
+            self._pressed(event[1])
+        return False
+
+    def _pressed(self, code: int) -> None:
+        now = time.monotonic()
+        if code == self.play:
+            self.play_until = now + PLAY_SECONDS
+        self.hide_at = max(now, self.play_until) + SHOWN_SECONDS
+        if code == self.flip:
+            self._paint(WHITE if self.colour == BLACK else BLACK)
+
+    def _paint(self, colour: int) -> None:
+        self.colour = colour
+        paint = struct.pack("<BxHIII", 2, 4, self.window, 2, colour)
+        above = struct.pack("<BxHIHxxI", 12, 4, self.window, 0x40, 0)
+        show = b"" if self.shown else struct.pack("<BxHI", 8, 2, self.window)
+        clear = struct.pack("<BBHIhhHH", 61, 0, 4, self.window, 0, 0, 0, 0)
+        self._send(paint + above + show + clear)
+        self.shown = True
+
+    def _keycodes(self, setup: x11.Setup) -> dict[int, int]:
+        """Keycodes by keysym, as they are without a modifier."""
+        count = setup.last_keycode - setup.first_keycode + 1
+        self._send(struct.pack("<BxHBBxx", 101, 2, setup.first_keycode, count))
+        answer = x11.reply(self.connection)
+        per, found = answer[1], {}
+        for place in range(count):
+            found[struct.unpack_from("<I", answer, 32 + 4 * per * place)[0]] = setup.first_keycode + place
+        return found
+
+    def _send(self, request: bytes) -> None:
+        self.connection.sendall(request)

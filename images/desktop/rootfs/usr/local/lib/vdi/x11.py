@@ -1,0 +1,108 @@
+"""As much of the X protocol as vdi-agent needs, over the server's own socket, so that no library has to be there."""
+
+# ruff: noqa: S108 - X has its sockets there
+
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 1.0
+"""How long the X server may take for an answer."""
+
+
+class UnknownError(Exception):
+    """Raised when a question can't be answered now; says why."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the X server says of itself when one logs in."""
+
+    root: int
+    resource_base: int
+    first_keycode: int
+    last_keycode: int
+
+
+def receive(connection: socket.socket, length: int) -> bytes:
+    """Exactly so many bytes."""
+    data = b""
+    while len(data) < length:
+        piece = connection.recv(length - len(data))
+        if not piece:
+            raise UnknownError("the X server hung up")
+        data += piece
+    return data
+
+
+def packet(connection: socket.socket) -> bytes:
+    """The next answer or event, whole. Raises UnknownError for the server's errors."""
+    head = receive(connection, 32)
+    if head[0] == 0:
+        raise UnknownError(f"the X server answered request {head[10]} with error {head[1]}")
+    longer = head[0] == 1 or head[0] & 0x7F == 35  # an answer, or an extension's event
+    return head + (receive(connection, 4 * struct.unpack_from("<I", head, 4)[0]) if longer else b"")
+
+
+def reply(connection: socket.socket) -> bytes:
+    """The next answer; events that come between (a changed key map goes to everyone) are dropped."""
+    while True:
+        found = packet(connection)
+        if found[0] == 1:
+            return found
+
+
+def connect(display: str, authority: Path) -> tuple[socket.socket, Setup]:
+    """A connection that is logged in; the caller closes it. Raises UnknownError, OSError."""
+    cookie = authority.read_bytes()[-16:]  # vdi-desktop writes one entry, which ends with the cookie
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(SECONDS)
+        connection.connect(f"/tmp/.X11-unix/X{display.lstrip(':').partition('.')[0]}")
+        return connection, _greet(connection, cookie)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _greet(connection: socket.socket, cookie: bytes) -> Setup:
+    name = b"MIT-MAGIC-COOKIE-1"
+    words = struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie))
+    connection.sendall(words + name.ljust(20, b"\0") + cookie.ljust(-len(cookie) % 4 + len(cookie), b"\0"))
+    status, units = struct.unpack("<B5xH", receive(connection, 8))
+    setup = receive(connection, 4 * units)
+    if status != 1:
+        raise UnknownError("the X server let us not in")
+    vendor, formats = struct.unpack_from("<H", setup, 16)[0], setup[21]
+    root = struct.unpack_from("<I", setup, 32 + (vendor + 3) // 4 * 4 + 8 * formats)[0]
+    return Setup(root, struct.unpack_from("<I", setup, 4)[0], setup[26], setup[27])
+
+
+def screen_size(connection: socket.socket, root: int) -> tuple[int, int]:
+    """Width and height as they are now, in pixels."""
+    connection.sendall(struct.pack("<BxHI", 14, 2, root))
+    width, height = struct.unpack_from("<HH", reply(connection), 16)
+    return width, height
+
+
+def extension(connection: socket.socket, name: bytes) -> int:
+    """Its opcode. Raises UnknownError where the server lacks it."""
+    padded = name.ljust(-len(name) % 4 + len(name), b"\0")
+    connection.sendall(struct.pack("<BxHHxx", 98, 2 + len(padded) // 4, len(name)) + padded)
+    present, opcode = reply(connection)[8:10]
+    if not present:
+        raise UnknownError(f"the X server lacks {name.decode()}")
+    return int(opcode)
+
+
+def idle_seconds(display: str, authority: Path) -> float:
+    """Seconds since the last input of any device, the one that Selkies types with among them. Raises UnknownError."""
+    try:
+        connection, setup = connect(display, authority)
+        with connection:
+            opcode = extension(connection, b"MIT-SCREEN-SAVER")
+            connection.sendall(struct.pack("<BBHI", opcode, 1, 2, setup.root))
+            return float(struct.unpack_from("<I", reply(connection), 16)[0] / 1000)
+    except OSError as error:
+        raise UnknownError(f"the X server can't be asked: {error}") from error

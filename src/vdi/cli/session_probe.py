@@ -1,0 +1,109 @@
+"""`vdi session probe`: what a person in front of a desktop gets, measured; mounted by `session`."""
+
+import hashlib
+import importlib.util
+import secrets
+from typing import Annotated
+
+import msgspec
+import typer
+
+from vdi.cli.failures import COULD_NOT_LOOK, CommandFailedError
+from vdi.cli.options import PROGRAM, examples
+from vdi.cli.output import Output, columns, print_data
+from vdi.cli.remote_choice import on_either
+from vdi.cli.remote_client import GatewayClient, part, proxy_for
+from vdi.cli.remote_way import GatewayPlace, GatewayWay
+from vdi.cli.session_way import Place, Way
+from vdi.photon.client import StageError
+from vdi.photon.client import Way as DesktopWay
+from vdi.photon.client import probe as probe_desktop
+from vdi.photon.figures import Figures, Measured, judge
+from vdi.photon.mark import Mark
+
+app = typer.Typer()
+
+
+@app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))
+@on_either
+def probe(
+    place: Place,
+    name: Annotated[str, typer.Argument(help="Name of the session: a desktop of your own that runs.")],
+    keys: Annotated[int, typer.Option(min=20, max=100, help="How many keys to press.")] = 40,
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """Measure how fast a desktop answers: first picture, frames per second, input to picture, bitrate, lost frames.
+
+    It goes the way a browser goes (portal, Traefik, TLS, WebSocket), decodes the pictures, and presses keys that no
+    application gets; a small mark flickers in the upper left corner for some seconds. Nothing else is disturbed, and
+    it does not count as use of the desktop. The gateway adds the figures to its metrics.
+
+    Ends with 0 when 95 of 100 keys show their effect within 50 ms, with 1 when they do not or when there is no
+    picture, with 3 when it could not be measured.
+    """
+    if not isinstance(place, GatewayPlace):
+        raise CommandFailedError(
+            "a probe goes the way people go, through a gateway, and this would go to a cluster:"
+            f" {place.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
+            COULD_NOT_LOOK,
+        )
+    if importlib.util.find_spec("av") is None:
+        raise CommandFailedError(
+            "a probe decodes pictures with PyAV, which is not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
+        )
+
+    async def work(way: Way) -> Measured:
+        assert isinstance(way, GatewayWay)  # noqa: S101 - for the type checker: the place is a gateway's
+        return await _measure(way.client, name, keys)
+
+    found = place.run(work)
+    if output is Output.TABLE:
+        for line in _lines(found):
+            typer.echo(line)
+    else:
+        print_data(msgspec.to_builtins(found), output)
+    if not found.within_goal:
+        raise CommandFailedError(_over(found))
+
+
+async def _measure(client: GatewayClient, name: str, keys: int) -> Measured:
+    state = secrets.token_urlsafe(32)
+    address = f"/sessions/{part(name)}/probe"
+    begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
+    url = str(begun["url"]).rstrip("/")
+    way = DesktopWay(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), proxy_for(url))
+    result = f"{address}/{part(begun['id'])}"
+    try:
+        async with client.to_desktops() as http:
+            figures = await probe_desktop(http, way, keys)
+    except StageError as error:
+        await client.send("PUT", result, body={"failed": error.stage})
+        raise CommandFailedError(f"{name}: {error}") from error
+    await client.send("PUT", result, body={"figures": msgspec.to_builtins(figures)})
+    return judge(name, url, figures)
+
+
+def _lines(found: Measured) -> list[str]:
+    seen: Figures = found.figures
+    counted = len(seen.input_to_photon_ms)
+    lost_frames = f"{seen.frames_dropped} of {seen.frames + seen.frames_dropped} frames"
+    lost_keys = f"{seen.keys_without_effect} of {counted + seen.keys_without_effect} keys"
+    rows = [
+        ["first picture", f"{seen.first_picture_seconds:.2f} s"],
+        ["frames", f"{seen.frames_per_second:.1f} per second"],
+        ["input to photon", f"p50 {_ms(found.p50_ms)}, p95 {_ms(found.p95_ms)}, of {counted} keys"],
+        ["bitrate", f"{seen.bitrate_kbps:.0f} kbit/s"],
+        ["lost", f"{lost_frames}, {lost_keys}"],
+    ]
+    return columns(["SESSION", found.session], [["through", found.through], *rows])
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _over(found: Measured) -> str:
+    lost = found.figures.keys_without_effect
+    if lost:
+        return f"{lost} of the keys had no effect that could be seen in time"
+    return f"over the goal: p95 is {_ms(found.p95_ms)}, and {found.goal_ms:.0f} ms are allowed"

@@ -1,0 +1,66 @@
+"""`/sessions/{name}/probe`: for `vdi session probe`, which measures what a person in front of a desktop gets."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.problems import ProblemError, invalid
+from vdi.gateway.probing import MOST, WINDOW, Begun, Stage, TooManyProbesError
+from vdi.photon.figures import Figures
+
+
+class NewProbe(msgspec.Struct, forbid_unknown_fields=True):
+    """A probe to begin."""
+
+    state: Annotated[
+        str,
+        Meta(
+            description="SHA-256, in hexadecimal, of a secret of your own: the ticket is good only with the cookie "
+            "`__Host-vdi-state` that holds it.",
+            pattern=r"^[0-9a-f]{64}$",
+        ),
+    ]
+
+
+class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
+    """How a probe has ended: either of the two."""
+
+    figures: Annotated[Figures | None, Meta(description="What it has measured.")] = None
+    failed: Annotated[Stage | None, Meta(description="The stage in which it failed.")] = None
+
+
+async def begin_probe(call: Call[Nothing, NewProbe]) -> Begun:
+    """The mark is armed, the way is open."""
+    try:
+        return await call.gateway.prober.begin(call.person, call.path("name"), call.body.state)
+    except TooManyProbesError as error:
+        detail = f"The desktop {str(error)!r} has been probed {MOST} times within {WINDOW} s."
+        raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(WINDOW)}) from error
+
+
+async def finish_probe(call: Call[Nothing, ProbeResult]) -> None:
+    """Its figures."""
+    found = call.body.figures or call.body.failed
+    if found is None or (call.body.figures and call.body.failed):
+        raise invalid("figures", None, "either `figures` or `failed`, and not both")
+    await call.gateway.prober.finish(call.person, call.path("name"), call.path("id"), found)
+
+
+OPERATIONS = (
+    Operation(
+        method="POST", path="/sessions/{name}/probe", name="beginProbe", tag="Desktops", handler=begin_probe,
+        summary="Begin to measure how fast a desktop of mine answers",
+        description="Shows a small mark in a corner of the screen for a minute, which follows two keys that no "
+        "keyboard has, and opens a way into the desktop. `vdi session probe` does the rest. It is no activity to the "
+        "idle timeout.",
+        body=NewProbe, answer=Begun, problems=("not-found", "forbidden", "conflict"),
+    ),
+    Operation(
+        method="PUT", path="/sessions/{name}/probe/{id}", name="finishProbe", tag="Desktops", handler=finish_probe,
+        summary="What the probe has measured: it counts in the metrics", body=ProbeResult,
+        problems=("not-found", "forbidden"),
+    ),
+)  # fmt: skip
+"""All of them."""

@@ -1,0 +1,68 @@
+"""The numbers of a probe. Pure."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from vdi.api.constraints import doc
+
+GOAL_MS = 50.0
+"""Input to picture, at the 95th percentile: the third service level objective (docs/monitoring.md)."""
+MOST_SAMPLES = 200
+LONGEST_MS = 10_000.0
+
+
+class Figures(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What a person in front of this desktop gets."""
+
+    first_picture_seconds: Annotated[
+        float, msgspec.Meta(ge=0, le=600, description="From the first request to the first decoded picture.")
+    ]
+    frames_per_second: Annotated[
+        float, msgspec.Meta(ge=0, le=1000, description="Frames that arrived each second while the mark kept changing.")
+    ]
+    input_to_photon_ms: Annotated[
+        list[Annotated[float, msgspec.Meta(ge=0, le=LONGEST_MS)]],
+        msgspec.Meta(
+            max_length=MOST_SAMPLES,
+            description="Milliseconds from a key's sending to the decoded picture that shows its effect, one for each.",
+        ),
+    ]
+    keys_without_effect: Annotated[
+        int, msgspec.Meta(ge=0, le=MOST_SAMPLES, description="Keys whose effect was not seen in time.")
+    ]
+    bitrate_kbps: Annotated[
+        float, msgspec.Meta(ge=0, le=1e7, description="Video that arrived while it was measured, in kbit/s.")
+    ]
+    frames: Annotated[int, msgspec.Meta(ge=0, le=10**6, description="Frames that arrived while it was measured.")]
+    frames_dropped: Annotated[
+        int, msgspec.Meta(ge=0, le=10**6, description="Frames that the desktop numbered and that never arrived.")
+    ]
+
+
+class Measured(msgspec.Struct, rename="camel"):
+    """Figures and what follows from them, for `-o json`."""
+
+    session: Annotated[str, doc("The session's name.")]
+    through: Annotated[str, doc("The way that was measured.")]
+    figures: Annotated[Figures, doc("What was measured.")]
+    p50_ms: Annotated[float | None, doc("Median of `inputToPhotonMs`.")]
+    p95_ms: Annotated[float | None, doc("Its 95th percentile.")]
+    goal_ms: Annotated[float, doc("What the 95th percentile should not exceed.")]
+    within_goal: Annotated[bool, doc("Whether it does not, and every key had its effect.")]
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The smallest value that at least this share of the values does not exceed; None of none."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def judge(session: str, through: str, figures: Figures) -> Measured:
+    """The figures against the goal."""
+    p50, p95 = (percentile(figures.input_to_photon_ms, share) for share in (0.5, 0.95))
+    kept = p95 is not None and p95 <= GOAL_MS and not figures.keys_without_effect
+    return Measured(session, through, figures, p50, p95, GOAL_MS, kept)

@@ -1,0 +1,126 @@
+"""`vdi session probe` on real desktops, through Traefik, TLS and the gateway: figures, metrics, words for failures."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.desktops import reach, run_in, start, template
+from e2e.world import World
+from vdi.cli.remote_login import Login, Logins, write_logins
+from vdi.demo.browser import DesktopBrowser, changed_pixels
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+_MAKE_TOKEN = """async () => {
+  const me = await (await fetch('/api/v1/me')).json();
+  const answer = await fetch('/api/v1/tokens', {
+    method: 'POST', body: JSON.stringify({label: 'probe', days: 1}),
+    headers: {'Content-Type': 'application/json', 'X-CSRF-Token': me.csrfToken},
+  });
+  return (await answer.json()).token;
+}"""
+_ASK = """pid=$(pgrep -f ^/usr/bin/python3.*bin/vdi-agent | head -1); python3 -c "
+import sys, urllib.request as u
+e = dict(p.split('=', 1) for p in open('/proc/$pid/environ').read().split(chr(0)) if '=' in p)
+h = {'Authorization': 'Bearer ' + e['VDI_AGENT_TOKEN']}
+print(u.urlopen(u.Request('http://127.0.0.1:8082/activity', headers=h)).read().decode())
+" """
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path
+
+
+def log_in(world: World, user: str) -> None:
+    """As `vdi login` leaves it, with a token that the account page has made."""
+    authority = (world.kubeconfig.parent / "pki/web-ca.crt").read_text()
+    with DesktopBrowser(world.portal, world.login(user)) as browser:
+        browser.log_in()
+        token = browser.page.evaluate(_MAKE_TOKEN)
+    write_logins(Logins(world.portal, {world.portal: Login(user, token, ca=authority)}))
+
+
+def probe(world: World, name: str, *words: str) -> str:
+    return world.vdi("session", "probe", name, "--server", world.portal, *words, check=False)
+
+
+def figures(world: World, name: str) -> dict[str, Any]:
+    """The probe's JSON. What it says of the goal stands behind it, and depends on the machine."""
+    said = probe(world, name, "-o", "json")
+    found: dict[str, Any] = json.JSONDecoder().raw_decode(said)[0]
+    return found
+
+
+def activity(world: World, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run_in(world, name, _ASK))
+    return found
+
+
+def metric(world: World, pattern: str) -> float:
+    """Sum over the gateway's replicas."""
+    words = ("get", "pod", "-n", "kasm", "-l", "app.kubernetes.io/component=gateway", "-o", "name")
+    total = 0.0
+    for pod in world.kubectl(*words).split():
+        name = pod.removeprefix("pod/")
+        page = world.kubectl("get", "--raw", f"/api/v1/namespaces/kasm/pods/{name}:8081/proxy/metrics")
+        total += sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line))
+    return total
+
+
+def test_a_desktop_is_measured_while_nobody_and_while_somebody_is_there(sessions: World, home: Path) -> None:
+    with template(sessions, "probed", persistence={"enabled": False}):
+        start(sessions, "petra", "probed")
+        log_in(sessions, "petra@example.com")
+        before = activity(sessions, "petra")
+        assert before["connectedSeconds"] is None
+
+        found = figures(sessions, "petra")
+        seen = found["figures"]
+        assert found["through"] == (sessions.get("vdi", "petra") or {})["status"]["url"]
+        assert seen["firstPictureSeconds"] > 0
+        assert seen["framesPerSecond"] > 0
+        assert seen["bitrateKbps"] > 0
+        assert len(seen["inputToPhotonMs"]) + seen["keysWithoutEffect"] == 40
+        assert 0 < found["p50Ms"] <= found["p95Ms"]
+        assert metric(sessions, r'session_glass_to_glass_seconds_count{template="probed"}') == 40
+        assert metric(sessions, r'vdi_probes_total{outcome="measured",template="probed"}') == 1
+
+        after = activity(sessions, "petra")
+        assert after["connectedSeconds"] is None, "a probe is no visit"
+        assert after["idleSeconds"] > before["idleSeconds"] + 5, "its keys are no input"
+
+        with sessions.browser("petra") as browser:
+            browser.open()
+            wait_until("the probe's mark is gone", lambda: activity(sessions, "petra")["viewers"] == 1, 10)
+            picture = browser.picture()
+            figures(sessions, "petra")
+            browser.page.wait_for_timeout(2_000)  # the mark goes away, the picture settles
+            assert changed_pixels(picture, browser.picture()) < 500, "nothing is left of it, and nothing was resized"
+            assert not [line for line in browser.messages if "superseded" in line.lower()]
+            browser.type("x")
+            wait_until("a person's key counts", lambda: activity(sessions, "petra")["idleSeconds"] < 5, 10)
+        assert metric(sessions, r'vdi_probes_total{outcome="measured",template="probed"}') == 2
+
+
+def test_what_is_wrong_is_said_in_words(sessions: World, home: Path) -> None:
+    env = [{"name": "SELKIES_VIDEO_ON_START", "value": "false"}]
+    with template(sessions, "blind", persistence={"enabled": False}, env=env):
+        start(sessions, "paula", "blind")
+        log_in(sessions, "paula@example.com")
+        said = probe(sessions, "paula")
+        assert "paula: first picture: no picture within 15 s; a person sees 'Waiting for stream'" in said
+        assert metric(sessions, r'vdi_probes_total{outcome="first picture",template="blind"}') == 1
+
+        log_in(sessions, "peter@example.com")
+        assert "There is no desktop 'paula' of yours" in probe(sessions, "paula")
+
+        sessions.vdi("session", "suspend", "paula", "--wait")
+        reach(sessions, "paula", "Suspended")
+        log_in(sessions, "paula@example.com")
+        assert "the desktop 'paula' is suspended: resume it" in probe(sessions, "paula")

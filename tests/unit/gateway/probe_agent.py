@@ -1,0 +1,57 @@
+"""The agent of a desktop, as far as a probe needs it."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aiohttp import web
+
+from unit.gateway.api_stage import Stage
+from vdi.session.naming import secret_name
+
+STATE = "5e" * 32
+MARK = {
+    "x": 0, "y": 0, "size": 48, "width": 1280, "height": 720, "flip": 0x1008FF49, "play": 0x1008FF48, "playSeconds": 2.0
+}  # fmt: skip
+FIGURES: dict[str, Any] = {
+    "firstPictureSeconds": 1.42, "framesPerSecond": 58.9, "inputToPhotonMs": [31.5, 38.5, 40.0, 56.6],
+    "keysWithoutEffect": 0, "bitrateKbps": 812.0, "frames": 312, "framesDropped": 2,
+}  # fmt: skip
+
+
+@dataclass
+class Agent:
+    """What it answers, and what it was asked."""
+
+    status: int = 200
+    body: Any = field(default_factory=lambda: dict(MARK))
+    asked: list[tuple[str, str, Any]] = field(default_factory=list)
+
+    async def serve(self, request: web.Request) -> web.Response:
+        self.asked.append((request.path, request.headers.get("Authorization", ""), await request.json()))
+        if isinstance(self.body, str):
+            return web.Response(text=self.body, status=self.status)
+        return web.json_response(self.body, status=self.status)
+
+
+@asynccontextmanager
+async def agent(stage: Stage, name: str = "alice-desktop") -> AsyncIterator[Agent]:
+    """Of every desktop; its token is in the Secret of the one with this name."""
+    token = base64.b64encode(b"agents-token").decode()
+    stage.cluster.objects[secret_name(name)] = {"data": {"agentToken": token}}
+    one = Agent()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", one.serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    stage.gateway.prober = replace(stage.gateway.prober, agent=lambda _: f"http://127.0.0.1:{port}")
+    try:
+        yield one
+    finally:
+        await runner.cleanup()
+        del stage.cluster.objects[secret_name(name)]

@@ -1,0 +1,149 @@
+"""`/sessions/{name}/probe`: who may probe, what an agent may answer, and what becomes of the figures."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, Stage, open_stage
+from unit.gateway.probe_agent import FIGURES, MARK, STATE, agent
+from vdi.gateway.probing import MOST
+
+ONE = "/api/v1/sessions/alice-desktop/probe"
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path) as stage:
+        stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
+        yield stage
+
+
+def value(stage: Stage, name: str, **labels: str) -> float | None:
+    return stage.gateway.metrics.registry.get_sample_value(name, {"template": "ubuntu", **labels})
+
+
+async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(stage: Stage) -> None:
+    program = await stage.program()
+    async with agent(stage) as asked:
+        begun = (await program.post(ONE, json={"state": STATE})).json()
+    assert asked.asked == [("/photon", "Bearer agents-token", {"seconds": 60})]
+    assert begun["mark"] == MARK
+    assert begun["url"] == RUNNING["url"]
+    assert begun["ticket"] == f"ticket of alice@example.com into alice-desktop for {STATE[:4]}"
+
+    figures = FIGURES | {"keysWithoutEffect": 1}
+    assert (await program.put(f"{ONE}/{begun['id']}", json={"figures": figures})).status_code == 204
+    assert value(stage, "session_glass_to_glass_seconds_count") == 5
+    assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.04") == 3
+    assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.05") == 3
+    assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.075") == 4, "the key without effect is far off"
+    assert value(stage, "session_first_picture_seconds_sum") == 1.42
+    assert value(stage, "vdi_probe_frames_per_second") == 58.9
+    assert value(stage, "vdi_probe_bitrate_bits_per_second") == 812_000
+    assert value(stage, "vdi_probe_frames_total", outcome="dropped") == 2
+    assert value(stage, "vdi_probes_total", outcome="measured") == 1
+
+    again = await program.put(f"{ONE}/{begun['id']}", json={"figures": FIGURES})
+    assert again.status_code == 404, "one probe, one result"
+    assert value(stage, "session_glass_to_glass_seconds_count") == 5
+
+
+async def test_a_stage_that_failed_is_counted(stage: Stage) -> None:
+    program = await stage.program()
+    async with agent(stage):
+        begun = (await program.post(ONE, json={"state": STATE})).json()
+    assert (await program.put(f"{ONE}/{begun['id']}", json={"failed": "first picture"})).status_code == 204
+    assert value(stage, "vdi_probes_total", outcome="first picture") == 1
+    assert value(stage, "session_glass_to_glass_seconds_count") is None
+
+
+@pytest.mark.parametrize(
+    ("who", "status", "words"),
+    [(BOB, 403, "Only alice@example.com, whose desktop 'alice-desktop' is, may probe it."),
+     (ROOT, 403, "Only alice@example.com, whose desktop 'alice-desktop' is, may probe it.")],
+)  # fmt: skip
+async def test_only_the_owner_may(stage: Stage, who: Any, status: int, words: str) -> None:
+    program = await stage.program(who)
+    async with agent(stage) as asked:
+        refused = await program.post(ONE, json={"state": STATE})
+        assert (refused.status_code, refused.json()["detail"]) == (status, words)
+        assert asked.asked == []
+        alice = (await (await stage.program()).post(ONE, json={"state": STATE})).json()
+    assert (await program.put(f"{ONE}/{alice['id']}", json={"figures": FIGURES})).status_code == 403
+
+
+async def test_of_a_strangers_desktop_nothing_is_told(stage: Stage) -> None:
+    stage.session("carols", user="carol@example.com", status=RUNNING)
+    program = await stage.program(BOB)
+    for name in ("carols", "nobodys"):
+        refused = await program.post(f"/api/v1/sessions/{name}/probe", json={"state": STATE})
+        assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no desktop {name!r} of yours.")
+
+
+async def test_a_desktop_that_does_not_run_has_no_picture(stage: Stage) -> None:
+    program = await stage.program()
+    stage.session(status=RUNNING, suspended=True)
+    refused = await program.post(ONE, json={"state": STATE})
+    assert (refused.status_code, refused.json()["detail"]) == (
+        409, "There is no picture to measure: the desktop 'alice-desktop' is suspended: resume it."
+    )  # fmt: skip
+    stage.session(status={"phase": "Creating"})
+    assert "is Creating now." in (await program.post(ONE, json={"state": STATE})).json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, "there is GET /activity and POST /notice", "has no mark to measure by: it is older than this gateway"),
+        (503, "the keyboard's map has no XF86Launch9", "cannot show its mark (503): the keyboard's map has no"),
+        (200, "<html>", "answers what is no mark"),
+        (200, MARK | {"size": 10**9}, "answers what is no mark"),
+        (200, "x" * 5000, "answers too much"),
+        (302, "", "cannot show its mark (302)"),
+    ],
+)
+async def test_what_an_agent_answers_is_a_strangers_word(stage: Stage, status: int, body: Any, words: str) -> None:
+    program = await stage.program()
+    async with agent(stage) as asked:
+        asked.status, asked.body = status, body
+        refused = await program.post(ONE, json={"state": STATE})
+    assert refused.status_code == 409
+    assert words in refused.json()["detail"]
+
+
+async def test_an_agent_that_is_away_and_a_secret_without_its_token(stage: Stage) -> None:
+    program = await stage.program()
+    async with agent(stage):
+        pass
+    assert (await program.post(ONE, json={"state": STATE})).status_code == 503, "no Secret"
+    async with agent(stage):
+        stage.cluster.objects[next(iter(set(stage.cluster.objects) - {"alice-desktop"}))] = {"data": {}}
+        refused = await program.post(ONE, json={"state": STATE})
+    assert "has no agent" in refused.json()["detail"]
+
+
+async def test_one_session_is_probed_so_often_and_no_more(stage: Stage) -> None:
+    program = await stage.program()
+    async with agent(stage) as asked:
+        answers = [(await program.post(ONE, json={"state": STATE})).status_code for _ in range(MOST + 1)]
+    assert answers == [200] * MOST + [429]
+    assert len(asked.asked) == MOST
+
+
+async def test_figures_have_their_limits(stage: Stage) -> None:
+    program = await stage.program()
+    wrong: tuple[dict[str, Any], ...] = (
+        {"figures": FIGURES | {"inputToPhotonMs": [10.0] * 201}},
+        {"figures": FIGURES | {"inputToPhotonMs": [-1.0]}},
+        {"figures": FIGURES | {"inputToPhotonMs": [1e9]}},
+        {"figures": FIGURES | {"framesPerSecond": 1e9}},
+        {"figures": FIGURES | {"more": 1}},
+        {"figures": FIGURES, "failed": "measuring"},
+        {"failed": "somewhere"},
+        {},
+    )
+    for body in wrong:
+        assert (await program.put(f"{ONE}/abc", json=body)).status_code == 422, body
+    assert (await program.put(f"{ONE}/abc", json={"figures": FIGURES})).status_code == 404

@@ -1,0 +1,138 @@
+"""The probe against a host that speaks Selkies' protocol: what is measured, and what is said when it fails."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from unit.photon.selkies_stream import Encoder
+from vdi.photon import client
+from vdi.photon.client import StageError, Way, probe
+from vdi.photon.mark import Mark
+
+MARK = Mark(x=0, y=0, size=48, width=128, height=64, flip=11, play=12, play_seconds=0.5)
+
+
+@dataclass
+class Desktop:
+    """A desktop's host: the way in, and Selkies."""
+
+    enter: int = 302
+    handshake: int = 0
+    """Status of a handshake that is refused."""
+    kill: str = ""
+    silent: bool = False
+    """No picture."""
+    still: bool = False
+    """A picture that follows no key."""
+    skip: int = 0
+    """Frames that are numbered and not sent, after each flip."""
+    seen: list[str] = field(default_factory=list)
+
+    async def go_in(self, request: web.Request) -> web.Response:
+        self.seen.append(f"enter {request.query['ticket']} {request.headers['Cookie']}")
+        answer = web.Response(status=self.enter, headers={"Location": "/"} if self.enter == 302 else {})
+        answer.set_cookie("__Host-vdi-desktop", "token", secure=True, path="/")
+        answer.set_cookie("__Host-vdi-grant", "handle", secure=True, path="/")
+        return answer
+
+    async def go_out(self, request: web.Request) -> web.Response:
+        self.seen.append(f"leave {request.headers['Origin']} {request.headers['Cookie']}")
+        return web.Response(status=303, headers={"Location": "/"})
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(f"socket {request.headers['Origin']} {request.headers['Cookie']}")
+        if self.handshake:
+            return web.Response(status=self.handshake)
+        socket = web.WebSocketResponse(protocols=("selkies",))
+        await socket.prepare(request)
+        await socket.send_str("MODE websockets")
+        encoder, number, grey = Encoder(), 65_530, 0
+        async for message in socket:
+            text = str(message.data)
+            self.seen.append(text.partition(" ")[0].partition(",")[0])
+            if text.startswith("SETTINGS,"):
+                if self.kill:
+                    await socket.send_str(f"KILL {self.kill}")
+                    await socket.close()
+                elif not self.silent:
+                    await socket.send_bytes(encoder.message(grey, number))
+            if text == "kd,11":
+                grey = grey if self.still else 255 - grey
+                number = (number + 1 + self.skip) % 65_536
+                await socket.send_bytes(encoder.message(grey, number))
+            if text == "kd,12":
+                for _ in range(10):
+                    number = (number + 1) % 65_536
+                    await socket.send_bytes(encoder.message(grey, number))
+        return socket
+
+
+@asynccontextmanager
+async def way_to(desktop: Desktop) -> AsyncIterator[tuple[aiohttp.ClientSession, Way]]:
+    app = web.Application()
+    app.router.add_get("/.vdi/enter", desktop.go_in)
+    app.router.add_post("/.vdi/leave", desktop.go_out)
+    app.router.add_get("/api/websockets", desktop.stream)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+            yield http, Way(url, "one-use", "the-state", MARK)
+    finally:
+        await runner.cleanup()
+
+
+async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(client, "RAMP", 0.0)
+    desktop = Desktop(skip=1)
+    async with way_to(desktop) as (http, way):
+        found = await probe(http, way, 10)
+    assert len(found.input_to_photon_ms) == 10
+    assert all(0 < one < 1000 for one in found.input_to_photon_ms)
+    assert (found.keys_without_effect, found.frames, found.frames_dropped) == (0, 20, 9)
+    assert 0 < found.frames_per_second <= 20
+    assert found.first_picture_seconds > 0
+    assert found.bitrate_kbps > 0
+    cookies = "__Host-vdi-desktop=token; __Host-vdi-grant=handle"
+    assert desktop.seen[0] == "enter one-use __Host-vdi-state=the-state"
+    assert desktop.seen[1] == f"socket {way.url} {cookies}"
+    assert desktop.seen[-1] == f"leave {way.url} {cookies}"
+    assert {"SETTINGS", "CLIENT_FRAME_ACK", "kd", "ku"} <= set(desktop.seen)
+
+
+@pytest.mark.parametrize(
+    ("desktop", "stage", "words"),
+    [
+        (Desktop(enter=403), "entering", "answers 403 to a ticket"),
+        (Desktop(handshake=409), "connecting", "streams by WebRTC"),
+        (Desktop(handshake=502), "connecting", "Traefik does not reach the desktop"),
+        (Desktop(kill="a new primary client connected"), "first picture", "a new primary client connected"),
+        (Desktop(silent=True), "first picture", "'Waiting for stream'"),
+        (Desktop(still=True), "the mark", "stands still"),
+    ],
+    ids=["ticket", "webrtc", "away", "killed", "no picture", "still"],
+)
+async def test_a_failure_names_its_stage(
+    desktop: Desktop, stage: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PICTURE_SECONDS", 1.0)
+    monkeypatch.setattr(client, "EFFECT_SECONDS", 0.1)
+    async with way_to(desktop) as (http, way):
+        with pytest.raises(StageError, match=words) as failed:
+            await probe(http, way, 5)
+    assert failed.value.stage == stage
+    assert desktop.enter != 302 or desktop.seen[-1].startswith("leave"), "the grant ends in any case"
+
+
+async def test_a_host_that_is_not_there() -> None:
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(StageError, match="cannot be reached") as failed:
+            await probe(http, Way("http://127.0.0.1:1", "t", "s", MARK), 5)
+    assert failed.value.stage == "entering"

@@ -1,0 +1,66 @@
+"""Messages of the stream: what they are, and what is seen at the mark's place, with real encoders."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.photon.selkies_stream import Encoder
+from vdi.photon.frames import FRAME_IDS, Screen, Stripe, missing_between, read_stripe
+
+
+def look(screen: Screen, message: bytes) -> float | None:
+    stripe = read_stripe(message)
+    assert stripe is not None
+    return screen.show(stripe)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_each_picture_is_seen_at_once(codec: str) -> None:
+    screen, encoder = Screen(0, 0, 48), Encoder(codec)
+    for number, grey in enumerate((0, 255, 0, 255)):
+        seen = look(screen, encoder.message(grey, number))
+        assert seen is not None
+        assert abs(seen - grey) <= 20  # black is 16 and white 235 in video
+
+
+def test_of_stripes_the_one_counts_that_has_the_mark() -> None:
+    upper, lower = Encoder(height=32), Encoder(height=32, top=32)
+    screen = Screen(0, 32, 16)
+    assert look(screen, upper.message(255, 1)) is None
+    seen = look(screen, lower.message(200, 1))
+    assert seen is not None
+    assert abs(seen - 200) <= 20
+    assert look(screen, upper.message(0, 2)) is None
+
+
+def test_what_comes_before_a_key_frame_shows_nothing() -> None:
+    screen, encoder = Screen(0, 0, 48), Encoder()
+    key, delta = encoder.message(0, 1), encoder.message(255, 2)
+    assert look(screen, delta) is None
+    assert look(screen, key) is not None
+    assert look(screen, delta[:12] + b"no picture") is None
+
+
+def test_the_header() -> None:
+    message = struct.pack(">BBHHHHH", 4, 0x11, 513, 32, 1280, 64, 512) + b"data"
+    assert read_stripe(message) == Stripe("h264", True, 513, 32, 64, b"data")
+    assert read_stripe(b"\x04\x50" + message[2:]) == Stripe("hevc", False, 513, 32, 64, b"data")
+    for other in (b"", b"\x01\x00opus", b"\x05gzip", message[:12], b"\x03\x00\x00\x00\x00\x00"):
+        assert read_stripe(other) is None
+
+
+@given(st.binary(max_size=64))
+def test_nothing_that_arrives_breaks_it(message: bytes) -> None:
+    stripe = read_stripe(message)
+    if stripe is not None and stripe.codec in ("h264", "mjpeg"):
+        Screen(0, 0, 48).show(stripe)
+
+
+def test_missing_frames() -> None:
+    assert missing_between(7, 8) == 0
+    assert missing_between(7, 10) == 2
+    assert missing_between(FRAME_IDS - 1, 1) == 1
+    assert missing_between(9, 9) == 0
+    assert missing_between(10, 7) == 0, "a restart is no loss"
