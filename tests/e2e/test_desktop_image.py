@@ -1,7 +1,5 @@
 """What the desktop image promises, in a pod: Ready means a picture, one application, a keyboard, refusals in words."""
 
-import json
-
 import pytest
 import yaml
 
@@ -55,8 +53,8 @@ def test_settings_that_the_image_does_not_know_are_quoted_in_the_status(
 
 
 def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_layout(sessions: World) -> None:
-    app = json.dumps(["xfce4-terminal", "--title", "alone"])
-    with template(sessions, "single", env=env(VDI_APP=app, VDI_KEYBOARD_LAYOUT="de")):
+    app = {"command": ["xfce4-terminal", "--title", "alone"]}
+    with template(sessions, "single", app=app, keyboard={"layout": "de"}):
         start(sessions, "sina", "single")
         assert "xfce4-panel" not in run_in(sessions, "sina", "ps -e -o comm")
         assert "layout:     de" in run_in(
