@@ -86,7 +86,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"image": "i", "app": {}}, "spec.app.command", "Required value"),
     ({"image": "i", "app": {"command": []}}, "spec.app.command", "should have at least 1 items"),
-    ({"image": "i", "app": {"command": [""]}}, "spec.app.command", "must begin with the name of a program"),
+    ({"image": "i", "app": {"command": [""]}}, "spec.app.command", "must be a program and its arguments"),
+    ({"image": "i", "app": {"command": ["xterm", ""]}}, "spec.app.command", "none empty"),
     ({"image": "i", "keyboard": {}}, "spec.keyboard.layout", "Required value"),
     (
         {"image": "i", "keyboard": {"layout": "de; reboot"}},
@@ -150,7 +151,11 @@ ACCEPTED: list[dict[str, Any]] = [
         resize=False,
         locked=["bitrate", "framerate", "encoder"],
     ),
-    {"image": "i", "app": {"command": ["firefox-esr", ""]}, "keyboard": {"layout": "us,ru", "variant": ",phonetic"}},
+    {
+        "image": "i",
+        "app": {"command": ["firefox-esr", "--new-tab"]},
+        "keyboard": {"layout": "us,ru", "variant": ",phonetic"},
+    },
     {"image": SELKIES_1, "env": [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]},
     {"image": "i", "env": [{"name": name, "value": "1"} for names in VARIABLES.values() for name in names]},
 ]

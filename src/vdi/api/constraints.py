@@ -105,7 +105,9 @@ ENV_NAME = must_be(
 IMAGE = must_be(
     "the name of a container image, such as registry.example.com/desktop:1.0", r"self.matches('^[^\\s:@/]\\S*$')"
 )
-PROGRAM = Rule("self.size() > 0 && self[0] != ''", "must begin with the name of a program, such as firefox-esr")
+WORDS = Rule(
+    "self.all(word, word != '')", "must be a program and its arguments, such as [firefox-esr, --new-tab], none empty"
+)
 KEYBOARD_LAYOUT = must_be(
     "a layout of setxkbmap, or up to four with commas between, such as de or us,ru",
     "self.matches('^[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+){0,3}$')",

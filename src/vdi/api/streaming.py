@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from vdi.api.constraints import KEYBOARD_LAYOUT, KEYBOARD_VARIANT, PROGRAM, Rule, doc
+from vdi.api.constraints import KEYBOARD_LAYOUT, KEYBOARD_VARIANT, WORDS, Rule, doc
 
 SELKIES_1_IMAGE = "selkies-gstreamer"
 """What the name of an image has in it that is taken for one of Selkies 1: the name of the project until then."""
@@ -142,7 +142,7 @@ class TemplateApp(msgspec.Struct, rename="camel", omit_defaults=True):
 
     command: Annotated[
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 1024})], ...],
-        doc("The program and its arguments.", PROGRAM, minItems=1, maxItems=64),
+        doc("The program and its arguments.", WORDS, minItems=1, maxItems=64),
     ]
 
 
