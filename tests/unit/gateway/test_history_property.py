@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, at, template, without_marks
@@ -84,7 +84,6 @@ def recorded(states: Sequence[Seen]) -> Rows:
     return table.rows
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(lives(), st.data())
 def test_what_comes_again_changes_nothing(states: list[Seen], data: st.DataObject) -> None:
     """A restart lists anew from any point on; an event comes twice; a lagging replica tells old news."""
@@ -96,7 +95,6 @@ def test_what_comes_again_changes_nothing(states: list[Seen], data: st.DataObjec
     assert recorded(again) == recorded(states)
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(lives(), st.randoms(use_true_random=False))
 def test_two_replicas_that_both_watch_write_what_one_would(states: list[Seen], random: Random) -> None:
     both, places = Table(), [0, 0]
@@ -107,7 +105,6 @@ def test_two_replicas_that_both_watch_write_what_one_would(states: list[Seen], r
     assert both.rows == recorded(states)
 
 
-@settings(deadline=None)  # a busy machine is no finding
 @given(lives(), st.data())
 def test_what_never_comes_is_missed_and_not_invented(states: list[Seen], data: st.DataObject) -> None:
     """The gateway was down for any part of it."""

@@ -170,7 +170,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(ALL), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data: st.DataObject) -> None:
     values: dict[str, Any] = {}
     for path in data.draw(st.lists(st.sampled_from(all_paths(generation.letter)), max_size=4)):
@@ -182,7 +182,7 @@ def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data
 
 
 @given(st.sampled_from(ALL), VALUES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_key_that_nobody_knows_is_always_found(generation: Generation, value: Any) -> None:
     subject = Subject(generation, generation.newest, {"zzzUnheardOf": value})
     assert any(each.path.startswith("zzzUnheardOf") for each in check_values(subject))

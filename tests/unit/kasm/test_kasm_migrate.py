@@ -129,7 +129,7 @@ def test_there_is_no_way_back() -> None:
 
 
 @given(good_answers())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_answers: Answers) -> None:
     source = given_answers.generation
     old = values_of(given_answers)

@@ -16,7 +16,7 @@ HOST = "kasm.example.com"
 
 
 @given(good_answers())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_answers_make_values_that_the_check_refuses(given_answers: Answers) -> None:
     values = yaml.safe_load(render(given_answers))
     subject = Subject(
@@ -26,7 +26,7 @@ def test_no_answers_make_values_that_the_check_refuses(given_answers: Answers) -
 
 
 @given(good_answers())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: Answers) -> None:
     text = render(given_answers)
     read = yaml.safe_load(text)
@@ -42,7 +42,7 @@ def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: An
 
 
 @given(answers())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers: Answers) -> None:
     try:
         check(given_answers)

@@ -39,7 +39,7 @@ def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
 
 
 @given(good_answers())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_answers_make_values_that_the_preflight_refuses(given_answers: Answers) -> None:
     facts = machine(given_answers.profile, ingress=given_answers.ingress, hostname=given_answers.hostname)
     wish = wish_of_values(

@@ -27,7 +27,7 @@ ACTIONS = ("tick", "tick", "begin", "begin", "execute", "execute", "deliver", "d
 RARE = ("restart", "release", "jump", "calm")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rates=st.tuples(*[st.sampled_from((0.97, 1.0, 1.03))] * 3),
     story=st.lists(
