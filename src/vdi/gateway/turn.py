@@ -2,7 +2,8 @@
 
 Selkies would answer that from the desktop's pod, and would need the server's secret there. So the gateway answers in
 its place: whoever may enter the desktop gets credentials that end by themselves, the pod gets none, and the secret
-stays between gateway and TURN server. docs/design/turn.md.
+stays between gateway and TURN server. Where none is set up the answer is that there is none: Selkies would name servers
+of strangers. docs/design/turn.md.
 """
 
 import logging
@@ -70,11 +71,13 @@ class TurnPage:
             return _plain(503, "The gateway's database does not answer.")
         if session is None or admitted is None:
             return _plain(401, "You have not entered this desktop, or you may not be in it any more.")
-        secret = read_secret(self._settings.turn_secret_file)
-        if not secret:
-            return _plain(503, "The TURN server's secret is not known.")
         ttl: timedelta = self._settings.turn_ttl
-        servers = ice_servers(self._settings.turn_urls, secret, session.metadata.uid, self._clock() + ttl)
+        servers: list[IceServer] = []
+        if self._settings.turn_urls:
+            secret = read_secret(self._settings.turn_secret_file)
+            if not secret:
+                return _plain(503, "The TURN server's secret is not known.")
+            servers = ice_servers(self._settings.turn_urls, secret, session.metadata.uid, self._clock() + ttl)
         response = JSONResponse(
             {"lifetimeDuration": f"{int(ttl.total_seconds())}s", "iceServers": servers}, 200, _FRESH
         )

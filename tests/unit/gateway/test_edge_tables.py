@@ -22,7 +22,7 @@ from unit.gateway.edge_stage import (
 )
 from vdi.gateway.edge import tables
 from vdi.gateway.edge.part import _service
-from vdi.gateway.edge.selkies import grant_token, marked, page_of, subprotocols, token_table
+from vdi.gateway.edge.selkies import grant_token, mark_of, marked, page_of, subprotocols, token_table
 from vdi.gateway.people import Role
 from vdi.gateway.store.grants import Grant, GrantStore
 from waiting import eventually
@@ -159,7 +159,14 @@ def a_grant(role: Role) -> Grant:
 @pytest.mark.parametrize("uri", ["/", "/?a=b", "/files?a=b&c=d", "/x?"])
 def test_the_mark_comes_and_goes(uri: str) -> None:
     assert page_of(uri) == uri
-    assert page_of(marked(uri)).rstrip("?") == uri.rstrip("?")
+    for mark in ("1", "0123456789ab"):
+        assert mark_of(marked(uri, mark)) == mark
+        assert page_of(marked(uri, mark)).rstrip("?") == uri.rstrip("?")
+
+
+def test_a_parameter_of_the_desktops_own_is_no_mark() -> None:
+    for uri in ("/?v=2", "/?v=", "/?xv=1", "/?v=0123456789AB"):
+        assert (mark_of(uri), page_of(uri)) == ("", uri)
 
 
 async def test_the_address_is_the_pods_own_port(stage: Stage) -> None:

@@ -118,10 +118,11 @@ async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credential
     assert (await ask(stage, owner)).status_code == 503
 
 
-async def test_without_a_turn_server_the_path_is_the_desktops_own(tmp_path: Path) -> None:
+async def test_without_a_turn_server_there_is_none_not_even_a_strangers(tmp_path: Path) -> None:
     async with open_stage(tmp_path) as stage:
         owner = await entered(stage, OWNER)
-        assert "The desktop is not there now" in (await ask(stage, owner)).text, "the page of a host without a route"
+        assert (await ask(stage, owner)).json()["iceServers"] == []
+        assert (await ask(stage, None)).status_code == 401
 
 
 def test_the_settings() -> None:

@@ -107,7 +107,8 @@ class Entrance:
             state = secrets.token_urlsafe(32)
         next_path = local_path(request.query_params.get("next"))
         query = f"host={label}&state={_hash(state)}&next={quoted(next_path)}"
-        response = RedirectResponse(f"{self._settings.portal_url}/enter?{query}", 302, _OURS)
+        # A fragment of its own, an empty one: browsers carry the old one over, and there may be a token in it.
+        response = RedirectResponse(f"{self._settings.portal_url}/enter?{query}#", 302, _OURS)
         add_header(response, state_cookie(state))
         if request.headers.get("sec-fetch-site") == "same-origin":
             add_header(response, reload_cookie(True))

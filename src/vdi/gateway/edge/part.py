@@ -12,6 +12,8 @@ from starlette.routing import BaseRoute, Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import turn
+from vdi.gateway.edge import transport
+from vdi.gateway.edge.assets import PATHS, serve_asset
 from vdi.gateway.edge.enter import Entrance
 from vdi.gateway.edge.gate import Gate, Logins
 from vdi.gateway.edge.keys import KeyRing
@@ -97,6 +99,7 @@ class Edge(Part):
             masters=self._masters,
             tables=self.tables,
             metrics=metrics,
+            clock=clock,
             ready=lambda: self.ready,
         )
         self._entrance = Entrance(
@@ -121,8 +124,9 @@ class Edge(Part):
             revocations=revocations,
             clock=clock,
         )
-        self._turn = (
-            turn.TurnPage(settings=settings, world=world, gate=gate, clock=clock) if settings.turn_urls else None
+        self._turn = turn.TurnPage(settings=settings, world=world, gate=gate, clock=clock)
+        self._transport = transport.TransportPage(
+            settings=settings, world=world, gate=gate, masters=self._masters, clock=clock
         )
         # Sessions that have changed since the last sweep, and those that were suspended, with the moment.
         self._changed: set[str] = set()
@@ -148,10 +152,10 @@ class Edge(Part):
             Route("/.vdi/wait", self._waiting.page),
             Route("/.vdi/events", self._waiting.events),
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
-            Route("/.vdi/wait.js", self._waiting.asset),
-            Route("/.vdi/wait.css", self._waiting.asset),
+            Route(transport.PATH, self._transport.page),
+            *(Route(path, serve_asset) for path in PATHS),
             *asset_routes("/.vdi/static"),
-            *([Route(turn.PATH, self._turn.answer)] if self._turn else []),
+            Route(turn.PATH, self._turn.answer),
             Route("/{path:path}", self._waiting.anywhere, methods=_EVERY_METHOD),
         )
 

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,23 +25,34 @@ from vdi.session.children.secret import PASSWORD_KEY
 from vdi.session.naming import secret_name
 
 PAGE_FRAGMENT = "#token=edge"
-"""Selkies' page offers a subprotocol for its token only when it finds one in its address's fragment; which one does not
-matter, since the edge puts the right one there."""
-_MARK = "v=1"
-"""Servers do not see fragments: this parameter tells that there is one."""
+"""Selkies' page offers a subprotocol for its token only when it finds one in its address's fragment; over WebSocket it
+does not matter which, since the edge puts the right one there."""
+PAGE_MARK = "1"
+"""Servers do not see fragments: this value of our parameter tells that there is one."""
+_PARAMETER = re.compile(r"v=(1|[0-9a-f]{12})")
 _ROLES = {Role.OWNER: "controller", Role.COLLABORATOR: "controller", Role.VIEWER: "viewer"}
 
 
-def marked(uri: str) -> str:
+def marked(uri: str, mark: str = PAGE_MARK) -> str:
     """The address of Selkies' page with our parameter."""
-    return f"{uri}{'&' if '?' in uri else '?'}{_MARK}"
+    return f"{uri}{'&' if '?' in uri else '?'}v={mark}"
+
+
+def mark_of(uri: str) -> str:
+    """The value of our parameter in it; empty: it has none."""
+    for part in uri.partition("?")[2].split("&"):
+        if found := _PARAMETER.fullmatch(part):
+            return found[1]
+    return ""
 
 
 def page_of(uri: str) -> str:
     """The address without our parameter: where a person wants to be, when the fragment may get lost on the way."""
+    if not mark_of(uri):
+        return uri
     path, _, query = uri.partition("?")
-    kept = "&".join(part for part in query.split("&") if part != _MARK)
-    return f"{path}?{kept}" if kept else path if _MARK in query.split("&") else uri
+    kept = "&".join(part for part in query.split("&") if not _PARAMETER.fullmatch(part))
+    return f"{path}?{kept}" if kept else path
 
 
 class MasterTokenError(Exception):

@@ -1,7 +1,8 @@
 """`/edge/verify`: Traefik's question, before each request and each WebSocket handshake, whether to let it through.
 
 200  through: with the desktop's own credentials in place of the browser's, and a new token for the browser when due
-302  a person's browser, to where it gets on: the way in, the waiting page, or Selkies' page with its fragment
+302  a person's browser, to where it gets on: the way in, the waiting page, the choice of a transport, or Selkies' page
+     with its fragment
 401, 403, 503  everything else, in a line of text
 """
 
@@ -9,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from starlette.types import Receive, Scope, Send
 
@@ -28,14 +30,18 @@ from vdi.gateway.edge.headers import (
 )
 from vdi.gateway.edge.selkies import (
     PAGE_FRAGMENT,
+    PAGE_MARK,
     MasterTokenError,
     MasterTokens,
     grant_token,
+    mark_of,
     marked,
     page_of,
     subprotocols,
 )
 from vdi.gateway.edge.tables import Tables
+from vdi.gateway.edge.transport import PATH as TRANSPORT_PATH
+from vdi.gateway.edge.transport import is_fresh, streams_webrtc
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -89,6 +95,7 @@ class Verify:
         masters: MasterTokens,
         tables: Tables,
         metrics: Metrics,
+        clock: Callable[[], datetime],
         ready: Callable[[], bool],
     ) -> None:
         self._settings = settings
@@ -97,6 +104,7 @@ class Verify:
         self._gate = gate
         self._masters = masters
         self._tables = tables
+        self._clock = clock
         self._ready = ready
         self.cuts = Cuts()
         self._seconds = metrics.verify_seconds
@@ -156,8 +164,13 @@ class Verify:
             return self._sent(question, f"/.vdi/wait?next={quoted(page_of(question.uri))}", renewed)
         if session.spec.suspended:
             return _later("This desktop is suspended.")
-        if question.navigation and question.path == "/" and page_of(question.uri) == question.uri:
-            return self._sent(question, f"{marked(question.uri)}{PAGE_FRAGMENT}", renewed)
+        if question.navigation and question.path == "/":
+            page = page_of(question.uri)
+            if streams_webrtc(self._world.template(session.spec.template)):
+                if not is_fresh(mark_of(question.uri), admitted.claims.gid, self._clock()):
+                    return self._sent(question, f"{TRANSPORT_PATH}?next={quoted(page)}", renewed)
+            elif mark_of(question.uri) != PAGE_MARK:
+                return self._sent(question, f"{marked(page)}{PAGE_FRAGMENT}", renewed)
         try:
             master = await self._masters.get(session)
         except MasterTokenError as error:

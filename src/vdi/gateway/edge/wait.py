@@ -4,13 +4,9 @@ It is live (server-sent events), opens the desktop by itself, and without script
 of a suspended desktop by hand resumes it, if they may; a page that reloads itself does not.
 """
 
-import gzip
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from vdi.api.session import VDISession
+from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.cookies import add_header, desktop_cookie, reload_cookie
 from vdi.gateway.edge.enter import Entrance
 from vdi.gateway.edge.gate import Admitted, Gate
@@ -45,8 +42,6 @@ from vdi.gateway.world import Change, World
 
 log = logging.getLogger(__name__)
 
-_FOLDER = Path(__file__).parent / "static"
-_TYPES = {"wait.js": "text/javascript; charset=utf-8", "wait.css": "text/css; charset=utf-8"}
 _OURS = {MARK: "1"}
 _MAY_RESUME = (Role.OWNER, Role.COLLABORATOR)
 
@@ -102,21 +97,6 @@ class WaitingPage:
             return self._show(request, admitted, next_path, why, 409)
         return RedirectResponse(f"/.vdi/wait?next={quoted(next_path)}", 303, _OURS)
 
-    async def asset(self, request: Request) -> Response:
-        """The page's script and style."""
-        name = request.url.path.rpartition("/")[2]
-        body, packed, digest = _asset(name)
-        known = request.query_params.get("v") == digest
-        headers = {
-            **_OURS,
-            "Cache-Control": "public, max-age=31536000, immutable" if known else "no-store",
-            "Vary": "Accept-Encoding",
-        }
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            headers["Content-Encoding"] = "gzip"
-            body = packed
-        return Response(body, headers=headers, media_type=_TYPES[name])
-
     async def _serve(self, request: Request, next_path: str) -> Response:
         navigation = is_navigation(request.method, dict(request.headers.raw))
         admitted = await self._admitted(request)
@@ -150,8 +130,8 @@ class WaitingPage:
             why=why,
             name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",
-            script=_address("wait.js"),
-            style=_address("wait.css"),
+            script=asset_address("wait.js"),
+            style=asset_address("wait.css"),
             **self._shown(stage, next_path),
         )
         response.headers.update(_OURS)
@@ -207,13 +187,3 @@ class WaitingPage:
 
 def _is_about(change: Change, uid: str) -> bool:
     return change.kind == "session" and any(one and one.metadata.uid == uid for one in (change.old, change.new))
-
-
-@cache
-def _asset(name: str) -> tuple[bytes, bytes, str]:
-    body = (_FOLDER / name).read_bytes()
-    return body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:16]
-
-
-def _address(name: str) -> str:
-    return f"/.vdi/{name}?v={_asset(name)[2]}"
