@@ -97,6 +97,10 @@ def roles_of(
     return [*_desktops(namespace, template), *_workloads(rendered), *_others(namespace), *_addresses(), *more]
 
 
+WEBRTC = (Port(8083, "UDP"), Port(50000, "UDP"))
+"""The one that a desktop streams from over WebRTC, and another that no relay may reach."""
+
+
 def _desktops(namespace: str, template: str) -> Iterator[Role]:
     desktop = resolve(a_session(), a_template(), Policy())
     assert isinstance(desktop, Desktop)
@@ -110,7 +114,7 @@ def _desktops(namespace: str, template: str) -> Iterator[Role]:
     ]
     names = ["desktop" if template == TEMPLATE else f"desktop of {template}", "desktop", "desktop"]
     for number, (name, pod) in enumerate(zip(names, made, strict=True)):
-        yield _pod(name, f"10.42.0.{20 + number}", pod["metadata"], pod["spec"], Port(22), Port(50000, "UDP"))
+        yield _pod(name, f"10.42.0.{20 + number}", pod["metadata"], pod["spec"], Port(22), *WEBRTC)
     fetcher: VDITemplate = a_template()
     pod = build_puller(fetcher, "node-1", namespace)
     yield _pod("image fetcher", "10.42.0.29", pod["metadata"], pod["spec"], Port(8080, name="http"))
