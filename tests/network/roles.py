@@ -11,6 +11,7 @@ from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.puller import build_puller
 from vdi.session.effective import Desktop, resolve
 from vdi.session.policy import Policy
+from vdi.session.streaming import WEBRTC_PORT
 
 Object = dict[str, Any]
 NODE = "192.168.1.10"
@@ -97,7 +98,7 @@ def roles_of(
     return [*_desktops(namespace, template), *_workloads(rendered), *_others(namespace), *_addresses(), *more]
 
 
-WEBRTC = (Port(8083, "UDP"), Port(50000, "UDP"))
+WEBRTC = (Port(WEBRTC_PORT, "UDP"), Port(50000, "UDP"))
 """The one that a desktop streams from over WebRTC, and another that no relay may reach."""
 
 

@@ -25,7 +25,8 @@ from unit.gateway.edge_stage import (
     told,
 )
 from vdi.api.meta import ObjectMeta
-from vdi.api.template import EnvVar, TemplateSpec, VDITemplate
+from vdi.api.streaming import TemplateStreaming
+from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge.selkies import grant_token
 from vdi.gateway.edge.transport import WINDOW_SECONDS
 from vdi.gateway.store.grants import GrantStore
@@ -36,9 +37,9 @@ ORIGIN = SETTINGS.url(HOST)
 PAGE = address(path="/.vdi/transport")
 
 
-def offer(stage: Stage, mode: str = "webrtc", version: int = 1) -> None:
+def offer(stage: Stage, transport: str = "webrtc", version: int = 1) -> None:
     """The template of alice's desktop."""
-    spec = TemplateSpec(image="example/desktop:1", env=(EnvVar("SELKIES_MODE", mode),))
+    spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport=transport))
     stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version=str(version)), spec))
 
 
@@ -103,7 +104,7 @@ async def test_the_address_of_another_grant_is_tested_again_since_its_token_is_o
 async def test_the_marks_of_the_other_transport_do_not_count(stage: Stage, alice: Browser) -> None:
     assert (await alice.open(address(path="/?v=1"))).url.path == "/.vdi/transport"
     where, _ = given(await alice.open(address()))
-    offer(stage, "websockets", version=2)
+    offer(stage, "websocket", version=2)
     answer = await alice.open(f"{ORIGIN}{where.partition('#')[0]}")
     assert (answer.url.query.decode(), answer.extensions["fragment"]) == ("v=1", "token=edge")
     assert (await alice.open(PAGE)).json()["desktop"] == HOST, "and this page sends on"

@@ -92,6 +92,14 @@ async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
     assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, own)
 
 
+async def test_signalling_brings_no_token_since_the_desktop_would_log_it(
+    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+    answer = await stage.verify(HOST, "/api/webrtc/signaling/", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)
+    assert (answer.status_code, "sec-websocket-protocol" in answer.headers) == (200, False)
+
+
 async def test_connections_are_noted_and_pages_are_not(
     stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

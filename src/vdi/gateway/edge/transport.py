@@ -27,6 +27,7 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
 from vdi.session.conditions import Phase
+from vdi.session.streaming import uses_webrtc
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,7 @@ _MAY_SWITCH = (Role.OWNER, Role.COLLABORATOR)
 
 def streams_webrtc(template: VDITemplate | None) -> bool:
     """Whether desktops of this template begin with WebRTC."""
-    return template is not None and any(
-        (one.name, one.value) == ("SELKIES_MODE", "webrtc") for one in template.spec.env
-    )
+    return template is not None and uses_webrtc(template.spec)
 
 
 def page_mark(grant_id: str, now: datetime) -> str:

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 1.5
 """How long a handshake waits for the desktop to know of its grant: it closes a connection that it knows nothing of."""
+SIGNALLING = "/api/webrtc/"
+"""Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that it is offered."""
 LONGEST_URI = 16384
 _MARK = (MARK.lower().encode(), b"1")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -183,7 +185,8 @@ class Verify:
             headers.append((b"cookie", cookies.encode("latin-1")))
         if question.handshake:
             self.cuts.opened(session.metadata.name, admitted.claims.gid, question.path, time.monotonic())
-            headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
+            if not question.path.startswith(SIGNALLING):
+                headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
             await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
         return Answer(200, "renewed" if renewed else "allowed", headers)
 

@@ -1,0 +1,277 @@
+"""WebRTC on a real node, with the release's own TURN server and real browsers: two people over relays alone, what a
+viewer and a stranger can do about it, and the fall-back to WebSocket when nothing gets through to the TURN server.
+
+The server's image is built from Debian's package, since the official one cannot be fetched everywhere.
+"""
+
+import base64
+import ipaddress
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cluster.turn_client import TCP, USERNAME, TurnClient, make_credentials, message, parse
+from e2e.conftest import NAME
+from e2e.desktops import Object, pod_of, start, template
+from e2e.world import NAMESPACE, World
+from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
+from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
+from vdi.devcluster import cluster, images
+from vdi.devcluster.progress import Progress
+from vdi.session.streaming import WEBRTC_PORT
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+SESSION, OWNER, GUEST = "wendy", "wendy@example.com", "victor@example.com"
+WRITTEN = 2_000
+"""Pixels that a screenful of text changes at least; a cursor changes a tenth of it."""
+RELAYS_ALONE = """(() => {
+  const Given = RTCPeerConnection;
+  window.connections = []; window.channels = [];
+  window.RTCPeerConnection = function (settings, ...more) {
+    const made = new Given({...settings, iceTransportPolicy: 'relay'}, ...more);
+    made.addEventListener('datachannel', event => window.channels.push(event.channel));
+    window.connections.push(made);
+    return made;
+  };
+  window.RTCPeerConnection.prototype = Given.prototype;
+  Object.setPrototypeOf(window.RTCPeerConnection, Given);
+})()"""
+PAIR = """async () => {
+  const made = window.connections.filter(one => one.connectionState === 'connected').at(-1);
+  const found = {state: made?.connectionState};
+  const stats = made ? await made.getStats() : new Map();
+  for (const one of stats.values()) {
+    if (one.type === 'inbound-rtp' && one.kind === 'video') found.frames = one.framesDecoded;
+    const pair = one.type === 'transport' && stats.get(one.selectedCandidatePairId);
+    if (!pair) continue;
+    const [near, far] = [stats.get(pair.localCandidateId), stats.get(pair.remoteCandidateId)];
+    Object.assign(found, {near: near.candidateType, relay: near.address, far: far.address, port: far.port});
+  }
+  return found;
+}"""
+TYPE = """keys => {
+  const channel = window.channels.find(one => one.label === 'input' && one.readyState === 'open');
+  for (const key of keys) { channel.send(`kd,${key}`); channel.send(`ku,${key}`); }
+}"""
+"""What Selkies' page sends for keys, without asking that page."""
+HELLO = """token => new Promise(done => {
+  const socket = new WebSocket(`wss://${location.host}/api/webrtc/signaling/`, ['selkies', 'selkies.token.eA']);
+  const more = {client_type: 'controller', client_slot: -1, client_token: token};
+  socket.onopen = () => socket.send(`HELLO client ${JSON.stringify(more)}`);
+  socket.onmessage = event => { done(event.data); socket.close(); };
+  socket.onclose = event => done(event.code);
+})"""
+MODE = "async () => (await (await fetch('/api/status')).json()).current_mode"
+BINDING, ACCEPTED = 0x0001, 0x0101
+ECHO = """
+import socket
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.bind(("0.0.0.0", 7007))
+print("ready", flush=True)
+while True:
+    data, sender = one.recvfrom(2048)
+    one.sendto(data, sender)
+"""
+
+
+def helm(world: World, *words: str) -> str:
+    argv = ["helm", "--kubeconfig", str(world.kubeconfig), "--namespace", RELEASE_NAMESPACE, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, f"{argv}: {done.stdout} {done.stderr}"
+    return done.stdout
+
+
+def node_address(world: World) -> str:
+    (node,) = json.loads(world.kubectl("get", "nodes", "-o", "json"))["items"]
+    return str(next(one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP"))
+
+
+@pytest.fixture
+def relayed(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The release with a TURN server on its node; as it was before afterwards."""
+    with Progress(tmp_path_factory.mktemp("coturn")) as progress:
+        archives = images.ensure_servers(progress=progress)
+        cluster.up(NAME, fake_gpus=8, image_archives=archives, progress=progress)
+    before = json.loads(helm(sessions, "history", RELEASE, "--max", "1", "-o", "json"))[0]["revision"]
+    dns = json.loads(sessions.kubectl("get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "json"))
+    pods = ipaddress.ip_network(f"{dns['items'][0]['status']['podIP']}/24", strict=False)
+    repository, _, tag = images.COTURN.rpartition(":")
+    values = [
+        "coturn.enabled=true",
+        f"coturn.image.repository={repository}",
+        f"coturn.image.tag={tag}",
+        "coturn.realm=turn.vdi.localhost",
+        f"coturn.allowedPeers={{{pods}}}",
+        f"gateway.turn.urls={{turn:{node_address(sessions)}:3478?transport=udp}}",
+    ]
+    wait = ["--wait", "--timeout", "3m"]
+    try:
+        helm(
+            sessions, "upgrade", RELEASE, str(checkout() / "charts/vdi"), "--reuse-values", *wait,
+            *(word for value in values for word in ("--set", value)),
+        )  # fmt: skip
+        yield sessions
+    finally:
+        helm(sessions, "rollback", RELEASE, str(before), *wait)
+
+
+@pytest.fixture
+def desktop(relayed: World) -> Iterator[Object]:
+    """Wendy's, whose template streams over WebRTC."""
+    with template(relayed, "webrtc", streaming={"transport": "webrtc"}):
+        yield start(relayed, SESSION, "webrtc")
+        relayed.kubectl("delete", "vdi", SESSION, "--ignore-not-found", "--timeout=60s")
+
+
+def test_over_relays_alone_for_two_and_over_websocket_where_there_is_no_relay(relayed: World, desktop: Object) -> None:
+    with relayed.browser(SESSION) as wendy:
+        wendy.page.add_init_script(RELAYS_ALONE)
+        wendy.open()
+        streams_by_a_relay(wendy, relayed)
+        who = gets_credentials_that_nobody_else_gets(wendy, desktop)
+        wendy.open_terminal()
+        writes(wendy, "seq 1 200")
+        share(relayed, {"user": GUEST, "role": "viewer"})
+        with wendy.beside(relayed.login(GUEST)) as victor:
+            victor.page.add_init_script(RELAYS_ALONE)
+            victor.open()
+            streams_by_a_relay(victor, relayed)
+            only_looks_on(victor, wendy)
+            share(relayed)
+            sees_no_more(victor, wendy)
+    leads_to_pods_alone(relayed, who)
+    goes_over_to_websocket_and_says_so(relayed, desktop)
+    has_webrtc_again(relayed)
+
+
+def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
+    """Between the TURN server's relay and the one port of the desktop; and the picture moves."""
+    pod = pod_of(world, SESSION)
+    assert pod
+    began: Object = browser.page.evaluate(PAIR)
+    assert (began["near"], began["far"], began["port"]) == ("relay", pod["status"]["podIP"], WEBRTC_PORT), began
+    assert began["relay"] == node_address(world), began
+
+
+def gets_credentials_that_nobody_else_gets(wendy: DesktopBrowser, desktop: Object) -> tuple[str, str]:
+    given = wendy.page.evaluate("async () => (await (await fetch('/api/turn')).json()).iceServers[1]")
+    assert given["username"].endswith(f":{desktop['metadata']['uid']}")
+    with wendy.beside(None) as stranger:
+        answer = stranger.page.goto(f"{desktop['status']['url']}/api/turn")
+        assert answer is not None and answer.status == 401
+    return given["username"], given["credential"]
+
+
+def writes(browser: DesktopBrowser, command: str) -> None:
+    before = browser.picture()
+    browser.type(f"{command}\n")
+    browser.wait_for_change(before, pixels=WRITTEN)
+
+
+def share(world: World, *access: dict[str, str]) -> None:
+    world.kubectl("patch", "vdi", SESSION, "--type=merge", "-p", json.dumps({"spec": {"access": access}}))
+
+
+def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
+    """What he sends to the desktop past his page counts nothing; the same from Wendy's page does, and he sees it."""
+    keys = [ord(one) if one != "\n" else 0xFF0D for one in "clear; seq 300 500\n"]
+    assert victor.page.evaluate(HELLO, "a token that he has made up") == 4001
+    hers, his = wendy.picture(), victor.picture()
+    victor.page.evaluate(TYPE, keys)
+    victor.page.wait_for_timeout(2000)
+    assert changed_pixels(hers, wendy.picture()) < WRITTEN
+    wendy.page.evaluate(TYPE, keys)
+    wendy.wait_for_change(hers, pixels=WRITTEN)
+    victor.wait_for_change(his, pixels=WRITTEN)
+
+
+def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
+    """His stream ends though it does not pass Traefik, nor anything else of ours but the TURN server."""
+
+    def stands_still() -> bool:
+        writes(wendy, "clear")
+        before = victor.picture()
+        writes(wendy, "yes MMMMMMMMMMMMMMMM | head -99")
+        return changed_pixels(before, victor.picture()) < WRITTEN
+
+    wait_until("Victor's picture has stopped", stands_still, 20)
+    with pytest.raises(NoPictureError, match="answered 403"):
+        victor.open()
+
+
+def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
+    """With the page's credentials: to desktops and back, and to no other address. The desktop has no secret."""
+    node, pod = node_address(world), pod_of(world, SESSION)
+    assert pod
+    service = json.loads(world.kubectl("get", "service", "kubernetes", "-n", "default", "-o", "json"))
+    forbidden = [node, service["spec"]["clusterIP"], "127.0.0.1", "169.254.169.254"]
+    name, address = pod["metadata"]["name"], pod["status"]["podIP"]
+    with echo_in(world, name), TurnClient((node, 3478), who, wait=5.0) as client:
+        assert client.allocate().code == 0
+        assert {each: client.permit(each).code for each in forbidden} == dict.fromkeys(forbidden, 403)
+        assert client.permit(address, 7007).code == 0
+        client.send(address, 7007, b"through the relay")
+        assert client.receive() == b"through the relay"
+    kept = json.loads(world.kubectl("get", "secret", f"{RELEASE}-coturn", "-n", RELEASE_NAMESPACE, "-o", "json"))
+    secret = base64.b64decode(kept["data"]["secret"]).decode()
+    environment = world.kubectl("exec", name, "--", "sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
+    assert "SELKIES_" in environment and secret not in environment and who[1] not in environment
+    for told, until, code in (("w" * 40, 60, 401), (secret, -60, 401)):
+        with TurnClient((node, 3478), make_credentials(told, "wendy", time.time() + until)) as client:
+            assert client.allocate().code == code
+    another = make_credentials(secret, "uid-of-another-session", time.time() + 60)
+    with TurnClient((node, 3478), another, wait=2.0) as client:
+        assert client.allocate(transport=TCP).code == 442, "no relay for TCP"
+    with TurnClient((node, 3478), another, wait=2.0) as client:
+        # coturn knows no sessions: this port of another's desktop is reached, and takes nobody into a connection.
+        assert client.allocate().code == 0 and client.permit(address, WEBRTC_PORT).code == 0
+        client.send(address, WEBRTC_PORT, message(BINDING, b"transaction!", [(USERNAME, b"some:body")], key=b"guessed"))
+        answer = client.receive()
+        assert answer is None or parse(answer)[0] != ACCEPTED
+
+
+@contextmanager
+def echo_in(world: World, pod: str) -> Iterator[None]:
+    """A program in the pod that sends back what comes to UDP port 7007."""
+    argv = ["kubectl", "--kubeconfig", str(world.kubeconfig), "-n", NAMESPACE, "exec", pod, "--", "python3", "-c", ECHO]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.terminate()
+
+
+def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
+    """As where UDP is blocked: nothing gets through to a TURN server."""
+    coturn(world, replicas=0)
+    with world.browser(SESSION) as wendy:
+        wendy.log_in()
+        wendy.page.goto(desktop["status"]["url"])
+        wendy.page.get_by_role("heading", name="Over WebSocket, not WebRTC").wait_for(timeout=20_000)
+        wendy.wait_for_picture()
+        assert wendy.page.evaluate(MODE) == "websockets"
+
+
+def has_webrtc_again(world: World) -> None:
+    """Whoever comes when nobody is in it, and has a relay."""
+    coturn(world, replicas=1)
+    with world.browser(SESSION) as wendy:
+        wendy.page.add_init_script(RELAYS_ALONE)
+        wendy.open()
+        assert wendy.page.evaluate(MODE) == "webrtc"
+        streams_by_a_relay(wendy, world)
+
+
+def coturn(world: World, *, replicas: int) -> None:
+    where = ("-n", RELEASE_NAMESPACE, f"deployment/{RELEASE}-coturn")
+    world.kubectl("scale", *where, f"--replicas={replicas}")
+    world.kubectl("rollout", "status", *where, "--timeout=60s")
+    pods = ("get", "pods", "-n", RELEASE_NAMESPACE, "-l", "app.kubernetes.io/name=coturn", "-o", "name")
+    wait_until("coturn is as many", lambda: len(world.kubectl(*pods).split()) == replicas, 60)
