@@ -101,12 +101,13 @@ def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
 def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> None:
     made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
     (route,) = [each for each in made if each["kind"] == "IngressRoute"]
-    portal, own, rest = route["spec"]["routes"]
+    portal, own, turn, rest = route["spec"]["routes"]
     longest = len(f"Host(`{'a' * 63}.{'b' * 189}`)")
-    assert portal["priority"] > own["priority"] > longest > rest["priority"]
+    assert portal["priority"] > own["priority"] == turn["priority"] > longest > rest["priority"]
     assert portal["match"] == "Host(`portal.vdi.localhost`)"
     (pattern,) = re.findall(r"HostRegexp\(`(.*)`\)$", rest["match"])
     assert own["match"] == f"{rest['match']} && PathPrefix(`/.vdi/`)"
+    assert turn["match"] == f"{rest['match']} && Path(`/api/turn`)"
     assert re.match(pattern, "alice-desktop.vdi.localhost")
     for other in ("a.b.vdi.localhost", "alicexvdi.localhost", ".vdi.localhost", "alice.vdi.localhost.evil.com"):
         assert not re.match(pattern, other), other
