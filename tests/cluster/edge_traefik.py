@@ -65,11 +65,12 @@ class EdgeStage:
         return self.settings.host(label)
 
     def write_routes(self, *labels: str) -> None:
-        """The routes: the gateway's three, and one for each of these desktops, as the operator makes them."""
+        """The routes: the gateway's four, and one for each of these desktops, as the operator makes them."""
         tls: dict[str, Any] = {"entryPoints": ["websecure"], "tls": {}}
         routers: dict[str, Any] = {
             "portal": {"rule": f"Host(`{self.host('portal')}`)", "priority": 2000, "service": "gateway", **tls},
             "vdi": {"rule": f"{ANY_LABEL} && PathPrefix(`/.vdi/`)", "priority": 1000, "service": "gateway", **tls},
+            "turn": {"rule": f"{ANY_LABEL} && Path(`/api/turn`)", "priority": 1000, "service": "gateway", **tls},
             "rest": {"rule": ANY_LABEL, "priority": 1, "service": "gateway", **tls},
         }
         for label in labels:

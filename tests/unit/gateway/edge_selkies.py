@@ -25,6 +25,7 @@ class FakeSelkies:
     """With this status, instead of taking a table."""
     refused: int = 0
     """How often it has."""
+    mode: str = "websockets"
     seen: list[web.Request] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     sockets: dict[web.WebSocketResponse, tuple[str, str]] = field(default_factory=dict)
@@ -53,6 +54,19 @@ class FakeSelkies:
             if self.table.get(token, {}).get("role") != role:
                 await socket.close(code=4002, message=b"Token revoked")
         return web.Response(text="OK")
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return web.json_response({"current_mode": self.mode, "enable_dual_mode": True})
+
+    async def _switch(self, request: web.Request) -> web.Response:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.table.get(token, {}).get("role") != "controller":
+            return web.Response(status=401)
+        self.mode = (await request.json())["mode"]
+        return web.json_response({"status": "success"})
+
+    async def _sessions(self, _request: web.Request) -> web.Response:
+        return web.json_response({"sessions": [{"role": role} for _, role in self.sockets.values()]})
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(request)
@@ -99,6 +113,9 @@ async def run_selkies(master: str) -> AsyncIterator[FakeSelkies]:
     app = web.Application()
     app.router.add_post("/api/tokens", desktop._take)
     app.router.add_get("/api/websockets", desktop._connect)
+    app.router.add_get("/api/status", desktop._status)
+    app.router.add_post("/api/switch", desktop._switch)
+    app.router.add_get("/api/sessions", desktop._sessions)
     app.router.add_route("*", "/{path:.*}", desktop._page)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
