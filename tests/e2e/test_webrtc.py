@@ -61,7 +61,7 @@ TYPE = """keys => {
 }"""
 """What Selkies' page sends for keys, without asking that page."""
 HELLO = """token => new Promise(done => {
-  const socket = new WebSocket(`wss://${location.host}/api/webrtc/signaling/`, ['selkies', 'selkies.token.eA']);
+  const socket = new WebSocket(`wss://${location.host}/api/webrtc/signaling/`);
   const more = {client_type: 'controller', client_slot: -1, client_token: token};
   socket.onopen = () => socket.send(`HELLO client ${JSON.stringify(more)}`);
   socket.onmessage = event => { done(event.data); socket.close(); };
