@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 1.5
 """How long a handshake waits for the desktop to know of its grant: it closes a connection that it knows nothing of."""
 SIGNALLING = "/api/webrtc/"
-"""Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that it is offered."""
+"""Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that are offered."""
 LONGEST_URI = 16384
 _MARK = (MARK.lower().encode(), b"1")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
