@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
@@ -89,12 +89,21 @@ def find_chromium() -> Path | None:
 class DesktopBrowser:
     """One headless browser with one page on one desktop; a context manager.
 
-    `login` is whose browser it is; None: nobody's, on a desktop that asks for no login.
+    `login` is whose browser it is; None: nobody's, on a desktop that asks for no login. `names` are hosts and their
+    addresses that the browser is to believe, in the place of the demo's.
     """
 
-    def __init__(self, url: str, login: Login | None, *, width: int = 1280, height: int = 720) -> None:
+    def __init__(
+        self,
+        url: str,
+        login: Login | None,
+        *,
+        width: int = 1280,
+        height: int = 720,
+        names: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._url, self._login = url, login
-        self._size = (width, height)
+        self._size, self._names = (width, height), names
         self.messages: list[str] = []
 
     def __enter__(self) -> DesktopBrowser:
@@ -105,12 +114,16 @@ class DesktopBrowser:
             raise NoPictureError(f"no browser found: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
         self._playwright = sync_playwright().start()
         try:
-            self._browser = self._playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_ARGS))
+            self._browser = self._playwright.chromium.launch(executable_path=executable, args=self._args())
             self._open_window()
         except BaseException:
             self._playwright.stop()
             raise
         return self
+
+    def _args(self) -> list[str]:
+        more = ",".join(f"MAP {name} {address}" for name, address in self._names.items())
+        return [*CHROMIUM_ARGS, *([f"--host-resolver-rules={more}"] if more else [])]  # of two such, the last counts
 
     def _open_window(self) -> None:
         context = self._browser.new_context(

@@ -1,0 +1,301 @@
+"""`python -m bench.streaming`: input to photon in a real browser through gateway, Traefik and TLS, beside the same
+desktop without them; then what one session costs in CPU and memory. On the demo's cluster (`make demo`), as root; what
+it made is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import plain, podload, roundtrip, testcard
+from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
+from bench.first_picture import CouldNotLookError, a_user, where
+from bench.photon import Window
+from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
+from bench.streaming_report import OURS, PLAIN, Figures, table
+from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove
+from vdi.demo.browser import Login, NoPictureError
+from vdi.demo.people import PeopleError
+from vdi.devcluster import cluster, probe
+from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.layout import ClusterError, layout_of
+from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.sources import default_cache
+from vdi.kube import CLAIMS, PODS, Client, load_config
+from vdi.kube.errors import ConnectionFailed, KubeError
+from vdi.session.children.identity import SESSION_LABEL
+from vdi.session.children.pod import CONTAINER
+from vdi.session.naming import home_claim_name
+
+SIZES = ((1280, 720), (1920, 1080))
+SESSION, DIRECT = "stream", "stream-plain"
+BUSY_SECONDS = 5.0
+SETTLE_SECONDS = 5.0
+DISPLAY = ("DISPLAY=:0", "XAUTHORITY=/tmp/.vdi/Xauthority")
+"""Of images/desktop."""
+
+EXAMPLE = """\
+examples:
+  make demo && python -m bench.streaming     120 keys per size and way, about 6 minutes
+  python -m bench.streaming --keys 30 --rounds 1 --seconds 5    a quick look
+  python -m bench.streaming -o json          every figure
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The cluster that is measured on, and this machine's view of it."""
+
+    name: str
+    kubeconfig: Path
+    kubectl: Path
+    node: str
+    """The node's address."""
+    traefik: int
+    """Its process here."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """A way to a running desktop."""
+
+    way: str
+    url: str
+    login: Login | None
+    address: str
+    """Of the host in the URL."""
+
+    def window(self, size: tuple[int, int]) -> Window:
+        """A browser of that size at this door."""
+        names = {} if self.login else {plain.HOST: self.address}
+        return Window(self.url, self.login, width=size[0], height=size[1], names=names)
+
+
+@dataclass(frozen=True)
+class Desktops:
+    """Both, running."""
+
+    doors: tuple[Door, Door]
+    pod: str
+    uid: str
+    """Of the session's pod."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. Ends the program with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.streaming",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--keys", type=positive, default=120, help="keys per size and way (120)")
+    parser.add_argument("--rounds", type=positive, default=4, help="turns in which they are typed (4)")
+    parser.add_argument("--pings", type=positive, default=500, help="round trips of each way (500)")
+    parser.add_argument("--seconds", type=positive, default=20, help="length of each measurement of CPU (20)")
+    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
+    parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    return parser.parse_args(arguments)
+
+
+def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
+    """The place to measure on. Raises CouldNotLookError without a Traefik, BinaryUnavailable without kubectl."""
+    facts = layout_of(name).load()
+    traefik = [one.pid for one in cluster.status(name).components if one.name == "traefik" and one.pid]
+    if facts is None or facts.networks is None or not traefik:
+        raise CouldNotLookError(f"cluster {name!r} has no node with a Traefik: start one with `make demo`")
+    kubectl = ensure(["kubectl"], progress=progress)["kubectl"]
+    return Place(name, kubeconfig, kubectl, facts.networks.node_address, traefik[0])
+
+
+async def start(place: Place, template: str, login: Login) -> Desktops:
+    """A session, and the same desktop without our way in. Raises KubeError, RuntimeError, TimeoutError."""
+    async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
+        session = ThroughOperator(client, template, login)
+        await session.apply(SESSION)
+        await session.ready(SESSION)
+        label = f"{SESSION_LABEL}={SESSION}"
+        [pod] = await client.list(PODS, namespace=NAMESPACE, label_selector=label, into=Object)
+        direct = await plain.start(client, pod, DIRECT)
+        ours = Door(OURS, await session.url(SESSION), login, "127.0.0.1")
+    return Desktops((ours, Door(PLAIN, direct.url, None, place.node)), pod["metadata"]["name"], pod["metadata"]["uid"])
+
+
+async def stop_plain(place: Place) -> None:
+    """Remove the desktop without our way in."""
+    async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
+        await plain.stop(client, DIRECT)
+
+
+async def stop(place: Place, template: str, login: Login) -> None:
+    """Remove everything, the home too."""
+    async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
+        await plain.stop(client, DIRECT)
+        await ThroughOperator(client, template, login).remove(SESSION)
+        home = home_claim_name(session_name=SESSION, user=USER, template=template, retain=True)
+        await remove(client, CLAIMS, home)
+
+
+def enter(window: Window) -> None:
+    """Log in where that is asked for, and see the desktop. Raises NoPictureError."""
+    if window.has_login:
+        window.log_in()
+    window.open()
+
+
+def photons(doors: Sequence[Door], keys: int, rounds: int, progress: Progress) -> list[Figures]:
+    """All keys: in each round every size and way, in turns about who goes first."""
+    taken = []
+    for number in range(rounds):
+        share = keys // rounds + (number < keys % rounds)
+        for size in SIZES:
+            for door in doors if number % 2 == 0 else reversed(doors):
+                named = f"{size[0]}x{size[1]}"
+                with (
+                    progress.step(f"{share} keys, {named}, {door.way}, round {number + 1}"),
+                    door.window(size) as window,
+                ):
+                    enter(window)
+                    got = window.photons(share)
+                taken += [{"way": door.way, "size": named, "round": number + 1, "ms": one} for one in got]
+    return taken
+
+
+def socket_of(door: Door) -> roundtrip.Socket:
+    """The WebSocket that the desktop's page opens, to be opened again without the page. Raises NoPictureError."""
+    opened: list[str] = []
+    with door.window(SIZES[0]) as window:
+        window.page.on("websocket", lambda socket: opened.append(socket.url))
+        enter(window)
+        cookies = window.page.context.cookies(door.url.partition("#")[0])
+    [url, *_] = [url for url in opened if "/websockets" in url]
+    return roundtrip.Socket(door.way, url, door.address, {one["name"]: one["value"] for one in cookies})
+
+
+@contextmanager
+def playing(place: Place, pod: str) -> Iterator[None]:
+    """A moving picture on the desktop's whole screen while the context lasts. Raises RuntimeError."""
+    text = Path(testcard.__file__).read_text()
+    into: list[str | Path] = [
+        "--kubeconfig",
+        place.kubeconfig,
+        "-n",
+        NAMESPACE,
+        "exec",
+        "-i",
+        pod,
+        "-c",
+        CONTAINER,
+        "--",
+    ]
+    argv = [place.kubectl, *into, "env", *DISPLAY, "python3", "-c", text]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin and program.stdout and program.stderr
+        try:
+            if program.stdout.readline().strip() != b"playing":
+                raise RuntimeError(f"the moving picture did not start: {program.stderr.read().decode()[-500:]}")
+            yield
+        finally:
+            program.stdin.close()  # which ends it, and then kubectl
+
+
+def measure_load(place: Place, uid: str, what: str, seconds: float, window: Window | None) -> Figures:
+    """CPU of the pod and of Traefik over that time, the memory at its end, and the frames that the browser showed."""
+    mounts = probe.cgroup_mounts()
+    time.sleep(SETTLE_SECONDS)
+    before, traefik, begun = podload.read(mounts, place.name, uid), cpu_seconds(place.traefik), time.monotonic()
+    frames = None
+    if window is None:
+        time.sleep(seconds)
+    else:
+        frames = window.frames(seconds)
+    after, took = podload.read(mounts, place.name, uid), time.monotonic() - begun
+    return {
+        "what": what,
+        "seconds": took,
+        "pod_cpu_s": after.cpu_seconds - before.cpu_seconds,
+        "traefik_cpu_s": cpu_seconds(place.traefik) - traefik,
+        "working_set_mib": after.working_set_mib,
+        "frames": frames,
+    }
+
+
+def loads(place: Place, desktops: Desktops, seconds: float, progress: Progress) -> list[Figures]:
+    """A session with nobody connected, watched at rest, and with a moving picture."""
+    measured = []
+
+    def measure(what: str, window: Window | None) -> None:
+        with progress.step(what):
+            measured.append(measure_load(place, desktops.uid, what, seconds, window))
+
+    measure("nobody connected", None)
+    for size in SIZES:
+        named = f"{size[0]}x{size[1]}"
+        with desktops.doors[0].window(size) as window:
+            enter(window)
+            measure(f"{named}, watched, at rest", window)
+            with playing(place, desktops.pod):
+                measure(f"{named}, watched, moving picture", window)
+    return measured
+
+
+def busy_percent() -> float:
+    """How busy this machine is before the first desktop, in percent of all its CPUs."""
+    used = machine_cpu_seconds()
+    time.sleep(BUSY_SECONDS)
+    return round(100 * (machine_cpu_seconds() - used) / (BUSY_SECONDS * MACHINE_CPUS), 1)
+
+
+def measure(place: Place, login: Login, options: argparse.Namespace, progress: Progress) -> Figures:
+    """Everything. Raises KubeError, NoPictureError, RuntimeError, TimeoutError; nothing is left behind."""
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "kernel": platform.release(), "busy_percent": busy_percent()}
+    try:
+        with progress.step("Start two desktops"):
+            desktops = asyncio.run(start(place, options.template, login))
+        seen = photons(desktops.doors, options.keys, options.rounds, progress)
+        with progress.step(f"{options.pings} round trips of each way"):
+            trips = asyncio.run(roundtrip.measure([socket_of(door) for door in desktops.doors], options.pings))
+        asyncio.run(stop_plain(place))
+        costs = loads(place, desktops, options.seconds, progress)
+    finally:
+        asyncio.run(stop(place, options.template, login))
+    return {"machine": machine, "photons": seen, "round_trips": trips, "loads": costs}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: measured; 1: a run failed; 2: wrong command line; 3: there is no cluster or browser; 130: interrupted."""
+    options = parse(arguments)
+    end_cleanly_on_signals()
+    try:
+        kubeconfig, portal = where(options.cluster)
+        with Progress(default_cache(os.environ) / "logs") as progress:
+            place = look(options.cluster, kubeconfig, progress)
+            with a_user(kubeconfig, portal) as login:
+                figures = measure(place, login, options, progress)
+    except (CouldNotLookError, ClusterError, BinaryUnavailable, ConnectionFailed, StepFailed) as error:
+        sys.stderr.write(f"{error}\n")
+        return COULD_NOT_LOOK
+    except (KubeError, NoPictureError, PeopleError, RuntimeError, TimeoutError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return FINDINGS
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

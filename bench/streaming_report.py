@@ -1,0 +1,104 @@
+"""Figures of `python -m bench.streaming` -> what people read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.report import goal, render
+from bench.stats import percentile
+
+OURS, PLAIN = "vdi", "plain Selkies"
+AIM_P95_MS, AIM_SIZE = 50.0, "1280x720"
+AIM_ADDED_MS = 2.0
+PERCENTS = (50.0, 95.0)
+
+Figures = dict[str, Any]
+
+
+def seen(figures: Figures, way: str, size: str) -> list[float]:
+    """Milliseconds of every key whose letter came."""
+    return [
+        one["ms"] for one in figures["photons"] if one["way"] == way and one["size"] == size and one["ms"] is not None
+    ]
+
+
+def lost(figures: Figures) -> int:
+    """How many keys' letters did not come in time."""
+    return sum(1 for one in figures["photons"] if one["ms"] is None)
+
+
+def compare(title: str, ours: Sequence[float], theirs: Sequence[float]) -> list[list[str]]:
+    """A row for the median and one for p95: both, how much ours is more, and their ratio."""
+    rows = []
+    for percent in PERCENTS:
+        mine, other = percentile(ours, percent), percentile(theirs, percent)
+        cells = ["-"] * 4
+        if mine is not None and other:
+            cells = [f"{mine:.1f}", f"{other:.1f}", f"{mine - other:+.1f}", f"{mine / other:.2f}"]
+        rows.append([f"{title}, p{percent:g}, ms", f"{len(ours)} + {len(theirs)}", *cells])
+    return rows
+
+
+def delays(figures: Figures) -> str:
+    """The table of input to photon, and of the way alone."""
+    rows = [["", "n", OURS, PLAIN, f"{OURS} - {PLAIN}", f"{OURS} / {PLAIN}"]]
+    for size in sizes(figures):
+        rows += compare(f"input to photon, {size}", seen(figures, OURS, size), seen(figures, PLAIN, size))
+    trips = figures["round_trips"]
+    rows += compare("round trip of a WebSocket ping", trips[OURS], trips[PLAIN])
+    return render(rows)
+
+
+def sizes(figures: Figures) -> list[str]:
+    """In the order of their measurement."""
+    return list(dict.fromkeys(one["size"] for one in figures["photons"]))
+
+
+def cores(load: Figures) -> float:
+    """What a session costs in CPU: the pod's, and what Traefik takes to carry its stream."""
+    return float((load["pod_cpu_s"] + load["traefik_cpu_s"]) / load["seconds"])
+
+
+def per_core(load: Figures) -> float:
+    """How many such sessions one core carries, if nothing else runs on it."""
+    return 1 / cores(load)
+
+
+def loads(figures: Figures) -> str:
+    """The table of CPU and memory, with the division that makes sessions per core."""
+    rows = [["one session", "pod, cores", "Traefik, cores", "frames/s shown", "memory, MiB", "sessions per core"]]
+    for load in figures["loads"]:
+        pod, traefik = load["pod_cpu_s"] / load["seconds"], load["traefik_cpu_s"] / load["seconds"]
+        shown = "-" if load["frames"] is None else f"{load['frames'] / load['seconds']:.1f}"
+        division = f"1 / ({pod:.3f} + {traefik:.3f}) = {per_core(load):.1f}"
+        memory = f"{load['working_set_mib']:.0f}"
+        rows.append([load["what"], f"{pod:.3f}", f"{traefik:.3f}", shown, memory, division])
+    return render(rows)
+
+
+def verdicts(figures: Figures) -> list[str]:
+    """Whether the aims are reached; nothing for one that was not measured."""
+    said = []
+    slow = percentile(seen(figures, OURS, AIM_SIZE), 95.0)
+    if slow is not None:
+        text = f"input to photon at {AIM_SIZE}, p95 {slow:.1f} ms: under {AIM_P95_MS:g} ms wanted"
+        said.append(goal(slow < AIM_P95_MS, text))
+    for size in sizes(figures):
+        ours, plain = (percentile(seen(figures, way, size), 50.0) for way in (OURS, PLAIN))
+        if ours is not None and plain is not None:
+            text = f"our way in adds {ours - plain:.1f} ms at {size}, p50: under {AIM_ADDED_MS:g} ms wanted"
+            said.append(goal(ours - plain < AIM_ADDED_MS, text))
+    if missing := lost(figures):
+        said.append(f"{missing} of {len(figures['photons'])} keys had no letter in time; they are in no percentile")
+    return said
+
+
+def table(figures: Figures) -> str:
+    """All that people read."""
+    machine = figures["machine"]
+    head = (
+        f"one node of {machine['cpus']} CPUs that runs cluster, desktop and browser; software encoder;"
+        f" {machine['busy_percent']:g} % busy before the first desktop"
+    )
+    return "\n".join([head, "", delays(figures), "", loads(figures), "", *verdicts(figures)])
