@@ -65,7 +65,7 @@ network: $(STAMP) ## the chart's network policies with real packets on a real no
 chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
 	@tests/run.sh chaos
 
-bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; with the demo up, the first picture
+bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; with the demo up, first picture and streaming
 	@$(PY) -m bench
 	@$(PY) -m bench.queue
 	@$(PY) -m bench.pool_claim
@@ -74,6 +74,7 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench.history
 	@$(PY) -m bench.doctor
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
+	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra gateway -o requirements/run.txt

@@ -18,6 +18,7 @@ import uvloop
 
 from bench import report
 from bench.cluster import BINARIES, Cluster
+from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
 from bench.contenders import Contender, line_up
 from bench.measure import Plan, Run
 from bench.operator_python import interpreter
@@ -28,8 +29,6 @@ from vdi.api.crd import build_crds
 from vdi.devcluster.binaries import BinaryUnavailable, ensure
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.sources import SourceFailed, default_cache
-
-FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
 
 EXAMPLE = """\
 examples:
@@ -59,14 +58,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: allowed is 1 or more")
-    return number
-
-
 async def run_once(contender: Contender, binaries: Mapping[str, Path], plan: Plan, figures: dict[str, Any]) -> None:
     """One contender on a fresh control plane. Raises RunFailedError; `figures` then holds what was measured before."""
     cluster = Cluster(binaries, build_crds(), max(plan.sessions, plan.trickle))
@@ -79,13 +70,6 @@ async def run_once(contender: Contender, binaries: Mapping[str, Path], plan: Pla
             await Run(cluster, timeline, subject, plan, figures).measure()
     except Exception as error:
         raise RunFailedError(f"{in_words(error)}; logs in {cluster.folder}") from error
-
-
-def in_words(error: BaseException) -> str:
-    """The first cause of a group of errors."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
 
 
 def run_all(

@@ -14,13 +14,12 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
-from bench.cluster import BINARIES, Cluster, free_ports
+from bench.cluster import Cluster, free_ports
+from bench.command import in_words, positive, run_measurement
 from bench.measure import Plan, Run
 from bench.objects import NAMESPACE
 from bench.operator_python import operator_command, operator_environment
@@ -28,9 +27,6 @@ from bench.processes import end_cleanly_on_signals
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
-from vdi.devcluster.binaries import BinaryUnavailable, ensure
-from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import default_cache
 from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
 from vdi.doctor.examine import examine
 from vdi.doctor.snapshot import Scope
@@ -48,8 +44,8 @@ examples:
 """
 
 
-async def measure(binaries: Mapping[str, Path], options: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """The sessions, then the runs. Raises RuntimeError where it failed; says why and where the logs are."""
+async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> dict[str, float]:
+    """The sessions, then the runs: medians. Raises RuntimeError where it failed; says why and where the logs are."""
     cluster = Cluster(binaries, build_crds(), options.sessions)
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
@@ -62,7 +58,7 @@ async def measure(binaries: Mapping[str, Path], options: argparse.Namespace, fig
             rounds = [await _round(cluster, kubeconfig) for _ in range(options.repeat)]
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error
-    figures.update({key: statistics.median(one[key] for one in rounds) for key in rounds[0]})
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
 
 
 async def _round(cluster: Cluster, kubeconfig: Path) -> dict[str, float]:
@@ -146,24 +142,9 @@ def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: failed; 2: wrong command line; 3: a program is missing; 130: interrupted."""
     options = parse(arguments)
     end_cleanly_on_signals()
-    figures: dict[str, Any] = {}
-    with Progress(default_cache(os.environ) / "logs") as progress:
-        try:
-            binaries = ensure(BINARIES, progress=progress)
-        except (BinaryUnavailable, StepFailed) as error:
-            progress.say(str(error))
-            return COULD_NOT_LOOK
-        try:
-            with (
-                progress.step(f"{options.sessions} sessions, {options.repeat} runs of the doctor"),
-                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-            ):
-                runner.run(measure(binaries, options, figures))
-        except RuntimeError as error:
-            progress.say(str(error))
-            return FINDINGS
-        except KeyboardInterrupt:
-            return INTERRUPTED
+    figures = run_measurement(
+        f"{options.sessions} sessions, {options.repeat} runs of the doctor", partial(measure, options=options)
+    )
     print(json.dumps(figures, indent=1) if options.output == "json" else table(figures, options.sessions))
     return 0
 

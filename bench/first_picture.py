@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED
 from bench.processes import end_cleanly_on_signals
 from bench.report import render
 from bench.stats import percentile, ratio
@@ -32,7 +33,6 @@ from vdi.kube import CLAIMS, Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.session.naming import home_claim_name
 
-FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
 PICTURE_SECONDS = 60.0
 FIRST = "first start"
 

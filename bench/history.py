@@ -20,7 +20,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from bench.__main__ import FINDINGS, INTERRUPTED, positive
+from bench.command import FINDINGS, INTERRUPTED, positive
 from bench.processes import MACHINE_CPUS, machine_cpu_seconds
 from bench.stats import latency, spread
 from vdi.api.session import VDISession

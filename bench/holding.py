@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvloop
 
-from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
 from bench.audit import count_requests, read_requests
-from bench.cluster import BINARIES, OPERATOR_USER, Cluster, free_ports
+from bench.cluster import OPERATOR_USER, Cluster, free_ports
+from bench.command import in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, Plan, Run
 from bench.objects import NAMESPACE
 from bench.operator_python import operator_command, operator_environment
@@ -29,9 +28,6 @@ from bench.processes import end_cleanly_on_signals
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
-from vdi.devcluster.binaries import BinaryUnavailable, ensure
-from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import default_cache
 from vdi.kube.events import CROWD_PAUSE, WAITING
 
 SESSIONS = 10_000
@@ -56,11 +52,11 @@ class Holding:
         self._port = 0
         self._operator = self._start()
 
-    async def measure(self, figures: dict[str, Any]) -> None:
-        """Make the sessions, then measure. Raises RuntimeError or TimeoutError; `figures` has what was known before."""
+    async def measure(self) -> dict[str, Any]:
+        """Make the sessions, then measure. Raises RuntimeError or TimeoutError."""
         plan = Plan(sessions=self._sessions, deadline_seconds=DEADLINE_SECONDS)
         run = Run(self._cluster, self._timeline, self._operator, plan)
-        figures["made"] = await run.burst([f"s{number:05d}" for number in range(self._sessions)])
+        figures: dict[str, Any] = {"made": await run.burst([f"s{number:05d}" for number in range(self._sessions)])}
         await asyncio.sleep(WAITING * CROWD_PAUSE)  # its Events come at their leisure: that is not idleness yet
         await self._settled()
         figures["after_the_burst"] = await self._idle()
@@ -76,6 +72,7 @@ class Holding:
             **await self._idle(),
             **await self._requests(unix),
         }
+        return figures
 
     def _start(self) -> Operator:
         [self._port] = free_ports(1)
@@ -126,12 +123,12 @@ class Holding:
         return {"writes": counted["writes_per_session"], "by_kind": counted["by_kind"]}
 
 
-async def measure(binaries: Mapping[str, Path], options: argparse.Namespace, figures: dict[str, Any]) -> None:
+async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
     """The whole run on a fresh control plane. Raises RuntimeError where it failed; says why and where the logs are."""
     cluster = Cluster(binaries, build_crds(), options.sessions)
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
-            await Holding(cluster, timeline, options.sessions, options.idle).measure(figures)
+            return await Holding(cluster, timeline, options.sessions, options.idle).measure()
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error
 
@@ -176,24 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: failed; 2: wrong command line; 3: a program is missing; 130: interrupted."""
     options = parse(arguments)
     end_cleanly_on_signals()
-    figures: dict[str, Any] = {}
-    with Progress(default_cache(os.environ) / "logs") as progress:
-        try:
-            binaries = ensure(BINARIES, progress=progress)
-        except (BinaryUnavailable, StepFailed) as error:
-            progress.say(str(error))
-            return COULD_NOT_LOOK
-        try:
-            with (
-                progress.step(f"holding {options.sessions} sessions"),
-                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-            ):
-                runner.run(measure(binaries, options, figures))
-        except RuntimeError as error:
-            progress.say(str(error))
-            return FINDINGS
-        except KeyboardInterrupt:
-            return INTERRUPTED
+    figures = run_measurement(f"holding {options.sessions} sessions", partial(measure, options=options))
     print(json.dumps(figures, indent=1) if options.output == "json" else table(figures, options.sessions))
     return 0
 

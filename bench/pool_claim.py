@@ -9,19 +9,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from bench import objects
-from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
 from bench.audit import count_requests, read_requests
-from bench.cluster import BINARIES, OPERATOR_USER, Cluster, free_ports
+from bench.cluster import OPERATOR_USER, Cluster, free_ports
+from bench.command import FINDINGS, in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, TRICKLE_INTERVAL, foreign_percent, pooled, quiet
 from bench.operator_python import operator_command, operator_environment
 from bench.processes import end_cleanly_on_signals
@@ -29,9 +27,6 @@ from bench.stats import latency
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
-from vdi.devcluster.binaries import BinaryUnavailable, ensure
-from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import SourceFailed, default_cache
 
 POOLS = f"{objects.API}/vdipools"
 POOL, COLD = "warm", "cold"
@@ -175,23 +170,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     options = parser.parse_args(arguments)
     end_cleanly_on_signals()
-    with Progress(default_cache(os.environ) / "logs") as progress:
-        try:
-            binaries = ensure(BINARIES, progress=progress)
-        except (BinaryUnavailable, SourceFailed, StepFailed) as error:
-            progress.say(str(error))
-            return COULD_NOT_LOOK
-        try:
-            with (
-                progress.step(f"claims from a pool of {options.desktops}"),
-                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-            ):
-                figures = runner.run(run(binaries, options.desktops))
-        except RuntimeError as error:
-            progress.say(str(error))
-            return FINDINGS
-        except KeyboardInterrupt:
-            return INTERRUPTED
+    figures = run_measurement(f"claims from a pool of {options.desktops}", partial(run, size=options.desktops))
     print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
     short = [name for name in ("one_by_one", "at_once") if figures[name]["from_pool"] < figures[name]["sessions"]]
     for name in short:

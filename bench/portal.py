@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 
-from bench.__main__ import FINDINGS, INTERRUPTED, positive
+from bench.command import FINDINGS, INTERRUPTED, positive
 from bench.measure import pooled
 from bench.portal_server import ADMIN, HOST, SESSIONS, USERS, user
 from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds, memory_mib

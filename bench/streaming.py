@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import plain, podload, roundtrip, testcard
-from bench.__main__ import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
+from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
 from bench.first_picture import CouldNotLookError, a_user, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
