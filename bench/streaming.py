@@ -217,11 +217,9 @@ def measure_load(place: Place, uid: str, what: str, seconds: float, window: Wind
     mounts = probe.cgroup_mounts()
     time.sleep(SETTLE_SECONDS)
     before, traefik, begun = podload.read(mounts, place.name, uid), cpu_seconds(place.traefik), time.monotonic()
-    frames = None
+    frames = window.frames(seconds) if window else None
     if window is None:
         time.sleep(seconds)
-    else:
-        frames = window.frames(seconds)
     after, took = podload.read(mounts, place.name, uid), time.monotonic() - begun
     return {
         "what": what,
