@@ -1,5 +1,5 @@
-"""WebRTC on a real node, with the release's own TURN server and real browsers: two people over relays alone, and
-where relays lead to.
+"""WebRTC on a real node, with the release's own TURN server and real browsers: two people over relays alone, what a
+viewer and a stranger can do about it, and the fall-back to WebSocket when nothing gets through to the TURN server.
 
 The server's image is built from Debian's package, since the official one cannot be fetched everywhere.
 """
@@ -14,15 +14,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from cluster.turn_client import TurnClient, make_credentials
+from cluster.turn_client import TCP, USERNAME, TurnClient, make_credentials, message, parse
 from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, start, template
 from e2e.world import NAMESPACE, World
-from vdi.demo.browser import DesktopBrowser
+from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
 from vdi.devcluster import cluster, images
 from vdi.devcluster.progress import Progress
 from vdi.session.streaming import WEBRTC_PORT
+from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,6 +55,20 @@ PAIR = """async () => {
   }
   return found;
 }"""
+TYPE = """keys => {
+  const channel = window.channels.find(one => one.label === 'input' && one.readyState === 'open');
+  for (const key of keys) { channel.send(`kd,${key}`); channel.send(`ku,${key}`); }
+}"""
+"""What Selkies' page sends for keys, without asking that page."""
+HELLO = """token => new Promise(done => {
+  const socket = new WebSocket(`wss://${location.host}/api/webrtc/signaling/`);
+  const more = {client_type: 'controller', client_slot: -1, client_token: token};
+  socket.onopen = () => socket.send(`HELLO client ${JSON.stringify(more)}`);
+  socket.onmessage = event => { done(event.data); socket.close(); };
+  socket.onclose = event => done(event.code);
+})"""
+MODE = "async () => (await (await fetch('/api/status')).json()).current_mode"
+BINDING, ACCEPTED = 0x0001, 0x0101
 ECHO = """
 import socket
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -114,7 +129,7 @@ def desktop(relayed: World) -> Iterator[Object]:
         relayed.kubectl("delete", "vdi", SESSION, "--ignore-not-found", "--timeout=60s")
 
 
-def test_over_relays_alone_for_two(relayed: World, desktop: Object) -> None:
+def test_over_relays_alone_for_two_and_over_websocket_where_there_is_no_relay(relayed: World, desktop: Object) -> None:
     with relayed.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)
         wendy.open()
@@ -127,7 +142,12 @@ def test_over_relays_alone_for_two(relayed: World, desktop: Object) -> None:
             victor.page.add_init_script(RELAYS_ALONE)
             victor.open()
             streams_by_a_relay(victor, relayed)
+            only_looks_on(victor, wendy)
+            share(relayed)
+            sees_no_more(victor, wendy)
     leads_to_pods_alone(relayed, who)
+    goes_over_to_websocket_and_says_so(relayed, desktop)
+    has_webrtc_again(relayed)
 
 
 def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
@@ -158,6 +178,33 @@ def share(world: World, *access: dict[str, str]) -> None:
     world.kubectl("patch", "vdi", SESSION, "--type=merge", "-p", json.dumps({"spec": {"access": access}}))
 
 
+def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
+    """What he sends to the desktop past his page counts nothing; the same from Wendy's page does, and he sees it."""
+    keys = [ord(one) if one != "\n" else 0xFF0D for one in "clear; seq 300 500\n"]
+    assert victor.page.evaluate(HELLO, "a token that he has made up") == 4001
+    hers, his = wendy.picture(), victor.picture()
+    victor.page.evaluate(TYPE, keys)
+    victor.page.wait_for_timeout(2000)
+    assert changed_pixels(hers, wendy.picture()) < WRITTEN
+    wendy.page.evaluate(TYPE, keys)
+    wendy.wait_for_change(hers, pixels=WRITTEN)
+    victor.wait_for_change(his, pixels=WRITTEN)
+
+
+def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
+    """His stream ends though it does not pass Traefik, nor anything else of ours but the TURN server."""
+
+    def stands_still() -> bool:
+        writes(wendy, "clear")
+        before = victor.picture()
+        writes(wendy, "yes MMMMMMMMMMMMMMMM | head -99")
+        return changed_pixels(before, victor.picture()) < WRITTEN
+
+    wait_until("Victor's picture has stopped", stands_still, 20)
+    with pytest.raises(NoPictureError, match="answered 403"):
+        victor.open()
+
+
 def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
     """With the page's credentials: to desktops and back, and to no other address. The desktop has no secret."""
     node, pod = node_address(world), pod_of(world, SESSION)
@@ -175,8 +222,18 @@ def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
     secret = base64.b64decode(kept["data"]["secret"]).decode()
     environment = world.kubectl("exec", name, "--", "sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
     assert "SELKIES_" in environment and secret not in environment and who[1] not in environment
-    with TurnClient((node, 3478), make_credentials("w" * 40, "wendy", time.time() + 60)) as client:
-        assert client.allocate().code == 401
+    for told, until, code in (("w" * 40, 60, 401), (secret, -60, 401)):
+        with TurnClient((node, 3478), make_credentials(told, "wendy", time.time() + until)) as client:
+            assert client.allocate().code == code
+    another = make_credentials(secret, "uid-of-another-session", time.time() + 60)
+    with TurnClient((node, 3478), another, wait=2.0) as client:
+        assert client.allocate(transport=TCP).code == 442, "no relay for TCP"
+    with TurnClient((node, 3478), another, wait=2.0) as client:
+        # coturn knows no sessions: this port of another's desktop is reached, and takes nobody into a connection.
+        assert client.allocate().code == 0 and client.permit(address, WEBRTC_PORT).code == 0
+        client.send(address, WEBRTC_PORT, message(BINDING, b"transaction!", [(USERNAME, b"some:body")], key=b"guessed"))
+        answer = client.receive()
+        assert answer is None or parse(answer)[0] != ACCEPTED
 
 
 @contextmanager
@@ -189,3 +246,32 @@ def echo_in(world: World, pod: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
+
+
+def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
+    """As where UDP is blocked: nothing gets through to a TURN server."""
+    coturn(world, replicas=0)
+    with world.browser(SESSION) as wendy:
+        wendy.log_in()
+        wendy.page.goto(desktop["status"]["url"])
+        wendy.page.get_by_role("heading", name="Over WebSocket, not WebRTC").wait_for(timeout=20_000)
+        wendy.wait_for_picture()
+        assert wendy.page.evaluate(MODE) == "websockets"
+
+
+def has_webrtc_again(world: World) -> None:
+    """Whoever comes when nobody is in it, and has a relay."""
+    coturn(world, replicas=1)
+    with world.browser(SESSION) as wendy:
+        wendy.page.add_init_script(RELAYS_ALONE)
+        wendy.open()
+        assert wendy.page.evaluate(MODE) == "webrtc"
+        streams_by_a_relay(wendy, world)
+
+
+def coturn(world: World, *, replicas: int) -> None:
+    where = ("-n", RELEASE_NAMESPACE, f"deployment/{RELEASE}-coturn")
+    world.kubectl("scale", *where, f"--replicas={replicas}")
+    world.kubectl("rollout", "status", *where, "--timeout=60s")
+    pods = ("get", "pods", "-n", RELEASE_NAMESPACE, "-l", "app.kubernetes.io/name=coturn", "-o", "name")
+    wait_until("coturn is as many", lambda: len(world.kubectl(*pods).split()) == replicas, 60)
