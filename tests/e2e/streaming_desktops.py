@@ -1,0 +1,153 @@
+"""Desktops whose template says what the stream may carry, and what is seen of it inside of them."""
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from e2e.desktops import pod_of, start, template
+from e2e.streaming_page import PROBE
+from e2e.world import World
+from vdi.demo.browser import DesktopBrowser
+from waiting import wait_until
+
+EVERYTHING: dict[str, Any] = {
+    "streaming": {
+        "transport": "websocket",
+        "audio": True,
+        "microphone": True,
+        "clipboard": "Both",
+        "fileTransfer": "Both",
+        "printing": True,
+        "gamepad": True,
+        "secondScreen": True,
+        "resize": True,
+    },
+    "keyboard": {"layout": "de"},
+}
+NOTHING: dict[str, Any] = {
+    "streaming": {
+        "transport": "websocket",
+        "audio": False,
+        "microphone": False,
+        "clipboard": "None",
+        "fileTransfer": "None",
+        "printing": False,
+        "gamepad": False,
+        "secondScreen": False,
+        "resize": False,
+    },
+}
+
+# What the session's programs have, and a program that kubectl starts beside them has not.
+_SESSION = """
+export XDG_RUNTIME_DIR=/tmp/.vdi XAUTHORITY=/tmp/.vdi/Xauthority PULSE_SERVER=unix:/tmp/.vdi/pulse/native
+export DISPLAY=:$(ls /tmp/.X11-unix | tr -dc 0-9)
+"""
+
+_JOYSTICK = """import os, socket
+there = socket.socket(socket.AF_UNIX)
+there.connect(os.environ["XDG_RUNTIME_DIR"] + "/selkies_js0.sock")
+there.sendall(bytes([8]))
+while got := there.recv(4096):
+    print(got.hex(), flush=True)
+"""
+"""Tells the size of a word, then reads what comes: the pad's description, then events as in Linux' js_event."""
+_JOYSTICK_CONFIG, _BUTTON = 1360, 1
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A running desktop."""
+
+    world: World
+    name: str
+    url: str
+
+    def run(self, script: str) -> str:
+        """What a script in the session says, also if it fails. What it leaves running must not hold the output."""
+        pod = pod_of(self.world, self.name)
+        assert pod
+        exec_sh = ("exec", pod["metadata"]["name"], "--", "sh", "-c", _SESSION + script)
+        return self.world.kubectl(*exec_sh, check=False)
+
+    def size(self) -> str:
+        """Width and height of its screen as xrandr says them, for example 1280 x 720."""
+        return self.run("xrandr").partition("current ")[2].partition(",")[0]
+
+    @contextmanager
+    def opened(self, *args: str, size: tuple[int, int] = (1280, 720)) -> Iterator[DesktopBrowser]:
+        """Its owner's browser with its picture, allowed what a person would allow, and clicked into."""
+        owner = self.world.login(f"{self.name}@example.com")
+        with DesktopBrowser(self.url, owner, width=size[0], height=size[1], args=args) as browser:
+            browser.page.add_init_script(PROBE)
+            browser.page.context.grant_permissions(["clipboard-read", "clipboard-write", "microphone"])
+            browser.open()
+            browser.page.mouse.click(size[0] // 2, size[1] // 2)
+            yield browser
+
+    @contextmanager
+    def playing(self, frequency: float) -> Iterator[None]:
+        """The desktop plays a tone meanwhile."""
+        tone = f"""python3 -c '
+import array, math, sys
+wave = [int(9000 * math.sin(2 * math.pi * {frequency} * i / 48000)) for i in range(48000)]
+sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
+'"""
+        self.run(f"({tone} | pacat --format=s16le --rate=48000 --channels=1) >/dev/null 2>&1 & echo $! >/tmp/playing")
+        try:
+            wait_until("the desktop plays", lambda: "pacat" in self.run("pactl list sink-inputs"), 15)
+            yield
+        finally:
+            self.run("pkill pacat; rm /tmp/playing")
+
+    def recorded(self, source: str, rate: int = 24_000, seconds: float = 2.0) -> bytes:
+        """What a source plays for a while: 16-bit mono samples; nothing if there is no such source."""
+        script = (
+            f"timeout {seconds} parec --format=s16le --rate={rate} --channels=1 -d {source} >/tmp/recorded 2>/dev/null"
+        )
+        return bytes.fromhex(self.run(f"{script}; od -An -v -tx1 /tmp/recorded | tr -d ' \\n'").strip())
+
+    @contextmanager
+    def joystick(self) -> Iterator[Callable[[], bool]]:
+        """Reads the first joystick meanwhile, as Selkies' interposer does: was its first button down?"""
+        self.run(f"python3 -c '{_JOYSTICK}' >/tmp/joystick 2>&1 & echo $! >/tmp/joystick.pid")
+        wait_until("the joystick answers", lambda: self._joystick_bytes(), 10)
+        try:
+            yield lambda: any(
+                (value, kind, number) == (1, _BUTTON, 0)
+                for _, value, kind, number in struct.iter_unpack("<IhBB", self._joystick_bytes())
+            )
+        finally:
+            self.run("kill $(cat /tmp/joystick.pid)")
+
+    def _joystick_bytes(self) -> bytes:
+        """Its events so far; the first are its state."""
+        return bytes.fromhex(self.run("tr -d '\\n' </tmp/joystick"))[_JOYSTICK_CONFIG:]
+
+    def clipboard(self) -> str:
+        """The text in the desktop's clipboard."""
+        return self.run("timeout 5 xclip -o -selection clipboard 2>/dev/null")
+
+    def copy(self, text: str) -> None:
+        """Put a text into the desktop's clipboard, as an application does."""
+        self.run(f"printf %s '{text}' | xclip -i -selection clipboard >/dev/null 2>&1")
+
+
+@contextmanager
+def streamed(world: World, **specs: dict[str, Any]) -> Iterator[dict[str, Streamed]]:
+    """Desktops of these names, each of a template of its own that says this; all start side by side."""
+    with ExitStack() as stack:
+        for name, spec in specs.items():
+            stack.enter_context(template(world, name, **spec))
+            stack.callback(world.kubectl, "delete", "vdi", name, "--ignore-not-found", "--timeout=60s")
+            start(world, name, name, wait=False)
+        yield {name: _running(world, name) for name in specs}
+
+
+def _running(world: World, name: str) -> Streamed:
+    world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=90s")
+    session = world.get("vdi", name)
+    assert session
+    return Streamed(world, name, session["status"]["url"])

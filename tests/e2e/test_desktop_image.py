@@ -1,0 +1,74 @@
+"""What the desktop image promises, in a pod: Ready means a picture, one application, a keyboard, refusals in words."""
+
+import pytest
+import yaml
+
+from e2e.desktops import pod_of, reach, run_in, start, template
+from e2e.world import World
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+BROKEN = "raise ImportError('libva.so.2: cannot open shared object file: No such file or directory')"
+
+
+def env(**variables: str) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def test_a_desktop_whose_encoder_cannot_load_is_never_ready_and_says_why(sessions: World) -> None:
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"pixelflux.py": BROKEN}}
+    sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
+    mounted = [{"name": "broken", "mountPath": "/broken", "configMap": {"name": "broken"}, "readOnly": True}]
+    try:
+        with template(sessions, "blind", env=env(PYTHONPATH="/broken"), volumes=mounted):
+            start(sessions, "bert", "blind", wait=False)
+            said = "no picture can be made: the encoder's library can't be loaded: libva.so.2"
+            wait_until("the status quotes the encoder", lambda: said in message(sessions, "bert"), 120)
+            session = sessions.get("vdi", "bert")
+            assert session and session["status"]["phase"] != "Running"
+            pod = pod_of(sessions, "bert")
+            assert pod and not any(one.get("ready") for one in pod["status"]["containerStatuses"])
+    finally:
+        sessions.kubectl("delete", "configmap", "broken", "--ignore-not-found")
+
+
+def message(world: World, name: str) -> str:
+    session = world.get("vdi", name) or {}
+    return str(session.get("status", {}).get("message", ""))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"VDI_KEYBOARD_LAYOUT": "xx"}, "XKB knows no layout 'xx'"),
+        ({"VDI_APP": "xfce4-terminal"}, "is not a JSON array of words"),
+    ],
+)
+def test_settings_that_the_image_does_not_know_are_quoted_in_the_status(
+    sessions: World, variables: dict[str, str], said: str
+) -> None:
+    with template(sessions, "wrong", env=env(**variables)):
+        start(sessions, "wanda", "wrong", wait=False)
+        wait_until("the status quotes the refusal", lambda: said in message(sessions, "wanda"), 120)
+
+
+def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_layout(sessions: World) -> None:
+    app = {"command": ["xfce4-terminal", "--title", "alone"]}
+    with template(sessions, "single", app=app, keyboard={"layout": "de"}):
+        start(sessions, "sina", "single")
+        assert "xfce4-panel" not in run_in(sessions, "sina", "ps -e -o comm")
+        assert "layout:     de" in run_in(
+            sessions, "sina", "XAUTHORITY=/tmp/.vdi/Xauthority DISPLAY=:0 setxkbmap -query"
+        )
+        with sessions.browser("sina") as browser:
+            browser.open()
+            first = browser.picture()
+            browser.type("echo 'yz@[äß' > ~/typed.txt\n")
+            browser.wait_for_change(first, pixels=200)
+            typed = "cat ~/typed.txt 2>/dev/null || true"
+            wait_until("the line is typed", lambda: run_in(sessions, "sina", typed) == "yz@[äß\n", 30)
+        before = run_in(sessions, "sina", "pgrep -x xfce4-terminal").split()
+        run_in(sessions, "sina", "kill $(pgrep -x xfce4-terminal)")
+        again = "pgrep -x xfce4-terminal || true"
+        wait_until("it comes back", lambda: run_in(sessions, "sina", again).split() not in ([], before), 30)
+        reach(sessions, "sina", "Running")

@@ -1,0 +1,208 @@
+"""What a template lets through between a person and a desktop besides the picture: sound, microphone, keys of a layout,
+the window's size, a second screen, a game pad. Each is proven in a real browser where it is on; where it is off, also
+against the protocol spoken by hand, with messages that are proven to work where it is on.
+"""
+
+import math
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import CDPSession
+
+from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
+from e2e.streaming_page import Raw, heard, hears, press_pad, raw, share_of, write_tone
+from e2e.world import World
+from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+AUDIO_FRAME = 1
+"""Kind of the protocol's binary message that has sound in it."""
+MICROPHONE_FRAME, MICROPHONE_RATE = b"\x02", 24_000
+QUIET_MILLISECONDS = 3_000
+"""How long nothing must come where nothing may; where it may, it comes in a tenth of it."""
+
+GERMAN = (("ä", "Quote"), ("ö", "Semicolon"), ("ü", "BracketLeft"), ("ß", "Minus"), ("z", "KeyY"), ("y", "KeyZ"))
+"""What keys of a German keyboard say, and where they are on it."""
+
+
+@pytest.fixture(scope="module")
+def desktops(world: World) -> Iterator[dict[str, Streamed]]:
+    with streamed(world, everything=EVERYTHING, nothing=NOTHING) as made:
+        yield made
+
+
+@pytest.fixture
+def on(desktops: dict[str, Streamed]) -> Streamed:
+    return desktops["everything"]
+
+
+@pytest.fixture
+def off(desktops: dict[str, Streamed]) -> Streamed:
+    return desktops["nothing"]
+
+
+def test_what_the_desktop_plays_is_heard_in_the_browser(on: Streamed) -> None:
+    with on.opened() as browser:
+        assert heard(browser) == 0
+        for frequency in (440, 880):
+            with on.playing(frequency):
+                hears(browser, frequency)
+
+
+def test_a_desktop_without_audio_sends_none(on: Streamed, off: Streamed) -> None:
+    with on.opened() as browser, on.playing(440):
+        browser.page.goto("about:blank")
+        with raw(browser, on.url) as wire:
+            wire.send("START_AUDIO")
+            wait_until("sound on the wire", lambda: wire.frames(AUDIO_FRAME) > 5)
+    with off.opened() as browser, off.playing(440):
+        assert share_of(440, off.recorded("output.monitor"), MICROPHONE_RATE) > 0.5, "the desktop itself plays nothing"
+        browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+        assert heard(browser) == 0
+        browser.page.goto("about:blank")
+        with raw(browser, off.url) as wire:
+            wire.send("START_AUDIO")
+            wire.told("AUDIO_DISABLED")
+            browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+            assert wire.frames(AUDIO_FRAME) == 0
+
+
+def test_what_is_said_into_the_microphone_is_heard_in_the_desktop(on: Streamed, tmp_path: Path) -> None:
+    write_tone(said := tmp_path / "said.wav", 600)
+    args = (
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={said}",
+    )
+    with on.opened(*args) as browser:
+        assert "SelkiesVirtualMic" not in on.run("pactl list short sources")
+        switch = "() => postMessage({type: 'pipelineControl', pipeline: 'microphone', enabled: true}, location.origin)"
+        browser.page.evaluate(switch)  # what the button of the side menu does
+        wait_until("a microphone in the desktop", lambda: "SelkiesVirtualMic" in on.run("pactl list short sources"))
+        wait_until("600 Hz in it", lambda: share_of(600, on.recorded("SelkiesVirtualMic"), MICROPHONE_RATE) > 0.5, 20)
+
+
+def test_a_desktop_without_microphone_takes_nothing_from_one(on: Streamed, off: Streamed) -> None:
+    with on.opened() as browser:
+        browser.page.goto("about:blank")
+        with raw(browser, on.url) as wire:
+            speak(wire)
+            wait_until("a microphone in the desktop", lambda: "SelkiesVirtualMic" in on.run("pactl list short sources"))
+    with off.opened() as browser:
+        browser.page.goto("about:blank")
+        with raw(browser, off.url) as wire:
+            speak(wire)
+            wire.told("MICROPHONE_DISABLED")
+            assert "SelkiesVirtualMic" not in off.run("pactl list short sources")
+
+
+def speak(wire: Raw) -> None:
+    tone = array("h", [int(20_000 * math.sin(i / 8)) for i in range(2_400)]).tobytes()
+    wire.send_bytes(*[MICROPHONE_FRAME + tone] * 5)
+
+
+def test_the_desktop_follows_the_windows_size(on: Streamed) -> None:
+    with on.opened() as browser:
+        wait_until("the first size", lambda: on.size() == "1280 x 720")
+        browser.page.set_viewport_size({"width": 1000, "height": 600})
+        wait_until("the second size", lambda: on.size() == "1000 x 600")
+        wait_until("a picture of that size", lambda: picture_size(browser) == [1000, 600])
+        browser.page.goto("about:blank")
+        with raw(browser, on.url) as wire:
+            wire.send("r,800x640")
+            wait_until("the size asked for by hand", lambda: on.size() == "800 x 640")
+
+
+def picture_size(browser: DesktopBrowser) -> list[int]:
+    found: list[int] = browser.page.evaluate(
+        "() => { const video = document.querySelector('video'); return [video.videoWidth, video.videoHeight]; }"
+    )
+    return found
+
+
+def test_a_desktop_that_keeps_its_size_keeps_it(off: Streamed) -> None:
+    with off.opened() as browser:
+        size = off.size()
+        assert size not in ("1280 x 720", "1000 x 600", "800 x 640")
+        browser.page.set_viewport_size({"width": 1000, "height": 600})
+        browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+        assert off.size() == size
+        browser.page.goto("about:blank")
+        with raw(browser, off.url, size=(640, 480)) as wire:
+            wire.send(
+                "r,800x640",
+                'SETTINGS,{"manual_resolution": true, "manual_width": 640, "manual_height": 480}',
+            )
+            browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+            assert off.size() == size
+
+
+def test_keys_of_a_layout_arrive(on: Streamed) -> None:
+    assert "layout:     de" in on.run("setxkbmap -query")
+    with on.opened() as browser:
+        before = browser.picture()
+        browser.open_terminal()
+        browser.wait_for_change(before, pixels=20_000)
+        browser.type("cat >/tmp/typed\n")
+        keyboard = browser.page.context.new_cdp_session(browser.page)
+        for key, code in GERMAN:
+            press(keyboard, key, code)
+        browser.page.keyboard.press("Enter")
+        wait_until("all of it in a file", lambda: on.run("cat /tmp/typed").strip() == "äöüßzy", 10)
+        browser.page.keyboard.press("Control+D")
+
+
+def press(keyboard: CDPSession, key: str, code: str) -> None:
+    """As a keyboard of another layout says it: Playwright's own knows the American one alone."""
+    for kind, text in (("keyDown", key), ("keyUp", "")):
+        keyboard.send("Input.dispatchKeyEvent", {"type": kind, "key": key, "code": code, "text": text})
+
+
+def test_a_second_screen(on: Streamed) -> None:
+    with on.opened() as browser:
+        assert "Monitors: 1" in on.run("xrandr --listmonitors")
+        second = browser.page.context.new_page()
+        second.goto(f"{on.url}/?v=1#display2-right&token=edge")  # where the side menu's button leads
+        second.wait_for_function(HAS_PICTURE, timeout=20_000)
+        wait_until("two monitors", lambda: "Monitors: 2" in on.run("xrandr --listmonitors"))
+        second.close()
+        wait_until("one monitor", lambda: "Monitors: 1" in on.run("xrandr --listmonitors"), 20)
+
+
+def test_a_desktop_without_a_second_screen_refuses_one(on: Streamed, off: Streamed) -> None:
+    with on.opened() as browser, raw(browser, on.url, "display2"):
+        wait_until("two monitors", lambda: "Monitors: 2" in on.run("xrandr --listmonitors"))
+    with off.opened() as browser, raw(browser, off.url, "display2") as wire:
+        wire.told("KILL Second screens are disabled")
+        wire.told("closed 1008")
+        assert "Monitors: 1" in off.run("xrandr --listmonitors")
+
+
+def test_a_game_pad_comes_as_far_as_the_desktops_socket(on: Streamed) -> None:
+    """Chromium makes up no pads: the page is shown one. Its events are read where Selkies offers them."""
+    with on.opened() as browser, on.joystick() as pressed:
+        press_pad(browser, None)
+        press_pad(browser, 0)
+        wait_until("the button in the desktop", pressed, 10)
+
+
+def test_a_desktop_without_game_pads_takes_no_event_of_one(on: Streamed, off: Streamed) -> None:
+    messages = ("js,c,0,cGFk,4,17", "js,b,0,0,1")  # a pad comes, its name in base64; its first button is down
+    with on.opened() as browser:
+        browser.page.goto("about:blank")
+        with raw(browser, on.url) as wire, on.joystick() as pressed:
+            wire.send(*messages)
+            wait_until("the button in the desktop", pressed, 10)
+    with off.opened() as browser, off.joystick() as pressed:
+        press_pad(browser, None)
+        press_pad(browser, 0)
+        browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+        browser.page.goto("about:blank")
+        with raw(browser, off.url) as wire:
+            wire.send(*messages)
+            browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+        assert not pressed()

@@ -1,0 +1,204 @@
+"""What a template lets through between a person and a desktop to keep: clipboard, files, printed documents; and
+settings of the stream that the template has locked. Where a way is closed, the same is asked by hand, past the page.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
+from e2e.streaming_page import printed, raw, settings
+from e2e.world import World
+from vdi.demo.browser import DesktopBrowser
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+INWARDS: dict[str, Any] = {"streaming": {"transport": "websocket", "clipboard": "In", "fileTransfer": "Upload"}}
+OUTWARDS: dict[str, Any] = {"streaming": {"transport": "websocket", "clipboard": "Out", "fileTransfer": "Download"}}
+LOCKED = {"framerate": 20, "bitrate": 3000, "encoder": "h264enc", "locked": ["framerate", "bitrate", "encoder"]}
+QUIET_MILLISECONDS = 2_000
+"""How long nothing must come where nothing may; where it may, it comes in a tenth of it."""
+FOLDER = "/home/user/Desktop"
+"""Where Selkies puts uploads, and takes downloads from."""
+SPOOL = "/home/user/.local/state/selkies/print"
+"""Where Selkies takes printed documents from."""
+PAGE = (
+    b"%PDF-1.4\n"
+    b"1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+    b"2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]>>endobj\n"
+    b"trailer<</Root 1 0 R>>\n"
+)
+"""An empty page: the least that is a PDF."""
+
+_CLOSED = {"both": (), "inwards": ("out",), "outwards": ("in",), "nothing": ("in", "out")}
+DESKTOPS = pytest.mark.parametrize("name", _CLOSED)
+
+
+@pytest.fixture(scope="module")
+def desktops(world: World) -> Iterator[dict[str, Streamed]]:
+    locked = {"streaming": NOTHING["streaming"] | LOCKED}
+    with streamed(world, both=EVERYTHING, inwards=INWARDS, outwards=OUTWARDS, nothing=locked) as made:
+        yield made
+
+
+@DESKTOPS
+def test_the_clipboard_goes_the_ways_that_are_open_and_no_other(desktops: dict[str, Streamed], name: str) -> None:
+    desktop, closed = desktops[name], _CLOSED[name]
+    desktop.copy("nothing yet")
+    with desktop.opened() as browser:
+        here, there = f"from the browser of {name}: ä€", f"from the desktop of {name}: ä€"
+        browser.page.evaluate("text => navigator.clipboard.writeText(text)", here)
+        browser.page.keyboard.press("Control+V")
+        if "in" in closed:
+            browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+            assert desktop.clipboard() == "nothing yet"
+        else:
+            wait_until("the browser's text in the desktop", lambda: desktop.clipboard() == here, 10)
+        desktop.copy(there)
+        if "out" in closed:
+            browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+            assert clipboard(browser) == here
+        else:
+            wait_until("the desktop's text in the browser", lambda: clipboard(browser) == there, 10)
+        browser.page.goto("about:blank")
+        past_the_page(desktop, browser, closed)
+
+
+def clipboard(browser: DesktopBrowser) -> str:
+    return str(browser.page.evaluate("() => navigator.clipboard.readText()"))
+
+
+def past_the_page(desktop: Streamed, browser: DesktopBrowser, closed: tuple[str, ...]) -> None:
+    """The clipboard's messages by hand: in one piece and in parts; asked for in both ways, and as it changes."""
+    desktop.copy("kept")
+    text = base64.b64encode(b"in parts").decode()
+    with raw(browser, desktop.url) as wire:
+        wire.send("REQUEST_CLIPBOARD", "cr")
+        if "out" not in closed:
+            wire.told(base64.b64encode(b"kept").decode())
+        desktop.copy("changed")
+        if "out" not in closed:
+            wire.told(base64.b64encode(b"changed").decode())
+        else:
+            browser.page.wait_for_timeout(QUIET_MILLISECONDS)
+            assert not [one for one in wire.texts() if one.startswith("clipboard")]
+        wire.send("cws,1,8", f"cwd,1,{text}", "cwe,1")
+        assert desktop.clipboard() == ("changed" if "in" in closed else "in parts")
+        wire.send("cw," + base64.b64encode(b"in one piece").decode())
+        assert desktop.clipboard() == ("changed" if "in" in closed else "in one piece")
+
+
+@DESKTOPS
+def test_files_go_the_ways_that_are_open_and_no_other(desktops: dict[str, Streamed], name: str, tmp_path: Path) -> None:
+    desktop, closed = desktops[name], _CLOSED[name]
+    (here := tmp_path / "letter ä.bin").write_bytes(os.urandom(3_000_000))
+    with desktop.opened() as browser:
+        status = choose(browser, here)
+        assert (status, digest_there(desktop, here.name)) == ((403, "") if "in" in closed else (200, digest(here)))
+        answer = post(browser, "past.bin", "past the page")
+        assert answer[0] == (403 if "in" in closed else 200), answer
+        found = desktop.run(f"ls {FOLDER}")
+        assert ("past.bin" in found, here.name in found) == ("in" not in closed, "in" not in closed)
+        desktop.run(f"mkdir -p {FOLDER}; head -c 3000000 /dev/urandom >{FOLDER}/report.bin")
+        if "out" in closed:
+            for path in ("/api/files/", "/api/files/report.bin", "/api/files/.%2freport.bin"):
+                assert get(browser, path)[0] == 403, path
+        else:
+            there = download(browser, desktop, "report.bin", tmp_path / "report.bin")
+            assert digest(there) == digest_there(desktop, "report.bin")
+
+
+def choose(browser: DesktopBrowser, file: Path) -> int:
+    """What the side menu's upload does: it asks the browser for a file. Status of the upload."""
+    with browser.page.expect_response("**/api/upload") as answer:
+        with browser.page.expect_file_chooser() as chooser:
+            browser.page.evaluate("() => dispatchEvent(new CustomEvent('requestFileUpload'))")
+        chooser.value.set_files(file)
+    return answer.value.status
+
+
+def download(browser: DesktopBrowser, desktop: Streamed, name: str, to: Path) -> Path:
+    """By a click in the list of files, which the side menu shows."""
+    files = browser.page.context.new_page()
+    files.goto(f"{desktop.url}/api/files/")
+    with files.expect_download() as loaded:
+        files.get_by_text(name).first.click()
+    loaded.value.save_as(to)
+    files.close()
+    return to
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def digest_there(desktop: Streamed, name: str) -> str:
+    """Empty if it is not there."""
+    return desktop.run(f"sha256sum '{FOLDER}/{name}' 2>/dev/null || true").partition(" ")[0]
+
+
+def post(browser: DesktopBrowser, name: str, body: str) -> list[Any]:
+    """Status and words of an upload by hand."""
+    script = """async ([name, body]) => {
+      const answer = await fetch('/api/upload', {method: 'POST', headers: {'X-Upload-Path': name}, body});
+      return [answer.status, await answer.text()];
+    }"""
+    found: list[Any] = browser.page.evaluate(script, [name, body])
+    return found
+
+
+def get(browser: DesktopBrowser, path: str) -> list[Any]:
+    """Status and words of what is at this path."""
+    script = "async path => { const answer = await fetch(path); return [answer.status, await answer.text()]; }"
+    found: list[Any] = browser.page.evaluate(script, path)
+    return found
+
+
+def test_a_printed_document_is_handed_to_the_browser(desktops: dict[str, Streamed]) -> None:
+    desktop = desktops["both"]
+    with desktop.opened() as browser:
+        written = base64.b64encode(PAGE).decode()
+        said = desktop.run(
+            f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies"
+        )
+        assert "request id" in said, said
+        (name,) = wait_until("the document in the page", lambda: printed(browser), 30)
+        assert name.endswith(".pdf")
+        wait_until("the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}"))
+
+
+def test_a_desktop_without_printing_hands_out_nothing(desktops: dict[str, Streamed]) -> None:
+    desktop = desktops["nothing"]
+    with desktop.opened() as browser:
+        desktop.run(f"mkdir -p {SPOOL}; printf '%%PDF-1.4' >{SPOOL}/letter.pdf")
+        assert get(browser, "/api/print/letter.pdf")[0] == 403
+        assert printed(browser) == []
+        assert "letter.pdf" in desktop.run(f"ls {SPOOL}")
+
+
+def test_what_the_template_locks_no_client_changes(desktops: dict[str, Streamed]) -> None:
+    """The same wishes are granted where nothing is locked."""
+    wishes = {"framerate": 8, "video_bitrate": 500, "encoder": "vp8enc", "rate_control_mode": "crf"}
+    assert after(desktops["both"], wishes) == (8, 500, "vp8enc", "crf")
+    assert after(desktops["nothing"], wishes) == (20, 3000, "h264enc", "cbr")
+
+
+def after(desktop: Streamed, wishes: dict[str, Any]) -> tuple[Any, ...]:
+    """What the stream is set to when a client has wished for this: in its settings, and in messages of their own."""
+    with desktop.opened() as browser:
+        browser.page.goto("about:blank")
+        with raw(browser, desktop.url) as wire:
+            wire.send(
+                "SETTINGS," + json.dumps({"displayId": "primary", "tabId": "raw"} | wishes), "_arg_fps,8", "vb,500"
+            )
+        with raw(browser, desktop.url) as wire:
+            found = settings(wire)
+    return tuple(found[name].get("default", found[name]["value"]) for name in wishes)
