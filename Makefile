@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e portal doctor kasm network chaos bench lock clean
+.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 
 portal: $(STAMP) ## tests of the portal's pages in a real browser (needs Chromium)
 	@tests/run.sh portal
+
+streaming: $(STAMP) ## sound, microphone, clipboard, files, printing, screens, keys, locks and a cut network, in a real browser (needs root)
+	@tests/run.sh streaming
 
 doctor: $(STAMP) ## faults made for real on a real node; the doctor names each (needs root)
 	@tests/run.sh doctor

@@ -79,8 +79,8 @@ class Door:
 
     def window(self, size: tuple[int, int]) -> Window:
         """A browser of that size at this door."""
-        names = {} if self.login else {plain.HOST: self.address}
-        return Window(self.url, self.login, width=size[0], height=size[1], names=names)
+        args = () if self.login else (f"--host-resolver-rules=MAP {plain.HOST} {self.address}",)
+        return Window(self.url, self.login, width=size[0], height=size[1], args=args)
 
 
 @dataclass(frozen=True)

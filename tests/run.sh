@@ -34,7 +34,12 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
-    patiently tests/e2e --ignore tests/e2e/test_node_guest.py --timeout 180
+    patiently tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180
+}
+
+streaming() {
+    $python -m vdi demo up --name e2e || return
+    patiently tests/e2e/test_streaming_*.py --timeout 180
 }
 
 # Some of the faults that the suite `doctor` makes on the same node.
@@ -70,6 +75,12 @@ for suite in "$@"; do
             run "down" desktops_down
             trap - EXIT
             ;;
+        streaming) # what each switch of a template's stream does, in a browser and by hand; a network that is cut
+            trap desktops_down EXIT
+            run streaming streaming
+            run "down" desktops_down
+            trap - EXIT
+            ;;
         network) # packets on a node with an enforcer of the tests' own
             trap desktops_down EXIT
             run network $python -m pytest tests/network/packets.py --timeout 400
@@ -91,7 +102,7 @@ for suite in "$@"; do
                 "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py
             ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal doctor kasm network chaos chaos-fast" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network chaos chaos-fast" >&2
             exit 2
             ;;
     esac

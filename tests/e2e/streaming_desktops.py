@@ -1,7 +1,6 @@
 """Desktops whose template says what the stream may carry, and what is seen of it inside of them."""
 
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,6 @@ EVERYTHING: dict[str, Any] = {
         "clipboard": "Both",
         "fileTransfer": "Both",
         "printing": True,
-        "gamepad": True,
         "secondScreen": True,
         "resize": True,
     },
@@ -34,7 +32,6 @@ NOTHING: dict[str, Any] = {
         "clipboard": "None",
         "fileTransfer": "None",
         "printing": False,
-        "gamepad": False,
         "secondScreen": False,
         "resize": False,
     },
@@ -45,16 +42,6 @@ _SESSION = """
 export XDG_RUNTIME_DIR=/tmp/.vdi XAUTHORITY=/tmp/.vdi/Xauthority PULSE_SERVER=unix:/tmp/.vdi/pulse/native
 export DISPLAY=:$(ls /tmp/.X11-unix | tr -dc 0-9)
 """
-
-_JOYSTICK = """import os, socket
-there = socket.socket(socket.AF_UNIX)
-there.connect(os.environ["XDG_RUNTIME_DIR"] + "/selkies_js0.sock")
-there.sendall(bytes([8]))
-while got := there.recv(4096):
-    print(got.hex(), flush=True)
-"""
-"""Tells the size of a word, then reads what comes: the pad's description, then events as in Linux' js_event."""
-_JOYSTICK_CONFIG, _BUTTON = 1360, 1
 
 
 @dataclass(frozen=True)
@@ -108,23 +95,6 @@ sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
             f"timeout {seconds} parec --format=s16le --rate={rate} --channels=1 -d {source} >/tmp/recorded 2>/dev/null"
         )
         return bytes.fromhex(self.run(f"{script}; od -An -v -tx1 /tmp/recorded | tr -d ' \\n'").strip())
-
-    @contextmanager
-    def joystick(self) -> Iterator[Callable[[], bool]]:
-        """Reads the first joystick meanwhile, as Selkies' interposer does: was its first button down?"""
-        self.run(f"python3 -c '{_JOYSTICK}' >/tmp/joystick 2>&1 & echo $! >/tmp/joystick.pid")
-        wait_until("the joystick answers", lambda: self._joystick_bytes(), 10)
-        try:
-            yield lambda: any(
-                (value, kind, number) == (1, _BUTTON, 0)
-                for _, value, kind, number in struct.iter_unpack("<IhBB", self._joystick_bytes())
-            )
-        finally:
-            self.run("kill $(cat /tmp/joystick.pid)")
-
-    def _joystick_bytes(self) -> bytes:
-        """Its events so far; the first are its state."""
-        return bytes.fromhex(self.run("tr -d '\\n' </tmp/joystick"))[_JOYSTICK_CONFIG:]
 
     def clipboard(self) -> str:
         """The text in the desktop's clipboard."""

@@ -1,5 +1,5 @@
-"""A desktop's page from inside: what it hears, what the desktop hands it, and a game pad that it believes in; and
-Selkies' protocol without Selkies' page, since a page that hides a button is no lock.
+"""A desktop's page from inside: what it hears and what the desktop hands it; and Selkies' protocol without Selkies'
+page, since a page that hides a button is no lock.
 """
 
 import base64
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
 
 from vdi.demo.browser import DesktopBrowser
@@ -28,14 +29,12 @@ PROBE = """(() => {
     }
     return connect.call(this, to, ...rest);
   };
-  const pads = [];
-  navigator.getGamepads = () => pads;
   const printed = [];
   addEventListener('message', event => { if (event.data?.type === 'printDocument') printed.push(event.data.name); });
-  window.vdiProbe = {meters, pads, printed};
+  window.vdiProbe = {meters, printed};
 })()"""
-"""Runs before the page's own scripts: a meter beside every way to the loudspeaker, room for game pads, and a list of
-the documents that the page was handed to print."""
+"""Runs before the page's own scripts: a meter beside every way to the loudspeaker, and a list of the documents that
+the page was handed to print."""
 
 _LOUDEST = """() => {
   let best = [0, -Infinity];
@@ -47,16 +46,6 @@ _LOUDEST = """() => {
     });
   }
   return best[1] > -70 ? best[0] : 0;
-}"""
-
-_PAD = """pressed => {
-  const button = on => ({pressed: on, touched: on, value: on ? 1 : 0});
-  const buttons = Array.from({length: 17}, (_, i) => button(i === pressed));
-  const pad = {id: 'Test pad (Vendor: 045e Product: 028e)', index: 0, connected: true, mapping: 'standard',
-               axes: [0, 0, 0, 0], buttons, timestamp: performance.now(), vibrationActuator: null};
-  const there = window.vdiProbe.pads.length > 0;
-  window.vdiProbe.pads[0] = pad;
-  if (!there) dispatchEvent(Object.assign(new Event('gamepadconnected'), {gamepad: pad}));
 }"""
 
 _RAW = """([display, width, height]) => new Promise((opened, failed) => {
@@ -98,11 +87,6 @@ def hears(browser: DesktopBrowser, frequency: float, seconds: float = 15.0) -> f
         lambda: found if abs((found := heard(browser)) - frequency) < 12 else None,
         seconds,
     )
-
-
-def press_pad(browser: DesktopBrowser, button: int | None) -> None:
-    """A game pad of the standard layout with that button held, or none."""
-    browser.page.evaluate(_PAD, -1 if button is None else button)
 
 
 def printed(browser: DesktopBrowser) -> list[str]:
@@ -157,10 +141,21 @@ def raw(
     page = browser.page.context.new_page()
     try:
         page.goto(f"{url}/api/health")
-        page.evaluate(_RAW, [display, *size])
+        wait_until("a connection by hand", lambda: _joins(page, [display, *size]), 15, every=1.0)
         yield Raw(page)
     finally:
         page.close()
+
+
+def _joins(page: Page, wanted: list[str | int]) -> bool:
+    """False if Selkies says to come later: from one address, here Traefik's, it takes two connections 0.5 s apart."""
+    try:
+        page.evaluate(_RAW, wanted)
+    except PlaywrightError as error:
+        if "closed 4029" not in str(error):
+            raise
+        return False
+    return True
 
 
 def write_tone(file: Path, frequency: float, seconds: float = 4.0, rate: int = 48_000) -> None:

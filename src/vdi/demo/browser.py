@@ -10,11 +10,11 @@ from __future__ import annotations
 import io
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
@@ -37,7 +37,7 @@ CHROMIUM_ARGS = (
 
 # Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC). A frame counts as a picture
 # when its pixels differ: an element without a stream, and a black screen, are of one colour.
-_HAS_PICTURE = """() => {
+HAS_PICTURE = """() => {
   const video = document.querySelector('#videoStream, video#stream, video');
   if (!video || !video.videoWidth || video.readyState < 2) return false;
   const canvas = document.createElement('canvas');
@@ -50,6 +50,7 @@ _HAS_PICTURE = """() => {
     colours.add((pixels[i] >> 4) << 8 | (pixels[i + 1] >> 4) << 4 | pixels[i + 2] >> 4);
   return colours.size > 4;
 }"""
+"""A function for the page: whether a picture is drawn in it."""
 
 _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
 _KEY_MILLISECONDS = 20
@@ -89,21 +90,15 @@ def find_chromium() -> Path | None:
 class DesktopBrowser:
     """One headless browser with one page on one desktop; a context manager.
 
-    `login` is whose browser it is; None: nobody's, on a desktop that asks for no login. `names` are hosts and their
-    addresses that the browser is to believe, in the place of the demo's.
+    `login` is whose browser it is; None: nobody's, on a desktop that asks for no login. `args`: more of Chromium's own;
+    of two with one name, the last counts.
     """
 
     def __init__(
-        self,
-        url: str,
-        login: Login | None,
-        *,
-        width: int = 1280,
-        height: int = 720,
-        names: Mapping[str, str] = MappingProxyType({}),
+        self, url: str, login: Login | None, *, width: int = 1280, height: int = 720, args: Sequence[str] = ()
     ) -> None:
-        self._url, self._login = url, login
-        self._size, self._names = (width, height), names
+        self._url, self._login, self._args = url, login, [*CHROMIUM_ARGS, *args]
+        self._size = (width, height)
         self.messages: list[str] = []
 
     def __enter__(self) -> DesktopBrowser:
@@ -114,16 +109,12 @@ class DesktopBrowser:
             raise NoPictureError(f"no browser found: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
         self._playwright = sync_playwright().start()
         try:
-            self._browser = self._playwright.chromium.launch(executable_path=executable, args=self._args())
+            self._browser = self._playwright.chromium.launch(executable_path=executable, args=self._args)
             self._open_window()
         except BaseException:
             self._playwright.stop()
             raise
         return self
-
-    def _args(self) -> list[str]:
-        more = ",".join(f"MAP {name} {address}" for name, address in self._names.items())
-        return [*CHROMIUM_ARGS, *([f"--host-resolver-rules={more}"] if more else [])]  # of two such, the last counts
 
     def _open_window(self) -> None:
         context = self._browser.new_context(
@@ -176,7 +167,7 @@ class DesktopBrowser:
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
         try:
-            self.page.wait_for_function(_HAS_PICTURE, timeout=timeout_s * 1000, polling=50)
+            self.page.wait_for_function(HAS_PICTURE, timeout=timeout_s * 1000, polling=50)
         except PlaywrightTimeout as error:
             said = "; ".join(self.messages[-5:])
             raise NoPictureError(
