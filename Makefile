@@ -53,7 +53,7 @@ e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 portal: $(STAMP) ## tests of the portal's pages in a real browser (needs Chromium)
 	@tests/run.sh portal
 
-streaming: $(STAMP) ## sound, microphone, clipboard, files, printing, screens, keys, locks and a cut network, in a real browser (needs root)
+streaming: $(STAMP) ## sound, microphone, clipboard, files, printing, screens, keys and locks, in a real browser (needs root)
 	@tests/run.sh streaming
 
 doctor: $(STAMP) ## faults made for real on a real node; the doctor names each (needs root)

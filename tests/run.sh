@@ -75,7 +75,7 @@ for suite in "$@"; do
             run "down" desktops_down
             trap - EXIT
             ;;
-        streaming) # what each switch of a template's stream does, in a browser and by hand; a network that is cut
+        streaming) # what each switch of a template's stream does, in a browser and by hand
             trap desktops_down EXIT
             run streaming streaming
             run "down" desktops_down
