@@ -255,18 +255,18 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools)
     assert "Success" in evicts()
 
 
-def test_the_agent_answers_to_the_operator_alone(release: Tools) -> None:
-    policy, operator = release.named("NetworkPolicy", "vdi-desktops"), release.named("Deployment", "vdi-operator")
+def test_the_agent_answers_to_operator_and_gateway_alone(release: Tools) -> None:
+    policy = release.named("NetworkPolicy", "vdi-desktops")
     spec = policy["spec"]
     assert (policy["metadata"]["namespace"], spec["policyTypes"]) == ("vdi-sessions", ["Ingress", "Egress"])
     assert spec["podSelector"]["matchLabels"] == MANAGED_BY
-    browsers, operators = spec["ingress"]
+    browsers, ours = spec["ingress"]
     assert browsers["ports"] == [{"port": PORT_NAME}]
-    assert operators["ports"] == [{"port": AGENT_PORT_NAME}]
-    (source,) = operators["from"]
-    assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
-    labels = operator["spec"]["template"]["metadata"]["labels"]
-    assert source["podSelector"]["matchLabels"].items() <= labels.items()
+    assert ours["ports"] == [{"port": AGENT_PORT_NAME}]
+    for source, name in zip(ours["from"], ("vdi-operator", "vdi-gateway"), strict=True):
+        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
+        labels = release.named("Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        assert source["podSelector"]["matchLabels"].items() <= labels.items()
 
 
 def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(release: Tools) -> None:
