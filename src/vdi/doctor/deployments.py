@@ -4,41 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vdi.doctor.snapshot import Raw, Snapshot
+from vdi.doctor.workloads import Workload
 from vdi.session.observed import Pod
 
 
 @dataclass(frozen=True)
-class Deployment:
+class Deployment(Workload):
     """One Deployment of ours."""
 
-    raw: Raw
     watches: str
     """The sessions' namespace."""
-
-    @property
-    def namespace(self) -> str:
-        """Where it runs."""
-        return str(self.raw["metadata"]["namespace"])
-
-    @property
-    def name(self) -> str:
-        """Name of the Deployment."""
-        return str(self.raw["metadata"]["name"])
-
-    @property
-    def object(self) -> str:
-        """As findings name it."""
-        return f"deployment/{self.namespace}/{self.name}"
-
-    @property
-    def wanted(self) -> int:
-        """How many replicas are asked for."""
-        return int(self.raw["spec"].get("replicas", 1))
-
-    @property
-    def ready(self) -> int:
-        """How many replicas answer."""
-        return int((self.raw.get("status") or {}).get("readyReplicas") or 0)
 
 
 def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:

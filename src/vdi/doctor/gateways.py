@@ -23,7 +23,7 @@ class Gateway(Deployment):
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
     """Deployments with a container that is told where a gateway's own Secrets are, by our own variable."""
     found = find_deployments(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
-    return tuple(Gateway(raw, told.get("VDI_NAMESPACE", "")) for raw, told in found)
+    return tuple(Gateway("deployment", raw, told.get("VDI_NAMESPACE", "")) for raw, told in found)
 
 
 def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:

@@ -50,8 +50,8 @@ def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
     try:
         settings = read_settings(environment)
     except SettingsError as error:
-        return Operator(raw, environment["VDI_NAMESPACE"], Policy(), str(error))
-    return Operator(raw, settings.namespace, settings.policy, "", settings.count_other_workloads)
+        return Operator("deployment", raw, environment["VDI_NAMESPACE"], Policy(), str(error))
+    return Operator("deployment", raw, settings.namespace, settings.policy, "", settings.count_other_workloads)
 
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:

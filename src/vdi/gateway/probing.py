@@ -7,7 +7,6 @@ What is measured is the person's word, as it must be: nobody else sees the pixel
 their own template's figures and nothing else; how often is limited for each session.
 """
 
-import base64
 import logging
 import secrets
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
+from vdi.gateway.edge.selkies import read_key
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person, Role
 from vdi.gateway.refused import Refused
@@ -27,13 +27,12 @@ from vdi.gateway.rights import role_in
 from vdi.gateway.shared import Shared
 from vdi.gateway.world import World
 from vdi.kube.errors import KubeError
-from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.photon.figures import LONGEST_MS, Figures
 from vdi.photon.mark import Mark
 from vdi.session.children.secret import AGENT_TOKEN_KEY
 from vdi.session.conditions import Phase
-from vdi.session.naming import secret_name, service_name
+from vdi.session.naming import service_name
 
 log = logging.getLogger(__name__)
 
@@ -165,18 +164,13 @@ class Prober:
     async def _token(self, session: VDISession) -> str:
         meta = session.metadata
         try:
-            secret = await self.client.get(SECRETS, secret_name(meta.name), namespace=meta.namespace, into=_Secret)
-            token = base64.b64decode(secret.data.get(AGENT_TOKEN_KEY, ""), validate=True).decode()
+            token = await read_key(self.client, session, AGENT_TOKEN_KEY)
         except (KubeError, ValueError) as error:
             log.warning("the agent's token of session %s cannot be read: %s", meta.name, error)
             raise Refused("Unavailable", f"The way to the agent in {meta.name!r} is not known just now.") from error
         if not (token and token.isascii() and token.isprintable()):
             raise Refused("Conflict", f"The desktop {meta.name!r} has no agent that could show a mark.")
         return token
-
-
-class _Secret(msgspec.Struct):
-    data: dict[str, str] = {}
 
 
 def _agent_of(session: VDISession) -> str:

@@ -7,7 +7,6 @@ know its own one (`edge/transport.py`).
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -80,6 +79,13 @@ class _Secret(msgspec.Struct):
     data: dict[str, str] = {}
 
 
+async def read_key(client: Client, session: VDISession, key: str) -> str:
+    """A key of the session's Secret; empty without it. Raises KubeError, and ValueError for what is no text."""
+    meta = session.metadata
+    secret = await client.get(SECRETS, secret_name(meta.name), namespace=meta.namespace, into=_Secret)
+    return base64.b64decode(secret.data.get(key, ""), validate=True).decode()
+
+
 class MasterTokens:
     """Master tokens by session, read once each: the Secret is immutable, and lasts as long as its session."""
 
@@ -99,11 +105,10 @@ class MasterTokens:
             return known
         name = secret_name(meta.name)
         try:
-            secret = await self._client.get(SECRETS, name, namespace=meta.namespace, into=_Secret)
-            token = base64.b64decode(secret.data.get(PASSWORD_KEY, ""), validate=True).decode()
+            token = await read_key(self._client, session, PASSWORD_KEY)
         except KubeError as error:
             raise MasterTokenError(f"the Secret {name} cannot be read: {error}") from error
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise MasterTokenError(f"the Secret {name} holds something else under {PASSWORD_KEY}") from error
         if not token:
             raise MasterTokenError(f"the Secret {name} has no {PASSWORD_KEY}")
