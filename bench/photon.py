@@ -23,6 +23,8 @@ REST_MS = (150, 250)
 """Between two keys: not a whole number of frames, so that no key meets the encoder always at the same moment."""
 NOISE = 24
 """Of 255 steps: an encoder's. The same in the page."""
+SMEAR = 4
+"""Pixels by which an encoder may move a letter's edge."""
 LETTER = (12, 60, 48)
 """Least changed pixels, most width and most height of a typed letter with its cursor."""
 
@@ -87,6 +89,10 @@ class Patch:
     height: int
     least: int
 
+    def is_near(self, other: Patch | None) -> bool:
+        """Whether the other is the same letter's, but for what an encoder smears."""
+        return other is not None and max(abs(self.left - other.left), abs(self.top - other.top)) <= SMEAR
+
 
 def find_patch(before: Image.Image, after: Image.Image) -> Patch | None:
     """Where the two pictures differ, if it is no more than one letter of a terminal."""
@@ -119,7 +125,9 @@ class Window(DesktopBrowser):
             after = self.picture()
             self.page.keyboard.press("Backspace")
             self.page.wait_for_timeout(400)
-            if patch := find_patch(before, after):
+            patch = find_patch(before, after)
+            # What comes and goes with the key is the letter: the panel's clock has digits of that size too.
+            if patch and patch.is_near(find_patch(after, self.picture())):
                 return patch
             if before.tobytes() == after.tobytes():
                 self.open_terminal()

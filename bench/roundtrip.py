@@ -14,6 +14,8 @@ from vdi.gateway.edge.selkies import subprotocols
 
 PAUSE_SECONDS = 0.01
 LIMIT_SECONDS = 5.0
+TRIES, TOO_SOON = 5, 4029
+"""Selkies refuses a connection, with this code, within half a second of another from the same address."""
 WARM_UP = 20
 
 
@@ -51,7 +53,17 @@ async def _connect(http: aiohttp.ClientSession, socket: Socket) -> aiohttp.Clien
     # put in by the gateway, and plain Selkies asks for none.
     url = f"{there.scheme}://{socket.address}:{there.port}{there.path}{'?' + there.query if there.query else ''}"
     offered = subprotocols("none").split(", ")
-    return await http.ws_connect(url, headers=headers, protocols=offered, autoping=False, ssl=False)
+    for _ in range(TRIES):
+        connection = await http.ws_connect(url, headers=headers, protocols=offered, autoping=False, ssl=False)
+        try:
+            await _ping(socket.way, connection)
+        except RuntimeError:
+            if connection.close_code != TOO_SOON:
+                raise
+            await asyncio.sleep(1)
+        else:
+            break
+    return connection
 
 
 async def _ping(way: str, connection: aiohttp.ClientWebSocketResponse) -> float:

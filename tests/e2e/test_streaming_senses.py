@@ -3,6 +3,7 @@ the window's size, a second screen. Each is proven in a real browser where it is
 against the protocol spoken by hand, with messages that are proven to work where it is on.
 """
 
+import base64
 import math
 from array import array
 from collections.abc import Iterator
@@ -153,7 +154,36 @@ def test_keys_of_a_layout_arrive(on: Streamed) -> None:
             press(keyboard, key, code)
         browser.page.keyboard.press("Enter")
         wait_until("all of it in a file", lambda: on.run("cat /tmp/typed").strip() == "äöüßzy", 10)
-        browser.page.keyboard.press("Control+D")
+        browser.page.keyboard.press("Control+d")
+
+
+_PAD = """
+import glob, socket, struct
+[path] = glob.glob('/tmp/**/selkies_js0.sock', recursive=True)
+pad = socket.socket(socket.AF_UNIX)
+pad.connect(path)
+name = pad.recv(65536).split(b'\\0')[0].decode()
+pad.send(bytes([8]))  # sizeof(long)
+print('listens to', name, flush=True)
+while event := pad.recv(8, socket.MSG_WAITALL):
+    _, value, kind, number = struct.unpack('=IhBB', event)
+    if value and kind < 0x80:  # else it is the state at the start
+        print('button' if kind == 1 else 'axis', number, value, flush=True)
+"""
+"""What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of /dev/input/js0."""
+
+
+def test_a_gamepads_buttons_reach_the_desktop(on: Streamed, off: Streamed) -> None:
+    with on.opened() as browser, raw(browser, on.url) as wire:
+        wire.send(f"js,c,0,{base64.b64encode(b'A pad').decode()},4,17")
+        on.run(f"cat >/tmp/pad.py <<'END'\n{_PAD}\nEND\npython3 /tmp/pad.py >/tmp/pad 2>&1 &")
+        wait_until("somebody listens", lambda: "listens to" in on.run("cat /tmp/pad"), 10)
+        wire.send("js,b,1,3,1")  # the second player's, which nobody gave the owner
+        wire.send("js,b,0,0,1")
+        wait_until("a button", lambda: "button 0 1" in on.run("cat /tmp/pad"), 10)
+        assert "button 3" not in on.run("cat /tmp/pad")
+        on.run("pkill -f /tmp/pad.py")
+    assert off.run("find /tmp -name 'selkies_js*' 2>/dev/null") == ""
 
 
 def press(keyboard: CDPSession, key: str, code: str) -> None:

@@ -93,6 +93,14 @@ def test_what_is_too_small_or_too_large_is_no_letter(box: tuple[int, int, int, i
     assert find_patch(picture(), picture(box)) is None
 
 
+def test_a_letter_goes_from_where_it_came_and_a_clock_does_not() -> None:
+    letter = find_patch(picture(), picture((100, 50, 107, 65)))
+    assert letter is not None
+    assert letter.is_near(find_patch(picture((102, 50, 108, 64)), picture()))
+    for other in (None, find_patch(picture(), picture((1200, 700, 1207, 715)))):
+        assert not letter.is_near(other)
+
+
 def test_two_equal_pictures_show_no_letter() -> None:
     assert find_patch(picture(), picture()) is None
 

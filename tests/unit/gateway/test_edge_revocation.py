@@ -101,7 +101,7 @@ async def test_the_desktop_learns_who_may_connect_and_as_what(stage: Stage, desk
     await desktop.posted(count + 1)
     grants = {one.user: one for one in await GrantStore(stage.database).open()}
     assert desktop.table == {
-        grant_token(MASTER, grants[OWNER].id): {"role": "controller", "slot": None},
+        grant_token(MASTER, grants[OWNER].id): {"role": "controller", "slot": 1},
         grant_token(MASTER, grants[GUEST].id): {"role": "viewer", "slot": None},
     }
 

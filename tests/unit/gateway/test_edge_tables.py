@@ -22,7 +22,7 @@ from unit.gateway.edge_stage import (
 )
 from vdi.gateway.edge import tables
 from vdi.gateway.edge.part import _service
-from vdi.gateway.edge.selkies import grant_token, mark_of, marked, page_of, subprotocols, token_table
+from vdi.gateway.edge.selkies import gamepads, grant_token, mark_of, marked, page_of, subprotocols, token_table
 from vdi.gateway.people import Role
 from vdi.gateway.store.grants import Grant, GrantStore
 from waiting import eventually
@@ -147,13 +147,28 @@ def test_the_token_is_the_grants_and_the_masters_alone() -> None:
     ("role", "told_role"), [(Role.OWNER, "controller"), (Role.COLLABORATOR, "controller"), (Role.VIEWER, "viewer")]
 )
 def test_only_owners_and_collaborators_control(role: Role, told_role: str) -> None:
-    now = a_grant(role)
-    assert list(token_table("m", [now]).values()) == [{"role": told_role, "slot": None}]
+    [told] = token_table("m", [a_grant(role)]).values()
+    assert told["role"] == told_role
 
 
-def a_grant(role: Role) -> Grant:
-    moment = datetime(2026, 11, 20, tzinfo=UTC)
-    return Grant(id="g", session_uid=UID, user=OWNER, role=role, login_id="l", created=moment, expires=moment)
+def test_who_controls_has_gamepads_and_no_two_share_one() -> None:
+    owner = [a_grant(Role.OWNER, hour=9), a_grant(Role.OWNER, hour=1)]
+    assert gamepads(owner) == {OWNER: 1}
+    guests = [a_grant(Role.COLLABORATOR, f"guest-{hour}", hour) for hour in (5, 4, 2, 3, 2)]
+    assert gamepads([*owner, *guests[1:3]]) == {OWNER: 1, "guest-2": 2, "guest-4": 3}
+    assert gamepads([*owner, *guests]) == {OWNER: 1, "guest-2": 2, "guest-3": 3, "guest-4": 4}, "the fourth has none"
+
+
+def test_a_viewer_has_no_gamepad() -> None:
+    assert gamepads([a_grant(Role.VIEWER)]) == {}
+    assert [one["slot"] for one in token_table("m", [a_grant(Role.VIEWER)]).values()] == [None]
+
+
+def a_grant(role: Role, user: str = OWNER, hour: int = 0) -> Grant:
+    moment = datetime(2026, 11, 20, hour, tzinfo=UTC)
+    return Grant(
+        id=f"g-{user}-{hour}", session_uid=UID, user=user, role=role, login_id="l", created=moment, expires=moment
+    )
 
 
 @pytest.mark.parametrize("uri", ["/", "/?a=b", "/files?a=b&c=d", "/x?"])

@@ -30,6 +30,8 @@ does not matter which, since the edge puts the right one there."""
 PAGE_MARK = "1"
 """Servers do not see fragments: this value of our parameter tells that there is one."""
 _PARAMETER = re.compile(r"v=(1|[0-9a-f]{12})")
+SLOTS = 4
+"""Gamepads of one desktop (GAMEPAD_SLOTS of Selkies' `sessions.py`)."""
 _ROLES = {Role.OWNER: "controller", Role.COLLABORATOR: "controller", Role.VIEWER: "viewer"}
 
 
@@ -72,7 +74,20 @@ def subprotocols(token: str) -> str:
 
 def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any]]:
     """The body of POST /api/tokens: everybody who may be connected. Who is not in it is cut off."""
-    return {grant_token(master, one.id): {"role": _ROLES[one.role], "slot": None} for one in grants}
+    known = list(grants)
+    slots = gamepads(known)
+    return {grant_token(master, one.id): {"role": _ROLES[one.role], "slot": slots.get(one.user)} for one in known}
+
+
+def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
+    """The player's slot of each user who controls: of Selkies' four gamepads, the one that their own one drives.
+
+    The owner has the first; collaborators have the others, by who came first, and the fourth has none.
+    """
+    controls = sorted((one for one in grants if one.role is not Role.VIEWER), key=lambda one: (one.created, one.id))
+    owners = dict.fromkeys((one.user for one in controls if one.role is Role.OWNER), 1)
+    players = dict.fromkeys(one.user for one in controls if one.role is Role.COLLABORATOR)
+    return {user: slot for slot, user in enumerate(players, start=2) if slot <= SLOTS} | owners
 
 
 class _Secret(msgspec.Struct):

@@ -1,0 +1,123 @@
+"""The network between a browser and its desktop is cut: not a byte passes, and nobody is told. When it is back, so is
+the picture, by itself, and what is typed then arrives.
+"""
+
+import asyncio
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+from e2e.streaming_desktops import Streamed, streamed
+from e2e.world import World
+from vdi.demo.browser import DesktopBrowser, changed_pixels
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(240)
+
+CUTS = (5, 60)
+"""Seconds."""
+HEARS_AGAIN = 20
+"""Seconds in which a page that hears the network again has its picture again."""
+WRITTEN = 300
+"""Pixels that a line with the time of day changes at least; a cursor changes fewer."""
+CHUNK = 65_536
+
+
+@pytest.fixture(scope="module")
+def desktop(world: World) -> Iterator[Streamed]:
+    with streamed(world, cut={"streaming": {"transport": "websocket"}}) as made:
+        yield made["cut"]
+
+
+def test_the_picture_comes_back_after_the_network_was_cut(desktop: Streamed) -> None:
+    with way_to(urlsplit(desktop.url).port or 443) as port:
+        rule = f"--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1:{port}"
+        with desktop.opened(rule) as browser:
+            before = browser.picture()
+            browser.open_terminal()
+            browser.wait_for_change(before, pixels=20_000)
+            for seconds in CUTS:
+                browser.type("clear; while sleep 0.3; do date; done\n")
+                moves(browser, HEARS_AGAIN)
+                with cut(port):
+                    assert not answers(browser), "the network is not cut"
+                    browser.page.wait_for_timeout(seconds * 1000)
+                moves(browser, seconds + HEARS_AGAIN)  # TCP doubles its pauses: the next try is that far away at most
+                browser.page.keyboard.press("Control+c")  # not Control+C, which has Shift in it and copies
+                browser.type(f"touch /tmp/after-{seconds}\n")
+                wait_until("what was typed", lambda: f"after-{seconds}" in desktop.run("ls /tmp"), 20)  # noqa: B023
+
+
+def moves(browser: DesktopBrowser, within: float) -> None:
+    """Wait until the picture changes twice: once might be what the browser had in hand already."""
+    for _ in range(2):
+        before = browser.picture()
+        wait_until("the picture moves", lambda: changed_pixels(before, browser.picture()) > WRITTEN, within)  # noqa: B023
+
+
+def answers(browser: DesktopBrowser) -> bool:
+    """Whether the desktop answers the browser within a second."""
+    script = "() => fetch('/api/health', {signal: AbortSignal.timeout(1000)}).then(() => true, () => false)"
+    return bool(browser.page.evaluate(script))
+
+
+@contextmanager
+def cut(port: int) -> Iterator[None]:
+    """No packet passes to or from this port of 127.0.0.1, as if the cable was pulled."""
+    rules = [["INPUT", "-i", "lo", "-p", "tcp", way, str(port), "-j", "DROP"] for way in ("--dport", "--sport")]
+    put: list[list[str]] = []
+    try:
+        for rule in rules:
+            subprocess.run(["iptables", "-w", "-I", *rule], check=True)
+            put.append(rule)
+        yield
+    finally:
+        for rule in put:
+            subprocess.run(["iptables", "-w", "-D", *rule], check=True)
+
+
+@contextmanager
+def way_to(port: int) -> Iterator[int]:
+    """A port of 127.0.0.1 that leads to that one, which others use too: this one can be cut."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+        both = {writer, other_writer}
+        writers.update(both)
+        await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
+        writers.difference_update(both)
+
+    async def serve() -> asyncio.Server:
+        return await asyncio.start_server(pass_on, "127.0.0.1", 0)
+
+    async def stop() -> None:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+
+    server = asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side ends; then the other does."""
+    with suppress(OSError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
