@@ -187,13 +187,20 @@ def is_ready(pod: Object) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-async def until(client: Client, resource: Resource, name: str, reached: Callable[[Object], bool]) -> Object:
+async def until(
+    client: Client,
+    resource: Resource,
+    name: str,
+    reached: Callable[[Object], bool],
+    *,
+    namespace: str | None = NAMESPACE,
+) -> Object:
     """The object once `reached` says so. Raises TimeoutError."""
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             events = client.watch(
                 resource,
-                namespace=NAMESPACE,
+                namespace=namespace,
                 field_selector=f"metadata.name={name}",
                 resource_version="0",
                 timeout_seconds=DEADLINE_SECONDS,
@@ -207,13 +214,13 @@ async def until(client: Client, resource: Resource, name: str, reached: Callable
     raise TimeoutError(f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s")
 
 
-async def remove(client: Client, resource: Resource, name: str) -> None:
+async def remove(client: Client, resource: Resource, name: str, *, namespace: str | None = NAMESPACE) -> None:
     """Delete an object, if it is there, and wait until it is gone. Raises TimeoutError."""
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            await client.delete(resource, name, namespace=NAMESPACE, into=Object)
+            await client.delete(resource, name, namespace=namespace, into=Object)
             while True:
                 await asyncio.sleep(0.1)
-                await client.get(resource, name, namespace=NAMESPACE, into=Object)
+                await client.get(resource, name, namespace=namespace, into=Object)
     except NotFound:
         return

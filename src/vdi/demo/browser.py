@@ -90,14 +90,14 @@ def find_chromium() -> Path | None:
 class DesktopBrowser:
     """One headless browser with one page on one desktop; a context manager.
 
-    `login` is whose browser it is; None: nobody's, on a desktop that asks for no login. `args`: more of Chromium's own;
-    of two with one name, the last counts.
+    `url` is where `open` goes: it may be set as late as that. `login` is whose browser it is; None: nobody's, on a
+    desktop that asks for no login. `args`: more of Chromium's own; of two with one name, the last counts.
     """
 
     def __init__(
         self, url: str, login: Login | None, *, width: int = 1280, height: int = 720, args: Sequence[str] = ()
     ) -> None:
-        self._url, self._login, self._args = url, login, [*CHROMIUM_ARGS, *args]
+        self.url, self._login, self._args = url, login, [*CHROMIUM_ARGS, *args]
         self._size = (width, height)
         self.messages: list[str] = []
 
@@ -133,7 +133,7 @@ class DesktopBrowser:
     @contextmanager
     def beside(self, login: Login | None) -> Iterator[DesktopBrowser]:
         """The browser of another person on the same desktop: no cookie is shared, only the program is."""
-        other = DesktopBrowser(self._url, login, width=self._size[0], height=self._size[1])
+        other = DesktopBrowser(self.url, login, width=self._size[0], height=self._size[1])
         other._browser = self._browser
         other._open_window()
         try:
@@ -155,9 +155,9 @@ class DesktopBrowser:
 
     def open(self, *, timeout_s: float = 60.0) -> None:
         """Go to the desktop, log in if asked to, and wait until a picture is drawn. Raises NoPictureError."""
-        response = self.page.goto(self._url, timeout=timeout_s * 1000)
+        response = self.page.goto(self.url, timeout=timeout_s * 1000)
         if response is None or 400 <= response.status < 500:
-            raise NoPictureError(f"{self._url} answered {response.status if response else 'nothing'}, not a desktop")
+            raise NoPictureError(f"{self.url} answered {response.status if response else 'nothing'}, not a desktop")
         if self._asked_to_log_in():
             self._fill_in(timeout_s)
         self.wait_for_picture(timeout_s=timeout_s)
@@ -171,7 +171,7 @@ class DesktopBrowser:
         except PlaywrightTimeout as error:
             said = "; ".join(self.messages[-5:])
             raise NoPictureError(
-                f"no picture from {self._url} in {timeout_s:.0f} s;"
+                f"no picture from {self.url} in {timeout_s:.0f} s;"
                 f" the page {self._page_name()} shows {self._shown()!r}; its console: {said}"
             ) from error
 
