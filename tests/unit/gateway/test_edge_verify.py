@@ -122,6 +122,19 @@ async def test_a_navigation_gets_the_fragment_that_selkies_page_wants(stage: Sta
     assert (await stage.verify(HOST, "/", Cookie=cookies(alice))).status_code == 200
 
 
+async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stage: Stage, alice: Browser) -> None:
+    told(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now)}))
+    answer = await stage.verify(HOST, "/?a=b&v=2", Cookie=cookies(alice), **NAVIGATION)
+    assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/%3Fa%3Db%26v%3D2"
+    page = await alice.get(answer.headers["location"])
+    assert 'data-stage="opening"' in page.text
+    assert 'data-opens="/?a=b&amp;v=2&amp;v=1#token=edge"' in page.text
+    assert (await stage.verify(HOST, "/?v=1", Cookie=cookies(alice), **NAVIGATION)).status_code == 200, "no way round"
+    stage.clock.advance(seconds=5)
+    answer = await stage.verify(HOST, "/", Cookie=cookies(alice), **NAVIGATION)
+    assert answer.headers["location"] == f"{ORIGIN}/?v=1#token=edge"
+
+
 async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: Stage, alice: Browser) -> None:
     stage.clock.advance(seconds=140)
     assert "set-cookie" not in (await stage.verify(HOST, Cookie=cookies(alice))).headers

@@ -40,6 +40,11 @@ def marked(uri: str, mark: str = PAGE_MARK) -> str:
     return f"{uri}{'&' if '?' in uri else '?'}v={mark}"
 
 
+def opened(page: str) -> str:
+    """Where a browser has Selkies' page at once, over WebSocket: another page of the desktop is itself."""
+    return f"{marked(page)}{PAGE_FRAGMENT}" if page.partition("?")[0] == "/" else page
+
+
 def mark_of(uri: str) -> str:
     """The value of our parameter in it; empty: it has none."""
     for part in uri.partition("?")[2].split("&"):

@@ -29,13 +29,12 @@ from vdi.gateway.edge.headers import (
     without_ours,
 )
 from vdi.gateway.edge.selkies import (
-    PAGE_FRAGMENT,
     PAGE_MARK,
     MasterTokenError,
     MasterTokens,
     grant_token,
     mark_of,
-    marked,
+    opened,
     page_of,
     subprotocols,
 )
@@ -47,6 +46,7 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
 from vdi.session.conditions import Phase
+from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ LONGEST_URI = 16384
 _MARK = (MARK.lower().encode(), b"1")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _FRESH = (b"cache-control", b"no-store")
+
+NEW_SECONDS = 5
+"""After a desktop has become ready: a pool's is that in a moment, and Traefik takes in routes every 2 s at most (its
+providersThrottleDuration)."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -172,7 +176,9 @@ class Verify:
                 if not is_fresh(mark_of(question.uri), admitted.claims.gid, self._clock()):
                     return self._sent(question, f"{TRANSPORT_PATH}?next={quoted(page)}", renewed)
             elif mark_of(question.uri) != PAGE_MARK:
-                return self._sent(question, f"{marked(page)}{PAGE_FRAGMENT}", renewed)
+                # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
+                where = f"/.vdi/wait?next={quoted(page)}" if self._is_new(session) else opened(page)
+                return self._sent(question, where, renewed)
         try:
             master = await self._masters.get(session)
         except MasterTokenError as error:
@@ -189,6 +195,10 @@ class Verify:
                 headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
             await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
         return Answer(200, "renewed" if renewed else "allowed", headers)
+
+    def _is_new(self, session: VDISession) -> bool:
+        ready = session.status.ready_time
+        return bool(ready) and (self._clock() - parse_time(ready)).total_seconds() < NEW_SECONDS
 
     def _way_in(self, question: Question) -> Answer:
         if question.navigation:

@@ -30,8 +30,9 @@ from vdi.gateway.edge.headers import (
     quoted,
 )
 from vdi.gateway.edge.revocation import Revocations
-from vdi.gateway.edge.selkies import page_of
+from vdi.gateway.edge.selkies import opened, page_of
 from vdi.gateway.edge.stage import AGAIN, GONE, Stage, describe
+from vdi.gateway.edge.transport import streams_webrtc
 from vdi.gateway.people import Person, Role
 from vdi.gateway.portal.render import fill, render
 from vdi.gateway.refused import Refused
@@ -122,11 +123,13 @@ class WaitingPage:
     def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
         session = self._world.by_uid(admitted.session.metadata.uid)
         stage = self._stage(session, admitted)
+        by_webrtc = streams_webrtc(self._world.template(admitted.session.spec.template))
         response = render(
             request,
             "wait.html",
             status=status,
             next=next_path,
+            opens=next_path if by_webrtc else opened(next_path),
             why=why,
             name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",

@@ -29,7 +29,7 @@
     opening = true;
     for (let wait = 150; page.dataset.stage === "opening"; wait = Math.min(wait * 1.4, 2000)) {
       if (await desktopAnswers()) {
-        location.replace(page.dataset.next);
+        location.replace(page.dataset.opens);
         return;
       }
       await pause(wait);
