@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from vdi.api.streaming import ENCODER_ALIASES, ENCODERS
+from vdi.session.streaming import OBSOLETE_ENCODERS
+
 SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/bin/vdi-desktop"
 
 
@@ -49,6 +52,19 @@ def test_dangerous_defaults_are_off_and_no_third_party_relays(
 
     assert env["SELKIES_COMMAND_ENABLED"] == "false" and env["SELKIES_ENABLE_DUAL_MODE"] == "false"
     assert env["SELKIES_TURN_HOST"] == env["SELKIES_STUN_HOST"] == "localhost"
+
+
+def test_only_what_changes_is_encoded_unless_the_pod_says_otherwise(
+    environment: Callable[[dict[str, str]], dict[str, str]],
+) -> None:
+    name = "SELKIES_VIDEO_STREAMING_MODE"
+    assert (environment({})[name], environment({name: "true"})[name]) == ("false", "true")
+
+
+def test_it_drops_the_encoders_that_the_operator_warns_of_and_none_that_it_allows(desktop: ModuleType) -> None:
+    """Two lists, since the image has no `vdi` package."""
+    assert OBSOLETE_ENCODERS <= desktop.SELKIES_1_ENCODERS
+    assert not desktop.SELKIES_1_ENCODERS & {*ENCODERS, *ENCODER_ALIASES}
 
 
 @pytest.mark.parametrize(
