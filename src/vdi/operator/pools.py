@@ -46,8 +46,9 @@ BY_POOLED_TEMPLATE = "pooled-template"
 """Index of pools, by the template that they keep ready."""
 NOT_FROM_POOL = "NotFromPool"
 """Reason of the Event for a session that a pool of its template cannot serve."""
-CALM = 0.3
-"""Seconds without a claim after which nobody is taken to be claiming any more."""
+CALM = 1.5
+"""Seconds without a claim after which nobody is taken to be claiming any more: by then the page of whoever claimed has
+its picture, which the start of the pool's next desktop, on the same CPUs, would hold up."""
 _TRIES = 3
 _LOOKED_AT = 50
 """Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike."""
