@@ -35,20 +35,24 @@ CHROMIUM_ARGS = (
     "--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1",
 )
 
-# Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC). A frame counts as a picture
-# when its pixels differ: an element without a stream, and a black screen, are of one colour.
+# Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC); before the video plays, into
+# <canvas id="videoCanvas">, where the first picture of a still desktop stays. A frame counts as a picture when its
+# pixels differ: an element without a stream, and a black screen, are of one colour. The grid is fine enough for a prompt.
 HAS_PICTURE = """() => {
-  const video = document.querySelector('#videoStream, video#stream, video');
-  if (!video || !video.videoWidth || video.readyState < 2) return false;
-  const canvas = document.createElement('canvas');
-  canvas.width = 64; canvas.height = 36;
-  const context = canvas.getContext('2d', {willReadFrequently: true});
-  context.drawImage(video, 0, 0, 64, 36);
-  const pixels = context.getImageData(0, 0, 64, 36).data;
-  const colours = new Set();
-  for (let i = 0; i < pixels.length; i += 4)
-    colours.add((pixels[i] >> 4) << 8 | (pixels[i + 1] >> 4) << 4 | pixels[i + 2] >> 4);
-  return colours.size > 4;
+  const grid = document.createElement('canvas');
+  grid.width = 160; grid.height = 90;
+  const context = grid.getContext('2d', {willReadFrequently: true});
+  for (const drawn of document.querySelectorAll('video, #videoCanvas, #videoWorkerCanvas')) {
+    if (!(drawn.videoWidth ?? drawn.width) || drawn.readyState < 2) continue;
+    context.clearRect(0, 0, 160, 90);
+    context.drawImage(drawn, 0, 0, 160, 90);
+    const pixels = context.getImageData(0, 0, 160, 90).data;
+    const colours = new Set();
+    for (let i = 0; i < pixels.length; i += 4)
+      colours.add((pixels[i] >> 4) << 8 | (pixels[i + 1] >> 4) << 4 | pixels[i + 2] >> 4);
+    if (colours.size > 4) return true;
+  }
+  return false;
 }"""
 """A function for the page: whether a picture is drawn in it."""
 

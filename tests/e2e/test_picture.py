@@ -1,0 +1,33 @@
+"""What counts as a desktop's first picture, in a real Chromium: wherever the page draws it, and nothing else."""
+
+import pytest
+
+from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
+
+pytestmark = pytest.mark.timeout(60)
+
+# Selkies' page before its video plays: a video with nothing in it, and a canvas.
+PAGE = '<video id="videoStream"></video><canvas id="videoCanvas" width="1280" height="720"></canvas>'
+BACKGROUND = """() => {
+  window.pen = document.querySelector('#videoCanvas').getContext('2d');
+  pen.fillStyle = '#1e2430';
+  pen.fillRect(0, 0, 1280, 720);
+}"""
+PROMPT = """() => {
+  pen.font = '15px monospace';
+  ['#9fb88a', '#8ab8cf', '#ffffff'].forEach((colour, i) => {
+    pen.fillStyle = colour;
+    pen.fillText('user', 2 + 40 * i, 14);
+  });
+}"""
+
+
+def test_a_picture_counts_wherever_it_is_drawn_and_a_screen_of_one_colour_does_not() -> None:
+    with DesktopBrowser("about:blank", None) as browser:
+        page = browser.page
+        page.set_content(PAGE)
+        assert not page.evaluate(HAS_PICTURE), "an empty canvas"
+        page.evaluate(BACKGROUND)
+        assert not page.evaluate(HAS_PICTURE), "one colour"
+        page.evaluate(PROMPT)
+        assert page.evaluate(HAS_PICTURE), "a line of text on it"
