@@ -64,10 +64,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def see_picture(login: Login | None, inside: Future[None], ready: Future[str]) -> int:
-    """Start a browser and log in; open the desktop when its URL comes, and return when its picture is there.
+def see_picture(login: Login | None, inside: Future[None], ready: Future[str]) -> tuple[float, int]:
+    """Start a browser and log in; open the desktop when its URL comes, and wait for its picture.
 
-    A page that is refused is asked for again at once, as a person would; how often that was is the result.
+    Returns when the picture was there (monotonic seconds), and how often a page was refused before: it is asked for
+    again at once, as a person would.
     """
     try:
         with DesktopBrowser("", login) as browser:
@@ -79,7 +80,7 @@ def see_picture(login: Login | None, inside: Future[None], ready: Future[str]) -
             while True:
                 try:
                     browser.open(timeout_s=max(1.0, end - time.monotonic()))
-                    return refused
+                    return time.monotonic(), refused
                 except NoPictureError:
                     if time.monotonic() > end:
                         raise
@@ -107,12 +108,12 @@ async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
         await way.ready(desktop)
         ready_s = time.monotonic() - begin
         ready.set_result(url)
-        refused = await seen
+        picture, refused = await seen
     finally:
         if not ready.done():
             ready.cancel()
             await asyncio.gather(seen, return_exceptions=True)  # the browser is closed before the error goes on
-    return {"way": way.name, "ready_s": ready_s, "picture_s": time.monotonic() - begin, "refused": refused}
+    return {"way": way.name, "ready_s": ready_s, "picture_s": picture - begin, "refused": refused}
 
 
 async def measure(client: Client, template: str, starts: int, login: Login, progress: Progress) -> list[Figures]:

@@ -27,7 +27,7 @@
   const open = async () => {
     if (opening) return;
     opening = true;
-    for (let wait = 150; page.dataset.stage === "opening"; wait = Math.min(wait * 1.4, 2000)) {
+    for (let wait = 30; page.dataset.stage === "opening"; wait = Math.min(wait * 1.4, 2000)) {
       if (await desktopAnswers()) {
         location.replace(page.dataset.opens);
         return;
