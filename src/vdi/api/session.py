@@ -200,6 +200,9 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     failures: Annotated[FailureStatus | None, doc("How often the desktop was lost in a row, and why.")] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""
+    pod_ip: Annotated[str, doc("The pod's address while the session is Running: where the gateway finds it.")] = (
+        msgspec.field(name="podIP", default="")
+    )
     node_name: Annotated[str, doc("The node that the pod runs on.")] = ""
     observed_generation: Annotated[int, doc("Generation of the session that this status speaks of.")] = 0
     conditions: Annotated[

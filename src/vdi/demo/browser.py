@@ -37,7 +37,8 @@ CHROMIUM_ARGS = (
 
 # Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC); before the video plays, into
 # <canvas id="videoCanvas">, where the first picture of a still desktop stays. A frame counts as a picture when its
-# pixels differ: an element without a stream, and a black screen, are of one colour. The grid is fine enough for a prompt.
+# pixels differ: an element without a stream, and a black screen, are of one colour. The grid is fine
+# enough for a prompt.
 HAS_PICTURE = """() => {
   const grid = document.createElement('canvas');
   grid.width = 160; grid.height = 90;

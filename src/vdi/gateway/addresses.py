@@ -1,10 +1,12 @@
-"""Who is at the other end, behind Traefik."""
+"""Who is at the other end: a browser behind Traefik, or a desktop."""
 
 from ipaddress import ip_address
 
 from starlette.requests import HTTPConnection
 
+from vdi.api.session import VDISession
 from vdi.gateway.settings import Network
+from vdi.session.naming import service_name
 
 
 def client_address(request: HTTPConnection, trusted: tuple[Network, ...]) -> str:
@@ -18,6 +20,21 @@ def client_address(request: HTTPConnection, trusted: tuple[Network, ...]) -> str
         return peer
     last = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
     return last if _is_address(last) else peer
+
+
+def desktop_url(session: VDISession, port: int) -> str:
+    """Where the gateway asks a desktop, at one of its pod's own ports.
+
+    By address: cluster DNS learns of a ready desktop a moment after its session is Running, and who has asked before is
+    told "no such name" for seconds (CoreDNS's `ttl`, 5 s). The Service is headless, so its name, which serves under an
+    operator that does not write status.podIP yet, leads to the same port.
+    """
+    address, meta = session.status.pod_ip, session.metadata
+    if _is_address(address):
+        host = f"[{address}]" if ":" in address else address
+    else:
+        host = f"{service_name(meta.name)}.{meta.namespace}.svc"
+    return f"http://{host}:{port}"
 
 
 def _is_address(text: str) -> bool:

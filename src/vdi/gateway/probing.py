@@ -19,6 +19,7 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
+from vdi.gateway.addresses import desktop_url
 from vdi.gateway.edge.selkies import read_key
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person, Role
@@ -32,7 +33,6 @@ from vdi.photon.figures import LONGEST_MS, Figures
 from vdi.photon.mark import Mark
 from vdi.session.children.secret import AGENT_TOKEN_KEY
 from vdi.session.conditions import Phase
-from vdi.session.naming import service_name
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Prober:
     tickets: Tickets
     metrics: Metrics
     clock: Callable[[], datetime]
-    agent: Callable[[VDISession], str] = lambda session: _agent_of(session)
+    agent: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
     """URL of the agent in a session's desktop."""
 
     async def begin(self, person: Person, name: str, state: str) -> Begun:
@@ -171,8 +171,3 @@ class Prober:
         if not (token and token.isascii() and token.isprintable()):
             raise Refused("Conflict", f"The desktop {meta.name!r} has no agent that could show a mark.")
         return token
-
-
-def _agent_of(session: VDISession) -> str:
-    meta = session.metadata
-    return f"http://{service_name(meta.name)}.{meta.namespace}.svc:{AGENT_PORT}"

@@ -58,6 +58,7 @@ def derive(
         failures=forgive(session, pod, now),
         template_revision=_revision(observed, in_run=in_run),
         pod_name=_pod_name(observed),
+        pod_ip=pod.status.pod_ip if pod and phase == Phase.RUNNING else "",
         node_name=pod.spec.node_name if pod else "",
         observed_generation=session.metadata.generation,
         conditions=tuple(with_times(finding, session, now) for finding in findings),

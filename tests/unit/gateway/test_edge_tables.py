@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
@@ -184,5 +185,16 @@ def test_a_parameter_of_the_desktops_own_is_no_mark() -> None:
         assert (mark_of(uri), page_of(uri)) == ("", uri)
 
 
-async def test_the_address_is_the_pods_own_port(stage: Stage) -> None:
-    assert _service(stage.world, a_session()) == "http://alice-desktop.vdi-sessions.svc:8080"
+@pytest.mark.parametrize(
+    ("pod_ip", "url"),
+    [
+        ("10.42.0.7", "http://10.42.0.7:8080"),
+        ("fd00:42::7", "http://[fd00:42::7]:8080"),
+        ("", "http://alice-desktop.vdi-sessions.svc:8080"),  # the operator is older than this gateway
+        ("evil.example.com", "http://alice-desktop.vdi-sessions.svc:8080"),
+    ],
+)
+async def test_the_address_is_the_pods_own(stage: Stage, pod_ip: str, url: str) -> None:
+    session = a_session()
+    session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, pod_ip=pod_ip))
+    assert _service(stage.world, session) == url

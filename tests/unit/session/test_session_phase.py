@@ -80,14 +80,19 @@ def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: 
 
 
 def test_running_session_says_all_that_a_person_asks() -> None:
-    status = status_of(seen(pod=a_pod(ready=True, home="home")))
+    status = status_of(seen(pod=a_pod(ready=True, home="home", status={"podIP": "10.42.0.7"})))
     assert status.url == "https://alice-desktop.vdi.localhost"
     assert (status.start_time, status.ready_time) == (CREATED, "2026-11-20T08:00:03Z")
     assert status.expires_at == "2026-11-20T16:00:00Z"
     assert (status.pod_name, status.node_name, status.template_revision) == ("alice-desktop", "node-1", "1")
+    assert status.pod_ip == "10.42.0.7"
     assert status.message == ""
     assert holding(status) == set(CONDITION_TYPES)
     assert {condition.message for condition in status.conditions} == {""}
+
+
+def test_pod_has_an_address_only_while_the_session_is_running() -> None:
+    assert status_of(seen(pod=a_pod(status={"podIP": "10.42.0.7"}))).pod_ip == ""
 
 
 def test_url_has_the_port_unless_it_is_the_usual_one() -> None:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import turn
+from vdi.gateway.addresses import desktop_url
 from vdi.gateway.edge import transport
 from vdi.gateway.edge.assets import PATHS, serve_asset
 from vdi.gateway.edge.enter import Entrance
@@ -34,7 +35,6 @@ from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.world import Kind, World
 from vdi.kube.transport import Client
 from vdi.session.conditions import Phase
-from vdi.session.naming import service_name
 
 log = logging.getLogger(__name__)
 
@@ -249,8 +249,7 @@ class Edge(Part):
         """Whether a desktop has just become ready that knows nobody yet."""
         if new.status.phase != Phase.RUNNING or not self._live.find(session_uid=new.metadata.uid):
             return False
-        before = None if old is None else (old.status.phase, old.status.pod_name, old.status.ready_time)
-        return before != (new.status.phase, new.status.pod_name, new.status.ready_time)
+        return old is None or _desktop(old) != _desktop(new)
 
     async def _jwks(self, _request: Request) -> Response:
         return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={int(_JWKS_AGE)}"})
@@ -262,8 +261,11 @@ _EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def _service(world: World, session: VDISession) -> str:
-    """The Service is headless, so the port is the pod's own."""
     template = world.template(session.spec.template)
-    port = template.spec.port if template else 8080
-    meta = session.metadata
-    return f"http://{service_name(meta.name)}.{meta.namespace}.svc:{port}"
+    return desktop_url(session, template.spec.port if template else 8080)
+
+
+def _desktop(session: VDISession) -> tuple[str, ...]:
+    """Another one after a restart, and elsewhere."""
+    status = session.status
+    return status.phase, status.pod_name, status.pod_ip, status.ready_time
