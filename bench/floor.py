@@ -59,6 +59,7 @@ def status_of(name: str, *, now: str) -> objects.Object:
         "expiresAt": now,
         "templateRevision": "1",
         "podName": name,
+        "podIP": "10.0.0.1",
         "nodeName": "fake-0",
         "observedGeneration": 1,
         "conditions": conditions,

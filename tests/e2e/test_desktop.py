@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from e2e.world import World
-from vdi.demo.browser import NoPictureError
+from vdi.demo.browser import DesktopBrowser, NoPictureError
 from waiting import wait_until
 
 
@@ -42,10 +42,22 @@ def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, st
         browser.open()
         picture = wait_until("a picture with many colours", lambda: colourful(browser.picture()))
         assert "Waiting for stream" not in browser.page.inner_text("body")
+        assert sent_in_full(browser) == [], "these parts of Selkies' page came uncompressed"
         browser.open_terminal()
         with_terminal = browser.wait_for_change(picture, pixels=20_000)
         browser.type("seq 1 200\n")
         browser.wait_for_change(with_terminal, pixels=2_000)
+
+
+def sent_in_full(browser: DesktopBrowser) -> list[str]:
+    """Scripts and styles of more than 4 KiB that did not shrink on their way."""
+    parts = browser.page.evaluate(
+        "() => performance.getEntriesByType('resource')"
+        ".map(one => [one.name, one.decodedBodySize, one.encodedBodySize])"
+        ".filter(([name, size]) => /\\.(js|css)$/.test(new URL(name).pathname) && size > 4096)"
+    )
+    assert parts, "the page has loaded scripts"
+    return [name for name, size, sent in parts if sent * 2 > size]
 
 
 def colourful(picture: Image.Image) -> Image.Image | None:

@@ -56,7 +56,6 @@ def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_
     app = {"command": ["xfce4-terminal", "--title", "alone"]}
     with template(sessions, "single", app=app, keyboard={"layout": "de"}):
         start(sessions, "sina", "single")
-        assert "xfce4-panel" not in run_in(sessions, "sina", "ps -e -o comm")
         assert "layout:     de" in run_in(
             sessions, "sina", "XAUTHORITY=/tmp/.vdi/Xauthority DISPLAY=:0 setxkbmap -query"
         )
@@ -67,6 +66,7 @@ def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_
             browser.wait_for_change(first, pixels=200)
             typed = "cat ~/typed.txt 2>/dev/null || true"
             wait_until("the line is typed", lambda: run_in(sessions, "sina", typed) == "yz@[äß\n", 30)
+        assert "xfce4-panel" not in run_in(sessions, "sina", "ps -e -o comm")
         before = run_in(sessions, "sina", "pgrep -x xfce4-terminal").split()
         run_in(sessions, "sina", "kill $(pgrep -x xfce4-terminal)")
         again = "pgrep -x xfce4-terminal || true"

@@ -58,6 +58,8 @@ HAS_PICTURE = """() => {
 """A function for the page: whether a picture is drawn in it."""
 
 _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
+_ICON_COLOURS, _PANEL_SECONDS = 30, 20.0
+"""The wallpaper has fewer than ten in so small a place."""
 _KEY_MILLISECONDS = 20
 _NOISE = 24
 """Of 255 steps of brightness."""
@@ -205,8 +207,18 @@ class DesktopBrowser:
         return " ".join(self.page.inner_text("body").split())[:200]
 
     def open_terminal(self) -> None:
-        """Click the terminal in the panel at the bottom (images/desktop, xfce4-panel.xml)."""
-        self.page.mouse.click(_TERMINAL_FROM_LEFT, self._size[1] - _TERMINAL_FROM_BOTTOM)
+        """Click the terminal in the panel at the bottom (images/desktop, xfce4-panel.xml), once it is drawn there.
+
+        The panel starts when the desktop is ready: a quick browser shows the wallpaper alone for a moment. Raises
+        NoPictureError.
+        """
+        x, y = _TERMINAL_FROM_LEFT, self._size[1] - _TERMINAL_FROM_BOTTOM
+        deadline = time.monotonic() + _PANEL_SECONDS
+        while len(self.picture().crop((x - 12, y - 12, x + 12, y + 12)).getcolors(24 * 24) or []) < _ICON_COLOURS:
+            if time.monotonic() > deadline:
+                raise NoPictureError(f"the panel of {self.url} shows no terminal after {_PANEL_SECONDS:.0f} s")
+            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
+        self.page.mouse.click(x, y)
 
     def type(self, text: str) -> None:
         """Type on the desktop's keyboard, as fast as a fast person: Selkies sends each key by itself."""

@@ -278,3 +278,20 @@ def test_the_line_of_times_names_each_step_once(desktop: ModuleType) -> None:
     clock.mark("two")
 
     assert clock.line().startswith("start-up: one ") and clock.line().endswith(", two 1.50 s")
+
+
+def test_what_is_drawn_starts_once_selkies_listens_and_not_again(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
+    monkeypatch.setattr(parts, "start", started.append)
+
+    monkeypatch.setattr(desktop, "listens", lambda _port: False)
+    parts._look()
+    assert started == []
+
+    monkeypatch.setattr(desktop, "listens", lambda _port: True)
+    parts._look()
+    parts._look()
+    assert started == ["xfwm4", "xfdesktop", "xfce4-panel"]
