@@ -73,7 +73,7 @@ def test_it_drops_the_encoders_that_the_operator_warns_of_and_none_that_it_allow
         ({}, False),
         ({"SELKIES_GAMEPAD_ENABLED": "false|locked"}, False),
         ({"SELKIES_GAMEPAD_ENABLED": "true"}, True),
-        ({"SELKIES_GAMEPAD_ENABLED": "true", "LD_PRELOAD": "/usr/lib/selkies_input_interposer.so"}, False),
+        ({"SELKIES_GAMEPAD_ENABLED": "true", "SELKIES_INTERPOSER": "/usr/$LIB/interposer.so"}, False),
     ],
 )
 def test_gamepads_that_no_application_would_see_are_warned_of(
@@ -94,6 +94,15 @@ def test_printing_tells_applications_where_the_queue_is_only_when_it_is_on(deskt
 
     assert applications(SELKIES_PRINTING_ENABLED="true")["CUPS_SERVER"].endswith("/selkies-cups/cups.sock")
     assert "CUPS_SERVER" not in applications(SELKIES_PRINTING_ENABLED="false|locked")
+
+
+def test_applications_load_the_interposer_and_selkies_itself_does_not(desktop: ModuleType) -> None:
+    env = {"SELKIES_INTERPOSER": "/usr/$LIB/interposer.so", "LD_PRELOAD": "libother.so"}
+    parts = desktop.Desktop(env, app=[], keys=[], screen="4096x2304")
+
+    assert parts.env["LD_PRELOAD"] == "/usr/$LIB/interposer.so:libother.so"
+    assert parts.stream_env["LD_PRELOAD"] == "libother.so"
+    assert "LD_PRELOAD" not in desktop.Desktop({}, app=[], keys=[], screen="4096x2304").env
 
 
 def test_what_the_pod_says_wins(environment: Callable[[dict[str, str]], dict[str, str]]) -> None:
