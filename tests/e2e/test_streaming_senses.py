@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import CDPSession
+from playwright.sync_api import CDPSession, Locator
 
 from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
 from e2e.streaming_page import Raw, heard, hears, raw, share_of, write_tone
@@ -204,9 +204,25 @@ def press(keyboard: CDPSession, key: str, code: str) -> None:
 
 
 def test_a_second_screen_and_a_desktop_without_one_refuses_it(on: Streamed, off: Streamed) -> None:
-    with on.opened() as browser, raw(browser, on.url, "display2"):
+    with on.opened() as browser:
+        screen_settings(browser).get_by_title("Add a second screen").click()
+        with browser.page.expect_popup() as opened:
+            browser.page.locator(".screen-placement-arrow.right").click()
         wait_until("two monitors", lambda: "Monitors: 2" in on.run("xrandr --listmonitors"))
+        wait_until("our window manager is back", lambda: on.run("ps -o ppid= -C xfwm4").split() == ["1"], 20)
+        opened.value.close()
+        wait_until("one monitor", lambda: "Monitors: 1" in on.run("xrandr --listmonitors"), 20)
     with off.opened() as browser, raw(browser, off.url, "display2") as wire:
+        assert screen_settings(browser).get_by_title("Add a second screen").count() == 0
         wire.told("KILL Second screens are disabled")
         wire.told("closed 1008")
         assert "Monitors: 1" in off.run("xrandr --listmonitors")
+
+
+def screen_settings(browser: DesktopBrowser) -> Locator:
+    """That part of the side menu, opened as a person does."""
+    browser.page.keyboard.press("Control+Shift+M")
+    browser.page.get_by_role("button", name="Screen Settings").click()
+    settings = browser.page.locator("#screen-settings-content")
+    settings.wait_for()
+    return settings
