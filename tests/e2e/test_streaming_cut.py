@@ -4,15 +4,15 @@ the picture, by itself, and what is typed then arrives.
 
 import asyncio
 import logging
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import pytest
 
+from e2e.firewall import dropped
 from e2e.streaming_desktops import Streamed, streamed
 from e2e.world import World
 from vdi.demo.browser import DesktopBrowser
@@ -95,19 +95,9 @@ def answers(browser: DesktopBrowser) -> bool:
     return bool(browser.page.evaluate(script))
 
 
-@contextmanager
-def cut(port: int) -> Iterator[None]:
+def cut(port: int) -> AbstractContextManager[None]:
     """No packet passes to or from this port of 127.0.0.1, as if the cable was pulled."""
-    rules = [["INPUT", "-i", "lo", "-p", "tcp", way, str(port), "-j", "DROP"] for way in ("--dport", "--sport")]
-    put: list[list[str]] = []
-    try:
-        for rule in rules:
-            subprocess.run(["iptables", "-w", "-I", *rule], check=True)
-            put.append(rule)
-        yield
-    finally:
-        for rule in put:
-            subprocess.run(["iptables", "-w", "-D", *rule], check=True)
+    return dropped(*(f"-i lo -p tcp {way} {port}" for way in ("--dport", "--sport")))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 from cluster.turn_client import TCP, USERNAME, TurnClient, make_credentials, message, parse
 from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, start, template
+from e2e.firewall import dropped
 from e2e.world import NAMESPACE, World
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
@@ -250,23 +251,12 @@ def echo_in(world: World, pod: str) -> Iterator[None]:
 
 def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
     """Where UDP is blocked: the TURN server is there, and not a packet of it arrives."""
-    with no_udp_from(node_address(world)), world.browser(SESSION) as wendy:
+    with dropped(f"-p udp -s {node_address(world)} --sport 3478"), world.browser(SESSION) as wendy:
         wendy.log_in()
         wendy.page.goto(desktop["status"]["url"])
         wendy.page.get_by_role("heading", name="Over WebSocket, not WebRTC").wait_for(timeout=20_000)
         wendy.wait_for_picture()
         assert wendy.page.evaluate(MODE) == "websockets"
-
-
-@contextmanager
-def no_udp_from(address: str) -> Iterator[None]:
-    """As a firewall blocks it: nobody is told."""
-    rule = ["INPUT", "-p", "udp", "-s", address, "--sport", "3478", "-j", "DROP"]
-    subprocess.run(["iptables", "-w", "-I", *rule], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["iptables", "-w", "-D", *rule], check=True)
 
 
 def has_webrtc_again(world: World) -> None:

@@ -16,6 +16,7 @@ from vdi.cli.remote_login import Logins, read_logins
 from vdi.cli.remote_way import GatewayPlace
 from vdi.cli.session_cluster import ClusterPlace
 from vdi.cli.session_way import Place
+from vdi.kube.http import url_host
 
 P = ParamSpec("P")
 
@@ -79,9 +80,8 @@ def server_url(text: str) -> str:
             " https://portal.vdi.example.com (http:// on this machine only, and no path)",
             USAGE,
         )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default = 443 if parts.scheme == "https" else 80
-    return f"{parts.scheme}://{host}" + (f":{port}" if port and port != default else "")
+    return f"{parts.scheme}://{url_host(parts.hostname)}" + (f":{port}" if port and port != default else "")
 
 
 _SERVER = Annotated[

@@ -6,6 +6,7 @@ from starlette.requests import HTTPConnection
 
 from vdi.api.session import VDISession
 from vdi.gateway.settings import Network
+from vdi.kube.http import url_host
 from vdi.session.naming import service_name
 
 
@@ -30,11 +31,8 @@ def desktop_url(session: VDISession, port: int) -> str:
     operator that does not write status.podIP yet, leads to the same port.
     """
     address, meta = session.status.pod_ip, session.metadata
-    if _is_address(address):
-        host = f"[{address}]" if ":" in address else address
-    else:
-        host = f"{service_name(meta.name)}.{meta.namespace}.svc"
-    return f"http://{host}:{port}"
+    host = address if _is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
+    return f"http://{url_host(host)}:{port}"
 
 
 def _is_address(text: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdi.kube.errors import ConfigError
+from vdi.kube.http import url_host
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where every pod finds its token, CA and namespace (kubernetes.io: Accessing the API from a Pod)."""
@@ -102,7 +103,7 @@ def _in_cluster() -> ClusterConfig:
             f"in a pod, but its service account cannot be read: {error} (automountServiceAccountToken: false?)"
         ) from error
     return ClusterConfig(
-        server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        server=f"https://{url_host(host)}:{port}",
         namespace=namespace,
         source="the pod's service account",
         ca=ca,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from vdi.kube.http import BUFFER, Answer, Connection, HttpError
+from vdi.kube.http import BUFFER, Answer, Connection, HttpError, url_host
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 60.0
@@ -66,7 +66,7 @@ class Target:
 
     async def _through_tunnel(self, connection: Connection, tls: ssl.SSLContext) -> None:
         host, port = self.address
-        there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        there = f"{url_host(host)}:{port}"
         proxy = urlsplit(self.proxy or "")
         secret = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
         who = f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n" if proxy.username else ""

@@ -21,6 +21,11 @@ class HttpError(Exception):
     """Raised when a connection broke, or what came over it is not HTTP."""
 
 
+def url_host(host: str) -> str:
+    """A host as URLs and Host fields have it: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 @dataclass(slots=True)
 class Answer:
     """Status and header of an answer, and its body unless it is streamed."""

@@ -22,7 +22,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.connections import ask_once
 from vdi.kube.events import EventRecorder
-from vdi.kube.http import HttpError
+from vdi.kube.http import HttpError, url_host
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller, Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
@@ -257,8 +257,7 @@ class Agents:
             raise AgentError("its Secret has no agentToken: it was made before desktops had an agent")
         if not (token.isascii() and token.isprintable()):
             raise AgentError("its Secret's agentToken has characters in it that no request may have")
-        host = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
-        address = f"{host}:{self._port}"
+        address = f"{url_host(pod.status.pod_ip)}:{self._port}"
         head = f"{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
         length = f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
         request = (head + length).encode("latin-1") + (body or b"")

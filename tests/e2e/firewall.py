@@ -1,0 +1,16 @@
+"""What a firewall does to packets, on this machine: they are gone, and nobody is told."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+
+@contextmanager
+def dropped(*matches: str) -> Iterator[None]:
+    """No packet that comes in and is one of these (iptables' words, such as `-p udp --sport 3478`) is let through."""
+    with ExitStack() as taken_back:
+        for match in matches:
+            rule = ["INPUT", *match.split(), "-j", "DROP"]
+            subprocess.run(["iptables", "-w", "-I", *rule], check=True)
+            taken_back.callback(subprocess.run, ["iptables", "-w", "-D", *rule], check=True)
+        yield
