@@ -65,8 +65,12 @@ def test_the_picture_comes_back_after_the_network_was_cut(desktop: Streamed) -> 
                 browser.type(f"after {seconds} s\n")
                 expected += f"after {seconds} s\n"
                 wait_until("what was typed", lambda: desktop.run("cat /tmp/typed") == expected, 20)  # noqa: B023
+            times = len(anew)
+            assert times in (2, 3), (
+                f"the short cut may fall into 3 s without a word, the others are long enough: {anew}"
+            )
             browser.page.wait_for_timeout(LONGER_THAN_SILENCE)
-            assert len(anew) == 2, f"two cuts were long enough to connect anew: {anew}"
+            assert len(anew) == times, f"it connected anew though all is well: {anew}"
 
 
 def moves(browser: DesktopBrowser, within: float) -> None:
