@@ -38,25 +38,18 @@ FOREIGN = {
 }
 
 
-@pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Release]]:
+@pytest.fixture(scope="module", params=["helm4", "helm3"])
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """Each on a cluster of its own: what one leaves behind when it fails half-way is no fault of the other."""
     folder = tmp_path_factory.mktemp("release")
+    program = request.param.removesuffix("4")
     with Progress(folder) as progress:
-        found = binaries.ensure(["helm", "helm3"], progress=progress)
+        found = binaries.ensure([program], progress=progress)
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("CACHE", "CONFIG", "DATA"):
             patch.setenv(f"HELM_{kind}_HOME", str(folder / kind.lower()))
         with open_tools(folder, f"r{os.getpid():x}") as tools, pods_get_ready(tools.kubeconfig):
-            yield {
-                "helm4": Release(replace(tools, helm_binary=found["helm"])),
-                "helm3": Release(replace(tools, helm_binary=found["helm3"])),
-            }
-
-
-@pytest.fixture(scope="module", params=["helm4", "helm3"])
-def release(request: pytest.FixtureRequest, releases: dict[str, Release]) -> Release:
-    """The two take turns on one cluster: each uninstalls what it has installed."""
-    return releases[request.param]
+            yield Release(replace(tools, helm_binary=found[program]))
 
 
 def is_helm4(release: Release) -> bool:

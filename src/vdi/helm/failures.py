@@ -95,22 +95,24 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "",
     ),
     (
-        r"context deadline exceeded|timed out waiting|deadline exceeded|resource not ready",
+        r"deadline exceeded|would exceed context deadline|timed out waiting|resource not ready",
         "NotReadyInTime",
         "Not everything was ready in time.",
         "",
     ),
 )
-_NOISE = re.compile(r"^(?:level=|time=|WARNING:|W\d{4}|I\d{4})")
+_NOISE = re.compile(r"^(?:level=|time=|WARNING:|[EFIW]\d{4} )")
+"""A line of its log. What is logged is no reason: its libraries log `context canceled` where they stop listening."""
 
 
 def explain_failure(stderr: str) -> Failure:
     """The failure that helm's words are about; helm's own words where no rule fits."""
+    said = "\n".join(line for line in stderr.splitlines() if not _NOISE.match(line))
     for pattern, code, sentence, remedy in _RULES:
-        if match := re.search(pattern, stderr, re.DOTALL if "what>.*?" in pattern else 0):
+        if match := re.search(pattern, said, re.DOTALL if "what>.*?" in pattern else 0):
             named = {key: _tidy(value or "") for key, value in match.groupdict().items()}
             return Failure(code, sentence.format(**named), remedy)
-    return Failure("Unknown", _last_error(stderr))
+    return Failure("Unknown", _last_error(said))
 
 
 def _tidy(text: str) -> str:
@@ -119,9 +121,9 @@ def _tidy(text: str) -> str:
     return "; ".join(lines)[:1000]
 
 
-def _last_error(stderr: str) -> str:
+def _last_error(said: str) -> str:
     """Helm's last error with what it says below it: Helm 3 counts errors in one line and names them in the next."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _NOISE.match(line)]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines:
         return "helm failed and said nothing."
     begins = [number for number, line in enumerate(lines) if line.startswith("Error:")]

@@ -101,6 +101,20 @@ def test_words_nobody_knows_are_helms_own() -> None:
     assert explain_failure(counted).sentence == "1 error occurred: * something quite new"
 
 
+def test_what_helm_logs_is_no_reason() -> None:
+    """As Helm 4 does while it rolls back what was late, when it stops listening in the middle of an answer."""
+    late, code, _ = SAID[-1]
+    logged = 'E1121 12:43:29.832602    1911 request.go:1198] "Unexpected error when reading response body" err="{}"\n'
+    assert explain_failure(logged.format("context canceled") + late).code == code
+    new = explain_failure(logged.format("context deadline exceeded") + "Error: something quite new")
+    assert new[:2] == ("Unknown", "something quite new")
+
+
+def test_late_is_also_what_would_have_become_late() -> None:
+    said = "Error: client rate limiter Wait returned an error: rate: Wait(n=1) would exceed context deadline"
+    assert explain_failure(said).code == "NotReadyInTime"
+
+
 def test_the_reasons_seen_belong_to_a_failure_to_become_ready_only() -> None:
     why = (Pending("pod/kasm/vdi-operator-1", "ImageNotFound", "The image x cannot be fetched."),)
     late = explain_failure(SAID[-1][0])
