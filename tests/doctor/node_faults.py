@@ -116,7 +116,7 @@ def on_node(world: World, folder: str, image: str, user: int, *command: str) -> 
 
 def as_root(world: World, script: str, folder: str) -> None:
     """A shell script on the node, as root, with that folder at /node."""
-    on_node(world, folder, "docker.io/library/debian:12-slim", 0, "sh", "-ec", script)
+    on_node(world, folder, "docker.io/library/debian:13-slim", 0, "sh", "-ec", script)
 
 
 # The image and its settings
@@ -141,7 +141,7 @@ def the_image_is_nowhere(world: World) -> Iterator[None]:
 
 @fault("desktop_crashes")
 def the_image_is_no_desktop(world: World) -> Iterator[None]:
-    with template(world, "brief", image="docker.io/library/debian:12-slim") as name:
+    with template(world, "brief", image="docker.io/library/debian:13-slim") as name:
         start(world, "brief", name, wait=False)
         yield
 

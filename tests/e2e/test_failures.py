@@ -48,7 +48,7 @@ def test_a_hog_in_a_desktop_takes_the_hog_or_the_desktop_but_never_the_files(ses
 
 
 def test_a_program_that_ends_at_once_is_a_crash_loop_in_words(sessions: World) -> None:
-    with template(sessions, "brief", image="docker.io/library/debian:12-slim"):
+    with template(sessions, "brief", image="docker.io/library/debian:13-slim"):
         start(sessions, "curt", "brief", wait=False)
         first = wait_until("a pod", lambda: pod_of(sessions, "curt"), 30)
         lost = wait_until("a loss is counted", lambda: failures_of(sessions, "curt"), 150)

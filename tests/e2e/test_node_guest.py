@@ -135,7 +135,7 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: main
-      image: docker.io/library/debian:12-slim
+      image: docker.io/library/debian:13-slim
       imagePullPolicy: IfNotPresent
       command: [sh, -c, "trap 'exit 0' TERM; echo written > /home/file; echo started; sleep 3600 & wait"]
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}

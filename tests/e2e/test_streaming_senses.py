@@ -16,7 +16,7 @@ from playwright.sync_api import CDPSession, Locator
 from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
 from e2e.streaming_page import Raw, heard, hears, raw, share_of, write_tone
 from e2e.world import World
-from vdi.demo.browser import DesktopBrowser
+from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
 from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -26,6 +26,18 @@ AUDIO_FRAME = 1
 MICROPHONE_FRAME, MICROPHONE_RATE = b"\x02", 24_000
 QUIET_MILLISECONDS = 3_000
 """How long nothing must come where nothing may; where it may, it comes in a tenth of it."""
+
+LEFT_EDGE = """/opt/selkies/bin/python3 -c "
+from selkies.Xlib.display import Display
+from sys import argv
+display = Display()
+root = display.screen().root
+for one in root.get_full_property(display.intern_atom('_NET_CLIENT_LIST'), 0).value:
+    window = display.create_resource_object('window', one)
+    if window.get_wm_name() == argv[1]:
+        print(root.translate_coords(window, 0, 0).x)
+" """
+"""A script that says where a window begins. The image has no tool for it, but Selkies brings a library."""
 
 GERMAN = (("ä", "Quote"), ("ö", "Semicolon"), ("ü", "BracketLeft"), ("ß", "Minus"), ("z", "KeyY"), ("y", "KeyZ"))
 """What keys of a German keyboard say, and where they are on it."""
@@ -208,15 +220,28 @@ def test_a_second_screen_and_a_desktop_without_one_refuses_it(on: Streamed, off:
         screen_settings(browser).get_by_title("Add a second screen").click()
         with browser.page.expect_popup() as opened:
             browser.page.locator(".screen-placement-arrow.right").click()
+        second = opened.value
         wait_until("two monitors", lambda: "Monitors: 2" in on.run("xrandr --listmonitors"))
+        second.wait_for_function(HAS_PICTURE, timeout=20_000)
         wait_until("our window manager is back", lambda: on.run("ps -o ppid= -C xfwm4").split() == ["1"], 20)
-        opened.value.close()
+        second.mouse.click(640, 360)
+        on.run("xfce4-terminal --disable-server --title elsewhere --dynamic-title-mode none >/dev/null 2>&1 &")
+        wait_until("a window opens where the pointer is", lambda: left_edge(on, "elsewhere") >= 1280, 20)
+        second.close()
         wait_until("one monitor", lambda: "Monitors: 1" in on.run("xrandr --listmonitors"), 20)
+        wait_until("its windows come along", lambda: 0 <= left_edge(on, "elsewhere") < 1280, 20)
+        on.run("pkill xfce4-terminal")
     with off.opened() as browser, raw(browser, off.url, "display2") as wire:
         assert screen_settings(browser).get_by_title("Add a second screen").count() == 0
         wire.told("KILL Second screens are disabled")
         wire.told("closed 1008")
         assert "Monitors: 1" in off.run("xrandr --listmonitors")
+
+
+def left_edge(desktop: Streamed, title: str) -> int:
+    """Where on the whole of both screens the window of that title begins, in pixels; -1 while there is none."""
+    said = desktop.run(LEFT_EDGE + title).strip()
+    return int(said) if said.isdigit() else -1
 
 
 def screen_settings(browser: DesktopBrowser) -> Locator:

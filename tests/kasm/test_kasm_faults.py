@@ -316,9 +316,9 @@ def test_password_that_is_not_the_databases(ward: Ward) -> None:
 
 def test_a_chart_that_is_not_known(ward: Ward) -> None:
     labels = {"app": "portal"}
-    step = {"name": "before", "image": "docker.io/library/debian:12-slim", "command": ["/bin/sh", "-c"]}
+    step = {"name": "before", "image": "docker.io/library/debian:13-slim", "command": ["/bin/sh", "-c"]}
     step["args"] = ["until nslookup orders; do sleep 1; done"]
-    spec = {"initContainers": [step], "containers": [{"name": "portal", "image": "docker.io/library/debian:12-slim"}]}
+    spec = {"initContainers": [step], "containers": [{"name": "portal", "image": "docker.io/library/debian:13-slim"}]}
     body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -84,7 +84,7 @@ _SERVERS = [
 
 
 def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of Debian 12 slim. Raises StepFailed, NoBuilder."""
+    """The archive of Debian 13 slim. Raises StepFailed, NoBuilder."""
     return _base(_workshop(progress, cache)) / "image.tar"
 
 

@@ -1,4 +1,4 @@
-"""The base image, Debian 12 slim: from its registry, else made from Debian's own packages with mmdebstrap."""
+"""The base image, Debian 13 slim: from its registry, else made from Debian's own packages with mmdebstrap."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vdi.devcluster.images_builder import clean_storage, require_builder
 from vdi.devcluster.progress import Step, StepFailed
 from vdi.devcluster.sources import Workshop
 
-BASE = "docker.io/library/debian:12-slim"
-SUITE = "bookworm"
+BASE = "docker.io/library/debian:13-slim"
+SUITE = "trixie"
 RECIPE = "2"
 """Counts up when what is made here changes."""
 

@@ -96,7 +96,7 @@ def test_mmdebstrap_is_told_the_sources_and_to_leave_nothing_of_the_machine() ->
     words = bootstrap_command(Path("/t/layer.tar"), ["deb http://mirror.example x main"], Path("/t/apt.conf"), "arm64")
 
     assert words[0] == "mmdebstrap"
-    assert words[-3:] == ["bookworm", "/t/layer.tar", "deb http://mirror.example x main"]
+    assert words[-3:] == ["trixie", "/t/layer.tar", "deb http://mirror.example x main"]
     assert "--architectures=arm64" in words and "--aptopt=/t/apt.conf" in words
     assert "--dpkgopt=path-exclude=/usr/share/man/*" in words
     (hook,) = [word for word in words if word.startswith("--customize-hook=rm")]

@@ -105,6 +105,13 @@ def test_applications_load_the_interposer_and_selkies_itself_does_not(desktop: M
     assert "LD_PRELOAD" not in desktop.Desktop({}, app=[], keys=[], screen="4096x2304").env
 
 
+def test_selkies_alone_says_that_what_it_records_is_no_microphone(desktop: ModuleType) -> None:
+    parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
+
+    assert parts.stream_env["PULSE_PROP"] == "application.id=org.PulseAudio.pavucontrol"
+    assert "PULSE_PROP" not in parts.env
+
+
 def test_what_the_pod_says_wins(environment: Callable[[dict[str, str]], dict[str, str]]) -> None:
     assert environment({"SELKIES_TURN_HOST": "turn.example"})["SELKIES_TURN_HOST"] == "turn.example"
 
