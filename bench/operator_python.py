@@ -1,4 +1,4 @@
-"""The Python that runs the operator: what its image has, Debian's, where this machine has the same version of it.
+"""The Python that runs the operator: Debian's build, as in its image, where it has the version of the bench's own.
 
 A Python that a version manager has compiled without `--enable-optimizations` is slower. What is measured is what is
 shipped.

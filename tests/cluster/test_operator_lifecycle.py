@@ -245,8 +245,12 @@ async def test_probes_and_metrics_tell_the_truth(stage: Stage) -> None:
         for path in ("/healthz", "/readyz"):
             async with http.get(path) as answer:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
-        async with http.get("/metrics") as answer:
-            metrics = await answer.text()
-        assert 'vdi_sessions{phase="Running"} 1.0' in metrics
+
+        async def counted() -> str | None:
+            async with http.get("/metrics") as answer:
+                metrics = await answer.text()
+            return metrics if 'vdi_sessions{phase="Running"} 1.0' in metrics else None
+
+        metrics = await eventually(counted, "its own watch has told of what it wrote")
         assert "session_startup_seconds_count 1.0" in metrics
         assert 'vdi_api_requests_total{method="POST",resource="pods",status="201"} 1.0' in metrics

@@ -19,7 +19,7 @@ Break = Callable[[World], Iterator[None]]
 FAULTS: dict[str, tuple[str, Callable[[World], AbstractContextManager[None]]]] = {}
 RELEASE = ("-n", "kasm")
 SYSTEM = ("-n", "kube-system")
-_LIBRARIES = "/opt/selkies/lib/python3.11/site-packages/pixelflux.libs"
+_LIBRARIES = "/opt/selkies/lib/python3.13/site-packages/pixelflux.libs"
 
 
 def fault(code: str) -> Callable[[Break], Break]:

@@ -13,8 +13,8 @@ from vdi.demo.browser import DesktopBrowser
 from waiting import wait_until
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
-A_NOTICE = 15_000
-"""White pixels of a notice; without one there are none."""
+A_NOTICE = 300
+"""Yellow pixels of a notice's sign; without one there are none."""
 Object = dict[str, Any]
 
 
@@ -86,9 +86,13 @@ def condition(world: World, name: str, kind: str) -> Object | None:
 
 
 def notice_pixels(picture: Image.Image) -> int:
-    """White pixels where Xfce puts notices: in the upper right corner, where the wallpaper is dark."""
-    corner = picture.crop((picture.width // 2, 0, picture.width, picture.height // 4)).convert("L")
-    return sum(corner.histogram()[245:])
+    """Yellow pixels where Xfce puts notices, in the upper right corner: of their warning sign.
+
+    Not their dark ground: before the wallpaper is drawn, all is dark.
+    """
+    corner = picture.crop((picture.width // 2, 0, picture.width, picture.height // 4)).convert("RGB")
+    red, green, blue = (list(band.tobytes()) for band in corner.split())
+    return sum(r > 200 and g > 140 and b < 120 for r, g, b in zip(red, green, blue, strict=True))
 
 
 def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> None:

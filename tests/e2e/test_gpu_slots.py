@@ -50,7 +50,7 @@ def small_desktops(world: World, name: str, gpu: int) -> Iterator[str]:
         "resources": {"defaultGPU": gpu, "defaultCPU": "100m", "defaultMemory": "64Mi"},
         "shmSize": "1Mi",
         "persistence": {"enabled": False},
-        "volumes": [{"name": "small", "mountPath": "/usr/lib/python3.11/json", "configMap": {"name": name}}],
+        "volumes": [{"name": "small", "mountPath": "/usr/lib/python3.13/json", "configMap": {"name": name}}],
     }
     try:
         with template(world, name, **spec) as made:

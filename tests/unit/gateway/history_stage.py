@@ -163,11 +163,17 @@ def sqlite_url(folder: Path) -> str:
 
 
 async def rows_of(database: Database) -> tuple[list[SessionRow], list[RunRow]]:
-    """Everything that is kept."""
+    """Everything that is kept, as it was at one moment: each query sees what was written since the one before it."""
     async with database.connect() as connection:
-        found = await connection.execute(sessions.select().order_by(sessions.c.uid))
-        of_runs = await connection.execute(runs.select().order_by(runs.c.uid, runs.c.start))
-        return [session_of(one) for one in found], [run_of(one) for one in of_runs]
+        found: list[SessionRow] | None = None
+        of_runs: list[RunRow] = []
+        while True:
+            again = [session_of(one) for one in await connection.execute(sessions.select().order_by(sessions.c.uid))]
+            if again == found:
+                return found, of_runs
+            found = again
+            query = runs.select().order_by(runs.c.uid, runs.c.start)
+            of_runs = [run_of(one) for one in await connection.execute(query)]
 
 
 def without_marks(row: SessionRow) -> SessionRow:
