@@ -18,10 +18,10 @@ import uvloop
 
 from bench import report
 from bench.cluster import BINARIES, Cluster
-from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, in_words, positive
+from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, add_image_option, in_words, positive
 from bench.contenders import Contender, line_up
 from bench.measure import Plan, Run
-from bench.operator_python import interpreter
+from bench.operator_python import operator_program
 from bench.processes import end_cleanly_on_signals
 from bench.reference import build_reference
 from bench.timeline import Timeline
@@ -34,6 +34,7 @@ EXAMPLE = """\
 examples:
   python -m bench                    300 sessions, three runs of each, about 10 minutes on two cores
   python -m bench -n 50 --repeat 1   a quick look
+  python -m bench --image            the operator as its image has it, with Debian 13's Python
   python -m bench --full             1000 sessions, three runs of each, the Go reference also untuned: half an hour
   python -m bench -o json > out.json every figure of every run
 """
@@ -54,6 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-n", "--sessions", type=positive, help="sessions of the burst (300; with --full 1000)")
     parser.add_argument("--repeat", type=positive, help="runs of each contender (3)")
     parser.add_argument("--full", action="store_true", help="larger, and the Go reference also untuned")
+    add_image_option(parser)
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     return parser.parse_args(arguments)
 
@@ -101,26 +103,27 @@ def main(arguments: Sequence[str]) -> int:
     plan = Plan(sessions=options.sessions or (1000 if options.full else 300))
     repeat = options.repeat or 3
     end_cleanly_on_signals()
-    with Progress(default_cache(os.environ) / "logs") as progress:
+    with (
+        operator_program(from_image=options.image) as operator,
+        Progress(default_cache(os.environ) / "logs") as progress,
+    ):
         try:
             binaries = ensure(BINARIES, progress=progress)
             reference = build_reference(progress)
         except (BinaryUnavailable, SourceFailed, StepFailed) as error:
             progress.say(str(error))
             return COULD_NOT_LOOK
-        contenders = line_up(reference, full=options.full)
+        contenders = line_up(operator, reference, full=options.full)
         runs = run_all(contenders, binaries, plan, repeat, progress)
     if runs:
-        print_runs(runs, plan, repeat, as_json=options.output == "json")
+        print_runs(runs, plan, repeat, python=operator.python, as_json=options.output == "json")
     if len(runs) < repeat * len(contenders):
         return INTERRUPTED
     return FINDINGS if any("error" in run for run in runs) else 0
 
 
-def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, as_json: bool) -> None:
+def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, python: str, as_json: bool) -> None:
     """Print the figures to standard output."""
-    program, version = interpreter()
-    python = f"{version} ({program})"
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": python}
     if as_json:
         print(json.dumps({"machine": machine, "sessions": plan.sessions, "runs": runs}, indent=1))

@@ -29,6 +29,12 @@ def positive(text: str) -> int:
     return number
 
 
+def add_image_option(parser: argparse.ArgumentParser) -> None:
+    """Let people choose which operator is measured."""
+    text = "the operator out of its image, with the image's Python (built where it is missing, which needs root)"
+    parser.add_argument("--image", action="store_true", help=text)
+
+
 def in_words(error: BaseException) -> str:
     """The first cause of a group of errors."""
     while isinstance(error, BaseExceptionGroup):

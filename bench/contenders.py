@@ -10,7 +10,7 @@ from typing import Protocol
 from bench.cluster import Cluster, free_ports
 from bench.floor import Floor
 from bench.objects import NAMESPACE
-from bench.operator_python import operator_command, operator_environment
+from bench.operator_python import Program
 from bench.subjects import Operator, Subject
 
 
@@ -52,10 +52,10 @@ class FloorContender:
             yield Floor(cluster, http)
 
 
-def line_up(reference: Path, *, full: bool) -> list[Contender]:
+def line_up(operator: Program, reference: Path, *, full: bool) -> list[Contender]:
     """The contenders in the order in which they run; the first is compared with the others."""
     contenders: list[Contender] = [
-        OperatorContender("vdi", operator_command(), operator_environment()),
+        OperatorContender("vdi", operator.argv, operator.environment),
         OperatorContender("go-tuned", [str(reference), "--tuned"]),
         OperatorContender("go-same", [str(reference), "--tuned", "--same-objects"]),
         FloorContender(),

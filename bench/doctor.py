@@ -22,7 +22,7 @@ from bench.cluster import Cluster, free_ports
 from bench.command import in_words, positive, run_measurement
 from bench.measure import Plan, Run
 from bench.objects import NAMESPACE
-from bench.operator_python import operator_command, operator_environment
+from bench.operator_python import from_here
 from bench.processes import end_cleanly_on_signals
 from bench.subjects import Operator
 from bench.timeline import Timeline
@@ -51,7 +51,8 @@ async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> 
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
             [port] = free_ports(1)
             own = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{port}"}
-            operator = Operator.start(cluster, operator_command(), {**operator_environment(), **own})
+            program = from_here()
+            operator = Operator.start(cluster, program.argv, {**program.environment, **own})
             plan = Plan(sessions=options.sessions, deadline_seconds=600.0)
             await Run(cluster, timeline, operator, plan).burst([f"s{i:05d}" for i in range(options.sessions)])
             kubeconfig = cluster.kubeconfig("admin", cluster.admin_token)
@@ -76,9 +77,10 @@ async def _round(cluster: Cluster, kubeconfig: Path) -> dict[str, float]:
     read = time.perf_counter()
     findings = examine(snapshot)
     judged = time.perf_counter()
-    command = [*operator_command()[:-2], "doctor", "-n", NAMESPACE, "--kubeconfig", str(kubeconfig)]
+    program = from_here()
+    command = [*program.argv[:-2], "doctor", "-n", NAMESPACE, "--kubeconfig", str(kubeconfig)]
     process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **operator_environment()}, stdout=asyncio.subprocess.DEVNULL
+        *command, env={**os.environ, **program.environment}, stdout=asyncio.subprocess.DEVNULL
     )
     await process.wait()
     return {

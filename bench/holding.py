@@ -20,10 +20,10 @@ import aiohttp
 
 from bench.audit import count_requests, read_requests
 from bench.cluster import OPERATOR_USER, Cluster, free_ports
-from bench.command import in_words, positive, run_measurement
+from bench.command import add_image_option, in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, Plan, Run
 from bench.objects import NAMESPACE
-from bench.operator_python import operator_command, operator_environment
+from bench.operator_python import Program, operator_program
 from bench.processes import end_cleanly_on_signals
 from bench.subjects import Operator
 from bench.timeline import Timeline
@@ -46,8 +46,10 @@ examples:
 class Holding:
     """The two measurements, on one cluster."""
 
-    def __init__(self, cluster: Cluster, timeline: Timeline, sessions: int, idle_seconds: float) -> None:
-        self._cluster, self._timeline = cluster, timeline
+    def __init__(
+        self, cluster: Cluster, timeline: Timeline, program: Program, sessions: int, idle_seconds: float
+    ) -> None:
+        self._cluster, self._timeline, self._program = cluster, timeline, program
         self._sessions, self._idle_seconds = sessions, idle_seconds
         self._port = 0
         self._operator = self._start()
@@ -77,7 +79,7 @@ class Holding:
     def _start(self) -> Operator:
         [self._port] = free_ports(1)
         own = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{self._port}"}
-        return Operator.start(self._cluster, operator_command(), {**operator_environment(), **own})
+        return Operator.start(self._cluster, self._program.argv, {**self._program.environment, **own})
 
     async def _ready(self) -> None:
         """Wait until it says that its caches are full."""
@@ -123,12 +125,12 @@ class Holding:
         return {"writes": counted["writes_per_session"], "by_kind": counted["by_kind"]}
 
 
-async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+async def measure(binaries: Mapping[str, Path], program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """The whole run on a fresh control plane. Raises RuntimeError where it failed; says why and where the logs are."""
     cluster = Cluster(binaries, build_crds(), options.sessions)
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
-            return await Holding(cluster, timeline, options.sessions, options.idle).measure()
+            return await Holding(cluster, timeline, program, options.sessions, options.idle).measure()
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error
 
@@ -143,13 +145,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-n", "--sessions", type=positive, default=SESSIONS, help=f"how many ({SESSIONS})")
     parser.add_argument("--idle", type=positive, default=60, metavar="SECONDS", help="how long it is watched (60)")
+    add_image_option(parser)
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     return parser.parse_args(arguments)
 
 
 def table(figures: Mapping[str, Any], sessions: int) -> str:
     """What people read."""
-    lines = [f"{sessions} sessions held", ""]
+    lines = [f"{sessions} sessions held; Python {figures['python']}", ""]
     for title, key in (("after it has made them", "after_the_burst"), ("started anew", "started_anew")):
         part = figures[key]
         lines.append(f"{title}: {part['rss_mib']:g} MiB, {part['idle_cpu_percent']:g} % of a core")
@@ -173,7 +176,9 @@ def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: failed; 2: wrong command line; 3: a program is missing; 130: interrupted."""
     options = parse(arguments)
     end_cleanly_on_signals()
-    figures = run_measurement(f"holding {options.sessions} sessions", partial(measure, options=options))
+    with operator_program(from_image=options.image) as program:
+        work = partial(measure, program=program, options=options)
+        figures = {"python": program.python, **run_measurement(f"holding {options.sessions} sessions", work)}
     print(json.dumps(figures, indent=1) if options.output == "json" else table(figures, options.sessions))
     return 0
 

@@ -24,6 +24,8 @@ AUDIT_FLUSH_SECONDS = 2.5  # the API server writes its audit log in batches, at 
 TRAILING_SECONDS = 1.0
 QUIET_PERCENT = 10.0
 QUIET_SECONDS = 20.0
+NOT_THE_CLUSTER = {"operator", "bench", "foreign"}
+"""What `Processes.cpu` tells besides etcd, API server, scheduler, controllers and kwok."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Run:
             "sessions_running_s": round(max(seen.session_running[name] for name in names) - start, 3),
             "operator_cpu_s": round(self.subject.cpu() - cpu, 2),
             "apiserver_cpu_s": round(after["apiserver"] - before["apiserver"], 2),
+            "cluster_cpu_s": round(sum(after[name] - before[name] for name in after.keys() - NOT_THE_CLUSTER), 2),
             "foreign_percent": foreign_percent(before, after, time.monotonic() - start),
         }
         await asyncio.sleep(AUDIT_FLUSH_SECONDS)

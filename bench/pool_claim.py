@@ -21,7 +21,7 @@ from bench.audit import count_requests, read_requests
 from bench.cluster import OPERATOR_USER, Cluster, free_ports
 from bench.command import FINDINGS, in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, TRICKLE_INTERVAL, foreign_percent, pooled, quiet
-from bench.operator_python import operator_command, operator_environment
+from bench.operator_python import from_here
 from bench.processes import end_cleanly_on_signals
 from bench.stats import latency
 from bench.subjects import Operator
@@ -135,7 +135,8 @@ async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:
     own = {"VDI_NAMESPACE": objects.NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
-            operator = Operator.start(cluster, operator_command(), {**operator_environment(), **own})
+            program = from_here()
+            operator = Operator.start(cluster, program.argv, {**program.environment, **own})
             return await Bench(cluster, timeline, operator, size).measure()
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error

@@ -36,6 +36,7 @@ ROWS = (
     ("create -> pod created p99, ms", "burst.pod_created.p99_ms"),
     ("operator CPU, s", "burst.operator_cpu_s"),
     ("API server CPU, s", "burst.apiserver_cpu_s"),
+    ("CPU of the whole cluster, s", "burst.cluster_cpu_s"),
     ("operator peak memory, MiB", "peak_rss_mib"),
     ("API writes per session", "api.burst.writes_per_session"),
     ("API reads per session", "api.burst.reads_per_session"),

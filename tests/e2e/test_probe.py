@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from e2e.desktops import reach, run_in, start, template
 from e2e.world import World
@@ -62,6 +63,20 @@ def activity(world: World, name: str) -> dict[str, Any]:
     return found
 
 
+def settled(browser: DesktopBrowser) -> Image.Image:
+    """The picture once it stands still: the first ones of a stream are sharpened while nothing moves."""
+    last = browser.picture()
+
+    def stands_still() -> bool:
+        nonlocal last
+        browser.page.wait_for_timeout(500)
+        before, last = last, browser.picture()
+        return changed_pixels(before, last) < 50
+
+    wait_until("the picture stands still", stands_still, 15)
+    return last
+
+
 def metric(world: World, pattern: str) -> float:
     """Sum over the gateway's replicas."""
     words = ("get", "pod", "-n", "kasm", "-l", "app.kubernetes.io/component=gateway", "-o", "name")
@@ -98,10 +113,13 @@ def test_a_desktop_is_measured_while_nobody_and_while_somebody_is_there(sessions
         with sessions.browser("petra") as browser:
             browser.open()
             wait_until("the probe's mark is gone", lambda: activity(sessions, "petra")["viewers"] == 1, 10)
-            picture = browser.picture()
+            picture = settled(browser)
             figures(sessions, "petra")
-            browser.page.wait_for_timeout(2_000)  # the mark goes away, the picture settles
-            assert changed_pixels(picture, browser.picture()) < 500, "nothing is left of it, and nothing was resized"
+
+            def as_before() -> bool:
+                return changed_pixels(picture, browser.picture()) < 500
+
+            wait_until("nothing is left of the probe's mark, and nothing was resized", as_before, 10)
             assert not [line for line in browser.messages if "superseded" in line.lower()]
             browser.type("x")
             wait_until("a person's key counts", lambda: activity(sessions, "petra")["idleSeconds"] < 5, 10)

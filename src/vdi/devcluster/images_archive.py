@@ -105,6 +105,21 @@ def layer_paths(archive: Path) -> Iterator[str]:
                         yield member.name.removeprefix("./").rstrip("/")
 
 
+def extract(archive: Path, into: Path, starts: Sequence[str]) -> None:
+    """Unpack the files of an image whose paths (without the first `/`) begin with one of `starts`, layer upon layer.
+
+    What a later layer has removed of an earlier one stays. Raises tarfile.FilterError where a path leads out of `into`.
+    """
+    with tarfile.open(archive) as outer:
+        for layer_name in _manifest(outer)["Layers"]:
+            file = outer.extractfile(layer_name)
+            if file is not None:
+                with file, tarfile.open(fileobj=file) as layer:
+                    for member in layer:
+                        if member.name.removeprefix("./").startswith(tuple(starts)):
+                            layer.extract(member, into, filter="tar")
+
+
 def require_static(program: Path) -> None:
     """Raises BadProgram unless `program` is a 64-bit little-endian ELF file that needs no dynamic loader."""
     with program.open("rb") as file:

@@ -12,6 +12,7 @@ from unit.devcluster.images_elf import elf
 from vdi.devcluster.images_archive import (
     BadProgram,
     ImageConfig,
+    extract,
     find_leaks,
     image_id,
     layer_paths,
@@ -119,3 +120,29 @@ def test_leaks_are_found_in_the_history_and_in_the_layers(tmp_path: Path) -> Non
 
 def test_a_clean_image_has_no_leaks(tmp_path: Path) -> None:
     assert find_leaks(an_archive(tmp_path), ["http://me:pw@p"], ["root/ca.crt"]) == []
+
+
+def test_what_is_asked_for_is_unpacked_and_nothing_else(tmp_path: Path) -> None:
+    layer, target = tmp_path / "layer.tar", tmp_path / "image.tar"
+    with tarfile.open(layer, "w") as tar:
+        for name, content in (("./opt/tool/a", b"a"), ("opt/tool/b", b"b"), ("etc/passwd", b"root")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    write_archive(target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment="")
+
+    extract(target, tmp_path / "root", ["opt/tool/"])
+
+    found = {path.name: path.read_text() for path in (tmp_path / "root").rglob("*") if path.is_file()}
+    assert found == {"a": "a", "b": "b"}
+
+
+def test_a_layer_cannot_write_outside_of_the_folder(tmp_path: Path) -> None:
+    layer, target = tmp_path / "layer.tar", tmp_path / "image.tar"
+    with tarfile.open(layer, "w") as tar:
+        tar.addfile(tarfile.TarInfo("opt/../../outside"), io.BytesIO())
+    write_archive(target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment="")
+
+    with pytest.raises(tarfile.FilterError):
+        extract(target, tmp_path / "root", ["opt/"])
+    assert not (tmp_path / "outside").exists()
