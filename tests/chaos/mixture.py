@@ -209,7 +209,7 @@ class Mixture:
         await self.rng.choice(self.replicas).kill()
 
     async def freeze(self) -> None:
-        self.rng.choice(self.replicas).freeze()
+        await self.rng.choice(self.replicas).freeze()
 
     async def stop(self) -> None:
         await self.rng.choice(self.replicas).stop()

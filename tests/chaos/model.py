@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from chaos.checker import Checker
 from chaos.world import GPUS, World
 from vdi.api.session import VDISession
 
@@ -58,7 +59,11 @@ class Model:
         self._forget_expired()
         checker = self._world.checker
         present = {session.metadata.name: session for session in checker.sessions.values()}
-        wrong = [f"{name}: is there, though deleted" for name in present if name in self.gone]
+        wrong = [
+            f"{name}: is there, though deleted: {_left(checker, present[name])}"
+            for name in present
+            if name in self.gone
+        ]
         wrong += [f"{name}: is lost" for name in self.wishes if name not in present]
         for name, wish in self.wishes.items():
             if name in present:
@@ -114,3 +119,14 @@ class Model:
         places = sorted(one.status.queue.position for one in groups["GPUs"] if one.status.queue)
         if places != list(range(1, len(places) + 1)):
             yield f"places in the queue: {places}"
+
+
+def _left(checker: Checker, session: VDISession) -> str:
+    """What a session that should be gone is waiting for."""
+    metadata = session.metadata
+    pods = [(pod.metadata.name, pod.leaving) for pod in checker.pods.by_index("session", metadata.uid)]
+    return (
+        f"uid {metadata.uid}, version {metadata.resource_version}, deleted {metadata.deletion_timestamp or 'never'}, "
+        f"finalizers {metadata.finalizers}, {session.status.phase} {session.status.message!r}, "
+        f"{checker.children_of(session)}, pods (name, leaving) {pods}"
+    )

@@ -5,10 +5,12 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from chaos.fault_proxy import FaultProxy
 from chaos.world import World
 from cluster.operator_stage import OperatorProcess, Stage
+from waiting import eventually
 
 
 @dataclass
@@ -45,11 +47,23 @@ class Replica:
         await asyncio.wait_for(self.process.process.wait(), 40)
         self.process = None
 
-    def freeze(self) -> None:
-        """SIGSTOP: it does not know that time goes on."""
+    async def freeze(self) -> None:
+        """SIGSTOP: it does not know that time goes on.
+
+        While it waits for news, since what it has handed to its event loop in a turn leaves at the end of that turn,
+        also if it is stopped in between (docs/design/operator.md, "Two operators").
+        """
         if self.process is not None and self.process.process.returncode is None:
+            await eventually(self._waits, "the operator waits for news, or has ended", 30)
             self._send(signal.SIGSTOP)
             self.frozen = True
+
+    def _waits(self) -> bool:
+        assert self.process is not None
+        if self.process.process.returncode is not None:
+            return True
+        state = Path(f"/proc/{self.process.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "S"
 
     def _send(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -34,7 +34,7 @@ async def test_random_mixture(world: World, control_plane: Cluster, capsys: pyte
             await mixture.run(SECONDS)
         except AssertionError:
             for replica in both:
-                sys.stderr.write(f"--- {replica.proxy.label}\n{replica.log()[-20000:]}\n")
+                sys.stderr.write(f"--- {replica.proxy.label}\n{replica.log()[-100_000:]}\n")
             raise
         finally:
             tell(", ".join(f"{name} {count}" for name, count in mixture.done.most_common()))

@@ -123,7 +123,7 @@ async def kill(replica: Replica) -> None:
 
 
 async def freeze(replica: Replica) -> None:
-    replica.freeze()
+    await replica.freeze()
 
 
 @pytest.mark.parametrize("write", [1, 10, 40])

@@ -9,6 +9,7 @@ from vdi.session.failures import (
     SCHEDULER_PATIENCE,
     START_PATIENCE,
     current_failures,
+    home_bound_at,
     in_vain_since,
     retry_at,
     stable_at,
@@ -40,5 +41,7 @@ def _moments(observed: Observed, policy: Policy, now: datetime) -> Iterator[date
         yield stable_at(pod)
     unscheduled = unscheduled_since(pod)
     yield unscheduled + SCHEDULER_PATIENCE if unscheduled else None
+    bound_at = home_bound_at(session) if unscheduled else None
+    yield bound_at + SCHEDULER_PATIENCE if bound_at else None
     in_vain = in_vain_since(pod)
     yield in_vain + START_PATIENCE if in_vain else None

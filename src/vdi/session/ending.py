@@ -16,6 +16,7 @@ from vdi.session.failures import (
     count_loss,
     failure_problem,
     find_loss,
+    home_bound_at,
     is_given_up,
 )
 from vdi.session.lifetime import is_capped, is_over, started_at
@@ -72,7 +73,7 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
     if wanted and wanted != pod.metadata.annotations.get(RESTARTED_AT, ""):
         words = f"The desktop is being started again, as asked for at {wanted}."
         return Removal(_with_start(session, pod), Problem(Reason.RESTARTING, words, condition=POD_READY))
-    loss = find_loss(pod, observed.home, observed.events, now)
+    loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
     return after_loss(observed, loss, now) if loss else None
 
 

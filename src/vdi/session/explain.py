@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vdi.session.conditions import Reason
 from vdi.session.observed import Claim, ContainerStatus, Event, Node, Pod
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
@@ -196,7 +197,16 @@ def _unschedulable(facts: Facts) -> Explanation | None:
     if facts.pod.spec.node_name or not condition or condition.status != "False":
         return None
     code, sentence = explain_unschedulable(condition.message)
+    if code == Reason.HOME_PENDING and facts.claim and facts.claim.status.phase == "Bound":
+        return _overlooked(facts.pod)
     return Explanation(code, sentence)
+
+
+def _overlooked(pod: Pod) -> Explanation:
+    """What the scheduler has said of volumes is not true of the home any more, and it has not looked since."""
+    if sum(volume.persistent_volume_claim is not None for volume in pod.spec.volumes) > 1:
+        return Explanation("VolumePending", "A volume that the template mounts is not bound yet.")
+    return Explanation("SchedulerLate", "The home volume is bound now; the scheduler has not looked again since.")
 
 
 def _progress(facts: Facts) -> Explanation:

@@ -14,7 +14,7 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.conditions import POD_READY, Reason
+from vdi.session.conditions import HOME_BOUND, POD_READY, Reason
 from vdi.session.effective import Problem
 from vdi.session.explain import Facts, explain
 from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, Claim, Event, Pod
@@ -33,7 +33,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 _CRASHES = 3
 """Restarts of the container, with Kubernetes backing off, after which its pod counts as lost."""
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
-_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted"})
+_OVERLOOKED = "SchedulerLate"
+_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted", _OVERLOOKED})
 _NO_ROOM = frozenset(
     {
         "HomeOnOtherNode",
@@ -45,6 +46,7 @@ _NO_ROOM = frozenset(
         "NoNode",
         "Unschedulable",
         "NoVolume",
+        _OVERLOOKED,
     }
 )
 """Codes of `explain` for a pod that the scheduler finds no place for; what the home waits for is none of them."""
@@ -62,8 +64,10 @@ class Loss:
     message: str
 
 
-def find_loss(pod: Pod, home: Claim | None, events: tuple[Event, ...], now: datetime) -> Loss | None:
-    """Whether this pod, which nobody is deleting, is of no use any more."""
+def find_loss(
+    pod: Pod, home: Claim | None, events: tuple[Event, ...], now: datetime, *, bound_at: datetime | None = None
+) -> Loss | None:
+    """Whether this pod, which nobody is deleting, is of no use any more. `bound_at`: see `home_bound_at`."""
     if pod.ready or pod.leaving:
         return None
     answer = explain(Facts(pod, home, events))
@@ -71,6 +75,8 @@ def find_loss(pod: Pod, home: Claim | None, events: tuple[Event, ...], now: date
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
+    if unscheduled is not None and answer.code == _OVERLOOKED:  # its time to look again begins with the volume
+        unscheduled = max(unscheduled, bound_at or now)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")
         or crashing
@@ -93,6 +99,16 @@ def unscheduled_since(pod: Pod) -> datetime | None:
     if pod.spec.node_name or condition is None or condition.status != "False":
         return None
     return parse_time(condition.last_transition_time or pod.metadata.creation_timestamp)
+
+
+def home_bound_at(session: VDISession) -> datetime | None:
+    """Since when the status says that the home's volume is there; None while it does not say so.
+
+    A pod whose scheduler does not look again after that would wait for five minutes (the scheduler's
+    `podMaxInUnschedulablePodsDuration`): seen when a volume was bound in the moment in which it looked.
+    """
+    found = next((one for one in session.status.conditions if one.type == HOME_BOUND), None)
+    return parse_time(found.last_transition_time) if found and found.status == "True" else None
 
 
 def find_vanished(session: VDISession, *, unsaid: bool = False) -> Loss | None:

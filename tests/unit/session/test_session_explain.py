@@ -29,6 +29,8 @@ SENTENCES = [
     ("home-on-other-node", "HomeOnOtherNode", "1 other than the one that holds the home volume"),
     ("home-claim-missing", "MissingHome", "'home' is not there"),
     ("home-unbound", "HomePending", "not bound yet"),
+    ("home-bound-unnoticed", "SchedulerLate", "has not looked again since"),
+    ("other-volume-unbound", "VolumePending", "A volume that the template mounts is not bound yet."),
     ("home-not-provisioned", "HomeNotProvisioned", 'storageclass.storage.k8s.io "fast" not found.'),
     ("home-lost", "HomeLost", "'home' is gone"),
     ("unschedulable-unheard-of", "Unschedulable", "3 node(s) had sunspots"),

@@ -1,6 +1,6 @@
 """Lost desktops: what counts, how often, when again, and when no more."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,12 +22,13 @@ from vdi.session.failures import (
     find_loss,
     find_vanished,
     forgive,
+    home_bound_at,
     is_given_up,
     pause_after,
     retry_at,
 )
 from vdi.session.lifetime import run_annotations
-from vdi.session.observed import Claim, Pod
+from vdi.session.observed import Claim, ClaimSource, Pod, PodVolume
 from vdi.session.times import format_time, parse_time
 
 START = parse_time(CREATED)
@@ -75,6 +76,43 @@ LOSSES: list[tuple[str, Pod, Claim | None, timedelta, str | None]] = [
 def test_what_counts_as_lost(name: str, pod: Pod, home: Claim | None, after: timedelta, reason: str | None) -> None:
     loss = find_loss(pod, home, (), START + after)
     assert (loss.reason if loss else None) == reason
+
+
+def homely(message: str, *more: str) -> Pod:
+    """Not scheduled; mounts the home, and other claims."""
+    pod = unscheduled(message)
+    volumes = tuple(PodVolume(name, ClaimSource(name)) for name in ("home", *more))
+    return msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, volumes=volumes))
+
+
+def test_a_pod_that_the_scheduler_forgot_when_its_home_was_bound_is_lost() -> None:
+    """Seen in the chaos suite: bound in the moment in which the scheduler looked. It would come back after 5 min."""
+    condition = {"type": "HomeBound", "status": "True", "reason": "Bound", "lastTransitionTime": "2026-11-20T08:01:00Z"}
+    bound_at = home_bound_at(a_session(status={"conditions": [condition]}))
+    assert bound_at == parse_time("2026-11-20T08:01:00Z") > START
+    pod, home = homely(NO_HOME), a_claim()
+
+    assert find_loss(pod, home, (), bound_at + SCHEDULER_PATIENCE - timedelta(seconds=1), bound_at=bound_at) is None
+    loss = find_loss(pod, home, (), bound_at + SCHEDULER_PATIENCE, bound_at=bound_at)
+
+    assert loss is not None
+    assert loss.message == "The home volume is bound now; the scheduler has not looked again since."
+    counted = losing(a_session(), loss)
+    assert counted.status.failures is not None
+    assert pause_after(counted.status.failures) == timedelta(), "the desktop has no part in it"
+
+
+@pytest.mark.parametrize(
+    ("pod", "home", "bound_at"),
+    [
+        (homely(NO_HOME), a_claim("Pending"), START),
+        (homely(NO_HOME), a_claim(), None),
+        (homely(NO_HOME, "shared-files"), a_claim(), START),
+    ],
+    ids=["not bound yet", "the status does not say so yet", "another volume of the template is not bound"],
+)
+def test_a_pod_that_waits_for_a_volume_is_not_lost(pod: Pod, home: Claim, bound_at: datetime | None) -> None:
+    assert find_loss(pod, home, (), START + timedelta(hours=1), bound_at=bound_at) is None
 
 
 def losing(session: VDISession, loss: Loss = CRASH, seconds: int = 0) -> VDISession:
