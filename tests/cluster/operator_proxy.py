@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +53,11 @@ class Proxy:
         self.refused: list[str] = []
         """Paths that were asked for in vain because of that."""
         self.cut = asyncio.Event()
+        self.told = asyncio.Event()
+        """While it is not set, watches tell nothing."""
+        self.told.set()
+        self.meanwhile: Callable[[Request], Awaitable[None]] | None = None
+        """What happens before the server sees a write."""
         self._upstream = upstream
         self._writes_left: int | None = None
         self._moment: Literal["before", "after"] = "before"
@@ -109,6 +114,8 @@ class Proxy:
                     self.cut.set()
                     raise _hang_up(request)
                 drop_answer = True
+        if seen.method in WRITES and self.meanwhile is not None:
+            await self.meanwhile(seen)
         self.passed.append(seen)
         if any(f"/{plural}" in seen.path for plural in self.missing):
             self.refused.append(seen.path)
@@ -129,6 +136,8 @@ class Proxy:
                 async for chunk in answer.content.iter_any():
                     if self.cut.is_set():
                         raise _hang_up(request)
+                    if seen.watch:
+                        await self.told.wait()
                     await response.write(chunk)
                 await response.write_eof()
             return response

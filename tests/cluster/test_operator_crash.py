@@ -5,13 +5,16 @@ has its answer. Then the process is killed and started again, n = 1, 2, ... unti
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import pytest
 
+from cluster.operator_proxy import Request
 from cluster.operator_stage import CHILDREN, Object, Stage
 from vdi.kube.resource import CLAIMS, SECRETS
 from vdi.operator.kinds import SESSIONS
+from waiting import eventually
 
 Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")
@@ -106,3 +109,38 @@ async def leave(stage: Stage, session: Object) -> Object | None:
     """Wait until the session is gone."""
     await stage.gone(SESSIONS, session["metadata"]["name"], 60.0)
     return None
+
+
+async def delete(stage: Stage) -> None:
+    await stage.delete(SESSIONS, "desktop")
+
+
+async def suspend(stage: Stage) -> None:
+    await stage.patch(SESSIONS, "desktop", {"spec": {"suspended": True}})
+
+
+@pytest.mark.parametrize("act", [delete, suspend])
+async def test_what_a_person_does_while_the_status_is_written_is_not_lost(
+    stage: Stage, act: Callable[[Stage], Awaitable[None]]
+) -> None:
+    """The answer to our write tells of it first, and the event that the watch brings later is no news any more."""
+    async with stage.operator():
+        session = await stage.session("desktop", await stage.template())
+        pod = await stage.pod_of(session)
+
+        async def interfere(request: Request) -> None:
+            if request.path.endswith("/vdisessions/desktop/status") and stage.proxy.told.is_set():
+                stage.proxy.told.clear()
+                await act(stage)
+            elif request.is_event:  # sent after the answer was taken in: now the watch may tell
+                stage.proxy.told.set()
+
+        stage.proxy.meanwhile = interfere
+        await stage.make_ready(pod)
+        await eventually(lambda: not stage.proxy.told.is_set(), "the status is being written")
+        await eventually(stage.proxy.told.is_set, "the answer was taken in")
+        stage.proxy.meanwhile = None
+        if act is delete:
+            await stage.gone(SESSIONS, "desktop")
+        else:
+            await stage.reach("desktop", "Suspended")

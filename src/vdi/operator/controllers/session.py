@@ -4,9 +4,10 @@ guard -> deleting? finalize -> finalizer -> observe -> run over? end it -> suspe
       -> decide -> room -> build -> status -> soonest requeue
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import msgspec
 
 from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
@@ -23,7 +24,7 @@ from vdi.operator.ports import Admission, Desktops, EndReports, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import StatusWriter
 from vdi.session.agenda import next_look
-from vdi.session.alerts import Alert, evictable_at, find_alerts
+from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
 from vdi.session.decide import Observed, Verdict, decide
 from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
@@ -117,7 +118,7 @@ class SessionController:
 
     async def _go_on(self, observed: Observed, now: datetime) -> Result:
         """Build what is missing, or wait; tell how it stands."""
-        session = observed.session
+        session, before = observed.session, observed
         observed, verdict = await self._ask_for_room(observed, decide(observed, self._policy, now))
         free_from = evictable_at(observed, self._policy)
         built = await self._builder.build(observed, verdict, evictable=free_from is not None and now >= free_from)
@@ -135,15 +136,15 @@ class SessionController:
         if built.failure:
             raise built.failure
         observed = replace(built.observed, session=written) if written is not session else built.observed
-        return self._come_back(observed, alerts, [note_due, REFUSED_AGAIN if built.refused else None], now)
+        due = [note_due, REFUSED_AGAIN if built.refused else None]
+        # A warning that has just been written may mean more at once.
+        return self._come_back(observed, due, now, saw_all=not alerts and not _told_of_others(before, observed, now))
 
-    def _come_back(self, observed: Observed, alerts: Sequence[Alert], due: list[float | None], now: datetime) -> Result:
+    def _come_back(self, observed: Observed, due: list[float | None], now: datetime, *, saw_all: bool) -> Result:
         """When to look again: the soonest of all that is due."""
         look = next_look(observed, self._policy, now)
         due.append((look - now).total_seconds() if look else None)
-        # A warning that has just been written may mean more at once, and a pod that was swept is one no longer.
-        odd = alerts or observed.strays or observed.leaving or (observed.pod and observed.pod.leaving)
-        return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=not odd)
+        return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=saw_all)
 
     async def _ask_for_room(self, observed: Observed, verdict: Verdict) -> tuple[Observed, Verdict]:
         """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
@@ -242,3 +243,18 @@ def _is_just_made(observed: Observed, built: Built) -> bool:
     """Whether all is as it should be and the pod was made in this very look: then there is nothing to tell yet."""
     in_order = not (built.problem or built.failure or observed.leaving or observed.strays)
     return observed.pod is None and built.observed.pod is not None and in_order
+
+
+def _told_of_others(before: Observed, after: Observed, now: datetime) -> bool:
+    """Whether the answers to our own writes show what somebody else has done meanwhile, or leave something to do.
+
+    The caches have it with the answer, so the event that tells of it later is no news to them, and wakes nobody: a
+    session that was deleted while its status was being written stayed until something else happened to it.
+    """
+    known, told = before.session, after.session
+    ours = msgspec.structs.replace(told.metadata, resource_version=known.metadata.resource_version)
+    if (ours, told.spec) != (known.metadata, known.spec):
+        return True
+    if after.strays or after.leaving or (after.pod and after.pod.leaving):  # a pod that was swept is one no longer
+        return True
+    return (before.pod is not None and after.pod is not before.pod) or find_removal(after, now) is not None
