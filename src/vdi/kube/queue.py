@@ -29,7 +29,8 @@ class Result:
 
     requeue_after: float | None = None
     saw_all: bool = False
-    """It has taken its own writes into account: they are no reason to call it again. What others change is one."""
+    """It has taken its own writes into account: they are no reason to call it again. What others change is one, and
+    the answer to a write may tell of that first: whoever says this must have looked at the answers."""
 
 
 class TerminalError(Exception):
