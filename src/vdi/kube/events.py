@@ -7,6 +7,7 @@ grows, patched at most every `SERIES_PAUSE`. The API server throws Events away a
 import asyncio
 import logging
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.errors import KubeError, NotFound
+from vdi.kube.errors import AlreadyExists, KubeError, NotFound
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import WorkQueue
 from vdi.kube.resource import EVENTS
@@ -150,7 +151,10 @@ class EventRecorder:
             except NotFound:  # the server has thrown it away meanwhile: begin again
                 pass
         body = self._body(series) | state
-        await self._client.create(EVENTS, body, namespace=series.namespace, into=msgspec.Raw)
+        with suppress(
+            AlreadyExists
+        ):  # the client has tried again: the answer to the first was lost, and the name is ours
+            await self._client.create(EVENTS, body, namespace=series.namespace, into=msgspec.Raw)
         series.sent = count
 
     def _body(self, series: _Series) -> dict[str, Any]:

@@ -160,6 +160,16 @@ async def test_a_refused_event_is_counted_and_said_in_the_log_and_the_next_one_g
         assert here.told() == [("refused", 1)]
 
 
+async def test_an_event_whose_first_answer_was_lost_is_one_that_was_sent() -> None:
+    """The client tries again, and the server has it already: seen in the chaos suite as "was not sent"."""
+    async with reporter() as here:
+        here.api.faults = [("POST", refusal(409, "AlreadyExists"))]
+        here.say()
+        await here.flushed()
+        assert here.recorder.dropped == 0
+        assert len(here.sent("POST")) == 1
+
+
 async def test_long_notes_and_names_fit() -> None:
     async with reporter() as here:
         here.say("ü" * 2000, ObjectReference("example.org/v1", "Thing", "x." * 126, "uid-x"))
