@@ -21,6 +21,8 @@ from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 OURS = "app.kubernetes.io/managed-by=vdi-operator"
+STAGE = "vdi.test/stage"
+"""Label of the nodes that belong to a world, with its namespace."""
 ZOMBIE_AFTER = 25.0
 """Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a round trip."""
 
@@ -33,6 +35,7 @@ class Checker:
         self.most_gpus = 0
         """The most that were in use at a time."""
         self._gpu = gpu_resource
+        self._namespace = namespace
         self.sessions: Store[VDISession] = Store()
         self.pods: Store[SeenPod] = Store()
         self.nodes: Store[SeenNode] = Store()
@@ -90,11 +93,15 @@ class Checker:
         if not wanted:
             return
         used = sum(one.requests(self._gpu) for one in self.pods.values() if not one.ended)
-        there = sum(node.allocatable(self._gpu) for node in self.nodes.values())
+        # Desktops go to the world's own nodes alone; others of the control plane have GPUs too.
+        mine = [node for node in self.nodes.values() if node.metadata.labels.get(STAGE) == self._namespace]
+        there = sum(node.allocatable(self._gpu) for node in mine)
         self.most_gpus = max(self.most_gpus, used)
         if used > there:
             holders = sorted(
-                one.metadata.name for one in self.pods.values() if one.requests(self._gpu) and not one.ended
+                (one.metadata.name, one.spec.node_name, "leaving" if one.leaving else "")
+                for one in self.pods.values()
+                if one.requests(self._gpu) and not one.ended
             )
             self._note(f"pod {pod.metadata.name} was made with {used} of {there} GPUs in use: {holders}")
 

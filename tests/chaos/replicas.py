@@ -53,7 +53,7 @@ class Replica:
         While it waits for news, since what it has handed to its event loop in a turn leaves at the end of that turn,
         also if it is stopped in between (docs/design/operator.md, "Two operators").
         """
-        if self.process is not None and self.process.process.returncode is None:
+        if self.process is not None and self.process.process.returncode is None and not self.frozen:
             await eventually(self._waits, "the operator waits for news, or has ended", 30)
             self._send(signal.SIGSTOP)
             self.frozen = True
