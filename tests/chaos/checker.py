@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from chaos.objects import Child, SeenNode, SeenPod
+from cluster.operator_stage import STAGE
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.kube.resource import CLAIMS, NODES, PODS, SECRETS, SERVICES
@@ -21,8 +22,6 @@ from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 OURS = "app.kubernetes.io/managed-by=vdi-operator"
-STAGE = "vdi.test/stage"
-"""Label of the nodes that belong to a world, with its namespace."""
 ZOMBIE_AFTER = 25.0
 """Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a round trip."""
 

@@ -33,6 +33,8 @@ from waiting import eventually
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
 Object = dict[str, Any]
+STAGE = "vdi.test/stage"
+"""Label of a stage's own nodes, with its namespace."""
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -122,7 +124,7 @@ class Stage:
     @property
     def here(self) -> dict[str, str]:
         """Label of this stage's own nodes; as a template's `placement.nodeSelector` it keeps desktops on them."""
-        return {"vdi.test/stage": self.namespace}
+        return {STAGE: self.namespace}
 
     async def node(
         self, suffix: str, *, gpu: str = "64", has: Mapping[str, str] | None = None, taints: Sequence[Object] = ()

@@ -96,13 +96,8 @@ def find_leaks(archive: Path, private: Sequence[str], paths: Sequence[str]) -> l
 
 def layer_paths(archive: Path) -> Iterator[str]:
     """The path of every file in every layer, without the first `/`."""
-    with tarfile.open(archive) as outer:
-        for layer_name in _manifest(outer)["Layers"]:
-            file = outer.extractfile(layer_name)
-            if file is not None:
-                with file, tarfile.open(fileobj=file) as layer:
-                    for member in layer:
-                        yield member.name.removeprefix("./").rstrip("/")
+    for _, member in _members(archive):
+        yield member.name.removeprefix("./").rstrip("/")
 
 
 def extract(archive: Path, into: Path, starts: Sequence[str]) -> None:
@@ -110,14 +105,9 @@ def extract(archive: Path, into: Path, starts: Sequence[str]) -> None:
 
     What a later layer has removed of an earlier one stays. Raises tarfile.FilterError where a path leads out of `into`.
     """
-    with tarfile.open(archive) as outer:
-        for layer_name in _manifest(outer)["Layers"]:
-            file = outer.extractfile(layer_name)
-            if file is not None:
-                with file, tarfile.open(fileobj=file) as layer:
-                    for member in layer:
-                        if member.name.removeprefix("./").startswith(tuple(starts)):
-                            layer.extract(member, into, filter="tar")
+    for layer, member in _members(archive):
+        if member.name.removeprefix("./").startswith(tuple(starts)):
+            layer.extract(member, into, filter="tar")
 
 
 def require_static(program: Path) -> None:
@@ -134,6 +124,17 @@ def require_static(program: Path) -> None:
         raise BadProgram(
             f"{program} needs a dynamic loader, which an image without a system has not: link it statically"
         )
+
+
+def _members(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Every file of every layer with its layer, which is open until the next one is asked for."""
+    with tarfile.open(archive) as outer:
+        for layer_name in _manifest(outer)["Layers"]:
+            file = outer.extractfile(layer_name)
+            if file is not None:
+                with file, tarfile.open(fileobj=file) as layer:
+                    for member in layer:
+                        yield layer, member
 
 
 def _manifest(archive: tarfile.TarFile) -> dict[str, Any]:

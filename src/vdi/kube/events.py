@@ -151,9 +151,8 @@ class EventRecorder:
             except NotFound:  # the server has thrown it away meanwhile: begin again
                 pass
         body = self._body(series) | state
-        with suppress(
-            AlreadyExists
-        ):  # the client has tried again: the answer to the first was lost, and the name is ours
+        # There already: the client has tried again since the answer to the first was lost, and the name is ours alone.
+        with suppress(AlreadyExists):
             await self._client.create(EVENTS, body, namespace=series.namespace, into=msgspec.Raw)
         series.sent = count
 

@@ -72,6 +72,7 @@ class Reason:
     POD_STOPPING = "PodStopping"
     RESTARTING = "Restarting"
     NODE_LOST = "NodeLost"
+    SCHEDULER_LATE = "SchedulerLate"
     POD_DELETED = "PodDeleted"
     # RouteReady
     ROUTED = "Routed"

@@ -206,7 +206,7 @@ def _overlooked(pod: Pod) -> Explanation:
     """What the scheduler has said of volumes is not true of the home any more, and it has not looked since."""
     if sum(volume.persistent_volume_claim is not None for volume in pod.spec.volumes) > 1:
         return Explanation("VolumePending", "A volume that the template mounts is not bound yet.")
-    return Explanation("SchedulerLate", "The home volume is bound now; the scheduler has not looked again since.")
+    return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound now; the scheduler has not looked again since.")
 
 
 def _progress(facts: Facts) -> Explanation:

@@ -33,8 +33,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 _CRASHES = 3
 """Restarts of the container, with Kubernetes backing off, after which its pod counts as lost."""
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
-_OVERLOOKED = "SchedulerLate"
-_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted", _OVERLOOKED})
+_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted", Reason.SCHEDULER_LATE})
 _NO_ROOM = frozenset(
     {
         "HomeOnOtherNode",
@@ -46,7 +45,7 @@ _NO_ROOM = frozenset(
         "NoNode",
         "Unschedulable",
         "NoVolume",
-        _OVERLOOKED,
+        Reason.SCHEDULER_LATE,
     }
 )
 """Codes of `explain` for a pod that the scheduler finds no place for; what the home waits for is none of them."""
@@ -75,7 +74,9 @@ def find_loss(
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
-    if unscheduled is not None and answer.code == _OVERLOOKED:  # its time to look again begins with the volume
+    if (
+        unscheduled is not None and answer.code == Reason.SCHEDULER_LATE
+    ):  # its time to look again begins with the volume
         unscheduled = max(unscheduled, bound_at or now)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")
