@@ -99,7 +99,8 @@ for suite in "$@"; do
         chaos-fast) # a cut of a minute or two: one flow with every fault, and a short mixture that is always the same
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run chaos-fast env VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 $python -m pytest \
-                "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py
+                "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py \
+                tests/chaos/test_chaos_unanswered.py
             ;;
         *)
             echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network chaos chaos-fast" >&2

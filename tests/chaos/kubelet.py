@@ -77,25 +77,35 @@ class Kubelet:
         task.add_done_callback(self._tasks.discard)
 
     async def _start(self, pod: Pod, delay: float) -> None:
+        """Once: a report whose answer was lost may have been taken, and the pod may have failed since."""
         await asyncio.sleep(delay)
-        while True:
+        while (present := self._present(pod)) and present.status.phase in ("", "Pending"):
             try:
                 if PREPULL in pod.metadata.annotations:
                     await self._pull(pod)
                 else:
-                    await self._run(pod)
+                    await self._run(present)
                 return
-            except KubeError:  # the API server is being restarted
-                await asyncio.sleep(0.5)
+            except (NotFound, Invalid):
+                return
+            except KubeError:  # the API server is being restarted, or the pod has just been changed
+                await asyncio.sleep(0.1)
+
+    def _present(self, pod: Pod) -> Pod | None:
+        present = self._pods.get(pod.metadata.namespace, pod.metadata.name)
+        return present if present and present.metadata.uid == pod.metadata.uid else None
 
     async def _run(self, pod: Pod) -> None:
         now = _now()
         conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "PodScheduled")]
         container = _container(ready=True, state={"running": {"startedAt": now}})
-        self.ready_pods += 1
-        await self.report(
-            pod.metadata.name, phase="Running", podIP=ADDRESS, conditions=conditions, containerStatuses=[container]
+        status = {"phase": "Running", "podIP": ADDRESS, "conditions": conditions, "containerStatuses": [container]}
+        meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}
+        patch = {"metadata": meta, "status": status}
+        await self._api.patch(
+            PODS, pod.metadata.name, patch, namespace=self._namespace, subresource="status", into=msgspec.Raw
         )
+        self.ready_pods += 1
 
     async def _pull(self, pod: Pod) -> None:
         image = pod.metadata.annotations[PREPULL_IMAGE]

@@ -35,6 +35,7 @@ from vdi.operator.prepull import PrePuller
 from vdi.operator.reservations import Reservations
 from vdi.operator.settings import Settings
 from vdi.operator.template_warnings import TemplateWarnings
+from vdi.operator.unanswered import Unanswered
 from vdi.operator.wakeups import Wakeups
 
 
@@ -106,11 +107,13 @@ def assemble(parts: Parts) -> Assembly:
 def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
     reservations, family = Reservations(), Family(client, caches)
+    unanswered = Unanswered(client, caches.pods)
     sessions = SessionController(
         client=client,
         caches=caches,
         reservations=reservations,
-        builder=Builder(family, reservations, neighbours.pools, policy, _new_credentials),
+        unanswered=unanswered,
+        builder=Builder(family, reservations, unanswered, neighbours.pools, policy, _new_credentials),
         clearer=Clearer(family),
         neighbours=neighbours,
         announcer=Announcer(parts.recorder, parts.metrics),

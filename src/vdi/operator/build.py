@@ -5,13 +5,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vdi.kube.errors import ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, ServerError
+from vdi.kube.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.operator.caches import label_of
 from vdi.operator.children import Family, ForeignObjectError
 from vdi.operator.kinds import ROUTES
 from vdi.operator.ports import Credentials, Pools
 from vdi.operator.reservations import Reservations
+from vdi.operator.unanswered import Unanswered, is_uncertain
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod
@@ -21,6 +22,7 @@ from vdi.session.children.service import build_service
 from vdi.session.decide import Observed, Verdict
 from vdi.session.effective import Desktop, Home, Problem
 from vdi.session.lifetime import run_annotations
+from vdi.session.naming import pod_name
 from vdi.session.observed import HOLD, Pod, Secret
 from vdi.session.policy import Policy
 from vdi.session.refusal import explain_refusal, is_webhook_down, leftover, name_taken
@@ -47,12 +49,14 @@ class Builder:
         self,
         family: Family,
         reservations: Reservations,
+        unanswered: Unanswered,
         pools: Pools,
         policy: Policy,
         new_credentials: Callable[[], Credentials],
     ) -> None:
         self._family = family
         self._reservations = reservations
+        self._unanswered = unanswered
         self._pools = pools
         self._policy = policy
         self._new_credentials = new_credentials
@@ -69,15 +73,18 @@ class Builder:
         work = self._work(observed, verdict.desktop, identity, evictable=evictable)
         answers = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         made: dict[str, Any] = {}
-        failures: list[BaseException] = []
+        failures: dict[str, BaseException] = {}
         for name, answer in zip(work, answers, strict=True):
             if isinstance(answer, BaseException):
-                failures.append(answer)
+                failures[name] = answer
             else:
                 made[name] = answer
-        if not any(_is_uncertain(failure) for failure in failures):
+        uncertain = [name for name, failure in failures.items() if is_uncertain(failure)]
+        if not uncertain:
             self._reservations.release(session.metadata.uid)
-        return _sum_up(replace(observed, **made) if made else observed, failures)
+        if "pod" in uncertain and observed.pod is None:
+            self._unanswered.add(session.metadata.uid, pod_name(session.metadata.name))
+        return _sum_up(replace(observed, **made) if made else observed, list(failures.values()))
 
     def _work(
         self, observed: Observed, desktop: Desktop | None, identity: Identity, *, evictable: bool
@@ -156,9 +163,3 @@ _KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS,
 def _kind_in(failure: ApiError) -> str:
     """The kind that a request was about, from its path."""
     return next((_KINDS[part] for part in failure.request.split("/") if part in _KINDS), "child")
-
-
-def _is_uncertain(failure: BaseException) -> bool:
-    """Whether the object may have been made all the same: the answer was lost."""
-    refused = isinstance(failure, ApiError) and failure.status < 500 and not isinstance(failure, Conflict)
-    return isinstance(failure, KubeError) and not refused

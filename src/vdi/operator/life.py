@@ -35,6 +35,10 @@ DRAIN = 10.0
 """Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30."""
 _FLUSH = 1.0
 """Seconds that Events may take then; a successor waits for it."""
+_CATCH_UP = 10.0
+"""Seconds that a new leader waits for watches that do not work just now; then it works with what it knows."""
+_LOOK = 0.1
+"""Seconds between two looks at them."""
 _SAY_AGAIN = 30.0
 """Seconds between two log lines on why the operator cannot start working."""
 
@@ -46,6 +50,7 @@ class Life:
         self, config: ClusterConfig, settings: Settings, metrics: Metrics, health: Health, clock: Clock
     ) -> None:
         self._settings = settings
+        self._clock = clock
         self._health = health
         of_both: dict[str, Any] = {
             "field_manager": FIELD_MANAGER,
@@ -117,6 +122,7 @@ class Life:
         try:
             await asyncio.wait((candidacy, elected, stopped), return_when=asyncio.FIRST_COMPLETED)
             if elector.leads and not stop.is_set():
+                await self._catch_up(candidacy, stopped)
                 log.info("working on %d sessions in %s", len(self._caches.sessions), self._settings.namespace)
                 clean = await self._work(self._assembly, stopped, candidacy)
                 with suppress(TimeoutError):
@@ -128,6 +134,17 @@ class Life:
                 await candidacy
         if clean:
             await elector.release()
+
+    async def _catch_up(self, *ends: "asyncio.Task[Any]") -> None:
+        """Let watches that are being mended bring what the last leader did: a pod unknown to us has room that we'd give
+        away. When the API server has come back it may be us who find the Lease before our watches do.
+        """
+        until = self._clock.monotonic() + _CATCH_UP
+        while (troubles := list(self._caches.troubles())) and not any(end.done() for end in ends):
+            if self._clock.monotonic() >= until:
+                log.warning("beginning to work without news of %s", "; ".join(troubles))
+                return
+            await asyncio.wait(ends, timeout=_LOOK)
 
     async def _work(self, assembly: Assembly, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
         """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""

@@ -11,6 +11,7 @@ from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.pools import Pools
+from vdi.operator.unanswered import Unanswered, is_uncertain
 from vdi.session.children.identity import PoolIdentity
 from vdi.session.children.pod import build_pool_pod
 from vdi.session.children.secret import build_pool_secret
@@ -67,7 +68,13 @@ class PoolDesktops:
         self._namespace = namespace
         self._new_token = new_token
         self._pods = Applier(client, PODS, Pod, caches.pods)
+        self._unanswered = Unanswered(client, caches.pods)
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
+
+    async def settle(self, pool: str) -> None:
+        """Find out which of those are there whose making was not answered, and give back the room of the others."""
+        for name in await self._unanswered.settle(pool, self._namespace):
+            self._room.withdraw(name)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
         """Delete those that nobody is just taking, side by side."""
@@ -130,7 +137,10 @@ class PoolDesktops:
         try:
             pod = await self._pods.ensure(wanted)
         except KubeError as failure:
-            self._room.withdraw(name)  # if it was made all the same, the watch will show it
+            if is_uncertain(failure):
+                self._unanswered.add(pool.metadata.name, name)
+            else:
+                self._room.withdraw(name)
             if isinstance(failure, Forbidden | Invalid):
                 return explain_refusal("Pod", failure.message)
             raise

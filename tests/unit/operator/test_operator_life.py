@@ -1,6 +1,7 @@
 """A whole operator against an API server that knows little: how it begins, leads, and ends."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,6 +73,33 @@ async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
             await eventually(lambda: b"vdi_leader 0.0" in generate_latest(standby.metrics.registry), "it stands by")
             assert list(standby.health.troubles()) == []
         assert leader.holder == held, "who only stood by has nothing to give back"
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_a_new_leader_waits_for_watches_that_are_being_mended_but_not_for_ever(
+    mended: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vdi.operator.life")
+    monkeypatch.setattr("vdi.operator.life._CATCH_UP", 8.0 if mended else 0.3)
+    async with fake_api() as api:
+
+        async def deny(request: Any) -> Any:
+            if refused.is_set():
+                api.faults.append(("WATCH", deny))
+                return await refusal(500, "InternalError")(request) if "/pods" in request.path else None
+            return None
+
+        refused = asyncio.Event()
+        refused.set()
+        api.faults.append(("WATCH", deny))
+        async with living(api) as operator:
+            await eventually(operator.leads, "it leads")
+            assert [one for one in operator.health.troubles() if "pods: " in one]
+            assert "working on" not in caplog.text
+            if mended:
+                refused.clear()
+            await eventually(lambda: "working on" in caplog.text, "it works", 8)
+            assert ("without news of pods: " in caplog.text) is not mended
 
 
 async def test_a_lease_that_may_not_be_read_is_said_by_the_probe() -> None:

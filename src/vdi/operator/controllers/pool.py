@@ -73,6 +73,7 @@ class PoolController:
 
     async def reconcile(self, name: str) -> Result:
         """One step. Raises KubeError for what another try may mend."""
+        await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)
         if pool is None or pool.metadata.deletion_timestamp:

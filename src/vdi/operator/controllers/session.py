@@ -23,6 +23,7 @@ from vdi.operator.observe import Observer
 from vdi.operator.ports import Admission, Desktops, EndReports, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import StatusWriter
+from vdi.operator.unanswered import Unanswered
 from vdi.session.agenda import next_look
 from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
@@ -60,6 +61,7 @@ class SessionController:
         client: Client,
         caches: Caches,
         reservations: Reservations,
+        unanswered: Unanswered,
         builder: Builder,
         clearer: Clearer,
         neighbours: Neighbours,
@@ -70,6 +72,7 @@ class SessionController:
         self._client = client
         self._caches = caches
         self._reservations = reservations
+        self._unanswered = unanswered
         self._builder = builder
         self._clearer = clearer
         self._admission = neighbours.admission
@@ -88,6 +91,7 @@ class SessionController:
         session = self._caches.sessions.get(*key)
         if session is None:
             return Result()
+        await self._unanswered.settle(session.metadata.uid, session.metadata.namespace)
         if session.metadata.deletion_timestamp:
             return await self._finalize(session)
         return await self._run(session)
@@ -96,6 +100,7 @@ class SessionController:
         """The session is gone: drop what was remembered of it."""
         self._admission.withdraw(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
+        self._unanswered.forget(session.metadata.uid)
         self._statuses.forget(session.metadata.uid)
 
     async def _run(self, session: VDISession) -> Result:

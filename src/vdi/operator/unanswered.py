@@ -1,0 +1,48 @@
+"""Pods that were asked for, and whose answer was lost: whether they are there, only the API server knows for certain.
+
+The watch tells of them in a moment, unless it is broken too, which happens together. Until then nobody else may have
+their room, nor the home that they mount: a session that is deleted or suspended in that moment would give both away.
+"""
+
+from vdi.kube.errors import ApiError, Conflict, KubeError, NotFound, TooManyRequests
+from vdi.kube.resource import PODS
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.session.children.identity import MANAGED_BY
+from vdi.session.observed import Pod
+
+
+class Unanswered:
+    """Names of such pods, by whom they are for. Lives as long as the process: the next one's first lists have them."""
+
+    def __init__(self, client: Client, pods: Store[Pod]) -> None:
+        self._client = client
+        self._pods = pods
+        self._names: dict[str, set[str]] = {}
+
+    def add(self, whose: str, name: str) -> None:
+        """A pod of this name may be there."""
+        self._names.setdefault(whose, set()).add(name)
+
+    async def settle(self, whose: str, namespace: str) -> list[str]:
+        """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
+        settled = sorted(self._names.get(whose, ()))
+        for name in settled:
+            try:
+                live = await self._client.get(PODS, name, namespace=namespace, into=Pod)
+            except NotFound:
+                continue
+            if MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
+                self._pods.remember(live)
+        self.forget(whose)
+        return settled
+
+    def forget(self, whose: str) -> None:
+        """Nobody will ask any more."""
+        self._names.pop(whose, None)
+
+
+def is_uncertain(failure: BaseException) -> bool:
+    """Whether a create that failed so may have been done all the same: its answer was lost."""
+    refused = isinstance(failure, ApiError) and failure.status < 500
+    return isinstance(failure, KubeError) and (not refused or isinstance(failure, Conflict | TooManyRequests))

@@ -1,0 +1,97 @@
+"""Pods whose making was not answered: taken in if they are there, forgotten if not, in mind until that is known."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    Invalid,
+    KubeError,
+    ServerError,
+    TooManyRequests,
+)
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.operator.unanswered import Unanswered, is_uncertain
+from vdi.session.children.identity import MANAGED_BY
+from vdi.session.observed import Pod
+
+
+class Stage:
+    """An API server and what is known of its pods, which nobody watches."""
+
+    def __init__(self, api: FakeApi, client: Client) -> None:
+        self.api = api
+        self.pods: Store[Pod] = Store()
+        self.unanswered = Unanswered(client, self.pods)
+
+    def asked(self) -> int:
+        return self.api.count("GET")
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with fake_api() as api, Client(api.config(), field_manager="vdi-operator") as client:
+        yield Stage(api, client)
+
+
+async def test_nobody_is_asked_when_every_answer_came(stage: Stage) -> None:
+    assert await stage.unanswered.settle("uid-1", "ns") == []
+    assert stage.asked() == 0
+
+
+async def test_what_is_there_is_known_afterwards(stage: Stage) -> None:
+    stage.api.put("pods", "made", metadata={"labels": MANAGED_BY})
+    stage.unanswered.add("uid-1", "made")
+    stage.unanswered.add("uid-1", "not-made")
+    stage.unanswered.add("uid-2", "of-another")
+    assert await stage.unanswered.settle("uid-1", "ns") == ["made", "not-made"]
+    assert [pod.metadata.name for pod in stage.pods.values()] == ["made"]
+    assert await stage.unanswered.settle("uid-1", "ns") == [], "asked once"
+    assert stage.asked() == 2
+
+
+async def test_a_pod_of_somebody_else_stays_unknown(stage: Stage) -> None:
+    stage.api.put("pods", "made", metadata={"labels": {"app": "theirs"}})
+    stage.unanswered.add("uid-1", "made")
+    await stage.unanswered.settle("uid-1", "ns")
+    assert stage.pods.values() == []
+
+
+async def test_no_answer_again_is_no_answer(stage: Stage) -> None:
+    stage.api.put("pods", "made", metadata={"labels": MANAGED_BY})
+    stage.unanswered.add("uid-1", "made")
+    stage.api.faults.append(("GET", refusal(500, "trouble")))
+    with pytest.raises(ServerError):
+        await stage.unanswered.settle("uid-1", "ns")
+    assert await stage.unanswered.settle("uid-1", "ns") == ["made"]
+
+
+async def test_a_session_that_is_gone_is_asked_about_no_more(stage: Stage) -> None:
+    stage.unanswered.add("uid-1", "made")
+    stage.unanswered.forget("uid-1")
+    assert await stage.unanswered.settle("uid-1", "ns") == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "uncertain"),
+    [
+        (ConnectionFailed("server", "POST", "reset"), True),
+        (ServerError(500, "InternalError", "trouble"), True),
+        (TooManyRequests(429, "TooManyRequests", "busy"), True),
+        (Conflict(409, "Conflict", "changed"), True),
+        (Forbidden(403, "Forbidden", "quota"), False),
+        (Invalid(422, "Invalid", "no such field"), False),
+        (AlreadyExists(409, "AlreadyExists", "taken"), False),
+        (KubeError("anything else of the way there"), True),
+        (ValueError("a fault of ours"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_which_failures_leave_it_open(failure: Exception, uncertain: bool) -> None:
+    assert is_uncertain(failure) is uncertain
