@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdi.kube.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
+from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.operator.caches import label_of
 from vdi.operator.children import Family, ForeignObjectError
@@ -83,7 +84,7 @@ class Builder:
         if not uncertain:
             self._reservations.release(session.metadata.uid)
         if "pod" in uncertain and observed.pod is None:
-            self._unanswered.add(session.metadata.uid, pod_name(session.metadata.name))
+            self._unanswered.add(key_of(session), pod_name(session.metadata.name))
         return _sum_up(replace(observed, **made) if made else observed, list(failures.values()))
 
     def _work(

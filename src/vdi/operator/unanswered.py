@@ -4,6 +4,8 @@ The watch tells of them in a moment, unless it is broken too, which happens toge
 their room, nor the home that they mount: a session that is deleted or suspended in that moment would give both away.
 """
 
+from collections.abc import Hashable
+
 from vdi.kube.errors import ApiError, Conflict, KubeError, NotFound, TooManyRequests
 from vdi.kube.resource import PODS
 from vdi.kube.store import Store
@@ -13,18 +15,21 @@ from vdi.session.observed import Pod
 
 
 class Unanswered:
-    """Names of such pods, by whom they are for. Lives as long as the process: the next one's first lists have them."""
+    """Names of such pods, by the key of the session or pool that they are for.
+
+    Lives as long as the process: the next one's first lists have them.
+    """
 
     def __init__(self, client: Client, pods: Store[Pod]) -> None:
         self._client = client
         self._pods = pods
-        self._names: dict[str, set[str]] = {}
+        self._names: dict[Hashable, set[str]] = {}
 
-    def add(self, whose: str, name: str) -> None:
+    def add(self, whose: Hashable, name: str) -> None:
         """A pod of this name may be there."""
         self._names.setdefault(whose, set()).add(name)
 
-    async def settle(self, whose: str, namespace: str) -> list[str]:
+    async def settle(self, whose: Hashable, namespace: str) -> list[str]:
         """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
         settled = sorted(self._names.get(whose, ()))
         for name in settled:
@@ -37,7 +42,7 @@ class Unanswered:
         self.forget(whose)
         return settled
 
-    def forget(self, whose: str) -> None:
+    def forget(self, whose: Hashable) -> None:
         """Nobody will ask any more."""
         self._names.pop(whose, None)
 

@@ -12,6 +12,7 @@ import msgspec
 from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
 from vdi.kube.errors import NotFound, Replaced
+from vdi.kube.meta import key_of
 from vdi.kube.queue import Result
 from vdi.kube.transport import Client
 from vdi.operator.announce import Announcer
@@ -88,10 +89,10 @@ class SessionController:
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
+        await self._unanswered.settle(key, key[0])
         session = self._caches.sessions.get(*key)
         if session is None:
             return Result()
-        await self._unanswered.settle(session.metadata.uid, session.metadata.namespace)
         if session.metadata.deletion_timestamp:
             return await self._finalize(session)
         return await self._run(session)
@@ -100,7 +101,7 @@ class SessionController:
         """The session is gone: drop what was remembered of it."""
         self._admission.withdraw(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
-        self._unanswered.forget(session.metadata.uid)
+        self._unanswered.forget(key_of(session))
         self._statuses.forget(session.metadata.uid)
 
     async def _run(self, session: VDISession) -> Result:
