@@ -231,7 +231,7 @@ def test_selector_of_a_service_wrong(ward: Ward) -> None:
     command = found.remedy.removeprefix("kubectl ").replace("'", "").split()
     ward.tools.kubectl(*command)  # what it says mends it
     wait_until("Kasm is well", ward.is_well, 120)
-    assert ward.look() == []
+    assert not (wrong := ward.look()), str(wrong)
 
 
 def test_service_deleted(ward: Ward) -> None:

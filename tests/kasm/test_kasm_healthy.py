@@ -16,11 +16,11 @@ def test_nothing_is_wrong_from_the_first_moment_to_the_last(
     ward.install(letter)
 
     def well() -> bool:
-        assert ward.look() == []
+        assert not (wrong := ward.look()), str(wrong)
         return ward.is_well()
 
     wait_until(f"generation {letter} is well", well, 180)
-    assert ward.look() == []
+    assert not (wrong := ward.look()), str(wrong)
     place = ["--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig)]
     assert main(["kasm", "diagnose", *place, "-o", "json"]) == 0
     said = json.loads(capsys.readouterr().out)

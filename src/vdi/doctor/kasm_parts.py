@@ -1,6 +1,5 @@
 """A pod as its chain is followed: its init containers in order, which of them it is at, what it waits for. Pure."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +7,10 @@ from typing import Any
 
 from vdi.doctor.kasm_waits import Target, parse_wait
 from vdi.doctor.snapshot import Snapshot
+from vdi.session.explain import PASSING
 from vdi.session.observed import Event
 
 Raw = dict[str, Any]
-_PASSING = re.compile(r"^Error: |failed to sync \w+ cache")
-"""What repeats the state only, or passes by itself: a kubelet with much to do."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ class Part:
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Warning with one of these reasons, but for those that say nothing."""
-        matching = [one for one in self.events if one.reason in reasons and not _PASSING.search(one.note)]
+        matching = [one for one in self.events if one.reason in reasons and not PASSING.search(one.note)]
         return matching[-1] if matching else None
 
     def log(self, box: Box, lines: int = 3) -> list[str]:

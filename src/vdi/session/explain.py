@@ -18,6 +18,14 @@ from vdi.session.observed import Claim, ContainerStatus, Event, Node, Pod
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
 
+PASSING = re.compile(
+    r"^Error: "  # `Error: ImagePullBackOff` and its like repeat the state only
+    r"|failed to sync \w+ cache"  # a kubelet with much to do
+    # the API server's node authorizer has not heard yet where the pod is
+    r"|token bound to a pod scheduled on a different node|no relationship found between node"
+)
+"""Words of Events that say nothing of a fault: the kubelet tries again in a moment, and it works."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -31,8 +39,8 @@ class Facts:
     """The pod is bound to a node that is not ready, or not there."""
 
     def newest(self, *reasons: str) -> Event | None:
-        """The newest Event with one of these reasons. `Error: ImagePullBackOff` and its like repeat the state only."""
-        matching = [e for e in self.events if e.reason in reasons and e.note and not e.note.startswith("Error: ")]
+        """The newest Event with one of these reasons, but for those that say nothing."""
+        matching = [e for e in self.events if e.reason in reasons and e.note and not PASSING.search(e.note)]
         return max(matching, key=lambda event: event.seen, default=None)
 
 

@@ -52,6 +52,7 @@ SENTENCES = [
     ("sandbox-failed", "NodeNetwork", "no IP addresses available"),
     ("looking-for-a-node", "Scheduling", "Looking for a node"),
     ("preparing", "Preparing", "Node node-1 is getting the image ready."),
+    ("mount-tried-again", "Preparing", "Node node-1 is getting the image ready."),
     ("preparing-home", "Preparing", "and its home volume"),
     ("starting-up", "Starting", "does not answer yet"),
 ]
