@@ -15,7 +15,7 @@ PROGRESS_PAUSE = 3.0
 """Seconds between two notes on progress."""
 START_PAUSE = 1.5
 """Seconds that the beginning of a start may go unsaid: one that is quicker writes a single status, that it runs."""
-START_PAUSE_EACH, LONGEST_START_PAUSE = 0.02, 5.0
+START_PAUSE_EACH, LONGEST_START_PAUSE = 0.02, 15.0
 """In a crowd it goes unsaid for longer, by the number that start: their notes would delay the starts they tell of."""
 
 

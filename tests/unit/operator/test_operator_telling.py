@@ -214,7 +214,7 @@ async def test_slow_start_is_told_when_it_has_become_slow(
     assert session.status.message == "two"
 
 
-@pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (150, 3.02), (1000, 5.0)])
+@pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (150, 3.02), (500, 10.02), (1000, 15.0)])
 async def test_in_a_crowd_a_start_goes_unsaid_for_longer(writer: StatusWriter, others: int, due: float) -> None:
     for number in range(others):
         crowd = a_session(phase="Pending")
