@@ -59,14 +59,19 @@ class Deaf:
         return Fault.BROKEN
 
 
+async def take_all_but_one(world: World, template: str) -> None:
+    """Only one GPU is left."""
+    names = [f"other-{number}" for number in range(GPUS - 1)]
+    for name in names:
+        await world.create(name, template)
+    await asyncio.gather(*(world.reach(name, "Running") for name in names))
+
+
 @pytest.mark.parametrize("maker", ["session", "pool"])
 async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: World, maker: str) -> None:
     template = await world.with_gpu()
     async with world.stage.operator():
-        others = [f"other-{number}" for number in range(GPUS - 1)]
-        for name in others:
-            await world.create(name, template)
-        await asyncio.gather(*(world.reach(name, "Running") for name in others))
+        await take_all_but_one(world, template)
 
         blindfold = world.proxy.choose = Blindfold(world)
         if maker == "session":
@@ -89,10 +94,7 @@ async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: World, m
 async def test_a_new_leader_waits_for_what_the_last_one_did(world: World) -> None:
     template = await world.with_gpu()
     async with replicas(world) as (leader, standby):
-        others = [f"other-{number}" for number in range(GPUS - 1)]
-        for name in others:
-            await world.create(name, template)
-        await asyncio.gather(*(world.reach(name, "Running") for name in others))
+        await take_all_but_one(world, template)
         if world.audit.holder is standby.proxy:
             leader, standby = standby, leader
 
