@@ -49,9 +49,10 @@ class Kubelet:
     async def report(self, pod_name: str, **status: Any) -> None:
         """Say this of a pod, if it is still there."""
         with suppress(NotFound, Conflict, Invalid):
-            await self._api.patch(
-                PODS, pod_name, {"status": status}, namespace=self._namespace, subresource="status", into=msgspec.Raw
-            )
+            await self._say(pod_name, {"status": status})
+
+    async def _say(self, pod_name: str, patch: dict[str, Any]) -> None:
+        await self._api.patch(PODS, pod_name, patch, namespace=self._namespace, subresource="status", into=msgspec.Raw)
 
     async def fail(self, pod_name: str, reason: str = "Error") -> None:
         """The pod has ended for good."""
@@ -101,10 +102,7 @@ class Kubelet:
         container = _container(ready=True, state={"running": {"startedAt": now}})
         status = {"phase": "Running", "podIP": ADDRESS, "conditions": conditions, "containerStatuses": [container]}
         meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}
-        patch = {"metadata": meta, "status": status}
-        await self._api.patch(
-            PODS, pod.metadata.name, patch, namespace=self._namespace, subresource="status", into=msgspec.Raw
-        )
+        await self._say(pod.metadata.name, {"metadata": meta, "status": status})
         self.ready_pods += 1
 
     async def _pull(self, pod: Pod) -> None:

@@ -92,11 +92,16 @@ def assemble(parts: Parts) -> Assembly:
     admission = _assemble_admission(parts)
     pools = Pools(parts.client, parts.caches, parts.recorder, parts.settings.policy, parts.clock)
     reports = _assemble_history(parts)
-    sessions = _assemble_sessions(parts, Neighbours(admission, pools, agents, reports))
+    family = Family(parts.client, parts.caches)
+    unanswered = Unanswered(family.pods)
+    sessions = _assemble_sessions(parts, family, unanswered, Neighbours(admission, pools, agents, reports))
     asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
-    others: list[Controller[Any]] = [_assemble_pools(parts, pools, admission, sessions), _assemble_templates(parts)]
+    others: list[Controller[Any]] = [
+        _assemble_pools(parts, pools, admission, unanswered, sessions),
+        _assemble_templates(parts),
+    ]
     if reports:
         tellings: Controller[SessionKey] = parts.controller("history", reports.report, workers=REPORTED_AT_ONCE)
         reports.connect(tellings, sessions)
@@ -104,16 +109,24 @@ def assemble(parts: Parts) -> Assembly:
     return Assembly(controllers=(sessions, asks, notices, *others), helpers=(admission.run,))
 
 
-def _assemble_sessions(parts: Parts, neighbours: Neighbours) -> Controller[SessionKey]:
+def _assemble_sessions(
+    parts: Parts, family: Family, unanswered: Unanswered, neighbours: Neighbours
+) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
-    reservations, family = Reservations(), Family(client, caches)
-    unanswered = Unanswered(client, caches.pods)
+    reservations = Reservations()
     sessions = SessionController(
         client=client,
         caches=caches,
         reservations=reservations,
         unanswered=unanswered,
-        builder=Builder(family, reservations, unanswered, neighbours.pools, policy, _new_credentials),
+        builder=Builder(
+            family=family,
+            reservations=reservations,
+            unanswered=unanswered,
+            pools=neighbours.pools,
+            policy=policy,
+            new_credentials=_new_credentials,
+        ),
         clearer=Clearer(family),
         neighbours=neighbours,
         announcer=Announcer(parts.recorder, parts.metrics),
@@ -152,13 +165,14 @@ def _assemble_admission(parts: Parts) -> Admission:
 
 
 def _assemble_pools(
-    parts: Parts, pools: Pools, admission: Admission, sessions: Controller[SessionKey]
+    parts: Parts, pools: Pools, admission: Admission, unanswered: Unanswered, sessions: Controller[SessionKey]
 ) -> Controller[str]:
     desktops = PoolDesktops(
         client=parts.client,
         caches=parts.caches,
         pools=pools,
         room=admission,
+        unanswered=unanswered,
         policy=parts.settings.policy,
         namespace=parts.settings.namespace,
         new_token=lambda: secrets.token_urlsafe(18),

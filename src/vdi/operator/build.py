@@ -48,6 +48,7 @@ class Builder:
 
     def __init__(
         self,
+        *,
         family: Family,
         reservations: Reservations,
         unanswered: Unanswered,

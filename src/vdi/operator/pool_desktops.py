@@ -57,6 +57,7 @@ class PoolDesktops:
         caches: Caches,
         pools: Pools,
         room: Room,
+        unanswered: Unanswered,
         policy: Policy,
         namespace: str,
         new_token: Callable[[], str],
@@ -64,11 +65,11 @@ class PoolDesktops:
         self._caches = caches
         self._pools = pools
         self._room = room
+        self._unanswered = unanswered
         self._policy = policy
         self._namespace = namespace
         self._new_token = new_token
         self._pods = Applier(client, PODS, Pod, caches.pods)
-        self._unanswered = Unanswered(client, caches.pods)
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
 
     async def settle(self, pool: str) -> None:

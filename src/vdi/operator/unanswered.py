@@ -6,10 +6,8 @@ their room, nor the home that they mount: a session that is deleted or suspended
 
 from collections.abc import Hashable
 
-from vdi.kube.errors import ApiError, Conflict, KubeError, NotFound, TooManyRequests
-from vdi.kube.resource import PODS
-from vdi.kube.store import Store
-from vdi.kube.transport import Client
+from vdi.kube.errors import ApiError, Conflict, KubeError, ServerError, TooManyRequests
+from vdi.operator.children import Children
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.observed import Pod
 
@@ -20,8 +18,7 @@ class Unanswered:
     Lives as long as the process: the next one's first lists have them.
     """
 
-    def __init__(self, client: Client, pods: Store[Pod]) -> None:
-        self._client = client
+    def __init__(self, pods: Children[Pod]) -> None:
         self._pods = pods
         self._names: dict[Hashable, set[str]] = {}
 
@@ -33,12 +30,9 @@ class Unanswered:
         """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
         settled = sorted(self._names.get(whose, ()))
         for name in settled:
-            try:
-                live = await self._client.get(PODS, name, namespace=namespace, into=Pod)
-            except NotFound:
-                continue
-            if MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
-                self._pods.remember(live)
+            live = await self._pods.look(namespace, name)
+            if live and MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
+                self._pods.store.remember(live)
         self.forget(whose)
         return settled
 
@@ -49,5 +43,6 @@ class Unanswered:
 
 def is_uncertain(failure: BaseException) -> bool:
     """Whether a create that failed so may have been done all the same: its answer was lost."""
-    refused = isinstance(failure, ApiError) and failure.status < 500
-    return isinstance(failure, KubeError) and (not refused or isinstance(failure, Conflict | TooManyRequests))
+    if isinstance(failure, ApiError):
+        return isinstance(failure, Conflict | TooManyRequests | ServerError)
+    return isinstance(failure, KubeError)

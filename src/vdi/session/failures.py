@@ -74,9 +74,8 @@ def find_loss(
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
-    if (
-        unscheduled is not None and answer.code == Reason.SCHEDULER_LATE
-    ):  # its time to look again begins with the volume
+    # The scheduler's time to look again begins with the volume.
+    if unscheduled is not None and answer.code == Reason.SCHEDULER_LATE:
         unscheduled = max(unscheduled, bound_at or now)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")

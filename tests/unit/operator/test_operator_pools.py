@@ -16,13 +16,16 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.errors import ConnectionFailed, ServerError
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
+from vdi.kube.resource import PODS
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
+from vdi.operator.children import Children
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import CALM, Pools
+from vdi.operator.unanswered import Unanswered
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, Problem, resolve
 from vdi.session.observed import Pod, Secret
@@ -66,7 +69,8 @@ class World:
             "pools": self.pools,
             "policy": POLICY,
         }
-        desktops = PoolDesktops(**shared, room=self, namespace=NS, new_token=self._token)
+        unanswered = Unanswered(Children(client, PODS, Pod, self.caches.pods))
+        desktops = PoolDesktops(**shared, room=self, unanswered=unanswered, namespace=NS, new_token=self._token)
         self.controller = PoolController(**shared, desktops=desktops, clock=self.clock)
         self.due: set[str] = set()
         self.woken: list[tuple[str, str]] = []

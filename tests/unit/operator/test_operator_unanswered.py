@@ -15,8 +15,10 @@ from vdi.kube.errors import (
     ServerError,
     TooManyRequests,
 )
+from vdi.kube.resource import PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
+from vdi.operator.children import Children
 from vdi.operator.unanswered import Unanswered, is_uncertain
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.observed import Pod
@@ -28,7 +30,7 @@ class Stage:
     def __init__(self, api: FakeApi, client: Client) -> None:
         self.api = api
         self.pods: Store[Pod] = Store()
-        self.unanswered = Unanswered(client, self.pods)
+        self.unanswered = Unanswered(Children(client, PODS, Pod, self.pods))
 
     def asked(self) -> int:
         return self.api.count("GET")
