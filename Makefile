@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean
+.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -25,7 +25,13 @@ demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real desktop; needs root), pages; with the time of each
 	@tests/run.sh unit cluster chaos-fast e2e portal
 
-check: lint types contracts unit ## format, lint, types, import contracts, unit tests (about three minutes)
+check: lint types contracts verify unit ## format, lint, types, import contracts, generated files, unit tests
+
+generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
+	@$(PY) -m tools.generate
+
+verify: $(STAMP) ## fail when a generated file is stale
+	@$(PY) -m tools.generate --check
 
 format: $(STAMP) ## format and mend what can be mended
 	@$(PY) -m ruff format .

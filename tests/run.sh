@@ -4,6 +4,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
+trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
 failed=()
 flaky=()
 times=()
@@ -28,6 +29,11 @@ patiently() {
     $python -m pytest "${cache[@]}" "$@" --last-failed --last-failed-no-failures none || return
     flaky+=("$before")
 }
+
+# The servers and the browser that the tests of these suites start.
+case " $* " in
+    *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "*) run servers tests/install-servers ;;
+esac
 
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 

@@ -25,7 +25,7 @@ from cluster.operator_proxy import Proxy
 from cluster.operator_stage import Stage
 from cluster.test_gateway_portal import Person
 from cluster.test_gateway_process import free_ports
-from unit.chart.render import render
+from tools.generate.chart_render import render
 from vdi.api.crd import build_crds
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress

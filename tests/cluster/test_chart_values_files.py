@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools, open_tools
-from unit.chart import generate, pages
-from unit.chart.golden_pages import identity
-from unit.chart.render import CHART, ROOT, VALUES_FILES, images_of, render
+from tools.generate import chart, chart_pages
+from tools.generate.chart_render import CHART, ROOT, VALUES_FILES, images_of, render
+from tools.generate.chart_summary import identity
 
 CRDS = Path(__file__).parent / "chart_crds.yaml"
 """Of cert-manager and the Prometheus operator, with the fields that we use and no other."""
@@ -41,15 +41,15 @@ def test_the_api_server_takes_every_object(tools: Tools, name: str) -> None:
 
 
 def test_what_is_generated_from_renders_is_up_to_date(tools: Tools) -> None:
-    made = generate.rendered_files(tools.helm_binary)
+    made = chart.rendered_files(tools.helm_binary)
     stale = [
         str(path.relative_to(ROOT)) for path, text in made.items() if not path.exists() or path.read_text() != text
     ]
-    assert stale == [], "run: .venv/bin/python tests/unit/chart/generate.py HELM"
+    assert stale == [], "run: make generate"
 
 
 def test_the_small_values_fit_a_node_of_4_and_of_8_gigabytes(tools: Tools) -> None:
-    small, lean, *others = pages.rows(tools.helm_binary)
+    small, lean, *others = chart_pages.rows(tools.helm_binary)
     assert (small.node.gigabytes, small.node.cores) == (4, 2)
     assert all(much >= 0 for much in small.node.left(small.ours).values())
     assert 1 <= small.desktops < lean.desktops
@@ -62,7 +62,7 @@ def test_the_servers_have_the_figures_that_were_asked_for(tools: Tools) -> None:
         "vdi-redis": ({"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"}),
     }
     found = {}
-    for made in render(tools.helm_binary, pages.SMALL):
+    for made in render(tools.helm_binary, chart_pages.SMALL):
         if made["metadata"]["name"] in asked and made["kind"] in ("Deployment", "StatefulSet"):
             (container,) = made["spec"]["template"]["spec"]["containers"]
             found[made["metadata"]["name"]] = tuple(container["resources"][one] for one in ("requests", "limits"))
@@ -71,7 +71,7 @@ def test_the_servers_have_the_figures_that_were_asked_for(tools: Tools) -> None:
 
 
 def test_production_has_two_of_what_can_be_two_and_keeps_them_apart(tools: Tools) -> None:
-    objects = render(tools.helm_binary, pages.PRODUCTION)
+    objects = render(tools.helm_binary, chart_pages.PRODUCTION)
     deployments = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "Deployment"}
     budgets = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"}
     for name in ("vdi-operator", "vdi-gateway"):

@@ -15,7 +15,7 @@ import yaml
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from cluster.operator_stage import documented_rules
 from network.worlds import policies, rendered, variants
-from unit.chart import generate
+from tools.generate import chart
 from vdi.operator.settings import read_settings
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.children.pod import AGENT_PORT_NAME
@@ -395,5 +395,5 @@ def test_lint_and_the_kubernetes_version(tools: Tools) -> None:
 
 def test_the_raw_manifests_are_the_chart(tools: Tools) -> None:
     """test_crd_rights.py applies them."""
-    text = generate.MANIFEST.read_text()
-    assert generate.manifest_text(tools.helm_binary) == text, "run: .venv/bin/python tests/unit/chart/generate.py HELM"
+    text = chart.MANIFEST.read_text()
+    assert chart.manifest_text(tools.helm_binary) == text, "run: make generate"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.chart import generate
+from tools.generate import chart
 from vdi.api.crd import build_crds
 from waiting import wait_until
 
@@ -61,7 +61,7 @@ def kube(kubectl: list[str]) -> Kube:
 @pytest.fixture
 def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
     """The operator as a process of its own, with the token of the chart's ServiceAccount; gives its log."""
-    kube("apply", "--server-side", "--force-conflicts", "-f", str(generate.MANIFEST))
+    kube("apply", "--server-side", "--force-conflicts", "-f", str(chart.MANIFEST))
     for crd in build_crds():
         kube("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
     config = yaml.safe_load(kubeconfig.read_text())

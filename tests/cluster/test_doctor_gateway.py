@@ -10,7 +10,7 @@ import yaml
 
 from cluster.doctor_ward import Ward
 from cluster.operator_stage import Stage
-from unit.chart import generate
+from tools.generate import chart
 from vdi.doctor.collect import MIDDLEWARES
 from vdi.kube.resource import DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES
@@ -29,7 +29,7 @@ async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[W
     await ward.deploy(VDI_EDGE_MIDDLEWARE="vdi-edge", VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081")
     env = {"VDI_NAMESPACE": stage.namespace, "VDI_GATEWAY_NAMESPACE": stage.namespace}
     await ward.workload("vdi-gateway", "gateway", "localhost/vdi/vdi:dev", env=env)
-    for body in yaml.safe_load_all(generate.MANIFEST.read_text()):
+    for body in yaml.safe_load_all(chart.MANIFEST.read_text()):
         component = (body or {}).get("metadata", {}).get("labels", {}).get("app.kubernetes.io/component")
         if component == "gateway" and body["kind"] in KINDS and body["kind"] != "Deployment":
             del body["metadata"]["namespace"]

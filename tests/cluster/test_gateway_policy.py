@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.chart import generate
+from tools.generate import chart
 from vdi.api.crd import build_crds
 from waiting import wait_until
 
@@ -49,7 +49,7 @@ class People:
 
 def policies() -> list[Object]:
     """As the chart makes them with its own values."""
-    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
     return [each for each in made if each["kind"].startswith("ValidatingAdmissionPolicy")]
 
 

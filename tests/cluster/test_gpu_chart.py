@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.chart.render import CHART, render
+from tools.generate.chart_render import CHART, render
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gpu.sharing import Sharing, render_config

@@ -11,7 +11,7 @@ from network import worlds
 from network.evaluate import ask
 from network.matrix import Variant
 from network.roles import NODE, Port, Question, Role
-from unit.chart.render import CHART
+from tools.generate.chart_render import CHART
 from unit.chart.trial_module import trial
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,7 +10,7 @@ import yaml
 from network.evaluate import Policy
 from network.matrix import Variant, load
 from network.roles import Role, roles_of
-from unit.chart.render import CHART
+from tools.generate.chart_render import CHART
 
 Object = dict[str, Any]
 

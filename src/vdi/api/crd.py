@@ -1,10 +1,8 @@
-"""The CustomResourceDefinitions, generated from the structs: `python -m vdi.api.crd DIRECTORY` writes one file a kind.
+"""The CustomResourceDefinitions, generated from the structs.
 
 The chart carries the written copy (`charts/vdi/files/crds`); a unit test holds the two equal.
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +15,7 @@ from vdi.api.template import VDITemplate
 
 Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
 
-_HEADER = "# Generated from src/vdi/api by `python -m vdi.api.crd`. Edit there.\n"
+_HEADER = "# Generated from src/vdi/api by `make generate`. Edit there.\n"
 
 _SHOWN_BEFORE_THE_FIRST_WRITE: dict[Kind, dict[str, Any]] = {
     VDISession: {"phase": "Pending"},
@@ -143,19 +141,3 @@ def _object_schema(kind: Kind) -> Schema:
 
 def _spec_of(kind: Kind) -> Any:
     return kind.__annotations__["spec"]
-
-
-def main(arguments: list[str]) -> int:
-    """Write the files into the directory that is named."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m vdi.api.crd DIRECTORY   (the chart's: charts/vdi/files/crds)\n")
-        return 2
-    directory = Path(arguments[0])
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in render_files().items():
-        (directory / name).write_text(content)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

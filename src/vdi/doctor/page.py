@@ -1,14 +1,12 @@
-"""The catalogue as a page: `python -m vdi.doctor.page FILE` writes docs/doctor.md. A test holds the two equal."""
+"""The catalogue as a page, docs/doctor.md."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from vdi.doctor.codes import CODES
 from vdi.doctor.finding import Code
 from vdi.doctor.mends import MENDS
 
-_HEAD = """<!-- Generated from src/vdi/doctor/codes by `python -m vdi.doctor.page`. Edit there. -->
+_HEAD = """<!-- Generated from src/vdi/doctor/codes by `make generate`. Edit there. -->
 # The doctor: what each code means
 
 `vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
@@ -49,16 +47,3 @@ def explain_code(one: Code) -> list[str]:
     if one.follows:
         lines.append(f"- **May follow from**: {', '.join(one.follows)}")
     return lines
-
-
-def main(arguments: list[str]) -> int:
-    """Write the page."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m vdi.doctor.page FILE   (docs/doctor.md)\n")
-        return 2
-    Path(arguments[0]).write_text(render_page())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

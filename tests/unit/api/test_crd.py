@@ -8,8 +8,9 @@ import msgspec
 import pytest
 import yaml
 
-from vdi.api import reference
-from vdi.api.crd import build_crds, main, pool_crd, render_files, session_crd, template_crd
+from tools.generate import api_reference
+from tools.generate.page import replace_generated
+from vdi.api.crd import build_crds, pool_crd, render_files, session_crd, template_crd
 from vdi.api.session import PHASES, VDISession
 from vdi.api.template import VDITemplate
 
@@ -32,27 +33,17 @@ def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str
 
 def test_the_charts_copy_is_what_the_structs_say() -> None:
     folder = ROOT / "charts/vdi/files/crds"
-    assert {path.name: path.read_text() for path in folder.iterdir()} == render_files(), (
-        "run: .venv/bin/python -m vdi.api.crd charts/vdi/files/crds"
-    )
+    assert {path.name: path.read_text() for path in folder.iterdir()} == render_files(), "run: make generate"
 
 
 def test_the_reference_page_is_what_the_structs_say() -> None:
     page = (ROOT / "docs/api.md").read_text()
-    assert reference.replace_between_markers(page, reference.render()) == page, (
-        "run: .venv/bin/python -m vdi.api.reference docs/api.md"
-    )
+    assert replace_generated(page, api_reference.render()) == page, "run: make generate"
 
 
 def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the lines"):
-        reference.replace_between_markers("no markers", "tables")
-
-
-def test_main_writes_the_files_and_refuses_anything_but_a_directory(tmp_path: Path) -> None:
-    assert main([str(tmp_path / "made")]) == 0
-    assert {path.name for path in (tmp_path / "made").iterdir()} == set(render_files())
-    assert main([]) == 2
+        replace_generated("no markers", "tables")
 
 
 @pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])

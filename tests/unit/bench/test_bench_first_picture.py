@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from bench.first_picture import FIRST, main, table, verdicts
 from bench.ways import copy, is_ready, status
 

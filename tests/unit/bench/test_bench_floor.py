@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+
 from bench import objects
 from bench.floor import children_of, event_of, status_of
-
 from vdi.api.session import SessionStatus
 
 

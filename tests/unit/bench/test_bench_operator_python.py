@@ -6,7 +6,6 @@ import tarfile
 from pathlib import Path
 
 from bench.operator_python import from_here, unpacked
-
 from vdi.devcluster.images_archive import ImageConfig, write_archive
 
 

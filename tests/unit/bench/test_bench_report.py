@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from bench.report import goals, remarks, render, table
 
 

@@ -1,7 +1,8 @@
 import pytest
-from bench.stats import latency, percentile, ratio, spread
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench.stats import latency, percentile, ratio, spread
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.1, 100))

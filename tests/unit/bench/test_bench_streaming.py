@@ -3,14 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageDraw
+
 from bench import testcard
 from bench.photon import Patch, find_patch
 from bench.plain import LABEL, node_port, plain_pod
 from bench.podload import Load, read
 from bench.streaming import main
 from bench.streaming_report import OURS, PLAIN, compare, cores, delays, loads, lost, per_core, table, verdicts
-from PIL import Image, ImageDraw
-
 from vdi.devcluster.machine import CgroupMount
 
 UID = "6a1e"

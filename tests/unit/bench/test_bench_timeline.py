@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.timeline import Timeline, sighting
 
 

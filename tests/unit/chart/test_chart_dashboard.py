@@ -1,10 +1,10 @@
 """The dashboard is what its generator makes."""
 
-from unit.chart import dashboard
+from tools.generate import dashboard
 
 
 def test_the_dashboard_is_up_to_date() -> None:
-    assert dashboard.FILE.read_text() == dashboard.text(), "run: .venv/bin/python tests/unit/chart/dashboard.py"
+    assert dashboard.FILE.read_text() == dashboard.text(), "run: make generate"
 
 
 def test_no_two_panels_overlap() -> None:

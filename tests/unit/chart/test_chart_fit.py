@@ -2,10 +2,10 @@
 
 import pytest
 
-from unit.chart import fit
-from unit.chart.render import ROOT, Object
+from tools.generate import node_fit
+from tools.generate.chart_render import ROOT, Object
 
-DESKTOP = {"cpu": 250, "memory": 1024 * fit.MEBI}
+DESKTOP = {"cpu": 250, "memory": 1024 * node_fit.MEBI}
 
 
 def deployment(replicas: int, *containers: tuple[str, str], kind: str = "Deployment") -> Object:
@@ -23,29 +23,29 @@ def test_requests_are_added_up_over_replicas_and_containers() -> None:
         deployment(1, ("250m", "512Mi"), ("0.1", "64Mi"), kind="StatefulSet"),
         {"kind": "Service", "spec": {"replicas": 3}},
     ]
-    assert fit.requests_of(objects) == {"cpu": 450, "memory": 768 * fit.MEBI}
+    assert node_fit.requests_of(objects) == {"cpu": 450, "memory": 768 * node_fit.MEBI}
 
 
 def test_what_is_left_of_a_node_by_hand() -> None:
     # 4 GB are 3814.7 MiB. Less 200 for eviction, 1536 reserved, 140 for K3s' pods, 992 of ours: 946.7.
-    left = fit.server(2, 4).left({"cpu": 450, "memory": 992 * fit.MEBI})
-    assert (left["cpu"], left["memory"] // fit.MEBI) == (2000 - 200 - 200 - 450, 946)
-    assert fit.fits(left, DESKTOP) == 0
-    assert fit.fits(left, {"cpu": 250, "memory": 768 * fit.MEBI}) == 1
+    left = node_fit.server(2, 4).left({"cpu": 450, "memory": 992 * node_fit.MEBI})
+    assert (left["cpu"], left["memory"] // node_fit.MEBI) == (2000 - 200 - 200 - 450, 946)
+    assert node_fit.fits(left, DESKTOP) == 0
+    assert node_fit.fits(left, {"cpu": 250, "memory": 768 * node_fit.MEBI}) == 1
 
 
 def test_the_scarcest_decides_and_nothing_is_never_less_than_none() -> None:
-    assert fit.fits({"cpu": 1000, "memory": 10 * 1024 * fit.MEBI}, DESKTOP) == 4
-    assert fit.fits({"cpu": 9000, "memory": 3 * 1024 * fit.MEBI}, DESKTOP) == 3
-    assert fit.fits({"cpu": -1, "memory": 10**12}, DESKTOP) == 0
-    row = fit.Row(fit.agent(64, 512, shares=8), "w", {}, DESKTOP, DESKTOP)
+    assert node_fit.fits({"cpu": 1000, "memory": 10 * 1024 * node_fit.MEBI}, DESKTOP) == 4
+    assert node_fit.fits({"cpu": 9000, "memory": 3 * 1024 * node_fit.MEBI}, DESKTOP) == 3
+    assert node_fit.fits({"cpu": -1, "memory": 10**12}, DESKTOP) == 0
+    row = node_fit.Row(node_fit.agent(64, 512, shares=8), "w", {}, DESKTOP, DESKTOP)
     assert row.desktops == 8 and "GPU 8" in row.text()
 
 
 @pytest.mark.parametrize("name", ["server", "agent"])
 def test_the_guide_reserves_what_the_arithmetic_takes_off(name: str) -> None:
     page = (ROOT / "docs/k3s.md").read_text()
-    whole = {"server": fit.SERVER, "agent": fit.AGENT}[name]
-    kube = whole["memory"] // fit.MEBI - 512
+    whole = {"server": node_fit.SERVER, "agent": node_fit.AGENT}[name]
+    kube = whole["memory"] // node_fit.MEBI - 512
     assert f"system-reserved=memory=512Mi\n  - kube-reserved=cpu={whole['cpu']}m,memory={kube}Mi\n" in page
     assert page.count("eviction-hard=memory.available<200Mi,nodefs.available<5%") == 2

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.chart import generate
+from tools.generate import chart
+from tools.generate.chart_render import ROOT
 from vdi.cli.main import NOUNS, load_noun
 
-DOCS = generate.ROOT / "docs"
+DOCS = ROOT / "docs"
 GUIDES = [DOCS / f"{name}.md" for name in ("k3s", "sizing", "upgrading", "backup", "air-gap", "growing", "install")]
-PAGES = sorted([*generate.ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 VALUE = re.compile(r"`([a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?:: [^`]*)?`")
 SCRIPT = DOCS / "examples/homes.sh"
 
@@ -25,7 +26,7 @@ def blocks(page: str, *kinds: str) -> str:
 
 def named(page: Path) -> str:
     """A page, as a test is called."""
-    return str(page.relative_to(generate.ROOT))
+    return str(page.relative_to(ROOT))
 
 
 def anchors(page: Path) -> set[str]:
@@ -65,7 +66,7 @@ def test_every_command_and_option_of_ours_exists(page: Path) -> None:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_every_value_of_the_chart_exists(guide: Path) -> None:
     """A word like `gateway.replicas`, if its first part is a value of the chart."""
-    values = yaml.safe_load(generate.VALUES.read_text())
+    values = yaml.safe_load(chart.VALUES.read_text())
     free = {"templates", "pools", "limits"}
     for word in VALUE.findall(guide.read_text()):
         place: Any = values

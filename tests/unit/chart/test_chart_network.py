@@ -14,21 +14,20 @@ from typing import Any
 import pytest
 import yaml
 
-from network import pages
-from unit.chart import generate
+from tools.generate import chart, network_tables
 from unit.chart.trial_module import FOLDER, probe, trial
 
 METADATA = ("169.254.169.254/32", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::254/128", "192.0.0.192/32")
 
 
 def policies() -> dict[str, dict[str, Any]]:
-    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
     return {each["metadata"]["name"]: each for each in made if each["kind"] == "NetworkPolicy"}
 
 
 def test_the_tables_of_the_page_are_up_to_date() -> None:
-    advice = "run: .venv/bin/python tests/network/pages.py"
-    assert pages.page_text(pages.PAGE.read_text()) == pages.PAGE.read_text(), advice
+    page = network_tables.PAGE.read_text()
+    assert network_tables.page_text(page) == page, "run: make generate"
 
 
 def test_everything_is_denied_both_ways_first() -> None:

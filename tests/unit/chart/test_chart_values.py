@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.chart import generate
+from tools.generate import chart
+from tools.generate.chart_render import ROOT
 from vdi.api.crd import render_files
 from vdi.gateway.edge.headers import FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.operator.settings import read_settings as operator_settings
 
-CHART = generate.ROOT / "charts/vdi"
+CHART = ROOT / "charts/vdi"
 FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CLAIM", "VDI_OIDC_NAME"} | {
     "VDI_ADMIN_GROUPS",
     "VDI_LIMITS_FILE",
@@ -32,13 +33,13 @@ def objects_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, di
 
 
 def test_what_is_generated_is_up_to_date() -> None:
-    advice = "run: .venv/bin/python tests/unit/chart/generate.py"
-    for path, make in ((generate.SCHEMA, generate.schema_text), (generate.PAGE, generate.page_text)):
+    advice = "run: make generate"
+    for path, make in ((chart.SCHEMA, chart.schema_text), (chart.PAGE, chart.page_text)):
         assert make(path.read_text()) == path.read_text(), advice
 
 
 def test_a_misspelt_value_is_refused_at_every_depth() -> None:
-    schema = json.loads(generate.SCHEMA.read_text())
+    schema = json.loads(chart.SCHEMA.read_text())
     found = [
         *objects_of(schema),
         *(each for kind in ("template", "pool") for each in objects_of(schema["definitions"][kind])),
@@ -49,17 +50,17 @@ def test_a_misspelt_value_is_refused_at_every_depth() -> None:
 
 
 def test_every_value_has_words_in_the_schema_and_a_comment_or_a_commented_parent() -> None:
-    values = yaml.safe_load(generate.VALUES.read_text())
-    assert all(words for _, _, words in generate.value_rows(json.loads(generate.SCHEMA.read_text()), values))
-    text = generate.VALUES.read_text()
+    values = yaml.safe_load(chart.VALUES.read_text())
+    assert all(words for _, _, words in chart.value_rows(json.loads(chart.SCHEMA.read_text()), values))
+    text = chart.VALUES.read_text()
     for name in values:
         assert re.search(rf"^#.*\n{name}:", text, re.MULTILINE), f"{name} has no comment above it in values.yaml"
 
 
 def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
     """values.yaml is where people look: a key that only the schema knows would be hidden."""
-    values = yaml.safe_load(generate.VALUES.read_text())
-    schema = json.loads(generate.SCHEMA.read_text())
+    values = yaml.safe_load(chart.VALUES.read_text())
+    schema = json.loads(chart.SCHEMA.read_text())
     assert set(schema["properties"]) - set(values) == {"global"}
     for name, inner in schema["properties"].items():
         if "properties" in inner:
@@ -88,7 +89,7 @@ def test_the_process_knows_every_variable_that_the_chart_sets(
 
 
 def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
-    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
     (middleware,) = [each for each in made if each["kind"] == "Middleware"]
     (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -99,7 +100,7 @@ def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
 
 
 def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> None:
-    made = [each for each in yaml.safe_load_all(generate.MANIFEST.read_text()) if each]
+    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
     (route,) = [each for each in made if each["kind"] == "IngressRoute"]
     portal, own, turn, rest = route["spec"]["routes"]
     longest = len(f"Host(`{'a' * 63}.{'b' * 189}`)")
@@ -126,9 +127,9 @@ def test_the_chart_and_the_kubernetes_version_it_needs() -> None:
     assert (chart["apiVersion"], chart["kubeVersion"]) == ("v2", ">=1.30.0-0")
 
 
-@pytest.mark.parametrize("name", generate.SUB_CHARTS)
+@pytest.mark.parametrize("name", chart.SUB_CHARTS)
 def test_a_sub_charts_values_are_shown_with_the_defaults_that_it_has_alone(name: str) -> None:
-    ours = yaml.safe_load(generate.VALUES.read_text())[name]
+    ours = yaml.safe_load(chart.VALUES.read_text())[name]
     its_own = yaml.safe_load((CHART / f"charts/{name}/values.yaml").read_text())
     assert ours.pop("enabled") is False
     if name != "coturn":  # whose clients are everybody's browsers

@@ -1,10 +1,10 @@
 """The page of faults is what the tests make."""
 
-from unit.doctor.fault_page import PAGE, PLACES, ROOT, faults_of, render
+from tools.generate.doctor_faults import PAGE, PLACES, ROOT, faults_of, render
 
 
 def test_the_page_is_what_the_tests_make() -> None:
-    assert PAGE.read_text() == render(), "run: python tests/unit/doctor/fault_page.py"
+    assert PAGE.read_text() == render(), "run: make generate"
 
 
 def test_each_place_makes_many() -> None:

@@ -8,9 +8,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
+from tools.generate import migrations
 from unit.gateway.history_stage import sqlite_url
 from vdi.gateway.store.base import Database, metadata
-from vdi.gateway.store.migrations import UnknownRevisionError, __main__, import_tables
+from vdi.gateway.store.migrations import UnknownRevisionError, import_tables
 
 
 def differences(connection: Connection) -> list[object]:
@@ -30,8 +31,8 @@ async def test_an_upgraded_database_has_the_tables_of_the_code(tmp_path: Path) -
 
 
 def test_the_revision_is_as_it_would_be_made_now() -> None:
-    made = __main__.INITIAL.read_text() == __main__.render()
-    assert made, "a table was changed: python -m vdi.gateway.store.migrations"
+    made = migrations.INITIAL.read_text() == migrations.render()
+    assert made, "a table was changed: make generate"
 
 
 async def test_upgrading_again_and_two_at_once_are_one_upgrade(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ async def test_upgrading_again_and_two_at_once_are_one_upgrade(tmp_path: Path) -
     await replicas[0].upgrade()
     async with replicas[0].connect() as connection:
         (revision,) = (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalars()
-    assert f'revision = "{revision}"' in __main__.INITIAL.read_text()
+    assert f'revision = "{revision}"' in migrations.INITIAL.read_text()
     for one in replicas:
         await one.close()
 

@@ -1,4 +1,4 @@
-"""Makes charts/vdi/files/monitoring/dashboard.json: python tests/unit/chart/dashboard.py
+"""Makes charts/vdi/files/monitoring/dashboard.json, Grafana's dashboard.
 
 Grafana's JSON is 20 lines a panel; here a panel is what differs: title, words, unit, queries.
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FILE = Path(__file__).parents[3] / "charts/vdi/files/monitoring/dashboard.json"
+FILE = Path(__file__).parents[2] / "charts/vdi/files/monitoring/dashboard.json"
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -213,7 +213,3 @@ def _panel(panel: Panel) -> dict[str, Any]:
 def text() -> str:
     """The file's content."""
     return json.dumps(build(), indent=1) + "\n"
-
-
-if __name__ == "__main__":
-    FILE.write_text(text())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from unit.chart.render import Object, pod_specs
+from tools.generate.chart_render import Object, pod_specs
 from vdi.session.capacity import Amounts, PodResources, amounts
 
 MEBI = 2**20

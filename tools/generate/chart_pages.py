@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from unit.chart import fit
-from unit.chart.render import ROOT, VALUES_FILES, Object, images_of, render
+from tools.generate import node_fit
+from tools.generate.chart_render import ROOT, VALUES_FILES, Object, images_of, render
 from vdi.session.capacity import amounts
 from vdi.session.units import smaller_quantity
 
@@ -33,22 +33,24 @@ def offered(objects: list[Object], name: str = "small") -> dict[str, str]:
     return resources
 
 
-def rows(helm: Path) -> list[fit.Row]:
+def rows(helm: Path) -> list[node_fit.Row]:
     """The table of docs/sizing.md."""
     small, lean = render(helm, SMALL), render(helm, SMALL, *WITHOUT_SERVERS)
     production = render(helm, PRODUCTION)
     of_small = desktop(small, offered(small))
     made = [
-        fit.Row(fit.server(cores, memory), words, fit.requests_of(objects), *of_small)
+        node_fit.Row(node_fit.server(cores, memory), words, node_fit.requests_of(objects), *of_small)
         for cores, memory in ((2, 4), (4, 8))
         for words, objects in ((f"`{SMALL}`", small), ("the same with SQLite, without Redis", lean))
     ]
     gpu: dict[str, Any] = yaml.safe_load(GPU_TEMPLATE.read_text())["spec"]["resources"]
     nothing: dict[str, int] = {}
-    made.append(fit.Row(fit.agent(8, 32), f"`{PRODUCTION}`", nothing, *desktop(production, offered(production))))
-    for node in (fit.agent(16, 64, 8), fit.agent(32, 128, 16)):
+    made.append(
+        node_fit.Row(node_fit.agent(8, 32), f"`{PRODUCTION}`", nothing, *desktop(production, offered(production)))
+    )
+    for node in (node_fit.agent(16, 64, 8), node_fit.agent(32, 128, 16)):
         made.append(
-            fit.Row(
+            node_fit.Row(
                 node, f"the same, [a GPU desktop](examples/{GPU_TEMPLATE.name})", nothing, *desktop(production, gpu)
             )
         )

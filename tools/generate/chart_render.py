@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/vdi"
 VALUES_FILES = tuple(sorted(path.name for path in CHART.glob("values*.yaml")))
 Object = dict[str, Any]

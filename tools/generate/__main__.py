@@ -1,0 +1,79 @@
+"""`python -m tools.generate` writes every generated file; with `--check` it changes nothing and names the stale ones.
+
+Exit status: 0 everything is up to date, 1 stale files (with `--check`), 2 usage.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tools.generate.chart_render import ROOT
+
+sys.path.insert(0, str(ROOT / "tests"))  # the network's tables are made from what its tests expect
+from tools.generate import api_reference, chart, dashboard, doctor_faults, migrations, network_tables
+from tools.generate.page import replace_generated
+from vdi.api.crd import render_files
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.doctor.page import render_page
+
+Files = dict[Path, str]
+"""Path to the text that the file should have."""
+
+
+def files_from_code() -> Files:
+    """Everything that the code alone decides."""
+    made = {ROOT / "charts/vdi/files/crds" / name: text for name, text in render_files().items()}
+    api = ROOT / "docs/api.md"
+    made[api] = replace_generated(api.read_text(), api_reference.render())
+    made[chart.SCHEMA] = chart.schema_text(chart.SCHEMA.read_text())
+    made[dashboard.FILE] = dashboard.text()
+    made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
+    made[ROOT / "docs/doctor.md"] = render_page()
+    made[doctor_faults.PAGE] = doctor_faults.render()
+    made[migrations.INITIAL] = migrations.render()
+    return made
+
+
+def files_from_values() -> Files:
+    """What is made from the values and their schema, which `files_from_code` completes."""
+    return {chart.PAGE: chart.page_text(chart.PAGE.read_text())}
+
+
+def files_from_helm() -> Files:
+    """What only a render of the chart knows."""
+    with tempfile.TemporaryDirectory() as logs, Progress(Path(logs)) as progress:
+        helm = binaries.ensure(["helm"], progress=progress)["helm"]
+    return chart.rendered_files(helm)
+
+
+STAGES: Sequence[Callable[[], Files]] = (files_from_code, files_from_values, files_from_helm)
+"""In this order: each one reads what those before it have written."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check all files."""
+    parser = argparse.ArgumentParser(prog="python -m tools.generate", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file is stale")
+    check = parser.parse_args(arguments).check
+    stale: list[Path] = []
+    for stage in STAGES:
+        for path, text in stage().items():
+            if path.exists() and path.read_text() == text:
+                continue
+            stale.append(path)
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+    for path in stale:
+        print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
+    if check and stale:
+        print("Run `make generate` and commit the result.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
