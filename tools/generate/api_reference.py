@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vdi.api.crd import build_crds
+from vdi.api.fields import describe_allowed
 from vdi.api.schema import Schema
 
 
@@ -50,7 +51,7 @@ def _row(path: str, field: Schema, required: bool) -> str:
         f"`{path}`" + (" **required**" if required else ""),
         _type_name(field),
         "" if default == {} else f"`{str(default).lower() if isinstance(default, bool) else default}`",
-        _allowed(field),
+        describe_allowed(field),
         field.get("description", ""),
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -64,17 +65,3 @@ def _type_name(field: Schema) -> str:
     if "additionalProperties" in field:
         return f"map to {_type_name(field['additionalProperties'])}"
     return str(field.get("format", field["type"])) if field["type"] == "string" else str(field["type"])
-
-
-def _allowed(field: Schema) -> str:
-    said = [", ".join(f"`{value}`" for value in field["enum"])] if "enum" in field else []
-    rules = (*field.get("x-kubernetes-validations", ()), *field.get("items", {}).get("x-kubernetes-validations", ()))
-    said += [rule["message"].removeprefix("must be ") for rule in rules]
-    if "minimum" in field:
-        said.append(f"at least {field['minimum']}")
-    units = (("maximum", ""), ("maxLength", " characters"), ("maxItems", " entries"), ("maxProperties", " entries"))
-    if "x-kubernetes-int-or-string" not in field:
-        said += [f"at most {field[keyword]}{unit}" for keyword, unit in units if keyword in field]
-    if "pattern" in field and not rules:
-        said.append(f"`{field['pattern']}`")
-    return "; ".join(said)

@@ -19,14 +19,14 @@ from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.limits import Limits, gpus_of
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person, Role, normal_user, same_user
-from vdi.gateway.refused import Refused, refused_by_cluster
+from vdi.gateway.refused import FieldProblem, Refused, refused_by_cluster
 from vdi.gateway.rights import Deed, knows_of, refusal
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared
 from vdi.gateway.starting import Room, Starter, Usage
 from vdi.gateway.store.audit import Act, NotAuditedError
 from vdi.gateway.world import World
-from vdi.kube.errors import Conflict, KubeError, NotFound, Replaced
+from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
@@ -34,7 +34,7 @@ from vdi.session.lifetime import is_capped, run_length
 from vdi.session.naming import home_claim_name
 from vdi.session.observed import RESTARTED_AT
 from vdi.session.times import format_time, parse_time
-from vdi.session.units import format_duration, parse_duration
+from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
 from vdi.session.wish import Wish
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,10 @@ class Actions:
 
     async def _send(self, name: str, body: dict[str, Any]) -> VDISession:
         namespace = self._settings.namespace
-        changed = await self._client.patch(SESSIONS, name, body, namespace=namespace, into=VDISession)
+        try:
+            changed = await self._client.patch(SESSIONS, name, body, namespace=namespace, into=VDISession)
+        except Invalid as error:
+            raise refused_by_cluster(error, name, body) from error
         self._world.sessions.remember(changed)
         return changed
 
@@ -209,7 +212,7 @@ class Actions:
         try:
             wanted = parse_duration(length)
         except ValueError as why:
-            raise Refused("Invalid", f"length: {why}.") from why
+            raise Refused("Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)) from why
         template = self._world.template(session.spec.template)
         asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
         most = run_length(asked, template) or wanted
@@ -218,6 +221,7 @@ class Actions:
                 "OverLimit",
                 f"length: {length} is more than the {format_duration(most)} that a run of template "
                 f"{session.spec.template!r} may last.",
+                FieldProblem("timeout", f"at most {format_duration(most)}", length),
             )
         start = parse_time(session.status.start_time) if session.status.start_time else None
         if start and start + wanted <= self._clock():
@@ -226,6 +230,7 @@ class Actions:
                 "Invalid",
                 f"length: {length} is over, since this run has lasted {ran}; allowed is more than that. "
                 "To stop the desktop, suspend or end it.",
+                FieldProblem("timeout", f"more than {ran}", length),
             )
 
     def _claim_to_delete(self, session: VDISession) -> str | None:

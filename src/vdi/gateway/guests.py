@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import GUEST_ROLES, Access, VDISession
 from vdi.gateway.people import Role, normal_user, same_user
-from vdi.gateway.refused import Refused
+from vdi.gateway.refused import FieldProblem, Refused
 from vdi.session.times import format_time, parse_time
 
 MOST = 64
@@ -19,13 +19,19 @@ def add_guest(
     """The list with this guest, in the place of an earlier entry; without those whose time is over. Raises Refused."""
     guest = normal_user(user)
     if not _EMAIL.fullmatch(guest) or len(guest) > 254:
-        raise Refused("Invalid", f"user: {user!r} is no e-mail address; allowed are addresses such as bob@example.com.")
+        field = FieldProblem("user", "addresses such as bob@example.com", user)
+        raise Refused(
+            "Invalid", f"user: {user!r} is no e-mail address; allowed are addresses such as bob@example.com.", field
+        )
     if role not in GUEST_ROLES:
-        raise Refused("Invalid", f"role: {role!r} is not allowed; allowed are {' and '.join(GUEST_ROLES)}.")
+        allowed = " and ".join(GUEST_ROLES)
+        field = FieldProblem("role", allowed, str(role))
+        raise Refused("Invalid", f"role: {role!r} is not allowed; allowed are {allowed}.", field)
     if same_user(session.spec.user, guest):
         raise Refused("Invalid", f"user: {guest} is the owner of this desktop and needs no share in it.")
     if expires is not None and expires <= now + timedelta(seconds=1):
-        raise Refused("Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.")
+        field = FieldProblem("expires", "a time to come, or none", format_time(expires))
+        raise Refused("Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.", field)
     others = tuple(one for one in session.spec.access if not same_user(one.user, guest) and not _is_over(one, now))
     if len(others) >= MOST:
         raise Refused(

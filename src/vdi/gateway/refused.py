@@ -1,17 +1,36 @@
-"""Why a deed is not done: a code for programs, a sentence for people."""
+"""Why a deed is not done: a code and the fields for programs, a sentence for people."""
 
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+
+from vdi.api.constraints import doc
+from vdi.api.fields import allowed_in_session
 from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
 
 STATUS = {"Forbidden": 403, "NotFound": 404, "Conflict": 409, "OverLimit": 409, "Invalid": 422, "Unavailable": 503}
 
 
+class FieldProblem(msgspec.Struct, omit_defaults=True):
+    """One field that has no allowed value."""
+
+    field: Annotated[str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")]
+    allowed: Annotated[str, doc("What is allowed.")]
+    value: Annotated[Any, doc("What was sent; absent where the field is missing.")] = None
+
+
 class Refused(Exception):  # noqa: N818 -- read as `except Refused`
     """Raised when a deed is not done. `sentence` is for the person and names what is allowed."""
 
-    def __init__(self, code: str, sentence: str) -> None:
+    def __init__(self, code: str, sentence: str, *fields: FieldProblem) -> None:
         self.code = code
         """A key of `STATUS`."""
         self.sentence = sentence
+        self.fields = fields
+        """The fields of the request that it is about, by their names in the REST API."""
         super().__init__(sentence)
 
     @property
@@ -20,14 +39,24 @@ class Refused(Exception):  # noqa: N818 -- read as `except Refused`
         return STATUS[self.code]
 
 
-def refused_by_cluster(error: KubeError, name: str) -> Refused:
-    """What the API server's refusal of a write to session `name` means to the person who wanted it."""
+class CrossSiteError(HTTPException):
+    """Raised when a change was not sent by a page of this host, or its token is of another login."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(403, detail)
+
+
+def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> Refused:
+    """What the API server's refusal of a write to session `name` means to the person who requested it.
+
+    `sent`: the body of the write, for the values of the fields that are refused.
+    """
     another = Refused("Conflict", f"The desktop {name!r} has ended, and a new one has its name. Look, and try again.")
     if isinstance(error, Invalid):
         if any(cause.field == "metadata.uid" for cause in error.causes):
             return another  # to the API server a uid that is not the object's own is a change of it
         why = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes) or error.message
-        return Refused("Invalid", f"The cluster does not take this: {why}.")
+        return Refused("Invalid", f"The cluster does not take this: {why}.", *_fields(error, sent or {}))
     if isinstance(error, NotFound):
         return Refused("NotFound", f"The desktop {name!r} has ended.")
     if isinstance(error, AlreadyExists):
@@ -41,3 +70,26 @@ def refused_by_cluster(error: KubeError, name: str) -> Refused:
     if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
         return Refused("Unavailable", f"The cluster answers {error.status} {error.reason}; tell an administrator.")
     return Refused("Unavailable", "The cluster does not answer just now. Nothing is lost; try again in a minute.")
+
+
+_PART = re.compile(r"[^.\[\]]+")
+"""`spec`, `access`, `0` and `user` of the path `spec.access[0].user`."""
+
+
+def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    """The fields of the spec that the API server refuses, each with what our CRD allows there."""
+    for cause in error.causes:
+        if cause.field.startswith("spec."):
+            allowed = allowed_in_session(cause.field) or cause.message
+            yield FieldProblem(cause.field.removeprefix("spec."), allowed, _value(sent, cause.field))
+
+
+def _value(sent: Any, path: str) -> Any:
+    for part in _PART.findall(path):
+        if isinstance(sent, Mapping):
+            sent = sent.get(part)
+        elif isinstance(sent, list) and part.isdigit() and int(part) < len(sent):
+            sent = sent[int(part)]
+        else:
+            return None
+    return sent

@@ -15,13 +15,13 @@ from vdi.api.template import VDITemplate
 from vdi.gateway import limits
 from vdi.gateway.limits import Limits
 from vdi.gateway.people import Person, normal_user, same_user
-from vdi.gateway.refused import Refused
+from vdi.gateway.refused import FieldProblem, Refused, refused_by_cluster
 from vdi.gateway.rights import may_use
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared, SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
-from vdi.kube.errors import AlreadyExists
+from vdi.kube.errors import AlreadyExists, Invalid
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
@@ -149,9 +149,11 @@ class Starter:
         """What would be made. Raises Refused."""
         wish = replace(wish, user=normal_user(wish.user))
         if not same_user(wish.user, person.user) and not person.admin:
-            raise Refused("Forbidden", f"user: {wish.user} is not you; allowed is {person.user}.")
+            field = FieldProblem("user", person.user, wish.user)
+            raise Refused("Forbidden", f"user: {wish.user} is not you; allowed is {person.user}.", field)
         if wish.priority and not person.admin:
-            raise Refused("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.")
+            field = FieldProblem("priority", "0", wish.priority)
+            raise Refused("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.", field)
         template = self._template(person, wish.template)
         named = replace(wish, name=wish.name or self._free_name(wish))
         session = msgspec.convert(manifest(named, self._settings.namespace, template), VDISession)
@@ -190,13 +192,15 @@ class Starter:
 
     async def _create(self, start: Start) -> VDISession:
         namespace, wish = self._settings.namespace, start.wish
+        body = manifest(wish, namespace, start.template)
         try:
-            body = manifest(wish, namespace, start.template)
             made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
         except AlreadyExists:
             there = await self._client.get(SESSIONS, wish.name or "", namespace=namespace, into=VDISession)
             _refuse_a_second(there, wish)
             raise
+        except Invalid as error:
+            raise refused_by_cluster(error, wish.name or "", body) from error
         self._world.sessions.remember(made)
         return made
 

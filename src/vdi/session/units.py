@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 _QUANTITY = re.compile(r"([+-]?)(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|[KMGTPE]i?|[eE][+-]?\d{1,2})?", re.ASCII)
+ALLOWED_DURATIONS = "lengths above zero such as 30m, 8h, 1h30m"
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,7})s)?", re.ASCII)
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
@@ -43,7 +44,7 @@ def parse_duration(text: str) -> timedelta:
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     length = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     if not length:
-        raise ValueError(f"{text!r} is not a duration; allowed are lengths above zero such as 30m, 8h, 1h30m")
+        raise ValueError(f"{text!r} is not a duration; allowed are {ALLOWED_DURATIONS}")
     return length
 
 

@@ -173,9 +173,12 @@ async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
 
 async def test_what_the_cluster_refuses_is_told_by_field_too(stage: Stage) -> None:
     alice = await stage.program()
-    stage.cluster.refuses = refused_field("spec.resources.memory", "'4Gib' is not an amount of at least 1Mi")
-    body = problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu"}), 422, "invalid")
-    assert body["errors"] == [{"field": "resources.memory", "value": "4Gib", "allowed": "an amount of at least 1Mi"}]
+    stage.cluster.refuses = refused_field("spec.idleTimeout", "the API server's own sentence")
+    body = problem(
+        await alice.post("/api/v1/sessions", json={"template": "ubuntu", "idleTimeout": "0s"}), 422, "invalid"
+    )
+    allowed = "a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
+    assert body["errors"] == [{"field": "idleTimeout", "value": "0s", "allowed": f"{allowed}; at most 32 characters"}]
 
 
 async def test_a_role_and_a_time_are_checked(stage: Stage) -> None:
@@ -192,7 +195,7 @@ async def test_another_s_name_and_a_priority_are_for_administrators(stage: Stage
     alice, root = await stage.program(), await stage.program(ROOT)
     wish = {"template": "ubuntu", "user": "bob@example.com"}
     body = problem(await alice.post("/api/v1/sessions", json=wish), 403, "forbidden")
-    assert body["errors"] == [{"field": "user", "allowed": "alice@example.com"}]
+    assert body["errors"] == [{"field": "user", "value": "bob@example.com", "allowed": "alice@example.com"}]
     problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu", "priority": 5}), 403, "forbidden")
     made = await root.post("/api/v1/sessions", json={**wish, "priority": 5})
     assert (made.status_code, made.json()["role"]) == (201, "administrator")

@@ -10,6 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
+from vdi.gateway.refused import FieldProblem
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -30,14 +31,6 @@ TITLES = {
     "unavailable": (503, "Something that the gateway needs does not answer"),
 }
 """Every problem that there is: its code, its HTTP status and its title."""
-
-
-class FieldProblem(msgspec.Struct, omit_defaults=True):
-    """One field that has no allowed value."""
-
-    field: Annotated[str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")]
-    allowed: Annotated[str, doc("What is allowed.")]
-    value: Annotated[Any, doc("What was sent; absent where the field is missing.")] = None
 
 
 class Problem(msgspec.Struct, omit_defaults=True):

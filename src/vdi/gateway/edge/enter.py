@@ -40,6 +40,7 @@ from vdi.gateway.login.guard import require_browser
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person
 from vdi.gateway.portal.render import render
+from vdi.gateway.refused import CrossSiteError
 from vdi.gateway.rights import role_in
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared
@@ -181,7 +182,7 @@ class Entrance:
         origin = self._settings.url(self._settings.host(self._label(request)))
         why = foreign(request.headers, origin)
         if why:
-            raise HTTPException(403, f"This was not sent by a page of {origin}: {why}.")
+            raise CrossSiteError(f"This was not sent by a page of {origin}: {why}.")
 
     async def _take_ticket(self, request: Request) -> Ticket | None:
         ticket = request.query_params.get("ticket", "")

@@ -19,6 +19,7 @@ from vdi.gateway.login import csrf
 from vdi.gateway.login.cookies import LOGIN, PRE_LOGIN, cookie_of
 from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.people import Person
+from vdi.gateway.refused import CrossSiteError
 from vdi.gateway.store.logins import ApiToken
 
 if TYPE_CHECKING:
@@ -102,15 +103,13 @@ async def check_csrf(request: Request) -> None:
     settings = gateway_of(request).settings
     why = csrf.foreign(request.headers, settings.portal_url)
     if why:
-        raise HTTPException(403, f"This was not sent by a page of {settings.portal_url}: {why}.")
+        raise CrossSiteError(f"This was not sent by a page of {settings.portal_url}: {why}.")
     token = request.headers.get(csrf.HEADER, "")
     if not token and _is_form(request):
         field = (await request.form(max_files=0, max_fields=100)).get(csrf.FIELD, "")
         token = field if isinstance(field, str) else ""
     if not any(csrf.matches(secret, token) for secret in _secrets(request)):
-        raise HTTPException(
-            403, "This form is from before you logged in or out. Go back, reload the page and try again."
-        )
+        raise CrossSiteError("This form is from before you logged in or out. Go back, reload the page and try again.")
 
 
 def use_csrf_secret(request: HTTPConnection, secret: str) -> None:
