@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo demo-down test check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
+.PHONY: help setup demo demo-down test test-all check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real desktop; needs root), pages; with the time of each
 	@tests/run.sh unit cluster chaos-fast e2e portal
 
+test-all: $(STAMP) ## every suite whole: hours; needs root
+	@tests/run.sh --thorough unit cluster chaos e2e portal streaming doctor kasm network
+
 check: lint types contracts verify unit ## format, lint, types, import contracts, generated files, unit tests
 
 generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
@@ -33,13 +36,14 @@ generate: $(STAMP) ## write every generated file: CRDs, API reference, values ta
 verify: $(STAMP) ## fail when a generated file is stale
 	@$(PY) -m tools.generate --check
 
-format: $(STAMP) ## format and mend what can be mended
+format: $(STAMP) ## format, and fix what can be fixed
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
 lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
+	@$(PY) -m tools.check_language
 
 types: $(STAMP)
 	@$(PY) -m mypy

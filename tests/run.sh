@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Runs the named suites one after another and says how long each took: tests/run.sh unit cluster e2e (portal, chaos, ...)
+# Runs the named suites one after another and says how long each took: tests/run.sh [--thorough] unit cluster e2e ...
+# --thorough: many more examples for the property tests.
 # Every suite runs, also after one has failed; the exit status is 1 if any of them failed.
 set -u
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
 trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
+examples=()
+if [ "${1:-}" = --thorough ]; then
+    examples=(--hypothesis-profile thorough --timeout 600)
+    shift
+fi
 failed=()
 flaky=()
 times=()
@@ -35,6 +41,10 @@ case " $* " in
     *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "*) run servers tests/install-servers ;;
 esac
 
+# One worker for each core; each has a control plane of its own, which takes 600 MB. Module fixtures stay on one worker.
+cores=$(nproc)
+spread=(--numprocesses $((cores < 8 ? cores : 8)) --dist loadfile)
+
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
@@ -57,10 +67,10 @@ desktops_down() {
 
 for suite in "$@"; do
     case $suite in
-        unit) run unit patiently tests/unit ;;
+        unit) run unit patiently tests/unit "${spread[@]}" ${examples[@]+"${examples[@]}"} ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run cluster patiently tests/cluster tests/network --timeout 180
+            run cluster patiently tests/cluster tests/network --timeout 180 "${spread[@]}"
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then

@@ -150,7 +150,11 @@ def test_logs_say_that_they_need_the_cluster(remote: Vdi, gateway: RemoteGateway
 REFUSED: list[tuple[list[str], int, str]] = [
     (["session", "show", "none"], 1, "There is no desktop 'none' of yours"),
     (["session", "create", "-t", "none"], 1, "template: there is no 'none' for you; you may start: ubuntu."),
-    (["session", "create", "-t", "ubuntu", "--user", "bob@example.com"], 1, "user: alice@example.com"),
+    (
+        ["session", "create", "-t", "ubuntu", "--user", "bob@example.com"],
+        1,
+        "user: 'bob@example.com' is not alice@example.com",
+    ),
     (["session", "create", "-t", "ubuntu", "--gpu", "0"], 2, "resources.gpu: 0 is not a whole number >= 1"),
     (["session", "ls", "-A"], 2, "a gateway has one namespace"),
     (["session", "ls", "-n", "elsewhere"], 2, "--namespace elsewhere does not go with"),

@@ -1,0 +1,141 @@
+"""Words that docs/design/language.md leaves behind, in identifiers, comments, docstrings and developer docs.
+
+`python -m tools.check_language` fails when a package has more of them than tools/language-budget.json allows, and names
+each new place; `--list PACKAGE` shows all places of a package, `--lower` writes today's lower counts into the budget.
+Sentences that users read are not checked here. Exit status: 0 within budget, 1 more than that, 2 usage.
+"""
+
+import argparse
+import ast
+import io
+import json
+import re
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+BUDGET = Path(__file__).with_name("language-budget.json")
+CODE = ("src", "tests", "bench", "tools")
+DOCS = ("CONTRIBUTING.md", "docs/design")
+NOT_CHECKED = (Path(__file__).name, "renames.md", "language.md")
+
+PROSE = {
+    r"mend(s|ed|ing)?": "fix, repair",
+    r"anew": "again, new",
+    r"nobody": "no one",
+    r"is none|are none": "is not ...",
+    r"not any more": "no longer",
+    r"told": "reported",
+    r"wish(es|ed)?": "spec, request",
+    r"what came of": "result",
+    r"(gives|makes|give|make) way": "yields, is replaced",
+    r"lets? go\b(?! of)": "releases",
+    r"puts? out": "evicts",
+    r"looks? on": "view only",
+    r"takes? part": "full control",
+    r"the house|the rooms?": "architecture, packages",
+}
+"""In comments, docstrings and docs: whole words, any case."""
+IDENTIFIERS = {
+    **dict.fromkeys(("mend", "mends", "mended"), "fix"),
+    **dict.fromkeys(("anew", "nobody", "told"), "a plain word"),
+    **dict.fromkeys(("wish", "wishes"), "spec, request"),
+    "deed": "action",
+    "deeds": "actions",
+    "wanted": "desired",
+    "neighbours": "dependencies",
+    "unanswered": "uncertain creates",
+}
+"""One word of an identifier: `refused_deed` has `refused` and `deed`."""
+
+_PROSE = re.compile("|".join(rf"(?P<g{number}>\b(?:{text})\b)" for number, text in enumerate(PROSE)), re.IGNORECASE)
+_ADVICE = tuple(PROSE.values())
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+class Place(NamedTuple):
+    """One word to leave behind."""
+
+    file: str
+    line: int
+    word: str
+    advice: str
+
+    @property
+    def package(self) -> str:
+        """What the budget counts together: `src/vdi/gateway`, `tests/unit`, `docs/design`."""
+        parts = self.file.split("/")
+        return "/".join(parts[: 3 if parts[0] == "src" else 2][: len(parts) - 1]) or parts[0]
+
+
+def check_python(file: str, text: str) -> Iterator[Place]:
+    """Identifiers, comments and docstrings of a module."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(text)):
+        for child in getattr(node, "body", ()) if not isinstance(node, ast.Lambda | ast.IfExp) else ():
+            value = child.value if isinstance(child, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                docstrings.add(value.lineno)  # also those below a constant or a field
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        line = token.start[0]
+        if token.type == tokenize.NAME:
+            for word in _WORD.findall(token.string):
+                if advice := IDENTIFIERS.get(word.lower()):
+                    yield Place(file, line, token.string, advice)
+        elif token.type == tokenize.COMMENT or (token.type == tokenize.STRING and line in docstrings):
+            yield from check_prose(file, token.string, line)
+
+
+def check_prose(file: str, text: str, first: int = 1) -> Iterator[Place]:
+    """Sentences, whose first line has the number `first`."""
+    for found in _PROSE.finditer(text):
+        advice = _ADVICE[int((found.lastgroup or "g0")[1:])]
+        yield Place(file, first + text.count("\n", 0, found.start()), found[0], advice)
+
+
+def check_all() -> list[Place]:
+    """Every place in the repository."""
+    places: list[Place] = []
+    for path in sorted(each for top in CODE for each in (ROOT / top).rglob("*.py")):
+        if path.name not in NOT_CHECKED:
+            places += check_python(path.relative_to(ROOT).as_posix(), path.read_text())
+    pages = [each for top in DOCS for each in ([ROOT / top] if top.endswith(".md") else (ROOT / top).rglob("*.md"))]
+    for path in sorted(pages):
+        if path.name not in NOT_CHECKED:
+            places += check_prose(path.relative_to(ROOT).as_posix(), path.read_text())
+    return places
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare with the budget."""
+    parser = argparse.ArgumentParser(prog="python -m tools.check_language", description=__doc__.splitlines()[0])
+    parser.add_argument("--list", metavar="PACKAGE", help="show every place of one package, such as src/vdi/gateway")
+    parser.add_argument("--lower", action="store_true", help="write the counts that have become lower into the budget")
+    options = parser.parse_args(arguments)
+    places = check_all()
+    if options.list:
+        _show(place for place in places if place.package == options.list)
+        return 0
+    counts, budget = Counter(place.package for place in places), Counter(json.loads(BUDGET.read_text()))
+    if options.lower:
+        lower = {name: min(count, budget.get(name, count)) for name, count in sorted(counts.items())}
+        BUDGET.write_text(json.dumps(lower, indent=2) + "\n")
+        return 0
+    over = {name for name, count in counts.items() if count > budget[name]}
+    for name in sorted(over):
+        print(f"{name}: {counts[name]} words to leave behind; at most {budget[name]} are allowed. All places:")
+        _show(place for place in places if place.package == name)
+    return 1 if over else 0
+
+
+def _show(places: Iterator[Place]) -> None:
+    for place in places:
+        print(f"  {place.file}:{place.line}: {place.word!r}: write {place.advice}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
