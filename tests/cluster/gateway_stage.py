@@ -49,8 +49,9 @@ READY_SECONDS = 20.0
 class AsTraefik(httpx.AsyncBaseTransport):
     """Sends `https://HOST/...` to a gateway's public port as plain HTTP with this Host, to each replica in turn."""
 
-    def __init__(self, *ports: int) -> None:
+    def __init__(self, *ports: int, address: str = "203.0.113.7") -> None:
         self.ports = list(ports)
+        self._address = address.encode()
         self._turn = 0
         self._inner = httpx.AsyncHTTPTransport()
 
@@ -62,7 +63,7 @@ class AsTraefik(httpx.AsyncBaseTransport):
         inner = httpx.Request(
             request.method,
             url,
-            headers=[*headers, (b"X-Forwarded-For", b"203.0.113.7"), (b"X-Forwarded-Proto", b"https")],
+            headers=[*headers, (b"X-Forwarded-For", self._address), (b"X-Forwarded-Proto", b"https")],
             stream=request.stream,
             extensions=request.extensions,
         )

@@ -140,10 +140,12 @@ async def test_guesses_are_counted_over_both(pair: Pair) -> None:
     browser = await pair.one.gateway.browser(pair.traefik())
     page = await browser.get("/login")
     headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
-    form = {"user": "eve@example.com", "password": "wrong", "csrf": _csrf(page.text), "next": "/"}
+    form = {"user": ALICE, "password": "wrong", "csrf": _csrf(page.text), "next": "/"}
     answers = await asyncio.gather(*(browser.post("/login", data=form, headers=headers) for _ in range(70)))
     codes = [one.status_code for one in answers]
     assert codes.count(429) == 10, "60 are looked at, whichever replica they came to"
+    elsewhere = AsTraefik(pair.two.gateway.public, address="198.51.100.1")
+    assert await is_in(await pair.two.gateway.log_in(ALICE, traefik=elsewhere)), "the right user is only slowed"
 
 
 async def test_either_may_die_and_nothing_is_lost(pair: Pair) -> None:

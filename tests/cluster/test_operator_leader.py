@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import aiohttp
+import msgspec
 import pytest
 
 from cluster.operator_proxy import Proxy
@@ -216,6 +217,17 @@ async def test_whoever_loses_the_lease_to_a_stranger_stands_by_until_it_runs_out
     lease = await stage.get(LEASES, LEASE)
     assert lease
     assert lease["spec"]["holderIdentity"] == "", "given back at the end"
+
+
+async def test_a_lease_of_a_dead_identity_is_taken_however_long_it_says_that_it_lasts(stage: Stage) -> None:
+    dead = {"holderIdentity": "dead", "leaseDurationSeconds": 86400, "renewTime": "2099-01-01T00:00:00.000000Z"}
+    lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": LEASE}, "spec": dead}
+    await stage.api.create(LEASES, lease, namespace=stage.namespace, into=msgspec.Raw)
+    async with stage.operator() as port:
+        assert await _metric(port, "vdi_leader") == 0.0, "it waits as for every holder"
+        session = await stage.session("desk", await stage.template())
+        await eventually(partial(_equals, partial(_metric, port, "vdi_leader"), 1.0), "it leads", TAKEN_OVER)
+        await stage.pod_of(session)
 
 
 async def test_an_api_server_out_of_reach_costs_one_operator_alone_nothing_but_the_time(stage: Stage) -> None:

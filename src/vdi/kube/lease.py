@@ -36,7 +36,9 @@ class LeaseTiming:
     """All in seconds; each must be smaller than the one before it."""
 
     duration: float = 10.0
-    """A Lease that has not changed for so long is anybody's."""
+    """A Lease that has not changed for so long is free. Every replica uses its own value, whatever the Lease says, so
+    a release that makes it longer needs one before it that waits that long already.
+    """
     last_word: float = 9.0
     """A write of the holder's is given up so long after its last renewal."""
     deadline: float = 7.0
@@ -56,7 +58,6 @@ class _Meta(msgspec.Struct, rename="camel"):
 
 class _Spec(msgspec.Struct, rename="camel"):
     holder_identity: str | None = None
-    lease_duration_seconds: float | None = None
     lease_transitions: int | None = None
 
 
@@ -191,8 +192,9 @@ class Elector:
         if lease.metadata.resource_version != self._seen:
             self._seen = lease.metadata.resource_version
             self._seen_at = self._clock.monotonic()
-            held = lease.spec.lease_duration_seconds or self._timing.duration
-            self._seen_duration = max(held, self._timing.duration) if lease.spec.holder_identity else 0.0
+            # Never the Lease's own `leaseDurationSeconds`: anyone who may write the Lease could set it to days, and a
+            # dead holder would keep all replicas waiting for so long.
+            self._seen_duration = self._timing.duration if lease.spec.holder_identity else 0.0
         holder = lease.spec.holder_identity or ""
         if holder != self.holder and holder not in ("", self.identity):
             log.info("standing by: the lease %s is held by %s", self.name, holder)

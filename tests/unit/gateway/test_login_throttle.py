@@ -28,6 +28,45 @@ async def test_attempts_are_free_then_slow_then_refused() -> None:
     assert await waits(throttle, 1, user="another@b.c") == [0]
 
 
+async def test_guessing_from_one_network_does_not_lock_the_user_out_elsewhere() -> None:
+    throttle = Throttle(MemoryShared())
+    await waits(throttle, PER_USER.most)
+    for _ in range(1000):
+        with pytest.raises(TooManyError):
+            await throttle.seconds_to_wait("a@b.c", "203.0.113.7")
+    assert await waits(throttle, PER_USER.free, address="198.51.100.1") == [SLOWEST] * PER_USER.free
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("203.0.113.7", "203.0.113.250", "203.0.114.7"),
+        ("::ffff:203.0.113.7", "203.0.113.250", "::ffff:203.0.114.7"),
+        ("2001:db8::1", "2001:db8:0:ffff::1", "2001:db8:1::1"),
+        ("not an address", "not an address", "another"),
+    ],
+)
+async def test_the_hard_stop_of_a_user_is_of_one_network(address: str, same: str, other: str) -> None:
+    throttle = Throttle(MemoryShared())
+    await waits(throttle, PER_USER.most, address=address)
+    with pytest.raises(TooManyError):
+        await throttle.seconds_to_wait("a@b.c", same)
+    assert await throttle.seconds_to_wait("a@b.c", other) == SLOWEST
+
+
+async def test_many_networks_that_guess_at_one_user_are_slow_and_have_few_attempts_each() -> None:
+    throttle = Throttle(MemoryShared())
+    looked_at = []
+    for network in range(40):
+        for _ in range(PER_USER.most):
+            try:
+                looked_at.append(await throttle.seconds_to_wait("a@b.c", f"198.51.{network}.1"))
+            except TooManyError:
+                break
+    assert len(looked_at) == PER_USER.most + 39 * PER_USER.free
+    assert set(looked_at[PER_USER.free + 4 :]) == {SLOWEST}
+
+
 async def test_many_users_from_one_address_are_one_guesser() -> None:
     throttle = Throttle(MemoryShared(), PER_USER, Bound(3, 5))
     for number in range(5):
@@ -43,6 +82,14 @@ async def test_one_ipv6_network_is_one_guesser() -> None:
     with pytest.raises(TooManyError):
         await throttle.seconds_to_wait("b@b.c", "2001:db8::ffff:2")
     assert await throttle.seconds_to_wait("c@b.c", "2001:db8:0:1::1") == 0
+
+
+async def test_the_right_user_gets_in_while_somebody_else_guesses(stage: Stage) -> None:
+    guesser = stage.browser("203.0.113.7")
+    codes = [(await guesser.log_in("alice", "wrong")).status_code for _ in range(64)]
+    assert codes == [403] * PER_USER.most + [429] * (64 - PER_USER.most)
+    assert (await stage.browser("198.51.100.1").log_in("alice")).status_code == 303
+    assert stage.waits[-1] == SLOWEST
 
 
 @pytest.mark.parametrize("name", ["alice", "nobody"])

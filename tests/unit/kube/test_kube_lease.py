@@ -92,6 +92,16 @@ def test_who_is_killed_is_replaced_when_the_lease_has_run_out() -> None:
     assert world.lease["spec"]["leaseTransitions"] == 1
 
 
+@pytest.mark.parametrize("said", [1, 86400, None])
+def test_a_dead_holder_keeps_the_lease_for_our_own_duration_whatever_it_says(said: int | None) -> None:
+    world = World(rates=(1.0,))
+    world.lease = {"metadata": {"resourceVersion": "0"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": said}}
+    world.live(TIMING.duration - 0.5)
+    assert world.terms == []
+    world.live(2)
+    assert world.terms == ["p0-1"]
+
+
 def test_who_gives_back_is_replaced_at_the_next_look() -> None:
     world = World()
     world.live(5)

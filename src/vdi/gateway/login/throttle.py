@@ -1,10 +1,13 @@
-"""Guessing passwords is slow: per user and per address, counted over all replicas. What is counted are attempts, before
-they are looked at, so that a thousand at once are a thousand, and so that unknown users are counted like known ones.
+"""Guessing passwords is slow, counted over all replicas. What is counted are attempts, before their password is checked:
+a thousand at once are a thousand, and unknown users are counted like known ones.
+
+An attempt is refused by what its own network or address has done, never by what others did: otherwise anyone could lock
+a user out everywhere by guessing at their name. All attempts at one user together only slow the next one down.
 """
 
 import hashlib
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address, ip_network
 
 from vdi.gateway.shared import Shared
 
@@ -16,15 +19,22 @@ SLOWEST = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How many attempts go at full speed, and from how many on none is looked at, in one window."""
+    """How many attempts go at full speed, and after how many the next one is refused, in one window."""
 
     free: int
     most: int
 
 
 PER_USER = Bound(10, 60)
+"""`most` is for one network. After as many from all networks together, each network has only `free` for this user."""
 PER_ADDRESS = Bound(30, 300)
 """Wider: behind one address there may be a whole office."""
+_ADDRESS = {4: 32, 6: 64}
+"""Prefix length of one address: whoever has one IPv6 address has the 2^64 of its subnet."""
+_NETWORK = {4: 24, 6: 48}
+"""Prefix length of one network: what a small provider or a site is given as a whole, and what a guesser with one
+machine can change addresses within. A wider one would more often hold the right user too.
+"""
 
 
 class TooManyError(Exception):
@@ -44,16 +54,25 @@ class Throttle:
         self._per_address = per_address
 
     async def seconds_to_wait(self, user: str, address: str) -> float:
-        """Count one attempt, and how long it has to wait. Raises TooManyError."""
-        by_user = await self._shared.count(f"login/user/{_short(user)}", WINDOW)
-        by_address = await self._shared.count(f"login/address/{_network(address)}", WINDOW)
-        return max(_wait(by_user, self._per_user), _wait(by_address, self._per_address))
+        """Count one attempt; returns how long it has to wait. Raises TooManyError.
+
+        A refused attempt is not counted any further, so that it does not slow down the user elsewhere.
+        """
+        by_address = await self._shared.count(f"login/address/{_prefix(address, _ADDRESS)}", WINDOW)
+        if by_address > self._per_address.most:
+            raise TooManyError
+        key = f"login/user/{_short(user)}"
+        by_network = await self._shared.count(f"{key}/{_prefix(address, _NETWORK)}", WINDOW)
+        if by_network > self._per_user.most:
+            raise TooManyError
+        by_user = await self._shared.count(key, WINDOW)
+        if by_user > self._per_user.most and by_network > self._per_user.free:
+            raise TooManyError
+        return max(_delay(by_user, self._per_user), _delay(by_address, self._per_address))
 
 
-def _wait(attempts: int, bound: Bound) -> float:
+def _delay(attempts: int, bound: Bound) -> float:
     """Nothing, then half a second, doubled with each attempt."""
-    if attempts > bound.most:
-        raise TooManyError
     beyond = attempts - bound.free
     return min(SLOWEST, 0.25 * 2.0 ** min(beyond, 10)) if beyond > 0 else 0.0
 
@@ -62,10 +81,11 @@ def _short(user: str) -> str:
     return hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _network(address: str) -> str:
-    """Who has one IPv6 address has 2^64 of them: they count as one."""
+def _prefix(address: str, lengths: dict[int, int]) -> str:
     try:
         parsed = ip_address(address)
     except ValueError:
         return address[:64]
-    return f"{IPv6Address(int(parsed) >> 64 << 64)}/64" if parsed.version == 6 else str(parsed)
+    if parsed.version == 6 and parsed.ipv4_mapped:  # else all of IPv4 would be one network
+        parsed = parsed.ipv4_mapped
+    return str(ip_network((parsed, lengths[parsed.version]), strict=False))
