@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.crd_server import Server
+from cluster.crd_server import CRDS, Server
+from unit.gateway.user_addresses import HIDDEN, ORDINARY
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
@@ -256,6 +258,48 @@ def test_a_wrong_pool_is_refused_in_words(
 ) -> None:
     said = server.refused("VDIPool", spec)
     expect_named(said, field, value, allowed)
+
+
+@pytest.mark.parametrize("address", HIDDEN.values(), ids=HIDDEN)
+def test_an_address_that_hides_something_is_refused(server: Server, address: str) -> None:
+    for spec, field in (
+        (session(user=address), "spec.user"),
+        (session(access=[{"user": address}]), "spec.access[0].user"),
+    ):
+        said = server.refused("VDISession", spec)
+        assert field in said and "must be visible characters only" in said and said.isascii(), said
+
+
+@pytest.mark.parametrize("address", ORDINARY)
+def test_an_address_that_people_have_is_taken(server: Server, address: str) -> None:
+    assert server.accepted("VDISession", session(user=address))["user"] == address
+    assert server.accepted("VDISession", session(access=[{"user": address}]))["access"][0]["user"] == address
+
+
+def test_a_session_from_before_with_such_addresses_can_still_be_changed_and_ended(server: Server) -> None:
+    def patched(change: dict[str, Any], *words: str) -> bool:
+        return server.run("patch", "vdi", "old", "--type=merge", "-p", json.dumps(change), *words).returncode == 0
+
+    owner, guest = HIDDEN["isolate"], {"user": HIDDEN["zero-width space"], "role": "viewer"}
+    crd = (CRDS / "vdisessions.yaml").read_text()
+    before = re.sub(r"\n *- rule: '!self\.matches.*\n *message: 'must be visible.*", "", crd)
+    meta = {"name": "old", "finalizers": ["vdi.test/hold"]}
+    given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta}
+    try:
+        assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before).returncode == 0
+        given["spec"] = session(user=owner, access=[guest])
+        wait_until("it knows the older rules", lambda: server.create("VDISession", given["spec"]).returncode == 0, 20)
+        assert server.run("create", "-f", "-", stdin=json.dumps(given)).returncode == 0
+    finally:
+        assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd).returncode == 0
+    wait_until("it knows the new ones", lambda: server.create("VDISession", session(user=owner)).returncode == 1, 20)
+    assert patched({"status": {"phase": "Running"}}, "--subresource=status")
+    assert patched({"spec": {"timeout": "9h"}})
+    bob = {"user": "bob@example.com", "role": "viewer"}
+    assert patched({"spec": {"access": [guest, bob]}})
+    assert not patched({"spec": {"access": [guest, {"user": HIDDEN["tag"], "role": "viewer"}]}})
+    assert patched({"spec": {"access": [bob]}})
+    assert patched({"metadata": {"finalizers": []}})
 
 
 @pytest.mark.parametrize("length", ["8h", "30m", "45s", "1h30m", "1h0m5s", "999999h"])

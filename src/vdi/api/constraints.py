@@ -79,6 +79,16 @@ _SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*
 _PERIOD = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 
 EMAIL = must_be("an e-mail address such as alice@example.com", r"self.matches('^\\S+@\\S+\\.\\S+$')")
+INVISIBLE = (
+    r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc\ufffd\U000e0100-\U000e01ef"
+)
+"""Characters that show nothing and that Unicode still calls letters, marks or symbols (fillers, variation selectors),
+and what stands for text that could not be decoded. For a character class of a regular expression.
+"""
+VISIBLE = Rule(  # without the value: shown as it is, it could hide or reverse the text around it
+    r"!self.matches('[\\p{C}\\p{Z}" + INVISIBLE + "]')",
+    "must be visible characters only: no space, control, direction, zero-width or private-use character",
+)
 DURATION = must_be(
     "a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m",
     f"self.matches('{_PERIOD}') && self != '' && duration(self) > duration('0s')",

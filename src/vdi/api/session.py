@@ -11,6 +11,7 @@ from vdi.api.constraints import (
     HOST_LABEL,
     MEMORY,
     OBJECT_NAME,
+    VISIBLE,
     Quantity,
     doc,
     quantities_as_text,
@@ -72,7 +73,7 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
 class Access(msgspec.Struct, rename="camel", omit_defaults=True):
     """Somebody whom the owner lets into the desktop. The gateway enforces it; without one it is a note."""
 
-    user: Annotated[str, doc("E-mail address of the guest.", EMAIL, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
+    user: Annotated[str, doc("E-mail address of the guest.", EMAIL, VISIBLE, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
     role: Annotated[
         str, doc("viewer: sees the desktop. collaborator: uses mouse and keyboard too.", enum=list(GUEST_ROLES))
     ] = "viewer"
@@ -89,6 +90,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         doc(
             "E-mail address of the person whose desktop this is. Fixed once the session exists.",
             EMAIL,
+            VISIBLE,
             stays("make a new session for another user"),
             pattern=r"^\S+@\S+\.\S+$",
             maxLength=254,

@@ -20,9 +20,9 @@ from vdi.gateway.login.users_file import (
     LocalUser,
     UserFileError,
     change_user,
-    check_address,
     read_users,
 )
+from vdi.gateway.people import check_address
 from vdi.kube.errors import AlreadyExists, Conflict, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client

@@ -1,28 +1,24 @@
 """The list of guests of a session (`spec.access`), edited. Pure."""
 
-import re
 from datetime import datetime, timedelta
 
 from vdi.api.session import GUEST_ROLES, Access, VDISession
-from vdi.gateway.people import Role, normal_user, same_user
-from vdi.gateway.refused import FieldProblem, Refused
+from vdi.gateway.people import AddressError, Role, check_address, normal_user, same_user
+from vdi.gateway.refused import FieldProblem, Refused, refused_address
 from vdi.session.times import format_time, parse_time
 
 MOST = 64
 """Guests of one session, as the CRD allows."""
-_EMAIL = re.compile(r"\S+@\S+\.\S+")
 
 
 def add_guest(
     session: VDISession, user: str, role: Role, expires: datetime | None, now: datetime
 ) -> tuple[Access, ...]:
     """The list with this guest, in the place of an earlier entry; without those whose time is over. Raises Refused."""
-    guest = normal_user(user)
-    if not _EMAIL.fullmatch(guest) or len(guest) > 254:
-        field = FieldProblem("user", "addresses such as bob@example.com", user)
-        raise Refused(
-            "Invalid", f"user: {user!r} is no e-mail address; allowed are addresses such as bob@example.com.", field
-        )
+    try:
+        guest = check_address(user)
+    except AddressError as why:
+        raise refused_address(why) from None
     if role not in GUEST_ROLES:
         allowed = " and ".join(GUEST_ROLES)
         field = FieldProblem("role", allowed, str(role))

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
 from vdi.api.fields import allowed_in_session
+from vdi.gateway.people import AddressError
 from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
 
 STATUS = {"Forbidden": 403, "NotFound": 404, "Conflict": 409, "OverLimit": 409, "Invalid": 422, "Unavailable": 503}
@@ -44,6 +45,11 @@ class CrossSiteError(HTTPException):
 
     def __init__(self, detail: str) -> None:
         super().__init__(403, detail)
+
+
+def refused_address(error: AddressError) -> Refused:
+    """The refusal of a request's field `user`."""
+    return Refused("Invalid", f"user: {error}.", FieldProblem("user", error.allowed, error.shown))
 
 
 def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> Refused:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vdi.gateway.people import normal_user
+from vdi.gateway.people import check_address
 from vdi.operator.variables import (
     FORMAT,
     LABEL,
@@ -183,10 +183,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _users(text: str) -> frozenset[str]:
-    for one in _words(text):
-        if not re.fullmatch(r"\S+@\S+\.\S+", one):
-            raise ValueError(f"{one!r} is no e-mail address; allowed are addresses such as alice@example.com")
-    return frozenset(normal_user(one) for one in _words(text))
+    return frozenset(check_address(one) for one in _words(text))
 
 
 _VARIABLES: Variables = {

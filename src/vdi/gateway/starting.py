@@ -14,8 +14,8 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway import limits
 from vdi.gateway.limits import Limits
-from vdi.gateway.people import Person, normal_user, same_user
-from vdi.gateway.refused import FieldProblem, Refused, refused_by_cluster
+from vdi.gateway.people import AddressError, Person, check_address, normal_user, same_user
+from vdi.gateway.refused import FieldProblem, Refused, refused_address, refused_by_cluster
 from vdi.gateway.rights import may_use
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared, SharedUnavailableError
@@ -151,6 +151,11 @@ class Starter:
         if not same_user(wish.user, person.user) and not person.admin:
             field = FieldProblem("user", person.user, wish.user)
             raise Refused("Forbidden", f"user: {wish.user} is not you; allowed is {person.user}.", field)
+        if not same_user(wish.user, person.user):
+            try:
+                check_address(wish.user)
+            except AddressError as why:
+                raise refused_address(why) from None
         if wish.priority and not person.admin:
             field = FieldProblem("priority", "0", wish.priority)
             raise Refused("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.", field)

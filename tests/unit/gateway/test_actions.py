@@ -190,6 +190,16 @@ async def test_a_start_that_is_not_allowed_says_what_is(asked: Wish, code: str, 
         assert stage.names == set()
 
 
+async def test_an_administrator_cannot_start_for_an_address_that_hides_something() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        with pytest.raises(
+            Refused, match=r"^user: 'bob\\u202e@example.com' .*; allowed are visible characters"
+        ) as refused:
+            await one.actions.start(ROOT, wish(Person("bob\u202e@example.com")))
+        assert refused.value.code == "Invalid"
+        assert stage.names == set()
+
+
 async def test_an_administrator_starts_for_others_with_priority_and_past_their_limits() -> None:
     async with a_stage() as stage, stage.replica("default: {sessions: 0}") as one:
         await one.actions.start(ROOT, wish(ALICE, priority=7))

@@ -270,6 +270,7 @@ async def test_a_new_key_is_looked_up(world: World) -> None:
         ({"email_verified": "false"}, "not confirmed"),
         ({"email": "no address"}, "cannot be used"),
         ({"email": "a@b.c\nd@e.f"}, "cannot be used"),
+        ({"email": "bob\u200b@example.com"}, "cannot be used"),
     ],
 )
 async def test_without_an_address_that_is_theirs_nobody_comes_in(

@@ -20,8 +20,7 @@ from vdi.gateway.login.guard import (
     require_browser,
 )
 from vdi.gateway.login.pages import logged_out
-from vdi.gateway.login.users_file import check_address
-from vdi.gateway.people import Person
+from vdi.gateway.people import Person, check_address
 from vdi.gateway.portal.render import render
 from vdi.gateway.store.audit import Act
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vdi.gateway.login.logins import OIDC as SOURCE
 from vdi.gateway.login.logins import Identity
-from vdi.gateway.login.users_file import check_address
+from vdi.gateway.people import check_address
 from vdi.gateway.settings import OIDC, Settings
 
 _LEEWAY = 60

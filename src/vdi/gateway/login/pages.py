@@ -21,8 +21,7 @@ from vdi.gateway.login.oidc import ProviderDownError
 from vdi.gateway.login.oidc_claims import ClaimsError, RefusedError
 from vdi.gateway.login.passwords import BusyError
 from vdi.gateway.login.throttle import TooManyError
-from vdi.gateway.login.users_file import check_address
-from vdi.gateway.people import normal_user
+from vdi.gateway.people import check_address, normal_user
 from vdi.gateway.portal.render import render
 
 if TYPE_CHECKING:

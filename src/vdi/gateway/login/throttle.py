@@ -1,5 +1,5 @@
-"""Guessing passwords is slow, counted over all replicas. What is counted are attempts, before their password is checked:
-a thousand at once are a thousand, and unknown users are counted like known ones.
+"""Guessing passwords is slow, counted over all replicas. What is counted are attempts, before their password is
+checked: a thousand at once are a thousand, and unknown users are counted like known ones.
 
 An attempt is refused by what its own network or address has done, never by what others did: otherwise anyone could lock
 a user out everywhere by guessing at their name. All attempts at one user together only slow the next one down.

@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from vdi.gateway.people import normal_user
+from vdi.gateway.people import check_address, normal_user
 
 KEY = "users.yaml"
-_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,8},t=\d{1,4},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _FIELDS = "allowed are password, name, groups and admin"
 
@@ -37,14 +36,6 @@ class LocalUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 class UserFileError(Exception):
     """Raised when the users cannot be read at all. Shows nothing of the file: there are hashes in it."""
-
-
-def check_address(text: str) -> str:
-    """The user as it is stored. Raises ValueError for what is no e-mail address."""
-    user = normal_user(text)
-    if not _ADDRESS.fullmatch(user) or len(user) > 254 or not user.isprintable():
-        raise ValueError(f"{text[:260]!r} is no e-mail address; allowed are addresses such as alice@example.com")
-    return user
 
 
 def read_users(text: str) -> tuple[dict[str, LocalUser], list[str]]:

@@ -1,0 +1,41 @@
+"""An address of a person that looks like another one, or hides what it is, is taken nowhere."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from unit.gateway.user_addresses import HIDDEN, ORDINARY, UNDECIDABLE
+from unit.session.session_builders import a_session
+from vdi.gateway.guests import add_guest, remove_guest
+from vdi.gateway.people import Role, check_address
+from vdi.gateway.refused import Refused
+from vdi.gateway.settings import SettingsError, read_settings
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("address", [*HIDDEN.values(), *UNDECIDABLE.values()], ids=[*HIDDEN, *UNDECIDABLE])
+def test_what_does_not_show_is_refused_and_named_escaped(address: str) -> None:
+    with pytest.raises(ValueError, match="allowed are visible characters") as why:
+        check_address(address)
+    assert str(why.value).isascii()
+    with pytest.raises(Refused, match=r"^user: .*; allowed are visible characters") as refused:
+        add_guest(a_session(), address, Role.VIEWER, None, NOW)
+    assert refused.value.sentence.isascii()
+    (field,) = refused.value.fields
+    assert field.field == "user"
+    assert field.value.isascii()
+    assert field.allowed.startswith("visible characters")
+    with pytest.raises(SettingsError, match=r"VDI_ADMIN_USERS=.*; allowed are visible characters"):
+        read_settings({"VDI_ADMIN_USERS": address})
+
+
+@pytest.mark.parametrize("address", ORDINARY)
+def test_addresses_that_people_have_are_taken(address: str) -> None:
+    assert check_address(address) == address
+    assert add_guest(a_session(user="owner@example.com"), address, Role.VIEWER, None, NOW)[0].user == address
+
+
+def test_a_guest_from_before_can_be_removed() -> None:
+    session = a_session(access=[{"user": HIDDEN["isolate"], "role": "viewer"}])
+    assert remove_guest(session, HIDDEN["isolate"]) == ()
