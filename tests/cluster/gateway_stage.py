@@ -28,6 +28,7 @@ import yaml
 from argon2 import PasswordHasher
 
 from cluster.operator_stage import Object, Stage
+from metrics_token import AUTHORIZATION, token_file
 from vdi.gateway.login.users_file import KEY, LocalUser, write_users
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import AlreadyExists
@@ -126,6 +127,10 @@ class GatewayStage:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.internal}", timeout=10) as client:
             return await client.get(path, **more)
 
+    async def metrics(self) -> str:
+        """The page that Prometheus reads."""
+        return (await self.inside("/metrics", headers=AUTHORIZATION)).text
+
     async def verify(
         self, label: str, path: str = "/", *, method: str = "GET", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
@@ -184,6 +189,7 @@ def settings_of(stage: Stage, folder: Path, **more: Any) -> Settings:
         "url_port": 8443,
         "public_addr": ("127.0.0.1", 0),
         "internal_addr": ("127.0.0.1", 0),
+        "metrics_token_file": token_file(folder),
         "database_url": f"sqlite+aiosqlite:///{folder}/gateway.db",
         **more,
     }
@@ -249,6 +255,7 @@ async def gateway_process(
         "VDI_PUBLIC_ADDR": f"127.0.0.1:{ports[0]}",
         "VDI_INTERNAL_ADDR": f"127.0.0.1:{ports[1]}",
         "VDI_DATABASE_URL": settings.database_url,
+        "VDI_METRICS_TOKEN_FILE": str(settings.metrics_token_file),
         **environment,
     }
     path = folder / f"gateway-{ports[0]}.log"

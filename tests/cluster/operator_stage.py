@@ -18,6 +18,7 @@ import yaml
 
 from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
+from metrics_token import token_file
 from vdi.api.crd import build_crds
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig, load_config
@@ -241,6 +242,7 @@ class Stage:
             namespace=self.namespace,
             metrics_host="127.0.0.1",
             metrics_port=0,
+            metrics_token_file=token_file(self.folder),
             **settings,
         )
         config = ClusterConfig(server=self.proxy.url)
@@ -274,6 +276,7 @@ class Stage:
             "PYTHONPATH": str(source),
             "VDI_NAMESPACE": self.namespace,
             "VDI_METRICS_ADDR": "127.0.0.1:0",
+            "VDI_METRICS_TOKEN_FILE": str(token_file(self.folder)),
         }
         run = ["-c", _RUN, str(kubeconfig)]
         with (self.folder / "operator.log").open("ab") as log:

@@ -66,6 +66,19 @@ def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds
     assert without_crds.kubectl("get", "vdit", "-o", "name").split() == ["vditemplate.vdi.kasm.io/other"]
 
 
+def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release: Tools) -> None:
+    def token() -> str:
+        return release.kubectl("get", "secret", "vdi-metrics", "-n", "kasm", "-o", "jsonpath={.data.token}")
+
+    made = wait_until("the token is there", token, 30)
+    release.upgrade(CHART, "--set", "logLevel=debug")
+    assert token() == made
+    account = "system:serviceaccount:kasm:vdi-metrics"
+    allowed = release.kubectl("auth", "can-i", "--list", "--as", account, "-n", "kasm")
+    assert "secrets" not in allowed
+    assert "pods" not in allowed
+
+
 def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
     warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.ready=2")
     assert "NOT YET THERE: the templates (small) and the pools (warm)." in without_crds.upgrade(CHART, *warm)

@@ -37,7 +37,8 @@ async def test_the_pages_of_a_gateway_that_has_begun(gateway: GatewayStage, stag
     assert keys["keys"]
     verify = await gateway.verify("alice-desktop")
     assert verify.status_code in (302, 401), verify.text
-    metrics = (await gateway.inside("/metrics")).text
+    assert (await gateway.inside("/metrics")).status_code == 401
+    metrics = await gateway.metrics()
     assert 'vdi_gateway_requests_total{code="200",method="GET",route="public:/login"}' in metrics
 
 

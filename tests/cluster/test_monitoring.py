@@ -23,10 +23,12 @@ import yaml
 from prometheus_client import CollectorRegistry, start_http_server
 
 from cluster.operator_stage import Stage
+from metrics_token import token_file
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
 from vdi.operator.kinds import POOLS
+from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from waiting import eventually
 
 FILES = Path(__file__).parents[2] / "charts/vdi/files/monitoring"
@@ -107,7 +109,11 @@ async def prometheus(program: Path, folder: Path, targets: dict[str, int], rules
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     scrape = [
-        {"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{target}"], "labels": {"pod": name}}]}
+        {
+            "job_name": name,
+            "static_configs": [{"targets": [f"127.0.0.1:{target}"], "labels": {"pod": name}}],
+            **({} if name == "without-token" else {"authorization": {"credentials_file": str(token_file(folder))}}),
+        }
         for name, target in targets.items()
     ]
     interval = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
@@ -209,9 +215,11 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
     gateway, stop_gateway = serve(gateway_registry())
     try:
         async with stage.operator() as operator:
-            targets = {"operator": operator, "gateway": gateway, **dcgm}
+            targets = {"operator": operator, "without-token": operator, "gateway": gateway, **dcgm}
             async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
                 await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped", 20)
+                await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token", 20)
+                assert not await seen.series('vdi_leader{job="without-token"}')
                 for name in ("alice-desktop", "bob-desktop"):
                     await stage.session(name, template)
                     await stage.run(name)
@@ -279,3 +287,28 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
     assert scraped == set(served)
     selected = monitor["spec"]["selector"]["matchLabels"].items()
     assert all(selected <= labels.items() for labels in served.values())
+
+
+@pytest.mark.parametrize("own", ["", "prometheus-token"])
+def test_prometheus_sends_the_token_that_operator_and_gateway_have(tmp_path: Path, own: str) -> None:
+    with Progress(tmp_path) as progress:
+        helm = binaries.ensure(["helm"], progress=progress)["helm"]
+    words = [helm, "template", "vdi", str(FILES.parents[1]), "--set", "monitoring.podMonitor=true"]
+    words += ["--set", f"monitoring.existingSecret={own}"]
+    once, again = (
+        subprocess.run(words, capture_output=True, text=True, check=True, timeout=55).stdout for _ in range(2)
+    )
+    assert once == again, "nothing is drawn at random"
+    objects = [one for one in yaml.safe_load_all(once) if one]
+    (monitor,) = [one for one in objects if one["kind"] == "PodMonitor"]
+    name = own or "vdi-metrics"
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        assert endpoint["authorization"] == {"credentials": {"name": name, "key": "token"}}
+    for one in (one for one in objects if one["kind"] == "Deployment"):
+        pod = one["spec"]["template"]["spec"]
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "metrics-token"]
+        assert (volume["secret"]["secretName"], volume["secret"]["items"][0]["key"]) == (name, "token")
+        (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "metrics-token"]
+        assert Path(mount["mountPath"]) / "token" == METRICS_TOKEN_FILE
+    made = [one["kind"] for one in objects if one["metadata"]["name"] == "vdi-metrics"]
+    assert made == ([] if own else ["ServiceAccount", "Secret"])

@@ -18,6 +18,7 @@ import pytest
 
 from cluster.operator_proxy import Proxy
 from cluster.operator_stage import CHILDREN, Object, OperatorProcess, Stage
+from metrics_token import AUTHORIZATION
 from vdi.kube.config import load_config
 from vdi.kube.resource import LEASES
 from vdi.operator.kinds import SESSIONS
@@ -55,7 +56,7 @@ class Replica:
         """A page of its health port."""
         port = await eventually(lambda: re.search(r"metrics on port (\d+)", self.log()), "the health port is known")
         async with (
-            aiohttp.ClientSession() as http,
+            aiohttp.ClientSession(headers=AUTHORIZATION) as http,
             http.get(f"http://127.0.0.1:{port[1]}{path}") as answer,
         ):
             return answer.status, await answer.text()
@@ -248,7 +249,8 @@ async def test_an_api_server_out_of_reach_costs_one_operator_alone_nothing_but_t
 
 
 async def _metric(port: int, name: str) -> float | None:
-    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+    page = f"http://127.0.0.1:{port}/metrics"
+    async with aiohttp.ClientSession(headers=AUTHORIZATION) as http, http.get(page) as answer:
         found = re.search(rf"^{name} (\S+)$", await answer.text(), re.MULTILINE)
     return float(found[1]) if found else None
 

@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from cluster.operator_stage import CHILDREN, ShiftedClock, Stage, condition
+from metrics_token import AUTHORIZATION
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
@@ -242,12 +243,14 @@ async def test_probes_and_metrics_tell_the_truth(stage: Stage) -> None:
     async with stage.operator() as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
+        async with http.get("/metrics") as answer:
+            assert answer.status == 401
         for path in ("/healthz", "/readyz"):
             async with http.get(path) as answer:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
 
         async def counted() -> str | None:
-            async with http.get("/metrics") as answer:
+            async with http.get("/metrics", headers=AUTHORIZATION) as answer:
                 metrics = await answer.text()
             return metrics if 'vdi_sessions{phase="Running"} 1.0' in metrics else None
 

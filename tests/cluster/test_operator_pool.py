@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from metrics_token import AUTHORIZATION
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import EVENTS, NODES, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
@@ -206,7 +207,8 @@ async def test_pool_is_scaled_like_a_deployment(pools: Stage, kubectl: list[str]
         selector = (await pool.get())["status"]["selector"]
         by_label = await stage.api.list(PODS, namespace=stage.namespace, label_selector=selector, into=dict)
         assert uids(by_label) == uids(await pool.waiting())
-        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        page = f"http://127.0.0.1:{port}/metrics"
+        async with aiohttp.ClientSession(headers=AUTHORIZATION) as http, http.get(page) as answer:
             text = await answer.text()
         assert f'vdi_pool_desktops{{pool="{pool.name}",state="ready"}} 2.0' in text
 

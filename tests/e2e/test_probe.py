@@ -31,6 +31,13 @@ h = {'Authorization': 'Bearer ' + e['VDI_AGENT_TOKEN']}
 print(u.urlopen(u.Request('http://127.0.0.1:8082/activity', headers=h)).read().decode())
 " """
 
+_READ_METRICS = """
+import urllib.request as u
+token = open('/var/run/secrets/vdi-metrics/token').read()
+page = u.Request('http://127.0.0.1:8081/metrics', headers={'Authorization': 'Bearer ' + token})
+print(u.urlopen(page).read().decode())
+"""
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -83,7 +90,8 @@ def metric(world: World, pattern: str) -> float:
     total = 0.0
     for pod in world.kubectl(*words).split():
         name = pod.removeprefix("pod/")
-        page = world.kubectl("get", "--raw", f"/api/v1/namespaces/kasm/pods/{name}:8081/proxy/metrics")
+        read = ("exec", "-n", "kasm", name, "--", "python3", "-c", _READ_METRICS)
+        page = world.kubectl(*read)
         total += sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line))
     return total
 

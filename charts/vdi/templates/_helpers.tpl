@@ -25,6 +25,25 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.traefik.tlsSecret | default (ternary "vdi-wildcard" "" (ne .Values.traefik.certManager.issuer "")) }}
 {{- end }}
 
+{{/* The Secret whose key `token` Prometheus sends to read /metrics. */}}
+{{- define "vdi.metricsSecret" -}}
+{{- .Values.monitoring.existingSecret | default "vdi-metrics" }}
+{{- end }}
+
+{{- define "vdi.metricsMount" -}}
+- name: metrics-token
+  mountPath: /var/run/secrets/vdi-metrics
+  readOnly: true
+{{- end }}
+
+{{- define "vdi.metricsVolume" -}}
+- name: metrics-token # read again for each scrape, so a rotation restarts nothing
+  secret:
+    secretName: {{ include "vdi.metricsSecret" . }}
+    optional: true # without it /metrics is refused, and everything else works
+    items: [{key: token, path: token}]
+{{- end }}
+
 {{/* Apart from each other: other nodes first of all, and other zones where nodes have them. Given: their labels. */}}
 {{- define "vdi.apart" -}}
 podAntiAffinity:

@@ -8,6 +8,7 @@ need none of the three, and without any replica Traefik could let nobody in at a
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from http import HTTPStatus
 from itertools import chain
 
 from prometheus_client import generate_latest
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from vdi.gateway.parts import Gateway, Part
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.operator.metrics_token import CHALLENGE, MetricsToken
 
 _PATIENCE = 2.0
 """Seconds that database and Redis have for an answer: less than the kubelet has for ours."""
@@ -35,6 +37,7 @@ class Health(Part):
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._token = MetricsToken(gateway.settings.metrics_token_file)
         self.begun = False
         """Whether everything was up once: until then nobody is let in."""
 
@@ -110,5 +113,9 @@ class Health(Part):
         lines = [*own, *leant_on] if unready else ["ok", *(f"but {one}" for one in leant_on)]
         return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)
 
-    async def _scrape(self, _request: Request) -> Response:
+    async def _scrape(self, request: Request) -> Response:
+        if refused := self._token.refusal(request.headers.get("authorization", "")):
+            status, sentence = refused
+            headers = {"WWW-Authenticate": CHALLENGE} if status == HTTPStatus.UNAUTHORIZED else None
+            return PlainTextResponse(f"{sentence}\n", status, headers)
         return Response(generate_latest(self._gateway.metrics.registry), media_type="text/plain; version=0.0.4")

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vdi.gateway.people import check_address
+from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
     FORMAT,
     LABEL,
@@ -104,6 +105,8 @@ class Settings:
     """VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded."""
     doctor_record: str = ""
     """VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: there is none."""
+    metrics_token_file: Path = METRICS_TOKEN_FILE
+    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file nobody may."""
     log_level: str = "info"
     """VDI_LOG_LEVEL: debug, info, warning or error."""
     log_format: str = "text"
@@ -219,6 +222,7 @@ _VARIABLES: Variables = {
     "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
     "VDI_TURN_TTL": ("turn_ttl", parse_duration),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
+    "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),
     "VDI_LOG_FORMAT": ("log_format", FORMAT),
 }

@@ -9,6 +9,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
 from vdi.operator.metrics import Metrics
+from vdi.operator.metrics_token import MetricsToken
 from vdi.operator.pages import TEXT, serve_pages
 
 STALE = 150.0
@@ -18,8 +19,9 @@ STALE = 150.0
 class Health:
     """Answers probes and Prometheus."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, token: MetricsToken) -> None:
         self._metrics = metrics
+        self._token = token
         self._clock = clock
         self._caches: Caches | None = None
         self._elector: Elector | None = None
@@ -46,13 +48,16 @@ class Health:
         pages = {"/healthz": self._alive, "/readyz": self._ready, "/metrics": self._scrape}
         return serve_pages(pages, host, port)
 
-    def _alive(self) -> tuple[int, str, bytes]:
+    def _alive(self, _authorization: str) -> tuple[int, str, bytes]:
         """This answer proves that the event loop turns; a task that dies takes the process with it."""
         return 200, TEXT, b"ok\n"
 
-    def _ready(self) -> tuple[int, str, bytes]:
+    def _ready(self, _authorization: str) -> tuple[int, str, bytes]:
         troubles = list(self.troubles())
         return 503 if troubles else 200, TEXT, ("\n".join(troubles or ["ok"]) + "\n").encode()
 
-    def _scrape(self) -> tuple[int, str, bytes]:
+    def _scrape(self, authorization: str) -> tuple[int, str, bytes]:
+        if refused := self._token.refusal(authorization):
+            status, sentence = refused
+            return status, TEXT, f"{sentence}\n".encode()
         return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(self._metrics.registry)

@@ -12,6 +12,7 @@ from vdi.kube.config import ClusterConfig
 from vdi.operator.health import Health
 from vdi.operator.life import Life
 from vdi.operator.metrics import Metrics
+from vdi.operator.metrics_token import MetricsToken
 from vdi.operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ async def run_operator(
     this namespace, this one stands by.
     """
     metrics = Metrics()
-    health = Health(metrics, clock)
+    health = Health(metrics, clock, MetricsToken(settings.metrics_token_file))
     async with health.serve(settings.metrics_host, settings.metrics_port) as port:
         log.info("serving /healthz, /readyz and /metrics on port %d", port)
         tell = partial(on_ready, port) if on_ready else _tell_nobody

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import cast
 
-Page = Callable[[], tuple[int, str, bytes]]
-"""Makes an answer: HTTP status, content type, body."""
+from vdi.operator.metrics_token import CHALLENGE
+
+Page = Callable[[str], tuple[int, str, bytes]]
+"""Makes an answer to a request with this Authorization header ("" where there is none): status, content type, body."""
 
 TEXT = "text/plain; charset=utf-8"
 PATIENCE = 5.0
@@ -68,7 +70,8 @@ class _Visitor(asyncio.Protocol):
         self._transport.abort()
 
     def _answer(self) -> None:
-        method, _, rest = self._request.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+        first, *headers = self._request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+        method, _, rest = first.partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         page = self._pages.get(path)
         if page is None:
@@ -76,12 +79,19 @@ class _Visitor(asyncio.Protocol):
         elif method not in ("GET", "HEAD"):
             self._send(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"allowed are GET and HEAD\n")
         else:
-            self._send(*page(), with_body=method == "GET")
+            self._send(*page(_authorization(headers)), with_body=method == "GET")
 
     def _send(self, status: int, kind: str, body: bytes, *, with_body: bool = True) -> None:
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
         )
-        self._transport.write(head.encode() + (body if with_body else b""))
+        if status == HTTPStatus.UNAUTHORIZED:
+            head += f"WWW-Authenticate: {CHALLENGE}\r\n"
+        self._transport.write(f"{head}\r\n".encode() + (body if with_body else b""))
         self._transport.close()
+
+
+def _authorization(headers: list[str]) -> str:
+    given = (line.partition(":")[2].strip() for line in headers if line.lower().startswith("authorization:"))
+    return next(given, "")

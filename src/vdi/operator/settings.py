@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
     FORMAT,
     LABEL,
@@ -46,6 +47,8 @@ class Settings:
     """VDI_GATEWAY_URL: where the gateway's internal listener is told of sessions that end; empty: nobody is told."""
     gateway_token_file: Path = Path("/var/run/secrets/vdi-gateway/token")
     """VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh."""
+    metrics_token_file: Path = METRICS_TOKEN_FILE
+    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file nobody may."""
     policy: Policy = field(default_factory=Policy)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
     VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
@@ -119,4 +122,5 @@ _VARIABLES: Variables = {
     "VDI_GATEWAY_URL": ("gateway_url", _url),
     "VDI_GATEWAY_TOKEN_FILE": ("gateway_token_file", Path),
     "VDI_METRICS_ADDR": ("metrics_address", address),
+    "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
 }

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,12 +11,15 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from metrics_token import TOKEN, token_file
 from vdi.gateway import health as module
 from vdi.gateway.health import Health
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.parts import Part
+from vdi.gateway.settings import Settings
 from vdi.gateway.shared import MemoryShared
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 
 
 class Database:
@@ -44,12 +48,13 @@ class Keys(Part):
 
 
 class Stage:
-    def __init__(self) -> None:
+    def __init__(self, token: Path = METRICS_TOKEN_FILE) -> None:
         self.database, self.keys = Database(), Keys()
         self.lost: list[str] = []
         self.stuck: list[str] = []
         world = SimpleNamespace(troubles=lambda: iter(self.lost), stuck=lambda: iter(self.stuck))
         namespace = SimpleNamespace(
+            settings=Settings(metrics_token_file=token),
             world=world,
             parts=(self.keys,),
             database=self.database,
@@ -63,10 +68,14 @@ class Stage:
         self.health = Health(self.gateway)
         self.health.begun = True
 
-    async def get(self, path: str) -> tuple[int, str]:
+    async def ask(self, path: str, authorization: str = "") -> httpx.Response:
         app = Starlette(routes=[*self.health.internal_routes()])
+        headers = {"Authorization": authorization} if authorization else {}
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
-            answer = await client.get(path)
+            return await client.get(path, headers=headers)
+
+    async def get(self, path: str) -> tuple[int, str]:
+        answer = await self.ask(path)
         return answer.status_code, answer.text
 
 
@@ -124,10 +133,25 @@ async def test_a_gateway_that_stops_takes_nobody_new() -> None:
     assert await stage.get("/readyz") == (503, "the gateway is stopping\n")
 
 
-async def test_metrics_are_served() -> None:
-    stage = Stage()
+async def test_metrics_are_served_to_whoever_has_the_token(tmp_path: Path) -> None:
+    stage = Stage(token_file(tmp_path))
     stage.gateway.metrics.logins.labels("local", "in").inc()
-    assert 'vdi_gateway_logins_total{outcome="in",source="local"} 1.0' in (await stage.get("/metrics"))[1]
+    answer = await stage.ask("/metrics", f"Bearer {TOKEN}")
+    assert 'vdi_gateway_logins_total{outcome="in",source="local"} 1.0' in answer.text
+
+
+@pytest.mark.parametrize("authorization", ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x"])
+async def test_metrics_need_the_token_and_probes_need_none(tmp_path: Path, authorization: str) -> None:
+    stage = Stage(token_file(tmp_path))
+    answer = await stage.ask("/metrics", authorization)
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="vdi"')
+    assert "vdi_" not in answer.text
+    for path in ("/healthz", "/readyz"):
+        assert (await stage.ask(path, authorization)).status_code == 200
+
+
+async def test_without_a_token_of_its_own_nobody_reads_metrics(tmp_path: Path) -> None:
+    assert (await Stage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")).status_code == 503
 
 
 async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_back(

@@ -38,6 +38,7 @@ def test_every_variable_is_read() -> None:
             "VDI_ADMIN_GROUPS": "admins,",
             "VDI_LIMITS_FILE": "/etc/vdi/limits.yaml",
             "VDI_LOGIN_IDLE": "1h30m",
+            "VDI_METRICS_TOKEN_FILE": "/run/metrics",
         }
     )
     assert settings.public_addr == ("0.0.0.0", 9000)
@@ -48,6 +49,7 @@ def test_every_variable_is_read() -> None:
     assert settings.admin_groups == {"admins"}
     assert settings.limits_file == Path("/etc/vdi/limits.yaml")
     assert settings.login_idle == timedelta(hours=1, minutes=30)
+    assert settings.metrics_token_file == Path("/run/metrics")
 
 
 @pytest.mark.parametrize(

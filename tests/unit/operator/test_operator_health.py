@@ -2,11 +2,14 @@
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
+from metrics_token import TOKEN, token_file
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube.errors import ConnectionFailed, Forbidden
 from vdi.kube.resource import LEASES, PODS
@@ -14,6 +17,7 @@ from vdi.operator import pages
 from vdi.operator.caches import Caches
 from vdi.operator.health import STALE, Health
 from vdi.operator.metrics import Metrics
+from vdi.operator.metrics_token import MetricsToken
 
 FORBIDDEN = Forbidden(403, "Forbidden", "pods is forbidden: cannot watch", request="WATCH /api/v1/pods")
 
@@ -21,14 +25,14 @@ FORBIDDEN = Forbidden(403, "Forbidden", "pods is forbidden: cannot watch", reque
 class Sight:
     """What the caches and the elector would say."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: Path) -> None:
         self.clock = FakeClock()
         self.reflector = SimpleNamespace(
             resource=PODS, synced=True, last_error=None, last_contact=self.clock.monotonic(), store=[1, 2]
         )
         self.elector = SimpleNamespace(last_error=None, leads=False, age=None)
         self.metrics = Metrics()
-        self.health = Health(self.metrics, self.clock)
+        self.health = Health(self.metrics, self.clock, MetricsToken(token))
 
     def begin(self) -> None:
         caches: Any = SimpleNamespace(reflectors=(self.reflector,))
@@ -40,8 +44,8 @@ class Sight:
 
 
 @pytest.fixture
-def sight() -> Sight:
-    return Sight()
+def sight(tmp_path: Path) -> Sight:
+    return Sight(token_file(tmp_path))
 
 
 async def ask(sight: Sight, request: bytes) -> tuple[int, bytes]:
@@ -61,8 +65,12 @@ async def ask(sight: Sight, request: bytes) -> tuple[int, bytes]:
     return int(head.split(b" ")[1]), body
 
 
-def get(path: str, method: str = "GET") -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+def get(path: str, method: str = "GET", authorization: str = "") -> bytes:
+    more = f"aUTHORIZATION:  {authorization}\r\n" if authorization else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: here\r\n{more}\r\n".encode()
+
+
+SCRAPE = get("/metrics", authorization=f"bearer {TOKEN}")
 
 
 async def test_not_ready_before_it_has_begun_but_alive(sight: Sight) -> None:
@@ -96,16 +104,57 @@ async def test_what_is_refused_is_named(sight: Sight) -> None:
 async def test_metrics_tell_who_leads_and_what_is_known(sight: Sight) -> None:
     sight.begin()
     sight.metrics.watch_sessions(list)
-    text = (await ask(sight, get("/metrics")))[1].decode()
+    text = (await ask(sight, SCRAPE))[1].decode()
     assert "vdi_leader 0.0" in text
     assert "vdi_lease_age_seconds" not in text
     assert 'vdi_cache_objects{kind="pods"} 2.0' in text
     assert "vdi_sessions{" not in text, "only the leader counts sessions, or they are counted twice"
     sight.elector.leads, sight.elector.age = True, 1.5
-    text = (await ask(sight, get("/metrics")))[1].decode()
+    text = (await ask(sight, SCRAPE))[1].decode()
     assert "vdi_leader 1.0" in text
     assert "vdi_lease_age_seconds 1.5" in text
     assert 'vdi_sessions{phase="Running"} 0.0' in text
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer \xff"],
+)
+async def test_metrics_need_the_token_and_probes_need_none(sight: Sight, authorization: str) -> None:
+    sight.begin()
+    for method in ("GET", "HEAD"):
+        status, body = await ask(sight, get("/metrics", method, authorization))
+        assert status == 401
+        assert b"vdi_" not in body
+    for path in ("/healthz", "/readyz"):
+        assert (await ask(sight, get(path, authorization=authorization)))[0] == 200
+
+
+async def test_a_refused_scrape_is_told_what_to_send(sight: Sight) -> None:
+    async with (
+        sight.health.serve("127.0.0.1", 0) as port,
+        httpx.AsyncClient() as http,
+    ):
+        refused = await http.get(f"http://127.0.0.1:{port}/metrics")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="vdi"')
+    assert refused.text == "/metrics needs `Authorization: Bearer TOKEN`: see docs/monitoring.md\n"
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+async def test_without_a_token_of_its_own_nobody_reads_metrics(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    sight = Sight(file)
+    for request in (get("/metrics"), get("/metrics", authorization="Bearer"), SCRAPE):
+        assert (await ask(sight, request))[0] == 503
+    assert [
+        record.getMessage().partition(f"{file}: ")[0] for record in caplog.records if "/metrics" in record.message
+    ] == ["nobody can read /metrics: VDI_METRICS_TOKEN_FILE="]
+    token_file(tmp_path).rename(file)
+    assert (await ask(sight, SCRAPE))[0] == 200, "it is read again each time"
 
 
 async def test_head_has_no_body(sight: Sight) -> None:

@@ -15,6 +15,7 @@ from vdi.operator.assembly import Assembly
 from vdi.operator.health import Health
 from vdi.operator.life import LEASE, Life
 from vdi.operator.metrics import Metrics
+from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
 from vdi.operator.settings import Settings
 from waiting import eventually
 
@@ -29,7 +30,7 @@ class Operator:
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.metrics = Metrics()
-        self.health = Health(self.metrics, SYSTEM_CLOCK)
+        self.health = Health(self.metrics, SYSTEM_CLOCK, MetricsToken(METRICS_TOKEN_FILE))
         settings = Settings(namespace=NAMESPACE)
         self.life = Life(api.config(), settings, self.metrics, self.health, SYSTEM_CLOCK)
 

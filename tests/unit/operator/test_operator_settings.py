@@ -35,13 +35,14 @@ def test_every_variable_is_read() -> None:
             "VDI_EDGE_MIDDLEWARE": "vdi-edge",
             "VDI_GATEWAY_URL": "http://vdi-gateway.kasm.svc:8081/",
             "VDI_GATEWAY_TOKEN_FILE": "/run/token",
+            "VDI_METRICS_TOKEN_FILE": "/run/metrics",
         }
     )
     names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
     policy = Policy(*names, timedelta(minutes=2), 9000, "vdi-edge")
-    gateway = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"))
-    assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, *gateway, policy)
+    files = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"), Path("/run/metrics"))
+    assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, *files, policy)
 
 
 @pytest.mark.parametrize(
