@@ -18,6 +18,7 @@ COREDNS = "v1.14.6"
 LOCAL_PATH = "v0.0.30"
 TRAEFIK = "v3.7.13"
 KWOK = "v0.7.0"
+PEBBLE = "v2.10.1"
 CONTAINERD = "v2.1.4"
 RUNC = "v1.3.0"
 CNI = "v1.7.1"
@@ -335,7 +336,8 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
         _go_tool("helm3", HELM3, "helm.sh/helm/v3/cmd/helm", {"helm.sh/helm/v3/internal/version.version": HELM3}),
     ),
     **dict.fromkeys(PROMETHEUS_PROGRAMS, (_PROMETHEUS, _PROMETHEUS_PACKAGE)),
-    # Published without a checksum; the module's is locked.
+    # These two are published without a checksum; the modules' are locked.
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
+    "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
 }
 """Every name that can be asked for, and its recipes in the order in which they are tried."""

@@ -155,10 +155,10 @@ def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
     [
         (Policy(), {}),
         (Policy(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
-        (Policy(cert_resolver="le"), {"certResolver": "le"}),
+        (Policy(cert_resolver="le"), {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]}),
     ],
 )
-def test_route_takes_its_certificate_from_where_the_policy_says(policy: Policy, tls: dict[str, str]) -> None:
+def test_route_takes_its_certificate_from_where_the_policy_says(policy: Policy, tls: dict[str, Any]) -> None:
     route = build_route(identity=IDENTITY, host="alice.vdi.localhost", policy=policy)
     assert route["spec"]["tls"] == tls
     assert route["spec"]["routes"][0]["match"] == "Host(`alice.vdi.localhost`)"

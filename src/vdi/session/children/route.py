@@ -11,11 +11,12 @@ from vdi.session.policy import Policy
 
 def build_route(*, identity: Identity, host: str, policy: Policy) -> dict[str, Any]:
     """One route for one host. TLS from the named Secret, the named resolver, or Traefik's default certificate."""
-    tls: dict[str, str] = {}
+    tls: dict[str, Any] = {}
     if policy.tls_secret:
         tls = {"secretName": policy.tls_secret}
     elif policy.cert_resolver:
-        tls = {"certResolver": policy.cert_resolver}
+        # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
+        tls = {"certResolver": policy.cert_resolver, "domains": [{"main": f"*.{policy.domain}"}]}
     rule: dict[str, Any] = {
         "kind": "Rule",
         "match": f"Host(`{host}`)",

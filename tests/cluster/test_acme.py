@@ -1,0 +1,166 @@
+"""Certificates from an ACME server: a real Traefik, a real pebble, and the routes of a real operator and of the chart.
+
+pebble takes every DNS challenge for solved: what is tried is what is ordered, not how a name is proven.
+"""
+
+import asyncio
+import json
+import os
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+import yaml
+from cryptography import x509
+
+from cluster.edge_traefik import connector, free_port
+from cluster.operator_stage import Stage
+from vdi.devcluster import binaries, pki
+from vdi.devcluster.progress import Progress
+from vdi.operator.kinds import ROUTES
+from vdi.session.policy import Policy
+from waiting import eventually
+
+pytestmark = pytest.mark.timeout(180)
+
+CHART = Path(__file__).parents[2] / "charts/vdi"
+DOMAIN = "desks.example.com"
+WILDCARD = [f"*.{DOMAIN}"]
+ISSUED_SECONDS = 40.0
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    with Progress(tmp_path_factory.mktemp("acme")) as progress:
+        return binaries.ensure(["traefik", "pebble", "helm"], progress=progress)
+
+
+@asynccontextmanager
+async def running(folder: Path, program: Path, *words: str, **environment: str) -> AsyncIterator[None]:
+    with (folder / f"{program.name}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            program, *words, env={"PATH": os.environ["PATH"], **environment}, stdout=log, stderr=log
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+@asynccontextmanager
+async def acme_server(program: Path, folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    """A pebble: the address of its directory, and the authority of its own TLS."""
+    authority = pki.authority(folder, "acme-ca", "acme")
+    certificate, key = authority.issue("acme", "acme", names=["127.0.0.1"], server=True)
+    port = free_port()
+    config = {
+        "listenAddress": f"127.0.0.1:{port}",
+        "managementListenAddress": f"127.0.0.1:{free_port()}",
+        "certificate": str(certificate),
+        "privateKey": str(key),
+        "retryAfter": {"authz": 1, "order": 1},
+        "profiles": {"default": {"description": "default", "validityPeriod": 86400}},
+    }
+    (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
+    always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    async with running(folder, program, "-config", str(folder / "pebble.json"), **always):
+        yield f"https://127.0.0.1:{port}/dir", authority.file
+
+
+@asynccontextmanager
+async def traefik(
+    program: Path, folder: Path, namespace: str, kubeconfig: Path, acme: str, ca: Path
+) -> AsyncIterator[int]:
+    """A Traefik with the resolver `le` that serves this namespace's routes: its port."""
+    port = free_port()
+    challenge = {"provider": "exec", "propagation": {"disableChecks": True}}
+    resolver = {
+        "caServer": acme,
+        "caCertificates": [str(ca)],
+        "email": "ops@example.com",
+        "storage": str(folder / "acme.json"),
+        "dnsChallenge": challenge,
+    }
+    static = {
+        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
+        "providers": {"kubernetesCRD": {"namespaces": [namespace], "allowEmptyServices": True}},
+        "certificatesResolvers": {"le": {"acme": resolver}},
+        "log": {"level": "INFO"},
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+    }
+    (folder / "traefik.yaml").write_text(json.dumps(static))
+    environment = {"KUBECONFIG": str(kubeconfig), "EXEC_PATH": "/bin/true", "LEGO_DISABLE_CNAME_SUPPORT": "true"}
+    async with running(folder, program, f"--configFile={folder / 'traefik.yaml'}", **environment):
+        yield port
+
+
+async def serves(port: int, host: str, names: list[str]) -> bool:
+    """Whether a browser gets a certificate with these names for this host."""
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=host)
+    except OSError:
+        return False
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    found = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return found.value.get_values_for_type(x509.DNSName) == names
+
+
+def certificates(folder: Path) -> list[dict[str, object]]:
+    """What Traefik has been given, by the domains that it had asked for."""
+    try:
+        stored = json.loads((folder / "acme.json").read_text())
+    except (OSError, ValueError):
+        return []
+    return [one["domain"] for one in (stored.get("le") or {}).get("Certificates") or ()]
+
+
+async def routed(port: int, host: str) -> bool:
+    """Whether Traefik knows the host's route: then there is no desktop behind it (503), and before no page (404)."""
+    async with aiohttp.ClientSession(connector=connector()) as http:
+        try:
+            async with http.get(f"https://{host}:{port}/") as answer:
+                return answer.status == 503
+        except aiohttp.ClientError:
+            return False
+
+
+async def test_all_desktops_and_the_portal_share_one_certificate(
+    stage: Stage, kubeconfig: Path, programs: dict[str, Path], tmp_path: Path
+) -> None:
+    template = await stage.template()
+    async with (
+        acme_server(programs["pebble"], tmp_path) as (acme, ca),
+        traefik(programs["traefik"], tmp_path, stage.namespace, kubeconfig, acme, ca) as port,
+        stage.operator(policy=Policy(domain=DOMAIN, cert_resolver="le")),
+    ):
+        for name in ("alice-desk", "bob-desk"):
+            await stage.session(name, template, user=f"{name}@example.com")
+            await eventually(partial(routed, port, f"{name}.{DOMAIN}"), f"{name} has a route", ISSUED_SECONDS)
+            await eventually(partial(serves, port, f"{name}.{DOMAIN}", WILDCARD), f"{name} has TLS", ISSUED_SECONDS)
+        route, _ = await stage.all(ROUTES)
+        assert route["spec"]["tls"] == chart_tls(programs["helm"]), "else Traefik orders one for the portal too"
+        # What a route orders that names no domains, and long enough for an order of the second desktop's.
+        other = {**route["spec"], "tls": {"certResolver": "le"}}
+        other["routes"] = [{**other["routes"][0], "match": "Host(`other.example.org`)"}]
+        body = {"apiVersion": ROUTES.api_version, "kind": ROUTES.kind, "metadata": {"name": "other"}, "spec": other}
+        await stage.api.create(ROUTES, body, namespace=stage.namespace, into=msgspec.Raw)
+        await eventually(partial(serves, port, "other.example.org", ["other.example.org"]), "a third", ISSUED_SECONDS)
+        assert certificates(tmp_path) == [{"main": f"*.{DOMAIN}"}, {"main": "other.example.org"}]
+
+
+def chart_tls(helm: Path) -> object:
+    """TLS of the chart's own route."""
+    words = ["template", "vdi", str(CHART), "--set", f"domain={DOMAIN},traefik.certResolver=le"]
+    rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
+    (route,) = [one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "IngressRoute"]
+    return route["spec"]["tls"]
