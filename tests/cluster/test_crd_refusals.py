@@ -284,11 +284,11 @@ def test_a_session_from_before_with_such_addresses_can_still_be_changed_and_ende
     crd = (CRDS / "vdisessions.yaml").read_text()
     before = re.sub(r"\n *- rule: '!self\.matches.*\n *message: 'must be visible.*", "", crd)
     meta = {"name": "old", "finalizers": ["vdi.test/hold"]}
-    given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta}
+    spec = session(user=owner, access=[guest])
+    given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}
     try:
         assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before).returncode == 0
-        given["spec"] = session(user=owner, access=[guest])
-        wait_until("it knows the older rules", lambda: server.create("VDISession", given["spec"]).returncode == 0, 20)
+        wait_until("it knows the older rules", lambda: server.create("VDISession", spec).returncode == 0, 20)
         assert server.run("create", "-f", "-", stdin=json.dumps(given)).returncode == 0
     finally:
         assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd).returncode == 0

@@ -293,7 +293,7 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
 def test_prometheus_sends_the_token_that_operator_and_gateway_have(tmp_path: Path, own: str) -> None:
     with Progress(tmp_path) as progress:
         helm = binaries.ensure(["helm"], progress=progress)["helm"]
-    words = [helm, "template", "vdi", str(FILES.parents[1]), "--set", "monitoring.podMonitor=true"]
+    words = [str(helm), "template", "vdi", str(FILES.parents[1]), "--set", "monitoring.podMonitor=true"]
     words += ["--set", f"monitoring.existingSecret={own}"]
     once, again = (
         subprocess.run(words, capture_output=True, text=True, check=True, timeout=55).stdout for _ in range(2)

@@ -106,7 +106,7 @@ class Settings:
     doctor_record: str = ""
     """VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: there is none."""
     metrics_token_file: Path = METRICS_TOKEN_FILE
-    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file nobody may."""
+    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
     log_level: str = "info"
     """VDI_LOG_LEVEL: debug, info, warning or error."""
     log_format: str = "text"

@@ -147,13 +147,14 @@ class Starter:
 
     def plan(self, person: Person, wish: Wish) -> Start:
         """What would be made. Raises Refused."""
-        wish = replace(wish, user=normal_user(wish.user))
-        if not same_user(wish.user, person.user) and not person.admin:
-            field = FieldProblem("user", person.user, wish.user)
-            raise Refused("Forbidden", f"user: {wish.user} is not you; allowed is {person.user}.", field)
-        if not same_user(wish.user, person.user):
+        user = normal_user(wish.user)
+        wish = replace(wish, user=user)
+        if not same_user(user, person.user):
+            if not person.admin:
+                field = FieldProblem("user", person.user, user)
+                raise Refused("Forbidden", f"user: {user} is not you; allowed is {person.user}.", field)
             try:
-                check_address(wish.user)
+                check_address(user)
             except AddressError as why:
                 raise refused_address(why) from None
         if wish.priority and not person.admin:

@@ -33,7 +33,7 @@ class MetricsToken:
         if complaint != self._complaint:  # once, not for each scrape
             self._complaint = complaint
             if complaint:
-                log.warning("nobody can read /metrics: VDI_METRICS_TOKEN_FILE=%s: %s", self._file, complaint)
+                log.warning("no one can read /metrics: VDI_METRICS_TOKEN_FILE=%s: %s", self._file, complaint)
         if complaint:
             return HTTPStatus.SERVICE_UNAVAILABLE, "no token for /metrics is set up here: see VDI_METRICS_TOKEN_FILE"
         scheme, _, given = authorization.partition(" ")

@@ -12,7 +12,7 @@ from typing import cast
 from vdi.operator.metrics_token import CHALLENGE
 
 Page = Callable[[str], tuple[int, str, bytes]]
-"""Makes an answer to a request with this Authorization header ("" where there is none): status, content type, body."""
+"""Makes an answer to a request with this Authorization header ("" without one): status, content type, body."""
 
 TEXT = "text/plain; charset=utf-8"
 PATIENCE = 5.0

@@ -48,7 +48,7 @@ class Settings:
     gateway_token_file: Path = Path("/var/run/secrets/vdi-gateway/token")
     """VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh."""
     metrics_token_file: Path = METRICS_TOKEN_FILE
-    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file nobody may."""
+    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
     policy: Policy = field(default_factory=Policy)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
     VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:

@@ -127,7 +127,7 @@ async def test_a_watch_that_is_stuck_is_this_replicas_own_fault() -> None:
     assert (await stage.get("/readyz"))[0] == 503
 
 
-async def test_a_gateway_that_stops_takes_nobody_new() -> None:
+async def test_a_gateway_that_stops_takes_no_one_new() -> None:
     stage = Stage()
     stage.gateway.stopping.set()
     assert await stage.get("/readyz") == (503, "the gateway is stopping\n")
@@ -150,7 +150,7 @@ async def test_metrics_need_the_token_and_probes_need_none(tmp_path: Path, autho
         assert (await stage.ask(path, authorization)).status_code == 200
 
 
-async def test_without_a_token_of_its_own_nobody_reads_metrics(tmp_path: Path) -> None:
+async def test_without_a_token_of_its_own_no_one_reads_metrics(tmp_path: Path) -> None:
     assert (await Stage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")).status_code == 503
 
 

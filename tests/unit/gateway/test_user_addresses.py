@@ -9,7 +9,8 @@ from unit.session.session_builders import a_session
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.people import Role, check_address
 from vdi.gateway.refused import Refused
-from vdi.gateway.settings import SettingsError, read_settings
+from vdi.gateway.settings import read_settings
+from vdi.operator.variables import SettingsError
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

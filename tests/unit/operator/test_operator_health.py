@@ -130,7 +130,7 @@ async def test_metrics_need_the_token_and_probes_need_none(sight: Sight, authori
         assert (await ask(sight, get(path, authorization=authorization)))[0] == 200
 
 
-async def test_a_refused_scrape_is_told_what_to_send(sight: Sight) -> None:
+async def test_a_refused_scrape_says_what_to_send(sight: Sight) -> None:
     async with (
         sight.health.serve("127.0.0.1", 0) as port,
         httpx.AsyncClient() as http,
@@ -141,7 +141,7 @@ async def test_a_refused_scrape_is_told_what_to_send(sight: Sight) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
-async def test_without_a_token_of_its_own_nobody_reads_metrics(
+async def test_without_a_token_of_its_own_no_one_reads_metrics(
     tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "token"
@@ -152,7 +152,7 @@ async def test_without_a_token_of_its_own_nobody_reads_metrics(
         assert (await ask(sight, request))[0] == 503
     assert [
         record.getMessage().partition(f"{file}: ")[0] for record in caplog.records if "/metrics" in record.message
-    ] == ["nobody can read /metrics: VDI_METRICS_TOKEN_FILE="]
+    ] == ["no one can read /metrics: VDI_METRICS_TOKEN_FILE="]
     token_file(tmp_path).rename(file)
     assert (await ask(sight, SCRAPE))[0] == 200, "it is read again each time"
 
