@@ -1,4 +1,4 @@
-"""`vdi gpu` and configure_gpu_slicing.sh against a real API server, controller manager and scheduler.
+"""`vdi gpu` and scripts/configure_gpu_slicing.sh against a real API server, controller manager and scheduler.
 
 There is no GPU here: what the device plugin tells the nodes is played by `gpu_player`. The control plane is one of its
 own, since nodes that are shared would be in the way of other tests.
@@ -28,8 +28,10 @@ from vdi.kube.transport import Client
 from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "configure_gpu_slicing.sh"
-MANIFEST = ROOT / "manifests" / "gpu-time-slicing.yaml"
+SCRIPT = ROOT / "scripts" / "configure_gpu_slicing.sh"
+MANIFESTS = CONFIG_MAP, PATCH = [
+    ROOT / "manifests" / name for name in ("gpu-time-slicing.yaml", "gpu-cluster-policy-patch.yaml")
+]
 CHART = ROOT / "charts" / "vdi"
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 GPUS = {"gpu-a": 1, "gpu-b": 2}
@@ -154,18 +156,18 @@ def pods(site: Site) -> set[str]:
     return {each["metadata"]["uid"] for each in found if "deletionTimestamp" not in each["metadata"]}
 
 
-def test_the_script_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(operator: Site) -> None:
+def test_configure_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(operator: Site) -> None:
     assert operator.codes() == ["gpu_sharing_not_configured"]
     assert operator.gpu("verify").returncode == 1
 
-    dry = operator.run(SCRIPT, "--dry-run")
+    dry = operator.gpu("configure", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "+++ ClusterPolicy cluster-policy (then)" in dry.stdout
     assert re.search(r"^  \+ +default: any$", dry.stdout, re.MULTILINE)
     assert "isolates neither memory nor faults" in dry.stdout
     assert operator.codes() == ["gpu_sharing_not_configured"]
 
-    done = operator.run(SCRIPT, "--timeout", "20s")
+    done = operator.gpu("configure", "--timeout", "20s")
     assert done.returncode == 0, done.stderr + done.stdout
     assert operator.advertised() == [8, 16]
     assert "✓ node gpu-b: 2 GPUs x 8 = 16 nvidia.com/gpu" in done.stdout
@@ -176,7 +178,7 @@ def test_the_script_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(op
     assert (verified.returncode, verified.stderr) == (0, "")
 
     before = pods(operator)
-    again = operator.run(SCRIPT)
+    again = operator.gpu("configure")
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "Nothing to change.")
     assert pods(operator) == before
 
@@ -186,6 +188,60 @@ def test_the_script_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(op
     assert operator.get("clusterpolicy", "cluster-policy")["spec"] == POLICY["spec"]
     assert "time-slicing-config" not in operator.kube("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
     assert operator.gpu("configure", "--undo").returncode == 1
+
+
+def script(site: Site, *words: str, timeout: int = 40) -> subprocess.CompletedProcess[str]:
+    """configure_gpu_slicing.sh where there is kubectl and no vdi, nor Python."""
+    path = f"{Path(site.kubectl[0]).parent}:/usr/bin:/bin"
+    environment = {"PATH": path, "HOME": "/nowhere", "KUBECONFIG": str(site.kubeconfig), "TIMEOUT": str(timeout)}
+    command = [str(SCRIPT), *words]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=80
+    )
+
+
+def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: Site) -> None:
+    before = pods(operator)
+    done = script(operator)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert operator.advertised() == [8, 16]
+    assert "✓ node gpu-a: 1 x 8 = 8 nvidia.com/gpu" in done.stdout
+    assert "✓ node gpu-b: 2 x 8 = 16 nvidia.com/gpu" in done.stdout
+    assert "isolates neither memory nor faults" in done.stdout
+    config = operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]
+    assert config == {"enabled": True, "config": {"name": "time-slicing-config", "default": "any"}}
+    assert not pods(operator) & before
+    wait_until("vdi gpu verify agrees", lambda: operator.gpu("verify").returncode == 0, 30)
+
+    # Again, after somebody has changed the number: the device plugin reads a ConfigMap only when it starts.
+    text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
+    patch = json.dumps({"data": {"any": text.replace("8", "5"), "mine": "version: v1"}})
+    operator.kube("patch", "configmap", "time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
+    again = script(operator)
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert operator.advertised() == [8, 16]
+    data = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]
+    assert data == {"any": text, "mine": "version: v1"}
+
+
+def test_the_script_says_which_node_is_not_shared_and_why(operator: Site) -> None:
+    operator.kube("label", "node", "gpu-a", "nvidia.com/device-plugin.config=mine")
+    operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
+    done = script(operator, timeout=15)
+    assert done.returncode == 1
+    assert "✗ node gpu-a: 1 nvidia.com/gpu instead of 8: its label selects the configuration mine." in done.stdout
+    assert "kubectl label node gpu-a nvidia.com/device-plugin.config-" in done.stdout
+    assert "✗ node gpu-b: 16 nvidia.com/gpu instead of 24" in done.stdout
+    assert "Not all nodes advertise 8 per GPU" in done.stderr
+
+
+def test_the_script_changes_nothing_where_the_gpu_operator_is_missing(nodes: Site) -> None:
+    done = script(nodes)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "There is no ClusterPolicy cluster-policy" in done.stderr
+    assert "helm install gpu-operator" in done.stderr
+    assert "time-slicing-config" not in nodes.kube("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
+    assert script(nodes, "--replicas", "4").returncode == 2
 
 
 def test_several_configurations_and_a_restart_only_where_the_config_map_changed(operator: Site) -> None:
@@ -239,23 +295,28 @@ def edit(site: Site, text: str) -> bool:
     return "gpu_config_not_read" in site.codes()
 
 
-def test_the_manifest_does_the_same_and_the_missions_own_patch_does_not(operator: Site) -> None:
-    refused = operator.run(*operator.kubectl, "delete", "clusterpolicy", "cluster-policy")
-    assert refused.returncode == 0
-    apply = ("apply", "--server-side", "--field-manager=vdi-gpu", "-f", str(MANIFEST))  # as the file itself says
-    lonely = operator.run(*operator.kubectl, *apply)
-    assert lonely.returncode == 1  # only the GPU Operator's chart can make a ClusterPolicy
-    assert "spec.toolkit: Required value" in lonely.stderr
-    operator.kube("apply", "--server-side", "-f", "-", stdin=json.dumps(POLICY))
+def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator: Site) -> None:
+    for file in MANIFESTS:
+        # Neither of them makes half a ClusterPolicy.
+        assert "kind: ClusterPolicy" not in file.read_text()
+    refused = operator.run(*operator.kubectl, "apply", "-f", PATCH)
+    assert refused.returncode == 1
+    assert "kind not set" in refused.stderr
 
+    operator.kube("apply", "-f", str(CONFIG_MAP))
     without_default = json.dumps({"spec": {"devicePlugin": {"config": {"name": "time-slicing-config"}}}})
     operator.kube("patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default)
     wait_until("the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"], 40)
     assert operator.advertised() == [1, 2]
 
-    operator.kube(*apply)
+    operator.kube("patch", "clusterpolicy", "cluster-policy", "--type=merge", "--patch-file", str(PATCH))
     wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0, 60)
     assert operator.advertised() == [8, 16]
+
+    back = '[{"op": "remove", "path": "/spec/devicePlugin/config"}]'  # as docs/gpu.md has it
+    operator.kube("patch", "clusterpolicy", "cluster-policy", "--type=json", "-p", back)
+    operator.kube("delete", "configmap", "time-slicing-config", "--namespace", NAMESPACE)
+    wait_until("nothing is shared", lambda: operator.advertised() == [1, 2], 60)
 
 
 def test_the_charts_config_map_does_the_same_once_the_policy_names_it(

@@ -1,33 +1,35 @@
-"""The objects that turn time-slicing on, also for people who apply YAML: `python -m vdi.gpu.manifest`. Pure.
+"""The objects that turn time-slicing on, also for people who apply YAML: `python -m vdi.gpu.manifest manifests`.
 
-Writes manifests/gpu-time-slicing.yaml, which a test holds equal.
+Writes manifests/gpu-time-slicing.yaml and manifests/gpu-cluster-policy-patch.yaml, which a test holds equal.
 """
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vdi.gpu.effect import DEFAULT_NAME
 from vdi.gpu.sharing import Sharing, render_config
-from vdi.gpu.steps import CLUSTER_POLICIES, to_yaml
+from vdi.gpu.steps import to_yaml
 from vdi.kube.resource import CONFIG_MAPS
 
 OPERATOR_NAMESPACE = "gpu-operator"
-POLICY_NAME = "cluster-policy"
 DEFAULT_KEY = "any"
 
-_HEAD = """\
-# GPU time-slicing for NVIDIA's GPU Operator: 8 desktops per GPU. `vdi gpu configure` does the same, restarts the device
-# plugin where that is needed, and verifies it; docs/gpu.md says what time-slicing is not (isolation).
+_CONFIG_MAP = """\
+# GPU time-slicing for NVIDIA's GPU Operator: 8 desktops per GPU. scripts/configure_gpu_slicing.sh applies it, patches
+# the ClusterPolicy, restarts the device plugin and verifies the nodes. By hand:
 #
-#   kubectl apply --server-side --field-manager=vdi-gpu -f manifests/gpu-time-slicing.yaml
-#   vdi gpu verify
-#
-# After a later change of the ConfigMap alone, the Operator restarts nothing:
+#   kubectl apply -f manifests/gpu-time-slicing.yaml
+#   kubectl patch clusterpolicy cluster-policy --type=merge --patch-file manifests/gpu-cluster-policy-patch.yaml
 #   kubectl --namespace gpu-operator rollout restart daemonset nvidia-device-plugin-daemonset gpu-feature-discovery
+#
+# docs/gpu.md says what time-slicing is not (isolation).
 """
-_POLICY = """\
-# Only these fields of the ClusterPolicy are ours; the Operator's chart makes the object. Without `default` only nodes
-# with the label nvidia.com/device-plugin.config=any take the configuration.
+_POLICY_PATCH = """\
+# A patch for the ClusterPolicy of NVIDIA's GPU Operator, see gpu-time-slicing.yaml. It is no object of its own: only
+# the Operator's chart can make a ClusterPolicy, so `kubectl apply` refuses this file. Without `default` only nodes with
+# the label nvidia.com/device-plugin.config=any take the configuration.
 """
 
 
@@ -46,17 +48,16 @@ def policy_config(name: str, default: str) -> dict[str, Any]:
     return {"name": name, "default": default}
 
 
-def render_manifest() -> str:
-    """The file's content."""
+def render_files() -> dict[str, str]:
+    """The files' contents by name."""
     ours = config_map(OPERATOR_NAMESPACE, DEFAULT_NAME, {DEFAULT_KEY: Sharing()})
-    policy = {
-        "apiVersion": CLUSTER_POLICIES.api_version,
-        "kind": CLUSTER_POLICIES.kind,
-        "metadata": {"name": POLICY_NAME},
-        "spec": {"devicePlugin": {"config": policy_config(DEFAULT_NAME, DEFAULT_KEY)}},
+    patch = {"spec": {"devicePlugin": {"config": policy_config(DEFAULT_NAME, DEFAULT_KEY)}}}
+    return {
+        "gpu-time-slicing.yaml": f"{_CONFIG_MAP}{to_yaml(ours)}",
+        "gpu-cluster-policy-patch.yaml": f"{_POLICY_PATCH}{to_yaml(patch)}",
     }
-    return f"{_HEAD}{to_yaml(ours)}---\n{_POLICY}{to_yaml(policy)}"
 
 
 if __name__ == "__main__":
-    print(render_manifest(), end="")  # noqa: T201 - what it is for
+    for name, text in render_files().items():
+        (Path(sys.argv[1]) / name).write_text(text)
