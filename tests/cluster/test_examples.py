@@ -1,0 +1,114 @@
+"""Every file of docs/examples, applied unchanged by kubectl to a real API server with the real operator.
+
+The test plays the kubelet, so no image is pulled here; tests/e2e runs the image that the examples name.
+"""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from cluster.operator_stage import Object, Stage, open_stage
+from vdi.kube.resource import CLAIMS, PODS, Resource
+from vdi.operator.kinds import POOLS
+from waiting import eventually
+
+FOLDER = Path(__file__).parents[2] / "docs/examples"
+EXAMPLES = sorted(FOLDER.glob("*.yaml"))
+BESIDE = {"session.yaml": FOLDER / "template-cpu.yaml"}
+"""Another example that the first comment of an example names."""
+NAMESPACE = "vdi-sessions"
+CLAIM = "persistentVolumeClaim"
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
+NVIDIA: Object = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "nvidia"}
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def installed(crds: None, kubectl: list[str]) -> Iterator[None]:
+    """The namespace that the chart makes with its own values, which the examples name."""
+    subprocess.run([*kubectl, "create", "namespace", NAMESPACE], check=True, capture_output=True, timeout=30)
+    wait = ["wait", "serviceaccount/default", "--for=create", "--namespace", NAMESPACE, "--timeout=30s"]
+    subprocess.run([*kubectl, *wait], check=True, capture_output=True, timeout=40)
+    yield
+    subprocess.run([*kubectl, "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
+
+
+@pytest.fixture
+async def stage(installed: None, kubeconfig: Path, kubectl: list[str], tmp_path: Path) -> AsyncIterator[Stage]:
+    """The operator's stage in that namespace; what the examples have made is gone afterwards."""
+    async with open_stage(kubeconfig, NAMESPACE, tmp_path) as made:
+        yield made
+    for kinds in ("vditemplates,vdipools,vdisessions", "runtimeclasses"):
+        await run([*kubectl, "delete", kinds, "--all", "--namespace", NAMESPACE, "--wait=false"])
+
+
+async def run(command: list[str]) -> None:
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0, done.stderr
+
+
+async def apply(kubectl: list[str], path: Path) -> list[Any]:
+    await run([*kubectl, "apply", "-f", str(path)])
+    return list(yaml.safe_load_all(await asyncio.to_thread(path.read_text)))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+async def test_an_example_works_as_it_stands(stage: Stage, kubectl: list[str], path: Path) -> None:
+    async with stage.operator():
+        if path.name in BESIDE:
+            await apply(kubectl, BESIDE[path.name])
+        made = await apply(kubectl, path)
+        pooled = {one["spec"]["template"] for one in made if one["kind"] == "VDIPool"}
+        for one in made:
+            name, kind = one["metadata"]["name"], one["kind"]
+            if kind == "VDIPool":
+                await fill(stage, name, one["spec"]["ready"])
+            elif kind == "VDISession":
+                await stage.run(name)
+            elif name not in pooled:
+                await stage.session(f"of-{name}", name)
+                if path.name == "template-gpu.yaml":
+                    await needs_the_runtime_class(stage, f"of-{name}")
+                await stage.run(f"of-{name}")
+        await expect_complete(stage)
+
+
+async def expect_complete(stage: Stage) -> None:
+    """Pods refer to nothing that is missing, which a kubelet would wait for, and have the image of `make demo`."""
+    claims = {one["metadata"]["name"] for one in await stage.all(CLAIMS)}
+    for pod in await stage.all(PODS):
+        spec = pod["spec"]
+        assert {one[CLAIM]["claimName"] for one in spec.get("volumes", ()) if CLAIM in one} <= claims
+        assert "imagePullSecrets" not in spec
+        assert [one["image"] for one in spec["containers"]] == ["localhost/vdi/desktop:dev"]
+
+
+async def fill(stage: Stage, name: str, ready: int) -> None:
+    """Play the kubelet for a pool's desktops, until the pool has those that it should have."""
+
+    async def desktops() -> list[Object]:
+        found = [pod for pod in await stage.all(PODS) if "vdi.kasm.io/pool" in pod["metadata"].get("annotations", {})]
+        return found if len(found) == ready else []
+
+    for pod in await eventually(desktops, f"pool {name} has {ready} pods"):
+        await stage.make_ready(pod)
+
+    async def full() -> bool:
+        pool = await stage.api.get(POOLS, name, into=dict)
+        return bool(pool["status"].get("ready") == ready)
+
+    await eventually(full, f"pool {name} has {ready} desktops")
+
+
+async def needs_the_runtime_class(stage: Stage, session: str) -> None:
+    """Without what the file's comment names the session says what is missing; with it, it starts by itself."""
+    await stage.reach(session, "Failed", 'RuntimeClass "nvidia" not found')
+    made = {**NVIDIA, "metadata": {"name": "nvidia"}}
+    await stage.api.create(RUNTIME_CLASSES, made, into=msgspec.Raw)
