@@ -188,6 +188,43 @@ def test_a_template_that_is_not_for_everyone(people: People) -> None:
 
 
 @pytest.mark.timeout(150)
+def test_only_who_may_assign_sets_a_priority_above_0(people: People) -> None:
+    said = ("spec.priority: 1000", f"{ALICE} may not go before others", "allowed is 0 or less", "verb assign")
+    refused(people.create(ALICE, as_=ALICE, priority=1000), *said)
+    let_through(people.create(ALICE, as_=ALICE, priority=-5, name="mine"))
+    let_through(people.patch("mine", {"priority": 0}, as_=ALICE))
+    refused(people.patch("mine", {"priority": 1000}, as_=ALICE), *said)
+    let_through(people.patch("mine", {"priority": 7}, as_=PORTAL))
+    let_through(people.patch("mine", {"priority": 7, "timeout": "9h"}, as_=ALICE))
+    let_through(people.patch("mine", {"priority": 3}, as_=ALICE))
+
+
+@pytest.mark.timeout(150)
+def test_a_home_is_no_larger_than_the_template_allows(people: People) -> None:
+    small = template(people, "small", persistence={"size": "5Gi", "maxSize": "20Gi"})
+
+    def asks(size: Any, which: str = small, **more: Any) -> Result:
+        return people.create(ALICE, as_=ALICE, template=which, persistence={"size": size} | more)
+
+    wait_until("the policy has seen the template", lambda: asks("500Ti").returncode != 0, 20)
+    said = f"spec.persistence.size: 500Ti is more than the 20Gi that template {small} allows"
+    refused(asks("500Ti"), said)
+    refused(asks("11Gi", f"{people.namespace}-open"), "11Gi is more than the 10Gi")
+    refused(asks(30 * 1024**3), f"{30 * 1024**3} is more than the 20Gi")
+    for let in (asks("20Gi"), asks("1Gi"), asks("500Ti", enabled=False), asks("500Ti", "not-there-yet")):
+        let_through(let)
+    let_through(people.create(ALICE, as_=ALICE, template=small, name="mine"))
+    refused(people.patch("mine", {"persistence": {"size": "500Ti"}}, as_=ALICE), said)
+    let_through(people.patch("mine", {"persistence": {"size": "20Gi"}}, as_=ALICE))
+    # A template that is made stricter later: everything else about the session goes on.
+    people.admin("patch", "vditemplate", small, "--type=merge", "-p", '{"spec":{"persistence":{"maxSize":"6Gi"}}}')
+    wait_until("the policy has seen the edit", lambda: asks("20Gi").returncode != 0, 20)
+    let_through(people.patch("mine", {"suspended": True}, as_=BOB))
+    # Who may assign is the gateway, which has checked the size, or an administrator who restores an existing home.
+    let_through(people.create(ALICE, as_=PORTAL, template=small, persistence={"size": "500Ti"}))
+
+
+@pytest.mark.timeout(150)
 def test_the_policies_fail_closed_and_have_no_type_errors(people: People) -> None:
     for name in POLICIES:
 

@@ -7,6 +7,7 @@ import pytest
 from cluster.operator_stage import Object, ShiftedClock, Stage, condition
 from vdi.kube.resource import EVENTS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 from waiting import eventually
 
@@ -78,6 +79,17 @@ async def test_template_caps_the_time_and_its_edit_counts_at_once(stage: Stage) 
             return parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=3)
 
         await eventually(moved, "the end moves with the template")
+
+
+async def test_the_cluster_caps_the_time_where_the_template_does_not(stage: Stage) -> None:
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock, policy=Policy(max_timeout="2h")):
+        await stage.session(NAME, template, timeout="999999h")
+        status = (await stage.run(NAME))["status"]
+        assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=2)
+        clock.ahead = timedelta(hours=2)
+        await look_again(stage, clock)
+        await stage.gone(SESSIONS, NAME)
 
 
 async def test_template_that_suspends_at_the_end_keeps_the_session(stage: Stage) -> None:

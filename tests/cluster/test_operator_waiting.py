@@ -67,6 +67,40 @@ async def test_too_much_is_refused_in_words_until_somebody_mends_it(stage: Stage
         await stage.run("alice-desktop")
 
 
+async def test_a_home_beyond_the_template_s_maximum_is_not_made(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template, persistence={"size": "500Ti"})
+        words = f"spec.persistence.size: 500Ti is more than the 10Gi that template '{template}' allows"
+        refused = await stage.reach("alice-desktop", "Failed", words)
+        assert reason(refused, "Admitted") == "OverLimit"
+        await expect_no_children(stage, session)
+        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"maxSize": "500Ti"}}}, into=dict)
+        await stage.run("alice-desktop")
+
+
+async def test_a_home_that_is_larger_than_the_maximum_goes_on_working(stage: Stage) -> None:
+    template = await stage.template(persistence={"maxSize": "50Gi"})
+    async with stage.operator():
+        await stage.session("first", template, persistence={"size": "50Gi"})
+        await stage.run("first")
+        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"maxSize": "20Gi"}}}, into=dict)
+        # An edit of a running session touches neither desktop nor home.
+        await stage.patch(SESSIONS, "first", {"spec": {"persistence": {"size": "500Ti"}}})
+
+        async def seen() -> bool:
+            found = await stage.reach("first", "Running")
+            return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+        await eventually(seen, "the operator has seen the edit")
+        await stage.delete(SESSIONS, "first")
+        await stage.gone(SESSIONS, "first")
+        await stage.session("second", template, persistence={"size": "50Gi"})
+        await stage.run("second")
+        (home,) = await stage.all(CLAIMS)
+        assert home["spec"]["resources"]["requests"]["storage"] == "50Gi"
+
+
 async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():

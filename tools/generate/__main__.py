@@ -18,6 +18,7 @@ from vdi.api.crd import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.doctor.page import render_page
+from vdi.gpu import manifest
 
 Files = dict[Path, str]
 """Path to the text that the file should have."""
@@ -33,6 +34,7 @@ def files_from_code() -> Files:
     made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
     made[ROOT / "docs/doctor.md"] = render_page()
     made[doctor_faults.PAGE] = doctor_faults.render()
+    made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}
     made[migrations.INITIAL] = migrations.render()
     return made
 

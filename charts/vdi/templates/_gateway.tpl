@@ -143,6 +143,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_ADMIN_GROUPS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with $.Values.sessions.maxTimeout }}
+- name: VDI_MAX_TIMEOUT
+  value: {{ . | quote }}
+{{- end }}
 - name: VDI_RETENTION_DAYS
   value: {{ .retentionDays | int | quote }}
 - name: VDI_TOKEN_SECONDS

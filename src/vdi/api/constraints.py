@@ -53,6 +53,18 @@ def stays(advice: str) -> Rule:
     )
 
 
+def default_within_maximum(default: str, maximum: str) -> Rule:
+    """`default` is not more than `maximum`. Silent where one of them is no quantity: the field's own rule says that."""
+    given, most = f"string(self.{default})", f"string(self.{maximum})"
+    return Rule(
+        f"!has(self.{maximum}) || !isQuantity({given}) || !isQuantity({most}) || "
+        f"quantity({given}).compareTo(quantity({most})) <= 0",
+        f"{default} must not be more than {maximum}",
+        f'"{default} is \'" + {given} + "\', more than {maximum} \'" + {most} + "\'"',
+        f".{default}",
+    )
+
+
 def doc(description: str, *rules: Rule, list_key: str = "", **schema: Any) -> msgspec.Meta:
     """A field's description, CEL rules and OpenAPI keywords (`maxLength=63`); `list_key`: a list is a map by it."""
     if rules:

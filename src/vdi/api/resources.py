@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from vdi.api.constraints import CPU, MEMORY, Quantity, Rule, doc, quantities_as_text
+from vdi.api.constraints import CPU, MEMORY, Quantity, Rule, default_within_maximum, doc, quantities_as_text
 
 # dyn(): without it the API server takes a string(integer) to be of any length, and refuses the rule as too costly.
 _GPUS, _MOST_GPUS = "string(dyn(self.defaultGPU))", "string(dyn(self.maxGPU))"
@@ -16,18 +16,6 @@ _MAXIMUM_GPU = Rule(
 )
 
 
-def _default_within_maximum(default: str, maximum: str) -> Rule:
-    """`default` is not more than `maximum`. Silent where one of them is no quantity: the field's own rule says that."""
-    given, most = f"string(self.{default})", f"string(self.{maximum})"
-    return Rule(
-        f"!has(self.{maximum}) || !isQuantity({given}) || !isQuantity({most}) || "
-        f"quantity({given}).compareTo(quantity({most})) <= 0",
-        f"{default} must not be more than {maximum}",
-        f'"{default} is \'" + {given} + "\', more than {maximum} \'" + {most} + "\'"',
-        f".{default}",
-    )
-
-
 class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     """Limits of a desktop when the session names none, and the most that it may name.
 
@@ -36,8 +24,8 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         _MAXIMUM_GPU,
-        _default_within_maximum("defaultMemory", "maxMemory"),
-        _default_within_maximum("defaultCPU", "maxCPU"),
+        default_within_maximum("defaultMemory", "maxMemory"),
+        default_within_maximum("defaultCPU", "maxCPU"),
     )
 
     default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (

@@ -47,7 +47,12 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
     size: Annotated[
         Quantity | None,
-        doc("Size of a home volume that is made new. Left out: as the template says.", MEMORY, maxLength=32),
+        doc(
+            "Size of a home volume that is made new, up to the template's persistence.maxSize. "
+            "Left out: as the template says.",
+            MEMORY,
+            maxLength=32,
+        ),
     ] = None
     storage_class: Annotated[
         str | None,
@@ -126,7 +131,8 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     timeout: Annotated[
         str,
         doc(
-            "Length of one run, counted from status.startTime and capped by the template's lifecycle.maxTimeout; "
+            "Length of one run, counted from status.startTime and capped by the template's lifecycle.maxTimeout, or "
+            "without one by the cluster's sessions.maxTimeout (a value of the chart); "
             "then the template's lifecycle.onTimeout is done. An edit counts at once.",
             DURATION,
             maxLength=32,

@@ -18,6 +18,7 @@ from vdi.api.constraints import (
     URL_PATH,
     Quantity,
     Rule,
+    default_within_maximum,
     doc,
     quantities_as_text,
 )
@@ -60,10 +61,16 @@ class EnvVar(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Defaults of the home volume."""
+    """Defaults of the home volume, and the largest that a session may request."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (default_within_maximum("size", "maxSize"),)
 
     enabled: Annotated[bool, doc("Whether desktops have a home volume, unless the session says otherwise.")] = True
     size: Annotated[Quantity, doc("Size of a new home volume.", MEMORY, maxLength=32)] = "10Gi"
+    max_size: Annotated[
+        Quantity | None,
+        doc("The largest new home volume that a session may request. Left out: size.", MEMORY, maxLength=32),
+    ] = None
     storage_class: Annotated[
         str, doc("StorageClass of a new home volume.", OBJECT_NAME, minLength=1, maxLength=253)
     ] = "local-path"
@@ -72,7 +79,7 @@ class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     )
 
     def __post_init__(self) -> None:
-        quantities_as_text(self, "size")
+        quantities_as_text(self, "size", "max_size")
 
 
 class ClaimVolume(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -159,7 +166,12 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
 
     max_timeout: Annotated[
         str | None,
-        doc("The longest that one run may be, whatever the session's timeout says.", DURATION, maxLength=32),
+        doc(
+            "The longest that one run may be, whatever the session's timeout says. "
+            "Left out: the cluster's sessions.maxTimeout (a value of the chart).",
+            DURATION,
+            maxLength=32,
+        ),
     ] = None
     on_timeout: Annotated[
         str,

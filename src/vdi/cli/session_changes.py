@@ -14,7 +14,11 @@ from vdi.cli.session_requests import as_session, get_session
 from vdi.cli.session_way import Way
 from vdi.session.conditions import Phase
 from vdi.session.lifetime import run_length
+from vdi.session.policy import Policy
 from vdi.session.units import format_duration, parse_duration
+
+_POLICY = Policy()
+"""The operator's settings are not known here. The operator applies its own maximum, and the gateway refuses more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,13 @@ async def extend(way: Way, name: str, *, by: str | None, to: str | None, now: da
     found = await way.template(session.spec.template)
     # Without it its cap is not known here, but the operator applies it.
     template = msgspec.convert(found, VDITemplate) if found else None
-    before = run_length(session, template)
+    before = run_length(session, template, _POLICY)
     if before is None:
         raise CommandFailedError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is no length")
     wanted = before + _length("--by", by) if by else _length("--timeout", to or "")
     _refuse_a_sudden_end(session, wanted, now)
     session.spec.timeout = format_duration(wanted)
-    allowed = run_length(session, template) or wanted
+    allowed = run_length(session, template, _POLICY) or wanted
     if by and allowed <= before:
         raise CommandFailedError(
             f"a run of template {session.spec.template} may last {format_duration(allowed)} at most"

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from vdi.api.streaming import TemplateStreaming
-from vdi.api.template import Lifecycle, PrePullStatus, VDITemplate
+from vdi.api.template import Lifecycle, PrePullStatus, TemplatePersistence, VDITemplate
 from vdi.cli.failures import CommandFailedError
 from vdi.cli.options import examples
 from vdi.cli.output import (
@@ -100,6 +100,11 @@ def pulled(template: VDITemplate) -> str:
     return f"{progress.ready}/{progress.wanted} nodes{failed}"
 
 
+def _home(home: TemplatePersistence) -> str:
+    limit = f", at most {home.max_size}," if home.max_size is not None else ""
+    return f"{home.size}{limit} at {home.mount_path}, class {home.storage_class}"
+
+
 def _runs(life: Lifecycle) -> str:
     """What becomes of a desktop of this template."""
     ends = {"Terminate": "then deleted", "Suspend": "then suspended"}
@@ -136,7 +141,7 @@ def template_lines(template: VDITemplate) -> list[str]:
         "GPU": gpu if ask.default_gpu else "none: desktops without a GPU",
         "Memory": f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}",
         "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
-        "Home": f"{home.size} at {home.mount_path}, class {home.storage_class}" if home.enabled else "none",
+        "Home": _home(home) if home.enabled else "none",
         "Port": f"{spec.port}, health {spec.health_path}",
         "Runs": _runs(spec.lifecycle),
         "Streaming": _streams(spec.streaming),

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
 from vdi.doctor.operators import LEASE, operator_for, policy_for
 from vdi.doctor.snapshot import Snapshot
 from vdi.session import naming
@@ -17,7 +18,7 @@ from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import demand_of, read_room
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Phase, Reason
 from vdi.session.decide import Observed, decide
-from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.effective import Desktop, Problem, resolve, resolve_home
 from vdi.session.explain import Explanation, explain
 from vdi.session.observed import Claim, Event, Pod, Route, Service
 
@@ -74,15 +75,19 @@ class Case:
     @cached_property
     def desktop(self) -> Desktop | Problem | None:
         """What it asks for; None: its template is not there."""
-        template = self.snapshot.templates.get(self.session.spec.template)
-        return resolve(self.session, template, policy_for(self.snapshot, self.namespace)) if template else None
+        template, policy = self._template, policy_for(self.snapshot, self.namespace)
+        return resolve(self.session, template, policy, home_exists=self.home is not None) if template else None
+
+    @property
+    def _template(self) -> VDITemplate | None:
+        return self.snapshot.templates.get(self.session.spec.template)
 
     @cached_property
     def home(self) -> Claim | None:
         """Its home."""
         name = self.pod.home_claim if self.pod else None
-        if name is None and isinstance(self.desktop, Desktop) and self.desktop.home:
-            name = self.desktop.home.claim
+        if name is None and self._template and (home := resolve_home(self.session, self._template)):
+            name = home.claim
         return self.snapshot.claims.get((self.namespace, name)) if name else None
 
     @cached_property
@@ -94,7 +99,7 @@ class Case:
         node = self.snapshot.nodes.get(pod.spec.node_name) if pod else None
         return Observed(
             session=self.session,
-            template=self.snapshot.templates.get(self.session.spec.template),
+            template=self._template,
             pod=pod,
             home=self.home,
             service=msgspec.convert(service, Service) if service else None,

@@ -215,8 +215,9 @@ class Actions:
             raise Refused("Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)) from why
         template = self._world.template(session.spec.template)
         asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
-        most = run_length(asked, template) or wanted
-        if most < wanted and is_capped(asked, template):
+        policy = self._settings.policy
+        most = run_length(asked, template, policy) or wanted
+        if most < wanted and is_capped(asked, template, policy):
             raise Refused(
                 "OverLimit",
                 f"length: {length} is more than the {format_duration(most)} that a run of template "

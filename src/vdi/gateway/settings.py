@@ -18,10 +18,12 @@ from vdi.operator.variables import (
     SettingsError,
     Variables,
     address,
+    duration,
     matching,
     number,
     read_variables,
 )
+from vdi.session.policy import Policy
 from vdi.session.units import parse_duration
 
 Network = IPv4Network | IPv6Network
@@ -85,6 +87,9 @@ class Settings:
     """VDI_ADMIN_USERS, separated by commas: e-mail addresses of administrators, however they log in."""
     admin_groups: frozenset[str] = frozenset()
     """VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators."""
+    max_timeout: str | None = None
+    """VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as the operator has
+    it; None: there is no limit."""
     limits_file: Path | None = None
     """VDI_LIMITS_FILE: YAML, see `limits`; None: no limits."""
     retention_days: int = 365
@@ -111,6 +116,11 @@ class Settings:
     """VDI_LOG_LEVEL: debug, info, warning or error."""
     log_format: str = "text"
     """VDI_LOG_FORMAT: text (`key=value`) or json (one object per line)."""
+
+    @property
+    def policy(self) -> Policy:
+        """What the gateway has to know of the operator's choices to allow or refuse what a person requests."""
+        return Policy(max_timeout=self.max_timeout)
 
     @property
     def portal_host(self) -> str:
@@ -209,6 +219,7 @@ _VARIABLES: Variables = {
     "VDI_OIDC_NAME": ("oidc_name", str),
     "VDI_ADMIN_USERS": ("admin_users", _users),
     "VDI_ADMIN_GROUPS": ("admin_groups", _words),
+    "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
     "VDI_RETENTION_DAYS": ("retention_days", number(1, 36500)),
     "VDI_TOKEN_SECONDS": ("token_seconds", number(30, 3600)),

@@ -27,7 +27,6 @@ from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
 from vdi.session.effective import Problem, resolve
 from vdi.session.naming import host_label
-from vdi.session.policy import Policy
 from vdi.session.wish import Wish, generated_name, manifest
 
 log = logging.getLogger(__name__)
@@ -165,7 +164,7 @@ class Starter:
         session = msgspec.convert(manifest(named, self._settings.namespace, template), VDISession)
         if host_label(session.metadata.name, session.spec.hostname) == self._settings.portal_label:
             raise Refused("Invalid", f"name: {self._settings.portal_label!r} is the portal's own; choose another.")
-        problem = resolve(session, template, Policy())
+        problem = resolve(session, template, self._settings.policy)
         if isinstance(problem, Problem):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
             raise Refused(code, problem.message)

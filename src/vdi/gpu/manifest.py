@@ -1,11 +1,6 @@
-"""The objects that turn time-slicing on, also for people who apply YAML: `python -m vdi.gpu.manifest manifests`.
+"""The objects that turn time-slicing on, also for people who apply YAML. Pure. `make generate` writes the files."""
 
-Writes manifests/gpu-time-slicing.yaml and manifests/gpu-cluster-policy-patch.yaml, which a test holds equal.
-"""
-
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vdi.gpu.effect import DEFAULT_NAME
@@ -56,8 +51,3 @@ def render_files() -> dict[str, str]:
         "gpu-time-slicing.yaml": f"{_CONFIG_MAP}{to_yaml(ours)}",
         "gpu-cluster-policy-patch.yaml": f"{_POLICY_PATCH}{to_yaml(patch)}",
     }
-
-
-if __name__ == "__main__":
-    for name, text in render_files().items():
-        (Path(sys.argv[1]) / name).write_text(text)

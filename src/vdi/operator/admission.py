@@ -170,19 +170,17 @@ class Admission:
         if self._began is None or owner is None or session is None or session.metadata.uid != owner.uid:
             return
         template = self._caches.templates.get("", session.spec.template)
-        desktop = resolve(session, template, self._policy) if template else None
+        home = self._caches.home_of(session, template) if template else None
+        desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
         if session.metadata.deletion_timestamp or session.spec.suspended or not isinstance(desktop, Desktop):
             return
         now = milliseconds(self._clock)
-        waiter = self._waiter(session, desktop, self._home(session, desktop), now)
+        waiter = self._waiter(session, desktop, home, now)
         room = self._queue.group_of(waiter.demand).rooms.get(pod.spec.node_name)
         if room and not room.closed and room.fits(waiter.demand.takes) and self._queue.node_of(owner.uid) is None:
             self._queue.place(owner.uid, room.name, dict(waiter.demand.takes), user=waiter.user, now=now)
             self._granted[owner.uid] = _Granted(waiter, now)
             self._keys[owner.uid] = session.metadata.namespace, session.metadata.name
-
-    def _home(self, session: VDISession, desktop: Desktop) -> Claim | None:
-        return self._caches.claims.get(session.metadata.namespace, desktop.home.claim) if desktop.home else None
 
     def _tell(self, waiter: Waiter, now: int) -> Told:
         told = self._told.get(waiter.uid)
@@ -226,10 +224,11 @@ class Admission:
             if not waited or meta.deletion_timestamp or session.spec.suspended or self._caches.pods.by_owner(meta.uid):
                 continue
             template = self._caches.templates.get("", session.spec.template)
-            desktop = resolve(session, template, self._policy) if template else None
+            home = self._caches.home_of(session, template) if template else None
+            desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
             if isinstance(desktop, Desktop):
                 self._keys[meta.uid] = meta.namespace, meta.name
-                self._queue.enter(self._waiter(session, desktop, self._home(session, desktop), now), now)
+                self._queue.enter(self._waiter(session, desktop, home, now), now)
         self._go()
 
     def _waiter(self, session: VDISession, desktop: Desktop, home: Claim | None, now: int) -> Waiter:

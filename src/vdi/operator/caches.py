@@ -20,6 +20,7 @@ from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.capacity import Volume, Workload
 from vdi.session.children.identity import MANAGED_BY
+from vdi.session.effective import resolve_home
 from vdi.session.naming import home_claim_name, host_label
 from vdi.session.observed import APPLIED_HASH, Claim, Event, Node, Pod, Route, Secret, Service
 
@@ -85,6 +86,11 @@ class Caches:
     def synced(self) -> bool:
         """Whether every store has had a complete list."""
         return all(reflector.synced for reflector in self.reflectors)
+
+    def home_of(self, session: VDISession, template: VDITemplate) -> Claim | None:
+        """The claim of the home that this session requests; None while it does not exist."""
+        home = resolve_home(session, template)
+        return self.claims.get(session.metadata.namespace, home.claim) if home else None
 
     async def wait_synced(self) -> None:
         """Return once every store has had a complete list."""

@@ -127,7 +127,8 @@ class Observer:
         if session.spec.suspended:
             return False
         template = self._caches.templates.get("", session.spec.template)
-        desktop = resolve(session, template, self._policy) if template else None
+        home = self._caches.home_of(session, template) if template else None
+        desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
         has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.retain
         failures = current_failures(session)
         given_up = failures is not None and is_hopeless(failures, session, template)

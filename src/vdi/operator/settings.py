@@ -15,6 +15,7 @@ from vdi.operator.variables import (
     SettingsError,
     Variables,
     address,
+    duration,
     matching,
     number,
     read_variables,
@@ -51,7 +52,7 @@ class Settings:
     """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
     policy: Policy = field(default_factory=Policy)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
-    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
+    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
     what holds for every session."""
 
 
@@ -113,6 +114,7 @@ _VARIABLES: Variables = {
     "VDI_GPU_RESOURCE": ("gpu_resource", matching(rf"{SUBDOMAIN}/[\w.-]+", "a resource such as nvidia.com/gpu")),
     "VDI_WORKERS": ("workers", number(1, 1000)),
     "VDI_DRAIN_NOTICE": ("drain_notice", parse_duration),
+    "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_AGENT_PORT": ("agent_port", number(1, 65535)),
     "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
     "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", _truth),

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from vdi.session.units import parse_duration
+
 Variables = Mapping[str, tuple[str, Callable[[str], Any]]]
 """Variable -> name of the setting, and what reads the text; that raises ValueError with what is allowed."""
 
@@ -86,6 +88,12 @@ def address(text: str) -> tuple[str, int]:
     """HOST:PORT to listen on; `:8081` is all addresses."""
     host, _, port = text.rpartition(":")
     return host.strip("[]") or "0.0.0.0", number(0, 65535)(port)  # noqa: S104 -- said so
+
+
+def duration(text: str) -> str:
+    """A length of time, as it was written."""
+    parse_duration(text)
+    return text
 
 
 LEVEL = one_of("debug", "info", "warning", "error")

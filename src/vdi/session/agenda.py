@@ -27,8 +27,8 @@ def next_look(observed: Observed, policy: Policy, now: datetime) -> datetime | N
 def _moments(observed: Observed, policy: Policy, now: datetime) -> Iterator[datetime | None]:
     session, pod = observed.session, observed.pod
     if not session.spec.suspended:
-        yield expires_at(session, observed.template, pod)
-        yield warned_at(session, observed.template, pod)
+        yield expires_at(session, observed.template, pod, policy)
+        yield warned_at(session, observed.template, pod, policy)
     if pod is None:
         failures = current_failures(session)
         yield retry_at(failures) if failures else None

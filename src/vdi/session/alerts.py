@@ -31,7 +31,7 @@ def find_alerts(observed: Observed, policy: Policy, now: datetime) -> tuple[Aler
     """All alerts that hold for a desktop that runs."""
     if observed.pod is None or observed.pod.leaving or observed.session.spec.suspended:
         return ()
-    found = (_expiring(observed, now), _idle(observed, now), _draining(observed, policy, now))
+    found = (_expiring(observed, policy, now), _idle(observed, now), _draining(observed, policy, now))
     return tuple(one for one in found if one)
 
 
@@ -54,14 +54,14 @@ def evictable_at(observed: Observed, policy: Policy) -> datetime | None:
     return since + policy.drain_notice if since else None
 
 
-def _expiring(observed: Observed, now: datetime) -> Alert | None:
+def _expiring(observed: Observed, policy: Policy, now: datetime) -> Alert | None:
     session, template, pod = observed.session, observed.template, observed.pod
-    begins, end = warned_at(session, template, pod), expires_at(session, template, pod)
-    length = run_length(session, template)
+    begins, end = warned_at(session, template, pod, policy), expires_at(session, template, pod, policy)
+    length = run_length(session, template, policy)
     if begins is None or end is None or length is None or now < begins:
         return None
     what = "is suspended" if template and template.spec.lifecycle.on_timeout == "Suspend" else "ends"
-    longer = "" if is_capped(session, template) else "; a longer spec.timeout moves the end"
+    longer = "" if is_capped(session, template, policy) else "; a longer spec.timeout moves the end"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
 

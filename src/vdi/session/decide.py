@@ -93,7 +93,11 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Verdict:
     session, template, pod = observed.session, observed.template, observed.pod
     if pod and (observed.home or pod.home_claim is None):
         return Verdict()  # nothing is missing
-    resolved = resolve(session, template, policy) if template else _template_missing(session.spec.template)
+    resolved = (
+        resolve(session, template, policy, home_exists=observed.home is not None)
+        if template
+        else _template_missing(session.spec.template)
+    )
     if pod:
         return Verdict(desktop=resolved if isinstance(resolved, Desktop) else None)
     if isinstance(resolved, Problem):

@@ -85,8 +85,13 @@ class Desktop:
     """The gateway says who may enter, and the desktop asks for no password."""
 
 
-def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Desktop | Problem:
-    """The desktop that this session asks for and its template allows; a Problem when it asks for what cannot be."""
+def resolve(
+    session: VDISession, template: VDITemplate, policy: Policy, *, home_exists: bool = False
+) -> Desktop | Problem:
+    """The desktop that this session asks for and its template allows; a Problem when it asks for what cannot be.
+
+    `home_exists`: the home's claim is there. It keeps its size, so the requested size is not checked against the limit.
+    """
     wish = session.spec.resources
     offer = template.spec.resources
     cpu = wish.cpu if wish and wish.cpu is not None else offer.default_cpu
@@ -95,7 +100,7 @@ def resolve(session: VDISession, template: VDITemplate, policy: Policy) -> Deskt
     home = resolve_home(session, template)
 
     problem = _reserved_host(session, policy) or _first_problem(
-        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home
+        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home, home_exists=home_exists
     )
     if problem:
         return problem
@@ -150,7 +155,14 @@ def _reserved_host(session: VDISession, policy: Policy) -> Problem | None:
 
 
 def _first_problem(
-    spec: SessionSpec, template: VDITemplate, *, cpu: str, memory: str, gpu: int, home: Home | None
+    spec: SessionSpec,
+    template: VDITemplate,
+    *,
+    cpu: str,
+    memory: str,
+    gpu: int,
+    home: Home | None,
+    home_exists: bool,
 ) -> Problem | None:
     """Every problem of the worst kind in one sentence each, so that one edit can mend them all."""
     name = template.metadata.name
@@ -162,6 +174,8 @@ def _first_problem(
         message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
         return Problem(Reason.INVALID_TEMPLATE, message, needs_a_person=True)
     over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu))
+    if home and not home_exists:
+        over += _home_over_limit(template, home.size)
     if over:
         return Problem(Reason.OVER_LIMIT, _sentences(over), needs_a_person=True)
     return None
@@ -188,6 +202,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
         "spec.resources.maxMemory": offer.max_memory,
         "spec.shmSize": spec.shm_size,
         "spec.persistence.size": spec.persistence.size,
+        "spec.persistence.maxSize": spec.persistence.max_size,
     }
     yield from _not_quantities(quantities)
     guarded = _GUARDED_ENV if gpu else _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
@@ -230,6 +245,13 @@ def _over_limit(offer: TemplateResources, template: str, *, cpu: str, memory: st
             assumed = field == "memory" and wanted == _ASSUMED_MEMORY
             hint = f" ({wanted} holds where spec.resources names no memory)" if assumed else ""
             yield f"spec.resources.{field}: {wanted} is more than the {most} that template {template!r} allows{hint}"
+
+
+def _home_over_limit(template: VDITemplate, size: str) -> Iterator[str]:
+    offer = template.spec.persistence
+    name, maximum = template.metadata.name, offer.size if offer.max_size is None else offer.max_size
+    if parse_quantity(size) > parse_quantity(maximum):
+        yield f"spec.persistence.size: {size} is more than the {maximum} that template {name!r} allows"
 
 
 def _sentences(parts: list[str]) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
-from vdi.api.template import Lifecycle, VDITemplate
+from vdi.api.template import Lifecycle
 from vdi.session.alerts import clock_time, idle_verdict
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed
@@ -21,6 +21,7 @@ from vdi.session.failures import (
 )
 from vdi.session.lifetime import is_capped, is_over, started_at
 from vdi.session.observed import RESTARTED_AT, Pod
+from vdi.session.policy import Policy
 from vdi.session.times import format_time
 
 
@@ -45,15 +46,15 @@ class Removal:
     """Why, and what comes next."""
 
 
-def find_ending(observed: Observed, now: datetime) -> Ending | None:
+def find_ending(observed: Observed, policy: Policy, now: datetime) -> Ending | None:
     """Whether the run has used up its time, or has been idle for too long."""
     session, template, pod = observed.session, observed.template, observed.pod
     if session.spec.suspended:
         return None
     lifecycle = template.spec.lifecycle if template else Lifecycle()
-    if is_over(session, template, pod, now):
+    if is_over(session, template, pod, policy, now):
         suspend = lifecycle.on_timeout == "Suspend"
-        return Ending(Reason.TIMED_OUT, suspend, _end_of_time(session, template, pod, suspend=suspend))
+        return Ending(Reason.TIMED_OUT, suspend, _end_of_time(observed, policy, suspend=suspend))
     idle = idle_verdict(observed, now)
     if idle and idle.over(now):
         suspend = lifecycle.on_idle == "Suspend"
@@ -97,12 +98,15 @@ def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
     return msgspec.structs.replace(session, status=status)
 
 
-def _end_of_time(session: VDISession, template: VDITemplate | None, pod: Pod | None, *, suspend: bool) -> str:
-    if template and is_capped(session, template):
+def _end_of_time(observed: Observed, policy: Policy, *, suspend: bool) -> str:
+    session, template = observed.session, observed.template
+    if template is None or not is_capped(session, template, policy):
+        why = f"spec.timeout: {session.spec.timeout}"
+    elif template.spec.lifecycle.max_timeout:
         why = f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
     else:
-        why = f"spec.timeout: {session.spec.timeout}"
-    return f"The time of this session is over ({why}){_afterwards(session, pod, suspend=suspend)}"
+        why = f"the cluster's sessions.maxTimeout: {policy.max_timeout}"
+    return f"The time of this session is over ({why}){_afterwards(session, observed.pod, suspend=suspend)}"
 
 
 def _afterwards(session: VDISession, pod: Pod | None, *, suspend: bool) -> str:

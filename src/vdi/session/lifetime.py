@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
+from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration
 
@@ -37,35 +38,43 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     return _as_time(begun) or _as_time(pod.metadata.creation_timestamp)
 
 
-def run_length(session: VDISession, template: VDITemplate | None) -> timedelta | None:
-    """How long a run may be: `spec.timeout`, capped by the template; None when it cannot be read (a Problem)."""
+def max_timeout(template: VDITemplate | None, policy: Policy) -> str | None:
+    """The longest that one run may be: the template's maximum, else the cluster's; None: there is no limit.
+
+    Without its template a session has no limit: a template that is replaced must not end desktops in the meantime.
+    """
+    return (template.spec.lifecycle.max_timeout or policy.max_timeout) if template else None
+
+
+def run_length(session: VDISession, template: VDITemplate | None, policy: Policy) -> timedelta | None:
+    """How long a run may be: `spec.timeout` up to `max_timeout`; None when it cannot be read (a Problem)."""
     wish = _as_length(session.spec.timeout)
-    most = _as_length(template.spec.lifecycle.max_timeout) if template else None
+    most = _as_length(max_timeout(template, policy))
     return min(wish, most) if wish and most else wish
 
 
-def is_capped(session: VDISession, template: VDITemplate | None) -> bool:
-    """Whether it is the template that ends the run: a longer `spec.timeout` would not help."""
+def is_capped(session: VDISession, template: VDITemplate | None, policy: Policy) -> bool:
+    """Whether `max_timeout` ends the run: a longer `spec.timeout` would not help."""
     wish = _as_length(session.spec.timeout)
-    most = _as_length(template.spec.lifecycle.max_timeout) if template else None
+    most = _as_length(max_timeout(template, policy))
     return wish is not None and most is not None and most <= wish
 
 
-def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None) -> datetime | None:
+def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy) -> datetime | None:
     """End of the run; None while there is none."""
-    start, length = started_at(session, pod), run_length(session, template)
+    start, length = started_at(session, pod), run_length(session, template, policy)
     return start + length if start and length else None
 
 
-def warned_at(session: VDISession, template: VDITemplate | None, pod: Pod | None) -> datetime | None:
+def warned_at(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy) -> datetime | None:
     """From when on the end is announced: 5 minutes before, or half of a run that is shorter than twice that."""
-    end, length = expires_at(session, template, pod), run_length(session, template)
+    end, length = expires_at(session, template, pod, policy), run_length(session, template, policy)
     return end - min(_LONGEST_WARNING, length / 2) if end and length else None
 
 
-def is_over(session: VDISession, template: VDITemplate | None, pod: Pod | None, now: datetime) -> bool:
+def is_over(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy, now: datetime) -> bool:
     """Whether the run has used up its time."""
-    end = expires_at(session, template, pod)
+    end = expires_at(session, template, pod, policy)
     return end is not None and now >= end
 
 

@@ -45,7 +45,7 @@ def derive(
     findings = [*find_steps(observed, problem, answer), _summary(session, phase, message), *warned]
     in_run = pod is not None or problem is None or keeps_its_run(problem)
     start = started_at(session, pod) if in_run else None
-    end = expires_at(session, observed.template, pod) if in_run else None
+    end = expires_at(session, observed.template, pod, policy) if in_run else None
     return SessionStatus(
         phase=phase,
         url=_url(observed, policy),

@@ -34,6 +34,8 @@ class Policy:
     for its own password."""
     portal_label: str = "portal"
     """First label of the gateway's own host, which no desktop may have where there is a gateway."""
+    max_timeout: str | None = None
+    """The longest run of a session whose template has no `lifecycle.maxTimeout`; None: there is no limit."""
 
     def host(self, label: str) -> str:
         """The full host name of a desktop."""

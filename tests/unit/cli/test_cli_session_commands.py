@@ -463,7 +463,7 @@ def test_a_template_shows_what_becomes_of_its_desktops_and_which_nodes_have_its_
     vdi: Vdi, fake: FakeCluster
 ) -> None:
     life = {"maxTimeout": "12h", "onTimeout": "Suspend", "idleTimeout": "30m", "onIdle": "Terminate"}
-    template = a_template("cad", prePull=True, lifecycle=life)
+    template = a_template("cad", prePull=True, lifecycle=life, persistence={"maxSize": "50Gi"})
     fake.put(TEMPLATES, template)
     assert " not begun " in vdi("template", "ls").out
     failed = [{"node": "n4", "reason": "ErrImagePull", "message": "The registry does not know the image."}]
@@ -471,6 +471,7 @@ def test_a_template_shows_what_becomes_of_its_desktops_and_which_nodes_have_its_
     fake.put(TEMPLATES, {**template, "status": {"prePull": progress}})
     assert " 2/4 nodes, 1 failed " in vdi("template", "ls").out
     shown = vdi("template", "show", "cad").out
+    assert "Home:      10Gi, at most 50Gi, at /home/user, class local-path\n" in shown
     assert "Runs:      at most 12h, then suspended; after 30m without use then deleted\n" in shown
     assert (
         "Pre-pull of cad:2: 2 of 4 nodes have it\n"

@@ -99,12 +99,12 @@ class Stage:
         return {name for kind, _, name in self.api.objects if kind == "vdisessions"}
 
     @asynccontextmanager
-    async def replica(self, limits: str = "") -> AsyncIterator[Replica]:
+    async def replica(self, limits: str = "", settings: Settings = SETTINGS) -> AsyncIterator[Replica]:
         book, hours = Book(), Hours()
         chosen: Limits = read_limits(limits, "limits")
         async with (
             Client(self.api.config(), field_manager="vdi-gateway", retry=NO_RETRY) as client,
-            World(client, SETTINGS) as world,
+            World(client, settings) as world,
         ):
             await world.wait_synced()
             actions = Actions(
@@ -115,7 +115,7 @@ class Stage:
                 usage=hours,
                 audit=book,
                 metrics=Metrics(),
-                settings=SETTINGS,
+                settings=settings,
                 clock=lambda: NOW,
             )
             yield Replica(actions, world, book, hours)
@@ -174,6 +174,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
         (wish(template="secret"), "NotFound", "you may start: desktop"),
         (wish(memory="64Gi"), "OverLimit", "more than the 4Gi"),
         (wish(gpu=2), "OverLimit", "more than the 1"),
+        (wish(home_size="500Ti"), "OverLimit", "spec.persistence.size: 500Ti is more than the 10Gi"),
         (wish(name="portal"), "Invalid", "the portal's own"),
         (wish(hostname="portal"), "Invalid", "the portal's own"),
         (wish(timeout="8 hours"), "Invalid", "8 hours"),
@@ -326,6 +327,16 @@ async def test_extend_knows_the_template_s_most_and_that_time_is_over() -> None:
                 with pytest.raises(Refused, match=words) as refused:
                     await one.actions.extend(ALICE, "a", length)
                 assert refused.value.code == code
+
+
+async def test_extend_knows_the_cluster_s_most_where_the_template_has_none() -> None:
+    async with a_stage() as stage, stage.replica(settings=Settings(max_timeout="24h")) as one:
+        stage.put_session("a", timeout="1h")
+        await one.actions.extend(ALICE, "a", "24h")
+        with pytest.raises(Refused, match="25h is more than the 24h") as refused:
+            await one.actions.extend(ALICE, "a", "25h")
+        assert refused.value.code == "OverLimit"
+        assert stage.spec("a")["timeout"] == "24h"
 
 
 async def test_restart_asks_for_a_new_desktop_and_says_why_there_is_none() -> None:

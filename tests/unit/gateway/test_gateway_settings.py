@@ -10,6 +10,7 @@ import pytest
 from vdi.cli import gateway
 from vdi.gateway.settings import OIDC, Settings, read_settings
 from vdi.operator.variables import SettingsError
+from vdi.session.policy import Policy
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -39,6 +40,7 @@ def test_every_variable_is_read() -> None:
             "VDI_LIMITS_FILE": "/etc/vdi/limits.yaml",
             "VDI_LOGIN_IDLE": "1h30m",
             "VDI_METRICS_TOKEN_FILE": "/run/metrics",
+            "VDI_MAX_TIMEOUT": "168h",
         }
     )
     assert settings.public_addr == ("0.0.0.0", 9000)
@@ -48,6 +50,7 @@ def test_every_variable_is_read() -> None:
     assert settings.admin_users == {"root@example.com", "ops@example.com"}
     assert settings.admin_groups == {"admins"}
     assert settings.limits_file == Path("/etc/vdi/limits.yaml")
+    assert settings.policy == Policy(max_timeout="168h")
     assert settings.login_idle == timedelta(hours=1, minutes=30)
     assert settings.metrics_token_file == Path("/run/metrics")
 

@@ -128,10 +128,19 @@ async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -
 
 def test_templates_say_for_whom_they_are_and_how_large() -> None:
     stage = Stage()
-    stage.put(a_template("a", access={"users": ["x@y.z"], "groups": ["lab"]}, resources={"maxGPU": 4}), a_template("b"))
+    stage.put(
+        a_template(
+            "a",
+            access={"users": ["x@y.z"], "groups": ["lab"]},
+            resources={"maxGPU": 4},
+            persistence={"maxSize": "50Gi"},
+        ),
+        a_template("b", persistence={"enabled": False}),
+    )
     one, other = template_rows(stage.gateway)
     assert (one.who, other.who) == ("x@y.z, group lab", "everybody")
     assert (one.gpu, other.gpu) == ("1, at most 4", "1")
+    assert (one.home, other.home) == ("10Gi, at most 50Gi", "none")
 
 
 async def test_pools_show_what_is_ready() -> None:

@@ -8,6 +8,7 @@ from unit.gateway.portal_stage import ADMIN, ALICE, Browser, Stage, a_session, a
 from vdi.gateway.people import Person
 from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
 from vdi.gateway.refused import Refused
+from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity
 from vdi.session.wish import Wish
 
@@ -59,7 +60,7 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     browser, at = stage.browser(), "/catalogue/ubuntu"
     template = stage.world.template("ubuntu")
     assert template
-    offered = first_choice(template, ALICE, [])
+    offered = first_choice(template, Policy(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
     wish = Wish(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
     assert stage.deeds.done == [("start", "alice@example.com", wish)]
@@ -147,8 +148,8 @@ def test_only_what_uses_the_home_is_in_the_way() -> None:
 
 def test_a_name_that_is_free_is_proposed() -> None:
     template = a_template()
-    assert first_choice(template, ALICE, [])["name"] == "alice-ubuntu"
-    assert first_choice(template, ALICE, ["alice-ubuntu", "alice-ubuntu-2"])["name"] == "alice-ubuntu-3"
+    assert first_choice(template, Policy(), ALICE, [])["name"] == "alice-ubuntu"
+    assert first_choice(template, Policy(), ALICE, ["alice-ubuntu", "alice-ubuntu-2"])["name"] == "alice-ubuntu-3"
 
 
 _QUANTITIES = st.sampled_from(["512Mi", "1Gi", "3Gi", "4Gi", "5000Mi", "8Gi", "64Gi", "1Ti"])
@@ -160,11 +161,15 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     if parse_quantity(most) < parse_quantity(default):
         default, most = most, default
     template = a_template(resources={"defaultMemory": default, "maxMemory": most}, lifecycle={"maxTimeout": longest})
-    offer, first = offer_of(template), first_choice(template, ALICE, [])
+    offer, first = offer_of(template, Policy()), first_choice(template, Policy(), ALICE, [])
     assert all(parse_quantity(each.value) <= parse_quantity(most) for each in offer.memory)
     assert all(parse_duration(each.value) <= parse_duration(longest) for each in offer.timeouts)
     assert first["memory"] in [each.value for each in offer.memory]
     assert first["timeout"] in [each.value for each in offer.timeouts]
+    open_ended, policy = a_template(), Policy(max_timeout=longest)
+    offer, chosen = offer_of(open_ended, policy), first_choice(open_ended, policy, ALICE, [])["timeout"]
+    assert chosen in [each.value for each in offer.timeouts]
+    assert max(parse_duration(each.value) for each in offer.timeouts) == parse_duration(longest)
     wish = wish_of(first, template, ALICE)
     assert not wish.names_resources
     assert wish.home is None

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[3] / "manifests"
 
 def test_the_files_are_generated() -> None:
     for name, text in render_files().items():
-        assert (FOLDER / name).read_text() == text, "python -m vdi.gpu.manifest manifests"
+        assert (FOLDER / name).read_text() == text, "run: make generate"
 
 
 def test_they_say_what_configure_does() -> None:

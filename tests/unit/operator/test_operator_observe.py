@@ -128,8 +128,16 @@ def test_reservation_counts_until_the_pod_is_seen(world: World) -> None:
 
 def test_session_that_cannot_start_does_not_keep_others_from_the_home(world: World) -> None:
     world.session("greedy", OLD, resources={"memory": "64Gi"})
+    world.session("hoarder", OLD, persistence={"size": "500Ti"})
     world.session("homeless", OLD, persistence={"enabled": False})
     assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
+
+
+def test_session_with_an_existing_larger_home_keeps_it(world: World) -> None:
+    young = world.session("young", YOUNG)
+    old = world.session("old", OLD, persistence={"size": "500Ti"})
+    world.put(world.caches.claims, Claim, shared_home(old))
+    assert world.observer.observe(young).home_holder == "old"
 
 
 def test_other_users_and_other_templates_have_other_homes(world: World) -> None:

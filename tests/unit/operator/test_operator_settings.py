@@ -31,6 +31,7 @@ def test_every_variable_is_read() -> None:
             "VDI_COUNT_OTHER_WORKLOADS": "false",
             "VDI_QUEUE_WEIGHTS": "alice@example.com=2, b=c=0.5,",
             "VDI_DRAIN_NOTICE": "2m",
+            "VDI_MAX_TIMEOUT": "168h",
             "VDI_AGENT_PORT": "9000",
             "VDI_EDGE_MIDDLEWARE": "vdi-edge",
             "VDI_GATEWAY_URL": "http://vdi-gateway.kasm.svc:8081/",
@@ -40,7 +41,7 @@ def test_every_variable_is_read() -> None:
     )
     names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
-    policy = Policy(*names, timedelta(minutes=2), 9000, "vdi-edge")
+    policy = Policy(*names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h")
     files = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"), Path("/run/metrics"))
     assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, *files, policy)
 
@@ -65,6 +66,7 @@ def test_every_variable_is_read() -> None:
         ("VDI_QUEUE_WEIGHTS", "alice=-1", "above zero"),
         ("VDI_QUEUE_WEIGHTS", "alice=1,alice=2", "allowed is one"),
         ("VDI_DRAIN_NOTICE", "60", "such as 30m"),
+        ("VDI_MAX_TIMEOUT", "1 week", "such as 30m"),
         ("VDI_AGENT_PORT", "0", "from 1 to 65535"),
         ("VDI_EDGE_MIDDLEWARE", "Edge", "a Middleware of Traefik"),
         ("VDI_GATEWAY_URL", "https://gateway", "http://HOST:PORT"),

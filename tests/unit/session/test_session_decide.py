@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import CREATED, a_pod, a_session, a_template
+from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.session.decide import Claimant, Observed, decide, find_holder
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
@@ -27,6 +27,14 @@ def test_missing_template_is_waited_for() -> None:
 def test_running_desktop_is_never_taken_away() -> None:
     observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_holder="bob")
     assert decide(observed, POLICY, NOW).problem is None
+
+
+def test_a_home_that_exists_may_be_larger_than_the_template_allows() -> None:
+    large = a_session(persistence={"size": "500Ti"})
+    problem = decide(Observed(large, a_template()), POLICY, NOW).problem
+    assert problem and problem.reason == "OverLimit"
+    assert decide(Observed(large, a_template(), home=a_claim()), POLICY, NOW).desktop
+    assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), POLICY, NOW).problem is None
 
 
 def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:

@@ -57,13 +57,13 @@ def test_no_request_is_ever_above_its_limit(limit: str, request: str) -> None:
     assert parse_quantity(desktop.request_memory) <= parse_quantity(desktop.memory)
 
 
-@given(wish=st.integers(1, 20), default=st.integers(1, 8), maximum=st.none() | st.integers(1, 8))
-def test_gpus_are_granted_exactly_or_refused_never_clipped(wish: int, default: int, maximum: int | None) -> None:
+@given(requested=st.integers(1, 20), default=st.integers(1, 8), maximum=st.none() | st.integers(1, 8))
+def test_gpus_are_granted_exactly_or_refused_never_clipped(requested: int, default: int, maximum: int | None) -> None:
     offer = {"defaultGPU": default} | ({"maxGPU": maximum} if maximum else {})
-    answer = resolve(a_session(resources={"gpu": wish}), a_template(resources=offer), POLICY)
+    answer = resolve(a_session(resources={"gpu": requested}), a_template(resources=offer), POLICY)
     most = maximum or max(1, default)
-    assert answer.gpu == wish if isinstance(answer, Desktop) else wish > most
-    assert isinstance(answer, Desktop) == (wish <= most)
+    assert answer.gpu == requested if isinstance(answer, Desktop) else requested > most
+    assert isinstance(answer, Desktop) == (requested <= most)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,33 @@ def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: d
     assert problem.needs_a_person
 
 
+@pytest.mark.parametrize(
+    ("size", "offer", "words"),
+    [
+        ("500Ti", {}, "spec.persistence.size: 500Ti is more than the 10Gi that template 'ubuntu-desktop' allows"),
+        ("30Gi", {"size": "5Gi", "maxSize": "20Gi"}, "30Gi is more than the 20Gi that template"),
+        ("11Gi", {"enabled": False}, None),
+        ("10240Mi", {}, None),
+        ("20Gi", {"maxSize": "20Gi"}, None),
+    ],
+)
+def test_a_new_home_is_no_larger_than_the_template_allows(size: str, offer: dict[str, Any], words: str | None) -> None:
+    session, template = a_session(persistence={"size": size}), a_template(persistence=offer)
+    answer = resolve(session, template, POLICY)
+    if words is None:
+        assert isinstance(answer, Desktop), answer
+    else:
+        assert isinstance(answer, Problem)
+        assert (answer.reason, answer.needs_a_person) == ("OverLimit", True)
+        assert words in answer.message
+    assert isinstance(resolve(session, template, POLICY, home_exists=True), Desktop), "it keeps the size that it has"
+
+
 def test_all_that_is_over_is_said_at_once() -> None:
-    problem = refused({"resources": {"gpu": 5, "memory": "64Gi", "cpu": "32"}}, {})
-    assert all(field in problem.message for field in ("resources.gpu", "resources.memory", "resources.cpu"))
+    asked = {"resources": {"gpu": 5, "memory": "64Gi", "cpu": "32"}, "persistence": {"size": "1Ti"}}
+    problem = refused(asked, {})
+    fields = ("resources.gpu", "resources.memory", "resources.cpu", "persistence.size")
+    assert all(field in problem.message for field in fields)
 
 
 @pytest.mark.parametrize("name", ["SELKIES_ENABLE_BASIC_AUTH", "SELKIES_BASIC_AUTH_PASSWORD", "SELKIES_MASTER_TOKEN"])

@@ -51,20 +51,22 @@ def up(kind: str, since: str) -> dict[str, Any]:
 
 def test_end_of_the_time_deletes_or_suspends_as_the_template_says() -> None:
     over = START + timedelta(hours=1)
-    assert find_ending(running(timeout="1h"), over - timedelta(seconds=1)) is None
-    ending = find_ending(running(timeout="1h"), over)
+    assert find_ending(running(timeout="1h"), POLICY, over - timedelta(seconds=1)) is None
+    ending = find_ending(running(timeout="1h"), POLICY, over)
     assert ending and (ending.reason, ending.suspend) == ("TimedOut", False)
     assert "spec.timeout: 1h" in ending.message
-    ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), over)
+    ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), POLICY, over)
     assert ending and ending.suspend
     assert "the template's lifecycle.maxTimeout: 1h" in ending.message
+    ending = find_ending(running(timeout="8h"), Policy(max_timeout="1h"), over)
+    assert ending and "the cluster's sessions.maxTimeout: 1h" in ending.message
 
 
 def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
     over = START + timedelta(hours=1)
     home = a_pod(ready=True, home="home")
-    kept = find_ending(replace(running(timeout="1h"), pod=home), over)
-    gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), over)
+    kept = find_ending(replace(running(timeout="1h"), pod=home), POLICY, over)
+    gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), POLICY, over)
     assert kept and "files in the home volume are kept" in kept.message
     assert gone and "kept" not in gone.message
 
@@ -73,20 +75,20 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
     observed = running(idleTimeout="30m")
     over = START + timedelta(minutes=30)
     known = replace(observed, activity=idle_since(START, over))
-    assert find_ending(observed, over) is None, "it cannot be asked"
-    assert find_ending(known, over) is None, "nobody was warned"
+    assert find_ending(observed, POLICY, over) is None, "it cannot be asked"
+    assert find_ending(known, POLICY, over) is None, "nobody was warned"
     (warning,) = find_alerts(known, POLICY, over)
     assert warning.type == IDLE
     warned = replace(known, session=a_session(idleTimeout="30m", status=up(IDLE, "2026-11-20T08:25:00Z")))
-    ending = find_ending(warned, over)
+    ending = find_ending(warned, POLICY, over)
     assert ending and (ending.reason, ending.suspend) == ("IdleTooLong", True)
     terminate = replace(warned, template=a_template(lifecycle={"onIdle": "Terminate"}))
-    ending = find_ending(terminate, over)
+    ending = find_ending(terminate, POLICY, over)
     assert ending and not ending.suspend
 
 
 def test_suspended_session_does_not_end() -> None:
-    assert find_ending(running(timeout="1s", suspended=True), NOW) is None
+    assert find_ending(running(timeout="1s", suspended=True), POLICY, NOW) is None
 
 
 def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
@@ -163,7 +165,7 @@ def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() ->
 
 def test_ending_and_suspension_have_a_status_of_their_own() -> None:
     observed = running(timeout="1s", template={"onTimeout": "Suspend"}, status={"url": URL})
-    ending = find_ending(observed, NOW)
+    ending = find_ending(observed, POLICY, NOW)
     assert ending
     status = derive_ending(observed, ending, POLICY, NOW)
     assert (status.phase, status.url, status.start_time, status.pod_name) == ("Suspended", URL, "", "")
@@ -172,7 +174,7 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
     later = derive_suspended(replace(observed, session=session, pod=None), POLICY, NOW)
     assert later == status, "why it was suspended stays"
     observed = running(timeout="1s")
-    ending = find_ending(observed, NOW)
+    ending = find_ending(observed, POLICY, NOW)
     assert ending and derive_ending(observed, ending, POLICY, NOW).phase == "Terminating"
 
 
@@ -265,7 +267,7 @@ def _decided(observed: Observed, now: datetime) -> list[object]:
     verdict = decide(observed, POLICY, now)
     status = derive(observed, None, POLICY, now)
     return [
-        find_ending(observed, now),
+        find_ending(observed, POLICY, now),
         removal is not None,
         [one.type for one in find_alerts(observed, POLICY, now)],
         free_from is not None and now >= free_from,

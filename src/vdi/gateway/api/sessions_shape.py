@@ -107,7 +107,13 @@ class WishedHome(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The home volume; what is left out is as the template says."""
 
     enabled: Annotated[bool | None, Meta(description="Whether files in the home directory outlive the desktop.")] = None
-    size: Annotated[Amount | None, Meta(description="Size of a home that is made new, such as 20Gi.")] = None
+    size: Annotated[
+        Amount | None,
+        Meta(
+            description="Size of a home that is made new, such as 20Gi. "
+            "The maximum is the template's `persistence.maxSize`, or its `persistence.size`."
+        ),
+    ] = None
     retain: Annotated[
         bool | None,
         Meta(description="false: the home belongs to this session and is deleted with it. Left out: true."),

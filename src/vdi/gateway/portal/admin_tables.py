@@ -9,6 +9,8 @@ from vdi.gateway.limits import Limit, gpus_of
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person, normal_user
 from vdi.gateway.portal.desktop_view import picture, template_title
+from vdi.session.lifetime import max_timeout
+from vdi.session.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class TemplateRow:
     gpu: str
     cpu: str
     memory: str
+    home: str
     longest: str
     who: str
     sessions: int
@@ -57,11 +60,12 @@ def template_rows(gateway: Gateway) -> list[TemplateRow]:
     """All templates by name."""
     used = Counter(each.spec.template for each in gateway.world.sessions.values())
     found = sorted(gateway.world.templates.values(), key=lambda one: one.metadata.name)
-    return [_template_row(each, used[each.metadata.name]) for each in found]
+    return [_template_row(each, gateway.settings.policy, used[each.metadata.name]) for each in found]
 
 
-def _template_row(template: VDITemplate, sessions: int) -> TemplateRow:
-    spec, offer, pull = template.spec, template.spec.resources, template.status.pre_pull
+def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> TemplateRow:
+    spec, pull = template.spec, template.status.pre_pull
+    offer, home = spec.resources, spec.persistence
     who = [*spec.access.users, *(f"group {each}" for each in spec.access.groups)]
     return TemplateRow(
         name=template.metadata.name,
@@ -71,7 +75,8 @@ def _template_row(template: VDITemplate, sessions: int) -> TemplateRow:
         gpu=_range(str(offer.default_gpu), str(offer.max_gpu) if offer.max_gpu is not None else None),
         cpu=_range(offer.default_cpu, offer.max_cpu),
         memory=_range(offer.default_memory, offer.max_memory),
-        longest=spec.lifecycle.max_timeout or "any",
+        home=_range(home.size, home.max_size) if home.enabled else "none",
+        longest=max_timeout(template, policy) or "any",
         who=", ".join(who) or "everybody",
         sessions=sessions,
         pre_pull=f"on {pull.ready} of {pull.wanted} nodes" if pull else "",

@@ -100,7 +100,7 @@ async def _form(
     if template is None:
         return _no_template(request, person)
     sessions = gateway.world.sessions.values()
-    first = first_choice(template, person, (each.metadata.name for each in sessions))
+    first = first_choice(template, gateway.settings.policy, person, (each.metadata.name for each in sessions))
     # A box that is not ticked is not sent: what was typed stands for itself then.
     shown = first if typed is None else {name: typed.get(name, "") for name in first}
     return await page(
@@ -110,7 +110,7 @@ async def _form(
         status=status,
         here="catalogue",
         card=template_card(template),
-        offer=offer_of(template),
+        offer=offer_of(template, gateway.settings.policy),
         typed=shown,
         error=error,
         home_used_by=sharing_home(gateway.portal.live.sessions_with(person), template, person),

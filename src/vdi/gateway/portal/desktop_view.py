@@ -12,6 +12,8 @@ from vdi.gateway.people import Person, Role
 from vdi.gateway.portal.words import left, ordinal
 from vdi.gateway.rights import Deed, access_ends, refusal, role_in
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Phase, Reason
+from vdi.session.lifetime import max_timeout
+from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
 
@@ -185,12 +187,12 @@ def guests(session: VDISession, now: datetime) -> list[Guest]:
     ]
 
 
-def extensions(session: VDISession, template: VDITemplate | None, now: datetime) -> list[Extension]:
-    """The longer runs that can be chosen, none beyond what the template allows; only for a run that has begun."""
+def extensions(session: VDISession, template: VDITemplate | None, policy: Policy, now: datetime) -> list[Extension]:
+    """The longer runs that can be chosen, none beyond `max_timeout`; only for a run that has begun."""
     if not session.status.start_time:
         return []
     begun = parse_time(session.status.start_time)
-    limit = template.spec.lifecycle.max_timeout if template else None
+    limit = max_timeout(template, policy)
     longest = parse_duration(limit) if limit else None
     present = parse_duration(session.spec.timeout)
     if longest:
@@ -203,11 +205,6 @@ def extensions(session: VDISession, template: VDITemplate | None, now: datetime)
         for each in sorted(set(lengths))
         if begun + each > now
     ]
-
-
-def longest_run(template: VDITemplate | None) -> str:
-    """The longest that one run may be; empty: as long as one likes."""
-    return (template.spec.lifecycle.max_timeout if template else None) or ""
 
 
 def _more(span: timedelta) -> str:

@@ -12,11 +12,12 @@ from starlette.routing import Route
 from vdi.gateway.login.guard import require
 from vdi.gateway.people import Person, Role
 from vdi.gateway.portal import fragments
-from vdi.gateway.portal.desktop_view import DesktopView, extensions, longest_run
+from vdi.gateway.portal.desktop_view import DesktopView, extensions
 from vdi.gateway.portal.happened import happened_to
 from vdi.gateway.portal.pages import Choice, done, gateway_of, not_found, page, posted, said
 from vdi.gateway.refused import Refused
 from vdi.gateway.rights import Deed
+from vdi.session.lifetime import max_timeout
 
 ROLES = (
     Choice("viewer", "watch only"),
@@ -130,8 +131,8 @@ async def _show(
         desktop=found,
         pieces=pieces,
         seen=fragments.digest(pieces),
-        extensions=extensions(session, template, gateway.clock()),
-        longest=longest_run(template),
+        extensions=extensions(session, template, gateway.settings.policy, gateway.clock()),
+        longest=max_timeout(template, gateway.settings.policy),
         roles=ROLES,
         share_times=[Choice(value, _SHARE_WORDS[value]) for value in SHARE_TIMES],
         happened=await happened_to(gateway, session),

@@ -9,6 +9,8 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.people import Person, normal_user
 from vdi.gateway.portal.pages import Choice
 from vdi.gateway.portal.words import memory
+from vdi.session.lifetime import max_timeout
+from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity
 from vdi.session.wish import Wish, generated_name
 
@@ -36,8 +38,8 @@ class Offer:
     """Whether the template has a home that can be done without."""
 
 
-def offer_of(template: VDITemplate) -> Offer:
-    """What the template allows."""
+def offer_of(template: VDITemplate, policy: Policy) -> Offer:
+    """What template and cluster allow."""
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
@@ -48,18 +50,18 @@ def offer_of(template: VDITemplate) -> Offer:
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
         memory=[Choice(each, memory(each)) for each in memory_steps],
         cpus=[Choice(each, f"{_number(each)} CPU{'s' * (parse_quantity(each) > 1)}") for each in cpu_steps],
-        timeouts=[Choice(each, _time_words(each)) for each in _times(life.max_timeout)],
+        timeouts=[Choice(each, _time_words(each)) for each in _times(max_timeout(template, policy))],
         idle=[Choice("", idle_default), *(Choice(each, f"after {_time_words(each)}") for each in _IDLE)],
         home=template.spec.persistence.enabled,
     )
 
 
-def first_choice(template: VDITemplate, person: Person, names: Iterable[str]) -> dict[str, str]:
+def first_choice(template: VDITemplate, policy: Policy, person: Person, names: Iterable[str]) -> dict[str, str]:
     """What the form says before anybody has touched it."""
     resources, taken = template.spec.resources, set(names)
     base = generated_name(person.user, template.metadata.name)
     free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
-    timeouts = _times(template.spec.lifecycle.max_timeout)
+    timeouts = _times(max_timeout(template, policy))
     return {
         "name": next(free, base),
         "gpu": str(resources.default_gpu or ""),

@@ -109,7 +109,7 @@ class SessionController:
             session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
         observed, now = self._observer.observe(session), self._clock.now()
         await self._clearer.sweep(observed)
-        if ending := find_ending(observed, now):
+        if ending := find_ending(observed, self._policy, now):
             return await self._end(observed, ending, now)
         if session.spec.suspended:
             return await self._rest(observed, now)
