@@ -129,7 +129,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
         meta = ObjectMeta(
             name=name, namespace=settings.namespace, uid=f"uid-{number}", resource_version=str(number + 1)
         )
-        status = SessionStatus(phase="Running")
+        status = SessionStatus(phase="Running", url=settings.url(HOST.format(name=name)))
         world.sessions.observe(VDISession(meta, SessionSpec(user=user, template="office"), status))
         grant = Grant(
             id=f"grant-{number}",

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import ClientConnectionResetError, web
 
 from vdi.kube.config import ClusterConfig
+from vdi.operator.host_key import SECRET as HOST_KEY
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive", "content-encoding"}
@@ -33,6 +34,11 @@ class Request:
     def is_lease(self) -> bool:
         """So are the lease's renewals: they come by the clock, not by the work."""
         return "/coordination.k8s.io/" in self.path
+
+    @property
+    def is_host_key(self) -> bool:
+        """So is the key of the host labels, which is read once when an operator begins to lead."""
+        return self.path.endswith(f"/secrets/{HOST_KEY}")
 
     @property
     def is_write(self) -> bool:
@@ -77,7 +83,8 @@ class Proxy:
 
     def reads(self) -> list[Request]:
         """Reads that are not watches. First lists are reads too: clear `passed` after the start."""
-        return [one for one in self.passed if one.method == "GET" and not one.watch and not one.is_lease]
+        once = [one for one in self.passed if one.is_lease or one.is_host_key]
+        return [one for one in self.passed if one.method == "GET" and not one.watch and one not in once]
 
     def verbs(self) -> Counter[str]:
         """Writes by method and resource, for messages."""

@@ -1,6 +1,7 @@
 """What the operator's cluster tests play on: CRDs, a kubelet (the test itself), an operator to start and stop."""
 
 import asyncio
+import base64
 import os
 import re
 import signal
@@ -25,15 +26,19 @@ from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
+from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.operator.life import LEASE
 from vdi.operator.main import run_operator
 from vdi.operator.settings import Settings
+from vdi.session.naming import host_label
 from waiting import eventually
 
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
 Object = dict[str, Any]
+KEY = b"k" * 32
+"""Of the host labels on every stage, so that a test knows them."""
 STAGE = "vdi.test/stage"
 """Label of a stage's own nodes, with its namespace."""
 RBAC = "rbac.authorization.k8s.io"
@@ -72,6 +77,17 @@ class Stage:
             await self.api.apply(CRDS, crd["metadata"]["name"], crd, into=msgspec.Raw)
         for kind, namespace in ((SESSIONS, self.namespace), (ROUTES, self.namespace), (TEMPLATES, None)):
             await eventually(partial(self._served, kind, namespace), f"{kind.plural} are served")
+
+    async def make_host_key(self) -> None:
+        """Before the first operator does, whose requests are then those for sessions alone."""
+        data = {"key": base64.b64encode(KEY).decode()}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": HOST_KEY}, "data": data}
+        await self.api.create(SECRETS, body, namespace=self.namespace, into=msgspec.Raw)
+
+    def host(self, name: str, user: str = "alice@example.com") -> str:
+        """The host of a session that chooses none."""
+        label = host_label(namespace=self.namespace, session_name=name, user=user, key=KEY)
+        return f"{label}.vdi.localhost"
 
     async def await_garbage_collector(self) -> None:
         """It looks for new kinds every 30 s: until then it does not know which children of ours are orphans."""
@@ -339,6 +355,7 @@ async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIte
     async with Client(config, field_manager="test") as api, Proxy(config).serve() as proxy:
         stage = Stage(api, namespace, proxy, folder)
         await stage.install_crds()
+        await stage.make_host_key()
         await stage.grant()
         await stage.await_garbage_collector()
         yield stage

@@ -31,7 +31,7 @@ from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.gateway.settings import Settings
 from vdi.kube.config import load_config
-from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 from waiting import eventually
@@ -54,6 +54,7 @@ NOT_ASKED_FOR = {
     },
 }
 """Rights that the flows below do not use, and why they are granted all the same."""
+RESERVATION, MANAGED = "vdi-host-desk", "app.kubernetes.io/managed-by"
 NAMES = ("audit", "audit-homeless", "audit-brief")
 
 
@@ -218,6 +219,10 @@ async def _labelled(stage: Stage, kind: Any, name: str) -> bool:
     return bool((await stage.get(kind, name) or {}).get("metadata", {}).get("labels"))
 
 
+async def _is_ours(stage: Stage) -> bool:
+    return MANAGED in (await stage.get(CONFIG_MAPS, RESERVATION) or {}).get("metadata", {}).get("labels", {})
+
+
 async def live(stage: Stage, gateway: GatewayStage) -> None:
     """What people do, from login to the end with the home; a desktop from the pool; one whose time ends."""
     await make_things(stage)
@@ -226,8 +231,8 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
     await alice.sees("/catalogue", "audit")
     desk, form = "/desktops/mine", "/catalogue/audit"
     await alice.sends(form, form, {"name": "mine", "timeout": "1h", "home": "yes"})
-    await stage.run("mine")
-    await alice.client.get(gateway.desktop("mine") + "/.vdi/start", follow_redirects=True)
+    running = await stage.run("mine")
+    await alice.client.get(running["status"]["url"] + "/.vdi/start", follow_redirects=True)
     await strip_and_break(stage, "mine")
     for _ in range(2):  # what is said twice becomes a series: the Event is patched
         await alice.sends(f"{desk}/suspend", f"{desk}/suspend")
@@ -242,8 +247,10 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
     await eventually(ready, "the pool starts a desktop", 20)
     (spare,) = [one for one in await stage.all(PODS) if one["metadata"]["labels"].get("vdi.kasm.io/pool") == "audit"]
     await stage.make_ready(spare)
-    await stage.session("claimed", "audit-homeless")
+    await stage.session("claimed", "audit-homeless", hostname="desk")
     await stage.reach("claimed", "Running")
+    await stage.patch(CONFIG_MAPS, RESERVATION, {"metadata": {"labels": {MANAGED: None}}})
+    await eventually(partial(_is_ours, stage), "the reservation has its label again", 30)
     await stage.session("brief", "audit-brief", timeout="1s")
     await stage.gone(SESSIONS, "brief", 30)
     await root.sends("/admin/doctor", "/admin/doctor")

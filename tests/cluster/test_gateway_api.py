@@ -102,7 +102,7 @@ async def test_somebody_without_access_to_the_cluster_has_a_desktop(
         assert "✓ session Running" in err
         assert "mine" in await typed.vdi("session", "ls")
         assert "Phase:     Running" in await typed.vdi("session", "show", "mine")
-        assert "URL:      https://mine.vdi.localhost" in await typed.vdi("session", "open", "mine", "--print")
+        assert f"URL:      https://{stage.host('mine')}" in await typed.vdi("session", "open", "mine", "--print")
         assert "session mine ends at" in await typed.vdi("session", "extend", "mine", "--by", "1h")
         assert "as collaborator" in await typed.vdi(
             "session", "share", "mine", "bob@example.com", "--role", "collaborator", "--expires-in", "1h"

@@ -11,9 +11,12 @@ import httpx
 from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
 from cluster.operator_stage import Stage
 from vdi.operator.kinds import SESSIONS
+from vdi.session.policy import Policy
 from waiting import eventually
 
 DESK = "/desktops/mine"
+POLICY = Policy(url_port=8443)
+"""As the gateway of these tests has it."""
 
 
 def words(page: str) -> str:
@@ -55,7 +58,7 @@ class Person:
 
 async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: Path) -> None:
     template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi"})
-    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator():
+    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(policy=POLICY):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         bob = Person(gateway, await gateway.log_in("bob@example.com"))
         form = f"/catalogue/{template}"
@@ -66,7 +69,10 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
         assert "Not_A_Name" in words(refused.text)
         assert 'value="Not_A_Name"' in refused.text
         started = await alice.sends(form, form, fields | {"then": "open"})
-        assert started.headers["location"] == gateway.desktop("mine") + "/"
+        assert started.headers["location"] == f"{DESK}/open"
+        opened = await alice.client.get(f"{DESK}/open", follow_redirects=False)
+        host = stage.host("mine").removesuffix(".vdi.localhost")
+        assert opened.headers["location"] == gateway.desktop(host) + "/"
         session = await stage.get(SESSIONS, "mine")
         assert session
         assert session["spec"]["resources"]["memory"] == "8Gi"

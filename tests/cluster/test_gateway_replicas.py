@@ -108,6 +108,7 @@ async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_o
 async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
     await pair.stage.session("mine", "none")
     host = pair.one.gateway.desktop("mine")
+    await pair.stage.patch(SESSIONS, "mine", {"status": {"url": host}}, subresource="status")
     alice = await pair.log_in(ALICE)
 
     async def has_seen_it() -> bool:

@@ -30,7 +30,7 @@ async def test_session_becomes_a_desktop_within_its_budget(stage: Stage, monkeyp
         owned = await stage.owned(kind, session)
         assert len(owned) == (0 if name == "home" else 1), name
     status = running["status"]
-    assert status["url"] == "https://alice-desktop.vdi.localhost"
+    assert status["url"] == f"https://{stage.host('alice-desktop')}"
     assert status["startTime"] == pod["metadata"]["creationTimestamp"]
     assert status["podName"] == "alice-desktop"
     assert status["templateRevision"] == "1"
@@ -81,7 +81,8 @@ async def test_edited_child_is_put_right(stage: Stage) -> None:
                 pod["metadata"]["labels"].get("vdi.kasm.io/session"),
                 secret["metadata"]["labels"].get("app.kubernetes.io/managed-by"),
             )
-            return seen == ("alice-desktop", "Host(`alice-desktop.vdi.localhost`)", "alice-desktop", "vdi-operator")
+            rule = f"Host(`{stage.host('alice-desktop')}`)"
+            return seen == ("alice-desktop", rule, "alice-desktop", "vdi-operator")
 
         await eventually(right, "service, route, pod and secret are as they were")
         await stage.reach("alice-desktop", "Running")

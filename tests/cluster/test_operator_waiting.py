@@ -144,28 +144,29 @@ async def test_older_session_keeps_its_host(stage: Stage) -> None:
         await stage.session("first", template, hostname="desk")
         first = await stage.run("first")
         assert first["status"]["url"] == "https://desk.vdi.localhost"
-        await stage.session("desk", template, user="bob@example.com")
-        waiting = await stage.reach("desk", "Pending", "The host name 'desk' belongs to the session 'first'")
+        await stage.session("second", template, hostname="desk", persistence={"enabled": False})
+        waiting = await stage.reach("second", "Pending", "The host name `desk` is not available.")
         assert reason(waiting, "Admitted") == "HostTaken"
+        assert "url" not in waiting["status"]
         await stage.delete(SESSIONS, "first")
-        assert (await stage.run("desk"))["status"]["url"] == "https://desk.vdi.localhost"
+        assert (await stage.run("second"))["status"]["url"] == "https://desk.vdi.localhost"
 
 
 async def test_running_desktop_keeps_its_host_when_the_wish_for_another_is_not_granted(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        await stage.session("first", template)
+        await stage.session("first", template, hostname="desk")
         await stage.run("first")
         await stage.session("second", template, user="bob@example.com")
         await stage.run("second")
-        await stage.patch(SESSIONS, "second", {"spec": {"hostname": "first"}})
+        await stage.patch(SESSIONS, "second", {"spec": {"hostname": "desk"}})
 
         async def told() -> Object | None:
             session = await stage.reach("second", "Running")
             return session if reason(session, "RouteReady") == "HostTaken" else None
 
         session = await eventually(told, "the status says that the host is taken")
-        assert session["status"]["url"] == "https://second.vdi.localhost"
+        assert session["status"]["url"] == f"https://{stage.host('second', 'bob@example.com')}"
         await stage.patch(SESSIONS, "second", {"spec": {"hostname": "third"}})
 
         async def moved() -> bool:

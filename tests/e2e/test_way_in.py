@@ -23,10 +23,10 @@ WRITTEN = 2_000
 
 @pytest.fixture
 def alice(sessions: World) -> Iterator[DesktopBrowser]:
-    """Alice's browser; her desktop is not there yet, and nobody has logged in."""
+    """Alice's browser; her desktop is not there yet, has no address, and nobody has logged in."""
     with (
         template(sessions, "desk", displayName="Writing desk", description="For letters"),
-        DesktopBrowser(sessions.portal.replace("//portal.", f"//{NAME}."), sessions.login(ALICE)) as browser,
+        DesktopBrowser("", sessions.login(ALICE)) as browser,
     ):
         yield browser
         sessions.kubectl("delete", "vdi", NAME, "--ignore-not-found", "--timeout=60s")
@@ -58,12 +58,13 @@ def starts_from_the_catalogue(alice: DesktopBrowser, world: World) -> None:
     page.fill("#name", NAME)
     keep(alice, "start")
     page.get_by_role("button", name="Start and open").click()
-    page.wait_for_url(re.compile(rf"//{NAME}\."))
+    page.wait_for_url(re.compile(rf"//{NAME}-\w+\."))
     assert page.locator("#wait").count() == 1, f"no waiting page but {page.url}"
     keep(alice, "waiting")
     alice.wait_for_picture()
     session = world.get("vdi", NAME)
     assert session and session["spec"]["user"] == ALICE
+    alice.url = session["status"]["url"]
 
 
 def writes(browser: DesktopBrowser, command: str) -> None:

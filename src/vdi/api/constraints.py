@@ -111,6 +111,13 @@ HOST_LABEL = must_be(
     "a host label: lower-case letters, digits and inner hyphens, such as alice-2",
     "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
 )
+NOT_A_KEYED_LABEL = must_be(
+    "a label without a hash such as -5tq2mzk4 at its end, which the operator adds where there is no hostname",
+    "!self.matches('-[2-7][a-z2-7]{7}$')",
+)
+NOT_ENCODED = must_be(
+    "a label without -- as third and fourth character, which marks encoded names (xn--...)", "!self.matches('^..--')"
+)
 OBJECT_NAME = must_be(
     "the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04",
     f"self.matches('{_SUBDOMAIN}')",

@@ -10,6 +10,8 @@ from vdi.api.constraints import (
     EMAIL,
     HOST_LABEL,
     MEMORY,
+    NOT_A_KEYED_LABEL,
+    NOT_ENCODED,
     OBJECT_NAME,
     VISIBLE,
     Quantity,
@@ -122,8 +124,11 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     hostname: Annotated[
         str | None,
         doc(
-            "First label of the desktop's host name. Left out: made from the session's name.",
+            "First label of the desktop's host name. The first user who gets it keeps it, also after the session. "
+            "Left out: the session's name and a hash that no other user can get, such as alice-5tq2mzk4.",
             HOST_LABEL,
+            NOT_A_KEYED_LABEL,
+            NOT_ENCODED,
             minLength=1,
             maxLength=63,
         ),
@@ -189,7 +194,7 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the operator has seen and done. Times are RFC 3339, UTC, whole seconds."""
 
     phase: Annotated[str, doc("Where the session stands.", enum=list(PHASES))] = ""
-    url: Annotated[str, doc("Where the desktop is opened in a browser.")] = ""
+    url: Annotated[str, doc("Where the desktop is opened in a browser. Known before the desktop runs.")] = ""
     message: Annotated[str, doc("One sentence for the person who waits.")] = ""
     start_time: Annotated[
         str,

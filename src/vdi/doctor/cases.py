@@ -44,9 +44,11 @@ class Case:
     def host(self) -> str:
         """The host of its address: as its operator is told, or as the operator has said; empty: not known."""
         operator = operator_for(self.snapshot, self.namespace)
-        if operator is None or operator.problem:
-            return (urlsplit(self.session.status.url).hostname or "") if self.session.status.url else ""
-        return operator.policy.host(naming.host_label(self.session.metadata.name, self.session.spec.hostname))
+        host = urlsplit(self.session.status.url).hostname or ""
+        label = self.session.spec.hostname or host.partition(".")[0]
+        if operator is None or operator.problem or not label:
+            return host
+        return operator.policy.host(label)
 
     @property
     def operator_log(self) -> str:

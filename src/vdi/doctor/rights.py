@@ -43,6 +43,7 @@ IN_NAMESPACE = _rights(
         ("", "pods"): "get list watch create patch delete",
         ("", "services secrets"): "get list watch create patch delete",
         ("", "persistentvolumeclaims"): "get list watch create patch",
+        ("", "configmaps"): "list watch create patch",
         ("traefik.io", "ingressroutes"): "get list watch create patch delete",
         ("events.k8s.io", "events"): "list watch create patch",
         ("coordination.k8s.io", "leases"): "get create patch",

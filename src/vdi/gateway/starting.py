@@ -26,7 +26,6 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
 from vdi.session.effective import Problem, resolve
-from vdi.session.naming import host_label
 from vdi.session.wish import Wish, generated_name, manifest
 
 log = logging.getLogger(__name__)
@@ -162,8 +161,8 @@ class Starter:
         template = self._template(person, wish.template)
         named = replace(wish, name=wish.name or self._free_name(wish))
         session = msgspec.convert(manifest(named, self._settings.namespace, template), VDISession)
-        if host_label(session.metadata.name, session.spec.hostname) == self._settings.portal_label:
-            raise Refused("Invalid", f"name: {self._settings.portal_label!r} is the portal's own; choose another.")
+        if session.spec.hostname == self._settings.portal_label:
+            raise Refused("Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another.")
         problem = resolve(session, template, self._settings.policy)
         if isinstance(problem, Problem):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"

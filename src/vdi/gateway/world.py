@@ -17,7 +17,6 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
-from vdi.session.naming import host_label
 
 Kind = Literal["session", "template", "pool"]
 Watched = VDISession | VDITemplate | VDIPool
@@ -26,7 +25,6 @@ Listener = Callable[[Kind, Any, Any], None]
 
 STALE = 150.0
 """Seconds without a word from the API server (a silent watch is opened anew after 90) until the picture is old."""
-_BY_HOST = "host"
 _BY_URL = "url"
 _BY_UID = "uid"
 
@@ -106,7 +104,6 @@ class World:
         self.sessions: Store[VDISession] = Store(sharer=Sharer())
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
-        self.sessions.add_index(_BY_HOST, lambda one: [host_label(one.metadata.name, one.spec.hostname)])
         self.sessions.add_index(_BY_URL, lambda one: [one.status.url])
         self.sessions.add_index(_BY_UID, lambda one: [one.metadata.uid])
         self._clock = clock
@@ -145,12 +142,11 @@ class World:
     def by_host(self, host: str) -> VDISession | None:
         """The session at this host (`label.domain`, in lower case, without port) or label.
 
-        That is whose route the operator says it is (`status.url`): a request goes there, so nobody else's rights may
-        count. Where nobody has it yet, the oldest of those who want it, as the operator decides it too.
+        That is the session whose host the operator says it is (`status.url`): a request goes there, so no one else's
+        rights may count, least of all those in a session that only asks for this host.
         """
         label = host.removesuffix(f".{self.settings.domain}")
         found = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
-        found = found or self.sessions.by_index(_BY_HOST, label)
         return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.uid), default=None)
 
     def by_uid(self, uid: str) -> VDISession | None:

@@ -26,6 +26,8 @@ from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.history import REPORTED_AT_ONCE, EndReports
+from vdi.operator.host_key import HostKey
+from vdi.operator.hosts import Hosts
 from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
 from vdi.operator.pool_desktops import PoolDesktops
@@ -51,6 +53,7 @@ class Parts:
     settings: Settings
     clock: Clock
     elector: Elector
+    host_key: HostKey
 
     def controller(
         self, name: str, reconcile: Callable[[Key], Awaitable[Result]], *, workers: int | None = None
@@ -114,13 +117,16 @@ def _assemble_sessions(
 ) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
     reservations = Reservations()
+    hosts = Hosts(client, caches, policy, parts.host_key)
     sessions = SessionController(
         client=client,
         caches=caches,
+        hosts=hosts,
         reservations=reservations,
         unanswered=unanswered,
         builder=Builder(
             family=family,
+            hosts=hosts,
             reservations=reservations,
             unanswered=unanswered,
             pools=neighbours.pools,

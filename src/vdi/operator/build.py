@@ -7,9 +7,9 @@ from typing import Any
 
 from vdi.kube.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
 from vdi.kube.meta import key_of
-from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
-from vdi.operator.caches import label_of
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.operator.children import Family, ForeignObjectError
+from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import ROUTES
 from vdi.operator.ports import Credentials, Pools
 from vdi.operator.reservations import Reservations
@@ -20,8 +20,9 @@ from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
-from vdi.session.decide import Observed, Verdict
+from vdi.session.decide import Observed, Verdict, host_taken
 from vdi.session.effective import Desktop, Home, Problem
+from vdi.session.hosts import has_label
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pod_name
 from vdi.session.observed import HOLD, Pod, Secret
@@ -50,6 +51,7 @@ class Builder:
         self,
         *,
         family: Family,
+        hosts: Hosts,
         reservations: Reservations,
         unanswered: Unanswered,
         pools: Pools,
@@ -57,11 +59,28 @@ class Builder:
         new_credentials: Callable[[], Credentials],
     ) -> None:
         self._family = family
+        self._hosts = hosts
         self._reservations = reservations
         self._unanswered = unanswered
         self._pools = pools
         self._policy = policy
         self._new_credentials = new_credentials
+
+    async def reserve_host(self, observed: Observed) -> Observed:
+        """Record whose host it is, where that is not known. Before that a session gets no route. Raises KubeError."""
+        session, label = observed.session, observed.host
+        if not label or not self._hosts.needs_reservation(session, label):
+            return observed
+        try:
+            owner = await self._hosts.reserve(session, label)
+        except ApiError as failure:
+            problem = _explain(failure, session.metadata.name)
+            if problem is None:
+                raise
+            return replace(observed, host=label if has_label(session, label) else "", host_problem=problem)
+        if owner == session.spec.user:
+            return observed
+        return replace(observed, host="", host_problem=host_taken(label))
 
     async def build(self, observed: Observed, verdict: Verdict, *, evictable: bool = False) -> Built:
         """Send what is missing or has drifted. A session that may not start gets nothing.
@@ -94,14 +113,14 @@ class Builder:
         """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
         session, family = observed.session, self._family
         uid = session.metadata.uid
-        host = self._policy.host(label_of(session))
+        host = self._policy.host(observed.host)
         work: dict[str, Coroutine[Any, Any, Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(observed.pod, identity)
         service = build_service(identity=identity)
         if not family.services.is_as_wanted(observed.service, service):
             work["service"] = family.services.ensure(service)
-        if observed.host_holder is None and self._reservations.take(host, uid):
+        if observed.host and not observed.host_problem and self._reservations.take(host, uid):
             route = build_route(identity=identity, host=host, policy=self._policy)
             if not family.routes.is_as_wanted(observed.route, route):
                 work["route"] = family.routes.ensure(route)
@@ -159,7 +178,7 @@ def _explain(failure: Exception, session_name: str) -> Problem | None:
     return None
 
 
-_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES)}
+_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
 
 
 def _kind_in(failure: ApiError) -> str:

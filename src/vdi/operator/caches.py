@@ -12,7 +12,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.ownership import MarkReader
-from vdi.kube.resource import CLAIMS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES
 from vdi.kube.sharing import Sharer
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -21,8 +21,9 @@ from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.capacity import Volume, Workload
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.effective import resolve_home
-from vdi.session.naming import home_claim_name, host_label
-from vdi.session.observed import APPLIED_HASH, Claim, Event, Node, Pod, Route, Secret, Service
+from vdi.session.hosts import recorded_label
+from vdi.session.naming import home_claim_name
+from vdi.session.observed import APPLIED_HASH, HOST, Claim, Event, HostReservation, Node, Pod, Route, Secret, Service
 
 BY_TEMPLATE = "template"
 BY_HOME = "home"
@@ -51,10 +52,11 @@ class Caches:
         self.services: Store[Service] = Store(marks, sharer)
         self.routes: Store[Route] = Store(marks, sharer)
         self.events: Store[Event] = Store(sharer=sharer)
+        self.reservations: Store[HostReservation] = Store(sharer=sharer)
 
         self.sessions.add_index(BY_TEMPLATE, lambda session: [session.spec.template])
         self.sessions.add_index(BY_HOME, lambda session: [shared_home(session)])
-        self.sessions.add_index(BY_HOST, lambda session: [label_of(session)])
+        self.sessions.add_index(BY_HOST, labels_of)
         self.pods.add_index(BY_HOME, lambda pod: [pod.home_claim] if pod.home_claim else [])
         self.routes.add_index(BY_HOST, lambda route: [route.host])
         self.events.add_index(BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)])
@@ -80,6 +82,7 @@ class Caches:
             Reflector(client, SERVICES, Service, self.services, **mine),
             Reflector(client, ROUTES, Route, self.routes, **mine),
             Reflector(client, EVENTS, Event, self.events, **here, field_selector="type=Warning"),
+            Reflector(client, CONFIG_MAPS, HostReservation, self.reservations, **here, label_selector=f"{ours},{HOST}"),
         )
 
     @property
@@ -112,6 +115,7 @@ def shared_home(session: VDISession) -> str:
     return home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=True)
 
 
-def label_of(session: VDISession) -> str:
-    """The host label that this session asks for."""
-    return host_label(session.metadata.name, session.spec.hostname)
+def labels_of(session: VDISession) -> list[str]:
+    """The host label that this session shares with all who ask for it; none where its label is made with the key."""
+    label = recorded_label(session)
+    return [label] if label else []

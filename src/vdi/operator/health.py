@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
+from vdi.operator.host_key import HostKey
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
 from vdi.operator.pages import TEXT, serve_pages
@@ -25,14 +26,15 @@ class Health:
         self._clock = clock
         self._caches: Caches | None = None
         self._elector: Elector | None = None
+        self._host_key: HostKey | None = None
 
-    def look_at(self, caches: Caches, elector: Elector) -> None:
+    def look_at(self, caches: Caches, elector: Elector, host_key: HostKey) -> None:
         """Tell of these from now on."""
-        self._caches, self._elector = caches, elector
+        self._caches, self._elector, self._host_key = caches, elector, host_key
 
     def troubles(self) -> Iterator[str]:
         """Why the operator is not ready, one line each; none when it is, be it to work or to take over at once."""
-        if self._caches is None or self._elector is None:
+        if self._caches is None or self._elector is None or self._host_key is None:
             yield "the operator has not begun yet"
             return
         yield from self._caches.troubles()
@@ -42,6 +44,8 @@ class Health:
                 yield f"{reflector.resource.plural}: nothing heard from the API server for {silence:.0f} s"
         if self._elector.last_error is not None:
             yield f"leases: {self._elector.last_error}"
+        if self._host_key.problem:
+            yield self._host_key.problem
 
     def serve(self, host: str, port: int) -> AbstractAsyncContextManager[int]:
         """Serve while the context lasts, on a free port when `port` is 0; gives the port. Raises OSError."""

@@ -23,6 +23,7 @@ from vdi.kube.transport import Client
 from vdi.operator.assembly import Assembly, Parts, assemble
 from vdi.operator.caches import Caches
 from vdi.operator.health import Health
+from vdi.operator.host_key import HostKey
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
@@ -39,6 +40,8 @@ _CATCH_UP = 10.0
 """Seconds that a new leader waits for watches that do not work just now; then it works with what it knows."""
 _LOOK = 0.1
 """Seconds between two looks at them."""
+_READ_KEY_AGAIN = 2.0
+"""Seconds between two tries to read the key of the host labels."""
 _SAY_AGAIN = 30.0
 """Seconds between two log lines on why the operator cannot start working."""
 
@@ -67,9 +70,12 @@ class Life:
         count_others = settings.count_other_workloads
         self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
-        parts = Parts(self._client, self._caches, self._recorder, metrics, settings, clock, self._elector)
+        self._host_key = HostKey(self._client, settings.namespace)
+        parts = Parts(
+            self._client, self._caches, self._recorder, metrics, settings, clock, self._elector, self._host_key
+        )
         self._assembly = assemble(parts)
-        health.look_at(self._caches, self._elector)
+        health.look_at(self._caches, self._elector, self._host_key)
         metrics.watch_lease(self._elector)
         metrics.watch_sessions(self._caches.sessions.values)
         metrics.watch_caches(self._caches.reflectors)
@@ -123,10 +129,11 @@ class Life:
             await asyncio.wait((candidacy, elected, stopped), return_when=asyncio.FIRST_COMPLETED)
             if elector.leads and not stop.is_set():
                 await self._catch_up(candidacy, stopped)
-                log.info("working on %d sessions in %s", len(self._caches.sessions), self._settings.namespace)
-                clean = await self._work(self._assembly, stopped, candidacy)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._recorder.flush(), _FLUSH if elector.leads else 0)
+                if await self._read_host_key(candidacy, stopped):
+                    log.info("working on %d sessions in %s", len(self._caches.sessions), self._settings.namespace)
+                    clean = await self._work(self._assembly, stopped, candidacy)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._recorder.flush(), _FLUSH if elector.leads else 0)
         finally:
             for task in (candidacy, elected, stopped):
                 task.cancel()
@@ -145,6 +152,14 @@ class Life:
                 log.warning("beginning to work without news of %s", "; ".join(troubles))
                 return
             await asyncio.wait(ends, timeout=_LOOK)
+
+    async def _read_host_key(self, *ends: "asyncio.Task[Any]") -> bool:
+        """Wait for the key of the host labels; False when it is over before. No session is worked on without it."""
+        while not any(end.done() for end in ends):
+            if await self._host_key.load():
+                return True
+            await asyncio.wait(ends, timeout=_READ_KEY_AGAIN)
+        return False
 
     async def _work(self, assembly: Assembly, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
         """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from vdi.api.session import VDISession
 from vdi.kube.meta import HasMetadata
-from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches, label_of, shared_home
+from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches, shared_home
 from vdi.operator.children import owner_uid, session_of
+from vdi.operator.hosts import Hosts
 from vdi.operator.reservations import Reservations
 from vdi.session import naming
 from vdi.session.activity import Activity
-from vdi.session.decide import Claimant, Observed, find_holder
+from vdi.session.decide import Claimant, Observed, find_holder, host_taken
 from vdi.session.effective import Desktop, resolve, resolve_home
 from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.observed import Event, Pod
@@ -26,12 +27,14 @@ class Observer:
         self,
         caches: Caches,
         reservations: Reservations,
+        hosts: Hosts,
         policy: Policy,
         report: Callable[[str], Activity | None],
         is_unsaid: Callable[[str], bool],
     ) -> None:
         self._caches = caches
         self._reservations = reservations
+        self._hosts = hosts
         self._policy = policy
         self._report = report
         self._is_unsaid = is_unsaid
@@ -45,6 +48,8 @@ class Observer:
         secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
         claim = self._claim_name(session, pod)
         bound = pod or leaving
+        host = self._hosts.label_of(session)
+        is_taken = self._is_taken(session, host)
         node = caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
         return Observed(
             session=session,
@@ -61,7 +66,8 @@ class Observer:
             activity=self._report(meta.uid) if pod else None,
             strays=strays,
             home_holder=None if pod else self._home_holder(session),
-            host_holder=self._host_holder(session),
+            host="" if is_taken else host,
+            host_problem=host_taken(host) if is_taken else None,
         )
 
     def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:
@@ -112,15 +118,21 @@ class Observer:
         wanting = [_claimant(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer)]
         return _holder(session, having=mounting, wanting=wanting)
 
-    def _host_holder(self, session: VDISession) -> str | None:
-        host = self._policy.host(label_of(session))
-        peers = self._caches.sessions.by_index(BY_HOST, label_of(session))
-        routes = self._caches.routes.by_index(BY_HOST, host)
-        if len(peers) == 1 and all(owner_uid(route) == session.metadata.uid for route in routes):
-            return None
+    def _is_taken(self, session: VDISession, label: str) -> bool:
+        """Whether the host belongs to another person, or to another session of this one."""
+        if self._hosts.is_owned_by_another(session, label):
+            return True
+        host, owner = self._policy.host(label), self._hosts.owner_of(session.metadata.namespace, label)
+        peers = [
+            peer
+            for peer in self._caches.sessions.by_index(BY_HOST, label)
+            if owner in (None, peer.spec.user) and self._hosts.label_of(peer) == label
+        ]
+        if not peers:  # the label is made with the key: no other session asks for it
+            return False
         reserved, url = self._reservations.holder(host), self._policy.url(host)
         wanting = [_claimant(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url) for peer in peers]
-        return _holder(session, having=routes, wanting=wanting)
+        return _holder(session, having=self._caches.routes.by_index(BY_HOST, host), wanting=wanting) is not None
 
     def _could_start(self, session: VDISession) -> bool:
         """Whether only the home keeps it from starting: one that waits for something else must not block others."""
@@ -132,7 +144,7 @@ class Observer:
         has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.retain
         failures = current_failures(session)
         given_up = failures is not None and is_hopeless(failures, session, template)
-        return has_home and not given_up and self._host_holder(session) is None
+        return has_home and not given_up and not self._is_taken(session, self._hosts.label_of(session))
 
 
 def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Claimant]) -> str | None:

@@ -90,8 +90,11 @@ class StatusWriter:
 
 
 def _is_news(before: SessionStatus, now: SessionStatus) -> bool:
-    """What people and programs wait for is written at once; the rest is a note on progress."""
-    return before.phase != now.phase or any(
+    """What people and programs wait for is written at once; the rest is a note on progress.
+
+    The gateway knows by the address whose rights count at a host, so it must not lag behind the route.
+    """
+    return (before.phase, before.url) != (now.phase, now.url) or any(
         _holds(before, kind) != _holds(now, kind) for kind in (READY, ADMITTED, TEMPLATE_FOUND, *WARNING_TYPES)
     )
 

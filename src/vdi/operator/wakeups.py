@@ -6,10 +6,11 @@ from typing import Protocol
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.meta import HasMetadata
-from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, label_of, shared_home
+from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of, shared_home
 from vdi.operator.children import session_of
 from vdi.operator.status import START_PAUSE
-from vdi.session.observed import Claim, Event, Node, Pod, Route
+from vdi.session.naming import reserved_label
+from vdi.session.observed import Claim, Event, HostReservation, Node, Pod, Route
 
 BY_NODE = "node"
 """Index of pods, by the node that they are bound to."""
@@ -47,6 +48,7 @@ class Wakeups:
         caches.services.listen(self._child_changed)
         caches.secrets.listen(self._child_changed)
         caches.events.listen(self._event_came)
+        caches.reservations.listen(self._reservation_changed)
 
     def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
         current = new or old
@@ -62,7 +64,8 @@ class Wakeups:
 
     def _rivals(self, session: VDISession) -> list[VDISession]:
         sessions = self._caches.sessions
-        return sessions.by_index(BY_HOME, shared_home(session)) + sessions.by_index(BY_HOST, label_of(session))
+        of_host = [rival for label in labels_of(session) for rival in sessions.by_index(BY_HOST, label)]
+        return sessions.by_index(BY_HOME, shared_home(session)) + of_host
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and old.metadata.generation == new.metadata.generation:
@@ -97,6 +100,11 @@ class Wakeups:
         self._child_changed(old, new)
         if old is not None and (new is None or new.host != old.host):
             self._wake(self._caches.sessions.by_index(BY_HOST, old.host.removesuffix(self._suffix)))
+
+    def _reservation_changed(self, old: HostReservation | None, new: HostReservation | None) -> None:
+        """One that was deleted lets another person have the host, unless a session of its owner still has it."""
+        if current := new or old:
+            self._wake(self._caches.sessions.by_index(BY_HOST, reserved_label(current.metadata.name)))
 
     def _child_changed(self, old: HasMetadata | None, new: HasMetadata | None, *, urgent: bool = False) -> None:
         for child in (old, new):

@@ -47,8 +47,10 @@ class Observed:
     """Further pods of this session, which must not be: a session has one."""
     home_holder: str | None = None
     """Name of another session that has the home of this user and template."""
-    host_holder: str | None = None
-    """Name of another session that has this host."""
+    host: str = ""
+    """Label of the host that the session is to have; empty: it has none, or that is not known."""
+    host_problem: Problem | None = None
+    """Why it can't have the host that it asks for."""
 
     @property
     def node_lost(self) -> bool:
@@ -102,8 +104,8 @@ def decide(observed: Observed, policy: Policy, now: datetime) -> Verdict:
         return Verdict(desktop=resolved if isinstance(resolved, Desktop) else None)
     if isinstance(resolved, Problem):
         return Verdict(problem=resolved)
-    if observed.host_holder:
-        return Verdict(problem=host_taken(session, observed.host_holder))
+    if observed.host_problem:
+        return Verdict(problem=observed.host_problem)
     if observed.home_holder and resolved.home and resolved.home.retain:
         return Verdict(problem=_home_in_use(session, observed.home_holder))
     problem = _lost_home(observed) or _not_again_yet(observed, now)
@@ -142,14 +144,9 @@ def _not_again_yet(observed: Observed, now: datetime) -> Problem | None:
     return None
 
 
-def host_taken(session: VDISession, holder: str) -> Problem:
-    """Another, older session has the host."""
-    label = session.spec.hostname or session.metadata.name
-    return Problem(
-        Reason.HOST_TAKEN,
-        f"The host name {label!r} belongs to the session {holder!r}, which is older; "
-        "this one starts when that one is gone, or with another spec.hostname.",
-    )
+def host_taken(label: str) -> Problem:
+    """Another session has the host, or another person owns its name. The message does not say who."""
+    return Problem(Reason.HOST_TAKEN, f"The host name `{label}` is not available. Choose another `spec.hostname`.")
 
 
 def _template_missing(name: str) -> Problem:

@@ -11,7 +11,8 @@ from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, S
 from vdi.api.template import EnvVar, Placement, TemplateVolume, VDITemplate
 from vdi.session import streaming
 from vdi.session.conditions import ADMITTED, Reason
-from vdi.session.naming import home_claim_name, host_label
+from vdi.session.hosts import refuse_hostname
+from vdi.session.naming import home_claim_name
 from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 
@@ -99,7 +100,7 @@ def resolve(
     gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
     home = resolve_home(session, template)
 
-    problem = _reserved_host(session, policy) or _first_problem(
+    problem = _refused_host(session, policy) or _first_problem(
         session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home, home_exists=home_exists
     )
     if problem:
@@ -143,15 +144,9 @@ def resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
     )
 
 
-def _reserved_host(session: VDISession, policy: Policy) -> Problem | None:
-    name = session.metadata.name
-    if policy.edge_middleware is None or host_label(name, session.spec.hostname) != policy.portal_label:
-        return None
-    host = policy.host(policy.portal_label)
-    said = f"spec.hostname: {host} is the portal's own address; give this session another hostname"
-    if session.spec.hostname is None:
-        said = f"spec.hostname: without one the session {name!r} would have the portal's address {host}; give it one"
-    return Problem(Reason.INVALID_SESSION, f"{said}.", needs_a_person=True)
+def _refused_host(session: VDISession, policy: Policy) -> Problem | None:
+    why = refuse_hostname(session, policy)
+    return Problem(Reason.INVALID_SESSION, f"spec.hostname: {why}.", needs_a_person=True) if why else None
 
 
 def _first_problem(

@@ -88,9 +88,8 @@ def _pod_ready(observed: Observed, answer: Explanation | None) -> Finding:
 
 
 def _route_ready(observed: Observed) -> Finding:
-    if observed.host_holder:
-        note = f"The host belongs to the session {observed.host_holder!r}."
-        return Finding(conditions.ROUTE_READY, False, Reason.HOST_TAKEN, note)
+    if problem := observed.host_problem:
+        return Finding(conditions.ROUTE_READY, False, problem.reason, problem.message)
     if observed.route is None or observed.service is None:
         return Finding(conditions.ROUTE_READY, False, Reason.NOT_CREATED, "There is no route yet.")
     return Finding(conditions.ROUTE_READY, True, Reason.ROUTED)

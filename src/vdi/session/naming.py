@@ -2,11 +2,13 @@
 
 A session's name may have 253 characters and dots; a Service's name and a host label have 63 and none. A name that
 fits is used as it is; any other becomes a readable prefix and a hash. A name that only looks like such a derived one is
-hashed too, so that two different sessions never share a child or a host.
+hashed too, so that two different sessions never share a child. Hosts carry a keyed hash of the user as well: a session
+name is free again when its session ends, and the next session of that name may belong to another person.
 """
 
 import base64
 import hashlib
+import hmac
 import re
 from functools import lru_cache
 
@@ -14,11 +16,15 @@ LABEL_LIMIT = 63
 """Longest DNS label (RFC 1035), Service name and label value."""
 
 _HASH_LENGTH = 12
+_HOST_HASH_LENGTH = 8
 _LONGEST_SUFFIX = len("-home")
 BASE_LIMIT = LABEL_LIMIT - _LONGEST_SUFFIX
 
 _PLAIN = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LOOKS_DERIVED = re.compile(rf"-[2-7][a-z2-7]{{{_HASH_LENGTH - 1}}}$")
+_RESERVATION = "vdi-host-"
+KEYED_LABEL = rf"-[2-7][a-z2-7]{{{_HOST_HASH_LENGTH - 1}}}$"
+"""Regular expression of the end of every label of `host_label`; no `spec.hostname` may have it."""
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 
 
@@ -28,7 +34,7 @@ def derive_base(session_name: str) -> str:
     plain = _PLAIN.fullmatch(session_name) and not _LOOKS_DERIVED.search(session_name)
     if plain and len(session_name) <= BASE_LIMIT:
         return session_name
-    return _shorten(session_name, digest_of=session_name, limit=BASE_LIMIT)
+    return _shorten(session_name, _digest(session_name), BASE_LIMIT)
 
 
 def pod_name(session_name: str) -> str:
@@ -53,7 +59,7 @@ def secret_name(session_name: str) -> str:
 
 def pool_pod_name(pool_name: str, token: str) -> str:
     """The Pod's name of one of a pool's desktops, told apart by `token`; it looks derived, so no session has it."""
-    return _shorten(pool_name, digest_of=f"{pool_name}\0{token}", limit=BASE_LIMIT)
+    return _shorten(pool_name, _digest(f"{pool_name}\0{token}"), BASE_LIMIT)
 
 
 def pool_secret_name(pod: str) -> str:
@@ -67,24 +73,44 @@ def home_claim_name(*, session_name: str, user: str, template: str, retain: bool
     if not retain:
         return derive_base(session_name) + "-home"
     stem = f"home-{user.split('@')[0]}-{template}"
-    return _shorten(stem, digest_of=f"{user}\0{template}", limit=LABEL_LIMIT)
+    return _shorten(stem, _digest(f"{user}\0{template}"), LABEL_LIMIT)
 
 
-def host_label(session_name: str, hostname: str | None) -> str:
-    """The first label of the desktop's host name."""
-    return hostname or derive_base(session_name)
+def host_label(*, namespace: str, session_name: str, user: str, key: bytes) -> str:
+    """The first label of the host of a session that chooses none: always the same for the same person and name.
+
+    Without the key no one can find a session name that leads to the host of another person. The label is at most 63
+    characters long, begins with a letter and has no `--`, so browsers never show it as an international name.
+    """
+    text = f"{namespace}\0{session_name}\0{user}"  # neither of the first two can hold a NUL
+    raw = hmac.digest(key, text.encode(), "sha256")
+    return _shorten(session_name, _base32(raw, _HOST_HASH_LENGTH), LABEL_LIMIT)
 
 
-def _shorten(text: str, *, digest_of: str, limit: int) -> str:
-    """A readable prefix of `text` and a hash of `digest_of`; begins with a letter, at most `limit` characters."""
+def reservation_name(label: str) -> str:
+    """The name of the ConfigMap that records who owns a host label."""
+    return _RESERVATION + label
+
+
+def reserved_label(name: str) -> str:
+    """The label that the ConfigMap of this name records."""
+    return name.removeprefix(_RESERVATION)
+
+
+def _shorten(text: str, digest: str, limit: int) -> str:
+    """A readable prefix of `text` and the digest; begins with a letter, at most `limit` characters."""
     prefix = _NOT_ALLOWED.sub("-", text.lower()).strip("-")
     if not prefix[:1].isalpha():
         prefix = f"d-{prefix}".rstrip("-")
-    prefix = prefix[: limit - _HASH_LENGTH - 1].rstrip("-")
-    return f"{prefix}-{_digest(digest_of)}"
+    prefix = prefix[: limit - len(digest) - 1].rstrip("-")
+    return f"{prefix}-{digest}"
 
 
 def _digest(text: str) -> str:
-    """57 bits of SHA-256 in base 32. Begins with a digit, as no word does, so that few plain names look derived."""
-    raw = hashlib.sha256(text.encode()).digest()
-    return str(2 + raw[0] % 6) + base64.b32encode(raw[1:]).decode().lower()[: _HASH_LENGTH - 1]
+    """57 bits of SHA-256."""
+    return _base32(hashlib.sha256(text.encode()).digest(), _HASH_LENGTH)
+
+
+def _base32(raw: bytes, length: int) -> str:
+    """Begins with a digit, as no word does, so that few plain names look derived."""
+    return str(2 + raw[0] % 6) + base64.b32encode(raw[1:]).decode().lower()[: length - 1]

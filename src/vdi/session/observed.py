@@ -14,7 +14,7 @@ APPLIED_HASH = "vdi.kasm.io/applied-hash"
 TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
 """Annotation on the Pod: generation of the template that it was made from."""
 HOST = "vdi.kasm.io/host"
-"""Annotation on the IngressRoute: the host that it leads to."""
+"""Annotation on the IngressRoute: the host that it leads to. Label on a ConfigMap: the host label that it records."""
 RUN_STARTED = "vdi.kasm.io/run-started"
 """Annotation on the Pod: when the run began, where that was not when this pod was made."""
 RESTARTED_AT = "vdi.kasm.io/restartedAt"
@@ -296,6 +296,19 @@ class Secret(msgspec.Struct, gc=False):
 
     metadata: ChildMeta
     data: SecretData = msgspec.field(default_factory=SecretData)
+
+
+class ReservationData(msgspec.Struct, gc=False):
+    """`data` of the ConfigMap that records who owns a host label."""
+
+    user: str = ""
+
+
+class HostReservation(msgspec.Struct, gc=False):
+    """The ConfigMap that records who owns a host label."""
+
+    metadata: ChildMeta
+    data: ReservationData = msgspec.field(default_factory=ReservationData)
 
 
 class Regarding(msgspec.Struct, gc=False):

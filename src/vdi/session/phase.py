@@ -27,7 +27,6 @@ from vdi.session.explain import Explanation, explain
 from vdi.session.failures import forgive
 from vdi.session.findings import Finding, find_steps, keeps_its_run, with_times
 from vdi.session.lifetime import expires_at, started_at
-from vdi.session.naming import host_label
 from vdi.session.observed import TEMPLATE_REVISION, Pod
 from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
@@ -83,7 +82,7 @@ def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: 
     elif before:
         reason, message = before.reason, before.message
     problem = Problem(Reason.SUSPENDED, message)
-    status = derive(replace(observed, pod=None, route=None, host_holder=None), problem, policy, now)
+    status = derive(replace(observed, pod=None, route=None, host_problem=None), problem, policy, now)
     status = msgspec.structs.replace(status, failures=None)
     return _summed_up(status, session, Phase.SUSPENDED, reason, message, now)
 
@@ -98,12 +97,13 @@ def _summed_up(
 
 
 def _url(observed: Observed, policy: Policy) -> str:
-    """Where the route leads to. Who has had the address keeps it, suspended or in the queue, until it wants another."""
-    session = observed.session
+    """Where the route leads to, and before there is one: where it will lead to. So the waiting page has an address.
+
+    The gateway decides by it whose rights count at a host: it never names a host that the session only asks for.
+    """
     if observed.route and observed.route.host:
         return policy.url(observed.route.host)
-    wanted = policy.url(policy.host(host_label(session.metadata.name, session.spec.hostname)))
-    return wanted if session.status.url == wanted and not observed.host_holder else ""
+    return policy.url(policy.host(observed.host)) if observed.host else ""
 
 
 def _why_not_ready(observed: Observed) -> Explanation | None:

@@ -136,7 +136,7 @@ def furnish(api: FakeApi) -> None:
         namespace="vdi-sessions",
         metadata={"creationTimestamp": "2026-11-20T08:00:00Z"},
         spec={"user": "alice@example.com", "template": "desktop"},
-        status={"phase": "Running", "url": f"{DESKTOP}/", "podName": "alice-desktop"},
+        status={"phase": "Running", "url": DESKTOP, "podName": "alice-desktop"},
     )
 
 

@@ -129,9 +129,11 @@ def changed(session: VDISession, **parts: Any) -> VDISession:
 
 
 def told(world: World, session: VDISession) -> VDISession:
-    """The watch brings this state."""
-    world.sessions.observe(session)
-    return session
+    """The watch brings this state, with the address that the operator has given it."""
+    url = session.status.url or world.settings.url(world.settings.host(session.metadata.name))
+    told = VDISession(session.metadata, session.spec, msgspec.structs.replace(session.status, url=url))
+    world.sessions.observe(told)
+    return told
 
 
 def gone(world: World, session: VDISession) -> None:

@@ -175,7 +175,6 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
         (wish(memory="64Gi"), "OverLimit", "more than the 4Gi"),
         (wish(gpu=2), "OverLimit", "more than the 1"),
         (wish(home_size="500Ti"), "OverLimit", "spec.persistence.size: 500Ti is more than the 10Gi"),
-        (wish(name="portal"), "Invalid", "the portal's own"),
         (wish(hostname="portal"), "Invalid", "the portal's own"),
         (wish(timeout="8 hours"), "Invalid", "8 hours"),
     ],

@@ -58,8 +58,9 @@ async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
     api.put("vditemplates", "desktop", namespace="", spec=spec)
     for name, user in (("alice-desktop", "alice@example.com"), ("bobs", "bob@example.com")):
         session = {"user": user, "template": "desktop"}
+        status = {"url": settings.url(settings.host(name))}
         metadata = {"creationTimestamp": "2026-11-20T08:00:00Z"}
-        api.put("vdisessions", name, namespace=settings.namespace, metadata=metadata, spec=session)
+        api.put("vdisessions", name, namespace=settings.namespace, metadata=metadata, spec=session, status=status)
     async with open_gateway(api.config(), settings) as (gateway, health):
         await eventually(lambda: health.begun and gateway.edge.ready, "it has begun")
         cookies = {"nobody": ""}

@@ -1,16 +1,20 @@
 """The catalogue and the form that starts a desktop: who is offered what, and what is asked of the cluster."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.gateway.portal_stage import ADMIN, ALICE, Browser, Stage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, Stage, a_session, a_template, running, text_of
 from vdi.gateway.people import Person
+from vdi.gateway.portal import desktops
 from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
 from vdi.gateway.refused import Refused
 from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity
 from vdi.session.wish import Wish
+from waiting import eventually
 
 CPU_ONLY = {"defaultGPU": 0}
 
@@ -65,7 +69,22 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     wish = Wish(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
     assert stage.deeds.done == [("start", "alice@example.com", wish)]
     assert answer.status_code == 303
-    assert answer.headers["location"] == "https://alice-ubuntu.vdi.localhost/"
+    assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
+
+
+async def test_opening_waits_for_the_address_and_leads_there(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://mine-5tq2mzk4.vdi.localhost"
+    stage.put(a_session("mine"))
+    opening = asyncio.create_task(stage.browser().get("/desktops/mine/open"))
+    stage.put(a_session("other", status={"url": "https://other.vdi.localhost"}))
+    await eventually(lambda: bool(stage.world._changes), "it waits")
+    stage.put(a_session("mine", status={"phase": "Pending", "url": url}))
+    answer = await opening
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{url}/")
+    assert (await stage.browser(BOB).get("/desktops/mine/open")).status_code == 404
+    monkeypatch.setattr(desktops, "_ADDRESS_SECONDS", 0.01)
+    stage.put(a_session("slow"))
+    assert (await stage.browser().get("/desktops/slow/open")).headers["location"] == "/desktops/slow"
 
 
 async def test_what_is_chosen_is_asked_for(stage: Stage) -> None:

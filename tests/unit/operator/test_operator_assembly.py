@@ -25,7 +25,7 @@ class Stand:
         self.metrics = Metrics()
         elector = SimpleNamespace(wait_leading=self.leading.wait)
         nothing: Any = None
-        self.parts = Parts(nothing, nothing, nothing, self.metrics, Settings(), FakeClock(), elector)  # type: ignore[arg-type]
+        self.parts = Parts(nothing, nothing, nothing, self.metrics, Settings(), FakeClock(), elector, nothing)  # type: ignore[arg-type]
         self.worked: list[Any] = []
 
     async def fail(self, key: Any) -> Result:

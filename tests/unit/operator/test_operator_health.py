@@ -31,6 +31,7 @@ class Sight:
             resource=PODS, synced=True, last_error=None, last_contact=self.clock.monotonic(), store=[1, 2]
         )
         self.elector = SimpleNamespace(last_error=None, leads=False, age=None)
+        self.host_key = SimpleNamespace(problem="")
         self.metrics = Metrics()
         self.health = Health(self.metrics, self.clock, MetricsToken(token))
 
@@ -38,7 +39,8 @@ class Sight:
         caches: Any = SimpleNamespace(reflectors=(self.reflector,))
         caches.troubles = lambda: Caches.troubles(caches)
         elector: Any = self.elector
-        self.health.look_at(caches, elector)
+        host_key: Any = self.host_key
+        self.health.look_at(caches, elector, host_key)
         self.metrics.watch_lease(elector)
         self.metrics.watch_caches(caches.reflectors)
 
@@ -93,11 +95,13 @@ async def test_what_is_refused_is_named(sight: Sight) -> None:
     sight.begin()
     sight.reflector.last_error = FORBIDDEN
     sight.elector.last_error = ConnectionFailed("https://api", f"GET {LEASES.plural}", "refused")
+    sight.host_key.problem = "the Secret a/vdi-host-key cannot be read"
     status, body = await ask(sight, get("/readyz?verbose"))
     assert status == 503
     assert body.decode().splitlines() == [
         "pods: WATCH /api/v1/pods: pods is forbidden: cannot watch (403 Forbidden)",
         "leases: no answer from the API server https://api to GET leases: refused",
+        "the Secret a/vdi-host-key cannot be read",
     ]
 
 

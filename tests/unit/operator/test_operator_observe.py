@@ -13,14 +13,20 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches, shared_home
+from vdi.operator.host_key import HostKey
+from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
 from vdi.operator.reservations import Reservations
 from vdi.operator.wakeups import Wakeups
-from vdi.session.observed import Claim, Event, Node, Pod, Route, Secret
+from vdi.session.decide import host_taken
+from vdi.session.hosts import build_reservation
+from vdi.session.naming import host_label
+from vdi.session.observed import Claim, Event, HostReservation, Node, Pod, Route, Secret
 from vdi.session.policy import Policy
 
 T = TypeVar("T")
 NAMESPACE = "vdi-sessions"
+KEY = b"k" * 32
 
 
 class World:
@@ -30,7 +36,11 @@ class World:
         client = cast(Client, SimpleNamespace(field_manager="vdi-operator"))
         self.caches = Caches(client, NAMESPACE, SystemClock())
         self.reservations = Reservations()
-        self.observer = Observer(self.caches, self.reservations, Policy(), lambda _: None, lambda _: self.unsaid)
+        key = cast(HostKey, SimpleNamespace(value=KEY))
+        self.hosts = Hosts(client, self.caches, Policy(), key)
+        self.observer = Observer(
+            self.caches, self.reservations, self.hosts, Policy(), lambda _: None, lambda _: self.unsaid
+        )
         self.unsaid = False
         self.woken: set[str] = set()
         self.forgotten: list[str] = []
@@ -88,6 +98,17 @@ class World:
     def route(self, name: str, owner: str, host: str) -> Route:
         metadata = {"annotations": {"vdi.kasm.io/host": host}}
         return self.put(self.caches.routes, Route, name, owner, metadata=metadata)
+
+    def reservation(self, label: str, user: str = "alice@example.com") -> HostReservation:
+        made = build_reservation(NAMESPACE, label, user)
+        name = made["metadata"]["name"]
+        return self.put(self.caches.reservations, HostReservation, name, data=made["data"])
+
+    def host(self, session: VDISession) -> str | None:
+        """Its host label; None: it is taken."""
+        observed = self.observer.observe(session)
+        assert observed.host_problem in (None, host_taken(self.hosts.label_of(session)))
+        return None if observed.host_problem else observed.host
 
 
 @pytest.fixture
@@ -149,10 +170,9 @@ def test_other_users_and_other_templates_have_other_homes(world: World) -> None:
 def test_route_holds_its_host_against_older_sessions(world: World) -> None:
     old = world.session("old", OLD, hostname="desk")
     young = world.session("young", YOUNG, user="bob@example.com", hostname="desk")
-    assert world.observer.observe(young).host_holder == "old"
+    assert (world.host(young), world.host(old)) == (None, "desk")
     world.route("young", "young", "desk.vdi.localhost")
-    assert world.observer.observe(young).host_holder is None
-    assert world.observer.observe(old).host_holder == "young"
+    assert (world.host(young), world.host(old)) == ("desk", None)
 
 
 def test_children_of_others_are_not_seen(world: World) -> None:
@@ -238,11 +258,10 @@ def test_end_of_a_route_wakes_who_waits_for_its_host(world: World) -> None:
 def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: World) -> None:
     first = world.session("first")
     world.session("second")
-    world.session("third", user="bob@example.com", hostname="first")
     world.session("stranger", user="eve@example.com")
     world.woken.clear()
     world.caches.sessions.observe_deleted(first)
-    assert world.woken == {"first", "second", "third"}
+    assert world.woken == {"first", "second"}
     assert world.forgotten == ["first"]
 
 
@@ -290,15 +309,73 @@ def test_suspended_session_lends_its_home_and_keeps_its_host(world: World) -> No
     world.session("first", OLD, hostname="desk", suspended=True, status={"url": url})
     second = world.session("second", YOUNG, hostname="desk")
     observed = world.observer.observe(second)
-    assert (observed.home_holder, observed.host_holder) == (None, "first")
+    assert (observed.home_holder, world.host(second)) == (None, None)
     world.session("first", OLD, hostname="desk", status={"url": url})  # resumed, and in the queue
     older = world.session("oldest", "2026-11-20T01:00:00Z", user="bob@example.com", hostname="desk")
-    assert world.observer.observe(older).host_holder == "first"
+    assert world.host(older) is None
     route = world.route("oldest", "oldest", "desk.vdi.localhost")
-    assert world.observer.observe(older).host_holder is None, "a route outweighs a memory"
+    assert world.host(older) == "desk", "a route outweighs a memory"
     world.caches.routes.observe_deleted(route)
     world.session("first", OLD, hostname="desk", suspended=True)
-    assert world.observer.observe(older).host_holder is None, "it never had it"
+    assert world.host(older) == "desk", "it never had it"
+
+
+def keyed(name: str, user: str = "alice@example.com") -> str:
+    return host_label(namespace=NAMESPACE, session_name=name, user=user, key=KEY)
+
+
+def test_host_of_a_session_name_is_another_one_for_the_next_user(world: World) -> None:
+    mallorys = world.session("alice-small", user="mallory@example.com")
+    host = world.host(mallorys)
+    world.caches.sessions.observe_deleted(mallorys)
+    again = world.session("alice-small")
+    assert (host, world.host(again)) == (keyed("alice-small", "mallory@example.com"), keyed("alice-small"))
+    assert not world.hosts.needs_reservation(again, keyed("alice-small")), "no write for the usual case"
+
+
+def test_chosen_host_belongs_to_its_first_owner_without_any_session(world: World) -> None:
+    world.reservation("desk", "mallory@example.com")
+    session = world.session("first", hostname="desk")
+    assert world.host(session) is None
+    mallorys = world.session("second", YOUNG, user="mallory@example.com", hostname="desk")
+    assert world.host(mallorys) == "desk", "an older session of another user does not count"
+    assert not world.hosts.needs_reservation(mallorys, "desk")
+
+
+def test_host_of_an_earlier_version_is_kept_unless_it_is_reserved_for_another(world: World) -> None:
+    session = world.session("first", status={"url": "https://first.vdi.localhost"})
+    assert world.host(session) == "first"
+    assert world.hosts.needs_reservation(session, "first")
+    others = world.session("second", OLD, user="mallory@example.com", hostname="first")
+    assert world.host(others) is None, "whoever has the host goes first, also before anything is recorded"
+    world.reservation("first")
+    assert (world.host(session), world.hosts.needs_reservation(session, "first")) == ("first", False)
+    world.reservation("first", "mallory@example.com")
+    assert (world.host(session), world.host(others)) == (keyed("first"), "first")
+
+
+def test_route_of_an_earlier_version_counts_before_its_address_was_written(world: World) -> None:
+    session = world.session("first")
+    world.route("first", "first", "first.vdi.localhost")
+    assert world.host(session) == "first"
+
+
+def test_refused_hostname_is_no_host(world: World) -> None:
+    assert world.host(world.session("first", hostname="alice-5tq2mzk4")) == ""
+
+
+def test_reservation_wakes_all_who_ask_for_its_host(world: World) -> None:
+    world.session("chosen", hostname="desk")
+    world.session("earlier", status={"url": "https://earlier.vdi.localhost"})
+    world.session("stranger", user="eve@example.com")
+    world.woken.clear()
+    desk = world.reservation("desk")
+    assert world.woken == {"chosen"}
+    world.woken.clear()
+    world.caches.reservations.observe_deleted(desk)
+    assert world.woken == {"chosen"}
+    world.reservation("earlier")
+    assert world.woken == {"chosen", "earlier"}
 
 
 def test_session_that_was_given_up_does_not_keep_others_from_the_home(world: World) -> None:

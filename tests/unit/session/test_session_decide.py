@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
-from vdi.session.decide import Claimant, Observed, decide, find_holder
+from vdi.session.decide import Claimant, Observed, decide, find_holder, host_taken
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 
@@ -25,7 +25,7 @@ def test_missing_template_is_waited_for() -> None:
 
 
 def test_running_desktop_is_never_taken_away() -> None:
-    observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_holder="bob")
+    observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_problem=host_taken("desk"))
     assert decide(observed, POLICY, NOW).problem is None
 
 
@@ -45,10 +45,11 @@ def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
     assert decide(Observed(own, a_template(), home_holder="first"), POLICY, NOW).desktop
 
 
-def test_taken_host_is_named_with_its_holder() -> None:
-    problem = decide(Observed(a_session(hostname="desk"), a_template(), host_holder="first"), POLICY, NOW).problem
-    assert problem and problem.reason == "HostTaken"
-    assert "'desk'" in problem.message and "'first'" in problem.message
+def test_taken_host_is_named_without_its_holder() -> None:
+    observed = Observed(a_session(hostname="desk"), a_template(), host_problem=host_taken("desk"))
+    problem = decide(observed, POLICY, NOW).problem
+    assert problem and (problem.reason, problem.needs_a_person) == ("HostTaken", False)
+    assert problem.message == "The host name `desk` is not available. Choose another `spec.hostname`."
 
 
 def claimant(uid: str, created: str, *, holds: bool = False, leaving: bool = False) -> Claimant:

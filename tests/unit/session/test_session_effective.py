@@ -165,14 +165,23 @@ def test_objects_from_before_the_schema_was_tightened_are_refused_in_words() -> 
     assert "spec.shmSize: '-1Gi' is not allowed" in refused({}, {"shmSize": "-1Gi"}).message
 
 
-@pytest.mark.parametrize(
-    ("name", "hostname", "said"),
-    [("first", "portal", "the portal's own address"), ("portal", None, "without one the session 'portal'")],
-)
-def test_no_desktop_takes_the_portals_address(name: str, hostname: str | None, said: str) -> None:
-    session = a_session(name=name, hostname=hostname)
+def test_no_desktop_takes_the_portals_address() -> None:
+    session = a_session(hostname="portal")
     assert isinstance(resolve(session, a_template(), Policy()), Desktop)
     problem = resolve(session, a_template(), Policy(edge_middleware="vdi-edge"))
     assert isinstance(problem, Problem)
     assert problem.needs_a_person
+    assert "the portal's own address" in problem.message
+    assert isinstance(resolve(a_session(name="portal"), a_template(), Policy(edge_middleware="vdi-edge")), Desktop)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "said"), [("alice-5tq2mzk4", "the operator makes"), ("xn--lice-8na", "encoded"), ("ab--c", "encoded")]
+)
+def test_hostname_that_looks_like_a_keyed_or_an_encoded_label_is_refused(hostname: str, said: str) -> None:
+    problem = resolve(a_session(hostname=hostname), a_template(), Policy())
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.needs_a_person) == ("InvalidSession", True)
     assert said in problem.message
+    status = {"url": f"https://{hostname}.vdi.localhost"}
+    assert isinstance(resolve(a_session(hostname=hostname, status=status), a_template(), Policy()), Desktop), "has it"

@@ -22,7 +22,8 @@ from vdi.session.activity import Activity
 from vdi.session.agenda import next_look
 from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE
-from vdi.session.decide import Observed, decide
+from vdi.session.decide import Observed, decide, host_taken
+from vdi.session.effective import Problem
 from vdi.session.ending import find_ending, find_removal
 from vdi.session.findings import Finding, with_times
 from vdi.session.notices import Notice, find_notices
@@ -38,7 +39,7 @@ URL = "https://alice-desktop.vdi.localhost"
 
 def running(*, status: dict[str, Any] | None = None, template: dict[str, Any] | None = None, **spec: Any) -> Observed:
     observed = Observed(a_session(status=status, **spec), a_template(lifecycle=template or {}), a_pod(ready=True))
-    return replace(observed, home=a_claim(), service=a_service(), route=a_route(), node=a_node())
+    return replace(observed, home=a_claim(), service=a_service(), route=a_route(), node=a_node(), host="alice-desktop")
 
 
 def idle_since(moment: datetime, seen: datetime) -> Activity:
@@ -179,16 +180,16 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("had", "hostname", "holder", "waiting", "resting"),
-    [(URL, None, None, URL, URL), ("", None, None, "", ""), (URL, "other", None, "", ""), (URL, None, "bob", "", URL)],
+    ("host", "problem", "url"), [("alice-desktop", None, URL), ("", None, ""), ("", host_taken("alice-desktop"), "")]
 )
-def test_address_is_kept_without_a_route_until_another_is_wanted(
-    had: str, hostname: str | None, holder: str | None, waiting: str, resting: str
+def test_address_is_known_without_a_route_where_the_host_is_certain(
+    host: str, problem: Problem | None, url: str
 ) -> None:
-    session = a_session(status={"url": had}, hostname=hostname)
-    observed = replace(running(), session=session, pod=None, route=None, host_holder=holder)
-    assert derive(observed, None, POLICY, NOW).url == waiting
-    assert derive_suspended(observed, POLICY, NOW).url == resting
+    observed = replace(running(), pod=None, route=None, host=host, host_problem=problem)
+    assert derive(observed, None, POLICY, NOW).url == url
+    suspended = derive_suspended(observed, POLICY, NOW)
+    assert suspended.url == url
+    assert "HostTaken" not in {one.reason for one in suspended.conditions}
 
 
 def test_lost_or_leaving_home_is_said_before_a_desktop_is_made() -> None:

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from vdi.session import naming
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+KEY = b"k" * 32
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?){0,4}", fullmatch=True)
+
+
+def label(name: str, user: str = "alice@example.com", namespace: str = "vdi-sessions", key: bytes = KEY) -> str:
+    return naming.host_label(namespace=namespace, session_name=name, user=user, key=key)
 
 
 def test_plain_name_is_used_as_it_is() -> None:
@@ -25,7 +30,7 @@ def test_name_that_does_not_fit_gets_a_readable_prefix_and_a_hash(name: str) -> 
 
 @given(names)
 def test_every_derived_name_is_a_label(name: str) -> None:
-    for derived in (naming.service_name(name), naming.secret_name(name), naming.host_label(name, None)):
+    for derived in (naming.service_name(name), naming.secret_name(name), label(name)):
         assert LABEL.fullmatch(derived), derived
 
 
@@ -40,11 +45,31 @@ def test_session_named_like_a_derived_name_gets_another(name: str) -> None:
     assert derived == name or naming.derive_base(derived) != derived
 
 
-def test_hostname_of_the_spec_is_the_host_label() -> None:
-    assert naming.host_label("alice.desktop", "alice") == "alice"
-
-
 emails = st.from_regex(r"[A-Za-z0-9._+-]{1,80}@[a-z]{1,20}\.[a-z]{2,5}", fullmatch=True)
+
+
+def test_host_is_the_name_and_a_hash_that_stays_as_it_is() -> None:
+    """A change of this label gives every desktop another address."""
+    assert label("alice-desktop") == "alice-desktop-3t22nuhc"
+    assert label("alice.desktop").startswith("alice-desktop-")
+    assert len(label("a" * 253)) == naming.LABEL_LIMIT
+
+
+@given(st.one_of(names, st.from_regex(r"xn--[-a-z0-9]{0,20}[a-z0-9]", fullmatch=True)), emails)
+def test_host_is_never_an_encoded_name_and_always_looks_keyed(name: str, user: str) -> None:
+    made = label(name, user)
+    assert "--" not in made
+    assert re.search(naming.KEYED_LABEL, made)
+    assert LABEL.fullmatch(made)
+
+
+@given(names, names, emails, emails)
+def test_two_people_never_share_a_host_and_the_same_person_gets_it_again(
+    one: str, other: str, alice: str, mallory: str
+) -> None:
+    assert (label(one, alice) == label(other, mallory)) == ((one, alice) == (other, mallory))
+    assert label(one, alice) != label(one, alice, namespace="elsewhere")
+    assert label(one, alice) != label(one, alice, key=b"l" * 32)
 
 
 @given(emails, names)

@@ -18,7 +18,7 @@ from unit.session.session_builders import (
 )
 from vdi.api.session import SessionStatus
 from vdi.session.conditions import CONDITION_TYPES
-from vdi.session.decide import Observed
+from vdi.session.decide import Observed, host_taken
 from vdi.session.effective import Problem
 from vdi.session.phase import derive
 from vdi.session.policy import Policy
@@ -139,7 +139,7 @@ def test_refused_service_does_not_take_the_admission_of_a_running_pod() -> None:
 
 
 def test_host_taken_by_another_while_running_is_said() -> None:
-    status = status_of(seen(pod=a_pod(ready=True), host_holder="bob"))
+    status = status_of(seen(pod=a_pod(ready=True), host_problem=host_taken("desk")))
     assert reason(status, "RouteReady") == "HostTaken"
 
 

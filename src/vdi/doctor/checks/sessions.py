@@ -9,6 +9,7 @@ from vdi.doctor.operators import is_led, operator_for
 from vdi.doctor.snapshot import Snapshot
 from vdi.session.conditions import QUEUE_REASONS, Phase, Reason
 from vdi.session.effective import Problem
+from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES
 
 PATIENCE = 15.0
@@ -126,7 +127,9 @@ def _waiting(case: Case, problem: Problem) -> Finding:
         "template_invalid": f"kubectl edit vditemplate {case.session.spec.template}",
         "session_over_limit": f"kubectl --namespace {namespace} edit vdisession {name}",
         "home_in_use": f"end the other one, or create this one with persistence off: vdi session ls -n {namespace}",
-        "host_taken": f"give it another spec.hostname: kubectl --namespace {namespace} edit vdisession {name}",
+        "host_taken": f"give it another spec.hostname: kubectl --namespace {namespace} edit vdisession {name};"
+        f" whose it is: kubectl --namespace {namespace} get configmap"
+        f" {reservation_name(case.session.spec.hostname or name)} --output yaml",
         "name_taken": f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}",
         "pod_refused": f"kubectl get namespace {namespace} --show-labels;"
         f" kubectl --namespace {namespace} describe resourcequota,limitrange",

@@ -153,9 +153,9 @@ CONTROL_PLANE = (
     _code(
         code="host_taken",
         severity=Severity.WARNING,
-        means="Another, older session has the host name.",
-        proof="The session's status.",
-        remedy="Give this one another spec.hostname.",
+        means="Another session has the host name, or it is reserved for another user, who had it first.",
+        proof="The session's status. The ConfigMap vdi-host-NAME in the sessions' namespace names the user.",
+        remedy="Give this one another spec.hostname. An administrator releases a name by deleting its ConfigMap.",
     ),
     _code(
         code="name_taken",

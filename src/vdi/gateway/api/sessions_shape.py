@@ -143,7 +143,7 @@ class NewSession(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
         Name | None,
         Meta(
             description="First label of the desktop's host name: lower-case letters, digits and inner hyphens. "
-            "Left out: made from the name.",
+            "The first user who gets it keeps it. Left out: made from the name and a hash.",
         ),
     ] = None
     user: Annotated[

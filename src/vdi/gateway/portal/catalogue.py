@@ -17,7 +17,6 @@ from vdi.gateway.portal.pages import done, gateway_of, page, posted
 from vdi.gateway.portal.render import render
 from vdi.gateway.refused import Refused
 from vdi.gateway.rights import may_use
-from vdi.session.naming import host_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +83,10 @@ async def start(request: Request) -> Response:
         return await _form(request, person, form, why.sentence, why.status)
     except ValueError as why:
         return await _form(request, person, form, str(why), 422)
-    meta = session.metadata
+    name = session.metadata.name
     if form.get("then") == "stay":
-        return done(f"/desktops/{meta.name}", "start", meta.name)
-    # Its host answers at once: with the waiting page until the desktop is there.
-    host = gateway.settings.host(host_label(meta.name, session.spec.hostname))
-    return RedirectResponse(f"{gateway.settings.url(host)}/", 303)
+        return done(f"/desktops/{name}", "start", name)
+    return RedirectResponse(f"/desktops/{name}/open", 303)
 
 
 async def _form(
@@ -114,7 +111,6 @@ async def _form(
         typed=shown,
         error=error,
         home_used_by=sharing_home(gateway.portal.live.sessions_with(person), template, person),
-        address=gateway.settings.url(gateway.settings.host("NAME")),
         at_the_end=template.spec.lifecycle.on_timeout,
         when_idle=template.spec.lifecycle.on_idle,
     )

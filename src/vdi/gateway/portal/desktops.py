@@ -1,12 +1,14 @@
 """My desktops, shared with me, one desktop's page, and what can be done there."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.login.guard import require
@@ -37,6 +39,8 @@ _SHARE_WORDS = {
     "7d": "1 week",
     "open": "as long as the desktop is there",
 }
+_ADDRESS_SECONDS = 5.0
+"""How long a browser waits for the address of a session that was just made."""
 _NOTHING_TYPED = {"length": "", "user": "", "role": "viewer", "for": "8h"}
 
 
@@ -103,6 +107,21 @@ async def desktop(request: Request) -> Response:
     """One desktop's own page."""
     person = await require(request)
     return await _show(request, person, request.path_params["name"])
+
+
+async def open_desktop(request: Request) -> Response:
+    """On to the desktop, whose host answers at once with the waiting page; to its page here while it has no address."""
+    person, name, gateway = await require(request), request.path_params["name"], gateway_of(request)
+    with gateway.world.changes(lambda change: change.kind == "session" and change.name == name) as changes:
+        found = fragments.desktop_of(gateway, person, name)
+        with suppress(TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(_ADDRESS_SECONDS):
+                while found and not found.url:
+                    await anext(changes)
+                    found = fragments.desktop_of(gateway, person, name)
+    if found is None:
+        return not_found(request, person, name)
+    return RedirectResponse(f"{found.url}/" if found.url else f"/desktops/{name}", 303)
 
 
 async def _show(
@@ -268,7 +287,8 @@ ROUTES = [
     Route("/desktops/{name}/extend", extend, methods=["POST"]),
     Route("/desktops/{name}/share", share, methods=["POST"]),
     Route("/desktops/{name}/unshare", unshare, methods=["POST"]),
-    # After the four above, since these take any word: who asks for one that is no deed gets the desktop's page.
+    Route("/desktops/{name}/open", open_desktop, methods=["GET"]),
+    # After the five above, since these take any word: who asks for one that is no deed gets the desktop's page.
     Route("/desktops/{name}/{deed}", ask, methods=["GET"]),
     Route("/desktops/{name}/{deed}", asked, methods=["POST"]),
 ]

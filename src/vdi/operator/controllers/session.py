@@ -1,6 +1,6 @@
 """Reconciles one session: looks, decides, acts, tells. The shape never varies:
 
-guard -> deleting? finalize -> finalizer -> observe -> run over? end it -> suspended? rest -> pod lost? make way
+guard -> deleting? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? rest -> pod lost? make way
       -> decide -> room -> build -> status -> soonest requeue
 """
 
@@ -19,6 +19,7 @@ from vdi.operator.announce import Announcer
 from vdi.operator.build import Builder, Built
 from vdi.operator.caches import Caches
 from vdi.operator.clear import Clearer, pods_of
+from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.observe import Observer
 from vdi.operator.ports import Admission, Desktops, EndReports, Pools
@@ -28,6 +29,7 @@ from vdi.operator.unanswered import Unanswered
 from vdi.session.agenda import next_look
 from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
+from vdi.session.conditions import Reason
 from vdi.session.decide import Observed, Verdict, decide
 from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
 from vdi.session.failures import find_vanished
@@ -61,6 +63,7 @@ class SessionController:
         *,
         client: Client,
         caches: Caches,
+        hosts: Hosts,
         reservations: Reservations,
         unanswered: Unanswered,
         builder: Builder,
@@ -85,7 +88,7 @@ class SessionController:
         self._clock = clock
         self._statuses = StatusWriter(client, caches.sessions, clock)
         report = neighbours.desktops.report
-        self._observer = Observer(caches, reservations, policy, report, self._statuses.is_unsaid)
+        self._observer = Observer(caches, reservations, hosts, policy, report, self._statuses.is_unsaid)
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
@@ -107,7 +110,8 @@ class SessionController:
     async def _run(self, session: VDISession) -> Result:
         if FINALIZER not in session.metadata.finalizers:
             session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
-        observed, now = self._observer.observe(session), self._clock.now()
+        observed = await self._builder.reserve_host(self._observer.observe(session))
+        now = self._clock.now()
         await self._clearer.sweep(observed)
         if ending := find_ending(observed, self._policy, now):
             return await self._end(observed, ending, now)
@@ -142,7 +146,8 @@ class SessionController:
         if built.failure:
             raise built.failure
         observed = replace(built.observed, session=written) if written is not session else built.observed
-        due = [note_due, REFUSED_AGAIN if built.refused else None]
+        refused = built.refused or (observed.host_problem and observed.host_problem.reason != Reason.HOST_TAKEN)
+        due = [note_due, REFUSED_AGAIN if refused else None]
         # A warning that has just been written may mean more at once.
         return self._come_back(observed, due, now, saw_all=not alerts and not _told_of_others(before, observed, now))
 
@@ -205,6 +210,8 @@ class SessionController:
             return Result()
         wait = self._history.seconds_to_wait(session) if self._history else None
         observed = self._observer.observe(session)
+        if session.status.url:  # of an earlier version, which recorded no owners
+            observed = await self._builder.reserve_host(observed)
         if pods := pods_of(observed):
             leaving = replace(observed, pod=pods[0], leaving=None)
             status = derive(leaving, None, self._policy, self._clock.now())

@@ -1,0 +1,71 @@
+"""Which host each session has: by its user and the key, or by a reservation."""
+
+from vdi.api.session import VDISession
+from vdi.kube.errors import AlreadyExists
+from vdi.kube.resource import CONFIG_MAPS
+from vdi.kube.transport import Client
+from vdi.operator.caches import Caches
+from vdi.operator.host_key import HostKey
+from vdi.session.hosts import build_reservation, recorded_label, refuse_hostname
+from vdi.session.naming import derive_base, host_label, reservation_name, route_name
+from vdi.session.observed import HostReservation
+from vdi.session.policy import Policy
+
+
+class Hosts:
+    """Looks labels and their owners up in the stores, and reserves labels."""
+
+    def __init__(self, client: Client, caches: Caches, policy: Policy, key: HostKey) -> None:
+        self._client = client
+        self._caches = caches
+        self._policy = policy
+        self._key = key
+
+    def label_of(self, session: VDISession) -> str:
+        """The host label that the session is to have, unless it is taken; empty where its hostname is refused."""
+        if refuse_hostname(session, self._policy):
+            return ""
+        label = recorded_label(session) or self._label_of_route(session)
+        if label is None or (session.spec.hostname is None and self.is_owned_by_another(session, label)):
+            meta = session.metadata
+            return host_label(
+                namespace=meta.namespace, session_name=meta.name, user=session.spec.user, key=self._key.value
+            )
+        return label
+
+    def needs_reservation(self, session: VDISession, label: str) -> bool:
+        """Whether a reservation for this label of the session has to be made."""
+        recorded = label in (session.spec.hostname, derive_base(session.metadata.name))
+        return recorded and self.owner_of(session.metadata.namespace, label) is None
+
+    def is_owned_by_another(self, session: VDISession, label: str) -> bool:
+        """Whether the label is reserved for another person."""
+        return self.owner_of(session.metadata.namespace, label) not in (None, session.spec.user)
+
+    def owner_of(self, namespace: str, label: str) -> str | None:
+        """Who has reserved the label; None: no one."""
+        reservation = self._caches.reservations.get(namespace, reservation_name(label))
+        return reservation.data.user if reservation else None
+
+    async def reserve(self, session: VDISession, label: str) -> str:
+        """Reserve the label for the session's user, unless it is reserved already. Gives its owner. Raises KubeError.
+
+        The API server decides who is first. A reservation that is there is never changed but for its labels, by which
+        the watch finds it.
+        """
+        namespace = session.metadata.namespace
+        body = build_reservation(namespace, label, session.spec.user)
+        try:
+            made = await self._client.create(CONFIG_MAPS, body, namespace=namespace, into=HostReservation)
+        except AlreadyExists:
+            name, labels = body["metadata"]["name"], {"metadata": {"labels": body["metadata"]["labels"]}}
+            made = await self._client.patch(CONFIG_MAPS, name, labels, namespace=namespace, into=HostReservation)
+        self._caches.reservations.remember(made)
+        return made.data.user
+
+    def _label_of_route(self, session: VDISession) -> str | None:
+        """An earlier version has made the route, and had not written the address yet when it ended."""
+        meta = session.metadata
+        route, legacy = self._caches.routes.get(meta.namespace, route_name(meta.name)), derive_base(meta.name)
+        is_legacy = route is not None and not session.spec.hostname and route.host == self._policy.host(legacy)
+        return legacy if is_legacy else None

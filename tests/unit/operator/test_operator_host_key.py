@@ -1,0 +1,65 @@
+"""The key of the host labels: made once, the same for all, and nothing goes on without it."""
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.kube.retry import NO_RETRY
+from vdi.kube.transport import Client
+from vdi.operator.host_key import SECRET, HostKey
+
+NAMESPACE = "vdi-sessions"
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    async with fake_api() as api:
+        yield api
+
+
+@pytest.fixture
+async def client(api: FakeApi) -> AsyncIterator[Client]:
+    async with Client(api.config(), field_manager="t", retry=NO_RETRY) as client:
+        yield client
+
+
+async def test_two_operators_that_start_at_once_have_one_key(client: Client) -> None:
+    keys = [HostKey(client, NAMESPACE) for _ in range(5)]
+    assert all(await asyncio.gather(*(key.load() for key in keys)))
+    assert {len(key.value) for key in keys} == {32}
+    assert len({key.value for key in keys}) == 1
+    later = HostKey(client, NAMESPACE)
+    assert await later.load()
+    assert later.value == keys[0].value
+
+
+async def test_no_key_is_ever_made_where_one_cannot_be_read(
+    api: FakeApi, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = HostKey(client, NAMESPACE)
+    api.faults += [("GET", refusal(403, "Forbidden")), ("GET", refusal(500, "InternalError"))]
+    with caplog.at_level(logging.ERROR):
+        assert not await key.load()
+        assert f"the Secret {NAMESPACE}/{SECRET} cannot be read" in key.problem
+        assert not await key.load()
+    assert [one.message.startswith("no session is worked on") for one in caplog.records] == [True, True]
+    with pytest.raises(RuntimeError):
+        key.value  # noqa: B018 -- reading it is the test
+    assert await key.load()
+    assert key.problem == ""
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"key": ""}, {"key": "not base 64!"}, {"key": base64.b64encode(b"short").decode()}]
+)
+async def test_secret_without_a_key_is_left_alone_and_named(api: FakeApi, client: Client, data: dict[str, Any]) -> None:
+    api.put("secrets", SECRET, namespace=NAMESPACE, data=data)
+    key = HostKey(client, NAMESPACE)
+    assert not await key.load()
+    assert "has no entry 'key' with at least 32 bytes" in key.problem
+    assert f"kubectl --namespace {NAMESPACE} delete secret {SECRET}" in key.problem

@@ -1,0 +1,51 @@
+"""Which labels are recorded, which hostnames are refused, and that no choice leads to another person's label."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.session.session_builders import a_session
+from vdi.session.hosts import build_reservation, has_label, recorded_label, refuse_hostname
+from vdi.session.naming import host_label
+from vdi.session.policy import Policy
+
+POLICY = Policy()
+names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", fullmatch=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "hostname", "url", "expected"),
+    [
+        ("alice-desktop", None, "", None),
+        ("alice-desktop", None, "https://alice-desktop.vdi.localhost", "alice-desktop"),
+        ("alice-desktop", None, "https://alice-desktop.vdi.localhost:8443", "alice-desktop"),
+        ("alice-desktop", None, "https://alice-desktop-5tq2mzk4.vdi.localhost", None),
+        ("alice-desktop", None, "https://other.vdi.localhost", None),
+        ("alice-desktop", "desk", "https://alice-desktop.vdi.localhost", "desk"),
+    ],
+)
+def test_chosen_and_earlier_labels_are_recorded(name: str, hostname: str | None, url: str, expected: str) -> None:
+    assert recorded_label(a_session(name, hostname=hostname, status={"url": url})) == expected
+
+
+def test_reservation_outlives_the_session_and_names_the_user() -> None:
+    made = build_reservation("vdi-sessions", "desk", "alice@example.com")
+    assert made["metadata"] == {
+        "name": "vdi-host-desk",
+        "namespace": "vdi-sessions",
+        "labels": {"app.kubernetes.io/managed-by": "vdi-operator", "vdi.kasm.io/host": "desk"},
+    }
+    assert made["data"] == {"user": "alice@example.com"}
+
+
+@given(names, names)
+def test_no_hostname_that_is_allowed_is_ever_a_keyed_label(mine: str, theirs: str) -> None:
+    keyed = host_label(namespace="vdi-sessions", session_name=theirs, user="alice@example.com", key=b"k" * 32)
+    assert refuse_hostname(a_session(hostname=keyed), POLICY)
+    assert refuse_hostname(a_session(mine), POLICY) is None
+    if refuse_hostname(a_session(hostname=mine), POLICY) is None:
+        assert mine != keyed
+
+
+def test_session_without_an_address_has_no_label() -> None:
+    assert not has_label(a_session(), "alice-desktop")
