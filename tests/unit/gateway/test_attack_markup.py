@@ -20,6 +20,7 @@ from vdi.gateway.login.logins import OIDC, Device, Identity
 from waiting import eventually
 
 MARK = "zzprobe"
+RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))
 PROBES = (
     f"\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>",
     f'" on{MARK}="1" \'',
@@ -76,7 +77,7 @@ def look(answer: httpx.Response, what: str) -> bool:
     kind = answer.headers.get("content-type", "")
     assert answer.headers["x-content-type-options"] == "nosniff", what
     location = answer.headers.get("location", "/")
-    assert location.startswith(("/", PORTAL, DESKTOP)), what
+    assert location.startswith(("/", PORTAL, DESKTOP, RUNS, WAITS, FAILS)), what
     assert not location.startswith(("//", "/\\")), what
     if not kind.startswith("text/html"):
         assert kind.partition(";")[0] not in ("image/svg+xml", "text/xml", "application/xhtml+xml"), what
@@ -102,9 +103,14 @@ def fill_in(api: FakeApi, bad: str) -> None:
     told = {"message": bad, "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}]}
     waits = {"queue": {"position": 1, "reason": bad}}
     for name, user, template, status in (
-        ("runs", OWNER, "evil", {"phase": "Running", "url": "https://runs.vdi.localhost/", **run, **told}),
-        ("waits", OWNER, bad, {"phase": "Pending", **told, **waits}),
-        ("fails", OWNER, "evil", {"phase": "Failed", "failures": {"count": 1, "message": bad}, **run, **told}),
+        ("runs", OWNER, "evil", {"phase": "Running", "url": RUNS, **run, **told}),
+        ("waits", OWNER, bad, {"phase": "Pending", "url": WAITS, **told, **waits}),
+        (
+            "fails",
+            OWNER,
+            "evil",
+            {"phase": "Failed", "url": FAILS, "failures": {"count": 1, "message": bad}, **run, **told},
+        ),
         ("shared", f"{bad}@example.com", bad, {"phase": "Running", "url": f"https://{bad}", **run, **told}),
     ):
         guests = access if user == OWNER else [{"user": OWNER, "role": "viewer"}]
@@ -208,9 +214,9 @@ async def test_no_page_for_strangers_and_of_desktops_lets_a_name_become_markup(
     for way in scene.ways():
         if way.method == "GET" and way.path not in STREAMS:
             look(await nobody.get(way.filled(), params=everything), f"GET {way.path} by nobody")
-    await browser.open("https://waits.vdi.localhost/")
+    await browser.open(f"{WAITS}/")
     seen = 0
-    for base in ("https://waits.vdi.localhost", DESKTOP):
+    for base in (WAITS, DESKTOP):
         for who in (browser, nobody):
             for way in scene.ways("desktop_routes"):
                 if way.path in STREAMS:

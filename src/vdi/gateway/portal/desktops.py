@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.login.guard import require
+from vdi.gateway.login.next_url import safe_next
 from vdi.gateway.people import Person, Role
 from vdi.gateway.portal import fragments
 from vdi.gateway.portal.desktop_view import DesktopView, extensions
@@ -121,7 +122,8 @@ async def open_desktop(request: Request) -> Response:
                     found = fragments.desktop_of(gateway, person, name)
     if found is None:
         return not_found(request, person, name)
-    return RedirectResponse(f"{found.url}/" if found.url else f"/desktops/{name}", 303)
+    address = safe_next(found.url, gateway.settings)
+    return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
 
 async def _show(
