@@ -39,7 +39,7 @@ FIELDS = (
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 NO_PAGES = {
     "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
-    "/api/{rest:path}",
+    "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/wait.js", "/.vdi/wait.css", "/.vdi/static/{name:path}",
 }  # fmt: skip
 """Routes that answer a GET with something else; the API's addresses bring JSON."""
