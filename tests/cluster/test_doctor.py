@@ -393,10 +393,14 @@ async def test_routes_that_traefik_leaves_out(ward: Ward) -> None:
     async with ward.at_work():
         for name in ("old", "other", "guarded", "crossing"):
             await ward.running(name, template, user=f"{name}@example.com")
-    rule = {"kind": "Rule", "match": "Host(`{}.vdi.localhost`)"}
+    rule = {"kind": "Rule", "match": "Host(`{}`)"}
 
     async def edit(name: str, **spec: Any) -> None:
-        route = {**rule, "match": rule["match"].format(name), **spec.pop("rule", {})}
+        route = {
+            **rule,
+            "match": rule["match"].format(ward.stage.host(name, f"{name}@example.com")),
+            **spec.pop("rule", {}),
+        }
         await ward.stage.patch(ROUTES, name, {"spec": {"routes": [route], **spec}})
 
     await edit("old", rule={"match": "HostRegexp(`{user:[a-z]+}.vdi.localhost`)"})

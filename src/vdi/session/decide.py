@@ -50,7 +50,7 @@ class Observed:
     host: str = ""
     """Label of the host that the session is to have; empty: it has none, or that is not known."""
     host_problem: Problem | None = None
-    """Why it can't have the host that it asks for."""
+    """Why it cannot have the host that it requests."""
 
     @property
     def node_lost(self) -> bool:

@@ -131,9 +131,9 @@ def changed(session: VDISession, **parts: Any) -> VDISession:
 def told(world: World, session: VDISession) -> VDISession:
     """The watch brings this state, with the address that the operator has given it."""
     url = session.status.url or world.settings.url(world.settings.host(session.metadata.name))
-    told = VDISession(session.metadata, session.spec, msgspec.structs.replace(session.status, url=url))
-    world.sessions.observe(told)
-    return told
+    session = VDISession(session.metadata, session.spec, msgspec.structs.replace(session.status, url=url))
+    world.sessions.observe(session)
+    return session
 
 
 def gone(world: World, session: VDISession) -> None:
