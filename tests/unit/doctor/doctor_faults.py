@@ -376,6 +376,16 @@ _route("regexp_of_traefik_2", "route_rule_v2", match="HostRegexp(`{user:[a-z]+}.
 _route("two_hosts_of_traefik_2", "route_rule_v2", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
 _route("entry_point_wrong", "route_entry_point_unknown", {"entryPoints": ["secure"]})
 _route("middleware_gone", "middleware_missing", middlewares=[{"name": "nobody"}])
+
+
+@fault("middleware_missing")
+def link_of_a_chain_is_gone(cluster: Cluster) -> None:
+    cluster.one("ingressroutes")["spec"]["routes"][0]["middlewares"] = [{"name": "vdi-edge"}]
+    chain = {"middlewares": [{"name": "vdi-edge-headers"}, {"name": "vdi-edge-auth"}]}
+    for name, spec in (("vdi-edge", {"chain": chain}), ("vdi-edge-auth", {})):
+        cluster.objects["middlewares"].append({"metadata": {"name": name, "namespace": SPACE}, "spec": spec})
+
+
 _route("middleware_elsewhere", "route_crosses_namespaces", middlewares=[{"name": "auth", "namespace": "kasm"}])
 
 

@@ -176,11 +176,13 @@ def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> 
     assert suspect_pods(one, 20) == [(SPACE, names[3])]
 
 
-def test_only_that_it_is_there_is_kept_of_a_middleware() -> None:
+def test_of_a_middleware_only_the_names_of_a_chain_are_kept() -> None:
     kept = trim(
         "middlewares", {"metadata": {"name": "auth", "namespace": "x"}, "spec": {"basicAuth": {"users": [SECRET]}}}
     )
     assert kept == {"metadata": {"name": "auth", "namespace": "x"}}
+    chain = {"metadata": {"name": "both"}, "spec": {"chain": {"middlewares": [{"name": "auth"}]}}}
+    assert trim("middlewares", chain)["spec"] == chain["spec"]
 
 
 def test_every_trouble_that_a_gateway_can_name_is_understood() -> None:

@@ -161,14 +161,20 @@ def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) 
 
 
 def _middleware(snapshot: Snapshot, case: Case, name: str, namespace: str, where: str) -> Iterator[Finding]:
-    looked = snapshot.scope.namespace in ("", namespace) and "middlewares" not in snapshot.unread_kinds
-    if looked and snapshot.find("middlewares", name, namespace) is None:
+    if snapshot.scope.namespace not in ("", namespace) or "middlewares" in snapshot.unread_kinds:
+        return
+    named = snapshot.find("middlewares", name, namespace) or {}
+    links = named.get("spec", {}).get("chain", {}).get("middlewares") or ()
+    for each, there in ((name, namespace), *((link["name"], link.get("namespace") or namespace) for link in links)):
+        if snapshot.find("middlewares", each, there) is not None:
+            continue
         yield found(
             "middleware_missing",
             where,
-            f"It names the Middleware {namespace}/{name}, which does not exist: Traefik leaves the route out (404).",
-            evidence=[f"spec.routes[].middlewares: {name}"],
-            remedy=f"kubectl --namespace {namespace} get middlewares.traefik.io",
+            f"It names the Middleware {there}/{each}, which does not exist: Traefik leaves the route out (404).",
+            evidence=[f"spec.routes[].middlewares: {name}"]
+            + ([f"spec.chain.middlewares of {name}: {each}"] if each != name else []),
+            remedy=f"kubectl --namespace {there} get middlewares.traefik.io",
             touches=case.touches,
         )
 
