@@ -1,6 +1,6 @@
 """A real Traefik with TLS in front of a real gateway's listeners and a desktop, all on loopback, no Kubernetes.
 
-Its routes are the chart's, written for the file provider; the Middleware is `FORWARD_AUTH`, which the chart renders.
+Its routes are the chart's, written for the file provider; its Middlewares have the specs that the chart renders.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import Stage, open_stage
-from vdi.gateway.edge.headers import FORWARD_AUTH
+from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.serve import _config, _Server, listen
@@ -77,10 +77,15 @@ class EdgeStage:
             rule = f"Host(`{self.host(label)}`)"
             routers[label] = {"rule": rule, "service": "desktop", "middlewares": ["vdi-edge"], **tls}
         address = f"http://127.0.0.1:{self.internal}/edge/verify"
+        middlewares = {
+            "vdi-edge": {"chain": {"middlewares": ["vdi-edge-headers", "vdi-edge-auth"]}},
+            "vdi-edge-headers": {"headers": {"customResponseHeaders": dict(DESKTOP_RESPONSE_HEADERS)}},
+            "vdi-edge-auth": {"forwardAuth": {"address": address, **FORWARD_AUTH}},
+        }
         dynamic = {
             "http": {
                 "routers": routers,
-                "middlewares": {"vdi-edge": {"forwardAuth": {"address": address, **FORWARD_AUTH}}},
+                "middlewares": middlewares,
                 "services": {
                     "gateway": {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{self.public}"}]}},
                     "desktop": {"loadBalancer": {"servers": [{"url": self.desktop.url}]}},

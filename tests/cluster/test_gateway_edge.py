@@ -14,6 +14,7 @@ from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.selkies import grant_token, subprotocols
 from vdi.gateway.store.grants import GrantStore
+from waiting import eventually
 
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 SOCKET = "/api/websockets"
@@ -169,8 +170,70 @@ async def test_when_the_gateway_dies_open_desktops_go_on(edge: EdgeStage, alice:
         await socket.send_str(f"kd,{number}")
         assert await socket.receive_str() == f"kd,{number}"
     async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
-        assert answer.status >= 500, "nobody is let in by a gateway that is not there"
+        assert answer.status == 500, "nobody is let in by a gateway that is not there"
+        # `errors` of Traefik cannot tell this from a desktop's own answer (docs/design/edge.md).
+        assert (await answer.read(), answer.headers["Referrer-Policy"]) == (b"", "same-origin")
     await socket.close()
+
+
+async def test_a_viewer_meets_no_desktop_that_takes_no_table_and_reads_why(
+    edge: EdgeStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.2)
+    await eventually(lambda: len(edge.desktop.table) == 2)
+    edge.desktop.refuse = 500
+    session = edge.stage.world.session("alice-desktop")
+    assert session is not None
+    told(edge.stage.world, changed(session, status={"ready_time": "2026-11-20T11:59:30Z"}))  # restarted
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await connect(edge, guest)
+    assert refused.value.status == 503
+    async with guest.get(edge.url(path="/?v=1")) as page:
+        assert (page.status, "View only is not possible now" in await page.text()) == (503, True)
+    mine = await connect(edge, alice)
+    assert await mine.receive_str() == "AUTH_SUCCESS,controller"
+    await mine.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/sessions/1", "//api/./sessions/1", "/x/../api/sessions/1", "/%61pi/SESSIONS/1", "/api%2fsessions/1"]
+)
+async def test_only_the_owner_disconnects_people(edge: EdgeStage, alice: aiohttp.ClientSession, path: str) -> None:
+    told(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    async with await edge.browser(GUEST) as guest:
+        await enter(edge, guest)
+        cookie = stolen(guest, edge.host())
+    request = f"DELETE {path} HTTP/1.1\nHost: {edge.host()}\nConnection: close\nCookie: "
+    count = len(edge.desktop.seen)
+    assert head(await edge.raw(f"{request}{cookie}\n\n")) == "HTTP/1.1 403 Forbidden"
+    assert len(edge.desktop.seen) == count
+    assert head(await edge.raw(f"{request}{stolen(alice, edge.host())}\n\n")) == "HTTP/1.1 200 OK"
+
+
+# ---- headers
+
+
+async def test_every_answer_at_a_desktops_host_has_the_headers_and_names_no_server(
+    edge: EdgeStage, alice: aiohttp.ClientSession
+) -> None:
+    hostile = {"Strict-Transport-Security": "max-age=0", "Clear-Site-Data": '"cookies"', "Server": "Desktop/1.0"}
+    edge.desktop.pages["/hostile"] = ("hostile", {**hostile, "Referrer-Policy": "unsafe-url"})
+    async with await edge.browser() as stranger:
+        for browser, path, headers, status in (
+            (alice, "/x", PROGRAM, 200),
+            (alice, "/hostile", PROGRAM, 200),
+            (alice, "/sw.js", {**PROGRAM, "Service-Worker": "script"}, 403),
+            (alice, "/.vdi/wait", {}, 200),
+            (stranger, "/", {}, 302),
+            (stranger, "/.vdi/start", {}, 302),
+            (stranger, "/x", PROGRAM, 401),
+        ):
+            async with browser.get(edge.url(path=path), headers=headers, allow_redirects=False) as answer:
+                assert answer.status == status, path
+                assert answer.headers.getall("Strict-Transport-Security") == ["max-age=31536000; includeSubDomains"]
+                assert answer.headers.getall("X-Content-Type-Options") == ["nosniff"]
+                assert answer.headers.getall("Referrer-Policy") == ["same-origin"]
+                assert {"Server", "Clear-Site-Data"}.isdisjoint(answer.headers), path
 
 
 # ---- where there is no desktop

@@ -15,7 +15,7 @@ app.kubernetes.io/component: gateway
 http://{{ include "vdi.gateway.name" . }}.{{ .Release.Namespace }}.svc:8081
 {{- end }}
 
-{{/* The Middleware in the sessions' namespace that asks the gateway about every request to a desktop. */}}
+{{/* The Middleware in the sessions' namespace that every request to a desktop passes: it asks the gateway. */}}
 {{- define "vdi.gateway.middleware" -}}vdi-edge{{- end }}
 
 {{/* The Secret with the database's URL: of a server somewhere, or of the one that this release brings; empty: SQLite. */}}

@@ -263,6 +263,13 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     access: Annotated[TemplateAccess, doc("Who may start desktops of this template.")] = msgspec.field(
         default_factory=TemplateAccess
     )
+    service_workers: Annotated[
+        bool,
+        doc(
+            "true: pages of the desktop may register service workers, as code-server does. The gateway enforces it, at "
+            "once. A service worker stays in the browsers of everybody who opened the desktop."
+        ),
+    ] = False
     pre_pull: Annotated[
         bool, doc("true: every node that may run a desktop of this template has its image before anybody asks for one.")
     ] = False

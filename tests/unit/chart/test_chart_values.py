@@ -11,7 +11,7 @@ import yaml
 from tools.generate import chart
 from tools.generate.chart_render import ROOT
 from vdi.api.crd import render_files
-from vdi.gateway.edge.headers import FORWARD_AUTH
+from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.operator.settings import read_settings as operator_settings
 
@@ -90,13 +90,20 @@ def test_the_process_knows_every_variable_that_the_chart_sets(
 
 def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
     made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
-    (middleware,) = [each for each in made if each["kind"] == "Middleware"]
+    middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
+    places = {each["metadata"]["namespace"] for each in middlewares.values()}
+    assert places == {"vdi-sessions"}, "a route refuses a Middleware of another namespace"
     (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert {"name": "VDI_EDGE_MIDDLEWARE", "value": middleware["metadata"]["name"]} in variables
-    assert middleware["metadata"]["namespace"] == "vdi-sessions", "a route refuses a Middleware of another namespace"
+    assert {"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"} in variables
     address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
-    assert middleware["spec"] == {"forwardAuth": {"address": address, **FORWARD_AUTH}}
+    # The headers first: they are to be on what the gateway answers, too.
+    chain = {"middlewares": [{"name": "vdi-edge-headers"}, {"name": "vdi-edge-auth"}]}
+    assert {name: each["spec"] for name, each in middlewares.items()} == {
+        "vdi-edge": {"chain": chain},
+        "vdi-edge-headers": {"headers": {"customResponseHeaders": dict(DESKTOP_RESPONSE_HEADERS)}},
+        "vdi-edge-auth": {"forwardAuth": {"address": address, **FORWARD_AUTH}},
+    }
 
 
 def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> None:

@@ -25,7 +25,11 @@ class FakeSelkies:
     """With this status, instead of taking a table."""
     refused: int = 0
     """How often it has."""
+    hangs: bool = False
+    """Take no table, and never say so."""
     mode: str = "websockets"
+    pages: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """Text and headers by path, in place of what it answers to everything."""
     seen: list[web.Request] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     sockets: dict[web.WebSocketResponse, tuple[str, str]] = field(default_factory=dict)
@@ -45,6 +49,8 @@ class FakeSelkies:
     async def _take(self, request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {self.master}":
             return web.Response(status=401)
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.refuse:
             self.refused += 1
             return web.Response(status=self.refuse)
@@ -92,6 +98,9 @@ class FakeSelkies:
 
     async def _page(self, request: web.Request) -> web.Response:
         self.seen.append(request)
+        if request.path in self.pages:
+            text, headers = self.pages[request.path]
+            return web.Response(text=text, headers=headers)
         # A desktop may say what it wants: also cookies named like ours, and our mark.
         return web.Response(
             text=f"desktop {request.path}", headers={"Set-Cookie": "__Host-vdi-desktop=evil; Path=/; Secure"}

@@ -18,11 +18,12 @@ from unit.gateway.edge_stage import (
     a_session,
     address,
     changed,
+    gone,
     open_stage,
     shared_with,
     told,
 )
-from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, STATE_COOKIE
 from vdi.gateway.store.grants import GrantStore
 
 HOST = SETTINGS.host("alice-desktop")
@@ -67,11 +68,39 @@ async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: Stag
 
 
 async def test_a_guest_enters_as_what_the_session_says(stage: Stage) -> None:
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     browser = await stage.logged_in(GUEST)
     assert (await browser.open(address())).status_code == 200
     (grant,) = await GrantStore(stage.database).open()
-    assert (grant.user, grant.role, grant.login_id) == (GUEST, "viewer", browser.login_id)
+    assert (grant.user, grant.role, grant.login_id) == (GUEST, "collaborator", browser.login_id)
+
+
+async def test_a_browser_that_enters_another_session_at_this_host_clears_what_the_last_one_left(stage: Stage) -> None:
+    browser = await stage.logged_in(OWNER)
+    clears = '"cache", "storage"'
+
+    async def enter() -> str | None:
+        answer = await browser.get(await ticket_link(browser))
+        assert answer.status_code == 302
+        cleared: str | None = answer.headers.get("clear-site-data")
+        return cleared
+
+    assert [await enter(), await enter()] == [clears, None], "never here before, and the same session again"
+    gone(stage.world, a_session())
+    stage.add(a_session(uid="uid-new", resource_version="7"))
+    assert [await enter(), await enter()] == [clears, None]
+    browser.cookies.delete(LAST_COOKIE, domain=HOST, path="/")  # pushed out by many others
+    assert await enter() == clears
+    browser.cookies.set(LAST_COOKIE, "planted", domain=HOST, path="/")
+    assert await enter() == clears
+
+
+async def test_leaving_forgets_no_trace_of_the_session(stage: Stage) -> None:
+    """Else the next one at this host would not be known for another."""
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    await browser.post(address(path="/.vdi/leave"), headers={"Origin": address(path="")})
+    assert LAST_COOKIE in browser.stolen(HOST)
 
 
 async def test_a_stranger_learns_nothing(stage: Stage) -> None:
@@ -234,7 +263,7 @@ async def test_the_cookies_are_for_this_host_and_no_script(stage: Stage) -> None
     browser = await stage.logged_in(OWNER)
     landed = await browser.get(await ticket_link(browser))
     lines = landed.headers.get_list("set-cookie")
-    assert {line.partition("=")[0] for line in lines} == {DESKTOP_COOKIE, GRANT_COOKIE}
+    assert {line.partition("=")[0] for line in lines} == {DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE}
     for line in lines:
         assert {"Path=/", "Secure", "HttpOnly", "SameSite=Lax"} <= set(line.split("; "))
         assert "domain" not in line.lower()

@@ -10,14 +10,19 @@ import pytest
 
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
+    GUEST,
     HANDSHAKE,
+    NAVIGATION,
     OWNER,
     SETTINGS,
+    Browser,
     Stage,
     a_session,
     address,
     changed,
+    gone,
     open_stage,
+    shared_with,
     told,
     until,
 )
@@ -65,6 +70,90 @@ async def test_a_handshake_does_not_wait_for_ever(
     desktop.refuse = 500
     answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
     assert answer.status_code == 200
+
+
+async def as_viewer(stage: Stage) -> Browser:
+    """A guest who may watch, and has come as far as the desktop lets them."""
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    guest = await stage.logged_in(GUEST)
+    await guest.open(address())
+    return guest
+
+
+@pytest.mark.parametrize("broken", ["answers 500", "does not answer", "is another image", "has lost the grant"])
+async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    if broken == "does not answer":
+        desktop.hangs = True
+    elif broken == "has lost the grant":
+
+        async def no_grants(_session: object) -> list[Grant]:
+            return []
+
+        monkeypatch.setattr(stage.edge.tables, "_holding", no_grants)
+    else:
+        desktop.refuse = 500 if broken == "answers 500" else 404
+    guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
+    theirs = guest.stolen(HOST)
+    for path, headers in (("/api/websockets", HANDSHAKE), ("/api/ws", HANDSHAKE), ("/?v=1", NAVIGATION), ("/x.js", {})):
+        answer = await stage.verify(HOST, path, Cookie=theirs, **headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), path
+        assert "View only is not possible now" in answer.text
+    await owner.open(address())
+    answer = await stage.verify(HOST, "/api/websockets", Cookie=owner.stolen(HOST), **HANDSHAKE)
+    assert answer.status_code == 200, "an image without a token table works for its owner"
+
+
+async def test_a_viewer_comes_in_once_the_desktop_knows_them(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 500
+    guest = await as_viewer(stage)
+    assert (await guest.open(address())).status_code == 503
+    desktop.refuse = 0
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 5.0)
+    assert (await guest.open(address())).status_code == 200
+    posts = len(desktop.tables)
+    for path in ("/x.js", "/y.js"):
+        assert (await stage.verify(HOST, path, Cookie=guest.stolen(HOST))).status_code == 200
+    assert len(desktop.tables) == posts, "what was confirmed is not asked for again"
+    handshake = await stage.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
+    assert (handshake.status_code, len(desktop.tables)) == (200, posts + 1), "but for a connection"
+
+
+async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = await as_viewer(stage)
+    assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 500
+    shared = stage.world.session("alice-desktop")
+    assert shared is not None
+    told(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
+    assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 503
+
+
+async def test_what_another_replica_has_posted_is_posted_again_here(
+    tmp_path: Path, desktop: FakeSelkies, stage: Stage
+) -> None:
+    """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
+    guest = await as_viewer(stage)
+    async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared, selkies=lambda _: desktop.url) as other:
+        told(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        count = len(desktop.tables)
+        answer = await other.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
+        assert (answer.status_code, len(desktop.tables)) == (200, count + 1)
+
+
+async def test_nothing_is_kept_of_a_session_that_has_ended(stage: Stage, desktop: FakeSelkies) -> None:
+    await stage.edge.tables.posted(UID, 2)
+    gone(stage.world, a_session())
+    assert stage.edge.tables._taken == {}
 
 
 async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: FakeSelkies) -> None:

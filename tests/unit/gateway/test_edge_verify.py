@@ -29,7 +29,9 @@ from unit.gateway.edge_stage import (
     shared_with,
     told,
 )
+from vdi.api.meta import ObjectMeta
 from vdi.api.session import QueueStatus
+from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.selkies import grant_token, subprotocols
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -219,6 +221,39 @@ async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_nobody_in(
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 503
 
 
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Dest": "serviceworker"}, {"Service-Worker": "script"}])
+async def test_no_service_worker_is_registered_unless_the_template_allows_it(
+    stage: Stage, alice: Browser, headers: dict[str, str]
+) -> None:
+    """One would outlive the session in this browser. Browsers send both headers, also when they look for an update."""
+    answer = await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **headers)
+    assert answer.status_code == 403
+    assert "spec.serviceWorkers" in answer.text
+    for version, allowed, status in (("1", True, 200), ("2", False, 403)):
+        meta = ObjectMeta(name="office", uid="uid-office", resource_version=version)
+        template = VDITemplate(meta, TemplateSpec(image="code", service_workers=allowed))
+        stage.world.templates.observe(template)
+        assert (await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **headers)).status_code == status
+    assert (await stage.verify(HOST, "/sw.js", **headers)).status_code == 401, "strangers learn nothing of the template"
+    worker = {"Sec-Fetch-Dest": "sharedworker"}  # ends with the last page that uses it
+    assert (await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **worker)).status_code == 200
+
+
+async def test_all_but_a_permission_carries_the_headers_of_every_answer(stage: Stage, alice: Browser) -> None:
+    answers = [
+        await stage.verify(HOST, "/", **NAVIGATION),
+        await stage.verify(HOST, "/"),
+        await stage.verify("evil.example", "/"),
+        await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **{"Service-Worker": "script"}),
+    ]
+    assert [answer.status_code for answer in answers] == [302, 401, 400, 403]
+    for answer in answers:
+        assert answer.headers["strict-transport-security"].startswith("max-age=31536000")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "same-origin"
+        assert "server" not in answer.headers
+
+
 # ---- those who have not
 
 
@@ -382,7 +417,7 @@ async def test_two_cookies_of_one_name_are_none(stage: Stage, alice: Browser) ->
 
 async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Stage) -> None:
     until = format_time(stage.clock.now + timedelta(minutes=2))
-    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer", until)))
+    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator", until)))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
     mine = cookies(guest)
@@ -401,7 +436,8 @@ async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: Stage) -> 
     await guest.open(address())
     told(stage.world, changed(shared, spec=shared_with(GUEST, "viewer")))
     assert (await stage.verify(HOST, Cookie=cookies(guest))).status_code == 401
-    assert (await guest.open(address())).status_code == 200  # by the way in, as a viewer
+    answer = await guest.open(address())  # by the way in, as a viewer
+    assert "View only" in answer.text, "there is no desktop here that could confirm it"
     roles = [one.role for one in await GrantStore(stage.database).open(user=GUEST)]
     assert "viewer" in roles
 

@@ -2,10 +2,12 @@
 
 from starlette.responses import Response
 
-from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, RELOAD_COOKIE, STATE_COOKIE
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, RELOAD_COOKIE, STATE_COOKIE
 
 STATE_SECONDS = 300
 RELOAD_SECONDS = 60
+LAST_SECONDS = 400 * 24 * 3600
+"""The longest that browsers keep a cookie."""
 
 
 def desktop_cookie(token: str, seconds: int) -> tuple[bytes, bytes]:
@@ -28,8 +30,13 @@ def reload_cookie(there: bool) -> tuple[bytes, bytes]:
     return b"set-cookie", _line(RELOAD_COOKIE, "1" if there else "", RELOAD_SECONDS if there else 0).encode()
 
 
+def last_cookie(session: str) -> tuple[bytes, bytes]:
+    """The Set-Cookie header that remembers which session was entered here."""
+    return b"set-cookie", _line(LAST_COOKIE, session, LAST_SECONDS).encode()
+
+
 def forget_cookies(response: Response) -> None:
-    """Make the browser forget all of them."""
+    """Make the browser forget what lets it in."""
     for name in (DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE):
         add_header(response, (b"set-cookie", _line(name, "", 0).encode()))
 

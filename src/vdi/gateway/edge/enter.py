@@ -27,11 +27,12 @@ from vdi.gateway.edge.cookies import (
     desktop_cookie,
     forget_cookies,
     grant_cookie,
+    last_cookie,
     reload_cookie,
     state_cookie,
 )
 from vdi.gateway.edge.gate import Gate, Logins, handle_hash
-from vdi.gateway.edge.headers import LABEL, MARK, STATE_COOKIE, Hosts, cookies_in, local_path, quoted
+from vdi.gateway.edge.headers import LABEL, LAST_COOKIE, MARK, STATE_COOKIE, Hosts, cookies_in, local_path, quoted
 from vdi.gateway.edge.revocation import Live, Revoker
 from vdi.gateway.edge.tables import Tables
 from vdi.gateway.edge.tokens import Tokens
@@ -54,6 +55,8 @@ _STATE = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE_HASH = re.compile(r"[0-9a-f]{64}")
 _TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
 _OURS = {MARK: "1"}
+_CLEAR = (b"clear-site-data", b'"cache", "storage"')
+"""Not "cookies": browsers forget those of the whole domain, the login at the portal among them."""
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -217,7 +220,20 @@ class Entrance:
             log.info("%s entered session %s as %s", grant.user, session.metadata.name, role)
             add_header(response, grant_cookie(handle, int(self._settings.login_max.total_seconds())))
         add_header(response, desktop_cookie(self._tokens.mint(grant), self._settings.token_seconds))
+        self._part_from_last(request, response, session)
         return response
+
+    def _part_from_last(self, request: Request, response: Response, session: VDISession) -> None:
+        """Where this browser entered another session at this host before: clear what that one's pages left behind.
+
+        Its service workers, cached scripts and storage would otherwise be this desktop's. A browser without the cookie
+        counts as having been elsewhere: pages of other hosts can push it out, and those of the last session can change
+        it, but they do not know the uid of the next one.
+        """
+        entered = _hash(session.metadata.uid)
+        if cookies_in(request.headers.get("cookie", "")).get(LAST_COOKIE) != entered:
+            add_header(response, _CLEAR)
+        add_header(response, last_cookie(entered))
 
     def _label(self, request: Request) -> str:
         label = self._hosts.label(request.headers.get("host", ""))

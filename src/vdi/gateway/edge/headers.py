@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from vdi.gateway.login.security import TRANSPORT_HEADERS
 from vdi.gateway.settings import Settings
 
 DESKTOP_COOKIE = "__Host-vdi-desktop"
@@ -19,6 +20,8 @@ STATE_COOKIE = "__Host-vdi-state"
 """What ties a ticket to the browser that asked for it."""
 RELOAD_COOKIE = "__Host-vdi-reload"
 """Set while a page of the desktop, which has loaded itself again, is on its way through the portal."""
+LAST_COOKIE = "__Host-vdi-last"
+"""Which session this browser entered last at this host."""
 OURS = "__Host-vdi-"
 """How the names of all our cookies begin; no desktop gets to see one."""
 MARK = "X-VDI-Gateway"
@@ -35,12 +38,21 @@ FORWARD_AUTH: Mapping[str, Any] = {
         "Sec-Fetch-Site",
         "Sec-Fetch-User",
         "Sec-WebSocket-Key",
+        "Service-Worker",
     ],
     "authResponseHeaders": ["Authorization", "Cookie", "Sec-WebSocket-Protocol", "Selkies-Authorization"],
     "addAuthCookiesToResponse": [DESKTOP_COOKIE],
 }
-"""The Middleware `vdi-edge`, without its address. What is read and answered here and what Traefik passes on belong
+"""The Middleware `vdi-edge-auth`, without its address. What is read and answered here and what Traefik passes on belong
 together; the chart's test compares them."""
+DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
+    **TRANSPORT_HEADERS,
+    # Traefik removes a header whose value is empty.
+    "Clear-Site-Data": "",
+    "Server": "",
+}
+"""The Middleware `vdi-edge-headers`: set on every response of a desktop. A desktop does not tell which server it runs,
+and does not clear cookies: the browser would forget those of the whole domain, the login at the portal among them."""
 
 _LONGEST_NEXT = 2048
 _VISIBLE = re.compile(r"[!-~]+")
@@ -115,6 +127,11 @@ def is_navigation(method: str, headers: Mapping[bytes, bytes]) -> bool:
     if mode is None:
         return b"text/html" in headers.get(b"accept", b"")
     return mode == b"navigate" and headers.get(b"sec-fetch-dest", b"document") == b"document"
+
+
+def is_service_worker(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser fetches the script of a service worker, to register or to update it."""
+    return b"service-worker" in headers or headers.get(b"sec-fetch-dest") == b"serviceworker"
 
 
 def is_foreign(path: str, headers: Mapping[bytes, bytes], origin: str, *, navigation: bool) -> bool:

@@ -20,7 +20,7 @@ from vdi.gateway.edge.gate import Gate, Logins
 from vdi.gateway.edge.keys import KeyRing
 from vdi.gateway.edge.revocation import Live, Revocations, Revoker
 from vdi.gateway.edge.selkies import MasterTokens
-from vdi.gateway.edge.tables import Tables
+from vdi.gateway.edge.tables import Tables, desktop_of
 from vdi.gateway.edge.tokens import Tokens
 from vdi.gateway.edge.verify import Verify
 from vdi.gateway.edge.wait import WaitingPage
@@ -233,6 +233,7 @@ class Edge(Part):
         if new is None:
             if old is not None:
                 self._masters.forget(old.metadata.uid)
+                self.tables.forget(old.metadata.uid)
                 self._changed.add(old.metadata.uid)
                 self._news.set()
             return
@@ -249,7 +250,7 @@ class Edge(Part):
         """Whether a desktop has just become ready that knows nobody yet."""
         if new.status.phase != Phase.RUNNING or not self._live.find(session_uid=new.metadata.uid):
             return False
-        return old is None or _desktop(old) != _desktop(new)
+        return old is None or desktop_of(old) != desktop_of(new)
 
     async def _jwks(self, _request: Request) -> Response:
         return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={int(_JWKS_AGE)}"})
@@ -263,9 +264,3 @@ _EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def _service(world: World, session: VDISession) -> str:
     template = world.template(session.spec.template)
     return desktop_url(session, template.spec.port if template else 8080)
-
-
-def _desktop(session: VDISession) -> tuple[str, ...]:
-    """Another one after a restart, and elsewhere."""
-    status = session.status
-    return status.phase, status.pod_name, status.pod_ip, status.ready_time

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -43,6 +44,16 @@ class PostError(Exception):
     """Raised when a desktop has not taken its table; says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The last table that a desktop has confirmed to this replica."""
+
+    number: int
+    """Which request for a table it answers."""
+    desktop: tuple[str, ...]
+    grants: frozenset[str]
+
+
 class Tables:
     """Posts tables. `address` gives the URL of a session's Selkies, without a slash at its end."""
 
@@ -69,7 +80,8 @@ class Tables:
         # By session, from when a table is asked for until it is taken: the task, and the number of the last asking.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, int] = {}
-        self._taken: dict[str, int] = {}
+        # By session, for as long as it exists.
+        self._taken: dict[str, _Taken] = {}
         self._count = 0
         self._closing = False
         self._news = asyncio.Event()  # set, and made anew, whenever something was asked for or taken
@@ -82,14 +94,31 @@ class Tables:
             self._tasks[uid] = asyncio.get_running_loop().create_task(self._work(uid), name=f"token table of {uid}")
         self._tell()
 
-    async def posted(self, uid: str, seconds: float) -> None:
-        """Post the table now, and wait until the desktop has taken it; not longer than this."""
+    async def posted(self, uid: str, seconds: float) -> frozenset[str]:
+        """Post the table now, and wait until the desktop has taken it; not longer than this.
+
+        Returns the ids of the grants in it; none if the desktop has not taken it.
+        """
         self.touch(uid)
         number = self._asked[uid]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while uid in self._tasks and self._taken.get(uid, 0) < number:
+                while uid in self._tasks and not self._is_answered(uid, number):
                     await self._news.wait()
+        return self._taken[uid].grants if self._is_answered(uid, number) else frozenset()
+
+    def has_taken(self, session: VDISession, grant_id: str) -> bool:
+        """Whether this desktop, not the one before a restart, has confirmed a table with this grant to this replica."""
+        taken = self._taken.get(session.metadata.uid)
+        return taken is not None and taken.desktop == desktop_of(session) and grant_id in taken.grants
+
+    def forget(self, uid: str) -> None:
+        """This session has ended."""
+        self._taken.pop(uid, None)
+
+    def _is_answered(self, uid: str, number: int) -> bool:
+        taken = self._taken.get(uid)
+        return taken is not None and taken.number >= number
 
     async def close(self) -> None:
         """Stop all work; what is under way may end, but not for long."""
@@ -108,7 +137,7 @@ class Tables:
             while not self._closing and (session := self._sessions.by_uid(uid)) is not None and should_run(session):
                 number = self._asked[uid]
                 try:
-                    await self._post(session)
+                    grants = await self._post(session)
                 except PostError as error:
                     late = tries >= len(PAUSES) and session.status.phase == Phase.RUNNING
                     level = logging.WARNING if late and tries % 60 == len(PAUSES) else logging.DEBUG
@@ -116,13 +145,15 @@ class Tables:
                     await self._pause(uid, PAUSES[min(tries, len(PAUSES) - 1)])
                     tries += 1
                     continue
-                self._taken[uid] = number
+                self._taken[uid] = _Taken(number, desktop_of(session), grants)
                 self._tell()
                 if self._asked[uid] == number:
                     break
         finally:
-            for mapping in (self._tasks, self._asked, self._taken):
-                mapping.pop(uid, None)
+            self._tasks.pop(uid, None)
+            self._asked.pop(uid, None)
+            if self._sessions.by_uid(uid) is None:
+                self.forget(uid)
             self._tell()
 
     async def _pause(self, uid: str, seconds: float) -> None:
@@ -137,14 +168,15 @@ class Tables:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def _post(self, session: VDISession) -> None:
-        """One try. Raises PostError."""
+    async def _post(self, session: VDISession) -> frozenset[str]:
+        """One try. Returns the ids of the grants that the desktop has confirmed. Raises PostError."""
         uid = session.metadata.uid
         try:
             master = await self._masters.get(session)
         except MasterTokenError as error:
             raise PostError(str(error)) from error
-        table = token_table(master, await self._holding(session))
+        grants = await self._holding(session)
+        table = token_table(master, grants)
         headers = {"Authorization": f"Bearer {master}"}
         try:
             async with self._http.stream(
@@ -157,6 +189,7 @@ class Tables:
             self._masters.forget(uid)  # perhaps the Secret was replaced
         if status != httpx.codes.OK:
             raise PostError(f"it answers {status}")
+        return frozenset(grant.id for grant in grants)
 
     async def _holding(self, session: VDISession) -> list[Grant]:
         uid = session.metadata.uid
@@ -176,3 +209,9 @@ class Tables:
 def should_run(session: VDISession) -> bool:
     """Whether there is, or may soon be, a desktop to speak to. One that is being suspended still shows its picture."""
     return session.status.phase in (Phase.CREATING, Phase.RUNNING)
+
+
+def desktop_of(session: VDISession) -> tuple[str, ...]:
+    """What identifies the desktop of a session: another one after a restart, and elsewhere."""
+    status = session.status
+    return status.phase, status.pod_name, status.pod_ip, status.ready_time

@@ -24,10 +24,12 @@ from vdi.gateway.edge.headers import (
     Hosts,
     is_foreign,
     is_navigation,
+    is_service_worker,
     quoted,
     read_headers,
     without_ours,
 )
+from vdi.gateway.edge.paths import may_request
 from vdi.gateway.edge.selkies import (
     PAGE_MARK,
     MasterTokenError,
@@ -39,9 +41,12 @@ from vdi.gateway.edge.selkies import (
     subprotocols,
 )
 from vdi.gateway.edge.tables import Tables
+from vdi.gateway.edge.tokens import Claims
 from vdi.gateway.edge.transport import PATH as TRANSPORT_PATH
 from vdi.gateway.edge.transport import is_fresh, streams_webrtc
+from vdi.gateway.login.security import TRANSPORT_HEADERS
 from vdi.gateway.metrics import Metrics
+from vdi.gateway.people import Role
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
@@ -58,6 +63,15 @@ LONGEST_URI = 16384
 _MARK = (MARK.lower().encode(), b"1")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _FRESH = (b"cache-control", b"no-store")
+_TRANSPORT = tuple((name.lower().encode(), value.encode()) for name, value in TRANSPORT_HEADERS.items())
+_NO_SERVICE_WORKERS = (
+    "Service workers are not allowed on this desktop: one would stay in the browser after the desktop has ended. "
+    "If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
+)
+_NOT_CONFIRMED = (
+    "View only is not possible now: the desktop has not confirmed that it lets you watch only. Load this page again in "
+    "a moment. If this stays, the owner can restart the desktop; an image that takes no token table has no viewers."
+)
 
 NEW_SECONDS = 5
 """After a desktop has become ready: a pool's is that in a moment, and Traefik takes in routes every 2 s at most (its
@@ -82,10 +96,12 @@ class Question:
     """What Traefik asks about."""
 
     host: str
+    method: str
     path: str
     uri: str
     navigation: bool
     handshake: bool
+    service_worker: bool
     cookies: str
 
 
@@ -125,7 +141,7 @@ class Verify:
         body = f"{answer.text}\n".encode() if answer.text else b""
         headers = [(b"content-length", str(len(body)).encode()), *answer.headers]
         if answer.status != 200:
-            headers += (_MARK, _FRESH, _TEXT)
+            headers += (_MARK, _FRESH, _TEXT, *_TRANSPORT)
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         self._outcomes[answer.outcome].inc()
@@ -143,10 +159,12 @@ class Verify:
         method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
         question = Question(
             host=self._settings.host(label),
+            method=method,
             path=uri.partition("?")[0],
             uri=uri,
             navigation=is_navigation(method, headers),
             handshake=b"sec-websocket-key" in headers,
+            service_worker=is_service_worker(headers),
             cookies=headers.get(b"cookie", b"").decode("latin-1"),
         )
         origin = self._settings.url(question.host)
@@ -165,6 +183,12 @@ class Verify:
         return await self._let_in(question, session, admitted)
 
     async def _let_in(self, question: Question, session: VDISession, admitted: Admitted) -> Answer:
+        claims = admitted.claims
+        template = self._world.template(session.spec.template)
+        if question.service_worker and not (template and template.spec.service_workers):
+            return _refused(403, _NO_SERVICE_WORKERS)
+        if not may_request(claims.role, question.method, question.path):
+            return _refused(403, f"A {claims.role} of this desktop may not do this.")
         renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
         if question.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
             return self._sent(question, f"/.vdi/wait?next={quoted(page_of(question.uri))}", renewed)
@@ -172,29 +196,44 @@ class Verify:
             return _later("This desktop is suspended.")
         if question.navigation and question.path == "/":
             page = page_of(question.uri)
-            if streams_webrtc(self._world.template(session.spec.template)):
-                if not is_fresh(mark_of(question.uri), admitted.claims.gid, self._clock()):
+            if streams_webrtc(template):
+                if not is_fresh(mark_of(question.uri), claims.gid, self._clock()):
                     return self._sent(question, f"{TRANSPORT_PATH}?next={quoted(page)}", renewed)
             elif mark_of(question.uri) != PAGE_MARK:
                 # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
                 where = f"/.vdi/wait?next={quoted(page)}" if self._is_new(session) else opened(page)
                 return self._sent(question, where, renewed)
+        if not await self._is_confirmed(question, session, claims):
+            log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
+            return _later(_NOT_CONFIRMED)
         try:
             master = await self._masters.get(session)
         except MasterTokenError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
             return _later("The way into this desktop is not known yet.")
-        token = grant_token(master, admitted.claims.gid)
+        token = grant_token(master, claims.gid)
         headers = [(b"authorization", f"Bearer {token}".encode()), *renewed]
         cookies = without_ours(question.cookies)
         if cookies:
             headers.append((b"cookie", cookies.encode("latin-1")))
         if question.handshake:
-            self.cuts.opened(session.metadata.name, admitted.claims.gid, question.path, time.monotonic())
+            self.cuts.opened(session.metadata.name, claims.gid, question.path, time.monotonic())
             if not question.path.startswith(SIGNALLING):
                 headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
-            await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
         return Answer(200, "renewed" if renewed else "allowed", headers)
+
+    async def _is_confirmed(self, question: Question, session: VDISession, claims: Claims) -> bool:
+        """Whether this request may go on as far as the desktop's token table is concerned.
+
+        Only the desktop holds viewers to the picture, and only after it has taken a table that names them: until then
+        nothing of theirs passes. Owners and collaborators may do everything anyway: a handshake of theirs waits for
+        the table, which closes their connection later, and passes without it: an image that takes none works for them.
+        """
+        is_viewer = claims.role is Role.VIEWER
+        if not question.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
+            return True
+        confirmed = await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
+        return claims.gid in confirmed or not is_viewer
 
     def _is_new(self, session: VDISession) -> bool:
         ready = session.status.ready_time

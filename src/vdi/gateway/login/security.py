@@ -5,6 +5,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vdi.gateway.settings import Settings
 
+TRANSPORT_HEADERS = {
+    # No host is below these, so includeSubDomains covers no one else. Not `preload`: that is about a whole registered
+    # domain, which may serve more than desktops.
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with it browsers send `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+}
+"""What desktops' responses have too, by Traefik's Middleware."""
 _NOT_NEEDED = (
     "accelerometer",
     "browsing-topics",
@@ -49,11 +58,8 @@ class SecurityHeaders:
         self._app = app
         self._headers = {
             "Content-Security-Policy": content_security_policy(settings),
-            "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
-            "X-Content-Type-Options": "nosniff",
+            **TRANSPORT_HEADERS,
             "X-Frame-Options": "DENY",
-            # Not no-referrer: with it browsers send `Origin: null` with our own forms.
-            "Referrer-Policy": "same-origin",
             "Permissions-Policy": ", ".join(f"{one}=()" for one in _NOT_NEEDED),
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Resource-Policy": "same-origin",

@@ -65,6 +65,7 @@
     return false;
   };
 
+  /* Only the owner gets an answer: for everybody else the desktop counts as in use. */
   const isEmpty = async () => (await ask("/api/sessions"))?.sessions?.length === 0;
 
   const wayOverWebRTC = async (relay) => {
@@ -89,7 +90,7 @@
       await wayOverWebRTC(relay);
       return;
     }
-    /* Somebody needed WebSocket once. Whoever comes when nobody is left may have WebRTC again. */
+    /* Somebody needed WebSocket once. An owner who comes when nobody is left may have WebRTC again. */
     if (maySwitch && (await isEmpty()) && (await relay)) await switchTo("webrtc");
     enter();
   };

@@ -1,0 +1,213 @@
+"""What a desktop leaves in a browser for the next one at its host: in a real Chromium, behind a real Traefik.
+
+A host does not pass to another person; here it does, since what the edge does by itself is what is tested. Mallory has
+a desktop at the host that will be alice's, and shares it with her. She opens it once.
+"""
+
+import asyncio
+import base64
+import hashlib
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from cluster.edge_traefik import EdgeStage, open_edge
+from unit.gateway.edge_stage import OWNER, STRANGER, a_session, gone, shared_with
+from vdi.api.meta import ObjectMeta
+from vdi.api.session import VDISession
+from vdi.api.template import TemplateSpec, VDITemplate
+from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.login.logins import Device, Identity
+
+HTML, SCRIPT = {"Content-Type": "text/html"}, {"Content-Type": "text/javascript"}
+KEPT = {**SCRIPT, "Cache-Control": "public, max-age=31536000, immutable"}
+WORKER = """
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+self.addEventListener("fetch", (event) => {
+  if (new URL(event.request.url).pathname !== "/assets/app.js") return;
+  const script = 'document.documentElement.dataset.app = "the worker of mallory"';
+  event.respondWith(new Response(script, { headers: { "Content-Type": "text/javascript" } }));
+});
+"""
+PAGE = '<!doctype html><title>desktop</title><script src="/assets/app.js"></script>'
+ATTACK = """async () => {
+  localStorage.setItem("left", "by mallory");
+  sessionStorage.setItem("left", "by mallory");
+  await (await caches.open("left")).put("/x", new Response("by mallory"));
+  await new Promise((done, failed) => {
+    const opening = indexedDB.open("left");
+    opening.onsuccess = () => { opening.result.close(); done(); };
+    opening.onerror = failed;
+  });
+  try {
+    await navigator.serviceWorker.register("/worker.js", { scope: "/" });
+    await navigator.serviceWorker.ready;
+    return "registered";
+  } catch (error) {
+    return String(error);
+  }
+}"""
+FOUND = """async () => ({
+  app: document.documentElement.dataset.app,
+  workers: (await navigator.serviceWorker.getRegistrations()).length,
+  controlled: navigator.serviceWorker.controller !== null,
+  local: localStorage.getItem("left"),
+  tab: sessionStorage.getItem("left"),
+  caches: await caches.keys(),
+  databases: (await indexedDB.databases()).map((one) => one.name),
+})"""
+NOTHING: dict[str, object] = {
+    "workers": 0,
+    "controlled": False,
+    "local": None,
+    "tab": None,
+    "caches": [],
+    "databases": [],
+}
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    with Progress(tmp_path / "progress") as progress:
+        traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
+    async with open_edge(traefik, tmp_path) as edge:
+        gone(edge.stage.world, a_session())
+        yield edge
+
+
+@pytest.fixture
+async def browser(edge: EdgeStage) -> AsyncIterator[Browser]:
+    executable = find_chromium()
+    assert executable is not None, "no browser found: install chromium"
+    # Traefik's certificate is named as a good one: behind a bad one Chromium caches nothing, and takes no worker.
+    args = [*CHROMIUM_ARGS, f"--ignore-certificate-errors-spki-list={await key_hash(edge)}"]
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=args)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+async def key_hash(edge: EdgeStage) -> str:
+    """SHA-256 of the public key of Traefik's certificate."""
+    pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", edge.port))
+    key = x509.load_pem_x509_certificate(pem.encode()).public_key()
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(der).digest()).decode()
+
+
+@pytest.fixture
+async def alice(edge: EdgeStage, browser: Browser) -> BrowserContext:
+    """Alice's browser, with her login at the portal."""
+    context = await browser.new_context()
+    context.set_default_timeout(10_000)
+    secret, _ = await edge.stage.gateway.login.logins.begin(Identity(user=OWNER), Device())
+    cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
+    await context.add_cookies([cookie])  # type: ignore[list-item]
+    return context
+
+
+def at_the_host(edge: EdgeStage, user: str, **more: Any) -> VDISession:
+    """A session of this user, whose desktop has the host."""
+    number = {STRANGER: "5", OWNER: "9"}[user]
+    more = {"uid": f"uid-of-{user}", "resource_version": number, "status": {"url": edge.url(path="")}, **more}
+    return edge.stage.add(a_session("alice-desktop", user, **more))
+
+
+def allow_service_workers(edge: EdgeStage) -> None:
+    meta = ObjectMeta(name="office", uid="uid-office", resource_version="1")
+    edge.stage.world.templates.observe(VDITemplate(meta, TemplateSpec(image="code", service_workers=True)))
+
+
+async def opened(edge: EdgeStage, page: Page) -> None:
+    """Return when this page shows the desktop."""
+    await page.goto(edge.url())
+    await page.wait_for_url(edge.url(path="/?v=1#token=edge"))
+    await page.wait_for_function("document.documentElement.dataset.app")
+
+
+async def attacked(edge: EdgeStage, page: Page) -> str:
+    """Alice opens mallory's desktop, which leaves what it can. Returns the result of registering a service worker."""
+    session = at_the_host(edge, STRANGER, spec=shared_with(OWNER, "collaborator"))
+    app = 'document.documentElement.dataset.app = "the script of mallory"'
+    edge.desktop.pages = {"/": (PAGE, HTML), "/worker.js": (WORKER, SCRIPT), "/assets/app.js": (app, KEPT)}
+    await opened(edge, page)
+    result: str = await page.evaluate(ATTACK)
+    count = sum(one.path == "/assets/app.js" for one in edge.desktop.seen)
+    await opened(edge, page)
+    left = await page.evaluate(FOUND)
+    assert (left["local"], left["caches"], left["databases"]) == ("by mallory", ["left"], ["left"])
+    assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == count, "the script is cached"
+    gone(edge.stage.world, session)
+    return result
+
+
+async def alices_own(edge: EdgeStage, page: Page) -> Page:
+    """The host is alice's desktop's now, which serves a script at the same address. She opens it in another tab.
+
+    The tab with mallory's desktop is closed: as long as it is open, its page runs at that host, and Chromium's process
+    for the host keeps the scripts that it has in memory.
+    """
+    await page.close()
+    at_the_host(edge, OWNER)
+    app = 'document.documentElement.dataset.app = "the script of alice"'
+    edge.desktop.pages = {"/": (PAGE, HTML), "/assets/app.js": (app, KEPT)}
+    page = await page.context.new_page()
+    await opened(edge, page)
+    return page
+
+
+async def test_nothing_of_a_former_desktop_runs_or_is_read_in_the_next_one(
+    edge: EdgeStage, alice: BrowserContext
+) -> None:
+    page = await alice.new_page()
+    assert "403" in await attacked(edge, page)
+    assert await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+    page = await alices_own(edge, page)
+    assert await page.evaluate(FOUND) == {**NOTHING, "app": "the script of alice"}
+
+
+async def test_a_service_worker_that_a_template_allows_ends_with_its_session(
+    edge: EdgeStage, alice: BrowserContext
+) -> None:
+    allow_service_workers(edge)
+    page = await alice.new_page()
+    assert await attacked(edge, page) == "registered"
+    assert (await page.evaluate(FOUND))["app"] == "the worker of mallory"
+    page = await alices_own(edge, page)
+    assert await page.evaluate(FOUND) == {**NOTHING, "app": "the script of alice"}
+
+
+async def test_the_same_desktop_keeps_what_it_left(edge: EdgeStage, alice: BrowserContext) -> None:
+    """Entering again, as after five minutes or a new login, costs a page neither its cache nor its settings."""
+    page = await alices_own(edge, await alice.new_page())
+    await page.evaluate(ATTACK)
+    cookies = [one for one in await alice.cookies() if one["name"] not in ("__Host-vdi-desktop", "__Host-vdi-grant")]
+    await alice.clear_cookies()
+    await alice.add_cookies(cookies)  # type: ignore[arg-type]
+    await opened(edge, page)
+    assert (await page.evaluate(FOUND))["local"] == "by mallory"
+    assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == 1
+
+
+async def test_the_login_outlives_both(edge: EdgeStage, alice: BrowserContext) -> None:
+    """Cookies are cleared neither by the edge nor by a desktop that asks for it."""
+    at_the_host(edge, STRANGER, spec=shared_with(OWNER, "collaborator"))
+    app = 'document.documentElement.dataset.app = "the script of mallory"'
+    hostile = {**HTML, "Clear-Site-Data": '"cookies"'}
+    edge.desktop.pages = {"/": (PAGE, hostile), "/assets/app.js": (app, SCRIPT)}
+    page = await alice.new_page()
+    await opened(edge, page)
+    await opened(edge, page)
+    assert LOGIN in {one["name"] for one in await alice.cookies(edge.settings.portal_url)}

@@ -1,0 +1,134 @@
+"""What each role may request of a desktop, path by path, however the path is written."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.edge_selkies import run_selkies
+from unit.gateway.edge_stage import (
+    GUEST,
+    HANDSHAKE,
+    OWNER,
+    SETTINGS,
+    Stage,
+    a_session,
+    address,
+    changed,
+    open_stage,
+    shared_with,
+)
+from vdi.gateway.edge.paths import may_request
+from vdi.gateway.people import Role
+
+OWNER_ONLY, CONTROL, ALL = "owner", "owner collaborator", "owner collaborator viewer"
+TABLE = [
+    # Every route of Selkies 2.1.0, and what its page loads.
+    ("GET", "/api/sessions", OWNER_ONLY),
+    ("DELETE", "/api/sessions/1a2b3c", OWNER_ONLY),
+    ("POST", "/api/tokens", OWNER_ONLY),
+    ("GET", "/api/metrics", OWNER_ONLY),
+    ("POST", "/api/switch", CONTROL),
+    ("POST", "/api/upload", CONTROL),
+    ("GET", "/api/files/", CONTROL),
+    ("GET", "/api/files/a/b.txt", CONTROL),
+    ("GET", "/api/print/page.pdf", CONTROL),
+    ("GET", "/api/apps/metadata.yml", CONTROL),
+    ("GET", "/api/apps/img/x.png", CONTROL),
+    ("GET", "/api/recording", CONTROL),
+    ("POST", "/api/recording", CONTROL),
+    ("DELETE", "/api/recording", CONTROL),
+    ("GET", "/api/screenshot", CONTROL),
+    ("GET", "/api/of-a-later-version", CONTROL),
+    ("GET", "/api", CONTROL),
+    ("GET", "/api/status", ALL),
+    ("GET", "/api/health", ALL),
+    ("GET", "/api/turn", ALL),
+    ("GET", "/api/websockets", ALL),
+    ("GET", "/api/websockets/", ALL),
+    ("GET", "/api/webrtc/signaling", ALL),
+    ("GET", "/api/webrtc/signaling/", ALL),
+    ("GET", "/api/ws", ALL),
+    ("GET", "/", ALL),
+    ("HEAD", "/", ALL),
+    ("GET", "/assets/index-BpOBp7NB.js", ALL),
+    ("GET", "/apiary", ALL),
+    ("POST", "/", CONTROL),
+    ("PUT", "/api/status", CONTROL),
+    ("OPTIONS", "/assets/x", CONTROL),
+]
+SESSIONS_OTHERWISE = [
+    "/api/sessions/",
+    "/api/sessions/x/y",
+    "//api/sessions",
+    "/api//sessions",
+    "/./api/./sessions",
+    "/x/../api/sessions",
+    "/api/x/../sessions",
+    "/API/Sessions",
+    "/%61pi/sessions",
+    "/api/%73essions/x",
+    "/api%2fsessions",
+    "/api%2Fsessions%2Fx",
+    "/api%252fsessions",
+    "/api%25252fsessions",
+    "/api\\sessions",
+    "/api%5csessions",
+    "/x/..%2fapi/sessions",
+    "/x/%2e%2e/api/sessions",
+    "/x%2f..%2fapi%2fsessions",
+    "/api;a=b/sessions",
+    "/api/sessions;a=b/x",
+    "/api/sessions%3Ba",
+    "/api/..;/api/sessions",
+    "/api/sessions%00",
+    "/api/sessions%00/../x",
+    "/api/sessions%20",
+    "/%2525252525252525252525",
+]
+
+
+@pytest.mark.parametrize(("method", "path", "roles"), TABLE)
+def test_each_role_has_its_paths(method: str, path: str, roles: str) -> None:
+    assert {role for role in Role if may_request(role, method, path)} == set(roles.split())
+
+
+@pytest.mark.parametrize("path", SESSIONS_OTHERWISE)
+def test_no_spelling_of_a_path_passes(path: str) -> None:
+    for role in (Role.COLLABORATOR, Role.VIEWER):
+        assert not may_request(role, "GET", path), role
+
+
+@pytest.mark.parametrize("path", ["/api/status/../files/x", "/api/status/..%2ffiles", "/assets/..%2fapi%2ffiles/"])
+def test_a_viewer_gets_no_further_by_what_they_may_see(path: str) -> None:
+    assert not may_request(Role.VIEWER, "GET", path)
+
+
+@pytest.mark.parametrize("path", ["/api/files/a%20b/c%25d.txt", "/api/files/..%20", "/api/files/sessions", "/x/%C3%A4"])
+def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
+    assert may_request(Role.COLLABORATOR, "GET", path)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with (
+        run_selkies("master-alice-desktop") as desktop,
+        open_stage(tmp_path, selkies=lambda _: desktop.url) as stage,
+    ):
+        yield stage
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_the_edge_asks_the_table(stage: Stage, role: Role) -> None:
+    user = OWNER if role is Role.OWNER else GUEST
+    if user == GUEST:
+        stage.add(changed(a_session(), spec=shared_with(GUEST, role)))
+    browser = await stage.logged_in(user)
+    assert (await browser.open(address())).status_code == 200
+    host = SETTINGS.host("alice-desktop")
+    for method, path, roles in TABLE:
+        headers = {"X-Forwarded-Method": method, "Cookie": browser.stolen(host)}
+        answer = await stage.verify(host, f"{path}?token=stolen", **headers)
+        assert answer.status_code == (200 if role in roles.split() else 403), (method, path)
+    handshake = await stage.verify(host, "/api/sessions", Cookie=browser.stolen(host), **HANDSHAKE)
+    assert handshake.status_code == (200 if role is Role.OWNER else 403)
