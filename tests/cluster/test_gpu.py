@@ -193,7 +193,12 @@ def test_configure_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(ope
 def script(site: Site, *words: str, timeout: int = 40) -> subprocess.CompletedProcess[str]:
     """configure_gpu_slicing.sh where there is kubectl and no vdi, nor Python."""
     path = f"{Path(site.kubectl[0]).parent}:/usr/bin:/bin"
-    environment = {"PATH": path, "HOME": "/nowhere", "KUBECONFIG": str(site.kubeconfig), "TIMEOUT": str(timeout)}
+    environment = {
+        "PATH": path,
+        "HOME": str(site.kubeconfig.parent),
+        "KUBECONFIG": str(site.kubeconfig),
+        "TIMEOUT": str(timeout),
+    }
     command = [str(SCRIPT), *words]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=80
