@@ -32,8 +32,8 @@ def run(
     VDI_OIDC_CLIENT_ID, VDI_OIDC_CLIENT_SECRET, VDI_OIDC_SCOPES (openid email profile groups), VDI_OIDC_GROUPS_CLAIM
     (groups), VDI_OIDC_NAME, VDI_ADMIN_USERS, VDI_ADMIN_GROUPS, VDI_LIMITS_FILE, VDI_MAX_TIMEOUT (no limit),
     VDI_RETENTION_DAYS (365), VDI_TOKEN_SECONDS (300), VDI_LOGIN_IDLE (12h), VDI_LOGIN_MAX (168h),
-    VDI_OPERATOR_ACCOUNT, VDI_TURN_URLS, VDI_TURN_SECRET_FILE, VDI_TURN_TTL (12h), VDI_DOCTOR_RECORD, VDI_LOG_LEVEL
-    (info), VDI_LOG_FORMAT (text or json).
+    VDI_OPERATOR_ACCOUNT, VDI_TURN_URLS, VDI_TURN_SECRET_FILE, VDI_TURN_TTL (12h), VDI_DOCTOR_RECORD,
+    VDI_METRICS_TOKEN_FILE, VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text or json).
     """
     if importlib.util.find_spec("starlette") is None:
         raise CommandFailedError("the gateway's libraries are not installed: install vdi[gateway]", USAGE)
