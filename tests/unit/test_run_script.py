@@ -28,7 +28,7 @@ def test_an_interrupt_starts_no_further_suite(tmp_path: Path) -> None:
     # A group of its own, as a terminal gives one: Ctrl-C reaches the script and the suite.
     script = [tmp_path / "tests/run.sh", "unit", "unit"]
     run = subprocess.Popen(script, stdout=subprocess.PIPE, text=True, process_group=0)
-    wait_until("the first suite", started.exists, 5)
+    wait_until("the first suite", lambda: started.exists() or None, 5)
     os.killpg(run.pid, signal.SIGINT)
     out, _ = run.communicate(timeout=5)
     assert run.returncode == 130, out
