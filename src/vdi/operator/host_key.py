@@ -40,7 +40,7 @@ class HostKey:
         return self._value
 
     async def load(self) -> bool:
-        """Read the key, or make it if the Secret does not exist. False: it is not known; `problem` and the log say why."""
+        """Read the key, or make it if the Secret does not exist. False: `problem` and the log say why that failed."""
         problem = ""
         try:
             self._value = _decode(await self._read_or_create())
