@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.ways import NAMESPACE, Object, is_ready, remove, until
 from vdi.kube import PODS, SERVICES, Client
-from vdi.session.children.pod import MASTER_TOKEN
+from vdi.session.children.pod import MASTER_TOKEN_DIGEST
 
 HOST = "plain.localhost"
 """Chromium decodes video for secure contexts alone; a name below `localhost` is one without TLS too."""
@@ -27,7 +27,7 @@ def plain_pod(pod: Object, name: str) -> Object:
     added = ("nodeName", "serviceAccount", "serviceAccountName")
     spec: Object = json.loads(json.dumps({key: value for key, value in pod["spec"].items() if key not in added}))
     [desktop] = spec["containers"]
-    kept = [variable for variable in desktop["env"] if variable["name"] not in (MASTER_TOKEN, PASSWORD)]
+    kept = [variable for variable in desktop["env"] if variable["name"] not in (MASTER_TOKEN_DIGEST, PASSWORD)]
     desktop["env"] = [*kept, {"name": PASSWORD, "value": secrets.token_urlsafe(12)}]
     for volume in spec["volumes"]:
         if volume.pop("persistentVolumeClaim", None):

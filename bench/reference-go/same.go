@@ -2,7 +2,9 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -54,8 +56,16 @@ func sameSecret(s *VDISession) client.Object {
 		ObjectMeta: sameMeta(s, s.Name+"-auth"),
 		Type:       corev1.SecretTypeOpaque,
 		Immutable:  &yes,
-		StringData: map[string]string{"password": word(), "agentToken": word()},
+		StringData: withDigests(map[string]string{"password": word(), "agentToken": word()}),
 	}
+}
+
+func withDigests(words map[string]string) map[string]string {
+	for _, key := range []string{"password", "agentToken"} {
+		digest := sha256.Sum256([]byte(words[key]))
+		words[key+"Sha256"] = hex.EncodeToString(digest[:])
+	}
+	return words
 }
 
 func word() string {
@@ -97,7 +107,7 @@ func samePodSpec(s *VDISession, image string) corev1.PodSpec {
 				{Name: "SELKIES_BASIC_AUTH_USER", Value: "user"},
 				{Name: "SELKIES_BASIC_AUTH_PASSWORD", ValueFrom: secret("password", nil)},
 				{Name: "VDI_AGENT_PORT", Value: "8082"},
-				{Name: "VDI_AGENT_TOKEN", ValueFrom: secret("agentToken", &yes)},
+				{Name: "VDI_AGENT_TOKEN_SHA256", ValueFrom: secret("agentTokenSha256", &yes)},
 			},
 			Resources: corev1.ResourceRequirements{
 				Limits: corev1.ResourceList{

@@ -57,6 +57,34 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         await eventually(told, "an Event tells of it")
 
 
+async def test_tokens_that_a_desktop_could_read_are_replaced_before_the_next_one_starts(stage: Stage) -> None:
+    """A Secret of an operator that gave the pod the tokens themselves has no digests of them."""
+    template = await stage.template()
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        await stage.run(NAME)
+        await suspend(stage)
+        await stage.reach(NAME, "Suspended")
+        await no_pod(stage, session)
+    (known,) = await stage.owned(SECRETS, session)
+    await stage.delete(SECRETS, known["metadata"]["name"])
+    kept = {key: known["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
+    data = {key: known["data"][key] for key in ("password", "agentToken")}
+    plain = {"apiVersion": "v1", "kind": "Secret", "metadata": kept, "type": "Opaque", "immutable": True, "data": data}
+    await stage.api.create(SECRETS, plain, namespace=stage.namespace, into=dict)
+    (old,) = await stage.owned(SECRETS, session)
+
+    async with stage.operator():
+        await suspend(stage, suspended=False)
+        await stage.run(NAME)
+        (new,) = await stage.owned(SECRETS, session)
+        assert new["metadata"]["uid"] != old["metadata"]["uid"]
+        assert new["data"]["password"] != data["password"] and new["data"]["agentToken"] != data["agentToken"]
+        assert {"passwordSha256", "agentTokenSha256"} <= set(new["data"])
+        made = [one.path.split("?")[0].rsplit("/", 1)[1] for one in stage.proxy.writes() if one.method == "POST"]
+        assert made.index("secrets") < made.index("pods"), "a kubelet must not see the old one"
+
+
 async def test_resumed_before_the_pod_has_ended_the_next_one_waits_for_it(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():

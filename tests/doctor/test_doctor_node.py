@@ -85,11 +85,14 @@ def test_nothing_is_wrong(sessions: World) -> None:
 
 
 def test_the_way_in_is_tried(sessions: World) -> None:
-    """Traefik shows its own certificate here, which nobody trusts. The probe's pod and volume are gone afterwards."""
+    """Traefik shows its own certificate here, which nobody trusts, and nothing enforces the node's NetworkPolicies.
+
+    The probe's pod and volume are gone afterwards.
+    """
     start(sessions, "tried", "small")
     is_healthy(sessions)
     found = command(sessions, "--probe")
-    assert {one["code"] for one in found} == {"probe_certificate_refused"}, found
+    assert {one["code"] for one in found} == {"probe_certificate_refused", "network_policy_not_enforced"}, found
     left = sessions.kubectl("get", "pods,pvc", "-o", "name")
     assert "vdi-probe" not in left
 

@@ -1,6 +1,7 @@
 """What the tests of suspension, idleness and failures share: templates, sessions, and what is in a picture."""
 
 import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +61,23 @@ def master_token_of(world: World, name: str) -> str:
     """What Selkies lets the gateway in with; nobody else ever sees it."""
     secrets = world.items("secret", f"vdi.kasm.io/session={name}")
     return base64.b64decode(secrets[0]["data"]["password"]).decode()
+
+
+_ASK = """import sys, urllib.request as u
+h = {"Authorization": "Bearer " + sys.stdin.read()}
+print(u.urlopen(u.Request("http://127.0.0.1:8082/activity", headers=h)).read().decode())"""
+
+
+def ask_agent(world: World, name: str) -> Object:
+    """What the desktop's agent answers to `GET /activity`."""
+    pod = pod_of(world, name)
+    assert pod
+    (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
+    token = base64.b64decode(secret["data"]["agentToken"]).decode()
+    said: Object = json.loads(
+        world.kubectl("exec", "-i", pod["metadata"]["name"], "--", "python3", "-c", _ASK, stdin=token)
+    )
+    return said
 
 
 def reach(world: World, name: str, phase: str, words: str = "", seconds: float = 60.0) -> Object:

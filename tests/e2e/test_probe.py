@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from e2e.desktops import reach, run_in, start, template
+from e2e.desktops import ask_agent, reach, start, template
 from e2e.world import World
 from vdi.cli.remote_login import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser, changed_pixels
@@ -24,12 +24,6 @@ _MAKE_TOKEN = """async () => {
   });
   return (await answer.json()).token;
 }"""
-_ASK = """pid=$(pgrep -f ^/usr/bin/python3.*bin/vdi-agent | head -1); python3 -c "
-import sys, urllib.request as u
-e = dict(p.split('=', 1) for p in open('/proc/$pid/environ').read().split(chr(0)) if '=' in p)
-h = {'Authorization': 'Bearer ' + e['VDI_AGENT_TOKEN']}
-print(u.urlopen(u.Request('http://127.0.0.1:8082/activity', headers=h)).read().decode())
-" """
 
 _READ_METRICS = """
 import urllib.request as u
@@ -65,11 +59,6 @@ def figures(world: World, name: str) -> dict[str, Any]:
     return found
 
 
-def activity(world: World, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(run_in(world, name, _ASK))
-    return found
-
-
 def settled(browser: DesktopBrowser) -> Image.Image:
     """The picture once it stands still: the first ones of a stream are sharpened while nothing moves."""
     last = browser.picture()
@@ -100,7 +89,7 @@ def test_a_desktop_is_measured_while_nobody_and_while_somebody_is_there(sessions
     with template(sessions, "probed", persistence={"enabled": False}):
         start(sessions, "petra", "probed")
         log_in(sessions, "petra@example.com")
-        before = activity(sessions, "petra")
+        before = ask_agent(sessions, "petra")
         assert before["connectedSeconds"] is None
 
         found = figures(sessions, "petra")
@@ -114,13 +103,13 @@ def test_a_desktop_is_measured_while_nobody_and_while_somebody_is_there(sessions
         assert metric(sessions, r'session_glass_to_glass_seconds_count{template="probed"}') == 40
         assert metric(sessions, r'vdi_probes_total{outcome="measured",template="probed"}') == 1
 
-        after = activity(sessions, "petra")
+        after = ask_agent(sessions, "petra")
         assert after["connectedSeconds"] is None, "a probe is no visit"
         assert after["idleSeconds"] > before["idleSeconds"] + 5, "its keys are no input"
 
         with sessions.browser("petra") as browser:
             browser.open()
-            wait_until("the probe's mark is gone", lambda: activity(sessions, "petra")["viewers"] == 1, 10)
+            wait_until("the probe's mark is gone", lambda: ask_agent(sessions, "petra")["viewers"] == 1, 10)
             picture = settled(browser)
             figures(sessions, "petra")
 
@@ -130,7 +119,7 @@ def test_a_desktop_is_measured_while_nobody_and_while_somebody_is_there(sessions
             wait_until("nothing is left of the probe's mark, and nothing was resized", as_before, 10)
             assert not [line for line in browser.messages if "superseded" in line.lower()]
             browser.type("x")
-            wait_until("a person's key counts", lambda: activity(sessions, "petra")["idleSeconds"] < 5, 10)
+            wait_until("a person's key counts", lambda: ask_agent(sessions, "petra")["idleSeconds"] < 5, 10)
         assert metric(sessions, r'vdi_probes_total{outcome="measured",template="probed"}') == 2
 
 

@@ -23,7 +23,7 @@ from vdi.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotF
 from vdi.kube.resource import CLAIMS, PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS, TEMPLATES
-from vdi.session.children.pod import MASTER_TOKEN
+from vdi.session.children.pod import MASTER_TOKEN, MASTER_TOKEN_DIGEST
 from vdi.session.children.secret import PASSWORD_KEY, USERNAME
 from vdi.session.conditions import Phase
 from vdi.session.naming import pod_name, secret_name
@@ -207,7 +207,8 @@ class ClusterWay:
         except NotFound as error:
             raise CommandFailedError(f"session {session.metadata.name} has no pod {pod} any more") from error
         containers = raw.get("spec", {}).get("containers", [])
-        return any(each.get("name") == MASTER_TOKEN for one in containers for each in one.get("env", []))
+        given = {each.get("name") for one in containers for each in one.get("env", [])}
+        return not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST))
 
     async def log_lines(self, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
         """See Way."""

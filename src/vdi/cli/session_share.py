@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vdi.api.session import VDISession
 from vdi.cli.options import examples, seconds_of
 from vdi.cli.output import Output, Raw, now_utc, print_data, without_managed_fields
 from vdi.cli.remote_choice import on_either
@@ -64,12 +65,22 @@ def share(
 @app.command(epilog=examples("session unshare alice-desktop bob@example.com"))
 @on_either
 def unshare(place: Place, name: Name, guest: Guest, output: OutputOption = Output.TABLE) -> None:
-    """Let somebody into a desktop no longer. A picture that they see stops."""
+    """Let somebody into a desktop no longer. A picture that they see stops; programs that they started run on."""
 
-    async def work(way: Way) -> Raw:
-        return await way.unshare(await get_session(way, name), guest)
+    async def work(way: Way) -> tuple[Raw, bool]:
+        session = await get_session(way, name)
+        return await way.unshare(session, guest), _has_controlled(session, guest)
 
-    _tell(place.run(work), f"session {name} is not shared with {guest} any more", output)
+    raw, has_controlled = place.run(work)
+    said = f"session {name} is not shared with {guest} any more"
+    if has_controlled:
+        said += f"\nPrograms that {guest} started in the desktop still run. End them with: vdi session restart {name}"
+    _tell(raw, said, output)
+
+
+def _has_controlled(session: VDISession, guest: str) -> bool:
+    mine = (one for one in session.spec.access if one.user.lower() == guest.strip().lower())
+    return any(one.role == GuestRole.COLLABORATOR for one in mine)
 
 
 def _tell(raw: Raw, said: str, output: Output) -> None:

@@ -117,6 +117,11 @@ class Builder:
         work: dict[str, Coroutine[Any, Any, Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(observed.pod, identity)
+        elif observed.pod is None and not observed.secret.has_digests:
+            # Whoever was at the desktop before could read its tokens. The pod follows when the new Secret is there: a
+            # kubelet reads an immutable Secret once for as long as a pod names it.
+            work["secret"] = self._replace_secret(observed.secret, identity)
+            desktop = None
         service = build_service(identity=identity)
         if not family.services.is_as_wanted(observed.service, service):
             work["service"] = family.services.ensure(service)
@@ -145,6 +150,10 @@ class Builder:
         keys = known or self._new_credentials()
         secret = build_secret(identity=identity, password=keys.password, agent_token=keys.agent_token)
         return await self._family.secrets.ensure(secret)
+
+    async def _replace_secret(self, present: Secret, identity: Identity) -> Secret:
+        await self._family.secrets.delete(present)
+        return await self._make_secret(None, identity)
 
     def _may_mount(self, home: Home, uid: str) -> bool:
         """A shared home is reserved until the pod that mounts it is in the caches."""

@@ -289,6 +289,8 @@ class SecretData(msgspec.Struct, rename="camel", gc=False):
 
     agent_token: str = ""
     """Base64."""
+    password_sha256: str = ""
+    """Base64 of the digest; missing in Secrets of operators that gave a pod the tokens themselves."""
 
 
 class Secret(msgspec.Struct, gc=False):
@@ -296,6 +298,11 @@ class Secret(msgspec.Struct, gc=False):
 
     metadata: ChildMeta
     data: SecretData = msgspec.field(default_factory=SecretData)
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether a pod can be made that names it: one that has the tokens' digests alone."""
+        return bool(self.data.password_sha256)
 
 
 class ReservationData(msgspec.Struct, gc=False):

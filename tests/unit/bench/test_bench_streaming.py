@@ -106,14 +106,14 @@ def test_two_equal_pictures_show_no_letter() -> None:
 
 
 def a_pod() -> dict[str, Any]:
-    master = {"secretKeyRef": {"name": "stream-auth", "key": "password"}}
+    master = {"secretKeyRef": {"name": "stream-auth", "key": "passwordSha256"}}
     desktop = {
         "name": "desktop",
         "image": "localhost/vdi/desktop:dev",
         "ports": [{"name": "http", "containerPort": 8080}, {"name": "agent", "containerPort": 8082}],
         "env": [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
-            {"name": "SELKIES_MASTER_TOKEN", "valueFrom": master},
+            {"name": "VDI_MASTER_TOKEN_SHA256", "valueFrom": master},
         ],
         "resources": {"limits": {"cpu": "1"}},
     }

@@ -320,12 +320,13 @@ def test_open_never_hands_the_password_to_the_browser(
     assert opened == [URL_NOBODY_ANSWERS]
 
 
-def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster) -> None:
+@pytest.mark.parametrize("variable", ["VDI_MASTER_TOKEN_SHA256", "SELKIES_MASTER_TOKEN"])
+def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster, variable: str) -> None:
     """What the Secret holds then is Selkies' master token: it opens the desktop past the gateway."""
     fake.put(SESSIONS, a_session(status=running()))
     fake.put(f"{CORE}/secrets", a_secret())
     pod = a_pod()
-    pod["spec"]["containers"] = [{"name": "desktop", "env": [{"name": "SELKIES_MASTER_TOKEN"}]}]
+    pod["spec"]["containers"] = [{"name": "desktop", "env": [{"name": variable}]}]
     fake.put(f"{CORE}/pods", pod)
     ran = vdi("session", "open", "alice-desktop", "--print")
     assert ran.code == 0

@@ -177,6 +177,15 @@ def test_share_writes_a_guest_and_says_the_address(
     assert set(fake.bodies[0]["metadata"]) == {"uid", "resourceVersion"}, "nobody else's guest is lost"
 
 
+def test_unshare_of_a_collaborator_says_how_to_end_what_they_started(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running(), access=[{"user": "bob@example.com", "role": "collaborator"}]))
+    ran = vdi("session", "unshare", "alice-desktop", "Bob@example.com")
+    assert ran.out.splitlines()[1] == (
+        "Programs that Bob@example.com started in the desktop still run. End them with: "
+        "vdi session restart alice-desktop"
+    )
+
+
 def test_unshare_takes_the_guest_off(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running(), access=[{"user": "bob@example.com"}]))
     ran = vdi("session", "unshare", "alice-desktop", "bob@example.com")

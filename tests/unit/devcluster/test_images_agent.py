@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def screen(agent: Any) -> Screen:
 
 @pytest.fixture
 def port(agent: Any, screen: Screen) -> Iterator[int]:
-    agent.Handler.token, agent.Handler.notices = b"secret", screen.notices
+    agent.Handler.digest, agent.Handler.notices = sha256(b"secret").hexdigest(), screen.notices
     agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:

@@ -1,6 +1,11 @@
 """The desktop container's first process: what it refuses, what it warns of, and how it fills an empty home."""
 
+import json
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -11,7 +16,9 @@ import pytest
 from vdi.api.streaming import ENCODER_ALIASES, ENCODERS
 from vdi.session.streaming import OBSOLETE_ENCODERS
 
-SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/bin/vdi-desktop"
+ROOTFS = Path(__file__).parents[3] / "images/desktop/rootfs"
+SCRIPT = ROOTFS / "usr/local/bin/vdi-desktop"
+LIBRARY = ROOTFS / "usr/local/lib/vdi"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def environment(desktop: ModuleType) -> Callable[[dict[str, str]], dict[str, str
     """Selkies' environment for a pod's."""
 
     def made(given: dict[str, str]) -> dict[str, str]:
-        env: dict[str, str] = desktop.stream_environment({"SELKIES_BASIC_AUTH_PASSWORD": "x", **given})
+        env: dict[str, str] = desktop.stream_environment(given)
         return env
 
     return made
@@ -38,11 +45,84 @@ def environment(desktop: ModuleType) -> Callable[[dict[str, str]], dict[str, str
 
 def test_a_desktop_without_a_password_is_refused_in_words(desktop: ModuleType) -> None:
     with pytest.raises(SystemExit, match="SELKIES_BASIC_AUTH_PASSWORD is not set"):
-        desktop.stream_environment({})
+        desktop.take_secrets({})
 
 
-def test_a_token_does_for_a_password(desktop: ModuleType) -> None:
-    assert desktop.stream_environment({"SELKIES_MASTER_TOKEN": "t"})["SELKIES_MASTER_TOKEN"] == "t"
+def test_the_digest_of_a_token_does_for_a_password_and_the_agent_gets_a_token_of_this_container_alone(
+    desktop: ModuleType,
+) -> None:
+    env = {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
+    first, second = desktop.take_secrets(env), desktop.take_secrets(env)
+
+    assert list(first) == ["SELKIES_MASTER_TOKEN"] and len(first["SELKIES_MASTER_TOKEN"]) >= 32
+    assert first != second
+    assert env == {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
+
+
+def test_tokens_of_an_older_operator_are_kept_as_digests_alone(desktop: ModuleType) -> None:
+    env = {"SELKIES_MASTER_TOKEN": "m", "VDI_AGENT_TOKEN": "t", "SELKIES_BASIC_AUTH_PASSWORD": "p", "LANG": "C"}
+    hidden = desktop.take_secrets(env)
+
+    digests = {name: sha256(token).hexdigest() for name, token in (("MASTER", b"m"), ("AGENT", b"t"))}
+    assert env == {"LANG": "C"} | {f"VDI_{name}_TOKEN_SHA256": digest for name, digest in digests.items()}
+    assert hidden["SELKIES_BASIC_AUTH_PASSWORD"] == "p" and "m" not in hidden.values()
+
+
+_TELL = """
+import ctypes, json, os, sys
+sys.path.insert(0, sys.argv[1])
+from process_secrets import forbid_inspection, inherited_sockets, read_secrets
+forbid_inspection()
+found = read_secrets()
+held = inherited_sockets()
+print(json.dumps({
+    "secrets": found, "port": held[0].getsockname()[1], "inheritable": held[0].get_inheritable(),
+    "environment": dict(os.environ), "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
+}))
+"""
+
+
+def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_launcher_keeps(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = desktop.Desktop(
+        {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1"}, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "hidden"}
+    )
+    monkeypatch.setattr(parts, "argv", lambda _: [sys.executable, "-c", _TELL, str(LIBRARY)])
+    parts.hold_ports()
+    (held,) = parts.sockets["selkies"]
+    with held:
+        parts.start("selkies", stdout=subprocess.PIPE)
+        output, _ = parts.running["selkies"].communicate(timeout=20)
+        seen = json.loads(output)
+
+        assert seen["secrets"] == {"SELKIES_MASTER_TOKEN": "hidden"} and "hidden" not in seen["environment"].values()
+        assert seen["port"] == held.getsockname()[1] and seen["inheritable"] is False
+        assert seen["dumpable"] == 0
+        taker = socket.socket()
+        with taker, pytest.raises(OSError, match="in use"):
+            held.listen()  # as Selkies has; it is gone now, and its port is still held
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taker.bind(held.getsockname())
+
+
+def test_a_port_that_is_taken_is_refused_by_name(desktop: ModuleType) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        parts = desktop.Desktop({"SELKIES_PORT": port, "SELKIES_ADDR": "127.0.0.1"}, [], [], "4096x2304")
+        with pytest.raises(SystemExit, match=f"selkies can't listen on port {port} of 127.0.0.1: .*in use"):
+            parts.hold_ports()
+
+
+@pytest.mark.parametrize(
+    ("header", "passes"),
+    [("Bearer t", True), ("Bearer t ", True), ("Bearer x", False), ("Basic t", False), ("", False)],
+)
+def test_a_bearer_is_known_by_the_digest_of_its_token(desktop: ModuleType, header: str, passes: bool) -> None:
+    is_bearer_of = sys.modules[desktop.forbid_inspection.__module__].is_bearer_of
+
+    assert is_bearer_of(header, sha256(b"t").hexdigest()) is passes
+    assert not is_bearer_of(header, "")
 
 
 def test_dangerous_defaults_are_off_and_no_third_party_relays(
@@ -157,11 +237,11 @@ def test_a_home_that_cannot_be_written_is_refused_in_words(desktop: ModuleType, 
 
 
 def test_applications_do_not_see_the_streams_secrets(desktop: ModuleType) -> None:
-    env = {"SELKIES_BASIC_AUTH_PASSWORD": "x", "KUBERNETES_PORT": "y", "LANG": "C.UTF-8"}
-    parts = desktop.Desktop(env, app=[], keys=[], screen="4096x2304")
+    env = {"SELKIES_TURN_PASSWORD": "x", "KUBERNETES_PORT": "y", "LANG": "C.UTF-8"}
+    parts = desktop.Desktop(env, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "z"})
 
     assert "x" in parts.stream_env.values()
-    assert not {"x", "y"} & set(parts.env.values())
+    assert not {"x", "y", "z"} & set(parts.env.values())
     assert parts.env["LANG"] == "C.UTF-8" and parts.env["XAUTHORITY"] == parts.stream_env["XAUTHORITY"]
 
 

@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import os
+import socket
 import ssl
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,13 +17,17 @@ import msgspec
 import pytest
 
 from vdi.api.template import VDITemplate
+from vdi.doctor.finding import Severity
 from vdi.doctor.gateways import Gateway
 from vdi.doctor.probe.here import Seen, Target, judge, probe_here, try_way
-from vdi.doctor.probe.inside import build_probe
-from vdi.doctor.probe.run import _turn, turn_settings
+from vdi.doctor.probe.inside import DeniedPort, build_probe, probe_pod
+from vdi.doctor.probe.run import _turn, find_denied_port, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
-from vdi.kube.resource import PODS
+from vdi.doctor.snapshot import Snapshot
+from vdi.kube.clock import SystemClock
+from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
+from vdi.session.observed import Pod
 from vdi.session.turn import make_credentials
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
@@ -129,6 +136,94 @@ def test_a_template_without_homes_is_tried_without_a_volume() -> None:
     assert pod[1]["spec"]["volumes"] == [{"name": "probe", "persistentVolumeClaim": {"claimName": "vdi-probe-1"}}]
     ((kind, alone),) = build_probe("vdi-sessions", "vdi-probe-1", a_template(enabled=False))
     assert (kind, alone["spec"]["volumes"]) == (PODS, [{"name": "probe", "emptyDir": {}}])
+
+
+def denying(snapshot_objects: dict[str, Any], *policies: dict[str, Any]) -> DeniedPort | None:
+    """Where the probe tries to connect to, with these policies."""
+    snapshot = Snapshot(taken_at="2026-11-20T10:00:00Z", objects={**snapshot_objects, "networkpolicies": [*policies]})
+    return find_denied_port(snapshot, "vdi-sessions")
+
+
+def test_a_port_that_the_policies_deny_to_desktops_is_tried_and_none_where_they_deny_nothing() -> None:
+    labels = {"app": "operator"}
+    container = {"name": "operator", "env": [{"name": "VDI_NAMESPACE", "value": "vdi-sessions"}]}
+    deployment = {
+        "metadata": {"name": "vdi-operator", "namespace": "kasm", "labels": {"app.kubernetes.io/instance": "vdi"}},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"spec": {"containers": [container]}}},
+    }
+    pod: dict[str, Any] = {
+        "metadata": {"name": "vdi-operator-1", "namespace": "kasm", "labels": labels},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    objects = {"deployments": [deployment], "pods": [pod]}
+    closed = {
+        "metadata": {"name": "vdi-desktops", "namespace": "vdi-sessions"},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": []},
+    }
+    found = denying(objects, closed)
+    assert found and (found.namespace, found.pod, found.port) == ("kasm", "vdi-operator-1", 8081)
+    assert found.policies == ("networkpolicy/vdi-sessions/vdi-desktops",)
+    assert found.remedy == "helm test vdi --namespace kasm --logs"
+    assert denying(objects) is None, "a cluster without policies has none that could be enforced"
+    pod["status"]["conditions"] = []
+    assert denying(objects, closed) is None, "nothing listens there for sure"
+
+
+class Cluster:
+    """Answers the probe as an API server would whose kubelet has run the pod's script for real."""
+
+    def __init__(self) -> None:
+        self.pod: dict[str, Any] = {}
+        self.removed: list[str] = []
+
+    async def create(self, kind: Resource, body: dict[str, Any], **_: object) -> None:
+        if kind is PODS:
+            self.pod = body
+
+    async def delete(self, kind: Resource, *_: object, **__: object) -> None:
+        self.removed.append(kind.plural)
+
+    async def get(self, _kind: Resource, name: str, **__: object) -> Pod:
+        if name == "one":
+            return msgspec.convert({"metadata": {"name": name}, "status": {"podIP": "127.0.0.1"}}, Pod)
+        script = self.pod["spec"]["containers"][0]["command"][2]
+        script = script.replace("sleep $seconds", "true").replace("/probe/file", os.devnull)
+        with tempfile.NamedTemporaryFile("r") as words:
+            script = script.replace("/dev/termination-log", words.name).replace("kubernetes.default.svc", "localhost")
+            ran = await asyncio.create_subprocess_exec("sh", "-c", script)
+            code = await ran.wait()
+            ended = {"exitCode": code, "message": words.read()}
+        status = {
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [{"name": "desktop", "state": {"terminated": ended}}],
+        }
+        return msgspec.convert({"metadata": self.pod["metadata"], "status": status}, Pod)
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_they_deny(enforced: bool) -> None:
+    cluster = Cluster()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if enforced:
+            server.close()
+        denied = DeniedPort(
+            "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), "helm test vdi"
+        )
+        finding = await probe_pod(
+            cast(Client, cluster), "vdi-sessions", a_template(enabled=False), SystemClock(), denied
+        )
+    assert "pods" in cluster.removed
+    if enforced:
+        assert finding is None
+    else:
+        assert finding and finding.code == "network_policy_not_enforced"
+        assert finding.severity is Severity.WARNING
+        assert (
+            f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
+            in finding.message
+        )
+        assert finding.remedy == "helm test vdi"
 
 
 @pytest.mark.parametrize(

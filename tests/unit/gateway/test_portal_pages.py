@@ -256,6 +256,14 @@ async def test_guests_are_listed_and_can_be_removed(stage: Stage) -> None:
     assert 'formaction="/desktops/alice-desktop/unshare" name="user" value="bob@example.com"' in page
 
 
+async def test_a_collaborator_who_is_removed_may_have_left_programs_running(stage: Stage) -> None:
+    stage.put(running(access=[{"user": "carol@example.com", "role": "collaborator"}]))
+    alice = stage.browser()
+    answer = await alice.post("/desktops/alice-desktop/unshare", at="/desktops/alice-desktop", user="carol@example.com")
+    page = text_of((await alice.get(answer.headers["location"])).text)
+    assert "Programs that your guest started there still run: restart the desktop to end them." in page
+
+
 async def test_what_happened_is_told_and_a_database_that_is_down_is_no_reason_to_see_nothing(stage: Stage) -> None:
     begun = parse_time("2026-11-20T09:00:00Z")
     row = SessionRow(

@@ -321,7 +321,8 @@ async def test_credentials_are_those_that_the_desktop_was_started_with(world: Wo
     pod = await world.claim()
     assert pod
     given = await world.pools.credentials(pod)
-    assert given and (given.password, given.agent_token) == tuple(secret["stringData"].values())
+    keys = ("password", "agentToken")
+    assert given and (given.password, given.agent_token) == tuple(secret["stringData"][key] for key in keys)
     own = msgspec.convert({"metadata": {"name": "alice"}}, Pod)
     assert await world.pools.credentials(own) is None
     world.api.put("secrets", f"{name}-auth", namespace=NS, metadata={"ownerReferences": []})

@@ -1,4 +1,5 @@
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,17 @@ def test_desktop_has_no_access_without_the_password_of_its_secret() -> None:
     assert env["SELKIES_BASIC_AUTH_PASSWORD"] == secret
 
 
-def test_behind_a_gateway_the_same_word_is_selkies_master_token() -> None:
+def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
     answer = resolve(a_session(), a_template(), Policy(edge_middleware="vdi-edge"))
     assert isinstance(answer, Desktop)
     env = environment(build_pod(identity=IDENTITY, desktop=answer))
     assert env["SELKIES_ENABLE_BASIC_AUTH"] == "false"
-    assert env["SELKIES_MASTER_TOKEN"] == {"secretKeyRef": {"name": "alice-desktop-auth", "key": "password"}}
+    taken = {name: from_["secretKeyRef"]["key"] for name, from_ in env.items() if isinstance(from_, dict)}
+    assert taken == {"VDI_MASTER_TOKEN_SHA256": "passwordSha256", "VDI_AGENT_TOKEN_SHA256": "agentTokenSha256"}
     assert not [name for name in env if name.startswith("SELKIES_BASIC_AUTH")]
+    keys = build_secret(identity=IDENTITY, password="p", agent_token="t")["stringData"]
+    assert keys["passwordSha256"] == sha256(b"p").hexdigest()
+    assert keys["agentTokenSha256"] == sha256(b"t").hexdigest()
 
 
 def test_cpu_desktop_sees_no_gpu() -> None:

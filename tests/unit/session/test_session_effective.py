@@ -112,7 +112,16 @@ def test_all_that_is_over_is_said_at_once() -> None:
     assert all(field in problem.message for field in fields)
 
 
-@pytest.mark.parametrize("name", ["SELKIES_ENABLE_BASIC_AUTH", "SELKIES_BASIC_AUTH_PASSWORD", "SELKIES_MASTER_TOKEN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SELKIES_ENABLE_BASIC_AUTH",
+        "SELKIES_BASIC_AUTH_PASSWORD",
+        "SELKIES_MASTER_TOKEN",
+        "VDI_MASTER_TOKEN_SHA256",
+        "VDI_AGENT_TOKEN_SHA256",
+    ],
+)
 def test_template_may_not_touch_what_protects_the_session(name: str) -> None:
     problem = refused({}, {"env": [{"name": name, "value": "false"}]})
     assert problem.reason == "InvalidTemplate"

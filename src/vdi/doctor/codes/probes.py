@@ -73,6 +73,13 @@ PROBES = (
         ),
     ),
     _code(
+        code="network_policy_not_enforced",
+        means="The cluster has NetworkPolicies and does not enforce them: each desktop reaches every other pod.",
+        proof="A connection that the policies deny, from the pod that the probe makes, with a desktop's labels.",
+        remedy="Install a network plugin that enforces them (docs/network.md). helm test shows each connection.",
+        severity=Severity.WARNING,
+    ),
+    _code(
         code="probe_turn_refused",
         means="The TURN server does not give out a relay address, or does not answer: WebRTC does not pass firewalls.",
         proof="An allocation with credentials as the gateway makes them, from the machine that runs the doctor.",

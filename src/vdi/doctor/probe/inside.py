@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,10 +23,40 @@ POD_SECONDS = 120.0
 _LOOK_EVERY = 1.0
 _SCRIPT = """\
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
-command -v getent > /dev/null || exit 0
-getent hosts kubernetes.default.svc > /dev/null || { echo "kubernetes.default.svc is not found in DNS"; exit 1; }
+if command -v getent > /dev/null; then
+    getent hosts kubernetes.default.svc > /dev/null || { echo "kubernetes.default.svc is not found in DNS"; exit 1; }
+fi
 """
+_TRY_DENIED = """\
+connects() {
+    if command -v python3; then
+        python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' "$@"
+    elif command -v bash; then
+        timeout 2 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
+    else
+        nc -z -w 2 "$@"
+    fi > /dev/null 2>&1
+}
+for seconds in 1 2 3 4; do
+    connects HOST PORT || exit 0
+    sleep $seconds
+done
+echo connected > /dev/termination-log
+"""
+"""Some network plugins need seconds until the policies hold for a new pod: one refusal is enough."""
 Object = dict[str, Any]
+
+
+class DeniedPort(NamedTuple):
+    """A port where something listens, and which the NetworkPolicies deny to desktops."""
+
+    object: str
+    """Whose it is, as findings name it."""
+    namespace: str
+    pod: str
+    port: int
+    policies: tuple[str, ...]
+    remedy: str
 
 
 async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
@@ -46,7 +76,9 @@ async def probe_health(client: Client, session: str, pod: Pod, port: int, path: 
     return None
 
 
-def build_probe(namespace: str, name: str, template: VDITemplate) -> list[tuple[Resource, Object]]:
+def build_probe(
+    namespace: str, name: str, template: VDITemplate, denied: tuple[str, int] | None = None
+) -> list[tuple[Resource, Object]]:
     """A pod of the template's image, with a desktop's rights and labels, but no session's, and a claim of its class.
 
     Where its desktops have no home there is no claim: what is written goes to the node's disk, as theirs does.
@@ -54,6 +86,9 @@ def build_probe(namespace: str, name: str, template: VDITemplate) -> list[tuple[
     # The labels are those by which network policies know a desktop; no owner, so that the operator passes it over.
     meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
     spec = template.spec
+    script = _SCRIPT
+    if denied:
+        script += _TRY_DENIED.replace("HOST", denied[0]).replace("PORT", str(denied[1]))
     claim: Object = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -88,7 +123,7 @@ def build_probe(namespace: str, name: str, template: VDITemplate) -> list[tuple[
                 {
                     "name": "desktop",
                     "image": spec.image,
-                    "command": ["sh", "-c", _SCRIPT],
+                    "command": ["sh", "-c", script],
                     "terminationMessagePolicy": "FallbackToLogsOnError",
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                     "resources": {
@@ -104,41 +139,68 @@ def build_probe(namespace: str, name: str, template: VDITemplate) -> list[tuple[
     return [*([(CLAIMS, claim)] if spec.persistence.enabled else []), (PODS, pod)]
 
 
-async def probe_pod(client: Client, namespace: str, template: VDITemplate, clock: Clock) -> Finding | None:
+async def probe_pod(
+    client: Client, namespace: str, template: VDITemplate, clock: Clock, denied: DeniedPort | None
+) -> Finding | None:
     """Make it, wait for its end, and take it away, also when it is interrupted. Raises ApiError where it may not."""
     name = f"vdi-probe-{secrets.token_hex(3)}"
+    address = await _address_of(client, denied) if denied else ""
+    tried = (address, denied.port) if denied and address else None
     try:
-        for kind, body in build_probe(namespace, name, template):
+        for kind, body in build_probe(namespace, name, template, tried):
             await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
-        words = await _wait(client, namespace, name, clock)
+        failure, has_connected = await _wait(client, namespace, name, clock)
     finally:
         await asyncio.shield(_remove(client, namespace, name))
-    if not words:
+    if has_connected and denied:
+        return _not_enforced(namespace, denied, address)
+    if not failure:
         return None
     storage = template.spec.persistence
     volume = ", with a new volume," if storage.enabled else ""
     return found(
         "probe_pod_failed",
         f"vditemplate/{template.metadata.name}",
-        f"A pod of its image{volume} did not do what a desktop does at its start: {words.rstrip('.')}.",
+        f"A pod of its image{volume} did not do what a desktop does at its start: {failure.rstrip('.')}.",
         evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
         remedy=f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}",
         touches=[f"namespace/{namespace}"],
     )
 
 
-async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> str:
-    """Why it did not end well; empty: it did."""
+async def _address_of(client: Client, denied: DeniedPort) -> str:
+    """Read now: snapshots, which people send to others, have no addresses of pods."""
+    try:
+        pod = await client.get(PODS, denied.pod, namespace=denied.namespace, into=Pod)
+    except NotFound:
+        return ""
+    return pod.status.pod_ip
+
+
+def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
+    return found(
+        "network_policy_not_enforced",
+        f"namespace/{namespace}",
+        f"This cluster does not enforce NetworkPolicies: a pod with a desktop's labels connected to port {denied.port}"
+        f" of {denied.object}, which {denied.policies[0]} denies. Every desktop reaches every other one.",
+        evidence=[f"connected: {address}:{denied.port}", f"denied by: {', '.join(denied.policies)}"],
+        remedy=denied.remedy,
+    )
+
+
+async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tuple[str, bool]:
+    """Why it did not end well (empty: it did), and whether it connected to what it may not connect to."""
     deadline = clock.monotonic() + POD_SECONDS
     while True:
         pod = await client.get(PODS, name, namespace=namespace, into=Pod)
+        ended = pod.desktop.state.terminated if pod.desktop else None
+        words = ended.message.strip() if ended else ""
         if pod.status.phase == "Succeeded":
-            return ""
+            return "", bool(words)
         if pod.status.phase == "Failed":
-            ended = pod.desktop.state.terminated if pod.desktop else None
-            return (ended.message.strip() if ended else "") or pod.status.message or "it failed, and does not say why"
+            return words or pod.status.message or "it failed, and does not say why", False
         if clock.monotonic() > deadline:
-            return await _why_waiting(client, pod)
+            return await _why_waiting(client, pod), False
         await clock.sleep(_LOOK_EVERY)
 
 

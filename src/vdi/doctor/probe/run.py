@@ -8,10 +8,13 @@ from typing import Any
 
 from vdi.doctor.cases import Case, active, cases
 from vdi.doctor.checks.registry import found
+from vdi.doctor.deployments import pods_of
 from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.gateways import Gateway, gateways_in_scope
+from vdi.doctor.operators import find_operators
+from vdi.doctor.policies import Party, Port, blocking
 from vdi.doctor.probe.here import Target, probe_here
-from vdi.doctor.probe.inside import probe_health, probe_pod
+from vdi.doctor.probe.inside import DeniedPort, probe_health, probe_pod
 from vdi.doctor.probe.shared import probe_gpu_memory, probe_peers
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.doctor.proxies import find_traefiks
@@ -23,6 +26,8 @@ from vdi.kube.transport import Client
 from vdi.session.effective import Desktop
 from vdi.session.turn import make_credentials
 
+_METRICS_PORT = 8081
+"""Where the operator's probes and metrics are (VDI_METRICS_ADDR in the chart)."""
 _SESSIONS = 3
 """So many of those that run are tried: the way in is the same for all of them."""
 _TEMPLATES = 2
@@ -39,10 +44,14 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
     templates = sorted({one.session.spec.template for one in tried} & set(snapshot.templates))[:_TEMPLATES]
     namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
     behind = [one.object for one in find_traefiks(snapshot)] + [one.object for one in gateways_in_scope(snapshot)]
+    denied = find_denied_port(snapshot, namespace)
     lists = await asyncio.gather(
         probe_here([Target(one.object, one.session.status.url or "", (*one.touches, *behind)) for one in tried]),
         *(_health(client, one, one.desktop) for one in tried if isinstance(one.desktop, Desktop)),
-        *(_pod(client, namespace, snapshot, name, clock) for name in templates),
+        *(
+            _pod(client, namespace, snapshot, name, clock, denied if name == templates[0] else None)
+            for name in templates
+        ),
         *(_turn(client, one, clock.now()) for one in gateways_in_scope(snapshot)),
         _peers(client, snapshot, tried),
         probe_gpu_memory(client, snapshot),
@@ -60,12 +69,37 @@ async def _health(client: Client, case: Case, desktop: Desktop) -> list[Finding]
     return [silent] if silent else []
 
 
-async def _pod(client: Client, namespace: str, snapshot: Snapshot, name: str, clock: Clock) -> list[Finding]:
+async def _pod(
+    client: Client, namespace: str, snapshot: Snapshot, name: str, clock: Clock, denied: DeniedPort | None
+) -> list[Finding]:
     try:
-        failed = await probe_pod(client, namespace, snapshot.templates[name], clock)
+        finding = await probe_pod(client, namespace, snapshot.templates[name], clock, denied)
     except ApiError as error:
         return [_unknown("pods", error.message)]
-    return [failed] if failed else []
+    return [finding] if finding else []
+
+
+def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
+    """A port of an operator that the policies deny to this namespace's desktops; None: they deny none."""
+    desktop = Party("a desktop", namespace, {"app.kubernetes.io/managed-by": "vdi-operator"})
+    for operator in find_operators(snapshot):
+        pods = [pod for pod in pods_of(snapshot, operator) if pod.ready]
+        if not pods or operator.watches != namespace:
+            continue
+        target = Party("the operator", operator.namespace, dict(pods[0].metadata.labels))
+        blocked = blocking(snapshot, desktop, target, Port(_METRICS_PORT, "metrics"))
+        if blocked:
+            policies = [f"networkpolicy/{one['metadata']['namespace']}/{one['metadata']['name']}" for one in blocked[1]]
+            release = (operator.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/instance", operator.name)
+            return DeniedPort(
+                operator.object,
+                operator.namespace,
+                pods[0].metadata.name,
+                _METRICS_PORT,
+                tuple(policies),
+                f"helm test {release} --namespace {operator.namespace} --logs",
+            )
+    return None
 
 
 async def _peers(client: Client, snapshot: Snapshot, tried: list[Case]) -> list[Finding]:

@@ -255,9 +255,11 @@ async def share(request: Request) -> Response:
 async def unshare(request: Request) -> Response:
     """Take access back."""
     person, form = await posted(request)
-    name = request.path_params["name"]
-    deed = gateway_of(request).actions.unshare(person, name, form.get("user", ""))
-    return await _do(request, person, name, "unshare", deed)
+    name, user, gateway = request.path_params["name"], form.get("user", ""), gateway_of(request)
+    found = fragments.desktop_of(gateway, person, name)
+    has_controlled = found and any(one.user == user and one.role == Role.COLLABORATOR for one in found.guests)
+    deed = gateway.actions.unshare(person, name, user)
+    return await _do(request, person, name, "unshare-collaborator" if has_controlled else "unshare", deed)
 
 
 async def _refuse_field(request: Request, person: Person, name: str, form: Mapping[str, str], why: str) -> Response:

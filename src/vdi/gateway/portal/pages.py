@@ -27,6 +27,10 @@ DONE = {
     "end": "{name} is being ended.",
     "share": "{name} is shared. Tell your guest to open its address.",
     "unshare": "Access to {name} has been taken back.",
+    "unshare-collaborator": (
+        "Access to {name} has been taken back. Programs that your guest started there still run: restart the desktop "
+        "to end them."
+    ),
 }
 """What is said on the page after a deed; the name in it is escaped like all else."""
 

@@ -7,7 +7,7 @@ import msgspec
 
 from vdi.api.template import TemplateVolume
 from vdi.session.children.identity import TEMPLATE_LABEL, Identity, PoolIdentity
-from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY, USERNAME
+from vdi.session.children.secret import AGENT_TOKEN_DIGEST_KEY, PASSWORD_DIGEST_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
 from vdi.session.naming import derive_base, pod_name, pool_secret_name, secret_name
@@ -15,7 +15,9 @@ from vdi.session.observed import HOLD, TEMPLATE_REVISION
 
 CONTAINER = "desktop"
 AGENT_PORT_NAME = "agent"
+MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
 MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
+"""In pods of operators before digests. Whoever was at such a desktop could read it."""
 _USER_ID = 1000
 _GRACE_SECONDS = 3
 """A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
@@ -111,14 +113,17 @@ def _resources(desktop: Desktop) -> dict[str, Any]:
 
 def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]:
     """The template's variables, then ours: of two with one name Kubernetes takes the last."""
+    # Digests, not tokens: what a desktop's user reads here opens nothing, also after the share has ended.
+    master = {"secretKeyRef": {"name": secret, "key": PASSWORD_DIGEST_KEY}}
+    # The user of a desktop without a gateway knows its password. There are no shares.
     password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
-    # Optional: a Secret that was made before there was an agent has no token, and its desktop must start all the same.
-    token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_KEY, "optional": True}}
+    # Optional: a Secret that somebody made by hand may have no token, and its desktop must start all the same.
+    token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY, "optional": True}}
     if desktop.behind_gateway:
         # Selkies' secure mode: it lets in whom the gateway has told it of, in the role that the gateway says.
         door: list[dict[str, Any]] = [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
-            {"name": MASTER_TOKEN, "valueFrom": password},
+            {"name": MASTER_TOKEN_DIGEST, "valueFrom": master},
         ]
     else:
         door = [
@@ -129,7 +134,7 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     ours: list[dict[str, Any]] = [
         *door,
         {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
-        {"name": "VDI_AGENT_TOKEN", "valueFrom": token},
+        {"name": "VDI_AGENT_TOKEN_SHA256", "valueFrom": token},
     ]
     if not desktop.gpu:
         # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.

@@ -2,8 +2,11 @@
 
 The word is the password of Selkies' basic auth, or, where there is a gateway, Selkies' master token, which the gateway
 alone uses. It is the same key, so that a session which is older than the gateway resumes with the Secret it has.
+
+The pod gets the digests of both tokens and not the tokens: its user may read its whole environment.
 """
 
+from hashlib import sha256
 from typing import Any
 
 from vdi.session.children.identity import Identity, PoolIdentity
@@ -13,6 +16,8 @@ USERNAME = "user"
 """User name of Selkies' basic auth; the password is the Secret's."""
 PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
 AGENT_TOKEN_KEY = "agentToken"  # noqa: S105 -- the key's name
+PASSWORD_DIGEST_KEY = "passwordSha256"  # noqa: S105 -- the key's name
+AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
 
 
 def build_secret(*, identity: Identity, password: str, agent_token: str = "") -> dict[str, Any]:
@@ -30,12 +35,16 @@ def build_pool_secret(
 
 
 def _secret(metadata: dict[str, Any], password: str, agent_token: str) -> dict[str, Any]:
-    token = {AGENT_TOKEN_KEY: agent_token} if agent_token else {}
+    token = {AGENT_TOKEN_KEY: agent_token, AGENT_TOKEN_DIGEST_KEY: _digest(agent_token)} if agent_token else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata,
         "type": "Opaque",
         "immutable": True,
-        "stringData": {PASSWORD_KEY: password, **token},
+        "stringData": {PASSWORD_KEY: password, PASSWORD_DIGEST_KEY: _digest(password), **token},
     }
+
+
+def _digest(token: str) -> str:
+    return sha256(token.encode()).hexdigest()

@@ -1,0 +1,132 @@
+"""A desktop's user learns neither of its tokens, though their programs have the uid of the processes that see them."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.desktops import ask_agent, pod_of, reach, run_in, start, template
+from e2e.world import World
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+_LOOK = Path(__file__).with_name("look_for_secrets.py").read_text()
+_TAKE_PORT = """
+import signal, socket, sys, time
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+open("/dev/shm/tries", "w").close()
+while True:
+    for address in ("127.0.0.1", "0.0.0.0"):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, int(sys.argv[1])))
+            listener.listen()
+            open("/dev/shm/taken", "w").write(address)
+            listener.settimeout(2)
+            open("/dev/shm/heard", "wb").write(listener.accept()[0].recv(4096))
+        except OSError:
+            pass
+        listener.close()
+    time.sleep(0.001)
+"""
+"""What a person at the desktop runs who is after the requests, with tokens in them, that come to a port."""
+
+
+def tokens(world: World, name: str) -> dict[str, str]:
+    (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
+    keys = {"password": "the master token", "agentToken": "the agent's token"}
+    return {said: base64.b64decode(secret["data"][key]).decode() for key, said in keys.items()}
+
+
+def assert_nothing_to_learn(world: World, name: str) -> None:
+    pod = pod_of(world, name)
+    assert pod
+    known = json.dumps(tokens(world, name))
+    seen = json.loads(world.kubectl("exec", "-i", pod["metadata"]["name"], "--", "python3", "-c", _LOOK, stdin=known))
+    assert seen["found"] == []
+    closed = {"environ": True, "mem": True, "fd": True, "ptrace": True}
+    assert seen["closed"] == dict.fromkeys(("vdi-desktop", "selkies", "vdi-agent"), closed)
+
+
+def restarts(world: World, name: str) -> int:
+    pod = pod_of(world, name) or {}
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return int(statuses[0]["restartCount"]) if statuses else 0
+
+
+def test_the_users_programs_find_neither_token_and_look_into_no_process_that_holds_one(sessions: World) -> None:
+    start(sessions, "tina", "small")
+    assert_nothing_to_learn(sessions, "tina")
+    with sessions.browser("tina") as browser:
+        browser.open()
+        assert ask_agent(sessions, "tina")["viewers"] == 1
+    assert_nothing_to_learn(sessions, "tina")
+
+
+def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessions: World) -> None:
+    with template(sessions, "watched", persistence={"enabled": False}):
+        start(sessions, "theo", "watched")
+        run_in(sessions, "theo", f"setsid python3 -c '{_TAKE_PORT}' 8082 </dev/null >/dev/null 2>&1 &")
+        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "theo", "ls /dev/shm"), 10)
+        first = run_in(sessions, "theo", "pgrep -f [b]in/vdi-agent").split()
+        run_in(sessions, "theo", f"kill -9 {first[0]}")
+
+        def answers_again() -> bool:
+            now = run_in(sessions, "theo", "pgrep -f [b]in/vdi-agent || true").split()
+            return bool(now) and now != first and ask_agent(sessions, "theo")["viewers"] == 0
+
+        wait_until("the next agent answers", answers_again, 30)
+        assert "taken" not in run_in(sessions, "theo", "ls /dev/shm")
+        run_in(sessions, "theo", "pkill -9 -f [d]ev/shm/tries || true")
+        assert_nothing_to_learn(sessions, "theo")
+
+
+def test_a_container_that_restarts_works_and_its_port_was_no_one_elses_meanwhile(sessions: World) -> None:
+    with template(sessions, "watched", persistence={"enabled": False}):
+        start(sessions, "tom", "watched")
+        run_in(sessions, "tom", f"setsid python3 -c '{_TAKE_PORT}' 8080 </dev/null >/dev/null 2>&1 &")
+        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "tom", "ls /dev/shm"), 10)
+        pod = pod_of(sessions, "tom")
+        run_in(sessions, "tom", "kill -9 $(pgrep -f '[r]un-selkies|[s]elkies.__main__' | head -1)")
+        wait_until("the container restarts", lambda: restarts(sessions, "tom") == 1, 30)
+        reach(sessions, "tom", "Running")
+        wait_until("it answers", lambda: run_in(sessions, "tom", "curl -fs localhost:8080/api/health || true"), 30)
+        assert "taken" not in run_in(sessions, "tom", "ls /dev/shm")
+        assert_nothing_to_learn(sessions, "tom")
+        with sessions.browser("tom") as browser:
+            browser.open()
+            assert ask_agent(sessions, "tom")["viewers"] == 1
+        again = pod_of(sessions, "tom")
+        assert pod and again and pod["metadata"]["uid"] == again["metadata"]["uid"]
+
+
+def test_a_desktop_from_a_pool_has_nothing_to_learn_either(sessions: World) -> None:
+    with template(sessions, "watched", persistence={"enabled": False}) as name:
+        pool = {
+            "apiVersion": "vdi.kasm.io/v1alpha1",
+            "kind": "VDIPool",
+            "metadata": {"name": "watched"},
+            "spec": {"template": name, "ready": 1},
+        }
+        sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pool))
+        try:
+
+            def ready() -> bool:
+                found = sessions.get("vdipool", "watched") or {}
+                return bool(found.get("status", {}).get("ready") == 1)
+
+            wait_until("a desktop is ready", ready, 90)
+            start(sessions, "tess", name)
+            taken = pod_of(sessions, "tess")
+            assert taken and "vdi.kasm.io/pool" in taken["metadata"]["annotations"]
+            assert_nothing_to_learn(sessions, "tess")
+            assert ask_agent(sessions, "tess")["viewers"] == 0
+            with sessions.browser("tess") as browser:
+                browser.open()
+        finally:
+            sessions.kubectl("delete", "vdipool", "watched")
