@@ -77,7 +77,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     from vdi.gateway.settings import Settings
     from vdi.gateway.shared import MemoryShared
     from vdi.gateway.store.base import Database
-    from vdi.gateway.store.grants import Grant
+    from vdi.gateway.store.grants import Grant, GrantStore
     from vdi.gateway.store.logins import LoginStore
     from vdi.gateway.world import World
 
@@ -121,7 +121,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
         edge=edge,
     )
     await edge.ring.refresh()
-    await edge.revoker.poll()
+    store = GrantStore(database)
     signer = Tokens(edge.ring, settings.portal_url, settings.token_seconds, clock)
     tokens = []
     for number in range(SESSIONS):
@@ -140,7 +140,9 @@ async def serve(pipe: Connection, folder: Path) -> None:
             created=clock(),
             expires=clock() + timedelta(days=1),
         )
+        await store.add(grant, f"handle-{number}")
         tokens.append(signer.mint(grant))
+    await edge.revoker.poll()
     health = Health(gateway)
     health.begun = True
     with listen(("127.0.0.1", 0), "loopback") as where:

@@ -2,7 +2,8 @@
 
 The good token is the common case, and asks memory alone: claims (remembered), the session of this host (watched), what
 was revoked (told), and the role in the session as it is now. A token that is half over, or none, leads to the database:
-a grant that still holds, of a login that still holds, gives the next token.
+a grant that still holds, of a login that still holds, gives the next token. So does a token whose grant this replica
+does not know to hold: a token of a replica whose clock is ahead lasts longer here than its revocation is remembered.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import Protocol
 from vdi.api.session import VDISession
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, cookies_in
 from vdi.gateway.edge.keys import KeyRing
-from vdi.gateway.edge.revocation import Revocations
+from vdi.gateway.edge.revocation import Live, Revocations
 from vdi.gateway.edge.tokens import Claims, TokenError, Tokens, UnknownKeyError
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -28,6 +29,8 @@ LONGEST_HANDLE = 100
 KEYS_PAUSE = timedelta(seconds=5)
 """Between two looks for a key that a token names and nobody here knows."""
 DATABASE_SECONDS = 1.0
+ENTRY_SECONDS = 5.0
+"""Who has no token that holds waits longer; Traefik waits 30 s for an answer, and its own has no reason in it."""
 DATABASE_PAUSE = timedelta(seconds=5)
 """A token that still holds is not made to wait for a database that has just not answered."""
 
@@ -59,6 +62,7 @@ class Gate:
         ring: KeyRing,
         store: GrantStore,
         logins: Logins,
+        live: Live,
         revocations: Revocations,
         clock: Callable[[], datetime],
     ) -> None:
@@ -66,6 +70,7 @@ class Gate:
         self._ring = ring
         self._store = store
         self._logins = logins
+        self._live = live
         self._revocations = revocations
         self._clock = clock
         self._keys_asked: datetime | None = None
@@ -83,7 +88,7 @@ class Gate:
             return Admitted(session, claims)
         handle = cookies.get(GRANT_COOKIE, "")
         if claims is None:
-            return await self._renew(session, handle) if handle else None
+            return await self._renew_in_time(session, handle) if handle else None
         if not handle or (self._database_failed and now - self._database_failed < DATABASE_PAUSE):
             return Admitted(session, claims)
         try:
@@ -124,6 +129,7 @@ class Gate:
         good = (
             claims.aud == session.metadata.uid
             and self._tokens.holds(claims, now.timestamp())
+            and self._live.has(claims.gid)
             and not self._revocations.hit(claims)
             and role_in(session, claims.sub, now) is claims.role
         )
@@ -139,10 +145,18 @@ class Gate:
             await self._ring.refresh()
             return self._tokens.read(token)
 
+    async def _renew_in_time(self, session: VDISession, handle: str) -> Admitted | None:
+        try:
+            async with asyncio.timeout(ENTRY_SECONDS):
+                return await self._renew(session, handle)
+        except TimeoutError as error:
+            raise DatabaseUnavailableError(f"the database does not answer within {ENTRY_SECONDS:g} s") from error
+
     async def _renew(self, session: VDISession, handle: str) -> Admitted | None:
         grant = await self._grant_by(session, handle)
         if grant is None or not await self._logins.touch(grant.login_id):
             return None
+        self._live.put(grant)  # another replica may have made it just now
         token = self._tokens.mint(grant)
         return Admitted(session, self._tokens.read(token), token)
 

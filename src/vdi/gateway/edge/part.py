@@ -90,7 +90,15 @@ class Edge(Part):
             metrics=metrics,
             clock=clock,
         )
-        gate = Gate(tokens=tokens, ring=self.ring, store=store, logins=logins, revocations=revocations, clock=clock)
+        gate = Gate(
+            tokens=tokens,
+            ring=self.ring,
+            store=store,
+            logins=logins,
+            live=live,
+            revocations=revocations,
+            clock=clock,
+        )
         self._live = live
         self.verify = Verify(
             settings=settings,

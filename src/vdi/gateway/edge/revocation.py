@@ -115,6 +115,10 @@ class Live:
         newer = {key: one for key, one in self._grants.items() if key not in known_before}
         self._grants = {one.id: one for one in grants} | newer
 
+    def has(self, grant_id: str) -> bool:
+        """Whether this grant is one of them."""
+        return grant_id in self._grants
+
     def ids(self) -> set[str]:
         """All of them."""
         return set(self._grants)

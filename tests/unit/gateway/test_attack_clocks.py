@@ -1,0 +1,124 @@
+"""Two replicas, of which one has a clock that is five minutes ahead or behind: nothing opens by it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from unit.gateway.edge_stage import (
+    GUEST,
+    OWNER,
+    SETTINGS,
+    Stage,
+    a_session,
+    address,
+    changed,
+    open_stage,
+    shared_with,
+    told,
+)
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.session.times import format_time
+
+HOST = SETTINGS.host("alice-desktop")
+SKEW = 300
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Stage]:
+    """The replica whose clock is right."""
+    async with open_stage(tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture(params=[SKEW, -SKEW], ids=["ahead", "behind"])
+async def there(request: pytest.FixtureRequest, tmp_path: Path, here: Stage) -> AsyncIterator[Stage]:
+    """The other one. Redis keeps its time by itself, so the state that both share keeps the right one."""
+    async with open_stage(tmp_path, secrets=here.secrets, shared=here.shared) as stage:
+        stage.clock.advance(seconds=request.param)
+        yield stage
+
+
+def pass_time(*stages: Stage, seconds: float) -> None:
+    for stage in stages:
+        stage.clock.advance(seconds=seconds)
+
+
+async def test_who_is_in_stays_in_whichever_replica_is_asked(here: Stage, there: Stage) -> None:
+    browser = await here.logged_in(OWNER)
+    assert (await browser.open(address())).status_code == 200
+    for _ in range(8):
+        pass_time(here, there, seconds=60)
+        for stage in (here, there):
+            answer = await stage.verify(HOST, "/api/files", Cookie=browser.stolen(HOST))
+            assert answer.status_code == 200, answer.text
+            if "set-cookie" in answer.headers:
+                token = answer.headers["set-cookie"].partition(";")[0].partition("=")[2]
+                browser.cookies.set(DESKTOP_COOKIE, token, domain=HOST, path="/")
+
+
+@pytest.mark.parametrize("who_ends_it", ["here", "there"])
+async def test_what_was_ended_stays_ended_for_as_long_as_a_token_lasts_anywhere(
+    here: Stage, there: Stage, who_ends_it: str
+) -> None:
+    """A token of the replica that is ahead is good at the other one when its revocation was forgotten there."""
+    visitor = await here.logged_in(OWNER)
+    assert (await visitor.open(address())).status_code == 200
+    renewed = await there.verify(HOST, Cookie=visitor.stolen(HOST, GRANT_COOKIE))
+    token = renewed.headers["set-cookie"].partition(";")[0]
+    ending = here if who_ends_it == "here" else there
+    await ending.edge.end_grants(login_id=visitor.login_id)
+    for _ in range(70):
+        pass_time(here, there, seconds=15)
+        for stage in (here, there):
+            await stage.edge.revoker.poll()
+            answer = await stage.verify(HOST, "/api/files", Cookie=token)
+            assert answer.status_code == 401, "a token whose login has ended opens the desktop again"
+
+
+async def test_a_token_alone_is_good_at_a_replica_that_has_read_of_its_grant(here: Stage, there: Stage) -> None:
+    """What a thief has, without the handle: refused by who knows nothing of the grant, whatever its times say."""
+    visitor = await here.logged_in(OWNER)
+    assert (await visitor.open(address())).status_code == 200
+    token = visitor.stolen(HOST, DESKTOP_COOKIE)
+    there.clock.now = here.clock.now
+    assert (await there.verify(HOST, "/api/files", Cookie=token)).status_code == 401
+    await there.edge.revoker.poll()
+    assert (await there.verify(HOST, "/api/files", Cookie=token)).status_code == 200
+
+
+async def test_a_token_from_the_future_needs_the_grant(
+    here: Stage, there: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the database the grant cannot be read: the request is refused, with the reason."""
+    visitor = await here.logged_in(OWNER)
+    assert (await visitor.open(address())).status_code == 200
+    there.clock.now = here.clock.now.replace(hour=13)
+    handle = visitor.stolen(HOST, GRANT_COOKIE)
+    early = (await there.verify(HOST, Cookie=handle)).headers["set-cookie"].partition(";")[0]
+
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailableError("it is down")
+
+    assert (await here.verify(HOST, "/api/files", Cookie=early)).status_code == 401
+    assert (await here.verify(HOST, "/api/files", Cookie=f"{early}; {handle}")).status_code == 200
+    monkeypatch.setattr(here.database, "connect", fail)
+    answer = await here.verify(HOST, "/api/files", Cookie=f"{early}; {handle}")
+    assert (answer.status_code, answer.text) == (503, "The gateway's database does not answer.\n")
+
+
+async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: Stage, there: Stage) -> None:
+    """Whose clock is behind lets in for longer, by as much as it is behind; the other one ends that within a sweep."""
+    end = format_time(here.clock.now.replace(minute=30))
+    shared = changed(a_session(), spec=shared_with(GUEST, "viewer", end))
+    for stage in (here, there):
+        told(stage.world, shared)
+    guest = await here.logged_in(GUEST)
+    assert (await guest.open(address())).status_code == 200
+    pass_time(here, there, seconds=1800)
+    await here.edge.revoker.poll()
+    await here.edge.revoker.sweep()
+    await there.edge.revoker.poll()
+    for stage in (here, there):
+        assert (await stage.verify(HOST, "/api/files", Cookie=guest.stolen(HOST))).status_code == 401
