@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from joserfc import jwt
 
 from unit.gateway.edge_stage import OWNER, SETTINGS, FakeSecrets, Stage, address, open_stage
 from unit.gateway.login_stage import FakeClock
@@ -161,3 +162,20 @@ def test_a_stored_key_survives_json() -> None:
     key = make_key(START)
     assert msgspec.json.decode(msgspec.json.encode(key), type=StoredKey) == key
     assert key.private not in str(key.public_jwk())
+
+
+async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: Stage) -> None:
+    """It may say that it holds for years, and has been read before: that it was good once must not outlive the key."""
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    kid, stolen = stage.edge.ring.signer()
+    genuine = browser.stolen(HOST, "__Host-vdi-desktop").partition("=")[2]
+    claims = jwt.decode(genuine, stolen, algorithms=["Ed25519"]).claims
+    for_years = claims | {"exp": claims["exp"] + 10 * 365 * 86400}
+    forged = jwt.encode({"typ": "JWT", "alg": "Ed25519", "kid": kid}, for_years, stolen, algorithms=["Ed25519"])
+    cookie = f"__Host-vdi-desktop={forged}"
+    assert (await stage.verify(HOST, "/api/files", Cookie=cookie)).status_code == 200
+    stage.secrets.put(NAME)  # as an administrator does who knows that it was stolen
+    await stage.edge.ring.refresh()
+    assert (await stage.verify(HOST, "/api/files", Cookie=cookie)).status_code == 401
+    assert (await stage.verify(HOST, "/api/files", Cookie=browser.stolen(HOST))).status_code == 200, "the grant helps"

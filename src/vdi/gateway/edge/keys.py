@@ -90,6 +90,8 @@ class KeyRing:
         self._clock = clock
         self._keys: list[StoredKey] = []
         self._jwks: dict[str, OKPKey] = {}
+        self.generation = 0
+        """Another one whenever the keys have changed: what was verified with those of before is verified again."""
         self.trouble = "not read yet"
         """Why the keys are not as they should be; empty: they are."""
 
@@ -155,6 +157,7 @@ class KeyRing:
         if keys != self._keys:
             self._jwks = {one.kid: one.jwk() for one in keys}
             self._keys = keys
+            self.generation += 1
         self.trouble = ""
 
 

@@ -60,8 +60,8 @@ class Tokens:
         self._issuer = issuer
         self._seconds = seconds
         self._clock = clock
-        # Errors are not remembered, so a flood of forgeries pushes no good token out. A key that is gone takes an hour
-        # to go, a token minutes: what is remembered here has expired long before.
+        # Errors are not remembered, so a flood of forgeries pushes no good token out. The keys' generation is part of
+        # what is remembered: a token of a stolen key may hold for years, and must end when the key is removed.
         self._remembered = lru_cache(REMEMBERED)(self._read)
 
     def mint(self, grant: Grant) -> str:
@@ -85,7 +85,7 @@ class Tokens:
 
     def read(self, token: str) -> Claims:
         """What a token of ours says, in time or not. Raises TokenError."""
-        return self._remembered(token)
+        return self._remembered(token, self._ring.generation)
 
     def holds(self, claims: Claims, now: float) -> bool:
         """Whether it is its time."""
@@ -95,7 +95,7 @@ class Tokens:
         """Whether it is time for the next one."""
         return now > (claims.iat + claims.exp) / 2
 
-    def _read(self, token: str) -> Claims:
+    def _read(self, token: str, _generation: int) -> Claims:
         if not _COMPACT.fullmatch(token):
             raise TokenError("it has not the shape of a token")
         try:
