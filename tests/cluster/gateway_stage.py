@@ -44,7 +44,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
 }
 """Who can log in, all with PASSWORD."""
 _HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 
 
 class AsTraefik(httpx.AsyncBaseTransport):

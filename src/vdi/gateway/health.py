@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.parts import Gateway, Part
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.operator.metrics_token import CHALLENGE, MetricsToken
@@ -81,8 +82,20 @@ class Health(Part):
             yield "the gateway has not begun yet"
         yield from chain(gateway.world.stuck(), *(part.troubles() for part in gateway.parts))
 
+    def _clock(self) -> Iterator[str]:
+        """No reason to leave service: if the API server's clock is the wrong one, all replicas would."""
+        there = self._gateway.client.server_time()
+        ahead = 0.0 if there is None else (self._gateway.clock() - there).total_seconds()
+        if abs(ahead) > LEEWAY:
+            yield (
+                f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's. Logins and "
+                f"desktops' tokens need clocks that differ by {LEEWAY:.0f} s at most. Set the clocks of the nodes (NTP)"
+            )
+
     async def _leant_on(self) -> AsyncIterator[str]:
         gateway = self._gateway
+        for trouble in self._clock():
+            yield trouble
         for trouble in gateway.world.troubles():
             yield trouble
         checks: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (

@@ -5,6 +5,8 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -79,6 +81,8 @@ class Client:
         self._credentials = Credentials(config, clock)
         self._http: HttpClient | None = None
         self._prefix = self._constant = ""
+        # The last answer's Answer.head and when it came: the server's clock is read out of them when it is asked for.
+        self._heard: tuple[bytes, float] | None = None
 
     async def __aenter__(self) -> Self:
         config = self.config
@@ -101,6 +105,17 @@ class Client:
         if self._http is not None:
             await self._http.close()
         self._http = None
+
+    def server_time(self) -> datetime | None:
+        """What the API server's clock shows now, to a second, by the last answer's Date; None: nothing is known."""
+        if self._heard is None:
+            return None
+        head, when = self._heard
+        try:
+            then = parsedate_to_datetime(Answer(0, head).header("Date") or "")
+        except ValueError:
+            return None
+        return then.replace(tzinfo=UTC) + timedelta(seconds=self._clock.monotonic() - when)
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None, into: type[T]) -> T:
         """Read one object."""
@@ -335,6 +350,7 @@ class Client:
         try:
             answer = await http.request(request, asyncio.get_running_loop().time() + seconds, fence)
             status = answer.status
+            self._heard = (answer.head, self._clock.monotonic())
         except (HttpError, TimeoutError, OSError) as error:
             raise self._lost(what, error) from error
         finally:

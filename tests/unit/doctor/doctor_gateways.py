@@ -170,6 +170,11 @@ def node_is_ahead(cluster: Cluster) -> None:
         one["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
 
 
+@fault("clock_wrong")
+def a_replica_of_the_gateway_is_ahead(cluster: Cluster) -> None:
+    _says(cluster, "trouble: clock: it is 300 s ahead of the API server's. Set the clocks of the nodes (NTP)")
+
+
 @fault("api_certificate_ends")
 def k3s_up_for_a_year(cluster: Cluster) -> None:
     cluster.api_certificate_ends = "2026-12-01T00:00:00Z"

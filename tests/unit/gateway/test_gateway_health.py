@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +21,8 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.shared import MemoryShared
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 class Database:
@@ -51,6 +54,7 @@ class Stage:
     def __init__(self, token: Path = METRICS_TOKEN_FILE) -> None:
         self.database, self.keys = Database(), Keys()
         self.lost: list[str] = []
+        self.server_time: datetime | None = None
         self.stuck: list[str] = []
         world = SimpleNamespace(troubles=lambda: iter(self.lost), stuck=lambda: iter(self.stuck))
         namespace = SimpleNamespace(
@@ -60,6 +64,8 @@ class Stage:
             database=self.database,
             shared=MemoryShared(),
             metrics=Metrics(),
+            client=SimpleNamespace(server_time=lambda: self.server_time),
+            clock=lambda: NOW,
             stopping=asyncio.Event(),
             login=None,
             edge=None,
@@ -119,6 +125,18 @@ async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() 
     )
     stage.health.begun = False
     assert (await stage.get("/readyz"))[0] == 503
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(300, "300 s ahead of"), (-300, "300 s behind")])
+async def test_a_wrong_clock_is_reported_and_takes_no_replica_out_of_service(seconds: int, words: str) -> None:
+    stage = Stage()
+    stage.server_time = NOW - timedelta(seconds=seconds)
+    status, text = await stage.get("/readyz")
+    assert (status, text.splitlines()[0]) == (200, "ok")
+    assert f"but clock: it is {words} the API server's. " in text
+    assert await stage.health.all_troubles() != []
+    stage.server_time = NOW - timedelta(seconds=seconds / 10)
+    assert await stage.get("/readyz") == (200, "ok\n")
 
 
 async def test_a_watch_that_is_stuck_is_this_replicas_own_fault() -> None:

@@ -408,6 +408,17 @@ def test_a_state_is_read_by_its_own_browser_as_it_was_made(
                 oidc_flow.read_state(wrong_secret, wrong_state, 1000.0)
 
 
+def test_a_state_of_a_replica_whose_clock_is_ahead_is_read_within_the_leeway() -> None:
+    """The provider may send the browser back within the second, to the other replica."""
+    secret = oidc_flow._text(b"s" * 32)
+    state = oidc_flow.make_state(secret, "/", 1000.0, b"salt")
+    assert oidc_flow.read_state(secret, state, 1000.0 - oidc_flow.LEEWAY) == "/"
+    with pytest.raises(oidc_flow.StateError, match="in 300 s from now: the clocks of two replicas differ"):
+        oidc_flow.read_state(secret, state, 700.0)
+    with pytest.raises(oidc_flow.StateError, match="more than 10 minutes ago"):
+        oidc_flow.read_state(secret, state, 1001.0 + oidc_flow.SECONDS)
+
+
 @pytest.mark.parametrize(
     ("claim", "groups"),
     [

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ async def test_every_request_asks_for_plain_json() -> None:
     headers = api.requests[0][4]
     assert headers["Accept-Encoding"] == "identity"
     assert headers["Accept"] == "application/json"
+
+
+async def test_the_servers_clock_is_read_out_of_its_answers() -> None:
+    clock = EagerClock()
+    async with fake_api() as api, connected(api, clock) as client:
+        assert client.server_time() is None
+        await client.list(THINGS, into=Thing)
+        before = client.server_time()
+        assert before is not None
+        assert abs(datetime.now(UTC) - before) < timedelta(seconds=10)
+        await clock.sleep(60)
+        assert client.server_time() == before + timedelta(seconds=60)
 
 
 async def test_apply_says_who_and_by_force() -> None:

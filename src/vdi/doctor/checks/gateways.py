@@ -17,6 +17,7 @@ _CUT = "websockets of "
 _BY_NAME = {
     "database": ("database_unreachable", "Its database does not answer"),
     "shared state": ("redis_unreachable", "Redis does not answer"),
+    "clock": ("clock_wrong", "The clock of a replica is wrong"),
     "single sign-on": ("oidc_unreachable", "The identity provider does not answer as it should"),
 }
 

@@ -11,6 +11,8 @@ import re
 
 SECONDS = 600
 """How long a person may take at the provider."""
+LEEWAY = 60
+"""Seconds that the clocks of two replicas may differ: one begins a login, the other may end it."""
 _SALT = 16
 _TIME = 8
 _LONGEST_NEXT = 512
@@ -39,7 +41,10 @@ def read_state(secret: str, state: str, now: float) -> str:
     if not is_secret(secret) or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
         raise StateError("this browser has not asked for this login, or has forgotten that it did")
     content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if not 0 <= now - int.from_bytes(content[:_TIME]) <= SECONDS:
+    age = now - int.from_bytes(content[:_TIME])
+    if age < -LEEWAY:
+        raise StateError(f"this login was begun in {-age:.0f} s from now: the clocks of two replicas differ")
+    if age > SECONDS:
         raise StateError(f"this login was begun more than {SECONDS // 60} minutes ago")
     return content[_TIME + _SALT :].decode()
 

@@ -103,7 +103,8 @@ async def finish_oidc(request: Request) -> Response:
         next_page = safe_next(oidc_flow.read_state(secret, state, gateway.clock().timestamp()), gateway.settings)
     except oidc_flow.StateError as why:
         return _problem(request, 403, f"Not logged in: {why}.", "/")
-    if not await gateway.shared.take_once(f"login/state/{state.rpartition('.')[2]}", oidc_flow.SECONDS):
+    kept = oidc_flow.SECONDS + oidc_flow.LEEWAY
+    if not await gateway.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
         return _problem(request, 403, "Not logged in: this way back was taken before.", next_page)
     if "error" in query:
         said = " ".join(query.get(one, "")[:200] for one in ("error", "error_description")).strip()

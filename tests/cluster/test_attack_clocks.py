@@ -1,0 +1,128 @@
+"""Two gateways as processes, and the machine of one of them is five minutes ahead: every clock that it looks at."""
+
+import re
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.gateway_stage import add_people, gateway_process
+from cluster.operator_stage import Stage
+from cluster.redis_stage import redis_server
+from cluster.test_gateway_replicas import ALICE, Pair, free_ports, is_in
+from postgres import postgres_server, postgres_url
+from vdi.operator.kinds import SESSIONS
+from waiting import eventually
+
+__all__ = ["postgres_server", "postgres_url"]
+
+SKEW = 300
+pytestmark = pytest.mark.timeout(300)  # three processes for each of them
+
+
+def fake_time(seconds: int) -> dict[str, str]:
+    """Environment of a process whose wall clock is so much ahead; its monotonic clock stays as it is."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    assert found, "libfaketime is not in /usr/lib: apt-get install libfaketime"
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"{seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+@pytest.fixture
+async def pair(stage: Stage, tmp_path: Path, postgres_url: str) -> AsyncIterator[Pair]:
+    """The second one is ahead."""
+    await add_people(stage)
+    ports = free_ports(4)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vdi-redis-"))
+        redis = await stack.enter_async_context(redis_server(Path(folder)))
+        shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
+        right = await stack.enter_async_context(gateway_process(stage, tmp_path, (ports[0], ports[1]), **shared))
+        ahead = gateway_process(stage, tmp_path, (ports[2], ports[3]), **shared, **fake_time(SKEW))
+        yield Pair(stage, right, await stack.enter_async_context(ahead), redis)
+
+
+async def test_the_replica_that_is_ahead_says_so_and_stays_in_service(pair: Pair) -> None:
+    """In its answer to probes, and in its log, which `vdi doctor` reads."""
+
+    async def says() -> bool:
+        answer = await pair.two.gateway.inside("/readyz")
+        assert answer.status_code == 200
+        return bool(re.search(r"but clock: it is (299|30[0-5]) s ahead of the API server's\.", answer.text))
+
+    await eventually(says, "it says that its clock is wrong")
+    await eventually(lambda: "trouble: clock: it is" in pair.two.log.read_text(), "its log says so")
+    assert (await pair.one.gateway.inside("/readyz")).text == "ok\n"
+
+
+async def test_people_come_in_and_stay_whichever_replica_they_meet(pair: Pair) -> None:
+    """Logins, tickets, tokens and grants of the one are good at the other, in both directions."""
+    await pair.stage.session("mine", "none")
+    host = pair.one.gateway.desktop("mine")
+    alice = await pair.log_in(ALICE)
+    for first, second in ((pair.one, pair.two), (pair.two, pair.one)):
+        browser = await pair.through(first, alice)
+        start = await browser.get(f"{host}/.vdi/start?next=/")
+        ticket = (await browser.get(start.headers["location"])).headers["location"]
+        there = await pair.through(second, alice)
+        entered = await there.get(ticket)
+        assert entered.status_code == 302, entered.text
+        cookie = _cookies(entered)
+        for _ in range(3):
+            for replica in (first, second):
+                # 503: the desktop's pod is not there; refused or led to the login is who is not in
+                answer = await replica.gateway.verify("mine", "/api/files", headers={"Cookie": cookie})
+                assert answer.status_code in (200, 503), (answer.status_code, answer.text)
+                assert "not known yet" in answer.text or answer.status_code == 200
+    assert await is_in(await pair.through(pair.one, alice))
+    assert await is_in(await pair.through(pair.two, alice))
+
+
+async def test_what_the_other_ends_is_over_and_stays_over(pair: Pair) -> None:
+    await pair.stage.session("mine", "none")
+    host = pair.one.gateway.desktop("mine")
+    for ending, other in ((pair.one, pair.two), (pair.two, pair.one)):
+        alice = await pair.log_in(ALICE)
+        start = await alice.get(f"{host}/.vdi/start?next=/")
+        ticket = (await alice.get(start.headers["location"])).headers["location"]
+        cookie = _cookies(await (await pair.through(other, alice)).get(ticket))
+        assert (await other.gateway.verify("mine", "/x", headers={"Cookie": cookie})).status_code == 503
+        await ending.gateway.post(await pair.through(ending, alice), "/logout")
+
+        async def refused(cookie: str = cookie) -> bool:
+            """The token alone, and with the grant's handle."""
+            token = cookie.partition(";")[0]
+            codes = {
+                (await one.gateway.verify("mine", "/x", headers={"Cookie": sent})).status_code
+                for one in (pair.one, pair.two)
+                for sent in (cookie, token)
+            }
+            return codes == {401}
+
+        await eventually(refused, "a login that has ended opens nothing, at either of them")
+
+
+async def test_the_history_says_when_a_session_was_deleted_to_within_the_skew(pair: Pair) -> None:
+    """Two rows, or an end before the start, would be wrong figures for ever."""
+    made = await pair.stage.session("mine", "none")
+    alice = await pair.log_in(ALICE)
+    await pair.stage.delete(SESSIONS, "mine")
+    rows: list[dict[str, str]] = []
+
+    async def is_written() -> bool:
+        answer = await alice.get("/api/v1/history", headers={"Accept": "application/json"})
+        rows[:] = answer.json()["items"] if answer.status_code == httpx.codes.OK else []
+        return bool(rows) and bool(rows[0].get("ended"))
+
+    await eventually(is_written, "its end is in the history", 20)
+    assert len(rows) == 1
+    assert rows[0]["created"] == made["metadata"]["creationTimestamp"]
+    assert rows[0]["ended"] >= rows[0]["created"]
+
+
+def _cookies(entered: httpx.Response) -> str:
+    """The token first, then the grant's handle."""
+    lines = [one.partition(";")[0] for one in entered.headers.get_list("set-cookie")]
+    return "; ".join(sorted(one for one in lines if "desktop=" in one or "grant=" in one))
