@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -62,6 +63,15 @@ class Postgres:
             self._process.send_signal(how)
             self._process.wait(30)
         self._process = None
+
+    def send(self, how: signal.Signals) -> None:
+        """To every process of the server: SIGSTOP freezes it, SIGCONT lets it go on."""
+        assert self._process is not None
+        main = self._process.pid
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        for pid in (main, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
 
     def new_database(self) -> str:
         """The URL of an empty one."""

@@ -25,6 +25,7 @@ from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.settings import Settings
+from vdi.gateway.shared import Shared
 
 READY_SECONDS = 20.0
 ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
@@ -168,13 +169,21 @@ class _Here(AbstractResolver):
 
 
 @asynccontextmanager
-async def open_edge(traefik: Path, folder: Path) -> AsyncIterator[EdgeStage]:
+async def open_edge(
+    traefik: Path, folder: Path, *, shared: Shared | None = None, database_url: str = ""
+) -> AsyncIterator[EdgeStage]:
     """Everything, with a live route to alice-desktop."""
     port = free_port()
     async with AsyncExitStack() as stack:
         desktop = await stack.enter_async_context(run_selkies("master-alice-desktop"))
         stage = await stack.enter_async_context(
-            open_stage(folder, settings=Settings(url_port=port), selkies=lambda _: desktop.url)
+            open_stage(
+                folder,
+                settings=Settings(url_port=port),
+                shared=shared,
+                database_url=database_url,
+                selkies=lambda _: desktop.url,
+            )
         )
         sockets = [stack.enter_context(listen(("127.0.0.1", 0), "loopback")) for _ in range(2)]
         servers = [_Server(_config(app)) for app in (stage.public, stage.internal)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class RedisServer:
             await eventually(answers, "Redis answers", 10)
         finally:
             await shared.close()
+
+    def send(self, how: signal.Signals) -> None:
+        """SIGSTOP freezes it, SIGCONT lets it go on."""
+        assert self.process is not None
+        self.process.send_signal(how)
 
     async def kill(self) -> None:
         """SIGKILL; all it knew is lost."""

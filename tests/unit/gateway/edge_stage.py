@@ -262,10 +262,11 @@ async def open_stage(
     settings: Settings = SETTINGS,
     secrets: FakeSecrets | None = None,
     shared: Shared | None = None,
+    database_url: str = "",
     selkies: Callable[[VDISession], str] = lambda _: "http://127.0.0.1:9",
 ) -> AsyncIterator[Stage]:
     """A gateway with alice's session `alice-desktop`. Another stage in the same folder is another replica."""
-    database = Database(f"sqlite+aiosqlite:///{folder}/vdi.db")
+    database = Database(database_url or f"sqlite+aiosqlite:///{folder}/vdi.db")
     async with database.begin() as connection:
         await connection.run_sync(metadata.create_all)
     clock = FakeClock()

@@ -140,7 +140,7 @@ async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise DatabaseUnavailableError(_reason(error)) from error
     try:
         yield connection
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, TimeoutError) as error:
         raise DatabaseUnavailableError(_reason(error)) from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -1,0 +1,135 @@
+"""Redis or PostgreSQL goes while desktops are open: killed, or frozen, which leaves its connections open and silent."""
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from cluster.edge_traefik import EdgeStage, open_edge
+from cluster.redis_stage import RedisServer, redis_server
+from cluster.test_gateway_edge import PROGRAM, alice, connect, traefik
+from postgres import Postgres, postgres_server, postgres_url
+from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with, told
+from vdi.gateway.shared import RedisShared
+from waiting import eventually
+
+__all__ = ["alice", "postgres_server", "postgres_url", "traefik"]
+
+PATIENCE = 20.0
+"""Seconds after which a person who waits for a page has long gone; Traefik's own end of patience is 30."""
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="vdi-redis-") as folder:
+        async with redis_server(Path(folder)) as server:
+            yield server
+
+
+@pytest.fixture
+async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: str) -> AsyncIterator[EdgeStage]:
+    async with AsyncExitStack() as stack:
+        shared = RedisShared(redis.url)
+        stack.push_async_callback(shared.close)
+        edge = await stack.enter_async_context(open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url))
+        told(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        edge.desktop.pages |= {"/": ("desktop /", {}), "/x": ("x", {})}  # others overwrite the visitor's token
+        yield edge
+
+
+async def echoes(socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
+    """The desktop's connection is alive."""
+    await socket.send_str(text)
+    assert await socket.receive_str(timeout=5) == text
+
+
+async def loads(edge: EdgeStage, browser: aiohttp.ClientSession, path: str = "/x") -> tuple[int, str]:
+    """What a script of the desktop's page gets."""
+    async with asyncio.timeout(PATIENCE), browser.get(edge.url(path=path), headers=PROGRAM) as answer:
+        return answer.status, await answer.text()
+
+
+async def opens(edge: EdgeStage, browser: aiohttp.ClientSession) -> tuple[int, str]:
+    """What a person gets who opens the desktop."""
+    async with asyncio.timeout(PATIENCE), browser.get(edge.url()) as answer:
+        return answer.status, await answer.text()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
+    edge: EdgeStage, alice: aiohttp.ClientSession, redis: RedisServer, how: str
+) -> None:
+    socket = await connect(edge, alice)
+    assert await socket.receive_str() == "AUTH_SUCCESS,controller"
+    async with await edge.browser(GUEST) as guest:
+        if how == "frozen":
+            redis.send(signal.SIGSTOP)
+        else:
+            await redis.kill()
+        try:
+            for _ in range(4):  # past the end of a token: the database alone renews it
+                edge.stage.clock.advance(seconds=100)
+                await echoes(socket, f"kd,{how}")
+                assert (await loads(edge, alice))[0] == 200
+            status, text = await opens(edge, guest)
+            assert (status, "Nobody can log in or enter a desktop just now." in text) == (503, True), text
+        finally:
+            if how == "frozen":
+                redis.send(signal.SIGCONT)
+            else:
+                await redis.start()
+
+        async def is_in() -> bool:
+            return (await opens(edge, guest))[0] == 200
+
+        await eventually(is_in, "the guest comes in again", 30)
+    await echoes(socket, "kd,after")
+    await socket.close()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_says_why(
+    edge: EdgeStage, alice: aiohttp.ClientSession, postgres_server: Postgres, how: str
+) -> None:
+    socket = await connect(edge, alice)
+    assert await socket.receive_str() == "AUTH_SUCCESS,controller"
+    async with await edge.browser(GUEST) as guest:
+        if how == "frozen":
+            postgres_server.send(signal.SIGSTOP)
+        else:
+            await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
+        try:
+            for _ in range(4):  # 240 s of the token's 300: the last ones want to renew it, and go on without
+                edge.stage.clock.advance(seconds=60)
+                await echoes(socket, f"kd,{how}")
+                began = time.monotonic()
+                assert (await loads(edge, alice))[0] == 200
+                assert time.monotonic() - began < 5, "a token that holds waits for nothing"
+            second = await connect(edge, alice)
+            assert await second.receive_str() == "AUTH_SUCCESS,controller", "a page may be loaded again"
+            await second.close()
+            edge.stage.clock.advance(seconds=60)
+            assert await loads(edge, alice) == (503, "The gateway's database does not answer.\n")
+            status, text = await opens(edge, guest)
+            assert (status, "The portal cannot reach its database just now." in text) == (503, True), text
+            await echoes(socket, "kd,still")
+        finally:
+            if how == "frozen":
+                postgres_server.send(signal.SIGCONT)
+            else:
+                await asyncio.to_thread(postgres_server.start)
+
+        async def all_is_well() -> bool:
+            return (await loads(edge, alice))[0] == 200 and (await opens(edge, guest))[0] == 200
+
+        await eventually(all_is_well, "both are in again", 60)
+    await echoes(socket, "kd,after")
+    await socket.close()
