@@ -16,6 +16,14 @@ WRITE_SECONDS = 30.0
 """How long an answer's bytes may wait for a browser that takes none."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_MANY_COOKIES = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b'cache-control: no-store\r\nclear-site-data: "cookies"\r\ncontent-length: 148\r\n\r\n'
+    b"Your browser has too many cookies for this domain: a desktop that you opened set them. Open the portal, which "
+    b"deletes them all, then sign in again.\n"
+)
+"""Any desktop may set cookies for the whole domain. Nothing of ours would answer until they expire, in up to 400 days.
+Browsers forget the login with them: it is of no use here, and could have been pushed out by as many small ones."""
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -27,6 +35,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._head: list[bytes] = []
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,15 +54,17 @@ class Connection(HttpToolsProtocol):
         """Count what may belong to a head; the first bytes of a next request start its clock."""
         if self._in_head:
             self._head_bytes += len(data)
+            self._head.append(data)
             if self._head_timer is None:
                 self._await_head()
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(_TOO_LARGE)
+            self._refuse(_TOO_MANY_COOKIES if self._is_mostly_cookies() else _TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The head is here."""
         self._in_head = False
+        self._head.clear()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -62,6 +73,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """What comes now is the next head."""
         self._in_head, self._head_bytes = True, 0
+        self._head.clear()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -84,6 +96,16 @@ class Connection(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """WebSockets of desktops that are not there come here every time: no news, and answered like any request."""
+
+    def _is_mostly_cookies(self) -> bool:
+        """Whether the head that is too large would not be without its cookies, as far as it has come.
+
+        Not for whatever is too large: every page on the internet can send a browser here with a long address.
+        """
+        head = b"".join(self._head).lower()
+        begin = head.find(b"\r\ncookie:")
+        end = head.find(b"\r\n", begin + 2)
+        return begin >= 0 and (end if end >= 0 else len(head)) - begin > HEAD_BYTES // 2
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)

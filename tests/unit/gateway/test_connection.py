@@ -120,6 +120,27 @@ async def test_a_head_that_is_too_large_is_refused(line: bytes) -> None:
         await ends_with(reader, b"431")
 
 
+@pytest.mark.parametrize(
+    ("head", "clears"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"a=b; " * 8000, True),
+        (b"GET / HTTP/1.1\r\nHost: x\r\ncookie: " + b"a=b; " * 8000 + b"\r\nX: y", True),
+        (b"GET /" + b"x" * 40000 + b" HTTP/1.1\r\nHost: x\r\nCookie: a=b", False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\nX: Cookie:" + b"a" * 40000, False),
+    ],
+)
+async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes, clears: bool) -> None:
+    """Not for a long address, to which any page on the internet can send a browser: it would end the login."""
+    async with serving() as (dial, _):
+        reader, writer = await dial()
+        writer.write(head)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert (b'clear-site-data: "cookies"' in answer) == clears
+        length = int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        assert len(answer.partition(b"\r\n\r\n")[2]) == length
+
+
 async def test_what_is_no_http_is_refused() -> None:
     async with serving() as (dial, _):
         reader, writer = await dial()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from unit.gateway.edge_stage import SETTINGS
 from vdi.gateway.edge.headers import (
+    COOKIE_BYTES,
     FORWARD_AUTH,
     AmbiguousError,
     Hosts,
@@ -16,6 +17,7 @@ from vdi.gateway.edge.headers import (
     is_navigation,
     local_path,
     read_headers,
+    that_fit,
     without_ours,
 )
 
@@ -67,6 +69,18 @@ def test_the_desktop_sees_no_cookie_of_ours_and_all_of_its_own(header: str) -> N
     own = [part.strip() for part in header.split(";") if part.strip()]
     own = [part for part in own if not part.lower().startswith("__host-vdi-")]
     assert [part.strip() for part in kept.split(";") if part.strip()] == own
+
+
+@given(COOKIES)
+@example("small=1; " + "; ".join(f"{name}={'x' * 3000}" for name in "abc") + "; last=2")
+def test_the_desktop_is_sent_no_more_cookies_than_its_server_takes(header: str) -> None:
+    kept = that_fit(header)
+    assert len(kept) <= COOKIE_BYTES
+    assert set(kept.split("; ")) <= {*header.split("; "), ""}
+    if len(header) <= COOKIE_BYTES:
+        assert kept == header
+    if header.startswith("small=1; "):
+        assert kept == f"small=1; a={'x' * 3000}; last=2"
 
 
 def test_headers_that_come_twice() -> None:

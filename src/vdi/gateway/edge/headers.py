@@ -54,6 +54,8 @@ DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
 """The Middleware `vdi-edge-headers`: set on every response of a desktop. A desktop does not tell which server it runs,
 and does not clear cookies: the browser would forget those of the whole domain, the login at the portal among them."""
 
+COOKIE_BYTES = 4096
+"""Of cookies that a desktop is sent. Selkies sets none."""
 _LONGEST_NEXT = 2048
 _VISIBLE = re.compile(r"[!-~]+")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -117,6 +119,22 @@ def without_ours(header: str) -> str:
         return header
     kept = (part.strip() for part in header.split(";"))
     return "; ".join(part for part in kept if part and not part.lower().startswith(OURS.lower()))
+
+
+def that_fit(header: str) -> str:
+    """The Cookie header without what is too much for a desktop's server.
+
+    Another desktop may have planted cookies for the whole domain. Selkies refuses a header field of 8190 bytes, and its
+    page would answer nothing but 400 for as long as those last; small ones among large ones are passed on.
+    """
+    if len(header) <= COOKIE_BYTES:
+        return header
+    kept, room = [], COOKIE_BYTES
+    for part in header.split("; "):
+        if len(part) + 2 <= room:
+            kept.append(part)
+            room -= len(part) + 2
+    return "; ".join(kept)
 
 
 def is_navigation(method: str, headers: Mapping[bytes, bytes]) -> bool:

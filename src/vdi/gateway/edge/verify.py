@@ -27,6 +27,7 @@ from vdi.gateway.edge.headers import (
     is_service_worker,
     quoted,
     read_headers,
+    that_fit,
     without_ours,
 )
 from vdi.gateway.edge.paths import may_request
@@ -213,7 +214,7 @@ class Verify:
             return _later("The way into this desktop is not known yet.")
         token = grant_token(master, claims.gid)
         headers = [(b"authorization", f"Bearer {token}".encode()), *renewed]
-        cookies = without_ours(question.cookies)
+        cookies = that_fit(without_ours(question.cookies))
         if cookies:
             headers.append((b"cookie", cookies.encode("latin-1")))
         if question.handshake:
