@@ -327,6 +327,15 @@ async def test_forged_headers_change_nothing(edge: EdgeStage, alice: aiohttp.Cli
     assert len(edge.desktop.seen) == count
 
 
+async def test_a_forged_address_does_not_pass_traefik(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+    """The login's throttle counts by the last entry, which is the one that Traefik has written."""
+    cookie = stolen(alice, edge.host())
+    lines = "X-Forwarded-For: 203.0.113.7\nX-Real-Ip: 203.0.113.7\nForwarded: for=203.0.113.7\n"
+    await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\n{lines}Cookie: {cookie}\nConnection: close\n\n")
+    seen = edge.desktop.seen[-1].headers
+    assert (seen.getall("X-Forwarded-For"), seen["X-Real-Ip"]) == (["127.0.0.1"], "127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("request_text", "statuses"),
     [

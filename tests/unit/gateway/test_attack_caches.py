@@ -1,0 +1,101 @@
+"""Responses in caches: none that is for one person may be kept, and none depends on a header that no cache looks at."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, Scene, furnish, open_scene
+from unit.kube.kube_fake_api import fake_api
+
+POISON = {
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Scheme": "http",
+    "X-Forwarded-Proto": "http",
+    "X-Forwarded-Port": "1",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Original-URL": "/evil",
+    "X-Rewrite-URL": "/evil",
+    "X-Host": "evil.example",
+    "X-HTTP-Method-Override": "POST",
+    "Forwarded": "host=evil.example;proto=http",
+    "Origin": "https://evil.example",
+    "Referer": "https://evil.example/",
+    "User-Agent": "evil.example",
+    "Accept-Language": "evil",
+    "Range": "bytes=0-0",
+}
+"""What no cache takes into account, and what servers have put into their pages and redirects."""
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with fake_api() as api:
+        furnish(api)
+        async with open_scene(api, tmp_path) as scene:
+            yield scene
+
+
+def addresses(scene: Scene) -> list[str]:
+    """Every page there is, streams of events apart: those end only with the browser."""
+    found = [
+        host + way.filled(name="alice-desktop", user="alice@example.com", template="desktop")
+        for table, host in (("portal_routes", PORTAL), ("desktop_routes", DESKTOP))
+        for way in scene.ways(table)
+        if way.method == "GET" and "events" not in way.path and "live" not in way.path
+    ]
+    static = [part for part in found if "/static/" in part]
+    assert len(found) > 30
+    assert static
+    return found
+
+
+async def public(scene: Scene) -> list[str]:
+    """Files of ours, whose addresses are in the login page."""
+    async with scene.browser() as browser:
+        page = await browser.get("/login", headers=PAGE)
+    return [PORTAL + one.split('"')[0] for one in page.text.split('href="') if one.startswith("/static/")]
+
+
+def may_be_kept(answer: httpx.Response) -> bool:
+    return "no-store" not in answer.headers.get("cache-control", "")
+
+
+async def test_nothing_that_is_for_one_person_may_be_kept(scene: Scene) -> None:
+    """What may is the same bytes for whoever asks, and sets no cookie."""
+    async with await scene.logged_in() as alice, scene.browser() as stranger:
+        kept = 0
+        for url in [*addresses(scene), *await public(scene)]:
+            hers = await alice.get(url, headers=PAGE)
+            if not may_be_kept(hers):
+                continue
+            kept += 1
+            theirs = await stranger.get(url, headers=PAGE)
+            assert (hers.status_code, hers.content) == (theirs.status_code, theirs.content), url
+            assert "set-cookie" not in {*hers.headers, *theirs.headers}, url
+            assert hers.status_code == 200, f"{url}: a refusal or a redirect that is kept is one for all"
+        assert kept >= 3, "files of ours, and the keys"
+
+
+async def test_no_header_that_a_cache_ignores_changes_what_it_keeps(scene: Scene) -> None:
+    async with await scene.logged_in() as alice:
+        for url in [*addresses(scene), *await public(scene)]:
+            clean = await alice.get(url, headers=PAGE)
+            poisoned = await alice.get(url, headers={**PAGE, **POISON})
+            assert "evil" not in poisoned.headers.get("location", ""), url
+            assert "evil.example" not in poisoned.text or "/account" in url, url
+            if may_be_kept(clean) or may_be_kept(poisoned):
+                assert (clean.status_code, clean.content) == (poisoned.status_code, poisoned.content), url
+
+
+async def test_what_the_edge_says_itself_is_never_kept(scene: Scene) -> None:
+    """A redirect for one role would otherwise be the next one's, and an old refusal would outlast its reason."""
+    internal = httpx.ASGITransport(scene.internal)
+    async with httpx.AsyncClient(transport=internal, base_url="http://edge") as traefik:
+        for uri in ("/", "/x", "/api/files", "/?v=1"):
+            for more in (PAGE, {}, {"Origin": "https://evil.example"}):
+                asked = {"X-Forwarded-Host": DESKTOP.removeprefix("https://"), "X-Forwarded-Method": "GET"}
+                answer = await traefik.get("/edge/verify", headers={**asked, "X-Forwarded-Uri": uri, **more})
+                assert answer.status_code in (302, 401, 403)
+                assert answer.headers["cache-control"] == "no-store"
