@@ -15,7 +15,7 @@ from cluster.edge_traefik import EdgeStage, open_edge
 from cluster.redis_stage import RedisServer, redis_server
 from cluster.test_gateway_edge import PROGRAM, alice, connect, traefik
 from postgres import Postgres, postgres_server, postgres_url
-from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with, told
+from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with
 from vdi.gateway.shared import RedisShared
 from waiting import eventually
 
@@ -38,7 +38,7 @@ async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: 
         shared = RedisShared(redis.url)
         stack.push_async_callback(shared.close)
         edge = await stack.enter_async_context(open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url))
-        told(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        edge.stage.world.sessions.observe(changed(a_session(), spec=shared_with(GUEST, "viewer")))
         edge.desktop.pages |= {"/": ("desktop /", {}), "/x": ("x", {})}  # others overwrite the visitor's token
         yield edge
 

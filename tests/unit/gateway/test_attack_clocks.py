@@ -15,7 +15,6 @@ from unit.gateway.edge_stage import (
     changed,
     open_stage,
     shared_with,
-    told,
 )
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -113,7 +112,7 @@ async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: Stage, the
     end = format_time(here.clock.now.replace(minute=30))
     shared = changed(a_session(), spec=shared_with(GUEST, "viewer", end))
     for stage in (here, there):
-        told(stage.world, shared)
+        stage.world.sessions.observe(shared)
     guest = await here.logged_in(GUEST)
     assert (await guest.open(address())).status_code == 200
     pass_time(here, there, seconds=1800)
