@@ -112,7 +112,7 @@ async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: Stage, the
     end = format_time(here.clock.now.replace(minute=30))
     shared = changed(a_session(), spec=shared_with(GUEST, "viewer", end))
     for stage in (here, there):
-        stage.world.sessions.observe(shared)
+        stage.add(shared)
     guest = await here.logged_in(GUEST)
     assert (await guest.open(address())).status_code == 200
     pass_time(here, there, seconds=1800)
