@@ -32,7 +32,7 @@ ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that nobody is given who asks for any: those are from 32768 on."""
+    """A port that is free, and that the kernel gives to no program that requests any: those are from 32768 on."""
     while True:
         port = random.randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
