@@ -144,9 +144,11 @@ async def test_all_desktops_and_the_portal_share_one_certificate(
         stage.operator(policy=Policy(domain=DOMAIN, cert_resolver="le")),
     ):
         for name in ("alice-desk", "bob-desk"):
-            await stage.session(name, template, user=f"{name}@example.com")
-            await eventually(partial(routed, port, f"{name}.{DOMAIN}"), f"{name} has a route", ISSUED_SECONDS)
-            await eventually(partial(serves, port, f"{name}.{DOMAIN}", WILDCARD), f"{name} has TLS", ISSUED_SECONDS)
+            user = f"{name}@example.com"  # a home serves one desktop of its user at a time
+            await stage.session(name, template, user=user)
+            host = f"{stage.host(name, user).partition('.')[0]}.{DOMAIN}"
+            await eventually(partial(routed, port, host), f"{name} has a route", ISSUED_SECONDS)
+            await eventually(partial(serves, port, host, WILDCARD), f"{name} has TLS", ISSUED_SECONDS)
         route, _ = await stage.all(ROUTES)
         assert route["spec"]["tls"] == chart_tls(programs["helm"]), "else Traefik orders one for the portal too"
         # What a route orders that names no domains, and long enough for an order of the second desktop's.
