@@ -28,7 +28,9 @@ def desktop() -> ModuleType:
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = module_from_spec(spec)
-    loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # beside the script, from where it would get into the image
+        loader.exec_module(module)
     return module
 
 
@@ -88,7 +90,7 @@ def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_laun
     parts = desktop.Desktop(
         {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1"}, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "hidden"}
     )
-    monkeypatch.setattr(parts, "argv", lambda _: [sys.executable, "-c", _TELL, str(LIBRARY)])
+    monkeypatch.setattr(parts, "argv", lambda _: [sys.executable, "-B", "-c", _TELL, str(LIBRARY)])
     parts.hold_ports()
     (held,) = parts.sockets["selkies"]
     with held:
