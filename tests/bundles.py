@@ -2,9 +2,9 @@
 
 import msgspec
 
-from vdi.doctor.finding import Finding
 from vdi.doctor.redact import names_in
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding
 
 
 def renamed(findings: list[Finding], snapshot: Snapshot) -> list[Finding]:

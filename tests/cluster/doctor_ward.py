@@ -13,10 +13,9 @@ from bundles import renamed
 from cluster.operator_stage import RBAC, Object, ShiftedClock, Stage, documented_rules
 from vdi.doctor.collect import BUDGET, collect
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding, Severity
-from vdi.doctor.rank import roots
 from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import Scope, Snapshot, load, save
+from vdi.findings.model import Finding, Severity, roots
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
 from vdi.kube.transport import Client

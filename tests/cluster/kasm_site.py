@@ -72,10 +72,10 @@ class Site:
         return status, data
 
     def preflight(self, *words: str, kubeconfig: Path | None = None) -> tuple[int, dict[str, Object]]:
-        """Exit status, and lines by check."""
+        """Exit status, and findings by code."""
         given = ("--registry", self.registry, "--hostname", ADDRESS)
         status, data = self.kasm("preflight", *given, *words, kubeconfig=kubeconfig)
-        return status, {line["check"]: line for line in data["lines"]}
+        return status, {line["code"]: line for line in data["findings"]}
 
     def apply(self, *objects: Object) -> None:
         given = yaml.safe_dump_all(list(objects))

@@ -23,9 +23,8 @@ from cryptography.x509.oid import NameOID
 from cluster.doctor_ward import Ward, now
 from cluster.operator_stage import CRDS, Stage
 from vdi.api.crd import build_crds
-from vdi.doctor.finding import Severity
 from vdi.doctor.fix import carry_out, prepare
-from vdi.doctor.rank import roots
+from vdi.findings.model import Severity, roots
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import CLAIMS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS
@@ -65,7 +64,7 @@ async def test_a_healthy_cluster_has_no_findings(ward: Ward) -> None:
 async def test_no_operator(ward: Ward) -> None:
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     found = await ward.finds("operator_missing")
-    assert "helm upgrade --install" in found.remedy
+    assert "helm upgrade --install" in found.remedy.text
     ignored = [one for one in ward.of_here(await ward.look()) if one.code == "session_ignored"]
     assert [one.caused_by for one in ignored] == [found.key]
 
@@ -137,7 +136,7 @@ async def test_a_finalizer_that_nobody_drops(ward: Ward) -> None:
     top = await ward.finds("operator_missing")
     stuck = [one for one in await ward.look() if one.code == "finalizer_stuck"]
     assert [one.caused_by for one in stuck] == [top.key]
-    assert "finalizers" in stuck[0].remedy
+    assert "finalizers" in stuck[0].remedy.text
 
 
 async def test_a_template_that_is_missing(ward: Ward) -> None:
@@ -516,7 +515,7 @@ async def test_an_account_that_may_only_read_sessions(ward: Ward) -> None:
     assert {one.severity for one in found} == {Severity.UNKNOWN}, [one.key for one in found]
     pods = next(one for one in found if one.object == "kind/pods")
     assert f"{user} may not list pods in namespace {ward.namespace}" in pods.message
-    assert "--verb=list --resource=pods" in pods.remedy
+    assert "--verb=list --resource=pods" in pods.remedy.text
 
 
 async def test_the_command(ward: Ward, kubeconfig: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: Ward) ->
     async with ward.at_work(policy=POLICY):
         await ward.stage.patch(DEPLOYMENTS, "vdi-gateway", {"spec": {"replicas": 0}})
         found = await ward.finds("gateway_down")
-        assert "scale deployment vdi-gateway --replicas 1" in found.remedy
+        assert "scale deployment vdi-gateway --replicas 1" in found.remedy.text
         await ward.stage.delete(DEPLOYMENTS, "vdi-gateway")
         found = await ward.finds("gateway_missing")
     assert "VDI_EDGE_MIDDLEWARE=vdi-edge" in found.evidence[0]

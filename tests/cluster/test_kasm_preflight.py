@@ -33,16 +33,16 @@ def site(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
 
 def test_a_k3s_that_can_take_it(site: Site) -> None:
     status, lines = site.preflight("--chart-version", "1.1190.7")
-    bad = {check: line for check, line in lines.items() if line["verdict"] != "pass" and check not in EXACT}
+    bad = {check: line for check, line in lines.items() if line["severity"] != "ok" and check not in EXACT}
     assert bad == {}
-    assert lines["disk-free"]["verdict"] == "unknown"
+    assert lines["disk-free"]["severity"] == "unknown"
     assert status == 3
-    assert lines["kubernetes"]["seen"] == "v1.34.4+k3s1"
-    assert lines["room"]["seen"] == "8 CPU and 16 GiB free"
-    assert lines["port-443"]["seen"] == "held by service kube-system/traefik (ServiceLB puts it on every node)"
-    assert lines["dns"]["seen"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
-    assert lines["registry"]["seen"] == f"{site.registry}/v2/: 401"
-    assert "1 node by the heartbeat" in lines["clock"]["seen"]
+    assert lines["kubernetes"]["observed"] == "v1.34.4+k3s1"
+    assert lines["room"]["observed"] == "8 CPU and 16 GiB free"
+    assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+    assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
+    assert lines["registry"]["observed"] == f"{site.registry}/v2/: 401"
+    assert "1 node by the heartbeat" in lines["clock"]["observed"]
 
 
 def test_what_runs_takes_room(site: Site) -> None:
@@ -59,7 +59,7 @@ def test_what_runs_takes_room(site: Site) -> None:
     status, lines = site.preflight("--chart-version", "1.1190.7")
     site.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
     assert status == 1
-    assert lines["room"]["seen"].startswith("2 CPU")
+    assert lines["room"]["observed"].startswith("2 CPU")
     assert "4.75 CPU wanted - 2 CPU free = 2.75 CPU too little" in lines["room"]["arithmetic"]
 
 
@@ -70,10 +70,10 @@ def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(s
         threading.Thread(target=_take, args=(listener,), daemon=True).start()
         status, lines = site.preflight("-f", str(values))
     assert status == 1
-    assert lines["port-443"]["verdict"] == "fail"
-    assert "--ingress traefik" in lines["port-443"]["remedy"]
-    assert lines["port-3389"]["verdict"] == "fail"
-    assert f"something answers at {ADDRESS}" in lines["port-3389"]["seen"]
+    assert lines["port-443"]["severity"] == "error"
+    assert "--ingress traefik" in lines["port-443"]["remedy"]["sentence"]
+    assert lines["port-3389"]["severity"] == "error"
+    assert f"something answers at {ADDRESS}" in lines["port-3389"]["observed"]
 
 
 def _take(listener: socket.socket) -> None:
@@ -92,19 +92,19 @@ def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, lette
     _, lines = site.preflight("-g", letter, "-f", str(rendered))
     pods = {line.split(": ")[0] for line in lines["room"]["arithmetic"] if " x " in line}
     assert any("proxy" in pod for pod in pods)
-    assert lines["room"]["verdict"] == "pass"
-    assert lines["port-443"]["wanted"] == "held by Traefik"
+    assert lines["room"]["severity"] == "ok"
+    assert lines["port-443"]["expected"] == "held by Traefik"
 
 
 def test_an_account_without_rights_is_told_which(site: Site, tmp_path: Path) -> None:
     kubeconfig = site.kubeconfig_of("default", tmp_path)
     status, lines = site.preflight(kubeconfig=kubeconfig)
     assert status == 3
-    unknown = [check for check, line in lines.items() if line["verdict"] == "unknown"]
+    unknown = [check for check, line in lines.items() if line["severity"] == "unknown"]
     assert {"kubernetes", "nodes", "room", "storage-class", "port-443", "way-in", "dns", "namespace"} <= set(unknown)
-    assert lines["room"]["why"] == "system:serviceaccount:kasm:default may not list nodes."
-    assert "--verb=list --resource=nodes" in lines["room"]["remedy"]
-    assert lines["helm"]["verdict"] == "pass"
+    assert lines["room"]["message"] == "system:serviceaccount:kasm:default may not list nodes."
+    assert "--verb=list --resource=nodes" in lines["room"]["remedy"]["commands"][0]
+    assert lines["helm"]["severity"] == "ok"
 
 
 def test_the_rights_that_are_named_are_enough(site: Site, tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_the_rights_that_are_named_are_enough(site: Site, tmp_path: Path) -> Non
     kubeconfig = site.kubeconfig_of("default", tmp_path)
     for number in range(12):
         _, lines = site.preflight(kubeconfig=kubeconfig)
-        asked = [line["remedy"] for line in lines.values() if "may not" in line["why"]]
+        asked = [line["remedy"]["commands"] for line in lines.values() if "may not" in line["message"]]
         if not asked:
             assert number > 0
             return
-        words = asked[0].partition(",")[0].removeprefix("kubectl ").split()
+        words = asked[0][0].removeprefix("kubectl ").split()
         name = f"vdi-kasm-{number}"
         scope = words[words.index("--namespace") + 1] if "--namespace" in words else ""
         words = [name if word == "vdi-kasm" else word for word in words]

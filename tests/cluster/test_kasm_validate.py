@@ -80,12 +80,12 @@ class Kasm:
     def validate(self, *words: str) -> tuple[int, dict[str, Object]]:
         """Exit status, and lines by check."""
         status, data = self.site.kasm("validate", "--connect", f"127.0.0.1:{self.port}", *words)
-        return status, {line["check"]: line for line in data["lines"]}
+        return status, {line["code"]: line for line in data["findings"]}
 
     def bad(self) -> dict[str, str]:
         """What does not pass, with what is seen."""
         _, lines = self.validate()
-        return {check: line["seen"] for check, line in lines.items() if line["verdict"] != "pass"}
+        return {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}
 
 
 async def _patch(api: Client, kind: Resource, name: str, status: Object) -> None:
@@ -175,13 +175,13 @@ def test_each_generation_is_whole_and_what_is_broken_in_the_newest_is_seen(
 ) -> None:
     with installed(Site(tools, "", capsys), letter) as kasm:
         status, lines = kasm.validate()
-        left = {check: line["seen"] for check, line in lines.items() if line["verdict"] != "pass"}
+        left = {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}
         assert set(left) <= {"certificate", "db-init"}, left
         assert status == 0
-        assert f"Secret {CERTIFICATES.get(letter, 'kasm-tls')}: {HOST}" in lines["certificate"]["seen"]
-        assert lines["web-ui"]["wanted"] == f"200 from https://{HOST}/api/__healthcheck"
-        assert "does not trust" in lines["web-ui"]["seen"]
-        assert lines["release"]["seen"].endswith("(release kasm), revision 1 deployed")
+        assert f"Secret {CERTIFICATES.get(letter, 'kasm-tls')}: {HOST}" in lines["certificate"]["observed"]
+        assert lines["web-ui"]["expected"] == f"200 from https://{HOST}/api/__healthcheck"
+        assert "does not trust" in lines["web-ui"]["observed"]
+        assert lines["release"]["observed"].endswith("(release kasm), revision 1 deployed")
         if letter == "c":
             assert_rights_are_named(kasm)
             assert_faults_are_seen(kasm)
@@ -192,12 +192,12 @@ def assert_rights_are_named(kasm: Kasm) -> None:
     kubeconfig = kasm.site.kubeconfig_of("default", kasm.site.tools.home)
     words = ("validate", "--connect", f"127.0.0.1:{kasm.port}", "--hostname", HOST)
     status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
-    (line,) = data["lines"]
-    assert (status, line["verdict"]) == (3, "unknown")
-    assert "may not list deployments.apps in namespace kasm" in line["why"]
+    (line,) = data["findings"]
+    assert (status, line["severity"]) == (3, "unknown")
+    assert "may not list deployments.apps in namespace kasm" in line["message"]
     kasm.kube("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default")
     status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
-    unknown = {one["check"]: one["why"] for one in data["lines"] if one["verdict"] == "unknown"}
+    unknown = {one["code"]: one["message"] for one in data["findings"] if one["severity"] == "unknown"}
     assert status == 3
     assert set(unknown) == {"release", "admin-password", "way-in", "certificate"}
     assert "may not list secrets in namespace kasm" in unknown["release"]

@@ -16,9 +16,8 @@ from e2e.desktops import start
 from e2e.world import NAMESPACE, World
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding
-from vdi.doctor.rank import roots
 from vdi.doctor.snapshot import Scope, Snapshot
+from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client

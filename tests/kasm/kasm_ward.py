@@ -14,11 +14,10 @@ from cluster.operator_stage import ShiftedClock
 from vdi.cli.kasm_diagnose import CHECKS
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding
 from vdi.doctor.kasm import Kasm
-from vdi.doctor.rank import roots
 from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import Scope, Snapshot, load, save
+from vdi.findings.model import Finding, roots
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 from waiting import wait_until

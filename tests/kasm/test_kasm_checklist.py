@@ -21,7 +21,7 @@ def checklist(ward: Ward, capsys: pytest.CaptureFixture[str], *words: str) -> tu
     place = ("--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json")
     capsys.readouterr()
     status = main(["kasm", *words, *place])
-    return status, {line["check"]: line for line in json.loads(capsys.readouterr().out)["lines"]}
+    return status, {line["code"]: line for line in json.loads(capsys.readouterr().out)["findings"]}
 
 
 @pytest.fixture
@@ -38,16 +38,16 @@ def test_whole_through_the_real_way(ward: Ward, letter: str, traefik: str, capsy
 
     def whole() -> bool:
         seen.update(checklist(ward, capsys, "validate", "--connect", traefik)[1])
-        return all(line["verdict"] in ("pass", "warn") for line in seen.values())
+        return all(line["severity"] in ("ok", "warning") for line in seen.values())
 
     try:
         wait_until(f"generation {letter} is whole", whole, 180)
     except AssertionError as error:
-        bad = {check: line for check, line in seen.items() if line["verdict"] != "pass"}
+        bad = {check: line for check, line in seen.items() if line["severity"] != "ok"}
         raise AssertionError(f"{error}: {json.dumps(bad, indent=1)}") from None
-    assert {check for check, line in seen.items() if line["verdict"] == "warn"} <= {"certificate", "way-in"}
-    assert seen["web-ui"]["seen"].startswith("200")
-    assert "signed by itself" in seen["certificate"]["seen"]
+    assert {check for check, line in seen.items() if line["severity"] == "warning"} <= {"certificate", "way-in"}
+    assert seen["web-ui"]["observed"].startswith("200")
+    assert "signed by itself" in seen["certificate"]["observed"]
 
     ward.kubectl("scale", "deployment", "--all", "--replicas=0")
     wait_until("nobody answers any more", lambda: "web-ui" in failing(ward, capsys, traefik), 60)
@@ -64,16 +64,16 @@ def answering(letter: str, host: str) -> dict[str, str]:
 
 def failing(ward: Ward, capsys: pytest.CaptureFixture[str], traefik: str) -> set[str]:
     _, lines = checklist(ward, capsys, "validate", "--connect", traefik)
-    return {check for check, line in lines.items() if line["verdict"] == "fail"}
+    return {check for check, line in lines.items() if line["severity"] == "error"}
 
 
 def test_a_preflight_measures_this_very_machine(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
     _, lines = checklist(ward, capsys, "preflight", "--registry", "http://127.0.0.1:1", "--chart-version", "1.1190.7")
-    assert lines["cpu"]["seen"] == f"{os.cpu_count()} cores"
+    assert lines["cpu"]["observed"] == f"{os.cpu_count()} cores"
     disk = shutil.disk_usage("/var/lib")
-    used = lines["disk-free"]["arithmetic"][0]
-    assert lines["disk-free"]["verdict"] != "unknown", used
+    used = lines["disk-free"]["evidence"][0]
+    assert lines["disk-free"]["severity"] != "unknown", used
     assert abs(float(used.split(" GB used")[0]) - (disk.total - disk.free) / 1e9) < 0.2 * disk.total / 1e9
-    assert lines["storage-class"]["verdict"] == "pass"
-    assert abs(float(lines["clock"]["seen"].split("machine ")[1].split(" s")[0])) <= 1
-    assert lines["registry"]["verdict"] == "fail"
+    assert lines["storage-class"]["severity"] == "ok"
+    assert abs(float(lines["clock"]["observed"].split("machine ")[1].split(" s")[0])) <= 1
+    assert lines["registry"]["severity"] == "error"

@@ -76,7 +76,7 @@ def test_secret_of_the_certificate_missing(ward: Ward) -> None:
     ward.install("b", certificate__secretName="kasm-tls")
     found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-deployment-")
     assert "needs the Secret kasm-tls" in found.message
-    assert "create secret tls kasm-tls" in found.remedy
+    assert "create secret tls kasm-tls" in found.remedy.text
 
 
 def test_key_of_a_secret_missing(ward: Ward) -> None:
@@ -197,7 +197,7 @@ def test_database_stopped(ward: Ward) -> None:
     ward.install("a")
     ward.kubectl("scale", "statefulset", "kasm-db-statefulset", "--replicas", "0")
     found = ward.finds("kasm_scaled_to_zero", "statefulset/kasm-db-statefulset")
-    assert found.remedy.endswith("scale statefulset kasm-db-statefulset --replicas 1")
+    assert found.remedy.text.endswith("scale statefulset kasm-db-statefulset --replicas 1")
     ward.follows(
         "kasm-proxy-deployment-", "kasm_pod_waiting kasm-api-deployment-", "kasm_scaled_to_zero kasm-db-statefulset"
     )
@@ -228,7 +228,7 @@ def test_selector_of_a_service_wrong(ward: Ward) -> None:
     ward.patch("service", "kasm-api", {"spec": {"selector": {"app.kubernetes.io/name": "kasm-api-server"}}})
     found = ward.finds("kasm_service_selects_nothing", "service/kasm-api")
     assert "kasm-api-deployment is probably meant" in found.message
-    command = found.remedy.removeprefix("kubectl ").replace("'", "").split()
+    command = found.remedy.text.removeprefix("kubectl ").replace("'", "").split()
     ward.tools.kubectl(*command)  # what it says mends it
     wait_until("Kasm is well", ward.is_well, 120)
     assert not (wrong := ward.look()), str(wrong)
@@ -261,7 +261,7 @@ def test_dns_stopped(ward: Ward) -> None:
     with stopped(ward, "kube-system", "coredns"):
         ward.install("c")
         found = wait_until("DNS is blamed", lambda: _dns_down(ward), 120)
-    assert "scale deployment coredns --replicas 1" in found.remedy
+    assert "scale deployment coredns --replicas 1" in found.remedy.text
 
 
 def _dns_down(ward: Ward) -> Any:
@@ -278,7 +278,7 @@ def test_circular_wait_as_in_1_1190_0(ward: Ward) -> None:
     ward.install("c", circularWait="true")
     found = ward.finds("kasm_circular_wait", "pod/kasm-")
     assert "2 pods wait for each other" in found.message
-    assert "--version 1.1190.6" in found.remedy
+    assert "--version 1.1190.6" in found.remedy.text
 
 
 # The database's contents
@@ -299,7 +299,7 @@ def test_db_init_crashes(ward: Ward) -> None:
 def test_nobody_initialises_the_database(ward: Ward) -> None:
     ward.install("b", dbManagement__initialize="false")
     found = ward.finds("kasm_database_not_initialised", "service/kasm-db")
-    assert "dbManagement.initialize=true" in found.remedy
+    assert "dbManagement.initialize=true" in found.remedy.text
 
 
 def test_password_that_is_not_the_databases(ward: Ward) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from unit.gateway.portal_stage import Stage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
-from vdi.doctor.finding import Finding, Severity
+from vdi.findings.model import Finding, Severity
 from vdi.gateway.history.part import Past
 from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
 from vdi.gateway.history.usage import Usage

@@ -1,9 +1,7 @@
 """`vdi doctor`: what is broken, where, and how to mend it. What is looked at and judged is in `vdi.doctor`."""
 
 import difflib
-import json
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,32 +9,24 @@ import msgspec
 import typer
 
 from vdi.cli.doctor_fix import fix
-from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import Target, examples, on_cluster
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.page import explain_code
 from vdi.doctor.probe.run import probe
 from vdi.doctor.rank import rank
 from vdi.doctor.record import record_of, to_patch
 from vdi.doctor.redact import redact
-from vdi.doctor.render import as_data, as_junit, as_sarif, as_text
+from vdi.doctor.report import make_report
 from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.findings.model import Finding, exit_code
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.resource import CONFIG_MAPS
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-
-class Output(StrEnum):
-    """How findings are printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    JUNIT = "junit"
-    SARIF = "sarif"
 
 
 @app.command(
@@ -58,7 +48,7 @@ def doctor(
     session: Annotated[str | None, typer.Argument(help="Only this session, and all that it hangs on.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Sessions of all namespaces.")] = False,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TEXT,
+    output: FindingsOption = FindingsOutput.TEXT,
     bundle: Annotated[
         Path | None,
         typer.Option(
@@ -99,7 +89,7 @@ def doctor(
         return
     _refuse_together(
         (everything and session, f"--all cannot go with a session ({session}): name its namespace with -n"),
-        (mend and (source or output is not Output.TEXT), "--fix cannot go with --from or -o: it asks a person"),
+        (mend and (source or output is not FindingsOutput.TEXT), "--fix cannot go with --from or -o: it asks a person"),
         (
             record is not None and not re.fullmatch(r"[^/]+/[^/]+", record),
             f"--record {record}: allowed is NAMESPACE/NAME",
@@ -118,13 +108,14 @@ def doctor(
     if tries:
         probed = target.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
         findings = rank([*findings, *probed])
-    _print(findings, snapshot, output)
+    report = make_report(findings, snapshot)
+    print_report(report, output)
     if mend:
         fix(target, findings, snapshot, yes=yes)
     if record is not None:
         _keep(target, record, findings, snapshot)
         return
-    raise typer.Exit(code_of(findings))
+    raise typer.Exit(exit_code(findings, warnings_fail=report.warnings_fail))
 
 
 def _refuse_together(*refused: tuple[object, str]) -> None:
@@ -169,31 +160,3 @@ def save_bundle(snapshot: Snapshot, file: Path) -> None:
         file.write_bytes(save(snapshot))
     except OSError as error:
         raise CommandFailedError(f"--bundle {file}: {error}", COULD_NOT_LOOK) from error
-
-
-def _print(findings: list[Finding], snapshot: Snapshot, output: Output) -> None:
-    match output:
-        case Output.JSON:
-            typer.echo(json.dumps(as_data(findings, snapshot), indent=2))
-        case Output.JUNIT:
-            typer.echo(as_junit(findings, snapshot))
-        case Output.SARIF:
-            typer.echo(as_sarif(findings))
-        case Output.TEXT:
-            for line in as_text(findings, snapshot):
-                typer.echo(paint(line))
-
-
-def paint(line: str) -> str:
-    """A line of findings, coloured where one begins."""
-    colours = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
-    colour = colours.get(line.split(" ", 1)[0])
-    return typer.style(line, fg=colour, bold=True) if colour else line
-
-
-def code_of(findings: list[Finding]) -> int:
-    """With which status a command ends that has found these."""
-    severities = {one.severity for one in findings}
-    if severities & {Severity.ERROR, Severity.WARNING}:
-        return FINDINGS
-    return COULD_NOT_LOOK if severities else 0

@@ -8,11 +8,10 @@ import typer
 
 from vdi.cli.asking import agrees
 from vdi.cli.options import PROGRAM, Target
-from vdi.doctor.finding import Finding
 from vdi.doctor.fix import carry_out, prepare
 from vdi.doctor.mends import MENDS
-from vdi.doctor.rank import roots
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, roots
 from vdi.gpu.steps import Step, diff_lines
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.transport import Client

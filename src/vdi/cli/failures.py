@@ -1,8 +1,10 @@
 """How a command fails: whole sentences and an exit code. Raised everywhere in this room, printed by `main`."""
 
-FINDINGS = 1
-USAGE = 2
-COULD_NOT_LOOK = 3
+from vdi.findings.model import ExitCode
+
+FINDINGS = ExitCode.FINDINGS
+USAGE = ExitCode.USAGE
+COULD_NOT_LOOK = ExitCode.COULD_NOT_LOOK
 
 
 class CommandFailedError(Exception):

@@ -6,10 +6,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
 from vdi.cli.gpu_page import (
-    finding_data,
-    finding_lines,
     healthy_lines,
     note_lines,
     plan_data,
@@ -21,9 +20,11 @@ from vdi.cli.gpu_run import Wanted, configure_cluster, undo_on_cluster
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, Target, examples, seconds_of
 from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.findings.model import exit_code
+from vdi.findings.render import Report, findings_as_text
 from vdi.gpu.collect import collect
 from vdi.gpu.dcgm import Measured
-from vdi.gpu.findings import Finding, Severity, find
+from vdi.gpu.findings import find
 from vdi.gpu.manifest import DEFAULT_KEY
 from vdi.gpu.measure import measure
 from vdi.gpu.observed import Observed
@@ -102,15 +103,18 @@ def configure(
     changed = _run(target, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
     left, notes = changed.findings, [] if undo else changed.notes
     if output is PageOutput.JSON:
-        print_data({**plan_data(changed.plan), "findings": finding_data(left), "notes": notes}, output)
+        found = [finding.public() for finding in left]
+        print_data({**plan_data(changed.plan), "findings": found, "notes": notes}, output)
     else:
         lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
         lines += healthy_lines(changed.observed) if seconds is not None and not left else []
-        for line in [*lines, *note_lines(notes), *finding_lines(left)]:
+        for line in [*lines, *note_lines(notes)]:
             typer.echo(line)
+        for line in findings_as_text(left):
+            typer.echo(paint(line))
     if left:
         typer.echo(f"not done within {timeout}; look again: {PROGRAM} gpu verify{target.flags}", err=True)
-    raise typer.Exit(_code_of(left))
+    raise typer.Exit(exit_code(left))
 
 
 @app.command(epilog=examples("gpu status", "gpu status -o json"))
@@ -134,30 +138,21 @@ def status(
         typer.echo(line)
 
 
-@app.command(epilog=examples("gpu verify", "gpu verify -o json"))
+@app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))
 def verify(
     *,
-    output: PageOption = PageOutput.TABLE,
+    output: FindingsOption = FindingsOutput.TEXT,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
     """Whether each node advertises GPUs x replicas, and if not, what is wrong. Status 1: findings; 3: cannot tell."""
     observed = _run(Target(kubeconfig=kubeconfig, context=context), collect)
     findings = find(observed)
-    code = _code_of(findings)
-    if output is PageOutput.JSON:
-        print_data({"findings": finding_data(findings), "nodes": status_data(observed)["nodes"]}, output)
-    else:
-        for line in [*finding_lines(findings), *(healthy_lines(observed) if code == 0 else [])]:
-            typer.echo(line)
+    code = exit_code(findings)
+    about = {"nodes": status_data(observed)["nodes"]}
+    notes = [] if code else ["\n".join(healthy_lines(observed))]
+    print_report(Report(tool="vdi gpu verify", findings=findings, context=about, notes=notes), output)
     raise typer.Exit(code)
-
-
-def _code_of(findings: list[Finding]) -> int:
-    severities = {each.severity for each in findings}
-    if Severity.ERROR in severities:
-        return FINDINGS
-    return COULD_NOT_LOOK if Severity.UNKNOWN in severities else 0
 
 
 def _refuse_beside_undo(ctx: typer.Context) -> None:

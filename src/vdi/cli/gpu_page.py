@@ -1,21 +1,16 @@
 """How the sharing of GPUs reads: the page of `status`, the findings of `verify`, the plan of `configure`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from vdi.cli.output import columns
 from vdi.gpu.dcgm import Measured
 from vdi.gpu.effect import effect_on, picker_of
-from vdi.gpu.findings import Finding, Severity
 from vdi.gpu.notes import notes_on
 from vdi.gpu.observed import DaemonSet, Node, Observed
 from vdi.gpu.sharing import RENAMED, RESOURCE
 from vdi.gpu.steps import diff_lines
 from vdi.gpu.time_slicing import Plan
-
-_MARKS = {Severity.ERROR: "✗", Severity.UNKNOWN: "?", Severity.WARNING: "!"}
-
 
 UNKNOWN = "UNKNOWN"
 WHOLE_GPUS = (
@@ -126,19 +121,6 @@ def _busy_cells(node: dict[str, Any]) -> list[str]:
 def note_lines(notes: Sequence[str]) -> list[str]:
     """Notes as a part of a page."""
     return ["", "Notes", *(f"  {each}" for each in notes)] if notes else []
-
-
-def finding_data(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings for `-o json`."""
-    return [asdict(each) for each in findings]
-
-
-def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Findings for people: what, where, and what mends it."""
-    lines = []
-    for each in findings:
-        lines += [f"{_MARKS[each.severity]} {each.code}: {each.where}", f"    {each.message}", f"    → {each.remedy}"]
-    return lines
 
 
 def healthy_lines(observed: Observed) -> list[str]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from vdi.cli.live import StartView
 from vdi.cli.stages import Passed
+from vdi.findings.model import Finding
 from vdi.gpu.carry_out import restart, take, wait_until_settled
 from vdi.gpu.collect import collect
-from vdi.gpu.findings import Finding, find, node_findings, plugin_findings
+from vdi.gpu.findings import find, node_findings, plugin_findings
 from vdi.gpu.notes import after_steps, notes_on
 from vdi.gpu.observed import Observed
 from vdi.gpu.sharing import Sharing

@@ -3,7 +3,7 @@
 import typer
 
 from vdi.cli.options import examples
-from vdi.cli.release_options import ChartFolder, DryRun, Sets, ValuesFiles, Where, files_that_are, on_release
+from vdi.cli.release_options import ChartFolder, DryRun, Sets, ValuesFiles, Where, files_that_are, on_checked_release
 from vdi.cli.release_run import change_release
 from vdi.helm.arguments import Values
 
@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "install -f charts/vdi/values-k3s-small.yaml --set domain=vdi.example.com",
     )
 )
-@on_release
+@on_checked_release
 def install(
     at: Where,
     *,

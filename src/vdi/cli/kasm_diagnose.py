@@ -2,40 +2,32 @@
 
 import difflib
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.doctor import code_of, paint, read_bundle, save_bundle
+from vdi.cli.doctor import read_bundle, save_bundle
 from vdi.cli.failures import CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import KasmNamespace
 from vdi.cli.options import Context, Kubeconfig, Target, examples
-from vdi.cli.output import print_data
 from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.kasm import all_links, kasm_chains
 from vdi.doctor.checks.network import dns_down
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.kasm import Kasm, find_kasm, is_kasms
-from vdi.doctor.rank import roots
 from vdi.doctor.redact import redact
-from vdi.doctor.render import findings_as_text
+from vdi.doctor.report import RULES
 from vdi.doctor.snapshot import Scope, Snapshot
+from vdi.findings.model import Finding, Severity, exit_code
+from vdi.findings.render import Report, count_findings
 from vdi.kube.clock import SYSTEM_CLOCK
 
 CHECKS = (nodes_unwell, dns_down, kasm_chains)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-
-class Output(StrEnum):
-    """How findings are printed."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 @app.command(
@@ -53,7 +45,7 @@ def diagnose(
     ] = None,
     *,
     namespace: KasmNamespace = "kasm",
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TEXT,
+    output: FindingsOption = FindingsOutput.TEXT,
     bundle: Annotated[
         Path | None,
         typer.Option("--bundle", metavar="FILE", help="Save what was looked at here, without secrets and names."),
@@ -80,16 +72,18 @@ def diagnose(
         _require_pods(snapshot, places, namespace)
     if pod is not None:
         findings, starting = _about(places, pod, findings, starting)
-    said = _summary(places, findings, starting)
-    if output is Output.JSON:
-        print_data(_data(snapshot, places, findings, starting, said), output)
-    else:
-        for line in findings_as_text(findings):
-            typer.echo(paint(line))
-        for one in starting:
-            typer.echo(f"starting {one.object}\n  {one.message}\n")
-        typer.echo(said)
-    raise typer.Exit(code_of(findings))
+    report = Report(
+        tool="vdi kasm diagnose",
+        findings=findings,
+        summary=_summary(places, findings, starting),
+        warnings_fail=True,
+        context=_context(snapshot, places, starting),
+        notes=[f"starting {one.object}\n  {one.message}" for one in starting],
+        rules=RULES,
+        timestamp=snapshot.taken_at,
+    )
+    print_report(report, output)
+    raise typer.Exit(exit_code(findings, warnings_fail=report.warnings_fail))
 
 
 def _findings(snapshot: Snapshot) -> list[Finding]:
@@ -144,12 +138,7 @@ def _summary(places: Iterable[Kasm], findings: list[Finding], starting: list[Fin
             f"{len(starting)} pods are starting, and nothing is wrong with them yet" if starting else "nothing is wrong"
         )
         return f"Looked at {looked}: {rest}."
-    counts = [(sum(one.severity is level for one in roots(findings)), level.value) for level in Severity]
-    told = ", ".join(
-        f"{count} {word}{'s' if count > 1 and word != 'unknown' else ''}" for count, word in counts if count
-    )
-    folded = len(findings) - len(roots(findings))
-    return f"Looked at {looked}: {told}{f', and {folded} that follow' if folded else ''}."
+    return f"Looked at {looked}: {count_findings(findings)}."
 
 
 def _words(kasm: Kasm) -> str:
@@ -158,9 +147,7 @@ def _words(kasm: Kasm) -> str:
     return f"{len(kasm.parts)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
 
 
-def _data(
-    snapshot: Snapshot, places: Iterable[Kasm], findings: list[Finding], starting: list[Finding], said: str
-) -> dict[str, Any]:
+def _context(snapshot: Snapshot, places: Iterable[Kasm], starting: list[Finding]) -> dict[str, Any]:
     return {
         "takenAt": snapshot.taken_at,
         "namespaces": [
@@ -173,7 +160,5 @@ def _data(
             }
             for one in places
         ],
-        "summary": said,
-        "findings": [one.public() for one in findings],
         "starting": [{"object": one.object, "message": one.message} for one in starting],
     }

@@ -1,29 +1,26 @@
 """`vdi kasm preflight`: whether a cluster can take a Kasm. What is judged is in `vdi.kasm.preflight`."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
 from vdi.cli.options import Context, Kubeconfig, Target, examples
-from vdi.cli.output import PageOption, PageOutput, columns, print_data
+from vdi.findings.model import exit_code
+from vdi.findings.render import Report
 from vdi.kasm.answers import Ingress
 from vdi.kasm.collect import collect_preflight
 from vdi.kasm.generations import Generation, Version
 from vdi.kasm.install_chart import merged
 from vdi.kasm.preflight import examine
-from vdi.kasm.preflight_line import Line, Verdict, worst
 from vdi.kasm.preflight_wish import Wish, sort_documents, wish_of_manifests, wish_of_values, with_answers
 
 DOCKER_HUB = "https://registry-1.docker.io"
 RELEASE = "kasm"
-_MARKS = {Verdict.PASS: "✓", Verdict.WARN: "!", Verdict.FAIL: "✗", Verdict.UNKNOWN: "?"}
-_CODES = {Verdict.FAIL: FINDINGS, Verdict.UNKNOWN: COULD_NOT_LOOK}
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -61,13 +58,13 @@ def preflight(
     ] = None,
     registry: Annotated[str, typer.Option(metavar="URL", help="Registry that images come from.")] = DOCKER_HUB,
     namespace: KasmNamespace = "kasm",
-    output: PageOption = PageOutput.TABLE,
+    output: FindingsOption = FindingsOutput.TEXT,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Whether this cluster can take Kasm Workspaces: each line measured, with what is seen, wanted, and what mends it.
+    """Whether this cluster can take Kasm Workspaces: each item measured, with what is observed, expected, and the fix.
 
-    Requests are held against what the nodes have left. Status 0: it can (warnings included); 1: it cannot; 3: a line
+    Requests are held against what the nodes have left. Status 0: it can (warnings included); 1: it cannot; 3: an item
     could not be looked at, which is never a pass.
     """
     meant, version = generation_of(generation), version_of(chart_version)
@@ -80,9 +77,10 @@ def preflight(
     facts = target.run(
         lambda client: collect_preflight(client, namespace=namespace, hostname=wish.hostname, registry=registry)
     )
-    lines = examine(facts, wish)
-    print_lines(lines, output, {"chart": wish.needs.source, "hostname": wish.hostname, "ingress": wish.ingress})
-    raise typer.Exit(exit_code(lines))
+    findings = examine(facts, wish)
+    about = {"chart": wish.needs.source, "hostname": wish.hostname, "ingress": wish.ingress}
+    print_report(Report(tool="vdi kasm preflight", findings=findings, context=about), output)
+    raise typer.Exit(exit_code(findings))
 
 
 def _wish(generation: Generation, version: Version | None, size: str | None, files: list[Path], namespace: str) -> Wish:
@@ -107,40 +105,3 @@ def _read(file: Path) -> list[Any]:
         raise ValueError(f"--values {file}: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"--values {file} is no YAML: {error}") from error
-
-
-def exit_code(lines: Sequence[Line]) -> int:
-    """Warnings are for people to read: they stop nothing."""
-    return _CODES.get(worst(lines), 0)
-
-
-def print_lines(lines: Sequence[Line], output: PageOutput, about: dict[str, Any]) -> None:
-    """A checklist: a table, then why and what to do for all that does not pass; or JSON with all that is about it."""
-    verdict = worst(lines)
-    if output is PageOutput.JSON:
-        print_data({**about, "verdict": verdict, "lines": [line.public() for line in lines]}, output)
-        return
-    rows = [[f"{_MARKS[line.verdict]} {line.verdict}", line.check, line.seen, line.wanted] for line in lines]
-    colours = {Verdict.WARN: typer.colors.YELLOW, Verdict.FAIL: typer.colors.RED, Verdict.UNKNOWN: typer.colors.MAGENTA}
-    table = columns(["VERDICT", "CHECK", "SEEN", "WANTED"], rows)
-    typer.echo(table[0])
-    for line, text in zip(lines, table[1:], strict=True):
-        typer.echo(typer.style(text, fg=colours.get(line.verdict)))
-    for text in [*_details(lines), *(f"\n  {note}" for note in about.get("notes") or ())]:
-        typer.echo(text)
-    typer.echo(f"\n{_counted(lines)}")
-
-
-def _details(lines: Iterable[Line]) -> Iterable[str]:
-    for line in lines:
-        if line.verdict is Verdict.PASS and not line.arithmetic:
-            continue
-        yield f"\n{_MARKS[line.verdict]} {line.check}{': ' if line.why else ''}{line.why}"
-        yield from (f"    | {text}" for text in line.arithmetic)
-        if line.remedy:
-            yield f"    → {line.remedy}"
-
-
-def _counted(lines: Iterable[Line]) -> str:
-    counts = Counter(line.verdict for line in lines)
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import KasmNamespace
-from vdi.cli.kasm_preflight import exit_code, print_lines
 from vdi.cli.options import Context, Kubeconfig, Target, examples
-from vdi.cli.output import PageOption, PageOutput
+from vdi.findings.model import exit_code
+from vdi.findings.render import Report
 from vdi.kasm.collect_validate import collect_validate
 from vdi.kasm.preflight_release import find_installed
 from vdi.kasm.validate import validate as examine
@@ -35,7 +36,7 @@ def validate(
         typer.Option(metavar="ADDRESS[:PORT]", help="Go there in the place of what the name resolves to."),
     ] = "",
     namespace: KasmNamespace = "kasm",
-    output: PageOption = PageOutput.TABLE,
+    output: FindingsOption = FindingsOutput.TEXT,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
@@ -51,16 +52,17 @@ def validate(
     found = Target(namespace=namespace, kubeconfig=kubeconfig, context=context).run(
         lambda client: collect_validate(client, namespace=namespace, hostname=hostname or "", connect=connect)
     )
-    lines = examine(found)
+    findings = examine(found)
     installed = find_installed(found, namespace)
+    noted = notes(found) if installed else []
     about = {
         "namespace": namespace,
         "installed": installed.words if installed else "",
         "hostname": found.hostname,
-        "notes": notes(found) if installed else [],
+        "notes": noted,
     }
-    print_lines(lines, output, about)
-    raise typer.Exit(exit_code(lines))
+    print_report(Report(tool="vdi kasm validate", findings=findings, context=about, notes=noted), output)
+    raise typer.Exit(exit_code(findings))
 
 
 def _is_address(connect: str) -> bool:

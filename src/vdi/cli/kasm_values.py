@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,17 @@ import typer
 import yaml
 
 from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
 from vdi.cli.kasm_files import read_values, write_new
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import PageOption, PageOutput, columns, print_data
+from vdi.findings.model import Finding, exit_code
+from vdi.findings.render import Report, count_findings
 from vdi.kasm.answers import Answers, BadAnswersError, ExternalDatabase, Ingress, Profile
-from vdi.kasm.check_rules import Finding, Level, Subject
+from vdi.kasm.check_rules import Subject
 from vdi.kasm.check_values import check_values, looks_like
-from vdi.kasm.generations import ALL
+from vdi.kasm.generations import ALL, Generation
 from vdi.kasm.migrate import CannotMigrateError, Fate, Migration, migrate
 from vdi.kasm.values import render
 from vdi.kasm.values_secret import KEYS, secret_manifest
@@ -123,7 +127,7 @@ def check_command(
     rendered: Annotated[
         bool, typer.Option("--rendered", help="It goes through helm template or GitOps, without a cluster.")
     ] = False,
-    output: PageOption = PageOutput.TABLE,
+    output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
     """Hold your own file against the chart: keys that it does not read, wrong values, what does not go together.
 
@@ -132,15 +136,16 @@ def check_command(
     found, version = generation_of(generation), version_of(chart_version)
     subject = Subject(found, version or found.newest, read_values(file), rendered)
     findings = check_values(subject)
-    if output is PageOutput.JSON:
-        other = looks_like(subject)
-        found_data = [_finding_data(each) for each in findings]
-        data = {"chart": _chart(subject), "looksLike": other.letter if other else None, "findings": found_data}
-        print_data(data, output)
-    else:
-        for line in _finding_lines(findings, subject):
-            typer.echo(line)
-    raise typer.Exit(FINDINGS if any(each.level is Level.ERROR for each in findings) else 0)
+    other = looks_like(subject)
+    report = Report(
+        tool="vdi kasm values check",
+        findings=findings,
+        summary=_summary(findings, subject),
+        context={"chart": _chart(subject), "looksLike": other.letter if other else None},
+        notes=[_hint(other, found)] if other else [],
+    )
+    print_report(report, output)
+    raise typer.Exit(exit_code(findings))
 
 
 @app.command(
@@ -224,36 +229,20 @@ def _chart(subject: Subject) -> str:
     return f"{subject.generation.chart} {'.'.join(map(str, subject.version))}"
 
 
-def _finding_data(finding: Finding) -> dict[str, str]:
-    return {
-        "level": finding.level.value,
-        "path": finding.path,
-        "message": finding.message,
-        "remedy": finding.remedy,
-    }
-
-
-_COLOURS = {Level.ERROR: typer.colors.RED, Level.WARNING: typer.colors.YELLOW}
-
-
-def _finding_lines(findings: tuple[Finding, ...], subject: Subject) -> list[str]:
+def _summary(findings: Sequence[Finding], subject: Subject) -> str:
     if not findings:
-        return [f"Nothing to find fault with, for chart {_chart(subject)}."]
-    lines = []
-    for each in findings:
-        lines.append(f"{typer.style(each.level.value, fg=_COLOURS[each.level])}  {each.path} {each.message}")
-        if each.remedy:
-            lines.append(f"         → {each.remedy}")
-    errors = sum(1 for each in findings if each.level is Level.ERROR)
-    lines += ["", f"Errors: {errors}, warnings: {len(findings) - errors}, for chart {_chart(subject)}."]
-    if other := looks_like(subject):
-        carry = f", or carry them over: {PROGRAM} kasm values migrate --from {other.letter} --to"
-        forward = ALL.index(other) < ALL.index(subject.generation)
-        lines.append(
-            f"These look like values of generation {other.letter} ({other.chart}): check them with -g {other.letter}"
-            + (f"{carry} {subject.generation.letter}" if forward else "")
-        )
-    return lines
+        return f"Nothing is wrong with these values for chart {_chart(subject)}."
+    return f"{count_findings(findings)}, for chart {_chart(subject)}."
+
+
+def _hint(other: Generation, meant: Generation) -> str:
+    """These are values of another generation."""
+    carry = f", or carry them over: {PROGRAM} kasm values migrate --from {other.letter} --to {meant.letter}"
+    forward = ALL.index(other) < ALL.index(meant)
+    return (
+        f"These look like values of generation {other.letter} ({other.chart}): check them with -g {other.letter}"
+        f"{carry if forward else ''}"
+    )
 
 
 def _migration_lines(done: Migration) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOption, FindingsOutput
 from vdi.cli.options import Context, Kubeconfig, Options, Target, seconds_of, signature_with
 from vdi.cli.output import PageOption, PageOutput
 from vdi.helm.arguments import Place
@@ -40,7 +41,7 @@ class Where:
     release: str
     helm: Helm
     seconds: float
-    output: PageOutput
+    output: PageOutput | FindingsOutput
 
     @property
     def place(self) -> Place:
@@ -48,7 +49,7 @@ class Where:
         return Place(self.target.namespace, self.target.kubeconfig, self.target.context)
 
 
-def where(target: Target, release: str, helm: Path | None, timeout: str, output: PageOutput) -> Where:
+def where(target: Target, release: str, helm: Path | None, timeout: str, output: PageOutput | FindingsOutput) -> Where:
     """Everything checked that can be without a cluster. Raises CommandFailedError."""
     seconds = seconds_of("--timeout", timeout)
     try:
@@ -66,11 +67,20 @@ _OPTIONS: Options = {
     "kubeconfig": (Kubeconfig, None),
     "context": (Context, None),
 }
+Command = Callable[Concatenate[Where, P], None]
 
 
-def on_release(command: Callable[Concatenate[Where, P], None]) -> Callable[..., None]:
+def on_release(command: Command[P]) -> Callable[..., None]:
     """Give a command the options of `Where` in the place of its first parameter."""
+    return _with_options(command, _OPTIONS)
 
+
+def on_checked_release(command: Command[P]) -> Callable[..., None]:
+    """Give a command that checks the cluster first these options; its `-o` is that of findings."""
+    return _with_options(command, {**_OPTIONS, "output": (FindingsOption, FindingsOutput.TEXT)})
+
+
+def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
     @wraps(command)
     def with_release(
         *args: Any,
@@ -78,14 +88,14 @@ def on_release(command: Callable[Concatenate[Where, P], None]) -> Callable[..., 
         release: str,
         helm: Path | None,
         timeout: str,
-        output: PageOutput,
+        output: PageOutput | FindingsOutput,
         kubeconfig: Path | None,
         context: str | None,
         **rest: Any,
     ) -> None:
         command(where(Target(namespace, kubeconfig, context), release, helm, timeout, output), *args, **rest)
 
-    with_release.__signature__ = signature_with(_OPTIONS, command)  # type: ignore[attr-defined]
+    with_release.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
     return with_release
 
 

@@ -1,4 +1,4 @@
-"""How preflight, differences and revisions of the release are shown: lines for people, data for programs."""
+"""How differences and revisions of the release are shown: lines for people, data for programs."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,26 +9,10 @@ import typer
 from vdi.cli.output import age, columns, now_utc
 from vdi.helm.releases import Revision
 from vdi.release.diff import Change
-from vdi.release.preflight import Level, Verdict
 
-_MARKS = {
-    Level.OK: ("✓", typer.colors.GREEN),
-    Level.WARNING: ("!", typer.colors.YELLOW),
-    Level.UNKNOWN: ("?", typer.colors.YELLOW),
-    Level.ERROR: ("✗", typer.colors.RED),
-}
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YELLOW}
 _FIELDS = 25
 """Of one object; a new schema has hundreds, and `-o json` has them all."""
-
-
-def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """What was checked: its remedy is below what is not well."""
-    for one in verdicts:
-        mark, colour = _MARKS[one.level]
-        yield f"{typer.style(mark, fg=colour)} {one.check}: {one.sentence}"
-        if one.remedy:
-            yield f"    {one.remedy}"
 
 
 def summary_line(changes: Sequence[Change]) -> str:
@@ -75,11 +59,6 @@ def change_data(changes: Sequence[Change]) -> list[dict[str, Any]]:
         }
         for one in changes
     ]
-
-
-def verdict_data(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """For programs."""
-    return [one._asdict() for one in verdicts]
 
 
 def revision_data(one: Revision | None) -> dict[str, Any] | None:

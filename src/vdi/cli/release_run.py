@@ -3,15 +3,16 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import typer
 
 from vdi.cli.asking import agrees
-from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.findings import FindingsOutput, print_report
 from vdi.cli.live import StartView
 from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.output import PageOutput, now_utc, print_data
+from vdi.cli.output import now_utc
 from vdi.cli.release_options import Where
 from vdi.cli.release_page import (
     change_data,
@@ -19,10 +20,10 @@ from vdi.cli.release_page import (
     new_lines,
     revision_data,
     summary_line,
-    verdict_data,
-    verdict_lines,
 )
 from vdi.cli.stages import Passed
+from vdi.findings.model import Finding, errors
+from vdi.findings.render import Report
 from vdi.helm.arguments import Change, Values
 from vdi.helm.errors import HelmError, HelmInterrupted
 from vdi.helm.releases import Revision, deployed, read_revisions
@@ -34,7 +35,7 @@ from vdi.release.diff import changes_between
 from vdi.release.errors import RefusedError
 from vdi.release.facts import Facts
 from vdi.release.gather import gather
-from vdi.release.preflight import Verdict, judge, refusals
+from vdi.release.preflight import run_checks
 
 T = TypeVar("T")
 
@@ -77,34 +78,35 @@ def agree(question: str, yes: bool) -> None:
 
 def change_release(at: Where, chart: Path | None, values: Values, *, upgrading: bool, dry_run: bool, yes: bool) -> None:
     """Preflight, difference, question (of an upgrade), helm. Raises CommandFailedError."""
+    output = FindingsOutput(at.output)
+    if output in (FindingsOutput.JUNIT, FindingsOutput.SARIF) and not dry_run:
+        raise CommandFailedError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(chart)
-    facts, verdicts, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
-    refused = refusals(verdicts)
-    if at.output is PageOutput.TABLE:
-        _show(facts, verdicts, changes, fully=dry_run or upgrading)
+    facts, findings, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
+    refused = errors(findings)
+    if output is FindingsOutput.TEXT:
+        _show(facts, findings, changes, fully=dry_run or upgrading)
+    elif refused or dry_run:
+        print_report(_report(findings, changes, None), output)
     if refused:
-        if at.output is PageOutput.JSON:
-            print_data(_data(verdicts, changes, None), at.output)
         count = f"{len(refused)} thing{'s stand' if len(refused) > 1 else ' stands'} in the way"
-        raise CommandFailedError(f"{count}; nothing was changed: {refused[0].sentence}")
+        raise CommandFailedError(f"{count}; nothing was changed: {refused[0].message}")
     if dry_run:
-        if at.output is PageOutput.JSON:
-            print_data(_data(verdicts, changes, None), at.output)
         return
     if upgrading:
         unchanged = "" if changes else "Only what was changed by hand would be mended. "
         agree(f"{unchanged}Upgrade? Running desktops go on.", yes)
     revision = run(at, lambda client: _carry_out(client, at, facts, change))
-    if at.output is PageOutput.JSON:
-        print_data(_data(verdicts, changes, revision), at.output)
-    else:
+    if output is FindingsOutput.TEXT:
         _say_done(revision, upgrading)
+    else:
+        print_report(_report(findings, changes, revision), output)
 
 
 async def _prepare(
     client: Client, at: Where, chart: Chart, values: Values, upgrading: bool
-) -> tuple[Facts, list[Verdict], list[Difference], Change]:
+) -> tuple[Facts, list[Finding], list[Difference], Change]:
     before = deployed(await read_revisions(client, at.place.namespace, at.release))
     if upgrading and before and not values.files:
         # Without a file the release's own values go on, over the new chart's defaults.
@@ -113,9 +115,9 @@ async def _prepare(
     with ReleaseView() as view:
         view.waiting("the cluster is looked at")
         facts = await gather(client, at.helm, chart, change)
-    verdicts = judge(facts, now_utc(), upgrading=upgrading)
+    findings = run_checks(facts, now_utc(), upgrading=upgrading)
     old = facts.before.objects() if facts.before else []
-    return facts, verdicts, changes_between(old, facts.objects, at.place.namespace), change
+    return facts, findings, changes_between(old, facts.objects, at.place.namespace), change
 
 
 async def _carry_out(client: Client, at: Where, facts: Facts, change: Change) -> Revision:
@@ -123,9 +125,8 @@ async def _carry_out(client: Client, at: Where, facts: Facts, change: Change) ->
         return await install_or_upgrade(Running(client, at.helm, view, at.seconds), facts, change)
 
 
-def _show(facts: Facts, verdicts: list[Verdict], changes: list[Difference], *, fully: bool) -> None:
-    for line in verdict_lines(verdicts):
-        typer.echo(line)
+def _show(facts: Facts, findings: list[Finding], changes: list[Difference], *, fully: bool) -> None:
+    print_report(_report(findings, changes, None), FindingsOutput.TEXT)
     typer.echo("")
     before = f"revision {facts.before.version}" if facts.before else "nothing"
     typer.echo(f"From {before} to {facts.chart.folder.name}-{facts.chart.version}: {summary_line(changes)}")
@@ -140,5 +141,6 @@ def _say_done(revision: Revision, upgrading: bool) -> None:
         typer.echo(f"\n{revision.info.notes.strip()}")
 
 
-def _data(verdicts: list[Verdict], changes: list[Difference], revision: Revision | None) -> dict[str, Any]:
-    return {"preflight": verdict_data(verdicts), "changes": change_data(changes), "revision": revision_data(revision)}
+def _report(findings: list[Finding], changes: list[Difference], revision: Revision | None) -> Report:
+    context = {"changes": change_data(changes), "revision": revision_data(revision)}
+    return Report(tool="vdi preflight", findings=findings, context=context)

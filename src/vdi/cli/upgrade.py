@@ -3,7 +3,16 @@
 import typer
 
 from vdi.cli.options import examples
-from vdi.cli.release_options import ChartFolder, DryRun, Sets, ValuesFiles, Where, Yes, files_that_are, on_release
+from vdi.cli.release_options import (
+    ChartFolder,
+    DryRun,
+    Sets,
+    ValuesFiles,
+    Where,
+    Yes,
+    files_that_are,
+    on_checked_release,
+)
 from vdi.cli.release_run import change_release
 from vdi.helm.arguments import Values
 
@@ -17,7 +26,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "upgrade --set replicas=3 --yes",
     )
 )
-@on_release
+@on_checked_release
 def upgrade(
     at: Where,
     *,

@@ -11,6 +11,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.doctor.operators import LEASE, operator_for, policy_for
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Remedy
 from vdi.session import naming
 from vdi.session.admission import Queue
 from vdi.session.admission_words import explain_shortage, find_roomy
@@ -51,11 +52,30 @@ class Case:
         return operator.policy.host(label)
 
     @property
-    def operator_log(self) -> str:
-        """The command that shows what its operator says."""
+    def read_operator_log(self) -> Remedy:
+        """How to see what its operator says."""
+        return Remedy.run(f"kubectl --namespace {self._operator_namespace} logs {self._operator_deployment}")
+
+    @property
+    def restart_operator(self) -> Remedy:
+        """How to restart its operator, whose log is worth reading before."""
+        return Remedy(
+            "Read the operator's log, then restart it.",
+            (
+                *self.read_operator_log.commands,
+                f"kubectl --namespace {self._operator_namespace} rollout restart {self._operator_deployment}",
+            ),
+        )
+
+    @property
+    def _operator_namespace(self) -> str:
         operator = operator_for(self.snapshot, self.namespace)
-        where, name = (operator.namespace, operator.name) if operator else ("kasm", "vdi-operator")
-        return f"kubectl --namespace {where} logs deployment/{name}"
+        return operator.namespace if operator else "kasm"
+
+    @property
+    def _operator_deployment(self) -> str:
+        operator = operator_for(self.snapshot, self.namespace)
+        return f"deployment/{operator.name if operator else 'vdi-operator'}"
 
     @property
     def resting(self) -> bool:
@@ -180,7 +200,7 @@ class Case:
         return Problem(short.reason, f"There is no room for it: {short.words}.", needs_a_person=short.hopeless)
 
     @property
-    def touches(self) -> list[str]:
+    def related_objects(self) -> list[str]:
         """All that it hangs on."""
         spec, meta = self.session.spec, self.session.metadata
         name = naming.service_name(meta.name)

@@ -247,7 +247,7 @@ class _Reading:
         plural = what or kind.plural
         if self.requests >= self.budget and plural != "pods/log":
             words = f"{plural} were not read: a run costs at most {self.budget} requests."
-            self.unread[note] = Unread(note, words, "vdi doctor --namespace NAMESPACE")
+            self.unread[note] = Unread(note, words, "Look at one namespace at a time: vdi doctor --namespace.")
             return False
         self.requests += plural != "pods/log"
         try:
@@ -261,7 +261,7 @@ class _Reading:
         except (ServerError, TooManyRequests, BadRequest, TimeoutError) as error:
             if plural == "pods/log":
                 return False  # its container has not started, or its node does not answer: other checks say so
-            self.unread[note] = Unread(note, f"{plural} cannot be read: {error}", f"kubectl get {plural} -A")
+            self.unread[note] = Unread(note, f"{plural} cannot be read: {error}", "", (f"kubectl get {plural} -A",))
             return False
         return True
 
@@ -279,8 +279,8 @@ def _forbidden(error: ApiError, kind: Resource, plural: str, verb: str, namespac
     return Unread(
         note,
         f"{who} may not {verb} {plural}{group} {where}.",
-        f"kubectl {role} --verb={verb} --resource={kind.plural}{group}{plural.removeprefix(kind.plural)}, and bind it"
-        f" to {who}",
+        f"Create this role, and bind it to {who}.",
+        (f"kubectl {role} --verb={verb} --resource={kind.plural}{group}{plural.removeprefix(kind.plural)}",),
     )
 
 

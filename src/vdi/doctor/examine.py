@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from vdi.doctor.checks import control_plane, data_plane, gateways, infrastructure, kasm, network, sessions, streams
 from vdi.doctor.checks.registry import Check, found
-from vdi.doctor.finding import Finding
 from vdi.doctor.rank import rank
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
 
 CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
@@ -41,7 +41,9 @@ def _look(one: Check, snapshot: Snapshot) -> Iterator[Finding]:
             f"check/{one.name}",
             f"The check {one.name} failed, so what it looks at is not known: {type(error).__name__}: {error}",
             evidence=[f"{type(error).__name__}: {error}"],
-            remedy="vdi doctor --bundle FILE, and report it: this is a fault of vdi doctor",
+            remedy=Remedy(
+                "This is a fault of vdi doctor: report it, with this bundle.", ("vdi doctor --bundle doctor.json",)
+            ),
         )
 
 
@@ -54,5 +56,5 @@ def _unknown(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
             f"kind/{unread.kind}",
             unread.words + lost,
             evidence=[unread.words],
-            remedy=unread.remedy,
+            remedy=Remedy(unread.remedy, unread.commands),
         )

@@ -5,9 +5,9 @@ Nothing is changed that is not as it was when it was shown.
 
 from typing import Any
 
-from vdi.doctor.finding import Finding
 from vdi.doctor.mends import mend_for
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding
 from vdi.gpu.steps import Step, step_between
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client

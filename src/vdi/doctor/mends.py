@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vdi.doctor.finding import Finding
 from vdi.doctor.gpus import observe_gpus
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding
 from vdi.gpu.steps import CLUSTER_POLICIES, changed
 from vdi.kube.resource import DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, TEMPLATES

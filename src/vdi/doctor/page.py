@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vdi.doctor.codes import CODES
-from vdi.doctor.finding import Code
+from vdi.doctor.codes.model import Code
 from vdi.doctor.mends import MENDS
 
 _HEAD = """<!-- Generated from src/vdi/doctor/codes by `make generate`. Edit there. -->

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from vdi.doctor.codes import CODES
-from vdi.doctor.finding import Finding, Severity
+from vdi.findings.model import Finding, Severity
 
 _SEVERITIES = tuple(Severity)
 _PLACES = {code: place for place, code in enumerate(CODES)}
@@ -33,11 +33,6 @@ def rank(findings: list[Finding]) -> list[Finding]:
     return ordered
 
 
-def roots(findings: list[Finding]) -> list[Finding]:
-    """Those that follow from no other."""
-    return [one for one in findings if not one.caused_by]
-
-
 def _order(one: Finding, explains: int) -> tuple[int, int, int, str, str]:
     return _SEVERITIES.index(one.severity), -explains, _PLACES[one.code], one.object, one.code
 
@@ -50,6 +45,8 @@ def _link(one: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
     """With its cause, if one of the findings is it: the codes that explain it are listed best first."""
     for code in CODES[one.code].follows:
         for other in by_code.get(code, ()):
-            if other.key != one.key and (CODES[code].everywhere or other.object in (one.object, *one.touches)):
+            if other.key != one.key and (
+                CODES[code].cluster_wide or other.object in (one.object, *one.related_objects)
+            ):
                 return msgspec.structs.replace(one, caused_by=other.key)
     return one

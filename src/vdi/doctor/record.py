@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from vdi.doctor.codes import CODES
-from vdi.doctor.finding import Finding, Severity
-from vdi.doctor.rank import roots
+from vdi.findings.model import Finding, Severity, roots
 from vdi.session.times import parse_time
 
 KEY = "findings.json"

@@ -33,6 +33,8 @@ class Unread(msgspec.Struct, frozen=True):
     kind: str
     words: str
     remedy: str
+    """What to do, in a sentence."""
+    commands: tuple[str, ...] = ()
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from vdi.findings.model import Finding, Severity
 from vdi.gpu.collect import collect
-from vdi.gpu.findings import Finding, Severity
 from vdi.gpu.observed import DaemonSet, Observed
 from vdi.gpu.steps import Step
 from vdi.kube.clock import Clock
@@ -54,5 +54,5 @@ async def wait_until_settled(
         left = [each for each in findings(observed) if each.severity is not Severity.WARNING]
         if not left or clock.monotonic() >= deadline:
             return observed, left
-        say(f"{left[0].where}: {left[0].message}")
+        say(f"{left[0].object}: {left[0].message}")
         await clock.sleep(LOOK_EVERY)

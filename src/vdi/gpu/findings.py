@@ -5,33 +5,14 @@ its GPUs is not blamed for advertising them once.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.effect import Effect, effect_on, picker_of
 from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed, names
 from vdi.gpu.sharing import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
 
 K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
-
-
-class Severity(StrEnum):
-    """How bad it is. `unknown`: it could not be told, which is never a pass."""
-
-    ERROR = "error"
-    UNKNOWN = "unknown"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong, where, what shows it, and what mends it."""
-
-    code: str
-    severity: Severity
-    where: str
-    message: str
-    remedy: str
+_CONFIGURE = Remedy.run("vdi gpu configure")
 
 
 def find(observed: Observed) -> list[Finding]:
@@ -48,7 +29,7 @@ def configuration_findings(observed: Observed) -> Iterator[Finding]:
             "gpu_sharing_not_configured",
             where,
             "Nothing tells the device plugin to share GPUs: each GPU serves one desktop.",
-            "vdi gpu configure",
+            _CONFIGURE,
         )
         return
     there = observed.config_map
@@ -57,7 +38,7 @@ def configuration_findings(observed: Observed) -> Iterator[Finding]:
             "gpu_config_map_missing",
             where,
             f"It names ConfigMap {observed.namespace}/{name}, which does not exist.",
-            "vdi gpu configure",
+            _CONFIGURE,
         )
         return
     yield from _default_findings(observed, where)
@@ -67,9 +48,9 @@ def configuration_findings(observed: Observed) -> Iterator[Finding]:
         except BadConfigError as error:
             yield _error(
                 "gpu_config_invalid",
-                f"configmap/{name} key {key}",
+                f"configmap/{observed.namespace}/{name} key {key}",
                 f"The device plugin cannot use it: {error}.",
-                f"kubectl --namespace {observed.namespace} edit configmap {name}",
+                Remedy.run(f"kubectl --namespace {observed.namespace} edit configmap {name}"),
             )
     yield from _trap_findings(observed)
 
@@ -82,7 +63,7 @@ def _default_findings(observed: Observed, where: str) -> Iterator[Finding]:
             where,
             f"Its default is {picker.default!r}, but ConfigMap {observed.config_name} has: {names(sorted(keys))}."
             " Nodes without a label of their own get no device plugin at all.",
-            "vdi gpu configure",
+            _CONFIGURE,
         )
     unlabelled = [node.name for node in observed.gpu_nodes if not node.label(CONFIG_LABEL)]
     if not picker.default and unlabelled and not picker.pick("", keys):
@@ -91,7 +72,7 @@ def _default_findings(observed: Observed, where: str) -> Iterator[Finding]:
             where,
             f"It names ConfigMap {observed.config_name} but no default key, so nodes without the label {CONFIG_LABEL}"
             f" take no configuration: {names(unlabelled)}.",
-            "vdi gpu configure",
+            _CONFIGURE,
         )
 
 
@@ -100,27 +81,32 @@ def _trap_findings(observed: Observed) -> Iterator[Finding]:
     if not observed.on_k3s:
         return
     if not observed.runtime_class:
-        yield Finding(
+        yield _finding(
             "gpu_runtime_class_missing",
             Severity.WARNING,
             "runtimeclass/nvidia",
             "K3s brings this RuntimeClass itself, and it is not there: pods with runtimeClassName nvidia are refused.",
-            "install nvidia-container-toolkit on the node, then: systemctl restart k3s (an agent: k3s-agent)",
+            Remedy(
+                "Install nvidia-container-toolkit on the node, then restart K3s (of an agent: k3s-agent).",
+                ("systemctl restart k3s",),
+            ),
         )
     policy = observed.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
         return
     environment = {each["name"]: each.get("value", "") for each in policy.section("toolkit").get("env") or ()}
     if environment.get("CONTAINERD_SOCKET") != K3S_SOCKET:
-        yield Finding(
+        yield _finding(
             "gpu_toolkit_paths_not_k3s",
             Severity.WARNING,
             f"clusterpolicy/{policy.name}",
             "toolkit.env CONTAINERD_SOCKET is"
             f" {environment.get('CONTAINERD_SOCKET') or 'not set'!r}; the containerd of K3s listens at {K3S_SOCKET}."
             " The toolkit's pods then configure a containerd that runs no pods of this cluster.",
-            f"Helm values of the GPU Operator: toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or toolkit.enabled=false"
-            " where nvidia-container-toolkit is installed on the node",
+            Remedy(
+                f"In the Helm values of the GPU Operator set toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or"
+                " toolkit.enabled=false where nvidia-container-toolkit is installed on the node."
+            ),
         )
 
 
@@ -131,14 +117,17 @@ def plugin_findings(observed: Observed) -> Iterator[Finding]:
             "gpu_nodes_missing",
             "nodes",
             f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}).",
-            "install the driver and the container toolkit on the GPU nodes, then the GPU Operator or the device plugin",
+            Remedy(
+                "Install the driver and the container toolkit on the GPU nodes, then the GPU Operator or the device"
+                " plugin."
+            ),
         )
     if not observed.plugins:
         yield _error(
             "gpu_device_plugin_missing",
             "daemonsets",
             "No DaemonSet runs NVIDIA's device plugin (one that mounts /var/lib/kubelet/device-plugins).",
-            "install the GPU Operator or the chart nvidia-device-plugin",
+            Remedy("Install the GPU Operator or the chart nvidia-device-plugin."),
         )
     for daemon_set in (*observed.plugins, *observed.readers):
         yield from _rollout_findings(daemon_set, observed)
@@ -146,7 +135,7 @@ def plugin_findings(observed: Observed) -> Iterator[Finding]:
 
 def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Finding]:
     where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
-    logs = f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}"
+    describe = Remedy.run(f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}")
     if observed.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, observed):
         default = picker_of(observed).default or "none"
         wanted = f"ConfigMap {observed.config_name} with default {default}" if observed.config_name else "no ConfigMap"
@@ -155,7 +144,7 @@ def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Fin
             where,
             f"The ClusterPolicy wants {wanted}; the GPU Operator has not brought that about yet:"
             f" it has {daemon_set.config_map or 'none'}.",
-            f"kubectl --namespace {observed.namespace} logs deployment/gpu-operator",
+            Remedy.run(f"kubectl --namespace {observed.namespace} logs deployment/gpu-operator"),
         )
         return
     outdated = outdated_pods(daemon_set, observed)
@@ -165,9 +154,11 @@ def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Fin
             where,
             f"Pods that are older than the last change of ConfigMap {observed.config_name} have not read it:"
             f" {names(outdated)}.",
-            f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
-            if daemon_set.on_delete
-            else f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}",
+            Remedy.run(
+                f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
+                if daemon_set.on_delete
+                else f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}"
+            ),
         )
     status, generation = daemon_set.raw.get("status", {}), daemon_set.raw["metadata"].get("generation", 0)
     wanted_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
@@ -177,7 +168,7 @@ def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Fin
             "gpu_device_plugin_not_ready" if daemon_set.is_plugin else "gpu_config_reader_not_ready",
             where,
             f"Of {wanted_pods} pods {updated} are of the latest revision and {ready} are ready.",
-            logs,
+            describe,
         )
 
 
@@ -218,7 +209,7 @@ def node_findings(observed: Observed) -> Iterator[Finding]:
                     "gpu_node_config_unknown",
                     where,
                     f"Its {effect.problem}; allowed: {effect.allowed}. Its device plugin cannot start.",
-                    f"kubectl label node {node.name} {CONFIG_LABEL}-",
+                    Remedy.run(f"kubectl label node {node.name} {CONFIG_LABEL}-"),
                 )
             continue
         yield from _mig_findings(node, effect.sharing, where)
@@ -235,7 +226,10 @@ def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]
             where,
             f"Its GPUs are cut by MIG (strategy {node.mig}), but its configuration has migStrategy"
             f" {sharing.mig_strategy}.",
-            "vdi gpu configure --mig-strategy single, or switch MIG off on the node",
+            Remedy(
+                "Configure sharing of MIG devices, or switch MIG off on the node.",
+                ("vdi gpu configure --mig-strategy single",),
+            ),
         )
 
 
@@ -246,16 +240,16 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
     has, healthy = node.count(resource, "capacity"), node.count(resource)
     expected = node.gpus * sharing.replicas if node.gpus is not None else None
     told = f"configuration {effect.config}" if effect.config else "no configuration"
-    look = f"kubectl describe node {node.name}"
+    look = Remedy.run(f"kubectl describe node {node.name}")
     if expected is None and sharing.replicas > 1:
         if has and has % sharing.replicas == 0:
-            yield Finding(
+            yield _finding(
                 "gpu_count_unknown",
                 Severity.UNKNOWN,
                 where,
                 f"It advertises {has} {resource}, but not how many GPUs it has (label nvidia.com/gpu.count), so whether"
                 f" these are {has // sharing.replicas} x {sharing.replicas} cannot be told.",
-                "run GPU Feature Discovery (the chart's value gfd.enabled=true)",
+                Remedy("Run GPU Feature Discovery (the chart's value gfd.enabled=true)."),
             )
             return
         shares = f"no multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
@@ -274,7 +268,7 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
             "gpu_unhealthy",
             where,
             f"Of its {has} {resource} only {healthy} can be used: the device plugin takes a GPU for broken.",
-            "on the node: nvidia-smi, and dmesg | grep Xid",
+            Remedy("On the node:", ("nvidia-smi", "dmesg | grep Xid")),
         )
     if sharing.replicas > 1 and node.count(other):
         yield _error(
@@ -299,9 +293,13 @@ def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Findin
             "gpu_labels_stale",
             where,
             f"Its labels say otherwise: {names(wrong)}.{mps} GPU Feature Discovery writes them about once a minute.",
-            "restart the DaemonSet of GPU Feature Discovery",
+            Remedy("Restart the DaemonSet of GPU Feature Discovery."),
         )
 
 
-def _error(code: str, where: str, message: str, remedy: str) -> Finding:
-    return Finding(code, Severity.ERROR, where, message, remedy)
+def _error(code: str, object_name: str, message: str, remedy: Remedy) -> Finding:
+    return _finding(code, Severity.ERROR, object_name, message, remedy)
+
+
+def _finding(code: str, severity: Severity, object_name: str, message: str, remedy: Remedy) -> Finding:
+    return Finding(code=code, severity=severity, object=object_name, message=message, remedy=remedy)

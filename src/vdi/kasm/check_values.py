@@ -7,8 +7,9 @@ every key is looked up, and one of another generation is answered with this one'
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vdi.findings.model import Finding, Severity
 from vdi.kasm.answers import is_address
-from vdi.kasm.check_rules import Finding, Level, Subject, rules
+from vdi.kasm.check_rules import Code, Subject, problem, rules
 from vdi.kasm.generations import ALL, Generation
 from vdi.kasm.migrate_table import renamed_to
 from vdi.kasm.values_schema import ZONE_KEYS, known, nearest, span_of, tree_of
@@ -30,7 +31,7 @@ _QUANTITIES = ("cpu", "memory", "ephemeral-storage")
 def check_values(subject: Subject) -> tuple[Finding, ...]:
     """Errors first, then warnings; each group in the file's order."""
     found = [*_keys(subject, tree_of(subject.generation), subject.values, ""), *rules(subject)]
-    return tuple(sorted(found, key=lambda each: each.level is not Level.ERROR))
+    return tuple(sorted(found, key=lambda each: each.severity is not Severity.ERROR))
 
 
 def looks_like(subject: Subject) -> Generation | None:
@@ -53,10 +54,6 @@ def _paths(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _error(path: str, message: str, remedy: str = "") -> Finding:
-    return Finding(Level.ERROR, path, message, remedy)
-
-
 def _keys(subject: Subject, tree: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> Iterator[Finding]:
     for key, value in values.items():
         path = f"{prefix}{key}"
@@ -69,7 +66,7 @@ def _keys(subject: Subject, tree: Mapping[str, Any], values: Mapping[str, Any], 
             if isinstance(value, Mapping):
                 yield from _keys(subject, kind, value, f"{path}.")
             else:
-                yield _error(path, f"is {_shown(value)}; allowed: {_WORDS['map']}.")
+                yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_WORDS['map']}.")
         else:
             yield from _kind(subject, path, value, kind)
 
@@ -95,7 +92,7 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
         near = nearest(subject.generation, path, subject.version)
         message = f"is not read by {chart}" + (f", only {_span_words(span.since, span.until)}." if span else ".")
         remedy = f"Did you mean {near}?" if near and not span else ""
-    yield Finding(Level.ERROR, path, message, remedy, unknown=True)
+    yield problem(Code.UNKNOWN_KEY, path, message, remedy)
 
 
 def _has_renamed(subject: Subject, path: str, value: Mapping[str, Any]) -> bool:
@@ -119,7 +116,7 @@ def _kind(subject: Subject, path: str, value: Any, kind: str) -> Iterator[Findin
     elif kind == "zones":
         yield from _zones(subject, path, value)
     elif not any(_fits(value, each) for each in kind.split("|")):
-        yield _error(path, f"is {_shown(value)}; allowed: {_allowed(kind)}.")
+        yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_allowed(kind)}.")
 
 
 def _fits(value: Any, kind: str) -> bool:
@@ -150,14 +147,16 @@ def _shown(value: Any) -> str:
 
 def _resources(path: str, value: Any) -> Iterator[Finding]:
     if not isinstance(value, Mapping):
-        yield _error(path, f"is {_shown(value)}; allowed: {_WORDS['resources']}.")
+        yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_WORDS['resources']}.")
         return
     amounts: dict[tuple[str, str], Any] = {}
     for part, block in value.items():
         if part not in ("requests", "limits", "claims"):
-            yield _error(f"{path}.{part}", "is no part of resources.", "Allowed: requests, limits.")
+            yield problem(
+                Code.INVALID_VALUE, f"{path}.{part}", "is no part of resources.", "Allowed: requests, limits."
+            )
         elif part != "claims" and not isinstance(block, Mapping | None):
-            yield _error(f"{path}.{part}", f"is {_shown(block)}; allowed: cpu and memory.")
+            yield problem(Code.INVALID_VALUE, f"{path}.{part}", f"is {_shown(block)}; allowed: cpu and memory.")
         elif part != "claims":
             for name, amount in (block or {}).items():
                 amounts[part, name] = amount
@@ -165,11 +164,13 @@ def _resources(path: str, value: Any) -> Iterator[Finding]:
         try:
             size = parse_quantity(amount if isinstance(amount, int) else str(amount))
         except ValueError as error:
-            yield _error(f"{path}.{part}.{name}", f"{error}.")
+            yield problem(Code.INVALID_VALUE, f"{path}.{part}.{name}", f"{error}.")
             continue
         limit = amounts.get(("limits", name))
         if part == "requests" and name in _QUANTITIES and limit is not None and _less(limit, size):
-            yield _error(f"{path}.requests.{name}", f"is {amount}, more than the limit of {limit}.")
+            yield problem(
+                Code.INVALID_VALUE, f"{path}.requests.{name}", f"is {amount}, more than the limit of {limit}."
+            )
 
 
 def _less(limit: Any, size: Any) -> bool:
@@ -181,21 +182,27 @@ def _less(limit: Any, size: Any) -> bool:
 
 def _zones(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
     if not isinstance(value, list):
-        yield _error(path, f"is {_shown(value)}; allowed: {_WORDS['zones']}.")
+        yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_WORDS['zones']}.")
         return
     keys = ZONE_KEYS[subject.generation.letter]
     for number, zone in enumerate(value):
         if not isinstance(zone, Mapping):
-            yield _error(f"{path}[{number}]", f"is {_shown(zone)}; allowed: a block with {', '.join(keys)}.")
+            yield problem(
+                Code.INVALID_VALUE, f"{path}[{number}]", f"is {_shown(zone)}; allowed: a block with {', '.join(keys)}."
+            )
             continue
         for key, inner in zone.items():
             if key not in keys:
                 meant = ADDRESSES.get(key, "")
                 right = subject.generation.paths["zone_address"]
                 remedy = f"Write {right}" if meant else f"Allowed: {', '.join(keys)}."
-                yield _error(f"{path}[{number}].{key}", "is not read by this chart.", remedy)
+                yield problem(Code.INVALID_VALUE, f"{path}[{number}].{key}", "is not read by this chart.", remedy)
             elif inner is not None and not _fits(inner, keys[key]):
-                yield _error(f"{path}[{number}].{key}", f"is {_shown(inner)}; allowed: {_allowed(keys[key])}.")
+                yield problem(
+                    Code.INVALID_VALUE,
+                    f"{path}[{number}].{key}",
+                    f"is {_shown(inner)}; allowed: {_allowed(keys[key])}.",
+                )
 
 
 ADDRESSES = {"upstream_auth_addr": "B", "proxy_hostname": "C", "proxyAddress": "C"}

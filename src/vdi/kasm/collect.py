@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from vdi.findings.model import Remedy
 from vdi.kasm.collect_outside import ask_registry, probe, read_clocks, read_tools, resolve
 from vdi.kasm.preflight_entry import HTTPS, RDP
 from vdi.kasm.preflight_facts import Clocks, Disk, Facts, Resolution, node_addresses
-from vdi.kasm.preflight_line import Unread
+from vdi.kasm.preflight_line import Unreadable
 from vdi.kube.errors import ApiError, BadRequest, Forbidden, NotFound, ServerError, TooManyRequests
 from vdi.kube.resource import (
     DAEMON_SETS,
@@ -49,7 +50,7 @@ class Reading:
     client: Client
     objects: dict[str, list[Object]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
-    unread: dict[str, Unread] = field(default_factory=dict)
+    unread: dict[str, Unreadable] = field(default_factory=dict)
 
     async def all_of(self, kind: Resource, namespace: str | None = None, *, note: str = "") -> None:
         """All objects of a kind; kept under `note`, or its plural."""
@@ -78,7 +79,9 @@ class Reading:
         except Forbidden as error:
             self.unread[note] = request.forbidden(error)
         except (ServerError, TooManyRequests, BadRequest) as error:
-            self.unread[note] = Unread(f"{request.what} cannot be read: {error.message}", "look again in a moment")
+            self.unread[note] = Unreadable(
+                f"{request.what} cannot be read: {error.message}", Remedy("Look again in a moment.")
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +98,18 @@ class Request:
         """`deployments.apps`."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
-    def forbidden(self, error: ApiError) -> Unread:
+    def forbidden(self, error: ApiError) -> Unreadable:
         """Who lacks which permission, and the command that gives it."""
         match = re.search(r'User "([^"]+)"', error.message)
         who = match[1] if match else "your account"
         where = f" in namespace {self.namespace}" if self.namespace else ""
         role = f"role vdi-kasm --namespace {self.namespace}" if self.namespace else "clusterrole vdi-kasm"
-        return Unread(
+        return Unreadable(
             f"{who} may not {self.verb} {self.what}{where}.",
-            f"kubectl create {role} --verb={self.verb} --resource={self.what}, and bind it to {who}",
+            Remedy(
+                f"Create this role, and bind it to {who}.",
+                (f"kubectl create {role} --verb={self.verb} --resource={self.what}",),
+            ),
         )
 
 

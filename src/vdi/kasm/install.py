@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+from vdi.findings.model import errors
 from vdi.helm import arguments
 from vdi.helm.arguments import Change, Place, Values
 from vdi.helm.binary import Helm
@@ -14,7 +15,7 @@ from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
 from vdi.helm.watch import View, Watch, run_watched, stop_telling
 from vdi.kasm.backup import Backup, Kubectl, back_up, check_free
-from vdi.kasm.check_rules import Level, Subject
+from vdi.kasm.check_rules import Subject, in_words
 from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import Generation, of_chart, parse_version
 from vdi.kasm.install_chart import KasmChart, merged, without_own_keys
@@ -63,11 +64,10 @@ class Plan:
 def check(chart: KasmChart, values: Mapping[str, Any]) -> tuple[str, ...]:
     """Warnings about values. Raises KasmRefusedError with every error."""
     found = without_own_keys(check_values(Subject(chart.generation, chart.version, values)), chart.defaults)
-    errors = [each for each in found if each.level is Level.ERROR]
-    if errors:
-        raise KasmRefusedError(*(each.words for each in errors))
+    if refused := errors(found):
+        raise KasmRefusedError(*map(in_words, refused))
     traps = chart.generation.known_traps(chart.version)
-    return (*(each.words for each in found), *(f"{trap.what}: {trap.remedy}" for trap in traps))
+    return (*map(in_words, found), *(f"{trap.what}: {trap.remedy}" for trap in traps))
 
 
 async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -> Plan:

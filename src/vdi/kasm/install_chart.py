@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from vdi.findings.model import Finding
 from vdi.helm.binary import Helm
 from vdi.helm.run import run_helm
-from vdi.kasm.check_rules import Finding
+from vdi.kasm.check_rules import Code
 from vdi.kasm.generations import A, Generation, Version, of_chart, parse_version
 from vdi.kasm.install_errors import KasmRefusedError
 
@@ -69,7 +70,7 @@ async def read_chart(helm: Helm, source: str, more: tuple[str, ...]) -> KasmChar
 
 def without_own_keys(findings: Iterable[Finding], defaults: Mapping[str, Any]) -> list[Finding]:
     """Findings without those about keys that this chart has after all: it may be newer than what is known here."""
-    return [each for each in findings if not (each.unknown and _has(defaults, each.path))]
+    return [each for each in findings if not (each.code == Code.UNKNOWN_KEY and _has(defaults, each.object))]
 
 
 def _has(values: Mapping[str, Any], path: str) -> bool:

@@ -1,8 +1,8 @@
 """Whether a cluster can take a Kasm: facts and a wish in, lines out, in the order in which one mends them. Pure."""
 
+from vdi.findings.model import Finding
 from vdi.kasm.preflight_entry import dns_line, entry_lines
 from vdi.kasm.preflight_facts import Facts
-from vdi.kasm.preflight_line import Line
 from vdi.kasm.preflight_nodes import node_lines
 from vdi.kasm.preflight_release import find_installed, namespace_line, own_pods, own_services
 from vdi.kasm.preflight_room import room_line, storage_lines
@@ -10,7 +10,7 @@ from vdi.kasm.preflight_tools import tool_lines
 from vdi.kasm.preflight_wish import Wish
 
 
-def examine(facts: Facts, wish: Wish) -> list[Line]:
+def examine(facts: Facts, wish: Wish) -> list[Finding]:
     """Each line, measured."""
     installed = find_installed(facts, wish.namespace)
     pods = own_pods(facts, installed, wish.namespace)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.kasm.preflight_line import Unread
+from vdi.kasm.preflight_line import Unreadable
 from vdi.session.capacity import PodResources
 from vdi.session.capacity_matching import Room, read_room
 from vdi.session.observed import Node
@@ -77,7 +77,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     """By plural."""
     absent: frozenset[str] = frozenset()
     """Plurals of kinds that the API server does not know."""
-    unread: dict[str, Unread] = {}
+    unread: dict[str, Unreadable] = {}
     """By plural: what could not be read."""
     disks: dict[str, Disk] = {}
     """By node."""
@@ -91,7 +91,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         """Objects of a kind; none where it could not be read, which callers ask `missing` for first."""
         return self.objects.get(plural, [])
 
-    def missing(self, *plurals: str) -> Unread | None:
+    def missing(self, *plurals: str) -> Unreadable | None:
         """The first of these kinds that could not be read."""
         return next((self.unread[one] for one in plurals if one in self.unread), None)
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight_facts import Facts
-from vdi.kasm.preflight_line import Line, Unread, Verdict, listed, unread_line
+from vdi.kasm.preflight_line import Unreadable, listed, unreadable_finding
 from vdi.kasm.preflight_needs import Needs, gigabytes, size_words, version_of
 from vdi.session.capacity_matching import read_room
 from vdi.session.observed import Node
@@ -21,12 +22,12 @@ _GC_AT = 0.85
 """From this share of used disk on the kubelet deletes images (imageGCHighThresholdPercent, default)."""
 
 
-def node_lines(facts: Facts, needs: Needs) -> Iterator[Line]:
+def node_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     """All lines about nodes; one that says so where nodes cannot be read."""
     unread = facts.missing("nodes")
     if unread is not None:
-        for check, wanted in (("kubernetes", _versions_wanted()), ("nodes", "one that takes pods")):
-            yield unread_line(check, wanted, unread)
+        for check, expected in (("kubernetes", _versions_wanted()), ("nodes", "one that takes pods")):
+            yield unreadable_finding(check, expected, unread)
         return
     yield kubernetes_line(facts)
     yield nodes_line(facts)
@@ -53,25 +54,39 @@ def _versions_wanted() -> str:
     return f"K3s {least} or later, {advised} advised"
 
 
-def kubernetes_line(facts: Facts) -> Line:
+def kubernetes_line(facts: Facts) -> Finding:
     """The oldest kubelet decides."""
     versions = {str(one["status"]["nodeInfo"]["kubeletVersion"]) for one in facts.all("nodes") if _has_version(one)}
-    wanted = _versions_wanted()
+    expected = _versions_wanted()
     if not versions:
-        unread = Unread("No node says which version its kubelet is.", "kubectl get nodes -o wide")
-        return unread_line("kubernetes", wanted, unread)
+        unread = Unreadable("No node says which version its kubelet is.", Remedy.run("kubectl get nodes -o wide"))
+        return unreadable_finding("kubernetes", expected, unread)
     oldest = min(versions, key=version_of)
-    seen = listed(sorted(versions, key=version_of))
-    remedy = "upgrade K3s on all nodes (https://docs.k3s.io/upgrades/manual), servers first"
+    observed = listed(sorted(versions, key=version_of))
+    remedy = Remedy("Upgrade K3s on all nodes, servers first (https://docs.k3s.io/upgrades/manual).")
     if version_of(oldest)[:2] < LEAST_VERSION:
-        why = f"Kasm needs Kubernetes {'.'.join(map(str, LEAST_VERSION))}; {oldest} is older."
-        return Line(check="kubernetes", verdict=Verdict.FAIL, seen=seen, wanted=wanted, why=why, remedy=remedy)
+        message = f"Kasm needs Kubernetes {'.'.join(map(str, LEAST_VERSION))}; {oldest} is older."
+        return Finding(
+            code="kubernetes",
+            severity=Severity.ERROR,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
     if version_of(oldest)[:2] < ADVISED_VERSION:
-        why = f"{oldest} works, but is no longer maintained."
-        return Line(check="kubernetes", verdict=Verdict.WARN, seen=seen, wanted=wanted, why=why, remedy=remedy)
+        message = f"{oldest} works, but is no longer maintained."
+        return Finding(
+            code="kubernetes",
+            severity=Severity.WARNING,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
     if "+k3s" not in oldest:
-        seen += " (not K3s)"
-    return Line(check="kubernetes", verdict=Verdict.PASS, seen=seen, wanted=wanted)
+        observed += " (not K3s)"
+    return Finding(code="kubernetes", severity=Severity.OK, observed=observed, expected=expected)
 
 
 def _has_version(node: dict[str, Any]) -> bool:
@@ -79,7 +94,7 @@ def _has_version(node: dict[str, Any]) -> bool:
     return re.search(r"\d+\.\d+", found) is not None
 
 
-def nodes_line(facts: Facts) -> Line:
+def nodes_line(facts: Facts) -> Finding:
     """How many take pods, and why others do not."""
     good = {node.metadata.name for node in usable(facts)}
     closed = []
@@ -87,75 +102,80 @@ def nodes_line(facts: Facts) -> Line:
         room = read_room(node)
         if room.closed or room.taints:
             closed.append(f"{room.name} {room.closed or 'tainted ' + listed(one.key for one in room.taints)}")
-    seen = f"{len(good)} of {len(facts.nodes)} take pods" + (f" ({'; '.join(closed)})" if closed else "")
-    wanted = "all nodes Ready, at least one takes pods"
-    look = "kubectl describe node " + " ".join(
-        one.metadata.name for one in facts.nodes if one.metadata.name not in good
-    )
+    observed = f"{len(good)} of {len(facts.nodes)} take pods" + (f" ({'; '.join(closed)})" if closed else "")
+    expected = "all nodes Ready, at least one takes pods"
+    names = [one.metadata.name for one in facts.nodes if one.metadata.name not in good]
+    look = Remedy.run(f"kubectl describe node {' '.join(names)}")
     if not good:
-        why = "No node takes pods, so none of Kasm's would start."
-        return Line(check="nodes", verdict=Verdict.FAIL, seen=seen, wanted=wanted, why=why, remedy=look)
+        message = "No node takes pods, so none of Kasm's would start."
+        return Finding(
+            code="nodes", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=look
+        )
     if closed:
-        why = "What is on a node that takes no pods is not counted below."
-        return Line(check="nodes", verdict=Verdict.WARN, seen=seen, wanted=wanted, why=why, remedy=look)
-    return Line(check="nodes", verdict=Verdict.PASS, seen=seen, wanted=wanted)
+        message = "What is on a node that takes no pods is not counted below."
+        return Finding(
+            code="nodes", severity=Severity.WARNING, observed=observed, expected=expected, message=message, remedy=look
+        )
+    return Finding(code="nodes", severity=Severity.OK, observed=observed, expected=expected)
 
 
-def _size_line(facts: Facts, resource: str) -> Line:
+def _size_line(facts: Facts, resource: str) -> Finding:
     """Cores or memory of all nodes that take pods."""
     total = sum(_capacity(facts, node, resource) for node in usable(facts))
     if resource == "cpu":
         least, advised, enough = float(LEAST_CORES), float(ADVISED_CORES), 1.0
-        seen, wanted = f"{total:g} cores", f"{LEAST_CORES} cores, {ADVISED_CORES} advised"
+        observed, expected = f"{total:g} cores", f"{LEAST_CORES} cores, {ADVISED_CORES} advised"
     else:
         least, advised, enough = LEAST_MEMORY, ADVISED_MEMORY, _NOMINAL
-        seen, wanted = size_words(int(total)), "4 GB, 8 GB advised"
+        observed, expected = size_words(int(total)), "4 GB, 8 GB advised"
     count = len(usable(facts))
-    seen += f" on {count} nodes" if count != 1 else ""
+    observed += f" on {count} nodes" if count != 1 else ""
     if total < enough * least:
-        verdict, why = Verdict.FAIL, "This is below Kasm's minimum."
+        severity, message = Severity.ERROR, "This is below Kasm's minimum."
     elif total < enough * advised:
-        verdict = Verdict.WARN
-        why = (
-            "This is the minimum. Whether the chart fits is in line `room`; sessions come on top where agents are pods."
+        severity = Severity.WARNING
+        message = (
+            "This is the minimum. Whether the chart fits is in item `room`; sessions come on top where agents are pods."
         )
     else:
-        return Line(check=resource, verdict=Verdict.PASS, seen=seen, wanted=wanted)
-    remedy = "give the machine more, or add a node (https://docs.k3s.io/quick-start#install-script)"
-    return Line(check=resource, verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+        return Finding(code=resource, severity=Severity.OK, observed=observed, expected=expected)
+    remedy = Remedy("Give the machine more, or add a node (https://docs.k3s.io/quick-start#install-script).")
+    return Finding(
+        code=resource, severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+    )
 
 
 def _capacity(facts: Facts, node: Node, resource: str) -> float:
     return float(parse_quantity((_raw(facts, node)["status"].get("capacity") or {}).get(resource, "0")))
 
 
-def disk_line(facts: Facts) -> Line:
+def disk_line(facts: Facts) -> Finding:
     """The smallest disk of a node that takes pods: images go to each of them."""
-    wanted = "50 GB, 100 GB advised"
+    expected = "50 GB, 100 GB advised"
     sizes = {node.metadata.name: int(_capacity(facts, node, "ephemeral-storage")) for node in usable(facts)}
     known = {name: size for name, size in sizes.items() if size}
     if not known:
-        unread = Unread("No node that takes pods says how large its disk is.", "kubectl describe nodes")
-        return unread_line("disk", wanted, unread)
+        unread = Unreadable("No node that takes pods says how large its disk is.", Remedy.run("kubectl describe nodes"))
+        return unreadable_finding("disk", expected, unread)
     name = min(known, key=lambda one: known[one])
-    seen = f"{gigabytes(known[name])} on {name}"
+    observed = f"{gigabytes(known[name])} on {name}"
     if known[name] >= _NOMINAL * ADVISED_DISK:
-        return Line(check="disk", verdict=Verdict.PASS, seen=seen, wanted=wanted)
+        return Finding(code="disk", severity=Severity.OK, observed=observed, expected=expected)
     too_small = known[name] < _NOMINAL * LEAST_DISK
-    return Line(
-        check="disk",
-        verdict=Verdict.FAIL if too_small else Verdict.WARN,
-        seen=seen,
-        wanted=wanted,
-        why="Images, logs and local-path volumes share this disk; a full one evicts pods.",
-        remedy="enlarge the disk under /var/lib/rancher, or put that folder on a larger one (K3s: --data-dir)",
+    return Finding(
+        code="disk",
+        severity=Severity.ERROR if too_small else Severity.WARNING,
+        observed=observed,
+        expected=expected,
+        message="Images, logs and local-path volumes share this disk; a full one evicts pods.",
+        remedy=Remedy("Enlarge the disk under /var/lib/rancher, or put that folder on a larger one (K3s: --data-dir)."),
     )
 
 
-def free_disk_line(facts: Facts, needs: Needs) -> Line:
+def free_disk_line(facts: Facts, needs: Needs) -> Finding:
     """What is free, against the chart's volumes and the mark from which on the kubelet deletes images."""
     claims = sum(one.size for one in needs.claims)
-    wanted = f"{gigabytes(claims)} for volumes, and less than {_GC_AT:.0%} used afterwards"
+    expected = f"{gigabytes(claims)} for volumes, and less than {_GC_AT:.0%} used afterwards"
     unread = facts.missing("nodes/proxy")
     known = {
         node.metadata.name: facts.disks[node.metadata.name]
@@ -163,26 +183,35 @@ def free_disk_line(facts: Facts, needs: Needs) -> Line:
         if node.metadata.name in facts.disks
     }
     if not known:
-        nothing = Unread("No kubelet gave its statistics.", "kubectl get --raw /api/v1/nodes/NODE/proxy/stats/summary")
-        return unread_line("disk-free", wanted, unread or nothing)
+        nothing = Unreadable(
+            "No kubelet gave its statistics.",
+            Remedy("Ask one yourself: kubectl get --raw /api/v1/nodes/NODE/proxy/stats/summary."),
+        )
+        return unreadable_finding("disk-free", expected, unread or nothing)
     name = min(known, key=lambda one: known[one].available)
     disk = known[name]
     after = disk.capacity - disk.available + claims
-    seen = f"{gigabytes(disk.available)} free on {name}"
-    arithmetic = (
+    observed = f"{gigabytes(disk.available)} free on {name}"
+    evidence = (
         f"{gigabytes(disk.capacity - disk.available)} used + {gigabytes(claims)} volumes = {gigabytes(after)}"
         f" of {gigabytes(disk.capacity)}, {after / max(1, disk.capacity):.1%}",
     )
-    remedy = "on the node: k3s crictl rmi --prune; du -xsh /var/lib/rancher/k3s/* ; or enlarge the disk"
+    remedy = Remedy("Enlarge the disk, or on the node:", ("k3s crictl rmi --prune", "du -xsh /var/lib/rancher/k3s/*"))
     if claims > disk.available:
-        verdict, why = (
-            Verdict.FAIL,
+        severity, message = (
+            Severity.ERROR,
             "The volumes alone do not fit. local-path does not enforce sizes: it would fill up.",
         )
     elif after > _GC_AT * disk.capacity:
-        verdict, why = Verdict.WARN, "The kubelet begins to delete images there, and soon after evicts pods."
+        severity, message = Severity.WARNING, "The kubelet begins to delete images there, and soon after evicts pods."
     else:
-        return Line(check="disk-free", verdict=Verdict.PASS, seen=seen, wanted=wanted, arithmetic=arithmetic)
-    return Line(
-        check="disk-free", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy, arithmetic=arithmetic
+        return Finding(code="disk-free", severity=Severity.OK, observed=observed, expected=expected, evidence=evidence)
+    return Finding(
+        code="disk-free",
+        severity=severity,
+        observed=observed,
+        expected=expected,
+        message=message,
+        remedy=remedy,
+        evidence=evidence,
     )

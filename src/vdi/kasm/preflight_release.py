@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations import chart_of_label, of_chart, of_workloads
 from vdi.kasm.generations_model import Generation
 from vdi.kasm.preflight_facts import Facts
-from vdi.kasm.preflight_line import Line, Verdict, label_of, unread_line
+from vdi.kasm.preflight_line import label_of, unreadable_finding
 
 _RELEASE = "meta.helm.sh/release-name"
 _ENFORCED = "pod-security.kubernetes.io/enforce"
@@ -76,21 +77,23 @@ def own_services(facts: Facts, installed: Installed | None, namespace: str) -> f
     )
 
 
-def namespace_line(facts: Facts, generation: Generation, namespace: str, installed: Installed | None) -> Line:
+def namespace_line(facts: Facts, generation: Generation, namespace: str, installed: Installed | None) -> Finding:
     """Whether pods with root init containers are admitted there, and whether a Kasm is there already."""
     roots = [step.name for part in generation.components for step in part.init_containers if step.as_root]
-    wanted = f"a namespace for generation {generation.letter}" + (", where pods may run as root" if roots else "")
+    expected = f"a namespace for generation {generation.letter}" + (", where pods may run as root" if roots else "")
     unread = facts.missing("namespaces", "deployments", "statefulsets")
     if unread is not None:
-        return unread_line("namespace", wanted, unread)
+        return unreadable_finding("namespace", expected, unread)
     found = next((one for one in facts.all("namespaces") if one["metadata"]["name"] == namespace), None)
     level = label_of(found, _ENFORCED) if found else ""
-    seen = f"{namespace} {'is not there yet' if found is None else 'is there'}"
-    seen += f", Pod Security {level}" if level else ""
-    seen += f", with {installed.words}" if installed else ""
+    observed = f"{namespace} {'is not there yet' if found is None else 'is there'}"
+    observed += f", Pod Security {level}" if level else ""
+    observed += f", with {installed.words}" if installed else ""
 
-    def line(verdict: Verdict, why: str = "", remedy: str = "") -> Line:
-        return Line(check="namespace", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    def line(severity: Severity, message: str = "", remedy: Remedy = Remedy()) -> Finding:
+        return Finding(
+            code="namespace", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+        )
 
     if level == "restricted":
         what = (
@@ -98,12 +101,14 @@ def namespace_line(facts: Facts, generation: Generation, namespace: str, install
             if roots
             else "Kasm's images are not made for it"
         )
-        remedy = f"kubectl label namespace {namespace} --overwrite {_ENFORCED}=baseline"
-        return line(Verdict.FAIL if roots else Verdict.WARN, f"Pod Security `restricted` refuses pods: {what}.", remedy)
+        remedy = Remedy.run(f"kubectl label namespace {namespace} --overwrite {_ENFORCED}=baseline")
+        return line(
+            Severity.ERROR if roots else Severity.WARNING, f"Pod Security `restricted` refuses pods: {what}.", remedy
+        )
     if installed is not None and installed.generation is not generation:
-        why = f"The chart {generation.chart} does not take over what {installed.generation.chart} has made."
-        return line(Verdict.FAIL, why, "vdi kasm values migrate; upgrades go one generation at a time")
+        message = f"The chart {generation.chart} does not take over what {installed.generation.chart} has made."
+        return line(Severity.ERROR, message, Remedy("Upgrade one generation at a time: vdi kasm values migrate."))
     if installed is not None:
-        why = "helm install would fail; an upgrade has traps of its own (docs/kasm.md, Upgrade)."
-        return line(Verdict.WARN, why, f"vdi kasm validate --namespace {namespace}")
-    return line(Verdict.PASS)
+        message = "helm install would fail; an upgrade has traps of its own (docs/kasm.md, Upgrade)."
+        return line(Severity.WARNING, message, Remedy.run(f"vdi kasm validate --namespace {namespace}"))
+    return line(Severity.OK)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight_facts import Facts
-from vdi.kasm.preflight_line import Line, Verdict, counted, label_of, listed, unread_line
+from vdi.kasm.preflight_line import counted, label_of, listed, unreadable_finding
 from vdi.kasm.preflight_needs import Needs, PodNeed, cpu_words, size_words
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.session.capacity import PODS
@@ -14,18 +15,21 @@ _RESOURCES = ("cpu", "memory", PODS)
 LOCAL_PATH = "rancher.io/local-path"
 
 
-def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> Line:
+def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> Finding:
     """All pods at once, beside what runs there now; pods in `own` are Kasm's, which the new ones replace."""
-    wanted = f"{_words('cpu', needs.total('cpu'))} and {_words('memory', needs.total('memory'))} free ({needs.source})"
+    expected = (
+        f"{_words('cpu', needs.total('cpu'))} and {_words('memory', needs.total('memory'))} free ({needs.source})"
+    )
     unread = facts.missing("nodes", "pods")
     if unread is not None:
-        return unread_line("room", wanted, unread)
+        return unreadable_finding("room", expected, unread)
     rooms = [room for room in facts.rooms(without=own) if not room.closed and not room.taints]
     free = {name: sum(max(0, room.free.get(name, 0)) for room in rooms) for name in _RESOURCES}
-    seen = f"{_words('cpu', free['cpu'])} and {_words('memory', free['memory'])} free"
-    arithmetic = (*_wanted_lines(needs), *_free_lines(rooms, own))
-    remedy = (
-        "less: vdi kasm values render --profile 4gb (or 8gb), and look again with -f; or a larger node, or one more"
+    observed = f"{_words('cpu', free['cpu'])} and {_words('memory', free['memory'])} free"
+    evidence = (*_wanted_lines(needs), *_free_lines(rooms, own))
+    remedy = Remedy(
+        "Request less (vdi kasm values render --profile 4gb, or 8gb, and look again with -f); or add a node, or a"
+        " larger one."
     )
     short = [
         f"{_words(name, needs.total(name))} wanted - {_words(name, free[name])} free"
@@ -34,24 +38,24 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
         if needs.total(name) > free[name]
     ]
     if short:
-        why = "Pods would stay Pending (Insufficient), and all that waits for them in Init."
-        verdict = Verdict.FAIL
+        message = "Pods would stay Pending (Insufficient), and all that waits for them in Init."
+        severity = Severity.ERROR
     elif homeless := _without_room(needs, rooms):
-        verdict = Verdict.FAIL if homeless[1] else Verdict.WARN
-        why = (
+        severity = Severity.ERROR if homeless[1] else Severity.WARNING
+        message = (
             f"In sum it would fit, but {homeless[0].name} takes {_takes(homeless[0])} on one node, and no node"
             f" {'has' if homeless[1] else 'has so much left beside the others'}."
         )
     else:
-        return Line(check="room", verdict=Verdict.PASS, seen=seen, wanted=wanted, arithmetic=arithmetic)
-    return Line(
-        check="room",
-        verdict=verdict,
-        seen=seen,
-        wanted=wanted,
-        why=why,
+        return Finding(code="room", severity=Severity.OK, observed=observed, expected=expected, evidence=evidence)
+    return Finding(
+        code="room",
+        severity=severity,
+        observed=observed,
+        expected=expected,
+        message=message,
         remedy=remedy,
-        arithmetic=(*arithmetic, *short),
+        evidence=(*evidence, *short),
     )
 
 
@@ -107,66 +111,77 @@ def _words(resource: str, amount: int) -> str:
     return size_words(amount) if resource == "memory" else f"{amount} pods"
 
 
-def storage_lines(facts: Facts, needs: Needs) -> Iterator[Line]:
+def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     """One line for each storage class that a volume names, or for the default."""
     if not needs.claims:
-        yield Line(check="storage-class", verdict=Verdict.PASS, seen="not looked at", wanted="no volume is asked for")
+        yield Finding(
+            code="storage-class", severity=Severity.OK, observed="not looked at", expected="no volume is asked for"
+        )
         return
     unread = facts.missing("storageclasses")
     for name in sorted({one.storage_class for one in needs.claims}):
         claims = [one for one in needs.claims if one.storage_class == name]
         told = ", ".join(f"{one.name} {size_words(one.size)}" for one in claims)
-        wanted = f"{name or 'a default class'} for {told}"
+        expected = f"{name or 'a default class'} for {told}"
         if unread is not None:
-            yield unread_line("storage-class", wanted, unread)
+            yield unreadable_finding("storage-class", expected, unread)
         else:
-            yield _class_line(facts, name, wanted)
+            yield _class_line(facts, name, expected)
 
 
-def _class_line(facts: Facts, name: str, wanted: str) -> Line:
+def _class_line(facts: Facts, name: str, expected: str) -> Finding:
     classes = {str(one["metadata"]["name"]): one for one in facts.all("storageclasses")}
     defaults = sorted(each for each, one in classes.items() if _is_default(one))
-    seen = listed(f"{each}{' (default)' if each in defaults else ''}" for each in sorted(classes))
+    observed = listed(f"{each}{' (default)' if each in defaults else ''}" for each in sorted(classes))
 
-    def line(verdict: Verdict, why: str = "", remedy: str = "") -> Line:
-        return Line(check="storage-class", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    def line(severity: Severity, message: str = "", remedy: Remedy = Remedy()) -> Finding:
+        return Finding(
+            code="storage-class",
+            severity=severity,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
 
     if name and name not in classes:
         return line(
-            Verdict.FAIL, f"There is no StorageClass {name}: the volume would stay Pending.", _values_remedy(classes)
+            Severity.ERROR, f"There is no StorageClass {name}: the volume would stay Pending.", _values_remedy(classes)
         )
     if not name and not defaults:
-        make = f"kubectl annotate storageclass {next(iter(sorted(classes)), 'local-path')} {IS_DEFAULT_CLASS}=true"
-        how = make if classes else "K3s without --disable=local-storage brings the class local-path"
-        return line(Verdict.FAIL, "Without a default class the volume stays Pending.", how)
+        make = Remedy.run(
+            f"kubectl annotate storageclass {next(iter(sorted(classes)), 'local-path')} {IS_DEFAULT_CLASS}=true"
+        )
+        how = make if classes else Remedy("K3s without --disable=local-storage brings the class local-path.")
+        return line(Severity.ERROR, "Without a default class the volume stays Pending.", how)
     if not name and len(defaults) > 1:
-        drop = f"kubectl annotate storageclass {defaults[0]} {IS_DEFAULT_CLASS}-"
-        return line(Verdict.WARN, "Of several defaults Kubernetes takes the newest, whichever that is.", drop)
+        drop = Remedy.run(f"kubectl annotate storageclass {defaults[0]} {IS_DEFAULT_CLASS}-")
+        return line(Severity.WARNING, "Of several defaults Kubernetes takes the newest, whichever that is.", drop)
     chosen = classes[name or defaults[0]]
     if chosen.get("provisioner") == LOCAL_PATH:
-        return _local_path_line(facts, line(Verdict.PASS))
-    return line(Verdict.PASS)
+        return _local_path_line(facts, line(Severity.OK))
+    return line(Severity.OK)
 
 
-def _local_path_line(facts: Facts, good: Line) -> Line:
+def _local_path_line(facts: Facts, good: Finding) -> Finding:
     """Somebody has to make the folders."""
     if facts.missing("pods") is not None:
         return good
     provisioners = [pod for pod in facts.running if label_of(pod, "app") == "local-path-provisioner"]
     if provisioners:
         return good
-    return Line(
-        check=good.check,
-        verdict=Verdict.FAIL,
-        seen=f"{good.seen}; no pod of local-path-provisioner",
-        wanted=good.wanted,
-        why="Nobody makes the volumes of this class: they would stay Pending.",
-        remedy="kubectl --namespace kube-system get deployment local-path-provisioner",
+    return Finding(
+        code=good.code,
+        severity=Severity.ERROR,
+        observed=f"{good.observed}; no pod of local-path-provisioner",
+        expected=good.expected,
+        message="Nobody makes the volumes of this class: they would stay Pending.",
+        remedy=Remedy.run("kubectl --namespace kube-system get deployment local-path-provisioner"),
     )
 
 
-def _values_remedy(classes: dict[str, dict[str, Any]]) -> str:
-    return f"name one of these in the values: {listed(sorted(classes))}"
+def _values_remedy(classes: dict[str, dict[str, Any]]) -> Remedy:
+    return Remedy(f"Name one of these in the values: {listed(sorted(classes))}.")
 
 
 def _is_default(one: dict[str, Any]) -> bool:

@@ -7,7 +7,8 @@ API and manager; the Kubernetes API knows nothing of them, but whether a Network
 from collections.abc import Iterator
 from typing import Any
 
-from vdi.kasm.preflight_line import Line, Verdict, counted, listed, name_of, unread_line
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.kasm.preflight_line import counted, listed, name_of, unreadable_finding
 from vdi.kasm.preflight_release import Installed
 from vdi.kasm.validate_facts import Installation
 
@@ -25,7 +26,7 @@ def notes(found: Installation) -> list[str]:
     return [OUTSIDE.format(host=found.hostname or "HOST")]
 
 
-def agent_lines(found: Installation, installed: Installed) -> Iterator[Line]:
+def agent_lines(found: Installation, installed: Installed) -> Iterator[Finding]:
     """Agents as pods, where the cluster knows that kind; and policies in the way of agents outside."""
     if "agents" not in found.absent:
         yield _agents_line(found)
@@ -34,31 +35,39 @@ def agent_lines(found: Installation, installed: Installed) -> Iterator[Line]:
         yield closed
 
 
-def _agents_line(found: Installation) -> Line:
-    wanted = "agents that are pods are ready, and their sessions do not hang"
+def _agents_line(found: Installation) -> Finding:
+    expected = "agents that are pods are ready, and their sessions do not hang"
     unread = found.missing("agents", "kasmworkspaces")
     if unread is not None:
-        return unread_line("agents", wanted, unread)
+        return unreadable_finding("agents", expected, unread)
     agents = found.all("agents")
     ill = [name_of(one) for one in agents if _says_no(one)]
     hanging = [name_of(one) for one in found.all("kasmworkspaces") if one["metadata"].get("deletionTimestamp")]
-    seen = f"{counted(len(agents), 'agent')}, {counted(len(found.all('kasmworkspaces')), 'session')}"
-    seen += f"; not ready: {listed(ill)}" if ill else ""
-    seen += f"; being deleted: {listed(hanging)}" if hanging else ""
+    observed = f"{counted(len(agents), 'agent')}, {counted(len(found.all('kasmworkspaces')), 'session')}"
+    observed += f"; not ready: {listed(ill)}" if ill else ""
+    observed += f"; being deleted: {listed(hanging)}" if hanging else ""
 
-    def line(verdict: Verdict, why: str = "", remedy: str = "") -> Line:
-        return Line(check="agents", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    def line(severity: Severity, message: str = "", remedy: Remedy = Remedy()) -> Finding:
+        return Finding(
+            code="agents", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+        )
 
     if ill:
         namespace, _, name = ill[0].rpartition("/")
         where = f" --namespace {namespace}" if namespace else ""
         return line(
-            Verdict.FAIL, "Sessions cannot start there.", f"kubectl{where} describe agents.agent.kasm.com {name}"
+            Severity.ERROR,
+            "Sessions cannot start there.",
+            Remedy.run(f"kubectl{where} describe agents.agent.kasm.com {name}"),
         )
     if hanging and not agents:
-        why = "Their agent went first, and nobody is left who takes their finalizers away."
-        return line(Verdict.FAIL, why, "install the agent again, delete the sessions, then the agent, then the release")
-    return line(Verdict.PASS)
+        message = "Their agent went first, and nobody is left who takes their finalizers away."
+        return line(
+            Severity.ERROR,
+            message,
+            Remedy("Install the agent again, delete the sessions, then the agent, then the release."),
+        )
+    return line(Severity.OK)
 
 
 def _says_no(agent: Object) -> bool:
@@ -66,7 +75,7 @@ def _says_no(agent: Object) -> bool:
     return any(one.get("type") in ("Ready", "Available") and one.get("status") == "False" for one in conditions)
 
 
-def _closed_line(found: Installation, installed: Installed) -> Line | None:
+def _closed_line(found: Installation, installed: Installed) -> Finding | None:
     """Pods that connect to agents, and may connect to nothing outside the cluster."""
     if found.missing("networkpolicies", "pods") is not None:
         return None
@@ -77,13 +86,15 @@ def _closed_line(found: Installation, installed: Installed) -> Line | None:
             closed.add(component.key)
     if not closed:
         return None
-    return Line(
-        check="agent-egress",
-        verdict=Verdict.WARN,
-        seen=f"NetworkPolicies let {listed(sorted(closed))} connect to nothing outside the cluster",
-        wanted="connections to agents outside, where there are any",
-        why="A session on an agent outside the cluster would open and stay black.",
-        remedy=f"kubectl --namespace {found.namespace} get networkpolicy; allow egress to the agents, port 443",
+    return Finding(
+        code="agent-egress",
+        severity=Severity.WARNING,
+        observed=f"NetworkPolicies let {listed(sorted(closed))} connect to nothing outside the cluster",
+        expected="connections to agents outside, where there are any",
+        message="A session on an agent outside the cluster would open and stay black.",
+        remedy=Remedy(
+            "Allow egress to the agents, port 443.", (f"kubectl --namespace {found.namespace} get networkpolicy",)
+        ),
     )
 
 
@@ -108,5 +119,5 @@ def _web(rule: Object) -> bool:
 def _selects(spec: Object, pod: Object) -> bool:
     """By labels alone: a policy with expressions is taken to select, since that only leads to a closer look."""
     labels = pod["metadata"].get("labels") or {}
-    wanted = (spec.get("podSelector") or {}).get("matchLabels") or {}
-    return all(labels.get(key) == value for key, value in wanted.items())
+    expected = (spec.get("podSelector") or {}).get("matchLabels") or {}
+    return all(labels.get(key) == value for key, value in expected.items())

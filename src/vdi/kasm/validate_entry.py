@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from vdi.kasm.preflight_line import Line, Unread, Verdict, listed, name_of, unread_line
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.kasm.preflight_line import Unreadable, listed, name_of, unreadable_finding
 from vdi.kasm.preflight_release import Installed
 from vdi.kasm.validate_facts import Installation
 from vdi.kube.certificate import Certificate, covers
@@ -113,38 +114,56 @@ def leads_to(found: Installation, installed: Installed, service: str) -> str:
     return ""
 
 
-def way_in_line(found: Installation, installed: Installed) -> Line:
+def way_in_line(found: Installation, installed: Installed) -> Finding:
     """Somebody leads browsers to the proxy, and to nothing else of Kasm."""
-    wanted = "an Ingress, IngressRoute or LoadBalancer that leads to Kasm's proxy"
+    expected = "an Ingress, IngressRoute or LoadBalancer that leads to Kasm's proxy"
     unread = found.missing("ingresses", "ingressroutes", "services", "pods")
     if unread is not None:
-        return unread_line("way-in", wanted, unread)
+        return unreadable_finding("way-in", expected, unread)
 
-    def line(verdict: Verdict, seen: str, why: str = "", remedy: str = "") -> Line:
-        return Line(check="way-in", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    def line(severity: Severity, observed: str, message: str = "", remedy: Remedy = Remedy()) -> Finding:
+        return Finding(
+            code="way-in", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+        )
 
     right = leading(found, installed)
     for way in ways_in(found):
         astray = [f"{name} ({part})" for name in way.services if (part := leads_to(found, installed, name))]
         if way not in right and astray:
-            why = "Only the proxy knows which part of Kasm a request is for: through any other the page stays blank."
-            remedy = f"kubectl --namespace {found.namespace} edit {way.kind} {way.name}: the Service of the proxy"
-            return line(Verdict.FAIL, f"{way.what} leads to {listed(astray)}", why, remedy)
+            message = (
+                "Only the proxy knows which part of Kasm a request is for: through any other the page stays blank."
+            )
+            remedy = Remedy(
+                "Let it lead to the Service of the proxy.",
+                (f"kubectl --namespace {found.namespace} edit {way.kind} {way.name}",),
+            )
+            return line(Severity.ERROR, f"{way.what} leads to {listed(astray)}", message, remedy)
     if not right:
-        remedy = "vdi kasm values render --ingress traefik, or an IngressRoute of your own to the Service of the proxy"
-        return line(Verdict.FAIL, "none", "Browsers cannot get in.", remedy)
-    seen = "; ".join(f"{way.what}{_at(way)}" for way in right)
+        remedy = Remedy(
+            "Write the values with vdi kasm values render --ingress traefik, or make an IngressRoute of your own to the"
+            " Service of the proxy."
+        )
+        return line(Severity.ERROR, "none", "Browsers cannot get in.", remedy)
+    observed = "; ".join(f"{way.what}{_at(way)}" for way in right)
     if rivals := _rivals(found, right):
-        why = "Two lead the same name to different places: requests go to either, as Traefik happens to order them."
+        message = "Two lead the same name to different places: requests go to either, as Traefik happens to order them."
         namespace, _, name = rivals[0].partition("/")
-        remedy = f"kubectl --namespace {namespace} get ingress {name}: a Kasm of before? Remove it, or its host"
-        return line(Verdict.FAIL, f"{seen}; and so does {listed(rivals)}", why, remedy)
+        remedy = Remedy(
+            "Is it of an earlier Kasm? Remove it, or its host.",
+            (f"kubectl --namespace {namespace} get ingress {name}",),
+        )
+        return line(Severity.ERROR, f"{observed}; and so does {listed(rivals)}", message, remedy)
     unheard = [way for way in right if way.kind != "ingressroute" and not way.addresses]
     if unheard and not (found.web and found.web.status == 200):
-        why = "It has no address: nobody has taken it up (no ingress controller of its class, or the port is taken)."
-        remedy = f"vdi kasm preflight --namespace {found.namespace}, lines way-in and port-443"
-        return line(Verdict.WARN if unheard[0].kind == "ingress" else Verdict.FAIL, seen, why, remedy)
-    return line(Verdict.PASS, seen)
+        message = (
+            "It has no address: nobody has taken it up (no ingress controller of its class, or the port is taken)."
+        )
+        remedy = Remedy(
+            "See the items way-in and port-443 of the preflight.",
+            (f"vdi kasm preflight --namespace {found.namespace}",),
+        )
+        return line(Severity.WARNING if unheard[0].kind == "ingress" else Severity.ERROR, observed, message, remedy)
+    return line(Severity.OK, observed)
 
 
 def _rivals(found: Installation, right: list[WayIn]) -> list[str]:
@@ -169,33 +188,36 @@ def hostname_of(found: Installation, installed: Installed) -> str:
     return next((host for way in leading(found, installed) for host in way.hosts), "")
 
 
-def certificate_line(found: Installation, installed: Installed) -> Line:
+def certificate_line(found: Installation, installed: Installed) -> Finding:
     """What a browser will be shown."""
     host = found.hostname
-    wanted = f"one for {host or 'the host name'}, valid, from an authority that browsers know"
+    expected = f"one for {host or 'the host name'}, valid, from an authority that browsers know"
     ways = [way for way in leading(found, installed) if way.secret is not None]
 
-    def line(verdict: Verdict, seen: str, why: str = "", remedy: str = "") -> Line:
-        return Line(check="certificate", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    def line(severity: Severity, observed: str, message: str = "", remedy: Remedy = Remedy()) -> Finding:
+        return Finding(
+            code="certificate", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+        )
 
-    make = (
-        f"kubectl --namespace {found.namespace} create secret tls kasm-tls --cert=FILE --key=FILE, and name it in the"
-        " values (vdi kasm values render --tls-secret kasm-tls); or cert-manager"
+    make = Remedy(
+        "Put the certificate into fullchain.pem and its key into key.pem, create the Secret, and name it in the values"
+        " (vdi kasm values render --tls-secret kasm-tls). Or use cert-manager.",
+        (f"kubectl --namespace {found.namespace} create secret tls kasm-tls --cert=fullchain.pem --key=key.pem",),
     )
     if not ways:
         if leading(found, installed):
-            return line(Verdict.PASS, "not looked at: Kasm's own proxy, or something outside the cluster, ends TLS")
-        return line(Verdict.UNKNOWN, "nobody ends TLS here", "Without a way in there is none; see line way-in.", make)
+            return line(Severity.OK, "not looked at: Kasm's own proxy, or something outside the cluster, ends TLS")
+        return line(Severity.UNKNOWN, "nobody ends TLS here", "Without a way in there is none; see item way-in.", make)
     name = ways[0].secret or ""
     if not name:
-        why = "Traefik shows its default certificate, which it has signed itself: browsers warn."
-        return line(Verdict.WARN, f"{ways[0].what} names no Secret", why, make)
+        message = "Traefik shows its default certificate, which it has signed itself: browsers warn."
+        return line(Severity.WARNING, f"{ways[0].what} names no Secret", message, make)
     unread = found.missing(f"secrets/{name}")
     if unread is not None:
-        return unread_line("certificate", wanted, unread)
+        return unreadable_finding("certificate", expected, unread)
     certificate = found.certificates.get(name, Certificate(problem="there is no such Secret"))
-    verdict, why = _judged(certificate, host, found)
-    return line(verdict, f"Secret {name}: {_words(certificate)}", why, make if why else "")
+    severity, message = _judged(certificate, host, found)
+    return line(severity, f"Secret {name}: {_words(certificate)}", message, make if message else Remedy())
 
 
 def _words(certificate: Certificate) -> str:
@@ -205,43 +227,51 @@ def _words(certificate: Certificate) -> str:
     return f"{listed(certificate.names)}, until {certificate.ends:%Y-%m-%d}{kind}"
 
 
-def _judged(certificate: Certificate, host: str, found: Installation) -> tuple[Verdict, str]:
+def _judged(certificate: Certificate, host: str, found: Installation) -> tuple[Severity, str]:
     if certificate.problem or certificate.ends is None or certificate.begins is None:
-        return Verdict.FAIL, "Traefik shows its default certificate instead: browsers warn."
+        return Severity.ERROR, "Traefik shows its default certificate instead: browsers warn."
     if not certificate.begins <= found.now <= certificate.ends:
-        return Verdict.FAIL, "It is not valid now: browsers refuse it."
+        return Severity.ERROR, "It is not valid now: browsers refuse it."
     if host and not any(covers(name, host) for name in certificate.names):
-        return Verdict.FAIL, f"It is not for {host}: browsers refuse it."
+        return Severity.ERROR, f"It is not for {host}: browsers refuse it."
     if certificate.ends - found.now < _SOON:
-        return Verdict.WARN, f"It ends within {_SOON.days} days."
+        return Severity.WARNING, f"It ends within {_SOON.days} days."
     if certificate.self_signed:
-        return Verdict.WARN, "Nobody else vouches for it: browsers warn, and agents refuse it unless told otherwise."
-    return Verdict.PASS, ""
+        return (
+            Severity.WARNING,
+            "Nobody else vouches for it: browsers warn, and agents refuse it unless told otherwise.",
+        )
+    return Severity.OK, ""
 
 
-def web_line(found: Installation, installed: Installed) -> Line:
+def web_line(found: Installation, installed: Installed) -> Finding:
     """The web UI answers through the real way."""
     path = installed.generation.health_path
-    wanted = f"200 from https://{found.hostname or 'HOST'}{path}"
+    expected = f"200 from https://{found.hostname or 'HOST'}{path}"
     answer = found.web
     if answer is None:
-        unread = Unread(
-            "Nothing says under which name Kasm is reached.", "vdi kasm validate --hostname kasm.example.com"
+        unread = Unreadable(
+            "Nothing says under which name Kasm is reached.", Remedy("Name it: vdi kasm validate --hostname.")
         )
-        return unread_line("web-ui", wanted, unread)
+        return unreadable_finding("web-ui", expected, unread)
     trust = "" if answer.trusted else ", with a certificate that this machine does not trust"
-    seen = f"{answer.status}{trust}" if answer.status else f"no answer: {answer.problem}"
+    observed = f"{answer.status}{trust}" if answer.status else f"no answer: {answer.problem}"
     if answer.status == 200:
-        return Line(check="web-ui", verdict=Verdict.PASS, seen=seen, wanted=wanted)
+        return Finding(code="web-ui", severity=Severity.OK, observed=observed, expected=expected)
     inside = found.inside.status if found.inside else 0
-    why, remedy = _why_not(answer.status, inside, found)
-    return Line(check="web-ui", verdict=Verdict.FAIL, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    message, remedy = _why_not(answer.status, inside, found)
+    return Finding(
+        code="web-ui", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=remedy
+    )
 
 
-def _why_not(status: int, inside: int, found: Installation) -> tuple[str, str]:
-    diagnose = f"vdi kasm diagnose --namespace {found.namespace}"
+def _why_not(status: int, inside: int, found: Installation) -> tuple[str, Remedy]:
+    diagnose = Remedy.run(f"vdi kasm diagnose --namespace {found.namespace}")
     within = "Kasm itself answers inside the cluster, so the way in is at fault." if inside == 200 else ""
-    preflight = f"vdi kasm preflight --hostname {found.hostname}, lines dns, port-443 and way-in"
+    preflight = Remedy(
+        "See the items dns, port-443 and way-in of the preflight.",
+        (f"vdi kasm preflight --hostname {found.hostname}",),
+    )
     if status == 0:
         return within or "The name does not lead here, or nobody takes connections at port 443.", preflight
     if status == 404:

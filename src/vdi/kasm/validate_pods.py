@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations import kasm_version, parse_version
 from vdi.kasm.generations_model import Component, Version, matches
-from vdi.kasm.preflight_line import Line, Verdict, listed, unread_line
+from vdi.kasm.preflight_line import listed, unreadable_finding
 from vdi.kasm.preflight_release import Installed, release_of
 from vdi.kasm.validate_facts import Installation
 
@@ -31,17 +32,17 @@ def parts(found: Installation, installed: Installed) -> Iterator[tuple[Component
             yield component, there
 
 
-def workload_lines(found: Installation, installed: Installed) -> Iterator[Line]:
+def workload_lines(found: Installation, installed: Installed) -> Iterator[Finding]:
     """One line for each component."""
     for component, there in parts(found, installed):
         check = f"part {component.key}"
-        wanted = f"{component.kind} with all its pods ready"
+        expected = f"{component.kind} with all its pods ready"
         unread = found.missing(_PLURALS[component.kind])
         if unread is not None:
-            yield unread_line(check, wanted, unread)
+            yield unreadable_finding(check, expected, unread)
         else:
             name = real_name(component.name, installed)
-            yield _workload_line(check, wanted, f"{component.kind} {name}", there, found.namespace)
+            yield _workload_line(check, expected, f"{component.kind} {name}", there, found.namespace)
 
 
 def real_name(pattern: str, installed: Installed) -> str:
@@ -50,26 +51,29 @@ def real_name(pattern: str, installed: Installed) -> str:
     return pattern.format(release=installed.release or "kasm", zone="default", version=version)
 
 
-def _workload_line(check: str, wanted: str, name: str, there: list[Object], namespace: str) -> Line:
+def _workload_line(check: str, expected: str, name: str, there: list[Object], namespace: str) -> Finding:
     if not there:
-        return Line(
-            check=check,
-            verdict=Verdict.FAIL,
-            seen=f"no {name}",
-            wanted=wanted,
-            why="It belongs to every installation of this chart; somebody has deleted it, or the install broke off.",
-            remedy=f"helm history RELEASE --namespace {namespace}; an upgrade with the same values brings it back",
+        return Finding(
+            code=check,
+            severity=Severity.ERROR,
+            observed=f"no {name}",
+            expected=expected,
+            message="It belongs to every installation of this chart: it was deleted, or the install broke off.",
+            remedy=Remedy(
+                "An upgrade with the same values brings it back. See the releases and their state.",
+                (f"helm list --all --namespace {namespace}",),
+            ),
         )
     counts = {one["metadata"]["name"]: _counts(one) for one in there}
-    seen = "; ".join(f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items())
+    observed = "; ".join(f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items())
     if all(ready >= wants for ready, wants in counts.values()):
-        return Line(check=check, verdict=Verdict.PASS, seen=seen, wanted=wanted)
-    return Line(
-        check=check,
-        verdict=Verdict.FAIL,
-        seen=seen,
-        wanted=wanted,
-        why="Not all of its pods are ready.",
+        return Finding(code=check, severity=Severity.OK, observed=observed, expected=expected)
+    return Finding(
+        code=check,
+        severity=Severity.ERROR,
+        observed=observed,
+        expected=expected,
+        message="Not all of its pods are ready.",
         remedy=_diagnose(namespace),
     )
 
@@ -84,32 +88,34 @@ def _counts(workload: Object) -> tuple[int, int]:
     return min(max(0, ready - max(0, there - updated)), updated, wants), wants
 
 
-def _diagnose(namespace: str) -> str:
-    return f"vdi kasm diagnose --namespace {namespace}"
+def _diagnose(namespace: str) -> Remedy:
+    return Remedy.run(f"vdi kasm diagnose --namespace {namespace}")
 
 
-def pods_line(found: Installation, installed: Installed) -> Line:
+def pods_line(found: Installation, installed: Installed) -> Finding:
     """All pods of the release at once, with the state of those that are not ready."""
-    wanted = "all ready, or done"
+    expected = "all ready, or done"
     unread = found.missing("pods")
     if unread is not None:
-        return unread_line("pods", wanted, unread)
+        return unreadable_finding("pods", expected, unread)
     own = [pod for pod in found.all("pods") if _is_own(pod, installed)]
     bad = [pod for pod in own if not _is_fine(pod)]
-    seen = f"{len(own) - len(bad)} of {len(own)} are"
+    observed = f"{len(own) - len(bad)} of {len(own)} are"
     if not own:
-        why = "The workloads are there and have made no pods: they are refused, or scaled to 0."
-        look = f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp"
-        return Line(check="pods", verdict=Verdict.FAIL, seen="none", wanted=wanted, why=why, remedy=look)
+        message = "The workloads are there and have made no pods: they are refused, or scaled to 0."
+        look = Remedy.run(f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp")
+        return Finding(
+            code="pods", severity=Severity.ERROR, observed="none", expected=expected, message=message, remedy=look
+        )
     if not bad:
-        return Line(check="pods", verdict=Verdict.PASS, seen=seen, wanted=wanted)
+        return Finding(code="pods", severity=Severity.OK, observed=observed, expected=expected)
     states = [f"{pod['metadata']['name']} {state_of(pod)}" for pod in bad]
-    return Line(
-        check="pods",
-        verdict=Verdict.FAIL,
-        seen=f"{seen}; {listed(states)}",
-        wanted=wanted,
-        why="What a pod in Init waits for is said by name, and why that does not come.",
+    return Finding(
+        code="pods",
+        severity=Severity.ERROR,
+        observed=f"{observed}; {listed(states)}",
+        expected=expected,
+        message="What a pod in Init waits for is said by name, and why that does not come.",
         remedy=_diagnose(found.namespace),
     )
 
@@ -155,13 +161,13 @@ def state_of(pod: Object) -> str:
     return "Running, not ready" if phase == "Running" else phase
 
 
-def services_line(found: Installation, installed: Installed) -> Line:
+def services_line(found: Installation, installed: Installed) -> Finding:
     """Each Service of the components and of the release has somebody behind it."""
-    wanted = "each has an address behind it"
+    expected = "each has an address behind it"
     unread = found.missing("services", "endpointslices")
     if unread is not None:
-        return unread_line("services", wanted, unread)
-    expected = {
+        return unreadable_finding("services", expected, unread)
+    services = {
         service["metadata"]["name"]: service
         for service in found.all("services")
         if (service.get("spec") or {}).get("selector") and release_of(service) == installed.release
@@ -172,17 +178,21 @@ def services_line(found: Installation, installed: Installed) -> Line:
         for component, workloads in parts(found, installed)
         if component.service and workloads and not any(matches(component.service, name) for name in there)
     ]
-    silent = sorted(name for name in expected if not _answers(found, name))
-    seen = f"{len(expected) - len(silent)} of {len(expected)} have"
+    silent = sorted(name for name in services if not _answers(found, name))
+    observed = f"{len(services) - len(silent)} of {len(services)} have"
     if absent:
-        seen += f"; there is no {listed(absent)}"
+        observed += f"; there is no {listed(absent)}"
     if silent:
-        seen += f"; nobody behind {listed(silent)}"
+        observed += f"; nobody behind {listed(silent)}"
     if not absent and not silent:
-        return Line(check="services", verdict=Verdict.PASS, seen=seen, wanted=wanted)
-    why = "Whoever waits for such a Service waits for ever: its name does not resolve, or nobody takes the connection."
+        return Finding(code="services", severity=Severity.OK, observed=observed, expected=expected)
+    message = (
+        "Whoever waits for such a Service waits for ever: its name does not resolve, or nobody takes the connection."
+    )
     remedy = _diagnose(found.namespace)
-    return Line(check="services", verdict=Verdict.FAIL, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    return Finding(
+        code="services", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=remedy
+    )
 
 
 def _answers(found: Installation, service: str) -> bool:
@@ -194,26 +204,34 @@ def _answers(found: Installation, service: str) -> bool:
     )
 
 
-def volumes_line(found: Installation, installed: Installed) -> Line:
+def volumes_line(found: Installation, installed: Installed) -> Finding:
     """The claims of the namespace are bound."""
-    wanted = "all Bound"
+    expected = "all Bound"
     unread = found.missing("persistentvolumeclaims")
     if unread is not None:
-        return unread_line("volumes", wanted, unread)
+        return unreadable_finding("volumes", expected, unread)
     claims = {one["metadata"]["name"]: (one.get("status") or {}).get("phase", "") for one in _claims(found, installed)}
-    bad = [f"{name} {phase or 'without a phase'}" for name, phase in claims.items() if phase != "Bound"]
+    unbound = [name for name, phase in claims.items() if phase != "Bound"]
+    bad = [f"{name} {claims[name] or 'without a phase'}" for name in unbound]
     database = any(component.key == "db" and there for component, there in parts(found, installed))
-    seen = f"{len(claims) - len(bad)} of {len(claims)} are" + (f"; {listed(bad)}" if bad else "")
+    observed = f"{len(claims) - len(bad)} of {len(claims)} are" + (f"; {listed(bad)}" if bad else "")
     if bad:
-        how = f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {bad[0].split()[0]}"
-        why = "A pod whose volume is not bound stays Pending."
-        return Line(check="volumes", verdict=Verdict.FAIL, seen=seen, wanted=wanted, why=why, remedy=how)
-    if database and not claims:
-        why = "The bundled database runs without a volume: a restart would lose everything."
-        return Line(
-            check="volumes", verdict=Verdict.FAIL, seen=seen, wanted=wanted, why=why, remedy=_diagnose(found.namespace)
+        how = Remedy.run(f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {unbound[0]}")
+        message = "A pod whose volume is not bound stays Pending."
+        return Finding(
+            code="volumes", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=how
         )
-    return Line(check="volumes", verdict=Verdict.PASS, seen=seen, wanted=wanted)
+    if database and not claims:
+        message = "The bundled database runs without a volume: a restart would lose everything."
+        return Finding(
+            code="volumes",
+            severity=Severity.ERROR,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=_diagnose(found.namespace),
+        )
+    return Finding(code="volumes", severity=Severity.OK, observed=observed, expected=expected)
 
 
 def _claims(found: Installation, installed: Installed) -> list[Object]:
@@ -227,30 +245,32 @@ def _claims(found: Installation, installed: Installed) -> list[Object]:
     return [one for one in found.all("persistentvolumeclaims") if one["metadata"]["name"] in used]
 
 
-def database_line(found: Installation, installed: Installed) -> Line:
+def database_line(found: Installation, installed: Installed) -> Finding:
     """The Job that fills the database; gone after its time, it has succeeded."""
-    wanted = "Job db-init complete, or gone after its success"
+    expected = "Job db-init complete, or gone after its success"
     unread = found.missing("jobs")
     if unread is not None:
-        return unread_line("db-init", wanted, unread)
+        return unreadable_finding("db-init", expected, unread)
     component = installed.generation.component("db-init", version_of_chart(installed))
     jobs = [one for one in found.all("jobs") if component and matches(component.name, one["metadata"]["name"])]
 
-    def line(verdict: Verdict, seen: str, why: str = "") -> Line:
-        remedy = "" if verdict is Verdict.PASS else _diagnose(found.namespace)
-        return Line(check="db-init", verdict=verdict, seen=seen, wanted=wanted, why=why, remedy=remedy)
+    def line(severity: Severity, observed: str, message: str = "") -> Finding:
+        remedy = Remedy() if severity is Severity.OK else _diagnose(found.namespace)
+        return Finding(
+            code="db-init", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+        )
 
     for job in jobs:
         conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or ()}
         name = job["metadata"]["name"]
         if (conditions.get("Complete") or {}).get("status") == "True":
-            return line(Verdict.PASS, f"{name} complete")
+            return line(Severity.OK, f"{name} complete")
         if (conditions.get("Failed") or {}).get("status") == "True":
-            why = f"The database was not filled: {conditions['Failed'].get('message', '')}"
-            return line(Verdict.FAIL, f"{name} failed", why)
-        return line(Verdict.WARN, f"{name} at work", "API and manager wait for it in init container db-is-ready.")
+            message = f"The database was not filled: {conditions['Failed'].get('message', '')}"
+            return line(Severity.ERROR, f"{name} failed", message)
+        return line(Severity.WARNING, f"{name} at work", "API and manager wait for it in init container db-is-ready.")
     api = [_counts(one) for part, there in parts(found, installed) if part.key == "api" for one in there]
     if any(ready for ready, _ in api):
-        return line(Verdict.PASS, "gone; the API runs, which waits until the database is filled")
-    why = "The Job is gone and the API does not run, so whether the database was ever filled is not known."
-    return line(Verdict.UNKNOWN, "gone; the API does not run", why)
+        return line(Severity.OK, "gone; the API runs, which waits until the database is filled")
+    message = "The Job is gone and the API does not run, so whether the database was ever filled is not known."
+    return line(Severity.UNKNOWN, "gone; the API does not run", message)

@@ -26,6 +26,21 @@ class Refusal(NamedTuple):
     message: str
 
 
+class Unreadable(NamedTuple):
+    """Something that could not be looked at."""
+
+    kind: str
+    """Plural of the kind."""
+    message: str
+    name: str = ""
+    """One object, or those of one namespace; empty: all."""
+
+    @property
+    def text(self) -> str:
+        """As one line."""
+        return f"{self.kind} {self.name}: {self.message}" if self.name else f"{self.kind}: {self.message}"
+
+
 class Stranger(NamedTuple):
     """An object of the release's that is there already and is not the release's."""
 
@@ -85,8 +100,11 @@ class Facts:
     """What a dry run on the API server says."""
     strangers: tuple[Stranger, ...] = ()
     """Objects that Helm would refuse to take into the release."""
-    unread: tuple[str, ...] = ()
-    """What could not be looked at, in words."""
+    unread: tuple[Unreadable, ...] = ()
+
+    def is_unread(self, kind: str) -> bool:
+        """Whether objects of this kind could not be listed."""
+        return any(one.kind == kind and not one.name for one in self.unread)
 
     @cached_property
     def before(self) -> Revision | None:

@@ -30,7 +30,7 @@ from vdi.operator.kinds import POOLS, TEMPLATES
 from vdi.release.chart import Chart
 from vdi.release.crds import HELM, of_release
 from vdi.release.diff import HOOK
-from vdi.release.facts import Facts, Object, Refusal, Stranger, settings_of
+from vdi.release.facts import Facts, Object, Refusal, Stranger, Unreadable, settings_of
 from vdi.session.observed import Node
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
@@ -117,7 +117,7 @@ class _Reading:
     def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self._namespace = namespace
-        self.unread: list[str] = []
+        self.unread: list[Unreadable] = []
 
     async def resources(self, objects: Iterable[Object]) -> dict[tuple[str, str], Resource | None]:
         """The kinds of these objects, by apiVersion and kind."""
@@ -132,14 +132,14 @@ class _Reading:
         except NotFound:
             return None
         except Forbidden as error:
-            self.unread.append(f"namespace {name}: {error.message}")
+            self.unread.append(Unreadable("namespaces", error.message, name))
             return {"metadata": {"name": name}}
 
     async def try_list(self, resource: Resource, into: Any) -> list[Any]:
         try:
             return await self._client.list(resource, into=into)
         except Forbidden as error:
-            self.unread.append(f"{resource.plural}: {error.message}")
+            self.unread.append(Unreadable(resource.plural, error.message))
             return []
 
     async def traefiks(self) -> tuple[Traefik, ...]:
@@ -158,7 +158,7 @@ class _Reading:
             except NotFound:
                 continue
             except Forbidden as error:
-                self.unread.append(f"{one['metadata']['name']}: {error.message}")
+                self.unread.append(Unreadable(CRDS.plural, error.message, one["metadata"]["name"]))
         return tuple(found)
 
     async def lacking(
@@ -239,7 +239,7 @@ class _Reading:
         try:
             found = await self._client.list(SECRETS, namespace=namespace, into=_Secret)
         except Forbidden as error:
-            self.unread.append(f"secrets of {namespace}: {error.message}")
+            self.unread.append(Unreadable(SECRETS.plural, error.message, namespace))
             return None
         return {one.metadata.name: frozenset(one.data or ()) for one in found}
 
@@ -254,7 +254,7 @@ class _Reading:
             except NotFound:
                 found.append(Certificate(namespace=namespace, secret=name, problem="missing"))
             except KubeError as error:
-                self.unread.append(f"secret {namespace}/{name}: {error}")
+                self.unread.append(Unreadable(SECRETS.plural, str(error), f"{namespace}/{name}"))
         return tuple(found)
 
 

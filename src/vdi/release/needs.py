@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vdi.findings.model import Remedy
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.facts import Facts, Object
 
@@ -13,7 +14,7 @@ _TEMPLATE_CLASS = "local-path"
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
-    if any(words.startswith("storageclasses") for words in facts.unread):
+    if facts.is_unread("storageclasses"):
         return
     there = {one["metadata"]["name"] for one in facts.classes}
     defaults = [
@@ -38,7 +39,7 @@ def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
                 yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
 
 
-def missing_keys(facts: Facts) -> Iterator[tuple[str, str]]:
+def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor made."""
     made = {
         (one["metadata"].get("namespace") or facts.namespace, one["metadata"]["name"])
@@ -55,7 +56,11 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, str]]:
                 continue
             said.add((pods.namespace, name))
             keys = (there or {}).get(name)
-            remedy = f"kubectl -n {pods.namespace} create secret generic {name} --from-file={key or 'KEY'}=FILE"
+            put = (
+                f"Put the value of {key} into a file of that name." if key else "Put its values into the folder files."
+            )
+            create = f"kubectl -n {pods.namespace} create secret generic {name} --from-file={key or 'files'}"
+            remedy = Remedy(put, (create,))
             if keys is None:
                 yield f"The Secret {pods.namespace}/{name} is not there; {pods.workload} needs it.", remedy
             elif key and key not in keys:
@@ -83,7 +88,7 @@ def _references(pod: Object) -> Iterator[tuple[str, str]]:
         yield one["name"], ""
 
 
-def refused_host_network(facts: Facts) -> Iterator[tuple[str, str]]:
+def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
     for pods in facts.pods:
         labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get("labels") or {}
@@ -92,7 +97,10 @@ def refused_host_network(facts: Facts) -> Iterator[tuple[str, str]]:
             words = f"{pods.workload} uses its node's network, and the namespace {pods.namespace} enforces {level!r}."
             yield (
                 words,
-                f"kubectl label namespace {pods.namespace} {ENFORCE}=privileged --overwrite, or another namespace.",
+                Remedy(
+                    "Choose another namespace, or allow it in this one.",
+                    (f"kubectl label namespace {pods.namespace} {ENFORCE}=privileged --overwrite",),
+                ),
             )
 
 

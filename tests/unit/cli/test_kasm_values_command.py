@@ -20,7 +20,7 @@ def test_render_prints_values_that_check_takes(vdi: Vdi, tmp_path: Path) -> None
     file.write_text(ran.out)
     checked = vdi("kasm", "values", "check", str(file))
     assert checked.code == 0
-    assert checked.out == "Nothing to find fault with, for chart kasm-helm 1.1190.6.\n"
+    assert checked.out == "Nothing is wrong with these values for chart kasm-helm 1.1190.6.\n"
 
 
 def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_check_ends_with_1_on_an_error_and_says_the_right_name(vdi: Vdi, tmp_pat
     ran = vdi("kasm", "values", "check", str(file))
     assert ran.code == 1
     assert "global.hostname is a value of generation A" in ran.out
-    assert "→ Write publicAddr" in ran.out
+    assert "  > Write publicAddr" in ran.out
     data = json.loads(vdi("kasm", "values", "check", str(file), "-o", "json").out)
-    assert data["findings"][0]["remedy"] == "Write publicAddr"
+    assert data["findings"][0]["remedy"] == {"sentence": "Write publicAddr", "commands": []}
     assert data["chart"] == "kasm-helm 1.1190.6"
     assert vdi("kasm", "values", "check", str(file), "-g", "A").code == 0
 

@@ -10,12 +10,11 @@ from vdi.api.crd import build_crds
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding
 from vdi.doctor.operators import LEASE
-from vdi.doctor.rank import roots
 from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
 from vdi.doctor.snapshot import Certificate, Scope, Snapshot, Unread
 from vdi.doctor.trim import trim
+from vdi.findings.model import Finding, roots
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod

@@ -63,7 +63,7 @@ def test_data_for_programs(run) -> None:  # type: ignore[no-untyped-def]
     FAULTS["role_cut"][1](cluster)
     (finding,) = json.loads(run(cluster, "-o", "json")[1])["findings"]
     assert finding["code"] == "operator_rights_missing"
-    assert "touches" not in finding
+    assert "related_objects" not in finding
 
 
 def test_what_is_typed_wrongly(run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -12,10 +12,9 @@ from unit.doctor.doctor_kasm import KASM_FAULTS
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.probes import PROBES
 from vdi.doctor.examine import CHECKS, examine
-from vdi.doctor.finding import Severity
-from vdi.doctor.rank import roots
 from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import load, save
+from vdi.findings.model import Severity, roots
 
 ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
 

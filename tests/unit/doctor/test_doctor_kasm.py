@@ -15,13 +15,14 @@ from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
 from vdi.doctor.checks.kasm import CHECKS, all_links
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Severity
 from vdi.doctor.kasm import find_kasm, suspect_containers
 from vdi.doctor.kasm_waits import parse_wait, read_wait
-from vdi.doctor.rank import rank, roots
+from vdi.doctor.rank import rank
 from vdi.doctor.redact import redact
-from vdi.doctor.render import as_text
+from vdi.doctor.report import make_report
 from vdi.doctor.snapshot import Scope, Snapshot, Unread, save
+from vdi.findings.model import Severity, roots
+from vdi.findings.render import as_text
 from vdi.kasm.generations import ALL, A, B, C, Generation
 
 NOW = "2026-11-20T12:00:00Z"
@@ -95,7 +96,7 @@ def test_the_chain_is_told_from_the_cause_to_who_waits_last() -> None:
         guac = by_key[guac.caused_by]
         names.append(guac.object.rpartition("/")[2])
     assert names == ["kasm-proxy-default-0", "kasm-api-default-0", "kasm-db-1-19-0-0", "data-kasm-db"]
-    text = "\n".join(as_text(findings, cluster.snapshot()))
+    text = "\n".join(as_text(make_report(findings, cluster.snapshot())))
     places = [text.index(f"kasm_pod_waiting  pod/kasm/{name}") for name in reversed(names[:-1])]
     assert places == sorted(places)
 
@@ -156,7 +157,7 @@ def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> N
     (finding,) = examine(kasm_scope(cluster), CHECKS)
     assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
     assert "its init container own-step has run for 600 s. If it waits, for what cannot be read." in finding.message
-    assert finding.remedy == "kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step"
+    assert finding.remedy.text == "kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step"
 
 
 def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> None:
@@ -244,7 +245,9 @@ def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..
     code, out, _ = run(cluster)
     assert code == 1
     assert out.startswith("ERROR    kasm_circular_wait  pod/kasm/")
-    assert out.splitlines()[-1].endswith("(kasm-helm-1.1190.0, generation C), 4 ready: 1 error, and 3 that follow.")
+    assert out.splitlines()[-1].endswith(
+        "(kasm-helm-1.1190.0, generation C), 4 ready: 1 error, and 3 that follow from them."
+    )
 
 
 def test_who_only_starts_is_told_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:

@@ -9,9 +9,8 @@ from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.cli.main import main
 from vdi.doctor.examine import examine
-from vdi.doctor.finding import Finding
 from vdi.doctor.mends import MENDS, mend_for
-from vdi.doctor.rank import roots
+from vdi.findings.model import Finding, roots
 from vdi.gpu.steps import diff_lines, step_between
 
 ALL = {**FAULTS, **GPU_FAULTS}

@@ -18,11 +18,12 @@ from vdi.doctor.gateways import troubles
 from vdi.doctor.operators import LEASE
 from vdi.doctor.rank import rank
 from vdi.doctor.redact import redact
-from vdi.doctor.render import as_data, as_junit, as_sarif, as_text, summary
+from vdi.doctor.report import make_report, summarize
 from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
 from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.suspects import suspect_pods
 from vdi.doctor.trim import trim
+from vdi.findings.render import as_data, as_junit, as_sarif, as_text
 from vdi.kube.certificate import covers
 from vdi.operator import life
 
@@ -152,17 +153,17 @@ def test_what_is_printed() -> None:
     cluster = Cluster(6)
     FAULTS["node_removed"][1](cluster)
     snapshot, findings = cluster.snapshot(), cluster.findings()
-    text = "\n".join(as_text(findings, snapshot))
+    text = "\n".join(as_text(make_report(findings, snapshot)))
     assert "and 3 more desktop_on_lost_node" in text
-    assert summary(findings, snapshot) in text
-    assert len(as_data(findings, snapshot)["findings"]) == len(findings)
-    suite = ElementTree.fromstring(as_junit(findings, snapshot))
+    assert summarize(findings, snapshot) in text
+    assert len(as_data(make_report(findings, snapshot))["findings"]) == len(findings)
+    suite = ElementTree.fromstring(as_junit(make_report(findings, snapshot)))
     assert int(suite.attrib["tests"]) == len(suite) == len(findings)
-    results = json.loads(as_sarif(findings))["runs"][0]["results"]
+    results = json.loads(as_sarif(make_report(findings, snapshot)))["runs"][0]["results"]
     assert [one["ruleId"] for one in results] == [one.code for one in findings]
     healthy = Cluster().snapshot()
-    assert "nothing is wrong" in "\n".join(as_text([], healthy))
-    assert len(ElementTree.fromstring(as_junit([], healthy))) == 1
+    assert "nothing is wrong" in "\n".join(as_text(make_report([], healthy)))
+    assert len(ElementTree.fromstring(as_junit(make_report([], healthy)))) == 1
 
 
 def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> None:

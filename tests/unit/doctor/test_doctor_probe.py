@@ -17,13 +17,13 @@ import msgspec
 import pytest
 
 from vdi.api.template import VDITemplate
-from vdi.doctor.finding import Severity
 from vdi.doctor.gateways import Gateway
 from vdi.doctor.probe.here import Seen, Target, judge, probe_here, try_way
 from vdi.doctor.probe.inside import DeniedPort, build_probe, probe_pod
 from vdi.doctor.probe.run import _turn, find_denied_port, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Severity
 from vdi.kube.clock import SystemClock
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
@@ -113,9 +113,9 @@ async def test_a_name_that_is_not_there_and_a_port_where_nobody_listens() -> Non
 def test_a_finding_names_the_address_and_the_command_that_shows_more() -> None:
     target = Target("vdisession/vdi-sessions/alice", "https://alice.vdi.example.com:8443", ("node/one",))
     (finding,) = judge(target, Seen(certificate="certificate has expired.", status=200, websocket=101))
-    assert finding.remedy == "openssl s_client -connect alice.vdi.example.com:8443"
+    assert finding.remedy.text == "openssl s_client -connect alice.vdi.example.com:8443"
     assert finding.evidence == ("tried: https://alice.vdi.example.com:8443",)
-    assert finding.touches == ("node/one",)
+    assert finding.related_objects == ("node/one",)
 
 
 async def test_a_turn_server_that_is_not_there_is_said_at_once() -> None:
@@ -223,7 +223,7 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
             f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
             in finding.message
         )
-        assert finding.remedy == "helm test vdi"
+        assert finding.remedy.text == "helm test vdi"
 
 
 @pytest.mark.parametrize(

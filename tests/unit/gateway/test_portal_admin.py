@@ -10,7 +10,7 @@ import pytest
 
 from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, a_session, a_template, running, text_of
 from vdi.api.pool import VDIPool
-from vdi.doctor.finding import Finding, Severity
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal.admin_list import PAGE_SIZE, Filter, read_filter, sessions_page
@@ -193,7 +193,9 @@ def a_usage(user: str, hours: float) -> Usage:
 
 
 def finding(code: str, caused_by: str = "", severity: Severity = Severity.ERROR) -> Finding:
-    return Finding(code=code, severity=severity, object=f"pod/{code}", message=code, remedy="r", caused_by=caused_by)
+    return Finding(
+        code=code, severity=severity, object=f"pod/{code}", message=code, remedy=Remedy("r"), caused_by=caused_by
+    )
 
 
 def test_what_follows_stands_under_its_first_cause() -> None:

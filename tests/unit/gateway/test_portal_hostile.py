@@ -11,7 +11,7 @@ import pytest
 from unit.gateway.portal_stage import ADMIN, ALICE, Stage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
-from vdi.doctor.finding import Finding, Severity
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.history.part import Past
 from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
 from vdi.gateway.history.usage import Usage
@@ -160,7 +160,9 @@ def furnish(bad: str) -> Stage:
     stage.history.pasts = [Past(row, (run,)), Past(gone, ())]
     stage.history.report = [usage(ALICE.user), usage(user)]
     stage.audit.rows = [Entry(1, at, bad, bad, bad, bad, bad, bad, bad, {bad: bad})]
-    finding = Finding(code=bad, severity=Severity.ERROR, object=bad, message=bad, evidence=(bad,), remedy=bad)
+    finding = Finding(
+        code=bad, severity=Severity.ERROR, object=bad, message=bad, evidence=(bad,), remedy=Remedy(bad, (bad,))
+    )
     stage.portal.doctor.last = Report(at, bad, (Group(finding, (finding,)),), unknown=1)
     return stage
 

@@ -201,13 +201,13 @@ def test_pods_that_no_restart_replaces_are_to_be_deleted() -> None:
     plugin = a_daemon_set(config_map="time-slicing-config", default="any", made=LONG_AGO)
     raw = {**plugin.raw, "spec": {**plugin.raw["spec"], "updateStrategy": {"type": "OnDelete"}}}
     finding = only(operator(None, GOOD, plugin=DaemonSet(raw, plugin.pods)))
-    assert finding.remedy == "kubectl --namespace gpu-operator delete pod nvidia-device-plugin-daemonset-x"
+    assert finding.remedy.text == "kubectl --namespace gpu-operator delete pod nvidia-device-plugin-daemonset-x"
 
 
 def test_feature_discovery_has_not_read_it_either() -> None:
     reader = a_daemon_set("gpu-feature-discovery", config_map="time-slicing-config", made=LONG_AGO, plugin=False)
     finding = only(operator(None, GOOD, reader=reader))
-    assert (finding.code, finding.where) == ("gpu_config_not_read", "daemonset/gpu-operator/gpu-feature-discovery")
+    assert (finding.code, finding.object) == ("gpu_config_not_read", "daemonset/gpu-operator/gpu-feature-discovery")
 
 
 def test_the_plugin_is_not_ready() -> None:
@@ -224,7 +224,7 @@ def test_the_toolkit_talks_to_another_containerd_than_that_of_k3s() -> None:
     observed = operator(None, GOOD, on_k3s(shared(a_node())))
     finding = only(observed)
     assert (finding.code, finding.severity) == ("gpu_toolkit_paths_not_k3s", Severity.WARNING)
-    assert "/run/k3s/containerd/containerd.sock" in finding.remedy
+    assert "/run/k3s/containerd/containerd.sock" in finding.remedy.text
     right = {"env": [{"name": "CONTAINERD_SOCKET", "value": "/run/k3s/containerd/containerd.sock"}]}
     for toolkit in (right, {"enabled": False}):
         assert codes(replace(observed, policy=a_policy(POINTED, toolkit=toolkit))) == []

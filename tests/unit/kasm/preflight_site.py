@@ -6,17 +6,18 @@ from typing import Any
 
 import msgspec
 
+from vdi.findings.model import Finding, Remedy
 from vdi.kasm.generations import A, B, C
 from vdi.kasm.preflight import examine
 from vdi.kasm.preflight_facts import Answer, Clocks, Disk, Facts, Probe, Resolution, Tool
-from vdi.kasm.preflight_line import Line, Unread
+from vdi.kasm.preflight_line import Unreadable
 from vdi.kasm.preflight_wish import Wish, wish_of_values
 
 Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}
 SVCLB = "svccontroller.k3s.cattle.io/svcname"
 SVCLB_NAMESPACE = "svccontroller.k3s.cattle.io/svcnamespace"
-DENIED = Unread("alice may not list it.", "kubectl create clusterrole ...")
+DENIED = Unreadable("alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
 
 
 def a_node(
@@ -153,6 +154,6 @@ def a_wish(generation: str = "C", values: Object | None = None, **answers: Any) 
     return wish_of_values(found, answers.pop("version", found.newest), values or {}, namespace, "kasm", **answers)
 
 
-def line_of(check: str, facts: Facts, wish: Wish | None = None) -> Line:
+def line_of(check: str, facts: Facts, wish: Wish | None = None) -> Finding:
     """The one line of this name."""
-    return next(line for line in examine(facts, wish or a_wish()) if line.check == check)
+    return next(line for line in examine(facts, wish or a_wish()) if line.code == check)

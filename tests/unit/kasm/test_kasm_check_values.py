@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdi.kasm.check_rules import Level, Subject
+from vdi.findings.model import Severity
+from vdi.kasm.check_rules import Subject
 from vdi.kasm.check_values import check_values, looks_like
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
 from vdi.kasm.values_paths import set_at
@@ -31,7 +32,10 @@ def found(
 ) -> dict[str, tuple[str, str]]:
     values: dict[str, Any] = {**yaml.safe_load(GOOD[generation.letter]), **(yaml.safe_load(text) or {})}
     subject = Subject(generation, version or generation.newest, values, rendered)
-    return {each.path: (each.level.value, f"{each.message} {each.remedy}".strip()) for each in check_values(subject)}
+    return {
+        each.object: (each.severity.value, f"{each.message} {each.remedy.text}".strip())
+        for each in check_values(subject)
+    }
 
 
 def test_a_good_file_has_nothing_to_find() -> None:
@@ -177,15 +181,15 @@ def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data
         set_at(values, path, data.draw(VALUES))
     for each in check_values(Subject(generation, generation.newest, values)):
         assert each.message
-        assert each.path
-        assert each.level in Level
+        assert each.object
+        assert each.severity in Severity
 
 
 @given(st.sampled_from(ALL), VALUES)
 @settings(max_examples=50)
 def test_a_key_that_nobody_knows_is_always_found(generation: Generation, value: Any) -> None:
     subject = Subject(generation, generation.newest, {"zzzUnheardOf": value})
-    assert any(each.path.startswith("zzzUnheardOf") for each in check_values(subject))
+    assert any(each.object.startswith("zzzUnheardOf") for each in check_values(subject))
 
 
 @pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)

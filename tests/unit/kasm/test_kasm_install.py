@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vdi.kasm.check_rules import Subject
+from vdi.kasm.check_rules import Code, Subject
 from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import A, B, C
 from vdi.kasm.install import passwords_secret
@@ -36,7 +36,7 @@ def test_a_key_that_the_chart_itself_has_is_no_fault() -> None:
     values = {"publicAddr": "k.example.com", "brandNew": {"on": 1}, "free": {"any": 1}, "wrong": 1}
     found = check_values(Subject(C, C.newest, values))
     left = without_own_keys(found, {"brandNew": {"on": 0}, "free": {}})
-    assert [each.path for each in left if each.unknown] == ["wrong"]
+    assert [each.object for each in left if each.code == Code.UNKNOWN_KEY] == ["wrong"]
 
 
 def test_the_passwords_are_in_the_secret_that_the_values_name() -> None:

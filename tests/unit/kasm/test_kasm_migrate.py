@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given, settings
 
 from unit.kasm.kasm_answers import good_answers, values_of
+from vdi.findings.model import Severity
 from vdi.kasm.answers import Answers
-from vdi.kasm.check_rules import Level, Subject
+from vdi.kasm.check_rules import Subject
 from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import ALL, A, B, C
 from vdi.kasm.migrate import CannotMigrateError, Fate, leaves, migrate
@@ -140,9 +141,9 @@ def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(gi
         paths = [path for path, _ in leaves(source, old)]
         assert sorted(path for path in counted if path in paths) == sorted(paths)
         unread = [
-            each.path
+            each.object
             for each in check_values(Subject(target, version, done.values))
-            if each.level is Level.ERROR and each.path != "certificate.secretName"
+            if each.severity is Severity.ERROR and each.object != "certificate.secretName"
         ]
         assert unread == []
         if target is source and source is not C:

@@ -27,8 +27,8 @@ def test_a_good_cluster_ends_with_0(facts_are: Any, capsys: pytest.CaptureFixtur
     facts_are(k3s_with_traefik())
     assert main(["kasm", "preflight", "--hostname", "kasm.example.com"]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[0].split() == ["VERDICT", "CHECK", "SEEN", "WANTED"]
-    assert out.rstrip().endswith(" pass")
+    assert out.startswith("OK       kubernetes  v1.34.4+k3s1 (expected: K3s 1.25 or later, 1.28 advised)\n")
+    assert out.rstrip().endswith(" ok.")
     assert "sum of 7 pods" in out
 
 
@@ -40,11 +40,11 @@ def test_a_bad_cluster_ends_with_1_and_json_says_the_same(
     file.write_text(yaml.safe_dump({"publicAddr": "kasm.example.com", "ingress": {"enabled": True}}))
     assert main(["kasm", "preflight", "-f", str(file), "-o", "json"]) == 1
     data = json.loads(capsys.readouterr().out)
-    assert data["verdict"] == "fail"
+    assert data["severity"] == "error"
     assert data["hostname"] == "kasm.example.com"
-    room = next(line for line in data["lines"] if line["check"] == "room")
-    assert room["verdict"] == "fail"
-    assert any("too little" in text for text in room["arithmetic"])
+    room = next(one for one in data["findings"] if one["code"] == "room")
+    assert room["severity"] == "error"
+    assert any("too little" in text for text in room["evidence"])
 
 
 def test_several_files_the_last_wins_and_manifests_stand_alone(

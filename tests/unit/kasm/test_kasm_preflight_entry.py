@@ -16,10 +16,10 @@ from unit.kasm.preflight_site import (
     k3s_with_traefik,
     line_of,
 )
+from vdi.findings.model import Severity
 from vdi.kasm.answers import Ingress
 from vdi.kasm.preflight_entry import dns_line, port_443_line, port_3389_line, way_in_line
 from vdi.kasm.preflight_facts import Facts, Probe, Resolution
-from vdi.kasm.preflight_line import Verdict
 from vdi.kasm.preflight_ports import holders
 
 
@@ -33,39 +33,39 @@ def bare() -> Facts:
 
 def test_traefik_that_has_443_is_wanted_or_in_the_way() -> None:
     wanted = port_443_line(k3s_with_traefik(), Ingress.TRAEFIK)
-    assert wanted.verdict is Verdict.PASS
-    assert wanted.seen == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+    assert wanted.severity is Severity.OK
+    assert wanted.observed == "held by service kube-system/traefik (ServiceLB puts it on every node)"
     in_the_way = port_443_line(k3s_with_traefik(), Ingress.LOADBALANCER)
-    assert in_the_way.verdict is Verdict.FAIL
-    assert "vdi kasm values render --ingress traefik" in in_the_way.remedy
-    assert "--disable=traefik" in in_the_way.remedy
-    assert port_443_line(k3s_with_traefik(), Ingress.NONE).verdict is Verdict.PASS
+    assert in_the_way.severity is Severity.ERROR
+    assert "vdi kasm values render --ingress traefik" in in_the_way.remedy.text
+    assert "--disable=traefik" in in_the_way.remedy.text
+    assert port_443_line(k3s_with_traefik(), Ingress.NONE).severity is Severity.OK
 
 
 def test_a_free_port() -> None:
-    assert port_443_line(bare(), Ingress.LOADBALANCER).verdict is Verdict.PASS
-    assert port_443_line(bare(), Ingress.LOADBALANCER).seen == "free"
-    assert port_443_line(bare(), Ingress.TRAEFIK).verdict is Verdict.WARN
+    assert port_443_line(bare(), Ingress.LOADBALANCER).severity is Severity.OK
+    assert port_443_line(bare(), Ingress.LOADBALANCER).observed == "free"
+    assert port_443_line(bare(), Ingress.TRAEFIK).severity is Severity.WARNING
 
 
 def test_kasm_s_own_service_is_not_in_its_own_way() -> None:
     facts = changed(bare(), services=[a_service("kasm-proxy", 443, namespace="kasm")])
-    assert port_443_line(facts, Ingress.LOADBALANCER).verdict is Verdict.FAIL
-    assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"service kasm/kasm-proxy"})).verdict is Verdict.PASS
+    assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
+    assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"service kasm/kasm-proxy"})).severity is Severity.OK
 
 
 def test_a_load_balancer_with_addresses_of_its_own_keeps_nobody_away() -> None:
     facts = changed(bare(), services=[a_service("other", 443, address="198.51.100.7")])
     line = port_443_line(facts, Ingress.LOADBALANCER)
-    assert line.verdict is Verdict.PASS
-    assert "LoadBalancer at 198.51.100.7" in line.seen
+    assert line.severity is Severity.OK
+    assert "LoadBalancer at 198.51.100.7" in line.observed
 
 
 def test_one_that_still_waits_for_its_address_counts_as_a_holder() -> None:
     facts = changed(bare(), services=[a_service("other", 443, address="")])
     line = port_443_line(facts, Ingress.LOADBALANCER)
-    assert line.verdict is Verdict.FAIL
-    assert "kubectl --namespace kube-system get service other" in line.remedy
+    assert line.severity is Severity.ERROR
+    assert "kubectl --namespace kube-system get service other" in line.remedy.text
 
 
 @pytest.mark.parametrize("host_network", [False, True])
@@ -79,8 +79,8 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
     ]
     facts = changed(bare(), pods=pods)
     assert [one.what for one in holders(facts, 443)] == ["pod web/nginx"]
-    assert port_443_line(facts, Ingress.TRAEFIK).verdict is Verdict.FAIL
-    assert port_443_line(facts, Ingress.LOADBALANCER).verdict is Verdict.FAIL
+    assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
+    assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
 
 
 def test_a_svclb_pod_speaks_for_its_service_once() -> None:
@@ -94,63 +94,63 @@ def test_a_svclb_pod_speaks_for_its_service_once() -> None:
 def test_a_program_on_the_node_itself() -> None:
     facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "open"),))
     line = port_443_line(facts, Ingress.LOADBALANCER)
-    assert line.verdict is Verdict.FAIL
-    assert "something answers at 192.0.2.10" in line.seen
-    assert line.remedy == "on 192.0.2.10: ss -ltnp 'sport = :443'"
-    assert port_443_line(facts, Ingress.TRAEFIK).verdict is Verdict.FAIL
+    assert line.severity is Severity.ERROR
+    assert "something answers at 192.0.2.10" in line.observed
+    assert line.remedy.text == "On 192.0.2.10: ss -ltnp 'sport = :443'"
+    assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
 
 
 def test_a_node_that_does_not_answer_is_said() -> None:
     facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "silent"),))
-    assert "no answer at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).seen
+    assert "no answer at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).observed
 
 
 def test_3389_is_wanted_only_for_direct_rdp() -> None:
     xrdp = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 3389, "open"),))
-    assert port_3389_line(xrdp, wanted=False).verdict is Verdict.PASS
-    assert "xrdp" in port_3389_line(xrdp, wanted=True).remedy
-    assert port_3389_line(xrdp, wanted=True).verdict is Verdict.FAIL
+    assert port_3389_line(xrdp, is_wanted=False).severity is Severity.OK
+    assert "xrdp" in port_3389_line(xrdp, is_wanted=True).remedy.text
+    assert port_3389_line(xrdp, is_wanted=True).severity is Severity.ERROR
     held = changed(bare(), services=[a_service("rdp", 3389)])
-    assert port_3389_line(held, wanted=True).verdict is Verdict.FAIL
-    assert port_3389_line(bare(), wanted=True).verdict is Verdict.PASS
+    assert port_3389_line(held, is_wanted=True).severity is Severity.ERROR
+    assert port_3389_line(bare(), is_wanted=True).severity is Severity.OK
     values = {"directRdpService": {"enabled": True}}
-    assert line_of("port-3389", held, a_wish("C", values)).verdict is Verdict.FAIL
+    assert line_of("port-3389", held, a_wish("C", values)).severity is Severity.ERROR
 
 
 def test_traefik_as_the_way_in() -> None:
     good = k3s_with_traefik()
-    assert way_in_line(good, Ingress.TRAEFIK).verdict is Verdict.PASS
+    assert way_in_line(good, Ingress.TRAEFIK).severity is Severity.OK
     ill = changed(good, pods=[a_pod("traefik-1", labels=TRAEFIK, ready=False)])
-    assert "kubectl --namespace kube-system describe pod traefik-1" in way_in_line(ill, Ingress.TRAEFIK).remedy
-    assert way_in_line(changed(good, ingressclasses=[]), Ingress.TRAEFIK).verdict is Verdict.WARN
-    assert way_in_line(bare(), Ingress.TRAEFIK).verdict is Verdict.FAIL
+    assert "kubectl --namespace kube-system describe pod traefik-1" in way_in_line(ill, Ingress.TRAEFIK).remedy.text
+    assert way_in_line(changed(good, ingressclasses=[]), Ingress.TRAEFIK).severity is Severity.WARNING
+    assert way_in_line(bare(), Ingress.TRAEFIK).severity is Severity.ERROR
     outside = way_in_line(changed(good, pods=[]), Ingress.TRAEFIK)
-    assert (outside.verdict, "outside the cluster" in outside.why) == (Verdict.WARN, True)
+    assert (outside.severity, "outside the cluster" in outside.message) == (Severity.WARNING, True)
 
 
 def test_k3s_that_was_told_to_leave_traefik_out() -> None:
     for args in (("server", "--disable", "traefik"), ("server", "--disable=servicelb,traefik")):
         line = way_in_line(changed(bare(), nodes=[a_node(args=args)]), Ingress.TRAEFIK)
-        assert line.verdict is Verdict.FAIL
-        assert "--disable=traefik" in line.why
+        assert line.severity is Severity.ERROR
+        assert "--disable=traefik" in line.message
 
 
 def test_another_ingress_controller_is_a_warning() -> None:
     nginx = [{"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}}]
     line = way_in_line(changed(bare(), ingressclasses=nginx), Ingress.TRAEFIK)
-    assert line.verdict is Verdict.WARN
-    assert "ingressClassName: nginx" in line.remedy
+    assert line.severity is Severity.WARNING
+    assert "ingressClassName: nginx" in line.remedy.text
 
 
 def test_load_balancers_as_the_way_in() -> None:
-    assert "svclb-traefik" in way_in_line(k3s_with_traefik(), Ingress.LOADBALANCER).seen
-    assert way_in_line(bare(), Ingress.LOADBALANCER).verdict is Verdict.PASS
+    assert "svclb-traefik" in way_in_line(k3s_with_traefik(), Ingress.LOADBALANCER).observed
+    assert way_in_line(bare(), Ingress.LOADBALANCER).severity is Severity.OK
     off = changed(bare(), nodes=[a_node(args=("server", "--disable", "servicelb"))])
-    assert way_in_line(off, Ingress.LOADBALANCER).verdict is Verdict.FAIL
+    assert way_in_line(off, Ingress.LOADBALANCER).severity is Severity.ERROR
     metallb = changed(off, services=[a_service("other", 80, address="198.51.100.7")])
-    assert way_in_line(metallb, Ingress.LOADBALANCER).verdict is Verdict.PASS
+    assert way_in_line(metallb, Ingress.LOADBALANCER).severity is Severity.OK
     kubeadm = changed(bare(), nodes=[a_node(version="v1.34.4", args=())])
-    assert way_in_line(kubeadm, Ingress.LOADBALANCER).verdict is Verdict.UNKNOWN
+    assert way_in_line(kubeadm, Ingress.LOADBALANCER).severity is Severity.UNKNOWN
 
 
 def named(*addresses: str, problem: str = "") -> Facts:
@@ -161,20 +161,20 @@ def named(*addresses: str, problem: str = "") -> Facts:
 
 def test_names() -> None:
     good = dns_line(named("192.0.2.10"))
-    assert good.verdict is Verdict.PASS
-    assert good.seen == "kasm.example.com -> 192.0.2.10, InternalIP of node k3s-1"
+    assert good.severity is Severity.OK
+    assert good.observed == "kasm.example.com -> 192.0.2.10, InternalIP of node k3s-1"
     stranger = dns_line(named("203.0.113.5"))
-    assert stranger.verdict is Verdict.WARN
-    assert "192.0.2.10 (InternalIP of node k3s-1)" in stranger.why
+    assert stranger.severity is Severity.WARNING
+    assert "192.0.2.10 (InternalIP of node k3s-1)" in stranger.message
     nowhere = dns_line(named(problem="Name or service not known"))
-    assert nowhere.verdict is Verdict.FAIL
-    assert "A kasm.example.com -> 192.0.2.10" in nowhere.remedy
-    assert dns_line(msgspec.structs.replace(k3s_with_traefik(), resolution=None)).verdict is Verdict.UNKNOWN
+    assert nowhere.severity is Severity.ERROR
+    assert "A kasm.example.com -> 192.0.2.10" in nowhere.remedy.text
+    assert dns_line(msgspec.structs.replace(k3s_with_traefik(), resolution=None)).severity is Severity.UNKNOWN
 
 
 def test_a_name_may_lead_to_a_load_balancer() -> None:
     facts = changed(named("198.51.100.7"), services=[a_service("edge", 443, address="198.51.100.7")])
-    assert dns_line(facts).verdict is Verdict.PASS
+    assert dns_line(facts).severity is Severity.OK
 
 
 def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:

@@ -18,9 +18,9 @@ from unit.kasm.preflight_site import (
     line_of,
     without,
 )
+from vdi.findings.model import Severity, worst
 from vdi.kasm.preflight import examine
 from vdi.kasm.preflight_facts import Disk
-from vdi.kasm.preflight_line import Verdict, worst
 from vdi.kasm.preflight_needs import PodNeed, needs_of_manifests
 from vdi.kasm.preflight_room import room_line
 from vdi.session.capacity import amounts
@@ -31,71 +31,71 @@ from vdi.session.capacity import amounts
 def test_a_large_k3s_takes_any_generation(generation: str, size: str) -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="64", memory="256Gi")])
     lines = examine(facts, a_wish(generation, size=size))
-    assert [line for line in lines if line.verdict is not Verdict.PASS] == []
+    assert [line for line in lines if line.severity is not Severity.OK] == []
 
 
 @pytest.mark.parametrize(
     ("version", "verdict"),
     [
-        ("v1.24.17+k3s1", Verdict.FAIL),
-        ("v1.25.0+k3s1", Verdict.WARN),
-        ("v1.27.16+k3s1", Verdict.WARN),
-        ("v1.28.0+k3s1", Verdict.PASS),
-        ("v1.34.4", Verdict.PASS),
+        ("v1.24.17+k3s1", Severity.ERROR),
+        ("v1.25.0+k3s1", Severity.WARNING),
+        ("v1.27.16+k3s1", Severity.WARNING),
+        ("v1.28.0+k3s1", Severity.OK),
+        ("v1.34.4", Severity.OK),
     ],
 )
-def test_version(version: str, verdict: Verdict) -> None:
+def test_version(version: str, verdict: Severity) -> None:
     line = line_of("kubernetes", changed(k3s_with_traefik(), nodes=[a_node(version=version)]))
-    assert line.verdict is verdict
-    assert version in line.seen
-    assert ("not K3s" in line.seen) == ("+k3s" not in version)
+    assert line.severity is verdict
+    assert version in line.observed
+    assert ("not K3s" in line.observed) == ("+k3s" not in version)
 
 
 def test_the_oldest_node_decides() -> None:
     nodes = [a_node("new", version="v1.34.4+k3s1"), a_node("old", version="v1.9.9+k3s1")]
     line = line_of("kubernetes", changed(k3s_with_traefik(), nodes=nodes))
-    assert line.verdict is Verdict.FAIL
-    assert "v1.9.9+k3s1 is older" in line.why
+    assert line.severity is Severity.ERROR
+    assert "v1.9.9+k3s1 is older" in line.message
 
 
 def test_nodes_that_take_no_pods_are_named_with_the_reason() -> None:
     taint = {"key": "dedicated", "value": "db", "effect": "NoSchedule"}
     nodes = [a_node("good"), a_node("ill", ready=False), a_node("kept", taints=(taint,))]
     line = line_of("nodes", changed(k3s_with_traefik(), nodes=nodes))
-    assert line.verdict is Verdict.WARN
-    assert line.seen == "1 of 3 take pods (ill not ready; kept tainted dedicated)"
-    assert line_of("nodes", changed(k3s_with_traefik(), nodes=nodes[1:])).verdict is Verdict.FAIL
+    assert line.severity is Severity.WARNING
+    assert line.observed == "1 of 3 take pods (ill not ready; kept tainted dedicated)"
+    assert line_of("nodes", changed(k3s_with_traefik(), nodes=nodes[1:])).severity is Severity.ERROR
 
 
 @pytest.mark.parametrize(
     ("cpu", "memory", "cpu_verdict", "memory_verdict"),
     [
-        ("1", "2Gi", Verdict.FAIL, Verdict.FAIL),
-        ("2", "3900Mi", Verdict.WARN, Verdict.WARN),
-        ("4", "7800Mi", Verdict.PASS, Verdict.PASS),
+        ("1", "2Gi", Severity.ERROR, Severity.ERROR),
+        ("2", "3900Mi", Severity.WARNING, Severity.WARNING),
+        ("4", "7800Mi", Severity.OK, Severity.OK),
     ],
 )
-def test_minimum_and_advice(cpu: str, memory: str, cpu_verdict: Verdict, memory_verdict: Verdict) -> None:
+def test_minimum_and_advice(cpu: str, memory: str, cpu_verdict: Severity, memory_verdict: Severity) -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu=cpu, memory=memory)])
-    assert line_of("cpu", facts).verdict is cpu_verdict
-    assert line_of("memory", facts).verdict is memory_verdict
+    assert line_of("cpu", facts).severity is cpu_verdict
+    assert line_of("memory", facts).severity is memory_verdict
 
 
 def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_says_so() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="2", memory="8Gi")])
     line = line_of("room", facts, a_wish("C", version=(1, 1190, 7)))
-    assert line_of("cpu", facts).verdict is not Verdict.FAIL
-    assert line.verdict is Verdict.FAIL
-    assert line.wanted == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.7, deploymentSize: small)"
-    assert line.seen == "1.9 CPU and 7.93 GiB free"
-    assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.arithmetic)
-    assert line.arithmetic[-1] == "4.75 CPU wanted - 1.9 CPU free = 2.85 CPU too little"
-    assert "vdi kasm values" in line.remedy
+    assert line_of("cpu", facts).severity is not Severity.ERROR
+    assert line.severity is Severity.ERROR
+    assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.7, deploymentSize: small)"
+    assert line.observed == "1.9 CPU and 7.93 GiB free"
+    assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.evidence)
+    assert line.evidence[-1] == "4.75 CPU wanted - 1.9 CPU free = 2.85 CPU too little"
+    assert "vdi kasm values" in line.remedy.text
 
 
 def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="4", memory="8Gi")])
-    assert line_of("room", facts, a_wish("C")).verdict is Verdict.FAIL
+    assert line_of("room", facts, a_wish("C")).severity is Severity.ERROR
     little = {"requests": {"cpu": "250m", "memory": "256Mi"}}
     off = {"enabled": False}
     values = {
@@ -105,8 +105,8 @@ def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
     }
     line = line_of("room", facts, a_wish("C", values))
     # proxy 500m, manager 500m, db 750m; the API's own 250m are less than the 500m of its init container.
-    assert line.verdict is Verdict.PASS
-    assert line.wanted.startswith("2.25 CPU and 2 GiB free")
+    assert line.severity is Severity.OK
+    assert line.expected.startswith("2.25 CPU and 2 GiB free")
 
 
 def test_zones_and_an_external_database() -> None:
@@ -137,8 +137,8 @@ def test_the_databases_volume_is_a_number_of_gib() -> None:
 def test_a_pod_larger_than_any_node() -> None:
     nodes = [a_node(f"n{number}", cpu="1", memory="8Gi") for number in range(9)]
     line = line_of("room", changed(k3s_with_traefik(), nodes=nodes), a_wish("C"))
-    assert line.verdict is Verdict.FAIL
-    assert "no node has" in line.why
+    assert line.severity is Severity.ERROR
+    assert "no node has" in line.message
 
 
 def test_fragments_are_a_warning_since_the_scheduler_may_place_them_otherwise() -> None:
@@ -147,8 +147,8 @@ def test_fragments_are_a_warning_since_the_scheduler_may_place_them_otherwise() 
     needs = msgspec.structs.replace(wish.needs, pods=(three,))
     nodes = [a_node("one", cpu="5"), a_node("two", cpu="5")]
     line = room_line(changed(k3s_with_traefik(), nodes=nodes, pods=[]), needs)
-    assert line.verdict is Verdict.WARN
-    assert "big takes 3 CPU" in line.why
+    assert line.severity is Severity.WARNING
+    assert "big takes 3 CPU" in line.message
 
 
 def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
@@ -168,32 +168,34 @@ def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
     ]
     facts = changed(k3s_with_traefik(), pods=pods, deployments=there)
     line = line_of("room", facts)
-    assert line.seen.startswith("7 CPU")
-    assert "not counted, as new ones take their place: 1 pod of the Kasm that runs there now" in line.arithmetic
-    assert line_of("room", changed(facts, deployments=[])).seen.startswith("4 CPU")
+    assert line.observed.startswith("7 CPU")
+    assert "not counted, as new ones take their place: 1 pod of the Kasm that runs there now" in line.evidence
+    assert line_of("room", changed(facts, deployments=[])).observed.startswith("4 CPU")
 
 
-@pytest.mark.parametrize(("disk", "verdict"), [("40G", Verdict.FAIL), ("60G", Verdict.WARN), ("100G", Verdict.PASS)])
-def test_disk(disk: str, verdict: Verdict) -> None:
-    assert line_of("disk", changed(k3s_with_traefik(), nodes=[a_node(disk=disk)])).verdict is verdict
+@pytest.mark.parametrize(
+    ("disk", "verdict"), [("40G", Severity.ERROR), ("60G", Severity.WARNING), ("100G", Severity.OK)]
+)
+def test_disk(disk: str, verdict: Severity) -> None:
+    assert line_of("disk", changed(k3s_with_traefik(), nodes=[a_node(disk=disk)])).severity is verdict
 
 
 @pytest.mark.parametrize(
     ("capacity", "available", "verdict"),
-    [(100e9, 60e9, Verdict.PASS), (100e9, 20e9, Verdict.WARN), (100e9, 5e9, Verdict.FAIL)],
+    [(100e9, 60e9, Severity.OK), (100e9, 20e9, Severity.WARNING), (100e9, 5e9, Severity.ERROR)],
 )
-def test_free_disk(capacity: float, available: float, verdict: Verdict) -> None:
+def test_free_disk(capacity: float, available: float, verdict: Severity) -> None:
     facts = msgspec.structs.replace(k3s_with_traefik(), disks={"k3s-1": Disk(int(capacity), int(available))})
     line = line_of("disk-free", facts, a_wish("B"))
-    assert line.verdict is verdict
-    assert "8.6 GB volumes" in line.arithmetic[0]
+    assert line.severity is verdict
+    assert "8.6 GB volumes" in line.evidence[0]
 
 
 def test_statistics_that_may_not_be_read_are_unknown_with_the_permission() -> None:
     facts = msgspec.structs.replace(k3s_with_traefik(), disks={}, unread={"nodes/proxy": DENIED})
     line = line_of("disk-free", facts)
-    assert (line.verdict, line.why, line.remedy) == (Verdict.UNKNOWN, DENIED.words, DENIED.remedy)
-    assert line_of("disk", facts).verdict is Verdict.PASS
+    assert (line.severity, line.message, line.remedy) == (Severity.UNKNOWN, DENIED.words, DENIED.remedy)
+    assert line_of("disk", facts).severity is Severity.OK
 
 
 def storage_class(name: str, provisioner: str = "example.com/disks", *, default: bool = False) -> dict[str, Any]:
@@ -204,31 +206,31 @@ def storage_class(name: str, provisioner: str = "example.com/disks", *, default:
 def test_storage_classes() -> None:
     good = k3s_with_traefik()
     none = line_of("storage-class", changed(good, storageclasses=[]))
-    assert none.verdict is Verdict.FAIL
+    assert none.severity is Severity.ERROR
     undecided = line_of("storage-class", changed(good, storageclasses=[storage_class("fast")]))
-    assert undecided.verdict is Verdict.FAIL
-    assert "kubectl annotate storageclass fast" in undecided.remedy
+    assert undecided.severity is Severity.ERROR
+    assert "kubectl annotate storageclass fast" in undecided.remedy.text
     twice = [storage_class("a", default=True), storage_class("b", default=True)]
-    assert line_of("storage-class", changed(good, storageclasses=twice)).verdict is Verdict.WARN
+    assert line_of("storage-class", changed(good, storageclasses=twice)).severity is Severity.WARNING
     named = a_wish("B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}})
     missing = line_of("storage-class", good, named)
-    assert missing.verdict is Verdict.FAIL
-    assert "There is no StorageClass ssd" in missing.why
+    assert missing.severity is Severity.ERROR
+    assert "There is no StorageClass ssd" in missing.message
     pods = [pod for pod in good.all("pods") if "local-path" not in pod["metadata"]["name"]]
-    assert line_of("storage-class", changed(good, pods=pods)).verdict is Verdict.FAIL
+    assert line_of("storage-class", changed(good, pods=pods)).severity is Severity.ERROR
 
 
 def test_without_volumes_no_class_is_wanted() -> None:
     values = {"database": {"standalone": True}, "ingress": {"enabled": True}}
     line = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[]), a_wish("B", values))
-    assert line.verdict is Verdict.PASS
+    assert line.severity is Severity.OK
 
 
 @pytest.mark.parametrize("plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"])
 def test_what_may_not_be_read_is_unknown_and_never_a_pass(plural: str) -> None:
     lines = examine(without(k3s_with_traefik(), plural), a_wish())
-    assert worst(lines) is Verdict.UNKNOWN
-    assert any(line.why == DENIED.words for line in lines if line.verdict is Verdict.UNKNOWN)
+    assert worst(lines) is Severity.UNKNOWN
+    assert any(line.message == DENIED.words for line in lines if line.severity is Severity.UNKNOWN)
 
 
 def paths_of(letter: str) -> list[str]:
@@ -333,4 +335,4 @@ def test_what_passes_can_be_placed_and_what_fails_cannot(
         for name in ("cpu", "memory")
     )
     alone = any(not any(all(one.takes[name] <= room[name] for name in one.takes) for room in free) for one in wanted)
-    assert (line.verdict is Verdict.FAIL) == (over or alone)
+    assert (line.severity is Severity.ERROR) == (over or alone)

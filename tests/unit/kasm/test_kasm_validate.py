@@ -18,8 +18,8 @@ from unit.kasm.validate_site import (
     line_of,
     not_passing,
 )
+from vdi.findings.model import Severity
 from vdi.kasm.preflight_facts import Answer
-from vdi.kasm.preflight_line import Verdict
 from vdi.kasm.validate import validate
 from vdi.kasm.validate_entry import EVERYWHERE
 from vdi.kasm.validate_facts import Installation, Release
@@ -32,15 +32,15 @@ LETTERS = ["A", "B", "C"]
 @pytest.mark.parametrize("letter", LETTERS)
 def test_a_whole_kasm_passes_every_line(letter: str) -> None:
     lines = validate(a_kasm(letter))
-    assert [line for line in lines if line.verdict is not Verdict.PASS] == []
-    checks = [line.check for line in lines]
+    assert [line for line in lines if line.severity is not Severity.OK] == []
+    checks = [line.code for line in lines]
     assert {"release", "part proxy", "part db", "pods", "services", "volumes", "db-init", "web-ui"} <= set(checks)
     assert ("part redis" in checks) == (letter != "C")
 
 
 def test_no_kasm_is_one_line() -> None:
     lines = validate(broken(a_kasm(), deployments=[], statefulsets=[]))
-    assert [(line.check, line.verdict) for line in lines] == [("release", Verdict.FAIL)]
+    assert [(line.code, line.severity) for line in lines] == [("release", Severity.ERROR)]
 
 
 def test_the_release() -> None:
@@ -49,24 +49,24 @@ def test_the_release() -> None:
         good, releases=(Release("kasm", 1, "deployed"), Release("kasm", 2, "pending-upgrade"))
     )
     line = line_of("release", stuck)
-    assert line.verdict is Verdict.FAIL
-    assert "revision 2 pending-upgrade" in line.seen
-    assert "helm rollback kasm" in line.remedy
-    assert line_of("release", msgspec.structs.replace(good, releases=())).verdict is Verdict.WARN
+    assert line.severity is Severity.ERROR
+    assert "revision 2 pending-upgrade" in line.observed
+    assert "helm rollback kasm" in line.remedy.text
+    assert line_of("release", msgspec.structs.replace(good, releases=())).severity is Severity.WARNING
     unread = msgspec.structs.replace(good, unread={"secrets": DENIED})
-    assert line_of("release", unread).verdict is Verdict.UNKNOWN
+    assert line_of("release", unread).severity is Severity.UNKNOWN
 
 
 @pytest.mark.parametrize("letter", LETTERS)
 @pytest.mark.parametrize("part", ["proxy", "api", "manager"])
 def test_a_workload_that_was_deleted(letter: str, part: str) -> None:
     found = dropped(a_kasm(letter), "deployments", f"-{part}" if letter != "A" else f"kasm-{part}")
-    assert line_of(f"part {part}", found).verdict is Verdict.FAIL
+    assert line_of(f"part {part}", found).severity is Severity.ERROR
 
 
 def test_a_part_that_is_switched_off_has_no_line() -> None:
     found = dropped(dropped(a_kasm(), "statefulsets", "guac"), "services", "guac")
-    assert "part guac" not in [line.check for line in validate(found)]
+    assert "part guac" not in [line.code for line in validate(found)]
     assert not_passing(found) == []
 
 
@@ -81,13 +81,13 @@ def test_a_part_that_is_switched_off_has_no_line() -> None:
 )
 def test_a_workload_that_is_not_ready(status: dict[str, int]) -> None:
     found = edited(a_kasm(), "deployments", "api", status=status)
-    assert line_of("part api", found).seen == "kasm-api-default 0 of 1 ready"
-    assert line_of("part api", found).verdict is Verdict.FAIL
+    assert line_of("part api", found).observed == "kasm-api-default 0 of 1 ready"
+    assert line_of("part api", found).severity is Severity.ERROR
 
 
 def test_scaled_to_nothing_is_what_somebody_wanted() -> None:
     found = edited(a_kasm("A"), "deployments", "share", spec={"replicas": 0}, status={"readyReplicas": 0})
-    assert line_of("part share", found).verdict is Verdict.PASS
+    assert line_of("part share", found).severity is Severity.OK
 
 
 def step(name: str, **state: Any) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def test_a_pod_in_init_is_told_by_the_name_of_what_waits() -> None:
     status = {"phase": "Pending", "conditions": [], "initContainerStatuses": steps}
     found = edited(a_kasm("A"), "pods", "kasm-proxy", status=status)
     line = line_of("pods", found)
-    assert line.verdict is Verdict.FAIL
-    assert "kasm-proxy-deployment-0 Init:1/3 (kasm-manager-is-ready)" in line.seen
-    assert line.remedy == "vdi kasm diagnose --namespace kasm"
+    assert line.severity is Severity.ERROR
+    assert "kasm-proxy-deployment-0 Init:1/3 (kasm-manager-is-ready)" in line.observed
+    assert line.remedy.text == "vdi kasm diagnose --namespace kasm"
 
 
 @pytest.mark.parametrize(
@@ -146,22 +146,22 @@ def test_services() -> None:
     ]
     silent = broken(good, endpointslices=slices)
     line = line_of("services", silent)
-    assert line.verdict is Verdict.FAIL
-    assert "nobody behind kasm-manager-default" in line.seen
+    assert line.severity is Severity.ERROR
+    assert "nobody behind kasm-manager-default" in line.observed
     gone = line_of("services", dropped(good, "services", "api"))
-    assert "there is no kasm-api-default" in gone.seen
+    assert "there is no kasm-api-default" in gone.observed
 
 
 def test_volumes() -> None:
     good = a_kasm("B")
     pending = edited(good, "persistentvolumeclaims", "db", status={"phase": "Pending"})
     line = line_of("volumes", pending)
-    assert line.verdict is Verdict.FAIL
-    assert "data-kasm-db-statefulset-0 Pending" in line.seen
-    assert "describe persistentvolumeclaim data-kasm-db-statefulset-0" in line.remedy
-    assert line_of("volumes", broken(good, persistentvolumeclaims=[])).verdict is Verdict.FAIL
+    assert line.severity is Severity.ERROR
+    assert "data-kasm-db-statefulset-0 Pending" in line.observed
+    assert "describe persistentvolumeclaim data-kasm-db-statefulset-0" in line.remedy.text
+    assert line_of("volumes", broken(good, persistentvolumeclaims=[])).severity is Severity.ERROR
     external = dropped(dropped(broken(good, persistentvolumeclaims=[]), "statefulsets", "db"), "services", "db")
-    assert line_of("volumes", dropped(external, "pods", "db")).verdict is Verdict.PASS
+    assert line_of("volumes", dropped(external, "pods", "db")).severity is Severity.OK
 
 
 def a_job(**conditions: str) -> list[dict[str, Any]]:
@@ -171,24 +171,24 @@ def a_job(**conditions: str) -> list[dict[str, Any]]:
 
 def test_the_job_that_fills_the_database() -> None:
     good = a_kasm()
-    assert line_of("db-init", broken(good, jobs=a_job(Complete="True"))).verdict is Verdict.PASS
-    assert line_of("db-init", broken(good, jobs=a_job())).verdict is Verdict.WARN
+    assert line_of("db-init", broken(good, jobs=a_job(Complete="True"))).severity is Severity.OK
+    assert line_of("db-init", broken(good, jobs=a_job())).severity is Severity.WARNING
     failed = line_of("db-init", broken(good, jobs=a_job(Failed="True")))
-    assert failed.verdict is Verdict.FAIL
-    assert "no more tries" in failed.why
+    assert failed.severity is Severity.ERROR
+    assert "no more tries" in failed.message
     gone = line_of("db-init", good)
-    assert gone.verdict is Verdict.PASS
-    assert gone.seen.startswith("gone; the API runs")
+    assert gone.severity is Severity.OK
+    assert gone.observed.startswith("gone; the API runs")
     idle = edited(good, "deployments", "api", status={"readyReplicas": 0})
-    assert line_of("db-init", idle).verdict is Verdict.UNKNOWN
+    assert line_of("db-init", idle).severity is Severity.UNKNOWN
 
 
 def test_the_password_is_looked_for_and_not_at() -> None:
     good = a_kasm("B")
     assert "admin-password" not in str(validate(good)[0])
-    assert line_of("admin-password", msgspec.structs.replace(good, secret_keys={})).verdict is Verdict.WARN
+    assert line_of("admin-password", msgspec.structs.replace(good, secret_keys={})).severity is Severity.WARNING
     denied = msgspec.structs.replace(good, unread={"secrets/kasm-secrets": DENIED})
-    assert line_of("admin-password", denied).verdict is Verdict.UNKNOWN
+    assert line_of("admin-password", denied).severity is Severity.UNKNOWN
 
 
 # The way in
@@ -197,16 +197,16 @@ def test_the_password_is_looked_for_and_not_at() -> None:
 def test_an_ingress_to_the_wrong_part() -> None:
     found = broken(a_kasm(), ingresses=[an_ingress("kasm-manager-default")])
     line = line_of("way-in", found)
-    assert line.verdict is Verdict.FAIL
-    assert line.seen == "ingress kasm-ingress leads to kasm-manager-default (manager)"
+    assert line.severity is Severity.ERROR
+    assert line.observed == "ingress kasm-ingress leads to kasm-manager-default (manager)"
 
 
 def test_no_way_in_and_somebody_else_s() -> None:
     other = an_ingress("shop", host="shop.example.com")
     line = line_of("way-in", broken(a_kasm(), ingresses=[other]))
-    assert (line.verdict, line.seen) == (Verdict.FAIL, "none")
+    assert (line.severity, line.observed) == (Severity.ERROR, "none")
     both = broken(a_kasm(), ingresses=[other, an_ingress("kasm-proxy-default")])
-    assert line_of("way-in", both).verdict is Verdict.PASS
+    assert line_of("way-in", both).severity is Severity.OK
 
 
 def test_another_namespace_with_the_same_host() -> None:
@@ -214,17 +214,17 @@ def test_another_namespace_with_the_same_host() -> None:
     mine = good.all("ingresses")[0]
     other = {**an_ingress("kasm-proxy"), "metadata": {"name": "kasm-ingress", "namespace": "old"}}
     line = line_of("way-in", broken(good, **{EVERYWHERE: [mine, other]}))
-    assert line.verdict is Verdict.FAIL
-    assert line.seen.endswith("and so does old/kasm-ingress")
+    assert line.severity is Severity.ERROR
+    assert line.observed.endswith("and so does old/kasm-ingress")
     other["spec"]["rules"][0]["host"] = "old.example.com"
-    assert line_of("way-in", broken(good, **{EVERYWHERE: [mine, other]})).verdict is Verdict.PASS
+    assert line_of("way-in", broken(good, **{EVERYWHERE: [mine, other]})).severity is Severity.OK
 
 
 def test_an_ingress_that_nobody_has_taken_up() -> None:
     found = broken(a_kasm(), ingresses=[an_ingress("kasm-proxy-default", address="")])
     silent = msgspec.structs.replace(found, web=Answer("https://x", 0))
-    assert line_of("way-in", silent).verdict is Verdict.WARN
-    assert line_of("way-in", found).verdict is Verdict.PASS  # it answers, so somebody has
+    assert line_of("way-in", silent).severity is Severity.WARNING
+    assert line_of("way-in", found).severity is Severity.OK  # it answers, so somebody has
 
 
 def test_an_ingressroute_is_a_way_in() -> None:
@@ -236,14 +236,14 @@ def test_an_ingressroute_is_a_way_in() -> None:
         },
     }
     found = broken(a_kasm(), ingresses=[], ingressroutes=[route])
-    assert line_of("way-in", found).seen == f"ingressroute kasm for {HOST}"
+    assert line_of("way-in", found).observed == f"ingressroute kasm for {HOST}"
     assert not_passing(found) == []
     del route["spec"]["tls"]["secretName"]  # type: ignore[index]
-    assert line_of("certificate", found).verdict is Verdict.WARN
+    assert line_of("certificate", found).severity is Severity.WARNING
 
 
-@pytest.mark.parametrize(("address", "verdict"), [("192.0.2.10", Verdict.PASS), ("", Verdict.FAIL)])
-def test_a_load_balancer_is_a_way_in(address: str, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("address", "verdict"), [("192.0.2.10", Severity.OK), ("", Severity.ERROR)])
+def test_a_load_balancer_is_a_way_in(address: str, verdict: Severity) -> None:
     good = msgspec.structs.replace(a_kasm(), web=Answer("https://x", 0))
     proxy = next(one for one in good.all("services") if "proxy" in one["metadata"]["name"])
     given = {"ingress": [{"ip": address}] if address else []}
@@ -253,8 +253,8 @@ def test_a_load_balancer_is_a_way_in(address: str, verdict: Verdict) -> None:
         "status": {"loadBalancer": given},
     }
     found = broken(good, ingresses=[], services=[*good.all("services"), outside])
-    assert line_of("way-in", found).verdict is verdict
-    assert line_of("certificate", found).verdict is Verdict.PASS
+    assert line_of("way-in", found).severity is verdict
+    assert line_of("certificate", found).severity is Severity.OK
 
 
 def with_certificate(**fields: Any) -> Installation:
@@ -267,27 +267,27 @@ def with_certificate(**fields: Any) -> Installation:
 @pytest.mark.parametrize(
     ("fields", "verdict"),
     [
-        ({}, Verdict.PASS),
-        ({"names": ("*.example.com",)}, Verdict.PASS),
-        ({"names": ("other.example.com",)}, Verdict.FAIL),
-        ({"names": ("*.kasm.example.com",)}, Verdict.FAIL),
-        ({"ends": NOW + timedelta(days=5)}, Verdict.WARN),
-        ({"ends": NOW - timedelta(days=5)}, Verdict.FAIL),
-        ({"begins": NOW + timedelta(hours=1)}, Verdict.FAIL),
-        ({"self_signed": True}, Verdict.WARN),
-        ({"problem": "its tls.crt is no certificate in PEM"}, Verdict.FAIL),
+        ({}, Severity.OK),
+        ({"names": ("*.example.com",)}, Severity.OK),
+        ({"names": ("other.example.com",)}, Severity.ERROR),
+        ({"names": ("*.kasm.example.com",)}, Severity.ERROR),
+        ({"ends": NOW + timedelta(days=5)}, Severity.WARNING),
+        ({"ends": NOW - timedelta(days=5)}, Severity.ERROR),
+        ({"begins": NOW + timedelta(hours=1)}, Severity.ERROR),
+        ({"self_signed": True}, Severity.WARNING),
+        ({"problem": "its tls.crt is no certificate in PEM"}, Severity.ERROR),
     ],
 )
-def test_certificates(fields: dict[str, Any], verdict: Verdict) -> None:
-    assert line_of("certificate", with_certificate(**fields)).verdict is verdict
+def test_certificates(fields: dict[str, Any], verdict: Severity) -> None:
+    assert line_of("certificate", with_certificate(**fields)).severity is verdict
 
 
 def test_a_certificate_that_is_missing_or_may_not_be_read() -> None:
     good = a_kasm()
     missing = line_of("certificate", msgspec.structs.replace(good, certificates={}))
-    assert (missing.verdict, missing.seen) == (Verdict.FAIL, "Secret kasm-tls: there is no such Secret")
+    assert (missing.severity, missing.observed) == (Severity.ERROR, "Secret kasm-tls: there is no such Secret")
     denied = msgspec.structs.replace(good, certificates={}, unread={"secrets/kasm-tls": DENIED})
-    assert line_of("certificate", denied).verdict is Verdict.UNKNOWN
+    assert line_of("certificate", denied).severity is Severity.UNKNOWN
 
 
 def test_wildcards_stand_for_one_label() -> None:
@@ -310,20 +310,20 @@ def test_wildcards_stand_for_one_label() -> None:
 def test_a_web_ui_that_does_not_answer(status: int, inside: int, words: str) -> None:
     web, within = Answer("https://x", status, problem="refused"), Answer("inside", inside)
     line = line_of("web-ui", msgspec.structs.replace(a_kasm(), web=web, inside=within))
-    assert line.verdict is Verdict.FAIL
-    assert words in line.why
+    assert line.severity is Severity.ERROR
+    assert words in line.message
 
 
 def test_a_web_ui_without_a_name_is_unknown() -> None:
     line = line_of("web-ui", msgspec.structs.replace(a_kasm(), web=None))
-    assert line.verdict is Verdict.UNKNOWN
-    assert "--hostname" in line.remedy
+    assert line.severity is Severity.UNKNOWN
+    assert "--hostname" in line.remedy.text
 
 
 def test_a_web_ui_whose_certificate_is_not_trusted_answers_all_the_same() -> None:
     found = msgspec.structs.replace(a_kasm(), web=Answer("https://x", 200, trusted=False))
-    assert "does not trust" in line_of("web-ui", found).seen
-    assert line_of("web-ui", found).verdict is Verdict.PASS
+    assert "does not trust" in line_of("web-ui", found).observed
+    assert line_of("web-ui", found).severity is Severity.OK
 
 
 @pytest.mark.parametrize(
@@ -334,4 +334,4 @@ def test_what_may_not_be_read_is_unknown(plural: str) -> None:
     good = a_kasm()
     kept = {name: found for name, found in good.objects.items() if name != plural}
     found = msgspec.structs.replace(good, objects=kept, unread={plural: DENIED})
-    assert DENIED.words in [line.why for line in validate(found) if line.verdict is Verdict.UNKNOWN]
+    assert DENIED.words in [line.message for line in validate(found) if line.severity is Severity.UNKNOWN]

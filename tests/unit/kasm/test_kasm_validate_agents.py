@@ -6,7 +6,7 @@ import msgspec
 
 from unit.kasm.preflight_site import DENIED
 from unit.kasm.validate_site import HOST, a_kasm, broken, line_of
-from vdi.kasm.preflight_line import Verdict
+from vdi.findings.model import Severity
 from vdi.kasm.validate import validate
 from vdi.kasm.validate_agents import notes
 from vdi.kasm.validate_facts import Installation
@@ -25,26 +25,26 @@ def an_agent(ready: str = "True") -> dict[str, Any]:
 
 
 def test_a_cluster_without_that_kind_has_no_line_and_a_note() -> None:
-    assert "agents" not in [line.check for line in validate(a_kasm())]
+    assert "agents" not in [line.code for line in validate(a_kasm())]
     assert f"https://{HOST}" in notes(a_kasm())[0]
 
 
 def test_agents_as_pods() -> None:
-    assert line_of("agents", with_agents([an_agent()])).verdict is Verdict.PASS
+    assert line_of("agents", with_agents([an_agent()])).severity is Severity.OK
     ill = line_of("agents", with_agents([an_agent("False")]))
-    assert ill.verdict is Verdict.FAIL
-    assert ill.remedy == "kubectl --namespace kasm-agent describe agents.agent.kasm.com agent-1"
+    assert ill.severity is Severity.ERROR
+    assert ill.remedy.text == "kubectl --namespace kasm-agent describe agents.agent.kasm.com agent-1"
 
 
 def test_sessions_that_nobody_takes_down() -> None:
     hanging = {"metadata": {"name": "s1", "namespace": "kasm", "deletionTimestamp": "2026-11-20T11:00:00Z"}}
-    assert line_of("agents", with_agents([], [hanging])).verdict is Verdict.FAIL
-    assert line_of("agents", with_agents([an_agent()], [hanging])).verdict is Verdict.PASS
+    assert line_of("agents", with_agents([], [hanging])).severity is Severity.ERROR
+    assert line_of("agents", with_agents([an_agent()], [hanging])).severity is Severity.OK
 
 
 def test_agents_that_may_not_be_read() -> None:
     found = msgspec.structs.replace(a_kasm(), absent=frozenset(), unread={"agents": DENIED})
-    assert line_of("agents", found).verdict is Verdict.UNKNOWN
+    assert line_of("agents", found).severity is Severity.UNKNOWN
 
 
 def a_policy(*egress: dict[str, Any], labels: dict[str, str] | None = None) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ OUT = {"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}], "ports": [{"port": 443,
 
 def closed(*egress: dict[str, Any], labels: dict[str, str] | None = None) -> bool:
     lines = validate(broken(a_kasm(), networkpolicies=a_policy(*egress, labels=labels)))
-    return any(line.check == "agent-egress" and line.verdict is Verdict.WARN for line in lines)
+    return any(line.code == "agent-egress" and line.severity is Severity.WARNING for line in lines)
 
 
 def test_policies_that_keep_the_proxy_from_agents_outside() -> None:

@@ -5,8 +5,9 @@ import yaml
 from hypothesis import given, settings
 
 from unit.kasm.kasm_answers import answers, good_answers, values_of
+from vdi.findings.model import Severity
 from vdi.kasm.answers import Answers, BadAnswersError, ExternalDatabase, Ingress, Profile, check
-from vdi.kasm.check_rules import Level, Subject
+from vdi.kasm.check_rules import Subject
 from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import A, B, C
 from vdi.kasm.values import entries, render
@@ -22,7 +23,7 @@ def test_no_answers_make_values_that_the_check_refuses(given_answers: Answers) -
     subject = Subject(
         given_answers.generation, given_answers.chart_version, values, rendered=bool(given_answers.resolver)
     )
-    assert [each for each in check_values(subject) if each.level is Level.ERROR] == []
+    assert [each for each in check_values(subject) if each.severity is Severity.ERROR] == []
 
 
 @given(good_answers())
@@ -53,7 +54,7 @@ def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers
             render(given_answers)
     else:
         subject = Subject(given_answers.generation, given_answers.chart_version, values_of(given_answers))
-        assert not any(each.level is Level.ERROR for each in check_values(subject))
+        assert not any(each.severity is Severity.ERROR for each in check_values(subject))
 
 
 def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:

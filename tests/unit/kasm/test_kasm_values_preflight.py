@@ -6,11 +6,11 @@ from hypothesis import given, settings
 
 from unit.kasm.kasm_answers import good_answers, values_of
 from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
+from vdi.findings.model import Severity
 from vdi.kasm.answers import Answers, Ingress, Profile
 from vdi.kasm.generations import C
 from vdi.kasm.preflight import examine
 from vdi.kasm.preflight_facts import Facts, Probe, Resolution
-from vdi.kasm.preflight_line import Verdict
 from vdi.kasm.preflight_wish import wish_of_values
 
 MACHINES = {
@@ -47,7 +47,9 @@ def test_no_answers_make_values_that_the_preflight_refuses(given_answers: Answer
     )
     assert wish.hostname == given_answers.hostname
     assert wish.ingress == given_answers.ingress
-    refused = [(line.check, line.why, line.arithmetic) for line in examine(facts, wish) if line.verdict is Verdict.FAIL]
+    refused = [
+        (line.code, line.message, line.evidence) for line in examine(facts, wish) if line.severity is Severity.ERROR
+    ]
     assert refused == []
 
 
@@ -57,4 +59,4 @@ def test_the_chart_s_own_presets_do_not_fit_that_machine(profile: Profile) -> No
     facts = machine(profile, ingress=Ingress.TRAEFIK, hostname="kasm.example.com")
     values = values_of(Answers(C, "kasm.example.com"))
     lines = examine(facts, wish_of_values(C, C.newest, values, "kasm", "kasm"))
-    assert [line.check for line in lines if line.verdict is Verdict.FAIL] == ["room"]
+    assert [line.code for line in lines if line.severity is Severity.ERROR] == ["room"]

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from unit.kasm.preflight_site import GENERATIONS
+from vdi.findings.model import Finding, Severity
 from vdi.kasm.generations_model import Component, Generation
 from vdi.kasm.preflight_facts import Answer
-from vdi.kasm.preflight_line import Line, Verdict
 from vdi.kasm.preflight_release import Installed
 from vdi.kasm.validate import secret_name, validate
 from vdi.kasm.validate_facts import Installation, Release
@@ -114,8 +114,8 @@ def edited(found: Installation, plural: str, part: str, **fields: Any) -> Instal
 
 def not_passing(found: Installation) -> list[str]:
     """Checks that do not pass."""
-    return [line.check for line in validate(found) if line.verdict is not Verdict.PASS]
+    return [line.code for line in validate(found) if line.severity is not Severity.OK]
 
 
-def line_of(check: str, found: Installation) -> Line:
-    return next(line for line in validate(found) if line.check == check)
+def line_of(check: str, found: Installation) -> Finding:
+    return next(line for line in validate(found) if line.code == check)

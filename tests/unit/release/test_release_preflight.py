@@ -9,12 +9,13 @@ import pytest
 
 from vdi.doctor.proxies import Traefik
 from vdi.doctor.snapshot import Certificate
+from vdi.findings.model import Severity, errors
 from vdi.helm.binary import Helm
 from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
 from vdi.release.chart import Chart
-from vdi.release.facts import Facts, Refusal, Stranger
-from vdi.release.preflight import Level, judge, refusals
+from vdi.release.facts import Facts, Refusal, Stranger, Unreadable
+from vdi.release.preflight import run_checks
 from vdi.session.observed import Node
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -65,15 +66,17 @@ def facts(**changes: Any) -> Facts:
 
 
 def verdicts(upgrading: bool = False, **changes: Any) -> list[tuple[str, str]]:
-    found = judge(facts(**changes), NOW, upgrading=upgrading)
-    return [(one.level.value, f"{one.sentence} {one.remedy}") for one in found if one.level is not Level.OK]
+    found = run_checks(facts(**changes), NOW, upgrading=upgrading)
+    return [
+        (one.severity.value, f"{one.message} {one.remedy.text}") for one in found if one.severity is not Severity.OK
+    ]
 
 
 def test_a_good_cluster_has_nothing_in_the_way() -> None:
-    found = judge(facts(), NOW, upgrading=False)
-    assert refusals(found) == []
-    assert {one.level for one in found} == {Level.OK}
-    assert [one.check for one in found] == ["helm", "kubernetes", "nodes", "rights", "traefik", "storage"]
+    found = run_checks(facts(), NOW, upgrading=False)
+    assert errors(found) == []
+    assert {one.severity for one in found} == {Severity.OK}
+    assert [one.code for one in found] == ["helm", "kubernetes", "nodes", "rights", "traefik", "storage"]
 
 
 TLS = an_operator(env={"VDI_TLS_SECRET": "wild", "VDI_DOMAIN": "vdi.example.com"})
@@ -215,7 +218,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "error",
         "belongs to the release other/vdi, so Helm would refuse to take it over. One release brings the CRDs",
     ),
-    "something that could not be read": ({"unread": ("nodes: no",)}, "unknown", "Not looked at: nodes: no"),
+    "something that could not be read": (
+        {"unread": (Unreadable("nodes", "no"),)},
+        "unknown",
+        "Not looked at: nodes: no",
+    ),
     "a release that is there": ({"revisions": (a_revision(),)}, "error", "is there already, revision 1. vdi upgrade"),
     "a release that hangs": (
         {"revisions": (a_revision(3, "pending-upgrade"), a_revision(2))},

@@ -7,7 +7,6 @@ from typing import Any
 from vdi.api.crd import build_crds
 from vdi.doctor.checks.registry import check, found
 from vdi.doctor.deployments import pods_of
-from vdi.doctor.finding import Finding
 from vdi.doctor.operators import (
     LEASE,
     Operator,
@@ -20,12 +19,13 @@ from vdi.doctor.operators import (
 from vdi.doctor.rights import missing_rights
 from vdi.doctor.snapshot import Snapshot
 from vdi.doctor.trim import custom_kind
+from vdi.findings.model import Finding, Remedy
 from vdi.session.children.identity import FINALIZER
 from vdi.session.explain import Facts, explain
 
 YOUNG = 60.0
 """Seconds in which something new may not work yet without anybody being told."""
-_APPLY = "helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace"
+_INSTALL = Remedy.run("helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace")
 
 
 @check("customresourcedefinitions")
@@ -40,7 +40,7 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
                 f"customresourcedefinition/{name}",
                 f"The cluster does not know {wanted['spec']['names']['kind']}: its CRD is not installed.",
                 evidence=[f"GET customresourcedefinitions/{name}: not found"],
-                remedy=_APPLY,
+                remedy=_INSTALL,
             )
             continue
         lacking = list(_lacking(_schema(wanted), _schema(there), ""))
@@ -52,7 +52,7 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
                 f"The cluster's {wanted['spec']['names']['kind']} is older than this version of vdi: it drops"
                 f" {', '.join(lacking[:5])}{more} without a word.",
                 evidence=[f"spec.versions[].schema has no {lacking[0]}"],
-                remedy="kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds",
+                remedy=Remedy.run("kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds"),
             )
 
 
@@ -97,8 +97,11 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 f"No operator watches the namespace {namespace}, so its {crowds.get(namespace, 0)} sessions stay as"
                 f" they are; watched: {', '.join(watched)}.",
                 evidence=[f"{one.object}: VDI_NAMESPACE={one.watches}" for one in operators],
-                remedy=f"kubectl delete vdisessions --namespace {namespace} NAME, and create it in {watched[0]}; or"
-                f" install a second release with sessions.namespace={namespace}",
+                remedy=Remedy(
+                    f"Delete each session and create it in {watched[0]}, or install a second release with"
+                    f" sessions.namespace={namespace}. The sessions:",
+                    (f"kubectl --namespace {namespace} get vdisessions",),
+                ),
             )
         else:
             yield found(
@@ -106,7 +109,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 f"namespace/{namespace}",
                 "There is no operator on this cluster: nothing turns sessions into desktops.",
                 evidence=["no Deployment has a container 'operator' with VDI_NAMESPACE", f"no fresh Lease {LEASE}"],
-                remedy=_APPLY,
+                remedy=_INSTALL,
             )
 
 
@@ -120,7 +123,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 operator.object,
                 f"The operator cannot start with its settings: {operator.problem}.",
                 evidence=[operator.problem],
-                remedy=f"kubectl --namespace {operator.namespace} edit deployment {operator.name}",
+                remedy=Remedy.run(f"kubectl --namespace {operator.namespace} edit deployment {operator.name}"),
             )
         if operator.wanted == 0:
             yield found(
@@ -128,7 +131,9 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 operator.object,
                 "The operator is scaled to 0: nothing turns sessions into desktops.",
                 evidence=["spec.replicas: 0"],
-                remedy=f"kubectl --namespace {operator.namespace} scale deployment {operator.name} --replicas 2",
+                remedy=Remedy.run(
+                    f"kubectl --namespace {operator.namespace} scale deployment {operator.name} --replicas 2"
+                ),
             )
         elif operator.ready == 0 and snapshot.age(operator.raw["metadata"]["creationTimestamp"]) > YOUNG:
             yield _down(snapshot, operator)
@@ -136,7 +141,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     pods = pods_of(snapshot, operator)
-    words, evidence, touches = "it has no pods", [], []
+    words, evidence, related_objects = "it has no pods", [], []
     for pod in pods:
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
@@ -144,7 +149,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
         log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         evidence += [f"log: {line}" for line in log[-3:]]
-        touches.append(f"node/{pod.spec.node_name}")
+        related_objects.append(f"node/{pod.spec.node_name}")
     conditions = (operator.raw.get("status") or {}).get("conditions") or ()
     evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
     return found(
@@ -152,8 +157,14 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
         operator.object,
         f"None of {operator.wanted} replicas of the operator is ready: {words}.",
         evidence=[f"status.readyReplicas: 0 of {operator.wanted}", *evidence],
-        remedy=f"kubectl --namespace {operator.namespace} logs deployment/{operator.name}, and describe pods",
-        touches=touches,
+        remedy=Remedy(
+            "Read its log and the Events of its pods.",
+            (
+                f"kubectl --namespace {operator.namespace} logs deployment/{operator.name}",
+                f"kubectl --namespace {operator.namespace} describe pods",
+            ),
+        ),
+        related_objects=related_objects,
     )
 
 
@@ -176,8 +187,10 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
                 "The operator is ready, but none of its replicas leads, so nobody acts: the Lease is"
                 f" {'not renewed' if lease else 'not there'}.",
                 evidence=[said if lease else f"there is no Lease {namespace}/{LEASE}"],
-                remedy=f"kubectl --namespace {operator.namespace} rollout restart deployment {operator.name}",
-                touches=[operator.object],
+                remedy=Remedy.run(
+                    f"kubectl --namespace {operator.namespace} rollout restart deployment {operator.name}"
+                ),
+                related_objects=[operator.object],
             )
             continue
         pods = [pod.metadata.name for pod in pods_of(snapshot, operator)]
@@ -189,7 +202,9 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
                 f"Sessions are handled by {holder!r}, which is no pod of {operator.object}: somebody runs a second"
                 " operator, perhaps of another version.",
                 evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(sorted(pods))}"],
-                remedy=f"stop the other one (vdi operator run), or wait until it ends: {operator.name} takes over",
+                remedy=Remedy(
+                    f"Stop the other one (vdi operator run), or wait until it ends: {operator.name} takes over."
+                ),
             )
 
 
@@ -214,7 +229,9 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
             f"The operator's account {operator.namespace}/{operator.account} lacks {len(lines)} of the rights that it"
             f" needs, first: {lines[0].removeprefix('may not ')}.",
             evidence=[*lines[:8], f"kubectl auth can-i {first.words} --as {account}{where}"],
-            remedy=f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values",
+            remedy=Remedy.run(
+                f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values"
+            ),
         )
 
 
@@ -235,9 +252,11 @@ def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
             f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and stays until its finalizer"
             f" {FINALIZER} is dropped; {why}.",
             evidence=[f"metadata.deletionTimestamp: {meta.deletion_timestamp}", f"metadata.finalizers: {FINALIZER}"],
-            remedy="bring the operator back, which cleans up; if it is gone for good:"
-            f" kubectl --namespace {meta.namespace} patch vdisession {meta.name} --type merge --patch {undo}",
-            touches=_operator_objects(operator, meta.namespace),
+            remedy=Remedy(
+                "Bring the operator back, which cleans up. Only if it is gone for good:",
+                (f"kubectl --namespace {meta.namespace} patch vdisession {meta.name} --type merge --patch {undo}",),
+            ),
+            related_objects=_operator_objects(operator, meta.namespace),
         )
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from vdi.doctor.cases import Case, active, cases
 from vdi.doctor.checks.registry import check, found
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.proxies import find_traefiks
 from vdi.doctor.snapshot import Certificate, Snapshot
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.certificate import covers
 from vdi.session.naming import route_name, service_name
 
@@ -35,13 +35,15 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     traefiks = find_traefiks(snapshot)
     for one in traefiks:
         if one.wanted and not one.ready and snapshot.age(one.raw["metadata"]["creationTimestamp"]) > _YOUNG * 2:
-            _, namespace, name = one.object.split("/")
+            kind, namespace, name = one.object.split("/")
             yield found(
                 "traefik_down",
                 one.object,
                 f"None of {one.wanted} replicas of Traefik is ready: no desktop can be reached.",
                 evidence=[f"ready: 0 of {one.wanted}"],
-                remedy=f"kubectl --namespace {namespace} describe {one.object.split('/')[0]} {name}, and its pods",
+                remedy=Remedy(
+                    "Describe it, and its pods.", (f"kubectl --namespace {namespace} describe {kind} {name}",)
+                ),
             )
     for namespace in sorted({one.metadata.namespace for one in snapshot.sessions}):
         if traefiks and all(one.namespaces and namespace not in one.namespaces for one in traefiks):
@@ -50,7 +52,9 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
                 f"namespace/{namespace}",
                 f"Traefik does not look at the namespace {namespace}, so its routes lead nowhere (404).",
                 evidence=[f"{one.object}: namespaces {', '.join(sorted(one.namespaces))}" for one in traefiks],
-                remedy=f"add {namespace} to --providers.kubernetescrd.namespaces of Traefik (or leave that option out)",
+                remedy=Remedy(
+                    f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or leave that option out."
+                ),
             )
 
 
@@ -64,7 +68,7 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
             "The cluster does not know IngressRoute: Traefik 3's CRDs are not installed, so no desktop gets an"
             " address.",
             evidence=["LIST ingressroutes.traefik.io: the server has no such resource"],
-            remedy="install Traefik 3 with its CRDs (docs/install.md); K3s: start without --disable=traefik",
+            remedy=Remedy("Install Traefik 3 with its CRDs (docs/install.md); start K3s without --disable=traefik."),
         )
 
 
@@ -88,8 +92,8 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
                     f"The desktop of {case.session.metadata.name} is ready, but no route leads to it: its address"
                     f" says 404.",
                     evidence=[f"there is no IngressRoute {case.namespace}/{name}"],
-                    remedy=f"{case.operator_log} (it makes the route)",
-                    touches=case.touches,
+                    remedy=Remedy("The operator makes the route: read its log.", case.read_operator_log.commands),
+                    related_objects=case.related_objects,
                 )
             continue
         yield from _rule_findings(case, route, where)
@@ -99,7 +103,10 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
 def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
     rules = [str(one.get("match", "")) for one in route["spec"].get("routes") or ()]
     name = route["metadata"]["name"]
-    mend = f"kubectl --namespace {case.namespace} delete ingressroute {name}; the operator makes it anew"
+    recreate = Remedy(
+        "Delete the route; the operator creates it again.",
+        (f"kubectl --namespace {case.namespace} delete ingressroute {name}",),
+    )
     for rule in rules:
         for pattern, words in _OLD_RULES:
             if pattern.search(rule):
@@ -108,8 +115,8 @@ def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
                     where,
                     f"Its rule is written for Traefik 2, which Traefik 3 does not take: {words}.",
                     evidence=[f"spec.routes[].match: {rule}"],
-                    remedy=mend,
-                    touches=case.touches,
+                    remedy=recreate,
+                    related_objects=case.related_objects,
                 )
                 return
     host = case.host
@@ -121,8 +128,8 @@ def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
             f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}: the browser gets"
             f" 404.",
             evidence=[f"spec.routes[].match: {rule}" for rule in rules] + [f"status.url: {case.session.status.url}"],
-            remedy=mend,
-            touches=case.touches,
+            remedy=recreate,
+            related_objects=case.related_objects,
         )
 
 
@@ -138,8 +145,8 @@ def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) 
             f"Traefik has no entry point {', '.join(strange)}, so it leaves the route out; it has:"
             f" {', '.join(sorted(known))}.",
             evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
-            remedy="set the chart's value traefik.entryPoint to one that there is, then helm upgrade",
-            touches=case.touches,
+            remedy=Remedy("Set the chart's value traefik.entryPoint to one that there is, then run helm upgrade."),
+            related_objects=case.related_objects,
         )
     crosses = not traefiks or any(one.crosses_namespaces for one in traefiks)
     for one in spec.get("routes") or ():
@@ -155,8 +162,8 @@ def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) 
                     f" references"
                     " across namespaces, and drops the whole route.",
                     evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
-                    remedy=f"make it in the namespace {namespace}, and name it there",
-                    touches=case.touches,
+                    remedy=Remedy(f"Create it in the namespace {namespace}, and name it there."),
+                    related_objects=case.related_objects,
                 )
 
 
@@ -174,8 +181,8 @@ def _middleware(snapshot: Snapshot, case: Case, name: str, namespace: str, where
             f"It names the Middleware {there}/{each}, which does not exist: Traefik leaves the route out (404).",
             evidence=[f"spec.routes[].middlewares: {name}"]
             + ([f"spec.chain.middlewares of {name}: {each}"] if each != name else []),
-            remedy=f"kubectl --namespace {there} get middlewares.traefik.io",
-            touches=case.touches,
+            remedy=Remedy.run(f"kubectl --namespace {there} get middlewares.traefik.io"),
+            related_objects=case.related_objects,
         )
 
 
@@ -209,10 +216,13 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
                 f"spec.selector: {selector}" if service else f"there is no Service {case.namespace}/{name}",
                 f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" if pod and service else "",
             ],
-            remedy=f"kubectl --namespace {case.namespace} delete service {name}; the operator makes it anew"
+            remedy=Remedy(
+                "Delete the Service; the operator creates it again.",
+                (f"kubectl --namespace {case.namespace} delete service {name}",),
+            )
             if service
-            else f"{case.operator_log} (it makes the Service)",
-            touches=case.touches,
+            else Remedy("The operator makes the Service: read its log.", case.read_operator_log.commands),
+            related_objects=case.related_objects,
         )
 
 
@@ -234,10 +244,12 @@ def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
 def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iterator[Finding]:
     where = f"secret/{one.namespace}/{one.secret}"
     domain = hosts[0].partition(".")[2]
-    renew = (
-        f"kubectl --namespace {one.namespace} create secret tls {one.secret} --cert FILE --key FILE --dry-run=client"
-        f" -o yaml"
-        " | kubectl apply -f -"
+    renew = Remedy(
+        "Put a certificate that browsers trust into fullchain.pem and its key into key.pem, then:",
+        (
+            f"kubectl --namespace {one.namespace} create secret tls {one.secret} --cert fullchain.pem --key key.pem"
+            " --dry-run=client -o yaml | kubectl apply -f -",
+        ),
     )
     if one.problem:
         missing = one.problem == "missing"

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from vdi.doctor.checks.registry import check, found
 from vdi.doctor.deployments import pods_of, unavailable_for
-from vdi.doctor.finding import Finding
 from vdi.doctor.gateways import Gateway, gateways_in_scope, last_words, troubles
 from vdi.doctor.operators import operators_in_scope
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
 from vdi.session.explain import Facts, explain
 
 _EDGE = "VDI_EDGE_MIDDLEWARE"
@@ -27,9 +27,9 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways of which no replica answers, or that are not there though routes ask them."""
     for gateway in gateways_in_scope(snapshot):
         if gateway.wanted == 0:
-            yield _down(snapshot, gateway, "it is scaled to 0", "scale deployment {} --replicas 1")
+            yield _down(snapshot, gateway, "it is scaled to 0", f"scale deployment {gateway.name} --replicas 1")
         elif gateway.ready == 0 and unavailable_for(snapshot, gateway) > _RESTART:
-            yield _down(snapshot, gateway, "", "logs deployment/{}")
+            yield _down(snapshot, gateway, "", f"logs deployment/{gateway.name}")
     here = {one.watches for one in gateways_in_scope(snapshot)}
     for operator in operators_in_scope(snapshot):
         containers = operator.raw["spec"]["template"]["spec"]["containers"]
@@ -40,12 +40,18 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
                 operator.object,
                 f"Its routes ask the Middleware {named[0]}, and there is no gateway for {operator.watches} behind it.",
                 evidence=[f"{operator.object}: {_EDGE}={named[0]}", "no Deployment has a container 'gateway'"],
-                remedy=f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values",
+                remedy=Remedy.run(
+                    f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values"
+                ),
             )
 
 
 def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Finding:
-    evidence, touches, code = [f"status.readyReplicas: {gateway.ready} of {gateway.wanted}"], [gateway.object], ""
+    evidence, related_objects, code = (
+        [f"status.readyReplicas: {gateway.ready} of {gateway.wanted}"],
+        [gateway.object],
+        "",
+    )
     for pod in pods_of(snapshot, gateway):
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
@@ -56,14 +62,14 @@ def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Fin
             evidence.append(f"log: {ended}")
             code = "database_newer" if "at revision" in ended else code
         words = words or ended or why
-        touches.append(f"node/{pod.spec.node_name}")
+        related_objects.append(f"node/{pod.spec.node_name}")
     return found(
         code or "gateway_down",
         gateway.object,
         f"No replica of the gateway is ready: {words or 'it has no pods'}.",
         evidence=evidence,
-        remedy=f"kubectl --namespace {gateway.namespace} {command.format(gateway.name)}",
-        touches=touches,
+        remedy=Remedy.run(f"kubectl --namespace {gateway.namespace} {command}"),
+        related_objects=related_objects,
     )
 
 
@@ -86,8 +92,8 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 gateway.object if code != "gateway_troubled" else f"{gateway.object}/{what.replace(' ', '-')}",
                 f"{words}: {why.rstrip('.')}.",
                 evidence=[f"pod/{pod_name} log: {what}: {why}"],
-                remedy=f"kubectl --namespace {gateway.namespace} logs {pod_name}",
-                touches=[gateway.object],
+                remedy=Remedy.run(f"kubectl --namespace {gateway.namespace} logs {pod_name}"),
+                related_objects=[gateway.object],
             )
 
 
@@ -97,8 +103,10 @@ def _cut(gateway: Gateway, session: str, pod_name: str, why: str) -> Finding:
         f"vdisession/{gateway.watches}/{session}",
         f"Its connections do not last: {why.rstrip('.')}. Something between browser and Traefik ends them.",
         evidence=[f"pod/{pod_name} log: {_CUT}{session}: {why}"],
-        remedy="in the proxy or load balancer before Traefik, raise the time after which it ends connections"
-        " (nginx: proxy_read_timeout 3600s)",
+        remedy=Remedy(
+            "In the proxy or load balancer before Traefik, raise the time after which it ends connections"
+            " (nginx: proxy_read_timeout 3600s)."
+        ),
     )
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from vdi.doctor.cases import active, cases, pinned_nodes
 from vdi.doctor.checks.registry import check, found
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.gpus import observe_gpus
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
 from vdi.gpu import findings as gpu
 from vdi.gpu.sharing import RESOURCE
 from vdi.session.children.identity import MANAGED_BY
@@ -34,7 +34,10 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     f"The node {name} is not ready:"
                     f" {one.message or one.reason or 'its kubelet does not answer'}.".replace("..", "."),
                     evidence=evidence,
-                    remedy=f"on the node: systemctl status k3s (an agent: k3s-agent); kubectl describe node {name}",
+                    remedy=Remedy(
+                        "Read its state, then on the node itself that of its service (of an agent: k3s-agent).",
+                        (f"kubectl describe node {name}", "systemctl status k3s"),
+                    ),
                 )
             elif one.type.endswith("Pressure") and one.status == "True":
                 what = one.type.removesuffix("Pressure").lower()
@@ -43,9 +46,9 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     f"node/{name}",
                     f"The node {name} is short of {what}: it takes no new pods and puts out running ones.",
                     evidence=evidence,
-                    remedy="on the node: df -h /var/lib; k3s crictl rmi --prune"
+                    remedy=Remedy("On the node:", ("df -h /var/lib", "k3s crictl rmi --prune"))
                     if what == "disk"
-                    else f"kubectl describe node {name}; suspend desktops on it: vdi session ls -o wide",
+                    else Remedy("Suspend desktops on it.", (f"kubectl describe node {name}", "vdi session ls -o wide")),
                 )
 
 
@@ -69,17 +72,13 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         yield found(
             one.code,
-            _as_object(one.where, observed.namespace),
+            one.object,
             one.message,
-            severity=Severity(one.severity.value),
-            evidence=[f"vdi gpu verify: {one.code} at {one.where}"],
+            severity=one.severity,
+            evidence=[f"vdi gpu verify: {one.code} at {one.object}"],
             remedy=one.remedy,
-            touches=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
+            related_objects=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
         )
-
-
-def _as_object(where: str, namespace: str) -> str:
-    return f"configmap/{namespace}/{where.removeprefix('configmap/')}" if where.startswith("configmap/") else where
 
 
 @check("nodes", "pods", "vdisessions")
@@ -102,7 +101,7 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
                 evidence=[
                     f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s"
                 ],
-                remedy=f"kubectl patch vditemplate {template} --type merge --patch {patch}",
+                remedy=Remedy.run(f"kubectl patch vditemplate {template} --type merge --patch {patch}"),
             )
 
 
@@ -130,8 +129,10 @@ def _class_missing(where: str, wanted: str | None, there: list[str]) -> Finding:
         f"The home asks for the StorageClass {wanted!r}, which does not exist; there are:"
         f" {', '.join(there) or 'none'}.",
         evidence=[f"spec.storageClassName: {wanted}"],
-        remedy="install its provisioner (K3s: start without --disable=local-storage), or name another class in the"
-        " template's spec.persistence.storageClass and delete this claim, which is still empty",
+        remedy=Remedy(
+            "Install its provisioner (K3s: start without --disable=local-storage), or name another class in the"
+            " template's spec.persistence.storageClass and delete this claim, which is still empty."
+        ),
     )
 
 
@@ -153,8 +154,8 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, wanted: Any, where: str) -> I
             f"The provisioner {provisioner} cannot make the volume: {said.rstrip('.')}.",
             evidence=[f"ProvisioningFailed: {one.note}" for one in failed[-1:]]
             + [f"log {key}: {line}" for key in helpers for line in snapshot.logs[key][-2:]],
-            remedy=f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}",
-            touches=[f"node/{chosen}"],
+            remedy=Remedy.run(f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}"),
+            related_objects=[f"node/{chosen}"],
         )
     elif snapshot.age(meta["creationTimestamp"]) > _PATIENCE:
         yield found(
@@ -163,8 +164,8 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, wanted: Any, where: str) -> I
             f"The home has waited {int(snapshot.age(meta['creationTimestamp']))} s for the provisioner {provisioner},"
             " which says nothing.",
             evidence=["status.phase: Pending, no Event ProvisioningFailed", f"selected node: {chosen or 'any'}"],
-            remedy="kubectl --namespace kube-system logs deployment/local-path-provisioner",
-            touches=[f"node/{chosen}"],
+            remedy=Remedy.run("kubectl --namespace kube-system logs deployment/local-path-provisioner"),
+            related_objects=[f"node/{chosen}"],
         )
 
 
@@ -185,9 +186,11 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
             f"The home of the session {case.session.metadata.name} lies on the node {', '.join(pinned)}, which {state}:"
             " a local-path volume cannot be reached from elsewhere.",
             evidence=[f"persistentvolume/{case.home.spec.volume_name}: spec.nodeAffinity names {', '.join(pinned)}"],
-            remedy=f"bring {pinned[0]} back; or give the files up:"
-            f" kubectl --namespace {case.namespace} delete pvc {name}, and the next start makes an empty home",
-            touches=[f"node/{one}" for one in pinned],
+            remedy=Remedy(
+                f"Bring {pinned[0]} back. Or give the files up, and the next start makes an empty home:",
+                (f"kubectl --namespace {case.namespace} delete pvc {name}",),
+            ),
+            related_objects=[f"node/{one}" for one in pinned],
         )
 
 
@@ -206,7 +209,10 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
                 f"persistentvolumeclaim/{namespace}/{claim}",
                 f"{len(pods)} pods write to one home at the same time: {', '.join(sorted(pods))}.",
                 evidence=[f"pod/{one}: volume home is {claim}" for one in sorted(pods)],
-                remedy=f"delete the one that is no session's: kubectl --namespace {namespace} delete pod NAME",
+                remedy=Remedy(
+                    "Delete the pod that belongs to no session.",
+                    (f"kubectl --namespace {namespace} get pods --show-labels",),
+                ),
             )
 
 

@@ -16,11 +16,11 @@ from vdi.doctor.checks.kasm_pods import own_trouble
 from vdi.doctor.checks.kasm_services import ask_service, lint_services
 from vdi.doctor.checks.kasm_workloads import ask_workload
 from vdi.doctor.checks.registry import check
-from vdi.doctor.finding import Finding
 from vdi.doctor.kasm import Kasm, find_kasm
 from vdi.doctor.kasm_parts import Box, Part
 from vdi.doctor.kasm_waits import Target
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
 from vdi.kasm.generations import C
 
 _SILENT = 600.0
@@ -65,13 +65,13 @@ class Walk(Asking):
                 trouble.words,
                 evidence=trouble.evidence,
                 remedy=trouble.remedy,
-                touches=trouble.touches,
+                related_objects=trouble.related_objects,
             )
         elif box is not None and box.is_init and box.running_since:
             target = self._target(part, box)
             found = self._waits(part, box, target) if target else self._works(part, box, trouble.words)
         else:
-            found = link("kasm_start_stalled", part.object, trouble.words, remedy="", soft=True)
+            found = link("kasm_start_stalled", part.object, trouble.words, remedy=Remedy(), soft=True)
         self.told[part.name] = found
         return found
 
@@ -117,7 +117,7 @@ class Walk(Asking):
                 f" {int(self.kasm.snapshot.age(box.running_since))} s",
                 f"it waits for {target.scheme}://{where}{target.path}",
             ],
-            remedy=cause.finding.remedy if cause else "",
+            remedy=cause.finding.remedy if cause else Remedy(),
             cause=cause,
             soft=cause is None or cause.soft,
         )
@@ -126,7 +126,7 @@ class Walk(Asking):
         """An init container that does not say what it waits for, if for anything: a finding after a long time."""
         seconds = int(self.kasm.snapshot.age(box.running_since))
         if seconds < _SILENT:
-            return link("kasm_start_stalled", part.object, words, remedy="", soft=True)
+            return link("kasm_start_stalled", part.object, words, remedy=Remedy(), soft=True)
         known = self.kasm.step_of(part, box.name)
         does = f" ({known[1].what})" if known else ""
         return link(
@@ -138,7 +138,7 @@ class Walk(Asking):
                 f"status.initContainerStatuses: {box.name} has run for {seconds} s",
                 f"neither the command line of {box.name} nor the chart says whom it waits for",
             ],
-            remedy=f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}",
+            remedy=Remedy.run(f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}"),
         )
 
     def _ring(self, members: list[tuple[Part, Box]]) -> Link:
@@ -162,14 +162,17 @@ class Walk(Asking):
             )
         return self.rings[key]
 
-    def _out_of_the_ring(self) -> str:
+    def _out_of_the_ring(self) -> Remedy:
         kasm = self.kasm
         if kasm.generation is C:
-            return (
+            return Remedy.run(
                 f"helm upgrade {kasm.release} {C.source} --version {'.'.join(map(str, C.newest))} --namespace"
                 f" {kasm.namespace} --reuse-values --set dbManagement.initialize=false"
             )
-        return f"take one of these waits out: kubectl --namespace {kasm.namespace} edit the workload of one of them"
+        return Remedy(
+            "Take one of these waits out of its workload.",
+            (f"kubectl --namespace {kasm.namespace} get deployments,statefulsets",),
+        )
 
 
 def chain(found: Link) -> Iterator[Finding]:

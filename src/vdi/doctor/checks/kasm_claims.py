@@ -5,6 +5,7 @@ from typing import Any
 from vdi.doctor.checks.kasm_link import Link, link
 from vdi.doctor.kasm import Kasm
 from vdi.doctor.kasm_parts import Part
+from vdi.findings.model import Remedy
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.session.pulling import first_line
 
@@ -23,7 +24,7 @@ def ask_claim(kasm: Kasm, name: str, part: Part) -> Link:
             where,
             f"{part.name} mounts the claim {name}, which is not there.",
             evidence=[f"pod/{part.name}: spec.volumes names {name}"],
-            remedy=f"make it, or: helm upgrade {kasm.release} ... --namespace {kasm.namespace}",
+            remedy=Remedy(f"Create it, or run helm upgrade of the release {kasm.release}, which does."),
         )
     phase = (claim.get("status") or {}).get("phase", "Pending")
     if phase == "Lost":
@@ -33,7 +34,7 @@ def ask_claim(kasm: Kasm, name: str, part: Part) -> Link:
             f"The claim {name} is Lost: its volume {claim['spec'].get('volumeName', '')} is gone, and its data"
             " with it.",
             evidence=["status.phase: Lost"],
-            remedy=f"bring the volume back from a backup; {describe}",
+            remedy=Remedy("Bring the volume back from a backup.", (describe,)),
         )
     classes = {one["metadata"]["name"]: one for one in kasm.snapshot.raw("storageclasses")}
     wanted = claim["spec"].get("storageClassName")
@@ -49,7 +50,7 @@ def _class_missing(kasm: Kasm, part: Part, name: str, wanted: str | None, there:
     owners = (f"statefulset/{one.name} " for one in sets if one.selector.items() <= part.labels.items())
     made_anew = f"{next(owners, '')}persistentvolumeclaim/{name}"
     path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
-    value = f"set {path} in the values" if path else "mend its storageClassName"
+    value = f"Set {path} in the values" if path else "Correct its storageClassName"
     return link(
         "kasm_claim_class_missing",
         f"persistentvolumeclaim/{kasm.namespace}/{name}",
@@ -59,9 +60,14 @@ def _class_missing(kasm: Kasm, part: Part, name: str, wanted: str | None, there:
         else f"The claim {name} names no StorageClass, and the cluster has no default; there are:"
         f" {', '.join(there) or 'none'}.",
         evidence=[f"spec.storageClassName: {wanted or '(none)'}", "status.phase: Pending"],
-        remedy=f"{value}, then: kubectl --namespace {kasm.namespace} delete {made_anew} (it is empty), and helm upgrade"
+        remedy=Remedy(
+            f"{value}, delete what is below (the volume is empty), then run helm upgrade.",
+            (f"kubectl --namespace {kasm.namespace} delete {made_anew}",),
+        )
         if wanted
-        else f"kubectl annotate storageclass {there[0] if there else 'NAME'} {IS_DEFAULT_CLASS}=true",
+        else Remedy.run(f"kubectl annotate storageclass {there[0]} {IS_DEFAULT_CLASS}=true")
+        if there
+        else Remedy("Install a provisioner, and make its StorageClass the default."),
     )
 
 
@@ -80,15 +86,15 @@ def _unprovisioned(kasm: Kasm, claim: Any, made_by: Any, phase: str) -> Link:
             where,
             f"The provisioner {provisioner} cannot make the volume of {name}: {first_line(failed[-1].note)}",
             evidence=[f"ProvisioningFailed: {failed[-1].note}"],
-            remedy=describe,
-            touches=[f"node/{chosen}"],
+            remedy=Remedy.run(describe),
+            related_objects=[f"node/{chosen}"],
         )
     return link(
         "kasm_claim_pending",
         where,
         f"The claim {name} has waited {int(age)} s for {provisioner}, which says nothing.",
         evidence=[f"status.phase: {phase}, no Event ProvisioningFailed", f"selected node: {chosen or 'none yet'}"],
-        remedy=f"look whether {provisioner} runs: kubectl get pods --all-namespaces; {describe}",
-        touches=[f"node/{chosen}"],
+        remedy=Remedy(f"Look whether {provisioner} runs.", ("kubectl get pods --all-namespaces", describe)),
+        related_objects=[f"node/{chosen}"],
         soft=age < _PATIENCE,
     )

@@ -7,6 +7,7 @@ from vdi.doctor.checks.kasm_workloads import first_job, job_refusal
 from vdi.doctor.kasm import Kasm
 from vdi.doctor.kasm_parts import Box, Part
 from vdi.doctor.kasm_waits import Target
+from vdi.findings.model import Remedy
 
 _PATIENCE = 90.0
 """Seconds for which a wait may go on after all is done: generation C's asks every 30."""
@@ -42,9 +43,11 @@ def _failed(kasm: Kasm, name: str, condition: Any) -> Link:
         f"The Job {name}, which makes the database's tables, has given up: {why}.",
         evidence=[f"Failed: {condition.get('reason', '')}: {why}"],
         # Its pod is gone, and the log with it.
-        remedy=f"kubectl --namespace {kasm.namespace} delete job {name}, then helm upgrade, which makes it"
-        " again; vdi kasm"
-        " diagnose tells its last words while it tries",
+        remedy=Remedy(
+            "Delete the Job, then run helm upgrade, which creates it again; vdi kasm diagnose shows its log while it"
+            " tries.",
+            (f"kubectl --namespace {kasm.namespace} delete job {name}",),
+        ),
     )
 
 
@@ -59,8 +62,10 @@ def _nobody(kasm: Kasm, part: Part, box: Box, target: Target) -> Link:
         f" {int(seconds)} s, and"
         " there is no db-init Job that would make it.",
         evidence=[f"{box.name} waits for rows in zones", "no Job named ...db-init..."],
-        remedy=f"only where the database is new and empty: helm upgrade {kasm.release} ... --namespace {kasm.namespace}"
-        f" --reuse-values{value}; else look why its contents are gone, and restore the backup",
+        remedy=Remedy(
+            f"Only where the database is new and empty, run helm upgrade of the release {kasm.release} with"
+            f" --reuse-values{value}. Else find out why its contents are gone, and restore the backup."
+        ),
         soft=seconds < _PATIENCE,
     )
 
@@ -75,7 +80,9 @@ def _unreadable(kasm: Kasm, part: Part, box: Box, target: Target, job: str) -> L
         " beside an old"
         " volume).",
         evidence=[f"job/{job}: Complete", f"{box.name} waits for rows in zones"],
-        remedy=f"kubectl --namespace {kasm.namespace} exec {part.name} --container {box.name} -- sh -c"
-        " 'PGPASSWORD=$POSTGRES_PASSWORD psql -h $POSTGRES_HOST -U $POSTGRES_USER -d $POSTGRES_DB -c \"select 1\"'",
+        remedy=Remedy.run(
+            f"kubectl --namespace {kasm.namespace} exec {part.name} --container {box.name} -- sh -c"
+            " 'PGPASSWORD=$POSTGRES_PASSWORD psql -h $POSTGRES_HOST -U $POSTGRES_USER -d $POSTGRES_DB -c \"select 1\"'"
+        ),
         soft=seconds < _PATIENCE,
     )

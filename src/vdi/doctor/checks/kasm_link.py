@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vdi.doctor.checks.registry import found
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.kasm import Kasm
 from vdi.doctor.kasm_parts import Part
+from vdi.findings.model import Finding, Remedy, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,15 @@ def link(
     where: str,
     message: str,
     *,
-    remedy: str,
+    remedy: Remedy,
     evidence: Iterable[str] = (),
-    touches: Iterable[str] = (),
+    related_objects: Iterable[str] = (),
     cause: Link | None = None,
     soft: bool = False,
     severity: Severity | None = None,
 ) -> Link:
     """A link of this code."""
-    made = found(code, where, message, remedy=remedy, evidence=evidence, touches=touches, severity=severity)
+    made = found(
+        code, where, message, remedy=remedy, evidence=evidence, related_objects=related_objects, severity=severity
+    )
     return Link(made, cause, soft)

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vdi.doctor.checks.kasm_room import arithmetic, requests
 from vdi.doctor.kasm_parts import Box, Part
+from vdi.findings.model import Remedy
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
 from vdi.session.scheduling import explain_unschedulable
 
@@ -26,8 +27,8 @@ class Trouble:
     code: str
     words: str
     evidence: tuple[str, ...] = ()
-    remedy: str = ""
-    touches: tuple[str, ...] = ()
+    remedy: Remedy = field(default_factory=Remedy)
+    related_objects: tuple[str, ...] = ()
     claim: str = ""
     """It is the claim's fault: ask there."""
 
@@ -46,9 +47,9 @@ def whose(box: Box) -> str:
     return f"{'init container' if box.is_init else 'container'} {box.name}"
 
 
-def describe(part: Part) -> str:
-    """The command that shows all of a pod."""
-    return f"kubectl --namespace {part.namespace} describe pod {part.name}"
+def describe(part: Part, sentence: str = "") -> Remedy:
+    """The command that shows all of a pod, after what is to be done."""
+    return Remedy(sentence, (f"kubectl --namespace {part.namespace} describe pod {part.name}",))
 
 
 def _lost(part: Part, _: Box | None) -> Trouble | None:
@@ -59,7 +60,7 @@ def _lost(part: Part, _: Box | None) -> Trouble | None:
         "kasm_on_lost_node",
         f"{part.name} is on the node {part.node}, which {'does not answer' if node else 'is gone'}.",
         (f"spec.nodeName: {part.node}",),
-        f"kubectl describe node {part.node}",
+        Remedy.run(f"kubectl describe node {part.node}"),
         (f"node/{part.node}",),
     )
 
@@ -81,7 +82,7 @@ def _unscheduled(part: Part, _: Box | None) -> Trouble | None:
             "kasm_unschedulable",
             f"No scheduler has looked at {part.name} for {int(age)} s.",
             ("no condition PodScheduled",),
-            "kubectl --namespace kube-system get pods",
+            Remedy.run("kubectl --namespace kube-system get pods"),
         )
     sentence = explain_unschedulable(message)[1]
     for ours, theirs in (("placement.nodeSelector", "its nodeSelector"), ("the desktop", part.name), ("home ", "")):
@@ -90,7 +91,7 @@ def _unscheduled(part: Part, _: Box | None) -> Trouble | None:
         "kasm_unschedulable",
         f"{part.name} is on no node. {sentence} {arithmetic(part)}".strip(),
         (f"PodScheduled: {first_line(message)}", *requests(part)),
-        f"ask for less in the values (resources of {_component_words(part)}), or add a node; {describe(part)}",
+        describe(part, f"Request less in the values (resources of {_component_words(part)}), or add a node."),
         tuple(f"node/{name}" for name in part.snapshot.nodes),
     )
 
@@ -115,7 +116,7 @@ def _image(part: Part, box: Box | None) -> Trouble | None:
         "kasm_image_unavailable",
         f"The {whose(box)} of {part.name} cannot start: {sentence[0].lower()}{sentence[1:]}",
         (f"{box.name}: {reason}", f"Failed: {event.note}" if event else first_line(said)),
-        f"mend the image of {box.name} in the values and run helm upgrade; {describe(part)}",
+        describe(part, f"Correct the image of {box.name} in the values and run helm upgrade."),
         (f"node/{part.node}",),
     )
 
@@ -135,27 +136,29 @@ def _reference(part: Part, box: Box | None) -> Trouble | None:
         return None
     wanted = f"the key {key!r} of the {kind} {name}" if key else f"the {kind} {name}" if kind else first_line(text)
     who = f"The {whose(box)} of {part.name}" if box and reason == "CreateContainerConfigError" else part.name
-    remedy = f"helm upgrade makes it if the chart does; else: kubectl --namespace {part.namespace}"
     return Trouble(
         "kasm_reference_missing",
         f"{who} needs {wanted}, which is not there." if kind else f"{who} cannot be set up: {wanted}",
         (f"{box.name}: {reason}" if box and reason else "", f"{event.reason}: {event.note}" if event else text),
-        f"{remedy} create {_to_create(kind, name, text)}"
-        if kind and not key
-        else f"{remedy} edit {kind.lower()} {name}"
-        if kind
-        else describe(part),
+        _supply(part, kind, name, key, text) if kind else describe(part),
         (f"{kind.lower()}/{part.namespace}/{name}",) if kind else (),
     )
 
 
-def _to_create(kind: str, name: str, text: str) -> str:
-    """The end of the command that makes it."""
-    if kind == "ConfigMap":
-        return f"configmap {name} --from-file FILE"
-    if re.search(r"tls|cert", text):
-        return f"secret tls {name} --cert FILE --key FILE"
-    return f"secret generic {name} --from-file FILE"
+def _supply(part: Part, kind: str, name: str, key: str, text: str) -> Remedy:
+    """How the object that is missing, or its key, comes to be there."""
+    if key:
+        command = f"edit {kind.lower()} {name}"
+    elif kind == "ConfigMap":
+        command = f"create configmap {name} --from-file files"
+    elif re.search(r"tls|cert", text):
+        command = f"create secret tls {name} --cert fullchain.pem --key key.pem"
+    else:
+        command = f"create secret generic {name} --from-file files"
+    return Remedy(
+        "Run helm upgrade if it belongs to the chart; else supply it yourself.",
+        (f"kubectl --namespace {part.namespace} {command}",),
+    )
 
 
 def _bad_start(part: Part, box: Box | None) -> Trouble | None:
@@ -171,7 +174,7 @@ def _bad_start(part: Part, box: Box | None) -> Trouble | None:
         "kasm_cannot_start",
         f"The {whose(box)} of {part.name} cannot be started: {first_line(message) or reason}",
         (f"{box.name}: {reason}", message.strip()[:300]),
-        f"mend image or command of {box.name}; {describe(part)}",
+        describe(part, f"Correct image or command of {box.name}."),
     )
 
 
@@ -183,7 +186,7 @@ def _memory_out(part: Part, box: Box | None) -> Trouble | None:
         "kasm_out_of_memory",
         f"The {whose(box)} of {part.name} used more memory than it may have (limit: {limit}) and was stopped.",
         (f"{box.name}: OOMKilled, restarts: {box.restarts}", f"limits.memory: {limit}"),
-        f"raise the memory limit of {_component_words(part)} in the values and run helm upgrade",
+        Remedy(f"Raise the memory limit of {_component_words(part)} in the values and run helm upgrade."),
     )
 
 
@@ -202,8 +205,10 @@ def _crash(part: Part, box: Box | None) -> Trouble | None:
             f"{box.name}: exit code {ended.get('exitCode')}, {ended.get('reason', '')}",
             *(f"log: {one}" for one in words),
         ),
-        f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}"
-        + (" --previous" if box.running_since else ""),
+        Remedy.run(
+            f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}"
+            + (" --previous" if box.running_since else "")
+        ),
     )
 
 
@@ -223,7 +228,10 @@ def _unmounted(part: Part, _: Box | None) -> Trouble | None:
             "kasm_network_broken",
             f"The node {part.node} cannot set {part.name} up: {first_line(event.note)}",
             (f"{event.reason}: {event.note}",),
-            f"kubectl describe node {part.node}; on the node: journalctl -u k3s",
+            Remedy(
+                "Describe the node; on the node itself, read the journal.",
+                (f"kubectl describe node {part.node}", "journalctl -u k3s"),
+            ),
             (f"node/{part.node}",),
         )
     event = part.newest("FailedMount", "FailedAttachVolume")
@@ -256,7 +264,7 @@ def _unanswered(part: Part, box: Box | None) -> Trouble | None:
         f"The {whose(box)} of {part.name} has run for {int(seconds)} s and does not pass its probe:"
         f" {first_line(event.note)}",
         (f"Unhealthy: {event.note.strip()}", *(f"log: {one}" for one in words)),
-        f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}",
+        Remedy.run(f"kubectl --namespace {part.namespace} logs {part.name} --container {box.name}"),
     )
 
 

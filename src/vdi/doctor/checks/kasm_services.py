@@ -11,6 +11,7 @@ from vdi.doctor.checks.network import dns_down
 from vdi.doctor.kasm import Kasm
 from vdi.doctor.kasm_parts import Box, Part
 from vdi.doctor.kasm_waits import Target
+from vdi.findings.model import Remedy
 
 _PATIENCE = 45.0
 """Seconds for which a wait may go on beside a Service that answers: it asks every five, and Endpoints take a moment."""
@@ -53,9 +54,10 @@ def _outside(kasm: Kasm, part: Part, target: Target) -> Link:
         f"{part.name} waits for {target.host}:{target.port}, which is no Service of {kasm.namespace}: it does"
         " not answer.",
         evidence=[f"pod/{part.name} waits for {target.scheme}://{target.host}:{target.port}"],
-        remedy=f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image"
-        " docker.io/library/busybox"
-        f" -- nc -zv {target.host} {target.port}",
+        remedy=Remedy.run(
+            f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image docker.io/library/busybox"
+            f" -- nc -zv {target.host} {target.port}"
+        ),
         soft=kasm.snapshot.age(_since(part)) < _PATIENCE,
     )
 
@@ -76,9 +78,10 @@ def _missing(kasm: Kasm, part: Part, box: Box, target: Target, name: str) -> Lin
             f"pod/{part.name}: {box.name} waits for {target.scheme}://{target.host}:{target.port}",
             f"Services: {', '.join(sorted(kasm.services)) or 'none'}",
         ],
-        remedy=f"helm upgrade {kasm.release} ... --namespace {kasm.namespace} makes the chart's Services again;"
-        " for a name"
-        " that the values give, mend it there",
+        remedy=Remedy(
+            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services again; a name that"
+            " the values give is corrected there."
+        ),
     )
 
 
@@ -87,10 +90,10 @@ def _wrong_port(kasm: Kasm, service: Any, wanted: int) -> Link | None:
     name = service["metadata"]["name"]
     ports = {int(one["port"]): one for one in service["spec"].get("ports") or ()}
     where = f"service/{kasm.namespace}/{name}"
-    remedy = (
-        f"helm upgrade {kasm.release} ... --namespace {kasm.namespace}, or: kubectl --namespace {kasm.namespace} edit"
+    remedy = Remedy(
+        f"Run helm upgrade of the release {kasm.release}, or edit the Service.",
+        (f"kubectl --namespace {kasm.namespace} edit service {name}",),
     )
-    remedy = f"{remedy} service {name}"
     if wanted and wanted not in ports:
         there = ", ".join(map(str, sorted(ports))) or "none"
         return link(
@@ -148,12 +151,12 @@ def _selects_nothing(kasm: Kasm, service: Any) -> Link:
         default=None,
     )
     wanted = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    evidence, remedy = [f"spec.selector: {wanted}"], f"helm upgrade {kasm.release} ... --namespace {kasm.namespace}"
+    evidence, remedy = [f"spec.selector: {wanted}"], Remedy(f"Run helm upgrade of the release {kasm.release}.")
     if nearest:
         has = {key: nearest.pod_labels.get(key, "") for key in selector}
         evidence.append(f"{nearest.kind}/{nearest.name} has: {','.join(f'{k}={v}' for k, v in sorted(has.items()))}")
         if right := ",".join(f"{key}={value}" for key, value in sorted(nearest.selector.items())):
-            remedy = f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'"
+            remedy = Remedy.run(f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'")
     return link(
         "kasm_service_selects_nothing",
         f"service/{kasm.namespace}/{name}",
@@ -181,10 +184,12 @@ def _silent(kasm: Kasm, part: Part, box: Box, target: Target, ready: int) -> Ans
             f" {part.name} has got no"
             f" answer from it for {int(seconds)} s.",
             evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in part.log(box))],
-            remedy=f"kubectl --namespace {kasm.namespace} exec {part.name} --container {box.name} -- curl -v"
-            f" {target.scheme}://{target.host}:{target.port}{target.path}; kubectl --namespace {kasm.namespace} get"
-            " networkpolicy",
-            touches=[f"pod/{kasm.namespace}/{part.name}"],
+            remedy=Remedy.run(
+                f"kubectl --namespace {kasm.namespace} exec {part.name} --container {box.name} -- curl -v"
+                f" {target.scheme}://{target.host}:{target.port}{target.path}",
+                f"kubectl --namespace {kasm.namespace} get networkpolicy",
+            ),
+            related_objects=[f"pod/{kasm.namespace}/{part.name}"],
         ),
         "it gets no answer though pods are ready",
     )

@@ -3,8 +3,8 @@
 import re
 
 from vdi.doctor.checks.kasm_link import Link, link
-from vdi.doctor.finding import Severity
 from vdi.doctor.kasm import Kasm, Workload
+from vdi.findings.model import Remedy, Severity
 from vdi.session.pulling import first_line
 
 _PATIENCE = 20.0
@@ -21,7 +21,9 @@ def ask_workload(kasm: Kasm, workload: Workload, *, awaited: bool) -> Link | Non
             workload.object,
             f"{workload.name} is scaled to 0: it runs no pod.",
             evidence=["spec.replicas: 0"],
-            remedy=f"kubectl --namespace {kasm.namespace} scale {workload.kind} {workload.name} --replicas 1",
+            remedy=Remedy.run(
+                f"kubectl --namespace {kasm.namespace} scale {workload.kind} {workload.name} --replicas 1"
+            ),
             severity=Severity.ERROR if awaited else Severity.WARNING,
         )
     if refusal := _refusal(kasm, workload):
@@ -32,7 +34,7 @@ def ask_workload(kasm: Kasm, workload: Workload, *, awaited: bool) -> Link | Non
         workload.object,
         f"{workload.name} should have {workload.wanted} pods, has had none for {int(age)} s, and nobody says why.",
         evidence=[f"spec.replicas: {workload.wanted}, pods: 0"],
-        remedy=f"kubectl --namespace {kasm.namespace} describe {workload.kind} {workload.name}",
+        remedy=Remedy.run(f"kubectl --namespace {kasm.namespace} describe {workload.kind} {workload.name}"),
         soft=age < _PATIENCE,
     )
 
@@ -61,9 +63,11 @@ def _refused(kasm: Kasm, where: str, name: str, words: str) -> Link:
             f"Pod Security {violation[1]!r} of the namespace {kasm.namespace} refuses the pods of {name}{named}:"
             f" {first_line(violation[2])}",
             evidence=[words[:400]],
-            remedy=f"kubectl label namespace {kasm.namespace} --overwrite pod-security.kubernetes.io/enforce=baseline"
-            + (f"; or set {path}: false in the values" if path else ""),
-            touches=[f"namespace/{kasm.namespace}"],
+            remedy=Remedy(
+                f"Relax Pod Security of the namespace, or set {path}: false in the values." if path else "",
+                (f"kubectl label namespace {kasm.namespace} --overwrite pod-security.kubernetes.io/enforce=baseline",),
+            ),
+            related_objects=[f"namespace/{kasm.namespace}"],
         )
     reason = re.sub(r'^.*?pods? "[^"]*" is forbidden: ', "", words)
     return link(
@@ -71,7 +75,10 @@ def _refused(kasm: Kasm, where: str, name: str, words: str) -> Link:
         where,
         f"The API server does not take the pods of {name}: {first_line(reason)}",
         evidence=[f"FailedCreate: {words[:400]}"],
-        remedy=f"mend what it names; kubectl --namespace {kasm.namespace} get resourcequota,limitrange,serviceaccount",
+        remedy=Remedy(
+            "Correct what it names.",
+            (f"kubectl --namespace {kasm.namespace} get resourcequota,limitrange,serviceaccount",),
+        ),
     )
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from vdi.doctor.cases import active, cases
 from vdi.doctor.checks.registry import check, found
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.gateways import find_gateways
 from vdi.doctor.operators import find_operators, lease_of
 from vdi.doctor.policies import Party, Port, blocking
 from vdi.doctor.proxies import find_traefiks
 from vdi.doctor.snapshot import Raw, Snapshot
 from vdi.doctor.workloads import find_turn_servers
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
@@ -35,8 +35,14 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
             f"No replica of the cluster's DNS is ready, of {one['spec'].get('replicas', 1)}: no Service is found by"
             " its name.",
             evidence=["status.readyReplicas: 0"],
-            remedy=f"kubectl --namespace {meta['namespace']} "
-            + (f"scale deployment {meta['name']} --replicas 1" if scaled_away else "describe pods -l k8s-app=kube-dns"),
+            remedy=Remedy.run(
+                f"kubectl --namespace {meta['namespace']} "
+                + (
+                    f"scale deployment {meta['name']} --replicas 1"
+                    if scaled_away
+                    else "describe pods -l k8s-app=kube-dns"
+                )
+            ),
         )
 
 
@@ -50,7 +56,10 @@ def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
                 one.object,
                 "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
                 evidence=["ready: 0"],
-                remedy=f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}, and its pods",
+                remedy=Remedy(
+                    "Describe it, and its pods.",
+                    (f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}",),
+                ),
             )
 
 
@@ -65,13 +74,14 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
         direction, policies = blocked
         told.add((direction, source.words, target.words))
         names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in policies]
+        first = policies[0]["metadata"]
         yield found(
             "network_policy_blocks",
             f"networkpolicy/{names[0]}",
             f"{source.words} may not connect to {target.words} on port {port.number}: none of the {len(names)}"
             f" policies for that {direction} allows it.",
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
-            remedy=f"kubectl --namespace {names[0].split('/')[0]} describe networkpolicy {names[0].split('/')[1]}",
+            remedy=Remedy.run(f"kubectl --namespace {first['namespace']} describe networkpolicy {first['name']}"),
         )
 
 
@@ -126,7 +136,7 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
                 where,
                 f"Its clock is {seconds:.0f} s ahead of this machine's: one of the two is wrong.",
                 evidence=[f"it wrote a time that is {seconds:.0f} s after {snapshot.taken_at}"],
-                remedy="on that node and here: timedatectl status",
+                remedy=Remedy("Compare the clocks, on that node and here.", ("timedatectl status",)),
             )
 
 
@@ -144,7 +154,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
             f"The API server's certificate {'has ended' if over else f'ends in {left:.0f} days'}"
             f" ({snapshot.api_certificate_ends}).",
             evidence=[f"notAfter {snapshot.api_certificate_ends}"],
-            remedy="on each server, one after the other: systemctl restart k3s",
+            remedy=Remedy("On each server, one after the other:", ("systemctl restart k3s",)),
             severity=Severity.ERROR if over else None,
         )
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vdi.doctor.codes import CODES
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy, Severity
 
 PAGE = "docs/doctor.md"
 Look = Callable[[Snapshot], Iterable[Finding]]
@@ -28,22 +28,22 @@ def check(*needs: str) -> Callable[[Look], Check]:
 
 def found(
     code: str,
-    where: str,
+    object_name: str,
     message: str,
     *,
-    remedy: str,
+    remedy: Remedy,
     evidence: Iterable[str] = (),
-    touches: Iterable[str] = (),
+    related_objects: Iterable[str] = (),
     severity: Severity | None = None,
 ) -> Finding:
     """A finding of this code; how bad it is stands in the catalogue, unless it depends."""
     return Finding(
         code=code,
         severity=severity or CODES[code].severity,
-        object=where,
+        object=object_name,
         message=message,
         evidence=tuple(line for line in evidence if line),
         remedy=remedy,
         remedy_url=f"{PAGE}#{code}",
-        touches=tuple(touches),
+        related_objects=tuple(related_objects),
     )

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from vdi.doctor.cases import REFUSED, Case, active, cases
 from vdi.doctor.checks.registry import check, found
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.operators import is_led, operator_for
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import QUEUE_REASONS, Phase, Reason
 from vdi.session.effective import Problem
 from vdi.session.naming import reservation_name
@@ -56,6 +56,7 @@ _OF_ANSWER = {
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 _NOBODYS_END = frozenset({Reason.NO_GPUS, Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
 """Reasons of waiting that no end of another desktop removes."""
+_FREE_A_GPU = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
 
 
 @check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims")
@@ -77,8 +78,8 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
                     f"status.observedGeneration: {case.session.status.observed_generation}",
                     f"status.message: {case.session.status.message or '(none)'}",
                 ],
-                remedy=f"{case.operator_log}, and then: {case.operator_log.replace(' logs ', ' rollout restart ')}",
-                touches=case.touches,
+                remedy=case.restart_operator,
+                related_objects=case.related_objects,
             )
 
 
@@ -96,14 +97,13 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         if operator is None or not operator.ready or not is_led(snapshot, namespace) or len(found_here) < 2:
             continue
         names = [case.session.metadata.name for case in found_here]
-        log = found_here[0].operator_log
         yield found(
             "operator_stuck",
             operator.object,
             f"The operator leads, and yet passes over {len(names)} sessions: a watch of its may be stuck.",
             evidence=[f"without pod or reason, or deleted and still there: {', '.join(sorted(names)[:5])}"],
-            remedy=f"{log}, and then: {log.replace(' logs ', ' rollout restart ')}",
-            touches=found_here[0].touches,
+            remedy=found_here[0].restart_operator,
+            related_objects=found_here[0].related_objects,
         )
 
 
@@ -123,21 +123,33 @@ def _waiting(case: Case, problem: Problem) -> Finding:
     elif reason not in _OF_PROBLEM and not problem.needs_a_person:
         severity = Severity.WARNING  # it is tried again
     remedies = {
-        "template_missing": f"kubectl get vditemplates; the session names {case.session.spec.template!r}",
-        "template_invalid": f"kubectl edit vditemplate {case.session.spec.template}",
-        "session_over_limit": f"kubectl --namespace {namespace} edit vdisession {name}",
-        "home_in_use": f"end the other one, or create this one with persistence off: vdi session ls -n {namespace}",
-        "host_taken": f"give it another spec.hostname: kubectl --namespace {namespace} edit vdisession {name};"
-        f" whose it is: kubectl --namespace {namespace} get configmap"
-        f" {reservation_name(case.session.spec.hostname or name)} --output yaml",
-        "name_taken": f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}",
-        "pod_refused": f"kubectl get namespace {namespace} --show-labels;"
-        f" kubectl --namespace {namespace} describe resourcequota,limitrange",
-        "gpu_insufficient": "vdi gpu status, and end or suspend a desktop: vdi session ls",
-        "room_insufficient": "kubectl describe nodes, and end or suspend a desktop: vdi session ls",
-        "home_lost": f"kubectl --namespace {namespace} get pvc",
+        "template_missing": Remedy(
+            f"Create the template {case.session.spec.template!r}, or create the session with one that exists.",
+            ("kubectl get vditemplates",),
+        ),
+        "template_invalid": Remedy.run(f"kubectl edit vditemplate {case.session.spec.template}"),
+        "session_over_limit": Remedy.run(f"kubectl --namespace {namespace} edit vdisession {name}"),
+        "home_in_use": Remedy(
+            "End the other session, or create this one with persistence off.", (f"vdi session ls -n {namespace}",)
+        ),
+        "host_taken": Remedy(
+            "Give the session another spec.hostname. The ConfigMap says whose this one is.",
+            (
+                f"kubectl --namespace {namespace} edit vdisession {name}",
+                f"kubectl --namespace {namespace} get configmap {reservation_name(case.session.spec.hostname or name)}"
+                " --output yaml",
+            ),
+        ),
+        "name_taken": Remedy.run(f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}"),
+        "pod_refused": Remedy.run(
+            f"kubectl get namespace {namespace} --show-labels",
+            f"kubectl --namespace {namespace} describe resourcequota,limitrange",
+        ),
+        "gpu_insufficient": _FREE_A_GPU,
+        "room_insufficient": Remedy("End or suspend a desktop.", ("kubectl describe nodes", "vdi session ls")),
+        "home_lost": Remedy.run(f"kubectl --namespace {namespace} get pvc"),
     }
-    queue, again = case.session.status.queue, f"vdi session restart {name} -n {namespace}"
+    queue, again = case.session.status.queue, _restart(case)
     return found(
         code,
         case.object,
@@ -148,7 +160,7 @@ def _waiting(case: Case, problem: Problem) -> Finding:
             f"status.queue.position: {queue.position}" if queue and queue.position else "",
         ],
         remedy=remedies.get(code) or (_help_for(code, case) if reason in _OF_ANSWER else again),
-        touches=case.touches,
+        related_objects=case.related_objects,
     )
 
 
@@ -175,7 +187,7 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
                 *(f"log: {line}" for line in log[-2:]),
             ],
             remedy=_help_for(code, case),
-            touches=case.touches,
+            related_objects=case.related_objects,
         )
 
 
@@ -186,24 +198,33 @@ def _last_events(case: Case) -> list[str]:
     return [f"{one.reason}: {one.note.strip().splitlines()[0][:200]}" for one in newest]
 
 
-def _help_for(code: str, case: Case) -> str:
+def _help_for(code: str, case: Case) -> Remedy:
     name, namespace, template = case.session.metadata.name, case.namespace, case.session.spec.template
     pod = case.pod.metadata.name if case.pod else name
     node = case.pod.spec.node_name if case.pod else ""
+    describe_node = Remedy.run(f"kubectl describe node {node}")
     remedies = {
-        "image_unavailable": f"kubectl edit vditemplate {template} (spec.image, spec.imagePullSecrets)",
-        "reference_missing": f"kubectl --namespace {namespace} get secrets,configmaps; kubectl edit vditemplate"
-        f" {template}",
-        "desktop_crashes": f"kubectl --namespace {namespace} logs {pod} --previous",
-        "desktop_cannot_start": f"kubectl --namespace {namespace} describe pod {pod}",
-        "desktop_out_of_memory": f"kubectl --namespace {namespace} edit vdisession {name} (spec.resources.memory)",
-        "desktop_evicted": f"kubectl describe node {node}",
-        "node_refused": f"kubectl describe node {node}",
-        "desktop_on_lost_node": f"kubectl describe node {node}",
-        "node_network_broken": f"kubectl describe node {node}",
-        "gpu_insufficient": "vdi gpu status, and end or suspend a desktop: vdi session ls",
+        "image_unavailable": Remedy(
+            "Correct spec.image or spec.imagePullSecrets.", (f"kubectl edit vditemplate {template}",)
+        ),
+        "reference_missing": Remedy.run(
+            f"kubectl --namespace {namespace} get secrets,configmaps", f"kubectl edit vditemplate {template}"
+        ),
+        "desktop_crashes": Remedy.run(f"kubectl --namespace {namespace} logs {pod} --previous"),
+        "desktop_out_of_memory": Remedy(
+            "Raise spec.resources.memory.", (f"kubectl --namespace {namespace} edit vdisession {name}",)
+        ),
+        "desktop_evicted": describe_node,
+        "node_refused": describe_node,
+        "desktop_on_lost_node": describe_node,
+        "node_network_broken": describe_node,
+        "gpu_insufficient": _FREE_A_GPU,
     }
-    return remedies.get(code, f"kubectl --namespace {namespace} describe pod {pod}")
+    return remedies.get(code) or Remedy.run(f"kubectl --namespace {namespace} describe pod {pod}")
+
+
+def _restart(case: Case) -> Remedy:
+    return Remedy.run(f"vdi session restart {case.session.metadata.name} -n {case.namespace}")
 
 
 @check("vdisessions", "pods", "nodes")
@@ -227,8 +248,8 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
             f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}, of which"
             f" {int(seconds)} s {_STAGES[stage]}",
             evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages)],
-            remedy=_QUICKER[stage].format(template=case.session.spec.template),
-            touches=case.touches,
+            remedy=_quicker(stage, case.session.spec.template),
+            related_objects=case.related_objects,
         )
 
 
@@ -238,13 +259,22 @@ _STAGES = {
     "prepare": "on the node, which fetched the image or made the volume ready.",
     "boot": "in the desktop itself, until it answered its probe.",
 }
-_QUICKER = {
-    "queue": "more nodes or GPU replicas, or shorter timeouts: vdi gpu status",
-    "schedule": "kubectl --namespace kube-system get pods -l component=kube-scheduler",
-    "prepare": "fetch the image beforehand: kubectl patch vditemplate {template} --type merge"
-    ' --patch \'{{"spec":{{"prePull":true}}}}\'',
-    "boot": "more CPU for the template (spec.resources.defaultCPU), or a VDIPool that has it started: {template}",
-}
+
+
+def _quicker(stage: str, template: str) -> Remedy:
+    """What makes this stage of a start shorter."""
+    pre_pull = '\'{"spec":{"prePull":true}}\''
+    return {
+        "queue": Remedy("Add nodes or GPU replicas, or shorten the timeouts.", ("vdi gpu status",)),
+        "schedule": Remedy.run("kubectl --namespace kube-system get pods -l component=kube-scheduler"),
+        "prepare": Remedy(
+            "Fetch the image beforehand.", (f"kubectl patch vditemplate {template} --type merge --patch {pre_pull}",)
+        ),
+        "boot": Remedy(
+            f"Give the template {template} more CPU (spec.resources.defaultCPU), or keep it started in a VDIPool.",
+            (f"kubectl edit vditemplate {template}",),
+        ),
+    }[stage]
 
 
 def _stages(case: Case) -> list[tuple[str, float]]:
@@ -282,8 +312,8 @@ def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
                 case.object,
                 status.message or "It is Failed, and its status does not say why.",
                 evidence=[f"status.phase: {status.phase}"],
-                remedy=f"vdi session restart {case.session.metadata.name} -n {case.namespace}",
-                touches=case.touches,
+                remedy=_restart(case),
+                related_objects=case.related_objects,
             )
 
 
@@ -298,8 +328,8 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
                 case.object,
                 f"Its time was over {snapshot.age(ends):.0f} s ago, and its desktop runs on.",
                 evidence=[f"status.expiresAt: {ends}", f"pod/{case.pod.metadata.name}: {case.pod.status.phase}"],
-                remedy=case.operator_log,
-                touches=case.touches,
+                remedy=case.read_operator_log,
+                related_objects=case.related_objects,
             )
 
 

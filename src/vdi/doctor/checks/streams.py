@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from vdi.doctor.cases import Case, active, cases
 from vdi.doctor.checks.registry import check, found
-from vdi.doctor.finding import Finding
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
 from vdi.session.streaming import generation, obsolete_encoders
 
 _LIBRARY = re.compile(
@@ -52,9 +52,11 @@ def _library(case: Case, lines: list[str]) -> Finding | None:
                 f"pod/{case.namespace}/{case.pod.metadata.name}",
                 f"The image of {template!r} lacks the library {library}: the desktop {shown}.",
                 evidence=[f"log: {line.strip()}"],
-                remedy=f"add the package with {library.split('/')[-1]} to the image, and name the new image:"
-                f" kubectl edit vditemplate {template}",
-                touches=case.touches,
+                remedy=Remedy(
+                    f"Add the package with {library.split('/')[-1]} to the image, and name the new image.",
+                    (f"kubectl edit vditemplate {template}",),
+                ),
+                related_objects=case.related_objects,
             )
     return None
 
@@ -72,10 +74,13 @@ def _known_words(case: Case, lines: list[str]) -> Finding | None:
                 f"pod/{namespace}/{pod}",
                 words.format(match[1].strip().rstrip(".")),
                 evidence=[f"log: {line.strip()}"],
-                remedy="on the node, on the folder of the volume: chmod 0777 FOLDER (kubectl get pv -o wide names it)"
+                remedy=Remedy(
+                    "On the node, make the folder of the volume writable (chmod 0777); the list names it.",
+                    ("kubectl get pv -o wide",),
+                )
                 if code == "home_not_writable"
-                else f"kubectl --namespace {namespace} logs {pod}",
-                touches=case.touches,
+                else Remedy.run(f"kubectl --namespace {namespace} logs {pod}"),
+                related_objects=case.related_objects,
             )
     return None
 
@@ -95,8 +100,10 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
                 f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1: Selkies 2 passes over it and takes"
                 " its own choice.",
                 evidence=[f"spec.env SELKIES_ENCODER={chosen}"],
-                remedy=f"kubectl edit vditemplate {name}: SELKIES_ENCODER=h264enc (takes the GPU's encoder if there"
-                f" is one)",
+                remedy=Remedy(
+                    "Set SELKIES_ENCODER=h264enc, which takes the GPU's encoder if there is one.",
+                    (f"kubectl edit vditemplate {name}",),
+                ),
             )
 
 

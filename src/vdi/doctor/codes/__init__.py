@@ -5,9 +5,9 @@ from vdi.doctor.codes.data_plane import DATA_PLANE
 from vdi.doctor.codes.gateway import GATEWAY
 from vdi.doctor.codes.infrastructure import INFRASTRUCTURE
 from vdi.doctor.codes.kasm import KASM
+from vdi.doctor.codes.model import Code
 from vdi.doctor.codes.network import NETWORK
 from vdi.doctor.codes.probes import PROBES
-from vdi.doctor.finding import Code
 
 _LAYERS = (CONTROL_PLANE, INFRASTRUCTURE, NETWORK, DATA_PLANE, GATEWAY, PROBES, KASM)
 CODES: dict[str, Code] = {one.code: one for layer in _LAYERS for one in layer}

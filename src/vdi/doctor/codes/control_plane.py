@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from vdi.doctor.finding import Code, Severity
+from vdi.doctor.codes.model import Code
+from vdi.findings.model import Severity
 
 _code = partial(Code, layer="control plane")
 
@@ -20,7 +21,7 @@ NOBODY_ACTS = (
 CONTROL_PLANE = (
     _code(
         code="crd_missing",
-        everywhere=True,
+        cluster_wide=True,
         means="The API server does not know one of our kinds, so nobody can make sessions, templates or pools.",
         proof="The CustomResourceDefinition is not there.",
         remedy="Install the chart; the CRDs are part of it.",
@@ -35,7 +36,7 @@ CONTROL_PLANE = (
     ),
     _code(
         code="operator_missing",
-        everywhere=True,
+        cluster_wide=True,
         means="Nothing on this cluster turns sessions into desktops.",
         proof="No Deployment of the operator, and no Lease that anybody renews.",
         remedy="Install the chart.",

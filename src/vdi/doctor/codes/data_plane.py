@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from vdi.doctor.finding import Code, Severity
+from vdi.doctor.codes.model import Code
+from vdi.findings.model import Severity
 
 _code = partial(Code, layer="data plane")
 
 DATA_PLANE = (
     _code(
         code="traefik_crds_missing",
-        everywhere=True,
+        cluster_wide=True,
         means="The cluster does not know IngressRoute, so no desktop gets an address.",
         proof="The API server's answer to a list of ingressroutes.traefik.io.",
         remedy="Install Traefik 3 with its CRDs.",

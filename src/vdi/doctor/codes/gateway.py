@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from vdi.doctor.finding import Code, Severity
+from vdi.doctor.codes.model import Code
+from vdi.findings.model import Severity
 
 _code = partial(Code, layer="data plane")
 _LOG = "The gateway's log, in which it says so every minute while it lasts."

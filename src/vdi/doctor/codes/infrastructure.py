@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from vdi.doctor.finding import Code, Severity
+from vdi.doctor.codes.model import Code
+from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
 _VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
@@ -31,7 +32,7 @@ def _gpu(
 ) -> Code:
     # A cluster has one configuration of its GPUs: what is wrong with it explains all that is short of them.
     return _code(
-        code=code, severity=severity, means=means, proof=_VERIFY, remedy=remedy, follows=follows, everywhere=True
+        code=code, severity=severity, means=means, proof=_VERIFY, remedy=remedy, follows=follows, cluster_wide=True
     )
 
 

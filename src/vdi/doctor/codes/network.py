@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from vdi.doctor.finding import Code, Severity
+from vdi.doctor.codes.model import Code
+from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
 
@@ -13,7 +14,7 @@ NETWORK = (
         proof="Ready replicas of the Deployment with the label k8s-app=kube-dns.",
         remedy="Describe its pods. On K3s: kubectl --namespace kube-system rollout restart deployment coredns.",
         follows=("node_not_ready",),
-        everywhere=True,
+        cluster_wide=True,
     ),
     _code(
         code="network_policy_blocks",

@@ -11,7 +11,7 @@ import aiohttp
 import aiohttp.abc
 
 from vdi.doctor.checks.registry import found
-from vdi.doctor.finding import Finding
+from vdi.findings.model import Finding, Remedy
 
 _SECONDS = 10.0
 _STREAM = "/api/websockets"
@@ -26,7 +26,7 @@ class Target:
     session: str
     """As findings name it."""
     url: str
-    touches: tuple[str, ...] = ()
+    related_objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +99,25 @@ def judge(target: Target, seen: Seen) -> Iterator[Finding]:
     """What is wrong on the way."""
     host = urlsplit(target.url).hostname or target.url
     if seen.problem == "name":
-        yield _found("probe_name_not_found", target, f"{host} is not found: {seen.words}.", f"dig {host}")
+        yield _found("probe_name_not_found", target, f"{host} is not found: {seen.words}.", Remedy.run(f"dig {host}"))
         return
     if seen.problem:
         message = f"{target.url} does not answer: {seen.words.rstrip('.')}."
-        yield _found("probe_unreachable", target, message, f"curl -vk {target.url}")
+        yield _found("probe_unreachable", target, message, Remedy.run(f"curl -vk {target.url}"))
         return
     if seen.certificate:
         message = f"The certificate at {host} is not trusted here: {seen.certificate.rstrip('.')}."
-        yield _found("probe_certificate_refused", target, message, f"openssl s_client -connect {_address(target.url)}")
+        command = f"openssl s_client -connect {_address(target.url)}"
+        yield _found("probe_certificate_refused", target, message, Remedy.run(command))
     if seen.status == 404:
         message = f"{host} answers 404: Traefik has no route for it."
-        yield _found("probe_not_routed", target, message, f"curl -vk {target.url}")
+        yield _found("probe_not_routed", target, message, Remedy.run(f"curl -vk {target.url}"))
     elif seen.status >= 500:
         message = f"{host} answers {seen.status}."
-        yield _found("probe_bad_answer", target, message, f"curl -vk {target.url}")
+        yield _found("probe_bad_answer", target, message, Remedy.run(f"curl -vk {target.url}"))
     elif seen.websocket != 101 and seen.websocket not in _REFUSED_BY_THE_DOOR:
         message = f"{host} answers {seen.status}, but its WebSocket {seen.websocket}."
-        yield _found("probe_websocket_refused", target, message, f"curl -vk {target.url}{_STREAM}")
+        yield _found("probe_websocket_refused", target, message, Remedy.run(f"curl -vk {target.url}{_STREAM}"))
 
 
 def _address(url: str) -> str:
@@ -124,9 +125,14 @@ def _address(url: str) -> str:
     return f"{parts.hostname}:{parts.port or 443}"
 
 
-def _found(code: str, target: Target, message: str, remedy: str) -> Finding:
+def _found(code: str, target: Target, message: str, remedy: Remedy) -> Finding:
     return found(
-        code, target.session, message, evidence=[f"tried: {target.url}"], remedy=remedy, touches=target.touches
+        code,
+        target.session,
+        message,
+        evidence=[f"tried: {target.url}"],
+        remedy=remedy,
+        related_objects=target.related_objects,
     )
 
 

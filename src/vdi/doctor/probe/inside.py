@@ -8,7 +8,7 @@ import msgspec
 
 from vdi.api.template import VDITemplate
 from vdi.doctor.checks.registry import found
-from vdi.doctor.finding import Finding
+from vdi.findings.model import Finding, Remedy
 from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
@@ -70,8 +70,8 @@ async def probe_health(client: Client, session: str, pod: Pod, port: int, path: 
             session,
             f"Its pod {name} counts as ready, but {path} on port {port} does not answer: {error}.",
             evidence=[f"GET pods/{name}:{port}/proxy{path}"],
-            remedy=f"kubectl --namespace {where} logs {name}",
-            touches=[f"pod/{where}/{name}"],
+            remedy=Remedy.run(f"kubectl --namespace {where} logs {name}"),
+            related_objects=[f"pod/{where}/{name}"],
         )
     return None
 
@@ -163,8 +163,8 @@ async def probe_pod(
         f"vditemplate/{template.metadata.name}",
         f"A pod of its image{volume} did not do what a desktop does at its start: {failure.rstrip('.')}.",
         evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
-        remedy=f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}",
-        touches=[f"namespace/{namespace}"],
+        remedy=Remedy.run(f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}"),
+        related_objects=[f"namespace/{namespace}"],
     )
 
 
@@ -184,7 +184,7 @@ def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
         f"This cluster does not enforce NetworkPolicies: a pod with a desktop's labels connected to port {denied.port}"
         f" of {denied.object}, which {denied.policies[0]} denies. Every desktop reaches every other one.",
         evidence=[f"connected: {address}:{denied.port}", f"denied by: {', '.join(denied.policies)}"],
-        remedy=denied.remedy,
+        remedy=Remedy.run(denied.remedy),
     )
 
 

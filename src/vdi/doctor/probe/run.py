@@ -9,7 +9,6 @@ from typing import Any
 from vdi.doctor.cases import Case, active, cases
 from vdi.doctor.checks.registry import found
 from vdi.doctor.deployments import pods_of
-from vdi.doctor.finding import Finding, Severity
 from vdi.doctor.gateways import Gateway, gateways_in_scope
 from vdi.doctor.operators import find_operators
 from vdi.doctor.policies import Party, Port, blocking
@@ -19,6 +18,7 @@ from vdi.doctor.probe.shared import probe_gpu_memory, probe_peers
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.doctor.proxies import find_traefiks
 from vdi.doctor.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, Forbidden
 from vdi.kube.resource import SECRETS
@@ -46,7 +46,9 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
     behind = [one.object for one in find_traefiks(snapshot)] + [one.object for one in gateways_in_scope(snapshot)]
     denied = find_denied_port(snapshot, namespace)
     lists = await asyncio.gather(
-        probe_here([Target(one.object, one.session.status.url or "", (*one.touches, *behind)) for one in tried]),
+        probe_here(
+            [Target(one.object, one.session.status.url or "", (*one.related_objects, *behind)) for one in tried]
+        ),
         *(_health(client, one, one.desktop) for one in tried if isinstance(one.desktop, Desktop)),
         *(
             _pod(client, namespace, snapshot, name, clock, denied if name == templates[0] else None)
@@ -135,8 +137,10 @@ async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding
                 f"turn/{match['host']}:{match['port']}",
                 f"The TURN server gives out no relay address: {error}.",
                 evidence=[f"{gateway.object}: {_TURN_URLS}={urls}"],
-                remedy="open the port over UDP; or helm upgrade, so that server and gateway have the same secret",
-                touches=[f"deployment/{gateway.namespace}/coturn", f"daemonset/{gateway.namespace}/coturn"],
+                remedy=Remedy(
+                    "Open the port over UDP; or run helm upgrade, so that server and gateway have the same secret."
+                ),
+                related_objects=[f"deployment/{gateway.namespace}/coturn", f"daemonset/{gateway.namespace}/coturn"],
             )
         ]
     return []
@@ -157,6 +161,6 @@ def _unknown(kind: str, why: str) -> Finding:
         f"probe/{kind}",
         f"A probe could not be made: {why}",
         evidence=[why],
-        remedy="kubectl auth can-i, with the account that runs the doctor",
+        remedy=Remedy("With the account that runs the doctor:", ("kubectl auth can-i --list",)),
         severity=Severity.UNKNOWN,
     )

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vdi.doctor.checks.registry import found
-from vdi.doctor.finding import Finding
 from vdi.doctor.gpus import observe_gpus
 from vdi.doctor.snapshot import Raw, Snapshot
 from vdi.doctor.workloads import Workload, find_turn_servers
+from vdi.findings.model import Finding, Remedy
 from vdi.gpu.dcgm import Measured
 from vdi.gpu.measure import measure
 from vdi.kube.resource import PODS, SECRETS
@@ -40,9 +40,12 @@ def judge_memory(measured: Measured) -> Iterator[Finding]:
                     f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: whichever desktop wants"
                     " more of it fails, and slicing holds nobody to a part.",
                     evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
-                    remedy="vdi session suspend NAME for one on that node (vdi session ls -o wide), or fewer replicas:"
-                    " vdi gpu configure --replicas N",
-                    touches=[f"node/{node}"],
+                    remedy=Remedy(
+                        "Suspend a desktop on that node (vdi session suspend), or share the GPU among fewer"
+                        " (vdi gpu configure --replicas).",
+                        ("vdi session ls -o wide",),
+                    ),
+                    related_objects=[f"node/{node}"],
                 )
 
 
@@ -69,8 +72,11 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
                         f"The TURN server does not relay to desktops: the pod of {session} has the address"
                         f" {denied[0]}, which is in none of its allowed ranges.",
                         evidence=[match[0] for match in _ALLOWED.finditer(config)] or ["no allowed-peer-ip at all"],
-                        remedy=f"helm upgrade with coturn.allowedPeers that has the pods' range, and {denied[0]} in it",
-                        touches=[session],
+                        remedy=Remedy(
+                            "Run helm upgrade with coturn.allowedPeers that has the pods' range, and"
+                            f" {denied[0]} in it."
+                        ),
+                        related_objects=[session],
                     )
                 )
                 break

@@ -1,12 +1,12 @@
 """`/admin/gpus` and `/admin/doctor`: what there is on the nodes, and what is wrong, for administrators."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from vdi.api.constraints import doc
-from vdi.doctor.finding import Finding, Severity
+from vdi.findings.model import Finding
 from vdi.gateway.api.operation import Call, Nothing, Operation
 from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.portal.doctor import DoctorRuns, Report
@@ -33,7 +33,9 @@ class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
     """Something that is broken, or could not be looked at."""
 
     code: Annotated[str, doc("What is wrong, for programs; `vdi doctor --explain CODE` tells more.")]
-    severity: Annotated[Severity, doc("How bad it is; unknown: it could not be looked at.")]
+    severity: Annotated[
+        Literal["error", "unknown", "warning"], doc("How bad it is; unknown: it could not be looked at.")
+    ]
     object: Annotated[str, doc("Where.")]
     message: Annotated[str, doc("What is wrong, in a sentence.")]
     remedy: Annotated[str, doc("The command that mends it, or what to do where there is none.")]
@@ -81,7 +83,8 @@ def _diagnosis(report: Report) -> Diagnosis:
 
 
 def _fault(finding: Finding) -> FoundFault:
-    return FoundFault(**{name: getattr(finding, name) for name in FoundFault.__struct_fields__})
+    fields = {name: getattr(finding, name) for name in FoundFault.__struct_fields__}
+    return FoundFault(**{**fields, "remedy": finding.remedy.text})
 
 
 _TAG = "Administration"

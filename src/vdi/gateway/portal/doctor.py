@@ -7,9 +7,9 @@ from datetime import datetime
 
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import CHECKS, examine
-from vdi.doctor.finding import Finding, Severity
-from vdi.doctor.render import summary
+from vdi.doctor.report import summarize
 from vdi.doctor.snapshot import Scope
+from vdi.findings.model import Finding, Severity
 from vdi.gateway.parts import Gateway
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import KubeError
@@ -74,7 +74,7 @@ async def _examine(gateway: Gateway) -> Report:
     # Thousands of objects take a while to judge; live pages are not to wait for that.
     findings = await asyncio.to_thread(examine, snapshot)
     unknown = sum(one.severity is Severity.UNKNOWN for one in findings)
-    return Report(now, summary(findings, snapshot), group(findings), unknown=unknown)
+    return Report(now, summarize(findings, snapshot), group(findings), unknown=unknown)
 
 
 def group(findings: Sequence[Finding]) -> tuple[Group, ...]:

@@ -1,0 +1,207 @@
+"""Findings as text for people, JSON for programs, JUnit for CI, and SARIF for code hosts. Pure."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape, quoteattr
+
+from vdi.findings.model import Finding, Severity, fails, roots, worst
+
+_ALIKE = 3
+"""So many findings of one code under one cause are shown in full; of more, only their number."""
+_WIDTH = 100
+_SARIF_LEVELS = {
+    Severity.ERROR: "error",
+    Severity.UNKNOWN: "warning",
+    Severity.WARNING: "warning",
+    Severity.OK: "none",
+}
+
+
+class Rule(NamedTuple):
+    """What a code means, for SARIF."""
+
+    meaning: str
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One run of checks."""
+
+    tool: str
+    """The command, such as `vdi doctor`."""
+    findings: Sequence[Finding]
+    summary: str = ""
+    """About the run, in a line; empty: the findings are counted."""
+    warnings_fail: bool = False
+    """Whether warnings fail the run. Exit code and JUnit say the same."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What else programs may want to know about the run, for JSON."""
+    notes: Sequence[str] = ()
+    """Paragraphs for people, after the findings."""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    """By code."""
+    timestamp: str = ""
+
+    @property
+    def conclusion(self) -> str:
+        """The line about the run."""
+        return self.summary or (f"{count_findings(self.findings)}." if self.findings else "Nothing is wrong.")
+
+
+def count_findings(findings: Sequence[Finding]) -> str:
+    """`1 error, 2 warnings, 9 ok, and 3 that follow from them`."""
+    counts = Counter(finding.severity for finding in roots(findings))
+    parts = [
+        f"{counts[severity]} {severity}{'s' if counts[severity] > 1 and severity in _COUNTED else ''}"
+        for severity in Severity
+        if counts[severity]
+    ]
+    followers = len(findings) - len(roots(findings))
+    return ", ".join(parts) + (f", and {followers} that follow from them" if followers else "")
+
+
+_COUNTED = frozenset({Severity.ERROR, Severity.WARNING})
+"""Severities that have a plural."""
+
+
+def as_text(report: Report) -> Iterator[str]:
+    """Line by line, with a line about the run at the end."""
+    yield from findings_as_text(report.findings)
+    for note in report.notes:
+        yield from [note, ""]
+    yield report.conclusion
+
+
+def findings_as_text(findings: Sequence[Finding]) -> Iterator[str]:
+    """Line by line: what is wrong, what shows it, what to do; under it what follows from it."""
+    shown: Counter[tuple[str, str]] = Counter()
+    alike = Counter((finding.code, finding.caused_by) for finding in findings if not finding.is_ok)
+    for finding in findings:
+        if finding.is_ok:
+            yield from _ok_lines(finding)
+            continue
+        group = finding.code, finding.caused_by
+        shown[group] += 1
+        if shown[group] > _ALIKE:
+            continue
+        yield from _lines(finding)
+        if shown[group] == _ALIKE and alike[group] > _ALIKE:
+            indent = "   " if finding.caused_by else ""
+            yield f"{indent}... and {alike[group] - _ALIKE} more {finding.code} (-o json lists them)"
+            yield ""
+
+
+def _ok_lines(finding: Finding) -> Iterator[str]:
+    yield _heading("OK", finding) + f"  {finding.text}"
+    for line in finding.evidence:
+        yield from _wrapped(line, "  | ")
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    indent = "   " if finding.caused_by else ""
+    yield indent + _heading("follows" if finding.caused_by else finding.severity.value.upper(), finding)
+    yield from _wrapped(finding.message, f"{indent}  ")
+    if not finding.caused_by:
+        for name, value in (("observed", finding.observed), ("expected", finding.expected)):
+            if value:
+                yield from _wrapped(f"{name}: {value}", f"{indent}  ")
+        for line in finding.evidence:
+            yield from _wrapped(line, f"{indent}  | ")
+        yield from _remedy_lines(finding, indent)
+    yield ""
+
+
+def _heading(mark: str, finding: Finding) -> str:
+    return f"{mark:8} {finding.code}" + (f"  {finding.object}" if finding.object else "")
+
+
+def _remedy_lines(finding: Finding, indent: str) -> Iterator[str]:
+    """A command is a line of its own and is not broken up: it is there to be pasted."""
+    remedy = finding.remedy
+    if remedy.sentence:
+        yield from _wrapped(remedy.sentence, f"{indent}  > ")
+    for command in remedy.commands:
+        yield f"{indent}  $ {command}"
+    if finding.remedy_url:
+        yield f"{indent}  ? {finding.remedy_url}"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    # Names have hyphens, and are there to be pasted too.
+    wrapper = textwrap.TextWrapper(_WIDTH, indent, indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text)
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """For programs."""
+    return {
+        **report.context,
+        "summary": report.conclusion,
+        "severity": worst(report.findings).value,
+        "findings": [finding.public() for finding in report.findings],
+    }
+
+
+def as_junit(report: Report) -> str:
+    """One test case a finding; one that passes where there is none."""
+    name = report.tool.replace(" ", ".")
+    cases = [_case(finding, name, report) for finding in report.findings]
+    cases = cases or [f'  <testcase classname="{name}" name="nothing is wrong"/>\n']
+    failures = sum(_fails(finding, report) for finding in report.findings)
+    skipped = sum(finding.severity is Severity.UNKNOWN for finding in report.findings)
+    head = f'tests="{len(cases)}" failures="{failures}" skipped="{skipped}"'
+    head += f' timestamp="{report.timestamp}"' if report.timestamp else ""
+    suite = f'<testsuite name="{report.tool}" {head}>\n{"".join(cases)}</testsuite>'
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{suite}'
+
+
+def _fails(finding: Finding, report: Report) -> bool:
+    return fails(finding.severity, warnings_fail=report.warnings_fail)
+
+
+def _case(finding: Finding, classname: str, report: Report) -> str:
+    text = quoteattr(finding.text)
+    details = [*finding.evidence, f"remedy: {finding.remedy.text}", f"caused by: {finding.caused_by or '-'}"]
+    body = escape("\n".join(details))
+    inner = ""
+    if finding.severity is Severity.UNKNOWN:
+        inner = f"<skipped message={text}/>"
+    elif _fails(finding, report):
+        inner = f"<failure type={quoteattr(finding.severity.value)} message={text}>{body}</failure>"
+    elif not finding.is_ok:
+        inner = f"<system-out>{escape(finding.text)}\n{body}</system-out>"
+    return f'  <testcase classname="{classname}" name={quoteattr(finding.key.strip())}>{inner}</testcase>\n'
+
+
+def as_sarif(report: Report) -> str:
+    """SARIF 2.1.0; objects of the cluster are its logical locations."""
+    run = {
+        "tool": {"driver": {"name": report.tool, "rules": list(_rules(report))}},
+        "results": [_result(finding) for finding in report.findings],
+    }
+    document = {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
+    return json.dumps(document, indent=2)
+
+
+def _rules(report: Report) -> Iterator[dict[str, Any]]:
+    for code in sorted({finding.code for finding in report.findings}):
+        rule = report.rules.get(code)
+        texts = {"shortDescription": {"text": rule.meaning}, "help": {"text": rule.help}} if rule else {}
+        yield {"id": code, **texts}
+
+
+def _result(finding: Finding) -> dict[str, Any]:
+    remedy = f" Remedy: {finding.remedy.text}" if finding.remedy else ""
+    return {
+        "ruleId": finding.code,
+        "kind": "pass" if finding.is_ok else "fail",
+        "level": _SARIF_LEVELS[finding.severity],
+        "message": {"text": f"{finding.text or finding.code}{remedy}"},
+        "locations": [{"logicalLocations": [{"fullyQualifiedName": finding.object or finding.code}]}],
+        "properties": {"evidence": list(finding.evidence), "causedBy": finding.caused_by},
+    }
