@@ -11,7 +11,7 @@ import msgspec
 from unit.gateway.portal_stage import Stage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
-from vdi.findings.model import Finding, Severity
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.history.part import Past
 from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
 from vdi.gateway.history.usage import Usage
@@ -318,14 +318,14 @@ def _doctor(stage: Stage, now: datetime) -> None:
         object="node/gpu-node-3",
         message="gpu-node-3 advertises 1 GPU where time-slicing-config says 8: its device plugin has not read it.",
         evidence=("status.allocatable[nvidia.com/gpu] = 1", "ConfigMap gpu-operator/time-slicing-config: replicas: 8"),
-        remedy="kubectl -n gpu-operator rollout restart daemonset/nvidia-device-plugin-daemonset",
+        remedy=Remedy.run("kubectl -n gpu-operator rollout restart daemonset/nvidia-device-plugin-daemonset"),
     )
     follows = Finding(
         code="gpu_insufficient",
         severity=Severity.WARNING,
         object="vdisession/vdi-sessions/alice-training",
         message="It waits for 2 GPUs, and no node has so many left.",
-        remedy="wait, or end a desktop",
+        remedy=Remedy("Wait, or end a desktop."),
         caused_by=cause.key,
     )
     unknown = Finding(
@@ -333,7 +333,7 @@ def _doctor(stage: Stage, now: datetime) -> None:
         severity=Severity.UNKNOWN,
         object="kind/secrets",
         message="The gateway's account may not get secrets. Not checked: certificate_expired.",
-        remedy="vdi doctor",
+        remedy=Remedy.run("vdi doctor"),
     )
     summary = "Looked at 67 sessions and 4 nodes: 1 error, 1 unknown, and 1 that follow from them."
     groups = (Group(cause, (follows,)), Group(unknown, ()))

@@ -148,7 +148,7 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def as_junit(report: Report) -> str:
-    """One test case a finding; one that passes where there is none."""
+    """One test case a finding; one that passes where there are no findings."""
     name = report.tool.replace(" ", ".")
     cases = [_case(finding, name, report) for finding in report.findings]
     cases = cases or [f'  <testcase classname="{name}" name="nothing is wrong"/>\n']

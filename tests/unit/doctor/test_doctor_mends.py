@@ -81,7 +81,7 @@ def test_which_of_several_keys_is_the_default_is_for_a_person_to_say() -> None:
 
 def test_a_finding_about_another_kind_is_not_mended() -> None:
     _, finding = broken("operator_scaled_away")
-    elsewhere = Finding(code=finding.code, severity=finding.severity, object="node/one", message="", remedy="")
+    elsewhere = Finding(code=finding.code, severity=finding.severity, object="node/one", message="")
     assert mend_for(finding)
     assert mend_for(elsewhere) is None
 

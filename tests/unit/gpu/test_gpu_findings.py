@@ -22,7 +22,8 @@ from unit.gpu.gpu_states import (
     unlabelled,
 )
 from unit.gpu.test_gpu_sharing import MISSION
-from vdi.gpu.findings import Finding, Severity, find
+from vdi.findings.model import Finding, Severity
+from vdi.gpu.findings import find
 from vdi.gpu.observed import ConfigMap, DaemonSet, Node, Observed, Policy
 from vdi.gpu.sharing import RENAMED, Sharing
 from vdi.gpu.wish import Wish
