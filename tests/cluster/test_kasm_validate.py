@@ -21,7 +21,7 @@ import yaml
 
 from cluster.helm_tools import Tools
 from cluster.kasm_site import ADDRESS, Site, helm_of, open_k3s
-from vdi.kasm.collect import INGRESSES
+from vdi.kasm.collect.preflight import INGRESSES
 from vdi.kube.config import load_config
 from vdi.kube.resource import CLAIMS, PODS, VOLUMES, Resource
 from vdi.kube.transport import Client

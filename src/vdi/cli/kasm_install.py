@@ -21,10 +21,10 @@ from vdi.cli.release_options import DryRun, HelmPath, Timeout, ValuesFiles, Wher
 from vdi.cli.release_run import agree
 from vdi.helm.releases import Revision
 from vdi.kasm.backup import Backup, find_kubectl
-from vdi.kasm.install import (
+from vdi.kasm.install.run import (
     Plan,
     Running,
-    carry_out,
+    apply,
     installed_generation,
     passwords_secret,
     plan_install,
@@ -75,7 +75,7 @@ def install(
 
     planned = work(at, plan)
     _tell(planned, at)
-    revision = None if dry_run else work(at, lambda run: carry_out(run, planned))
+    revision = None if dry_run else work(at, lambda run: apply(run, planned))
     _done(at, planned, revision, None)
 
 
@@ -133,7 +133,7 @@ def upgrade(
 
     async def carry(run: Running) -> tuple[Backup | None, Revision]:
         saved = await save_database(run, planned, kubectl, file.absolute()) if kubectl else None
-        return saved, await carry_out(run, planned)
+        return saved, await apply(run, planned)
 
     saved, revision = work(at, carry)
     _done(at, planned, revision, saved)

@@ -15,8 +15,8 @@ from vdi.cli.release_run import agree
 from vdi.helm.arguments import Place
 from vdi.helm.releases import deployed, read_revisions
 from vdi.kasm.backup import Backup, back_up, find_kubectl
-from vdi.kasm.install import generation_of_release
-from vdi.kasm.install_errors import KasmRefusedError
+from vdi.kasm.install.errors import KasmRefusedError
+from vdi.kasm.install.run import generation_of_release
 from vdi.kasm.uninstall import Removal, check_agents, plan_removal, remove
 from vdi.kube.transport import Client
 

@@ -14,9 +14,9 @@ from vdi.cli.release_options import Where
 from vdi.cli.release_run import ReleaseView
 from vdi.helm.errors import HelmError, HelmInterrupted
 from vdi.kasm.generations import Generation, Version
-from vdi.kasm.install import Running
-from vdi.kasm.install_chart import KasmChart, merged, read_chart, source_of
-from vdi.kasm.install_errors import KasmError, KasmFailedError
+from vdi.kasm.install.chart import KasmChart, merged, read_chart, source_of
+from vdi.kasm.install.errors import KasmError, KasmFailedError
+from vdi.kasm.install.run import Running
 from vdi.kube.transport import Client
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""`vdi kasm preflight`: whether a cluster can take a Kasm. What is judged is in `vdi.kasm.preflight`."""
+"""`vdi kasm preflight`: whether a cluster can take a Kasm. What is judged is in `vdi.kasm.preflight.checks`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +12,12 @@ from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, g
 from vdi.cli.options import Context, Kubeconfig, Target, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
-from vdi.kasm.answers import Ingress
-from vdi.kasm.collect import collect_preflight
+from vdi.kasm.collect.preflight import collect_preflight
 from vdi.kasm.generations import Generation, Version
-from vdi.kasm.install_chart import merged
-from vdi.kasm.preflight import examine
-from vdi.kasm.preflight_wish import Wish, sort_documents, wish_of_manifests, wish_of_values, with_answers
+from vdi.kasm.install.chart import merged
+from vdi.kasm.preflight.checks import run_checks
+from vdi.kasm.preflight.request import PlannedRelease, plan_of_manifests, plan_of_values, sort_documents, with_answers
+from vdi.kasm.values.options import Ingress
 
 DOCKER_HUB = "https://registry-1.docker.io"
 RELEASE = "kasm"
@@ -69,21 +69,23 @@ def preflight(
     """
     meant, version = generation_of(generation), version_of(chart_version)
     try:
-        wish = _wish(meant, version, size, values or [], namespace)
-        wish = with_answers(wish, hostname=hostname, ingress=ingress)
+        planned = _planned(meant, version, size, values or [], namespace)
+        planned = with_answers(planned, hostname=hostname, ingress=ingress)
     except ValueError as error:
         raise CommandFailedError(str(error), USAGE) from error
     target = Target(namespace=namespace, kubeconfig=kubeconfig, context=context)
     facts = target.run(
-        lambda client: collect_preflight(client, namespace=namespace, hostname=wish.hostname, registry=registry)
+        lambda client: collect_preflight(client, namespace=namespace, hostname=planned.hostname, registry=registry)
     )
-    findings = examine(facts, wish)
-    about = {"chart": wish.needs.source, "hostname": wish.hostname, "ingress": wish.ingress}
+    findings = run_checks(facts, planned)
+    about = {"chart": planned.needs.source, "hostname": planned.hostname, "ingress": planned.ingress}
     print_report(Report(tool="vdi kasm preflight", findings=findings, context=about), output)
     raise typer.Exit(exit_code(findings))
 
 
-def _wish(generation: Generation, version: Version | None, size: str | None, files: list[Path], namespace: str) -> Wish:
+def _planned(
+    generation: Generation, version: Version | None, size: str | None, files: list[Path], namespace: str
+) -> PlannedRelease:
     """Raises ValueError."""
     read = [(file, *sort_documents(_read(file), str(file))) for file in files]
     for file, values, documents in read:
@@ -92,9 +94,9 @@ def _wish(generation: Generation, version: Version | None, size: str | None, fil
                 raise ValueError(
                     f"{file} has rendered manifests, which are whole: no --size, --chart-version, other -f"
                 )
-            return wish_of_manifests(generation, documents, namespace, f"manifests of {file}")
+            return plan_of_manifests(generation, documents, namespace, f"manifests of {file}")
     given = merged(*(values for _, values, _ in read if values is not None))
-    return wish_of_values(generation, version or generation.newest, given, namespace, RELEASE, size=size or "")
+    return plan_of_values(generation, version or generation.newest, given, namespace, RELEASE, size=size or "")
 
 
 def _read(file: Path) -> list[Any]:

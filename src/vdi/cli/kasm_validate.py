@@ -1,4 +1,4 @@
-"""`vdi kasm validate`: whether a Kasm that was installed is whole. What is judged is in `vdi.kasm.validate`."""
+"""`vdi kasm validate`: whether a Kasm that was installed is whole. What is judged is in `vdi.kasm.validate.checks`."""
 
 import ipaddress
 from typing import Annotated
@@ -11,10 +11,10 @@ from vdi.cli.kasm_chart import KasmNamespace
 from vdi.cli.options import Context, Kubeconfig, Target, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
-from vdi.kasm.collect_validate import collect_validate
-from vdi.kasm.preflight_release import find_installed
-from vdi.kasm.validate import validate as examine
-from vdi.kasm.validate_agents import notes
+from vdi.kasm.collect.validate import collect_validate
+from vdi.kasm.preflight.installed import find_installed
+from vdi.kasm.validate.agents import notes
+from vdi.kasm.validate.checks import validate as run_checks
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -52,7 +52,7 @@ def validate(
     found = Target(namespace=namespace, kubeconfig=kubeconfig, context=context).run(
         lambda client: collect_validate(client, namespace=namespace, hostname=hostname or "", connect=connect)
     )
-    findings = examine(found)
+    findings = run_checks(found)
     installed = find_installed(found, namespace)
     noted = notes(found) if installed else []
     about = {

@@ -17,13 +17,13 @@ from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import PageOption, PageOutput, columns, print_data
 from vdi.findings.model import Finding, exit_code
 from vdi.findings.render import Report, count_findings
-from vdi.kasm.answers import Answers, BadAnswersError, ExternalDatabase, Ingress, Profile
-from vdi.kasm.check_rules import Subject
-from vdi.kasm.check_values import check_values, looks_like
 from vdi.kasm.generations import ALL, Generation
-from vdi.kasm.migrate import CannotMigrateError, Fate, Migration, migrate
-from vdi.kasm.values import render
-from vdi.kasm.values_secret import KEYS, secret_manifest
+from vdi.kasm.values.check import check_values, looks_like
+from vdi.kasm.values.migrate import CannotMigrateError, Fate, Migration, migrate
+from vdi.kasm.values.options import BadOptionsError, ExternalDatabase, Ingress, InstallOptions, Profile
+from vdi.kasm.values.render import render
+from vdi.kasm.values.rules import Subject
+from vdi.kasm.values.secret import KEYS, secret_manifest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,7 +90,7 @@ def render_command(
     if not database_host and database != ExternalDatabase(""):
         raise CommandFailedError("--database-host is missing; the other options of the database are about it", USAGE)
     found = generation_of(generation)
-    answers = Answers(
+    answers = InstallOptions(
         found,
         hostname,
         version=version_of(chart_version),
@@ -106,7 +106,7 @@ def render_command(
     )
     try:
         text = render(answers)
-    except BadAnswersError as error:
+    except BadOptionsError as error:
         raise CommandFailedError("\n".join(error.problems), USAGE) from error
     if write is None:
         typer.echo(text, nl=False)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from vdi.helm.arguments import Place
 from vdi.kasm.generations import Generation
-from vdi.kasm.install_errors import KasmFailedError, KasmRefusedError
+from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
 from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 

@@ -13,8 +13,8 @@ from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kasm.generations import Generation
-from vdi.kasm.install import Running, generation_of_release, secret_exists
-from vdi.kasm.install_errors import KasmFailedError, KasmRefusedError
+from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
+from vdi.kasm.install.run import Running, generation_of_release, secret_exists
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
 from vdi.kube.transport import Client

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from unit.cli.conftest import Vdi
-from vdi.kasm.values_secret import ALPHABET, KEYS, LENGTH, secret_manifest
+from vdi.kasm.values.secret import ALPHABET, KEYS, LENGTH, secret_manifest
 
 HOST = "kasm.example.com"
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vdi.kasm.answers import Answers, ExternalDatabase, Ingress, Profile
 from vdi.kasm.generations import ALL, SIZES, A, B, C
-from vdi.kasm.values import entries, nested
+from vdi.kasm.values.options import ExternalDatabase, Ingress, InstallOptions, Profile
+from vdi.kasm.values.render import entries, nested
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 hosts = st.builds(lambda one, two: f"{one}.{two}.example.com", names, names)
@@ -25,9 +25,9 @@ databases = st.builds(
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> Answers:
+def answers(draw: st.DrawFn) -> InstallOptions:
     generation = draw(st.sampled_from(ALL))
-    return Answers(
+    return InstallOptions(
         generation=generation,
         hostname=draw(hosts),
         version=draw(st.sampled_from([None, *versions[generation.letter]])),
@@ -44,14 +44,14 @@ def answers(draw: st.DrawFn) -> Answers:
 
 
 @st.composite
-def good_answers(draw: st.DrawFn) -> Answers:
+def good_answers(draw: st.DrawFn) -> InstallOptions:
     """Answers that go together."""
     generation = draw(st.sampled_from(ALL))
     version = draw(st.sampled_from([None, *versions[generation.letter]]))
     secrets = generation is C and (version or C.newest) >= (1, 1190, 5)
     profile = draw(st.sampled_from(Profile))
     a = generation is A
-    return Answers(
+    return InstallOptions(
         generation=generation,
         hostname=draw(hosts),
         version=version,
@@ -67,6 +67,6 @@ def good_answers(draw: st.DrawFn) -> Answers:
     )
 
 
-def values_of(answers: Answers) -> dict[str, Any]:
+def values_of(answers: InstallOptions) -> dict[str, Any]:
     """What the file with these answers says, as data."""
     return nested(entries(answers))

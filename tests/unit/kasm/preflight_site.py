@@ -8,10 +8,10 @@ import msgspec
 
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.generations import A, B, C
-from vdi.kasm.preflight import examine
-from vdi.kasm.preflight_facts import Answer, Clocks, Disk, Facts, Probe, Resolution, Tool
-from vdi.kasm.preflight_line import Unreadable
-from vdi.kasm.preflight_wish import Wish, wish_of_values
+from vdi.kasm.preflight.checklist import Unreadable
+from vdi.kasm.preflight.checks import run_checks
+from vdi.kasm.preflight.facts import Answer, Clocks, Disk, Facts, Probe, Resolution, Tool
+from vdi.kasm.preflight.request import PlannedRelease, plan_of_values
 
 Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}
@@ -148,12 +148,12 @@ def without(facts: Facts, *plurals: str) -> Facts:
     return msgspec.structs.replace(facts, objects=kept, unread=dict.fromkeys(plurals, DENIED))
 
 
-def a_wish(generation: str = "C", values: Object | None = None, **answers: Any) -> Wish:
+def a_plan(generation: str = "C", values: Object | None = None, **answers: Any) -> PlannedRelease:
     found = GENERATIONS[generation]
     namespace = answers.pop("namespace", "kasm")
-    return wish_of_values(found, answers.pop("version", found.newest), values or {}, namespace, "kasm", **answers)
+    return plan_of_values(found, answers.pop("version", found.newest), values or {}, namespace, "kasm", **answers)
 
 
-def line_of(check: str, facts: Facts, wish: Wish | None = None) -> Finding:
+def line_of(check: str, facts: Facts, planned: PlannedRelease | None = None) -> Finding:
     """The one line of this name."""
-    return next(line for line in examine(facts, wish or a_wish()) if line.code == check)
+    return next(line for line in run_checks(facts, planned or a_plan()) if line.code == check)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vdi.findings.model import Severity
-from vdi.kasm.check_rules import Subject
-from vdi.kasm.check_values import check_values, looks_like
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
-from vdi.kasm.values_paths import set_at
-from vdi.kasm.values_schema import all_paths, known, tree_of
+from vdi.kasm.values.check import check_values, looks_like
+from vdi.kasm.values.paths import set_at
+from vdi.kasm.values.rules import Subject
+from vdi.kasm.values.schema import all_paths, known, tree_of
 
 GOOD = {
     "A": "global: {hostname: kasm.example.com}",
@@ -197,7 +197,7 @@ def test_every_path_of_the_data_is_one_that_the_chart_reads(generation: Generati
     for path in generation.paths.values():
         assert path == "proxy_hostname" or path == "upstream_auth_addr" or known(generation, path), path
     for component in generation.components:
-        version = component.span.until or component.span.since or generation.newest
+        version = component.versions.until or component.versions.since or generation.newest
         paths = [component.switch.removeprefix("!"), component.replicas_path]
         paths += [each.resources_path for each in component.containers]
         for path in filter(None, paths):

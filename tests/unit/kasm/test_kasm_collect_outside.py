@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from vdi.kasm.collect_outside import ask, ask_registry, probe, read_clocks, read_tools, resolve
+from vdi.kasm.collect.outside import ask, ask_registry, probe, read_clocks, read_tools, resolve
 from vdi.kube.certificate import read_certificate
 from vdi.kube.config import ClusterConfig
 
@@ -180,7 +180,7 @@ def test_waiting_for_a_silent_address_has_an_end(monkeypatch: pytest.MonkeyPatch
     async def never(*_: Any, **__: Any) -> None:
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr("vdi.kasm.collect_outside.asyncio.open_connection", never)
-    monkeypatch.setattr("vdi.kasm.collect_outside._CONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("vdi.kasm.collect.outside.asyncio.open_connection", never)
+    monkeypatch.setattr("vdi.kasm.collect.outside._CONNECT_SECONDS", 0.01)
     (found,) = asyncio.run(probe([("192.0.2.1", 443)]))
     assert found.outcome == "silent"

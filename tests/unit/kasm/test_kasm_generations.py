@@ -128,6 +128,6 @@ def test_generations_are_found_by_letter_and_by_chart_and_follow_each_other() ->
 
 
 def test_the_circular_wait_is_known_of_the_first_version_alone() -> None:
-    assert [trap.key for trap in C.known_traps((1, 1190, 0))] == ["kasm_circular_wait"]
-    assert C.known_traps((1, 1190, 1)) == C.known_traps() == ()
-    assert {trap.key for trap in A.known_traps()} >= {"kasm_root_init_container", "kasm_a_ingress_class"}
+    assert [issue.key for issue in C.known_issues_of((1, 1190, 0))] == ["kasm_circular_wait"]
+    assert C.known_issues_of((1, 1190, 1)) == C.known_issues_of() == ()
+    assert {issue.key for issue in A.known_issues_of()} >= {"kasm_root_init_container", "kasm_a_ingress_class"}

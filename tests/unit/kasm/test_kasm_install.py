@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from vdi.kasm.check_rules import Code, Subject
-from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import A, B, C
-from vdi.kasm.install import passwords_secret
-from vdi.kasm.install_chart import merged, source_of, without_own_keys
-from vdi.kasm.install_errors import KasmRefusedError
-from vdi.kasm.install_waits import waits
+from vdi.kasm.install.chart import merged, source_of, without_own_keys
+from vdi.kasm.install.errors import KasmRefusedError
+from vdi.kasm.install.run import passwords_secret
+from vdi.kasm.install.waits import waits
+from vdi.kasm.values.check import check_values
+from vdi.kasm.values.rules import Code, Subject
 
 
 def test_each_generation_s_chart_is_found_where_it_is_published() -> None:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 
 from unit.kasm.kasm_answers import good_answers, values_of
 from vdi.findings.model import Severity
-from vdi.kasm.answers import Answers
-from vdi.kasm.check_rules import Subject
-from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import ALL, A, B, C
-from vdi.kasm.migrate import CannotMigrateError, Fate, leaves, migrate
+from vdi.kasm.values.check import check_values
+from vdi.kasm.values.migrate import CannotMigrateError, Fate, leaves, migrate
+from vdi.kasm.values.options import InstallOptions
+from vdi.kasm.values.rules import Subject
 
 OLD = """
 global:
@@ -131,7 +131,7 @@ def test_there_is_no_way_back() -> None:
 
 @given(good_answers())
 @settings(max_examples=40)
-def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_answers: Answers) -> None:
+def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_answers: InstallOptions) -> None:
     source = given_answers.generation
     old = values_of(given_answers)
     for target in ALL[ALL.index(source) :]:

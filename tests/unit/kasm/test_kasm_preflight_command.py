@@ -10,7 +10,7 @@ import yaml
 
 from unit.kasm.preflight_site import a_node, changed, k3s_with_traefik
 from vdi.cli.main import main
-from vdi.kasm.preflight_facts import Clocks, Facts
+from vdi.kasm.preflight.facts import Clocks, Facts
 
 
 @pytest.fixture

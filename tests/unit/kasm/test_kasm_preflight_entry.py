@@ -8,19 +8,19 @@ from unit.kasm.preflight_site import (
     SVCLB_NAMESPACE,
     TRAEFIK,
     a_node,
+    a_plan,
     a_pod,
     a_service,
     a_svclb,
-    a_wish,
     changed,
     k3s_with_traefik,
     line_of,
 )
 from vdi.findings.model import Severity
-from vdi.kasm.answers import Ingress
-from vdi.kasm.preflight_entry import dns_line, port_443_line, port_3389_line, way_in_line
-from vdi.kasm.preflight_facts import Facts, Probe, Resolution
-from vdi.kasm.preflight_ports import holders
+from vdi.kasm.preflight.entry import dns_line, port_443_line, port_3389_line, way_in_line
+from vdi.kasm.preflight.facts import Facts, Probe, Resolution
+from vdi.kasm.preflight.ports import holders
+from vdi.kasm.values.options import Ingress
 
 
 def bare() -> Facts:
@@ -114,7 +114,7 @@ def test_3389_is_wanted_only_for_direct_rdp() -> None:
     assert port_3389_line(held, is_wanted=True).severity is Severity.ERROR
     assert port_3389_line(bare(), is_wanted=True).severity is Severity.OK
     values = {"directRdpService": {"enabled": True}}
-    assert line_of("port-3389", held, a_wish("C", values)).severity is Severity.ERROR
+    assert line_of("port-3389", held, a_plan("C", values)).severity is Severity.ERROR
 
 
 def test_traefik_as_the_way_in() -> None:
@@ -178,12 +178,12 @@ def test_a_name_may_lead_to_a_load_balancer() -> None:
 
 
 def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:
-    assert a_wish("C").ingress is Ingress.TRAEFIK
-    assert a_wish("C", {"publicAddr": "kasm.example.com"}).ingress is Ingress.LOADBALANCER
-    assert a_wish("C", {"ingress": {"enabled": True}}).ingress is Ingress.TRAEFIK
-    assert a_wish("C", {"proxyService": {"type": "ClusterIP"}}).ingress is Ingress.NONE
-    assert a_wish("A", {"global": {"hostname": "kasm.example.com"}}).ingress is Ingress.TRAEFIK
-    assert a_wish("A", {"global": {"hostname": "kasm.example.com"}}).hostname == "kasm.example.com"
+    assert a_plan("C").ingress is Ingress.TRAEFIK
+    assert a_plan("C", {"publicAddr": "kasm.example.com"}).ingress is Ingress.LOADBALANCER
+    assert a_plan("C", {"ingress": {"enabled": True}}).ingress is Ingress.TRAEFIK
+    assert a_plan("C", {"proxyService": {"type": "ClusterIP"}}).ingress is Ingress.NONE
+    assert a_plan("A", {"global": {"hostname": "kasm.example.com"}}).ingress is Ingress.TRAEFIK
+    assert a_plan("A", {"global": {"hostname": "kasm.example.com"}}).hostname == "kasm.example.com"
 
 
 # A daemon set without a Service is still somebody's

@@ -11,18 +11,18 @@ from unit.kasm.preflight_site import (
     DENIED,
     GENERATIONS,
     a_node,
+    a_plan,
     a_pod,
-    a_wish,
     changed,
     k3s_with_traefik,
     line_of,
     without,
 )
 from vdi.findings.model import Severity, worst
-from vdi.kasm.preflight import examine
-from vdi.kasm.preflight_facts import Disk
-from vdi.kasm.preflight_needs import PodNeed, needs_of_manifests
-from vdi.kasm.preflight_room import room_line
+from vdi.kasm.preflight.capacity import room_line
+from vdi.kasm.preflight.checks import run_checks
+from vdi.kasm.preflight.facts import Disk
+from vdi.kasm.preflight.needs import PodNeed, needs_of_manifests
 from vdi.session.capacity import amounts
 
 
@@ -30,7 +30,7 @@ from vdi.session.capacity import amounts
 @pytest.mark.parametrize("size", ["small", "medium"])
 def test_a_large_k3s_takes_any_generation(generation: str, size: str) -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="64", memory="256Gi")])
-    lines = examine(facts, a_wish(generation, size=size))
+    lines = run_checks(facts, a_plan(generation, size=size))
     assert [line for line in lines if line.severity is not Severity.OK] == []
 
 
@@ -83,7 +83,7 @@ def test_minimum_and_advice(cpu: str, memory: str, cpu_verdict: Severity, memory
 
 def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_says_so() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="2", memory="8Gi")])
-    line = line_of("room", facts, a_wish("C", version=(1, 1190, 7)))
+    line = line_of("room", facts, a_plan("C", version=(1, 1190, 7)))
     assert line_of("cpu", facts).severity is not Severity.ERROR
     assert line.severity is Severity.ERROR
     assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.7, deploymentSize: small)"
@@ -95,7 +95,7 @@ def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_say
 
 def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="4", memory="8Gi")])
-    assert line_of("room", facts, a_wish("C")).severity is Severity.ERROR
+    assert line_of("room", facts, a_plan("C")).severity is Severity.ERROR
     little = {"requests": {"cpu": "250m", "memory": "256Mi"}}
     off = {"enabled": False}
     values = {
@@ -103,7 +103,7 @@ def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
         "components": {"api": {"resources": little}, "guac": off, "rdpGateway": off, "rdpHttpsGateway": off},
         "ingress": {"enabled": True},
     }
-    line = line_of("room", facts, a_wish("C", values))
+    line = line_of("room", facts, a_plan("C", values))
     # proxy 500m, manager 500m, db 750m; the API's own 250m are less than the 500m of its init container.
     assert line.severity is Severity.OK
     assert line.expected.startswith("2.25 CPU and 2 GiB free")
@@ -111,12 +111,12 @@ def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
 
 def test_zones_and_an_external_database() -> None:
     values = {"kasmZones": [{"name": "a"}, {"name": "b"}], "database": {"standalone": True}}
-    names = [one.name for one in a_wish("C", values).needs.pods]
+    names = [one.name for one in a_plan("C", values).needs.pods]
     assert "kasm-proxy-a" in names
     assert "kasm-proxy-b" in names
     assert not any("db" in name for name in names)
-    assert all("db" not in one.name for one in a_wish("C", values).needs.claims)
-    assert "kasm-db-1-19-0" in [one.name for one in a_wish("C").needs.pods]
+    assert all("db" not in one.name for one in a_plan("C", values).needs.claims)
+    assert "kasm-db-1-19-0" in [one.name for one in a_plan("C").needs.pods]
 
 
 def test_the_databases_volume_is_a_number_of_gib() -> None:
@@ -124,27 +124,27 @@ def test_the_databases_volume_is_a_number_of_gib() -> None:
     sizes = {
         given: next(
             one.size
-            for one in a_wish("C", {"database": {"storage": {"pvcSize": given}}}).needs.claims
+            for one in a_plan("C", {"database": {"storage": {"pvcSize": given}}}).needs.claims
             if "db" in one.name
         )
         for given in (0, 20)
     }
     assert sizes == {0: 8 * 2**30, 20: 20 * 2**30}
     with pytest.raises(ValueError, match=r"pvcSize is '8Gi'; allowed: a number of GiB"):
-        a_wish("C", {"database": {"storage": {"pvcSize": "8Gi"}}})
+        a_plan("C", {"database": {"storage": {"pvcSize": "8Gi"}}})
 
 
 def test_a_pod_larger_than_any_node() -> None:
     nodes = [a_node(f"n{number}", cpu="1", memory="8Gi") for number in range(9)]
-    line = line_of("room", changed(k3s_with_traefik(), nodes=nodes), a_wish("C"))
+    line = line_of("room", changed(k3s_with_traefik(), nodes=nodes), a_plan("C"))
     assert line.severity is Severity.ERROR
     assert "no node has" in line.message
 
 
 def test_fragments_are_a_warning_since_the_scheduler_may_place_them_otherwise() -> None:
-    wish = a_wish("C")
+    planned = a_plan("C")
     three = PodNeed("big", 3, {"cpu": 3000, "memory": 1, "pods": 1})
-    needs = msgspec.structs.replace(wish.needs, pods=(three,))
+    needs = msgspec.structs.replace(planned.needs, pods=(three,))
     nodes = [a_node("one", cpu="5"), a_node("two", cpu="5")]
     line = room_line(changed(k3s_with_traefik(), nodes=nodes, pods=[]), needs)
     assert line.severity is Severity.WARNING
@@ -186,7 +186,7 @@ def test_disk(disk: str, verdict: Severity) -> None:
 )
 def test_free_disk(capacity: float, available: float, verdict: Severity) -> None:
     facts = msgspec.structs.replace(k3s_with_traefik(), disks={"k3s-1": Disk(int(capacity), int(available))})
-    line = line_of("disk-free", facts, a_wish("B"))
+    line = line_of("disk-free", facts, a_plan("B"))
     assert line.severity is verdict
     assert "8.6 GB volumes" in line.evidence[0]
 
@@ -212,7 +212,7 @@ def test_storage_classes() -> None:
     assert "kubectl annotate storageclass fast" in undecided.remedy.text
     twice = [storage_class("a", default=True), storage_class("b", default=True)]
     assert line_of("storage-class", changed(good, storageclasses=twice)).severity is Severity.WARNING
-    named = a_wish("B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}})
+    named = a_plan("B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}})
     missing = line_of("storage-class", good, named)
     assert missing.severity is Severity.ERROR
     assert "There is no StorageClass ssd" in missing.message
@@ -222,13 +222,13 @@ def test_storage_classes() -> None:
 
 def test_without_volumes_no_class_is_wanted() -> None:
     values = {"database": {"standalone": True}, "ingress": {"enabled": True}}
-    line = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[]), a_wish("B", values))
+    line = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[]), a_plan("B", values))
     assert line.severity is Severity.OK
 
 
 @pytest.mark.parametrize("plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"])
 def test_what_may_not_be_read_is_unknown_and_never_a_pass(plural: str) -> None:
-    lines = examine(without(k3s_with_traefik(), plural), a_wish())
+    lines = run_checks(without(k3s_with_traefik(), plural), a_plan())
     assert worst(lines) is Severity.UNKNOWN
     assert any(line.message == DENIED.words for line in lines if line.severity is Severity.UNKNOWN)
 
@@ -258,11 +258,11 @@ def test_whatever_stands_in_the_values_is_read_or_refused_in_words(data: st.Data
             node[part] = node = below if isinstance(below, dict) else {}
         node[last] = data.draw(JUNK)
     try:
-        wish = a_wish(letter, values)
+        planned = a_plan(letter, values)
     except ValueError as error:
         assert "is" in str(error)
         return
-    assert all(pod.count >= 0 and amount >= 0 for pod in wish.needs.pods for amount in pod.takes.values())
+    assert all(pod.count >= 0 and amount >= 0 for pod in planned.needs.pods for amount in pod.takes.values())
 
 
 MANIFESTS: list[dict[str, Any]] = [
@@ -328,7 +328,7 @@ def test_what_passes_can_be_placed_and_what_fails_cannot(
         for i, (count, cpu, memory) in enumerate(pods)
     ]
     facts = changed(k3s_with_traefik(), nodes=made, pods=[])
-    line = room_line(facts, msgspec.structs.replace(a_wish().needs, pods=tuple(wanted)))
+    line = room_line(facts, msgspec.structs.replace(a_plan().needs, pods=tuple(wanted)))
     free = [amounts(node["status"]["allocatable"]) for node in made]
     over = any(
         sum(one.count * one.takes[name] for one in wanted) > sum(room[name] for room in free)

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.kasm.preflight_site import a_wish, changed, k3s_with_traefik, line_of
+from unit.kasm.preflight_site import a_plan, changed, k3s_with_traefik, line_of
 from vdi.findings.model import Finding, Severity, worst
-from vdi.kasm.answers import Ingress
 from vdi.kasm.generations import C
-from vdi.kasm.preflight_facts import Answer, Clocks, Facts, Tool
-from vdi.kasm.preflight_wish import BadInputError, sort_documents, wish_of_manifests, with_answers
+from vdi.kasm.preflight.facts import Answer, Clocks, Facts, Tool
+from vdi.kasm.preflight.request import BadInputError, plan_of_manifests, sort_documents, with_answers
+from vdi.kasm.values.options import Ingress
 
 
 def with_helm(version: str = "", problem: str = "") -> Facts:
@@ -33,7 +33,7 @@ def with_kubectl(version: str = "", problem: str = "") -> Facts:
     ],
 )
 def test_helm(generation: str, version: str, verdict: Severity) -> None:
-    assert line_of("helm", with_helm(version), a_wish(generation)).severity is verdict
+    assert line_of("helm", with_helm(version), a_plan(generation)).severity is verdict
 
 
 def test_no_helm_is_a_failure_and_no_kubectl_a_warning() -> None:
@@ -99,24 +99,24 @@ def workloads(chart: str, *names: str) -> list[dict[str, Any]]:
 
 def test_pod_security_that_refuses_root_init_containers() -> None:
     facts = changed(k3s_with_traefik(), namespaces=[namespace("restricted")])
-    line = line_of("namespace", facts, a_wish("B"))
+    line = line_of("namespace", facts, a_plan("B"))
     assert line.severity is Severity.ERROR
     assert "data-perms" in line.message
     assert "enforce=baseline" in line.remedy.text
-    assert line_of("namespace", facts, a_wish("C")).severity is Severity.WARNING
-    assert line_of("namespace", changed(facts, namespaces=[namespace("baseline")]), a_wish("B")).severity is Severity.OK
+    assert line_of("namespace", facts, a_plan("C")).severity is Severity.WARNING
+    assert line_of("namespace", changed(facts, namespaces=[namespace("baseline")]), a_plan("B")).severity is Severity.OK
 
 
 def test_a_kasm_that_is_there_already() -> None:
     third = workloads("kasm-helm-1.1190.6", "kasm-proxy-default", "kasm-api-default", "kasm-manager-default")
     facts = changed(k3s_with_traefik(), deployments=third)
-    line = line_of("namespace", facts, a_wish("C"))
+    line = line_of("namespace", facts, a_plan("C"))
     assert line.severity is Severity.WARNING
     assert "kasm-helm 1.1190.6 (release kasm)" in line.observed
     second = workloads(
         "kasm-1.1181.0", "kasm-proxy-default-deployment", "kasm-api-deployment", "kasm-manager-default-deployment"
     )
-    other = line_of("namespace", changed(facts, deployments=second), a_wish("C"))
+    other = line_of("namespace", changed(facts, deployments=second), a_plan("C"))
     assert other.severity is Severity.ERROR
     assert "kasm 1.1181.0" in other.observed
 
@@ -142,9 +142,9 @@ def test_a_file_is_values_or_manifests_or_refused() -> None:
     }
     nothing, found = sort_documents([ingress, None, rdp], "-")
     assert nothing is None
-    wish = wish_of_manifests(C, found, "kasm", "manifests of -")
-    assert (wish.hostname, wish.ingress, wish.rdp) == ("kasm.example.com", Ingress.TRAEFIK, True)
-    assert with_answers(wish, hostname="other.example.com", ingress=None).hostname == "other.example.com"
+    planned = plan_of_manifests(C, found, "kasm", "manifests of -")
+    assert (planned.hostname, planned.ingress, planned.rdp) == ("kasm.example.com", Ingress.TRAEFIK, True)
+    assert with_answers(planned, hostname="other.example.com", ingress=None).hostname == "other.example.com"
     for bad in ([["a"]], [{"a": 1}, {"b": 2}], [{"apiVersion": "v1", "kind": "Pod", "metadata": {}}]):
         with pytest.raises(BadInputError, match=r"v\.yaml"):
             sort_documents(bad, "v.yaml")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from vdi.kasm.generations import A, B, C, Generation
-from vdi.kasm.install_chart import merged
-from vdi.kasm.upgrade_rules import Database, Side, Upgrade, notes, refusals
+from vdi.kasm.generations.upgrades import Database, Side, Upgrade, notes, refusals
+from vdi.kasm.install.chart import merged
 
 CARRIED = {"dbManagement": {"initialize": False, "upgrade": {"enable": True}}}
 

@@ -19,11 +19,11 @@ from unit.kasm.validate_site import (
     not_passing,
 )
 from vdi.findings.model import Severity
-from vdi.kasm.preflight_facts import Answer
-from vdi.kasm.validate import validate
-from vdi.kasm.validate_entry import EVERYWHERE
-from vdi.kasm.validate_facts import Installation, Release
-from vdi.kasm.validate_pods import state_of
+from vdi.kasm.preflight.facts import Answer
+from vdi.kasm.validate.checks import validate
+from vdi.kasm.validate.entry import EVERYWHERE
+from vdi.kasm.validate.facts import Installation, Release
+from vdi.kasm.validate.pods import state_of
 from vdi.kube.certificate import Certificate, covers
 
 LETTERS = ["A", "B", "C"]

@@ -7,9 +7,9 @@ import msgspec
 from unit.kasm.preflight_site import DENIED
 from unit.kasm.validate_site import HOST, a_kasm, broken, line_of
 from vdi.findings.model import Severity
-from vdi.kasm.validate import validate
-from vdi.kasm.validate_agents import notes
-from vdi.kasm.validate_facts import Installation
+from vdi.kasm.validate.agents import notes
+from vdi.kasm.validate.checks import validate
+from vdi.kasm.validate.facts import Installation
 
 
 def with_agents(agents: list[dict[str, Any]], sessions: list[dict[str, Any]] | None = None) -> Installation:

@@ -6,19 +6,19 @@ from hypothesis import given, settings
 
 from unit.kasm.kasm_answers import answers, good_answers, values_of
 from vdi.findings.model import Severity
-from vdi.kasm.answers import Answers, BadAnswersError, ExternalDatabase, Ingress, Profile, check
-from vdi.kasm.check_rules import Subject
-from vdi.kasm.check_values import check_values
 from vdi.kasm.generations import A, B, C
-from vdi.kasm.values import entries, render
-from vdi.kasm.values_schema import known
+from vdi.kasm.values.check import check_values
+from vdi.kasm.values.options import BadOptionsError, ExternalDatabase, Ingress, InstallOptions, Profile, check
+from vdi.kasm.values.render import entries, render
+from vdi.kasm.values.rules import Subject
+from vdi.kasm.values.schema import known
 
 HOST = "kasm.example.com"
 
 
 @given(good_answers())
 @settings(max_examples=60)
-def test_no_answers_make_values_that_the_check_refuses(given_answers: Answers) -> None:
+def test_no_answers_make_values_that_the_check_refuses(given_answers: InstallOptions) -> None:
     values = yaml.safe_load(render(given_answers))
     subject = Subject(
         given_answers.generation, given_answers.chart_version, values, rendered=bool(given_answers.resolver)
@@ -28,7 +28,7 @@ def test_no_answers_make_values_that_the_check_refuses(given_answers: Answers) -
 
 @given(good_answers())
 @settings(max_examples=40)
-def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: Answers) -> None:
+def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: InstallOptions) -> None:
     text = render(given_answers)
     read = yaml.safe_load(text)
     assert read == values_of(given_answers)
@@ -44,13 +44,13 @@ def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: An
 
 @given(answers())
 @settings(max_examples=60)
-def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers: Answers) -> None:
+def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers: InstallOptions) -> None:
     try:
         check(given_answers)
-    except BadAnswersError as error:
+    except BadOptionsError as error:
         assert error.problems
         assert all(each.startswith("--") and each.endswith(".") for each in error.problems)
-        with pytest.raises(BadAnswersError):
+        with pytest.raises(BadOptionsError):
             render(given_answers)
     else:
         subject = Subject(given_answers.generation, given_answers.chart_version, values_of(given_answers))
@@ -58,7 +58,7 @@ def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers
 
 
 def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
-    values = values_of(Answers(C, HOST, profile=Profile.NODE_4GB))
+    values = values_of(InstallOptions(C, HOST, profile=Profile.NODE_4GB))
     assert values["database"]["resources"] == {
         "requests": {"cpu": "250m", "memory": "512Mi"},
         "limits": {"cpu": "500m", "memory": "1Gi"},
@@ -74,7 +74,7 @@ def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
     assert values["database"]["storage"]["storageClassName"] == "local-path"
     assert values["imagePullPolicy"] == "IfNotPresent"
     assert [values["components"][key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [{"enabled": False}] * 3
-    redis = values_of(Answers(A, HOST, profile=Profile.NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
+    redis = values_of(InstallOptions(A, HOST, profile=Profile.NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
     assert redis["resources"] == {
         "requests": {"cpu": "100m", "memory": "256Mi"},
         "limits": {"cpu": "200m", "memory": "512Mi"},
@@ -83,13 +83,13 @@ def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
 
 def test_the_way_in_is_one_of_three() -> None:
     def way(ingress: Ingress) -> tuple[str, bool]:
-        values = values_of(Answers(C, HOST, ingress=ingress))
+        values = values_of(InstallOptions(C, HOST, ingress=ingress))
         return values["proxyService"]["type"], values["ingress"]["enabled"]
 
     assert way(Ingress.TRAEFIK) == ("ClusterIP", True)
     assert way(Ingress.LOADBALANCER) == ("LoadBalancer", False)
     assert way(Ingress.NONE) == ("ClusterIP", False)
-    text = render(Answers(C, HOST, release="mine", ingress=Ingress.NONE))
+    text = render(InstallOptions(C, HOST, release="mine", ingress=Ingress.NONE))
     assert f"route {HOST} to Service mine-proxy-default, port 8080" in text
 
 
@@ -97,7 +97,7 @@ def test_an_external_database_names_secrets_and_no_password() -> None:
     database = ExternalDatabase(
         "pg.example.com", secret="pg", key="pw", master_user="postgres", master_secret="pg-master"
     )
-    values = values_of(Answers(B, HOST, tls_secret="tls", database=database))["database"]
+    values = values_of(InstallOptions(B, HOST, tls_secret="tls", database=database))["database"]
     assert values["standalone"] is True
     assert values["kasmDbSecret"] == {"name": "pg", "key": "pw"}
     assert values["postgresMasterUser"]["secret"] == {"name": "pg-master", "key": "password"}
@@ -105,34 +105,37 @@ def test_an_external_database_names_secrets_and_no_password() -> None:
 
 
 def test_passwords_of_another_name_are_named_for_the_database_too() -> None:
-    values = values_of(Answers(C, HOST, passwords_secret="mine"))
+    values = values_of(InstallOptions(C, HOST, passwords_secret="mine"))
     assert values["kasmSecrets"] == {"create": False, "name": "mine"}
     assert values["database"]["kasmDbSecret"] == {"name": "mine", "key": "db-password"}
-    own = values_of(Answers(C, HOST, passwords_secret="kasm-secrets"))
+    own = values_of(InstallOptions(C, HOST, passwords_secret="kasm-secrets"))
     assert "kasmDbSecret" not in own["database"]
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (Answers(C, "https://kasm.example.com"), "--hostname is 'https://kasm.example.com'; allowed: a DNS name"),
-        (Answers(C, "10.0.0.1"), "--hostname is '10.0.0.1'"),
-        (Answers(C, HOST, size="huge"), "--size is 'huge'; allowed: small, medium, large"),
-        (Answers(C, HOST, size="large", profile=Profile.NODE_8GB), "such a node holds --size small only"),
-        (Answers(C, HOST, resolver="dns"), "--resolver is 'dns'; allowed: an IP address"),
-        (Answers(C, HOST, version=(1, 1190, 4), resolver="10.43.0.10"), "1.1190.4 has no such value"),
-        (Answers(C, HOST, version=(1, 1181, 0)), "--chart-version is 1.1181.0; allowed for kasm-helm: 1.1190.x"),
-        (Answers(B, HOST), "--tls-secret is missing"),
         (
-            Answers(A, HOST, ingress=Ingress.NONE),
+            InstallOptions(C, "https://kasm.example.com"),
+            "--hostname is 'https://kasm.example.com'; allowed: a DNS name",
+        ),
+        (InstallOptions(C, "10.0.0.1"), "--hostname is '10.0.0.1'"),
+        (InstallOptions(C, HOST, size="huge"), "--size is 'huge'; allowed: small, medium, large"),
+        (InstallOptions(C, HOST, size="large", profile=Profile.NODE_8GB), "such a node holds --size small only"),
+        (InstallOptions(C, HOST, resolver="dns"), "--resolver is 'dns'; allowed: an IP address"),
+        (InstallOptions(C, HOST, version=(1, 1190, 4), resolver="10.43.0.10"), "1.1190.4 has no such value"),
+        (InstallOptions(C, HOST, version=(1, 1181, 0)), "--chart-version is 1.1181.0; allowed for kasm-helm: 1.1190.x"),
+        (InstallOptions(B, HOST), "--tls-secret is missing"),
+        (
+            InstallOptions(A, HOST, ingress=Ingress.NONE),
             "--ingress is none; allowed for chart kasm-single-zone 1.17.0: traefik",
         ),
-        (Answers(A, HOST, database=ExternalDatabase("pg")), "knows its own database only"),
-        (Answers(C, HOST, database=ExternalDatabase("pg", master_user="postgres")), "give both or neither"),
-        (Answers(C, HOST, release="Kasm_1"), "--release is 'Kasm_1'"),
+        (InstallOptions(A, HOST, database=ExternalDatabase("pg")), "knows its own database only"),
+        (InstallOptions(C, HOST, database=ExternalDatabase("pg", master_user="postgres")), "give both or neither"),
+        (InstallOptions(C, HOST, release="Kasm_1"), "--release is 'Kasm_1'"),
     ],
 )
-def test_answers_that_do_not_go_together_are_refused_with_what_is_allowed(wrong: Answers, words: str) -> None:
-    with pytest.raises(BadAnswersError) as error:
+def test_answers_that_do_not_go_together_are_refused_with_what_is_allowed(wrong: InstallOptions, words: str) -> None:
+    with pytest.raises(BadOptionsError) as error:
         check(wrong)
     assert words in str(error.value)

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from unit.kasm.kasm_answers import good_answers, values_of
 from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
 from vdi.findings.model import Severity
-from vdi.kasm.answers import Answers, Ingress, Profile
 from vdi.kasm.generations import C
-from vdi.kasm.preflight import examine
-from vdi.kasm.preflight_facts import Facts, Probe, Resolution
-from vdi.kasm.preflight_wish import wish_of_values
+from vdi.kasm.preflight.checks import run_checks
+from vdi.kasm.preflight.facts import Facts, Probe, Resolution
+from vdi.kasm.preflight.request import plan_of_values
+from vdi.kasm.values.options import Ingress, InstallOptions, Profile
 
 MACHINES = {
     Profile.NODE_4GB: ("2", "3900Mi"),  # what Linux leaves of 4 GB
@@ -40,15 +40,17 @@ def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
 
 @given(good_answers())
 @settings(max_examples=80)
-def test_no_answers_make_values_that_the_preflight_refuses(given_answers: Answers) -> None:
+def test_no_answers_make_values_that_the_preflight_refuses(given_answers: InstallOptions) -> None:
     facts = machine(given_answers.profile, ingress=given_answers.ingress, hostname=given_answers.hostname)
-    wish = wish_of_values(
+    planned = plan_of_values(
         given_answers.generation, given_answers.chart_version, values_of(given_answers), "kasm", given_answers.release
     )
-    assert wish.hostname == given_answers.hostname
-    assert wish.ingress == given_answers.ingress
+    assert planned.hostname == given_answers.hostname
+    assert planned.ingress == given_answers.ingress
     refused = [
-        (line.code, line.message, line.evidence) for line in examine(facts, wish) if line.severity is Severity.ERROR
+        (line.code, line.message, line.evidence)
+        for line in run_checks(facts, planned)
+        if line.severity is Severity.ERROR
     ]
     assert refused == []
 
@@ -57,6 +59,6 @@ def test_no_answers_make_values_that_the_preflight_refuses(given_answers: Answer
 def test_the_chart_s_own_presets_do_not_fit_that_machine(profile: Profile) -> None:
     """So the test above can fail: without the profile the same machine is too small."""
     facts = machine(profile, ingress=Ingress.TRAEFIK, hostname="kasm.example.com")
-    values = values_of(Answers(C, "kasm.example.com"))
-    lines = examine(facts, wish_of_values(C, C.newest, values, "kasm", "kasm"))
+    values = values_of(InstallOptions(C, "kasm.example.com"))
+    lines = run_checks(facts, plan_of_values(C, C.newest, values, "kasm", "kasm"))
     assert [line.code for line in lines if line.severity is Severity.ERROR] == ["room"]

@@ -8,11 +8,11 @@ import msgspec
 
 from unit.kasm.preflight_site import GENERATIONS
 from vdi.findings.model import Finding, Severity
-from vdi.kasm.generations_model import Component, Generation
-from vdi.kasm.preflight_facts import Answer
-from vdi.kasm.preflight_release import Installed
-from vdi.kasm.validate import secret_name, validate
-from vdi.kasm.validate_facts import Installation, Release
+from vdi.kasm.generations.model import Component, Generation
+from vdi.kasm.preflight.facts import Answer
+from vdi.kasm.preflight.installed import Installed
+from vdi.kasm.validate.checks import secret_name, validate
+from vdi.kasm.validate.facts import Installation, Release
 from vdi.kube.certificate import Certificate
 
 Object = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Reads what preflight and validation look at: the API, and what lies outside of it."""

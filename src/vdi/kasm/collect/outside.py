@@ -1,0 +1,199 @@
+"""Measures what lies outside the API: names, ports, programs, the registry, clocks. Everything with a time limit."""
+
+import asyncio
+import json
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+
+from vdi.helm.binary import find_helm
+from vdi.helm.errors import HelmUnavailable
+from vdi.kasm.preflight.facts import Answer, Probe, Resolution, Tool
+from vdi.kube.config import ClusterConfig
+from vdi.kube.errors import ConfigError
+
+_CONNECT_SECONDS = 2.0
+_HTTP_SECONDS = 10.0
+_TOOL_SECONDS = 20.0
+_BODY = 2000
+"""So many characters of an answer are kept."""
+
+
+async def resolve(host: str) -> Resolution:
+    """The addresses of a name, as programs on this machine get them."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return Resolution(host, problem=getattr(error, "strerror", None) or str(error))
+    return Resolution(host, tuple(sorted({str(one[4][0]) for one in found})))
+
+
+async def probe(targets: Iterable[tuple[str, int]]) -> tuple[Probe, ...]:
+    """Whether anybody takes connections there."""
+    return tuple(await asyncio.gather(*(_connect(address, port) for address, port in targets)))
+
+
+async def _connect(address: str, port: int) -> Probe:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(address, port)
+    except ConnectionRefusedError:
+        return Probe(address, port, "refused")
+    except (OSError, TimeoutError):
+        return Probe(address, port, "silent")
+    writer.close()
+    return Probe(address, port, "open")
+
+
+async def read_tools() -> dict[str, Tool]:
+    """helm and kubectl in PATH."""
+    helm, kubectl = await asyncio.gather(_helm(), _kubectl())
+    return {helm.name: helm, kubectl.name: kubectl}
+
+
+async def _helm() -> Tool:
+    try:
+        found = await asyncio.to_thread(find_helm)
+    except HelmUnavailable as error:
+        return Tool("helm", problem=str(error))
+    return Tool("helm", ".".join(str(number) for number in found.version))
+
+
+async def _kubectl() -> Tool:
+    path = shutil.which("kubectl")
+    if path is None:
+        return Tool("kubectl", problem="there is no kubectl in PATH")
+    words = (path, "version", "--client", "--output", "json")
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe)
+    except OSError as error:
+        return Tool("kubectl", problem=f"{path} cannot be run: {error}")
+    try:
+        async with asyncio.timeout(_TOOL_SECONDS):
+            said, complaint = await process.communicate()
+        version = str(json.loads(said)["clientVersion"]["gitVersion"])
+    except TimeoutError:
+        return Tool("kubectl", problem=f"{path} did not answer within {_TOOL_SECONDS:g} s")
+    except (ValueError, KeyError, TypeError):
+        words_said = complaint.decode(errors="replace").strip() or "nothing that is a version"
+        return Tool("kubectl", problem=f"{path} version says {words_said}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return Tool("kubectl", version)
+
+
+async def ask_registry(url: str) -> Answer:
+    """HEAD /v2/: what every registry answers, with 200 or with 401 (OCI distribution, end-1)."""
+    return await ask("HEAD", f"{url.rstrip('/')}/v2/")
+
+
+async def ask(method: str, url: str, *, connect: str = "") -> Answer:
+    """One request over the machine's own way out (proxies of the environment).
+
+    `connect` is ADDRESS or ADDRESS:PORT, to go there in the place of what the URL's host resolves to. A certificate
+    that is not trusted is noted, and the question asked again without looking at it.
+    """
+    try:
+        return await _ask(method, url, connect, trust=True)
+    except aiohttp.ClientConnectorCertificateError:
+        pass
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        return Answer(url, problem=_words(error))
+    try:
+        return await _ask(method, url, connect, trust=False)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return Answer(url, problem=_words(error), trusted=False)
+
+
+async def _ask(method: str, url: str, connect: str, *, trust: bool) -> Answer:
+    connector = aiohttp.TCPConnector(resolver=_Fixed(connect) if connect else None, ssl=trust)
+    timeout = aiohttp.ClientTimeout(total=_HTTP_SECONDS)
+    async with (
+        aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=not connect) as session,
+        session.request(method, url, allow_redirects=False) as answer,
+    ):
+        body = "" if method == "HEAD" else (await answer.content.read(_BODY)).decode(errors="replace")
+        return Answer(url, answer.status, body, trusted=trust)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing came within {_HTTP_SECONDS:g} s"
+    return str(error) or type(error).__name__
+
+
+class _Fixed(aiohttp.abc.AbstractResolver):
+    """Any name is at this address."""
+
+    def __init__(self, connect: str) -> None:
+        self._address, _, port = connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "")
+        self._port = int(port) if port else 0
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[aiohttp.abc.ResolveResult]:
+        """The one address."""
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        return [
+            aiohttp.abc.ResolveResult(
+                hostname=host,
+                host=self._address,
+                port=self._port or port,
+                family=family,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTime:
+    """The API server's clock; `now` None: it gave none, and `problem` says why."""
+
+    now: datetime | None = None
+    ahead: float = 0.0
+    """Seconds by which this machine's clock is ahead of it."""
+    problem: str = ""
+
+
+async def read_clocks(config: ClusterConfig) -> ServerTime:
+    """From the Date header of any answer; no account is needed for that, so none is shown."""
+    try:
+        context: ssl.SSLContext | bool = config.ssl_context() or True
+    except ConfigError as error:
+        return ServerTime(problem=str(error))
+    timeout = aiohttp.ClientTimeout(total=_HTTP_SECONDS)
+    began = time.monotonic()
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(
+                f"{config.server.rstrip('/')}/version",
+                ssl=context,
+                server_hostname=config.tls_server_name,
+                proxy=config.proxy_url,
+            ) as answer,
+        ):
+            said = answer.headers.get("Date", "")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return ServerTime(problem=f"the API server gave no answer to GET /version ({_words(error)})")
+    took = time.monotonic() - began
+    try:
+        server = parsedate_to_datetime(said)
+    except ValueError:
+        return ServerTime(problem=f"the API server's Date header is {said!r}")
+    # The header has whole seconds, cut off: on average half of one has gone by, as has half of the way.
+    ahead = (datetime.now(UTC) - server).total_seconds() - 0.5 - took / 2
+    return ServerTime(server, ahead)

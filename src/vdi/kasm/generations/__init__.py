@@ -1,0 +1,123 @@
+"""The three generations of Kasm's Helm chart, and which one a release, a label or a set of workloads is.
+
+The chart changed its name twice (`kasm-single-zone`, `kasm`, `kasm-helm`) and with it its values, the names of its
+objects and the order of its init containers. What is said about a Kasm begins with knowing which of the three it is.
+"""
+
+import re
+from collections.abc import Iterable
+
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
+from vdi.kasm.generations.model import (
+    SIZES,
+    Component,
+    Container,
+    Generation,
+    Health,
+    InitContainer,
+    KnownIssue,
+    Resources,
+    Version,
+    VersionRange,
+    matches,
+)
+
+ALL = (A, B, C)
+__all__ = [
+    "ALL",
+    "SIZES",
+    "A",
+    "B",
+    "C",
+    "Component",
+    "Container",
+    "Generation",
+    "Health",
+    "InitContainer",
+    "KnownIssue",
+    "Resources",
+    "Version",
+    "VersionRange",
+    "by_letter",
+    "chart_of_label",
+    "kasm_version",
+    "matches",
+    "of_chart",
+    "of_label",
+    "of_workloads",
+    "parse_version",
+    "successor",
+]
+
+UMBRELLA = "kasm-platform"
+"""A chart that installs generation C together with Kasm's agent for Kubernetes."""
+_LABEL = re.compile(r"(?P<chart>[a-z][a-z-]*?)-(?P<version>v?\d+\.\d.*)")
+_NUMBERS = re.compile(r"v?(\d+(?:\.\d+)*)")
+
+
+def parse_version(text: str) -> Version:
+    """`1.1190.6` or `1.16.0-develop` as numbers. Raises ValueError with the text and what is allowed."""
+    match = _NUMBERS.match(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a version; allowed are numbers such as 1.1190.6 or 1.17.0")
+    return tuple(int(number) for number in match[1].split("."))
+
+
+def kasm_version(chart_version: str) -> str:
+    """Which Kasm a chart version installs: `1.1181.0` is 1.18.1, `1.1190.6` is 1.19.0, `1.17.0` itself."""
+    version = parse_version(chart_version)
+    if len(version) < 2 or version[1] < 1000:
+        return ".".join(str(number) for number in version)
+    digits = str(version[1])
+    return f"{digits[0]}.{digits[1:-1]}.{digits[-1]}"
+
+
+def by_letter(letter: str) -> Generation:
+    """Generation `A`, `B` or `C`, or the one whose chart is called that. Raises ValueError with what is allowed."""
+    for generation in ALL:
+        if letter.upper() == generation.letter or letter == generation.chart:
+            return generation
+    allowed = ", ".join(f"{each.letter} ({each.chart}, {each.kasm})" for each in ALL)
+    raise ValueError(f"{letter!r} is no generation of Kasm's chart; allowed: {allowed}")
+
+
+def of_chart(name: str) -> Generation | None:
+    """The generation of a chart's name, as in Chart.yaml or in a Helm release; None when it is not one of Kasm's."""
+    if name == UMBRELLA:
+        return C
+    return next((generation for generation in ALL if generation.chart == name), None)
+
+
+def chart_of_label(label: str) -> tuple[str, str]:
+    """Name and version of a chart from label helm.sh/chart (`kasm-helm-1.1190.6`); two "" when it has another form."""
+    match = _LABEL.fullmatch(label)
+    return (match["chart"], match["version"]) if match else ("", "")
+
+
+def of_label(label: str) -> Generation | None:
+    """The generation from label helm.sh/chart: what an object was made by last."""
+    return of_chart(chart_of_label(label)[0])
+
+
+def of_workloads(names: Iterable[str]) -> Generation | None:
+    """The generation from the names of Deployments and StatefulSets, for installations without a Helm release.
+
+    A has a workload for each part with a fixed name, B appends `-deployment` to the release's, C appends nothing and
+    names the database after the version. None when no generation has at least its proxy, API and manager.
+    """
+    known = tuple(names)
+    for generation in ALL:
+        wanted = [each.name for each in generation.components if each.key in ("proxy", "api", "manager")]
+        if all(any(matches(name, real) for real in known) for name in wanted):
+            if generation is C and any(name.endswith("-deployment") for name in known):
+                continue
+            return generation
+    return None
+
+
+def successor(generation: Generation) -> Generation | None:
+    """The next generation; upgrades go one step at a time. None after the last."""
+    index = ALL.index(generation) + 1
+    return ALL[index] if index < len(ALL) else None

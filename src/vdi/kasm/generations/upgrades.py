@@ -1,0 +1,136 @@
+"""Which upgrades are refused, and what to do in their place. Pure.
+
+The bundled database's StatefulSet is named after Kasm's version, so a new Kasm replaces it: unless the chart is told to
+carry the data over, it begins with an empty one, and the old volume goes with the old StatefulSet where its policy is
+Delete.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.kasm.generations import ALL, C, Generation, Version, successor
+from vdi.kasm.values.paths import value_at
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A bundled database that runs now."""
+
+    statefulset: str
+    when_deleted: str
+    """`Retain` or `Delete`: what becomes of its volume when the StatefulSet goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of an upgrade: a chart and the values that were given to it."""
+
+    generation: Generation
+    version: Version
+    app_version: str
+    values: Mapping[str, Any]
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """A value; a null is as good as none."""
+        found = value_at(self.values, path)
+        return default if found is None else found
+
+    @property
+    def external(self) -> bool:
+        """Whether its database is somebody else's."""
+        return self.get("database.standalone") is True
+
+    @property
+    def words(self) -> str:
+        """`kasm-helm 1.1190.6`."""
+        return f"{self.generation.chart} {'.'.join(map(str, self.version))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What there is, and what is wanted."""
+
+    release: str
+    namespace: str
+    before: Side
+    after: Side
+    databases: tuple[Database, ...] = ()
+
+    @property
+    def replaced(self) -> tuple[Database, ...]:
+        """The databases whose StatefulSets go."""
+        if self.after.external or self.after.generation is not self.before.generation:
+            return self.databases
+        if self.after.generation is not C:
+            return ()
+        name = f"{self.release}-db-{self.after.app_version.replace('.', '-')}"[:63].removesuffix("-")
+        return tuple(each for each in self.databases if each.statefulset != name)
+
+
+def refusals(upgrade: Upgrade) -> tuple[str, ...]:
+    """Why it is not done, each with what to do; empty when nothing speaks against it."""
+    return tuple(_order(upgrade)) or (*_erased(upgrade), *_deleted(upgrade))
+
+
+def _order(upgrade: Upgrade) -> Iterator[str]:
+    before, after = upgrade.before, upgrade.after
+    if after.generation is before.generation:
+        if after.version < before.version:
+            yield (
+                f"{upgrade.release} is {before.words}, and {after.words} is older: the database does not go back."
+                f" To undo an upgrade: helm rollback {upgrade.release} -n {upgrade.namespace}"
+            )
+        return
+    following = successor(before.generation)
+    if following is None or ALL.index(after.generation) < ALL.index(before.generation):
+        yield f"{upgrade.release} is {before.words}; there is no way back to {after.words}."
+    elif following is not after.generation:
+        yield (
+            f"from {before.words} there is no direct way to {after.words}: upgrade to {following.chart}"
+            f" ({following.kasm}) first, then on from there. Values: vdi kasm values migrate --from"
+            f" {before.generation.letter} --to {following.letter}"
+        )
+
+
+def _erased(upgrade: Upgrade) -> Iterator[str]:
+    """The data-loss trap: a new, empty database in the place of the one that is there."""
+    if not upgrade.replaced or upgrade.after.external:
+        return
+    after, names = upgrade.after, ", ".join(each.statefulset for each in upgrade.replaced)
+    if after.get("dbManagement.initialize", default=True) is not False or not after.get("dbManagement.upgrade.enable"):
+        versions = f"Kasm {upgrade.before.app_version} -> {after.app_version}"
+        yield (
+            f"This upgrade would erase the database: StatefulSet {names} is replaced ({versions}), and an empty one is"
+            " initialised in its place. In the values write"
+            " dbManagement.initialize: false and dbManagement.upgrade.enable: true - the chart then dumps the database"
+            " before the change and restores it afterwards - and database.storage.retentionPolicy.whenDeleted: Retain"
+        )
+
+
+def _deleted(upgrade: Upgrade) -> Iterator[str]:
+    """The policy that counts is that of the StatefulSet that goes, so the new values cannot mend it."""
+    for each in upgrade.replaced:
+        if each.when_deleted == "Delete":
+            patch = '{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Retain"}}}'
+            yield (
+                f"The volume of StatefulSet {each.statefulset} would be deleted with it (whenDeleted is Delete): the"
+                f" only copy of the data but for the dump. Keep it: kubectl -n {upgrade.namespace} patch"
+                f" statefulset {each.statefulset} --type merge -p '{patch}'"
+            )
+
+
+def notes(upgrade: Upgrade) -> tuple[str, ...]:
+    """What one should know, and what does not stand in the way."""
+    found = []
+    before, after = upgrade.before, upgrade.after
+    if after.external and before.generation.postgres_major != after.generation.postgres_major:
+        found.append(
+            f"The database is yours: it must be PostgreSQL {after.generation.postgres_major} by now (it was"
+            f" {before.generation.postgres_major}); pods wait until it is."
+        )
+    if not upgrade.replaced and not after.external and after.get("dbManagement.initialize", default=True) is not False:
+        found.append("dbManagement.initialize is on: the db-init Job may never end, since the database is initialised.")
+    if before.generation is not after.generation:
+        found.append("Workloads get other names: Kasm is away until the new ones are up.")
+    return tuple(found)

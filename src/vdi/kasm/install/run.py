@@ -1,0 +1,237 @@
+"""Installs and upgrades Kasm with helm: checked first, backed up first, watched, and undone by helm where it fails."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+from vdi.findings.model import errors
+from vdi.helm import arguments
+from vdi.helm.arguments import Change, Place, Values
+from vdi.helm.binary import Helm
+from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
+from vdi.helm.watch import View, Watch, run_watched, stop_telling
+from vdi.kasm.backup import Backup, Kubectl, back_up, check_free
+from vdi.kasm.generations import Generation, of_chart, parse_version
+from vdi.kasm.generations.upgrades import Database, Side, Upgrade, notes, refusals
+from vdi.kasm.install.chart import KasmChart, merged, without_own_keys
+from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
+from vdi.kasm.install.waits import tell_waits
+from vdi.kasm.values.check import check_values
+from vdi.kasm.values.paths import value_at
+from vdi.kasm.values.rules import Subject, in_words
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
+from vdi.kube.transport import Client
+
+Object = dict[str, Any]
+
+
+class Progress(View, Protocol):
+    """Where stages are shown."""
+
+    def stage(self, text: str, seconds: float) -> None:
+        """One stage is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What an installation, an upgrade or a removal needs."""
+
+    client: Client
+    helm: Helm
+    view: Progress
+    release: str
+    place: Place
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done once it is agreed to."""
+
+    chart: KasmChart
+    values: dict[str, Any]
+    warnings: tuple[str, ...]
+    backup: bool = False
+    """Whether there is a bundled database to back up first."""
+    before: Revision | None = None
+
+
+def check(chart: KasmChart, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Warnings about values. Raises KasmRefusedError with every error."""
+    found = without_own_keys(check_values(Subject(chart.generation, chart.version, values)), chart.defaults)
+    if refused := errors(found):
+        raise KasmRefusedError(*map(in_words, refused))
+    known_issues = chart.generation.known_issues_of(chart.version)
+    return (*map(in_words, found), *(f"{issue.what}: {issue.remedy}" for issue in known_issues))
+
+
+async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -> Plan:
+    """Raises KasmRefusedError where Kasm is there already, or where an older database would stay locked."""
+    warnings = check(chart, values)
+    revisions = await read_revisions(run.client, run.place.namespace, run.release)
+    if revisions and revisions[0].status in PENDING:
+        raise KasmRefusedError(_pending(run, revisions[0]))
+    if (there := deployed(revisions)) is not None:
+        raise KasmRefusedError(
+            f"release {run.release} is in namespace {run.place.namespace} already ({there.chart_words}):"
+            " vdi kasm upgrade, or another --release"
+        )
+    claims = await _database_claims(run, chart.generation)
+    name = passwords_secret(chart.generation, run.release, values)
+    if claims and not await secret_exists(run.client, run.place.namespace, name):
+        raise KasmRefusedError(
+            f"the volume of an earlier database is there (PersistentVolumeClaim {', '.join(claims)}), and Secret {name}"
+            " with its password is not: the chart would make one that does not open it. Bring the Secret back, or"
+            f" delete the volume with all data: kubectl -n {run.place.namespace} delete pvc {' '.join(claims)}"
+        )
+    if claims:
+        warnings = (*warnings, f"the database of an earlier installation is found again: {', '.join(claims)}")
+    return Plan(chart, values, warnings)
+
+
+async def plan_upgrade(run: Running, chart: KasmChart, values: dict[str, Any] | None) -> Plan:
+    """`values` None: the release's own go on. Raises KasmRefusedError where data would be lost."""
+    revisions = await read_revisions(run.client, run.place.namespace, run.release)
+    if revisions and revisions[0].status in PENDING:
+        raise KasmRefusedError(_pending(run, revisions[0]))
+    before = _in_place(run, deployed(revisions))
+    generation = generation_of_release(before)
+    if values is None and generation is not chart.generation:
+        raise KasmRefusedError(
+            f"values of {generation.chart} do not fit {chart.generation.chart}; carry them over and name the file (-f):"
+            f" helm get values {run.release} -n {run.place.namespace} | vdi kasm values migrate - --from"
+            f" {generation.letter} --to {chart.generation.letter} -w new.yaml"
+        )
+    wanted = before.config or {} if values is None else values
+    old, new = before.chart.metadata, chart
+    upgrade = Upgrade(
+        run.release,
+        run.place.namespace,
+        Side(generation, parse_version(old.version), old.app_version, merged(before.chart.values, before.config or {})),
+        Side(new.generation, new.version, new.app_version, merged(new.defaults, wanted)),
+        await _databases(run, generation),
+    )
+    if problems := refusals(upgrade):
+        raise KasmRefusedError(*problems)
+    warnings = (*check(chart, wanted), *notes(upgrade))
+    return Plan(chart, wanted, warnings, backup=bool(upgrade.databases), before=before)
+
+
+async def installed_generation(run: Running) -> Generation:
+    """Which generation the release is now. Raises KasmRefusedError where there is none."""
+    return generation_of_release(
+        _in_place(run, deployed(await read_revisions(run.client, run.place.namespace, run.release)))
+    )
+
+
+def _in_place(run: Running, revision: Revision | None) -> Revision:
+    if revision is None:
+        raise KasmRefusedError(
+            f"there is no release {run.release} in namespace {run.place.namespace} to upgrade: vdi kasm install"
+        )
+    return revision
+
+
+def generation_of_release(revision: Revision) -> Generation:
+    """Which generation a release is. Raises KasmRefusedError for one that is not Kasm's."""
+    found = of_chart(revision.chart.metadata.name)
+    if found is None:
+        raise KasmRefusedError(f"release {revision.name} is {revision.chart_words}, which is not Kasm")
+    return found
+
+
+async def save_database(run: Running, plan: Plan, kubectl: Kubectl, file: Path) -> Backup | None:
+    """The dump before an upgrade; None where the database is not the chart's. Raises KasmError, KubeError."""
+    if not plan.backup or plan.before is None:
+        return None
+    check_free(file)
+    began = monotonic()
+    run.view.waiting("the database is dumped, and the dump is read back")
+    done = await back_up(run.client, kubectl, generation_of_release(plan.before), run.release, file)
+    run.view.stage(f"database saved to {done.file} ({done.size:,} bytes, read back)", monotonic() - began)
+    return done
+
+
+async def apply(run: Running, plan: Plan) -> Revision:
+    """Run helm, and tell what waits for what. Raises KasmFailedError, which says what was left; KubeError."""
+    chart = plan.chart
+    change = Change(run.release, chart.source, run.place, Values(plan.values), chart.more)
+    words = arguments.upgrade(run.helm, change, seconds=run.seconds)
+    watch = Watch(run.client, [run.place.namespace], run.view)
+    telling = asyncio.create_task(tell_waits(run.client, run.place.namespace, chart.generation, run.view))
+    began = monotonic()
+    try:
+        await run_watched(run.helm, words, watch, stdin=change.values.stdin)
+    except (HelmFailed, HelmInterrupted) as error:
+        left = _left(run, await read_revisions(run.client, run.place.namespace, run.release))
+        raise KasmFailedError(f"{error}\n{left}", interrupted=isinstance(error, HelmInterrupted)) from error
+    finally:
+        await stop_telling(telling, run.view)
+    run.view.stage("helm: everything is ready", monotonic() - began)
+    found = deployed(await read_revisions(run.client, run.place.namespace, run.release))
+    if found is None:
+        raise KasmFailedError(f"helm ended well, and no revision of {run.release} is in place.")
+    return found
+
+
+def _left(run: Running, after: list[Revision]) -> str:
+    good = deployed(after)
+    if after and after[0].status in PENDING:
+        return _pending(run, after[0])
+    if good is not None:
+        return f"Revision {good.version} of {run.release} is in place ({good.chart_words})."
+    if not after:
+        kept = "its Secrets and the database's volume may be left"
+        return f"It was taken back; no release {run.release} is left ({kept}). Why: vdi kasm diagnose"
+    return f"Revision {after[0].version} of {run.release} is {after[0].status}; none is in place. vdi kasm uninstall"
+
+
+def _pending(run: Running, revision: Revision) -> str:
+    where = f"-n {run.place.namespace}"
+    mend = f"helm rollback {run.release} {where}" if revision.version > 1 else f"helm uninstall {run.release} {where}"
+    return (
+        f"revision {revision.version} of {run.release} is {revision.status}: helm works on it, or was killed."
+        f" If nobody works on it: {mend}"
+    )
+
+
+async def _databases(run: Running, generation: Generation) -> tuple[Database, ...]:
+    found = []
+    for one in await run.client.list(STATEFUL_SETS, namespace=run.place.namespace, into=Object):
+        labels = one["spec"]["template"]["metadata"].get("labels") or {}
+        component = generation.component_of(labels)
+        if component and component.key == "db" and labels.get("app.kubernetes.io/instance", "") in ("", run.release):
+            policy = one["spec"].get("persistentVolumeClaimRetentionPolicy") or {}
+            found.append(Database(one["metadata"]["name"], policy.get("whenDeleted", "Retain")))
+    return tuple(found)
+
+
+async def _database_claims(run: Running, generation: Generation) -> list[str]:
+    claims = await run.client.list(CLAIMS, namespace=run.place.namespace, into=Object)
+    found = []
+    for one in claims:
+        labels = one["metadata"].get("labels") or {}
+        component = generation.component_of(labels)
+        if component and component.key == "db" and labels.get("app.kubernetes.io/instance", "") in ("", run.release):
+            found.append(str(one["metadata"]["name"]))
+    return sorted(found)
+
+
+def passwords_secret(generation: Generation, release: str, values: Mapping[str, Any]) -> str:
+    """Name of the Secret with the passwords: the one that these values name, else the chart's own."""
+    path = generation.paths.get("passwords_secret", "")
+    return str((value_at(values, path) if path else None) or generation.secrets.format(release=release))
+
+
+async def secret_exists(client: Client, namespace: str, name: str) -> bool:
+    """Whether it is there; what is in it is of no interest."""
+    try:
+        await client.get(SECRETS, name, namespace=namespace, into=Object)
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,178 @@
+"""Lines about what lies outside the cluster: programs, the registry, clocks. Pure."""
+
+from collections.abc import Iterator
+
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.kasm.generations.model import Version
+from vdi.kasm.preflight.checklist import Unreadable, counted, unreadable_finding
+from vdi.kasm.preflight.facts import Facts
+from vdi.kasm.preflight.needs import version_of
+
+NOTICED_SKEW = 5.0
+"""Seconds. Signed tokens and one-time passwords are given about as much."""
+HARMFUL_SKEW = 60.0
+_LATE_BEAT = 20.0
+"""Seconds: a kubelet renews its Lease every ten; an older one is as likely to be a kubelet that is slow."""
+
+
+def tool_lines(facts: Facts, least_helm: Version) -> Iterator[Finding]:
+    """Programs, registry, clocks."""
+    yield _helm_line(facts, least_helm)
+    yield _kubectl_line(facts)
+    yield registry_line(facts)
+    yield clock_line(facts)
+
+
+def _helm_line(facts: Facts, least: Version) -> Finding:
+    expected = f"{'.'.join(str(number) for number in least)} or later"
+    tool = facts.tools.get("helm")
+    remedy = Remedy("See https://helm.sh/docs/intro/install/.")
+    if tool is None or tool.problem:
+        message = f"The chart is installed with it, and {tool.problem if tool else 'it was not looked for'}."
+        return Finding(
+            code="helm",
+            severity=Severity.ERROR,
+            observed="not found",
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
+    if version_of(tool.version) < least:
+        message = "Kasm's chart is made for newer ones."
+        return Finding(
+            code="helm",
+            severity=Severity.ERROR,
+            observed=tool.version,
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
+    return Finding(code="helm", severity=Severity.OK, observed=tool.version, expected=expected)
+
+
+def _kubectl_line(facts: Facts) -> Finding:
+    expected = "at most one minor version from the cluster's"
+    tool = facts.tools.get("kubectl")
+    remedy = Remedy("See https://kubernetes.io/docs/tasks/tools/; a K3s server has `k3s kubectl`.")
+    if tool is None or tool.problem:
+        message = f"Remedies are given as kubectl commands, and {tool.problem if tool else 'it was not looked for'}."
+        return Finding(
+            code="kubectl",
+            severity=Severity.WARNING,
+            observed="not found",
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
+    versions = [(one.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion", "") for one in facts.all("nodes")]
+    minors = {version_of(one)[1] for one in versions if any(letter.isdigit() for letter in one)}
+    own = version_of(tool.version)[1]
+    if any(abs(own - one) > 1 for one in minors):
+        message = f"The cluster has {', '.join(sorted(set(versions)))}; further apart nobody promises that it works."
+        return Finding(
+            code="kubectl",
+            severity=Severity.WARNING,
+            observed=tool.version,
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
+    return Finding(code="kubectl", severity=Severity.OK, observed=tool.version, expected=expected)
+
+
+def registry_line(facts: Facts) -> Finding:
+    """Whether it answers here. Nodes may have other ways (proxy, mirror), which are not seen from here."""
+    expected = "answers 200 or 401 at /v2/"
+    found = facts.registry
+    if found is None:
+        return unreadable_finding(
+            "registry", expected, Unreadable("The registry was not asked.", Remedy.run("vdi kasm preflight"))
+        )
+    remedy = Remedy(
+        "Behind a proxy set HTTPS_PROXY for k3s (/etc/systemd/system/k3s.service.env). Without the Internet name a"
+        " mirror in /etc/rancher/k3s/registries.yaml, and its URL here with --registry.",
+        (f"curl -I {found.url}",),
+    )
+    if not found.status:
+        message = f"Images could not be pulled from this machine: {found.problem}. Nodes may have another way."
+        return Finding(
+            code="registry",
+            severity=Severity.ERROR,
+            observed=f"{found.url}: no answer",
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
+    observed = f"{found.url}: {found.status}"
+    if found.status == 429:
+        message = (
+            "The registry is there, but has had too many requests from this address (Docker Hub's limit for anonymous)."
+        )
+        how = Remedy("Log in: with a Secret of type dockerconfigjson and imagePullSecrets, or in registries.yaml.")
+        return Finding(
+            code="registry",
+            severity=Severity.WARNING,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=how,
+        )
+    if found.status not in (200, 401):
+        message = "Something answers that is no registry (a proxy's page, perhaps)."
+        return Finding(
+            code="registry",
+            severity=Severity.ERROR,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=remedy,
+        )
+    if not found.trusted:
+        message = (
+            "Its certificate is not one that this machine trusts; containerd refuses it too unless told otherwise."
+        )
+        how = Remedy("Set tls.ca_file of this registry in /etc/rancher/k3s/registries.yaml on every node.")
+        return Finding(
+            code="registry",
+            severity=Severity.WARNING,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=how,
+        )
+    return Finding(code="registry", severity=Severity.OK, observed=observed, expected=expected)
+
+
+def clock_line(facts: Facts) -> Finding:
+    """This machine's clock and the nodes' against the API server's."""
+    clocks = facts.clocks
+    expected = f"within {NOTICED_SKEW:g} s of the API server's"
+    if clocks.here is None:
+        problem = clocks.problem or "the API server gave no time"
+        return unreadable_finding(
+            "clock", expected, Unreadable(f"Clocks were not compared: {problem}.", Remedy.run("timedatectl status"))
+        )
+    observed = f"this machine {round(clocks.here):+d} s"
+    behind = {name: skew for name, skew in clocks.nodes.items() if skew < -_LATE_BEAT}
+    ahead = {name: skew for name, skew in clocks.nodes.items() if skew > NOTICED_SKEW}
+    wrong = {**behind, **ahead}
+    observed += (
+        f", {counted(len(clocks.nodes), 'node')} by the heartbeat" if clocks.nodes else ", no node's heartbeat read"
+    )
+    observed += "".join(f"; node {name} {round(skew):+d} s" for name, skew in sorted(wrong.items()))
+    if abs(clocks.here) <= NOTICED_SKEW and not wrong:
+        return Finding(code="clock", severity=Severity.OK, observed=observed, expected=expected)
+    far = max([abs(clocks.here), *(abs(skew) for skew in wrong.values())])
+    message = (
+        "Certificates and signed tokens (sessions, agents, SAML, one-time passwords) are refused when clocks differ."
+    )
+    if behind:
+        message += " A node that seems behind may also have a kubelet that has stopped."
+    return Finding(
+        code="clock",
+        severity=Severity.ERROR if far > HARMFUL_SKEW else Severity.WARNING,
+        observed=observed,
+        expected=expected,
+        message=message,
+        remedy=Remedy("Here and on every node:", ("timedatectl set-ntp true", "timedatectl status")),
+    )

@@ -1,0 +1,1 @@
+"""Whether a Kasm that is installed is whole: items of a checklist. Pure."""

@@ -1,0 +1,276 @@
+"""Lines about what runs: workloads, pods, Services, volumes, the database's first contents. Pure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.kasm.generations import kasm_version, parse_version
+from vdi.kasm.generations.model import Component, Version, matches
+from vdi.kasm.preflight.checklist import listed, unreadable_finding
+from vdi.kasm.preflight.installed import Installed, release_of
+from vdi.kasm.validate.facts import Installation
+
+Object = dict[str, Any]
+_PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
+
+
+def version_of_chart(installed: Installed) -> Version:
+    """Of the chart that is installed; the newest of its generation where nothing says so."""
+    try:
+        return parse_version(installed.version)
+    except ValueError:
+        return installed.generation.newest
+
+
+def parts(found: Installation, installed: Installed) -> Iterator[tuple[Component, list[Object]]]:
+    """Components that run for good, with their workloads; without those that are switched off."""
+    for component in installed.generation.present(version_of_chart(installed)):
+        if component.kind == "Job":
+            continue
+        there = [one for one in found.all(_PLURALS[component.kind]) if matches(component.name, one["metadata"]["name"])]
+        if there or not (component.switch or component.may_be_absent):
+            yield component, there
+
+
+def workload_lines(found: Installation, installed: Installed) -> Iterator[Finding]:
+    """One line for each component."""
+    for component, there in parts(found, installed):
+        check = f"part {component.key}"
+        expected = f"{component.kind} with all its pods ready"
+        unread = found.missing(_PLURALS[component.kind])
+        if unread is not None:
+            yield unreadable_finding(check, expected, unread)
+        else:
+            name = real_name(component.name, installed)
+            yield _workload_line(check, expected, f"{component.kind} {name}", there, found.namespace)
+
+
+def real_name(pattern: str, installed: Installed) -> str:
+    """As it is in this release, in the zone that is always there."""
+    version = kasm_version(".".join(str(number) for number in version_of_chart(installed))).replace(".", "-")
+    return pattern.format(release=installed.release or "kasm", zone="default", version=version)
+
+
+def _workload_line(check: str, expected: str, name: str, there: list[Object], namespace: str) -> Finding:
+    if not there:
+        return Finding(
+            code=check,
+            severity=Severity.ERROR,
+            observed=f"no {name}",
+            expected=expected,
+            message="It belongs to every installation of this chart: it was deleted, or the install broke off.",
+            remedy=Remedy(
+                "An upgrade with the same values brings it back. See the releases and their state.",
+                (f"helm list --all --namespace {namespace}",),
+            ),
+        )
+    counts = {one["metadata"]["name"]: _counts(one) for one in there}
+    observed = "; ".join(f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items())
+    if all(ready >= wants for ready, wants in counts.values()):
+        return Finding(code=check, severity=Severity.OK, observed=observed, expected=expected)
+    return Finding(
+        code=check,
+        severity=Severity.ERROR,
+        observed=observed,
+        expected=expected,
+        message="Not all of its pods are ready.",
+        remedy=_diagnose(namespace),
+    )
+
+
+def _counts(workload: Object) -> tuple[int, int]:
+    """Ready and wanted pods; ready ones that an update has yet to replace do not count."""
+    spec, status = workload.get("spec") or {}, workload.get("status") or {}
+    wants = int(spec["replicas"]) if spec.get("replicas") is not None else 1
+    if int(status.get("observedGeneration") or 0) < int(workload["metadata"].get("generation") or 0):
+        return 0, wants
+    ready, updated, there = (int(status.get(each) or 0) for each in ("readyReplicas", "updatedReplicas", "replicas"))
+    return min(max(0, ready - max(0, there - updated)), updated, wants), wants
+
+
+def _diagnose(namespace: str) -> Remedy:
+    return Remedy.run(f"vdi kasm diagnose --namespace {namespace}")
+
+
+def pods_line(found: Installation, installed: Installed) -> Finding:
+    """All pods of the release at once, with the state of those that are not ready."""
+    expected = "all ready, or done"
+    unread = found.missing("pods")
+    if unread is not None:
+        return unreadable_finding("pods", expected, unread)
+    own = [pod for pod in found.all("pods") if _is_own(pod, installed)]
+    bad = [pod for pod in own if not _is_fine(pod)]
+    observed = f"{len(own) - len(bad)} of {len(own)} are"
+    if not own:
+        message = "The workloads are there and have made no pods: they are refused, or scaled to 0."
+        look = Remedy.run(f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp")
+        return Finding(
+            code="pods", severity=Severity.ERROR, observed="none", expected=expected, message=message, remedy=look
+        )
+    if not bad:
+        return Finding(code="pods", severity=Severity.OK, observed=observed, expected=expected)
+    states = [f"{pod['metadata']['name']} {state_of(pod)}" for pod in bad]
+    return Finding(
+        code="pods",
+        severity=Severity.ERROR,
+        observed=f"{observed}; {listed(states)}",
+        expected=expected,
+        message="What a pod in Init waits for is said by name, and why that does not come.",
+        remedy=_diagnose(found.namespace),
+    )
+
+
+def _is_own(pod: Object, installed: Installed) -> bool:
+    return installed.generation.component_of(pod["metadata"].get("labels") or {}) is not None
+
+
+def _is_fine(pod: Object) -> bool:
+    status = pod.get("status") or {}
+    if status.get("phase") == "Succeeded" or (status.get("phase") == "Failed" and _of_job(pod)):
+        return True  # a failed try of a Job: the Job has the word
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or ()) or (
+        _of_job(pod) and status.get("phase") == "Running"
+    )
+
+
+def _of_job(pod: Object) -> bool:
+    return any(one.get("kind") == "Job" for one in pod["metadata"].get("ownerReferences") or ())
+
+
+def state_of(pod: Object) -> str:
+    """`Init:1/5 (kasm-manager-is-ready)`, `ImagePullBackOff`, `Pending`, ...: as kubectl says it, and by name."""
+    status = pod.get("status") or {}
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    steps = status.get("initContainerStatuses") or ()
+    for number, step in enumerate(steps):
+        ended = (step.get("state") or {}).get("terminated")
+        if ended is not None and ended.get("exitCode") == 0:
+            continue
+        waiting = ((step.get("state") or {}).get("waiting") or {}).get("reason", "")
+        reason = f", {waiting}" if waiting not in ("", "PodInitializing") else ""
+        return f"Init:{number}/{len(steps)} ({step['name']}{reason})"
+    for container in status.get("containerStatuses") or ():
+        state = container.get("state") or {}
+        for kind in ("waiting", "terminated"):
+            if word := (state.get(kind) or {}).get("reason"):
+                return str(word)
+    phase = str(status.get("phase") or "Unknown")
+    return "Running, not ready" if phase == "Running" else phase
+
+
+def services_line(found: Installation, installed: Installed) -> Finding:
+    """Each Service of the components and of the release has somebody behind it."""
+    expected = "each has an address behind it"
+    unread = found.missing("services", "endpointslices")
+    if unread is not None:
+        return unreadable_finding("services", expected, unread)
+    services = {
+        service["metadata"]["name"]: service
+        for service in found.all("services")
+        if (service.get("spec") or {}).get("selector") and release_of(service) == installed.release
+    }
+    there = {str(service["metadata"]["name"]) for service in found.all("services")}
+    absent = [
+        real_name(component.service, installed)
+        for component, workloads in parts(found, installed)
+        if component.service and workloads and not any(matches(component.service, name) for name in there)
+    ]
+    silent = sorted(name for name in services if not _answers(found, name))
+    observed = f"{len(services) - len(silent)} of {len(services)} have"
+    if absent:
+        observed += f"; there is no {listed(absent)}"
+    if silent:
+        observed += f"; nobody behind {listed(silent)}"
+    if not absent and not silent:
+        return Finding(code="services", severity=Severity.OK, observed=observed, expected=expected)
+    message = (
+        "Whoever waits for such a Service waits for ever: its name does not resolve, or nobody takes the connection."
+    )
+    remedy = _diagnose(found.namespace)
+    return Finding(
+        code="services", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=remedy
+    )
+
+
+def _answers(found: Installation, service: str) -> bool:
+    return any(
+        (endpoint.get("conditions") or {}).get("ready") is not False
+        for one in found.all("endpointslices")
+        if (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == service
+        for endpoint in one.get("endpoints") or ()
+    )
+
+
+def volumes_line(found: Installation, installed: Installed) -> Finding:
+    """The claims of the namespace are bound."""
+    expected = "all Bound"
+    unread = found.missing("persistentvolumeclaims")
+    if unread is not None:
+        return unreadable_finding("volumes", expected, unread)
+    claims = {one["metadata"]["name"]: (one.get("status") or {}).get("phase", "") for one in _claims(found, installed)}
+    unbound = [name for name, phase in claims.items() if phase != "Bound"]
+    bad = [f"{name} {claims[name] or 'without a phase'}" for name in unbound]
+    database = any(component.key == "db" and there for component, there in parts(found, installed))
+    observed = f"{len(claims) - len(bad)} of {len(claims)} are" + (f"; {listed(bad)}" if bad else "")
+    if bad:
+        how = Remedy.run(f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {unbound[0]}")
+        message = "A pod whose volume is not bound stays Pending."
+        return Finding(
+            code="volumes", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=how
+        )
+    if database and not claims:
+        message = "The bundled database runs without a volume: a restart would lose everything."
+        return Finding(
+            code="volumes",
+            severity=Severity.ERROR,
+            observed=observed,
+            expected=expected,
+            message=message,
+            remedy=_diagnose(found.namespace),
+        )
+    return Finding(code="volumes", severity=Severity.OK, observed=observed, expected=expected)
+
+
+def _claims(found: Installation, installed: Installed) -> list[Object]:
+    """Claims that its pods name: a namespace may have others."""
+    used = {
+        (volume.get("persistentVolumeClaim") or {}).get("claimName")
+        for pod in found.all("pods")
+        if _is_own(pod, installed)
+        for volume in (pod.get("spec") or {}).get("volumes") or ()
+    }
+    return [one for one in found.all("persistentvolumeclaims") if one["metadata"]["name"] in used]
+
+
+def database_line(found: Installation, installed: Installed) -> Finding:
+    """The Job that fills the database; gone after its time, it has succeeded."""
+    expected = "Job db-init complete, or gone after its success"
+    unread = found.missing("jobs")
+    if unread is not None:
+        return unreadable_finding("db-init", expected, unread)
+    component = installed.generation.component("db-init", version_of_chart(installed))
+    jobs = [one for one in found.all("jobs") if component and matches(component.name, one["metadata"]["name"])]
+
+    def line(severity: Severity, observed: str, message: str = "") -> Finding:
+        remedy = Remedy() if severity is Severity.OK else _diagnose(found.namespace)
+        return Finding(
+            code="db-init", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
+        )
+
+    for job in jobs:
+        conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or ()}
+        name = job["metadata"]["name"]
+        if (conditions.get("Complete") or {}).get("status") == "True":
+            return line(Severity.OK, f"{name} complete")
+        if (conditions.get("Failed") or {}).get("status") == "True":
+            message = f"The database was not filled: {conditions['Failed'].get('message', '')}"
+            return line(Severity.ERROR, f"{name} failed", message)
+        return line(Severity.WARNING, f"{name} at work", "API and manager wait for it in init container db-is-ready.")
+    api = [_counts(one) for part, there in parts(found, installed) if part.key == "api" for one in there]
+    if any(ready for ready, _ in api):
+        return line(Severity.OK, "gone; the API runs, which waits until the database is filled")
+    message = "The Job is gone and the API does not run, so whether the database was ever filled is not known."
+    return line(Severity.UNKNOWN, "gone; the API does not run", message)

@@ -1,0 +1,276 @@
+"""What goes together in a values file and what does not: the charts' own refusals, and the known traps. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.kasm.generations import A, B, C, Generation, Version
+from vdi.kasm.values.options import is_host_name
+from vdi.kasm.values.paths import value_at
+from vdi.kasm.values.schema import known
+
+_HOST = "allowed: a DNS name in small letters without https:// and without a port"
+
+
+class Code(StrEnum):
+    """What is wrong with a value."""
+
+    UNKNOWN_KEY = "unknown_key"
+    """The chart, as it is described here, does not read this key."""
+    INVALID_VALUE = "invalid_value"
+    MISSING_VALUE = "missing_value"
+    CONFLICTING_VALUES = "conflicting_values"
+    OLD_NAME = "old_name"
+    PLAIN_SECRET = "plain_secret"  # noqa: S105 - a code
+    RISKY_VALUE = "risky_value"
+    """It will install; read it before you do."""
+
+
+def problem(code: Code, path: str, message: str, remedy: str = "", *, severity: Severity = Severity.ERROR) -> Finding:
+    """A finding about the value at this path; `message` goes on where the path ends."""
+    return Finding(code=code, severity=severity, object=path, message=f"{path} {message}", remedy=Remedy(remedy))
+
+
+def in_words(finding: Finding) -> str:
+    """A finding as one line."""
+    return f"{finding.message} {finding.remedy.text}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A values file, and for which chart."""
+
+    generation: Generation
+    version: Version
+    values: Mapping[str, Any]
+    rendered: bool = False
+    """It will be rendered without a cluster (helm template, GitOps)."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The value at a path; a null counts as not there, as it does for Helm."""
+        found = value_at(self.values, path)
+        return default if found is None else found
+
+    def on(self, path: str, *, default: bool = False) -> bool:
+        """Whether a switch is on."""
+        return self.get(path, default) is True
+
+    def is_known(self, path: str) -> bool:
+        """Whether the chart reads it."""
+        return known(self.generation, path, self.version)
+
+
+def rules(subject: Subject) -> Iterator[Finding]:
+    """Every rule that the file breaks. Types are right by now, or have been complained of."""
+    yield from _hostname(subject)
+    if subject.generation is not A:
+        yield from _way_in(subject)
+        yield from _zones(subject)
+        yield from _database(subject)
+        yield from _certificate(subject)
+    yield from _plain_secrets(subject)
+    if subject.generation is C:
+        yield from _only_c(subject)
+
+
+def _warning(code: Code, path: str, message: str, remedy: str = "") -> Finding:
+    return problem(code, path, message, remedy, severity=Severity.WARNING)
+
+
+def _hostname(subject: Subject) -> Iterator[Finding]:
+    path = subject.generation.paths["hostname"]
+    value = subject.get(path, "")
+    if not value:
+        yield problem(
+            Code.MISSING_VALUE, path, "is not set; it is the name that people type.", f"Write {path}: kasm.example.com"
+        )
+    elif isinstance(value, str) and not is_host_name(value):
+        yield problem(Code.INVALID_VALUE, path, f"is {value!r}; {_HOST}.")
+
+
+def _way_in(subject: Subject) -> Iterator[Finding]:
+    kind = subject.get("proxyService.type", "LoadBalancer")
+    ingress, route = subject.on("ingress.enabled"), subject.on("route.enabled")
+    if ingress and route:
+        yield problem(
+            Code.CONFLICTING_VALUES,
+            "route.enabled",
+            "is true beside ingress.enabled; the chart refuses both.",
+            "Keep one.",
+        )
+    if (ingress or route) and kind != "ClusterIP":
+        yield problem(
+            Code.CONFLICTING_VALUES,
+            "proxyService.type",
+            f"is {kind} while {'ingress' if ingress else 'route'}.enabled is true; the chart refuses that.",
+            "Write proxyService.type: ClusterIP",
+        )
+    elif kind == "LoadBalancer":
+        yield _warning(
+            Code.RISKY_VALUE,
+            "proxyService.type",
+            "is LoadBalancer: on K3s it takes port 443 of each node, which Traefik holds.",
+            "With Traefik write ClusterIP and ingress.enabled: true; without it leave it.",
+        )
+    if subject.get("kasmZones") and not (ingress or route):
+        yield problem(
+            Code.CONFLICTING_VALUES,
+            "kasmZones",
+            "needs ingress.enabled or route.enabled: zones are told apart by their host names.",
+        )
+
+
+def _zones(subject: Subject) -> Iterator[Finding]:
+    given = subject.get("kasmZones")
+    zones = [zone for zone in given if isinstance(zone, Mapping)] if isinstance(given, list) else []
+    address = subject.generation.paths["zone_address"]
+    for number, zone in enumerate(zones):
+        path = f"kasmZones[{number}]"
+        if not (zone.get("name") or (subject.generation is C and zone.get("zone_name"))):
+            yield problem(Code.MISSING_VALUE, path, "has no name.", "Write name: ...")
+        if not (zone.get(address) or (subject.generation is C and zone.get("proxyAddress"))):
+            yield problem(Code.MISSING_VALUE, path, f"has no {address}.", f"Write {address}: zone.kasm.example.com")
+        if subject.generation is C and "proxyAddress" in zone:
+            yield _warning(Code.OLD_NAME, f"{path}.proxyAddress", "is the old name.", "Write proxy_hostname.")
+    if sum(1 for zone in zones if zone.get("primary") is True) > 1:
+        yield problem(Code.INVALID_VALUE, "kasmZones", "has several entries with primary: true; allowed: one.")
+
+
+def _database(subject: Subject) -> Iterator[Finding]:
+    external = subject.on("database.standalone")
+    default = "" if subject.generation is C else "kasm-db"
+    if external and subject.get("database.hostname", "") in ("", default):
+        yield problem(
+            Code.MISSING_VALUE,
+            "database.hostname",
+            "is not set while database.standalone is true.",
+            "Name the PostgreSQL server.",
+        )
+    if external:
+        major = subject.generation.postgres_major
+        yield _warning(Code.RISKY_VALUE, "database.standalone", f"is true: the server must be PostgreSQL {major}.")
+    elif _deletes(subject):
+        yield _warning(
+            Code.RISKY_VALUE,
+            "database.storage.retentionPolicy.whenDeleted",
+            "is Delete (the chart's default where it is not set): the data go with the StatefulSet, also on an upgrade"
+            " to another Kasm version.",
+            "Write Retain.",
+        )
+    initialize, upgrade = subject.on("dbManagement.initialize", default=True), subject.on("dbManagement.upgrade.enable")
+    if initialize and upgrade:
+        yield problem(
+            Code.CONFLICTING_VALUES,
+            "dbManagement.upgrade.enable",
+            "is true while dbManagement.initialize is true (which it is by itself); the chart knows one or the other.",
+            "For an upgrade write dbManagement.initialize: false",
+        )
+    if subject.on("dbManagement.upgrade.skipBackupAndRestore") and not external:
+        yield problem(
+            Code.CONFLICTING_VALUES,
+            "dbManagement.upgrade.skipBackupAndRestore",
+            "is true; allowed with database.standalone: true only.",
+        )
+
+
+def _deletes(subject: Subject) -> bool:
+    fixed = subject.generation is C and subject.version > (1, 1190, 7)
+    default = "Retain" if fixed else "Delete"
+    return bool(subject.get("database.storage.retentionPolicy.whenDeleted", default) == "Delete")
+
+
+def _certificate(subject: Subject) -> Iterator[Finding]:
+    if subject.get("certificate.secretName"):
+        return
+    managed = subject.on("certificate.certManager.enabled")
+    if subject.generation is B or managed:
+        yield problem(
+            Code.MISSING_VALUE,
+            "certificate.secretName",
+            "is not set; pods mount that Secret and do not start without it.",
+            "Name a Secret of type kubernetes.io/tls (kubectl create secret tls), or one for cert-manager to fill.",
+        )
+    else:
+        yield _warning(
+            Code.RISKY_VALUE,
+            "certificate.secretName",
+            "is not set: the chart makes a certificate that no browser trusts.",
+        )
+
+
+_PLAIN = {
+    "A": ("global.kasmPasswords", "global.image.pullCredentials", "kasmCerts"),
+    "B": ("imagePullSecrets.password", "route.tls.key"),
+    "C": ("imagePullSecrets.password", "route.tls.key", "kasmSecrets.passwords"),
+}
+
+
+def _plain_secrets(subject: Subject) -> Iterator[Finding]:
+    for path in _PLAIN[subject.generation.letter]:
+        found = subject.get(path)
+        for leaf in [path] if isinstance(found, str) else _filled(found, path):
+            if path == "kasmCerts" and not leaf.endswith(".key"):
+                continue
+            yield _warning(
+                Code.PLAIN_SECRET,
+                leaf,
+                "is a secret in a plain file, and in Helm's record of the release.",
+                _secret_way(subject),
+            )
+
+
+def _filled(found: Any, prefix: str) -> Iterator[str]:
+    if isinstance(found, Mapping):
+        for key, below in found.items():
+            yield from _filled(below, f"{prefix}.{key}")
+    elif isinstance(found, str) and found and not found.lstrip().startswith("#"):
+        yield prefix
+
+
+def _secret_way(subject: Subject) -> str:
+    if subject.is_known("kasmSecrets.name"):
+        return "Put it into a Secret (vdi kasm values secret) and name that one."
+    return "Leave it out: the chart makes its own. What has to be yours belongs into a Secret."
+
+
+def _only_c(subject: Subject) -> Iterator[Finding]:
+    if not subject.get("kasmSecrets.create", default=True) and not subject.get("kasmSecrets.name"):
+        yield problem(
+            Code.MISSING_VALUE,
+            "kasmSecrets.name",
+            "is not set while kasmSecrets.create is false.",
+            "Name the Secret that exists.",
+        )
+    if subject.get("kasmSecrets.name") and not subject.get("database.kasmDbSecret.name"):
+        name = subject.get("kasmSecrets.name")
+        yield _warning(
+            Code.RISKY_VALUE,
+            "kasmSecrets.name",
+            f"is {name!r}, but some init containers read the database's password from <release>-secrets all the same.",
+            f"Unless that is its name, write database.kasmDbSecret: {{name: {name}, key: db-password}}",
+        )
+    if subject.rendered and subject.is_known("nginxResolver") and not subject.get("nginxResolver"):
+        yield problem(
+            Code.MISSING_VALUE,
+            "nginxResolver",
+            "is not set; rendered without a cluster the chart writes 127.0.0.11, where nothing answers.",
+            "Write the address of Service kube-system/kube-dns (on K3s 10.43.0.10 unless it was changed).",
+        )
+    if (tag := subject.get("useImageTags", "")) == "develop" or (not tag and subject.version <= (1, 1190, 3)):
+        yield _warning(
+            Code.RISKY_VALUE,
+            "useImageTags",
+            "is develop: images of the development branch.",
+            "Write the version of Kasm, such as 1.19.0",
+        )
+    if subject.on("directRdpService.enabled") and not (
+        subject.get("directRdpService.perServiceSettings") or subject.get("directRdpService.rdpAccessURL")
+    ):
+        yield problem(
+            Code.MISSING_VALUE,
+            "directRdpService.perServiceSettings",
+            "is empty while directRdpService.enabled is true.",
+            "Give one entry with rdpAccessURL for each replica.",
+        )
