@@ -16,10 +16,10 @@ from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.kasm import all_links, kasm_chains
 from vdi.doctor.checks.network import dns_down
 from vdi.doctor.collect import collect
+from vdi.doctor.examine import examine
 from vdi.doctor.kasm import Kasm, find_kasm, is_kasms
 from vdi.doctor.redact import redact
 from vdi.doctor.report import RULES
-from vdi.doctor.examine import examine
 from vdi.doctor.snapshot import Scope, Snapshot
 from vdi.findings.model import Finding, Severity, exit_code
 from vdi.findings.render import Report, count_findings
