@@ -11,7 +11,7 @@ from vdi.findings.model import Severity
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
 from vdi.kasm.values.check import check_values, looks_like
 from vdi.kasm.values.paths import set_at
-from vdi.kasm.values.rules import Subject
+from vdi.kasm.values.rules import RULES, Subject
 from vdi.kasm.values.schema import all_paths, known, tree_of
 
 GOOD = {
@@ -203,3 +203,7 @@ def test_every_path_of_the_data_is_one_that_the_chart_reads(generation: Generati
         for path in filter(None, paths):
             assert known(generation, path, version), path
     assert tree_of(generation)
+
+
+def test_every_rule_that_a_generation_names_exists_and_is_named() -> None:
+    assert {name for generation in ALL for name in generation.value_rules} == set(RULES)

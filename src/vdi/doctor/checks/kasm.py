@@ -21,7 +21,6 @@ from vdi.doctor.kasm_parts import Box, Part
 from vdi.doctor.kasm_waits import Target
 from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
-from vdi.kasm.generations import C
 
 _SILENT = 600.0
 """Seconds for which an init container may be at work that waits for nobody: it copies files, or changes their owner."""
@@ -164,10 +163,11 @@ class Walk(Asking):
 
     def _out_of_the_ring(self) -> Remedy:
         kasm = self.kasm
-        if kasm.generation is C:
+        generation = kasm.generation
+        if generation and generation.breaks_circular_wait:
             return Remedy.run(
-                f"helm upgrade {kasm.release} {C.source} --version {'.'.join(map(str, C.newest))} --namespace"
-                f" {kasm.namespace} --reuse-values --set dbManagement.initialize=false"
+                f"helm upgrade {kasm.release} {generation.source} --version {'.'.join(map(str, generation.newest))}"
+                f" --namespace {kasm.namespace} --reuse-values {generation.breaks_circular_wait}"
             )
         return Remedy(
             "Take one of these waits out of its workload.",

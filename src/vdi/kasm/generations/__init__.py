@@ -111,7 +111,8 @@ def of_workloads(names: Iterable[str]) -> Generation | None:
     for generation in ALL:
         wanted = [each.name for each in generation.components if each.key in ("proxy", "api", "manager")]
         if all(any(matches(name, real) for real in known) for name in wanted):
-            if generation is C and any(name.endswith("-deployment") for name in known):
+            foreign = generation.foreign_suffix
+            if foreign and any(name.endswith(foreign) for name in known):
                 continue
             return generation
     return None

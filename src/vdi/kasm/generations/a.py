@@ -214,6 +214,9 @@ _COMPONENTS = (
 
 A = Generation(
     letter="A",
+    is_published=False,
+    plain_secrets=("global.kasmPasswords", "global.image.pullCredentials", "kasmCerts"),
+    value_rules=frozenset({"hostname", "plain_secrets"}),
     chart="kasm-single-zone",
     kasm="Kasm 1.16 and 1.17",
     source="kasm-single-zone (a folder of github.com/kasmtech/kasm-helm, at the branch of the Kasm version)",
@@ -231,6 +234,7 @@ A = Generation(
         "tls_secret": "kasmCerts.ingress.name",
         "tls_create": "kasmCerts.ingress.create",
         "retention": f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.whenDeleted",
+        "retention_enabled": f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.enabled",
     },
     known_issues=(
         KnownIssue(

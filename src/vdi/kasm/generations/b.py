@@ -195,6 +195,9 @@ _COMPONENTS = (
 
 B = Generation(
     letter="B",
+    plain_secrets=("imagePullSecrets.password", "route.tls.key"),
+    value_rules=frozenset({"hostname", "way_in", "zones", "database", "certificate", "plain_secrets"}),
+    makes_certificate=False,
     chart="kasm",
     kasm="Kasm 1.18.1",
     source="kasm --repo https://helm.kasm.com",

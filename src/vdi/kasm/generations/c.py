@@ -266,6 +266,19 @@ _DB_INIT_COMPONENT = _component(
 
 C = Generation(
     letter="C",
+    plain_secrets=("imagePullSecrets.password", "route.tls.key", "kasmSecrets.passwords"),
+    value_rules=frozenset(
+        {
+            *("hostname", "way_in", "zones", "database", "certificate"),
+            *("plain_secrets", "passwords", "resolver", "images", "direct_rdp"),
+        }
+    ),
+    zone_aliases={"name": "zone_name", "proxy_hostname": "proxyAddress"},
+    database_host="",
+    retains_database_after=(1, 1190, 7),
+    has_versioned_database=True,
+    foreign_suffix="-deployment",
+    breaks_circular_wait="--set dbManagement.initialize=false",
     chart="kasm-helm",
     kasm="Kasm 1.19",
     source="oci://registry-1.docker.io/kasmweb/kasm-helm",

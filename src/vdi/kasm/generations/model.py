@@ -1,4 +1,4 @@
-"""The shape in which a chart generation is described. Data only; filled in by `generations_a`, `_b` and `_c`.
+"""The shape in which a chart generation is described. Data only; filled in by `a`, `b` and `c`.
 
 Names are patterns: `{release}` is the Helm release, `{zone}` the Kasm zone (`default` unless zones are configured),
 `{version}` the Kasm version with dashes. `Component.owns` and `InitContainer.is_named` match real names against them.
@@ -177,8 +177,28 @@ class Generation:
     known_issues: tuple[KnownIssue, ...]
     secrets: str
     """Name pattern of the Secret with the passwords."""
+    plain_secrets: tuple[str, ...]
+    """Values that hold a secret in plain text."""
+    value_rules: frozenset[str]
+    """Which rules of `vdi.kasm.values.rules` its values obey, by name."""
     health_path: str = "/api/__healthcheck"
     """What the web UI answers 200 to, through the way in."""
+    is_published: bool = True
+    """Whether helm can download the chart from `source`."""
+    makes_certificate: bool = True
+    """Whether it makes one where no Secret with a certificate is named."""
+    zone_aliases: Mapping[str, str] = field(default_factory=dict)
+    """Old names of a zone's keys that it still reads, by the key."""
+    database_host: str = "kasm-db"
+    """The default of `database_host`; empty where there is none."""
+    retains_database_after: Version | None = None
+    """Newer charts than this keep the database's volume when the StatefulSet goes; None: none does."""
+    has_versioned_database: bool = False
+    """The database's StatefulSet has the version of Kasm in its name: another version has another one."""
+    foreign_suffix: str = ""
+    """No workload of it has a name that ends like this."""
+    breaks_circular_wait: str = ""
+    """Option of helm upgrade that ends a circle of init containers; empty: there is none."""
 
     def component(self, key: str, version: Version | None = None) -> Component | None:
         """The component of this key in a chart of this version; None where this chart has none."""

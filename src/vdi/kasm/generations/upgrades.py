@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vdi.kasm.generations import ALL, C, Generation, Version, successor
+from vdi.kasm.generations import ALL, Generation, Version, successor
 from vdi.kasm.values.paths import value_at
 
 
@@ -62,7 +62,7 @@ class Upgrade:
         """The databases whose StatefulSets go."""
         if self.after.external or self.after.generation is not self.before.generation:
             return self.databases
-        if self.after.generation is not C:
+        if not self.after.generation.has_versioned_database:
             return ()
         name = f"{self.release}-db-{self.after.app_version.replace('.', '-')}"[:63].removesuffix("-")
         return tuple(each for each in self.databases if each.statefulset != name)

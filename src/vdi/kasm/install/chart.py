@@ -11,7 +11,7 @@ import yaml
 from vdi.findings.model import Finding
 from vdi.helm.binary import Helm
 from vdi.helm.run import run_helm
-from vdi.kasm.generations import A, Generation, Version, of_chart, parse_version
+from vdi.kasm.generations import Generation, Version, of_chart, parse_version
 from vdi.kasm.install.errors import KasmRefusedError
 from vdi.kasm.values.rules import Code
 
@@ -40,9 +40,9 @@ def source_of(generation: Generation, version: Version | None, given: str) -> tu
     if given:
         is_local = Path(given).exists()
         return given, () if version is None or is_local else ("--version", _text(version))
-    if generation is A:
+    if not generation.is_published:
         raise KasmRefusedError(
-            "generation A has no chart to download: check out the branch of its Kasm version from"
+            f"generation {generation.letter} has no chart to download: check out the branch of its Kasm version from"
             " https://github.com/kasmtech/kasm-helm and name its folder: --chart kasm-helm/kasm-single-zone"
         )
     source, *more = shlex.split(generation.source)

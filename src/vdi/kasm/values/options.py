@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdi.kasm.generations import SIZES, A, C, Generation, Version
+from vdi.kasm.generations import SIZES, Generation, Version
 from vdi.kasm.values.schema import known
 
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
@@ -144,14 +144,11 @@ def _combinations(answers: InstallOptions) -> tuple[str, ...]:
             f"--profile is {answers.profile} and --size is {answers.size}: such a node holds --size small only;"
             " allowed for other sizes: --profile chart."
         )
-    if generation is A:
-        if answers.ingress is not Ingress.TRAEFIK:
-            found.append(
-                f"--ingress is {answers.ingress}; allowed for {chart}: traefik, as its Ingress is always made."
-            )
-        if answers.database:
-            found.append(f"--database-host is {answers.database.host!r}; {chart} knows its own database only.")
-    if generation is not C and generation is not A and not answers.tls_secret:
+    if "ingress_enabled" not in generation.paths and answers.ingress is not Ingress.TRAEFIK:
+        found.append(f"--ingress is {answers.ingress}; allowed for {chart}: traefik, as its Ingress is always made.")
+    if "database_host" not in generation.paths and answers.database:
+        found.append(f"--database-host is {answers.database.host!r}; {chart} knows its own database only.")
+    if not generation.makes_certificate and not answers.tls_secret:
         found.append(f"--tls-secret is missing; {chart} mounts it everywhere and makes none.")
     if answers.resolver and not known(generation, "nginxResolver", version):
         found.append(

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from vdi.kasm.generations import A, kasm_version
+from vdi.kasm.generations import kasm_version
 from vdi.kasm.values.options import Ingress, InstallOptions, Profile, check
 from vdi.kasm.values.paths import set_at
 from vdi.kasm.values.tuned import tuned
@@ -113,8 +113,8 @@ def _database(answers: InstallOptions) -> Iterator[Entry]:
             yield paths["storage_class"], answers.storage_class, ""
         elif answers.profile is not Profile.CHART:
             yield paths["storage_class"], LOCAL_PATH, "the storage class of K3s"
-        if answers.generation is A:
-            yield f"{paths['retention'].rpartition('.')[0]}.enabled", True, ""
+        if "retention_enabled" in paths:
+            yield paths["retention_enabled"], True, ""
         yield paths["retention"], "Retain", "Delete would remove the data with the StatefulSet, also on an upgrade"
         return
     major = answers.generation.postgres_major

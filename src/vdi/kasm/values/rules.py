@@ -1,12 +1,12 @@
 """What goes together in a values file and what does not: the charts' own refusals, and the known traps. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.kasm.generations import A, B, C, Generation, Version
+from vdi.kasm.generations import Generation, Version
 from vdi.kasm.values.options import is_host_name
 from vdi.kasm.values.paths import value_at
 from vdi.kasm.values.schema import known
@@ -64,15 +64,9 @@ class Subject:
 
 def rules(subject: Subject) -> Iterator[Finding]:
     """Every rule that the file breaks. Types are right by now, or have been complained of."""
-    yield from _hostname(subject)
-    if subject.generation is not A:
-        yield from _way_in(subject)
-        yield from _zones(subject)
-        yield from _database(subject)
-        yield from _certificate(subject)
-    yield from _plain_secrets(subject)
-    if subject.generation is C:
-        yield from _only_c(subject)
+    for name, rule in RULES.items():
+        if name in subject.generation.value_rules:
+            yield from rule(subject)
 
 
 def _warning(code: Code, path: str, message: str, remedy: str = "") -> Finding:
@@ -125,23 +119,23 @@ def _way_in(subject: Subject) -> Iterator[Finding]:
 def _zones(subject: Subject) -> Iterator[Finding]:
     given = subject.get("kasmZones")
     zones = [zone for zone in given if isinstance(zone, Mapping)] if isinstance(given, list) else []
-    address = subject.generation.paths["zone_address"]
+    address, aliases = subject.generation.paths["zone_address"], subject.generation.zone_aliases
     for number, zone in enumerate(zones):
         path = f"kasmZones[{number}]"
-        if not (zone.get("name") or (subject.generation is C and zone.get("zone_name"))):
+        if not (zone.get("name") or zone.get(aliases.get("name", ""))):
             yield problem(Code.MISSING_VALUE, path, "has no name.", "Write name: ...")
-        if not (zone.get(address) or (subject.generation is C and zone.get("proxyAddress"))):
+        old = aliases.get(address, "")
+        if not (zone.get(address) or zone.get(old)):
             yield problem(Code.MISSING_VALUE, path, f"has no {address}.", f"Write {address}: zone.kasm.example.com")
-        if subject.generation is C and "proxyAddress" in zone:
-            yield _warning(Code.OLD_NAME, f"{path}.proxyAddress", "is the old name.", "Write proxy_hostname.")
+        if old in zone:
+            yield _warning(Code.OLD_NAME, f"{path}.{old}", "is the old name.", f"Write {address}.")
     if sum(1 for zone in zones if zone.get("primary") is True) > 1:
         yield problem(Code.INVALID_VALUE, "kasmZones", "has several entries with primary: true; allowed: one.")
 
 
 def _database(subject: Subject) -> Iterator[Finding]:
     external = subject.on("database.standalone")
-    default = "" if subject.generation is C else "kasm-db"
-    if external and subject.get("database.hostname", "") in ("", default):
+    if external and subject.get("database.hostname", "") in ("", subject.generation.database_host):
         yield problem(
             Code.MISSING_VALUE,
             "database.hostname",
@@ -176,8 +170,8 @@ def _database(subject: Subject) -> Iterator[Finding]:
 
 
 def _deletes(subject: Subject) -> bool:
-    fixed = subject.generation is C and subject.version > (1, 1190, 7)
-    default = "Retain" if fixed else "Delete"
+    last = subject.generation.retains_database_after
+    default = "Retain" if last and subject.version > last else "Delete"
     return bool(subject.get("database.storage.retentionPolicy.whenDeleted", default) == "Delete")
 
 
@@ -185,7 +179,7 @@ def _certificate(subject: Subject) -> Iterator[Finding]:
     if subject.get("certificate.secretName"):
         return
     managed = subject.on("certificate.certManager.enabled")
-    if subject.generation is B or managed:
+    if managed or not subject.generation.makes_certificate:
         yield problem(
             Code.MISSING_VALUE,
             "certificate.secretName",
@@ -200,15 +194,8 @@ def _certificate(subject: Subject) -> Iterator[Finding]:
         )
 
 
-_PLAIN = {
-    "A": ("global.kasmPasswords", "global.image.pullCredentials", "kasmCerts"),
-    "B": ("imagePullSecrets.password", "route.tls.key"),
-    "C": ("imagePullSecrets.password", "route.tls.key", "kasmSecrets.passwords"),
-}
-
-
 def _plain_secrets(subject: Subject) -> Iterator[Finding]:
-    for path in _PLAIN[subject.generation.letter]:
+    for path in subject.generation.plain_secrets:
         found = subject.get(path)
         for leaf in [path] if isinstance(found, str) else _filled(found, path):
             if path == "kasmCerts" and not leaf.endswith(".key"):
@@ -235,7 +222,7 @@ def _secret_way(subject: Subject) -> str:
     return "Leave it out: the chart makes its own. What has to be yours belongs into a Secret."
 
 
-def _only_c(subject: Subject) -> Iterator[Finding]:
+def _passwords(subject: Subject) -> Iterator[Finding]:
     if not subject.get("kasmSecrets.create", default=True) and not subject.get("kasmSecrets.name"):
         yield problem(
             Code.MISSING_VALUE,
@@ -251,6 +238,9 @@ def _only_c(subject: Subject) -> Iterator[Finding]:
             f"is {name!r}, but some init containers read the database's password from <release>-secrets all the same.",
             f"Unless that is its name, write database.kasmDbSecret: {{name: {name}, key: db-password}}",
         )
+
+
+def _resolver(subject: Subject) -> Iterator[Finding]:
     if subject.rendered and subject.is_known("nginxResolver") and not subject.get("nginxResolver"):
         yield problem(
             Code.MISSING_VALUE,
@@ -258,6 +248,9 @@ def _only_c(subject: Subject) -> Iterator[Finding]:
             "is not set; rendered without a cluster the chart writes 127.0.0.11, where nothing answers.",
             "Write the address of Service kube-system/kube-dns (on K3s 10.43.0.10 unless it was changed).",
         )
+
+
+def _images(subject: Subject) -> Iterator[Finding]:
     if (tag := subject.get("useImageTags", "")) == "develop" or (not tag and subject.version <= (1, 1190, 3)):
         yield _warning(
             Code.RISKY_VALUE,
@@ -265,6 +258,9 @@ def _only_c(subject: Subject) -> Iterator[Finding]:
             "is develop: images of the development branch.",
             "Write the version of Kasm, such as 1.19.0",
         )
+
+
+def _direct_rdp(subject: Subject) -> Iterator[Finding]:
     if subject.on("directRdpService.enabled") and not (
         subject.get("directRdpService.perServiceSettings") or subject.get("directRdpService.rdpAccessURL")
     ):
@@ -274,3 +270,18 @@ def _only_c(subject: Subject) -> Iterator[Finding]:
             "is empty while directRdpService.enabled is true.",
             "Give one entry with rdpAccessURL for each replica.",
         )
+
+
+RULES: Mapping[str, Callable[[Subject], Iterator[Finding]]] = {
+    "hostname": _hostname,
+    "way_in": _way_in,
+    "zones": _zones,
+    "database": _database,
+    "certificate": _certificate,
+    "plain_secrets": _plain_secrets,
+    "passwords": _passwords,
+    "resolver": _resolver,
+    "images": _images,
+    "direct_rdp": _direct_rdp,
+}
+"""In the order in which their findings are shown."""
