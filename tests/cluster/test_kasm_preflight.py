@@ -60,7 +60,7 @@ def test_what_runs_takes_room(site: Site) -> None:
     site.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
     assert status == 1
     assert lines["room"]["observed"].startswith("2 CPU")
-    assert "4.75 CPU wanted - 2 CPU free = 2.75 CPU too little" in lines["room"]["arithmetic"]
+    assert "4.75 CPU wanted - 2 CPU free = 2.75 CPU too little" in lines["room"]["evidence"]
 
 
 def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(site: Site, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, lette
     rendered = tmp_path / "rendered.yaml"
     rendered.write_text(done.stdout)
     _, lines = site.preflight("-g", letter, "-f", str(rendered))
-    pods = {line.split(": ")[0] for line in lines["room"]["arithmetic"] if " x " in line}
+    pods = {line.split(": ")[0] for line in lines["room"]["evidence"] if " x " in line}
     assert any("proxy" in pod for pod in pods)
     assert lines["room"]["severity"] == "ok"
     assert lines["port-443"]["expected"] == "held by Traefik"
