@@ -15,11 +15,10 @@ from vdi.cli.remote_choice import on_either
 from vdi.cli.remote_client import GatewayClient, part, proxy_for
 from vdi.cli.remote_way import GatewayPlace, GatewayWay
 from vdi.cli.session_way import Place, Way
-from vdi.photon.client import StageError
-from vdi.photon.client import Way as DesktopWay
-from vdi.photon.client import probe as probe_desktop
-from vdi.photon.figures import Figures, Measured, judge
-from vdi.photon.mark import Mark
+from vdi.latency_probe.client import DesktopAccess, StageError
+from vdi.latency_probe.client import probe as probe_desktop
+from vdi.latency_probe.mark import Mark
+from vdi.latency_probe.measurements import Measurements, ProbeReport, evaluate
 
 app = typer.Typer()
 
@@ -52,7 +51,7 @@ def probe(
             "a probe decodes pictures with PyAV, which is not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
         )
 
-    async def work(way: Way) -> Measured:
+    async def work(way: Way) -> ProbeReport:
         assert isinstance(way, GatewayWay)  # noqa: S101 - for the type checker: the place is a gateway's
         return await _measure(way.client, name, keys)
 
@@ -66,25 +65,25 @@ def probe(
         raise CommandFailedError(_over(found))
 
 
-async def _measure(client: GatewayClient, name: str, keys: int) -> Measured:
+async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
     state = secrets.token_urlsafe(32)
     address = f"/sessions/{part(name)}/probe"
     begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
     url = str(begun["url"]).rstrip("/")
-    way = DesktopWay(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), proxy_for(url))
+    way = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), proxy_for(url))
     result = f"{address}/{part(begun['id'])}"
     try:
         async with client.to_desktops() as http:
-            figures = await probe_desktop(http, way, keys)
+            measurements = await probe_desktop(http, way, keys)
     except StageError as error:
         await client.send("PUT", result, body={"failed": error.stage})
         raise CommandFailedError(f"{name}: {error}") from error
-    await client.send("PUT", result, body={"figures": msgspec.to_builtins(figures)})
-    return judge(name, url, figures)
+    await client.send("PUT", result, body={"figures": msgspec.to_builtins(measurements)})
+    return evaluate(name, url, measurements)
 
 
-def _lines(found: Measured) -> list[str]:
-    seen: Figures = found.figures
+def _lines(found: ProbeReport) -> list[str]:
+    seen: Measurements = found.measurements
     counted = len(seen.input_to_photon_ms)
     lost_frames = f"{seen.frames_dropped} of {seen.frames + seen.frames_dropped} frames"
     lost_keys = f"{seen.keys_without_effect} of {counted + seen.keys_without_effect} keys"
@@ -102,8 +101,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
 
 
-def _over(found: Measured) -> str:
-    lost = found.figures.keys_without_effect
+def _over(found: ProbeReport) -> str:
+    lost = found.measurements.keys_without_effect
     if lost:
         return f"{lost} of the keys had no effect that could be seen in time"
     return f"over the goal: p95 is {_ms(found.p95_ms)}, and {found.goal_ms:.0f} ms are allowed"

@@ -29,8 +29,8 @@ from vdi.gateway.shared import Shared
 from vdi.gateway.world import World
 from vdi.kube.errors import KubeError
 from vdi.kube.transport import Client
-from vdi.photon.figures import LONGEST_MS, Figures
-from vdi.photon.mark import Mark
+from vdi.latency_probe.mark import Mark
+from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
 from vdi.session.children.secret import AGENT_TOKEN_KEY
 from vdi.session.conditions import Phase
 
@@ -46,7 +46,7 @@ WINDOW, MOST = 60, 6
 """Probes of one session in so many seconds, over all replicas."""
 
 Stage = Literal["entering", "connecting", "first picture", "the mark", "measuring"]
-"""Where a probe can fail: `vdi.photon.client.StageError`."""
+"""Where a probe can fail: `vdi.latency_probe.client.StageError`."""
 
 
 class Begun(msgspec.Struct):
@@ -99,7 +99,7 @@ class Prober:
         ticket = await self.tickets.issue_ticket(person, session, state)
         return Begun(probe, session.status.url, ticket, mark)
 
-    async def finish(self, person: Person, name: str, probe: str, found: Figures | Stage) -> None:
+    async def finish(self, person: Person, name: str, probe: str, found: Measurements | Stage) -> None:
         """What the probe has seen, or the stage in which it failed."""
         session = self._own(person, name)
         if await self.shared.pop(f"probe/{probe}") != session.metadata.uid:
@@ -107,13 +107,13 @@ class Prober:
                 "NotFound", f"There is no probe {probe!r} of {name!r} under way: it has ended, or is too old."
             )
         template, metrics = session.spec.template, self.metrics
-        if not isinstance(found, Figures):
+        if not isinstance(found, Measurements):
             metrics.probes.labels(template, found).inc()
             return
         metrics.probes.labels(template, "measured").inc()
         metrics.first_picture.labels(template).observe(found.first_picture_seconds)
         glass = metrics.glass_to_glass.labels(template)
-        for one in [*found.input_to_photon_ms, *[LONGEST_MS] * found.keys_without_effect]:
+        for one in [*found.input_to_photon_ms, *[MAX_LATENCY_MS] * found.keys_without_effect]:
             glass.observe(one / 1000)
         metrics.probe_frame_rate.labels(template).set(found.frames_per_second)
         metrics.probe_bitrate.labels(template).set(found.bitrate_kbps * 1000)

@@ -22,9 +22,8 @@ from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.main import main
 from vdi.cli.remote_login import Login, Logins, write_logins
 from vdi.gateway.login.logins import Identity
-from vdi.photon.client import StageError
-from vdi.photon.client import Way as DesktopWay
-from vdi.photon.figures import Figures
+from vdi.latency_probe.client import DesktopAccess, StageError
+from vdi.latency_probe.measurements import Measurements
 from vdi.session.times import format_time
 
 
@@ -314,11 +313,11 @@ def probed(gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """The figures that a probe finds (or what it raises); the desktop's agent answers."""
     found: dict[str, Any] = {"figures": dict(FIGURES)}
 
-    async def probe(_http: object, way: DesktopWay, keys: int) -> Figures:
+    async def probe(_http: object, way: DesktopAccess, keys: int) -> Measurements:
         found["way"], found["keys"] = way, keys
         if isinstance(found["figures"], Exception):
             raise found["figures"]
-        return msgspec.convert(found["figures"], Figures)
+        return msgspec.convert(found["figures"], Measurements)
 
     monkeypatch.setattr("vdi.cli.session_probe.probe_desktop", probe)
     gateway.call(lambda stage: stage.session(status=RUNNING))

@@ -8,7 +8,7 @@ from msgspec import Meta
 from vdi.gateway.api.operation import Call, Nothing, Operation
 from vdi.gateway.api.problems import ProblemError, invalid
 from vdi.gateway.probing import MOST, WINDOW, Begun, Stage, TooManyProbesError
-from vdi.photon.figures import Figures
+from vdi.latency_probe.measurements import Measurements
 
 
 class NewProbe(msgspec.Struct, forbid_unknown_fields=True):
@@ -27,7 +27,7 @@ class NewProbe(msgspec.Struct, forbid_unknown_fields=True):
 class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
     """How a probe has ended: either of the two."""
 
-    figures: Annotated[Figures | None, Meta(description="What it has measured.")] = None
+    figures: Annotated[Measurements | None, Meta(description="What it has measured.")] = None
     failed: Annotated[Stage | None, Meta(description="The stage in which it failed.")] = None
 
 

@@ -8,17 +8,17 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from unit.photon.selkies_stream import Encoder
-from vdi.photon import client
-from vdi.photon.client import StageError, Way, probe
-from vdi.photon.mark import Mark
+from unit.latency_probe.selkies_stream import Encoder
+from vdi.latency_probe import client
+from vdi.latency_probe.client import DesktopAccess, StageError, probe
+from vdi.latency_probe.mark import Mark
 
 MARK = Mark(x=0, y=0, size=48, width=128, height=64, flip=11, play=12, play_seconds=0.5)
 
 
 @dataclass
 class Desktop:
-    """A desktop's host: the way in, and Selkies."""
+    """A desktop's host: the access in, and Selkies."""
 
     enter: int = 302
     handshake: int = 0
@@ -72,7 +72,7 @@ class Desktop:
 
 
 @asynccontextmanager
-async def way_to(desktop: Desktop) -> AsyncIterator[tuple[aiohttp.ClientSession, Way]]:
+async def access_to(desktop: Desktop) -> AsyncIterator[tuple[aiohttp.ClientSession, DesktopAccess]]:
     app = web.Application()
     app.router.add_get("/.vdi/enter", desktop.go_in)
     app.router.add_post("/.vdi/leave", desktop.go_out)
@@ -83,17 +83,17 @@ async def way_to(desktop: Desktop) -> AsyncIterator[tuple[aiohttp.ClientSession,
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-            yield http, Way(url, "one-use", "the-state", MARK)
+            yield http, DesktopAccess(url, "one-use", "the-state", MARK)
     finally:
         await runner.cleanup()
 
 
 async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAUSES", (0.01, 0.02))
-    monkeypatch.setattr(client, "RAMP", 0.0)
+    monkeypatch.setattr(client, "PAUSE_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(client, "RAMP_SECONDS", 0.0)
     desktop = Desktop(skip=1)
-    async with way_to(desktop) as (http, way):
-        found = await probe(http, way, 10)
+    async with access_to(desktop) as (http, access):
+        found = await probe(http, access, 10)
     assert len(found.input_to_photon_ms) == 10
     assert all(0 < one < 1000 for one in found.input_to_photon_ms)
     assert (found.keys_without_effect, found.frames, found.frames_dropped) == (0, 20, 9)
@@ -102,8 +102,8 @@ async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.M
     assert found.bitrate_kbps > 0
     cookies = "__Host-vdi-desktop=token; __Host-vdi-grant=handle"
     assert desktop.seen[0] == "enter one-use __Host-vdi-state=the-state"
-    assert desktop.seen[1] == f"socket {way.url} {cookies}"
-    assert desktop.seen[-1] == f"leave {way.url} {cookies}"
+    assert desktop.seen[1] == f"socket {access.url} {cookies}"
+    assert desktop.seen[-1] == f"leave {access.url} {cookies}"
     assert {"SETTINGS", "CLIENT_FRAME_ACK", "kd", "ku"} <= set(desktop.seen)
 
 
@@ -124,9 +124,9 @@ async def test_a_failure_names_its_stage(
 ) -> None:
     monkeypatch.setattr(client, "PICTURE_SECONDS", 1.0)
     monkeypatch.setattr(client, "EFFECT_SECONDS", 0.1)
-    async with way_to(desktop) as (http, way):
+    async with access_to(desktop) as (http, access):
         with pytest.raises(StageError, match=words) as failed:
-            await probe(http, way, 5)
+            await probe(http, access, 5)
     assert failed.value.stage == stage
     assert desktop.enter != 302 or desktop.seen[-1].startswith("leave"), "the grant ends in any case"
 
@@ -134,5 +134,5 @@ async def test_a_failure_names_its_stage(
 async def test_a_host_that_is_not_there() -> None:
     async with aiohttp.ClientSession() as http:
         with pytest.raises(StageError, match="cannot be reached") as failed:
-            await probe(http, Way("http://127.0.0.1:1", "t", "s", MARK), 5)
+            await probe(http, DesktopAccess("http://127.0.0.1:1", "t", "s", MARK), 5)
     assert failed.value.stage == "entering"

@@ -1,4 +1,4 @@
-"""The mark in the corner of a desktop's screen that a probe looks at: what the agent answers to `POST /photon`."""
+"""The mark in the corner of a desktop's screen that the probe watches: the agent's response to `POST /photon`."""
 
 from typing import Annotated
 

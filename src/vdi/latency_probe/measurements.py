@@ -1,4 +1,4 @@
-"""The numbers of a probe. Pure."""
+"""What a probe measures, and whether it meets the goal. Pure."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,11 +9,11 @@ from vdi.api.constraints import doc
 
 GOAL_MS = 50.0
 """Input to picture, at the 95th percentile: the third service level objective (docs/monitoring.md)."""
-MOST_SAMPLES = 200
-LONGEST_MS = 10_000.0
+MAX_SAMPLES = 200
+MAX_LATENCY_MS = 10_000.0
 
 
-class Figures(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+class Measurements(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """What a person in front of this desktop gets."""
 
     first_picture_seconds: Annotated[
@@ -23,14 +23,14 @@ class Figures(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
         float, msgspec.Meta(ge=0, le=1000, description="Frames that arrived each second while the mark kept changing.")
     ]
     input_to_photon_ms: Annotated[
-        list[Annotated[float, msgspec.Meta(ge=0, le=LONGEST_MS)]],
+        list[Annotated[float, msgspec.Meta(ge=0, le=MAX_LATENCY_MS)]],
         msgspec.Meta(
-            max_length=MOST_SAMPLES,
+            max_length=MAX_SAMPLES,
             description="Milliseconds from a key's sending to the decoded picture that shows its effect, one for each.",
         ),
     ]
     keys_without_effect: Annotated[
-        int, msgspec.Meta(ge=0, le=MOST_SAMPLES, description="Keys whose effect was not seen in time.")
+        int, msgspec.Meta(ge=0, le=MAX_SAMPLES, description="Keys whose effect was not seen in time.")
     ]
     bitrate_kbps: Annotated[
         float, msgspec.Meta(ge=0, le=1e7, description="Video that arrived while it was measured, in kbit/s.")
@@ -41,12 +41,12 @@ class Figures(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     ]
 
 
-class Measured(msgspec.Struct, rename="camel"):
-    """Figures and what follows from them, for `-o json`."""
+class ProbeReport(msgspec.Struct, rename="camel"):
+    """Measurements and their evaluation, for `-o json`."""
 
     session: Annotated[str, doc("The session's name.")]
     through: Annotated[str, doc("The way that was measured.")]
-    figures: Annotated[Figures, doc("What was measured.")]
+    measurements: Annotated[Measurements, doc("What was measured.")] = msgspec.field(name="figures")
     p50_ms: Annotated[float | None, doc("Median of `inputToPhotonMs`.")]
     p95_ms: Annotated[float | None, doc("Its 95th percentile.")]
     goal_ms: Annotated[float, doc("What the 95th percentile should not exceed.")]
@@ -54,15 +54,15 @@ class Measured(msgspec.Struct, rename="camel"):
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least this share of the values does not exceed; None of none."""
+    """The smallest value that at least this share of the values does not exceed; None without values."""
     if not values:
         return None
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
-def judge(session: str, through: str, figures: Figures) -> Measured:
-    """The figures against the goal."""
-    p50, p95 = (percentile(figures.input_to_photon_ms, share) for share in (0.5, 0.95))
-    kept = p95 is not None and p95 <= GOAL_MS and not figures.keys_without_effect
-    return Measured(session, through, figures, p50, p95, GOAL_MS, kept)
+def evaluate(session: str, through: str, measurements: Measurements) -> ProbeReport:
+    """Compare the measurements with the goal."""
+    p50, p95 = (percentile(measurements.input_to_photon_ms, share) for share in (0.5, 0.95))
+    kept = p95 is not None and p95 <= GOAL_MS and not measurements.keys_without_effect
+    return ProbeReport(session, through, measurements, p50, p95, GOAL_MS, kept)

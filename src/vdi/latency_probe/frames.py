@@ -1,4 +1,4 @@
-"""Selkies' video messages, and what they show at one place of the screen.
+"""Selkies' video messages, and what they show at one point of the screen.
 
 A message begins with 12 bytes (`0x04`: type, codec and key frame, frame id, top, width, height, reference), or with 6
 for JPEG (`0x03`: type, -, frame id, top); the encoded picture follows. A frame may come in several stripes, each with
@@ -14,8 +14,8 @@ CODECS = {1: "h264", 2: "vp8", 3: "vp9", 4: "libdav1d", 5: "hevc"}
 FRAME_IDS = 1 << 16
 
 
-class CannotDecodeError(Exception):
-    """Raised when the pictures of a stream cannot be made here; says why."""
+class DecodeError(Exception):
+    """Raised when the pictures of a stream cannot be decoded here; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Stripe:
     frame_id: int
     top: int
     height: int
-    """In pixels; 0: it is not told (JPEG)."""
+    """In pixels; 0: unknown (JPEG)."""
     data: bytes
 
 
 def read_stripe(message: bytes) -> Stripe | None:
-    """What a binary message of Selkies brings of the picture; None: it is something else (sound, text)."""
+    """The piece of a frame in a binary message of Selkies; None for other messages (sound, text)."""
     if len(message) > 12 and message[0] == 4:
         kind, frame_id, top, _width, height = struct.unpack_from(">xBHHHH", message)
         codec = CODECS.get(kind >> 4, "h264")
@@ -44,7 +44,7 @@ def read_stripe(message: bytes) -> Stripe | None:
 
 
 def missing_between(before: int, after: int) -> int:
-    """How many frames lie between these two ids; 0 where the order is not plain (a restart, a stripe of the same)."""
+    """How many frames lie between these two ids; 0 where the order is unclear (restart, same frame)."""
     gap = (after - before) % FRAME_IDS
     return gap - 1 if 0 < gap < FRAME_IDS // 2 else 0
 
@@ -57,9 +57,9 @@ class Screen:
         self._decoders: dict[int, tuple[str, Any]] = {}
 
     def show(self, stripe: Stripe) -> float | None:
-        """Brightness (0 to 255) of the square's middle; None: nothing decoded, or it lies elsewhere.
+        """Brightness (0 to 255) of the square's middle; None: nothing decoded, or the stripe does not contain it.
 
-        Raises CannotDecodeError.
+        Raises DecodeError.
         """
         if stripe.top > self._y or (stripe.height and self._y >= stripe.top + stripe.height):
             return None
@@ -88,23 +88,23 @@ class Screen:
 
 
 def open_decoder(codec: str) -> Any:
-    """A decoder that gives each picture at once. Raises CannotDecodeError."""
+    """A decoder that returns each picture at once. Raises DecodeError."""
     try:
         import av
         from av.codec.context import Flags, ThreadType
     except ImportError as error:
-        raise CannotDecodeError(f"pictures are decoded with PyAV, and it is not installed ({error})") from error
+        raise DecodeError(f"pictures are decoded with PyAV, and it is not installed ({error})") from error
     try:
         decoder = av.CodecContext.create(codec, "r")
     except av.FFmpegError as error:
-        raise CannotDecodeError(f"this PyAV has no decoder for {codec}: {error}") from error
-    decoder.thread_type = ThreadType.NONE  # threads would keep pictures back
+        raise DecodeError(f"this PyAV has no decoder for {codec}: {error}") from error
+    decoder.thread_type = ThreadType.NONE  # threads would delay pictures
     decoder.flags |= Flags.low_delay
     return decoder
 
 
 def decode(decoder: Any, data: bytes) -> list[Any]:
-    """The pictures that come out now; none where the data is not understood, as before a key frame."""
+    """The pictures decoded from this data; none where it cannot be decoded, as before a key frame."""
     import av
 
     try:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.photon.selkies_stream import Encoder
-from vdi.photon.frames import FRAME_IDS, Screen, Stripe, missing_between, read_stripe
+from unit.latency_probe.selkies_stream import Encoder
+from vdi.latency_probe.frames import FRAME_IDS, Screen, Stripe, missing_between, read_stripe
 
 
 def look(screen: Screen, message: bytes) -> float | None:

@@ -1,0 +1,292 @@
+"""A client without a browser: it enters a desktop, receives its stream, presses keys and reads the picture.
+
+    ticket -> /.vdi/enter -> cookies -> wss /api/websockets -> SETTINGS -> pictures -> keys -> pictures that change
+
+It takes the route of a browser: name, Traefik, TLS, the gateway's check, WebSocket. A failure names its stage.
+"""
+
+import asyncio
+import base64
+import json
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from vdi.latency_probe.frames import DecodeError, Screen, missing_between, read_stripe
+from vdi.latency_probe.mark import Mark
+from vdi.latency_probe.measurements import Measurements
+
+STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
+PICTURE_SECONDS = 15.0
+EFFECT_SECONDS = 1.0
+ACK_SECONDS = 0.05
+WARM_UP_PRESSES = 3
+"""Keys pressed before those that count: the first one makes the mark appear, whatever the colour below it."""
+BRIGHTNESS_STEP = 80.0
+"""Only the mark changes the brightness by this much (of 255)."""
+PAUSE_SECONDS = (0.06, 0.14)
+"""Shortest and longest pause between two keys. It is random, so that keys do not fall in step with the frames."""
+RAMP_SECONDS = 0.25
+"""The first part of the animation, which does not count."""
+
+
+class StageError(Exception):
+    """Raised when a stage fails: `entering`, `connecting`, `first picture`, `the mark`, `measuring`."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        self.stage = stage
+        super().__init__(f"{stage}: {message}")
+
+
+@dataclass(frozen=True, slots=True)
+class DesktopAccess:
+    """What the gateway issued for one visit of a desktop."""
+
+    url: str
+    ticket: str
+    state: str
+    mark: Mark
+    proxy: str | None = None
+
+
+@dataclass(slots=True)
+class Stream:
+    """What has arrived. Written by the receiving task alone."""
+
+    screen: Screen
+    mode: str = ""
+    close_reason: str = ""
+    """Why the desktop closed the connection, as it reported it."""
+    closed: bool = False
+    first_picture: float | None = None
+    brightness: float | None = None
+    last_id: int | None = None
+    arrivals: list[tuple[float, int, int]] = field(default_factory=list)
+    """Of each stripe: time, frame id, bytes."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def receive(self, message: bytes, now: float) -> None:
+        """Process one binary message."""
+        stripe = read_stripe(message)
+        if stripe is None:
+            return
+        self.arrivals.append((now, stripe.frame_id, len(message)))
+        self.last_id = stripe.frame_id
+        found = self.screen.show(stripe)
+        if found is not None:
+            self.brightness = found
+            if self.first_picture is None:
+                self.first_picture = time.perf_counter()
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake all who wait for a change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def frames(self, begin: float, end: float) -> list[int]:
+        """Ids of the frames that arrived in this time, each once."""
+        return list(dict.fromkeys(frame_id for at, frame_id, _ in self.arrivals if begin <= at < end))
+
+    def bytes(self, begin: float, end: float) -> int:
+        """Bytes of video that arrived in this time."""
+        return sum(size for at, _, size in self.arrivals if begin <= at < end)
+
+
+async def probe(http: aiohttp.ClientSession, access: DesktopAccess, presses: int) -> Measurements:
+    """Enter, measure, leave. `http` must keep no cookies and have no headers of its own. Raises StageError."""
+    begun = time.perf_counter()
+    cookies = await _enter(http, access)
+    try:
+        return await _watch(http, access, cookies, presses, begun)
+    finally:
+        await _leave(http, access, cookies)
+
+
+async def _enter(http: aiohttp.ClientSession, access: DesktopAccess) -> str:
+    headers = {"Cookie": f"{STATE_COOKIE}={access.state}"}
+    query = {"ticket": access.ticket, "next": "/"}
+    try:
+        async with http.get(
+            f"{access.url}/.vdi/enter", params=query, headers=headers, proxy=access.proxy, allow_redirects=False
+        ) as answer:
+            given = [each.split(";")[0] for each in answer.headers.getall("Set-Cookie", [])]
+            if answer.status != 302 or not given:
+                raise StageError("entering", f"{access.url} answers {answer.status} to a ticket that was just made")
+            return "; ".join(given)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise StageError("entering", f"{access.url} cannot be reached: {str(error) or type(error).__name__}") from error
+
+
+async def _leave(http: aiohttp.ClientSession, access: DesktopAccess, cookies: str) -> None:
+    """End the grant. It ends with the login anyway, so a failure is ignored."""
+    headers = {"Cookie": cookies, "Origin": access.url}
+    try:
+        async with http.post(f"{access.url}/.vdi/leave", headers=headers, proxy=access.proxy, allow_redirects=False):
+            pass
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return
+
+
+async def _watch(
+    http: aiohttp.ClientSession, access: DesktopAccess, cookies: str, presses: int, begun: float
+) -> Measurements:
+    address = f"ws{access.url.removeprefix('http')}/api/websockets"
+    token = base64.urlsafe_b64encode(b"edge").decode().rstrip("=")  # as Selkies' page offers one; the edge replaces it
+    try:
+        async with http.ws_connect(
+            address,
+            protocols=("selkies", f"selkies.token.{token}"),
+            origin=access.url,
+            headers={"Cookie": cookies},
+            proxy=access.proxy,
+            max_msg_size=0,
+        ) as socket:
+            return await measure(socket, access.mark, presses, begun)
+    except aiohttp.WSServerHandshakeError as error:
+        raise StageError("connecting", _handshake_error(error.status)) from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        host = urlsplit(access.url).netloc
+        raise StageError("connecting", f"no WebSocket to {host}: {str(error) or type(error).__name__}") from error
+
+
+def _handshake_error(status: int) -> str:
+    known = {
+        401: "the gateway does not know the cookies that it has just given (401)",
+        409: "this desktop streams by WebRTC now (409); the probe measures its WebSocket",
+        502: "Traefik does not reach the desktop (502)",
+        503: "the gateway lets nobody in just now (503): suspended, or a gateway that is starting",
+    }
+    return known.get(status, f"the handshake is answered with {status}")
+
+
+async def measure(socket: aiohttp.ClientWebSocketResponse, mark: Mark, presses: int, begun: float) -> Measurements:
+    """Measure the stream of an open connection to Selkies. `begun`: start of the probe (`time.perf_counter`)."""
+    stream = Stream(Screen(mark.x, mark.y, mark.size))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_receive(socket, stream))
+            acks = tasks.create_task(_acknowledge(socket, stream))
+            try:
+                figures = await _measure(socket, stream, mark, presses, begun)
+            finally:
+                acks.cancel()
+                await socket.close()
+            return figures
+    except* StageError as found:
+        raise _first(found) from None
+    except* DecodeError as found:
+        raise StageError("first picture", str(_first(found))) from None
+
+
+async def _measure(
+    socket: aiohttp.ClientWebSocketResponse, stream: Stream, mark: Mark, presses: int, begun: float
+) -> Measurements:
+    await _until(stream, lambda: bool(stream.mode), PICTURE_SECONDS, "connecting", "the desktop says nothing")
+    settings = {
+        "displayId": "primary",
+        "tabId": secrets.token_hex(8),  # not the person's: the probe joins beside them and resizes nothing
+        "initialClientWidth": mark.width,
+        "initialClientHeight": mark.height,
+    }
+    await socket.send_str(f"SETTINGS,{json.dumps(settings)}")
+    message = f"no picture within {PICTURE_SECONDS:.0f} s; a person sees 'Waiting for stream'. See `vdi session logs`"
+    await _until(stream, lambda: stream.first_picture is not None, PICTURE_SECONDS, "first picture", message)
+    first_picture = (stream.first_picture or 0.0) - begun
+    seen = [await _press(socket, stream, mark.flip) for _ in range(WARM_UP_PRESSES)]
+    if not any(seen):
+        raise StageError("the mark", "keys are sent, and the picture does not follow: it stands still, or gets no keys")
+    start = time.perf_counter()
+    latencies = [await _press(socket, stream, mark.flip) for _ in range(presses)]
+    played = time.perf_counter()
+    await _key(socket, mark.play)
+    await asyncio.sleep(mark.play_seconds)
+    end = time.perf_counter()
+    if stream.closed:
+        raise _closed("measuring", stream)
+    ids = stream.frames(start, end)
+    playing = stream.frames(played + RAMP_SECONDS, end)
+    return Measurements(
+        first_picture_seconds=round(first_picture, 3),
+        frames_per_second=round(len(playing) / (end - played - RAMP_SECONDS), 1),
+        input_to_photon_ms=[round(latency * 1000, 2) for latency in latencies if latency is not None],
+        keys_without_effect=sum(latency is None for latency in latencies),
+        bitrate_kbps=round(stream.bytes(start, end) * 8 / 1000 / (end - start), 1),
+        frames=len(ids),
+        frames_dropped=sum(missing_between(before, after) for before, after in pairwise(ids)),
+    )
+
+
+async def _press(socket: aiohttp.ClientWebSocketResponse, stream: Stream, key: int) -> float | None:
+    """Press one key, then pause. Returns the seconds until the picture shows it; None when it does not in time."""
+    before, sent = stream.brightness or 0.0, time.perf_counter()
+    await _key(socket, key)
+    latency: float | None = None
+    try:
+        async with asyncio.timeout(EFFECT_SECONDS):
+            while abs((stream.brightness or 0.0) - before) < BRIGHTNESS_STEP:
+                if stream.closed:
+                    raise _closed("measuring", stream)
+                await stream.changed.wait()
+            latency = time.perf_counter() - sent
+    except TimeoutError:
+        pass
+    await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - nothing secret
+    return latency
+
+
+async def _key(socket: aiohttp.ClientWebSocketResponse, key: int) -> None:
+    await socket.send_str(f"kd,{key}")
+    await socket.send_str(f"ku,{key}")
+
+
+async def _until(stream: Stream, there: Callable[[], bool], seconds: float, stage: str, message: str) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            while not there():
+                if stream.closed:
+                    raise StageError(
+                        stage, f"the desktop ended the connection: {stream.close_reason or 'without a word'}"
+                    )
+                await stream.changed.wait()
+    except TimeoutError:
+        raise StageError(stage, message) from None
+
+
+def _closed(stage: str, stream: Stream) -> StageError:
+    return StageError(stage, f"the desktop ended the connection: {stream.close_reason or 'without a word'}")
+
+
+async def _receive(socket: aiohttp.ClientWebSocketResponse, stream: Stream) -> None:
+    async for message in socket:
+        if message.type is aiohttp.WSMsgType.BINARY:
+            stream.receive(message.data, time.perf_counter())
+        elif message.type is aiohttp.WSMsgType.TEXT:
+            kind, _, rest = message.data.partition(" ")
+            if kind == "MODE":
+                stream.mode = rest
+            elif kind == "KILL":
+                stream.close_reason = rest
+            stream.notify()
+    stream.closed = True
+    stream.close_reason = stream.close_reason or (f"close code {socket.close_code}" if socket.close_code else "")
+    stream.notify()
+
+
+async def _acknowledge(socket: aiohttp.ClientWebSocketResponse, stream: Stream) -> None:
+    """Acknowledge frames as Selkies' page does: without it the desktop holds frames back."""
+    while not socket.closed:
+        if stream.last_id is not None:
+            await socket.send_str(f"CLIENT_FRAME_ACK {stream.last_id} 0")
+        await asyncio.sleep(ACK_SECONDS)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
