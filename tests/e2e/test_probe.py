@@ -10,7 +10,7 @@ from PIL import Image
 
 from e2e.desktops import ask_agent, reach, start, template
 from e2e.world import World
-from vdi.cli.remote_login import Login, Logins, write_logins
+from vdi.cli.remote.logins import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser, changed_pixels
 from waiting import wait_until
 

@@ -11,7 +11,7 @@ import typer
 from vdi.cli.doctor_fix import fix
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.options import Target, examples, on_cluster
+from vdi.cli.options import KubeConnection, examples, with_connection
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
@@ -42,9 +42,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "doctor --all --record kasm/vdi-doctor",
     )
 )
-@on_cluster
+@with_connection
 def doctor(
-    target: Target,
+    target: KubeConnection,
     session: Annotated[str | None, typer.Argument(help="Only this session, and all that it hangs on.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Sessions of all namespaces.")] = False,
@@ -125,7 +125,7 @@ def _refuse_together(*refused: tuple[object, str]) -> None:
             raise CommandFailedError(message, USAGE)
 
 
-def _keep(target: Target, where: str, findings: list[Finding], snapshot: Snapshot) -> None:
+def _keep(target: KubeConnection, where: str, findings: list[Finding], snapshot: Snapshot) -> None:
     namespace, _, name = where.partition("/")
     patch = to_patch(record_of(findings, snapshot.taken_at))
     target.run(lambda client: client.patch(CONFIG_MAPS, name, patch, namespace=namespace, into=msgspec.Raw))

@@ -6,8 +6,8 @@ from functools import partial
 
 import typer
 
-from vdi.cli.asking import agrees
-from vdi.cli.options import PROGRAM, Target
+from vdi.cli.confirm import confirm
+from vdi.cli.options import PROGRAM, KubeConnection
 from vdi.doctor.fix import carry_out, prepare
 from vdi.doctor.mends import MENDS
 from vdi.doctor.snapshot import Snapshot
@@ -20,7 +20,7 @@ _MADE = "Done."
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
 
 
-def fix(target: Target, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
+def fix(target: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
     """Mend what can be mended of the causes, one question each unless `yes`. What only follows goes with its cause.
 
     Raises CommandFailedError where nobody can be asked, or a change is refused; those before it are made then.
@@ -34,7 +34,7 @@ def fix(target: Target, findings: Sequence[Finding], snapshot: Snapshot, *, yes:
         typer.echo(f"\n{finding.code}: {step.title}. It {MENDS[finding.code].words}.")
         for line in diff_lines(step):
             typer.echo(typer.style(line, fg=_COLOURS.get(line[:1])))
-        if yes or agrees("Do it?"):
+        if yes or confirm("Do it?"):
             said = target.run(partial(_carry_out, step=step))
             typer.echo(said)
             made += said == _MADE

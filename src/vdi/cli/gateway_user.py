@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
-from vdi.cli.options import PROGRAM, Context, Kubeconfig, Target, examples
+from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, Output, columns, print_data
 from vdi.gateway.login.users_file import (
     KEY,
@@ -48,7 +48,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to pr
 class _Users:
     """The Secret with the users."""
 
-    target: Target
+    target: KubeConnection
     secret: str
 
     def read(self) -> tuple[dict[str, LocalUser], list[str]]:
@@ -126,7 +126,7 @@ def add(
             )
         return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
 
-    _Users(Target(namespace, kubeconfig, context), secret).change(address, entry)
+    _Users(KubeConnection(namespace, kubeconfig, context), secret).change(address, entry)
     _tell(f"{address} can log in", address, "" if password_stdin else password, output)
 
 
@@ -148,7 +148,7 @@ def passwd(
     def entry(known: LocalUser | None) -> LocalUser:
         return msgspec.structs.replace(_there(address, known), password=hashed)
 
-    _Users(Target(namespace, kubeconfig, context), secret).change(address, entry)
+    _Users(KubeConnection(namespace, kubeconfig, context), secret).change(address, entry)
     said = f"{address} has another password and is logged out everywhere within half a minute"
     _tell(said, address, "" if password_stdin else password, output)
 
@@ -162,7 +162,7 @@ def list_(
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
     """List those who log in with a password. No hash is shown."""
-    users, problems = _Users(Target(namespace, kubeconfig, context), secret).read()
+    users, problems = _Users(KubeConnection(namespace, kubeconfig, context), secret).read()
     for problem in problems:
         typer.secho(f"Warning: {problem}; this user cannot log in", err=True, fg=typer.colors.YELLOW)
     match output:
@@ -203,7 +203,7 @@ def rm(
     def entry(known: LocalUser | None) -> None:
         _there(address, known)
 
-    _Users(Target(namespace, kubeconfig, context), secret).change(address, entry)
+    _Users(KubeConnection(namespace, kubeconfig, context), secret).change(address, entry)
     typer.echo(f"{address} can no longer log in; what they have open ends within half a minute", err=True)
 
 

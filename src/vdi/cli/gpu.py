@@ -18,7 +18,7 @@ from vdi.cli.gpu_page import (
 )
 from vdi.cli.gpu_run import Wanted, configure_cluster, undo_on_cluster
 from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.options import PROGRAM, Context, Kubeconfig, Target, examples, seconds_of
+from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples, seconds_of
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report, findings_as_text
@@ -91,7 +91,7 @@ def configure(
 
     Works with the GPU Operator and with the device plugin alone. Running desktops go on; run it again at any time.
     """
-    target = Target(kubeconfig=kubeconfig, context=context)
+    target = KubeConnection(kubeconfig=kubeconfig, context=context)
     if undo:
         _refuse_beside_undo(ctx)
     sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
@@ -130,7 +130,7 @@ def status(
         observed = await collect(client)
         return observed, await measure(client, [node.name for node in observed.gpu_nodes])
 
-    observed, measured = _run(Target(kubeconfig=kubeconfig, context=context), look)
+    observed, measured = _run(KubeConnection(kubeconfig=kubeconfig, context=context), look)
     if output is PageOutput.JSON:
         print_data(status_data(observed, measured), output)
         return
@@ -146,7 +146,7 @@ def verify(
     context: Context = None,
 ) -> None:
     """Whether each node advertises GPUs x replicas, and if not, what is wrong. Status 1: findings; 3: cannot tell."""
-    observed = _run(Target(kubeconfig=kubeconfig, context=context), collect)
+    observed = _run(KubeConnection(kubeconfig=kubeconfig, context=context), collect)
     findings = find(observed)
     code = exit_code(findings)
     about = {"nodes": status_data(observed)["nodes"]}
@@ -174,7 +174,7 @@ def _refusals_in_words() -> Iterator[None]:
         raise CommandFailedError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
 
 
-def _run(target: Target, work: Callable[[Client], Awaitable[T]]) -> T:
+def _run(target: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> T:
     """`Target.run`, with refusals as errors, and Ctrl-C that says what is left."""
     try:
         with _refusals_in_words():

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vdi.cli.live import StartView
-from vdi.cli.stages import Passed
+from vdi.cli.progress import PassedStage, ProgressView
 from vdi.findings.model import Finding
 from vdi.gpu.carry_out import restart, take, wait_until_settled
 from vdi.gpu.collect import collect
@@ -71,19 +70,19 @@ async def _change(
     notes = list(notes_on(after_steps(observed, plan)))
     if dry_run:
         return Changed(plan, observed, notes)
-    with StartView() as view:
+    with ProgressView() as view:
         for step in plan.steps:
             began = time.monotonic()
             await take(client, step)
-            view.passed(Passed(step.title, time.monotonic() - began))
+            view.passed(PassedStage(step.title, time.monotonic() - began))
         for each in plan.restarts:
             began = time.monotonic()
             await restart(client, each, SYSTEM_CLOCK)
-            view.passed(Passed(f"restart DaemonSet {each.namespace}/{each.name}", time.monotonic() - began))
+            view.passed(PassedStage(f"restart DaemonSet {each.namespace}/{each.name}", time.monotonic() - began))
         if seconds is None:
             return Changed(plan, observed, notes)
         began = time.monotonic()
         observed, left = await wait_until_settled(client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK)
         words = "the nodes advertise what they should" if not left else "the nodes do not advertise what they should"
-        view.passed(Passed(words, time.monotonic() - began), well=not left)
+        view.passed(PassedStage(words, time.monotonic() - began), well=not left)
     return Changed(plan, observed, notes, left)

@@ -11,7 +11,7 @@ from vdi.cli.doctor import read_bundle, save_bundle
 from vdi.cli.failures import CommandFailedError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import KasmNamespace
-from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.kasm import all_links, kasm_chains
 from vdi.doctor.checks.network import dns_down
@@ -61,7 +61,7 @@ def diagnose(
     Go by the name of the init container: the same number means another one in another chart. It changes nothing.
     Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
     """
-    target = Target(namespace=namespace, kubeconfig=kubeconfig, context=context)
+    target = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
     scope = Scope(namespace, kasm=True)
     snapshot = read_bundle(source) if source else target.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
     if bundle:

@@ -15,7 +15,7 @@ from vdi.cli.kasm_install_run import (
     values_of_files,
     work,
 )
-from vdi.cli.options import PROGRAM, Context, Kubeconfig, Target, examples
+from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import PageOption, PageOutput, now_utc, print_data
 from vdi.cli.release_options import DryRun, HelmPath, Timeout, ValuesFiles, Where, Yes, where
 from vdi.cli.release_run import agree
@@ -67,7 +67,7 @@ def install(
     given = values_of_files(values)
     if given is None:
         raise CommandFailedError("-f is missing: values are needed; vdi kasm values render makes them", USAGE)
-    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
+    at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
 
     async def plan(run: Running) -> Plan:
         run.view.waiting("the chart is read")
@@ -114,7 +114,7 @@ def upgrade(
     """
     wanted, version = generation_of(generation) if generation else None, version_of(chart_version)
     given = values_of_files(values)
-    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
+    at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
 
     async def plan(run: Running) -> Plan:
         run.view.waiting("the chart is read")

@@ -8,7 +8,7 @@ import typer
 from vdi.cli.kasm_chart import KasmNamespace
 from vdi.cli.kasm_install import default_file
 from vdi.cli.kasm_install_run import ReleaseOption, in_words, work
-from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.cli.release_options import DryRun, HelmPath, Timeout, Yes, where
 from vdi.cli.release_run import agree
@@ -40,7 +40,7 @@ def backup(
     It is in pg_dump's custom format. The passwords (Secret RELEASE-secrets) are not in it: keep those too.
     Status 1: it was not saved.
     """
-    target = Target(namespace, kubeconfig, context)
+    target = KubeConnection(namespace, kubeconfig, context)
     file = (to or default_file(namespace, release)).absolute()
 
     async def save(client: Client) -> Backup:
@@ -80,7 +80,7 @@ def uninstall(
 
     Status 1: refused or failed; 130: interrupted.
     """
-    at = where(Target(namespace, kubeconfig, context), release, helm, timeout, output)
+    at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
     plan = work(at, lambda run: plan_removal(run.client, release, namespace))
     with in_words():
         check_agents(plan)

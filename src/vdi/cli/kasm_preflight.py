@@ -9,7 +9,7 @@ import yaml
 from vdi.cli.failures import USAGE, CommandFailedError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
-from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
 from vdi.kasm.collect.preflight import collect_preflight
@@ -73,7 +73,7 @@ def preflight(
         planned = with_answers(planned, hostname=hostname, ingress=ingress)
     except ValueError as error:
         raise CommandFailedError(str(error), USAGE) from error
-    target = Target(namespace=namespace, kubeconfig=kubeconfig, context=context)
+    target = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
     facts = target.run(
         lambda client: collect_preflight(client, namespace=namespace, hostname=planned.hostname, registry=registry)
     )

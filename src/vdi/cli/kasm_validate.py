@@ -8,7 +8,7 @@ import typer
 from vdi.cli.failures import USAGE, CommandFailedError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm_chart import KasmNamespace
-from vdi.cli.options import Context, Kubeconfig, Target, examples
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
 from vdi.kasm.collect.validate import collect_validate
@@ -49,7 +49,7 @@ def validate(
         raise CommandFailedError(
             f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)", USAGE
         )
-    found = Target(namespace=namespace, kubeconfig=kubeconfig, context=context).run(
+    found = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context).run(
         lambda client: collect_validate(client, namespace=namespace, hostname=hostname or "", connect=connect)
     )
     findings = run_checks(found)

@@ -11,12 +11,12 @@ import typer
 
 from vdi.cli.browser import has_screen, opens_browser
 from vdi.cli.failures import USAGE, CommandFailedError
-from vdi.cli.options import PROGRAM, Target, examples
-from vdi.cli.remote_choice import choose, server_url
-from vdi.cli.remote_client import GatewayClient, tls
-from vdi.cli.remote_grant import Asking, exchange, loopback, revoke
-from vdi.cli.remote_login import Login, Logins, read_logins, write_logins
-from vdi.cli.remote_way import GatewayPlace
+from vdi.cli.options import PROGRAM, KubeConnection, examples
+from vdi.cli.remote.authorization import AuthorizationRequest, exchange_code, listen_on_loopback, revoke_token
+from vdi.cli.remote.client import GatewayClient, tls
+from vdi.cli.remote.logins import Login, Logins, read_logins, write_logins
+from vdi.cli.session.gateway_backend import GatewayTarget
+from vdi.cli.session.target import choose_target, server_url
 
 app = typer.Typer()
 
@@ -66,7 +66,7 @@ def login(
 def _end(address: str, before: Login) -> None:
     """Revoke the token of the login before; one that cannot be revoked ends by itself."""
     with suppress(CommandFailedError):
-        asyncio.run(revoke(address, before))
+        asyncio.run(revoke_token(address, before))
 
 
 def _read_authority(path: Path) -> str:
@@ -83,14 +83,14 @@ async def _log_in(server: str, ca: str, *, typed: bool) -> Login:
     async with GatewayClient(server, ca=ca) as client:
         await client.check()
         if typed:
-            asking = Asking(server)
-            return await exchange(client, asking, await asyncio.to_thread(_ask_for_code, asking.address), ca)
-        async with loopback() as waiting:
-            asking = Asking(server, waiting.uri)
-            if not opens_browser(asking.address):
+            request = AuthorizationRequest(server)
+            return await exchange_code(client, request, await asyncio.to_thread(_ask_for_code, request.url), ca)
+        async with listen_on_loopback() as waiting:
+            request = AuthorizationRequest(server, waiting.uri)
+            if not opens_browser(request.url):
                 typer.echo("The browser did not open by itself.", err=True)
-            typer.echo(f"Agree in the browser; should it show nothing, open\n  {asking.address}", err=True)
-            return await exchange(client, asking, await waiting.code(asking, _BROWSER_SECONDS), ca)
+            typer.echo(f"Agree in the browser; should it show nothing, open\n  {request.url}", err=True)
+            return await exchange_code(client, request, await waiting.code(request, _BROWSER_SECONDS), ca)
 
 
 def _ask_for_code(address: str) -> str:
@@ -103,10 +103,10 @@ def _ask_for_code(address: str) -> str:
 
 def _say_if_unused(address: str) -> None:
     """Whoever logs in and then sees the cluster's sessions would wonder."""
-    place = choose(Target(), None, os.environ)
-    if not (isinstance(place, GatewayPlace) and place.server == address):
+    target = choose_target(KubeConnection(), None, os.environ)
+    if not (isinstance(target, GatewayTarget) and target.server == address):
         typer.echo(
-            f"Session commands here go another way all the same, since {place.why}:"
+            f"Session commands here go another way all the same, since {target.why}:"
             f" say --server {address}, or set VDI_SERVER. See {PROGRAM} whoami",
             err=True,
         )

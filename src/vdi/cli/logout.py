@@ -7,10 +7,10 @@ import typer
 
 from vdi.cli.failures import FINDINGS, CommandFailedError
 from vdi.cli.options import examples
-from vdi.cli.remote_choice import server_url
-from vdi.cli.remote_client import LoggedOutError
-from vdi.cli.remote_grant import revoke
-from vdi.cli.remote_login import read_logins, write_logins
+from vdi.cli.remote.authorization import revoke_token
+from vdi.cli.remote.client import LoggedOutError
+from vdi.cli.remote.logins import read_logins, write_logins
+from vdi.cli.session.target import server_url
 
 app = typer.Typer()
 
@@ -31,7 +31,7 @@ def logout(
     if logins.current == address:
         logins.current = next(iter(logins.gateways), "")
     try:
-        asyncio.run(revoke(address, login))
+        asyncio.run(revoke_token(address, login))
     except LoggedOutError:
         pass  # it had ended already
     except CommandFailedError as error:

@@ -52,8 +52,10 @@ class Nouns(TyperGroup):
 
 
 def load_noun(name: str, text: str | None) -> Any:
-    """Import `vdi.cli.<name>` and return its command."""
+    """Import the module `vdi.cli.<name>`, or `commands` of that package, and return its command."""
     module = importlib.import_module(f"vdi.cli.{name}")
+    if hasattr(module, "__path__"):  # a package keeps its commands in `commands`
+        module = importlib.import_module(f"vdi.cli.{name}.commands")
     noun: typer.Typer = module.app
     noun.rich_markup_mode = None
     command = typer.main.get_command(noun)  # a noun with one command and no callback is that command

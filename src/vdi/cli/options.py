@@ -45,7 +45,7 @@ def examples(*commands: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class KubeConnection:
     """The cluster and the namespace that a command talks to."""
 
     namespace: str = DEFAULT_NAMESPACE
@@ -54,7 +54,7 @@ class Target:
 
     @property
     def flags(self) -> str:
-        """What to add to a suggested command so that it talks to the same place."""
+        """What to add to a suggested command so that it uses the same cluster."""
         flags = f" -n {self.namespace}" if self.namespace != DEFAULT_NAMESPACE else ""
         flags += f" --kubeconfig {self.kubeconfig}" if self.kubeconfig else ""
         return flags + (f" --context {self.context}" if self.context else "")
@@ -103,7 +103,7 @@ def seconds_of(option: str, text: str) -> float:
 Options = Mapping[str, tuple[Any, Any]]
 """Annotation and default of options, by the name of their parameter."""
 
-TARGET_OPTIONS: Options = {
+CONNECTION_OPTIONS: Options = {
     "namespace": (
         Annotated[str, typer.Option("--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions.")],
         DEFAULT_NAMESPACE,
@@ -113,19 +113,19 @@ TARGET_OPTIONS: Options = {
 }
 
 
-def on_cluster(command: Callable[Concatenate[Target, P], None]) -> Callable[..., None]:
-    """Give a command the options of `Target` in the place of its first parameter."""
+def with_connection(command: Callable[Concatenate[KubeConnection, P], None]) -> Callable[..., None]:
+    """Replace a command's first parameter, its connection, by the options that choose it."""
 
     @wraps(command)
     def with_target(*args: Any, namespace: str, kubeconfig: Path | None, context: str | None, **rest: Any) -> None:
-        command(Target(namespace, kubeconfig, context), *args, **rest)
+        command(KubeConnection(namespace, kubeconfig, context), *args, **rest)
 
-    with_target.__signature__ = signature_with(TARGET_OPTIONS, command)  # type: ignore[attr-defined]
+    with_target.__signature__ = signature_with(CONNECTION_OPTIONS, command)  # type: ignore[attr-defined]
     return with_target
 
 
 def signature_with(options: Options, command: Callable[..., None]) -> inspect.Signature:
-    """What typer is shown of a command that gets these options in the place of its first parameter."""
+    """The signature that typer sees: these options replace the first parameter of the command."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)

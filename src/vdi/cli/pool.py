@@ -8,7 +8,7 @@ import typer
 
 from vdi.api.pool import VDIPool
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.options import PROGRAM, Target, examples, on_cluster
+from vdi.cli.options import PROGRAM, KubeConnection, examples, with_connection
 from vdi.cli.output import (
     ListOutput,
     Output,
@@ -31,13 +31,13 @@ Name = Annotated[str, typer.Argument(help="Name of the pool.")]
 
 
 @app.command("ls", epilog=examples("pool ls", "pool ls -o wide"))
-@on_cluster
+@with_connection
 def list_(
-    target: Target,
+    connection: KubeConnection,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
     """List the pools of the cluster."""
-    found = target.run(lambda client: client.list(POOLS, into=dict[str, Any]))
+    found = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo("no pools on this cluster", err=True)
         return
@@ -46,14 +46,14 @@ def list_(
 
 
 @app.command(epilog=examples("pool show warm", "pool show warm -o yaml"))
-@on_cluster
+@with_connection
 def show(
-    target: Target,
+    connection: KubeConnection,
     name: Name,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """How many desktops a pool has ready, and what it waits for."""
-    raw = target.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
+    raw = connection.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
@@ -62,9 +62,9 @@ def show(
 
 
 @app.command(epilog=examples("pool scale warm --ready 3", "pool scale warm --ready 0"))
-@on_cluster
+@with_connection
 def scale(
-    target: Target,
+    connection: KubeConnection,
     name: Name,
     *,
     ready: Annotated[int, typer.Option(min=0, help="How many started desktops to keep.")],
@@ -72,11 +72,11 @@ def scale(
 ) -> None:
     """Keep more or fewer desktops ready, as `kubectl scale vdipool` does. Desktops that people use are not touched."""
     change = {"spec": {"ready": ready}}
-    raw = target.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
+    raw = connection.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
-    typer.echo(f"pool {name}: desktops to keep ready: {ready}; see {PROGRAM} pool show {name}{target.flags}")
+    typer.echo(f"pool {name}: desktops to keep ready: {ready}; see {PROGRAM} pool show {name}{connection.flags}")
 
 
 async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:

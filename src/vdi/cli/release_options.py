@@ -10,7 +10,7 @@ import typer
 
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
 from vdi.cli.findings import FindingsOption, FindingsOutput
-from vdi.cli.options import Context, Kubeconfig, Options, Target, seconds_of, signature_with
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, Options, seconds_of, signature_with
 from vdi.cli.output import PageOption, PageOutput
 from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm, find_helm
@@ -37,7 +37,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 class Where:
     """Cluster, namespace, release, helm."""
 
-    target: Target
+    target: KubeConnection
     release: str
     helm: Helm
     seconds: float
@@ -49,7 +49,9 @@ class Where:
         return Place(self.target.namespace, self.target.kubeconfig, self.target.context)
 
 
-def where(target: Target, release: str, helm: Path | None, timeout: str, output: PageOutput | FindingsOutput) -> Where:
+def where(
+    target: KubeConnection, release: str, helm: Path | None, timeout: str, output: PageOutput | FindingsOutput
+) -> Where:
     """Everything checked that can be without a cluster. Raises CommandFailedError."""
     seconds = seconds_of("--timeout", timeout)
     try:
@@ -93,7 +95,7 @@ def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
         context: str | None,
         **rest: Any,
     ) -> None:
-        command(where(Target(namespace, kubeconfig, context), release, helm, timeout, output), *args, **rest)
+        command(where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output), *args, **rest)
 
     with_release.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
     return with_release

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import typer
 
-from vdi.cli.asking import agrees
+from vdi.cli.confirm import confirm
 from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
 from vdi.cli.findings import FindingsOutput, print_report
-from vdi.cli.live import StartView
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.output import now_utc
+from vdi.cli.progress import PassedStage, ProgressView
 from vdi.cli.release_options import Where
 from vdi.cli.release_page import (
     change_data,
@@ -21,7 +21,6 @@ from vdi.cli.release_page import (
     revision_data,
     summary_line,
 )
-from vdi.cli.stages import Passed
 from vdi.findings.model import Finding, errors
 from vdi.findings.render import Report
 from vdi.helm.arguments import Change, Values
@@ -40,12 +39,12 @@ from vdi.release.preflight import run_checks
 T = TypeVar("T")
 
 
-class ReleaseView(StartView):
+class ReleaseView(ProgressView):
     """Stages, what is waited for, and what goes wrong, on stderr."""
 
     def stage(self, text: str, seconds: float) -> None:
         """One stage is over."""
-        self.passed(Passed(text, seconds))
+        self.passed(PassedStage(text, seconds))
 
 
 def run(at: Where, work: Callable[[Client], Awaitable[T]]) -> T:
@@ -72,7 +71,7 @@ def failures_in_words() -> Iterator[None]:
 
 def agree(question: str, yes: bool) -> None:
     """Ask, unless it was said already. Raises CommandFailedError."""
-    if not yes and not agrees(question):
+    if not yes and not confirm(question):
         raise CommandFailedError("nothing was changed")
 
 

@@ -22,21 +22,21 @@ from vdi.cli.output import (
     print_objects,
     without_managed_fields,
 )
-from vdi.cli.remote_choice import on_either
-from vdi.cli.session_way import Place, Way
+from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.target import with_backend
 from vdi.session.streaming import warnings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
 
 
 @app.command("ls", epilog=examples("template ls", "template ls -o wide"))
-@on_either
+@with_backend
 def list_(
-    place: Place,
+    target: Target,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
     """List the templates: of the cluster, or those that one may use at the gateway."""
-    found = place.run(lambda way: way.templates())
+    found = target.run(lambda backend: backend.templates())
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo("no templates that one may use here", err=True)
         return
@@ -44,14 +44,14 @@ def list_(
 
 
 @app.command(epilog=examples("template show ubuntu-desktop", "template show ubuntu-desktop -o yaml"))
-@on_either
+@with_backend
 def show(
-    place: Place,
+    target: Target,
     name: Annotated[str, typer.Argument(help="Name of the template.")],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """What a desktop of this template is made of, and the most that a session may ask for."""
-    raw = place.run(lambda way: get_template(way, name))
+    raw = target.run(lambda backend: get_template(backend, name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
@@ -59,12 +59,12 @@ def show(
         typer.echo(line)
 
 
-async def get_template(way: Way, name: str) -> Raw:
+async def get_template(backend: Backend, name: str) -> Raw:
     """The template; one that is missing is an error that says which there are."""
-    found = await way.template(name)
+    found = await backend.template(name)
     if found is None:
-        known = ", ".join(str(raw["metadata"]["name"]) for raw in await way.templates()) or "none"
-        raise CommandFailedError(f"there is no template {name}; {way.offers}: {known}")
+        known = ", ".join(str(raw["metadata"]["name"]) for raw in await backend.templates()) or "none"
+        raise CommandFailedError(f"there is no template {name}; {backend.offers}: {known}")
     return found
 
 

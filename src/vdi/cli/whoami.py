@@ -1,17 +1,17 @@
-"""`vdi whoami`: who one is, where commands go, and why."""
+"""`vdi whoami`: the user, where commands go, and why."""
 
 import asyncio
 from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.options import Target, examples
+from vdi.cli.options import KubeConnection, examples
 from vdi.cli.output import Output, print_data
-from vdi.cli.remote_choice import on_either
-from vdi.cli.remote_client import GatewayClient
-from vdi.cli.remote_way import GatewayPlace
-from vdi.cli.session_cluster import ClusterPlace
-from vdi.cli.session_way import Place
+from vdi.cli.remote.client import GatewayClient
+from vdi.cli.session.backend import Target
+from vdi.cli.session.gateway_backend import GatewayTarget
+from vdi.cli.session.kube_backend import KubeTarget
+from vdi.cli.session.target import with_backend
 from vdi.kube.config import load_config
 from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
@@ -22,13 +22,13 @@ _REVIEWS = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSu
 
 
 @app.command(epilog=examples("whoami", "whoami -o json"))
-@on_either
+@with_backend
 def whoami(
-    place: Place,
+    target: Target,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """Who you are where the session commands go, which way that is, and why."""
-    known = _at_gateway(place) if isinstance(place, GatewayPlace) else _at_cluster(place)
+    known = _at_gateway(target) if isinstance(target, GatewayTarget) else _at_cluster(target)
     if output is not Output.TABLE:
         print_data(known, output)
         return
@@ -45,9 +45,9 @@ def whoami(
             typer.echo(f"{name + ':':<11}{value}")
 
 
-def _at_gateway(place: GatewayPlace) -> dict[str, Any]:
+def _at_gateway(target: GatewayTarget) -> dict[str, Any]:
     async def ask() -> dict[str, Any]:
-        async with GatewayClient(place.server, token=place.login.token, ca=place.login.ca) as client:
+        async with GatewayClient(target.server, token=target.login.token, ca=target.login.ca) as client:
             answer: dict[str, Any] = await client.get("/me")
             return answer
 
@@ -57,17 +57,17 @@ def _at_gateway(place: GatewayPlace) -> dict[str, Any]:
         "groups": me["groups"],
         "admin": me["admin"],
         "way": "through the gateway",
-        "why": place.why,
-        "server": place.server,
+        "why": target.why,
+        "server": target.server,
         "namespace": me["namespace"],
-        "expires": place.login.expires,
+        "expires": target.login.expires,
         "use": me["use"],
     }
 
 
-def _at_cluster(place: Place) -> dict[str, Any]:
-    assert isinstance(place, ClusterPlace)  # noqa: S101 -- there are two kinds
-    target: Target = place.target
+def _at_cluster(target: Target) -> dict[str, Any]:
+    assert isinstance(target, KubeTarget)  # noqa: S101 -- there are two kinds
+    connection: KubeConnection = target.connection
 
     async def ask(client: Client) -> dict[str, Any]:
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
@@ -75,12 +75,12 @@ def _at_cluster(place: Place) -> dict[str, Any]:
         found: dict[str, Any] = answer["status"]["userInfo"]
         return found
 
-    who = target.run(ask)
+    who = connection.run(ask)
     return {
         "user": who.get("username", ""),
         "groups": who.get("groups", []),
         "way": "to the cluster",
-        "why": place.why,
-        "server": load_config(target.kubeconfig, target.context).server,
-        "namespace": target.namespace,
+        "why": target.why,
+        "server": load_config(connection.kubeconfig, connection.context).server,
+        "namespace": connection.namespace,
     }

@@ -10,7 +10,7 @@ from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import SESSIONS
 from vdi.cli.main import NOUNS
-from vdi.cli.options import Target, program_name
+from vdi.cli.options import KubeConnection, program_name
 
 
 def test_an_api_server_that_is_not_there_is_named_with_the_kubeconfig(
@@ -81,7 +81,7 @@ def test_a_cluster_without_our_crds_is_told_how_to_get_them(vdi: Vdi, fake: Fake
 
 
 def test_an_unexpected_error_is_one_line_and_a_way_to_the_traceback(vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Target, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(KubeConnection, "run", lambda *_: 1 / 0)
     ran = vdi("session", "ls")
     assert ran.code == 1
     assert ran.err.startswith("Error: unexpected ZeroDivisionError: division by zero\n")
@@ -91,7 +91,7 @@ def test_an_unexpected_error_is_one_line_and_a_way_to_the_traceback(vdi: Vdi, mo
 
 @pytest.mark.parametrize("how", ["flag", "variable"])
 def test_debug_shows_the_traceback(vdi: Vdi, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(Target, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(KubeConnection, "run", lambda *_: 1 / 0)
     if how == "variable":
         monkeypatch.setenv("VDI_DEBUG", "1")
     ran = vdi(*(["--debug"] if how == "flag" else []), "session", "ls")

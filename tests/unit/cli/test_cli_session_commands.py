@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("vdi.cli.session", "vdi.cli.live", "vdi.cli.template"):
+    for module in ("vdi.cli.session.commands", "vdi.cli.session.live_list", "vdi.cli.template"):
         __import__(module)
         monkeypatch.setattr(f"{module}.now_utc", lambda: NOW)
 
@@ -96,7 +96,7 @@ URL_NOBODY_ANSWERS = "https://alice-desktop.vdi.localhost:1"
 
 
 def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
     fake.after_write(
         {"phase": "Pending", "conditions": conditions(TemplateFound=True)},
         {"phase": "Creating", "message": "The image is being pulled.", "conditions": conditions(TemplateFound=True)},
@@ -146,7 +146,7 @@ def test_a_wait_that_is_no_duration_is_refused_before_anything_is_made(vdi: Vdi,
 def test_wait_shows_the_place_in_the_queue_as_it_changes(
     vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
 
     def in_line(position: int) -> dict[str, Any]:
         busy = {**conditions(Admitted="x")[0], "reason": "GPUsBusy"}

@@ -16,8 +16,8 @@ ALICE = f"{SESSIONS}/alice-desktop"
 
 @pytest.fixture(autouse=True)
 def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    __import__("vdi.cli.session_run")
-    monkeypatch.setattr("vdi.cli.session_run.now_utc", lambda: NOW)
+    __import__("vdi.cli.session.commands")
+    monkeypatch.setattr("vdi.cli.session.commands.now_utc", lambda: NOW)
 
 
 def test_suspend_says_how_to_go_on(vdi: Vdi, fake: FakeCluster) -> None:
@@ -41,7 +41,7 @@ def test_suspend_waits_for_the_operator_s_word_about_this_suspension(vdi: Vdi, f
 
 
 def test_suspend_that_is_not_done_fails(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.cli.session_run._SUSPENDED_SECONDS", 0.2)
+    monkeypatch.setattr("vdi.cli.session.commands._SUSPENDED_SECONDS", 0.2)
     fake.put(SESSIONS, a_session(status=running()))
     ran = vdi("session", "suspend", "alice-desktop", "--wait")
     assert ran.code == 1
@@ -57,7 +57,7 @@ def test_what_is_so_already_changes_nothing(vdi: Vdi, fake: FakeCluster) -> None
 
 
 def test_resume_shows_the_start(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
     suspended = a_session(status={"phase": "Suspended", "observedGeneration": 1}, suspended=True)
     suspended["metadata"]["generation"] = 1
     fake.put(SESSIONS, suspended)
@@ -162,9 +162,9 @@ def test_a_session_that_is_not_there_is_said(vdi: Vdi, words: list[str]) -> None
 def test_share_writes_a_guest_and_says_the_address(
     vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    __import__("vdi.cli.session_share")
-    monkeypatch.setattr("vdi.cli.session_share.now_utc", lambda: NOW)
-    monkeypatch.setattr("vdi.cli.session_cluster.now_utc", lambda: NOW)
+    __import__("vdi.cli.session.commands")
+    monkeypatch.setattr("vdi.cli.session.commands.now_utc", lambda: NOW)
+    monkeypatch.setattr("vdi.cli.session.kube_backend.now_utc", lambda: NOW)
     fake.put(SESSIONS, a_session(status=running(), access=[{"user": "eve@example.com"}]))
     words = ["--role", "collaborator", "--expires-in", "2h"]
     ran = vdi("session", "share", "alice-desktop", "Bob@example.com", *words)

@@ -8,7 +8,7 @@ import pytest
 
 from unit.cli.objects import a_session, conditions, running
 from vdi.api.session import VDISession
-from vdi.cli.session_view import Page, expires_in, page_lines, phase, watch_line
+from vdi.cli.session.view import SessionDetails, details_lines, expires_in, phase, watch_line
 
 NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
@@ -18,7 +18,7 @@ def session(**parts: Any) -> VDISession:
 
 
 def test_a_page_of_a_running_session() -> None:
-    assert "\n".join(page_lines(Page(session(status=running(templateRevision="3"))), NOW)) == (
+    assert "\n".join(details_lines(SessionDetails(session(status=running(templateRevision="3"))), NOW)) == (
         "Session:   vdi-sessions/alice-desktop\n"
         "User:      alice@example.com\n"
         "Template:  ubuntu-desktop (revision 3)\n"
@@ -47,7 +47,7 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
     told[0]["message"], told[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
     failures = {"count": 2, "reason": "OOMKilled", "message": "It ran out of memory.", "time": "2026-11-20T08:04:00Z"}
     status = running(conditions=told, failures=failures, lastActivityTime="2026-11-20T07:40:00Z")
-    lines = page_lines(Page(session(status=status, idleTimeout="30m", priority=5)), NOW)
+    lines = details_lines(SessionDetails(session(status=status, idleTimeout="30m", priority=5)), NOW)
     for line in (
         "Warnings:  The desktop ends at 08:09.; Nobody has touched it for 25m.",
         "Failures:  lost 2 times in a row, last (1m ago): It ran out of memory.",
@@ -57,12 +57,12 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
     ):
         assert line in lines
     queue = {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
-    waiting = page_lines(Page(session(status={"phase": "Pending", "queue": queue})), NOW)
+    waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
     assert "Queue:     number 3 in line, room expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
 
 
 def test_a_session_that_nobody_has_taken_up_asks_for_the_operator() -> None:
-    assert "the operator has not taken the session up" in page_lines(Page(session()), NOW)[-1]
+    assert "the operator has not taken the session up" in details_lines(SessionDetails(session()), NOW)[-1]
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,16 @@ def test_a_session_that_nobody_has_taken_up_asks_for_the_operator() -> None:
     ],
 )
 def test_the_home_in_words(persistence: dict[str, Any], words: str) -> None:
-    assert f"Home:      {words}" in page_lines(Page(session(persistence=persistence)), NOW)
+    assert f"Home:      {words}" in details_lines(SessionDetails(session(persistence=persistence)), NOW)
 
 
 def test_an_explanation_that_the_status_gives_already_is_not_repeated() -> None:
-    page = Page(session(status=running(message="Same.")), explanation="Same.")
-    assert not [line for line in page_lines(page, NOW) if line.startswith("Why:")]
+    page = SessionDetails(session(status=running(message="Same.")), explanation="Same.")
+    assert not [line for line in details_lines(page, NOW) if line.startswith("Why:")]
 
 
 def test_an_explanation_of_its_own_is_shown() -> None:
-    assert "Why:       Because." in page_lines(Page(session(), explanation="Because."), NOW)
+    assert "Why:       Because." in details_lines(SessionDetails(session(), explanation="Because."), NOW)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus, VDISession
-from vdi.cli.stages import Outcome, Start
+from vdi.cli.session.stages import Outcome, Start
 from vdi.session.observed import Pod
 
 

@@ -16,7 +16,7 @@ from unit.cli.conftest import Ran, Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
 from vdi.cli.main import main
-from vdi.cli.remote_login import Login, Logins, login_file, read_logins, write_logins
+from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
 
 
 @pytest.fixture

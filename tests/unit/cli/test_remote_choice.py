@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.options import Target
-from vdi.cli.remote_choice import choose, server_url
-from vdi.cli.remote_client import proxy_for
-from vdi.cli.remote_login import Login, Logins, login_file, read_logins, write_logins
-from vdi.cli.remote_way import GatewayPlace
+from vdi.cli.options import KubeConnection
+from vdi.cli.remote.client import proxy_for
+from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
+from vdi.cli.session.gateway_backend import GatewayTarget
+from vdi.cli.session.target import choose_target, server_url
 
 FIRST, SECOND = "https://portal.a.example", "https://portal.b.example:8443"
 LOGINS = Logins(FIRST, {FIRST: Login("alice@example.com", "vdi_1"), SECOND: Login("alice@b.example", "vdi_2")})
@@ -22,36 +22,38 @@ def a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CHOICES = [
-    (Target(), None, {}, FIRST, "you are logged in there"),
-    (Target(), SECOND, {}, SECOND, "--server or VDI_SERVER"),
-    (Target(), "portal.b.example:8443", {}, SECOND, "--server or VDI_SERVER"),
-    (Target(), SECOND, {"KUBECONFIG": "/x"}, SECOND, "--server or VDI_SERVER"),
-    (Target(), None, {"KUBECONFIG": "/x"}, "", "KUBECONFIG names a cluster"),
-    (Target(), None, {"KUBECONFIG": ""}, FIRST, "you are logged in there"),
-    (Target(), None, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "", "this is a pod"),
-    (Target(kubeconfig=Path("/x")), None, {}, "", "--kubeconfig or --context"),
-    (Target(context="x"), None, {}, "", "--kubeconfig or --context"),
+    (KubeConnection(), None, {}, FIRST, "you are logged in there"),
+    (KubeConnection(), SECOND, {}, SECOND, "--server or VDI_SERVER"),
+    (KubeConnection(), "portal.b.example:8443", {}, SECOND, "--server or VDI_SERVER"),
+    (KubeConnection(), SECOND, {"KUBECONFIG": "/x"}, SECOND, "--server or VDI_SERVER"),
+    (KubeConnection(), None, {"KUBECONFIG": "/x"}, "", "KUBECONFIG names a cluster"),
+    (KubeConnection(), None, {"KUBECONFIG": ""}, FIRST, "you are logged in there"),
+    (KubeConnection(), None, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "", "this is a pod"),
+    (KubeConnection(kubeconfig=Path("/x")), None, {}, "", "--kubeconfig or --context"),
+    (KubeConnection(context="x"), None, {}, "", "--kubeconfig or --context"),
 ]
 
 
-@pytest.mark.parametrize(("target", "server", "environ", "goes_to", "why"), CHOICES)
-def test_the_way(target: Target, server: str | None, environ: dict[str, str], goes_to: str, why: str) -> None:
+@pytest.mark.parametrize(("connection", "server", "environ", "goes_to", "why"), CHOICES)
+def test_the_way(
+    connection: KubeConnection, server: str | None, environ: dict[str, str], goes_to: str, why: str
+) -> None:
     write_logins(LOGINS)
-    place = choose(target, server, environ)
-    assert why in place.why
-    assert (place.server if isinstance(place, GatewayPlace) else "") == goes_to
+    target = choose_target(connection, server, environ)
+    assert why in target.why
+    assert (target.server if isinstance(target, GatewayTarget) else "") == goes_to
 
 
 def test_only_a_gateway_that_is_not_the_usual_one_is_named_in_advice() -> None:
     write_logins(LOGINS)
-    assert choose(Target(), FIRST, {}).flags == ""
-    assert choose(Target(), SECOND, {}).flags == f" --server {SECOND}"
+    assert choose_target(KubeConnection(), FIRST, {}).flags == ""
+    assert choose_target(KubeConnection(), SECOND, {}).flags == f" --server {SECOND}"
 
 
 def test_nobody_logged_in_means_the_cluster_as_ever() -> None:
-    place = choose(Target(), None, {})
-    assert (place.where, place.user) == ("in namespace vdi-sessions", "")
-    assert "nobody is logged in" in place.why
+    target = choose_target(KubeConnection(), None, {})
+    assert (target.where, target.user) == ("in namespace vdi-sessions", "")
+    assert "nobody is logged in" in target.why
 
 
 @pytest.mark.parametrize(
@@ -101,10 +103,10 @@ def test_a_file_that_others_may_read_or_write_is_not_used(mode: int) -> None:
     write_logins(LOGINS)
     login_file().chmod(mode)
     with pytest.raises(CommandFailedError, match=f"has mode {mode:04o}") as refused:
-        choose(Target(), None, {})
+        choose_target(KubeConnection(), None, {})
     assert refused.value.exit_code == 3
     assert "vdi_1" not in refused.value.message
-    assert choose(Target(context="x"), None, {}).user == "", "who names a cluster does not need it"
+    assert choose_target(KubeConnection(context="x"), None, {}).user == "", "who names a cluster does not need it"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"gateways": {"x": {}}}', "\xff"])

@@ -20,7 +20,7 @@ from unit.cli.test_cli_interrupts import RUN_MAIN
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.main import main
-from vdi.cli.remote_login import Login, Logins, write_logins
+from vdi.cli.remote.logins import Login, Logins, write_logins
 from vdi.gateway.login.logins import Identity
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.measurements import Measurements
@@ -195,7 +195,7 @@ def test_files_are_deleted_only_on_request_and_after_a_question(remote: Vdi, gat
 def test_the_start_is_followed_stage_by_stage(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.cli.route._UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
     waiting = {
         "phase": "Creating",
         "message": "The image is being pulled.",
@@ -252,7 +252,7 @@ def test_a_list_is_followed_no_longer_than_the_login(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
-    monkeypatch.setattr("vdi.cli.remote_follow._PAUSE", 0.0)
+    monkeypatch.setattr("vdi.cli.session.gateway_watch._RECONNECT_SECONDS", 0.0)
 
     def end() -> None:
         gateway.do(gateway.there.gateway.login.logins.end_tokens("alice@example.com"))
@@ -269,7 +269,7 @@ def test_a_stream_that_is_cut_is_opened_again_and_what_was_missed_is_told(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each stream of this gateway ends at once; between two of them the operator goes on."""
-    monkeypatch.setattr("vdi.cli.remote_follow._PAUSE", 0.0)
+    monkeypatch.setattr("vdi.cli.session.gateway_watch._RECONNECT_SECONDS", 0.0)
     monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
     monkeypatch.setattr("vdi.gateway.api.events._still_in", _never)
     gateway.call(lambda stage: stage.session(status=RUNNING))
@@ -313,13 +313,13 @@ def probed(gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """The figures that a probe finds (or what it raises); the desktop's agent answers."""
     found: dict[str, Any] = {"figures": dict(FIGURES)}
 
-    async def probe(_http: object, way: DesktopAccess, keys: int) -> Measurements:
-        found["way"], found["keys"] = way, keys
+    async def probe(_http: object, access: DesktopAccess, keys: int) -> Measurements:
+        found["access"], found["keys"] = access, keys
         if isinstance(found["figures"], Exception):
             raise found["figures"]
         return msgspec.convert(found["figures"], Measurements)
 
-    monkeypatch.setattr("vdi.cli.session_probe.probe_desktop", probe)
+    monkeypatch.setattr("vdi.cli.session.probe.probe_desktop", probe)
     gateway.call(lambda stage: stage.session(status=RUNNING))
     context = agent(gateway.there)
 
@@ -352,7 +352,7 @@ def test_a_probe_prints_its_figures_and_the_gateway_has_them(
         True,
         58.9,
     )
-    assert (probed["keys"], probed["way"].url, probed["way"].mark.flip) == (40, RUNNING["url"], 0x1008FF49)
+    assert (probed["keys"], probed["access"].url, probed["access"].mark.flip) == (40, RUNNING["url"], 0x1008FF49)
     assert sample(gateway, "session_glass_to_glass_seconds_count") == 40
 
     ran = remote("session", "probe", "alice-desktop", "--keys", "20")

@@ -1,4 +1,4 @@
-"""The file that remembers logins: one token for each gateway, for its owner's eyes only.
+"""The file with the logins: one token for each gateway, readable by its owner only.
 
 $XDG_CONFIG_HOME/vdi/login.json   (~/.config/vdi/login.json)
 {"current": "https://portal.vdi.example.com", "gateways": {"https://...": {"user", "token", "expires", "ca"}}}
@@ -15,7 +15,7 @@ from vdi.cli.failures import COULD_NOT_LOOK, CommandFailedError
 
 
 class Login(msgspec.Struct, omit_defaults=True):
-    """What one gateway has given us."""
+    """The login at one gateway."""
 
     user: str
     token: str
@@ -29,20 +29,20 @@ class Login(msgspec.Struct, omit_defaults=True):
 
 
 class Logins(msgspec.Struct):
-    """All that this person is logged in to."""
+    """All gateways that this user is logged in to."""
 
     current: str = ""
     gateways: dict[str, Login] = {}
 
 
 def login_file() -> Path:
-    """Where it lies."""
+    """The path of the file."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "vdi" / "login.json"
 
 
 def read_logins() -> Logins:
-    """What is remembered; nothing where there is no file. A file that others may read is not used."""
+    """Read the file; no logins without one. A file that others may read is refused."""
     path = login_file()
     try:
         with path.open("rb") as file:
@@ -65,7 +65,7 @@ def read_logins() -> Logins:
 
 
 def write_logins(logins: Logins) -> None:
-    """Remember this; whoever reads the file meanwhile sees the old one or the new one."""
+    """Write the file atomically."""
     path = login_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".login-")  # mode 0600

@@ -3,20 +3,20 @@
 import pytest
 from aiohttp import web
 
-from vdi.cli import route
-from vdi.cli.route import LocalhostResolver, judge, until_ready
+from vdi.cli import url_check
+from vdi.cli.url_check import LocalhostResolver, interpret, wait_until_ready
 
 
 @pytest.mark.parametrize(
     ("status", "ready"), [(200, True), (302, True), (401, True), (404, False), (500, False), (502, False), (503, False)]
 )
 def test_the_proxy_s_own_answers_are_not_the_desktop_s(status: int, ready: bool) -> None:
-    answer = judge(status)
+    answer = interpret(status)
     assert (answer.reached, answer.ready) == (True, ready)
 
 
 def test_a_gateway_asks_for_the_login() -> None:
-    assert judge(401, by_gateway=True).text == "answers, and asks for the login"
+    assert interpret(401, by_gateway=True).text == "answers, and asks for the login"
 
 
 async def test_localhost_names_are_this_machine() -> None:
@@ -27,7 +27,7 @@ async def test_localhost_names_are_this_machine() -> None:
 
 
 async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(route, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(url_check, "_POLL_SECONDS", 0.0)
     statuses = iter([404, 502, 401])
 
     async def answer(_: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
     try:
-        found = await until_ready(f"http://alice.vdi.localhost:{port}", 5.0)
+        found = await wait_until_ready(f"http://alice.vdi.localhost:{port}", 5.0)
     finally:
         await runner.cleanup()
     assert (found.ready, found.text) == (True, "answers, and asks for the password")
@@ -48,7 +48,7 @@ async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_host_that_nobody_serves_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(route, "_UNREACHABLE_AFTER_SECONDS", 0.0)
-    answer = await until_ready("http://alice.vdi.localhost:1", 60.0)
+    monkeypatch.setattr(url_check, "_UNREACHABLE_AFTER_SECONDS", 0.0)
+    answer = await wait_until_ready("http://alice.vdi.localhost:1", 60.0)
     assert (answer.reached, answer.ready) == (False, False)
     assert "cannot be reached from this machine" in answer.text

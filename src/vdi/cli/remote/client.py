@@ -1,4 +1,4 @@
-"""HTTP with a gateway: its REST API, with a token. Whatever goes wrong is a `CommandFailedError`, in words."""
+"""A client of the gateway's REST API, with a token. Every failure is a `CommandFailedError`."""
 
 import asyncio
 import json
@@ -6,13 +6,14 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib import parse
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
-from vdi.cli.route import LocalhostResolver
+from vdi.cli.url_check import LocalhostResolver
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _DESKTOP = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
@@ -108,11 +109,11 @@ class GatewayClient:
         return self._session
 
     async def get(self, path: str, **query: str) -> Any:
-        """Read `/api/v1` + path; path parts are to be quoted with `part`."""
+        """Read `/api/v1` + path; quote path segments with `quote`."""
         return await self.send("GET", path, query=query)
 
     async def items(self, path: str, **query: str) -> list[Any]:
-        """All of a list, page by page."""
+        """All items of a list, page by page."""
         found: list[Any] = []
         cursor: str | None = ""
         while cursor is not None:
@@ -124,7 +125,7 @@ class GatewayClient:
     async def send(
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> Any:
-        """One request; the answer's JSON, or None where there is none."""
+        """Send one request; returns the JSON of the response, or None when it has no body."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if body is not None else {}
         async with self._open(method, f"/api/v1{path}", query=query, data=data, headers=headers) as answer:
@@ -195,9 +196,9 @@ class GatewayClient:
         return CommandFailedError(f"cannot reach the gateway {self.server}: {why}", COULD_NOT_LOOK)
 
 
-def part(text: str) -> str:
-    """A name as one part of a path."""
-    return quote(text, safe="@")
+def quote(text: str) -> str:
+    """Quote a name as one segment of a path."""
+    return parse.quote(text, safe="@")
 
 
 def is_local(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Sessions as they change, from a gateway's Server-Sent Events: what `following` is for a cluster."""
+"""Sessions as they change, from a gateway's Server-Sent Events: what `kube_watch` is for a cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -9,13 +9,13 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.remote_client import GatewayClient, LoggedOutError, NoSuchThingError
+from vdi.cli.remote.client import GatewayClient, LoggedOutError, NoSuchThingError
 
 T = TypeVar("T")
-_PAUSE = 1.0
-"""Seconds before a stream that was cut is opened again."""
-_PATIENCE = 60.0
-"""Seconds without a word from the gateway after which a stream that cannot be opened again is given up."""
+_RECONNECT_SECONDS = 1.0
+"""Pause before a lost stream is reopened."""
+_GIVE_UP_SECONDS = 60.0
+"""Without an event for so long, a stream that cannot be reopened is given up."""
 
 
 class _Gone(msgspec.Struct):
@@ -23,89 +23,89 @@ class _Gone(msgspec.Struct):
     uid: str
 
 
-class RemoteShelf:
+class GatewayCache:
     """Sessions by name: a gateway has one namespace."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, VDISession] = {}
 
     def get(self, _namespace: str, name: str) -> VDISession | None:
-        """See session_way.Shelf."""
+        """See backend.SessionCache."""
         return self.sessions.get(name)
 
     def values(self) -> Sequence[VDISession]:
-        """See session_way.Shelf."""
+        """See backend.SessionCache."""
         return list(self.sessions.values())
 
 
-class RemoteFollowing:
-    """See session_way.Followed. A connection that is lost is opened again, and what was missed is made up for."""
+class GatewayWatch:
+    """See backend.SessionWatch. It reconnects, and catches up on what it missed."""
 
     def __init__(self, client: GatewayClient, name: str | None) -> None:
-        self.store = RemoteShelf()
+        self.store = GatewayCache()
         self._client = client
         self._query = {"session": name} if name else {}
         self._changes: asyncio.Queue[tuple[VDISession | None, VDISession | None]] = asyncio.Queue()
         self._synced = asyncio.Event()
-        self._heard = 0.0
-        """When the gateway was last heard, by the event loop's clock."""
+        self._last_event = 0.0
+        """Time of the last event, by the event loop's clock."""
         self._reading = asyncio.create_task(self._read())
 
     async def synced(self) -> None:
-        """Return once all that are there have been told."""
+        """Return once all sessions have arrived."""
         await self._unless_it_breaks(self._synced.wait())
 
     async def change(self) -> tuple[VDISession | None, VDISession | None]:
-        """See session_way.Followed."""
+        """See backend.SessionWatch."""
         return await self._unless_it_breaks(self._changes.get())
 
     def wake(self) -> None:
-        """See session_way.Followed."""
+        """See backend.SessionWatch."""
         self._changes.put_nowait((None, None))
 
     async def stop(self) -> None:
-        """Follow no longer."""
+        """Stop watching."""
         self._reading.cancel()
         await asyncio.wait([self._reading])
 
     async def _read(self) -> None:
-        """Read until cancelled. The first connection must succeed; one that is lost is tried again for `_PATIENCE`."""
+        """Read until cancelled. The first connection must succeed; a lost one is retried for `_GIVE_UP_SECONDS`."""
         clock = asyncio.get_running_loop().time
         while True:
             try:
                 await self._read_once()
             except NoSuchThingError:
                 if not self._synced.is_set():
-                    self._synced.set()  # asked for one that is not there: it is gone
+                    self._synced.set()  # the one session does not exist
                 self._replace({})
             except LoggedOutError:
                 raise
             except CommandFailedError:
-                if not self._synced.is_set() or clock() - self._heard > _PATIENCE:
+                if not self._synced.is_set() or clock() - self._last_event > _GIVE_UP_SECONDS:
                     raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _read_once(self) -> None:
-        told: dict[str, VDISession] | None = {}
+        listed: dict[str, VDISession] | None = {}
         async with self._client.events("/events", **self._query) as events:
             async for kind, data in events:
-                self._heard = asyncio.get_running_loop().time()
+                self._last_event = asyncio.get_running_loop().time()
                 if kind == "session":
                     session = msgspec.json.decode(data, type=VDISession)
-                    if told is not None:
-                        told[session.metadata.name] = session
+                    if listed is not None:
+                        listed[session.metadata.name] = session
                     self._put(session)
-                elif kind == "ready" and told is not None:
-                    self._replace(told)
-                    told = None
+                elif kind == "ready" and listed is not None:
+                    self._replace(listed)
+                    listed = None
                     self._synced.set()
                 elif kind == "gone":
                     gone = msgspec.json.decode(data, type=_Gone)
                     self._drop(gone.name)
 
-    def _replace(self, told: dict[str, VDISession]) -> None:
-        """Forget what was not told of after a reconnection."""
-        for name in [each for each in self.store.sessions if each not in told]:
+    def _replace(self, listed: dict[str, VDISession]) -> None:
+        """Drop the sessions that were not listed after a reconnection."""
+        for name in [each for each in self.store.sessions if each not in listed]:
             self._drop(name)
 
     def _put(self, session: VDISession) -> None:
@@ -120,7 +120,7 @@ class RemoteFollowing:
             self._changes.put_nowait((old, None))
 
     async def _unless_it_breaks(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result; a reader that broke raises its error here, where it would leave us waiting for ever."""
+        """The result; the error of a reader that failed is raised here instead of waiting for ever."""
         waiting = asyncio.create_task(work)
         try:
             await asyncio.wait([waiting, self._reading], return_when=asyncio.FIRST_COMPLETED)
@@ -132,9 +132,9 @@ class RemoteFollowing:
 
 
 @asynccontextmanager
-async def remote_following(client: GatewayClient, name: str | None) -> AsyncIterator[RemoteFollowing]:
-    """Follow one session or all of mine, until the context ends."""
-    sessions = RemoteFollowing(client, name)
+async def watch_gateway(client: GatewayClient, name: str | None) -> AsyncIterator[GatewayWatch]:
+    """Watch one session or all visible ones until the context ends."""
+    sessions = GatewayWatch(client, name)
     try:
         await sessions.synced()
         yield sessions

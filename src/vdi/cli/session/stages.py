@@ -5,13 +5,13 @@ operator -> template -> limits -> room -> home -> node -> container -> answers -
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
 
 from vdi.api.session import SessionStatus, VDISession
-from vdi.cli.session_view import condition, holds
+from vdi.cli.progress import PassedStage
+from vdi.cli.session.view import condition, holds
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Phase, Reason
 from vdi.session.explain import Facts, explain
 from vdi.session.observed import Pod
@@ -25,16 +25,8 @@ class Outcome(Enum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """A stage that is over: what was reached, and the seconds since the stage before it (or since the start)."""
-
-    text: str
-    seconds: float
-
-
 Stage = Callable[[VDISession, Pod | None], str | None]
-"""What was reached, in words; None while it was not. The pod is ahead of the status, where it can be seen."""
+"""The sentence for a stage that is reached, else None. The pod, where it can be read, is ahead of the status."""
 
 
 def _taken_up(session: VDISession, pod: Pod | None) -> str | None:
@@ -97,10 +89,10 @@ _STAGES: dict[str, Stage] = {
     "running": _running,
 }
 
-_HOPELESS = (TEMPLATE_FOUND, ADMITTED)
-"""Conditions which, when False, only somebody's edit can change: waiting for them in front of a terminal is no use."""
+_FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
+"""Conditions which, when False, change only when someone edits an object: waiting for them is useless."""
 
-_WORTH_WAITING = QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}
+_TEMPORARY_REASONS = QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}
 """Except for these reasons: they end when another session does."""
 
 
@@ -114,7 +106,7 @@ def _waits_for(session: VDISession, pod: Pod | None) -> str:
 
 
 def _is_current(session: VDISession) -> bool:
-    """Whether the status speaks of the session as it is: one that was just resumed still says Suspended."""
+    """Whether the status is current: a session that was just resumed still reports Suspended."""
     return session.status.observed_generation >= session.metadata.generation
 
 
@@ -128,20 +120,20 @@ class Start:
     def __init__(self, now: float) -> None:
         self._begun = self._last = now
         self._seen: set[str] = set()
-        self.passed: list[Passed] = []
+        self.passed: list[PassedStage] = []
         self.outcome: Outcome | None = None
         self.reason = ""
-        """The sentence for the person: what is waited for now, or why it ended."""
+        """The sentence for the user: what is waited for now, or why the start ended."""
 
-    def observe(self, session: VDISession | None, now: float, pod: Pod | None = None) -> list[Passed]:
-        """Take the session as it is now (None: gone) and its pod if that can be seen; return the stages passed."""
+    def observe(self, session: VDISession | None, now: float, pod: Pod | None = None) -> list[PassedStage]:
+        """Update with the current session (None: gone) and its pod, if it can be read. Returns the stages passed."""
         if self.outcome:
             return []
         if session is None or session.metadata.deletion_timestamp:
             self._end(Outcome.GONE, "the session was deleted while it started")
             return []
         if pod and (pod.metadata.deletion_timestamp or not _belongs(pod, session)):
-            pod = None  # of the run before, or another's that happens to have this name
+            pod = None  # of an earlier run, or of another owner with this name
         if not _is_current(session):
             session = msgspec.structs.replace(session, status=SessionStatus())
         reached = [(key, stage(session, pod)) for key, stage in _STAGES.items() if key not in self._seen]
@@ -149,21 +141,21 @@ class Start:
         self.reason = _waits_for(session, pod)
         if session.status.phase == Phase.RUNNING:
             self._end(Outcome.RUNNING, "")
-        elif why := self._hopeless(session):
+        elif why := self._failure(session):
             self._end(Outcome.FAILED, why)
         return new
 
-    def answered(self, text: str, now: float) -> Passed:
-        """The last stage: the URL was asked, with this result."""
+    def answered(self, text: str, now: float) -> PassedStage:
+        """The last stage: the result of the check of the URL."""
         return self._pass("url", text, now)
 
     def total(self, now: float) -> float:
         """Seconds since the start."""
         return now - self._begun
 
-    def _pass(self, key: str, text: str, now: float) -> Passed:
+    def _pass(self, key: str, text: str, now: float) -> PassedStage:
         self._seen.add(key)
-        stage = Passed(text, now - self._last)
+        stage = PassedStage(text, now - self._last)
         self._last = now
         self.passed.append(stage)
         return stage
@@ -172,15 +164,15 @@ class Start:
         self.outcome, self.reason = outcome, reason
 
     @staticmethod
-    def _hopeless(session: VDISession) -> str | None:
+    def _failure(session: VDISession) -> str | None:
         if session.spec.suspended:
             return "it is suspended; resume it"
         if session.status.phase == Phase.FAILED:
             return session.status.message or "the session failed, and its status does not say why"
         if (queue := session.status.queue) and not queue.position:
             return session.status.message or "there is no room to wait for"
-        for kind in _HOPELESS:
+        for kind in _FINAL_CONDITIONS:
             found = condition(session, kind)
-            if found and found.status == "False" and found.reason not in _WORTH_WAITING:
+            if found and found.status == "False" and found.reason not in _TEMPORARY_REASONS:
                 return found.message or session.status.message or f"condition {kind} is False: {found.reason}"
         return None

@@ -1,4 +1,4 @@
-"""Reads all that `session show` tells: the session, its objects, what happened. What may not be read is said."""
+"""Collects all that `session show` prints: the session, its objects, its Events, and what may not be read."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,7 +8,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.cli.output import Raw, parse_time
-from vdi.cli.session_view import Child, Happening, Page, condition_reason
+from vdi.cli.session.view import SessionDetails, SessionEvent, SessionObject, condition_reason
 from vdi.kube.errors import Forbidden, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
@@ -21,44 +21,44 @@ from vdi.session.scheduling import explain_unschedulable
 
 _EVENTS_SHOWN = 15
 _ABSENT = {"Pending": "not made yet", "Suspended": "none while it is suspended"}
-"""What is said of an object that is not there, by phase; in the others it is missing."""
+"""The state of an object that does not exist, by phase; in other phases it is `missing`."""
 
 
-async def read_page(client: Client, session: VDISession) -> Page:
-    """The page of one session; its parts are read side by side."""
+async def collect_details(client: Client, session: VDISession) -> SessionDetails:
+    """Collect the details of one session; all reads run concurrently."""
     meta, spec = session.metadata, session.spec
     retained = spec.persistence is None or spec.persistence.retain
     claim = home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=retained)
     pod = session.status.pod_name or pod_name(meta.name)
-    wanted = [
+    objects = [
         (PODS, pod, _pod_state),
         (SERVICES, service_name(meta.name), _service_state),
         (ROUTES, route_name(meta.name), _route_state),
         (SECRETS, secret_name(meta.name), lambda _: "opens the desktop"),
     ]
     if condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
-        wanted.append((CLAIMS, claim, _claim_state))
+        objects.append((CLAIMS, claim, _claim_state))
     absent = _ABSENT.get(session.status.phase, "missing")
     *found, events = await asyncio.gather(
-        *(_look(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name, absent)) for kind, name, _ in wanted),
-        _look("the events", _events(client, session, {meta.name, pod, claim})),
+        *(_read(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name, absent)) for kind, name, _ in objects),
+        _read("the events", _events(client, session, {meta.name, pod, claim})),
     )
     children = [
-        Child(kind.kind, name, _state(raw, state), raw.get("metadata", {}).get("creationTimestamp", ""))
-        for (kind, name, state), raw in zip(wanted, found, strict=True)
+        SessionObject(kind.kind, name, _state(raw, state), raw.get("metadata", {}).get("creationTimestamp", ""))
+        for (kind, name, state), raw in zip(objects, found, strict=True)
         if not isinstance(raw, str)
     ]
-    happened = [] if isinstance(events, str) else events
-    return Page(
+    found_events = [] if isinstance(events, str) else events
+    return SessionDetails(
         session=session,
         children=children,
-        happenings=[_happening(raw) for raw in happened],
-        explanation=_why(found[0], found[4] if len(found) > 4 else {}, happened),
-        unreadable=[said for said in (*found, events) if isinstance(said, str)],
+        events=[_session_event(raw) for raw in found_events],
+        explanation=_why(found[0], found[4] if len(found) > 4 else {}, found_events),
+        unreadable=[problem for problem in (*found, events) if isinstance(problem, str)],
     )
 
 
-async def _look(what: str, work: Awaitable[Any]) -> Any:
+async def _read(what: str, work: Awaitable[Any]) -> Any:
     """The result, or a string that says why it could not be read."""
     try:
         return await work
@@ -67,7 +67,7 @@ async def _look(what: str, work: Awaitable[Any]) -> Any:
 
 
 async def _find(client: Client, namespace: str, resource: Resource, name: str, absent: str) -> Raw:
-    """The object; an empty one with only a `missing` in it when it is not there."""
+    """The object; when it does not exist, one with only the key `missing`."""
     try:
         return await client.get(resource, name, namespace=namespace, into=dict[str, Any])
     except NotFound as error:
@@ -83,7 +83,7 @@ def _state(raw: Raw, state: Callable[[Raw], str]) -> str:
 
 
 def _why(pod: Raw | str, claim: Raw | str, events: Sequence[Raw]) -> str:
-    """The operator's own explanation, made here from what is there now: it holds without an operator too."""
+    """The operator's explanation, computed here: it works without an operator too."""
     if isinstance(pod, str) or "missing" in pod:
         return ""
     seen = msgspec.convert(pod, Pod)
@@ -118,7 +118,7 @@ def _route_state(raw: Raw) -> str:
 
 
 async def _events(client: Client, session: VDISession, names: set[str]) -> Sequence[Raw]:
-    """The newest Events about objects of these names, oldest first; none from before the session itself."""
+    """The newest Events about objects of these names, oldest first; none older than the session."""
     namespace, created = session.metadata.namespace, parse_time(session.metadata.creation_timestamp)
     lists: list[list[dict[str, Any]]] = await asyncio.gather(
         *(
@@ -138,8 +138,8 @@ def _when(event: Raw) -> str:
     return next((str(time) for time in times if time), str(event["metadata"].get("creationTimestamp", "")))
 
 
-def _happening(event: Raw) -> Happening:
+def _session_event(event: Raw) -> SessionEvent:
     note, about = event.get("note", ""), event.get("regarding", {}).get("kind", "")
     text = explain_unschedulable(note)[1] if event.get("reason") == "FailedScheduling" else note
     count = (event.get("series") or {}).get("count") or event.get("deprecatedCount") or 1
-    return Happening(when=_when(event), about=about, text=text, count=count)
+    return SessionEvent(when=_when(event), about=about, text=text, count=count)

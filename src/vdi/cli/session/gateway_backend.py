@@ -1,4 +1,4 @@
-"""The session commands' way to a gateway, for people without an account on the cluster."""
+"""The backend through a gateway, for users without an account on the cluster."""
 
 import asyncio
 import builtins
@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from vdi.api.session import VDISession
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
 from vdi.cli.output import Raw
-from vdi.cli.remote_client import GatewayClient, NoSuchThingError, part
-from vdi.cli.remote_follow import RemoteFollowing, remote_following
-from vdi.cli.remote_login import Login
-from vdi.cli.session_view import Page
-from vdi.cli.session_way import Opening, Way
+from vdi.cli.remote.client import GatewayClient, NoSuchThingError, quote
+from vdi.cli.remote.logins import Login
+from vdi.cli.session.backend import Backend, Opening
+from vdi.cli.session.gateway_watch import GatewayWatch, watch_gateway
+from vdi.cli.session.view import SessionDetails
 from vdi.session.times import format_time
 from vdi.session.wish import Wish
 
@@ -23,60 +23,60 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayPlace:
-    """A gateway that one is logged in to."""
+class GatewayTarget:
+    """A gateway that the user is logged in to."""
 
     server: str
     login: Login
     why: str
-    """Why commands go here, in words."""
+    """Why commands go here."""
     named: bool = False
-    """Whether it has to be named, since it is not the one of the last login."""
+    """Whether commands must name it: it is not the gateway of the last login."""
 
     @property
     def flags(self) -> str:
-        """See Place."""
+        """See Target."""
         return f" --server {self.server}" if self.named else ""
 
     @property
     def user(self) -> str:
-        """See Place."""
+        """See Target."""
         return self.login.user
 
     @property
     def where(self) -> str:
-        """See Place."""
+        """See Target."""
         return f"at {self.server}"
 
-    def run(self, work: Callable[[Way], Awaitable[T]]) -> T:
-        """See Place."""
+    def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
+        """See Target."""
 
         async def run() -> T:
             async with GatewayClient(self.server, token=self.login.token, ca=self.login.ca) as client:
-                return await work(GatewayWay(client, self.login.user))
+                return await work(GatewayBackend(client, self.login.user))
 
         return asyncio.run(run())
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayWay:
-    """See Way."""
+class GatewayBackend:
+    """See Backend."""
 
     client: GatewayClient
     user: str
 
     @property
     def where(self) -> str:
-        """See Way."""
+        """See Backend."""
         return f"at {self.client.server}"
 
     @property
     def offers(self) -> str:
-        """See Way."""
+        """See Backend."""
         return "at this gateway you may use"
 
     async def create(self, wish: Wish) -> Raw:
-        """See Way. Whose desktop it is goes along only where it is another's: that is for administrators."""
+        """See Backend. `user` is sent only when it is another user's desktop: only administrators may create those."""
         resources = {"gpu": wish.gpu, "memory": wish.memory, "cpu": wish.cpu}
         home = {"enabled": wish.home, "size": wish.home_size, "retain": wish.retain}
         body = {
@@ -93,11 +93,11 @@ class GatewayWay:
         return await self._send("POST", "/sessions", _given(body))
 
     async def get(self, name: str) -> Raw:
-        """See Way."""
-        return await self._send("GET", f"/sessions/{part(name)}")
+        """See Backend."""
+        return await self._send("GET", f"/sessions/{quote(name)}")
 
     async def list(self, user: str | None, *, everywhere: bool) -> builtins.list[Raw]:
-        """See Way. Mine and those shared with me; with a user's address that user's, for administrators."""
+        """See Backend. Own and shared sessions; with `user` those of that user, for administrators."""
         _refuse_namespaces(everywhere)
         if user is None:
             return await self.client.items("/sessions")
@@ -105,37 +105,37 @@ class GatewayWay:
             return await self.client.items("/sessions", role="owner")
         return await self.client.items("/admin/sessions", user=user)
 
-    async def page(self, session: VDISession) -> Page:
-        """See Way. What the session consists of is the cluster's matter; its conditions say what it waits for."""
-        return Page(session)
+    async def details(self, session: VDISession) -> SessionDetails:
+        """See Backend. A gateway shows no objects of the cluster; the session's conditions say what it waits for."""
+        return SessionDetails(session)
 
     async def set_suspended(self, session: VDISession, suspended: bool) -> Raw:
-        """See Way."""
+        """See Backend."""
         return await self._act(session, "suspend" if suspended else "resume")
 
     async def restart(self, session: VDISession, _now: datetime, /) -> Raw:
-        """See Way. The gateway's own clock counts."""
+        """See Backend. The gateway uses its own clock."""
         return await self._act(session, "restart")
 
     async def set_timeout(self, session: VDISession, length: str) -> Raw:
-        """See Way."""
+        """See Backend."""
         return await self._act(session, "extend", {"timeout": length})
 
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
-        """See Way."""
+        """See Backend."""
         body = {"role": role} | ({"expires": format_time(expires)} if expires else {})
-        return await self._send("PUT", f"{_address(session)}/access/{part(user)}", body)
+        return await self._send("PUT", f"{_address(session)}/access/{quote(user)}", body)
 
     async def unshare(self, session: VDISession, user: str) -> Raw:
-        """See Way."""
-        return await self._send("DELETE", f"{_address(session)}/access/{part(user)}")
+        """See Backend."""
+        return await self._send("DELETE", f"{_address(session)}/access/{quote(user)}")
 
     async def has_home(self, _session: VDISession, _claim: str, /) -> bool:
-        """See Way. Only the gateway can look; it deletes a home that is there."""
+        """See Backend. Only the gateway can look; it deletes a home that exists."""
         return True
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
-        """See Way."""
+        """See Backend."""
         query = {"deleteHome": "true"} if claim else {}
         try:
             await self.client.send("DELETE", _address(session), query=query)
@@ -143,43 +143,45 @@ class GatewayWay:
             return
 
     async def opening(self, session: VDISession) -> Opening:
-        """See Way."""
+        """See Backend."""
         return Opening(session.status.url)
 
     async def log_lines(self, _session: VDISession, /, **_options: object) -> AsyncIterator[str]:
-        """See Way: it raises."""
+        """See Backend: a gateway has no logs."""
         raise CommandFailedError(
             "a desktop's log needs access to the cluster, and a gateway gives none: --kubeconfig FILE", COULD_NOT_LOOK
         )
         yield ""
 
-    def follow(
+    def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
-    ) -> AbstractAsyncContextManager[RemoteFollowing]:
-        """See Way."""
+    ) -> AbstractAsyncContextManager[GatewayWatch]:
+        """See Backend."""
         _refuse_namespaces(everywhere)
         if user not in (None, self.user):
-            said = f"through a gateway --watch follows your own desktops and those shared with you, not those of {user}"
-            raise CommandFailedError(said, USAGE)
-        return remote_following(self.client, name)
+            message = (
+                f"through a gateway --watch follows your own desktops and those shared with you, not those of {user}"
+            )
+            raise CommandFailedError(message, USAGE)
+        return watch_gateway(self.client, name)
 
-    def pods_of(self, _session: VDISession, _on_change: Callable[[], None], /) -> AbstractAsyncContextManager[None]:
-        """See Way: pods are not seen from here."""
+    def watch_pod(self, _session: VDISession, _on_change: Callable[[], None], /) -> AbstractAsyncContextManager[None]:
+        """See Backend: a gateway shows no pods."""
         return nullcontext()
 
     async def templates(self) -> builtins.list[Raw]:
-        """See Way."""
+        """See Backend."""
         return await self.client.items("/templates")
 
     async def template(self, name: str) -> Raw | None:
-        """See Way."""
+        """See Backend."""
         try:
-            return await self._send("GET", f"/templates/{part(name)}")
+            return await self._send("GET", f"/templates/{quote(name)}")
         except NoSuchThingError:
             return None
 
-    async def _act(self, session: VDISession, deed: str, body: dict[str, Any] | None = None) -> Raw:
-        return await self._send("POST", f"{_address(session)}/{deed}", body)
+    async def _act(self, session: VDISession, action: str, body: dict[str, Any] | None = None) -> Raw:
+        return await self._send("POST", f"{_address(session)}/{action}", body)
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Raw:
         answer: Raw = await self.client.send(method, path, body=body)
@@ -187,7 +189,7 @@ class GatewayWay:
 
 
 def _address(session: VDISession) -> str:
-    return f"/sessions/{part(session.metadata.name)}"
+    return f"/sessions/{quote(session.metadata.name)}"
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Does a session's URL answer from this machine? Asked by `create --wait` at the end. Sends no credentials."""
+"""Checks whether a session's URL answers from this machine, for `create --wait`. Sends no credentials."""
 
 import asyncio
 import socket
@@ -13,8 +13,8 @@ _ONE_REQUEST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of asking. `reached`: something spoke HTTP; `ready`: the desktop, not the proxy's error page."""
+class UrlStatus:
+    """The result of a check. `reached`: something spoke HTTP; `ready`: the desktop, not the proxy's error page."""
 
     reached: bool
     ready: bool
@@ -42,32 +42,32 @@ class LocalhostResolver(AbstractResolver):
         await self._others.close()
 
 
-def judge(status: int, *, by_gateway: bool = False) -> Answer:
+def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
     """What a status code means: the proxy says 404 without a route and 502 to 504 without a desktop behind it.
 
     `by_gateway`: a gateway stands before the desktop, and has answered.
     """
     if status == 404:
-        return Answer(True, False, "answers 404: the proxy has no route for this host yet")
+        return UrlStatus(True, False, "answers 404: the proxy has no route for this host yet")
     if status >= 500:
-        return Answer(True, False, f"answers {status}: the proxy does not reach the desktop")
+        return UrlStatus(True, False, f"answers {status}: the proxy does not reach the desktop")
     asked = "login" if by_gateway else "password"
-    return Answer(True, True, f"answers {status}" if status != 401 else f"answers, and asks for the {asked}")
+    return UrlStatus(True, True, f"answers {status}" if status != 401 else f"answers, and asks for the {asked}")
 
 
-async def ask(session: aiohttp.ClientSession, url: str) -> Answer:
-    """Ask once. Whether the certificate is trusted is the browser's matter, not this question's."""
+async def check(session: aiohttp.ClientSession, url: str) -> UrlStatus:
+    """Check once. The certificate is not verified: whether the browser trusts it is another question."""
     try:
         async with session.get(url, ssl=False, allow_redirects=False) as response:
-            return judge(response.status, by_gateway="X-VDI-Gateway" in response.headers)
+            return interpret(response.status, by_gateway="X-VDI-Gateway" in response.headers)
     except aiohttp.ClientConnectorError as error:
-        return Answer(False, False, f"cannot be reached from this machine: {error}")
+        return UrlStatus(False, False, f"cannot be reached from this machine: {error}")
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        return Answer(False, False, f"does not answer: {str(error) or type(error).__name__}")
+        return UrlStatus(False, False, f"does not answer: {str(error) or type(error).__name__}")
 
 
-async def until_ready(url: str, seconds: float) -> Answer:
-    """Ask until the desktop answers; the last answer when `seconds` are over, sooner if the host cannot be reached."""
+async def wait_until_ready(url: str, seconds: float) -> UrlStatus:
+    """Check until the desktop answers; the last status after `seconds`, sooner if the host cannot be reached."""
     timeout = aiohttp.ClientTimeout(total=_ONE_REQUEST_SECONDS)
     connector = aiohttp.TCPConnector(resolver=LocalhostResolver(), force_close=True)
     loop = asyncio.get_running_loop()
@@ -75,7 +75,7 @@ async def until_ready(url: str, seconds: float) -> Answer:
     ever_reached = False
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         while True:
-            answer = await ask(session, url)
+            answer = await check(session, url)
             ever_reached = ever_reached or answer.reached
             waited = loop.time() - begun
             if answer.ready or waited > seconds or (not ever_reached and waited > _UNREACHABLE_AFTER_SECONDS):

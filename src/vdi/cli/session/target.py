@@ -1,4 +1,4 @@
-"""Which way a command goes, to a cluster or to a gateway, and why: by options, environment, login."""
+"""Chooses a command's target, a cluster or a gateway, by options, environment and login."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,42 +10,44 @@ from urllib.parse import urlsplit
 import typer
 
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
-from vdi.cli.options import DEFAULT_NAMESPACE, PROGRAM, TARGET_OPTIONS, Target, signature_with
-from vdi.cli.remote_client import is_local
-from vdi.cli.remote_login import Logins, read_logins
-from vdi.cli.remote_way import GatewayPlace
-from vdi.cli.session_cluster import ClusterPlace
-from vdi.cli.session_way import Place
+from vdi.cli.options import CONNECTION_OPTIONS, DEFAULT_NAMESPACE, PROGRAM, KubeConnection, signature_with
+from vdi.cli.remote.client import is_local
+from vdi.cli.remote.logins import Logins, read_logins
+from vdi.cli.session.backend import Target
+from vdi.cli.session.gateway_backend import GatewayTarget
+from vdi.cli.session.kube_backend import KubeTarget
 from vdi.kube.http import url_host
 
 P = ParamSpec("P")
 
 
-def choose(target: Target, server: str | None, environ: Mapping[str, str]) -> GatewayPlace | ClusterPlace:
-    """The way. Raises CommandFailedError where what was asked for does not go together, or nobody is logged in there.
+def choose_target(
+    connection: KubeConnection, server: str | None, environ: Mapping[str, str]
+) -> GatewayTarget | KubeTarget:
+    """The target. Raises CommandFailedError when options contradict each other, or without a login there.
 
-    A login counts less than whatever names a cluster on purpose (an option, KUBECONFIG, being in a pod), and more than
-    the kubeconfig that happens to lie in the home directory.
+    A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod), and higher than
+    the kubeconfig in the home directory.
     """
-    if target.kubeconfig or target.context:
+    if connection.kubeconfig or connection.context:
         if server:
             raise CommandFailedError(
                 f"--server {server} goes to a gateway, --kubeconfig and --context to a cluster: give one of them", USAGE
             )
-        return ClusterPlace(target, "--kubeconfig or --context (VDI_KUBECONFIG, VDI_CONTEXT) names a cluster")
+        return KubeTarget(connection, "--kubeconfig or --context (VDI_KUBECONFIG, VDI_CONTEXT) names a cluster")
     if server:
-        return _gateway(read_logins(), server_url(server), target, "--server or VDI_SERVER names it")
+        return _gateway(read_logins(), server_url(server), connection, "--server or VDI_SERVER names it")
     if environ.get("KUBECONFIG"):
-        return ClusterPlace(target, "KUBECONFIG names a cluster")
+        return KubeTarget(connection, "KUBECONFIG names a cluster")
     if "KUBERNETES_SERVICE_HOST" in environ:
-        return ClusterPlace(target, "this is a pod of a cluster")
+        return KubeTarget(connection, "this is a pod of a cluster")
     logins = read_logins()
     if logins.current:
-        return _gateway(logins, logins.current, target, f"you are logged in there ({PROGRAM} login)")
-    return ClusterPlace(target, "nobody is logged in to a gateway, so ~/.kube/config counts")
+        return _gateway(logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)")
+    return KubeTarget(connection, "nobody is logged in to a gateway, so ~/.kube/config counts")
 
 
-def _gateway(logins: Logins, server: str, target: Target, why: str) -> GatewayPlace:
+def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> GatewayTarget:
     login = logins.gateways.get(server)
     if login is None:
         known = ", ".join(logins.gateways) or "none"
@@ -53,13 +55,13 @@ def _gateway(logins: Logins, server: str, target: Target, why: str) -> GatewayPl
             f"you are not logged in to {server} (logged in to: {known}). Log in: {PROGRAM} login {server}",
             COULD_NOT_LOOK,
         )
-    if target.namespace != DEFAULT_NAMESPACE:
+    if connection.namespace != DEFAULT_NAMESPACE:
         raise CommandFailedError(
-            f"a gateway has one namespace, so --namespace {target.namespace} does not go with {server}:"
+            f"a gateway has one namespace, so --namespace {connection.namespace} does not go with {server}:"
             " leave it out (VDI_NAMESPACE too), or name a cluster with --kubeconfig",
             USAGE,
         )
-    return GatewayPlace(server, login, why, named=server != logins.current)
+    return GatewayTarget(server, login, why, named=server != logins.current)
 
 
 def server_url(text: str) -> str:
@@ -90,16 +92,16 @@ _SERVER = Annotated[
 ]
 
 
-def on_either(command: Callable[Concatenate[Place, P], None]) -> Callable[..., None]:
-    """Give a command the options that choose the way, in the place of its first parameter."""
+def with_backend(command: Callable[Concatenate[Target, P], None]) -> Callable[..., None]:
+    """Replace a command's first parameter, its target, by the options that choose it."""
 
     @wraps(command)
-    def with_place(
+    def with_target(
         *args: Any, namespace: str, kubeconfig: Path | None, context: str | None, server: str | None, **rest: Any
     ) -> None:
-        target = Target(namespace, kubeconfig, context)
-        command(choose(target, server, os.environ), *args, **rest)
+        connection = KubeConnection(namespace, kubeconfig, context)
+        command(choose_target(connection, server, os.environ), *args, **rest)
 
-    options = {**TARGET_OPTIONS, "server": (_SERVER, None)}
-    with_place.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
-    return with_place
+    options = {**CONNECTION_OPTIONS, "server": (_SERVER, None)}
+    with_target.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
+    return with_target

@@ -14,8 +14,8 @@ from vdi.kube.watch import Reflector
 R = TypeVar("R")
 
 
-class Following(Generic[T]):
-    """The objects of one kind: `store` has them as they are now, `change` gives each change, first list included."""
+class ObjectWatch(Generic[T]):
+    """The objects of one kind: `store` has the current ones, `change` returns each change, the first list included."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Following(Generic[T]):
         self._changes.put_nowait((None, None))
 
     async def stop(self) -> None:
-        """Follow no longer."""
+        """Stop watching."""
         self._reflecting.cancel()
         await asyncio.wait([self._reflecting])
 
     async def _unless_it_breaks(self, work: Coroutine[Any, Any, R]) -> R:
-        """The result; a reflector that broke raises its error here, where it would leave us waiting for ever."""
+        """The result; the error of a reflector that failed is raised here instead of waiting for ever."""
         waiting = asyncio.create_task(work)
         try:
             await asyncio.wait([waiting, self._reflecting], return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +72,7 @@ class Following(Generic[T]):
 
 
 @asynccontextmanager
-async def following(
+async def watch_objects(
     client: Client,
     resource: Resource,
     into: type[T],
@@ -80,14 +80,14 @@ async def following(
     namespace: str | None,
     name: str | None = None,
     on_change: Callable[[], None] | None = None,
-) -> AsyncIterator[Following[T]]:
-    """Follow one object or all of a kind, until the context ends; reconnects and lists again by itself.
+) -> AsyncIterator[ObjectWatch[T]]:
+    """Watch one object or all of a kind until the context ends; reconnects by itself.
 
     Raises a KubeError at once when they may not be listed: the reflector alone would try for ever.
     """
     selector = f"metadata.name={name}" if name else None
     await client.list(resource, namespace=namespace, field_selector=selector, into=into)
-    objects = Following(client, resource, into, namespace=namespace, name=name, on_change=on_change)
+    objects = ObjectWatch(client, resource, into, namespace=namespace, name=name, on_change=on_change)
     try:
         await objects.synced()
         yield objects

@@ -1,7 +1,7 @@
-"""How the session commands reach the sessions: the API of a cluster, or a gateway. One protocol for both.
+"""What the session commands need of the Kubernetes API or of a gateway: one protocol for both.
 
-`session_cluster` and `remote_way` implement it with as little as possible; what is the same for both is in
-`session_requests`, `session_changes` and `session_start`.
+`kube_backend` and `gateway_backend` implement it with as little as possible; what both share is in `operations` and
+`start`.
 """
 
 import builtins
@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from vdi.api.session import VDISession
-from vdi.cli.following import Following
 from vdi.cli.output import Raw
-from vdi.cli.session_view import Page
+from vdi.cli.session.kube_watch import ObjectWatch
+from vdi.cli.session.view import SessionDetails
 from vdi.session.observed import Pod
 from vdi.session.wish import Wish
 
@@ -23,30 +23,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a person needs to open a desktop."""
+    """What a user needs to open a desktop."""
 
     url: str
     user: str = ""
     password: str = ""
-    """Empty: the desktop asks for none, since the portal's login has let one in."""
+    """Empty behind a gateway: the portal's login opens the desktop."""
 
 
-class Shelf(Protocol):
+class SessionCache(Protocol):
     """Sessions as they are now."""
 
     def get(self, namespace: str, name: str) -> VDISession | None:
-        """One of them; None where it is not there."""
+        """One session; None when there is none."""
 
     def values(self) -> Sequence[VDISession]:
-        """All of them."""
+        """All sessions."""
 
 
-class Followed(Protocol):
+class SessionWatch(Protocol):
     """Sessions as they change."""
 
     @property
-    def store(self) -> Shelf:
-        """As they are now."""
+    def store(self) -> SessionCache:
+        """The sessions as they are now."""
 
     async def change(self) -> tuple[VDISession | None, VDISession | None]:
         """The next change, (old, new): (None, new) appeared, (old, None) is gone."""
@@ -55,8 +55,8 @@ class Followed(Protocol):
         """Make `change` return at once, with (None, None)."""
 
 
-class Way(Protocol):
-    """What both ways can do. Errors are CommandFailedError, or a KubeError that `Place.run` puts into words."""
+class Backend(Protocol):
+    """What both backends can do. Errors are CommandFailedError, or a KubeError that `Target.run` translates."""
 
     @property
     def where(self) -> str:
@@ -67,16 +67,16 @@ class Way(Protocol):
         """Before a list of templates: `on this cluster there are`."""
 
     async def create(self, wish: Wish) -> Raw:
-        """A new session; one that is there already is an error that says whose it is."""
+        """Create a session; when it exists already, the error names its owner."""
 
     async def get(self, name: str) -> Raw:
         """One session."""
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
-        """Sessions of one user or of all who may be seen, oldest first; `everywhere`: of all namespaces."""
+        """The visible sessions, of one user or of all, oldest first; `everywhere`: of all namespaces."""
 
-    async def page(self, session: VDISession) -> Page:
-        """All that `show` tells."""
+    async def details(self, session: VDISession) -> SessionDetails:
+        """All that `show` prints."""
 
     async def set_suspended(self, session: VDISession, suspended: bool) -> Raw:
         """Suspend or resume it."""
@@ -88,58 +88,58 @@ class Way(Protocol):
         """The length of the whole run."""
 
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
-        """Let somebody in."""
+        """Let a guest in."""
 
     async def unshare(self, session: VDISession, user: str) -> Raw:
-        """Let somebody in no longer."""
+        """End a guest's access."""
 
     async def has_home(self, session: VDISession, claim: str, /) -> bool:
         """Whether this home is there."""
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
-        """Delete this incarnation of the session, and then the home; one that is gone already is no error."""
+        """Delete the session with this UID, then the home; a session that is gone already is no error."""
 
     async def opening(self, session: VDISession) -> Opening:
         """How a running desktop is opened."""
 
     def log_lines(self, session: VDISession, /, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-        """The desktop's log; when there is none, why."""
+        """The desktop's log. Raises CommandFailedError with the reason when there is none."""
 
-    def follow(
+    def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
-    ) -> AbstractAsyncContextManager[Followed]:
-        """One session or all as they change; `user`: whose are wanted, others may come too."""
+    ) -> AbstractAsyncContextManager[SessionWatch]:
+        """Watch one session or all; `user`: whose sessions are needed, others may come too."""
 
-    def pods_of(
+    def watch_pod(
         self, session: VDISession, on_change: Callable[[], None], /
-    ) -> AbstractAsyncContextManager[Following[Pod] | None]:
-        """The session's pod as it changes; None for who may not see pods."""
+    ) -> AbstractAsyncContextManager[ObjectWatch[Pod] | None]:
+        """Watch the session's pod; None without the right to read pods."""
 
     async def templates(self) -> builtins.list[Raw]:
-        """The templates there are, by name."""
+        """All templates, sorted by name."""
 
     async def template(self, name: str) -> Raw | None:
-        """One template; None where it is not there, or may not be read."""
+        """One template; None when it does not exist or may not be read."""
 
 
-class Place(Protocol):
-    """Where a command's sessions are, as chosen by options, environment and login."""
+class Target(Protocol):
+    """The cluster or gateway of a command, as chosen by options, environment and login."""
 
     @property
     def flags(self) -> str:
-        """What to add to a suggested command so that it talks to the same place."""
+        """What to add to a suggested command so that it uses the same target."""
 
     @property
     def why(self) -> str:
-        """Why commands go here, in words."""
+        """Why commands go here."""
 
     @property
     def user(self) -> str:
-        """Whose sessions are made when nobody is named; empty: somebody has to be."""
+        """The default owner of new sessions; empty: the command must name one."""
 
     @property
     def where(self) -> str:
         """For messages: `in namespace vdi-sessions`."""
 
-    def run(self, work: Callable[[Way], Awaitable[T]]) -> T:
-        """Open the way, do the work, close it. Whatever goes wrong on it comes out as `CommandFailedError`."""
+    def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
+        """Open the backend, do the work, close it. Raises CommandFailedError for whatever fails."""

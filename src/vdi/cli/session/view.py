@@ -1,4 +1,4 @@
-"""How sessions look: table rows, the page of `show`, the words around them. Pure: objects and time in, lines out."""
+"""Renders sessions: table rows, and the details of `show`. Pure: objects and time in, lines out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from vdi.session.conditions import DRAINING, EXPIRING, IDLE, WARNING_TYPES
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class SessionObject:
     """An object that belongs to a session, in one line."""
 
     kind: str
@@ -21,8 +21,8 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """An Event, already in words."""
+class SessionEvent:
+    """An Event with its text."""
 
     when: str
     about: str
@@ -31,12 +31,12 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SessionDetails:
     """All that `show` prints about one session."""
 
     session: VDISession
-    children: Sequence[Child] = ()
-    happenings: Sequence[Happening] = ()
+    children: Sequence[SessionObject] = ()
+    events: Sequence[SessionEvent] = ()
     explanation: str = ""
     """Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no pod."""
     unreadable: Sequence[str] = field(default=())
@@ -64,18 +64,18 @@ def _row(session: VDISession, now: datetime, wide: bool, all_namespaces: bool) -
 
 
 def phase(session: VDISession) -> str:
-    """The phase; a session that nobody has taken up yet has none."""
+    """The phase; `-` until the operator has written one."""
     if session.metadata.deletion_timestamp:
         return "Terminating"
     return session.status.phase or "-"
 
 
 def notes(session: VDISession, now: datetime) -> list[str]:
-    """What one should know besides the phase, in a few words each: queue, warnings, failures."""
+    """Short notes besides the phase: queue, warnings, failures."""
     status, said = session.status, []
     if status.queue:
-        place = status.queue.position
-        said.append(f"number {place} in line" if place else "no room")
+        target = status.queue.position
+        said.append(f"number {target} in line" if target else "no room")
     if holds(session, EXPIRING):
         said.append(f"ends in {expires_in(session, now)}")
     if holds(session, IDLE):
@@ -88,10 +88,10 @@ def notes(session: VDISession, now: datetime) -> list[str]:
 
 
 def queue_words(queue: QueueStatus) -> str:
-    """The place in the queue, as one would say it."""
-    place = f"number {queue.position} in line" if queue.position else "no room to wait for"
+    """The position in the queue."""
+    target = f"number {queue.position} in line" if queue.position else "no room to wait for"
     slot = f", room expected by {queue.earliest_slot}" if queue.earliest_slot else ""
-    return f"{place}{slot} ({queue.reason})"
+    return f"{target}{slot} ({queue.reason})"
 
 
 def expires_in(session: VDISession, now: datetime) -> str:
@@ -112,7 +112,7 @@ def watch_line(session: VDISession | None, name: str, now: datetime) -> str:
     return "  ".join(part for part in (clock, name, phase(session), note, status.url, status.message) if part)
 
 
-def page_lines(page: Page, now: datetime) -> list[str]:
+def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     """The lines of `show`."""
     lines = _facts(page.session, now)
     if page.explanation and page.explanation != page.session.status.message:
@@ -122,9 +122,9 @@ def page_lines(page: Page, now: datetime) -> list[str]:
         lines += ["", "Objects"]
         rows = [[c.kind, c.name, c.state, age(c.created, now)] for c in page.children]
         lines += [f"  {line}" for line in columns(["KIND", "NAME", "STATE", "AGE"], rows)]
-    if page.happenings:
+    if page.events:
         lines += ["", "Events"]
-        lines += [f"  {line}" for line in _happenings(page.happenings, now)]
+        lines += [f"  {line}" for line in _happenings(page.events, now)]
     lines += [f"\nCould not look at {each}" for each in page.unreadable]
     return lines
 
@@ -200,14 +200,14 @@ def _conditions(session: VDISession, now: datetime) -> list[str]:
     return condition_lines(session.status.conditions, now)
 
 
-def _happenings(happenings: Sequence[Happening], now: datetime) -> list[str]:
+def _happenings(events: Sequence[SessionEvent], now: datetime) -> list[str]:
     rows = [
         [
             f"{age(each.when, now)} ago" if each.when else "-",
             each.about,
             each.text + (f" (x{each.count})" if each.count > 1 else ""),
         ]
-        for each in happenings
+        for each in events
     ]
     return columns(["WHEN", "ABOUT", "WHAT"], rows)
 

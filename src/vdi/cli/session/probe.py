@@ -1,4 +1,4 @@
-"""`vdi session probe`: what a person in front of a desktop gets, measured; mounted by `session`."""
+"""`vdi session probe`: measures how fast a desktop answers; mounted by `commands`."""
 
 import hashlib
 import importlib.util
@@ -11,10 +11,10 @@ import typer
 from vdi.cli.failures import COULD_NOT_LOOK, CommandFailedError
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import Output, columns, print_data
-from vdi.cli.remote_choice import on_either
-from vdi.cli.remote_client import GatewayClient, part, proxy_for
-from vdi.cli.remote_way import GatewayPlace, GatewayWay
-from vdi.cli.session_way import Place, Way
+from vdi.cli.remote.client import GatewayClient, proxy_for, quote
+from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.gateway_backend import GatewayBackend, GatewayTarget
+from vdi.cli.session.target import with_backend
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.client import probe as probe_desktop
 from vdi.latency_probe.mark import Mark
@@ -24,9 +24,9 @@ app = typer.Typer()
 
 
 @app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))
-@on_either
+@with_backend
 def probe(
-    place: Place,
+    target: Target,
     name: Annotated[str, typer.Argument(help="Name of the session: a desktop of your own that runs.")],
     keys: Annotated[int, typer.Option(min=20, max=100, help="How many keys to press.")] = 40,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
@@ -40,10 +40,10 @@ def probe(
     Ends with 0 when 95 of 100 keys show their effect within 50 ms, with 1 when they do not or when there is no
     picture, with 3 when it could not be measured.
     """
-    if not isinstance(place, GatewayPlace):
+    if not isinstance(target, GatewayTarget):
         raise CommandFailedError(
             "a probe goes the way people go, through a gateway, and this would go to a cluster:"
-            f" {place.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
+            f" {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
             COULD_NOT_LOOK,
         )
     if importlib.util.find_spec("av") is None:
@@ -51,11 +51,11 @@ def probe(
             "a probe decodes pictures with PyAV, which is not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
         )
 
-    async def work(way: Way) -> ProbeReport:
-        assert isinstance(way, GatewayWay)  # noqa: S101 - for the type checker: the place is a gateway's
-        return await _measure(way.client, name, keys)
+    async def work(backend: Backend) -> ProbeReport:
+        assert isinstance(backend, GatewayBackend)  # noqa: S101 - for the type checker
+        return await _measure(backend.client, name, keys)
 
-    found = place.run(work)
+    found = target.run(work)
     if output is Output.TABLE:
         for line in _lines(found):
             typer.echo(line)
@@ -67,14 +67,14 @@ def probe(
 
 async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
     state = secrets.token_urlsafe(32)
-    address = f"/sessions/{part(name)}/probe"
+    address = f"/sessions/{quote(name)}/probe"
     begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
     url = str(begun["url"]).rstrip("/")
-    way = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), proxy_for(url))
-    result = f"{address}/{part(begun['id'])}"
+    access = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), proxy_for(url))
+    result = f"{address}/{quote(begun['id'])}"
     try:
         async with client.to_desktops() as http:
-            measurements = await probe_desktop(http, way, keys)
+            measurements = await probe_desktop(http, access, keys)
     except StageError as error:
         await client.send("PUT", result, body={"failed": error.stage})
         raise CommandFailedError(f"{name}: {error}") from error

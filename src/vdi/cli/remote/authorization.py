@@ -1,7 +1,7 @@
-"""How `vdi login` gets its token: the browser shows who asks, the person agrees, and a code comes back (PKCE).
+"""The OAuth authorization code flow of `vdi login`, with PKCE: the user agrees in the browser, and a code comes back.
 
-With a browser on this machine the code comes to a port on the loopback address (RFC 8252, 7.3); otherwise the person
-types it. A code alone is worth nothing: it goes with the verifier, which never leaves this process but for the gateway.
+With a browser on this machine the code comes to a port on the loopback address (RFC 8252, 7.3); otherwise the user
+types it. A code alone is useless: it needs the verifier, which this process sends to the gateway only.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.remote_client import GatewayClient
-from vdi.cli.remote_login import Login
+from vdi.cli.remote.client import GatewayClient
+from vdi.cli.remote.logins import Login
 
 _LONGEST_REQUEST = 8192
 _REQUEST_SECONDS = 10.0
@@ -29,18 +29,18 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="colo
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """One login under way."""
+class AuthorizationRequest:
+    """One login in progress."""
 
     server: str
     redirect_uri: str = ""
-    """Empty: the code is shown to be typed."""
+    """Empty: the portal shows the code, and the user types it."""
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     state: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
     @property
-    def address(self) -> str:
-        """Where the person agrees."""
+    def url(self) -> str:
+        """The page where the user agrees."""
         digest = hashlib.sha256(self.verifier.encode()).digest()
         query = {
             "state": self.state,
@@ -51,9 +51,9 @@ class Asking:
         return f"{self.server}/cli/authorize?{urlencode(query)}"
 
 
-async def exchange(client: GatewayClient, asking: Asking, code: str, ca: str) -> Login:
-    """The token for the code. Raises CommandFailedError with the gateway's reason."""
-    given = {"code": code, "code_verifier": asking.verifier, "redirect_uri": asking.redirect_uri}
+async def exchange_code(client: GatewayClient, request: AuthorizationRequest, code: str, ca: str) -> Login:
+    """Exchange the code for a token. Raises CommandFailedError with the gateway's reason."""
+    given = {"code": code, "code_verifier": request.verifier, "redirect_uri": request.redirect_uri}
     status, text = await client.post_form("/cli/token", given)
     try:
         answer: dict[str, Any] = json.loads(text)
@@ -61,56 +61,56 @@ async def exchange(client: GatewayClient, asking: Asking, code: str, ca: str) ->
             return Login(answer["user"], answer["token"], answer.get("expires", ""), ca)
         why = str(answer["error_description"])
     except (ValueError, KeyError, TypeError) as error:
-        words = f"{asking.server} answers {status} to the code, and not as a gateway of VDI does"
+        words = f"{request.server} answers {status} to the code, and not as a gateway of VDI does"
         raise CommandFailedError(words) from error
-    raise CommandFailedError(f"{asking.server} gives no token for this code: {why}")
+    raise CommandFailedError(f"{request.server} gives no token for this code: {why}")
 
 
-async def revoke(server: str, login: Login) -> None:
-    """The end of a login's token. Raises CommandFailedError; LoggedOutError for one that had ended."""
+async def revoke_token(server: str, login: Login) -> None:
+    """Revoke a login's token. Raises CommandFailedError; LoggedOutError for one that has expired."""
     async with GatewayClient(server, token=login.token, ca=login.ca) as client:
         await client.send("DELETE", "/tokens/current")
 
 
-class Loopback:
-    """Waits on the loopback address for the browser to bring the code."""
+class LoopbackReceiver:
+    """Receives the code from the browser on the loopback address."""
 
     def __init__(self) -> None:
         self.uri = ""
         self._answer: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
-    async def code(self, asking: Asking, seconds: float) -> str:
-        """The code of this login. Raises CommandFailedError when none comes, or one of another login."""
+    async def code(self, request: AuthorizationRequest, seconds: float) -> str:
+        """Wait for the code. Raises CommandFailedError when none comes, or the code of another login."""
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._answer
         except TimeoutError as error:
             said = f"nobody has agreed in the browser within {seconds:.0f} s; try again, or use --no-browser"
             raise CommandFailedError(said) from error
-        if not hmac.compare_digest(answer.get("state", ""), asking.state):
+        if not hmac.compare_digest(answer.get("state", ""), request.state):
             raise CommandFailedError("what came back from the browser belongs to another login; try again")
         if not answer.get("code"):
             raise CommandFailedError(f"the gateway sent no code back: {answer.get('error', 'it does not say why')}")
         return answer["code"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request of a browser: the code, or something that is not ours (an icon, a scanner)."""
+        """Answer one request of a browser: the code, or something else (an icon, a scanner)."""
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 line = await reader.readline()
                 while (await reader.readline()).strip():
                     pass
             words = line.decode("latin-1").split(" ")
-            target = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
-            found = {name: values[0] for name, values in parse_qs(target.query).items()}
-            ours = target.path == "/callback" and "state" in found
+            url = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
+            found = {name: values[0] for name, values in parse_qs(url.query).items()}
+            ours = url.path == "/callback" and "state" in found
             page = "Logged in: go back to the terminal. This page can be closed." if ours else "Not found."
             writer.write(_response(200 if ours else 404, page))
             await writer.drain()
             if ours and not self._answer.done():
                 self._answer.set_result(found)
         except (TimeoutError, OSError, ValueError):
-            return  # whoever that was, the browser may still come
+            return  # the browser may still come
         finally:
             writer.close()
 
@@ -126,9 +126,9 @@ def _response(status: int, text: str) -> bytes:
 
 
 @asynccontextmanager
-async def loopback() -> AsyncIterator[Loopback]:
-    """Listen while the context lasts, on a port that is free, for this machine only."""
-    waiting = Loopback()
+async def listen_on_loopback() -> AsyncIterator[LoopbackReceiver]:
+    """Listen on a free port of the loopback address until the context ends."""
+    waiting = LoopbackReceiver()
     server = await asyncio.start_server(waiting.serve, "127.0.0.1", 0, limit=_LONGEST_REQUEST)
     waiting.uri = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
     try:

@@ -1,4 +1,4 @@
-"""The session commands' way to a cluster: the Kubernetes API, with the rights of one's own account."""
+"""The backend through the Kubernetes API, with the rights of the user's own account."""
 
 import base64
 import builtins
@@ -13,12 +13,12 @@ import msgspec
 from vdi.api.session import Access, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.failures import CommandFailedError
-from vdi.cli.following import Following, following
-from vdi.cli.options import Target
+from vdi.cli.options import KubeConnection
 from vdi.cli.output import Raw, now_utc
-from vdi.cli.session_page import read_page
-from vdi.cli.session_view import Page, phase
-from vdi.cli.session_way import Opening, Way
+from vdi.cli.session.backend import Backend, Opening
+from vdi.cli.session.details import collect_details
+from vdi.cli.session.kube_watch import ObjectWatch, watch_objects
+from vdi.cli.session.view import SessionDetails, phase
 from vdi.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound, Replaced
 from vdi.kube.resource import CLAIMS, PODS, SECRETS
 from vdi.kube.transport import Client
@@ -32,65 +32,65 @@ from vdi.session.times import format_time
 from vdi.session.wish import Wish, manifest
 
 T = TypeVar("T")
-_TRIES = 5
-"""How often a list of guests is edited anew because somebody else wrote the session in between."""
+_MAX_ATTEMPTS = 5
+"""Attempts to edit a list of guests while others write the session."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterPlace:
+class KubeTarget:
     """A namespace of a cluster."""
 
-    target: Target
+    connection: KubeConnection
     why: str
-    """Why commands go here, in words."""
+    """Why commands go here."""
 
     @property
     def flags(self) -> str:
-        """See Place."""
-        return self.target.flags
+        """See Target."""
+        return self.connection.flags
 
     @property
     def user(self) -> str:
-        """See Place: who writes objects in a namespace writes them for others."""
+        """See Target: an account of the cluster creates sessions for other users."""
         return ""
 
     @property
     def where(self) -> str:
-        """See Place."""
-        return f"in namespace {self.target.namespace}"
+        """See Target."""
+        return f"in namespace {self.connection.namespace}"
 
-    def run(self, work: Callable[[Way], Awaitable[T]]) -> T:
-        """See Place."""
-        return self.target.run(lambda client: work(ClusterWay(client, self.target.namespace)))
+    def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
+        """See Target."""
+        return self.connection.run(lambda client: work(KubeBackend(client, self.connection.namespace)))
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterWay:
-    """See Way."""
+class KubeBackend:
+    """See Backend."""
 
     client: Client
     namespace: str
 
     @property
     def where(self) -> str:
-        """See Way."""
+        """See Backend."""
         return f"in namespace {self.namespace}"
 
     @property
     def offers(self) -> str:
-        """See Way."""
+        """See Backend."""
         return "on this cluster there are"
 
     async def create(self, wish: Wish) -> Raw:
-        """See Way. Who may not read templates gets the schema's defaults for resources that are not named."""
+        """See Backend. Without the right to read templates, unnamed resources get the schema's defaults."""
         raw = await self.template(wish.template) if wish.names_resources else None
         wanted = manifest(wish, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
         try:
             return await self.client.create(SESSIONS, wanted, namespace=self.namespace, into=dict[str, Any])
         except AlreadyExists as error:
-            raise CommandFailedError(await self._who_is_there(wanted["metadata"]["name"])) from error
+            raise CommandFailedError(await self._describe_existing(wanted["metadata"]["name"])) from error
 
-    async def _who_is_there(self, name: str) -> str:
+    async def _describe_existing(self, name: str) -> str:
         there = msgspec.convert(await self.get(name), VDISession)
         return (
             f"session {name} exists already {self.where}: {there.spec.user}, template {there.spec.template},"
@@ -98,7 +98,7 @@ class ClusterWay:
         )
 
     async def get(self, name: str) -> Raw:
-        """See Way."""
+        """See Backend."""
         try:
             return await self.client.get(SESSIONS, name, namespace=self.namespace, into=dict[str, Any])
         except NotFound as error:
@@ -107,47 +107,47 @@ class ClusterWay:
             raise CommandFailedError(f"there is no session {name} {self.where}") from error
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
-        """See Way."""
+        """See Backend."""
         namespace = None if everywhere else self.namespace
         found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
         mine = [each for each in found if user is None or each["spec"].get("user") == user]
         return sorted(mine, key=lambda each: (each["metadata"]["creationTimestamp"], each["metadata"]["name"]))
 
-    async def page(self, session: VDISession) -> Page:
-        """See Way."""
-        return await read_page(self.client, session)
+    async def details(self, session: VDISession) -> SessionDetails:
+        """See Backend."""
+        return await collect_details(self.client, session)
 
     async def set_suspended(self, session: VDISession, suspended: bool) -> Raw:
-        """See Way."""
+        """See Backend."""
         return await self._patch(session, {"spec": {"suspended": suspended}})
 
     async def restart(self, session: VDISession, now: datetime) -> Raw:
-        """See Way."""
+        """See Backend."""
         return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: format_time(now)}}})
 
     async def set_timeout(self, session: VDISession, length: str) -> Raw:
-        """See Way."""
+        """See Backend."""
         return await self._patch(session, {"spec": {"timeout": length}})
 
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
-        """See Way."""
+        """See Backend."""
         from vdi.gateway.guests import add_guest
         from vdi.gateway.people import Role
 
         return await self._edit_guests(session, lambda now: add_guest(now, user, Role(role), expires, now_utc()))
 
     async def unshare(self, session: VDISession, user: str) -> Raw:
-        """See Way."""
+        """See Backend."""
         from vdi.gateway.guests import remove_guest
 
         return await self._edit_guests(session, lambda now: remove_guest(now, user))
 
     async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> Raw:
-        """Write the list that `edit` makes of the list there is, and of no other one."""
+        """Write the list that `edit` makes of the current one, with optimistic concurrency."""
         from vdi.gateway.refused import Refused
 
         meta = session.metadata
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 guests = edit(session)
             except Refused as refused:
@@ -163,7 +163,7 @@ class ClusterWay:
         raise CommandFailedError(f"session {meta.name} is being changed by others all the time; try again")
 
     async def has_home(self, session: VDISession, claim: str) -> bool:
-        """See Way."""
+        """See Backend."""
         try:
             await self.client.get(CLAIMS, claim, namespace=session.metadata.namespace, into=dict[str, Any])
         except NotFound as error:
@@ -173,7 +173,7 @@ class ClusterWay:
         return True
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
-        """See Way."""
+        """See Backend."""
         meta = session.metadata
         try:
             await self.client.delete(SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=dict[str, Any])
@@ -184,7 +184,7 @@ class ClusterWay:
             await self.client.delete(CLAIMS, claim, namespace=meta.namespace, into=dict[str, Any])
 
     async def opening(self, session: VDISession) -> Opening:
-        """See Way. Behind a gateway the Secret holds no password but Selkies' master token, which is not shown."""
+        """See Backend. Behind a gateway the Secret holds no password but Selkies' master token, which is not shown."""
         name = session.metadata.name
         if await self._is_behind_gateway(session):
             return Opening(session.status.url)
@@ -200,7 +200,7 @@ class ClusterWay:
         return Opening(session.status.url, USERNAME, password)
 
     async def _is_behind_gateway(self, session: VDISession) -> bool:
-        """Whether the desktop that runs was started for a gateway: its pod says so."""
+        """Whether the running desktop was started for a gateway: its pod has the master token."""
         pod = session.status.pod_name or pod_name(session.metadata.name)
         try:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
@@ -211,7 +211,7 @@ class ClusterWay:
         return not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST))
 
     async def log_lines(self, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-        """See Way."""
+        """See Backend."""
         pod = session.status.pod_name or pod_name(session.metadata.name)
         started = False
         try:
@@ -225,22 +225,24 @@ class ClusterWay:
             raise CommandFailedError(_no_log(session, "has not started", "its status does not say why"))
 
     @asynccontextmanager
-    async def follow(
+    async def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
-    ) -> AsyncIterator[Following[VDISession]]:
-        """See Way. All of a namespace come, whoever is wanted."""
+    ) -> AsyncIterator[ObjectWatch[VDISession]]:
+        """See Backend. All sessions of the namespace come, whatever the user."""
         del user
         namespace = None if everywhere else self.namespace
-        async with following(self.client, SESSIONS, VDISession, namespace=namespace, name=name) as sessions:
+        async with watch_objects(self.client, SESSIONS, VDISession, namespace=namespace, name=name) as sessions:
             yield sessions
 
     @asynccontextmanager
-    async def pods_of(self, session: VDISession, on_change: Callable[[], None]) -> AsyncIterator[Following[Pod] | None]:
-        """See Way. A pod is up to 3 s ahead of the session's status."""
+    async def watch_pod(
+        self, session: VDISession, on_change: Callable[[], None]
+    ) -> AsyncIterator[ObjectWatch[Pod] | None]:
+        """See Backend. A pod is up to 3 s ahead of the session's status."""
         meta = session.metadata
         async with AsyncExitStack() as stack:
             name = pod_name(meta.name)
-            pods = following(self.client, PODS, Pod, namespace=meta.namespace, name=name, on_change=on_change)
+            pods = watch_objects(self.client, PODS, Pod, namespace=meta.namespace, name=name, on_change=on_change)
             try:
                 found = await stack.enter_async_context(pods)
             except Forbidden:
@@ -248,12 +250,12 @@ class ClusterWay:
             yield found
 
     async def templates(self) -> builtins.list[Raw]:
-        """See Way."""
+        """See Backend."""
         found = await self.client.list(TEMPLATES, into=dict[str, Any])
         return sorted(found, key=lambda raw: str(raw["metadata"]["name"]))
 
     async def template(self, name: str) -> Raw | None:
-        """See Way."""
+        """See Backend."""
         try:
             return await self.client.get(TEMPLATES, name, into=dict[str, Any])
         except NotFound as error:
@@ -264,7 +266,7 @@ class ClusterWay:
             return None
 
     async def _patch(self, session: VDISession, change: dict[str, Any]) -> Raw:
-        """Change this incarnation of the session, and no later one of its name."""
+        """Change the session with this UID, and no later one of its name."""
         meta = session.metadata
         body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
         return await self.client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=dict[str, Any])

@@ -1,4 +1,4 @@
-"""Questions before something is changed."""
+"""The question before something is changed."""
 
 import sys
 
@@ -7,8 +7,8 @@ import typer
 from vdi.cli.failures import USAGE, CommandFailedError
 
 
-def agrees(question: str, *, untouched: str = "nothing was changed") -> bool:
-    """Whether the person says yes. Raises CommandFailedError where there is nobody to ask, and `untouched` is so."""
+def confirm(question: str, *, untouched: str = "nothing was changed") -> bool:
+    """Whether the user confirms. Raises CommandFailedError without a terminal; `untouched` says what is unchanged."""
     if not sys.stdin.isatty():
         raise CommandFailedError(f"{untouched}, because nobody can be asked here: say --yes", USAGE)
     return typer.confirm(question, err=True)

@@ -1,0 +1,66 @@
+"""Progress on the terminal, stage by stage.
+
+It goes to stderr, so that stdout keeps the command's result. Without a terminal nothing is redrawn: lines only.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class PassedStage:
+    """A stage that is over: what was reached, and the seconds since the stage before it (or since the start)."""
+
+    text: str
+    seconds: float
+
+
+class ProgressView:
+    """Prints each stage once it is passed, and what is waited for now."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._spinner = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False, style="dim"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._task = self._spinner.add_task("", total=None)
+            self._spinner.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._spinner.stop()
+
+    def passed(self, stage: PassedStage, *, well: bool = True) -> None:
+        """Print a stage that is over."""
+        mark = ("✓", "green") if well else ("–", "yellow")
+        line = Text.assemble(mark, f" {stage.text} ", (f"{stage.seconds:.1f}s", "dim"))
+        self._console.print(line, soft_wrap=True)
+
+    def waiting(self, text: str) -> None:
+        """Show what is waited for; without a terminal it is printed only when it changes."""
+        if self._task is not None:
+            self._spinner.update(self._task, description=text)
+        elif text and text != self._shown:
+            self._console.print(Text(f"  {text}"), soft_wrap=True)
+        self._shown = text
+
+    def say(self, text: str) -> None:
+        """Print one line that stays."""
+        self._console.print(Text(text), soft_wrap=True)

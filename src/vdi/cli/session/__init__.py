@@ -1,0 +1,1 @@
+"""`vdi session`: desktops, on a cluster or through a gateway."""

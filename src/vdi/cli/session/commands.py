@@ -1,0 +1,439 @@
+"""`vdi session`. Each command parses, calls one function and renders; `probe` has its own module."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from vdi.cli.browser import opens_browser
+from vdi.cli.confirm import confirm
+from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.options import PROGRAM, examples, seconds_of
+from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
+from vdi.cli.progress import ProgressView
+from vdi.cli.session import operations
+from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.live_list import watch_list
+from vdi.cli.session.probe import app as probe_command
+from vdi.cli.session.start import start_and_wait, wait_until_running
+from vdi.cli.session.target import with_backend
+from vdi.cli.session.view import details_lines, session_table
+from vdi.session.times import format_time
+from vdi.session.units import format_duration
+from vdi.session.wish import Wish
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
+)
+app.add_typer(probe_command)
+
+Name = Annotated[str, typer.Argument(help="Name of the session.")]
+Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
+_GONE_SECONDS = 60.0
+_SUSPENDED_SECONDS = 60.0
+_STUCK = "the operator has to let it go; is it running? kubectl -n kasm get deployment vdi-operator"
+
+
+@app.command(
+    epilog=examples(
+        "session create --template ubuntu-desktop --user alice@example.com --wait",
+        "session create alice-gpu --template cad --user alice@example.com --gpu 2 --memory 16Gi --timeout 4h",
+    )
+)
+@with_backend
+def create(
+    target: Target,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the session; without it USER-TEMPLATE, as in alice-ubuntu-desktop.")
+    ] = None,
+    *,
+    template: Annotated[str, typer.Option("--template", "-t", help="The kind of desktop; see `template ls`.")],
+    user: Annotated[str | None, typer.Option(envvar="VDI_USER", help="Whose desktop: an e-mail address.")] = None,
+    gpu: Annotated[int | None, typer.Option(help="GPUs; without it what the template says.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
+    cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(help="How long nobody may use the desktop, such as 30m; without it what the template says."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Who waits for room with a higher one goes first: -1000 to 1000.  [default: 0]")
+    ] = None,
+    hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
+    home: Annotated[
+        bool | None,
+        typer.Option("--home/--no-home", help="Whether files outlive the desktop; without it what the template says."),
+    ] = None,
+    home_size: Annotated[str | None, typer.Option(help="Size of a home that is made new, such as 20Gi.")] = None,
+    retain: Annotated[
+        bool | None,
+        typer.Option("--retain/--delete-home", help="Keep the home for the next session, or delete it with this one."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show each stage of the start until the desktop answers.")
+    ] = False,
+    timeout_wait: Annotated[str, typer.Option(help="How long --wait waits.")] = "5m",
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """Start a desktop.
+
+    Without --wait it returns once the API server has taken the session. With --wait it ends with 0 when the desktop
+    answers, and with 1 and the reason when it does not start. While the cluster is full, it shows the place in the
+    queue.
+    """
+    user = user or target.user
+    if not user:
+        raise CommandFailedError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
+    if home is False and (home_size or retain is not None):
+        raise CommandFailedError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
+    wish = Wish(
+        user=user,
+        template=template,
+        name=name,
+        gpu=gpu,
+        memory=memory,
+        cpu=cpu,
+        timeout=timeout,
+        idle_timeout=idle_timeout,
+        priority=priority,
+        hostname=hostname,
+        home=home,
+        home_size=home_size,
+        retain=retain,
+    )
+    if wait:
+        started = _start(target, wish, seconds_of("--timeout-wait", timeout_wait))
+    else:
+        started = target.run(lambda backend: backend.create(wish))
+        if output is Output.TABLE:
+            name = started["metadata"]["name"]
+            typer.echo(f"session {name} created; see {PROGRAM} session show {name}{target.flags}")
+    if output is not Output.TABLE:
+        print_data(without_managed_fields(started), output)
+
+
+def _start(target: Target, wish: Wish, seconds: float) -> Raw:
+    with ProgressView() as view:
+        return target.run(lambda backend: start_and_wait(backend, wish, target, seconds=seconds, view=view))
+
+
+@app.command(
+    "ls", epilog=examples("session ls", "session ls -A -o wide --watch", "session ls --user alice@example.com -o json")
+)
+@with_backend
+def list_(
+    target: Target,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Sessions of all namespaces.")] = False,
+    user: Annotated[str | None, typer.Option(help="Only the sessions of this user.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow changes until Ctrl-C.")] = False,
+    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+) -> None:
+    """List sessions, oldest first."""
+    if watch:
+        if output not in (ListOutput.TABLE, ListOutput.WIDE):
+            raise CommandFailedError(f"--watch goes with -o table or -o wide, not with -o {output}", USAGE)
+        wide = output is ListOutput.WIDE
+        target.run(lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces))
+        return
+    found = target.run(lambda backend: backend.list(user, everywhere=all_namespaces))
+    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
+        typer.echo(f"no sessions {'in any namespace' if all_namespaces else target.where}", err=True)
+        return
+    print_objects(found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=_table(all_namespaces))
+
+
+def _table(all_namespaces: bool) -> Callable[[Sequence[Raw], bool], list[str]]:
+    return lambda items, wide: session_table(
+        [operations.as_session(each) for each in items], now_utc(), wide=wide, all_namespaces=all_namespaces
+    )
+
+
+@app.command(epilog=examples("session show alice-desktop", "session show alice-desktop -o yaml"))
+@with_backend
+def show(
+    target: Target,
+    name: Name,
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """Everything about one session: its state and why, its objects, what happened, when it ends."""
+    raw = target.run(lambda backend: backend.get(name))
+    if output is not Output.TABLE:
+        print_data(without_managed_fields(raw), output)
+        return
+    page = target.run(lambda backend: backend.details(operations.as_session(raw)))
+    for line in details_lines(page, now_utc()):
+        typer.echo(line)
+
+
+@app.command("open", epilog=examples("session open alice-desktop", "session open alice-desktop --print"))
+@with_backend
+def open_(
+    target: Target,
+    name: Name,
+    print_only: Annotated[bool, typer.Option("--print", help="Only print; open no browser.")] = False,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="What to print; json and yaml open none.")
+    ] = Output.TABLE,
+) -> None:
+    """Open a running desktop in the browser, and print its address.
+
+    Behind a gateway the portal's login is asked for. Without one the browser asks for user and password, which are
+    printed too: to your screen alone, never into the address.
+    """
+    found = target.run(lambda backend: operations.open_running(backend, name))
+    if output is not Output.TABLE:
+        asked = {"user": found.user, "password": found.password} if found.password else {}
+        print_data({"url": found.url, **asked}, output)
+        return
+    if found.password:
+        typer.echo(f"URL:      {found.url}\nUser:     {found.user}\nPassword: {found.password}")
+    else:
+        typer.echo(f"URL:      {found.url}\nThe browser asks for the portal's login, if you are not logged in there.")
+    if not print_only and not opens_browser(found.url):
+        typer.echo("There is no graphical browser here: open the address yourself.", err=True)
+
+
+@app.command(
+    epilog=examples(
+        "session rm alice-desktop",
+        "session rm alice-desktop bob-desktop --wait",
+        "session rm alice-desktop --delete-home --yes",
+    )
+)
+@with_backend
+def rm(
+    target: Target,
+    names: Annotated[list[str], typer.Argument(help="Names of the sessions.")],
+    delete_home: Annotated[
+        bool, typer.Option("--delete-home", help="Delete the home volume too, with all files in it.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when they are gone.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
+) -> None:
+    """Remove sessions. The home stays, unless the session was made with --delete-home or this command is given it."""
+    plans = target.run(lambda backend: operations.plan_removals(backend, names, delete_home=delete_home))
+    removals = [plan for plan in plans if not isinstance(plan, CommandFailedError)]
+    _confirm_home_deletion(
+        [f"{each.session.metadata.name}: {each.home_lost}" for each in removals if each.home_lost], yes
+    )
+    still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None))
+    refused = [plan.message for plan in plans if isinstance(plan, CommandFailedError)]
+    if refused or still:
+        raise CommandFailedError("\n".join([*refused, *still]))
+
+
+def _confirm_home_deletion(homes: list[str], yes: bool) -> None:
+    if not homes or yes:
+        return
+    typer.echo("This deletes all files in these homes:\n" + "\n".join(f"  {home}" for home in homes), err=True)
+    if not confirm("Delete them?", untouched="nothing was removed"):
+        raise CommandFailedError("nothing was removed")
+
+
+async def _remove(backend: Backend, removals: Sequence[operations.Removal], seconds: float | None) -> list[str]:
+    """Remove one after the other; returns what is still there after `seconds`, in words."""
+    still = []
+    begun = time.monotonic()
+    for each in removals:
+        await backend.remove(each.session, each.claim_to_delete)
+        if seconds is None:
+            typer.echo(f"session {each.session.metadata.name} is being removed")
+    for each in removals if seconds is not None else ():
+        name = each.session.metadata.name
+        if await operations.until_gone(backend, each.session, seconds or 0):
+            home = f", and so is its home {each.home_lost}" if each.home_lost else ""
+            typer.echo(f"session {name} is gone after {time.monotonic() - begun:.1f}s{home}")
+        else:
+            still.append(f"session {name} is still there after {duration(seconds or 0)}: {_STUCK}")
+    return still
+
+
+@app.command(epilog=examples("session logs alice-desktop", "session logs alice-desktop -f --tail 20"))
+@with_backend
+def logs(
+    target: Target,
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the desktop stops or Ctrl-C.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines, this many.")] = None,
+) -> None:
+    """The log of the desktop's container; when there is none yet, why."""
+
+    async def print_lines(backend: Backend) -> None:
+        async for line in operations.log_lines(backend, name, follow=follow, tail=tail):
+            print(line, flush=follow)
+
+    target.run(print_lines)
+
+
+@app.command(epilog=examples("session suspend alice-desktop", "session suspend alice-desktop --wait"))
+@with_backend
+def suspend(
+    target: Target,
+    name: Name,
+    wait: WaitOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Stop a desktop and free its GPU. Home, address and password stay; what is open in the desktop is lost."""
+    begun = time.monotonic()
+
+    async def work(backend: Backend) -> tuple[Raw, bool, bool]:
+        raw, changed = await operations.set_suspended(backend, name, True)
+        done = wait and await operations.until_suspended(backend, operations.as_session(raw), _SUSPENDED_SECONDS)
+        return raw, changed, done
+
+    raw, changed, done = target.run(work)
+    if wait and not done:
+        raise CommandFailedError(
+            f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}:"
+            f" see {PROGRAM} session show {name}{target.flags}"
+        )
+    again = f"start it again: {PROGRAM} session resume {name}{target.flags}"
+    if not changed:
+        said = f"session {name} is suspended already; {again}"
+    elif done:
+        said = f"session {name} is suspended after {time.monotonic() - begun:.1f}s; {again}"
+    else:
+        said = f"session {name} is being suspended; {again}"
+    _tell(raw, said, output)
+
+
+@app.command(epilog=examples("session resume alice-desktop", "session resume alice-desktop --wait"))
+@with_backend
+def resume(
+    target: Target,
+    name: Name,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show each stage of the start until the desktop answers.")
+    ] = False,
+    timeout_wait: Annotated[str, typer.Option(help="How long --wait waits.")] = "5m",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a suspended desktop again, on the same home and at the same address. A new run begins.
+
+    When the cluster is full it waits in the queue like a new session.
+    """
+    seconds = seconds_of("--timeout-wait", timeout_wait)
+
+    async def work(backend: Backend) -> tuple[Raw, bool]:
+        raw, changed = await operations.set_suspended(backend, name, False)
+        if not wait:
+            return raw, changed
+        with ProgressView() as view:
+            return await wait_until_running(
+                backend, operations.as_session(raw), target, seconds=seconds, view=view
+            ), changed
+
+    raw, changed = target.run(work)
+    see = f"see {PROGRAM} session show {name}{target.flags}"
+    said = f"session {name} starts again; {see}" if changed else f"session {name} is not suspended; {see}"
+    _tell(raw, "" if wait else said, output)
+
+
+@app.command(epilog=examples("session restart alice-desktop"))
+@with_backend
+def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> None:
+    """Start the desktop anew on the same home: for one that hangs or has failed. What is open in it is lost.
+
+    The time of the run goes on.
+    """
+    raw = target.run(lambda backend: operations.restart(backend, name, now_utc()))
+    _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}", output)
+
+
+@app.command(epilog=examples("session extend alice-desktop --by 2h", "session extend alice-desktop --timeout 10h"))
+@with_backend
+def extend(
+    target: Target,
+    name: Name,
+    by: Annotated[str | None, typer.Option(help="How much longer, such as 2h or 1h30m.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Length of the whole run, such as 10h.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a session more time. It counts at once; the template's maxTimeout is the most there is."""
+    if (by is None) == (timeout is None):
+        raise CommandFailedError("give one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
+    done = target.run(lambda backend: operations.extend(backend, name, by=by, to=timeout, now=now_utc()))
+    if done.ends is None:
+        said = f"the next run of session {name} may last {format_duration(done.length)}"
+    else:
+        left = duration((done.ends - now_utc()).total_seconds())
+        said = f"session {name} ends at {format_time(done.ends)} (in {left})"
+    if done.capped:
+        said += f"; its template allows runs of {format_duration(done.length)} at most"
+    _tell(done.raw, said, output)
+
+
+def _tell(raw: Raw, said: str, output: Output) -> None:
+    if output is not Output.TABLE:
+        print_data(without_managed_fields(raw), output)
+    elif said:
+        typer.echo(said)
+
+
+class GuestRole(StrEnum):
+    """What a guest may do."""
+
+    VIEWER = "viewer"
+    COLLABORATOR = "collaborator"
+
+
+@app.command(
+    epilog=examples(
+        "session share alice-desktop bob@example.com",
+        "session share alice-desktop bob@example.com --role collaborator --expires-in 2h",
+    )
+)
+@with_backend
+def share(
+    target: Target,
+    name: Name,
+    guest: Guest,
+    role: Annotated[
+        GuestRole, typer.Option(help="viewer: sees the desktop; collaborator: uses mouse and keyboard too.")
+    ] = GuestRole.VIEWER,
+    expires_in: Annotated[
+        str | None, typer.Option(help="How long, such as 2h; without it as long as the session is there.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let somebody into a desktop. A share that is there is replaced. The gateway enforces it: there has to be one."""
+    length = timedelta(seconds=seconds_of("--expires-in", expires_in)) if expires_in else None
+
+    async def work(backend: Backend) -> Raw:
+        expires = now_utc() + length if length else None
+        return await backend.share(await operations.get_session(backend, name), guest, role, expires)
+
+    raw = target.run(work)
+    session = operations.as_session(raw)
+    found = next(each for each in session.spec.access if each.user.lower() == guest.strip().lower())
+    until = f" until {found.expires}" if found.expires else ""
+    url = session.status.url
+    said = f"session {name} is shared with {found.user} as {found.role}{until}"
+    _tell(raw, f"{said}; tell them its address: {url}" if url else said, output)
+
+
+@app.command(epilog=examples("session unshare alice-desktop bob@example.com"))
+@with_backend
+def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Output.TABLE) -> None:
+    """Let somebody into a desktop no longer. A picture that they see stops; programs that they started run on."""
+
+    async def work(backend: Backend) -> tuple[Raw, bool]:
+        session = await operations.get_session(backend, name)
+        return await backend.unshare(session, guest), _has_controlled(session, guest)
+
+    raw, has_controlled = target.run(work)
+    said = f"session {name} is not shared with {guest} any more"
+    if has_controlled:
+        said += f"\nPrograms that {guest} started in the desktop still run. End them with: vdi session restart {name}"
+    _tell(raw, said, output)
+
+
+def _has_controlled(session: VDISession, guest: str) -> bool:
+    mine = (one for one in session.spec.access if one.user.lower() == guest.strip().lower())
+    return any(one.role == GuestRole.COLLABORATOR for one in mine)
