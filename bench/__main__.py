@@ -27,8 +27,8 @@ from bench.reference import build_reference
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
 from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.build_cache import SourceFailed, default_cache
 from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import SourceFailed, default_cache
 
 EXAMPLE = """\
 examples:

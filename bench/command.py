@@ -13,8 +13,8 @@ import uvloop
 
 from bench.cluster import BINARIES
 from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.build_cache import SourceFailed, default_cache
 from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import SourceFailed, default_cache
 
 FINDINGS, COULD_NOT_LOOK, INTERRUPTED = 1, 3, 130
 

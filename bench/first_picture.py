@@ -27,9 +27,9 @@ from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureErr
 from vdi.demo.people import PeopleError, add_user, remove_user
 from vdi.demo.run import portal_url
 from vdi.devcluster import cluster
+from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError
 from vdi.devcluster.progress import Progress
-from vdi.devcluster.sources import default_cache
 from vdi.kube import CLAIMS, Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.session.naming import home_claim_name

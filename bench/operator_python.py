@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.command import COULD_NOT_LOOK
+from vdi.devcluster.build_cache import SourceFailed, default_cache
 from vdi.devcluster.images import ImageFailed, ensure_vdi
-from vdi.devcluster.images_archive import extract
-from vdi.devcluster.images_builder import NoBuilder
+from vdi.devcluster.images.archive import extract
+from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import SourceFailed, default_cache
 
 DEBIAN = Path("/usr/bin/python3")
 CONTAINERFILE = Path(__file__).parents[1] / "images/vdi/Containerfile"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vdi.devcluster.binaries.components import GoBuild
+from vdi.devcluster.binaries.go_build import build, module_digest
+from vdi.devcluster.build_cache import BuildCache, default_cache
 from vdi.devcluster.progress import Progress
-from vdi.devcluster.sources import Workshop, default_cache
-from vdi.devcluster.sources_go import build, module_digest
-from vdi.devcluster.sources_table import GoBuild
 
 MODULES = Path(__file__).parent
 PROGRAM = "reference-go"
@@ -22,8 +22,8 @@ def build_reference(progress: Progress) -> Path:
         module=PROGRAM,
         provides={PROGRAM: PROGRAM},
     )
-    workshop = Workshop(progress, default_cache(os.environ))
-    entry = workshop.obtain(
-        recipe.key, recipe.title, lambda step, into: build(recipe, workshop, step, into, modules=MODULES)
+    build_cache = BuildCache(progress, default_cache(os.environ))
+    entry = build_cache.obtain(
+        recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into, modules=MODULES)
     )
     return entry / PROGRAM

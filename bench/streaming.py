@@ -30,9 +30,9 @@ from vdi.demo.browser import Login, NoPictureError
 from vdi.demo.people import PeopleError
 from vdi.devcluster import cluster, probe
 from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import default_cache
 from vdi.kube import CLAIMS, PODS, Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.session.children.identity import SESSION_LABEL
@@ -113,12 +113,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
     """The place to measure on. Raises CouldNotLookError without a Traefik, BinaryUnavailable without kubectl."""
-    facts = layout_of(name).load()
+    settings = layout_of(name).load()
     traefik = [one.pid for one in cluster.status(name).components if one.name == "traefik" and one.pid]
-    if facts is None or facts.networks is None or not traefik:
+    if settings is None or settings.networks is None or not traefik:
         raise CouldNotLookError(f"cluster {name!r} has no node with a Traefik: start one with `make demo`")
     kubectl = ensure(["kubectl"], progress=progress)["kubectl"]
-    return Place(name, kubeconfig, kubectl, facts.networks.node_address, traefik[0])
+    return Place(name, kubeconfig, kubectl, settings.networks.node_address, traefik[0])
 
 
 async def start(place: Place, template: str, login: Login) -> Desktops:

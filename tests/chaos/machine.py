@@ -27,11 +27,11 @@ class Machine:
     async def compact(self) -> int:
         """Have etcd forget all versions but the present one; gives its number."""
         layout = layout_of(self.name)
-        facts = layout.load()
-        assert facts
+        settings = layout.load()
+        assert settings
         context = ssl.create_default_context(cafile=str(layout.pki / "etcd-ca.crt"))
         context.load_cert_chain(layout.pki / "apiserver-etcd.crt", layout.pki / "apiserver-etcd.key")
-        base = f"https://127.0.0.1:{facts.etcd_port}/v3"
+        base = f"https://127.0.0.1:{settings.etcd_port}/v3"
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
             async with http.post(f"{base}/maintenance/status", json={}) as answer:
                 revision = int((await answer.json())["header"]["revision"])

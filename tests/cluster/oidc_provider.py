@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from vdi.devcluster.sources import default_cache
+from vdi.devcluster.build_cache import default_cache
 from vdi.gateway.settings import OIDC
 
 HERE = Path(__file__).parent / "oidc"

@@ -85,8 +85,8 @@ def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_pa
 
 def test_a_cluster_stays_what_it_was_made_as(name: str, progress: Progress) -> None:
     cluster.up(name, control_plane_only=True, progress=progress)
-    facts = layout_of(name).facts_file
-    facts.write_text(json.dumps({**json.loads(facts.read_text()), "fake_gpus": 3}))
+    settings = layout_of(name).settings_file
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "fake_gpus": 3}))
     with pytest.raises(ClusterError, match="vdi cluster reset"):
         cluster.up(name, control_plane_only=True, progress=progress)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from vdi.devcluster import binaries, cluster, probe
+from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.processes import wait_until
 from vdi.devcluster.progress import Progress
-from vdi.devcluster.sources import default_cache
 from vdi.devcluster.status import ComponentStatus
 
 NAME = "guesttest"

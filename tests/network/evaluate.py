@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from network.roles import Question
+from vdi.devcluster.binaries.components import GoBuild
+from vdi.devcluster.binaries.go_build import build, module_digest
+from vdi.devcluster.build_cache import BuildCache, default_cache
 from vdi.devcluster.progress import Progress
-from vdi.devcluster.sources import Workshop, default_cache
-from vdi.devcluster.sources_go import build, module_digest
-from vdi.devcluster.sources_table import GoBuild
 
 MODULES = Path(__file__).parent
 PROGRAM = "evaluator"
@@ -30,9 +30,9 @@ def evaluator() -> Path:
     )
     cache = default_cache(os.environ)
     with Progress(cache / "logs") as progress:
-        workshop = Workshop(progress, cache)
-        entry = workshop.obtain(
-            recipe.key, recipe.title, lambda step, into: build(recipe, workshop, step, into, modules=MODULES)
+        build_cache = BuildCache(progress, cache)
+        entry = build_cache.obtain(
+            recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into, modules=MODULES)
         )
     return entry / PROGRAM
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import typer
 
 from vdi.cli.failures import CommandFailedError
+from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.images import ImageFailed
-from vdi.devcluster.images_archive import BadProgram
-from vdi.devcluster.images_builder import NoBuilder
+from vdi.devcluster.images.archive import BadProgram
+from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.layout import ClusterError
 from vdi.devcluster.packages import PackagesUnavailable
 from vdi.devcluster.progress import Progress, StepFailed
-from vdi.devcluster.sources import BinaryUnavailable
 
 INTERRUPTED = 130
 _EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, PackagesUnavailable)

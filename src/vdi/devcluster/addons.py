@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.progress import Step
 
 _MANIFESTS = Path(__file__).parent / "manifests"
 
 
-def apply_addons(step: Step, layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> None:
+def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
     """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was changed."""
     manifests = [binaries["traefik-crds.yaml"].read_text()]
-    if facts.networks is not None:
-        manifests += render(layout, facts.networks.dns_service, (layout.config / "resolv.conf").read_text())
+    if settings.networks is not None:
+        manifests += render(layout, settings.networks.dns_service, (layout.config / "resolv.conf").read_text())
     kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
     apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
     step.run([*kubectl, *apply], stdin="\n---\n".join(manifests).encode())

@@ -10,7 +10,7 @@ import json
 import ssl
 from typing import Any
 
-from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.layout import ClusterSettings, Layout
 
 _TIMEOUT = 5.0
 
@@ -19,20 +19,22 @@ class NoAnswer(Exception):  # noqa: N818 - named for what happened
     """Raised when the API server cannot be reached or refuses; its words, or the system's."""
 
 
-def get(layout: Layout, facts: Facts, path: str) -> dict[str, Any]:
+def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
     """GET `path` as the administrator. Raises NoAnswer."""
     context = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
     context.load_cert_chain(layout.pki / "admin.crt", layout.pki / "admin.key")
-    connection = http.client.HTTPSConnection(facts.api_host, facts.api_port, timeout=_TIMEOUT, context=context)
+    connection = http.client.HTTPSConnection(settings.api_host, settings.api_port, timeout=_TIMEOUT, context=context)
     try:
         connection.request("GET", path, headers={"Accept": "application/json"})
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise NoAnswer(f"GET {facts.server}{path}: {error}") from error
+        raise NoAnswer(f"GET {settings.server}{path}: {error}") from error
     finally:
         connection.close()
     if response.status != http.client.OK:
-        raise NoAnswer(f"GET {facts.server}{path}: status {response.status} {content[:200].decode(errors='replace')}")
+        raise NoAnswer(
+            f"GET {settings.server}{path}: status {response.status} {content[:200].decode(errors='replace')}"
+        )
     answer: dict[str, Any] = json.loads(content)
     return answer

@@ -16,7 +16,7 @@ from pathlib import Path
 from vdi.devcluster import binaries, images, packages, privileged, probe, starting
 from vdi.devcluster.addons import apply_addons
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
-from vdi.devcluster.layout import ClusterError, Facts, Layout, layout_of
+from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, layout_of
 from vdi.devcluster.machine import TOOLS, explain_missing_tools
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.processes import find_supervisor, start_supervisor, stop_supervisor
@@ -61,18 +61,18 @@ def up(
     leaves nothing behind; one that failed leaves its logs.
     """
     layout = layout_of(name)
-    wanted = starting.Wanted(control_plane_only, fake_gpus)
+    requested = starting.Request(control_plane_only, fake_gpus)
     with _rights(control_plane_only, "A full node"), layout.locked():
         known = layout.load()
         if known is not None:
-            starting.refuse_change(known, wanted)
+            starting.refuse_change(known, requested)
         was_running = known is not None and find_supervisor(layout) is not None
         try:
             if not control_plane_only:
                 _have_tools(install=install_packages, progress=progress)
-            facts = _bring_up(layout, known, wanted, image_archives, progress)
+            settings = _bring_up(layout, known, requested, image_archives, progress)
         except BaseException as error:
-            begun = layout.facts_file.exists()
+            begun = layout.settings_file.exists()
             if known is None and (isinstance(error, KeyboardInterrupt) or not begun):
                 _take_down(layout, node=begun and not control_plane_only)
             elif not was_running:
@@ -81,11 +81,11 @@ def up(
     return Cluster(
         name=name,
         kubeconfig=layout.kubeconfig,
-        server=facts.server,
-        websecure_port=facts.websecure_port,
+        server=settings.server,
+        websecure_port=settings.websecure_port,
         state_dir=layout.root,
-        control_plane_only=facts.control_plane_only,
-        fake_gpus=facts.fake_gpus,
+        control_plane_only=settings.control_plane_only,
+        fake_gpus=settings.fake_gpus,
         was_running=was_running,
     )
 
@@ -114,20 +114,24 @@ def host_remains(layout: Layout) -> bool:
 
 
 def _bring_up(
-    layout: Layout, known: Facts | None, wanted: starting.Wanted, more_images: Sequence[Path], progress: Progress
-) -> Facts:
+    layout: Layout,
+    known: ClusterSettings | None,
+    requested: starting.Request,
+    more_images: Sequence[Path],
+    progress: Progress,
+) -> ClusterSettings:
     names = [*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"]
-    if not wanted.control_plane_only:
+    if not requested.control_plane_only:
         names += NODE_BINARIES
     found = binaries.ensure(names, progress=progress)
     addons: list[Path] = []
-    if not wanted.control_plane_only:
+    if not requested.control_plane_only:
         addons = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
-    facts = known if known and find_supervisor(layout) else starting.choose_facts(layout.name, known, wanted)
+    settings = known if known and find_supervisor(layout) else starting.choose_settings(layout.name, known, requested)
     if find_supervisor(layout) is None:
         with progress.step("Start the cluster's processes"):
-            starting.write_files(layout, facts, found)
-            start_supervisor(layout) if facts.control_plane_only else privileged.start(layout)
+            starting.write_files(layout, settings, found)
+            start_supervisor(layout) if settings.control_plane_only else privileged.start(layout)
     with progress.step("Wait for the processes") as step:
         starting.wait_running(layout, step)
 
@@ -138,24 +142,24 @@ def _bring_up(
 
     def settle() -> None:
         load("Load the add-ons' images", addons)
-        _settle(layout, facts, found, progress)
+        _settle(layout, settings, found, progress)
 
     # One job each: an import keeps one core busy.
     others: list[Callable[[], None]] = [
         partial(load, f"Load {archive.parent.name}", [archive]) for archive in more_images
     ]
     progress.side_by_side([settle, *others])
-    return facts
+    return settings
 
 
-def _settle(layout: Layout, facts: Facts, found: Mapping[str, Path], progress: Progress) -> None:
-    with progress.step("Apply the add-ons" if facts.networks else "Apply Traefik's kinds") as step:
-        starting.wait_pods_allowed(layout, facts, step)
-        apply_addons(step, layout, facts, found)
-    if facts.networks:
+def _settle(layout: Layout, settings: ClusterSettings, found: Mapping[str, Path], progress: Progress) -> None:
+    with progress.step("Apply the add-ons" if settings.networks else "Apply Traefik's kinds") as step:
+        starting.wait_pods_allowed(layout, settings, step)
+        apply_addons(step, layout, settings, found)
+    if settings.networks:
         with progress.step("Wait for the node and the add-ons") as step:
             starting.wait_running(layout, step)
-            starting.wait_node(layout, facts, step)
+            starting.wait_node(layout, settings, step)
 
 
 def _rights(control_plane_only: bool, what: str) -> contextlib.AbstractContextManager[None]:

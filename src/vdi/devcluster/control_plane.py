@@ -1,4 +1,4 @@
-"""The control plane's command lines: pure functions from the cluster's facts to supervised components."""
+"""The control plane's command lines: pure functions from the cluster's settings to supervised components."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
 from vdi.devcluster.supervisor import Component
 
 CONTROL_PLANE_BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 
 
-def control_plane(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Component]:
+def control_plane(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
     """etcd, API server, controller manager and scheduler, all on one address."""
     return [
-        _etcd(layout, facts, binaries["etcd"]),
-        _apiserver(layout, facts, binaries["kube-apiserver"]),
-        _controller_manager(layout, facts, binaries["kube-controller-manager"]),
+        _etcd(layout, settings, binaries["etcd"]),
+        _apiserver(layout, settings, binaries["kube-apiserver"]),
+        _controller_manager(layout, settings, binaries["kube-controller-manager"]),
         Component(
             name="kube-scheduler",
             argv=[
@@ -35,8 +35,8 @@ def control_plane(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) ->
 def write_control_plane_config(layout: Layout) -> None:
     """Anonymous requests may ask for the API server's health and for nothing else.
 
-    What service accounts ask for, but Kubernetes' own, is in logs/audit.log without bodies: who asked for which verb of
-    what, and what RBAC said.
+    logs/audit.log has the requests of service accounts, except Kubernetes' own, without bodies: account, verb, resource,
+    and the decision of RBAC.
     """
     health = [{"path": path} for path in ("/livez", "/readyz", "/healthz")]
     content = {
@@ -62,8 +62,8 @@ def _audit_policy(layout: Layout) -> Path:
     return layout.config / "audit.json"
 
 
-def _etcd(layout: Layout, facts: Facts, binary: Path) -> Component:
-    client, peer = f"https://127.0.0.1:{facts.etcd_port}", f"https://127.0.0.1:{facts.etcd_peer_port}"
+def _etcd(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
+    client, peer = f"https://127.0.0.1:{settings.etcd_port}", f"https://127.0.0.1:{settings.etcd_peer_port}"
     certificate, key, ca = layout.pki / "etcd.crt", layout.pki / "etcd.key", layout.pki / "etcd-ca.crt"
     argv = [
         str(binary),
@@ -84,19 +84,19 @@ def _etcd(layout: Layout, facts: Facts, binary: Path) -> Component:
         f"--peer-trusted-ca-file={ca}",
         "--log-level=warn",
     ]
-    if facts.control_plane_only:
+    if settings.control_plane_only:
         argv.append("--unsafe-no-fsync")  # a test's cluster: a power cut may cost it its data, waiting for the disk not
-    return Component(name="etcd", argv=argv, ready={"tcp": f"127.0.0.1:{facts.etcd_port}"})
+    return Component(name="etcd", argv=argv, ready={"tcp": f"127.0.0.1:{settings.etcd_port}"})
 
 
-def _apiserver(layout: Layout, facts: Facts, binary: Path) -> Component:
+def _apiserver(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
     pki = layout.pki
     argv = [
         str(binary),
-        f"--bind-address={facts.api_host}",
-        f"--advertise-address={facts.api_host}",
-        f"--secure-port={facts.api_port}",
-        f"--etcd-servers=https://127.0.0.1:{facts.etcd_port}",
+        f"--bind-address={settings.api_host}",
+        f"--advertise-address={settings.api_host}",
+        f"--secure-port={settings.api_port}",
+        f"--etcd-servers=https://127.0.0.1:{settings.etcd_port}",
         f"--etcd-cafile={pki / 'etcd-ca.crt'}",
         f"--etcd-certfile={pki / 'apiserver-etcd.crt'}",
         f"--etcd-keyfile={pki / 'apiserver-etcd.key'}",
@@ -116,10 +116,10 @@ def _apiserver(layout: Layout, facts: Facts, binary: Path) -> Component:
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-signing-key-file={pki / 'service-account.key'}",
         f"--service-account-key-file={pki / 'service-account.pub'}",
-        f"--service-cluster-ip-range={facts.networks.services if facts.networks else CONTROL_PLANE_SERVICES}",
+        f"--service-cluster-ip-range={settings.networks.services if settings.networks else CONTROL_PLANE_SERVICES}",
     ]
-    if facts.control_plane_only:
-        # A loopback address is refused as the endpoint of the Service `kubernetes`, which nobody could reach anyway.
+    if settings.control_plane_only:
+        # A loopback address is refused as the endpoint of the Service `kubernetes`, which is unreachable anyway.
         argv.append("--endpoint-reconciler-type=none")
     else:
         argv += [
@@ -128,11 +128,11 @@ def _apiserver(layout: Layout, facts: Facts, binary: Path) -> Component:
             f"--kubelet-certificate-authority={pki / 'ca.crt'}",
             "--kubelet-preferred-address-types=InternalIP",  # the node's name resolves nowhere
         ]
-    ready = {"https": f"{facts.api_host}:{facts.api_port}/readyz", "ca": str(pki / "ca.crt")}
+    ready = {"https": f"{settings.api_host}:{settings.api_port}/readyz", "ca": str(pki / "ca.crt")}
     return Component(name="kube-apiserver", argv=argv, after=["etcd"], ready=ready)
 
 
-def _controller_manager(layout: Layout, facts: Facts, binary: Path) -> Component:
+def _controller_manager(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
     pki = layout.pki
     argv = [
         str(binary),
@@ -146,7 +146,7 @@ def _controller_manager(layout: Layout, facts: Facts, binary: Path) -> Component
         f"--root-ca-file={pki / 'ca.crt'}",
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
-        f"--cluster-name={facts.name}",
+        f"--cluster-name={settings.name}",
         f"--flex-volume-plugin-dir={layout.config / 'volume-plugins'}",  # else it makes one below /usr/libexec
     ]
     return Component(name="kube-controller-manager", argv=argv, after=["kube-apiserver"])

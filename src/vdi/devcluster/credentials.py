@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdi.devcluster.layout import Facts, Layout, give_to_invoker, write_private
+from vdi.devcluster.layout import ClusterSettings, Layout, give_to_invoker, write_private
 from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
 from vdi.devcluster.pki import Authority, authority, service_account_key
 
@@ -30,52 +30,54 @@ CONTROL_PLANE_CLIENTS = {
 }
 
 
-def node_clients(facts: Facts) -> dict[str, Client]:
+def node_clients(settings: ClusterSettings) -> dict[str, Client]:
     """The clients that only a full node has. Traefik gets its rights from our manifest, not from being trusted."""
     return {
-        "kubelet": Client(f"system:node:{facts.node_name}", "system:nodes"),
+        "kubelet": Client(f"system:node:{settings.node_name}", "system:nodes"),
         "kube-proxy": Client("system:kube-proxy"),
         "traefik": Client("vdi:traefik"),
     }
 
 
-def write_credentials(layout: Layout, facts: Facts) -> None:
+def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
     """Make every key, certificate and kubeconfig that is not there yet."""
     layout.config.mkdir(mode=0o700, exist_ok=True)
-    ca = authority(layout.pki, "ca", f"vdi cluster {facts.name}")
-    services = facts.networks.services if facts.networks else CONTROL_PLANE_SERVICES
-    api_service = facts.networks.api_service if facts.networks else services.replace(".0/16", ".1")
+    ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
+    services = settings.networks.services if settings.networks else CONTROL_PLANE_SERVICES
+    api_service = settings.networks.api_service if settings.networks else services.replace(".0/16", ".1")
     names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-    ca.issue("apiserver", "kube-apiserver", names=[*names, "localhost", facts.api_host, api_service], server=True)
+    ca.issue("apiserver", "kube-apiserver", names=[*names, "localhost", settings.api_host, api_service], server=True)
     ca.issue("apiserver-kubelet", "kube-apiserver-kubelet", organisation="system:masters")
     service_account_key(layout.pki)
 
-    etcd_ca = authority(layout.pki, "etcd-ca", f"vdi cluster {facts.name} etcd")
+    etcd_ca = authority(layout.pki, "etcd-ca", f"vdi cluster {settings.name} etcd")
     etcd_ca.issue("etcd", "etcd", names=["localhost", "127.0.0.1"], server=True)
     etcd_ca.issue("apiserver-etcd", "kube-apiserver")
 
     clients = dict(CONTROL_PLANE_CLIENTS)
-    if not facts.control_plane_only:
-        clients |= node_clients(facts)
-        ca.issue("kubelet-server", facts.node_name, names=[facts.node_name, facts.api_host], server=True)
-        web_ca = authority(layout.pki, "web-ca", f"vdi cluster {facts.name} desktops", only_domain=WEB_DOMAIN)
+    if not settings.control_plane_only:
+        clients |= node_clients(settings)
+        ca.issue("kubelet-server", settings.node_name, names=[settings.node_name, settings.api_host], server=True)
+        web_ca = authority(layout.pki, "web-ca", f"vdi cluster {settings.name} desktops", only_domain=WEB_DOMAIN)
         web_ca.issue("web", f"*.{WEB_DOMAIN}", names=[f"*.{WEB_DOMAIN}", WEB_DOMAIN], server=True)
     for component, client in clients.items():
         certificate = ca.issue(component, client.user, organisation=client.group)
-        _write_kubeconfig(layout.component_kubeconfig(component), facts, ca, certificate, component)
+        _write_kubeconfig(layout.component_kubeconfig(component), settings, ca, certificate, component)
     admin = ca.issue("admin", "vdi:admin", organisation="system:masters")
-    _write_kubeconfig(layout.kubeconfig, facts, ca, admin, f"vdi-{facts.name}")
+    _write_kubeconfig(layout.kubeconfig, settings, ca, admin, f"vdi-{settings.name}")
     give_to_invoker(layout.kubeconfig)
 
 
-def _write_kubeconfig(path: Path, facts: Facts, ca: Authority, certificate: tuple[Path, Path], user: str) -> None:
-    context = f"vdi-{facts.name}"
+def _write_kubeconfig(
+    path: Path, settings: ClusterSettings, ca: Authority, certificate: tuple[Path, Path], user: str
+) -> None:
+    context = f"vdi-{settings.name}"
     content: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": context,
         "clusters": [
-            {"name": context, "cluster": {"server": facts.server, "certificate-authority-data": _inline(ca.file)}}
+            {"name": context, "cluster": {"server": settings.server, "certificate-authority-data": _inline(ca.file)}}
         ],
         "users": [
             {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from vdi.devcluster.layout import ClusterError, Facts, Layout
+from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout
 from vdi.devcluster.machine import CgroupMount
 from vdi.devcluster.node import host_folders
 from vdi.devcluster.probe import SYSTEM_PATH, routes
@@ -57,7 +57,7 @@ def run(*argv: str, check: bool = True) -> str:
     return done.stdout
 
 
-def prepare(layout: Layout, facts: Facts, cgroups: Iterable[CgroupMount]) -> None:
+def prepare(layout: Layout, settings: ClusterSettings, cgroups: Iterable[CgroupMount]) -> None:
     """Make folders, cgroups and packet rules. No process of the cluster may run.
 
     As after a machine's restart: sockets, leased addresses and cgroups of an earlier run go, its data stays.
@@ -72,10 +72,10 @@ def prepare(layout: Layout, facts: Facts, cgroups: Iterable[CgroupMount]) -> Non
     for theirs in host_folders(layout):
         Path(theirs).mkdir(parents=True, exist_ok=True)
     for mount in cgroups:
-        _remove_cgroup(Path(mount.path) / f"vdi-{facts.name}")
-        make_cgroup(mount, facts.name)
-    remove_rules(facts.name)
-    for argv in rules(facts):
+        _remove_cgroup(Path(mount.path) / f"vdi-{settings.name}")
+        make_cgroup(mount, settings.name)
+    remove_rules(settings.name)
+    for argv in rules(settings):
         run(*argv)
     _IP_FORWARD.write_text("1")
 
@@ -98,11 +98,11 @@ def _absent(path: Path) -> list[Path]:
     return [] if path.exists() else [*_absent(path.parent), path]
 
 
-def rules(facts: Facts) -> list[list[str]]:
+def rules(settings: ClusterSettings) -> list[list[str]]:
     """The node's way out: its one address is masqueraded, and what it began may come back."""
-    assert facts.networks is not None  # noqa: S101 - a full node has networks
-    link, tag = link_name(facts.name), ["-m", "comment", "--comment", f"vdi-{facts.name}"]
-    source = f"{facts.networks.node_address}/32"
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
+    link, tag = link_name(settings.name), ["-m", "comment", "--comment", f"vdi-{settings.name}"]
+    source = f"{settings.networks.node_address}/32"
     back = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
     iptables = ["iptables", "-w", "10"]
     return [
@@ -141,48 +141,48 @@ def make_cgroup(mount: CgroupMount, name: str) -> None:
     ours = root / f"vdi-{name}"
     ours.mkdir(exist_ok=True)
     if mount.v2 and (root / "cgroup.controllers").read_text().strip():
-        wanted = " ".join(f"+{one}" for one in (root / "cgroup.controllers").read_text().split())
+        requested = " ".join(f"+{one}" for one in (root / "cgroup.controllers").read_text().split())
         for folder in (root, ours):
             try:
-                (folder / "cgroup.subtree_control").write_text(wanted)
+                (folder / "cgroup.subtree_control").write_text(requested)
             except OSError as error:
-                raise ClusterError(f"{folder}/cgroup.subtree_control: {wanted}: {error.strerror}") from error
+                raise ClusterError(f"{folder}/cgroup.subtree_control: {requested}: {error.strerror}") from error
     if "cpuset" in mount.controllers:  # v1: a new set is empty, and nothing can run in it
         for setting in ("cpuset.cpus", "cpuset.mems"):
             (ours / setting).write_text((root / setting).read_text())
 
 
-def connect(facts: Facts, pid: int) -> None:
+def connect(settings: ClusterSettings, pid: int) -> None:
     """Join the host and the network namespace of process `pid` by a pair of links."""
-    assert facts.networks is not None  # noqa: S101 - a full node has networks
-    link = link_name(facts.name)
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
+    link = link_name(settings.name)
     if (Path("/sys/class/net") / link).exists():
         run("ip", "link", "delete", link)
-    ours = ip_network(facts.networks.link)
+    ours = ip_network(settings.networks.link)
     others = [ip_network(route, strict=False) for route in routes()]
     taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
     if taken:
         raise ClusterError(
-            f"the cluster's addresses {facts.networks.link} are routed elsewhere by now ({', '.join(taken)});"
-            f" `vdi cluster reset --name {facts.name}` chooses others (all in it is lost)"
+            f"the cluster's addresses {settings.networks.link} are routed elsewhere by now ({', '.join(taken)});"
+            f" `vdi cluster reset --name {settings.name}` chooses others (all in it is lost)"
         )
-    prefix = ip_network(facts.networks.link).prefixlen
+    prefix = ip_network(settings.networks.link).prefixlen
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-    run("ip", "address", "add", f"{facts.networks.host_address}/{prefix}", "dev", link)
+    run("ip", "address", "add", f"{settings.networks.host_address}/{prefix}", "dev", link)
     run("ip", "link", "set", link, "up")
 
 
-def listen(facts: Facts) -> socket.socket:
+def listen(settings: ClusterSettings) -> socket.socket:
     """The entry point for HTTPS on the host's loopback address. Raises ClusterError when somebody took the port."""
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", facts.websecure_port))
+        listener.bind(("127.0.0.1", settings.websecure_port))
         listener.listen(1024)
     except OSError as error:
         listener.close()
         raise ClusterError(
-            f"port {facts.websecure_port} of 127.0.0.1, which this cluster's desktops have, is taken"
+            f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops have, is taken"
             f" ({error.strerror}); free it, or make the cluster anew with `vdi cluster reset`"
         ) from error
     return listener

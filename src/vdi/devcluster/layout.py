@@ -1,6 +1,6 @@
-"""What is remembered of a cluster, and where: one folder per cluster, and the facts chosen for it when it was made.
+"""The files of a cluster: one folder per cluster, with the settings chosen when it was created.
 
-The facts stay the same over every `up` of a cluster, so that kubeconfigs, addresses and URLs stay good.
+The settings stay the same over every `up` of a cluster, so that kubeconfigs, addresses and URLs stay good.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ClusterError(Exception):
     """Raised when a cluster cannot be brought up, found or taken down; says what to do about it."""
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen for a cluster when it was made. Ports are of the host, 0 for none."""
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen for a cluster when it was created. Ports are of the host, 0 for none."""
 
     name: str
     control_plane_only: bool
@@ -62,8 +62,8 @@ class Layout:
         return self.root.name
 
     @property
-    def facts_file(self) -> Path:
-        """The `Facts`."""
+    def settings_file(self) -> Path:
+        """The `ClusterSettings`."""
         return self.root / "cluster.json"
 
     @property
@@ -125,16 +125,16 @@ class Layout:
         """The kubeconfig of one component."""
         return self.config / f"{component}.kubeconfig"
 
-    def load(self) -> Facts | None:
-        """The cluster's facts, or None when there is no such cluster (or only remains of one)."""
+    def load(self) -> ClusterSettings | None:
+        """The cluster's settings, or None when there is no such cluster (or only remains of one)."""
         try:
-            return msgspec.json.decode(self.facts_file.read_bytes(), type=Facts)
+            return msgspec.json.decode(self.settings_file.read_bytes(), type=ClusterSettings)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
-    def save(self, facts: Facts) -> None:
-        """Write the facts in one step."""
-        write_private(self.facts_file, msgspec.json.format(msgspec.json.encode(facts), indent=1), mode=0o644)
+    def save(self, settings: ClusterSettings) -> None:
+        """Write the settings atomically."""
+        write_private(self.settings_file, msgspec.json.format(msgspec.json.encode(settings), indent=1), mode=0o644)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -197,19 +197,19 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
     partial.replace(path)
 
 
-def free_ports(count: int, wanted: int = 0) -> list[int]:
-    """Different free TCP ports of the loopback address; the first is `wanted` if that is free."""
+def free_ports(count: int, requested: int = 0) -> list[int]:
+    """Different free TCP ports of the loopback address; the first is `requested` if that is free."""
     with contextlib.ExitStack() as held:
-        return [_bind_free(held, wanted if index == 0 else 0) for index in range(count)]
+        return [_bind_free(held, requested if index == 0 else 0) for index in range(count)]
 
 
-def _bind_free(held: contextlib.ExitStack, wanted: int) -> int:
+def _bind_free(held: contextlib.ExitStack, requested: int) -> int:
     probe = held.enter_context(socket.socket())
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        probe.bind(("127.0.0.1", wanted))
+        probe.bind(("127.0.0.1", requested))
     except OSError:
-        if wanted == 0:
+        if requested == 0:
             raise
         return _bind_free(held, 0)
     return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.layout import ClusterSettings, Layout
 
 TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "unshare": "util-linux"}
 """Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu 22.04/24.04."""
@@ -32,7 +32,7 @@ class CgroupMount(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of this machine; see `probe`."""
+    """The properties of this machine; see `probe`."""
 
     containerd: tuple[int, int]
     """Major and minor version."""
@@ -119,18 +119,18 @@ config_path = "/etc/containerd/certs.d"
     return f"version = 3\n{head}[{runtime}]\n{runtime_body}{pinned}{details}"
 
 
-def cni_config(facts: Facts, machine: Machine, layout: Layout) -> dict[str, object]:
+def cni_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
     """Pods on point-to-point links of their own: unlike a bridge that needs no `br_netfilter`, which is the host's."""
-    assert facts.networks is not None  # noqa: S101 - a full node has networks
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
     address = {
         "type": "host-local",
-        "ranges": [[{"subnet": facts.networks.pods}]],
+        "ranges": [[{"subnet": settings.networks.pods}]],
         "routes": [{"dst": "0.0.0.0/0"}],
         "dataDir": f"{layout.node}/cni",
     }
     return {
         "cniVersion": "1.0.0",
-        "name": f"vdi-{facts.name}",
+        "name": f"vdi-{settings.name}",
         "plugins": [
             {"type": "ptp", "ipMasq": True, "mtu": machine.mtu, "ipam": address},
             {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
@@ -138,13 +138,13 @@ def cni_config(facts: Facts, machine: Machine, layout: Layout) -> dict[str, obje
     }
 
 
-def kubelet_config(facts: Facts, machine: Machine, layout: Layout) -> dict[str, object]:
+def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
     """The kubelet's configuration: a guest on the machine, so it reserves, limits and tunes nothing of the host's."""
-    assert facts.networks is not None  # noqa: S101 - a full node has networks
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": facts.api_host,
+        "address": settings.api_host,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -154,9 +154,9 @@ def kubelet_config(facts: Facts, machine: Machine, layout: Layout) -> dict[str, 
         "tlsCertFile": str(layout.pki / "kubelet-server.crt"),
         "tlsPrivateKeyFile": str(layout.pki / "kubelet-server.key"),
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/vdi-{facts.name}",
+        "cgroupRoot": f"/vdi-{settings.name}",
         "failCgroupV1": False,
-        "clusterDNS": [facts.networks.dns_service],
+        "clusterDNS": [settings.networks.dns_service],
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{layout.run}/containerd.sock",
         "enforceNodeAllocatable": [],

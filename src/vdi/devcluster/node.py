@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vdi.devcluster import fake_gpus
-from vdi.devcluster.layout import Facts, Layout, write_private
+from vdi.devcluster.layout import ClusterSettings, Layout, write_private
 from vdi.devcluster.machine import Machine, cni_config, containerd_config, kubelet_config, resolv_conf
 from vdi.devcluster.probe import SYSTEM_PATH
 from vdi.devcluster.supervisor import Component
@@ -54,9 +54,9 @@ def host_folders(layout: Layout) -> dict[str, Path]:
     }
 
 
-def setup_commands(layout: Layout, facts: Facts) -> list[list[str]]:
+def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]:
     """What the supervisor does first, inside the node's namespaces."""
-    networks = facts.networks
+    networks = settings.networks
     assert networks is not None  # noqa: S101 - a full node has networks
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
@@ -75,7 +75,7 @@ def setup_commands(layout: Layout, facts: Facts) -> list[list[str]]:
     return commands
 
 
-def node(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Component]:
+def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
     """The node's components, after those of the control plane."""
     tools = [binaries[name].parent for name in ("containerd", "containerd-shim-runc-v2", "runc")]
     path = ":".join([*map(str, dict.fromkeys(tools)), SYSTEM_PATH])
@@ -93,15 +93,15 @@ def node(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Com
                 str(binaries["kubelet"]),
                 f"--config={layout.config / 'kubelet.json'}",
                 f"--kubeconfig={layout.component_kubeconfig('kubelet')}",
-                f"--hostname-override={facts.node_name}",
-                f"--node-ip={facts.api_host}",
+                f"--hostname-override={settings.node_name}",
+                f"--node-ip={settings.api_host}",
                 "--root-dir=/var/lib/kubelet",
             ],
             env={"PATH": path},
             after=["containerd", "kube-apiserver"],
             ready={"tcp": "127.0.0.1:10248"},
         ),
-        _kube_proxy(layout, facts, binaries["kube-proxy"]),
+        _kube_proxy(layout, settings, binaries["kube-proxy"]),
         Component(
             name="traefik",
             argv=[
@@ -117,23 +117,25 @@ def node(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> list[Com
             listen_name="websecure",
         ),
     ]
-    if facts.fake_gpus:
-        components.append(_fake_gpus(layout, facts))
+    if settings.fake_gpus:
+        components.append(_fake_gpus(layout, settings))
     return components
 
 
-def write_node_config(layout: Layout, facts: Facts, machine: Machine, binaries: Mapping[str, Path]) -> None:
+def write_node_config(
+    layout: Layout, settings: ClusterSettings, machine: Machine, binaries: Mapping[str, Path]
+) -> None:
     """Write what containerd, CNI, kubelet and Traefik read."""
     (layout.config / "cni").mkdir(exist_ok=True)
     toml = containerd_config(machine, layout, cni=binaries["cni"], runc=binaries["runc"])
     (layout.config / "containerd.toml").write_text(toml)
-    _write_json(layout.config / "cni" / f"10-vdi-{facts.name}.conflist", cni_config(facts, machine, layout))
-    _write_json(layout.config / "kubelet.json", kubelet_config(facts, machine, layout))
+    _write_json(layout.config / "cni" / f"10-vdi-{settings.name}.conflist", cni_config(settings, machine, layout))
+    _write_json(layout.config / "kubelet.json", kubelet_config(settings, machine, layout))
     (layout.config / "resolv.conf").write_text(resolv_conf(machine))
     for name, value in KERNEL_TUNABLES.items():
         _tunable_file(layout, name).write_text(f"{value}\n")
-    _write_json(layout.config / "traefik.json", _traefik_config(layout, facts))
-    (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(facts))
+    _write_json(layout.config / "traefik.json", _traefik_config(layout, settings))
+    (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
     _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
 
 
@@ -141,16 +143,16 @@ def _tunable_file(layout: Layout, name: str) -> Path:
     return layout.config / f"sysctl.{name.replace('/', '.')}"
 
 
-def _kube_proxy(layout: Layout, facts: Facts, binary: Path) -> Component:
-    assert facts.networks is not None  # noqa: S101 - a full node has networks
+def _kube_proxy(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
     return Component(
         name="kube-proxy",
         argv=[
             str(binary),
             f"--kubeconfig={layout.component_kubeconfig('kube-proxy')}",
-            f"--hostname-override={facts.node_name}",
+            f"--hostname-override={settings.node_name}",
             "--proxy-mode=iptables",
-            f"--cluster-cidr={facts.networks.pods}",
+            f"--cluster-cidr={settings.networks.pods}",
             "--conntrack-max-per-core=0",  # the limit is the host's
             "--healthz-bind-address=127.0.0.1:10256",
             "--metrics-bind-address=127.0.0.1:10249",
@@ -161,18 +163,26 @@ def _kube_proxy(layout: Layout, facts: Facts, binary: Path) -> Component:
     )
 
 
-def _fake_gpus(layout: Layout, facts: Facts) -> Component:
+def _fake_gpus(layout: Layout, settings: ClusterSettings) -> Component:
     pki = layout.pki
     credentials = [str(pki / "ca.crt"), str(pki / "kubelet.crt"), str(pki / "kubelet.key")]
-    address = f"{facts.api_host}:{facts.api_port}"
+    address = f"{settings.api_host}:{settings.api_port}"
     return Component(
         name="fake-gpus",
-        argv=[sys.executable, "-I", fake_gpus.__file__, address, facts.node_name, str(facts.fake_gpus), *credentials],
+        argv=[
+            sys.executable,
+            "-I",
+            fake_gpus.__file__,
+            address,
+            settings.node_name,
+            str(settings.fake_gpus),
+            *credentials,
+        ],
         after=["kubelet"],
     )
 
 
-def _traefik_config(layout: Layout, facts: Facts) -> dict[str, Any]:
+def _traefik_config(layout: Layout, settings: ClusterSettings) -> dict[str, Any]:
     """Traefik's static configuration. Its websecure socket comes from us; the address is what it is told it is."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
@@ -180,7 +190,7 @@ def _traefik_config(layout: Layout, facts: Facts) -> dict[str, Any]:
         "ping": {"entryPoint": "health"},
         "entryPoints": {
             "websecure": {
-                "address": f"127.0.0.1:{facts.websecure_port}",
+                "address": f"127.0.0.1:{settings.websecure_port}",
                 "asDefault": True,
                 "http": {"tls": {}},
                 "transport": {"lifeCycle": {"graceTimeOut": "1s"}},
@@ -196,10 +206,10 @@ def _traefik_config(layout: Layout, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _cluster_resolv_conf(facts: Facts) -> str:
+def _cluster_resolv_conf(settings: ClusterSettings) -> str:
     """What the kubelet gives pods: `vdi-gateway.kasm.svc` is a name that the cluster's DNS completes."""
-    assert facts.networks is not None  # noqa: S101 - a full node has networks
-    return f"nameserver {facts.networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
+    return f"nameserver {settings.networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
 
 
 def _traefik_tls(layout: Layout) -> dict[str, Any]:

@@ -94,17 +94,17 @@ def _call(verb: str, layout: Layout, *words: str) -> list[str]:
 
 
 def _start(layout: Layout) -> list[str]:
-    facts = layout.load()
-    if facts is None or facts.networks is None:
+    settings = layout.load()
+    if settings is None or settings.networks is None:
         raise ClusterError(f"{layout.root} holds no full node to start")
-    listener = host.listen(facts)
+    listener = host.listen(settings)
     with listener:
-        host.prepare(layout, facts, probe.cgroup_mounts())
+        host.prepare(layout, settings, probe.cgroup_mounts())
         start_supervisor(
             layout,
             namespaces=_NAMESPACES,
             listener=listener,
-            prepare=lambda pid: host.connect(facts, pid),
+            prepare=lambda pid: host.connect(settings, pid),
         )
     return []
 

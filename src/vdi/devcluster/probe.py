@@ -1,4 +1,4 @@
-"""Looking at this machine: the facts that `machine` decides on. Nothing here decides, nothing there looks."""
+"""Reads the properties of this machine. `machine` decides on them and reads nothing itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAP_SYS_RESOURCE = 24
 
 
-def look(*, containerd: Path, state: Path) -> Machine:
+def read_machine(*, containerd: Path, state: Path) -> Machine:
     """See what the node's configuration depends on. `containerd` is the binary, `state` an existing folder."""
     return Machine(
         containerd=_containerd_version(containerd),

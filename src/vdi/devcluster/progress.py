@@ -126,7 +126,7 @@ class Step:
 
     def _read(self, process: subprocess.Popen[bytes], log: IO[bytes], expected: int | None) -> None:
         assert process.stdout is not None  # noqa: S101 - it was asked for
-        with contextlib.suppress(ValueError), process.stdout:  # ValueError: the log was closed, nobody listens any more
+        with contextlib.suppress(ValueError), process.stdout:  # ValueError: the log was closed
             for count, line in enumerate(process.stdout, start=1):
                 log.write(line)
                 log.flush()

@@ -1,4 +1,4 @@
-"""The steps of `up`: choose the facts of a cluster, write its files, wait until it does what it should."""
+"""The steps of `up`: choose the settings of a cluster, write its files, wait until it does what it should."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from vdi.devcluster import api, probe
 from vdi.devcluster.control_plane import control_plane, write_control_plane_config
 from vdi.devcluster.credentials import write_credentials
-from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports, state_root
+from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, state_root
 from vdi.devcluster.networks import NoFreeNetwork, choose_networks
 from vdi.devcluster.node import node, setup_commands, write_node_config
 from vdi.devcluster.processes import find_supervisor, wait_until, write_spec
@@ -22,12 +22,12 @@ READY_SECONDS = 120.0
 """How long each wait may take: 5 to 15 s is usual, a loaded machine takes longer."""
 
 USUAL_WEBSECURE_PORT = 8443
-"""What a cluster's desktops get when it is free, so that URLs look the same tomorrow."""
+"""The preferred port of the desktops, so that their URLs stay the same."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the caller asked for."""
+class Request:
+    """What the caller requested."""
 
     control_plane_only: bool
     fake_gpus: int
@@ -38,25 +38,25 @@ class Wanted:
         return "a full node" + (f" and {self.fake_gpus} pretended GPUs" if self.fake_gpus else "")
 
 
-def refuse_change(known: Facts, wanted: Wanted) -> None:
+def refuse_change(known: ClusterSettings, requested: Request) -> None:
     """A cluster stays what it was made as. Raises ClusterError."""
-    has = Wanted(known.control_plane_only, known.fake_gpus)
-    if wanted != has:
+    has = Request(known.control_plane_only, known.fake_gpus)
+    if requested != has:
         raise ClusterError(
-            f"cluster {known.name!r} was made as {has}, and {wanted} was asked for now; `vdi cluster reset`"
+            f"cluster {known.name!r} was made as {has}, and {requested} was asked for now; `vdi cluster reset`"
             f" --name {known.name} makes it anew (all in it is lost), another --name makes a second one"
         )
 
 
-def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
+def choose_settings(name: str, known: ClusterSettings | None, requested: Request) -> ClusterSettings:
     """What to run it with: what it had before, but for the desktops' port if somebody took that."""
     if known is not None:
         if known.websecure_port:
             return msgspec.structs.replace(known, websecure_port=free_ports(1, known.websecure_port)[0])
         return known
-    if wanted.control_plane_only:
+    if requested.control_plane_only:
         api_port, etcd_port, etcd_peer_port = free_ports(3)
-        return Facts(
+        return ClusterSettings(
             name=name,
             control_plane_only=True,
             fake_gpus=0,
@@ -69,10 +69,10 @@ def choose_facts(name: str, known: Facts | None, wanted: Wanted) -> Facts:
         networks = choose_networks([*probe.routes(), *_ranges_of_other_clusters()])
     except NoFreeNetwork as error:
         raise ClusterError(str(error)) from error
-    return Facts(
+    return ClusterSettings(
         name=name,
         control_plane_only=False,
-        fake_gpus=wanted.fake_gpus,
+        fake_gpus=requested.fake_gpus,
         api_host=networks.node_address,
         api_port=6443,  # of a network namespace where nobody else is
         etcd_port=2379,
@@ -90,19 +90,19 @@ def _ranges_of_other_clusters() -> Iterator[str]:
             yield from (other.networks.link, other.networks.pods, other.networks.services)
 
 
-def write_files(layout: Layout, facts: Facts, binaries: Mapping[str, Path]) -> None:
+def write_files(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
     """Everything that the supervisor and the components read."""
-    layout.save(facts)
+    layout.save(settings)
     layout.addons_applied.unlink(missing_ok=True)
-    write_credentials(layout, facts)
+    write_credentials(layout, settings)
     write_control_plane_config(layout)
-    components = control_plane(layout, facts, binaries)
+    components = control_plane(layout, settings, binaries)
     setup: list[list[str]] = []
-    if not facts.control_plane_only:
-        machine = probe.look(containerd=binaries["containerd"], state=layout.root)
-        write_node_config(layout, facts, machine, binaries)
-        components += node(layout, facts, binaries)
-        setup = setup_commands(layout, facts)
+    if not settings.control_plane_only:
+        machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
+        write_node_config(layout, settings, machine, binaries)
+        components += node(layout, settings, binaries)
+        setup = setup_commands(layout, settings)
     write_spec(layout, components, setup)
 
 
@@ -127,14 +127,14 @@ def wait_running(layout: Layout, step: Step) -> None:
         raise ClusterError(f"not running after {READY_SECONDS:.0f} s:\n" + "\n".join(lines))
 
 
-def wait_pods_allowed(layout: Layout, facts: Facts, step: Step) -> None:
+def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step) -> None:
     """Until the controllers have made the default service account: before that every pod is refused."""
     step.update("the default service account")
     last: list[api.NoAnswer] = []
 
     def made() -> bool:
         try:
-            api.get(layout, facts, "/api/v1/namespaces/default/serviceaccounts/default")
+            api.get(layout, settings, "/api/v1/namespaces/default/serviceaccounts/default")
         except api.NoAnswer as error:
             last[:] = [error]
             return False
@@ -144,12 +144,12 @@ def wait_pods_allowed(layout: Layout, facts: Facts, step: Step) -> None:
         raise ClusterError(f"the default service account is not there after {READY_SECONDS:.0f} s: {last[0]}")
 
 
-def wait_node(layout: Layout, facts: Facts, step: Step) -> None:
+def wait_node(layout: Layout, settings: ClusterSettings, step: Step) -> None:
     """Until the node is Ready and the add-ons' pods are."""
 
     def settled() -> bool:
-        waiting = [] if read_node(layout, facts) else ["node"]
-        waiting += [f"{addon.name}: {addon.detail}" for addon in read_addons(layout, facts) if not addon.ready]
+        waiting = [] if read_node(layout, settings) else ["node"]
+        waiting += [f"{addon.name}: {addon.detail}" for addon in read_addons(layout, settings) if not addon.ready]
         step.update(", ".join(waiting))
         missing[:] = waiting
         return not waiting

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from vdi.devcluster import api
-from vdi.devcluster.layout import Facts, Layout
+from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.processes import find_supervisor, host_pids
 
 ADDONS = {"coredns": "kube-system/coredns", "local-path": "kube-system/local-path-provisioner"}
@@ -15,7 +15,7 @@ ADDONS = {"coredns": "kube-system/coredns", "local-path": "kube-system/local-pat
 
 
 class ComponentStatus(msgspec.Struct, frozen=True):
-    """One supervised process. `state` is waiting, starting, running, backoff, stopped or dead (nobody supervises)."""
+    """One supervised process. `state` is waiting, starting, running, backoff, stopped or dead (not supervised)."""
 
     name: str
     state: str
@@ -44,7 +44,7 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     websecure_port: int = 0
     fake_gpus: int = 0
     node_ready: bool | None = None
-    """None when there is no node, or nobody could be asked."""
+    """None when there is no node, or the API server does not answer."""
     components: list[ComponentStatus] = []
     addons: list[AddonStatus] = []
 
@@ -76,52 +76,52 @@ def read_components(layout: Layout) -> list[ComponentStatus]:
     ]
 
 
-def status_of(layout: Layout, facts: Facts | None) -> ClusterStatus:
+def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus:
     """Look at everything once, waiting for nothing."""
-    if facts is None:
+    if settings is None:
         return ClusterStatus(name=layout.name, state="absent")
     components = read_components(layout)
     alive = find_supervisor(layout) is not None
     node_ready: bool | None = None
     addons: list[AddonStatus] = []
-    if alive and not facts.control_plane_only:
-        node_ready, addons = read_node(layout, facts), read_addons(layout, facts)
+    if alive and not settings.control_plane_only:
+        node_ready, addons = read_node(layout, settings), read_addons(layout, settings)
     healthy = (
         bool(components)
         and all(component.state == "running" for component in components)
-        and (facts.control_plane_only or node_ready is True)
+        and (settings.control_plane_only or node_ready is True)
         and all(addon.ready for addon in addons)
     )
     return ClusterStatus(
         name=layout.name,
         state="dead" if not alive else "running" if healthy else "degraded",
-        control_plane_only=facts.control_plane_only,
-        server=facts.server,
+        control_plane_only=settings.control_plane_only,
+        server=settings.server,
         kubeconfig=str(layout.kubeconfig),
-        websecure_port=facts.websecure_port,
-        fake_gpus=facts.fake_gpus,
+        websecure_port=settings.websecure_port,
+        fake_gpus=settings.fake_gpus,
         node_ready=node_ready,
         components=components,
         addons=addons,
     )
 
 
-def read_node(layout: Layout, facts: Facts) -> bool | None:
+def read_node(layout: Layout, settings: ClusterSettings) -> bool | None:
     """Whether the node says it is Ready; None when the API server did not say."""
     try:
-        node = api.get(layout, facts, f"/api/v1/nodes/{facts.node_name}")
+        node = api.get(layout, settings, f"/api/v1/nodes/{settings.node_name}")
     except api.NoAnswer:
         return None
     return _condition(node, "Ready")
 
 
-def read_addons(layout: Layout, facts: Facts) -> list[AddonStatus]:
+def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
     """Each add-on's Deployment; one that cannot be read counts as not ready, with the reason."""
     found = []
     for name, reference in ADDONS.items():
         namespace, deployment = reference.split("/")
         try:
-            content = api.get(layout, facts, f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")
+            content = api.get(layout, settings, f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")
         except api.NoAnswer as error:
             found.append(AddonStatus(name, False, str(error)))
         else:

@@ -134,7 +134,7 @@ def _become(component: Component, output: int, listen_fd: int, supervisor: int) 
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it ended before the wish above was made
+        if os.getppid() != supervisor:  # it ended before the request above was made
             return
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)

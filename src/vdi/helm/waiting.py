@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from vdi.helm.seen import Job, Pod, Seen, Service
+from vdi.helm.snapshot import Job, NamespaceSnapshot, Pod, Service
 from vdi.session.observed import ChildMeta, Claim, ContainerStatus, Event
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
@@ -47,22 +47,22 @@ class Situation(NamedTuple):
         return f"{counted}; {first.object}: {first.sentence}{more}" if first else counted
 
 
-def look(seen: Seen, began: str = "") -> Situation:
+def assess(snapshot: NamespaceSnapshot, began: str = "") -> Situation:
     """What is not ready. Events about things that are no pods count from `began` (RFC 3339) on."""
-    pods = [one for one in seen.pods if not _done(one)]
+    pods = [one for one in snapshot.pods if not _done(one)]
     current = [one for one in pods if one.metadata.deletion_timestamp is None]
     pending = [
-        *(_pod(one, _about(seen.events, "Pod", one.metadata)) for one in current if not _is_ready(one)),
-        *_unmade(seen.events, began),
+        *(_pod(one, _about(snapshot.events, "Pod", one.metadata)) for one in current if not _is_ready(one)),
+        *_unmade(snapshot.events, began),
         *(
             found
-            for one in seen.claims
-            if (found := _claim(one, _about(seen.events, "PersistentVolumeClaim", one.metadata)))
+            for one in snapshot.claims
+            if (found := _claim(one, _about(snapshot.events, "PersistentVolumeClaim", one.metadata)))
         ),
-        *(found for job in seen.jobs if (found := _job(job))),
-        *(_service(one) for one in seen.services if _has_no_address(one)),
+        *(found for job in snapshot.jobs if (found := _job(job))),
+        *(_service(one) for one in snapshot.services if _has_no_address(one)),
     ]
-    finished = len(seen.pods) - len(pods)
+    finished = len(snapshot.pods) - len(pods)
     ready = sum(map(_is_ready, current))
     unique = {(one.object, one.code): one for one in pending}
     return Situation(ready + finished, len(current) + finished, tuple(unique.values()))

@@ -1,4 +1,4 @@
-"""The live view while helm waits: what is not ready in the release's namespaces and why, told as it changes.
+"""The live view while helm waits: what is not ready in the release's namespaces and why, printed as it changes.
 
 With --atomic the pods that failed are gone when helm ends: the reasons are those that were seen before.
 """
@@ -14,8 +14,8 @@ from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed
 from vdi.helm.failures import Failure
 from vdi.helm.run import Output, run_helm
-from vdi.helm.seen import Job, Pod, Seen, Service
-from vdi.helm.waiting import Pending, Situation, look
+from vdi.helm.snapshot import Job, NamespaceSnapshot, Pod, Service
+from vdi.helm.waiting import Pending, Situation, assess
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import CLAIMS, EVENTS, JOBS, PODS, SECRETS, SERVICES, Resource
@@ -61,8 +61,8 @@ class Watch:
         self._began = format_time(self.clock.now())
         while True:
             try:
-                seen = [look(await self._read(one), self._began) for one in self.namespaces]
-                self._show(seen, undoing=await self._is_undoing())
+                situations = [assess(await self._read(one), self._began) for one in self.namespaces]
+                self._show(situations, undoing=await self._is_undoing())
             except KubeError as error:
                 self.view.waiting(f"the API server does not answer: {error}")
             await self.clock.sleep(SECONDS_BETWEEN)
@@ -91,8 +91,8 @@ class Watch:
         self._said = {each.object: each.code for each in now.stuck}
         self.view.waiting(now.words)
 
-    async def _read(self, namespace: str) -> Seen:
-        return Seen(
+    async def _read(self, namespace: str) -> NamespaceSnapshot:
+        return NamespaceSnapshot(
             *await asyncio.gather(
                 self._list(PODS, namespace, Pod),
                 self._list(CLAIMS, namespace, Claim),

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from bench.operator_python import from_here, unpacked
-from vdi.devcluster.images_archive import ImageConfig, write_archive
+from vdi.devcluster.images.archive import ImageConfig, write_archive
 
 
 def test_the_operator_is_found_by_the_python_that_runs_it() -> None:

@@ -1,4 +1,4 @@
-"""A small web server on loopback, and a workshop in a temporary folder, for the tests of the binaries' sources."""
+"""A small web server on loopback, and a build cache in a temporary folder, for the tests of the binaries' sources."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.progress import Progress
-from vdi.devcluster.sources import Workshop
 
 
 class Server:
@@ -73,11 +73,11 @@ def serving() -> Iterator[Server]:
 
 
 @contextmanager
-def workshop_in(folder: Path, **env: str) -> Iterator[tuple[Workshop, io.StringIO]]:
-    """A workshop for amd64 whose environment is `env` alone, and what its display shows."""
+def build_cache_in(folder: Path, **env: str) -> Iterator[tuple[BuildCache, io.StringIO]]:
+    """A build cache for amd64 whose environment is `env` alone, and what its display shows."""
     shown = io.StringIO()
     with Progress(folder / "logs", Console(file=shown, width=200)) as progress:
-        yield Workshop(progress, folder / "cache", env, "amd64"), shown
+        yield BuildCache(progress, folder / "cache", env, "amd64"), shown
 
 
 def script(path: Path, text: str) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unit.devcluster.binaries_servers import leftovers, workshop_in
+from unit.devcluster.binaries_servers import build_cache_in, leftovers
+from vdi.devcluster.build_cache import SourceFailed, architecture, default_cache
 from vdi.devcluster.progress import Cancelled, Step
-from vdi.devcluster.sources import SourceFailed, architecture, default_cache
 
 
 def test_entry_is_made_once_for_many_threads(tmp_path: Path) -> None:
@@ -19,20 +19,20 @@ def test_entry_is_made_once_for_many_threads(tmp_path: Path) -> None:
         made.append(into)
         (into / "tool").write_text("tool")
 
-    with workshop_in(tmp_path) as (workshop, _):
-        jobs = [lambda: workshop.obtain("tool-v1", "make tool", fetch)] * 4
-        assert set(workshop.progress.side_by_side(jobs)) == {tmp_path / "cache" / "tool-v1-amd64"}
+    with build_cache_in(tmp_path) as (build_cache, _):
+        jobs = [lambda: build_cache.obtain("tool-v1", "make tool", fetch)] * 4
+        assert set(build_cache.progress.side_by_side(jobs)) == {tmp_path / "cache" / "tool-v1-amd64"}
     assert len(made) == 1
 
 
 def test_entry_is_not_to_be_seen_before_it_is_complete(tmp_path: Path) -> None:
-    with workshop_in(tmp_path) as (workshop, _):
+    with build_cache_in(tmp_path) as (build_cache, _):
 
         def fetch(step: Step, into: Path) -> None:
             (into / "half").write_text("")
-            assert not workshop.entry("tool-v1").exists()
+            assert not build_cache.entry("tool-v1").exists()
 
-        assert workshop.obtain("tool-v1", "make tool", fetch).is_dir()
+        assert build_cache.obtain("tool-v1", "make tool", fetch).is_dir()
 
 
 @pytest.mark.parametrize("error", [SourceFailed("no"), KeyboardInterrupt(), Cancelled()])
@@ -41,8 +41,8 @@ def test_failure_while_making_leaves_nothing(tmp_path: Path, error: BaseExceptio
         (into / "half").write_text("")
         raise error
 
-    with workshop_in(tmp_path) as (workshop, _), pytest.raises(type(error)):
-        workshop.obtain("tool-v1", "make tool", fetch)
+    with build_cache_in(tmp_path) as (build_cache, _), pytest.raises(type(error)):
+        build_cache.obtain("tool-v1", "make tool", fetch)
     assert leftovers(tmp_path) == []
 
 
@@ -50,25 +50,25 @@ def test_what_a_killed_process_left_is_thrown_away(tmp_path: Path) -> None:
     stale = tmp_path / "cache" / "unfinished" / "tool-v1-amd64" / "half"
     stale.parent.mkdir(parents=True)
     stale.write_text("")
-    with workshop_in(tmp_path) as (workshop, _):
-        entry = workshop.obtain("tool-v1", "make tool", lambda step, into: (into / "tool").touch())
+    with build_cache_in(tmp_path) as (build_cache, _):
+        entry = build_cache.obtain("tool-v1", "make tool", lambda step, into: (into / "tool").touch())
     assert [path.name for path in entry.iterdir()] == ["tool"]
 
 
 def test_giving_up_ends_the_wait_for_another_process(tmp_path: Path) -> None:
-    with workshop_in(tmp_path) as (workshop, _), workshop.lock("busy"):
+    with build_cache_in(tmp_path) as (build_cache, _), build_cache.lock("busy"):
         waiter = threading.Thread(target=lambda: outcome.append(wait_for_lock()))
         outcome: list[str] = []
 
         def wait_for_lock() -> str:
             try:
-                with workshop.lock("busy"):
+                with build_cache.lock("busy"):
                     return "got it"
             except Cancelled:
                 return "gave up"
 
         waiter.start()
-        workshop.progress.cancel()
+        build_cache.progress.cancel()
         waiter.join(5)
         assert outcome == ["gave up"]
 

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from unit.devcluster.binaries_servers import Server, leftovers, serving, workshop_in
-from vdi.devcluster.binaries import Finder
+from unit.devcluster.binaries_servers import Server, build_cache_in, leftovers, serving
+from vdi.devcluster.binaries import BinaryUnavailable, Finder
+from vdi.devcluster.binaries.components import RECIPES, Download
+from vdi.devcluster.binaries.download import Downloader, find_checksum, unpack
+from vdi.devcluster.build_cache import SourceFailed
 from vdi.devcluster.progress import Progress
-from vdi.devcluster.sources import BinaryUnavailable, SourceFailed
-from vdi.devcluster.sources_download import Downloader, find_checksum, unpack
-from vdi.devcluster.sources_table import RECIPES, Download
 
 TOOL = Download(
     key="tool-v1",
@@ -65,8 +65,8 @@ def server() -> Iterator[Server]:
 
 
 def find(recipe: Download, name: str, server_url: str, folder: Path) -> Path:
-    with workshop_in(folder, VDI_DOWNLOAD_MIRROR=server_url) as (workshop, _):
-        return Finder(workshop, {name: (recipe,)}).find(name)
+    with build_cache_in(folder, VDI_DOWNLOAD_MIRROR=server_url) as (build_cache, _):
+        return Finder(build_cache, {name: (recipe,)}).find(name)
 
 
 def test_downloaded_program_is_complete_and_executable(server: Server, tmp_path: Path) -> None:
@@ -125,17 +125,17 @@ def test_archive_without_the_member_says_so(tmp_path: Path) -> None:
 
 
 def test_host_that_refuses_is_asked_once(tmp_path: Path) -> None:
-    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=f"http://127.0.0.1:{a_free_port()}") as (workshop, _):
-        downloader = Downloader(workshop.progress, workshop.env)
+    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=f"http://127.0.0.1:{a_free_port()}") as (build_cache, _):
+        downloader = Downloader(build_cache.progress, build_cache.env)
         for _ in range(2):
             with pytest.raises(SourceFailed, match="cannot be reached: Connection refused"):
                 downloader.published_checksum(TOOL, "amd64")
 
 
 def test_silent_host_is_waited_for_once_by_all_downloads_together(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, workshop_in(tmp_path) as (workshop, _):
+    with socket.create_server(("127.0.0.1", 0)) as silent, build_cache_in(tmp_path) as (build_cache, _):
         env = {"VDI_DOWNLOAD_MIRROR": f"http://127.0.0.1:{silent.getsockname()[1]}"}
-        downloader = Downloader(workshop.progress, env, connect_seconds=0.1)
+        downloader = Downloader(build_cache.progress, env, connect_seconds=0.1)
         reasons: list[str] = []
 
         def ask() -> None:

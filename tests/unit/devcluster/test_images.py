@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.devcluster.images_elf import a_static_program
-from vdi.devcluster import images, images_machine
-from vdi.devcluster.images import ADDONS, ImageFailed, Recipe, context_files, digest, ensure_addons
-from vdi.devcluster.images_archive import ImageConfig, write_archive, write_program_layer
+from vdi.devcluster import images
+from vdi.devcluster.images import ADDONS, ImageFailed, ImageRecipe, context_files, digest, ensure_addons, host_settings
+from vdi.devcluster.images.archive import ImageConfig, write_archive, write_program_layer
 from vdi.devcluster.progress import Progress, StepFailed
 
-RECIPE = Recipe("Build it", "localhost/vdi/it:dev", "Containerfile", "images/it", ("images/it",))
+RECIPE = ImageRecipe("Build it", "localhost/vdi/it:dev", "Containerfile", "images/it", ("images/it",))
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_context_outside_a_checkout_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_our_own_recipes_name_files_that_exist() -> None:
-    root = Path(images.__file__).parents[3]
+    root = Path(images.__file__).parents[4]
     for recipe in (images._DESKTOP, images._VDI):
         assert recipe.containerfile in context_files(recipe, root)
 
@@ -125,7 +125,7 @@ def pretender(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (base / "origin").write_text("registry\n")
     builder = Pretender(base / "image.tar")
     monkeypatch.setattr(images, "_DESKTOP", RECIPE)
-    monkeypatch.setattr(images, "_base", lambda _workshop: base)
+    monkeypatch.setattr(images, "_base", lambda _build_cache: base)
     monkeypatch.setattr(images, "require_builder", lambda *_args, **_named: builder)
     return builder
 
@@ -149,7 +149,7 @@ def test_image_is_built_once_until_its_files_change(pretender: Pretender, checko
 def test_an_image_that_holds_something_of_the_machine_is_not_kept(
     pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images_machine, "LEFTOVERS", ("it",))
+    monkeypatch.setattr(host_settings, "LEFTOVERS", ("it",))
 
     with Progress(tmp_path / "logs") as progress, pytest.raises(StepFailed, match="holds something of this machine"):
         images.ensure_desktop(progress=progress, cache=tmp_path / "cache")

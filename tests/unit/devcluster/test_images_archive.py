@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unit.devcluster.images_elf import elf
-from vdi.devcluster.images_archive import (
+from vdi.devcluster.images.archive import (
     BadProgram,
     ImageConfig,
     extract,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vdi.devcluster import images_base
-from vdi.devcluster.images_base import bootstrap_command, from_registry, make_base, registry_problem
+from vdi.devcluster.build_cache import BuildCache
+from vdi.devcluster.images import base
+from vdi.devcluster.images.base import bootstrap_command, from_registry, make_base, registry_problem
 from vdi.devcluster.progress import Progress, Step, StepFailed
-from vdi.devcluster.sources import Workshop
 
 
 @pytest.fixture
@@ -48,19 +48,19 @@ def test_registry_that_is_away_says_why() -> None:
 
 
 @pytest.fixture
-def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Workshop, Step, io.StringIO]]:
-    """A workshop whose ways of getting the base write what they are."""
+def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[BuildCache, Step, io.StringIO]]:
+    """A build cache; each source of the base writes its name."""
     screen = io.StringIO()
-    monkeypatch.setattr(images_base, "_pull", lambda _workshop, _step, target: target.write_text("pulled"))
-    monkeypatch.setattr(images_base, "_bootstrap", lambda _workshop, _step, target: target.write_text("made"))
+    monkeypatch.setattr(base, "_pull", lambda _build_cache, _step, target: target.write_text("pulled"))
+    monkeypatch.setattr(base, "_bootstrap", lambda _build_cache, _step, target: target.write_text("made"))
     with Progress(tmp_path / "logs", Console(file=screen, width=200)) as progress, progress.step("base") as step:
-        yield Workshop(progress, tmp_path, {"PATH": ""}, "amd64"), step, screen
+        yield BuildCache(progress, tmp_path, {"PATH": ""}, "amd64"), step, screen
 
 
 def test_registry_that_answers_is_used(
-    making: tuple[Workshop, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images_base, "registry_problem", lambda: None)
+    monkeypatch.setattr(base, "registry_problem", lambda: None)
 
     make_base(making[0], making[1], tmp_path)
 
@@ -68,9 +68,9 @@ def test_registry_that_answers_is_used(
 
 
 def test_registry_that_is_away_gives_way_to_packages_and_says_so(
-    making: tuple[Workshop, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images_base, "registry_problem", lambda: "its registry cannot be reached (no route)")
+    monkeypatch.setattr(base, "registry_problem", lambda: "its registry cannot be reached (no route)")
 
     make_base(making[0], making[1], tmp_path)
 
@@ -79,13 +79,13 @@ def test_registry_that_is_away_gives_way_to_packages_and_says_so(
 
 
 def test_pull_that_fails_gives_way_too(
-    making: tuple[Workshop, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pull(_workshop: Workshop, step: Step, _target: Path) -> None:
+    def pull(_build_cache: BuildCache, step: Step, _target: Path) -> None:
         raise StepFailed(step.title, "podman ended with status 125", step.log_path, "toomanyrequests")
 
-    monkeypatch.setattr(images_base, "registry_problem", lambda: None)
-    monkeypatch.setattr(images_base, "_pull", pull)
+    monkeypatch.setattr(base, "registry_problem", lambda: None)
+    monkeypatch.setattr(base, "_pull", pull)
 
     make_base(making[0], making[1], tmp_path)
 

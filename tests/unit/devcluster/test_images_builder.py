@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster import images_builder, packages
-from vdi.devcluster.images_builder import (
+from vdi.devcluster import packages
+from vdi.devcluster.images import builder as images_builder
+from vdi.devcluster.images.builder import (
     Buildah,
     Docker,
     NoBuilder,
@@ -16,7 +17,7 @@ from vdi.devcluster.images_builder import (
     mounts_below,
     require_builder,
 )
-from vdi.devcluster.images_machine import BuildFolders
+from vdi.devcluster.images.host_settings import BuildFolders
 from vdi.devcluster.progress import Progress
 
 STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))

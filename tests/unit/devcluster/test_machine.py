@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from unit.devcluster.node_facts import FULL_NODE
+from unit.devcluster.node_settings import FULL_NODE
 from vdi.devcluster import machine
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine

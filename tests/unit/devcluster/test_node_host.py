@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from unit.devcluster.node_facts import FULL_NODE
+from unit.devcluster.node_settings import FULL_NODE
 from vdi.devcluster import host
 from vdi.devcluster.machine import CgroupMount
 

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from vdi.helm.seen import Job, Pod, Seen, Service
-from vdi.helm.waiting import look
+from vdi.helm.snapshot import Job, NamespaceSnapshot, Pod, Service
+from vdi.helm.waiting import assess
 from vdi.session.observed import Claim, Event
 
 META = {"name": "x", "namespace": "kasm", "uid": "u"}
@@ -40,9 +40,9 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
     return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
 
 
-def seen(pod: Pod | None = None, **more: Any) -> Seen:
+def snapshot(pod: Pod | None = None, **more: Any) -> NamespaceSnapshot:
     empty: dict[str, Any] = {"claims": [], "jobs": [], "services": [], "events": []}
-    return Seen(pods=[pod] if pod else [], **{**empty, **more})
+    return NamespaceSnapshot(pods=[pod] if pod else [], **{**empty, **more})
 
 
 RUNS = {"running": {"startedAt": ""}}
@@ -149,7 +149,7 @@ PODS = [
 @pytest.mark.parametrize(("status", "reason", "note", "code", "words"), PODS, ids=[each[3] + each[2] for each in PODS])
 def test_why_a_pod_is_not_ready(status: dict[str, Any], reason: str, note: str, code: str, words: str) -> None:
     events = [an_event(reason, note)] if reason else []
-    situation = look(seen(a_pod(**dict(status)), events=events))
+    situation = assess(snapshot(a_pod(**dict(status)), events=events))
     (pending,) = situation.pending
     assert (pending.object, pending.code) == ("pod/kasm/x", code)
     assert words in pending.sentence
@@ -161,10 +161,10 @@ def test_why_a_pod_is_not_ready(status: dict[str, Any], reason: str, note: str, 
 
 def test_what_is_ready_or_done_waits_for_nothing() -> None:
     for pod in (a_pod(conditions=[{"type": "Ready", "status": "True"}], phase="Running"), a_pod(phase="Succeeded")):
-        situation = look(seen(pod))
+        situation = assess(snapshot(pod))
         assert situation.pending == () and situation.words == "1 of 1 pods ready"
     leaving = msgspec.convert({"metadata": {**META, "deletionTimestamp": "2026-11-20T18:00:00Z"}}, Pod)
-    assert look(seen(leaving)) == (0, 0, ())
+    assert assess(snapshot(leaving)) == (0, 0, ())
 
 
 def test_pods_that_are_refused_claims_jobs_and_services() -> None:
@@ -176,8 +176,8 @@ def test_pods_that_are_refused_claims_jobs_and_services() -> None:
     service = msgspec.convert(
         {"metadata": META, "spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {}}}, Service
     )
-    situation = look(
-        seen(None, claims=[claim], jobs=[job], services=[service], events=[refused, provisioning]),
+    situation = assess(
+        snapshot(None, claims=[claim], jobs=[job], services=[service], events=[refused, provisioning]),
         began="2026-11-20T17:59:00Z",
     )
     assert [one.code for one in situation.pending] == ["PodsRefused", "NotProvisioned", "JobFailed", "NoAddress"]
@@ -185,5 +185,5 @@ def test_pods_that_are_refused_claims_jobs_and_services() -> None:
     assert "kubectl -n kasm logs job/x" in situation.pending[2].sentence
     assert situation.words.startswith("0 of 0 pods ready; replicaset/kasm/x: Its pods are refused")
     assert situation.words.endswith("(and 3 more)")
-    assert look(seen(None, claims=[claim])).pending == (), "it waits for its first pod"
-    assert look(seen(None, events=[refused]), began="2026-11-20T19:00:00Z").pending == (), "an old story"
+    assert assess(snapshot(None, claims=[claim])).pending == (), "it waits for its first pod"
+    assert assess(snapshot(None, events=[refused]), began="2026-11-20T19:00:00Z").pending == (), "an old story"

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from unit.helm.test_helm_waiting import a_pod, waiting
-from vdi.helm.seen import Pod
+from vdi.helm.snapshot import Pod
 from vdi.helm.watch import Watch, stop_telling
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import PODS, SECRETS, SERVICES, Resource

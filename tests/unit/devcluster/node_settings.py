@@ -1,9 +1,9 @@
 """What a full node's cluster was made with, for tests that need one on paper."""
 
-from vdi.devcluster.layout import Facts
+from vdi.devcluster.layout import ClusterSettings
 from vdi.devcluster.networks import choose_networks
 
-FULL_NODE = Facts(
+FULL_NODE = ClusterSettings(
     name="demo",
     control_plane_only=False,
     fake_gpus=0,

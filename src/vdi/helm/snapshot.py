@@ -1,4 +1,4 @@
-"""What is read of the objects that a release waits for: only the fields that `waiting` looks at."""
+"""The objects that a release waits for, with the fields that `waiting` reads."""
 
 from typing import NamedTuple
 
@@ -81,8 +81,8 @@ class Service(msgspec.Struct, frozen=True):
     status: ServiceStatus = ServiceStatus()
 
 
-class Seen(NamedTuple):
-    """What was read of one namespace."""
+class NamespaceSnapshot(NamedTuple):
+    """The objects of one namespace."""
 
     pods: list[Pod]
     claims: list[Claim]

@@ -25,9 +25,9 @@ from pathlib import Path
 from shutil import copyfileobj
 from urllib.parse import urlsplit
 
+from vdi.devcluster.binaries.components import Download
+from vdi.devcluster.build_cache import SourceFailed
 from vdi.devcluster.progress import Progress, Step
-from vdi.devcluster.sources import SourceFailed
-from vdi.devcluster.sources_table import Download
 
 CONNECT_SECONDS = 5.0
 """How long a host may take to answer for the first time: name, connection, TLS and the checksum file."""

@@ -1,7 +1,7 @@
-"""The cache that every source fills, and what the sources share. Used by `binaries` and the `sources_*` beside it.
+"""The cache of programs and images, and what those who fill it share.
 
-An entry is a folder that appears complete or not at all: it is made under another name and renamed at its end, while a
-lock file keeps every other process (and thread) from making the same one.
+An entry is a folder that appears complete or not at all: it is built under another name and then renamed, while a lock
+file keeps every other process (and thread) from building the same one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdi.devcluster.progress import Progress, Step
-from vdi.devcluster.sources_table import ARCHITECTURES
 
+ARCHITECTURES = ("amd64", "arm64")
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 _LOCK_POLL_SECONDS = 0.2
 
 
 class SourceFailed(Exception):  # noqa: N818 - named for what happened
-    """Raised when one source cannot give what was asked: its text is the reason. The next source is tried then."""
-
-
-class BinaryUnavailable(Exception):  # noqa: N818 - named for what happened
-    """Raised when no source could give a binary: lists each source that was tried with its reason."""
-
-    def __init__(self, name: str, reasons: Iterator[str] | list[str]) -> None:
-        self.name, self.reasons = name, list(reasons)
-        super().__init__(f"{name} could not be had. Tried:" + "".join(f"\n  - {reason}" for reason in self.reasons))
+    """Raised when a source cannot provide what was requested, with the reason. The next source is tried then."""
 
 
 def architecture(machine: str | None = None) -> str:
@@ -55,31 +47,31 @@ def default_cache(env: Mapping[str, str]) -> Path:
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """What a source works with: the display, the cache, the environment and the machine's architecture."""
+class BuildCache:
+    """The cache's folder, with the progress display, the environment and the machine's architecture."""
 
     progress: Progress
-    cache: Path
+    folder: Path
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     arch: str = field(default_factory=architecture)
 
     def entry(self, key: str) -> Path:
         """The folder of the entry `key`; it exists only when it is complete."""
-        return self.cache / f"{key}-{self.arch}"
+        return self.folder / f"{key}-{self.arch}"
 
     def obtain(self, key: str, title: str, fetch: Callable[[Step, Path], None]) -> Path:
-        """The entry `key`: as it is in the cache, else made by `fetch(step, folder)` as one step of the display.
+        """The entry `key`: from the cache, else built by `fetch(step, folder)` as one step of the display.
 
-        Raises what `fetch` raises, and leaves nothing half made then.
+        Raises what `fetch` raises, and leaves no incomplete entry then.
         """
         entry = self.entry(key)
         if entry.is_dir():
             return entry
         with self.lock(f"{key}-{self.arch}"):
-            if entry.is_dir():  # made by another while we waited
+            if entry.is_dir():  # built by another while we waited
                 return entry
-            scratch = self.cache / "unfinished" / entry.name
-            shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed: nobody else holds the lock
+            scratch = self.folder / "unfinished" / entry.name
+            shutil.rmtree(scratch, ignore_errors=True)  # of a killed process: no other one holds the lock
             scratch.mkdir(parents=True)
             try:
                 with self.progress.step(title) as step:
@@ -91,8 +83,8 @@ class Workshop:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock `name`, alone among all processes and threads. The system frees it when a process dies."""
-        folder = self.cache / "locks"
+        """Hold the lock `name` against all other processes and threads. The kernel frees it when a process dies."""
+        folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("wb") as file:
             while True:
@@ -104,7 +96,7 @@ class Workshop:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for this moment's work, gone afterwards."""
-        (self.cache / "unfinished").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.cache / "unfinished") as folder:
+        """A temporary folder, removed afterwards."""
+        (self.folder / "unfinished").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder / "unfinished") as folder:
             yield Path(folder)
