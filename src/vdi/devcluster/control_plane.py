@@ -35,8 +35,8 @@ def control_plane(layout: Layout, settings: ClusterSettings, binaries: Mapping[s
 def write_control_plane_config(layout: Layout) -> None:
     """Anonymous requests may ask for the API server's health and for nothing else.
 
-    logs/audit.log has the requests of service accounts, except Kubernetes' own, without bodies: account, verb, resource,
-    and the decision of RBAC.
+    logs/audit.log has the requests of service accounts, except Kubernetes' own, without bodies: account, verb,
+    resource, and the decision of RBAC.
     """
     health = [{"path": path} for path in ("/livez", "/readyz", "/healthz")]
     content = {
