@@ -1,4 +1,4 @@
-"""A Kubernetes client runtime on asyncio, aiohttp and msgspec. The design is in docs/design/kube.md."""
+"""A Kubernetes client runtime on asyncio and msgspec. The design is in docs/design/kube.md."""
 
 from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock, SystemClock

@@ -19,7 +19,7 @@
         +-- TooManyRequests  429
         +-- ServerError      500 and above
 
-Foreign exceptions (aiohttp, ssl, msgspec) are mapped to these once, in `transport`, and kept as `__cause__`.
+Foreign exceptions (ssl, msgspec) are mapped to these once, in `transport`, and kept as `__cause__`.
 """
 
 # ruff: noqa: N818 - the names are the API's own reasons, and read so where they are caught

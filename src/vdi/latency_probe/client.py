@@ -10,20 +10,29 @@ import base64
 import json
 import random
 import secrets
+import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
 
+from vdi.http_client import HTTP_ERRORS, address_of, open_client, proxy_for, reason_of
 from vdi.latency_probe.frames import DecodeError, Screen, missing_between, read_stripe
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import Measurements
 
+if TYPE_CHECKING:  # installed with the extra `probe` only
+    from websockets.asyncio.client import ClientConnection
+
 STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
 PICTURE_SECONDS = 15.0
+_ANSWER_SECONDS = 20.0
 EFFECT_SECONDS = 1.0
 ACK_SECONDS = 0.05
 WARM_UP_PRESSES = 3
@@ -52,7 +61,6 @@ class DesktopAccess:
     ticket: str
     state: str
     mark: Mark
-    proxy: str | None = None
 
 
 @dataclass(slots=True)
@@ -99,61 +107,65 @@ class Stream:
         return sum(size for at, _, size in self.arrivals if begin <= at < end)
 
 
-async def probe(http: aiohttp.ClientSession, access: DesktopAccess, presses: int) -> Measurements:
-    """Enter, measure, leave. `http` must keep no cookies and have no headers of its own. Raises StageError."""
+async def probe(access: DesktopAccess, presses: int, tls: ssl.SSLContext | None = None) -> Measurements:
+    """Enter, measure, leave. `tls`: for a certificate authority that the machine does not trust. Raises StageError."""
     begun = time.perf_counter()
-    cookies = await _enter(http, access)
-    try:
-        return await _watch(http, access, cookies, presses, begun)
-    finally:
-        await _leave(http, access, cookies)
+    async with open_client(access.url, seconds=_ANSWER_SECONDS, tls=tls) as http:
+        cookies = await _enter(http, access)
+        try:
+            return await _watch(access, cookies, presses, begun, tls)
+        finally:
+            await _leave(http, access, cookies)
 
 
-async def _enter(http: aiohttp.ClientSession, access: DesktopAccess) -> str:
+async def _enter(http: httpx.AsyncClient, access: DesktopAccess) -> str:
     headers = {"Cookie": f"{STATE_COOKIE}={access.state}"}
     query = {"ticket": access.ticket, "next": "/"}
     try:
-        async with http.get(
-            f"{access.url}/.vdi/enter", params=query, headers=headers, proxy=access.proxy, allow_redirects=False
-        ) as answer:
-            given = [each.split(";")[0] for each in answer.headers.getall("Set-Cookie", [])]
-            if answer.status != 302 or not given:
-                raise StageError("entering", f"{access.url} answers {answer.status} to a ticket that was just made")
-            return "; ".join(given)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise StageError("entering", f"{access.url} cannot be reached: {str(error) or type(error).__name__}") from error
+        answer = await http.get(f"{access.url}/.vdi/enter", params=query, headers=headers)
+    except HTTP_ERRORS as error:
+        raise StageError("entering", f"{access.url} cannot be reached: {reason_of(error)}") from error
+    given = [each.split(";")[0] for each in answer.headers.get_list("Set-Cookie")]
+    if answer.status_code != HTTPStatus.FOUND or not given:
+        raise StageError("entering", f"{access.url} answers {answer.status_code} to a ticket that was just made")
+    return "; ".join(given)
 
 
-async def _leave(http: aiohttp.ClientSession, access: DesktopAccess, cookies: str) -> None:
+async def _leave(http: httpx.AsyncClient, access: DesktopAccess, cookies: str) -> None:
     """End the grant. It ends with the login anyway, so a failure is ignored."""
-    headers = {"Cookie": cookies, "Origin": access.url}
-    try:
-        async with http.post(f"{access.url}/.vdi/leave", headers=headers, proxy=access.proxy, allow_redirects=False):
-            pass
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return
+    with suppress(*HTTP_ERRORS):
+        await http.post(f"{access.url}/.vdi/leave", headers={"Cookie": cookies, "Origin": access.url})
 
 
 async def _watch(
-    http: aiohttp.ClientSession, access: DesktopAccess, cookies: str, presses: int, begun: float
+    access: DesktopAccess, cookies: str, presses: int, begun: float, tls: ssl.SSLContext | None
 ) -> Measurements:
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import InvalidHandshake, InvalidStatus
+
     address = f"ws{access.url.removeprefix('http')}/api/websockets"
     token = base64.urlsafe_b64encode(b"edge").decode().rstrip("=")  # as Selkies' page offers one; the edge replaces it
+    fixed = {"host": fixed_address} if (fixed_address := address_of(access.url)) else {}
     try:
-        async with http.ws_connect(
+        async with connect(
             address,
-            protocols=("selkies", f"selkies.token.{token}"),
+            ssl=(tls or ssl.create_default_context()) if address.startswith("wss:") else None,
+            subprotocols=["selkies", f"selkies.token.{token}"],
             origin=access.url,
-            headers={"Cookie": cookies},
-            proxy=access.proxy,
-            max_msg_size=0,
+            additional_headers={"Cookie": cookies},
+            proxy=proxy_for(access.url),
+            open_timeout=_ANSWER_SECONDS,
+            ping_interval=None,
+            compression=None,
+            max_size=None,
+            **fixed,
         ) as socket:
             return await measure(socket, access.mark, presses, begun)
-    except aiohttp.WSServerHandshakeError as error:
-        raise StageError("connecting", _handshake_error(error.status)) from error
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except InvalidStatus as error:
+        raise StageError("connecting", _handshake_error(error.response.status_code)) from error
+    except (InvalidHandshake, *HTTP_ERRORS) as error:
         host = urlsplit(access.url).netloc
-        raise StageError("connecting", f"no WebSocket to {host}: {str(error) or type(error).__name__}") from error
+        raise StageError("connecting", f"no WebSocket to {host}: {reason_of(error)}") from error
 
 
 def _handshake_error(status: int) -> str:
@@ -166,7 +178,7 @@ def _handshake_error(status: int) -> str:
     return known.get(status, f"the handshake is answered with {status}")
 
 
-async def measure(socket: aiohttp.ClientWebSocketResponse, mark: Mark, presses: int, begun: float) -> Measurements:
+async def measure(socket: "ClientConnection", mark: Mark, presses: int, begun: float) -> Measurements:
     """Measure the stream of an open connection to Selkies. `begun`: start of the probe (`time.perf_counter`)."""
     stream = Stream(Screen(mark.x, mark.y, mark.size))
     try:
@@ -185,9 +197,7 @@ async def measure(socket: aiohttp.ClientWebSocketResponse, mark: Mark, presses: 
         raise StageError("first picture", str(_first(found))) from None
 
 
-async def _measure(
-    socket: aiohttp.ClientWebSocketResponse, stream: Stream, mark: Mark, presses: int, begun: float
-) -> Measurements:
+async def _measure(socket: "ClientConnection", stream: Stream, mark: Mark, presses: int, begun: float) -> Measurements:
     await _until(stream, lambda: bool(stream.mode), PICTURE_SECONDS, "connecting", "the desktop says nothing")
     settings = {
         "displayId": "primary",
@@ -195,7 +205,7 @@ async def _measure(
         "initialClientWidth": mark.width,
         "initialClientHeight": mark.height,
     }
-    await socket.send_str(f"SETTINGS,{json.dumps(settings)}")
+    await socket.send(f"SETTINGS,{json.dumps(settings)}")
     message = f"no picture within {PICTURE_SECONDS:.0f} s; a person sees 'Waiting for stream'. See `vdi session logs`"
     await _until(stream, lambda: stream.first_picture is not None, PICTURE_SECONDS, "first picture", message)
     first_picture = (stream.first_picture or 0.0) - begun
@@ -223,7 +233,7 @@ async def _measure(
     )
 
 
-async def _press(socket: aiohttp.ClientWebSocketResponse, stream: Stream, key: int) -> float | None:
+async def _press(socket: "ClientConnection", stream: Stream, key: int) -> float | None:
     """Press one key, then pause. Returns the seconds until the picture shows it; None when it does not in time."""
     before, sent = stream.brightness or 0.0, time.perf_counter()
     await _key(socket, key)
@@ -241,9 +251,12 @@ async def _press(socket: aiohttp.ClientWebSocketResponse, stream: Stream, key: i
     return latency
 
 
-async def _key(socket: aiohttp.ClientWebSocketResponse, key: int) -> None:
-    await socket.send_str(f"kd,{key}")
-    await socket.send_str(f"ku,{key}")
+async def _key(socket: "ClientConnection", key: int) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    with suppress(ConnectionClosed):  # `_receive` reports why
+        await socket.send(f"kd,{key}")
+        await socket.send(f"ku,{key}")
 
 
 async def _until(stream: Stream, there: Callable[[], bool], seconds: float, stage: str, message: str) -> None:
@@ -263,12 +276,15 @@ def _closed(stage: str, stream: Stream) -> StageError:
     return StageError(stage, f"the desktop ended the connection: {stream.close_reason or 'without a word'}")
 
 
-async def _receive(socket: aiohttp.ClientWebSocketResponse, stream: Stream) -> None:
-    async for message in socket:
-        if message.type is aiohttp.WSMsgType.BINARY:
-            stream.receive(message.data, time.perf_counter())
-        elif message.type is aiohttp.WSMsgType.TEXT:
-            kind, _, rest = message.data.partition(" ")
+async def _receive(socket: "ClientConnection", stream: Stream) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    with suppress(ConnectionClosed):
+        async for message in socket:
+            if isinstance(message, bytes):
+                stream.receive(message, time.perf_counter())
+                continue
+            kind, _, rest = message.partition(" ")
             if kind == "MODE":
                 stream.mode = rest
             elif kind == "KILL":
@@ -279,12 +295,15 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, stream: Stream) -> N
     stream.notify()
 
 
-async def _acknowledge(socket: aiohttp.ClientWebSocketResponse, stream: Stream) -> None:
+async def _acknowledge(socket: "ClientConnection", stream: Stream) -> None:
     """Acknowledge frames as Selkies' page does: without it the desktop holds frames back."""
-    while not socket.closed:
-        if stream.last_id is not None:
-            await socket.send_str(f"CLIENT_FRAME_ACK {stream.last_id} 0")
-        await asyncio.sleep(ACK_SECONDS)
+    from websockets.exceptions import ConnectionClosed
+
+    with suppress(ConnectionClosed):
+        while not stream.closed:
+            if stream.last_id is not None:
+                await socket.send(f"CLIENT_FRAME_ACK {stream.last_id} 0")
+            await asyncio.sleep(ACK_SECONDS)
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import web
 
 from vdi.cli import url_check
-from vdi.cli.url_check import LocalhostResolver, interpret, wait_until_ready
+from vdi.cli.url_check import interpret, wait_until_ready
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,6 @@ def test_the_proxy_s_own_answers_are_not_the_desktop_s(status: int, ready: bool)
 
 def test_a_gateway_asks_for_the_login() -> None:
     assert interpret(401, by_gateway=True).text == "answers, and asks for the login"
-
-
-async def test_localhost_names_are_this_machine() -> None:
-    resolver = LocalhostResolver()
-    (found,) = await resolver.resolve("alice.vdi.localhost", 443)
-    assert (found["host"], found["port"]) == ("127.0.0.1", 443)
-    await resolver.close()
 
 
 async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch) -> None:

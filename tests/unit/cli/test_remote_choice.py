@@ -6,10 +6,10 @@ import pytest
 
 from vdi.cli.failures import CommandFailedError
 from vdi.cli.options import KubeConnection
-from vdi.cli.remote.client import proxy_for
 from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import choose_target, server_url
+from vdi.http_client import proxy_for
 
 FIRST, SECOND = "https://portal.a.example", "https://portal.b.example:8443"
 LOGINS = Logins(FIRST, {FIRST: Login("alice@example.com", "vdi_1"), SECOND: Login("alice@b.example", "vdi_2")})

@@ -313,7 +313,7 @@ def probed(gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """The figures that a probe finds (or what it raises); the desktop's agent answers."""
     found: dict[str, Any] = {"figures": dict(FIGURES)}
 
-    async def probe(_http: object, access: DesktopAccess, keys: int) -> Measurements:
+    async def probe(access: DesktopAccess, keys: int, _tls: object) -> Measurements:
         found["access"], found["keys"] = access, keys
         if isinstance(found["figures"], Exception):
             raise found["figures"]

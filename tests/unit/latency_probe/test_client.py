@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -72,7 +71,7 @@ class Desktop:
 
 
 @asynccontextmanager
-async def access_to(desktop: Desktop) -> AsyncIterator[tuple[aiohttp.ClientSession, DesktopAccess]]:
+async def access_to(desktop: Desktop) -> AsyncIterator[DesktopAccess]:
     app = web.Application()
     app.router.add_get("/.vdi/enter", desktop.go_in)
     app.router.add_post("/.vdi/leave", desktop.go_out)
@@ -82,8 +81,7 @@ async def access_to(desktop: Desktop) -> AsyncIterator[tuple[aiohttp.ClientSessi
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-            yield http, DesktopAccess(url, "one-use", "the-state", MARK)
+        yield DesktopAccess(url, "one-use", "the-state", MARK)
     finally:
         await runner.cleanup()
 
@@ -92,8 +90,8 @@ async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.M
     monkeypatch.setattr(client, "PAUSE_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(client, "RAMP_SECONDS", 0.0)
     desktop = Desktop(skip=1)
-    async with access_to(desktop) as (http, access):
-        found = await probe(http, access, 10)
+    async with access_to(desktop) as access:
+        found = await probe(access, 10)
     assert len(found.input_to_photon_ms) == 10
     assert all(0 < one < 1000 for one in found.input_to_photon_ms)
     assert (found.keys_without_effect, found.frames, found.frames_dropped) == (0, 20, 9)
@@ -124,15 +122,14 @@ async def test_a_failure_names_its_stage(
 ) -> None:
     monkeypatch.setattr(client, "PICTURE_SECONDS", 1.0)
     monkeypatch.setattr(client, "EFFECT_SECONDS", 0.1)
-    async with access_to(desktop) as (http, access):
+    async with access_to(desktop) as access:
         with pytest.raises(StageError, match=words) as failed:
-            await probe(http, access, 5)
+            await probe(access, 5)
     assert failed.value.stage == stage
     assert desktop.enter != 302 or desktop.seen[-1].startswith("leave"), "the grant ends in any case"
 
 
 async def test_a_host_that_is_not_there() -> None:
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(StageError, match="cannot be reached") as failed:
-            await probe(http, DesktopAccess("http://127.0.0.1:1", "t", "s", MARK), 5)
+    with pytest.raises(StageError, match="cannot be reached") as failed:
+        await probe(DesktopAccess("http://127.0.0.1:1", "t", "s", MARK), 5)
     assert failed.value.stage == "entering"

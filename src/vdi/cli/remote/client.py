@@ -1,24 +1,21 @@
 """A client of the gateway's REST API, with a token. Every failure is a `CommandFailedError`."""
 
-import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 from urllib import parse
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
+import httpx
 
 from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
-from vdi.cli.url_check import LocalhostResolver
+from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of
 
-_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
-_DESKTOP = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
-_STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-"""The gateway sends a comment every 20 s: what is silent for 60 s is dead."""
+_REQUEST_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+_STREAM = httpx.Timeout(60.0, connect=_CONNECT_SECONDS)
+"""The gateway sends a comment every 20 s: a stream that is silent for 60 s is dead."""
 _EXIT_CODES = {400: USAGE, 403: FINDINGS, 404: FINDINGS, 409: FINDINGS, 422: USAGE}
 
 
@@ -30,28 +27,6 @@ class NoSuchThingError(CommandFailedError):
     """Raised on 404."""
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Leaves nothing open. aiohttp says a TLS goodbye to a stream that it drops, and waits for the other side's: that
-    would outlive the event loop of a command.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._made: list[asyncio.Transport] = []
-
-    async def _create_connection(self, *arguments: Any, **options: Any) -> Any:
-        protocol = await super()._create_connection(*arguments, **options)
-        if protocol.transport is not None:
-            self._made.append(protocol.transport)
-        return protocol
-
-    async def end(self) -> None:
-        """Cut off what is still open; sockets are closed in the event loop's next round."""
-        for each in self._made:
-            each.abort()
-        await asyncio.sleep(0)
-
-
 class GatewayClient:
     """One gateway. An async context manager."""
 
@@ -61,52 +36,41 @@ class GatewayClient:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._headers = headers
-        self._proxy = proxy_for(server)
-        self._ca = ca
-        self._session: aiohttp.ClientSession | None = None
+        self.ca = ca
+        self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
-        self._connector = _Connector(resolver=LocalhostResolver(), ssl=tls(self._ca))
-        self._session = aiohttp.ClientSession(connector=self._connector, headers=self._headers, timeout=_TIMEOUT)
+        self._client = open_client(
+            self.server,
+            seconds=_REQUEST_SECONDS,
+            connect_seconds=_CONNECT_SECONDS,
+            tls=tls(self.ca),
+            headers=self._headers,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            await self._connector.end()
-
-    @asynccontextmanager
-    async def to_desktops(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """For the desktops' hosts, which the same authority has signed: without our token, and keeping no cookies."""
-        connector = _Connector(resolver=LocalhostResolver(), ssl=tls(self._ca))
-        cookies = aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(connector=connector, cookie_jar=cookies, timeout=_DESKTOP) as session:
-            try:
-                yield session
-            finally:
-                await connector.end()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def check(self) -> None:
         """That there is a gateway, and that its certificate is trusted. Raises CommandFailedError."""
         async with self._open("GET", "/api/v1/openapi.json") as answer:
-            if answer.content_type != "application/json":
+            if answer.headers.get("content-type", "").partition(";")[0] != "application/json":
                 raise CommandFailedError(f"{self.server} is no gateway of VDI; is the address right?", COULD_NOT_LOOK)
 
     async def post_form(self, path: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
         """Send a form outside of the API; the answer's status and body, whatever it is."""
-        form = aiohttp.FormData(fields)
         try:
-            async with self._connected.post(
-                self.server + path, data=form, proxy=self._proxy, allow_redirects=False
-            ) as answer:
-                return answer.status, await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answer = await self._connected.post(self.server + path, data=dict(fields))
+        except HTTP_ERRORS as error:
             raise self._unreachable(error) from error
+        return answer.status_code, answer.content
 
     @property
-    def _connected(self) -> aiohttp.ClientSession:
-        assert self._session is not None  # noqa: S101 -- for the type checker: entered before it is used
-        return self._session
+    def _connected(self) -> httpx.AsyncClient:
+        assert self._client is not None  # noqa: S101 -- for the type checker: entered before it is used
+        return self._client
 
     async def get(self, path: str, **query: str) -> Any:
         """Read `/api/v1` + path; quote path segments with `quote`."""
@@ -129,7 +93,7 @@ class GatewayClient:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if body is not None else {}
         async with self._open(method, f"/api/v1{path}", query=query, data=data, headers=headers) as answer:
-            text = await answer.read()
+            text = await answer.aread()
             return json.loads(text) if text else None
 
     @asynccontextmanager
@@ -139,12 +103,11 @@ class GatewayClient:
         async with self._open("GET", f"/api/v1{path}", query=query, headers=headers, limits=_STREAM) as answer:
             yield self._events(answer)
 
-    async def _events(self, answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, str]]:
+    async def _events(self, answer: httpx.Response) -> AsyncIterator[tuple[str, str]]:
         name = ""
         data: list[str] = []
         try:
-            async for raw in answer.content:
-                line = raw.decode().rstrip("\r\n")
+            async for line in _lines(answer):
                 if not line and data:
                     yield name, "\n".join(data)
                 if not line:
@@ -154,7 +117,7 @@ class GatewayClient:
                     name = value.removeprefix(" ")
                 elif field == "data":
                     data.append(value.removeprefix(" "))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except HTTP_ERRORS as error:
             raise self._unreachable(error) from error
 
     @asynccontextmanager
@@ -166,53 +129,45 @@ class GatewayClient:
         query: Mapping[str, str] | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        limits: aiohttp.ClientTimeout = _TIMEOUT,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        limits: httpx.Timeout | None = None,
+    ) -> AsyncIterator[httpx.Response]:
         try:
-            async with self._connected.request(
+            async with self._connected.stream(
                 method,
                 self.server + path,
                 params=query,
-                data=data,
+                content=data,
                 headers=headers,
-                timeout=limits,
-                proxy=self._proxy,
-                allow_redirects=False,
+                timeout=limits or httpx.USE_CLIENT_DEFAULT,
             ) as answer:
-                if answer.status >= 300:
-                    raise _refusal(self.server, answer.status, await answer.read())
+                if answer.status_code >= 300:
+                    raise _refusal(self.server, answer.status_code, await answer.aread())
                 yield answer
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except HTTP_ERRORS as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> CommandFailedError:
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            why = f"its certificate is not trusted ({error.certificate_error.verify_message})"  # type: ignore[attr-defined]
+        if untrusted := certificate_error(error):
+            why = f"its certificate is not trusted ({untrusted.verify_message})"
             return CommandFailedError(
                 f"{self.server}: {why}. If its authority is your own: vdi login {self.server} --ca-file FILE",
                 COULD_NOT_LOOK,
             )
-        why = str(error) or type(error).__name__
-        return CommandFailedError(f"cannot reach the gateway {self.server}: {why}", COULD_NOT_LOOK)
+        return CommandFailedError(f"cannot reach the gateway {self.server}: {reason_of(error)}", COULD_NOT_LOOK)
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    """The lines of a stream. httpx's own splits at U+2028 and others too, which JSON may contain."""
+    rest = b""
+    async for piece in answer.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode().rstrip("\r")
 
 
 def quote(text: str) -> str:
     """Quote a name as one segment of a path."""
     return parse.quote(text, safe="@")
-
-
-def is_local(host: str) -> bool:
-    """Whether requests to this host stay on this machine: names below `localhost` are resolved so (RFC 6761, 6.3)."""
-    return host in ("127.0.0.1", "::1", "localhost") or host.endswith(".localhost")
-
-
-def proxy_for(server: str) -> str | None:
-    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for this server."""
-    parts = urlsplit(server)
-    host = parts.hostname or ""
-    if is_local(host) or proxy_bypass(host):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def tls(ca: str) -> ssl.SSLContext:

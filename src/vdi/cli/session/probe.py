@@ -11,7 +11,7 @@ import typer
 from vdi.cli.failures import COULD_NOT_LOOK, CommandFailedError
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import Output, columns, print_data
-from vdi.cli.remote.client import GatewayClient, proxy_for, quote
+from vdi.cli.remote.client import GatewayClient, quote, tls
 from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.gateway_backend import GatewayBackend, GatewayTarget
 from vdi.cli.session.target import with_backend
@@ -46,9 +46,10 @@ def probe(
             f" {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
             COULD_NOT_LOOK,
         )
-    if importlib.util.find_spec("av") is None:
+    missing = [module for module in ("av", "websockets") if importlib.util.find_spec(module) is None]
+    if missing:
         raise CommandFailedError(
-            "a probe decodes pictures with PyAV, which is not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
+            f"a probe needs {' and '.join(missing)}, not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
         )
 
     async def work(backend: Backend) -> ProbeReport:
@@ -70,11 +71,10 @@ async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
     address = f"/sessions/{quote(name)}/probe"
     begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
     url = str(begun["url"]).rstrip("/")
-    access = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), proxy_for(url))
+    access = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark))
     result = f"{address}/{quote(begun['id'])}"
     try:
-        async with client.to_desktops() as http:
-            measurements = await probe_desktop(http, access, keys)
+        measurements = await probe_desktop(access, keys, tls(client.ca))
     except StageError as error:
         await client.send("PUT", result, body={"failed": error.stage})
         raise CommandFailedError(f"{name}: {error}") from error

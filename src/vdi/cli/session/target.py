@@ -11,11 +11,11 @@ import typer
 
 from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
 from vdi.cli.options import CONNECTION_OPTIONS, DEFAULT_NAMESPACE, PROGRAM, KubeConnection, signature_with
-from vdi.cli.remote.client import is_local
 from vdi.cli.remote.logins import Logins, read_logins
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
+from vdi.http_client import is_local
 from vdi.kube.http import url_host
 
 P = ParamSpec("P")

@@ -1,17 +1,16 @@
 """The way that a browser takes, tried from here: name, certificate, answer, WebSocket."""
 
 import asyncio
-import socket
+import base64
+import secrets
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import aiohttp
-import aiohttp.abc
-
 from vdi.doctor.checks.registry import found
 from vdi.findings.model import Finding, Remedy
+from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
 
 _SECONDS = 10.0
 _STREAM = "/api/websockets"
@@ -43,56 +42,33 @@ class Seen:
     """101, or the status of the refusal."""
 
 
-class _Resolver(aiohttp.ThreadedResolver):
-    """Names below `localhost` are this machine, as browsers have it (RFC 6761, 6.3)."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[aiohttp.abc.ResolveResult]:
-        """See aiohttp."""
-        return await super().resolve("localhost" if host.endswith(".localhost") else host, port, family)
-
-
 async def try_way(url: str) -> Seen:
     """What a browser would meet. Never raises for what the network does."""
-    context = ssl.create_default_context()
-    timeout = aiohttp.ClientTimeout(total=_SECONDS)
     certificate = ""
-    connector = aiohttp.TCPConnector(resolver=_Resolver())
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as http:
-        try:
-            try:
-                status = await _status(http, url, context)
-            except aiohttp.ClientConnectorCertificateError as error:
-                certificate = str(error.certificate_error)
-                context = _unchecked()  # the rest of the way is worth knowing all the same
-                status = await _status(http, url, context)
-            return Seen(certificate=certificate, status=status, websocket=await _websocket(http, url, context))
-        except aiohttp.ClientConnectorDNSError as error:
-            return Seen("name", str(error.os_error))
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            words = str(error) or f"no answer within {_SECONDS:g} s"
-            return Seen("connection", words, certificate=certificate)
-
-
-def _unchecked() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-async def _status(http: aiohttp.ClientSession, url: str, context: ssl.SSLContext) -> int:
-    async with http.get(url, ssl=context, allow_redirects=False) as answer:
-        return answer.status
-
-
-async def _websocket(http: aiohttp.ClientSession, url: str, context: ssl.SSLContext) -> int:
-    address = url.rstrip("/") + _STREAM
     try:
-        async with http.ws_connect(address, ssl=context, origin=url.rstrip("/")):
-            return 101
-    except aiohttp.WSServerHandshakeError as error:
-        return error.status
+        try:
+            status, websocket = await _ask(url, None)
+        except HTTP_ERRORS as error:
+            untrusted = certificate_error(error)
+            if untrusted is None:
+                raise
+            certificate = str(untrusted)
+            status, websocket = await _ask(url, unverified())  # the rest of the way is worth knowing all the same
+        return Seen(certificate=certificate, status=status, websocket=websocket)
+    except HTTP_ERRORS as error:
+        return Seen("name" if is_unknown_host(error) else "connection", reason_of(error), certificate=certificate)
+
+
+async def _ask(url: str, tls: ssl.SSLContext | None) -> tuple[int, int]:
+    """Status of the page, and of the WebSocket's handshake (RFC 6455, 4.1)."""
+    origin = url.rstrip("/")
+    key = base64.b64encode(secrets.token_bytes(16)).decode()
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
+    async with asyncio.timeout(_SECONDS), open_client(url, seconds=_SECONDS, tls=tls) as client:
+        async with client.stream("GET", url) as page:
+            pass
+        async with client.stream("GET", origin + _STREAM, headers={**upgrade, "Origin": origin}) as handshake:
+            return page.status_code, handshake.status_code
 
 
 def judge(target: Target, seen: Seen) -> Iterator[Finding]:

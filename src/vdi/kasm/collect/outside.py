@@ -4,17 +4,17 @@ import asyncio
 import json
 import shutil
 import socket
-import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-import aiohttp
+import httpx
 
 from vdi.helm.binary import find_helm
 from vdi.helm.errors import HelmUnavailable
+from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of, unverified
 from vdi.kasm.preflight.facts import Answer, Probe, Resolution, Tool
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConfigError
@@ -106,56 +106,34 @@ async def ask(method: str, url: str, *, connect: str = "") -> Answer:
     """
     try:
         return await _ask(method, url, connect, trust=True)
-    except aiohttp.ClientConnectorCertificateError:
-        pass
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        return Answer(url, problem=_words(error))
+    except HTTP_ERRORS as error:
+        if certificate_error(error) is None:
+            return Answer(url, problem=_words(error))
     try:
         return await _ask(method, url, connect, trust=False)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except HTTP_ERRORS as error:
         return Answer(url, problem=_words(error), trusted=False)
 
 
 async def _ask(method: str, url: str, connect: str, *, trust: bool) -> Answer:
-    connector = aiohttp.TCPConnector(resolver=_Fixed(connect) if connect else None, ssl=trust)
-    timeout = aiohttp.ClientTimeout(total=_HTTP_SECONDS)
+    tls = None if trust else unverified()
     async with (
-        aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=not connect) as session,
-        session.request(method, url, allow_redirects=False) as answer,
+        asyncio.timeout(_HTTP_SECONDS),
+        open_client(url, seconds=_HTTP_SECONDS, tls=tls, connect=connect) as client,
+        client.stream(method, url) as answer,
     ):
-        body = "" if method == "HEAD" else (await answer.content.read(_BODY)).decode(errors="replace")
-        return Answer(url, answer.status, body, trusted=trust)
+        body = b""
+        async for piece in answer.aiter_bytes():
+            body += piece
+            if len(body) >= _BODY:
+                break
+        return Answer(url, answer.status_code, body[:_BODY].decode(errors="replace"), trusted=trust)
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
         return f"nothing came within {_HTTP_SECONDS:g} s"
-    return str(error) or type(error).__name__
-
-
-class _Fixed(aiohttp.abc.AbstractResolver):
-    """Any name is at this address."""
-
-    def __init__(self, connect: str) -> None:
-        self._address, _, port = connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "")
-        self._port = int(port) if port else 0
-
-    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[aiohttp.abc.ResolveResult]:
-        """The one address."""
-        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        return [
-            aiohttp.abc.ResolveResult(
-                hostname=host,
-                host=self._address,
-                port=self._port or port,
-                family=family,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-        ]
-
-    async def close(self) -> None:
-        """Nothing to close."""
+    return reason_of(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,23 +149,18 @@ class ServerTime:
 async def read_clocks(config: ClusterConfig) -> ServerTime:
     """From the Date header of any answer; no account is needed for that, so none is shown."""
     try:
-        context: ssl.SSLContext | bool = config.ssl_context() or True
+        context = config.ssl_context() or True
     except ConfigError as error:
         return ServerTime(problem=str(error))
-    timeout = aiohttp.ClientTimeout(total=_HTTP_SECONDS)
+    name = {"sni_hostname": config.tls_server_name} if config.tls_server_name else {}
     began = time.monotonic()
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(
-                f"{config.server.rstrip('/')}/version",
-                ssl=context,
-                server_hostname=config.tls_server_name,
-                proxy=config.proxy_url,
-            ) as answer,
-        ):
+        async with httpx.AsyncClient(
+            verify=context, proxy=config.proxy_url, timeout=_HTTP_SECONDS, trust_env=False
+        ) as client:
+            answer = await client.get(f"{config.server.rstrip('/')}/version", extensions=name)
             said = answer.headers.get("Date", "")
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except HTTP_ERRORS as error:
         return ServerTime(problem=f"the API server gave no answer to GET /version ({_words(error)})")
     took = time.monotonic() - began
     try:

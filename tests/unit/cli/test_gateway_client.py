@@ -1,0 +1,26 @@
+"""The client of a gateway's REST API, against a server on loopback."""
+
+from aiohttp import web
+
+from vdi.cli.remote.client import GatewayClient
+
+
+async def test_an_event_may_contain_every_character_of_json() -> None:
+    async def events(_: web.Request) -> web.Response:
+        return web.Response(
+            text='event: session\ndata: {"a": "x\u2028y\x85z"}\r\n\r\n: comment\n\nevent: ready\ndata: {}\n\n'
+        )
+
+    app = web.Application()
+    app.router.add_get("/api/v1/events", events)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with (
+            GatewayClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client,
+            client.events("/events") as stream,
+        ):
+            assert [event async for event in stream] == [("session", '{"a": "x\u2028y\x85z"}'), ("ready", "{}")]
+    finally:
+        await runner.cleanup()
