@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -142,16 +142,17 @@ async def _watch(
 ) -> Measurements:
     from websockets.asyncio.client import connect
     from websockets.exceptions import InvalidHandshake, InvalidStatus
+    from websockets.typing import Origin, Subprotocol
 
     address = f"ws{access.url.removeprefix('http')}/api/websockets"
     token = base64.urlsafe_b64encode(b"edge").decode().rstrip("=")  # as Selkies' page offers one; the edge replaces it
-    fixed = {"host": fixed_address} if (fixed_address := address_of(access.url)) else {}
+    fixed: dict[str, Any] = {"host": host} if (host := address_of(access.url)) else {}
     try:
         async with connect(
             address,
             ssl=(tls or ssl.create_default_context()) if address.startswith("wss:") else None,
-            subprotocols=["selkies", f"selkies.token.{token}"],
-            origin=access.url,
+            subprotocols=[Subprotocol("selkies"), Subprotocol(f"selkies.token.{token}")],
+            origin=Origin(access.url),
             additional_headers={"Cookie": cookies},
             proxy=proxy_for(access.url),
             open_timeout=_ANSWER_SECONDS,
