@@ -11,7 +11,7 @@ from typing import Any
 from bundles import renamed
 from cluster.helm_tools import Tools
 from cluster.operator_stage import ShiftedClock
-from vdi.cli.kasm_diagnose import CHECKS
+from vdi.cli.kasm.diagnose import CHECKS
 from vdi.doctor.collect import collect
 from vdi.doctor.examine import examine
 from vdi.doctor.kasm import Kasm

@@ -1,8 +1,8 @@
-"""Errors of the Kubernetes API as a person reads them, with the exit code of each. Called by `options.Target` alone."""
+"""Errors of the Kubernetes API as users read them, with the exit code of each. Called by `KubeConnection` alone."""
 
 import re
 
-from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
 from vdi.kube.errors import (
     AlreadyExists,
     ApiError,
@@ -29,34 +29,34 @@ _PATTERN = " in body should match '"
 """What the API server says of a value that misses a pattern: the pattern, which few people read."""
 
 
-def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CommandFailedError:
+def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CliError:
     """What a person can do about an error of the API: what was asked, of whom, and what is missing.
 
     `credentials` says where they come from (`kubeconfig /home/alice/.kube/config`).
     """
     match error:
         case ConfigError():
-            return CommandFailedError(f"there is no cluster to talk to: {error}", COULD_NOT_LOOK)
+            return CliError(f"there is no cluster to talk to: {error}", COULD_NOT_LOOK)
         case ConnectionFailed():
             text = f"cannot reach the API server {error.server} ({credentials}): {error.why}"
-            return CommandFailedError(text, COULD_NOT_LOOK)
+            return CliError(text, COULD_NOT_LOOK)
         case Unauthorized():
             text = f"the API server {server} does not accept the credentials of {credentials}: {error.message}"
-            return CommandFailedError(text, COULD_NOT_LOOK)
+            return CliError(text, COULD_NOT_LOOK)
         case Forbidden():
-            return CommandFailedError(_forbidden(error, namespace), COULD_NOT_LOOK)
+            return CliError(_forbidden(error, namespace), COULD_NOT_LOOK)
         case NotFound(api_missing=True):
-            return CommandFailedError(
+            return CliError(
                 f"the vdi CRDs are not on this cluster ({server}): install the chart,"
                 " helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace",
                 COULD_NOT_LOOK,
             )
         case NotFound() | AlreadyExists() | Conflict():
-            return CommandFailedError(error.message, FINDINGS)
+            return CliError(error.message, FINDINGS)
         case Invalid() | BadRequest():
-            return CommandFailedError(_invalid(error), USAGE)
+            return CliError(_invalid(error), USAGE)
         case _:
-            return CommandFailedError(f"{server}: {error}", COULD_NOT_LOOK)
+            return CliError(f"{server}: {error}", COULD_NOT_LOOK)
 
 
 def _forbidden(error: ApiError, namespace: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vdi.cli.failures import FINDINGS
+from vdi.cli.errors import FINDINGS
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import examples
 from vdi.cli.output import PageOption, PageOutput

@@ -4,11 +4,11 @@ import sys
 
 import typer
 
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 
 
 def confirm(question: str, *, untouched: str = "nothing was changed") -> bool:
-    """Whether the user confirms. Raises CommandFailedError without a terminal; `untouched` says what is unchanged."""
+    """Whether the user confirms. Raises CliError without a terminal; `untouched` says what is unchanged."""
     if not sys.stdin.isatty():
-        raise CommandFailedError(f"{untouched}, because nobody can be asked here: say --yes", USAGE)
+        raise CliError(f"{untouched}, because nobody can be asked here: say --yes", USAGE)
     return typer.confirm(question, err=True)

@@ -3,8 +3,16 @@
 import typer
 
 from vdi.cli.options import examples
-from vdi.cli.release_options import ChartFolder, DryRun, Sets, ValuesFiles, Where, files_that_are, on_checked_release
-from vdi.cli.release_run import change_release
+from vdi.cli.release.options import (
+    ChartFolder,
+    DryRun,
+    ReleaseOptions,
+    Sets,
+    ValuesFiles,
+    files_that_are,
+    on_checked_release,
+)
+from vdi.cli.release.run import change_release
 from vdi.helm.arguments import Values
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -19,7 +27,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 @on_checked_release
 def install(
-    at: Where,
+    at: ReleaseOptions,
     *,
     values: ValuesFiles = None,
     sets: Sets = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vdi.cli.browser import has_screen, opens_browser
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, KubeConnection, examples
 from vdi.cli.remote.authorization import AuthorizationRequest, exchange_code, listen_on_loopback, revoke_token
 from vdi.cli.remote.client import GatewayClient, tls
@@ -51,7 +51,7 @@ def login(
     logins = read_logins()
     address = server_url(server or logins.current) if server or logins.current else ""
     if not address:
-        raise CommandFailedError("which gateway? Give its address, such as https://portal.vdi.example.com", USAGE)
+        raise CliError("which gateway? Give its address, such as https://portal.vdi.example.com", USAGE)
     before = logins.gateways.get(address)
     ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
     made = asyncio.run(_log_in(address, ca, typed=no_browser or not has_screen()))
@@ -65,7 +65,7 @@ def login(
 
 def _end(address: str, before: Login) -> None:
     """Revoke the token of the login before; one that cannot be revoked ends by itself."""
-    with suppress(CommandFailedError):
+    with suppress(CliError):
         asyncio.run(revoke_token(address, before))
 
 
@@ -74,7 +74,7 @@ def _read_authority(path: Path) -> str:
         text = path.expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no PEM file"
-        raise CommandFailedError(f"--ca-file {path}: {why}", USAGE) from error
+        raise CliError(f"--ca-file {path}: {why}", USAGE) from error
     tls(text)
     return text
 
@@ -97,7 +97,7 @@ def _ask_for_code(address: str) -> str:
     typer.echo(f"Open this address in a browser, agree, and type the code that it shows:\n  {address}", err=True)
     code = typer.prompt("Code", err=True) if sys.stdin.isatty() else sys.stdin.readline()
     if not code.strip():
-        raise CommandFailedError("no code was given, so nobody is logged in")
+        raise CliError("no code was given, so nobody is logged in")
     return str(code).strip()
 
 

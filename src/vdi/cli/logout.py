@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.errors import FINDINGS, CliError
 from vdi.cli.options import examples
 from vdi.cli.remote.authorization import revoke_token
 from vdi.cli.remote.client import LoggedOutError
@@ -27,16 +27,16 @@ def logout(
     login = logins.gateways.pop(address, None)
     if login is None:
         known = ", ".join(logins.gateways) or "none"
-        raise CommandFailedError(f"you are not logged in{f' to {address}' if address else ''} (logged in to: {known})")
+        raise CliError(f"you are not logged in{f' to {address}' if address else ''} (logged in to: {known})")
     if logins.current == address:
         logins.current = next(iter(logins.gateways), "")
     try:
         asyncio.run(revoke_token(address, login))
     except LoggedOutError:
         pass  # it had ended already
-    except CommandFailedError as error:
+    except CliError as error:
         write_logins(logins)
-        raise CommandFailedError(
+        raise CliError(
             f"the token is forgotten here, but could not be revoked: {error.message}\n"
             f"It ends by itself{f' at {login.expires}' if login.expires else ''}; sooner on {address}/account",
             FINDINGS,

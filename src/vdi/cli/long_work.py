@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.images import ImageFailed
 from vdi.devcluster.images.archive import BadProgram
@@ -39,7 +39,7 @@ def errors_in_words(*more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        raise CommandFailedError(str(error)) from error
+        raise CliError(str(error)) from error
     except KeyboardInterrupt:
         print("Interrupted; what this command had begun is undone.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

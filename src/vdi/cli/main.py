@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vdi.cli.failures import FINDINGS, CommandFailedError
+from vdi.cli.errors import FINDINGS, CliError
 from vdi.cli.options import PROGRAM, examples
 
 NOUNS = {
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         typer.main.get_command(app).main(args=argv, prog_name=PROGRAM)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except CommandFailedError as failure:
+    except CliError as failure:
         _show(failure.message, hint="")
         return failure.exit_code
     except Exception as error:

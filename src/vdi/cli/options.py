@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 
 import typer
 
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
@@ -60,7 +60,7 @@ class KubeConnection:
         return flags + (f" --context {self.context}" if self.context else "")
 
     def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
-        """Open a client, do the work, close it. Errors of the API come out as `CommandFailedError`, in words."""
+        """Open a client, do the work, close it. Errors of the API come out as `CliError`, in words."""
         from vdi.cli.api_errors import in_words
         from vdi.kube.config import load_config
         from vdi.kube.errors import KubeError
@@ -97,7 +97,7 @@ def seconds_of(option: str, text: str) -> float:
     try:
         return parse_duration(text).total_seconds()
     except ValueError as error:
-        raise CommandFailedError(f"{option}: {error}", USAGE) from error
+        raise CliError(f"{option}: {error}", USAGE) from error
 
 
 Options = Mapping[str, tuple[Any, Any]]

@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from vdi.api.pool import VDIPool
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.options import PROGRAM, KubeConnection, examples, with_connection
 from vdi.cli.output import (
     ListOutput,
@@ -88,7 +88,7 @@ async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:
             raise
         there = sorted(str(raw["metadata"]["name"]) for raw in await client.list(POOLS, into=dict[str, Any]))
         known = ", ".join(there) or "none"
-        raise CommandFailedError(f"there is no pool {name}; on this cluster there are: {known}") from error
+        raise CliError(f"there is no pool {name}; on this cluster there are: {known}") from error
 
 
 def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:

@@ -6,9 +6,9 @@ import typer
 
 from vdi.cli.options import examples
 from vdi.cli.output import PageOutput, print_data
-from vdi.cli.release_options import DryRun, Where, Yes, on_release
-from vdi.cli.release_page import change_data, change_lines, revision_data, revision_lines, summary_line
-from vdi.cli.release_run import ReleaseView, agree, run
+from vdi.cli.release.options import DryRun, ReleaseOptions, Yes, with_release
+from vdi.cli.release.page import change_data, change_lines, revision_data, revision_lines, summary_line
+from vdi.cli.release.run import ReleaseView, confirm_change, run
 from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.kube.transport import Client
 from vdi.release.carry_out import Running, crd_losses, roll_back, rollback_target
@@ -18,9 +18,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog=examples("rollback --dry-run", "rollback", "rollback 3 --yes"))
-@on_release
+@with_release
 def rollback(
-    at: Where,
+    at: ReleaseOptions,
     revision: Annotated[int | None, typer.Argument(help="Where to go back to; else to the one before.", min=1)] = None,
     *,
     dry_run: DryRun = False,
@@ -39,8 +39,8 @@ def rollback(
             typer.echo(line)
     done = None
     if not dry_run:
-        agree(f"Go back to revision {target.version}? Running desktops go on.", yes)
-        done = run(at, lambda client: _carry_out(client, at, target))
+        confirm_change(f"Go back to revision {target.version}? Running desktops go on.", yes)
+        done = run(at, lambda client: _apply(client, at, target))
     if at.output is PageOutput.JSON:
         data = {"revisions": list(map(revision_data, revisions)), "target": target.version, "losses": losses}
         print_data({**data, "changes": change_data(changes), "revision": revision_data(done)}, at.output)
@@ -51,7 +51,7 @@ def rollback(
 
 
 async def _prepare(
-    client: Client, at: Where, wanted: int | None
+    client: Client, at: ReleaseOptions, wanted: int | None
 ) -> tuple[list[Revision], Revision, list[Change], list[str]]:
     revisions = await read_revisions(client, at.place.namespace, at.release)
     target = rollback_target(at.release, revisions, wanted)
@@ -60,6 +60,6 @@ async def _prepare(
     return revisions, target, changes, await crd_losses(client, target)
 
 
-async def _carry_out(client: Client, at: Where, target: Revision) -> Revision:
+async def _apply(client: Client, at: ReleaseOptions, target: Revision) -> Revision:
     with ReleaseView() as view:
         return await roll_back(Running(client, at.helm, view, at.seconds), at.release, at.place, target)

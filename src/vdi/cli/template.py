@@ -9,7 +9,7 @@ import typer
 
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import Lifecycle, PrePullStatus, TemplatePersistence, VDITemplate
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.options import examples
 from vdi.cli.output import (
     ListOutput,
@@ -64,7 +64,7 @@ async def get_template(backend: Backend, name: str) -> Raw:
     found = await backend.template(name)
     if found is None:
         known = ", ".join(str(raw["metadata"]["name"]) for raw in await backend.templates()) or "none"
-        raise CommandFailedError(f"there is no template {name}; {backend.offers}: {known}")
+        raise CliError(f"there is no template {name}; {backend.offers}: {known}")
     return found
 
 

@@ -4,12 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.options import examples
 from vdi.cli.output import PageOutput, print_data
-from vdi.cli.release_options import DryRun, Where, Yes, on_release
-from vdi.cli.release_page import revision_data
-from vdi.cli.release_run import ReleaseView, agree, run
+from vdi.cli.release.options import DryRun, ReleaseOptions, Yes, with_release
+from vdi.cli.release.page import revision_data
+from vdi.cli.release.run import ReleaseView, confirm_change, run
 from vdi.kube.transport import Client
 from vdi.release.carry_out import Running
 from vdi.release.remove import (
@@ -31,9 +31,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples("uninstall --dry-run", "uninstall", "uninstall --delete-homes --crds", "uninstall --force")
 )
-@on_release
+@with_release
 def uninstall(
-    at: Where,
+    at: ReleaseOptions,
     *,
     delete_homes: Annotated[
         bool, typer.Option("--delete-homes", help="Delete all homes too, with the files of everybody.")
@@ -59,10 +59,10 @@ def uninstall(
             typer.echo(line)
     _refuse(plan, crds=crds, force=force)
     if not dry_run:
-        agree("Uninstall?", yes)
+        confirm_change("Uninstall?", yes)
         if doomed:
-            agree(f"Delete {count(doomed, 'home')}, with all files in it? Nothing brings them back.", yes)
-        run(at, lambda client: _carry_out(client, at, plan, homes=delete_homes, crds=crds, force=force))
+            confirm_change(f"Delete {count(doomed, 'home')}, with all files in it? Nothing brings them back.", yes)
+        run(at, lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force))
     stays = staying(plan, doomed, crds=crds)
     if at.output is PageOutput.JSON:
         print_data({**_data(plan), "removed": not dry_run, "stays": stays}, at.output)
@@ -74,17 +74,15 @@ def uninstall(
 
 def _refuse(plan: Removal, *, crds: bool, force: bool) -> None:
     if plan.revision is None and not (plan.sessions or plan.homes or plan.crds):
-        raise CommandFailedError(
-            f"there is no release {plan.release} in the namespace {plan.namespace}, and nothing of it"
-        )
+        raise CliError(f"there is no release {plan.release} in the namespace {plan.namespace}, and nothing of it")
     if plan.sessions and not plan.operator_works and not force:
-        raise CommandFailedError(no_operator(plan))
+        raise CliError(no_operator(plan))
     if crds and plan.elsewhere:
         words = f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another operator looks after"
-        raise CommandFailedError(f"{words}; allowed once they are gone")
+        raise CliError(f"{words}; allowed once they are gone")
 
 
-async def _carry_out(client: Client, at: Where, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
+async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
     with ReleaseView() as view:
         running = Running(client, at.helm, view, at.seconds)
         await end_sessions(running, plan, force=force)
@@ -92,7 +90,7 @@ async def _carry_out(client: Client, at: Where, plan: Removal, *, homes: bool, c
             await uninstall_release(running, plan, at.place)
         if late := await left_sessions(client, plan.sessions_namespace):
             again = "run the same again with --force"
-            raise CommandFailedError(f"started while this ran, and now without an operator: {', '.join(late)}; {again}")
+            raise CliError(f"started while this ran, and now without an operator: {', '.join(late)}; {again}")
         kept = [one for one in plan.homes if not one.owned]
         if homes and kept:
             await delete_homes(running, kept)

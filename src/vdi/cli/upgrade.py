@@ -3,17 +3,17 @@
 import typer
 
 from vdi.cli.options import examples
-from vdi.cli.release_options import (
+from vdi.cli.release.options import (
     ChartFolder,
     DryRun,
+    ReleaseOptions,
     Sets,
     ValuesFiles,
-    Where,
     Yes,
     files_that_are,
     on_checked_release,
 )
-from vdi.cli.release_run import change_release
+from vdi.cli.release.run import change_release
 from vdi.helm.arguments import Values
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -28,7 +28,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 @on_checked_release
 def upgrade(
-    at: Where,
+    at: ReleaseOptions,
     *,
     values: ValuesFiles = None,
     sets: Sets = None,

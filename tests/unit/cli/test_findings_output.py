@@ -29,12 +29,12 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
     bundle.write_bytes(save(cluster.snapshot()))
     values.write_text("global: {hostname: kasm.example.com}\n")
     found: dict[str, Any] = {
-        "gpu": fresh(a_gpu_node()),
-        "kasm_preflight": changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]),
-        "kasm_validate": broken(a_kasm(), pods=[]),
+        "gpu.commands": fresh(a_gpu_node()),
+        "kasm.preflight": changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]),
+        "kasm.validate": broken(a_kasm(), pods=[]),
     }
     for module, state in found.items():
-        monkeypatch.setattr(f"vdi.cli.{module}.Target", lambda *_, state=state, **__: _Answering(state))
+        monkeypatch.setattr(f"vdi.cli.{module}.KubeConnection", lambda *_, state=state, **__: _Answering(state))
     return {
         "doctor": ["--from", str(bundle)],
         "gpu verify": [],
@@ -46,7 +46,7 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
 
 
 class _Answering:
-    """A Target whose cluster is this."""
+    """A KubeConnection whose cluster is this."""
 
     flags = ""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.session.gateway_backend import GatewayTarget
@@ -76,7 +76,7 @@ def test_an_address_has_one_spelling(text: str, url: str) -> None:
     ["", "http://portal.example.com", "https://a@portal.example.com", "https://p/login", "ftp://p", "p:x", "p:0"],
 )
 def test_what_is_no_address_of_a_portal_is_refused(text: str) -> None:
-    with pytest.raises(CommandFailedError, match="is not the address of a portal") as refused:
+    with pytest.raises(CliError, match="is not the address of a portal") as refused:
         server_url(text)
     assert refused.value.exit_code == 2
 
@@ -102,7 +102,7 @@ def test_logins_are_kept_for_their_owner_alone() -> None:
 def test_a_file_that_others_may_read_or_write_is_not_used(mode: int) -> None:
     write_logins(LOGINS)
     login_file().chmod(mode)
-    with pytest.raises(CommandFailedError, match=f"has mode {mode:04o}") as refused:
+    with pytest.raises(CliError, match=f"has mode {mode:04o}") as refused:
         choose_target(KubeConnection(), None, {})
     assert refused.value.exit_code == 3
     assert "vdi_1" not in refused.value.message
@@ -113,7 +113,7 @@ def test_a_file_that_others_may_read_or_write_is_not_used(mode: int) -> None:
 def test_a_damaged_file_is_named(text: str) -> None:
     write_logins(LOGINS)
     login_file().write_text(text, encoding="latin-1")
-    with pytest.raises(CommandFailedError, match="is damaged"):
+    with pytest.raises(CliError, match="is damaged"):
         read_logins()
 
 

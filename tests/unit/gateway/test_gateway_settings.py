@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vdi.cli import gateway
+from vdi.cli.gateway import commands
 from vdi.gateway.settings import OIDC, Settings, read_settings
 from vdi.operator.variables import SettingsError
 from vdi.session.policy import Policy
@@ -104,7 +104,7 @@ def test_a_misspelt_variable_is_refused_and_those_of_others_are_not() -> None:
 
 
 def test_the_command_s_help_names_every_variable() -> None:
-    source = (Path(gateway.__file__).parent.parent / "gateway" / "settings.py").read_text()
+    source = (Path(commands.__file__).parents[2] / "gateway" / "settings.py").read_text()
     variables = set(re.findall(r'^    "(VDI_[A-Z_]+)": \(', source, flags=re.MULTILINE))
     assert len(variables) > 20
-    assert not [name for name in variables if name not in (gateway.run.__doc__ or "")]
+    assert not [name for name in variables if name not in (commands.run.__doc__ or "")]

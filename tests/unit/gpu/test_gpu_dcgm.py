@@ -12,7 +12,7 @@ from aiohttp import web
 
 from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
-from vdi.cli.gpu_page import status_data, status_lines
+from vdi.cli.gpu.page import status_data, status_lines
 from vdi.gpu import measure as measuring
 from vdi.gpu.dcgm import BadPageError, Gpu, Measured, read_page
 from vdi.gpu.measure import measure

@@ -18,7 +18,7 @@ def facts_are(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command sees these facts in the place of a cluster."""
 
     def put(facts: Facts) -> None:
-        monkeypatch.setattr("vdi.cli.kasm_preflight.KubeConnection.run", lambda *_: facts)
+        monkeypatch.setattr("vdi.cli.kasm.preflight.KubeConnection.run", lambda *_: facts)
 
     return put
 

@@ -10,7 +10,7 @@ import pytest
 from unit.release.test_release_preflight import a_revision
 from vdi.api.session import VDISession
 from vdi.cli.main import main
-from vdi.cli.release_page import change_data, change_lines, revision_lines, summary_line
+from vdi.cli.release.page import change_data, change_lines, revision_lines, summary_line
 from vdi.cli.uninstall import plan_lines, staying
 from vdi.release.diff import changes_between
 from vdi.release.remove import HomeVolume, Removal, no_operator

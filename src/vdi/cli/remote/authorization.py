@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.remote.client import GatewayClient
 from vdi.cli.remote.logins import Login
 
@@ -52,7 +52,7 @@ class AuthorizationRequest:
 
 
 async def exchange_code(client: GatewayClient, request: AuthorizationRequest, code: str, ca: str) -> Login:
-    """Exchange the code for a token. Raises CommandFailedError with the gateway's reason."""
+    """Exchange the code for a token. Raises CliError with the gateway's reason."""
     given = {"code": code, "code_verifier": request.verifier, "redirect_uri": request.redirect_uri}
     status, text = await client.post_form("/cli/token", given)
     try:
@@ -62,12 +62,12 @@ async def exchange_code(client: GatewayClient, request: AuthorizationRequest, co
         why = str(answer["error_description"])
     except (ValueError, KeyError, TypeError) as error:
         words = f"{request.server} answers {status} to the code, and not as a gateway of VDI does"
-        raise CommandFailedError(words) from error
-    raise CommandFailedError(f"{request.server} gives no token for this code: {why}")
+        raise CliError(words) from error
+    raise CliError(f"{request.server} gives no token for this code: {why}")
 
 
 async def revoke_token(server: str, login: Login) -> None:
-    """Revoke a login's token. Raises CommandFailedError; LoggedOutError for one that has expired."""
+    """Revoke a login's token. Raises CliError; LoggedOutError for one that has expired."""
     async with GatewayClient(server, token=login.token, ca=login.ca) as client:
         await client.send("DELETE", "/tokens/current")
 
@@ -80,17 +80,17 @@ class LoopbackReceiver:
         self._answer: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
     async def code(self, request: AuthorizationRequest, seconds: float) -> str:
-        """Wait for the code. Raises CommandFailedError when none comes, or the code of another login."""
+        """Wait for the code. Raises CliError when none comes, or the code of another login."""
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._answer
         except TimeoutError as error:
             said = f"nobody has agreed in the browser within {seconds:.0f} s; try again, or use --no-browser"
-            raise CommandFailedError(said) from error
+            raise CliError(said) from error
         if not hmac.compare_digest(answer.get("state", ""), request.state):
-            raise CommandFailedError("what came back from the browser belongs to another login; try again")
+            raise CliError("what came back from the browser belongs to another login; try again")
         if not answer.get("code"):
-            raise CommandFailedError(f"the gateway sent no code back: {answer.get('error', 'it does not say why')}")
+            raise CliError(f"the gateway sent no code back: {answer.get('error', 'it does not say why')}")
         return answer["code"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A client of the gateway's REST API, with a token. Every failure is a `CommandFailedError`."""
+"""A client of the gateway's REST API, with a token. Every failure is a `CliError`."""
 
 import json
 import ssl
@@ -9,7 +9,7 @@ from urllib import parse
 
 import httpx
 
-from vdi.cli.failures import COULD_NOT_LOOK, FINDINGS, USAGE, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
 from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of
 
 _REQUEST_SECONDS = 30.0
@@ -19,11 +19,11 @@ _STREAM = httpx.Timeout(60.0, connect=_CONNECT_SECONDS)
 _EXIT_CODES = {400: USAGE, 403: FINDINGS, 404: FINDINGS, 409: FINDINGS, 422: USAGE}
 
 
-class LoggedOutError(CommandFailedError):
+class LoggedOutError(CliError):
     """Raised on 401: the token has ended."""
 
 
-class NoSuchThingError(CommandFailedError):
+class NoSuchThingError(CliError):
     """Raised on 404."""
 
 
@@ -54,10 +54,10 @@ class GatewayClient:
             await self._client.aclose()
 
     async def check(self) -> None:
-        """That there is a gateway, and that its certificate is trusted. Raises CommandFailedError."""
+        """That there is a gateway, and that its certificate is trusted. Raises CliError."""
         async with self._open("GET", "/api/v1/openapi.json") as answer:
             if answer.headers.get("content-type", "").partition(";")[0] != "application/json":
-                raise CommandFailedError(f"{self.server} is no gateway of VDI; is the address right?", COULD_NOT_LOOK)
+                raise CliError(f"{self.server} is no gateway of VDI; is the address right?", COULD_NOT_LOOK)
 
     async def post_form(self, path: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
         """Send a form outside of the API; the answer's status and body, whatever it is."""
@@ -146,14 +146,14 @@ class GatewayClient:
         except HTTP_ERRORS as error:
             raise self._unreachable(error) from error
 
-    def _unreachable(self, error: Exception) -> CommandFailedError:
+    def _unreachable(self, error: Exception) -> CliError:
         if untrusted := certificate_error(error):
             why = f"its certificate is not trusted ({untrusted.verify_message})"
-            return CommandFailedError(
+            return CliError(
                 f"{self.server}: {why}. If its authority is your own: vdi login {self.server} --ca-file FILE",
                 COULD_NOT_LOOK,
             )
-        return CommandFailedError(f"cannot reach the gateway {self.server}: {reason_of(error)}", COULD_NOT_LOOK)
+        return CliError(f"cannot reach the gateway {self.server}: {reason_of(error)}", COULD_NOT_LOOK)
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
@@ -171,23 +171,23 @@ def quote(text: str) -> str:
 
 
 def tls(ca: str) -> ssl.SSLContext:
-    """Trusts these authorities (PEM), or the machine's own. Raises CommandFailedError."""
+    """Trusts these authorities (PEM), or the machine's own. Raises CliError."""
     try:
         context = ssl.create_default_context(cadata=ca or None)
     except (ssl.SSLError, ValueError) as error:
-        raise CommandFailedError(f"the certificate authority cannot be used: {error}", COULD_NOT_LOOK) from error
+        raise CliError(f"the certificate authority cannot be used: {error}", COULD_NOT_LOOK) from error
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # own authorities seldom have key identifiers; as in vdi.kube
     return context
 
 
-def _refusal(server: str, status: int, body: bytes) -> CommandFailedError:
+def _refusal(server: str, status: int, body: bytes) -> CliError:
     """What the gateway says, or what stands before it."""
     try:
         problem = json.loads(body)
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         words = f"{server} answers {status}, and not as a gateway of VDI does; is the address right?"
-        return CommandFailedError(words, COULD_NOT_LOOK)
+        return CliError(words, COULD_NOT_LOOK)
     if status == 401:
         return LoggedOutError(
             f"{server} does not accept the login that is kept here: {detail} Log in again: vdi login {server}",
@@ -199,7 +199,7 @@ def _refusal(server: str, status: int, body: bytes) -> CommandFailedError:
     if errors:
         lines = [_line(each) for each in errors]
         detail = "the gateway refuses this:\n" + "\n".join(f"  {line}" for line in lines)
-    return CommandFailedError(detail, _EXIT_CODES.get(status, COULD_NOT_LOOK))
+    return CliError(detail, _EXIT_CODES.get(status, COULD_NOT_LOOK))
 
 
 def _line(error: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from vdi.cli.failures import COULD_NOT_LOOK, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, CliError
 
 
 class Login(msgspec.Struct, omit_defaults=True):
@@ -51,9 +51,9 @@ def read_logins() -> Logins:
     except FileNotFoundError:
         return Logins()
     except OSError as error:
-        raise CommandFailedError(f"{path} cannot be read: {error.strerror}", COULD_NOT_LOOK) from error
+        raise CliError(f"{path} cannot be read: {error.strerror}", COULD_NOT_LOOK) from error
     if os.name == "posix" and mode & 0o077:
-        raise CommandFailedError(
+        raise CliError(
             f"{path} has mode {mode:04o}, so others on this machine may read the tokens in it; allowed is 0600."
             f" Log in anew, so that what they may have read is worth nothing: rm {path}; vdi login URL",
             COULD_NOT_LOOK,
@@ -61,7 +61,7 @@ def read_logins() -> Logins:
     try:
         return msgspec.json.decode(text, type=Logins)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CommandFailedError(f"{path} is damaged ({error}): remove it and log in again", COULD_NOT_LOOK) from error
+        raise CliError(f"{path} is damaged ({error}): remove it and log in again", COULD_NOT_LOOK) from error
 
 
 def write_logins(logins: Logins) -> None:

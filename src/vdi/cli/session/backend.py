@@ -56,7 +56,7 @@ class SessionWatch(Protocol):
 
 
 class Backend(Protocol):
-    """What both backends can do. Errors are CommandFailedError, or a KubeError that `Target.run` translates."""
+    """What both backends can do. Errors are CliError, or a KubeError that `Target.run` translates."""
 
     @property
     def where(self) -> str:
@@ -103,7 +103,7 @@ class Backend(Protocol):
         """How a running desktop is opened."""
 
     def log_lines(self, session: VDISession, /, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-        """The desktop's log. Raises CommandFailedError with the reason when there is none."""
+        """The desktop's log. Raises CliError with the reason when there is none."""
 
     def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
@@ -142,4 +142,4 @@ class Target(Protocol):
         """For messages: `in namespace vdi-sessions`."""
 
     def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
-        """Open the backend, do the work, close it. Raises CommandFailedError for whatever fails."""
+        """Open the backend, do the work, close it. Raises CliError for whatever fails."""

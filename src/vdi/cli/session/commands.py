@@ -10,7 +10,7 @@ import typer
 
 from vdi.cli.browser import opens_browser
 from vdi.cli.confirm import confirm
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, seconds_of
 from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
 from vdi.cli.progress import ProgressView
@@ -89,9 +89,9 @@ def create(
     """
     user = user or target.user
     if not user:
-        raise CommandFailedError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
+        raise CliError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
     if home is False and (home_size or retain is not None):
-        raise CommandFailedError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
+        raise CliError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
     wish = Wish(
         user=user,
         template=template,
@@ -137,7 +137,7 @@ def list_(
     """List sessions, oldest first."""
     if watch:
         if output not in (ListOutput.TABLE, ListOutput.WIDE):
-            raise CommandFailedError(f"--watch goes with -o table or -o wide, not with -o {output}", USAGE)
+            raise CliError(f"--watch goes with -o table or -o wide, not with -o {output}", USAGE)
         wide = output is ListOutput.WIDE
         target.run(lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces))
         return
@@ -218,14 +218,14 @@ def rm(
 ) -> None:
     """Remove sessions. The home stays, unless the session was made with --delete-home or this command is given it."""
     plans = target.run(lambda backend: operations.plan_removals(backend, names, delete_home=delete_home))
-    removals = [plan for plan in plans if not isinstance(plan, CommandFailedError)]
+    removals = [plan for plan in plans if not isinstance(plan, CliError)]
     _confirm_home_deletion(
         [f"{each.session.metadata.name}: {each.home_lost}" for each in removals if each.home_lost], yes
     )
     still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None))
-    refused = [plan.message for plan in plans if isinstance(plan, CommandFailedError)]
+    refused = [plan.message for plan in plans if isinstance(plan, CliError)]
     if refused or still:
-        raise CommandFailedError("\n".join([*refused, *still]))
+        raise CliError("\n".join([*refused, *still]))
 
 
 def _confirm_home_deletion(homes: list[str], yes: bool) -> None:
@@ -233,7 +233,7 @@ def _confirm_home_deletion(homes: list[str], yes: bool) -> None:
         return
     typer.echo("This deletes all files in these homes:\n" + "\n".join(f"  {home}" for home in homes), err=True)
     if not confirm("Delete them?", untouched="nothing was removed"):
-        raise CommandFailedError("nothing was removed")
+        raise CliError("nothing was removed")
 
 
 async def _remove(backend: Backend, removals: Sequence[operations.Removal], seconds: float | None) -> list[str]:
@@ -289,7 +289,7 @@ def suspend(
 
     raw, changed, done = target.run(work)
     if wait and not done:
-        raise CommandFailedError(
+        raise CliError(
             f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}:"
             f" see {PROGRAM} session show {name}{target.flags}"
         )
@@ -357,7 +357,7 @@ def extend(
 ) -> None:
     """Give a session more time. It counts at once; the template's maxTimeout is the most there is."""
     if (by is None) == (timeout is None):
-        raise CommandFailedError("give one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
+        raise CliError("give one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
     done = target.run(lambda backend: operations.extend(backend, name, by=by, to=timeout, now=now_utc()))
     if done.ends is None:
         said = f"the next run of session {name} may last {format_duration(done.length)}"

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from vdi.api.session import VDISession
-from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.output import Raw
 from vdi.cli.remote.client import GatewayClient, NoSuchThingError, quote
 from vdi.cli.remote.logins import Login
@@ -148,7 +148,7 @@ class GatewayBackend:
 
     async def log_lines(self, _session: VDISession, /, **_options: object) -> AsyncIterator[str]:
         """See Backend: a gateway has no logs."""
-        raise CommandFailedError(
+        raise CliError(
             "a desktop's log needs access to the cluster, and a gateway gives none: --kubeconfig FILE", COULD_NOT_LOOK
         )
         yield ""
@@ -162,7 +162,7 @@ class GatewayBackend:
             message = (
                 f"through a gateway --watch follows your own desktops and those shared with you, not those of {user}"
             )
-            raise CommandFailedError(message, USAGE)
+            raise CliError(message, USAGE)
         return watch_gateway(self.client, name)
 
     def watch_pod(self, _session: VDISession, _on_change: Callable[[], None], /) -> AbstractAsyncContextManager[None]:
@@ -198,4 +198,4 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_namespaces(everywhere: bool) -> None:
     if everywhere:
-        raise CommandFailedError("a gateway has one namespace: leave out --all-namespaces, or say --kubeconfig", USAGE)
+        raise CliError("a gateway has one namespace: leave out --all-namespaces, or say --kubeconfig", USAGE)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vdi.api.session import VDISession
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.remote.client import GatewayClient, LoggedOutError, NoSuchThingError
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class GatewayWatch:
                 self._replace({})
             except LoggedOutError:
                 raise
-            except CommandFailedError:
+            except CliError:
                 if not self._synced.is_set() or clock() - self._last_event > _GIVE_UP_SECONDS:
                     raise
             await asyncio.sleep(_RECONNECT_SECONDS)

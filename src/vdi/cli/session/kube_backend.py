@@ -12,7 +12,7 @@ import msgspec
 
 from vdi.api.session import Access, VDISession
 from vdi.api.template import VDITemplate
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.output import Raw, now_utc
 from vdi.cli.session.backend import Backend, Opening
@@ -88,7 +88,7 @@ class KubeBackend:
         try:
             return await self.client.create(SESSIONS, wanted, namespace=self.namespace, into=dict[str, Any])
         except AlreadyExists as error:
-            raise CommandFailedError(await self._describe_existing(wanted["metadata"]["name"])) from error
+            raise CliError(await self._describe_existing(wanted["metadata"]["name"])) from error
 
     async def _describe_existing(self, name: str) -> str:
         there = msgspec.convert(await self.get(name), VDISession)
@@ -104,7 +104,7 @@ class KubeBackend:
         except NotFound as error:
             if error.api_missing:
                 raise
-            raise CommandFailedError(f"there is no session {name} {self.where}") from error
+            raise CliError(f"there is no session {name} {self.where}") from error
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
         """See Backend."""
@@ -151,7 +151,7 @@ class KubeBackend:
             try:
                 guests = edit(session)
             except Refused as refused:
-                raise CommandFailedError(refused.sentence) from refused
+                raise CliError(refused.sentence) from refused
             version = {"resourceVersion": session.metadata.resource_version}
             change = {"spec": {"access": msgspec.to_builtins(guests)}, "metadata": version}
             try:
@@ -160,7 +160,7 @@ class KubeBackend:
                 raise
             except Conflict:
                 session = msgspec.convert(await self.get(meta.name), VDISession)
-        raise CommandFailedError(f"session {meta.name} is being changed by others all the time; try again")
+        raise CliError(f"session {meta.name} is being changed by others all the time; try again")
 
     async def has_home(self, session: VDISession, claim: str) -> bool:
         """See Backend."""
@@ -193,10 +193,10 @@ class KubeBackend:
             secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
             password = base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
         except NotFound as error:
-            raise CommandFailedError(f"the password's Secret {secret_of} is not {self.where}") from error
+            raise CliError(f"the password's Secret {secret_of} is not {self.where}") from error
         except (KeyError, ValueError) as error:
             said = f"Secret {secret_of} {self.where} has no key {PASSWORD_KEY!r} that can be read"
-            raise CommandFailedError(said) from error
+            raise CliError(said) from error
         return Opening(session.status.url, USERNAME, password)
 
     async def _is_behind_gateway(self, session: VDISession) -> bool:
@@ -205,7 +205,7 @@ class KubeBackend:
         try:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
         except NotFound as error:
-            raise CommandFailedError(f"session {session.metadata.name} has no pod {pod} any more") from error
+            raise CliError(f"session {session.metadata.name} has no pod {pod} any more") from error
         containers = raw.get("spec", {}).get("containers", [])
         given = {each.get("name") for one in containers for each in one.get("env", [])}
         return not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST))
@@ -220,9 +220,9 @@ class KubeBackend:
                 yield line
         except (NotFound, BadRequest) as error:
             what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
-            raise CommandFailedError(_no_log(session, what, error.message)) from error
+            raise CliError(_no_log(session, what, error.message)) from error
         if not started and session.status.phase != Phase.RUNNING:  # a pod without a node has an empty log, no error
-            raise CommandFailedError(_no_log(session, "has not started", "its status does not say why"))
+            raise CliError(_no_log(session, "has not started", "its status does not say why"))
 
     @asynccontextmanager
     async def watch(

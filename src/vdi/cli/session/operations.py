@@ -9,7 +9,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.output import Raw, duration, parse_time
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.view import phase
@@ -43,22 +43,20 @@ async def get_session(backend: Backend, name: str) -> VDISession:
 
 
 async def open_running(backend: Backend, name: str) -> Opening:
-    """How to open a running desktop. Raises CommandFailedError with the reason when it does not run."""
+    """How to open a running desktop. Raises CliError with the reason when it does not run."""
     session = await get_session(backend, name)
     if session.status.phase != Phase.RUNNING or not session.status.url:
         why = session.status.message or "its status does not say why"
-        raise CommandFailedError(f"session {name} is {phase(session)}, so there is nothing to open: {why}")
+        raise CliError(f"session {name} is {phase(session)}, so there is nothing to open: {why}")
     return await backend.opening(session)
 
 
-async def plan_removals(
-    backend: Backend, names: Sequence[str], *, delete_home: bool
-) -> list[Removal | CommandFailedError]:
+async def plan_removals(backend: Backend, names: Sequence[str], *, delete_home: bool) -> list[Removal | CliError]:
     """What `rm` would do to each, before anything is done: a removal, or why not."""
     return list(await asyncio.gather(*(_plan(backend, name, delete_home) for name in names)))
 
 
-async def _plan(backend: Backend, name: str, delete_home: bool) -> Removal | CommandFailedError:
+async def _plan(backend: Backend, name: str, delete_home: bool) -> Removal | CliError:
     try:
         session = await get_session(backend, name)
         persistence = session.spec.persistence
@@ -75,7 +73,7 @@ async def _plan(backend: Backend, name: str, delete_home: bool) -> Removal | Com
         await _refuse_shared_home(backend, session)
         if not await backend.has_home(session, claim):
             return Removal(session, None, None)
-    except CommandFailedError as failure:
+    except CliError as failure:
         return failure
     return Removal(session, claim, claim)
 
@@ -85,7 +83,7 @@ async def _refuse_shared_home(backend: Backend, session: VDISession) -> None:
     for raw in await backend.list(session.spec.user, everywhere=False):
         other = as_session(raw)
         if other.spec.template == session.spec.template and other.metadata.name != mine:
-            raise CommandFailedError(
+            raise CliError(
                 f"session {mine} shares its home with session {other.metadata.name}, so the home is not deleted and"
                 f" {mine} neither: remove {other.metadata.name} first, or leave out --delete-home"
             )
@@ -104,7 +102,7 @@ async def until_gone(backend: Backend, session: VDISession, seconds: float) -> b
 
 
 async def log_lines(backend: Backend, name: str, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-    """The desktop's log. Raises CommandFailedError with the reason when there is none yet."""
+    """The desktop's log. Raises CliError with the reason when there is none yet."""
     session = await get_session(backend, name)
     async for line in backend.log_lines(session, follow=follow, tail=tail):
         yield line
@@ -151,7 +149,7 @@ async def restart(backend: Backend, name: str, now: datetime) -> Raw:
     """Request a new desktop on the same home; the time of the run continues."""
     session = await get_session(backend, name)
     if session.spec.suspended:
-        raise CommandFailedError(f"session {name} is suspended, so there is no desktop to restart: resume it")
+        raise CliError(f"session {name} is suspended, so there is no desktop to restart: resume it")
     return await backend.restart(session, now)
 
 
@@ -163,13 +161,13 @@ async def extend(backend: Backend, name: str, *, by: str | None, to: str | None,
     template = msgspec.convert(found, VDITemplate) if found else None
     before = run_length(session, template, _POLICY)
     if before is None:
-        raise CommandFailedError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is no length")
+        raise CliError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is no length")
     requested = before + _length("--by", by) if by else _length("--timeout", to or "")
     _refuse_a_sudden_end(session, requested, now)
     session.spec.timeout = format_duration(requested)
     allowed = run_length(session, template, _POLICY) or requested
     if by and allowed <= before:
-        raise CommandFailedError(
+        raise CliError(
             f"a run of template {session.spec.template} may last {format_duration(allowed)} at most"
             f" (spec.lifecycle.maxTimeout), and session {name} has that already"
         )
@@ -182,7 +180,7 @@ def _refuse_a_sudden_end(session: VDISession, length: timedelta, now: datetime) 
     start = parse_time(session.status.start_time)
     if start and start + length <= now:
         ran = duration((now - start).total_seconds())
-        raise CommandFailedError(
+        raise CliError(
             f"session {session.metadata.name} has run for {ran}, so a run of {format_duration(length)} would end at"
             " once; to end it, suspend or remove it",
             USAGE,
@@ -193,4 +191,4 @@ def _length(option: str, text: str) -> timedelta:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise CommandFailedError(f"{option}: {error}", USAGE) from error
+        raise CliError(f"{option}: {error}", USAGE) from error

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from vdi.cli.failures import COULD_NOT_LOOK, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, CliError
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import Output, columns, print_data
 from vdi.cli.remote.client import GatewayClient, quote, tls
@@ -41,14 +41,14 @@ def probe(
     picture, with 3 when it could not be measured.
     """
     if not isinstance(target, GatewayTarget):
-        raise CommandFailedError(
+        raise CliError(
             "a probe goes the way people go, through a gateway, and this would go to a cluster:"
             f" {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
             COULD_NOT_LOOK,
         )
     missing = [module for module in ("av", "websockets") if importlib.util.find_spec(module) is None]
     if missing:
-        raise CommandFailedError(
+        raise CliError(
             f"a probe needs {' and '.join(missing)}, not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
         )
 
@@ -63,7 +63,7 @@ def probe(
     else:
         print_data(msgspec.to_builtins(found), output)
     if not found.within_goal:
-        raise CommandFailedError(_over(found))
+        raise CliError(_over(found))
 
 
 async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
@@ -77,7 +77,7 @@ async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
         measurements = await probe_desktop(access, keys, tls(client.ca))
     except StageError as error:
         await client.send("PUT", result, body={"failed": error.stage})
-        raise CommandFailedError(f"{name}: {error}") from error
+        raise CliError(f"{name}: {error}") from error
     await client.send("PUT", result, body={"figures": msgspec.to_builtins(measurements)})
     return evaluate(name, url, measurements)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from vdi.api.session import VDISession
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.errors import CliError
 from vdi.cli.options import PROGRAM
 from vdi.cli.output import Raw, duration
 from vdi.cli.progress import ProgressView
@@ -32,7 +32,7 @@ async def start_and_wait(
     view: ProgressView,
     clock: Callable[[], float] = time.monotonic,
 ) -> Raw:
-    """Create a session and show its start; returns it running. Raises CommandFailedError when it does not start."""
+    """Create a session and show its start; returns it running. Raises CliError when it does not start."""
     begun = clock()
     session = as_session(await backend.create(wish))
     view.say(f"session {session.metadata.name} created {backend.where}")
@@ -51,7 +51,7 @@ async def wait_until_running(
 ) -> Raw:
     """Show the start of a session that has just been made or resumed; returns it running.
 
-    Raises CommandFailedError when it does not start. Interrupted, it leaves the session as it is and says so.
+    Raises CliError when it does not start. Interrupted, it leaves the session as it is and says so.
     """
     start = Start(clock() if begun is None else begun)
     name = session.metadata.name
@@ -62,9 +62,9 @@ async def wait_until_running(
     try:
         last = await watch_start(backend, session, start=start, seconds=seconds, view=view, clock=clock)
         if start.outcome is not Outcome.RUNNING or last is None:
-            raise CommandFailedError(f"{failure_message(start, name, seconds)}\n{what_now}")
+            raise CliError(f"{failure_message(start, name, seconds)}\n{what_now}")
         if not await watch_url(last.status.url, start=start, view=view, clock=clock):
-            raise CommandFailedError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
+            raise CliError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
     except asyncio.CancelledError:
         view.say(f"Not waiting any longer; session {name} is left as it is.\n{what_now}")
         raise

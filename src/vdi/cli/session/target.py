@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import CONNECTION_OPTIONS, DEFAULT_NAMESPACE, PROGRAM, KubeConnection, signature_with
 from vdi.cli.remote.logins import Logins, read_logins
 from vdi.cli.session.backend import Target
@@ -24,14 +24,14 @@ P = ParamSpec("P")
 def choose_target(
     connection: KubeConnection, server: str | None, environ: Mapping[str, str]
 ) -> GatewayTarget | KubeTarget:
-    """The target. Raises CommandFailedError when options contradict each other, or without a login there.
+    """The target. Raises CliError when options contradict each other, or without a login there.
 
     A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod), and higher than
     the kubeconfig in the home directory.
     """
     if connection.kubeconfig or connection.context:
         if server:
-            raise CommandFailedError(
+            raise CliError(
                 f"--server {server} goes to a gateway, --kubeconfig and --context to a cluster: give one of them", USAGE
             )
         return KubeTarget(connection, "--kubeconfig or --context (VDI_KUBECONFIG, VDI_CONTEXT) names a cluster")
@@ -51,12 +51,12 @@ def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) 
     login = logins.gateways.get(server)
     if login is None:
         known = ", ".join(logins.gateways) or "none"
-        raise CommandFailedError(
+        raise CliError(
             f"you are not logged in to {server} (logged in to: {known}). Log in: {PROGRAM} login {server}",
             COULD_NOT_LOOK,
         )
     if connection.namespace != DEFAULT_NAMESPACE:
-        raise CommandFailedError(
+        raise CliError(
             f"a gateway has one namespace, so --namespace {connection.namespace} does not go with {server}:"
             " leave it out (VDI_NAMESPACE too), or name a cluster with --kubeconfig",
             USAGE,
@@ -65,7 +65,7 @@ def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) 
 
 
 def server_url(text: str) -> str:
-    """A gateway's address without path and slash: `https://portal.vdi.example.com:8443`. Raises CommandFailedError.
+    """A gateway's address without path and slash: `https://portal.vdi.example.com:8443`. Raises CliError.
 
     Plain HTTP only to this machine: a token must not go over a network in the open.
     """
@@ -77,7 +77,7 @@ def server_url(text: str) -> str:
     good = parts.scheme == "https" or (parts.scheme == "http" and is_local(parts.hostname or ""))
     extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
     if not parts.hostname or not good or extra or port == 0:
-        raise CommandFailedError(
+        raise CliError(
             f"{text!r} is not the address of a portal; allowed are addresses such as"
             " https://portal.vdi.example.com (http:// on this machine only, and no path)",
             USAGE,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, Output, columns, print_data
 from vdi.gateway.login.users_file import (
@@ -48,7 +48,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to pr
 class _Users:
     """The Secret with the users."""
 
-    target: KubeConnection
+    connection: KubeConnection
     secret: str
 
     def read(self) -> tuple[dict[str, LocalUser], list[str]]:
@@ -57,7 +57,7 @@ class _Users:
         async def work(client: Client) -> str:
             return (await self._get(client))[1]
 
-        return _understood(lambda: read_users(self.target.run(work)))
+        return _understood(lambda: read_users(self.connection.run(work)))
 
     def change(self, user: str, to: Callable[[LocalUser | None], LocalUser | None]) -> None:
         """Put what `to` makes of the user's entry in its place; None: away with it. Others' changes are kept."""
@@ -72,20 +72,20 @@ class _Users:
                 except (Conflict, AlreadyExists):
                     continue
                 return
-            raise CommandFailedError(f"Secret {self.secret} was changed by others {_TRIES} times meanwhile: try again")
+            raise CliError(f"Secret {self.secret} was changed by others {_TRIES} times meanwhile: try again")
 
-        _understood(lambda: self.target.run(work))
+        _understood(lambda: self.connection.run(work))
 
     async def _get(self, client: Client) -> tuple[str, str]:
         """Version and text; both are empty where there is no Secret."""
         try:
-            raw = await client.get(SECRETS, self.secret, namespace=self.target.namespace, into=dict[str, Any])
+            raw = await client.get(SECRETS, self.secret, namespace=self.connection.namespace, into=dict[str, Any])
         except NotFound:
             return "", ""
         return raw["metadata"]["resourceVersion"], base64.b64decode((raw.get("data") or {}).get(KEY, "")).decode()
 
     async def _put(self, client: Client, version: str, data: dict[str, str]) -> None:
-        namespace = self.target.namespace
+        namespace = self.connection.namespace
         if not version:
             new = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.secret}, "data": data}
             await client.create(SECRETS, new, namespace=namespace, into=msgspec.Raw)
@@ -121,7 +121,7 @@ def add(
 
     def entry(known: LocalUser | None) -> LocalUser:
         if known is not None:
-            raise CommandFailedError(
+            raise CliError(
                 f"{address} is there already; another password: {PROGRAM} gateway user passwd {address}", FINDINGS
             )
         return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
@@ -211,12 +211,12 @@ def _address(user: str) -> str:
     try:
         return check_address(user)
     except ValueError as why:
-        raise CommandFailedError(str(why), USAGE) from None
+        raise CliError(str(why), USAGE) from None
 
 
 def _there(address: str, known: LocalUser | None) -> LocalUser:
     if known is None:
-        raise CommandFailedError(f"there is no user {address}; {PROGRAM} gateway user ls shows who is", FINDINGS)
+        raise CliError(f"there is no user {address}; {PROGRAM} gateway user ls shows who is", FINDINGS)
     return known
 
 
@@ -225,19 +225,19 @@ def _new_password(from_stdin: bool) -> tuple[str, str]:
     try:
         from vdi.gateway.login.passwords import Passwords, new_password
     except ModuleNotFoundError as missing:
-        raise CommandFailedError(f"{missing.name} is not installed: install vdi[gateway]", USAGE) from missing
+        raise CliError(f"{missing.name} is not installed: install vdi[gateway]", USAGE) from missing
     password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
     try:
         return password, Passwords().make_hash(password)
     except ValueError as why:
-        raise CommandFailedError(str(why), USAGE) from None
+        raise CliError(str(why), USAGE) from None
 
 
 def _understood(work: Callable[[], T]) -> T:
     try:
         return work()
     except UserFileError as why:
-        raise CommandFailedError(f"{why}; nothing was changed", FINDINGS) from why
+        raise CliError(f"{why}; nothing was changed", FINDINGS) from why
 
 
 def _tell(said: str, address: str, password: str, output: Output) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from vdi.cli.doctor_fix import fix
-from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.doctor.fix import fix
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import KubeConnection, examples, with_connection
 from vdi.doctor.codes import CODES
@@ -44,7 +44,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 @with_connection
 def doctor(
-    target: KubeConnection,
+    connection: KubeConnection,
     session: Annotated[str | None, typer.Argument(help="Only this session, and all that it hangs on.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Sessions of all namespaces.")] = False,
@@ -98,44 +98,46 @@ def doctor(
         (tries and source, "--probe cannot go with --from: it tries a cluster"),
         (yes and not mend, "--yes is for --fix"),
     )
-    scope = Scope("" if everything else target.namespace, session or "")
-    snapshot = _replay(source, session) if source else target.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+    scope = Scope("" if everything else connection.namespace, session or "")
+    snapshot = (
+        _replay(source, session) if source else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+    )
     if session and not snapshot.sessions and "vdisessions" not in snapshot.unread_kinds | set(snapshot.absent):
-        raise CommandFailedError(f"there is no session {session} in namespace {snapshot.scope.namespace}")
+        raise CliError(f"there is no session {session} in namespace {snapshot.scope.namespace}")
     if bundle:
         save_bundle(redact(snapshot), bundle)
     findings = examine(snapshot)
     if tries:
-        probed = target.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
+        probed = connection.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
         findings = rank([*findings, *probed])
     report = make_report(findings, snapshot)
     print_report(report, output)
     if mend:
-        fix(target, findings, snapshot, yes=yes)
+        fix(connection, findings, snapshot, yes=yes)
     if record is not None:
-        _keep(target, record, findings, snapshot)
+        _keep(connection, record, findings, snapshot)
         return
     raise typer.Exit(exit_code(findings, warnings_fail=report.warnings_fail))
 
 
 def _refuse_together(*refused: tuple[object, str]) -> None:
-    """Raise CommandFailedError for the first that holds."""
+    """Raise CliError for the first that holds."""
     for holds, message in refused:
         if holds:
-            raise CommandFailedError(message, USAGE)
+            raise CliError(message, USAGE)
 
 
-def _keep(target: KubeConnection, where: str, findings: list[Finding], snapshot: Snapshot) -> None:
+def _keep(connection: KubeConnection, where: str, findings: list[Finding], snapshot: Snapshot) -> None:
     namespace, _, name = where.partition("/")
     patch = to_patch(record_of(findings, snapshot.taken_at))
-    target.run(lambda client: client.patch(CONFIG_MAPS, name, patch, namespace=namespace, into=msgspec.Raw))
+    connection.run(lambda client: client.patch(CONFIG_MAPS, name, patch, namespace=namespace, into=msgspec.Raw))
 
 
 def _explain(code: str) -> None:
     if code not in CODES:
         near = difflib.get_close_matches(code, CODES, n=3)
         hint = f"; perhaps {' or '.join(near)} is meant" if near else f"; allowed: {', '.join(CODES)}"
-        raise CommandFailedError(f"--explain: there is no code {code!r}{hint}", USAGE)
+        raise CliError(f"--explain: there is no code {code!r}{hint}", USAGE)
     typer.echo("\n".join([f"{code}", "", *explain_code(CODES[code])]))
 
 
@@ -144,7 +146,7 @@ def read_bundle(source: Path) -> Snapshot:
     try:
         return load(source.read_bytes())
     except (OSError, BadSnapshotError) as error:
-        raise CommandFailedError(f"--from {source}: {error}", COULD_NOT_LOOK) from error
+        raise CliError(f"--from {source}: {error}", COULD_NOT_LOOK) from error
 
 
 def _replay(source: Path, session: str | None) -> Snapshot:
@@ -159,4 +161,4 @@ def save_bundle(snapshot: Snapshot, file: Path) -> None:
     try:
         file.write_bytes(save(snapshot))
     except OSError as error:
-        raise CommandFailedError(f"--bundle {file}: {error}", COULD_NOT_LOOK) from error
+        raise CliError(f"--bundle {file}: {error}", COULD_NOT_LOOK) from error

@@ -5,8 +5,8 @@ import importlib.util
 import typer
 
 from vdi.cli.become import become
-from vdi.cli.failures import USAGE, CommandFailedError
-from vdi.cli.gateway_user import app as user_commands
+from vdi.cli.errors import USAGE, CliError
+from vdi.cli.gateway.user import app as user_commands
 from vdi.cli.options import Context, Kubeconfig, examples
 
 app = typer.Typer(no_args_is_help=True)
@@ -36,5 +36,5 @@ def run(
     VDI_METRICS_TOKEN_FILE, VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text or json).
     """
     if importlib.util.find_spec("starlette") is None:
-        raise CommandFailedError("the gateway's libraries are not installed: install vdi[gateway]", USAGE)
+        raise CliError("the gateway's libraries are not installed: install vdi[gateway]", USAGE)
     become("vdi.gateway", kubeconfig, context)

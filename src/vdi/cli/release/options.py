@@ -8,7 +8,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, Options, seconds_of, signature_with
 from vdi.cli.output import PageOption, PageOutput
@@ -34,10 +34,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class ReleaseOptions:
     """Cluster, namespace, release, helm."""
 
-    target: KubeConnection
+    connection: KubeConnection
     release: str
     helm: Helm
     seconds: float
@@ -46,18 +46,18 @@ class Where:
     @property
     def place(self) -> Place:
         """As helm is told."""
-        return Place(self.target.namespace, self.target.kubeconfig, self.target.context)
+        return Place(self.connection.namespace, self.connection.kubeconfig, self.connection.context)
 
 
 def where(
-    target: KubeConnection, release: str, helm: Path | None, timeout: str, output: PageOutput | FindingsOutput
-) -> Where:
-    """Everything checked that can be without a cluster. Raises CommandFailedError."""
+    connection: KubeConnection, release: str, helm: Path | None, timeout: str, output: PageOutput | FindingsOutput
+) -> ReleaseOptions:
+    """Everything checked that can be without a cluster. Raises CliError."""
     seconds = seconds_of("--timeout", timeout)
     try:
-        return Where(target, release, find_helm(helm), seconds, output)
+        return ReleaseOptions(connection, release, find_helm(helm), seconds, output)
     except HelmUnavailable as error:
-        raise CommandFailedError(str(error), USAGE if helm else COULD_NOT_LOOK) from error
+        raise CliError(str(error), USAGE if helm else COULD_NOT_LOOK) from error
 
 
 _OPTIONS: Options = {
@@ -69,11 +69,11 @@ _OPTIONS: Options = {
     "kubeconfig": (Kubeconfig, None),
     "context": (Context, None),
 }
-Command = Callable[Concatenate[Where, P], None]
+Command = Callable[Concatenate[ReleaseOptions, P], None]
 
 
-def on_release(command: Command[P]) -> Callable[..., None]:
-    """Give a command the options of `Where` in the place of its first parameter."""
+def with_release(command: Command[P]) -> Callable[..., None]:
+    """Give a command the options of `ReleaseOptions` instead of its first parameter."""
     return _with_options(command, _OPTIONS)
 
 
@@ -102,8 +102,8 @@ def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
 
 
 def files_that_are(values: list[Path] | None) -> tuple[Path, ...]:
-    """The values files. Raises CommandFailedError for one that is not there."""
+    """The values files. Raises CliError for one that is not there."""
     for one in values or ():
         if not one.is_file():
-            raise CommandFailedError(f"-f {one}: there is no such file; allowed: YAML files with values", USAGE)
+            raise CliError(f"-f {one}: there is no such file; allowed: YAML files with values", USAGE)
     return tuple(one.absolute() for one in values or ())

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm_chart import KasmNamespace
+from vdi.cli.kasm.chart import KasmNamespace
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
@@ -46,9 +46,7 @@ def validate(
     not be looked at, which is never a pass.
     """
     if connect and not _is_address(connect):
-        raise CommandFailedError(
-            f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)", USAGE
-        )
+        raise CliError(f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)", USAGE)
     found = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context).run(
         lambda client: collect_validate(client, namespace=namespace, hostname=hostname or "", connect=connect)
     )

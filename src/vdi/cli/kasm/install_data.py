@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.kasm_chart import KasmNamespace
-from vdi.cli.kasm_install import default_file
-from vdi.cli.kasm_install_run import ReleaseOption, in_words, work
+from vdi.cli.kasm.chart import KasmNamespace
+from vdi.cli.kasm.install import default_file
+from vdi.cli.kasm.install_run import ReleaseOption, in_words, work
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
-from vdi.cli.release_options import DryRun, HelmPath, Timeout, Yes, where
-from vdi.cli.release_run import agree
+from vdi.cli.release.options import DryRun, HelmPath, Timeout, Yes, where
+from vdi.cli.release.run import confirm_change
 from vdi.helm.arguments import Place
 from vdi.helm.releases import deployed, read_revisions
 from vdi.kasm.backup import Backup, back_up, find_kubectl
@@ -40,7 +40,7 @@ def backup(
     It is in pg_dump's custom format. The passwords (Secret RELEASE-secrets) are not in it: keep those too.
     Status 1: it was not saved.
     """
-    target = KubeConnection(namespace, kubeconfig, context)
+    connection = KubeConnection(namespace, kubeconfig, context)
     file = (to or default_file(namespace, release)).absolute()
 
     async def save(client: Client) -> Backup:
@@ -53,7 +53,7 @@ def backup(
 
     with in_words():
         kubectl = find_kubectl(Place(namespace, kubeconfig, context))
-        done = target.run(save)
+        done = connection.run(save)
     if output is PageOutput.JSON:
         print_data({"file": str(done.file), "bytes": done.size, "tables": done.tables}, output)
         return
@@ -88,9 +88,9 @@ def uninstall(
         for line in removal_lines(plan, delete_data=delete_data):
             typer.echo(line)
     if not dry_run:
-        agree("Uninstall?", yes)
+        confirm_change("Uninstall?", yes)
         if delete_data and plan.claims:
-            agree("Delete the database with all that is in it? It cannot be brought back.", yes)
+            confirm_change("Delete the database with all that is in it? It cannot be brought back.", yes)
         work(at, lambda run: remove(run, plan, delete_data=delete_data))
     if output is PageOutput.JSON:
         kept = [] if delete_data else [*plan.claims, *plan.secrets]

@@ -8,13 +8,13 @@ from typing import TypeVar
 import typer
 
 from vdi.cli.confirm import confirm
-from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOutput, print_report
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.output import now_utc
 from vdi.cli.progress import PassedStage, ProgressView
-from vdi.cli.release_options import Where
-from vdi.cli.release_page import (
+from vdi.cli.release.options import ReleaseOptions
+from vdi.cli.release.page import (
     change_data,
     change_lines,
     new_lines,
@@ -47,10 +47,10 @@ class ReleaseView(ProgressView):
         self.passed(PassedStage(text, seconds))
 
 
-def run(at: Where, work: Callable[[Client], Awaitable[T]]) -> T:
-    """`Target.run`, with what helm and the release refuse in words, and Ctrl-C that says what was left."""
+def run(at: ReleaseOptions, work: Callable[[Client], Awaitable[T]]) -> T:
+    """`KubeConnection.run`, with what helm and the release refuse in words, and Ctrl-C that says what was left."""
     with failures_in_words():
-        return at.target.run(work)
+        return at.connection.run(work)
 
 
 @contextmanager
@@ -59,27 +59,29 @@ def failures_in_words() -> Iterator[None]:
     try:
         yield
     except NotDoneError as error:
-        raise CommandFailedError(str(error), INTERRUPTED if error.interrupted else FINDINGS) from error
+        raise CliError(str(error), INTERRUPTED if error.interrupted else FINDINGS) from error
     except HelmInterrupted as error:
-        raise CommandFailedError(str(error), INTERRUPTED) from error
+        raise CliError(str(error), INTERRUPTED) from error
     except (HelmError, RefusedError) as error:
-        raise CommandFailedError(str(error), FINDINGS) from error
+        raise CliError(str(error), FINDINGS) from error
     except KeyboardInterrupt:
         typer.echo("Interrupted; nothing was changed since the last line above.", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
-def agree(question: str, yes: bool) -> None:
-    """Ask, unless it was said already. Raises CommandFailedError."""
+def confirm_change(question: str, yes: bool) -> None:
+    """Ask, unless it was said already. Raises CliError."""
     if not yes and not confirm(question):
-        raise CommandFailedError("nothing was changed")
+        raise CliError("nothing was changed")
 
 
-def change_release(at: Where, chart: Path | None, values: Values, *, upgrading: bool, dry_run: bool, yes: bool) -> None:
-    """Preflight, difference, question (of an upgrade), helm. Raises CommandFailedError."""
+def change_release(
+    at: ReleaseOptions, chart: Path | None, values: Values, *, upgrading: bool, dry_run: bool, yes: bool
+) -> None:
+    """Preflight, difference, question (of an upgrade), helm. Raises CliError."""
     output = FindingsOutput(at.output)
     if output in (FindingsOutput.JUNIT, FindingsOutput.SARIF) and not dry_run:
-        raise CommandFailedError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
+        raise CliError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(chart)
     facts, findings, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
@@ -90,13 +92,13 @@ def change_release(at: Where, chart: Path | None, values: Values, *, upgrading: 
         print_report(_report(findings, changes, None), output)
     if refused:
         count = f"{len(refused)} thing{'s stand' if len(refused) > 1 else ' stands'} in the way"
-        raise CommandFailedError(f"{count}; nothing was changed: {refused[0].message}")
+        raise CliError(f"{count}; nothing was changed: {refused[0].message}")
     if dry_run:
         return
     if upgrading:
         unchanged = "" if changes else "Only what was changed by hand would be mended. "
-        agree(f"{unchanged}Upgrade? Running desktops go on.", yes)
-    revision = run(at, lambda client: _carry_out(client, at, facts, change))
+        confirm_change(f"{unchanged}Upgrade? Running desktops go on.", yes)
+    revision = run(at, lambda client: _apply(client, at, facts, change))
     if output is FindingsOutput.TEXT:
         _say_done(revision, upgrading)
     else:
@@ -104,7 +106,7 @@ def change_release(at: Where, chart: Path | None, values: Values, *, upgrading: 
 
 
 async def _prepare(
-    client: Client, at: Where, chart: Chart, values: Values, upgrading: bool
+    client: Client, at: ReleaseOptions, chart: Chart, values: Values, upgrading: bool
 ) -> tuple[Facts, list[Finding], list[Difference], Change]:
     before = deployed(await read_revisions(client, at.place.namespace, at.release))
     if upgrading and before and not values.files:
@@ -119,7 +121,7 @@ async def _prepare(
     return facts, findings, changes_between(old, facts.objects, at.place.namespace), change
 
 
-async def _carry_out(client: Client, at: Where, facts: Facts, change: Change) -> Revision:
+async def _apply(client: Client, at: ReleaseOptions, facts: Facts, change: Change) -> Revision:
     with ReleaseView() as view:
         return await install_or_upgrade(Running(client, at.helm, view, at.seconds), facts, change)
 

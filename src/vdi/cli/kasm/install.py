@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.failures import USAGE, CommandFailedError
-from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
-from vdi.cli.kasm_install_run import (
+from vdi.cli.errors import USAGE, CliError
+from vdi.cli.kasm.chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm.install_run import (
     ChartOption,
     ReleaseOption,
     chart_of,
@@ -17,8 +17,8 @@ from vdi.cli.kasm_install_run import (
 )
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import PageOption, PageOutput, now_utc, print_data
-from vdi.cli.release_options import DryRun, HelmPath, Timeout, ValuesFiles, Where, Yes, where
-from vdi.cli.release_run import agree
+from vdi.cli.release.options import DryRun, HelmPath, ReleaseOptions, Timeout, ValuesFiles, Yes, where
+from vdi.cli.release.run import confirm_change
 from vdi.helm.releases import Revision
 from vdi.kasm.backup import Backup, find_kubectl
 from vdi.kasm.install.run import (
@@ -66,7 +66,7 @@ def install(
     wanted, version = generation_of(generation), version_of(chart_version)
     given = values_of_files(values)
     if given is None:
-        raise CommandFailedError("-f is missing: values are needed; vdi kasm values render makes them", USAGE)
+        raise CliError("-f is missing: values are needed; vdi kasm values render makes them", USAGE)
     at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
 
     async def plan(run: Running) -> Plan:
@@ -128,7 +128,7 @@ def upgrade(
         return
     with in_words():
         kubectl = find_kubectl(at.place) if planned.backup else None
-    agree("Upgrade? Sessions may be cut off while Kasm starts anew.", yes)
+    confirm_change("Upgrade? Sessions may be cut off while Kasm starts anew.", yes)
     file = backup_to or default_file(namespace, release)
 
     async def carry(run: Running) -> tuple[Backup | None, Revision]:
@@ -144,16 +144,16 @@ def default_file(namespace: str, release: str) -> Path:
     return Path(f"kasm-{namespace}-{release}-{now_utc():%Y%m%dT%H%M%SZ}.dump")
 
 
-def _tell(plan: Plan, at: Where) -> None:
+def _tell(plan: Plan, at: ReleaseOptions) -> None:
     if at.output is not PageOutput.TABLE:
         return
     before = f"{plan.before.chart_words} -> " if plan.before else ""
-    typer.echo(f"{before}{plan.chart.words} as release {at.release} in namespace {at.target.namespace}")
+    typer.echo(f"{before}{plan.chart.words} as release {at.release} in namespace {at.connection.namespace}")
     for warning in plan.warnings:
         typer.echo(f"{typer.style('warning', fg=typer.colors.YELLOW)}  {warning}")
 
 
-def _done(at: Where, plan: Plan, revision: Revision | None, saved: Backup | None) -> None:
+def _done(at: ReleaseOptions, plan: Plan, revision: Revision | None, saved: Backup | None) -> None:
     if at.output is PageOutput.JSON:
         print_data(_data(plan, revision, saved), at.output)
         return
@@ -164,7 +164,7 @@ def _done(at: Where, plan: Plan, revision: Revision | None, saved: Backup | None
     if saved is not None:
         typer.echo(f"The database as it was before: {saved.file}")
     secret = passwords_secret(plan.chart.generation, at.release, plan.values)
-    where_to = f"-n {at.target.namespace}"
+    where_to = f"-n {at.connection.namespace}"
     typer.echo(f"admin@kasm.local has the password in Secret {secret}, key admin-password:")
     template = "{.data.admin-password}"
     typer.echo(f"  kubectl {where_to} get secret {secret} -o jsonpath='{template}' | base64 -d")

@@ -2,12 +2,12 @@
 
 import typer
 
-from vdi.cli.kasm_diagnose import app as diagnose_command
-from vdi.cli.kasm_install import app as install_commands
-from vdi.cli.kasm_install_data import app as data_commands
-from vdi.cli.kasm_preflight import app as preflight_command
-from vdi.cli.kasm_validate import app as validate_command
-from vdi.cli.kasm_values import app as values_commands
+from vdi.cli.kasm.diagnose import app as diagnose_command
+from vdi.cli.kasm.install import app as install_commands
+from vdi.cli.kasm.install_data import app as data_commands
+from vdi.cli.kasm.preflight import app as preflight_command
+from vdi.cli.kasm.validate import app as validate_command
+from vdi.cli.kasm.values import app as values_commands
 
 app = typer.Typer(
     no_args_is_help=True,

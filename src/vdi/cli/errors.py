@@ -1,4 +1,4 @@
-"""How a command fails: whole sentences and an exit code. Raised everywhere in this room, printed by `main`."""
+"""How a command fails: a message and an exit code. Raised everywhere in this package, printed by `main`."""
 
 from vdi.findings.model import ExitCode
 
@@ -7,7 +7,7 @@ USAGE = ExitCode.USAGE
 COULD_NOT_LOOK = ExitCode.COULD_NOT_LOOK
 
 
-class CommandFailedError(Exception):
+class CliError(Exception):
     """Raised when a command ends without what it was asked for; the message is whole sentences for the person."""
 
     def __init__(self, message: str, exit_code: int = FINDINGS) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from vdi.cli.failures import FINDINGS, CommandFailedError
-from vdi.cli.kasm_files import read_values
+from vdi.cli.errors import FINDINGS, CliError
+from vdi.cli.kasm.files import read_values
 from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.release_options import Where
-from vdi.cli.release_run import ReleaseView
+from vdi.cli.release.options import ReleaseOptions
+from vdi.cli.release.run import ReleaseView
 from vdi.helm.errors import HelmError, HelmInterrupted
 from vdi.kasm.generations import Generation, Version
 from vdi.kasm.install.chart import KasmChart, merged, read_chart, source_of
@@ -27,7 +27,7 @@ ChartOption = Annotated[
 ReleaseOption = Annotated[str, typer.Option("--release", metavar="NAME", help="Name of the Helm release.")]
 
 
-def work(at: Where, do: Callable[[Running], Awaitable[T]]) -> T:
+def work(at: ReleaseOptions, do: Callable[[Running], Awaitable[T]]) -> T:
     """Do it on the cluster with a view on stderr, and what goes wrong in words."""
 
     async def with_view(client: Client) -> T:
@@ -35,26 +35,26 @@ def work(at: Where, do: Callable[[Running], Awaitable[T]]) -> T:
             return await do(Running(client, at.helm, view, at.release, at.place, at.seconds))
 
     with in_words():
-        return at.target.run(with_view)
+        return at.connection.run(with_view)
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Errors of Kasm's installation and of helm as `CommandFailedError`."""
+    """Errors of Kasm's installation and of helm as `CliError`."""
     try:
         yield
     except KasmFailedError as error:
-        raise CommandFailedError(str(error), INTERRUPTED if error.interrupted else FINDINGS) from error
+        raise CliError(str(error), INTERRUPTED if error.interrupted else FINDINGS) from error
     except HelmInterrupted as error:
-        raise CommandFailedError(str(error), INTERRUPTED) from error
+        raise CliError(str(error), INTERRUPTED) from error
     except (KasmError, HelmError, ValueError) as error:
-        raise CommandFailedError(str(error), FINDINGS) from error
+        raise CliError(str(error), FINDINGS) from error
     except KeyboardInterrupt:
         typer.echo("Interrupted; nothing was changed since the last line above.", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def chart_of(at: Where, generation: Generation, version: Version | None, given: str) -> KasmChart:
+async def chart_of(at: ReleaseOptions, generation: Generation, version: Version | None, given: str) -> KasmChart:
     """The chart that is meant, read by helm."""
     return await read_chart(at.helm, *source_of(generation, version, given))
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import yaml
 
-from vdi.cli.failures import COULD_NOT_LOOK, USAGE, CommandFailedError
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 
 STDIN = "-"
 
@@ -19,23 +19,23 @@ def read_values(file: Path) -> dict[str, Any]:
         text = typer.get_text_stream("stdin").read() if str(file) == STDIN else file.read_text()
         found = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailedError(f"{file}: {error}", COULD_NOT_LOOK) from error
+        raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise CommandFailedError(f"{file} is no YAML: {error.problem}{where}", USAGE) from error
+        raise CliError(f"{file} is no YAML: {error.problem}{where}", USAGE) from error
     except yaml.YAMLError as error:
-        raise CommandFailedError(f"{file} is no single YAML document", USAGE) from error
+        raise CliError(f"{file} is no single YAML document", USAGE) from error
     if found is None:
         return {}
     if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
-        raise CommandFailedError(f"{file} has no values: allowed is a mapping, key by key", USAGE)
+        raise CliError(f"{file} has no values: allowed is a mapping, key by key", USAGE)
     return found
 
 
 def write_new(file: Path, text: str, *, private: bool = False) -> None:
     """All of it or nothing; never over a file that exists. `private`: only its owner may read it."""
     if file.exists():
-        raise CommandFailedError(f"{file} exists already; name another file, or remove it", USAGE)
+        raise CliError(f"{file} exists already; name another file, or remove it", USAGE)
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
@@ -46,4 +46,4 @@ def write_new(file: Path, text: str, *, private: bool = False) -> None:
         finally:
             Path(name).unlink()
     except OSError as error:
-        raise CommandFailedError(f"{file}: {error}") from error
+        raise CliError(f"{file}: {error}") from error

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 import yaml
 
-from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
-from vdi.cli.kasm_files import read_values, write_new
+from vdi.cli.kasm.chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm.files import read_values, write_new
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import PageOption, PageOutput, columns, print_data
 from vdi.findings.model import Finding, exit_code
@@ -88,7 +88,7 @@ def render_command(
         master_secret=database_master_secret,
     )
     if not database_host and database != ExternalDatabase(""):
-        raise CommandFailedError("--database-host is missing; the other options of the database are about it", USAGE)
+        raise CliError("--database-host is missing; the other options of the database are about it", USAGE)
     found = generation_of(generation)
     answers = InstallOptions(
         found,
@@ -107,7 +107,7 @@ def render_command(
     try:
         text = render(answers)
     except BadOptionsError as error:
-        raise CommandFailedError("\n".join(error.problems), USAGE) from error
+        raise CliError("\n".join(error.problems), USAGE) from error
     if write is None:
         typer.echo(text, nl=False)
         return
@@ -172,7 +172,7 @@ def migrate_command(
     try:
         done = migrate(read_values(file), old, new, version)
     except CannotMigrateError as error:
-        raise CommandFailedError(str(error), USAGE) from error
+        raise CliError(str(error), USAGE) from error
     text = yaml.safe_dump(done.values, sort_keys=False, allow_unicode=True)
     if write is not None:
         write_new(write, text)
@@ -213,14 +213,14 @@ def secret_command(
     try:
         manifest = secret_manifest(f"{release}-secrets", namespace, given, secrets.choice)
     except ValueError as error:
-        raise CommandFailedError(f"--from {source}: {error}", USAGE) from error
+        raise CliError(f"--from {source}: {error}", USAGE) from error
     text = yaml.safe_dump(manifest, sort_keys=False)
     if write is not None:
         write_new(write, text, private=True)
         typer.echo(f"Wrote {write} (only you can read it): {', '.join(KEYS)}.", err=True)
         typer.echo(f"Next: kubectl apply -f {write}, then --passwords-secret {release}-secrets", err=True)
     elif sys.stdout.isatty():
-        raise CommandFailedError("passwords are not shown on a terminal: --write FILE, or pipe it into kubectl", USAGE)
+        raise CliError("passwords are not shown on a terminal: --write FILE, or pipe it into kubectl", USAGE)
     else:
         typer.echo(text, nl=False)
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 from vdi.kasm.generations import Generation, Version, by_letter, parse_version
 
 GenerationOption = Annotated[
@@ -23,7 +23,7 @@ def generation_of(letter: str) -> Generation:
     try:
         return by_letter(letter)
     except ValueError as error:
-        raise CommandFailedError(str(error), USAGE) from error
+        raise CliError(str(error), USAGE) from error
 
 
 def version_of(text: str | None) -> Version | None:
@@ -31,4 +31,4 @@ def version_of(text: str | None) -> Version | None:
     try:
         return parse_version(text) if text else None
     except ValueError as error:
-        raise CommandFailedError(f"--chart-version: {error}", USAGE) from error
+        raise CliError(f"--chart-version: {error}", USAGE) from error

@@ -20,12 +20,12 @@ _MADE = "Done."
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
 
 
-def fix(target: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
+def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
     """Mend what can be mended of the causes, one question each unless `yes`. What only follows goes with its cause.
 
-    Raises CommandFailedError where nobody can be asked, or a change is refused; those before it are made then.
+    Raises CliError where nobody can be asked, or a change is refused; those before it are made then.
     """
-    prepared = target.run(lambda client: _prepare_all(client, findings, snapshot))
+    prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
     if not prepared:
         typer.echo("--fix: nothing of this can be mended without a person's decision; the remedies are above.")
         return
@@ -35,11 +35,11 @@ def fix(target: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot,
         for line in diff_lines(step):
             typer.echo(typer.style(line, fg=_COLOURS.get(line[:1])))
         if yes or confirm("Do it?"):
-            said = target.run(partial(_carry_out, step=step))
+            said = connection.run(partial(_apply, step=step))
             typer.echo(said)
             made += said == _MADE
     left = "" if made == len(prepared) else f", {len(prepared) - made} left alone"
-    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Look again: {PROGRAM} doctor{target.flags}")
+    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Look again: {PROGRAM} doctor{connection.flags}")
 
 
 async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Step]]:
@@ -48,7 +48,7 @@ async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Sn
     return [(one, step) for one, step in zip(causes, steps, strict=True) if step]
 
 
-async def _carry_out(client: Client, step: Step) -> str:
+async def _apply(client: Client, step: Step) -> str:
     try:
         await carry_out(client, step)
     except (Conflict, NotFound):

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from vdi.cli.failures import USAGE, CommandFailedError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm_chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm.chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
@@ -72,9 +72,9 @@ def preflight(
         planned = _planned(meant, version, size, values or [], namespace)
         planned = with_answers(planned, hostname=hostname, ingress=ingress)
     except ValueError as error:
-        raise CommandFailedError(str(error), USAGE) from error
-    target = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
-    facts = target.run(
+        raise CliError(str(error), USAGE) from error
+    connection = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
+    facts = connection.run(
         lambda client: collect_preflight(client, namespace=namespace, hostname=planned.hostname, registry=registry)
     )
     findings = run_checks(facts, planned)

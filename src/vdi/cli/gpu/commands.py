@@ -6,9 +6,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vdi.cli.failures import FINDINGS, USAGE, CommandFailedError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
-from vdi.cli.gpu_page import (
+from vdi.cli.gpu.page import (
     healthy_lines,
     note_lines,
     plan_data,
@@ -16,7 +16,7 @@ from vdi.cli.gpu_page import (
     status_data,
     status_lines,
 )
-from vdi.cli.gpu_run import Wanted, configure_cluster, undo_on_cluster
+from vdi.cli.gpu.run import Wanted, configure_cluster, undo_on_cluster
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples, seconds_of
 from vdi.cli.output import PageOption, PageOutput, print_data
@@ -91,7 +91,7 @@ def configure(
 
     Works with the GPU Operator and with the device plugin alone. Running desktops go on; run it again at any time.
     """
-    target = KubeConnection(kubeconfig=kubeconfig, context=context)
+    connection = KubeConnection(kubeconfig=kubeconfig, context=context)
     if undo:
         _refuse_beside_undo(ctx)
     sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
@@ -100,7 +100,7 @@ def configure(
     work = undo_on_cluster if undo else configure_cluster
     with _refusals_in_words():  # what was typed wrongly is said also where no cluster answers
         parse_wish(sharing, default or DEFAULT_KEY, wanted.configs, wanted.nodes if default else ())
-    changed = _run(target, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
+    changed = _run(connection, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
     left, notes = changed.findings, [] if undo else changed.notes
     if output is PageOutput.JSON:
         found = [finding.public() for finding in left]
@@ -113,7 +113,7 @@ def configure(
         for line in findings_as_text(left):
             typer.echo(paint(line))
     if left:
-        typer.echo(f"not done within {timeout}; look again: {PROGRAM} gpu verify{target.flags}", err=True)
+        typer.echo(f"not done within {timeout}; look again: {PROGRAM} gpu verify{connection.flags}", err=True)
     raise typer.Exit(exit_code(left))
 
 
@@ -163,7 +163,7 @@ def _refuse_beside_undo(ctx: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
             text = f"{option} cannot go with --undo, which brings back what was before; allowed: --dry-run, --no-wait"
-            raise CommandFailedError(f"{text}, --timeout, -o", USAGE)
+            raise CliError(f"{text}, --timeout, -o", USAGE)
 
 
 @contextmanager
@@ -171,15 +171,15 @@ def _refusals_in_words() -> Iterator[None]:
     try:
         yield
     except RefusedError as error:
-        raise CommandFailedError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
+        raise CliError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
 
 
-def _run(target: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> T:
-    """`Target.run`, with refusals as errors, and Ctrl-C that says what is left."""
+def _run(connection: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> T:
+    """`KubeConnection.run`, with refusals as errors, and Ctrl-C that says what is left."""
     try:
         with _refusals_in_words():
-            return target.run(work)
+            return connection.run(work)
     except KeyboardInterrupt:
-        again = f"{PROGRAM} gpu verify{target.flags}"
+        again = f"{PROGRAM} gpu verify{connection.flags}"
         typer.echo(f"Interrupted. What was changed stays, and running configure again goes on: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.doctor import read_bundle, save_bundle
-from vdi.cli.failures import CommandFailedError
+from vdi.cli.doctor.commands import read_bundle, save_bundle
+from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm_chart import KasmNamespace
+from vdi.cli.kasm.chart import KasmNamespace
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.kasm import all_links, kasm_chains
@@ -61,9 +61,9 @@ def diagnose(
     Go by the name of the init container: the same number means another one in another chart. It changes nothing.
     Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
     """
-    target = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
+    connection = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
     scope = Scope(namespace, kasm=True)
-    snapshot = read_bundle(source) if source else target.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+    snapshot = read_bundle(source) if source else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
     if bundle:
         save_bundle(redact(snapshot), bundle)
     places = find_kasm(snapshot)
@@ -104,7 +104,7 @@ def _require_pods(snapshot: Snapshot, places: Iterable[Kasm], namespace: str) ->
         return
     elsewhere = {one["metadata"]["namespace"] for one in snapshot.raw("pods") if is_kasms(one)}
     hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
-    raise CommandFailedError(f"there is no Kasm in namespace {namespace}{hint}")
+    raise CliError(f"there is no Kasm in namespace {namespace}{hint}")
 
 
 def _about(
@@ -117,7 +117,7 @@ def _about(
     if not chosen and pod not in workloads:
         near = difflib.get_close_matches(pod, [*names, *workloads], n=2)
         hint = f"; perhaps {' or '.join(near)} is meant" if near else f"; there are: {', '.join(names) or 'none'}"
-        raise CommandFailedError(f"there is no pod or workload {pod} of Kasm{hint}")
+        raise CliError(f"there is no pod or workload {pod} of Kasm{hint}")
     by_key = {one.key: one for one in findings}
     kept: set[str] = set()
     for one in findings:

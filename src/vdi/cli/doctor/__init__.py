@@ -1,0 +1,1 @@
+"""`vdi doctor`: checks, and fixes on request."""

@@ -1,0 +1,1 @@
+"""`vdi gateway`: the process, and its local users."""

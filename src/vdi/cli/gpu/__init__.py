@@ -1,0 +1,1 @@
+"""`vdi gpu`: GPUs that are shared by time-slicing."""

@@ -1,0 +1,1 @@
+"""`vdi kasm`: Kasm Workspaces on K3s."""

@@ -1,0 +1,1 @@
+"""What `vdi install`, `upgrade`, `rollback` and `uninstall` share."""
