@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from vdi.findings.exit_codes import ExitCode
+
 
 class Severity(StrEnum):
     """How bad it is, the worst first. `unknown`: it could not be looked at, which is never a pass."""
@@ -14,16 +16,6 @@ class Severity(StrEnum):
     UNKNOWN = "unknown"
     WARNING = "warning"
     OK = "ok"
-
-
-class ExitCode:
-    """How a command ends that has run checks."""
-
-    OK = 0
-    FINDINGS = 1
-    """Or the command failed."""
-    USAGE = 2
-    COULD_NOT_LOOK = 3
 
 
 class Remedy(msgspec.Struct, frozen=True):

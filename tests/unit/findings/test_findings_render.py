@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from vdi.findings.model import ExitCode, Finding, Remedy, Severity, errors, exit_code, roots, worst
+from vdi.findings.exit_codes import ExitCode
+from vdi.findings.model import Finding, Remedy, Severity, errors, exit_code, roots, worst
 from vdi.findings.render import Report, Rule, as_data, as_junit, as_sarif, as_text
 
 COMMAND = "kubectl --namespace kasm rollout restart deployment/one-that-is-longer deployment/than-a-line-may-be"
