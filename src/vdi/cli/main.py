@@ -1,7 +1,7 @@
 """The `vdi` command, also installed as `kubectl-vdi` so that `kubectl vdi` works.
 
-Mounts one module per noun, loaded only when its noun is typed, and turns every error into one line and an exit code:
-0 ok, 1 findings or failure, 2 usage, 3 could not look.
+Mounts one module or package per noun, loaded only when its noun is typed, and turns every error into one line and an
+exit code: 0 ok, 1 findings or failure, 2 usage, 3 could not look.
 """
 
 import importlib

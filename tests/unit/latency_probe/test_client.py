@@ -1,17 +1,21 @@
 """The probe against a host that speaks Selkies' protocol: what is measured, and what is said when it fails."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from unit.latency_probe.selkies_stream import Encoder
+from vdi.devcluster.pki import authority
 from vdi.latency_probe import client
 from vdi.latency_probe.client import DesktopAccess, StageError, probe
 from vdi.latency_probe.mark import Mark
 
+HOST = "alice.vdi.localhost"
 MARK = Mark(x=0, y=0, size=48, width=128, height=64, flip=11, play=12, play_seconds=0.5)
 
 
@@ -71,15 +75,19 @@ class Desktop:
 
 
 @asynccontextmanager
-async def access_to(desktop: Desktop) -> AsyncIterator[DesktopAccess]:
+async def access_to(desktop: Desktop, certificate: tuple[Path, Path] | None = None) -> AsyncIterator[DesktopAccess]:
+    """With a certificate by TLS, at a name that only browsers know to be this machine."""
     app = web.Application()
     app.router.add_get("/.vdi/enter", desktop.go_in)
     app.router.add_post("/.vdi/leave", desktop.go_out)
     app.router.add_get("/api/websockets", desktop.stream)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+    if tls and certificate:
+        tls.load_cert_chain(*certificate)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    url = f"{f'https://{HOST}' if tls else 'http://127.0.0.1'}:{runner.addresses[0][1]}"
     try:
         yield DesktopAccess(url, "one-use", "the-state", MARK)
     finally:
@@ -103,6 +111,19 @@ async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.M
     assert desktop.seen[1] == f"socket {access.url} {cookies}"
     assert desktop.seen[-1] == f"leave {access.url} {cookies}"
     assert {"SETTINGS", "CLIENT_FRAME_ACK", "kd", "ku"} <= set(desktop.seen)
+
+
+async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> None:
+    ca = authority(tmp_path, "ca", "A test's own authority")
+    trust = ssl.create_default_context(cafile=ca.file)
+    desktop = Desktop()
+    async with access_to(desktop, ca.issue("good", HOST, names=[HOST], server=True)) as access:
+        assert len((await probe(access, 5, trust)).input_to_photon_ms) == 5
+        with pytest.raises(StageError, match=r"entering.*certificate verify failed"):
+            await probe(access, 5)
+    async with access_to(desktop, ca.issue("other", "x", names=["bob.vdi.localhost"], server=True)) as access:
+        with pytest.raises(StageError, match=r"entering.*certificate verify failed"):
+            await probe(access, 5, trust)
 
 
 @pytest.mark.parametrize(
