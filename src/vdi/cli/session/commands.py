@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vdi.api.session import VDISession
 from vdi.cli.browser import opens_browser
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import USAGE, CliError
