@@ -110,7 +110,7 @@ async def test_a_token_from_the_future_needs_the_grant(
 async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: Stage, there: Stage) -> None:
     """Whose clock is behind lets in for longer, by as much as it is behind; the other one ends that within a sweep."""
     end = format_time(here.clock.now.replace(minute=30))
-    shared = changed(a_session(), spec=shared_with(GUEST, "viewer", end))
+    shared = changed(a_session(), spec=shared_with(GUEST, "collaborator", end))
     for stage in (here, there):
         stage.add(shared)
     guest = await here.logged_in(GUEST)

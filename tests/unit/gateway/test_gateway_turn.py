@@ -81,7 +81,7 @@ async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: Stage)
 
 
 async def test_a_guest_gets_them_while_the_share_lasts(stage: Stage) -> None:
-    session = told(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    session = told(stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     guest = await entered(stage, GUEST)
     assert (await ask(stage, guest)).status_code == 200
     told(stage.world, changed(session, spec={"access": []}))
