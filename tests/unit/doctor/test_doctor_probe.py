@@ -23,7 +23,7 @@ from vdi.doctor.probe.inside import DeniedPort, build_probe, probe_pod
 from vdi.doctor.probe.run import _turn, find_denied_port, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.doctor.snapshot import Snapshot
-from vdi.findings.model import Severity
+from vdi.findings.model import Remedy, Severity
 from vdi.kube.clock import SystemClock
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
@@ -163,7 +163,7 @@ def test_a_port_that_the_policies_deny_to_desktops_is_tried_and_none_where_they_
     found = denying(objects, closed)
     assert found and (found.namespace, found.pod, found.port) == ("kasm", "vdi-operator-1", 8081)
     assert found.policies == ("networkpolicy/vdi-sessions/vdi-desktops",)
-    assert found.remedy == "helm test vdi --namespace kasm --logs"
+    assert found.remedy == Remedy.run("helm test vdi --namespace kasm --logs")
     assert denying(objects) is None, "a cluster without policies has none that could be enforced"
     pod["status"]["conditions"] = []
     assert denying(objects, closed) is None, "nothing listens there for sure"
@@ -208,7 +208,7 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
         if enforced:
             server.close()
         denied = DeniedPort(
-            "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), "helm test vdi"
+            "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), Remedy.run("helm test vdi")
         )
         finding = await probe_pod(
             cast(Client, cluster), "vdi-sessions", a_template(enabled=False), SystemClock(), denied
@@ -223,7 +223,7 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
             f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
             in finding.message
         )
-        assert finding.remedy.text == "helm test vdi"
+        assert finding.remedy == Remedy.run("helm test vdi")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class DeniedPort(NamedTuple):
     pod: str
     port: int
     policies: tuple[str, ...]
-    remedy: str
+    remedy: Remedy
 
 
 async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
@@ -184,7 +184,7 @@ def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
         f"This cluster does not enforce NetworkPolicies: a pod with a desktop's labels connected to port {denied.port}"
         f" of {denied.object}, which {denied.policies[0]} denies. Every desktop reaches every other one.",
         evidence=[f"connected: {address}:{denied.port}", f"denied by: {', '.join(denied.policies)}"],
-        remedy=Remedy.run(denied.remedy),
+        remedy=denied.remedy,
     )
 
 

@@ -99,7 +99,7 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
                 pods[0].metadata.name,
                 _METRICS_PORT,
                 tuple(policies),
-                f"helm test {release} --namespace {operator.namespace} --logs",
+                Remedy.run(f"helm test {release} --namespace {operator.namespace} --logs"),
             )
     return None
 
