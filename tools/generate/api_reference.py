@@ -6,11 +6,23 @@ from typing import Any
 from vdi.api.crd import build_crds
 from vdi.api.fields import describe_allowed
 from vdi.api.schema import Schema
+from vdi.session.conditions import Reason
 
 
 def render() -> str:
     """The tables of all kinds as Markdown."""
-    return "\n".join(_kind(crd) for crd in build_crds())
+    return "\n".join([*(_kind(crd) for crd in build_crds()), *_reasons()])
+
+
+def _reasons() -> Iterator[str]:
+    yield "### Reasons of a VDISession's conditions"
+    yield ""
+    yield "A waiting container may also have a reason of the kubelet's own (PodReady)."
+    yield ""
+    yield "| reason | condition | meaning |"
+    yield "|---|---|---|"
+    for reason in Reason:
+        yield f"| `{reason}` | {reason.condition} | {reason.meaning} |"
 
 
 def _kind(crd: dict[str, Any]) -> str:

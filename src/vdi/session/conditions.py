@@ -1,5 +1,8 @@
 """Types and reasons of a session's conditions: constants of the API, so never renamed."""
 
+from enum import StrEnum
+from typing import Self
+
 TEMPLATE_FOUND = "TemplateFound"
 ADMITTED = "Admitted"
 HOME_BOUND = "HomeBound"
@@ -17,7 +20,7 @@ WARNING_TYPES = (EXPIRING, IDLE, DRAINING)
 """Warnings: they are there, and True, only while they hold."""
 
 
-class Phase:
+class Phase(StrEnum):
     """Values of `status.phase` that the operator sets (A4)."""
 
     PENDING = "Pending"
@@ -28,64 +31,129 @@ class Phase:
     FAILED = "Failed"
 
 
-class Reason:
-    """Reasons of conditions, by condition."""
+class Reason(StrEnum):
+    """Reasons of a session's conditions. The value is the reason; `meaning` is for the API reference.
 
-    # TemplateFound
-    FOUND = "Found"
-    NEWER_REVISION = "NewerRevision"
-    TEMPLATE_NOT_FOUND = "TemplateNotFound"
-    # Admitted
-    ADMITTED = "Admitted"
-    OVER_LIMIT = "OverLimit"
-    INVALID_TEMPLATE = "InvalidTemplate"
-    INVALID_SESSION = "InvalidSession"
-    HOME_IN_USE = "HomeInUse"
-    HOST_TAKEN = "HostTaken"
-    NAME_TAKEN = "NameTaken"
-    QUOTA_EXCEEDED = "QuotaExceeded"
-    POD_SECURITY = "PodSecurity"
-    REFUSED = "Refused"
-    CLAIMED_FROM_POOL = "ClaimedFromPool"
-    SUSPENDED = "Suspended"
-    # Admitted: there is no room now, and the session waits in the queue
-    GPUS_BUSY = "GPUsBusy"
-    CPU_BUSY = "CPUBusy"
-    MEMORY_BUSY = "MemoryBusy"
-    PODS_BUSY = "PodsBusy"
-    NO_GPUS = "NoGPUs"
-    TOO_LARGE = "TooLarge"
-    NO_MATCHING_NODE = "NoMatchingNode"
-    NODES_UNAVAILABLE = "NodesUnavailable"
-    HOME_NODE_FULL = "HomeNodeFull"
-    HOME_NODE_GONE = "HomeNodeGone"
-    RESERVED = "Reserved"
-    # HomeBound
-    BOUND = "Bound"
-    NO_HOME = "NoHome"
-    HOME_PENDING = "HomePending"
-    HOME_LOST = "HomeLost"
-    HOME_LEAVING = "HomeLeaving"
-    NOT_CREATED = "NotCreated"
-    # PodReady: the codes of `explain` besides these
-    POD_READY = "PodReady"
-    POD_STOPPING = "PodStopping"
-    RESTARTING = "Restarting"
-    NODE_LOST = "NodeLost"
-    SCHEDULER_LATE = "SchedulerLate"
-    POD_DELETED = "PodDeleted"
-    # RouteReady
-    ROUTED = "Routed"
-    # Ready
-    RUNNING = "Running"
-    STARTING = "Starting"
-    STOPPING = "Stopping"
-    TIMED_OUT = "TimedOut"
-    IDLE_TOO_LONG = "IdleTooLong"
-    # Warnings
-    EXPIRING_SOON = "ExpiringSoon"
-    IDLE = "Idle"
-    NODE_CORDONED = "NodeCordoned"
+    A kubelet may give a waiting container a reason that is not here; PodReady then has the kubelet's own.
+    """
+
+    condition: str
+    """The conditions that have it."""
+    meaning: str
+
+    def __new__(cls, value: str, condition: str, meaning: str) -> Self:
+        """One reason."""
+        reason = str.__new__(cls, value)
+        reason._value_ = value
+        reason.condition, reason.meaning = condition, meaning
+        return reason
+
+    FOUND = "Found", "TemplateFound", "The template exists."
+    NEWER_REVISION = (
+        "NewerRevision",
+        "TemplateFound",
+        "The template was edited after this run started; the next run has the edit.",
+    )
+    TEMPLATE_NOT_FOUND = "TemplateNotFound", "TemplateFound", "There is no template of this name."
+    ADMITTED = "Admitted", "Admitted", "The session may have its desktop."
+    OVER_LIMIT = "OverLimit", "Admitted", "The session requests more than its template allows."
+    INVALID_TEMPLATE = "InvalidTemplate", "Admitted", "The template has a value that cannot be used."
+    INVALID_SESSION = "InvalidSession", "Admitted", "The session has a value that cannot be used."
+    HOME_IN_USE = "HomeInUse", "Admitted", "Another session of this user and template has the home."
+    HOST_TAKEN = "HostTaken", "Admitted", "The host name is not available."
+    NAME_TAKEN = "NameTaken", "Admitted", "An object with the name of one of the children belongs to someone else."
+    QUOTA_EXCEEDED = "QuotaExceeded", "Admitted", "The namespace's ResourceQuota refuses the pod."
+    POD_SECURITY = "PodSecurity", "Admitted", "The namespace's Pod Security level refuses the pod."
+    REFUSED = "Refused", "Admitted", "The API server refuses one of the children."
+    CLAIMED_FROM_POOL = "ClaimedFromPool", "Admitted", "The desktop comes from a pool."
+    SUSPENDED = "Suspended", "Admitted, Ready", "The session is suspended."
+    GPUS_BUSY = "GPUsBusy", "Admitted: in the queue", "All GPUs that fit are in use."
+    CPU_BUSY = "CPUBusy", "Admitted: in the queue", "No node has enough free CPU."
+    MEMORY_BUSY = "MemoryBusy", "Admitted: in the queue", "No node has enough free memory."
+    PODS_BUSY = "PodsBusy", "Admitted: in the queue", "Every node has as many pods as it may."
+    NO_GPUS = "NoGPUs", "Admitted: in the queue", "No node has a GPU."
+    TOO_LARGE = "TooLarge", "Admitted: in the queue", "The session requests more than any node has."
+    NO_MATCHING_NODE = (
+        "NoMatchingNode",
+        "Admitted: in the queue",
+        "No node has the labels and taints that the template asks for.",
+    )
+    NODES_UNAVAILABLE = (
+        "NodesUnavailable",
+        "Admitted: in the queue",
+        "The nodes that fit are not ready or are cordoned.",
+    )
+    HOME_NODE_FULL = "HomeNodeFull", "Admitted: in the queue", "The node with the home volume is full."
+    HOME_NODE_GONE = "HomeNodeGone", "Admitted: in the queue", "The node with the home volume is gone."
+    RESERVED = (
+        "Reserved",
+        "Admitted: in the queue",
+        "The free capacity is reserved for sessions that have waited longer.",
+    )
+    BOUND = "Bound", "HomeBound", "The home volume is bound."
+    NO_HOME = "NoHome", "HomeBound", "This desktop has no home volume."
+    HOME_PENDING = "HomePending", "HomeBound, PodReady", "The home volume is not bound yet."
+    HOME_LOST = "HomeLost", "HomeBound, PodReady", "The volume of the home is gone."
+    HOME_LEAVING = "HomeLeaving", "HomeBound, PodReady", "The home volume is being deleted."
+    NOT_CREATED = "NotCreated", "HomeBound, PodReady, RouteReady", "The object does not exist yet."
+    POD_READY = "PodReady", "PodReady", "The desktop answers."
+    POD_STOPPING = "PodStopping", "PodReady", "The pod is being removed."
+    RESTARTING = "Restarting", "PodReady", "The desktop is being started again."
+    NODE_LOST = "NodeLost", "PodReady", "The node does not answer."
+    SCHEDULER_LATE = "SchedulerLate", "PodReady", "The volume is bound, but the scheduler has not looked again."
+    POD_DELETED = "PodDeleted", "PodReady", "Someone deleted the pod."
+    EVICTED = "Evicted", "PodReady", "The node or a drain evicted the pod."
+    NODE_REFUSED = "NodeRefused", "PodReady", "The node refused the pod."
+    POD_FAILED = "PodFailed", "PodReady", "The pod ended for good."
+    OUT_OF_MEMORY = "OutOfMemory", "PodReady", "The desktop used more memory than its limit."
+    CRASH_LOOP = "CrashLoop", "PodReady", "The desktop stops again and again."
+    MISSING_KEY = "MissingKey", "PodReady", "A Secret or ConfigMap lacks a key."
+    MISSING_SECRET = "MissingSecret", "PodReady", "A Secret does not exist."
+    MISSING_CONFIG_MAP = "MissingConfigMap", "PodReady", "A ConfigMap does not exist."
+    MISSING_CLAIM = "MissingPersistentVolumeClaim", "PodReady", "A volume claim of the template does not exist."
+    BAD_POD_CONFIG = "BadPodConfig", "PodReady", "The container cannot be set up."
+    BAD_MOUNT = "BadMount", "PodReady", "A volume cannot be mounted into the container."
+    BAD_COMMAND = "BadCommand", "PodReady", "The image's program cannot be started."
+    CANNOT_START = "CannotStart", "PodReady", "The container cannot be started."
+    HOME_NOT_PROVISIONED = "HomeNotProvisioned", "PodReady", "The home volume cannot be made."
+    VOLUME_ELSEWHERE = "VolumeElsewhere", "PodReady", "A volume is still attached to another node."
+    VOLUME_PERMISSION = "VolumePermission", "PodReady", "A volume cannot be mounted: permission denied."
+    VOLUME_MOUNT = "VolumeMount", "PodReady", "A volume cannot be mounted."
+    VOLUME_PENDING = "VolumePending", "PodReady", "A volume of the template is not bound yet."
+    NODE_NETWORK = "NodeNetwork", "PodReady", "The node cannot set up the pod's network."
+    IMAGE_NAME_INVALID = "ImageNameInvalid", "PodReady", "The image name is not valid."
+    IMAGE_NOT_PRESENT = "ImageNotPresent", "PodReady", "The image is not on the node, and the pod may not pull it."
+    IMAGE_PULL_DENIED = "ImagePullDenied", "PodReady", "The registry denies the pull."
+    IMAGE_WRONG_PLATFORM = "ImageWrongPlatform", "PodReady", "The image has no build for the node's processor."
+    IMAGE_NOT_FOUND = "ImageNotFound", "PodReady", "The registry has no such image."
+    REGISTRY_UNKNOWN = "RegistryUnknown", "PodReady", "The registry's host name is not resolved."
+    REGISTRY_NOT_TRUSTED = "RegistryNotTrusted", "PodReady", "The node does not trust the registry's certificate."
+    REGISTRY_BUSY = "RegistryBusy", "PodReady", "The registry limits the rate of pulls."
+    REGISTRY_UNREACHABLE = "RegistryUnreachable", "PodReady", "The registry does not answer."
+    IMAGE_PULL = "ImagePull", "PodReady", "The image cannot be pulled."
+    MISSING_HOME = "MissingHome", "PodReady", "The claim of the home does not exist yet."
+    HOME_ON_OTHER_NODE = "HomeOnOtherNode", "PodReady", "The home volume is on another node."
+    NO_GPU_FREE = "NoGPUFree", "PodReady", "No node has a free GPU."
+    NO_CAPACITY = "NoCapacity", "PodReady", "No node has enough free CPU, memory or pods."
+    NO_VOLUME = "NoVolume", "PodReady", "No volume can be bound."
+    NODES_TAINTED = "NodesTainted", "PodReady", "The nodes have taints that the template does not tolerate."
+    NODES_CORDONED = "NodesCordoned", "PodReady", "The nodes are cordoned."
+    NO_NODE = "NoNode", "PodReady", "The cluster has no node."
+    UNSCHEDULABLE = "Unschedulable", "PodReady", "The scheduler finds no node."
+    SCHEDULING = "Scheduling", "PodReady", "The scheduler is looking for a node."
+    PREPARING = "Preparing", "PodReady", "The node is pulling the image and mounting volumes."
+    WAITING = "Waiting", "PodReady", "The container waits, and the kubelet gives no reason."
+    STARTING = "Starting", "PodReady, Ready", "The desktop is starting."
+    ROUTED = "Routed", "RouteReady", "The route and its Service exist."
+    RUNNING = "Running", "Ready", "The desktop can be opened."
+    PENDING = "Pending", "Ready", "The session waits for something; its message says for what."
+    FAILED = "Failed", "Ready", "Nothing happens until someone changes something; the message says what."
+    STOPPING = "Stopping", "Ready", "The session is being deleted."
+    TIMED_OUT = "TimedOut", "Ready", "The run has reached its timeout."
+    IDLE_TOO_LONG = "IdleTooLong", "Ready", "The desktop was idle for longer than its idle timeout."
+    EXPIRING_SOON = "ExpiringSoon", "Expiring", "The run ends soon."
+    IDLE = "Idle", "Idle", "The desktop is idle and will be suspended or ended soon."
+    NODE_CORDONED = "NodeCordoned", "Draining", "The node of the desktop is being drained."
 
 
 QUEUE_REASONS = frozenset(

@@ -45,9 +45,10 @@ class Facts:
 
 
 class Explanation(NamedTuple):
-    """`code` is a condition's reason (one word), `sentence` is for people."""
+    """Why a pod is not ready."""
 
     code: str
+    """The condition's reason: a `Reason`, or the kubelet's own of a waiting container."""
     sentence: str
     stuck: bool = True
     """False: an ordinary step of a start."""
@@ -68,10 +69,10 @@ def _pod_failed(facts: Facts) -> Explanation | None:
     node = facts.pod.spec.node_name or "its node"
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
     if status.reason == "Evicted":
-        return Explanation("Evicted", f"{node} ran short of resources and put the desktop out{detail}.")
+        return Explanation(Reason.EVICTED, f"{node} ran short of resources and put the desktop out{detail}.")
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
-        return Explanation("NodeRefused", f"{node} refused the desktop{detail}.")
-    return Explanation("PodFailed", f"The desktop's pod ended for good: {status.reason or status.phase}{detail}.")
+        return Explanation(Reason.NODE_REFUSED, f"{node} refused the desktop{detail}.")
+    return Explanation(Reason.POD_FAILED, f"The desktop's pod ended for good: {status.reason or status.phase}{detail}.")
 
 
 def _node_lost(facts: Facts) -> Explanation | None:
@@ -81,11 +82,13 @@ def _node_lost(facts: Facts) -> Explanation | None:
         return None
     what = f"The node {node} does not answer" if facts.node else f"The node {node} is gone"
     if not pod.leaving:
-        return Explanation("NodeLost", f"{what}; if it stays so, Kubernetes gives the desktop up after some minutes.")
+        return Explanation(
+            Reason.NODE_LOST, f"{what}; if it stays so, Kubernetes gives the desktop up after some minutes."
+        )
     if not pod.writes_to:
-        return Explanation("NodeLost", f"{what}; the desktop is started again on another.")
+        return Explanation(Reason.NODE_LOST, f"{what}; the desktop is started again on another.")
     return Explanation(
-        "NodeLost",
+        Reason.NODE_LOST,
         f"{what}, and may still be writing to {pod.writes_to[0]!r}: the desktop is started again when it is back. If "
         "it is switched off for good, an administrator releases the volume with: "
         f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
@@ -98,8 +101,8 @@ def _pod_leaving(facts: Facts) -> Explanation | None:
     evicted = facts.pod.condition("DisruptionTarget")
     if evicted and evicted.status == "True":
         why = evicted.message.strip().rstrip(".") or evicted.reason
-        return Explanation("Evicted", f"The desktop has to leave {facts.pod.spec.node_name or 'its node'}: {why}.")
-    return Explanation("PodStopping", "The desktop's pod is being removed; a new one follows.", stuck=False)
+        return Explanation(Reason.EVICTED, f"The desktop has to leave {facts.pod.spec.node_name or 'its node'}: {why}.")
+    return Explanation(Reason.POD_STOPPING, "The desktop's pod is being removed; a new one follows.", stuck=False)
 
 
 def _out_of_memory(facts: Facts) -> Explanation | None:
@@ -108,7 +111,7 @@ def _out_of_memory(facts: Facts) -> Explanation | None:
     if not ended or ended.reason != "OOMKilled":
         return None
     return Explanation(
-        "OutOfMemory",
+        Reason.OUT_OF_MEMORY,
         "The desktop used more memory than it may have and was stopped; ask for more in spec.resources.memory.",
     )
 
@@ -123,6 +126,14 @@ def _image(facts: Facts) -> Explanation | None:
     return Explanation(*explain_pull(desktop.image or "the image", reason, message))
 
 
+_MISSING = {
+    "secret": (Reason.MISSING_SECRET, "Secret"),
+    "configmap": (Reason.MISSING_CONFIG_MAP, "ConfigMap"),
+    "persistentvolumeclaim": (Reason.MISSING_CLAIM, "PersistentVolumeClaim"),
+}
+"""By the kubelet's name of the kind: reason and kind."""
+
+
 def _missing_reference(facts: Facts) -> Explanation | None:
     """A Secret, ConfigMap or key that the pod needs and that is not there: in the environment or as a volume."""
     _, reason, message = _waiting(facts)
@@ -130,13 +141,13 @@ def _missing_reference(facts: Facts) -> Explanation | None:
     text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
-            "MissingKey", f"The desktop needs the key {key[1]!r}, which the {key[2]} {key[3]!r} does not have."
+            Reason.MISSING_KEY, f"The desktop needs the key {key[1]!r}, which the {key[2]} {key[3]!r} does not have."
         )
     if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
-        kind = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}[gone[1]]
-        return Explanation(f"Missing{kind}", f"The desktop needs the {kind} {gone[2]!r}, which is not there.")
+        reason_missing, kind = _MISSING[gone[1]]
+        return Explanation(reason_missing, f"The desktop needs the {kind} {gone[2]!r}, which is not there.")
     if reason == "CreateContainerConfigError":
-        return Explanation("BadPodConfig", f"The desktop cannot be set up: {first_line(message)}")
+        return Explanation(Reason.BAD_POD_CONFIG, f"The desktop cannot be set up: {first_line(message)}")
     return None
 
 
@@ -149,10 +160,10 @@ def _bad_start(facts: Facts) -> Explanation | None:
     if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
         return None
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
-        return Explanation("BadMount", f"Something cannot be mounted into the desktop: {first_line(message)}")
+        return Explanation(Reason.BAD_MOUNT, f"Something cannot be mounted into the desktop: {first_line(message)}")
     if re.search(r"executable file not found|no such file or directory|permission denied|exec format error", message):
-        return Explanation("BadCommand", f"The image's program cannot be started: {first_line(message)}")
-    return Explanation("CannotStart", f"The container cannot be started: {first_line(message) or reason}")
+        return Explanation(Reason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}")
+    return Explanation(Reason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
 
 
 def _crash_loop(facts: Facts) -> Explanation | None:
@@ -168,16 +179,18 @@ def _crash_loop(facts: Facts) -> Explanation | None:
     words = last_line(ended.message)
     why = f"its last words: {words!r}" if words else f"see kubectl logs --previous {facts.pod.metadata.name}"
     return Explanation(
-        "CrashLoop", f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; {why}."
+        Reason.CRASH_LOOP, f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; {why}."
     )
 
 
 def _volume(facts: Facts) -> Explanation | None:
     claim = facts.claim
     if claim and claim.status.phase == "Lost":
-        return Explanation("HomeLost", f"The volume of the home {claim.metadata.name!r} is gone; its claim is lost.")
+        return Explanation(
+            Reason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} is gone; its claim is lost."
+        )
     if claim and claim.status.phase == "Pending" and (event := facts.newest("ProvisioningFailed")):
-        return Explanation("HomeNotProvisioned", f"The home volume cannot be made: {first_line(event.note)}")
+        return Explanation(Reason.HOME_NOT_PROVISIONED, f"The home volume cannot be made: {first_line(event.note)}")
     if (
         facts.pod.spec.node_name
         and _is_creating(facts)
@@ -185,19 +198,22 @@ def _volume(facts: Facts) -> Explanation | None:
     ):
         if "Multi-Attach" in event.note:
             return Explanation(
-                "VolumeElsewhere", "A volume is still attached to another node; it follows when that node lets go."
+                Reason.VOLUME_ELSEWHERE,
+                "A volume is still attached to another node; it follows when that node lets go.",
             )
         if re.search(r"permission denied", event.note, re.IGNORECASE):
             return Explanation(
-                "VolumePermission", f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
+                Reason.VOLUME_PERMISSION, f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
             )
-        return Explanation("VolumeMount", f"A volume cannot be mounted: {first_line(event.note)}")
+        return Explanation(Reason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}")
     return None
 
 
 def _sandbox(facts: Facts) -> Explanation | None:
     event = facts.newest("FailedCreatePodSandBox") if facts.pod.spec.node_name and _is_creating(facts) else None
-    return Explanation("NodeNetwork", f"The node cannot set the pod up: {first_line(event.note)}") if event else None
+    return (
+        Explanation(Reason.NODE_NETWORK, f"The node cannot set the pod up: {first_line(event.note)}") if event else None
+    )
 
 
 def _unschedulable(facts: Facts) -> Explanation | None:
@@ -213,21 +229,25 @@ def _unschedulable(facts: Facts) -> Explanation | None:
 def _overlooked(pod: Pod) -> Explanation:
     """What the scheduler has said of volumes is not true of the home any more, and it has not looked since."""
     if sum(volume.persistent_volume_claim is not None for volume in pod.spec.volumes) > 1:
-        return Explanation("VolumePending", "A volume that the template mounts is not bound yet.")
+        return Explanation(Reason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
     return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound now; the scheduler has not looked again since.")
 
 
 def _progress(facts: Facts) -> Explanation:
     pod, desktop = facts.pod, facts.pod.desktop
     if not pod.spec.node_name:
-        return Explanation("Scheduling", "Looking for a node with room.", stuck=False)
+        return Explanation(Reason.SCHEDULING, "Looking for a node with room.", stuck=False)
     if desktop is None or _is_creating(facts):
         volume = " and its home volume" if facts.claim and facts.claim.status.phase != "Bound" else ""
-        return Explanation("Preparing", f"Node {pod.spec.node_name} is getting the image{volume} ready.", stuck=False)
+        return Explanation(
+            Reason.PREPARING, f"Node {pod.spec.node_name} is getting the image{volume} ready.", stuck=False
+        )
     if desktop.state.waiting:
         waiting = desktop.state.waiting
-        return Explanation(waiting.reason or "Waiting", first_line(waiting.message) or f"Waiting: {waiting.reason}")
-    return Explanation("Starting", "The desktop is starting up and does not answer yet.", stuck=False)
+        return Explanation(
+            waiting.reason or Reason.WAITING, first_line(waiting.message) or f"Waiting: {waiting.reason}"
+        )
+    return Explanation(Reason.STARTING, "The desktop is starting up and does not answer yet.", stuck=False)
 
 
 RULES: tuple[Rule, ...] = (

@@ -7,6 +7,7 @@
 The count starts anew with the pod that was ready for `STABLE`, another spec, another `restartedAt`, and a new run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -33,25 +34,25 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 _CRASHES = 3
 """Restarts of the container, with Kubernetes backing off, after which its pod counts as lost."""
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
-_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, "Evicted", Reason.SCHEDULER_LATE})
+_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, Reason.EVICTED, Reason.SCHEDULER_LATE})
 _NO_ROOM = frozenset(
     {
-        "HomeOnOtherNode",
-        "NoGPUFree",
-        "NoCapacity",
-        "NoMatchingNode",
-        "NodesTainted",
-        "NodesCordoned",
-        "NoNode",
-        "Unschedulable",
-        "NoVolume",
+        Reason.HOME_ON_OTHER_NODE,
+        Reason.NO_GPU_FREE,
+        Reason.NO_CAPACITY,
+        Reason.NO_MATCHING_NODE,
+        Reason.NODES_TAINTED,
+        Reason.NODES_CORDONED,
+        Reason.NO_NODE,
+        Reason.UNSCHEDULABLE,
+        Reason.NO_VOLUME,
         Reason.SCHEDULER_LATE,
     }
 )
 """Codes of `explain` for a pod that the scheduler finds no place for; what the home waits for is none of them."""
-_ADVICE = {
-    "OutOfMemory": "Ask for more memory (spec.resources.memory), or start it again",
-    "CrashLoop": "Mend the template, or the files in the home, then start it again",
+_ADVICE: Mapping[str, str] = {
+    Reason.OUT_OF_MEMORY: "Ask for more memory (spec.resources.memory), or start it again",
+    Reason.CRASH_LOOP: "Mend the template, or the files in the home, then start it again",
 }
 
 
@@ -118,7 +119,7 @@ def find_vanished(session: VDISession, *, unsaid: bool = False) -> Loss | None:
     """
     if not session.status.pod_name and not unsaid:
         return None
-    last = next((one for one in session.status.conditions if one.type == "PodReady"), None)
+    last = next((one for one in session.status.conditions if one.type == POD_READY), None)
     if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:
         return Loss(last.reason, last.message)
     return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by somebody else.")

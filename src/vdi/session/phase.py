@@ -8,7 +8,7 @@ Terminating  being deleted, or its run is over
 Failed       nothing will happen until somebody changes something (the message says what)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -76,7 +76,8 @@ def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: 
     """The status of a suspended session: no run, no failures to count on; the address stays the session's."""
     session = observed.session
     before = _ended(session)
-    reason, message = Reason.SUSPENDED, "This session is suspended. Resuming it begins a new run."
+    reason: str = Reason.SUSPENDED
+    message = "This session is suspended. Resuming it begins a new run."
     if ending:
         reason, message = ending.reason, ending.message
     elif before:
@@ -215,5 +216,6 @@ def _summary(session: VDISession, phase: str, message: str) -> Finding:
     if phase == Phase.TERMINATING:
         ended = _ended(session)
         return Finding(READY, False, ended.reason if ended else Reason.STOPPING, message)
-    reason = {Phase.FAILED: Phase.FAILED, Phase.PENDING: Phase.PENDING}.get(phase, Reason.STARTING)
+    reasons: Mapping[str, Reason] = {Phase.FAILED: Reason.FAILED, Phase.PENDING: Reason.PENDING}
+    reason = reasons.get(phase, Reason.STARTING)
     return Finding(READY, False, reason, message)

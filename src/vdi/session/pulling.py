@@ -2,44 +2,54 @@
 
 import re
 
+from vdi.session.conditions import Reason
+
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
 """Reasons for which a container waits, that are about its image."""
 _CAUSES = (
     # pattern in the message or the reason itself, code, words
-    ("InvalidImageName", "ImageNameInvalid", "its name is not a valid image name; mend the template's spec.image"),
-    ("ErrImageNeverPull", "ImageNotPresent", "it is not on the node, and the pod may not fetch it"),
+    (
+        "InvalidImageName",
+        Reason.IMAGE_NAME_INVALID,
+        "its name is not a valid image name; mend the template's spec.image",
+    ),
+    ("ErrImageNeverPull", Reason.IMAGE_NOT_PRESENT, "it is not on the node, and the pod may not fetch it"),
     (
         r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
-        "ImagePullDenied",
+        Reason.IMAGE_PULL_DENIED,
         "the registry does not let us have it (wrong name, or the template's imagePullSecrets are missing or wrong)",
     ),
     (  # before "not found", which containerd says after it
         r"no match for platform|no matching manifest",
-        "ImageWrongPlatform",
+        Reason.IMAGE_WRONG_PLATFORM,
         "it has no build for the processor of the node; build it for that, or place the template's desktops elsewhere",
     ),
     (
         r"not found|manifest unknown|does not exist|no such image|404",
-        "ImageNotFound",
+        Reason.IMAGE_NOT_FOUND,
         "the registry has no such image; check name and tag in the template's spec.image",
     ),
-    (r"no such host|server misbehaving", "RegistryUnknown", "the registry's host name is unknown to the node"),
-    (r"x509|certificate", "RegistryNotTrusted", "the node does not trust the registry's certificate"),
-    (r"toomanyrequests|rate limit|429", "RegistryBusy", "the registry refuses for now, because it was asked too often"),
+    (r"no such host|server misbehaving", Reason.REGISTRY_UNKNOWN, "the registry's host name is unknown to the node"),
+    (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
+    (
+        r"toomanyrequests|rate limit|429",
+        Reason.REGISTRY_BUSY,
+        "the registry refuses for now, because it was asked too often",
+    ),
     (
         r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
-        "RegistryUnreachable",
+        Reason.REGISTRY_UNREACHABLE,
         "the registry does not answer the node",
     ),
 )
-_UNKNOWN = "ImagePull"
+_UNKNOWN = Reason.IMAGE_PULL
 IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 """Codes that `explain_pull` gives."""
 
 
-def explain_pull(image: str, reason: str, message: str) -> tuple[str, str]:
+def explain_pull(image: str, reason: str, message: str) -> tuple[Reason, str]:
     """(code, sentence); the kubelet's words where no rule fits."""
     for pattern, code, words in _CAUSES:
         if reason == pattern or re.search(pattern, message, re.IGNORECASE):

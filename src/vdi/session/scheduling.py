@@ -2,54 +2,64 @@
 
 import re
 
+from vdi.session.conditions import Reason
+
 _SUMMARY = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)\.?(?:\s+(?:preemption|no new claims).*)?$", re.DOTALL)
-_CLAUSES: tuple[tuple[str, str, str], ...] = (
+_CLAUSES: tuple[tuple[str, Reason, str], ...] = (
     # pattern of one clause, code, words ({n}: number of nodes, {1}: first group)
-    (r"Insufficient (?P<what>\S*gpu\S*)", "NoGPUFree", "{n} without a free GPU ({what})"),
-    (r"Insufficient memory", "NoCapacity", "{n} without enough free memory"),
-    (r"Insufficient cpu", "NoCapacity", "{n} without enough free CPU"),
-    (r"Insufficient (?P<what>\S+)", "NoCapacity", "{n} without enough {what}"),
-    (r"Too many pods", "NoCapacity", "{n} with as many pods as allowed"),
+    (r"Insufficient (?P<what>\S*gpu\S*)", Reason.NO_GPU_FREE, "{n} without a free GPU ({what})"),
+    (r"Insufficient memory", Reason.NO_CAPACITY, "{n} without enough free memory"),
+    (r"Insufficient cpu", Reason.NO_CAPACITY, "{n} without enough free CPU"),
+    (r"Insufficient (?P<what>\S+)", Reason.NO_CAPACITY, "{n} without enough {what}"),
+    (r"Too many pods", Reason.NO_CAPACITY, "{n} with as many pods as allowed"),
     (
         r"(?:node\(s\) )?had volume node affinity conflict",
-        "HomeOnOtherNode",
+        Reason.HOME_ON_OTHER_NODE,
         "{n} other than the one that holds the home volume",
     ),
-    (r"(?:node\(s\) )?didn't find available persistent volumes", "NoVolume", "{n} without a volume to bind"),
-    (r"(?:node\(s\) )?did not have enough free storage", "NoVolume", "{n} without enough free storage"),
+    (r"(?:node\(s\) )?didn't find available persistent volumes", Reason.NO_VOLUME, "{n} without a volume to bind"),
+    (r"(?:node\(s\) )?did not have enough free storage", Reason.NO_VOLUME, "{n} without enough free storage"),
     (
         r"(?:node\(s\) )?had untolerated taint\(?s?\)? ?(?P<what>\{.*?\})?",
-        "NodesTainted",
+        Reason.NODES_TAINTED,
         "{n} kept for others ({what})",
     ),
     (
         r"(?:node\(s\) )?didn't match (?:Pod's )?node (?:affinity/)?selector",
-        "NoMatchingNode",
+        Reason.NO_MATCHING_NODE,
         "{n} without the labels of placement.nodeSelector",
     ),
-    (r"(?:node\(s\) )?were unschedulable", "NodesCordoned", "{n} closed for new pods (cordoned)"),
+    (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} closed for new pods (cordoned)"),
 )
-_ORDER = ("HomeOnOtherNode", "NoGPUFree", "NoCapacity", "NoVolume", "NoMatchingNode", "NodesTainted", "NodesCordoned")
+_ORDER = (
+    Reason.HOME_ON_OTHER_NODE,
+    Reason.NO_GPU_FREE,
+    Reason.NO_CAPACITY,
+    Reason.NO_VOLUME,
+    Reason.NO_MATCHING_NODE,
+    Reason.NODES_TAINTED,
+    Reason.NODES_CORDONED,
+)
 """Which of several causes names the condition: the one that a person can do most about first."""
 
 
-def explain_unschedulable(message: str) -> tuple[str, str]:
+def explain_unschedulable(message: str) -> tuple[Reason, str]:
     """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
-        return "MissingHome", f"The volume claim {claim[1]!r} is not there yet."
+        return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} is not there yet."
     if "unbound immediate PersistentVolumeClaims" in message:
-        return "HomePending", "The home volume is not bound yet; the desktop starts when it is."
+        return Reason.HOME_PENDING, "The home volume is not bound yet; the desktop starts when it is."
     if "is being deleted" in message and "persistentvolumeclaim" in message:
-        return "HomeLeaving", "The home volume is being deleted; the desktop starts with a new one."
+        return Reason.HOME_LEAVING, "The home volume is being deleted; the desktop starts with a new one."
     summary = _SUMMARY.search(message.strip())
     if summary is None:
-        return "Unschedulable", f"No node takes the desktop: {message.strip() or 'the scheduler does not say why'}"
+        return Reason.UNSCHEDULABLE, f"No node takes the desktop: {message.strip() or 'the scheduler does not say why'}"
     found = [_explain_clause(clause.strip()) for clause in _split(summary[3])]
     codes = [code for code, _ in found]
-    code = next((one for one in _ORDER if one in codes), "Unschedulable")
+    code = next((one for one in _ORDER if one in codes), Reason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
-        return "NoNode", "The cluster has no node."
+        return Reason.NO_NODE, "The cluster has no node."
     nodes = "the one node" if summary[2] == "1" else f"any of {summary[2]} nodes"
     return code, f"There is no room on {nodes}: {', '.join(words for _, words in found)}."
 
@@ -59,11 +69,11 @@ def _split(clauses: str) -> list[str]:
     return re.split(r", (?=\d+ )", clauses)
 
 
-def _explain_clause(clause: str) -> tuple[str, str]:
+def _explain_clause(clause: str) -> tuple[Reason, str]:
     count, _, rest = clause.partition(" ")
     for pattern, code, words in _CLAUSES:
         if match := re.match(pattern, rest):
             named = match.groupdict().get("what") or ""
             taint = f"taint {named.strip('{}: ')}" if named.startswith("{") else named
             return code, words.format(n=count, what=taint or "tainted")
-    return "Unschedulable", clause.rstrip(".")
+    return Reason.UNSCHEDULABLE, clause.rstrip(".")

@@ -1,6 +1,6 @@
 """Sessions that do not get their desktop, and why: in the words of the functions that the operator acts on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from vdi.doctor.cases import REFUSED, Case, active, cases
 from vdi.doctor.checks.registry import check, found
@@ -20,7 +20,7 @@ _OVERDUE = 60.0
 """Seconds after its end in which the operator may be ending a session."""
 _RECENT = 3600.0
 
-_OF_PROBLEM = {
+_OF_PROBLEM: Mapping[str, str] = {
     Reason.TEMPLATE_NOT_FOUND: "template_missing",
     Reason.INVALID_TEMPLATE: "template_invalid",
     Reason.INVALID_SESSION: "session_over_limit",
@@ -31,27 +31,27 @@ _OF_PROBLEM = {
     Reason.HOME_LOST: "home_lost",
     **dict.fromkeys(REFUSED, "pod_refused"),
 }
-_OF_ANSWER = {
+_OF_ANSWER: Mapping[str, str] = {
     **dict.fromkeys(IMAGE_CODES, "image_unavailable"),
-    "MissingSecret": "reference_missing",
-    "MissingConfigMap": "reference_missing",
-    "MissingKey": "reference_missing",
-    "BadPodConfig": "reference_missing",
-    "CrashLoop": "desktop_crashes",
-    "PodFailed": "desktop_crashes",
-    "OutOfMemory": "desktop_out_of_memory",
-    "Evicted": "desktop_evicted",
-    "NodeRefused": "node_refused",
-    "NodeLost": "desktop_on_lost_node",
-    "HomeLost": "home_lost",
-    "HomeNotProvisioned": "home_not_provisioned",
-    "VolumePermission": "volume_not_mounted",
-    "VolumeMount": "volume_not_mounted",
-    "VolumeElsewhere": "volume_not_mounted",
-    "BadMount": "volume_not_mounted",
-    "BadCommand": "desktop_cannot_start",
-    "CannotStart": "desktop_cannot_start",
-    "NodeNetwork": "node_network_broken",
+    Reason.MISSING_SECRET: "reference_missing",
+    Reason.MISSING_CONFIG_MAP: "reference_missing",
+    Reason.MISSING_KEY: "reference_missing",
+    Reason.BAD_POD_CONFIG: "reference_missing",
+    Reason.CRASH_LOOP: "desktop_crashes",
+    Reason.POD_FAILED: "desktop_crashes",
+    Reason.OUT_OF_MEMORY: "desktop_out_of_memory",
+    Reason.EVICTED: "desktop_evicted",
+    Reason.NODE_REFUSED: "node_refused",
+    Reason.NODE_LOST: "desktop_on_lost_node",
+    Reason.HOME_LOST: "home_lost",
+    Reason.HOME_NOT_PROVISIONED: "home_not_provisioned",
+    Reason.VOLUME_PERMISSION: "volume_not_mounted",
+    Reason.VOLUME_MOUNT: "volume_not_mounted",
+    Reason.VOLUME_ELSEWHERE: "volume_not_mounted",
+    Reason.BAD_MOUNT: "volume_not_mounted",
+    Reason.BAD_COMMAND: "desktop_cannot_start",
+    Reason.CANNOT_START: "desktop_cannot_start",
+    Reason.NODE_NETWORK: "node_network_broken",
 }
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 _NOBODYS_END = frozenset({Reason.NO_GPUS, Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
@@ -174,7 +174,7 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         if snapshot.age(pod.metadata.creation_timestamp) < PATIENCE and pod.status.phase != "Failed":
             continue
         code = _OF_ANSWER.get(answer.code, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
-        if answer.code == "NoGPUFree":
+        if answer.code == Reason.NO_GPU_FREE:
             code = "gpu_insufficient"
         log = snapshot.logs.get(f"{case.namespace}/{pod.metadata.name}") or []
         yield found(

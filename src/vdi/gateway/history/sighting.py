@@ -4,6 +4,7 @@ The operator writes a status for people who wait; most of its changes say nothin
 that are equal tell the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from vdi.gateway.people import normal_user
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Phase, Reason
 from vdi.session.times import parse_time
 
-_BY_ITSELF = {Reason.TIMED_OUT: EndReason.TIMEOUT, Reason.IDLE_TOO_LONG: EndReason.IDLE}
+_BY_ITSELF: Mapping[str, EndReason] = {Reason.TIMED_OUT: EndReason.TIMEOUT, Reason.IDLE_TOO_LONG: EndReason.IDLE}
 LONGEST_DETAIL = 1000
 """Characters of a reason in words."""
 
