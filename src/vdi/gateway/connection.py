@@ -12,6 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 32 * 1024
 """Traefik's own limit is 1 MiB; cookies of ours and the longest URL that browsers send are a quarter of this."""
+LINGER_SECONDS = 2.0
+"""How long the rest of a head that is too large is still read, and dropped. Closing with bytes unread resets the
+connection, and whoever sends those bytes may never read the answer: Traefik then makes a 502 of it."""
 WRITE_SECONDS = 30.0
 """How long an answer's bytes may wait for a browser that takes none."""
 
@@ -37,6 +40,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head: list[bytes] = []
         self._in_head = True
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The clock of the first head runs from here."""
@@ -52,6 +56,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what may belong to a head; the first bytes of a next request start its clock."""
+        if self._refused:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             self._head.append(data)
@@ -59,7 +65,7 @@ class Connection(HttpToolsProtocol):
                 self._await_head()
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(_TOO_MANY_COOKIES if self._is_mostly_cookies() else _TOO_LARGE)
+            self._refuse(_TOO_MANY_COOKIES if self._is_mostly_cookies() else _TOO_LARGE, LINGER_SECONDS)
 
     def on_headers_complete(self) -> None:
         """The head is here."""
@@ -114,8 +120,11 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(_TOO_SLOW)
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, answer: bytes, linger: float = 0.0) -> None:
         """Nothing was answered yet, or all of it: this can be written in between."""
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)
-        self.transport.close()
+        self._refused = True
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(linger, self.transport.close)

@@ -141,6 +141,20 @@ async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes,
         assert len(answer.partition(b"\r\n\r\n")[2]) == length
 
 
+async def test_the_answer_to_a_head_that_is_too_large_reaches_who_goes_on_sending_it() -> None:
+    """Traefik sends up to 1 MiB before it reads; a reset in between would make a 502 of the answer."""
+    async with serving() as (dial, _):
+        reader, writer = await dial()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"a=b; " * 10000)
+        async with asyncio.timeout(5):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            for _ in range(20):  # while it says that it is closing
+                writer.write(b"a=b; " * 1000)
+                await writer.drain()
+            assert (await reader.read()).endswith(b"sign in again.\n")
+        assert answer.startswith(b"HTTP/1.1 431")
+
+
 async def test_what_is_no_http_is_refused() -> None:
     async with serving() as (dial, _):
         reader, writer = await dial()
