@@ -47,11 +47,14 @@ FORWARD_AUTH: Mapping[str, Any] = {
 together; the chart's test compares them."""
 DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
     **TRANSPORT_HEADERS,
+    # Not same-origin: pages of a desktop may open a sign-in window of another site and hear from it.
+    "Cross-Origin-Opener-Policy": "same-origin-allow-popups",
     # Traefik removes a header whose value is empty.
     "Clear-Site-Data": "",
     "Server": "",
 }
-"""The Middleware `vdi-edge-headers`: set on every response of a desktop. A desktop does not tell which server it runs,
+"""The Middleware `vdi-edge-headers`: set on every response of a desktop. Pages of other hosts hold no window of a
+desktop: they could send it messages, and lead it to a false login page. A desktop does not say which server it runs,
 and does not clear cookies: the browser would forget those of the whole domain, the login at the portal among them."""
 
 COOKIE_BYTES = 4096
