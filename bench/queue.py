@@ -25,8 +25,8 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
-from vdi.operator.admission import Admission
 from vdi.operator.caches import Caches
+from vdi.operator.queueing import Admission
 from vdi.session.capacity import Volume
 from vdi.session.effective import Desktop, resolve
 from vdi.session.observed import Claim, Node, Pod

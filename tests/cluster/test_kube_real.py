@@ -15,8 +15,8 @@ from vdi.kube import errors
 from vdi.kube.apply import Applier
 from vdi.kube.config import load_config
 from vdi.kube.events import EventRecorder
+from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import ObjectReference
-from vdi.kube.ownership import MarkReader
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -77,7 +77,7 @@ class Ground:
     """A reflected kind with its applier, and the count of requests."""
 
     def __init__(self, client: Client, resource: Resource, namespace: str) -> None:
-        self.store: Store[Seen] = Store(MarkReader("kube-test", HASH))
+        self.store: Store[Seen] = Store(FieldOwnershipReader("kube-test", HASH))
         self.reflector = Reflector(client, resource, Seen, self.store, namespace=namespace)
         self.applier = Applier(client, resource, Seen, self.store)
 

@@ -12,7 +12,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.settings import Settings
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.sharing import Sharer
+from vdi.kube.interning import StringInterner
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
@@ -101,7 +101,7 @@ class World:
 
     def __init__(self, client: Client, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
         self.settings = settings
-        self.sessions: Store[VDISession] = Store(sharer=Sharer())
+        self.sessions: Store[VDISession] = Store(interner=StringInterner())
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
         self.sessions.add_index(_BY_URL, lambda one: [one.status.url])

@@ -4,8 +4,8 @@ from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock, SystemClock
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.events import EventRecorder
+from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import HasMetadata, ObjectReference
-from vdi.kube.ownership import MarkReader
 from vdi.kube.queue import Controller, Result, TerminalError, WorkQueue
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.retry import NO_RETRY, RetryPolicy
@@ -29,8 +29,8 @@ __all__ = [
     "ClusterConfig",
     "Controller",
     "EventRecorder",
+    "FieldOwnershipReader",
     "HasMetadata",
-    "MarkReader",
     "ObjectReference",
     "Reflector",
     "Resource",

@@ -12,8 +12,8 @@ import msgspec
 
 from vdi.kube import wire
 from vdi.kube.errors import AlreadyExists, NotFound, Replaced
+from vdi.kube.managed_fields import FieldOwnership, hash_of, merge_trees, owns_all
 from vdi.kube.meta import T
-from vdi.kube.ownership import Mark, hash_of, merge_trees, owns_all
 from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Applier(Generic[T]):
     """Creates, repairs and deletes the objects of one kind, reading only `store`.
 
-    What the store is made with decides: `Store(marks=MarkReader(client.field_manager, "example.org/applied-hash"))`, or
-    without marks: such objects are made once and then left as they are, and nobody spends time on their marks.
+    What the store is made with decides. With `Store(marks=FieldOwnershipReader(client.field_manager, ANNOTATION))`
+    drift is repaired. Without marks, objects are created once and left as they are.
 
     Wishes should leave out empty values (`0`, `false`, `""`) where those are the default: for many of them the server
     keeps no owner, and such an object costs one request, without effect, after each start of the process.
@@ -39,7 +39,7 @@ class Applier(Generic[T]):
         self._marks = store.marks
         # By uid: the mark on the answer to our last write, which is as much ours as the object can be. Lives as long as
         # the object; after a restart `owns_all` decides.
-        self._settled: dict[str, Mark] = {}
+        self._settled: dict[str, FieldOwnership] = {}
         store.listen(self._drop)
 
     async def ensure(self, wanted: Mapping[str, Any]) -> T:

@@ -1,4 +1,4 @@
-"""Which of several processes works: election over one Lease object, and the fence that keeps the others from writing.
+"""Which of several processes works: election over one Lease object, and the guard that keeps the others from writing.
 
 The holder renews the Lease; whoever sees it unchanged for `duration` takes it. Nobody compares clocks with anybody:
 
@@ -7,7 +7,7 @@ The holder renews the Lease; whoever sees it unchanged for `duration` takes it. 
               it is a new resourceVersion, which a takeover names as its precondition.
 
 As last_word < duration, no write of an old holder is under way when a new one begins. What stays is a process that is
-stopped between the look at the fence and the system call that sends, some microseconds; and somebody who deletes the
+stopped between the look at the guard and the system call that sends, some microseconds; and somebody who deletes the
 Lease under a living holder while a process that has never seen it starts. Against both stands what every write of ours
 carries by itself: a uid, a resourceVersion, or a name that can be taken once only.
 """
@@ -284,7 +284,7 @@ class Elector:
         return self._clock.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     async def _nap(self, seconds: float) -> None:
-        """Until it is time, or until somebody finds the fence shut."""
+        """Until it is time, or until somebody finds the guard shut."""
         self._hurry.clear()
         nap = asyncio.ensure_future(self._clock.sleep(seconds))
         hurried = asyncio.ensure_future(self._hurry.wait())

@@ -28,7 +28,7 @@ class Result:
     """What a reconcile wants next: nothing, or to be called again after `requeue_after` seconds, if not before."""
 
     requeue_after: float | None = None
-    saw_all: bool = False
+    self_observed: bool = False
     """It has taken its own writes into account: they are no reason to call it again. What others change is one, and
     the answer to a write may tell of that first: whoever says this must have looked at the answers."""
 
@@ -83,7 +83,7 @@ class WorkQueue(Generic[Key]):
         """This key needs work then; of several times for one key the earliest counts."""
         self._delay(self._due, key, seconds)
 
-    def add_within(self, key: Key, seconds: float) -> None:
+    def requeue_within(self, key: Key, seconds: float) -> None:
         """This key needs a look by then: one that it gets before, for whatever reason, will do."""
         self._delay(self._latest, key, seconds)
 
@@ -245,7 +245,7 @@ class Controller(Generic[Key]):
 
     def enqueue_within(self, key: Key, seconds: float) -> None:
         """This key needs a look by then: one that it gets before, for whatever reason, will do."""
-        self.queue.add_within(key, seconds)
+        self.queue.requeue_within(key, seconds)
 
     def enqueue_after(self, key: Key, seconds: float) -> None:
         """This key needs work then; the earliest of several times counts."""
@@ -280,10 +280,10 @@ class Controller(Generic[Key]):
         """Reconcile once; what came of it."""
         attempt = _Attempt(self, key)
         before = _attempt.set(attempt)
-        saw_all = False
+        self_observed = False
         try:
             result = await self._reconcile(key)
-            saw_all = result.saw_all
+            self_observed = result.self_observed
         except TerminalError as error:
             log.error("%s %s: given up until something changes: %s", self.name, key, error)
             self.queue.forget(key)
@@ -295,12 +295,12 @@ class Controller(Generic[Key]):
         finally:
             _attempt.reset(before)
             attempt.under_way = False
-            if attempt.made_news and not saw_all:
+            if attempt.made_news and not self_observed:
                 self.queue.add(key)
         self.queue.forget(key)
         if result.requeue_after is None:
             return "done"
-        self.queue.add_within(key, result.requeue_after)
+        self.queue.requeue_within(key, result.requeue_after)
         return "requeue_after"
 
     def _say(self, key: Key, error: Exception, delay: float) -> None:

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Generic
 
+from vdi.kube.interning import StringInterner, absorb
+from vdi.kube.managed_fields import FieldOwnership, FieldOwnershipReader
 from vdi.kube.meta import T, key_of, version_of
-from vdi.kube.ownership import Mark, MarkReader
-from vdi.kube.sharing import Sharer, absorb
 
 Listener = Callable[[T | None, T | None], None]
 """Called with (old, new): (None, new) is an addition, (old, None) a removal."""
@@ -73,7 +73,7 @@ def _owner_uids(obj: T) -> Collection[Hashable]:
 class Store(Generic[T]):
     """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store.
 
-    With a `sharer` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
+    With a `interner` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
     differs in nothing but its version is no change: nobody is told of it.
 
     Objects are shared: who reads one must not change it (the indices would not notice).
@@ -82,12 +82,12 @@ class Store(Generic[T]):
     thread, between two awaits: hence no lock.
     """
 
-    def __init__(self, marks: MarkReader | None = None, sharer: Sharer | None = None) -> None:
+    def __init__(self, marks: FieldOwnershipReader | None = None, interner: StringInterner | None = None) -> None:
         self.marks = marks
-        self._sharer = sharer
+        self._interner = interner
         self._objects: dict[ObjectKey, T] = {}
         self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
-        self._marks: dict[str, Mark] = {}  # by uid; only where `marks` is set
+        self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `marks` is set
         self._gone: set[str] = set()  # uids that `forget` dropped and whose DELETED the watch still owes us
         self._owners: _Index[T] = _Index(_owner_uids)
         self._indices: dict[str, _Index[T]] = {}
@@ -117,7 +117,7 @@ class Store(Generic[T]):
         """The objects that the index holds under this key."""
         return [self._objects[found] for found in self._indices[name].find(key)]
 
-    def mark_of(self, obj: T) -> Mark | None:
+    def mark_of(self, obj: T) -> FieldOwnership | None:
         """What the last state of this incarnation says of our ownership."""
         return self._marks.get(obj.metadata.uid)
 
@@ -128,7 +128,7 @@ class Store(Generic[T]):
         """Call back on every effective change, whether it came by the watch or by our own write."""
         self._listeners.append(listener)
 
-    def remember(self, obj: T, mark: Mark | None = None) -> None:
+    def remember(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """Take in the answer to our own write at once; older events that the watch still brings do not undo it.
 
         Only for objects that the store's Reflector would bring too (its namespace, its selectors).
@@ -143,7 +143,7 @@ class Store(Generic[T]):
             self._gone.add(uid)
             self._change((namespace, name), present, None)
 
-    def observe(self, obj: T, mark: Mark | None = None) -> None:
+    def observe(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """ADDED or MODIFIED came by the watch."""
         self._seen = max(self._seen, version_of(obj))
         self._put(obj, mark)
@@ -178,21 +178,21 @@ class Store(Generic[T]):
         present = self._objects.get((namespace, name))
         return uid not in self._gone and (present is None or version > version_of(present))
 
-    def _put(self, obj: T, mark: Mark | None, *, listed: bool = False) -> None:
+    def _put(self, obj: T, mark: FieldOwnership | None, *, listed: bool = False) -> None:
         if not self.is_news(obj):
             return
         key = key_of(obj)
         uid = obj.metadata.uid
         present = self._objects.get(key)
-        if self._sharer is not None:
+        if self._interner is not None:
             if present is not None and mark == self._marks.get(uid) and absorb(present, obj):
                 return  # a node's heartbeat: all that we keep of it is as it was
             if listed:  # thousands come at once and stay
-                self._sharer.share(obj)
+                self._interner.intern_fields(obj)
             else:
-                self._share_later(key, self._sharer)
+                self._share_later(key, self._interner)
             if present is None:
-                key = self._sharer.one_of(key[0]), self._sharer.one_of(key[1])
+                key = self._interner.intern(key[0]), self._interner.intern(key[1])
         if present is not None and present.metadata.uid != uid:
             self._change(key, present, None)
             present = None
@@ -200,14 +200,14 @@ class Store(Generic[T]):
             self._marks[uid] = mark
         self._change(key, present, obj)
 
-    def _share_later(self, key: ObjectKey, sharer: Sharer) -> None:
+    def _share_later(self, key: ObjectKey, interner: StringInterner) -> None:
         self._unshared.pop(key, None)
         self._unshared[key] = None
         if len(self._unshared) > NEWEST:
             oldest = next(iter(self._unshared))
             del self._unshared[oldest]
             if (settled := self._objects.get(oldest)) is not None:
-                sharer.share(settled)
+                interner.intern_fields(settled)
 
     def _change(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         if new is None:
@@ -239,7 +239,7 @@ class Relist(Generic[T]):
             # what we know from the lost future would outlive it. Start over.
             self._rewind()
 
-    def put(self, obj: T, mark: Mark | None = None) -> None:
+    def put(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """One object of the list."""
         self._listed.add(key_of(obj))
         self._uids.add(obj.metadata.uid)

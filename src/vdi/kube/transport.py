@@ -30,8 +30,8 @@ from vdi.kube.errors import (
     UnexpectedAnswer,
     error_from,
 )
-from vdi.kube.fence import Fence
 from vdi.kube.http import Answer, HttpError
+from vdi.kube.lease_guard import LeaseGuard
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.retry import DEFAULT_RETRY, RetryPolicy
 from vdi.kube.wire import Page, WatchEvent
@@ -65,7 +65,7 @@ class Client:
         retry: RetryPolicy = DEFAULT_RETRY,
         user_agent: str | None = None,
         on_request: OnRequest | None = None,
-        fence: Fence | None = None,
+        lease_guard: LeaseGuard | None = None,
         request_timeout: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -75,7 +75,7 @@ class Client:
         self._retry = retry
         self._user_agent = user_agent or field_manager
         self._on_request = on_request
-        self._fence = fence
+        self._lease_guard = lease_guard
         self._timeout = request_timeout
         self._clock = clock
         self._credentials = Credentials(config, clock)
@@ -341,14 +341,14 @@ class Client:
     async def _once(self, method: str, resource: Resource, there: str, data: bytes, content_type: str) -> bytes:
         http = self._open()
         what = f"{method} {there.partition('?')[0]}"
-        # A reading method asks nobody; a write stopped by the fence at the last moment ends there.
-        fence = self._fence if method != "GET" else None
-        seconds = min(fence(), self._timeout) if fence else self._timeout
+        # A reading method asks nobody; a write stopped by the lease guard at the last moment ends there.
+        lease_guard = self._lease_guard if method != "GET" else None
+        seconds = min(lease_guard(), self._timeout) if lease_guard else self._timeout
         request = self._request(method, there, data, content_type)
         status = 0
         began = time.perf_counter()
         try:
-            answer = await http.request(request, asyncio.get_running_loop().time() + seconds, fence)
+            answer = await http.request(request, asyncio.get_running_loop().time() + seconds, lease_guard)
             status = answer.status
             self._heard = (answer.head, self._clock.monotonic())
         except (HttpError, TimeoutError, OSError) as error:

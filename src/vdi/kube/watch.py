@@ -22,8 +22,8 @@ from vdi.kube.errors import (
     TooManyRequests,
     UnexpectedAnswer,
 )
+from vdi.kube.managed_fields import FieldOwnership
 from vdi.kube.meta import T
-from vdi.kube.ownership import Mark
 from vdi.kube.resource import Resource
 from vdi.kube.store import Relist, Store
 from vdi.kube.transport import PAGE_SIZE, Client
@@ -181,7 +181,7 @@ class Reflector(Generic[T]):
         if version > int(self._version):
             self._version = str(version)
 
-    def _decode(self, given: msgspec.Raw | wire.WatchEvent) -> tuple[T, Mark | None] | None:
+    def _decode(self, given: msgspec.Raw | wire.WatchEvent) -> tuple[T, FieldOwnership | None] | None:
         """An object that cannot be read is left out, and said so: it must not blind us to all others."""
         marks = self.store.marks
         try:

@@ -8,12 +8,12 @@ from typing import Any
 from vdi.kube.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
 from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
-from vdi.operator.children import Family, ForeignObjectError
 from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import ROUTES
+from vdi.operator.owned_resources import ForeignObjectError, OwnedResources
 from vdi.operator.ports import Credentials, Pools
 from vdi.operator.reservations import Reservations
-from vdi.operator.unanswered import Unanswered, is_uncertain
+from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod
@@ -50,18 +50,18 @@ class Builder:
     def __init__(
         self,
         *,
-        family: Family,
+        owned: OwnedResources,
         hosts: Hosts,
         reservations: Reservations,
-        unanswered: Unanswered,
+        uncertain_creates: UncertainCreates,
         pools: Pools,
         policy: Policy,
         new_credentials: Callable[[], Credentials],
     ) -> None:
-        self._family = family
+        self._owned = owned
         self._hosts = hosts
         self._reservations = reservations
-        self._unanswered = unanswered
+        self._uncertain_creates = uncertain_creates
         self._pools = pools
         self._policy = policy
         self._new_credentials = new_credentials
@@ -104,14 +104,14 @@ class Builder:
         if not uncertain:
             self._reservations.release(session.metadata.uid)
         if "pod" in uncertain and observed.pod is None:
-            self._unanswered.add(key_of(session), pod_name(session.metadata.name))
+            self._uncertain_creates.add(key_of(session), pod_name(session.metadata.name))
         return _sum_up(replace(observed, **made) if made else observed, list(failures.values()))
 
     def _work(
         self, observed: Observed, desktop: Desktop | None, identity: Identity, *, evictable: bool
     ) -> dict[str, Coroutine[Any, Any, Any]]:
         """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
-        session, family = observed.session, self._family
+        session, owned = observed.session, self._owned
         uid = session.metadata.uid
         host = self._policy.host(observed.host)
         work: dict[str, Coroutine[Any, Any, Any]] = {}
@@ -123,25 +123,25 @@ class Builder:
             work["secret"] = self._replace_secret(observed.secret, identity)
             desktop = None
         service = build_service(identity=identity)
-        if not family.services.is_as_wanted(observed.service, service):
-            work["service"] = family.services.ensure(service)
+        if not owned.services.is_as_wanted(observed.service, service):
+            work["service"] = owned.services.ensure(service)
         if observed.host and not observed.host_problem and self._reservations.take(host, uid):
             route = build_route(identity=identity, host=host, policy=self._policy)
-            if not family.routes.is_as_wanted(observed.route, route):
-                work["route"] = family.routes.ensure(route)
+            if not owned.routes.is_as_wanted(observed.route, route):
+                work["route"] = owned.routes.ensure(route)
         home = desktop.home if desktop else None
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
         if home and is_its_home and (observed.home is None or observed.pod is None):
-            work["home"] = family.homes.ensure(build_home(identity=identity, home=home))
+            work["home"] = owned.homes.ensure(build_home(identity=identity, home=home))
         if observed.pod:
             labels = {**identity.labels, HOLD: "false" if evictable else "true"}
             if not observed.pod.leaving and not labels.items() <= observed.pod.metadata.labels.items():
-                work["pod"] = family.pods.label(observed.pod, labels)
+                work["pod"] = owned.pods.label(observed.pod, labels)
         elif desktop and (home is None or self._may_mount(home, uid)):
             run = run_annotations(session, None)
             port = self._policy.agent_port
             pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
-            work["pod"] = family.pods.ensure(pod)
+            work["pod"] = owned.pods.ensure(pod)
         return work
 
     async def _make_secret(self, pod: Pod | None, identity: Identity) -> Secret:
@@ -149,10 +149,10 @@ class Builder:
         known = await self._pools.credentials(pod) if pod else None
         keys = known or self._new_credentials()
         secret = build_secret(identity=identity, password=keys.password, agent_token=keys.agent_token)
-        return await self._family.secrets.ensure(secret)
+        return await self._owned.secrets.ensure(secret)
 
     async def _replace_secret(self, present: Secret, identity: Identity) -> Secret:
-        await self._family.secrets.delete(present)
+        await self._owned.secrets.delete(present)
         return await self._make_secret(None, identity)
 
     def _may_mount(self, home: Home, uid: str) -> bool:

@@ -11,9 +11,9 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
-from vdi.kube.ownership import MarkReader
+from vdi.kube.interning import StringInterner
+from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES
-from vdi.kube.sharing import Sharer
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
@@ -35,24 +35,24 @@ class Caches:
     """Stores and reflectors. Stores live as long as the process and are rebuilt from the API at start."""
 
     def __init__(self, client: Client, namespace: str, clock: Clock, *, count_others: bool = True) -> None:
-        marks, sharer = MarkReader(client.field_manager, APPLIED_HASH), Sharer()
-        self.sessions: Store[VDISession] = Store(sharer=sharer)
+        marks, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
+        self.sessions: Store[VDISession] = Store(interner=interner)
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
-        self.nodes: Store[Node] = Store(sharer=sharer)
-        self.volumes: Store[Volume] = Store(sharer=sharer)
-        self.neighbours: Store[Workload] = Store(sharer=sharer)
+        self.nodes: Store[Node] = Store(interner=interner)
+        self.volumes: Store[Volume] = Store(interner=interner)
+        self.dependencies: Store[Workload] = Store(interner=interner)
         """Pods in the sessions' namespace that are not ours, as long as they take room."""
-        self.others: Store[Workload] = Store(sharer=sharer)
+        self.others: Store[Workload] = Store(interner=interner)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
-        self.pods: Store[Pod] = Store(sharer=sharer)
-        self.claims: Store[Claim] = Store(sharer=sharer)
-        self.secrets: Store[Secret] = Store(sharer=sharer)
+        self.pods: Store[Pod] = Store(interner=interner)
+        self.claims: Store[Claim] = Store(interner=interner)
+        self.secrets: Store[Secret] = Store(interner=interner)
         # Only these two are repaired when somebody edits them: the others are made once.
-        self.services: Store[Service] = Store(marks, sharer)
-        self.routes: Store[Route] = Store(marks, sharer)
-        self.events: Store[Event] = Store(sharer=sharer)
-        self.reservations: Store[HostReservation] = Store(sharer=sharer)
+        self.services: Store[Service] = Store(marks, interner)
+        self.routes: Store[Route] = Store(marks, interner)
+        self.events: Store[Event] = Store(interner=interner)
+        self.reservations: Store[HostReservation] = Store(interner=interner)
 
         self.sessions.add_index(BY_TEMPLATE, lambda session: [session.spec.template])
         self.sessions.add_index(BY_HOME, lambda session: [shared_home(session)])
@@ -61,7 +61,7 @@ class Caches:
         self.routes.add_index(BY_HOST, lambda route: [route.host])
         self.events.add_index(BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)])
 
-        # Children are told from other objects by their label; of Events only the warnings explain anything.
+        # Owned resources are told from other objects by their label; of Events only the warnings explain anything.
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
         here: dict[str, Any] = {"namespace": namespace, "clock": clock}
         mine = {**here, "label_selector": ours}
@@ -74,7 +74,9 @@ class Caches:
             Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
             Reflector(client, NODES, Node, self.nodes, clock=clock),
             Reflector(client, VOLUMES, Volume, self.volumes, clock=clock),
-            Reflector(client, PODS, Workload, self.neighbours, **here, label_selector=not_mine, field_selector=in_room),
+            Reflector(
+                client, PODS, Workload, self.dependencies, **here, label_selector=not_mine, field_selector=in_room
+            ),
             *([Reflector(client, PODS, Workload, self.others, **elsewhere)] if count_others else []),
             Reflector(client, PODS, Pod, self.pods, **mine),
             Reflector(client, CLAIMS, Claim, self.claims, **mine),

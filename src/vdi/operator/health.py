@@ -9,9 +9,9 @@ from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
 from vdi.operator.host_key import HostKey
+from vdi.operator.http_server import TEXT, serve_pages
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
-from vdi.operator.pages import TEXT, serve_pages
 
 STALE = 150.0
 """Seconds without a word from the API server (a silent watch is opened anew after 90) until a cache is not believed."""

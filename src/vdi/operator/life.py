@@ -20,13 +20,13 @@ from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
 from vdi.kube.queue import Controller
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
-from vdi.operator.assembly import Assembly, Parts, assemble
 from vdi.operator.caches import Caches
 from vdi.operator.health import Health
 from vdi.operator.host_key import HostKey
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
+from vdi.operator.wiring import Parts, Wiring, assemble
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Life:
         host = socket.gethostname()
         identity = f"{host}_{uuid4()}"
         self._elector = Elector(self._line, namespace=settings.namespace, name=LEASE, identity=identity, clock=clock)
-        self._client = Client(config, **of_both, fence=self._elector.allowance)
+        self._client = Client(config, **of_both, lease_guard=self._elector.allowance)
         count_others = settings.count_other_workloads
         self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
@@ -161,7 +161,7 @@ class Life:
             await asyncio.wait(ends, timeout=_READ_KEY_AGAIN)
         return False
 
-    async def _work(self, assembly: Assembly, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
+    async def _work(self, assembly: Wiring, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
         """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""
         working = asyncio.create_task(_run_all(assembly.controllers), name="controllers")
         helpers = [

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from vdi.api.session import VDISession
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches, shared_home
-from vdi.operator.children import owner_uid, session_of
 from vdi.operator.hosts import Hosts
+from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.reservations import Reservations
 from vdi.session import naming
 from vdi.session.activity import Activity

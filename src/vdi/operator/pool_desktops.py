@@ -11,7 +11,7 @@ from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.pools import Pools
-from vdi.operator.unanswered import Unanswered, is_uncertain
+from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.children.identity import PoolIdentity
 from vdi.session.children.pod import build_pool_pod
 from vdi.session.children.secret import build_pool_secret
@@ -57,7 +57,7 @@ class PoolDesktops:
         caches: Caches,
         pools: Pools,
         room: Room,
-        unanswered: Unanswered,
+        uncertain_creates: UncertainCreates,
         policy: Policy,
         namespace: str,
         new_token: Callable[[], str],
@@ -65,7 +65,7 @@ class PoolDesktops:
         self._caches = caches
         self._pools = pools
         self._room = room
-        self._unanswered = unanswered
+        self._uncertain_creates = uncertain_creates
         self._policy = policy
         self._namespace = namespace
         self._new_token = new_token
@@ -74,7 +74,7 @@ class PoolDesktops:
 
     async def settle(self, pool: str) -> None:
         """Find out which of those are there whose making was not answered, and give back the room of the others."""
-        for name in await self._unanswered.settle(pool, self._namespace):
+        for name in await self._uncertain_creates.settle(pool, self._namespace):
             self._room.withdraw(name)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
@@ -139,7 +139,7 @@ class PoolDesktops:
             pod = await self._pods.ensure(wanted)
         except KubeError as failure:
             if is_uncertain(failure):
-                self._unanswered.add(pool.metadata.name, name)
+                self._uncertain_creates.add(pool.metadata.name, name)
             else:
                 self._room.withdraw(name)
             if isinstance(failure, Forbidden | Invalid):

@@ -27,7 +27,7 @@ from vdi.kube.meta import ObjectReference
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.operator.caches import BY_TEMPLATE, Caches
-from vdi.operator.children import owner_uid
+from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Credentials
 from vdi.session.children.identity import TEMPLATE_ANNOTATION, Identity
 from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY

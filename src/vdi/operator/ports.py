@@ -1,4 +1,4 @@
-"""What the session's controller asks of its neighbours: room, ready-made desktops, and the agents in the desktops."""
+"""What the session's controller asks of its dependencies: room, ready-made desktops, and the agents in the desktops."""
 
 from dataclasses import dataclass
 from typing import Protocol

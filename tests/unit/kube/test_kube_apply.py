@@ -13,7 +13,7 @@ from unit.kube.kube_things import HASH, THINGS, Journal, Thing, wish
 from vdi.kube import errors
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Conflict
-from vdi.kube.ownership import MarkReader
+from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -25,7 +25,7 @@ class Stage:
     def __init__(self, api: FakeApi, client: Client) -> None:
         self.api = api
         self.journal = Journal()
-        self.store: Store[Thing] = Store(MarkReader("tester", HASH))
+        self.store: Store[Thing] = Store(FieldOwnershipReader("tester", HASH))
         self.store.listen(self.journal)
         self.reflector = Reflector(client, THINGS, Thing, self.store, namespace="ns")
         self.applier = Applier(client, THINGS, Thing, self.store)

@@ -309,7 +309,7 @@ async def test_a_write_behind_a_shut_fence_is_not_sent() -> None:
     def shut() -> float:
         raise NotLeader("somebody else leads")
 
-    async with fake_api() as api, Client(api.config(), field_manager="t", fence=shut) as client:
+    async with fake_api() as api, Client(api.config(), field_manager="t", lease_guard=shut) as client:
         api.put("things", "a")
         assert await client.get(THINGS, "a", namespace="ns", into=Thing)
         with pytest.raises(NotLeader):
@@ -333,7 +333,7 @@ async def test_a_fence_that_shuts_while_a_connection_is_awaited_stops_the_bytes(
             raise NotLeader("somebody else leads by now")
         return 9.0
 
-    async with fake_api() as api, Client(api.config(), field_manager="t", fence=closing) as client:
+    async with fake_api() as api, Client(api.config(), field_manager="t", lease_guard=closing) as client:
         with pytest.raises(NotLeader):
             await client.create(THINGS, wish("b"), namespace="ns", into=Thing)
     assert looks > 1
@@ -346,7 +346,7 @@ async def test_a_write_is_given_up_when_its_allowance_is_spent() -> None:
 
     async with (
         fake_api() as api,
-        Client(api.config(), field_manager="t", fence=lambda: 0.05, retry=NO_RETRY) as client,
+        Client(api.config(), field_manager="t", lease_guard=lambda: 0.05, retry=NO_RETRY) as client,
     ):
         api.faults = [("POST", never)]
         with pytest.raises(ConnectionFailed):

@@ -108,14 +108,14 @@ async def test_a_look_that_a_key_gets_before_will_do() -> None:
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock)
     timer = asyncio.create_task(queue.run_timer())
-    queue.add_within("a", 5)
-    queue.add_within("a", 3)
+    queue.requeue_within("a", 5)
+    queue.requeue_within("a", 3)
     queue.add("a")
     assert await queue.take() == "a"
     queue.done("a")
     await clock.advance(10)
     assert len(queue) == 0
-    queue.add_within("a", 5)
+    queue.requeue_within("a", 5)
     queue.add_after("b", 7)
     queue.add("b")
     assert await queue.take() == "b"
@@ -129,11 +129,11 @@ async def test_times_that_no_longer_hold_are_not_kept_for_ever() -> None:
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock)
     for round_ in range(1000):
-        queue.add_within("a", 9000 - round_)
+        queue.requeue_within("a", 9000 - round_)
         queue.add("a")
         await queue.take()
         queue.done("a")
-    queue.add_within("b", 8)
+    queue.requeue_within("b", 8)
     assert len(queue._heap) < 250
     timer = asyncio.create_task(queue.run_timer())
     await clock.advance(9)
@@ -219,8 +219,8 @@ async def test_the_four_outcomes_are_counted_and_told() -> None:
         assert controller.outcomes["terminal"] == controller.outcomes["done"] == 1
 
 
-@pytest.mark.parametrize(("saw_all", "times"), [(False, 2), (True, 1)])
-async def test_who_has_seen_his_own_writes_is_not_called_for_them(saw_all: bool, times: int) -> None:
+@pytest.mark.parametrize(("self_observed", "times"), [(False, 2), (True, 1)])
+async def test_who_has_seen_his_own_writes_is_not_called_for_them(self_observed: bool, times: int) -> None:
     called = 0
 
     async def reconcile(key: str) -> Result:
@@ -228,7 +228,7 @@ async def test_who_has_seen_his_own_writes_is_not_called_for_them(saw_all: bool,
         called += 1
         if called == 1:
             await asyncio.gather(*(tell(key) for _ in range(3)))
-        return Result(saw_all=saw_all)
+        return Result(self_observed=self_observed)
 
     async def tell(key: str) -> None:
         controller.enqueue(key)
@@ -255,7 +255,7 @@ async def test_what_others_tell_meanwhile_is_never_missed() -> None:
             lingering.append(asyncio.create_task(tell_late("a")))  # of this reconcile, and beyond its end
             controller.enqueue("b")
             await end.wait()
-        return Result(saw_all=True)
+        return Result(self_observed=True)
 
     controller = Controller("test", reconcile, clock=FakeClock())
     async with at_work(controller):
@@ -281,7 +281,7 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
         if called == 1:
             controller.enqueue(key)
             raise Conflict(409, "Conflict", "changed")
-        return Result(saw_all=True)
+        return Result(self_observed=True)
 
     controller = Controller("test", reconcile, clock=FakeClock())
     async with at_work(controller):

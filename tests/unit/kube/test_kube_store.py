@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from unit.kube.kube_things import Journal, Thing, a_thing
-from vdi.kube.sharing import Sharer
+from vdi.kube.interning import StringInterner
 from vdi.kube.store import NEWEST, Store
 
 
@@ -296,7 +296,7 @@ TestStoreModel.settings = settings(max_examples=40, stateful_step_count=40)
 
 
 def test_a_state_that_says_nothing_new_is_no_change() -> None:
-    store: Store[Thing] = Store(sharer=Sharer())
+    store: Store[Thing] = Store(interner=StringInterner())
     journal = Journal()
     store.listen(journal)
     for version, size in ((1, 1), (2, 1), (3, 2)):
@@ -308,8 +308,8 @@ def test_a_state_that_says_nothing_new_is_no_change() -> None:
 
 
 def test_what_has_settled_shares_its_strings_and_what_changed_last_does_not_yet() -> None:
-    sharer = Sharer()
-    store: Store[Thing] = Store(sharer=sharer)
+    interner = StringInterner()
+    store: Store[Thing] = Store(interner=interner)
     for number in range(NEWEST + 1):
         store.observe(a_thing(f"thing-{number}", version=number + 1, owners=("".join(["ow", "ner"]),)))
 
@@ -318,18 +318,18 @@ def test_what_has_settled_shares_its_strings_and_what_changed_last_does_not_yet(
         assert known is not None
         return known.metadata.owner_references[0].uid
 
-    assert owner(0) is sharer.one_of("owner")
-    assert owner(1) is not sharer.one_of("owner")
+    assert owner(0) is interner.intern("owner")
+    assert owner(1) is not interner.intern("owner")
     store.observe(a_thing("thing-1", version=NEWEST + 2, size=1, owners=("".join(["ow", "ner"]),)))
     store.observe(a_thing("another", version=NEWEST + 3))
-    assert owner(1) is not sharer.one_of("owner"), "it is among the newest again"
-    assert owner(2) is sharer.one_of("owner")
+    assert owner(1) is not interner.intern("owner"), "it is among the newest again"
+    assert owner(2) is interner.intern("owner")
 
 
 def test_names_are_kept_once_by_all_stores_of_a_sharer() -> None:
-    sharer = Sharer()
-    one: Store[Thing] = Store(sharer=sharer)
-    other: Store[Thing] = Store(sharer=sharer)
+    interner = StringInterner()
+    one: Store[Thing] = Store(interner=interner)
+    other: Store[Thing] = Store(interner=interner)
     for store in (one, other):
         store.observe(a_thing("".join(["thi", "ng"])))
     [mine], [theirs] = list(one._objects), list(other._objects)
@@ -337,11 +337,11 @@ def test_names_are_kept_once_by_all_stores_of_a_sharer() -> None:
 
 
 def test_what_is_listed_shares_its_strings_at_once() -> None:
-    sharer = Sharer()
-    store: Store[Thing] = Store(sharer=sharer)
+    interner = StringInterner()
+    store: Store[Thing] = Store(interner=interner)
     relist = store.relist(1)
     listed = a_thing(owners=("".join(["ow", "ner"]),))
-    owner = sharer.one_of("owner")
+    owner = interner.intern("owner")
     relist.put(listed)
     assert listed.metadata.owner_references[0].uid is owner
     assert next(iter(store._objects))[1] is listed.metadata.name

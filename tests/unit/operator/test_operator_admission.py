@@ -12,9 +12,9 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.operator.admission import Admission
 from vdi.operator.caches import Caches
 from vdi.operator.ports import Waiting
+from vdi.operator.queueing import Admission
 from vdi.session.capacity import Volume, Workload
 from vdi.session.children.identity import USER_ANNOTATION
 from vdi.session.effective import Desktop, resolve
@@ -204,7 +204,7 @@ def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
 
 
 def test_others_count_wherever_they_are() -> None:
-    for name in ("neighbours", "others"):
+    for name in ("dependencies", "others"):
         world = World(gpus=1)
         store = getattr(world.caches, name)
         spec = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "1"}}}]}

@@ -11,12 +11,12 @@ from prometheus_client import generate_latest
 
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
-from vdi.operator.assembly import Assembly
 from vdi.operator.health import Health
 from vdi.operator.life import LEASE, Life
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
 from vdi.operator.settings import Settings
+from vdi.operator.wiring import Wiring
 from waiting import eventually
 
 NAMESPACE = "ns"
@@ -121,7 +121,7 @@ async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest
     async def short() -> None:
         return
 
-    monkeypatch.setattr("vdi.operator.life.assemble", lambda _parts: Assembly(controllers=(), helpers=(short,)))
+    monkeypatch.setattr("vdi.operator.life.assemble", lambda _parts: Wiring(controllers=(), helpers=(short,)))
     async with fake_api() as api:
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:

@@ -17,7 +17,7 @@ from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
 from vdi.operator.reservations import Reservations
-from vdi.operator.wakeups import Wakeups
+from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.decide import host_taken
 from vdi.session.hosts import build_reservation
 from vdi.session.naming import host_label
@@ -46,7 +46,7 @@ class World:
         self.forgotten: list[str] = []
         self.woken_soon: set[str] = set()
         self.urgent: set[str] = set()
-        Wakeups(self.caches, "vdi.localhost", self, lambda gone: self.forgotten.append(gone.metadata.name))
+        WatchHandlers(self.caches, "vdi.localhost", self, lambda gone: self.forgotten.append(gone.metadata.name))
         self._version = 0
 
     def enqueue(self, key: tuple[str, str], *, urgent: bool = False) -> None:

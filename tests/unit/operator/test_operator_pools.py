@@ -21,11 +21,11 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
-from vdi.operator.children import Children
 from vdi.operator.controllers.pool import PoolController
+from vdi.operator.owned_resources import OwnedResource
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import CALM, Pools
-from vdi.operator.unanswered import Unanswered
+from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, Problem, resolve
 from vdi.session.observed import Pod, Secret
@@ -69,8 +69,10 @@ class World:
             "pools": self.pools,
             "policy": POLICY,
         }
-        unanswered = Unanswered(Children(client, PODS, Pod, self.caches.pods))
-        desktops = PoolDesktops(**shared, room=self, unanswered=unanswered, namespace=NS, new_token=self._token)
+        uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.caches.pods))
+        desktops = PoolDesktops(
+            **shared, room=self, uncertain_creates=uncertain_creates, namespace=NS, new_token=self._token
+        )
         self.controller = PoolController(**shared, desktops=desktops, clock=self.clock)
         self.due: set[str] = set()
         self.woken: list[tuple[str, str]] = []

@@ -13,10 +13,10 @@ from prometheus_client import generate_latest
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller, Result
-from vdi.operator.announce import Announcer
 from vdi.operator.logs import JsonFormatter, KeyValueFormatter, log_about, log_session
 from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
+from vdi.operator.session_events import SessionEvents
 from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, StatusWriter, difference
 
 NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
@@ -54,8 +54,8 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def announcer(heard: Heard, metrics: Metrics) -> Announcer:
-    return Announcer(heard, metrics)  # type: ignore[arg-type]
+def session_events(heard: Heard, metrics: Metrics) -> SessionEvents:
+    return SessionEvents(heard, metrics)  # type: ignore[arg-type]
 
 
 RUNS = {
@@ -66,36 +66,38 @@ RUNS = {
 }
 
 
-def test_first_readiness_is_announced_and_measured_once(announcer: Announcer, heard: Heard, metrics: Metrics) -> None:
+def test_first_readiness_is_announced_and_measured_once(
+    session_events: SessionEvents, heard: Heard, metrics: Metrics
+) -> None:
     creating = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z")
-    announcer.announce(creating, a_session(**RUNS), NOW)
-    announcer.announce(a_session(**RUNS), a_session(**RUNS, nodeName="node-1"), NOW)
+    session_events.announce(creating, a_session(**RUNS), NOW)
+    session_events.announce(a_session(**RUNS), a_session(**RUNS, nodeName="node-1"), NOW)
     assert heard.events == [("Normal", "Ready", "The desktop is ready after 7 s: https://a")]
     assert b"session_startup_seconds_sum 7.0" in generate_latest(metrics.registry)
 
 
-def test_later_run_is_measured_from_its_pod(announcer: Announcer, heard: Heard) -> None:
+def test_later_run_is_measured_from_its_pod(session_events: SessionEvents, heard: Heard) -> None:
     again = RUNS | {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
     waiting = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z", readyTime="2026-11-20T08:00:06Z")
-    announcer.announce(waiting, a_session(generation=3, **again), NOW)
+    session_events.announce(waiting, a_session(generation=3, **again), NOW)
     assert heard.events == [("Normal", "Ready", "The desktop is ready after 3 s: https://a")]
 
 
-def test_refusal_is_announced_when_its_reason_changes(announcer: Announcer, heard: Heard) -> None:
+def test_refusal_is_announced_when_its_reason_changes(session_events: SessionEvents, heard: Heard) -> None:
     in_use = a_session(phase="Pending", conditions=[a_condition("Admitted", "False", "HomeInUse", "In use.")])
     over = a_session(phase="Failed", conditions=[a_condition("Admitted", "False", "OverLimit", "Too much.")])
-    announcer.announce(a_session(), in_use, NOW)
-    announcer.announce(in_use, in_use, NOW)
-    announcer.announce(in_use, over, NOW)
+    session_events.announce(a_session(), in_use, NOW)
+    session_events.announce(in_use, in_use, NOW)
+    session_events.announce(in_use, over, NOW)
     assert heard.events == [("Warning", "HomeInUse", "In use."), ("Warning", "OverLimit", "Too much.")]
 
 
-def test_failed_pod_and_end_of_time_are_announced(announcer: Announcer, heard: Heard) -> None:
+def test_failed_pod_and_end_of_time_are_announced(session_events: SessionEvents, heard: Heard) -> None:
     conditions = [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")]
-    announcer.announce(a_session(), a_session(phase="Failed", message="Put out.", conditions=conditions), NOW)
+    session_events.announce(a_session(), a_session(phase="Failed", message="Put out.", conditions=conditions), NOW)
     over = a_session(phase="Terminating", message="Over.", conditions=[a_condition("Ready", "False", "TimedOut")])
-    announcer.announce(a_session(phase="Running"), over, NOW)
-    announcer.announce(over, over, NOW)
+    session_events.announce(a_session(phase="Running"), over, NOW)
+    session_events.announce(over, over, NOW)
     assert heard.events == [("Warning", "Evicted", "Put out."), ("Normal", "TimedOut", "Over.")]
 
 
@@ -110,18 +112,18 @@ def test_nested_difference_has_what_changed_only() -> None:
     assert difference(before.status, now.status) == {"failures": {"count": None, "time": None}}
 
 
-def test_loss_warning_and_suspension_are_announced_once(announcer: Announcer, heard: Heard) -> None:
+def test_loss_warning_and_suspension_are_announced_once(session_events: SessionEvents, heard: Heard) -> None:
     lost = a_session(phase="Pending", message="Crashed.", failures={"count": 1, "reason": "CrashLoop", "time": "t"})
     for _ in range(2):
-        announcer.announce(a_session(phase="Running"), lost, NOW)
-        announcer.announce(lost, lost, NOW)
+        session_events.announce(a_session(phase="Running"), lost, NOW)
+        session_events.announce(lost, lost, NOW)
     warned = a_session(phase="Running", conditions=[a_condition("Expiring", "True", "ExpiringSoon", "Soon.")])
-    announcer.announce(a_session(phase="Running"), warned, NOW)
-    announcer.announce(warned, warned, NOW)
+    session_events.announce(a_session(phase="Running"), warned, NOW)
+    session_events.announce(warned, warned, NOW)
     suspended = [a_condition("Admitted", "False", "Suspended"), a_condition("Ready", "False", "Suspended")]
     rests = a_session(phase="Suspended", message="It rests.", conditions=suspended)
-    announcer.announce(warned, rests, NOW)
-    announcer.announce(rests, rests, NOW)
+    session_events.announce(warned, rests, NOW)
+    session_events.announce(rests, rests, NOW)
     assert heard.events == [
         ("Warning", "CrashLoop", "Crashed."),
         ("Warning", "CrashLoop", "Crashed."),

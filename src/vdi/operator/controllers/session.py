@@ -15,17 +15,17 @@ from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.meta import key_of
 from vdi.kube.queue import Result
 from vdi.kube.transport import Client
-from vdi.operator.announce import Announcer
 from vdi.operator.build import Builder, Built
 from vdi.operator.caches import Caches
-from vdi.operator.clear import Clearer, pods_of
+from vdi.operator.cleanup import Cleanup, pods_of
 from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.observe import Observer
 from vdi.operator.ports import Admission, Desktops, EndReports, Pools
 from vdi.operator.reservations import Reservations
+from vdi.operator.session_events import SessionEvents
 from vdi.operator.status import StatusWriter
-from vdi.operator.unanswered import Unanswered
+from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.session.agenda import next_look
 from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
@@ -45,7 +45,7 @@ REFUSED_AGAIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class Dependencies:
     """Whom the controller asks: who may have room, who has a desktop ready, what the agents say, what history needs."""
 
     admission: Admission
@@ -65,34 +65,34 @@ class SessionController:
         caches: Caches,
         hosts: Hosts,
         reservations: Reservations,
-        unanswered: Unanswered,
+        uncertain_creates: UncertainCreates,
         builder: Builder,
-        clearer: Clearer,
-        neighbours: Neighbours,
-        announcer: Announcer,
+        cleanup: Cleanup,
+        dependencies: Dependencies,
+        session_events: SessionEvents,
         policy: Policy,
         clock: Clock,
     ) -> None:
         self._client = client
         self._caches = caches
         self._reservations = reservations
-        self._unanswered = unanswered
+        self._uncertain_creates = uncertain_creates
         self._builder = builder
-        self._clearer = clearer
-        self._admission = neighbours.admission
-        self._pools = neighbours.pools
-        self._desktops = neighbours.desktops
-        self._history = neighbours.history
-        self._announcer = announcer
+        self._cleanup = cleanup
+        self._admission = dependencies.admission
+        self._pools = dependencies.pools
+        self._desktops = dependencies.desktops
+        self._history = dependencies.history
+        self._session_events = session_events
         self._policy = policy
         self._clock = clock
         self._statuses = StatusWriter(client, caches.sessions, clock)
-        report = neighbours.desktops.report
+        report = dependencies.desktops.report
         self._observer = Observer(caches, reservations, hosts, policy, report, self._statuses.is_unsaid)
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
-        await self._unanswered.settle(key, key[0])
+        await self._uncertain_creates.settle(key, key[0])
         session = self._caches.sessions.get(*key)
         if session is None:
             return Result()
@@ -104,7 +104,7 @@ class SessionController:
         """The session is gone: drop what was remembered of it."""
         self._admission.withdraw(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
-        self._unanswered.forget(key_of(session))
+        self._uncertain_creates.forget(key_of(session))
         self._statuses.forget(session.metadata.uid)
 
     async def _run(self, session: VDISession) -> Result:
@@ -112,21 +112,21 @@ class SessionController:
             session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
         observed = await self._builder.reserve_host(self._observer.observe(session))
         now = self._clock.now()
-        await self._clearer.sweep(observed)
+        await self._cleanup.sweep(observed)
         if ending := find_ending(observed, self._policy, now):
             return await self._end(observed, ending, now)
         if session.spec.suspended:
-            return await self._rest(observed, now)
+            return await self._reconcile_suspended(observed, now)
         unsaid = self._statuses.is_unsaid(session.metadata.uid)
         if not pods_of(observed) and (loss := find_vanished(session, unsaid=unsaid)):
-            if unsaid or await self._clearer.is_gone(session):
-                return await self._make_way(observed, after_loss(observed, loss, now), now)
+            if unsaid or await self._cleanup.is_gone(session):
+                return await self._replace_pod(observed, after_loss(observed, loss, now), now)
             return Result()  # the caches will have it in a moment
         if removal := find_removal(observed, now):
-            return await self._make_way(observed, removal, now)
-        return await self._go_on(observed, now)
+            return await self._replace_pod(observed, removal, now)
+        return await self._reconcile_active(observed, now)
 
-    async def _go_on(self, observed: Observed, now: datetime) -> Result:
+    async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
         """Build what is missing, or wait; tell how it stands."""
         session, before = observed.session, observed
         observed, verdict = await self._ask_for_room(observed, decide(observed, self._policy, now))
@@ -135,7 +135,7 @@ class SessionController:
         if built.observed.pod is None and built.refused:
             self._admission.withdraw(session.metadata.uid)
         if _is_just_made(observed, built) and (note_due := self._statuses.hold(session)) is not None:
-            return Result(requeue_after=note_due, saw_all=True)
+            return Result(requeue_after=note_due, self_observed=True)
         alerts = find_alerts(built.observed, self._policy, now)
         status = derive(built.observed, built.problem, self._policy, now, alerts)
         written, note_due = await self._statuses.write(session, status)
@@ -149,13 +149,17 @@ class SessionController:
         refused = built.refused or (observed.host_problem and observed.host_problem.reason != Reason.HOST_TAKEN)
         due = [note_due, REFUSED_AGAIN if refused else None]
         # A warning that has just been written may mean more at once.
-        return self._come_back(observed, due, now, saw_all=not alerts and not _told_of_others(before, observed, now))
+        return self._come_back(
+            observed, due, now, self_observed=not alerts and not _told_of_others(before, observed, now)
+        )
 
-    def _come_back(self, observed: Observed, due: list[float | None], now: datetime, *, saw_all: bool) -> Result:
+    def _come_back(self, observed: Observed, due: list[float | None], now: datetime, *, self_observed: bool) -> Result:
         """When to look again: the soonest of all that is due."""
         look = next_look(observed, self._policy, now)
         due.append((look - now).total_seconds() if look else None)
-        return Result(requeue_after=min((one for one in due if one is not None), default=None), saw_all=saw_all)
+        return Result(
+            requeue_after=min((one for one in due if one is not None), default=None), self_observed=self_observed
+        )
 
     async def _ask_for_room(self, observed: Observed, verdict: Verdict) -> tuple[Observed, Verdict]:
         """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
@@ -172,22 +176,22 @@ class SessionController:
             return observed, Verdict(problem=replace(waiting.problem, queue=waiting.queue))
         return observed, verdict
 
-    async def _make_way(self, observed: Observed, removal: Removal, now: datetime) -> Result:
+    async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
         """The status first, then the pod: so a loss is counted once, and the run's begin is known between two pods."""
         without = replace(observed, session=removal.session, pod=None)
         status = derive(without, removal.problem, self._policy, now)
         written, _ = await self._statuses.write(observed.session, status, at_once=True)
         self._announce(observed.session, written, now)
-        await self._clearer.clear_pod(observed)
+        await self._cleanup.clear_pod(observed)
         return Result()  # the news of it wakes us
 
-    async def _rest(self, observed: Observed, now: datetime) -> Result:
+    async def _reconcile_suspended(self, observed: Observed, now: datetime) -> Result:
         """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay."""
         session = observed.session
         self._admission.withdraw(session.metadata.uid)
         written, _ = await self._statuses.write(session, derive_suspended(observed, self._policy, now), at_once=True)
         self._announce(session, written, now)
-        if await self._clearer.clear_desktop(observed):
+        if await self._cleanup.clear_desktop(observed):
             self._reservations.release(session.metadata.uid)
         return Result()
 
@@ -216,7 +220,7 @@ class SessionController:
             leaving = replace(observed, pod=pods[0], leaving=None)
             status = derive(leaving, None, self._policy, self._clock.now())
             session, _ = await self._statuses.write(session, status)
-        if not await self._clearer.clear(observed):
+        if not await self._cleanup.clear(observed):
             return Result()  # the DELETED event of what is left wakes us
         if wait is not None:
             return Result(requeue_after=wait)
@@ -226,7 +230,7 @@ class SessionController:
 
     def _announce(self, before: VDISession, written: VDISession, now: datetime) -> None:
         if written is not before:
-            self._announcer.announce(before, written, now)
+            self._session_events.announce(before, written, now)
 
     async def _set_finalizers(self, session: VDISession, finalizers: tuple[str, ...]) -> VDISession:
         """Write the whole list, which others write to as well."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.kube.sharing import REMEMBERED, Sharer, absorb
+from vdi.kube.interning import REMEMBERED, StringInterner, absorb
 
 
 class Note(msgspec.Struct, gc=False):
@@ -42,9 +42,9 @@ def a_thing(name: str, version: str = "77", phase: str = "Running") -> Thing:
 
 
 def test_equal_strings_are_one_wherever_they_stand() -> None:
-    sharer, one, other = Sharer(), a_thing("one"), a_thing("other")
-    sharer.share(one)
-    sharer.share(other)
+    interner, one, other = StringInterner(), a_thing("one"), a_thing("other")
+    interner.intern_fields(one)
+    interner.intern_fields(other)
     assert one.note is not None
     assert other.note is not None
     assert one.phase is one.note.reason is one.notes[0].reason is other.phase is other.notes[0].reason
@@ -54,18 +54,18 @@ def test_equal_strings_are_one_wherever_they_stand() -> None:
 
 def test_nothing_else_changes() -> None:
     shared = a_thing("one")
-    Sharer().share(shared)
+    StringInterner().intern_fields(shared)
     assert shared == a_thing("one")
     empty = Thing(Meta(""))
-    Sharer().share(empty)
+    StringInterner().intern_fields(empty)
     assert empty == Thing(Meta(""))
 
 
 def test_what_it_knows_is_bounded() -> None:
-    sharer = Sharer()
+    interner = StringInterner()
     for number in range(REMEMBERED + 100):
-        sharer.share(Thing(Meta(f"thing-{number}")))
-    assert len(sharer._known) <= REMEMBERED + 10
+        interner.intern_fields(Thing(Meta(f"thing-{number}")))
+    assert len(interner._known) <= REMEMBERED + 10
 
 
 def test_a_state_that_differs_in_its_version_alone_is_absorbed() -> None:

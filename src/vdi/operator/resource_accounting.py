@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from vdi.kube.clock import Clock
 from vdi.operator.caches import Caches
-from vdi.operator.children import session_of
+from vdi.operator.owned_resources import session_of
 from vdi.session.admission import Queue
 from vdi.session.capacity import Term, Workload
 from vdi.session.capacity_matching import Demand, demand_of, read_room
@@ -22,7 +22,7 @@ def milliseconds(clock: Clock) -> int:
     return int(clock.now().timestamp() * 1000)
 
 
-class Ledger:
+class ResourceAccounting:
     """Listens to nodes and pods. What was granted goes over to the pod that comes of it as soon as that is known.
 
     Grants stand in the queue under the session's uid, or the name of a pool's pod; pods under `pod/<uid>`.
@@ -47,7 +47,7 @@ class Ledger:
         self._unplaced: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
         caches.nodes.listen(self._node_changed)
         caches.pods.listen(self._pod_changed)
-        caches.neighbours.listen(self._workload_changed)
+        caches.dependencies.listen(self._workload_changed)
         caches.others.listen(self._workload_changed)
 
     def settle(self) -> None:

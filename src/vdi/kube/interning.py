@@ -17,7 +17,7 @@ UNIQUE = ("resource_version",)
 """Fields that no two objects have in common."""
 
 
-class Sharer:
+class StringInterner:
     """Walks through structs and puts the first of equal strings in the place of the others.
 
     It knows the last few thousand strings; beyond that it begins anew, since equal ones mostly come close together.
@@ -27,11 +27,11 @@ class Sharer:
         self._known: dict[str, str] = {}
         self._plans: dict[type, _Plan] = {}
 
-    def one_of(self, text: str) -> str:
+    def intern(self, text: str) -> str:
         """The first of all equal strings."""
         return self._known.setdefault(text, text)
 
-    def share(self, obj: Any) -> None:
+    def intern_fields(self, obj: Any) -> None:
         """Change nothing about this struct and those in it but which equal strings they hold."""
         if len(self._known) >= REMEMBERED:
             self._known.clear()
@@ -43,10 +43,10 @@ class Sharer:
         if plan is None:
             plan = self._plans[kind] = _Plan.of(kind)
         texts, read_texts, structs, rows, maps = plan
-        one_of = self._known.setdefault
+        intern = self._known.setdefault
         for name, value in zip(texts, read_texts(obj), strict=True):
             if value and len(value) <= LONGEST:
-                known = one_of(value, value)
+                known = intern(value, value)
                 if known is not value:
                     force_setattr(obj, name, known)
         for name in structs:
@@ -60,7 +60,7 @@ class Sharer:
             values = getattr(obj, name)
             for key, value in values.items():
                 if len(value) <= LONGEST:
-                    values[key] = one_of(value, value)
+                    values[key] = intern(value, value)
 
 
 def absorb(known: Any, new: Any) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.kube.kube_things import HASH
-from vdi.kube.ownership import Mark, MarkReader, hash_of, owns_all
+from vdi.kube.managed_fields import FieldOwnership, FieldOwnershipReader, hash_of, owns_all
 
 SERVICE: dict[str, Any] = {
     "apiVersion": "v1",
@@ -47,8 +47,8 @@ def body(*entries: dict[str, Any], **live: Any) -> bytes:
     return msgspec.json.encode({**SERVICE, **live, "metadata": {**metadata, **live.get("metadata", {})}})
 
 
-def read(*entries: dict[str, Any], **live: Any) -> Mark:
-    return MarkReader("us", HASH).read(body(*entries, **live))
+def read(*entries: dict[str, Any], **live: Any) -> FieldOwnership:
+    return FieldOwnershipReader("us", HASH).read(body(*entries, **live))
 
 
 def test_what_we_posted_is_ours() -> None:
@@ -114,7 +114,7 @@ def test_wishes_for_nothing_need_no_owner() -> None:
 def test_sets_are_looked_up_by_value() -> None:
     fields: dict[str, Any] = {"f:metadata": {"f:finalizers": {".": {}, 'v:"a"': {}, 'v:"b"': {}}}}
     wish = {"metadata": {"name": "x", "finalizers": ["a", "b"]}}
-    mark = MarkReader("us", HASH).read(
+    mark = FieldOwnershipReader("us", HASH).read(
         msgspec.json.encode({"metadata": {"finalizers": ["a", "b"], "managedFields": [entry(fields)]}})
     )
     assert owns_all(mark, wish)
@@ -122,13 +122,13 @@ def test_sets_are_looked_up_by_value() -> None:
 
 
 def test_objects_of_one_builder_share_one_book() -> None:
-    reader = MarkReader("us", HASH)
+    reader = FieldOwnershipReader("us", HASH)
     other = body(entry(book())).replace(b"1234-abcd", b"9999-ffff")
     assert reader.read(body(entry(book()))).fields is reader.read(other).fields
 
 
 def test_what_a_status_says_makes_no_book_another() -> None:
-    reader = MarkReader("us", HASH)
+    reader = FieldOwnershipReader("us", HASH)
     marks = [
         reader.read(
             body(
@@ -179,7 +179,7 @@ def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: di
     wish = {"metadata": {"name": "x"}, "spec": spec}
     fields = {"f:spec": owned(spec)}
     live = {"metadata": {"managedFields": [entry(fields)]}, "spec": spec}
-    assert owns_all(MarkReader("us", HASH).read(msgspec.json.encode(live)), wish)
+    assert owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(live)), wish)
     leaves = paths(spec)
     if leaves:
         path = data.draw(st.sampled_from(leaves))
@@ -191,7 +191,7 @@ def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: di
         del tree[f"f:{path[-1]}"]
         place[f"f:{path[-1]}"] = {}
         taken = {**live, "metadata": {"managedFields": [entry(fields), entry(theirs, "them")]}}
-        assert not owns_all(MarkReader("us", HASH).read(msgspec.json.encode(taken)), wish)
+        assert not owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(taken)), wish)
 
 
 @settings(max_examples=50)

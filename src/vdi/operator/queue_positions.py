@@ -12,7 +12,7 @@ from heapq import merge
 
 from vdi.api.session import QueueStatus
 from vdi.operator.caches import Caches
-from vdi.operator.children import owner_uid
+from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Waiting
 from vdi.session.admission import Queue
 from vdi.session.admission_group import Group

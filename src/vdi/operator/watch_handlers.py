@@ -7,7 +7,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of, shared_home
-from vdi.operator.children import session_of
+from vdi.operator.owned_resources import session_of
 from vdi.operator.status import START_PAUSE
 from vdi.session.naming import reserved_label
 from vdi.session.observed import Claim, Event, HostReservation, Node, Pod, Route
@@ -30,7 +30,7 @@ class Queue(Protocol):
         """This session needs a look by then."""
 
 
-class Wakeups:
+class WatchHandlers:
     """Listens to all stores."""
 
     def __init__(self, caches: Caches, domain: str, queue: Queue, forget: Callable[[VDISession], None]) -> None:

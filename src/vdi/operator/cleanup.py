@@ -3,17 +3,17 @@
 import asyncio
 
 from vdi.api.session import VDISession
-from vdi.operator.children import Family, owner_uid
+from vdi.operator.owned_resources import OwnedResources, owner_uid
 from vdi.session.children.identity import Identity
 from vdi.session.decide import Observed
 from vdi.session.observed import Pod
 
 
-class Clearer:
+class Cleanup:
     """Deletes by uid, and only what is the session's own."""
 
-    def __init__(self, family: Family) -> None:
-        self._family = family
+    def __init__(self, owned: OwnedResources) -> None:
+        self._owned = owned
 
     async def clear(self, observed: Observed) -> bool:
         """Delete what a session that goes has; True when all of it is gone.
@@ -22,20 +22,20 @@ class Clearer:
         knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
         of the session's own is left to it: we may not delete volumes.
         """
-        family, work = self._family, [self._delete(pod, observed) for pod in pods_of(observed)]
+        owned, work = self._owned, [self._delete(pod, observed) for pod in pods_of(observed)]
         if observed.route:
-            work.append(family.routes.delete(observed.route))
+            work.append(owned.routes.delete(observed.route))
         if observed.service:
-            work.append(family.services.delete(observed.service))
+            work.append(owned.services.delete(observed.service))
         if observed.secret:
-            work.append(family.secrets.delete(observed.secret))
+            work.append(owned.secrets.delete(observed.secret))
         return all(await asyncio.gather(*work))
 
     async def clear_desktop(self, observed: Observed) -> bool:
         """Delete what a suspended session does not keep: pod and route; True when they are gone."""
         work = [self._delete(pod, observed) for pod in pods_of(observed)]
         if observed.route:
-            work.append(self._family.routes.delete(observed.route))
+            work.append(self._owned.routes.delete(observed.route))
         return all(await asyncio.gather(*work))
 
     async def clear_pod(self, observed: Observed) -> bool:
@@ -54,7 +54,7 @@ class Clearer:
 
         A cache may lag behind, and somebody may have taken the labels off by which it finds our pods: they come back.
         """
-        meta, pods = session.metadata, self._family.pods
+        meta, pods = session.metadata, self._owned.pods
         live = await pods.look(meta.namespace, session.status.pod_name)
         if live is None or owner_uid(live) != meta.uid:
             return True
@@ -63,8 +63,8 @@ class Clearer:
 
     async def _delete(self, pod: Pod, observed: Observed) -> bool:
         if _may_be_forced(pod, observed):
-            return await self._family.pods.delete_now(pod)
-        return await self._family.pods.delete(pod)
+            return await self._owned.pods.delete_now(pod)
+        return await self._owned.pods.delete(pod)
 
 
 def pods_of(observed: Observed) -> list[Pod]:

@@ -18,8 +18,8 @@ from vdi.kube.errors import (
 from vdi.kube.resource import PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.operator.children import Children
-from vdi.operator.unanswered import Unanswered, is_uncertain
+from vdi.operator.owned_resources import OwnedResource
+from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.observed import Pod
 
@@ -30,7 +30,7 @@ class Stage:
     def __init__(self, api: FakeApi, client: Client) -> None:
         self.api = api
         self.pods: Store[Pod] = Store()
-        self.unanswered = Unanswered(Children(client, PODS, Pod, self.pods))
+        self.uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.pods))
 
     def asked(self) -> int:
         return self.api.count("GET")
@@ -43,41 +43,41 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def test_nobody_is_asked_when_every_answer_came(stage: Stage) -> None:
-    assert await stage.unanswered.settle("uid-1", "ns") == []
+    assert await stage.uncertain_creates.settle("uid-1", "ns") == []
     assert stage.asked() == 0
 
 
 async def test_what_is_there_is_known_afterwards(stage: Stage) -> None:
     stage.api.put("pods", "made", metadata={"labels": MANAGED_BY})
-    stage.unanswered.add("uid-1", "made")
-    stage.unanswered.add("uid-1", "not-made")
-    stage.unanswered.add("uid-2", "of-another")
-    assert await stage.unanswered.settle("uid-1", "ns") == ["made", "not-made"]
+    stage.uncertain_creates.add("uid-1", "made")
+    stage.uncertain_creates.add("uid-1", "not-made")
+    stage.uncertain_creates.add("uid-2", "of-another")
+    assert await stage.uncertain_creates.settle("uid-1", "ns") == ["made", "not-made"]
     assert [pod.metadata.name for pod in stage.pods.values()] == ["made"]
-    assert await stage.unanswered.settle("uid-1", "ns") == [], "asked once"
+    assert await stage.uncertain_creates.settle("uid-1", "ns") == [], "asked once"
     assert stage.asked() == 2
 
 
 async def test_a_pod_of_somebody_else_stays_unknown(stage: Stage) -> None:
     stage.api.put("pods", "made", metadata={"labels": {"app": "theirs"}})
-    stage.unanswered.add("uid-1", "made")
-    await stage.unanswered.settle("uid-1", "ns")
+    stage.uncertain_creates.add("uid-1", "made")
+    await stage.uncertain_creates.settle("uid-1", "ns")
     assert stage.pods.values() == []
 
 
 async def test_no_answer_again_is_no_answer(stage: Stage) -> None:
     stage.api.put("pods", "made", metadata={"labels": MANAGED_BY})
-    stage.unanswered.add("uid-1", "made")
+    stage.uncertain_creates.add("uid-1", "made")
     stage.api.faults.append(("GET", refusal(500, "trouble")))
     with pytest.raises(ServerError):
-        await stage.unanswered.settle("uid-1", "ns")
-    assert await stage.unanswered.settle("uid-1", "ns") == ["made"]
+        await stage.uncertain_creates.settle("uid-1", "ns")
+    assert await stage.uncertain_creates.settle("uid-1", "ns") == ["made"]
 
 
 async def test_a_session_that_is_gone_is_asked_about_no_more(stage: Stage) -> None:
-    stage.unanswered.add("uid-1", "made")
-    stage.unanswered.forget("uid-1")
-    assert await stage.unanswered.settle("uid-1", "ns") == []
+    stage.uncertain_creates.add("uid-1", "made")
+    stage.uncertain_creates.forget("uid-1")
+    assert await stage.uncertain_creates.settle("uid-1", "ns") == []
 
 
 @pytest.mark.parametrize(

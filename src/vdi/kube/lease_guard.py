@@ -2,5 +2,5 @@
 
 from collections.abc import Callable
 
-Fence = Callable[[], float]
+LeaseGuard = Callable[[], float]
 """Gives how many seconds a write that begins now may take. Raises NotLeader when it must not begin."""

@@ -48,7 +48,7 @@ class _Object(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Object).decode
 
 
-class Mark(msgspec.Struct, frozen=True, gc=False):
+class FieldOwnership(msgspec.Struct, frozen=True, gc=False):
     """What one state of an object says of us."""
 
     hash: str
@@ -121,7 +121,7 @@ class _Shape:
         return fields
 
 
-class MarkReader:
+class FieldOwnershipReader:
     """Reads our mark on an object: the hash annotation we wrote, and the fields that the server says are ours.
 
     Objects made by one builder have the same books, so each distinct one is worked out and kept once (`_shapes`: lives
@@ -133,7 +133,7 @@ class MarkReader:
         self.annotation = annotation
         self._shapes: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], _Shape] = {}
 
-    def read(self, body: bytes | msgspec.Raw) -> Mark:
+    def read(self, body: bytes | msgspec.Raw) -> FieldOwnership:
         """The mark on an object given as JSON. Raises msgspec.DecodeError when it is none."""
         metadata = _decode(body).metadata
         ours: list[bytes] = []
@@ -152,7 +152,7 @@ class MarkReader:
             else:
                 others.append(fields)
         fields = self._shape(tuple(ours), tuple(others)).fields_in(body)
-        return Mark((metadata.annotations or {}).get(self.annotation, ""), fields, posted)
+        return FieldOwnership((metadata.annotations or {}).get(self.annotation, ""), fields, posted)
 
     def _shape(self, ours: tuple[bytes, ...], others: tuple[bytes, ...]) -> _Shape:
         shape = self._shapes.get((ours, others))
@@ -177,7 +177,7 @@ def hash_of(wanted: Mapping[str, Any]) -> str:
     return sha256(msgspec.json.encode(wanted, order="deterministic")).hexdigest()[:16]
 
 
-def owns_all(mark: Mark, wanted: Mapping[str, Any]) -> bool:
+def owns_all(mark: FieldOwnership, wanted: Mapping[str, Any]) -> bool:
     """Whether every field of `wanted` is among those that are ours."""
     content = {name: value for name, value in wanted.items() if name not in ("apiVersion", "kind", "metadata")}
     metadata = {name: value for name, value in wanted["metadata"].items() if name not in ("name", "namespace")}

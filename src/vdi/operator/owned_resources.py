@@ -29,7 +29,7 @@ class ForeignObjectError(Exception):
         super().__init__(f"{kind} {name!r} belongs to {owner or 'somebody else'}")
 
 
-class Children(Generic[T]):
+class OwnedResource(Generic[T]):
     """The children of one kind. Where the store keeps marks, drift is put right; else they are made once and left so.
 
     Pods, homes and Secrets are made once: their specs cannot be changed, or must not be under a running desktop.
@@ -117,15 +117,15 @@ class Children(Generic[T]):
         raise ForeignObjectError(self.resource.kind, metadata["name"], owner.name if owner else None)
 
 
-class Family:
+class OwnedResources:
     """The children of sessions, kind by kind."""
 
     def __init__(self, client: Client, caches: Caches) -> None:
-        self.pods = Children(client, PODS, Pod, caches.pods)
-        self.homes = Children(client, CLAIMS, Claim, caches.claims)
-        self.secrets = Children(client, SECRETS, Secret, caches.secrets)
-        self.services = Children(client, SERVICES, Service, caches.services)
-        self.routes = Children(client, ROUTES, Route, caches.routes)
+        self.pods = OwnedResource(client, PODS, Pod, caches.pods)
+        self.homes = OwnedResource(client, CLAIMS, Claim, caches.claims)
+        self.secrets = OwnedResource(client, SECRETS, Secret, caches.secrets)
+        self.services = OwnedResource(client, SERVICES, Service, caches.services)
+        self.routes = OwnedResource(client, ROUTES, Route, caches.routes)
 
 
 def session_of(obj: HasMetadata) -> OwnerReference | None:

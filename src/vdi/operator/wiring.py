@@ -16,29 +16,29 @@ from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Key, Result
 from vdi.kube.transport import Client
 from vdi.operator.activity import ASKED_AT_ONCE, TOLD_AT_ONCE, Agents
-from vdi.operator.admission import Admission
-from vdi.operator.announce import Announcer
 from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
-from vdi.operator.children import Family
-from vdi.operator.clear import Clearer
+from vdi.operator.cleanup import Cleanup
 from vdi.operator.controllers.pool import PoolController
-from vdi.operator.controllers.session import Neighbours, SessionController, SessionKey
+from vdi.operator.controllers.session import Dependencies, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.history import REPORTED_AT_ONCE, EndReports
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
+from vdi.operator.owned_resources import OwnedResources
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
 from vdi.operator.ports import Credentials
 from vdi.operator.prepull import PrePuller
+from vdi.operator.queueing import Admission
 from vdi.operator.reservations import Reservations
+from vdi.operator.session_events import SessionEvents
 from vdi.operator.settings import Settings
 from vdi.operator.template_warnings import TemplateWarnings
-from vdi.operator.unanswered import Unanswered
-from vdi.operator.wakeups import Wakeups
+from vdi.operator.uncertain_creates import UncertainCreates
+from vdi.operator.watch_handlers import WatchHandlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Assembly:
+class Wiring:
     """What is at work while this process leads."""
 
     controllers: tuple[Controller[Any], ...]
@@ -89,31 +89,31 @@ class Assembly:
     """Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator."""
 
 
-def assemble(parts: Parts) -> Assembly:
+def assemble(parts: Parts) -> Wiring:
     """All controllers and helpers, listening to the caches."""
     agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
     admission = _assemble_admission(parts)
     pools = Pools(parts.client, parts.caches, parts.recorder, parts.settings.policy, parts.clock)
     reports = _assemble_history(parts)
-    family = Family(parts.client, parts.caches)
-    unanswered = Unanswered(family.pods)
-    sessions = _assemble_sessions(parts, family, unanswered, Neighbours(admission, pools, agents, reports))
+    owned = OwnedResources(parts.client, parts.caches)
+    uncertain_creates = UncertainCreates(owned.pods)
+    sessions = _assemble_sessions(parts, owned, uncertain_creates, Dependencies(admission, pools, agents, reports))
     asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
     notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
     agents.connect(asks, notices, sessions)
     others: list[Controller[Any]] = [
-        _assemble_pools(parts, pools, admission, unanswered, sessions),
+        _assemble_pools(parts, pools, admission, uncertain_creates, sessions),
         _assemble_templates(parts),
     ]
     if reports:
         tellings: Controller[SessionKey] = parts.controller("history", reports.report, workers=REPORTED_AT_ONCE)
         reports.connect(tellings, sessions)
         others.append(tellings)
-    return Assembly(controllers=(sessions, asks, notices, *others), helpers=(admission.run,))
+    return Wiring(controllers=(sessions, asks, notices, *others), helpers=(admission.run,))
 
 
 def _assemble_sessions(
-    parts: Parts, family: Family, unanswered: Unanswered, neighbours: Neighbours
+    parts: Parts, owned: OwnedResources, uncertain_creates: UncertainCreates, dependencies: Dependencies
 ) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
     reservations = Reservations()
@@ -123,24 +123,24 @@ def _assemble_sessions(
         caches=caches,
         hosts=hosts,
         reservations=reservations,
-        unanswered=unanswered,
+        uncertain_creates=uncertain_creates,
         builder=Builder(
-            family=family,
+            owned=owned,
             hosts=hosts,
             reservations=reservations,
-            unanswered=unanswered,
-            pools=neighbours.pools,
+            uncertain_creates=uncertain_creates,
+            pools=dependencies.pools,
             policy=policy,
             new_credentials=_new_credentials,
         ),
-        clearer=Clearer(family),
-        neighbours=neighbours,
-        announcer=Announcer(parts.recorder, parts.metrics),
+        cleanup=Cleanup(owned),
+        dependencies=dependencies,
+        session_events=SessionEvents(parts.recorder, parts.metrics),
         policy=policy,
         clock=parts.clock,
     )
     controller = parts.controller("session", sessions.reconcile)
-    Wakeups(caches, policy.domain, controller, sessions.forget)
+    WatchHandlers(caches, policy.domain, controller, sessions.forget)
     return controller
 
 
@@ -171,14 +171,18 @@ def _assemble_admission(parts: Parts) -> Admission:
 
 
 def _assemble_pools(
-    parts: Parts, pools: Pools, admission: Admission, unanswered: Unanswered, sessions: Controller[SessionKey]
+    parts: Parts,
+    pools: Pools,
+    admission: Admission,
+    uncertain_creates: UncertainCreates,
+    sessions: Controller[SessionKey],
 ) -> Controller[str]:
     desktops = PoolDesktops(
         client=parts.client,
         caches=parts.caches,
         pools=pools,
         room=admission,
-        unanswered=unanswered,
+        uncertain_creates=uncertain_creates,
         policy=parts.settings.policy,
         namespace=parts.settings.namespace,
         new_token=lambda: secrets.token_urlsafe(18),

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from vdi.api.session import VDISession
 from vdi.kube.clock import Clock
-from vdi.operator.admission_ledger import Ledger, milliseconds
-from vdi.operator.admission_news import News, Told
 from vdi.operator.caches import Caches
-from vdi.operator.children import session_of
+from vdi.operator.owned_resources import session_of
 from vdi.operator.ports import Waiting
+from vdi.operator.queue_positions import News, Told
+from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
 from vdi.session.admission import Queue
 from vdi.session.admission_group import Group
 from vdi.session.admission_order import Waiter
@@ -67,7 +67,7 @@ class Admission:
         self._clock = clock
         self._on_admitted = on_admitted
         self._queue = Queue(weights)
-        self._ledger = Ledger(caches, self._queue, clock, on_end=self._keep_room, on_change=self._go)
+        self._ledger = ResourceAccounting(caches, self._queue, clock, on_end=self._keep_room, on_change=self._go)
         self._news = News(self._queue, caches)
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}

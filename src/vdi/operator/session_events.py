@@ -11,7 +11,7 @@ from vdi.session.conditions import ADMITTED, POD_READY, READY, WARNING_TYPES, Ph
 from vdi.session.times import parse_time
 
 
-class Announcer:
+class SessionEvents:
     """Called once for each status that was written."""
 
     def __init__(self, recorder: EventRecorder, metrics: Metrics) -> None:

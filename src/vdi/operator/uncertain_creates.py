@@ -7,18 +7,18 @@ their room, nor the home that they mount: a session that is deleted or suspended
 from collections.abc import Hashable
 
 from vdi.kube.errors import ApiError, Conflict, KubeError, ServerError, TooManyRequests
-from vdi.operator.children import Children
+from vdi.operator.owned_resources import OwnedResource
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.observed import Pod
 
 
-class Unanswered:
+class UncertainCreates:
     """Names of such pods, by the key of the session or pool that they are for.
 
     Lives as long as the process: the next one's first lists have them.
     """
 
-    def __init__(self, pods: Children[Pod]) -> None:
+    def __init__(self, pods: OwnedResource[Pod]) -> None:
         self._pods = pods
         self._names: dict[Hashable, set[str]] = {}
 
