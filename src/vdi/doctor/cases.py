@@ -13,8 +13,6 @@ from vdi.doctor.operators import LEASE, operator_for, policy_for
 from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Remedy
 from vdi.session import naming
-from vdi.session.admission import Queue
-from vdi.session.admission_words import explain_shortage, find_roomy
 from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import demand_of, read_room
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Phase, Reason
@@ -22,6 +20,8 @@ from vdi.session.decide import Observed, decide
 from vdi.session.effective import Desktop, Problem, resolve, resolve_home
 from vdi.session.explain import Explanation, explain
 from vdi.session.observed import Claim, Event, Pod, Route, Service
+from vdi.session.queueing.messages import explain_shortage, find_roomy
+from vdi.session.queueing.queue import Queue
 
 
 @dataclass(frozen=True)

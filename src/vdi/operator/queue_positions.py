@@ -14,12 +14,12 @@ from vdi.api.session import QueueStatus
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Waiting
-from vdi.session.admission import Queue
-from vdi.session.admission_group import Group
-from vdi.session.admission_order import Waiter
-from vdi.session.admission_words import Ending, Shortage, expect_slots, explain_shortage, find_roomy
 from vdi.session.capacity_matching import Demand, Room
 from vdi.session.effective import Problem
+from vdi.session.queueing.groups import Group
+from vdi.session.queueing.messages import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from vdi.session.queueing.order import PendingSession
+from vdi.session.queueing.queue import Queue
 from vdi.session.times import format_time, parse_time
 
 _SHORT = 64
@@ -63,7 +63,7 @@ class News:
         self._roomy: dict[Demand, list[Room]] = {}
         self._roomy_of = -1
 
-    def of(self, waiter: Waiter, now: int, told: Told | None) -> Told:
+    def of(self, waiter: PendingSession, now: int, told: Told | None) -> Told:
         """What holds for one who waits; `told` itself if that is near enough."""
         if self._is_due(*self._counted, now):
             self.count(now)

@@ -1,4 +1,4 @@
-"""Who may have room on which node, and who waits: the queue of `vdi.session.admission`, kept up by the caches.
+"""Who may have room on which node, and who waits: the queue of `vdi.session.queueing.queue`, kept up by the caches.
 
 A session asks when it wants its desktop. It goes at once, or waits and is woken: when its turn has come (room is kept
 for it from that moment on), or when what it was told is no longer so. Nothing is written here, and nothing is lost with
@@ -17,15 +17,15 @@ from vdi.operator.owned_resources import session_of
 from vdi.operator.ports import Waiting
 from vdi.operator.queue_positions import News, Told
 from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
-from vdi.session.admission import Queue
-from vdi.session.admission_group import Group
-from vdi.session.admission_order import Waiter
 from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Desktop, Problem, resolve
 from vdi.session.observed import Claim, Pod
 from vdi.session.policy import Policy
+from vdi.session.queueing.groups import Group
+from vdi.session.queueing.order import PendingSession
+from vdi.session.queueing.queue import Queue
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _AT_A_TIME = 100
 
 @dataclass(slots=True)
 class _Granted:
-    waiter: Waiter
+    waiter: PendingSession
     at: int
     fetched: bool = False
 
@@ -182,7 +182,7 @@ class Admission:
             self._granted[owner.uid] = _Granted(waiter, now)
             self._keys[owner.uid] = session.metadata.namespace, session.metadata.name
 
-    def _tell(self, waiter: Waiter, now: int) -> Told:
+    def _tell(self, waiter: PendingSession, now: int) -> Told:
         told = self._told.get(waiter.uid)
         news = self._news.of(waiter, now, told)
         if news is not told:
@@ -231,10 +231,10 @@ class Admission:
                 self._queue.enter(self._waiter(session, desktop, home, now), now)
         self._go()
 
-    def _waiter(self, session: VDISession, desktop: Desktop, home: Claim | None, now: int) -> Waiter:
+    def _waiter(self, session: VDISession, desktop: Desktop, home: Claim | None, now: int) -> PendingSession:
         uid = session.metadata.uid
         known = self._queue.waiting(uid) or (self._granted[uid].waiter if uid in self._granted else None)
-        return Waiter(
+        return PendingSession(
             uid=uid,
             user=session.spec.user,
             priority=session.spec.priority,

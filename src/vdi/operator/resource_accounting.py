@@ -6,12 +6,12 @@ from collections.abc import Callable
 from vdi.kube.clock import Clock
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import session_of
-from vdi.session.admission import Queue
 from vdi.session.capacity import Term, Workload
 from vdi.session.capacity_matching import Demand, demand_of, read_room
 from vdi.session.children.identity import USER_ANNOTATION
 from vdi.session.observed import Claim, Node, Pod
 from vdi.session.pool import is_waiting
+from vdi.session.queueing.queue import Queue
 
 log = logging.getLogger(__name__)
 _ENDED = frozenset({"Succeeded", "Failed"})

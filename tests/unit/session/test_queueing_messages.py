@@ -2,12 +2,12 @@
 
 import pytest
 
-from unit.session.admission_world import GPU, MINUTE, a_demand, a_node, pinned_to
-from vdi.session.admission import Queue
-from vdi.session.admission_words import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from unit.session.queueing_world import GPU, MINUTE, a_demand, a_node, pinned_to
 from vdi.session.capacity_matching import Demand, read_room
 from vdi.session.conditions import QUEUE_REASONS
 from vdi.session.observed import Node
+from vdi.session.queueing.messages import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from vdi.session.queueing.queue import Queue
 
 
 def explain(demand: Demand, *nodes: Node, taken: dict[str, dict[str, int]] | None = None) -> Shortage:

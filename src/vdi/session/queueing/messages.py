@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vdi.session.admission_group import Group
 from vdi.session.capacity import PODS, Amounts, Expression, Term
 from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
 from vdi.session.conditions import Reason
+from vdi.session.queueing.groups import Group
 
 _USUAL = ("memory", "cpu", PODS)
 _BUSY = {"memory": Reason.MEMORY_BUSY, "cpu": Reason.CPU_BUSY, PODS: Reason.PODS_BUSY}

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
-from vdi.session.admission_group import Group, find_closest, is_hopeless, stands_in_way
-from vdi.session.admission_order import Key, Line, Waiter, sort_waiters
 from vdi.session.capacity import Amounts
 from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
+from vdi.session.queueing.groups import Group, find_closest, is_hopeless, stands_in_way
+from vdi.session.queueing.order import Key, Line, PendingSession, sort_waiters
 
 PATIENCE = 600_000
 """Milliseconds of waiting after which a waiter holds a node."""
@@ -29,7 +29,7 @@ _KEPT = 256
 class Grant:
     """This waiter may go."""
 
-    waiter: Waiter
+    waiter: PendingSession
     node: str
 
 
@@ -60,7 +60,7 @@ class Queue:
         self._reckoned: dict[str, dict[str, Demand]] = {}  # by node, what is not bound to it yet
         self._running: Counter[str] = Counter()
         self._groups: dict[Demand, Group] = {}
-        self._waiting: dict[str, tuple[Waiter, Group]] = {}
+        self._waiting: dict[str, tuple[PendingSession, Group]] = {}
         self._lively: dict[Demand, Group] = {}  # with waiters, and nodes that have not been tried
         self._holding: dict[str, dict[Demand, Group]] = {}  # by node
         self._occupied: dict[Demand, Group] = {}  # with waiters
@@ -69,7 +69,7 @@ class Queue:
         """How many wait."""
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Waiter]:
+    def __iter__(self) -> Iterator[PendingSession]:
         return (waiter for waiter, _ in self._waiting.values())
 
     # What there is
@@ -144,7 +144,7 @@ class Queue:
 
     # Who waits
 
-    def enter(self, waiter: Waiter, now: int) -> None:
+    def enter(self, waiter: PendingSession, now: int) -> None:
         """Somebody wants room, or wants something else than before."""
         if uid_known := self._waiting.get(waiter.uid):
             if uid_known[0] == waiter:
@@ -176,7 +176,7 @@ class Queue:
             if group.demand.pin or len(self._groups) > _KEPT:
                 del self._groups[group.demand]
 
-    def waiting(self, uid: str) -> Waiter | None:
+    def waiting(self, uid: str) -> PendingSession | None:
         """Whoever waits under this uid."""
         known = self._waiting.get(uid)
         return known[0] if known else None
@@ -194,7 +194,7 @@ class Queue:
         """The lines in which somebody waits."""
         return list(self._occupied.values())
 
-    def order(self, now: int) -> list[Waiter]:
+    def order(self, now: int) -> list[PendingSession]:
         """Everybody that some end could help, the next one first. Costs a sort."""
         hopeful = (waiter for group in self._occupied.values() if not is_hopeless(group) for waiter in group.line)
         return sort_waiters(hopeful, self._running, self._weights, now)

@@ -3,11 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from unit.session.admission_world import GPU, MINUTE, World, a_demand, a_node, a_room, a_waiter, pinned_to
+from unit.session.queueing_world import GPU, MINUTE, World, a_demand, a_node, a_room, a_waiter, pinned_to
 from vdi.api.template import Toleration
-from vdi.session.admission import PATIENCE, Grant, Queue
-from vdi.session.admission_order import AGEING, Line, Waiter, sort_waiters
 from vdi.session.capacity_matching import Demand, read_room
+from vdi.session.queueing.order import AGEING, Line, PendingSession, sort_waiters
+from vdi.session.queueing.queue import PATIENCE, Grant, Queue
 
 
 def a_world(*rooms: str, weights: dict[str, float] | None = None, **has: str) -> World:
@@ -197,7 +197,7 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
         everybody = sorted(world.running)
         waiting = sorted(one.uid for one in world.queue)
         if what == "arrive":
-            world.arrive(Waiter(f"w{number}", f"u{which % 4}", priority, world.now, demand))
+            world.arrive(PendingSession(f"w{number}", f"u{which % 4}", priority, world.now, demand))
         elif what == "end" and everybody:
             world.end(everybody[which % len(everybody)])
         elif what == "time":

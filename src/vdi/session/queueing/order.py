@@ -25,7 +25,7 @@ _Row = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiter:
+class PendingSession:
     """A session that wants room. Times are milliseconds since the epoch: exact, unlike floats."""
 
     uid: str
@@ -44,8 +44,8 @@ class Waiter:
 
 
 def sort_waiters(
-    waiters: Iterable[Waiter], running: Mapping[str, int], weights: Mapping[str, float], now: int
-) -> list[Waiter]:
+    waiters: Iterable[PendingSession], running: Mapping[str, int], weights: Mapping[str, float], now: int
+) -> list[PendingSession]:
     """The order in which they would start if one place after the other became free that fits everybody.
 
     Whoever starts counts as running for those of the same user behind.
@@ -71,7 +71,7 @@ class Line:
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._waiters: dict[str, Waiter] = {}
+        self._waiters: dict[str, PendingSession] = {}
         self._rows: dict[_Row, list[tuple[int, str]]] = {}
         self._of_user: dict[str, set[_Row]] = defaultdict(set)
         self._heap: list[tuple[Key, _Row]] = []
@@ -82,10 +82,10 @@ class Line:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def __iter__(self) -> Iterator[Waiter]:
+    def __iter__(self) -> Iterator[PendingSession]:
         return iter(self._waiters.values())
 
-    def add(self, waiter: Waiter, now: int) -> None:
+    def add(self, waiter: PendingSession, now: int) -> None:
         """Somebody comes."""
         row = (waiter.user, waiter.priority)
         self._waiters[waiter.uid] = waiter
@@ -118,7 +118,7 @@ class Line:
         for row in self._of_user.get(user, ()):
             self._push(row, now)
 
-    def first(self, now: int) -> tuple[Key, Waiter] | None:
+    def first(self, now: int) -> tuple[Key, PendingSession] | None:
         """Who is next, with the key that it is compared by; None when nobody waits."""
         while self._steps and self._steps[0][0] <= now:
             _, row = heappop(self._steps)
@@ -143,7 +143,7 @@ class Line:
             heappop(self._oldest)
         return self._oldest[0][0] if self._oldest else None
 
-    def _key(self, waiter: Waiter, now: int) -> Key:
+    def _key(self, waiter: PendingSession, now: int) -> Key:
         return -waiter.points(now), self._share(waiter.user), waiter.since, waiter.uid
 
     def _push(self, row: _Row, now: int) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vdi.session.admission_order import Line
 from vdi.session.capacity_matching import Demand, Room
+from vdi.session.queueing.order import Line
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.session.admission_world import GPU, a_demand, a_node, pinned_to
+from unit.session.queueing_world import GPU, a_demand, a_node, pinned_to
 from vdi.api.template import Toleration
 from vdi.session.capacity import Expression, PodResources, Term, Volume, Workload
 from vdi.session.capacity_matching import Tolerance, is_home, is_placed, read_room

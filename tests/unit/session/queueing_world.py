@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from vdi.session.admission import Grant, Queue
-from vdi.session.admission_order import Waiter
 from vdi.session.capacity import Term
 from vdi.session.capacity_matching import Demand, Room, demand_of, read_room
 from vdi.session.observed import Node
+from vdi.session.queueing.order import PendingSession
+from vdi.session.queueing.queue import Grant, Queue
 
 GPU = "nvidia.com/gpu"
 MINUTE = 60_000
@@ -39,8 +39,10 @@ def a_demand(gpu: int = 1, cpu: int = 250, memory: int = 2**30, **placement: Any
     return demand_of({GPU: gpu, "cpu": cpu, "memory": memory, "pods": 1}, **placement)
 
 
-def a_waiter(uid: str, since: int = 0, *, user: str = "", priority: int = 0, demand: Demand | None = None) -> Waiter:
-    return Waiter(uid, user or uid, priority, since, demand or a_demand())
+def a_waiter(
+    uid: str, since: int = 0, *, user: str = "", priority: int = 0, demand: Demand | None = None
+) -> PendingSession:
+    return PendingSession(uid, user or uid, priority, since, demand or a_demand())
 
 
 @dataclass
@@ -49,9 +51,9 @@ class World:
 
     queue: Queue
     now: int = 0
-    running: dict[str, tuple[Waiter, str]] = field(default_factory=dict)
+    running: dict[str, tuple[PendingSession, str]] = field(default_factory=dict)
 
-    def arrive(self, waiter: Waiter) -> list[Grant]:
+    def arrive(self, waiter: PendingSession) -> list[Grant]:
         self.queue.enter(waiter, self.now)
         return self.settle()
 
