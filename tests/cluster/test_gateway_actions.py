@@ -12,9 +12,9 @@ import pytest
 from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
 from cluster.operator_stage import Stage
 from vdi.gateway.app import open_gateway
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person, Role
-from vdi.gateway.refused import Refused
 from vdi.kube.resource import Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.wish import Wish
@@ -49,7 +49,7 @@ async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> No
         await stage.run("mine")
         await actions.end(ALICE, "mine")
         await stage.gone(SESSIONS, "mine")
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ActionDenied) as refused:
             await actions.suspend(ALICE, "mine")
         assert refused.value.code == "NotFound"
         audit = await gateway.audit.entries(limit=20)
@@ -75,7 +75,7 @@ async def test_what_the_rules_of_the_kind_refuse_is_told_in_their_words(
     async with a_replica(stage, tmp_path) as gateway:
         await eventually(lambda: gateway.world.template(template), "the template is seen")
         wish = Wish(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ActionDenied) as refused:
             await gateway.actions.start(ALICE, wish)
         assert refused.value.code == "Invalid"
         assert words in refused.value.sentence
@@ -108,7 +108,7 @@ async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_a
                 try:
                     await replicas[number % 2].actions.share(ALICE, "mine", guest, Role.VIEWER, ends)
                     return
-                except Refused as refused:
+                except ActionDenied as refused:
                     assert refused.code == "Conflict"
 
         await asyncio.gather(*(share(number, guest) for number, guest in enumerate(guests)))
@@ -143,7 +143,7 @@ async def test_a_deed_never_reaches_a_later_session_of_the_same_name(
             await stage.delete(SESSIONS, "mine")
             await stage.session("mine", "none")
             monkeypatch.setattr(gateway.client, "get", get)
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(ActionDenied) as refused:
                 await deed()
             monkeypatch.setattr(gateway.client, "get", asked)
             assert refused.value.code == "Conflict"

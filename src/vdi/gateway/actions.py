@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import msgspec
 
 from vdi.api.session import Access, VDISession
+from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.limits import Limits, gpus_of
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person, Role, normal_user, same_user
-from vdi.gateway.refused import FieldProblem, Refused, refused_by_cluster
-from vdi.gateway.rights import Deed, knows_of, refusal
+from vdi.gateway.rights import Action, knows_of, refusal
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared
 from vdi.gateway.starting import Room, Starter, Usage
@@ -60,7 +60,7 @@ class AuditTrail(Protocol):
 
 
 class Actions:
-    """Raises Refused for whatever cannot be done, and nothing else. Returns the session as it is then."""
+    """Raises ActionDenied for whatever cannot be done, and nothing else. Returns the session as it is then."""
 
     def __init__(
         self,
@@ -98,18 +98,18 @@ class Actions:
 
     async def extend(self, person: Person, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`; not more than the template allows."""
-        async with self._deed(person, Deed.EXTEND, name, {"length": length}) as session:
+        async with self._deed(person, Action.EXTEND, name, {"length": length}) as session:
             self._check_length(session, length)
             return await self._patch(session, {"spec": {"timeout": length}})
 
     async def suspend(self, person: Person, name: str) -> VDISession:
         """Stop the desktop, keep home and address."""
-        async with self._deed(person, Deed.SUSPEND, name, {}) as session:
+        async with self._deed(person, Action.SUSPEND, name, {}) as session:
             return await self._patch(session, {"spec": {"suspended": True}})
 
     async def resume(self, person: Person, name: str) -> VDISession:
         """A new run, within the owner's limits whoever asks (but an administrator)."""
-        async with self._deed(person, Deed.RESUME, name, {}) as session:
+        async with self._deed(person, Action.RESUME, name, {}) as session:
             if not session.spec.suspended:
                 return session
             wanted = {"spec": {"suspended": False}}
@@ -124,15 +124,17 @@ class Actions:
 
     async def restart(self, person: Person, name: str) -> VDISession:
         """A new desktop on the same home, within the same run."""
-        async with self._deed(person, Deed.RESTART, name, {}) as session:
+        async with self._deed(person, Action.RESTART, name, {}) as session:
             if session.spec.suspended:
-                raise Refused("Conflict", f"The desktop {name!r} is suspended, so nothing runs to restart: resume it.")
+                raise ActionDenied(
+                    "Conflict", f"The desktop {name!r} is suspended, so nothing runs to restart: resume it."
+                )
             now = format_time(self._clock())
             return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: now}}})
 
     async def end(self, person: Person, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` the files too."""
-        async with self._deed(person, Deed.END, name, {"home": "deleted"} if delete_home else {}) as session:
+        async with self._deed(person, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
             claim = self._claim_to_delete(session) if delete_home else None
             if claim:  # before the session: where this fails, the desktop is there to try again. A pod in use keeps it
@@ -144,21 +146,21 @@ class Actions:
     async def share(self, person: Person, name: str, user: str, role: Role, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""
         detail = {"user": normal_user(user), "role": str(role), "expires": format_time(expires) if expires else "never"}
-        async with self._deed(person, Deed.SHARE, name, detail) as session:
+        async with self._deed(person, Action.SHARE, name, detail) as session:
             now = self._clock()
             return await self._edit_guests(session, lambda one: add_guest(one, user, role, expires, now))
 
     async def unshare(self, person: Person, name: str, user: str) -> VDISession:
         """Take that back."""
-        async with self._deed(person, Deed.UNSHARE, name, {"user": normal_user(user)}) as session:
+        async with self._deed(person, Action.UNSHARE, name, {"user": normal_user(user)}) as session:
             return await self._edit_guests(session, lambda one: remove_guest(one, user))
 
-    async def _allowed(self, person: Person, deed: Deed, name: str) -> VDISession:
-        """The session, if this person may do that with it. Raises Refused.
+    async def _allowed(self, person: Person, deed: Action, name: str) -> VDISession:
+        """The session, if this person may do that with it. Raises ActionDenied.
 
         Read from the API server: what this person has just done through another replica counts already.
         """
-        unknown = Refused("NotFound", f"There is no desktop {name!r} of yours, nor one that is shared with you.")
+        unknown = ActionDenied("NotFound", f"There is no desktop {name!r} of yours, nor one that is shared with you.")
         if not _NAME.fullmatch(name):
             raise unknown
         try:
@@ -169,9 +171,9 @@ class Actions:
         if not knows_of(session, person, now):
             raise unknown
         if why := refusal(person, deed, session, now):
-            raise Refused("Forbidden", why)
-        if session.metadata.deletion_timestamp and deed is not Deed.END:
-            raise Refused("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
+            raise ActionDenied("Forbidden", why)
+        if session.metadata.deletion_timestamp and deed is not Action.END:
+            raise ActionDenied("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
         return session
 
     async def _patch(self, session: VDISession, change: dict[str, Any]) -> VDISession:
@@ -206,19 +208,23 @@ class Actions:
                 session = await self._client.get(SESSIONS, meta.name, namespace=meta.namespace, into=VDISession)
                 if session.metadata.uid != meta.uid:
                     raise  # another session has its name: rights in that one were never asked
-        raise Refused("Conflict", f"The desktop {meta.name!r} is being changed all the time. Try again in a moment.")
+        raise ActionDenied(
+            "Conflict", f"The desktop {meta.name!r} is being changed all the time. Try again in a moment."
+        )
 
     def _check_length(self, session: VDISession, length: str) -> None:
         try:
             wanted = parse_duration(length)
         except ValueError as why:
-            raise Refused("Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)) from why
+            raise ActionDenied(
+                "Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)
+            ) from why
         template = self._world.template(session.spec.template)
         asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
         policy = self._settings.policy
         most = run_length(asked, template, policy) or wanted
         if most < wanted and is_capped(asked, template, policy):
-            raise Refused(
+            raise ActionDenied(
                 "OverLimit",
                 f"length: {length} is more than the {format_duration(most)} that a run of template "
                 f"{session.spec.template!r} may last.",
@@ -227,7 +233,7 @@ class Actions:
         start = parse_time(session.status.start_time) if session.status.start_time else None
         if start and start + wanted <= self._clock():
             ran = format_duration(self._clock() - start)
-            raise Refused(
+            raise ActionDenied(
                 "Invalid",
                 f"length: {length} is over, since this run has lasted {ran}; allowed is more than that. "
                 "To stop the desktop, suspend or end it.",
@@ -235,7 +241,7 @@ class Actions:
             )
 
     def _claim_to_delete(self, session: VDISession) -> str | None:
-        """The home that goes with the session; None where it has none. Raises Refused where others use it too."""
+        """The home that goes with the session; None where it has none. Raises ActionDenied where others use it too."""
         spec, name = session.spec, session.metadata.name
         wish = spec.persistence
         if wish and (wish.enabled is False or not wish.retain):
@@ -244,7 +250,7 @@ class Actions:
         for other in self._world.sessions.values():
             same = other.spec.user == spec.user and other.spec.template == spec.template
             if same and other.metadata.name != name:
-                raise Refused(
+                raise ActionDenied(
                     "Conflict",
                     f"The files of {name!r} are those of {other.metadata.name!r} too, so nothing has been deleted. "
                     f"End {other.metadata.name!r} first, or keep the files.",
@@ -253,7 +259,7 @@ class Actions:
 
     @asynccontextmanager
     async def _deed(
-        self, person: Person, deed: Deed, name: str, detail: Mapping[str, str]
+        self, person: Person, deed: Action, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[VDISession]:
         """Give the session, if the person may do this with it; what is done within is counted and audited."""
         async with self._counted(str(deed), name):
@@ -284,7 +290,7 @@ class Actions:
                         log.warning("%s of %s: %s", act.action, act.target, error)
                     raise refused from error
         except NotAuditedError as error:
-            raise Refused("Unavailable", str(error)) from error
+            raise ActionDenied("Unavailable", str(error)) from error
 
     @asynccontextmanager
     async def _refusal_written(
@@ -293,7 +299,7 @@ class Actions:
         """Audit who tried what is not theirs; the act itself does not begin."""
         try:
             yield
-        except Refused as why:
+        except ActionDenied as why:
             if why.code == "Forbidden":
                 await self._audit.record(
                     actor=person.user,
@@ -307,12 +313,12 @@ class Actions:
 
     @asynccontextmanager
     async def _counted(self, action: str, name: str) -> AsyncIterator[None]:
-        """Count what comes of it, and let nothing but Refused out."""
+        """Count what comes of it, and let nothing but ActionDenied out."""
         outcome = "Unavailable"
         try:
             yield
             outcome = "done"
-        except Refused as why:
+        except ActionDenied as why:
             outcome = why.code
             raise
         except KubeError as error:

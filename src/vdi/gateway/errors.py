@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ExceptionHandler
 
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.render import render
-from vdi.gateway.refused import Refused
 from vdi.gateway.shared import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
 
@@ -57,7 +57,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)  # noqa: S101 -- by its entry in HANDLERS
+    assert isinstance(error, ActionDenied)  # noqa: S101 -- by its entry in HANDLERS
     return _answer(request, error.status, error.sentence)
 
 
@@ -79,7 +79,7 @@ async def _unexpected(request: Request, _error: Exception) -> Response:
 
 HANDLERS: dict[int | type[Exception], ExceptionHandler] = {
     HTTPException: _http,
-    Refused: _refused,
+    ActionDenied: _refused,
     DatabaseUnavailableError: _no_database,
     SharedUnavailableError: _nothing_shared,
     Exception: _unexpected,

@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 
 from vdi.api.session import GUEST_ROLES, Access, VDISession
+from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address
 from vdi.gateway.people import AddressError, Role, check_address, normal_user, same_user
-from vdi.gateway.refused import FieldProblem, Refused, refused_address
 from vdi.session.times import format_time, parse_time
 
 MOST = 64
@@ -14,7 +14,7 @@ MOST = 64
 def add_guest(
     session: VDISession, user: str, role: Role, expires: datetime | None, now: datetime
 ) -> tuple[Access, ...]:
-    """The list with this guest, in the place of an earlier entry; without those whose time is over. Raises Refused."""
+    """The list with this guest, in place of an earlier entry, without entries that are over. Raises ActionDenied."""
     try:
         guest = check_address(user)
     except AddressError as why:
@@ -22,26 +22,30 @@ def add_guest(
     if role not in GUEST_ROLES:
         allowed = " and ".join(GUEST_ROLES)
         field = FieldProblem("role", allowed, str(role))
-        raise Refused("Invalid", f"role: {role!r} is not allowed; allowed are {allowed}.", field)
+        raise ActionDenied("Invalid", f"role: {role!r} is not allowed; allowed are {allowed}.", field)
     if same_user(session.spec.user, guest):
-        raise Refused("Invalid", f"user: {guest} is the owner of this desktop and needs no share in it.")
+        raise ActionDenied("Invalid", f"user: {guest} is the owner of this desktop and needs no share in it.")
     if expires is not None and expires <= now + timedelta(seconds=1):
         field = FieldProblem("expires", "a time to come, or none", format_time(expires))
-        raise Refused("Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.", field)
+        raise ActionDenied(
+            "Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.", field
+        )
     others = tuple(one for one in session.spec.access if not same_user(one.user, guest) and not _is_over(one, now))
     if len(others) >= MOST:
-        raise Refused(
+        raise ActionDenied(
             "OverLimit", f"A desktop can be shared with {MOST} people at once; end one of these shares first."
         )
     return (*others, Access(guest, str(role), format_time(expires) if expires else None))
 
 
 def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
-    """The list without this guest. Raises Refused when there is none."""
+    """The list without this guest. Raises ActionDenied when there is none."""
     left = tuple(one for one in session.spec.access if not same_user(one.user, user))
     if len(left) == len(session.spec.access):
         guests = ", ".join(one.user for one in left) or "nobody"
-        raise Refused("NotFound", f"This desktop is not shared with {normal_user(user)}; it is shared with {guests}.")
+        raise ActionDenied(
+            "NotFound", f"This desktop is not shared with {normal_user(user)}; it is shared with {guests}."
+        )
     return left
 
 

@@ -20,10 +20,10 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.gateway.addresses import desktop_url
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person, Role
-from vdi.gateway.refused import Refused
 from vdi.gateway.rights import role_in
 from vdi.gateway.shared import Shared
 from vdi.gateway.world import World
@@ -71,7 +71,7 @@ class Tickets(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prober:
-    """Begins and ends probes. Raises Refused."""
+    """Begins and ends probes. Raises ActionDenied."""
 
     client: Client
     world: World
@@ -89,7 +89,7 @@ class Prober:
         session = self._own(person, name)
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
             what = "suspended: resume it" if session.spec.suspended else f"{session.status.phase or 'not started'} now"
-            raise Refused("Conflict", f"There is no picture to measure: the desktop {name!r} is {what}.")
+            raise ActionDenied("Conflict", f"There is no picture to measure: the desktop {name!r} is {what}.")
         window = int(self.clock().timestamp()) // WINDOW
         if await self.shared.count(f"probes/{session.metadata.uid}/{window}", WINDOW) > MOST:
             raise TooManyProbesError(name)
@@ -103,7 +103,7 @@ class Prober:
         """What the probe has seen, or the stage in which it failed."""
         session = self._own(person, name)
         if await self.shared.pop(f"probe/{probe}") != session.metadata.uid:
-            raise Refused(
+            raise ActionDenied(
                 "NotFound", f"There is no probe {probe!r} of {name!r} under way: it has ended, or is too old."
             )
         template, metrics = session.spec.template, self.metrics
@@ -125,9 +125,9 @@ class Prober:
         session = self.world.session(name)
         role = role_in(session, person.user, self.clock()) if session else None
         if session is None or (role is None and not person.admin):
-            raise Refused("NotFound", f"There is no desktop {name!r} of yours.")
+            raise ActionDenied("NotFound", f"There is no desktop {name!r} of yours.")
         if role is not Role.OWNER:
-            raise Refused("Forbidden", f"Only {session.spec.user}, whose desktop {name!r} is, may probe it.")
+            raise ActionDenied("Forbidden", f"Only {session.spec.user}, whose desktop {name!r} is, may probe it.")
         return session
 
     async def _arm(self, session: VDISession) -> Mark:
@@ -145,21 +145,21 @@ class Prober:
                 async for piece in answer.aiter_bytes():
                     body += piece
                     if len(body) > ANSWER_BYTES:
-                        raise Refused("Conflict", f"The agent of {name!r} answers too much.")
+                        raise ActionDenied("Conflict", f"The agent of {name!r} answers too much.")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             log.warning("the agent of session %s cannot be armed: %s", name, error)
-            raise Refused("Unavailable", f"The agent in the desktop {name!r} does not answer.") from error
+            raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not answer.") from error
         if answer.status_code == httpx.codes.NOT_FOUND:
-            raise Refused(
+            raise ActionDenied(
                 "Conflict", f"The image of {name!r} has no mark to measure by: it is older than this gateway."
             )
         if answer.status_code != httpx.codes.OK:
             why = body.decode(errors="replace")[:200].strip()
-            raise Refused("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status_code}): {why}.")
+            raise ActionDenied("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status_code}): {why}.")
         try:
             return msgspec.json.decode(body, type=Mark)
         except msgspec.DecodeError as error:
-            raise Refused("Conflict", f"The agent in {name!r} answers what is no mark.") from error
+            raise ActionDenied("Conflict", f"The agent in {name!r} answers what is no mark.") from error
 
     async def _token(self, session: VDISession) -> str:
         meta = session.metadata
@@ -167,7 +167,9 @@ class Prober:
             token = await read_key(self.client, session, AGENT_TOKEN_KEY)
         except (KubeError, ValueError) as error:
             log.warning("the agent's token of session %s cannot be read: %s", meta.name, error)
-            raise Refused("Unavailable", f"The way to the agent in {meta.name!r} is not known just now.") from error
+            raise ActionDenied(
+                "Unavailable", f"The way to the agent in {meta.name!r} is not known just now."
+            ) from error
         if not (token and token.isascii() and token.isprintable()):
-            raise Refused("Conflict", f"The desktop {meta.name!r} has no agent that could show a mark.")
+            raise ActionDenied("Conflict", f"The desktop {meta.name!r} has no agent that could show a mark.")
         return token

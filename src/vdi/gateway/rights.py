@@ -9,7 +9,7 @@ from vdi.gateway.people import Person, Role, same_user
 from vdi.session.times import parse_time
 
 
-class Deed(StrEnum):
+class Action(StrEnum):
     """What a person can do with a session that is there."""
 
     SEE = "see"
@@ -24,10 +24,10 @@ class Deed(StrEnum):
 
 
 _GUESTS = {
-    Role.COLLABORATOR: frozenset({Deed.SEE, Deed.OPEN, Deed.RESUME}),
-    Role.VIEWER: frozenset({Deed.SEE, Deed.OPEN}),
+    Role.COLLABORATOR: frozenset({Action.SEE, Action.OPEN, Action.RESUME}),
+    Role.VIEWER: frozenset({Action.SEE, Action.OPEN}),
 }
-_NOT_FOR_ADMINS = frozenset({Deed.OPEN, Deed.SHARE})
+_NOT_FOR_ADMINS = frozenset({Action.OPEN, Action.SHARE})
 """An administrator keeps order among desktops and does not look into them, nor lets others do so."""
 
 
@@ -62,7 +62,7 @@ def knows_of(session: VDISession, person: Person, now: datetime) -> bool:
     return person.admin or role_in(session, person.user, now) is not None
 
 
-def refusal(person: Person, deed: Deed, session: VDISession, now: datetime) -> str | None:
+def refusal(person: Person, deed: Action, session: VDISession, now: datetime) -> str | None:
     """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
     name = session.metadata.name
     role = role_in(session, person.user, now)

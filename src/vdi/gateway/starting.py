@@ -13,9 +13,9 @@ import msgspec
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway import limits
+from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address, refused_by_cluster
 from vdi.gateway.limits import Limits
 from vdi.gateway.people import AddressError, Person, check_address, normal_user, same_user
-from vdi.gateway.refused import FieldProblem, Refused, refused_address, refused_by_cluster
 from vdi.gateway.rights import may_use
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared, SharedUnavailableError
@@ -70,7 +70,7 @@ class Room:
 
     @asynccontextmanager
     async def for_one_more(self, person: Person, name: str, gpus: int) -> AsyncIterator[None]:
-        """Within, the session `name` may be made to run. Raises Refused where the limits of `person` say no.
+        """Within, the session `name` may be made to run. Raises ActionDenied where the limits of `person` say no.
 
         A person's starts come one after the other, in all replicas, and each counts what the API server has, not what
         a watch has brought so far: two clicks at once are not one more than allowed.
@@ -91,7 +91,7 @@ class Room:
             used = await self._hours(person) if limit.hours is not None else 0.0
             why = limits.refusal(limit, person, (name, gpus), others, used)
             if why:
-                raise Refused("OverLimit", why)
+                raise ActionDenied("OverLimit", why)
             yield
 
     async def _hours(self, person: Person) -> float:
@@ -109,7 +109,9 @@ class Room:
             await self._wait_for(key)
         except SharedUnavailableError as error:
             log.error("nobody with limits can start: %s", error)
-            raise Refused("Unavailable", "Your limits cannot be counted just now. Try again in a minute.") from error
+            raise ActionDenied(
+                "Unavailable", "Your limits cannot be counted just now. Try again in a minute."
+            ) from error
         try:
             yield
         finally:
@@ -121,7 +123,7 @@ class Room:
             if await self._shared.take_once(key, _TURN):
                 return
             await asyncio.sleep(_PAUSE)
-        raise Refused("Conflict", "Another start of yours is still under way. Try again in a moment.")
+        raise ActionDenied("Conflict", "Another start of yours is still under way. Try again in a moment.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,33 +146,35 @@ class Starter:
         self._settings = settings
 
     def plan(self, person: Person, wish: Wish) -> Start:
-        """What would be made. Raises Refused."""
+        """What would be made. Raises ActionDenied."""
         user = normal_user(wish.user)
         wish = replace(wish, user=user)
         if not same_user(user, person.user):
             if not person.admin:
                 field = FieldProblem("user", person.user, user)
-                raise Refused("Forbidden", f"user: {user} is not you; allowed is {person.user}.", field)
+                raise ActionDenied("Forbidden", f"user: {user} is not you; allowed is {person.user}.", field)
             try:
                 check_address(user)
             except AddressError as why:
                 raise refused_address(why) from None
         if wish.priority and not person.admin:
             field = FieldProblem("priority", "0", wish.priority)
-            raise Refused("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.", field)
+            raise ActionDenied("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.", field)
         template = self._template(person, wish.template)
         named = replace(wish, name=wish.name or self._free_name(wish))
         session = msgspec.convert(manifest(named, self._settings.namespace, template), VDISession)
         if session.spec.hostname == self._settings.portal_label:
-            raise Refused("Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another.")
+            raise ActionDenied(
+                "Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another."
+            )
         problem = resolve(session, template, self._settings.policy)
         if isinstance(problem, Problem):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
-            raise Refused(code, problem.message)
+            raise ActionDenied(code, problem.message)
         return Start(named, template, limits.gpus_of(session, template))
 
     async def carry_out(self, person: Person, start: Start) -> VDISession:
-        """Make the session. Raises Refused, or KubeError where the cluster does."""
+        """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
         if not same_user(start.wish.user, person.user):
             return await self._create(start)  # an administrator's gift: nobody's limits
         async with self._room.for_one_more(person, start.wish.name or "", start.gpus):
@@ -182,7 +186,7 @@ class Starter:
             return template
         allowed = sorted(one.metadata.name for one in self._world.templates.values() if may_use(one, person))
         words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
-        raise Refused("NotFound", f"template: there is no {name!r} for you; {words}.")
+        raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
 
     def _free_name(self, wish: Wish) -> str:
         """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
@@ -192,7 +196,7 @@ class Starter:
             if there is None:
                 return name
             _refuse_a_second(there, wish)
-        raise Refused("Conflict", f"name: {stem!r} is taken; choose another.")
+        raise ActionDenied("Conflict", f"name: {stem!r} is taken; choose another.")
 
     async def _create(self, start: Start) -> VDISession:
         namespace, wish = self._settings.namespace, start.wish
@@ -210,13 +214,15 @@ class Starter:
 
 
 def _refuse_a_second(there: VDISession, wish: Wish) -> None:
-    """Raise Refused if `there`, which has the name, is this user's own."""
+    """Raise ActionDenied if `there`, which has the name, is this user's own."""
     name = there.metadata.name
     if not same_user(there.spec.user, wish.user):
         return
     if there.metadata.deletion_timestamp:
-        raise Refused("Conflict", f"Your desktop {name!r} is just ending. Try again in a moment, or choose a name.")
-    raise Refused(
+        raise ActionDenied(
+            "Conflict", f"Your desktop {name!r} is just ending. Try again in a moment, or choose a name."
+        )
+    raise ActionDenied(
         "Conflict",
         f"You have the desktop {name!r} already ({there.status.phase or 'Pending'}). "
         "Open that one, or give the new one another name.",

@@ -19,6 +19,7 @@ from unit.gateway.login_stage import FakeClock
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Access, SessionSpec, SessionStatus, VDISession
 from vdi.gateway.app import build_internal, build_public
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.part import Edge
 from vdi.gateway.health import Health
 from vdi.gateway.limits import Limits
@@ -28,7 +29,6 @@ from vdi.gateway.login.part import Login
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person
-from vdi.gateway.refused import Refused
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import MemoryShared, Shared
 from vdi.gateway.store.base import Database, metadata
@@ -92,7 +92,7 @@ class FakeActions:
 
     async def resume(self, person: Person, name: str) -> None:
         if self.refusal:
-            raise Refused("OverLimit", self.refusal)
+            raise ActionDenied("OverLimit", self.refusal)
         self.resumed.append((person, name))
         session = self.world.session(name)
         assert session is not None

@@ -15,6 +15,7 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.errors import HANDLERS
 from vdi.gateway.history.part import Past
 from vdi.gateway.history.usage import Month, Usage
@@ -25,7 +26,6 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.parts import Gateway, Part
 from vdi.gateway.people import Person, normal_user
 from vdi.gateway.portal.part import Portal
-from vdi.gateway.refused import Refused
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -98,7 +98,7 @@ class Deeds:
 
     world: World
     done: list[tuple[Any, ...]] = field(default_factory=list)
-    refuses: Refused | None = None
+    refuses: ActionDenied | None = None
 
     def __getattr__(self, name: str) -> Any:
         async def deed(person: Person, *args: Any, **kwargs: Any) -> Any:

@@ -11,10 +11,10 @@ import pytest
 
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.actions import Actions
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.limits import Limits, read_limits
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person, Role
-from vdi.gateway.refused import Refused
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import MemoryShared, Shared, SharedUnavailableError
 from vdi.gateway.store.audit import Act, NotAuditedError
@@ -46,7 +46,7 @@ class Book:
             raise NotAuditedError("This is not done, since it cannot be written to the audit now.")
         try:
             yield
-        except Refused as why:
+        except ActionDenied as why:
             self.rows.append((act.actor, act.action, act.target, why.code))
             raise
         self.rows.append((act.actor, act.action, act.target, "done"))
@@ -143,7 +143,7 @@ async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None
 async def test_the_same_desktop_a_second_time_is_refused_and_a_name_makes_another() -> None:
     async with a_stage() as stage, stage.replica() as one:
         await one.actions.start(ALICE, wish())
-        with pytest.raises(Refused, match="You have the desktop 'alice-desktop' already") as refused:
+        with pytest.raises(ActionDenied, match="You have the desktop 'alice-desktop' already") as refused:
             await one.actions.start(ALICE, wish())
         assert refused.value.code == "Conflict"
         await one.actions.start(ALICE, wish(name="second"))
@@ -160,7 +160,9 @@ async def test_two_people_with_one_first_name_get_two_names() -> None:
 async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("nice", BOB)
-        with pytest.raises(Refused, match="There is a desktop named 'nice' already; choose another name") as refused:
+        with pytest.raises(
+            ActionDenied, match="There is a desktop named 'nice' already; choose another name"
+        ) as refused:
             await one.actions.start(ALICE, wish(name="nice"))
         assert BOB.user not in refused.value.sentence
 
@@ -183,7 +185,7 @@ async def test_a_start_that_is_not_allowed_says_what_is(asked: Wish, code: str, 
     async with a_stage() as stage:
         stage.put_template("secret", access={"users": [BOB.user]})
         async with stage.replica() as one:
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(ActionDenied) as refused:
                 await one.actions.start(ALICE, asked)
         assert refused.value.code == code
         assert words in refused.value.sentence
@@ -193,7 +195,7 @@ async def test_a_start_that_is_not_allowed_says_what_is(asked: Wish, code: str, 
 async def test_an_administrator_cannot_start_for_an_address_that_hides_something() -> None:
     async with a_stage() as stage, stage.replica() as one:
         with pytest.raises(
-            Refused, match=r"^user: 'bob\\u202e@example.com' .*; allowed are visible characters"
+            ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed are visible characters"
         ) as refused:
             await one.actions.start(ROOT, wish(Person("bob\u202e@example.com")))
         assert refused.value.code == "Invalid"
@@ -211,12 +213,12 @@ async def test_limits_hold_at_start_and_at_resume() -> None:
     limits = "groups: {students: {sessions: 1}}"
     async with a_stage() as stage, stage.replica(limits) as one:
         await one.actions.start(ALICE, wish(name="one"))
-        with pytest.raises(Refused, match="1 desktop at once, and have one") as refused:
+        with pytest.raises(ActionDenied, match="1 desktop at once, and have one") as refused:
             await one.actions.start(ALICE, wish(name="two"))
         assert refused.value.code == "OverLimit"
         await one.actions.suspend(ALICE, "one")
         await one.actions.start(ALICE, wish(name="two"))
-        with pytest.raises(Refused, match="have two"):
+        with pytest.raises(ActionDenied, match="have two"):
             await one.actions.resume(ALICE, "one")
         await one.actions.resume(ROOT, "one")
         assert not stage.spec("one")["suspended"]
@@ -230,7 +232,7 @@ async def test_starts_at_the_same_moment_through_two_replicas_are_no_more_than_a
             tries[number] = each
         answers = await asyncio.gather(*tries, return_exceptions=True)
         assert len(stage.names) == 3
-        assert [type(answer) for answer in answers].count(Refused) == 5
+        assert [type(answer) for answer in answers].count(ActionDenied) == 5
 
 
 class NobodyThere(MemoryShared):
@@ -242,7 +244,7 @@ async def test_who_has_limits_does_not_start_while_nobody_can_count() -> None:
     async with a_stage() as stage:
         stage.shared = NobodyThere()
         async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
-            with pytest.raises(Refused, match="cannot be counted") as refused:
+            with pytest.raises(ActionDenied, match="cannot be counted") as refused:
                 await one.actions.start(ALICE, wish())
             assert refused.value.code == "Unavailable"
             await one.actions.start(BOB, wish(BOB))
@@ -252,7 +254,7 @@ async def test_who_has_limits_does_not_start_while_nobody_can_count() -> None:
 async def test_hours_are_counted_and_a_database_that_is_down_stops_nobody() -> None:
     async with a_stage() as stage, stage.replica("default: {hoursPerMonth: 10}") as one:
         one.hours.used = 10.5
-        with pytest.raises(Refused, match=r"10 hours in a calendar month and have run 10\.5"):
+        with pytest.raises(ActionDenied, match=r"10 hours in a calendar month and have run 10\.5"):
             await one.actions.start(ALICE, wish())
         one.hours.used = None
         await one.actions.start(ALICE, wish())
@@ -279,7 +281,9 @@ async def test_a_share_is_written_with_its_role_and_end() -> None:
         wanted = {"user": BOB.user, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
         assert stage.spec("a")["access"] == [wanted]
         await one.actions.resume(BOB, "a")
-        with pytest.raises(Refused, match=r"As collaborator of alice@example\.com's desktop 'a' you may not suspend"):
+        with pytest.raises(
+            ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not suspend"
+        ):
             await one.actions.suspend(BOB, "a")
         assert one.book.rows[-1] == (BOB.user, "session.suspend", "a", "Forbidden")
 
@@ -290,7 +294,7 @@ async def test_nobody_learns_whether_another_s_session_exists() -> None:
         said = []
         for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
             for deed in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
-                with pytest.raises(Refused) as refused:
+                with pytest.raises(ActionDenied) as refused:
                     await deed(EVE, name)
                 said.append((refused.value.code, refused.value.sentence.replace(repr(name), "NAME")))
         assert len(set(said)) == 1
@@ -302,7 +306,7 @@ async def test_an_administrator_s_act_is_not_done_unless_it_is_written_down() ->
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("hers")
         one.book.broken = True
-        with pytest.raises(Refused, match="cannot be written to the audit") as refused:
+        with pytest.raises(ActionDenied, match="cannot be written to the audit") as refused:
             await one.actions.end(ROOT, "hers")
         assert refused.value.code == "Unavailable"
         assert "hers" in stage.names
@@ -323,7 +327,7 @@ async def test_extend_knows_the_template_s_most_and_that_time_is_over() -> None:
                 ("2h", "Invalid", "has lasted 2h"),
                 ("soon", "Invalid", "such as 30m"),
             ):
-                with pytest.raises(Refused, match=words) as refused:
+                with pytest.raises(ActionDenied, match=words) as refused:
                     await one.actions.extend(ALICE, "a", length)
                 assert refused.value.code == code
 
@@ -332,7 +336,7 @@ async def test_extend_knows_the_cluster_s_most_where_the_template_has_none() -> 
     async with a_stage() as stage, stage.replica(settings=Settings(max_timeout="24h")) as one:
         stage.put_session("a", timeout="1h")
         await one.actions.extend(ALICE, "a", "24h")
-        with pytest.raises(Refused, match="25h is more than the 24h") as refused:
+        with pytest.raises(ActionDenied, match="25h is more than the 24h") as refused:
             await one.actions.extend(ALICE, "a", "25h")
         assert refused.value.code == "OverLimit"
         assert stage.spec("a")["timeout"] == "24h"
@@ -345,7 +349,7 @@ async def test_restart_asks_for_a_new_desktop_and_says_why_there_is_none() -> No
         annotations = stage.api.objects["vdisessions", NS, "a"]["metadata"]["annotations"]
         assert annotations == {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}
         await one.actions.suspend(ALICE, "a")
-        with pytest.raises(Refused, match="resume it"):
+        with pytest.raises(ActionDenied, match="resume it"):
             await one.actions.restart(ALICE, "a")
 
 
@@ -354,7 +358,7 @@ async def test_files_are_deleted_only_where_they_are_nobody_else_s() -> None:
         stage.put_session("a")
         stage.put_session("b")
         await eventually(lambda: len(one.world.sessions) == 2)
-        with pytest.raises(Refused, match="those of 'b' too, so nothing has been deleted"):
+        with pytest.raises(ActionDenied, match="those of 'b' too, so nothing has been deleted"):
             await one.actions.end(ALICE, "a", delete_home=True)
         assert stage.names == {"a", "b"}
         await one.actions.end(ALICE, "a")
@@ -368,7 +372,7 @@ async def test_where_the_files_may_not_be_deleted_nothing_is() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
         stage.api.faults.append(("DELETE", refusal(403, "Forbidden")))
-        with pytest.raises(Refused, match="The cluster refuses this"):
+        with pytest.raises(ActionDenied, match="The cluster refuses this"):
             await one.actions.end(ALICE, "a", delete_home=True)
         assert stage.names == {"a"}
 
@@ -378,7 +382,7 @@ async def test_a_session_that_is_ending_can_only_be_ended() -> None:
         stage.put_session("a")
         metadata = {"deletionTimestamp": "2026-11-20T12:00:00Z", "finalizers": ["x"]}
         stage.api.put("vdisessions", "a", namespace=NS, metadata=metadata)
-        with pytest.raises(Refused, match="is ending"):
+        with pytest.raises(ActionDenied, match="is ending"):
             await one.actions.suspend(ALICE, "a")
         await one.actions.end(ALICE, "a")
 
@@ -399,7 +403,7 @@ async def test_what_the_cluster_says_becomes_words(status: int, reason: str, cod
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
         stage.api.faults += [("PATCH", refusal(status, reason, name="a"))] * 2
-        with pytest.raises(Refused, match=words) as refused:
+        with pytest.raises(ActionDenied, match=words) as refused:
             await one.actions.suspend(ALICE, "a")
         assert refused.value.code == code
         assert one.book.rows == [(ALICE.user, "session.suspend", "a", code)]

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.errors import HANDLERS
-from vdi.gateway.refused import Refused
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
 
 FAULTS: dict[str, Exception] = {
-    "refused": Refused("OverLimit", "You may have 1 desktop <at> once."),
+    "refused": ActionDenied("OverLimit", "You may have 1 desktop <at> once."),
     "gone": HTTPException(404),
     "words": HTTPException(403, "This is <b>not</b> yours."),
     "login": HTTPException(303, "log in", {"Location": "/login"}),

@@ -6,9 +6,9 @@ import pytest
 
 from unit.session.session_builders import a_session
 from vdi.api.session import Access
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import MOST, add_guest, remove_guest
 from vdi.gateway.people import Role
-from vdi.gateway.refused import Refused
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -37,14 +37,14 @@ def test_shares_that_are_over_are_dropped_on_the_way() -> None:
     ],
 )
 def test_what_cannot_be_shared_is_refused(user: str, role: Role, expires: datetime | None, words: str) -> None:
-    with pytest.raises(Refused, match=words) as refused:
+    with pytest.raises(ActionDenied, match=words) as refused:
         add_guest(a_session(), user, role, expires, NOW)
     assert refused.value.code == "Invalid"
 
 
 def test_there_is_room_for_so_many() -> None:
     full = a_session(access=[{"user": f"g{number}@example.com", "role": "viewer"} for number in range(MOST)])
-    with pytest.raises(Refused, match="64 people"):
+    with pytest.raises(ActionDenied, match="64 people"):
         add_guest(full, BOB, Role.VIEWER, None, NOW)
     assert len(add_guest(full, "g5@example.com", Role.COLLABORATOR, None, NOW)) == MOST
 
@@ -52,5 +52,7 @@ def test_there_is_room_for_so_many() -> None:
 def test_a_guest_is_removed_in_whatever_spelling_and_only_if_there() -> None:
     session = a_session(access=[{"user": "Bob@example.com", "role": "viewer"}, {"user": EVE, "role": "viewer"}])
     assert [one.user for one in remove_guest(session, BOB)] == [EVE]
-    with pytest.raises(Refused, match=f"not shared with dan@example.com; it is shared with Bob@example.com, {EVE}"):
+    with pytest.raises(
+        ActionDenied, match=f"not shared with dan@example.com; it is shared with Bob@example.com, {EVE}"
+    ):
         remove_guest(session, "Dan@example.com")

@@ -12,6 +12,7 @@ from unit.gateway.portal_stage import ADMIN, ALICE, Stage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding, Remedy, Severity
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.part import Past
 from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
 from vdi.gateway.history.usage import Usage
@@ -21,7 +22,6 @@ from vdi.gateway.portal import fragments
 from vdi.gateway.portal.admin_list import admin_pieces, overview_pieces
 from vdi.gateway.portal.doctor import Group, Report
 from vdi.gateway.portal.events import message
-from vdi.gateway.refused import Refused
 from vdi.gateway.store.audit import Entry
 from vdi.session.times import parse_time
 
@@ -237,7 +237,7 @@ async def test_no_address_lets_its_own_text_become_markup(bad: str) -> None:
 @pytest.mark.parametrize("bad", HOSTILE)
 async def test_what_was_typed_and_refused_comes_back_as_text(bad: str) -> None:
     stage = furnish(bad)
-    stage.deeds.refuses = Refused("Invalid", bad)
+    stage.deeds.refuses = ActionDenied("Invalid", bad)
     browser = stage.browser(SOMEBODY)
     shared = await browser.post("/desktops/mine/share", at="/desktops/mine", user=bad, role="viewer", **{"for": "1h"})
     assert shared.status_code == 422

@@ -3,10 +3,10 @@
 import pytest
 
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, csrf_in, running, text_of
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.part import Past
 from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
 from vdi.gateway.people import Person
-from vdi.gateway.refused import Refused
 from vdi.session.times import parse_time
 
 SHARED = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T14:00:00Z"}]
@@ -195,7 +195,7 @@ async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: Stage, d
 
 
 async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage) -> None:
-    stage.deeds.refuses = Refused("Invalid", "user: 'bob' is no e-mail address.")
+    stage.deeds.refuses = ActionDenied("Invalid", "user: 'bob' is no e-mail address.")
     fields = {"user": "bob@example", "role": "collaborator", "for": "7d"}
     answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
     assert answer.status_code == 422
@@ -206,7 +206,7 @@ async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage
 
 
 async def test_other_refusals_are_said_where_they_were_asked_for(stage: Stage) -> None:
-    stage.deeds.refuses = Refused("Conflict", "Not now.")
+    stage.deeds.refuses = ActionDenied("Conflict", "Not now.")
     alice, page = stage.browser(), "/desktops/alice-desktop"
     extended = await alice.post(f"{page}/extend", at=page, length="99h")
     assert (extended.status_code, 'id="extend-error"' in extended.text) == (409, True)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, Stage, a_session, a_template, running, text_of
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.people import Person
 from vdi.gateway.portal import desktops
 from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
-from vdi.gateway.refused import Refused
 from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity
 from vdi.session.wish import Wish
@@ -124,7 +124,7 @@ async def test_what_is_not_allowed_is_named(stage: Stage, field: str, value: str
 
 
 async def test_a_refusal_keeps_what_was_chosen(stage: Stage) -> None:
-    stage.deeds.refuses = Refused("OverLimit", "You may have 1 desktop at once.")
+    stage.deeds.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
     fields = {"name": "mine", "gpu": "2", "memory": "8Gi", "cpu": "1", "timeout": "12h", "idle": "2h"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
     assert answer.status_code == 409

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from unit.session.session_builders import a_session, a_template
 from vdi.api.session import VDISession
 from vdi.gateway.people import Person, Role, normal_user, same_user
-from vdi.gateway.rights import Deed, access_ends, knows_of, may_use, refusal, role_in
+from vdi.gateway.rights import Action, access_ends, knows_of, may_use, refusal, role_in
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -58,8 +58,8 @@ def test_when_a_share_ends_is_told() -> None:
     assert access_ends(shared(), BOB) is None
 
 
-@pytest.mark.parametrize("deed", Deed)
-def test_who_may_do_what(deed: Deed) -> None:
+@pytest.mark.parametrize("deed", Action)
+def test_who_may_do_what(deed: Action) -> None:
     may = {
         "owner": refusal(Person(ALICE), deed, shared(), NOW) is None,
         "collaborator": refusal(Person(BOB), deed, shared("collaborator"), NOW) is None,
@@ -77,7 +77,7 @@ def test_who_may_do_what(deed: Deed) -> None:
 
 
 def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
-    words = refusal(Person(BOB), Deed.SUSPEND, shared("viewer"), NOW) or ""
+    words = refusal(Person(BOB), Action.SUSPEND, shared("viewer"), NOW) or ""
     assert "viewer" in words
     assert "may not suspend" in words
     assert "open, see" in words
@@ -87,7 +87,7 @@ def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
 def test_a_stranger_learns_nothing_of_a_session() -> None:
     session = shared()
     assert not knows_of(session, Person(EVE), NOW)
-    assert ALICE not in (refusal(Person(EVE), Deed.OPEN, session, NOW) or "")
+    assert ALICE not in (refusal(Person(EVE), Action.OPEN, session, NOW) or "")
 
 
 def test_a_template_for_everybody_for_users_and_for_groups() -> None:

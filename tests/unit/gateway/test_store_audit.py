@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unit.gateway.history_stage import at, open_database, sqlite_url
-from vdi.gateway.refused import Refused
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
 from vdi.gateway.store.base import Database
 
@@ -67,7 +67,7 @@ async def test_an_act_is_written_before_and_after(database: Database, trail: Aud
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(Refused("Conflict", "Somebody else."), "Conflict"), (OSError("broken"), "failed")]
+    ("error", "outcome"), [(ActionDenied("Conflict", "Somebody else."), "Conflict"), (OSError("broken"), "failed")]
 )
 async def test_what_goes_wrong_is_the_outcome(trail: Audit, error: Exception, outcome: str) -> None:
     with pytest.raises(type(error)):
@@ -137,9 +137,9 @@ async def test_the_newest_come_first_page_by_page_and_filtered(trail: Audit) -> 
 async def test_who_ended_which_session(database: Database, trail: Audit) -> None:
     async with trail.act(ACT, closed=False):
         pass
-    with pytest.raises(Refused):
+    with pytest.raises(ActionDenied):
         async with trail.act(Act(actor="bob@example.com", action="session.end", target="x", uid="u2"), closed=False):
-            raise Refused("Conflict", "no")
+            raise ActionDenied("Conflict", "no")
     async with trail.act(Act(actor="bob@example.com", action="session.suspend", target="x", uid="u3"), closed=False):
         pass
     async with database.connect() as connection:

@@ -6,9 +6,9 @@ import pytest
 
 from unit.gateway.user_addresses import HIDDEN, ORDINARY, UNDECIDABLE
 from unit.session.session_builders import a_session
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.people import Role, check_address
-from vdi.gateway.refused import Refused
 from vdi.gateway.settings import read_settings
 from vdi.operator.variables import SettingsError
 
@@ -20,7 +20,7 @@ def test_what_does_not_show_is_refused_and_named_escaped(address: str) -> None:
     with pytest.raises(ValueError, match="allowed are visible characters") as why:
         check_address(address)
     assert str(why.value).isascii()
-    with pytest.raises(Refused, match=r"^user: .*; allowed are visible characters") as refused:
+    with pytest.raises(ActionDenied, match=r"^user: .*; allowed are visible characters") as refused:
         add_guest(a_session(), address, Role.VIEWER, None, NOW)
     assert refused.value.sentence.isascii()
     (field,) = refused.value.fields

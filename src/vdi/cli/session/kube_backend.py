@@ -144,13 +144,13 @@ class KubeBackend:
 
     async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> Raw:
         """Write the list that `edit` makes of the current one, with optimistic concurrency."""
-        from vdi.gateway.refused import Refused
+        from vdi.gateway.denied import ActionDenied
 
         meta = session.metadata
         for _ in range(_MAX_ATTEMPTS):
             try:
                 guests = edit(session)
-            except Refused as refused:
+            except ActionDenied as refused:
                 raise CliError(refused.sentence) from refused
             version = {"resourceVersion": session.metadata.resource_version}
             change = {"spec": {"access": msgspec.to_builtins(guests)}, "metadata": version}

@@ -11,10 +11,10 @@ from vdi.api.constraints import doc
 from vdi.gateway.api.operation import JSON, PREFIX, Call, Nothing, Operation
 from vdi.gateway.api.problems import ProblemError, invalid
 from vdi.gateway.api.use import Use, use_of
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.account import MOST_TOKENS, checked_label
 from vdi.gateway.login.guard import csrf_token, end_token
 from vdi.gateway.login.logins import TOKEN_ID
-from vdi.gateway.refused import Refused
 from vdi.gateway.store.logins import ApiToken
 
 
@@ -96,7 +96,7 @@ async def create_token(call: Call[Nothing, NewToken]) -> Response:
     except ValueError as error:
         raise invalid("label", call.body.label, "1 to 60 letters, digits and signs") from error
     if len(await logins.tokens(call.person.user)) >= MOST_TOKENS:
-        raise Refused("OverLimit", f"You have {MOST_TOKENS} API tokens already. Revoke one that you do not need.")
+        raise ActionDenied("OverLimit", f"You have {MOST_TOKENS} API tokens already. Revoke one that you do not need.")
     secret, made = await logins.new_token(call.person, label, timedelta(days=call.body.days))
     await _note(call, "token.create", made)
     body = msgspec.json.encode(MadeToken(secret, _token(call, made)))
@@ -114,7 +114,7 @@ async def revoke_token(call: Call[Nothing, None]) -> None:
         raise ProblemError("forbidden", "An API token can end itself and no other one: log in to the portal for that.")
     ended: ApiToken | None = await end_token(call.gateway, call.person.user, wanted)
     if ended is None:
-        raise Refused("NotFound", f"You have no API token {wanted!r} that holds.")
+        raise ActionDenied("NotFound", f"You have no API token {wanted!r} that holds.")
     await _note(call, "token.revoke", ended)
 
 

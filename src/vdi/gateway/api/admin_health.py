@@ -9,9 +9,9 @@ from vdi.api.constraints import doc
 from vdi.findings.model import Finding
 from vdi.gateway.api.operation import Call, Nothing, Operation
 from vdi.gateway.api.problems import ProblemError
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.doctor import DoctorRuns, Report
 from vdi.gateway.portal.slots import read_slots
-from vdi.gateway.refused import Refused
 
 
 class NodeGpus(msgspec.Struct):
@@ -65,7 +65,7 @@ async def last_diagnosis(call: Call[Nothing, None]) -> Diagnosis:
     """The last look of this replica."""
     runs: DoctorRuns = call.gateway.portal.doctor
     if runs.last is None:
-        raise Refused("NotFound", "The doctor has not looked yet. Ask it to: POST to this address.")
+        raise ActionDenied("NotFound", "The doctor has not looked yet. Ask it to: POST to this address.")
     return _diagnosis(runs.last)
 
 

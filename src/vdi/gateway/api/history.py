@@ -13,12 +13,12 @@ from vdi.gateway.api.operation import Call, Nothing, Operation
 from vdi.gateway.api.paging import make_cursor, read_cursor
 from vdi.gateway.api.problems import invalid
 from vdi.gateway.api.sessions_shape import Address, Page
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.export import Form, What, export_usage
 from vdi.gateway.history.part import History, Past
 from vdi.gateway.history.rows import EndReason, SessionRow
 from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.people import same_user
-from vdi.gateway.refused import Refused
 
 _Reason = Annotated[
     EndReason | None,
@@ -184,7 +184,7 @@ async def get_history(call: Call[Nothing, None]) -> PastSession:
     history: History = call.gateway.history
     past = await history.session(call.path("uid"))
     if past is None or not (call.person.admin or same_user(past.session.owner, call.person.user)):
-        raise Refused("NotFound", f"There was no session of yours with the uid {call.path('uid')!r}.")
+        raise ActionDenied("NotFound", f"There was no session of yours with the uid {call.path('uid')!r}.")
     return _session(past)
 
 

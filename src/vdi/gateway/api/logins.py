@@ -9,10 +9,10 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.gateway.api.operation import Call, Nothing, Operation
 from vdi.gateway.api.problems import ProblemError
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.agents import browser
 from vdi.gateway.login.guard import end_everything, end_login
 from vdi.gateway.login.logins import TOKEN_ID
-from vdi.gateway.refused import Refused
 
 
 class LoginEntry(msgspec.Struct, rename="camel"):
@@ -63,7 +63,7 @@ async def end_one(call: Call[Nothing, None]) -> None:
     _with_a_browser(call)
     wanted = call.path("id")
     if wanted not in {each.id for each in await call.gateway.login.logins.of(call.person.user)}:
-        raise Refused("NotFound", f"You have no login {wanted!r} that holds.")
+        raise ActionDenied("NotFound", f"You have no login {wanted!r} that holds.")
     await end_login(call.gateway, wanted)
     await _note(call, "login.end", {"which": "this browser" if wanted == call.person.login_id else "another browser"})
 

@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
-from vdi.gateway.refused import FieldProblem
+from vdi.gateway.denied import FieldProblem
 
 MEDIA_TYPE = "application/problem+json"
 

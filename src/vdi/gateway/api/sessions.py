@@ -22,10 +22,10 @@ from vdi.gateway.api.sessions_shape import (
     WishedResources,
 )
 from vdi.gateway.api.shape import session_of, template_of
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person, Role
-from vdi.gateway.refused import Refused
-from vdi.gateway.rights import Deed, may_use, refusal, role_in
+from vdi.gateway.rights import Action, may_use, refusal, role_in
 from vdi.session.wish import Wish
 
 
@@ -35,12 +35,12 @@ def age(session: VDISession) -> Key:
 
 
 def seen(gateway: Gateway, person: Person, name: str) -> VDISession:
-    """A session that the person may see. Raises Refused with the words for one that is not theirs or not there."""
+    """A session that the person may see. Raises ActionDenied with the words for one that is not theirs or not there."""
     session = gateway.world.session(name)
     stranger = f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
-    why = refusal(person, Deed.SEE, session, gateway.clock()) if session else stranger
+    why = refusal(person, Action.SEE, session, gateway.clock()) if session else stranger
     if session is None or why:
-        raise Refused("NotFound", why or stranger)
+        raise ActionDenied("NotFound", why or stranger)
     return session
 
 
@@ -144,7 +144,7 @@ async def get_template(call: Call[Nothing, None]) -> Template:
     template = call.gateway.world.template(name)
     if template is None or not may_use(template, call.person):
         known = ", ".join(each.metadata.name for each in (await list_templates(call)).items) or "none"
-        raise Refused("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")
+        raise ActionDenied("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")
     return template_of(template)
 
 

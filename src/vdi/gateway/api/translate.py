@@ -3,7 +3,7 @@
 from starlette.exceptions import HTTPException
 
 from vdi.gateway.api.problems import ProblemError
-from vdi.gateway.refused import CrossSiteError, Refused
+from vdi.gateway.denied import ActionDenied, CrossSiteError
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.kube.errors import KubeError
 
@@ -28,7 +28,7 @@ _OF_STATUS = {
 def problem_of(error: Exception) -> ProblemError:
     """The problem to answer with; one that says `unexpected` is a fault of ours, and the caller logs it."""
     match error:
-        case Refused():
+        case ActionDenied():
             return ProblemError(_OF_REFUSAL[error.code], error.sentence, *error.fields)
         case CrossSiteError():
             return ProblemError("csrf", error.detail)

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from vdi.api.session import VDISession
+from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.edge.cookies import (
     add_header,
     desktop_cookie,
@@ -41,7 +42,6 @@ from vdi.gateway.login.guard import require_browser
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.people import Person
 from vdi.gateway.portal.render import render
-from vdi.gateway.refused import CrossSiteError
 from vdi.gateway.rights import role_in
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared import Shared

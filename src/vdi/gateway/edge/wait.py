@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from vdi.api.session import VDISession
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.cookies import add_header, desktop_cookie, reload_cookie
 from vdi.gateway.edge.enter import Entrance
@@ -35,7 +36,6 @@ from vdi.gateway.edge.stage import AGAIN, GONE, Stage, describe
 from vdi.gateway.edge.transport import streams_webrtc
 from vdi.gateway.people import Person, Role
 from vdi.gateway.portal.render import fill, render
-from vdi.gateway.refused import Refused
 from vdi.gateway.rights import role_in
 from vdi.gateway.settings import Settings
 from vdi.gateway.streams import sse_event, sse_response
@@ -150,7 +150,7 @@ class WaitingPage:
         person = Person(user=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
             await request.app.state.gateway.actions.resume(person, admitted.session.metadata.name)
-        except Refused as error:
+        except ActionDenied as error:
             return error.sentence
         return ""
 

@@ -15,11 +15,11 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
+from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.login import csrf
 from vdi.gateway.login.cookies import LOGIN, PRE_LOGIN, cookie_of
 from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.people import Person
-from vdi.gateway.refused import CrossSiteError
 from vdi.gateway.store.logins import ApiToken
 
 if TYPE_CHECKING:

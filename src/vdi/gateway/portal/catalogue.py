@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.template import VDITemplate
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.guard import require
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person
@@ -15,7 +16,6 @@ from vdi.gateway.portal.desktop_view import picture, template_title
 from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
 from vdi.gateway.portal.pages import done, gateway_of, page, posted
 from vdi.gateway.portal.render import render
-from vdi.gateway.refused import Refused
 from vdi.gateway.rights import may_use
 
 
@@ -79,7 +79,7 @@ async def start(request: Request) -> Response:
         return _no_template(request, person)
     try:
         session = await gateway.actions.start(person, wish_of(form, template, person))
-    except Refused as why:
+    except ActionDenied as why:
         return await _form(request, person, form, why.sentence, why.status)
     except ValueError as why:
         return await _form(request, person, form, str(why), 422)

@@ -10,7 +10,7 @@ from vdi.api.session import QueueStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.people import Person, Role
 from vdi.gateway.portal.words import left, ordinal
-from vdi.gateway.rights import Deed, access_ends, refusal, role_in
+from vdi.gateway.rights import Action, access_ends, refusal, role_in
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Phase, Reason
 from vdi.session.lifetime import max_timeout
 from vdi.session.policy import Policy
@@ -32,12 +32,12 @@ _WORDS = {
     Phase.FAILED: "Failed",
 }
 _DEEDS = {
-    Phase.RUNNING: {Deed.OPEN, Deed.EXTEND, Deed.SUSPEND, Deed.RESTART, Deed.END},
-    Phase.CREATING: {Deed.OPEN, Deed.EXTEND, Deed.SUSPEND, Deed.RESTART, Deed.END},
-    Phase.PENDING: {Deed.OPEN, Deed.SUSPEND, Deed.END},
-    "": {Deed.OPEN, Deed.SUSPEND, Deed.END},
-    Phase.SUSPENDED: {Deed.RESUME, Deed.END},
-    Phase.FAILED: {Deed.RESTART, Deed.SUSPEND, Deed.END},
+    Phase.RUNNING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
+    Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
+    Phase.PENDING: {Action.OPEN, Action.SUSPEND, Action.END},
+    "": {Action.OPEN, Action.SUSPEND, Action.END},
+    Phase.SUSPENDED: {Action.RESUME, Action.END},
+    Phase.FAILED: {Action.RESTART, Action.SUSPEND, Action.END},
     Phase.TERMINATING: set(),
 }
 """What makes sense in each phase; sharing always does, until the end."""
@@ -96,7 +96,7 @@ class DesktopView:
     message: str
     notices: tuple[Notice, ...]
     deeds: frozenset[str]
-    """What this person may do now, by the names in `rights.Deed`."""
+    """What this person may do now, by the names in `rights.Action`."""
     url: str
     template: str
     gpu: int | None
@@ -219,10 +219,10 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
     return _WORDS.get(phase, phase)
 
 
-def _deeds(session: VDISession, phase: str, person: Person, now: datetime) -> set[Deed]:
+def _deeds(session: VDISession, phase: str, person: Person, now: datetime) -> set[Action]:
     sensible = set(_DEEDS.get(phase, ()))
     if phase != Phase.TERMINATING:
-        sensible |= {Deed.SHARE, Deed.UNSHARE}
+        sensible |= {Action.SHARE, Action.UNSHARE}
     return {deed for deed in sensible if refusal(person, deed, session, now) is None}
 
 
@@ -231,7 +231,7 @@ def _notices(session: VDISession, phase: str) -> list[Notice]:
         return []
     status = session.status
     found = [
-        Notice("warn", _WARNINGS[each.type], each.message, Deed.EXTEND if each.type == EXPIRING else "")
+        Notice("warn", _WARNINGS[each.type], each.message, Action.EXTEND if each.type == EXPIRING else "")
         for each in status.conditions
         if each.type in _WARNINGS and each.status == "True"
     ]

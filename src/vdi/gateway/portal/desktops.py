@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.guard import require
 from vdi.gateway.login.next_url import safe_next
 from vdi.gateway.people import Person, Role
@@ -18,8 +19,7 @@ from vdi.gateway.portal import fragments
 from vdi.gateway.portal.desktop_view import DesktopView, extensions
 from vdi.gateway.portal.happened import happened_to
 from vdi.gateway.portal.pages import Choice, done, gateway_of, not_found, page, posted, said
-from vdi.gateway.refused import Refused
-from vdi.gateway.rights import Deed
+from vdi.gateway.rights import Action
 from vdi.session.lifetime import max_timeout
 
 ROLES = (
@@ -56,17 +56,17 @@ class Question:
 
 
 QUESTIONS = {
-    Deed.SUSPEND: Question(
+    Action.SUSPEND: Question(
         "Suspend {name}?",
         "Open programs are closed; save your work first. Files and address are kept, and resuming starts it again.",
         "Suspend",
     ),
-    Deed.RESTART: Question(
+    Action.RESTART: Question(
         "Restart {name}?",
         "Open programs are closed; save your work first. Files and address are kept.",
         "Restart",
     ),
-    Deed.END: Question(
+    Action.END: Question(
         "End {name}?",
         "The desktop is stopped and its address goes. Open programs are closed; save your work first.",
         "End the desktop",
@@ -176,11 +176,11 @@ async def ask(request: Request) -> Response:
     found = fragments.desktop_of(gateway_of(request), person, name)
     if found is None or deed not in QUESTIONS or deed not in found.deeds:
         return await _show(request, person, name)
-    return await _ask(request, person, found, Deed(deed))
+    return await _ask(request, person, found, Action(deed))
 
 
 async def _ask(
-    request: Request, person: Person, found: DesktopView, deed: Deed, *, status: int = 200, **more: Any
+    request: Request, person: Person, found: DesktopView, deed: Action, *, status: int = 200, **more: Any
 ) -> Response:
     question = QUESTIONS[deed]
     return await page(
@@ -195,7 +195,7 @@ async def _ask(
         consequence=question.consequence,
         label=question.label,
         dangerous=question.dangerous,
-        asks_for_home=deed is Deed.END and found.mine,
+        asks_for_home=deed is Action.END and found.mine,
         **({"error": "", "delete_home": False} | more),
     )
 
@@ -206,21 +206,21 @@ async def asked(request: Request) -> Response:
     name, deed, gateway = request.path_params["name"], request.path_params["deed"], gateway_of(request)
     delete_home = form.get("delete_home") == "yes"
     do: dict[str, Callable[[], Awaitable[object]]] = {
-        Deed.SUSPEND: lambda: gateway.actions.suspend(person, name),
-        Deed.RESTART: lambda: gateway.actions.restart(person, name),
-        Deed.END: lambda: gateway.actions.end(person, name, delete_home=delete_home),
+        Action.SUSPEND: lambda: gateway.actions.suspend(person, name),
+        Action.RESTART: lambda: gateway.actions.restart(person, name),
+        Action.END: lambda: gateway.actions.end(person, name, delete_home=delete_home),
     }
     if deed not in do:
         return await _show(request, person, name, status=404, error=f"{deed!r} is nothing that can be done here.")
     try:
         await do[deed]()
-    except Refused as why:
+    except ActionDenied as why:
         found = fragments.desktop_of(gateway, person, name)
         if found is None:
             return not_found(request, person, name)
         more = {"error": why.sentence, "delete_home": delete_home}
-        return await _ask(request, person, found, Deed(deed), status=why.status, **more)
-    return done("/" if deed == Deed.END else f"/desktops/{name}", deed, name)
+        return await _ask(request, person, found, Action(deed), status=why.status, **more)
+    return done("/" if deed == Action.END else f"/desktops/{name}", deed, name)
 
 
 async def resume(request: Request) -> Response:
@@ -278,7 +278,7 @@ async def _do(
 ) -> Response:
     try:
         await deed
-    except Refused as why:
+    except ActionDenied as why:
         return await _show(request, person, name, status=why.status, typed=typed, **{place: why.sentence})
     return done(f"/desktops/{name}", what, name)
 

@@ -23,13 +23,13 @@ from sqlalchemy import BigInteger, Column, Index, Integer, Row, String, Table, T
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vdi.gateway.refused import Refused
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.base import Database, DatabaseUnavailableError, Instant, metadata
 
 log = logging.getLogger(__name__)
 
 BEGUN, DONE, FAILED = "begun", "done", "failed"
-"""Outcomes, besides the codes of `refused.Refused`."""
+"""Outcomes, besides the codes of `refused.ActionDenied`."""
 END = "session.end"
 """The action by which a person ends a session; history looks for it."""
 
@@ -122,7 +122,7 @@ class Audit:
         try:
             yield
         except Exception as error:
-            outcome = error.code if isinstance(error, Refused) else FAILED
+            outcome = error.code if isinstance(error, ActionDenied) else FAILED
             await self._try_to_add(row | {"at": self._clock(), "outcome": outcome})
             raise
         await self._try_to_add(row | {"at": self._clock(), "outcome": DONE})

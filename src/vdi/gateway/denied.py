@@ -23,7 +23,7 @@ class FieldProblem(msgspec.Struct, omit_defaults=True):
     value: Annotated[Any, doc("What was sent; absent where the field is missing.")] = None
 
 
-class Refused(Exception):  # noqa: N818 -- read as `except Refused`
+class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
     """Raised when a deed is not done. `sentence` is for the person and names what is allowed."""
 
     def __init__(self, code: str, sentence: str, *fields: FieldProblem) -> None:
@@ -47,35 +47,39 @@ class CrossSiteError(HTTPException):
         super().__init__(403, detail)
 
 
-def refused_address(error: AddressError) -> Refused:
+def refused_address(error: AddressError) -> ActionDenied:
     """The refusal of a request's field `user`."""
-    return Refused("Invalid", f"user: {error}.", FieldProblem("user", error.allowed, error.shown))
+    return ActionDenied("Invalid", f"user: {error}.", FieldProblem("user", error.allowed, error.shown))
 
 
-def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> Refused:
+def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> ActionDenied:
     """What the API server's refusal of a write to session `name` means to the person who requested it.
 
     `sent`: the body of the write, for the values of the fields that are refused.
     """
-    another = Refused("Conflict", f"The desktop {name!r} has ended, and a new one has its name. Look, and try again.")
+    another = ActionDenied(
+        "Conflict", f"The desktop {name!r} has ended, and a new one has its name. Look, and try again."
+    )
     if isinstance(error, Invalid):
         if any(cause.field == "metadata.uid" for cause in error.causes):
             return another  # to the API server a uid that is not the object's own is a change of it
         why = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes) or error.message
-        return Refused("Invalid", f"The cluster does not take this: {why}.", *_fields(error, sent or {}))
+        return ActionDenied("Invalid", f"The cluster does not take this: {why}.", *_fields(error, sent or {}))
     if isinstance(error, NotFound):
-        return Refused("NotFound", f"The desktop {name!r} has ended.")
+        return ActionDenied("NotFound", f"The desktop {name!r} has ended.")
     if isinstance(error, AlreadyExists):
-        return Refused("Conflict", f"There is a desktop named {name!r} already; choose another name.")
+        return ActionDenied("Conflict", f"There is a desktop named {name!r} already; choose another name.")
     if isinstance(error, Replaced):
         return another
     if isinstance(error, Conflict):
-        return Refused("Conflict", f"The desktop {name!r} has just been changed by somebody else. Look, and try again.")
+        return ActionDenied(
+            "Conflict", f"The desktop {name!r} has just been changed by somebody else. Look, and try again."
+        )
     if isinstance(error, Forbidden):
-        return Refused("Forbidden", f"The cluster refuses this: {error.message}.")
+        return ActionDenied("Forbidden", f"The cluster refuses this: {error.message}.")
     if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
-        return Refused("Unavailable", f"The cluster answers {error.status} {error.reason}; tell an administrator.")
-    return Refused("Unavailable", "The cluster does not answer just now. Nothing is lost; try again in a minute.")
+        return ActionDenied("Unavailable", f"The cluster answers {error.status} {error.reason}; tell an administrator.")
+    return ActionDenied("Unavailable", "The cluster does not answer just now. Nothing is lost; try again in a minute.")
 
 
 _PART = re.compile(r"[^.\[\]]+")
