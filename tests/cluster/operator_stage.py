@@ -82,7 +82,7 @@ class Stage:
         """Before the first operator does, whose requests are then those for sessions alone."""
         data = {"key": base64.b64encode(KEY).decode()}
         body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": HOST_KEY}, "data": data}
-        await self.api.create(SECRETS, body, namespace=self.namespace, into=msgspec.Raw)
+        await self.api.apply(SECRETS, HOST_KEY, body, namespace=self.namespace, into=msgspec.Raw)
 
     def host(self, name: str, user: str = "alice@example.com") -> str:
         """The host of a session that chooses none."""

@@ -113,6 +113,8 @@ def site(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> 
     for crd in build_crds():
         site.run("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
     site.run(*apply, given=yaml.safe_dump_all([one for one in wanted if one not in first]))
+    # Another test's operator may have worked in this namespace: ours is to create its Lease itself.
+    site.run("delete", "lease", "--all", "--namespace", SESSIONS_NAMESPACE)
     yield site
     site.run("delete", "vdipool", "audit", "--ignore-not-found")
     site.run("delete", "vditemplate", "--ignore-not-found", *NAMES)

@@ -207,7 +207,9 @@ def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
     shown = typed.vdi("session", "show", "desk").stdout
     assert "Home" in shown
     assert re.search(r"^  Pod +desk +Running, ready +\d+s$", shown, re.MULTILINE), shown
-    assert re.search(r"^  IngressRoute +desk +Host\(`desk\.vdi\.localhost`\)", shown, re.MULTILINE), shown
+    assert re.search(r"^  IngressRoute +desk +Host\(`desk-[2-7][a-z2-7]{7}\.vdi\.localhost`\)", shown, re.MULTILINE), (
+        shown
+    )
     assert "Could not look" not in shown
 
     opened = json.loads(typed.vdi("session", "open", "desk", "-o", "json").stdout)

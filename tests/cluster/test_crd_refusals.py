@@ -342,6 +342,7 @@ def test_what_a_template_leaves_out(server: Server) -> None:
         "persistence": {"enabled": True, "size": "10Gi", "storageClass": "local-path", "mountPath": "/home/user"},
         "shmSize": "1Gi",
         "lifecycle": {"onTimeout": "Terminate", "onIdle": "Suspend"},
+        "serviceWorkers": False,
         "prePull": False,
     }
     assert (

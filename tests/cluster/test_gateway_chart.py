@@ -233,11 +233,11 @@ def test_one_replica_has_a_volume_and_stops_first_several_have_none_and_roll(too
     several = (*SERVERS, "--set", "gateway.replicas=2")
     alone = tools.named("Deployment", "vdi-gateway")["spec"]
     assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
-    assert {each["name"] for each in alone["template"]["spec"]["volumes"]} == {"limits", "tmp", "data"}
+    assert {each["name"] for each in alone["template"]["spec"]["volumes"]} == {"limits", "tmp", "data", "metrics-token"}
     made = {(each["kind"], each["metadata"]["name"]): each for each in tools.render(*several)}
     both = made["Deployment", "vdi-gateway"]["spec"]
     assert both["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    assert {each["name"] for each in both["template"]["spec"]["volumes"]} == {"limits", "tmp"}
+    assert {each["name"] for each in both["template"]["spec"]["volumes"]} == {"limits", "tmp", "metrics-token"}
     assert ("PersistentVolumeClaim", "vdi-gateway") not in made
     budget = made["PodDisruptionBudget", "vdi-gateway"]["spec"]
     assert budget == {"maxUnavailable": 1, "selector": both["selector"]}
@@ -296,7 +296,8 @@ def test_the_operator_reports_to_the_gateway_as_itself(release: Tools) -> None:
     assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.kasm.svc:{internal}"
     account = f"system:serviceaccount:kasm:{pod['serviceAccountName']}"
     assert settings_of(release).operator_account == account
-    (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+    (volume,) = [each for each in pod["volumes"] if "projected" in each]
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]]
     token = volume["projected"]["sources"][0]["serviceAccountToken"]
     assert token["audience"] == "vdi-gateway"
     assert Path(mount["mountPath"]) / token["path"] == read_operator_settings(variables).gateway_token_file

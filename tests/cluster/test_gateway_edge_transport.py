@@ -57,7 +57,7 @@ async def test_a_viewer_changes_nothing_and_comes_in_once_it_has_changed(
     await page.goto(webrtc.url())
     await expect(page.get_by_role("heading", name=NO_WAY)).to_be_visible()
     answer = await page.evaluate("async () => (await fetch('/api/switch', {method: 'POST', body: '{}'})).status")
-    assert (answer, webrtc.desktop.mode) == (401, "webrtc")
+    assert (answer, webrtc.desktop.mode) == (403, "webrtc")
     webrtc.desktop.mode = "websockets"
     await opened(webrtc, page, "viewer")
 
