@@ -200,7 +200,7 @@ async def test_host_of_an_earlier_version_is_given_up_where_it_is_another_person
 
         async def has_its_own() -> bool:
             session = await stage.get(SESSIONS, "mine")
-            return bool(session) and session["status"]["url"] == f"https://{stage.host('mine', MALLORY)}"
+            return session is not None and session["status"]["url"] == f"https://{stage.host('mine', MALLORY)}"
 
         await eventually(has_its_own, "the session has a host of its own")
         assert await owner_of(stage, "mine") == ALICE
