@@ -162,6 +162,20 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_DOCTOR_RECORD
   value: {{ include "vdi.doctor.name" . | quote }}
 {{- end }}
+{{- if .Values.gateway.caBundle.configMap }}
+- name: SSL_CERT_FILE # beside the system's, which OpenSSL reads from a folder
+  value: /etc/vdi-ca/ca.crt
+{{- end }}
+{{- with .Values.gateway.proxy }}
+{{- with .https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .none }}
+- name: NO_PROXY
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- end }}
 - name: VDI_LOG_LEVEL
   value: {{ .Values.logLevel | quote }}
 {{- end }}

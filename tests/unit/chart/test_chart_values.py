@@ -46,7 +46,8 @@ def test_a_misspelt_value_is_refused_at_every_depth() -> None:
     ]
     assert len(found) > 10
     for path, each in found:
-        assert each["additionalProperties"] is False, path
+        if path != ".global":  # a chart that has this one as a part may keep values of its own there
+            assert each["additionalProperties"] is False, path
 
 
 def test_every_value_has_words_in_the_schema_and_a_comment_or_a_commented_parent() -> None:
@@ -61,7 +62,7 @@ def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
     """values.yaml is where people look: a key that only the schema knows would be hidden."""
     values = yaml.safe_load(chart.VALUES.read_text())
     schema = json.loads(chart.SCHEMA.read_text())
-    assert set(schema["properties"]) - set(values) == {"global"}
+    assert set(schema["properties"]) == set(values)
     for name, inner in schema["properties"].items():
         if "properties" in inner:
             assert set(inner["properties"]) == set(values[name]), name

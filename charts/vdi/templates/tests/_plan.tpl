@@ -40,7 +40,7 @@ mean (tests/network).
 {{- $servers := dict }}
 {{- if .Values.postgresql.enabled }}{{ $_ := set $servers "the PostgreSQL server" (printf "%s.%s.svc" (include "postgresql.name" .) $own) }}{{ end }}
 {{- if .Values.redis.enabled }}{{ $_ := set $servers "the Redis server" (printf "%s.%s.svc" (include "redis.name" .) $own) }}{{ end }}
-image: "{{ .Values.image.repository }}:{{ .Values.image.tag }}"
+image: {{ include "vdi.image" (list . .Values.image) }}
 podSecurity:
   {{- include "vdi.test.podSecurity" . | nindent 2 }}
 containerSecurity:

@@ -2,6 +2,14 @@
 
 {{- define "coturn.secret" -}}{{ .Values.auth.existingSecret | default (include "coturn.name" .) }}{{- end }}
 
+{{- define "coturn.image" -}}
+{{- $repository := .Values.image.repository }}
+{{- with (.Values.global).imageRegistry }}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") }}
+{{- end }}
+{{- $repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ $.Values.image.tag }}{{ end }}
+{{- end }}
+
 {{- define "coturn.selectorLabels" -}}
 app.kubernetes.io/name: coturn
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -1,0 +1,55 @@
+{{/* The reference of an image. Given: the root and {repository, tag, digest}. */}}
+{{- define "vdi.image" -}}
+{{- $repository := (index . 1).repository }}
+{{- with (index . 0).Values.global.imageRegistry }}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") }}
+{{- end }}
+{{- $repository }}{{ with (index . 1).digest }}@{{ . }}{{ else }}:{{ (index . 1).tag }}{{ end }}
+{{- end }}
+
+{{- define "vdi.imagePullSecrets" -}}
+{{- with concat .Values.imagePullSecrets .Values.global.imagePullSecrets | uniq }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where a pod runs, and the names that it resolves. Given: the root, the component's values, labels of its replicas. */}}
+{{- define "vdi.placement" -}}
+{{- $root := index . 0 }}
+{{- $own := index . 1 }}
+{{- $placement := dict }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "hostAliases" }}
+{{- with index $own $key | default (index $root.Values $key) }}{{ $_ := set $placement $key . }}{{ end }}
+{{- end }}
+{{- if not $placement.affinity }}{{ $_ := set $placement "affinity" (include "vdi.apart" (index . 2) | fromYaml) }}{{ end }}
+{{- toYaml $placement }}
+{{- end }}
+
+{{/* Variables of a container and those of extraEnv. Given: the chart's own as text, and a list. */}}
+{{- define "vdi.env" -}}
+{{- $names := list }}
+{{- range index . 0 | fromYamlArray }}{{ $names = append $names .name }}{{ end }}
+{{- range index . 1 }}
+{{- if has .name $names }}
+{{- fail (printf "extraEnv: %s is set by the chart already; allowed are other names. docs/install.md has the value that sets it" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- index . 0 }}
+{{- with index . 1 }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of a pod beside the chart's own, which selectors and network policies need. */}}
+{{- define "vdi.podLabels" -}}
+{{- range $name, $_ := . }}
+{{- if regexMatch "^(app\\.kubernetes\\.io/|helm\\.sh/|control-plane$)" $name }}
+{{- fail (printf "podLabels: %s is a label of the chart; allowed are other names" $name) }}
+{{- end }}
+{{- end }}
+{{- with . }}{{ toYaml . }}{{ end }}
+{{- end }}
