@@ -1,4 +1,4 @@
-"""What an administrator may set on the pods of operator, gateway, doctor and servers, with real helm and a real API server."""
+"""What an administrator may set on the pods of the release, with real helm and a real API server."""
 
 import os
 from collections.abc import Iterator
