@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,18 @@ class Tools:
         """One object of the rendered chart."""
         (found,) = [one for one in self.render(*words) if (one["kind"], one["metadata"]["name"]) == (kind, name)]
         return found
+
+    def fill_secrets(self) -> str:
+        """Run the init container of the gateway that is installed; what it printed."""
+        template = "jsonpath={.spec.template.spec.initContainers[0].env}"
+        variables = json.loads(self.kubectl("get", "deployment", "vdi-gateway", "-n", "kasm", "-o", template))
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)} | {
+            variable["name"]: variable["value"] for variable in variables
+        }
+        command = [sys.executable, "-m", "vdi.gateway.server_secrets"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
         command = [str(self.kubectl_binary), "--kubeconfig", str(self.kubeconfig), *words]

@@ -126,8 +126,11 @@ def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools:
         return [tools.kubectl("-n", "kasm", "get", "secret", one, "-o", "jsonpath={.data}") for one in names]
 
     tools.upgrade(CHART, *others, *servers)
+    assert kept() == ["", ""], "Helm makes them without contents"
+    tools.fill_secrets()
     made = kept()
     assert made[0] != made[1] and all("password" in one and "url" in one for one in made)
+    assert tools.fill_secrets() == "", "what exists is kept"
     tools.upgrade(CHART, *others, *servers, "--set", "logLevel=debug")
     assert kept() == made
     assert tools.helm("rollback", "vdi", "--namespace", "kasm").returncode == 0
@@ -136,6 +139,29 @@ def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools:
     tools.upgrade(CHART, *others, *servers)
     assert kept()[0] == made[0], "PostgreSQL's volume is still there, and has the old one"
     assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
+
+
+@pytest.mark.parametrize("name", VALUES_FILES)
+def test_two_renders_are_equal(tools: Tools, name: str) -> None:
+    """What a GitOps tool compares; templates and pools come with it, though Helm sees no CRD."""
+    assumed = ("--set", "crds.assumeInstalled=true", "--set", "pools.warm.template=small")
+    words = ("template", "vdi", str(CHART), "--namespace", "kasm", "-f", str(CHART / name), *assumed)
+    first, second = (tools.helm(*words) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    kinds = [made["kind"] for made in yaml.safe_load_all(first.stdout) if made]
+    assert "VDITemplate" in kinds and kinds.count("VDIPool") == 1
+
+
+def test_one_run_of_kubectl_is_enough_where_crds_come_first(tools: Tools) -> None:
+    """The steps of docs/gitops.md. The CRDs are there already, as its second step makes them."""
+    others = "crds.install=false,sessions.createNamespace=false"
+    words = ("--namespace", "kasm", "--set", f"crds.assumeInstalled=true,pools.warm.template=small,{others}")
+    rendered = tools.helm("template", "vdi", str(CHART), *words, "--skip-tests")
+    tools.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rendered.stdout)
+    made = tools.kubectl("get", "vdit,vdipool", "-o", "name").split()
+    assert made == ["vditemplate.vdi.kasm.io/small", "vdipool.vdi.kasm.io/warm"]
+    tools.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=rendered.stdout)
 
 
 def test_the_list_of_images_misses_none(tools: Tools) -> None:

@@ -24,7 +24,7 @@ from vdi.session.turn import make_credentials
 
 TESTS = Path(__file__).parents[1]
 NOW, BEFORE, WRONG = "n" * 40, "b" * 40, "w" * 40
-VALUES = ("realm=turn.example.com", "allowedPeers={10.42.0.0/16}", "quotas.perUser=5")
+VALUES = ("realm=turn.example.com", "auth.existingSecret=turn-auth", "allowedPeers={10.42.0.0/16}", "quotas.perUser=5")
 Lab = Callable[..., dict[str, Any]]
 
 

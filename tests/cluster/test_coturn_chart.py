@@ -16,8 +16,10 @@ from cluster.helm_tools import CHART, Tools, open_tools
 from vdi.gateway.settings import read_settings
 
 COTURN = CHART / "charts/coturn"
-NEEDED = ("--set", "realm=turn.example.com", "--set", "allowedPeers={10.42.0.0/16}")
-IN_PARENT = tuple(word if word == "--set" else f"coturn.{word}" for word in NEEDED)
+AUTH = ("--set", "auth.existingSecret=turn-auth")
+REQUIRED = ("--set", "realm=turn.example.com", "--set", "allowedPeers={10.42.0.0/16}")
+NEEDED = (*REQUIRED, *AUTH)
+IN_PARENT = tuple(word if word == "--set" else f"coturn.{word}" for word in REQUIRED)
 SERVICE = (*NEEDED, "--set", "hostNetwork=false")
 
 
@@ -54,9 +56,9 @@ def content(tools: Tools, secret: str, namespace: str) -> dict[str, str]:
 # What is rendered
 
 
-def test_alone_it_is_three_objects_and_the_configuration_is_this(tools: Tools) -> None:
+def test_alone_it_is_two_objects_and_the_configuration_is_this(tools: Tools) -> None:
     objects = render(tools, *NEEDED)
-    assert set(objects) == {"Secret/alone-coturn", "Secret/alone-coturn-config", "Deployment/alone-coturn"}
+    assert set(objects) == {"Secret/alone-coturn-config", "Deployment/alone-coturn"}
     assert options_of(objects) == {
         "realm": ["turn.example.com"],
         "listening-port": ["3478"],
@@ -95,10 +97,7 @@ def test_no_option_is_one_that_newer_versions_refuse(tools: Tools) -> None:
 
 def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> None:
     objects = render(tools, *NEEDED)
-    secret = base64.b64decode(objects["Secret/alone-coturn"]["data"]["secret"]).decode()
-    assert len(secret) == 48
     deployment = objects["Deployment/alone-coturn"]
-    assert secret not in json.dumps(deployment) and secret not in json.dumps(objects["Secret/alone-coturn-config"])
     pod = deployment["spec"]["template"]["spec"]
     assert pod["hostNetwork"] is True and pod["automountServiceAccountToken"] is False
     assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 65534)
@@ -154,13 +153,14 @@ def test_without_the_host_network_it_would_pass_restricted_and_has_service_and_p
     ],
 )
 def test_a_network_becomes_a_range(tools: Tools, given: str, made: str) -> None:
-    words = ("--set", "realm=turn.example.com", "--set", f"allowedPeers={{{given}}}")
+    words = ("--set", "realm=turn.example.com", "--set", f"allowedPeers={{{given}}}", *AUTH)
     assert options_of(render(tools, *words))["allowed-peer-ip"] == [made]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("auth.existingSecret=",), "auth.existingSecret is empty: name a Secret with the key secret"),
         (("realm=",), "realm is empty"),
         (("allowedPeers=null",), "allowedPeers is empty"),
         (("allowedPeers={10.0.0.0/8}",), "must be /9 to /32"),
@@ -196,27 +196,34 @@ def test_what_cannot_work_or_would_be_open_is_refused_in_words(tools: Tools, wor
 # What is installed
 
 
-def test_rotation_keeps_the_secret_until_it_is_asked_for_another(tools: Tools) -> None:
-    def upgrade(*words: str) -> dict[str, str]:
-        upgrade = ("upgrade", "--install", "turn", str(COTURN), "--namespace", "alone", "--create-namespace")
-        done = tools.helm(*upgrade, *NEEDED, *words)
-        assert done.returncode == 0, done.stderr
-        return content(tools, "turn-coturn", "alone")
+def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: Tools) -> None:
+    url = "gateway.turn.urls={turn:turn.example.com:3478?transport=udp}"
 
-    def restarts() -> str:
-        return tools.kubectl("get", "deployment", "turn-coturn", "-n", "alone", "-o", "jsonpath={.metadata.generation}")
+    def upgrade(*words: str) -> dict[str, str]:
+        tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT, "--set", url, *words)
+        tools.fill_secrets()
+        return content(tools, "vdi-coturn", "kasm")
+
+    def mounted(deployment: str, volume: str) -> dict[str, str]:
+        """File name to key."""
+        words = ("get", "deployment", deployment, "-n", "kasm", "-o", "jsonpath={.spec.template.spec.volumes}")
+        (found,) = [one["secret"]["items"] for one in json.loads(tools.kubectl(*words)) if one["name"] == volume]
+        return {item["path"]: item["key"] for item in found}
 
     first = upgrade()
-    assert set(first) == {"secret"} and restarts() == "1"
-    assert upgrade() == first and restarts() == "1"
-    assert upgrade("--set", "quotas.perUser=20") == first and restarts() == "2"
-    second = upgrade("--set", "auth.rotation=2")
-    assert second["previousSecret"] == first["secret"] != second["secret"]
-    assert upgrade("--set", "auth.rotation=2") == second and restarts() == "3"
-    last = upgrade("--set", "auth.rotation=2", "--set", "auth.acceptPrevious=false")
-    assert last == {"secret": second["secret"]} and restarts() == "4"
-    uninstalled = tools.helm("uninstall", "turn", "--namespace", "alone")
-    assert uninstalled.returncode == 0, uninstalled.stderr
+    assert set(first) == {"secret-1"} and len(first["secret-1"]) == 48
+    assert upgrade("--set", "coturn.quotas.perUser=20") == first
+    assert mounted("vdi-coturn", "auth") == {"secret": "secret-1"}
+
+    second = upgrade("--set", "coturn.auth.rotation=2")
+    assert second["secret-1"] == first["secret-1"] != second["secret-2"]
+    assert mounted("vdi-coturn", "auth") == {"secret": "secret-2", "previousSecret": "secret-1"}
+    assert mounted("vdi-gateway", "turn") == {"secret": "secret-2"}, "the previous one makes no credentials"
+
+    last = upgrade("--set", "coturn.auth.rotation=2", "--set", "coturn.auth.acceptPrevious=false")
+    assert last == second
+    assert mounted("vdi-coturn", "auth") == {"secret": "secret-2"}
+    assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
 
 
 def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
@@ -247,7 +254,7 @@ def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_pl
     assert (settings.turn_urls, settings.turn_ttl) == ((url,), timedelta(hours=12))
     (volume,) = [one for one in pod["volumes"] if one["name"] == "turn"]
     assert volume["secret"]["secretName"] == "vdi-coturn"
-    assert volume["secret"]["items"] == [{"key": "secret", "path": "secret"}], "the previous one makes nothing any more"
+    assert volume["secret"]["items"] == [{"key": "secret-1", "path": "secret"}]
     (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "turn"]
     assert settings.turn_secret_file == Path(mount["mountPath"]) / "secret"
     (route,) = [

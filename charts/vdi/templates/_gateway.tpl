@@ -179,3 +179,20 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_LOG_LEVEL
   value: {{ .Values.logLevel | quote }}
 {{- end }}
+
+{{/* The Secrets that the release brings empty and the gateway's init container fills, as a list. */}}
+{{- define "vdi.gateway.serverSecrets" -}}
+{{- range $name := list "postgresql" "redis" "coturn" }}
+{{- $values := index $.Values $name }}
+{{- if and $values.enabled (not $values.auth.existingSecret) }}
+- {{- include (printf "%s.contents" $name) (dict "Values" $values "Release" $.Release) | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The key of the TURN server's secret that credentials are made from. */}}
+{{- define "vdi.gateway.turnKey" -}}
+{{- if .Values.coturn.enabled }}
+{{- include "coturn.secretKeys" (dict "Values" .Values.coturn "Release" .Release) | fromYamlArray | first }}
+{{- else }}secret{{ end }}
+{{- end }}

@@ -58,9 +58,10 @@ podAntiAffinity:
     {{- end }}
 {{- end }}
 
-{{/* Whether the cluster knew a kind of ours before this run; empty if not. Given: the root and the kind. */}}
+{{/* Whether objects of a kind of ours are rendered: the cluster knew it before this run, or the values say so; empty if not. Given: the root and the kind. */}}
 {{- define "vdi.kindKnown" -}}
-{{- if (index . 0).Capabilities.APIVersions.Has (printf "vdi.kasm.io/v1alpha1/%s" (index . 1)) }}yes{{ end }}
+{{- if (index . 0).Values.crds.assumeInstalled }}yes
+{{- else if (index . 0).Capabilities.APIVersions.Has (printf "vdi.kasm.io/v1alpha1/%s" (index . 1)) }}yes{{ end }}
 {{- end }}
 
 {{/* Names of the keys that have a value, with commas. */}}

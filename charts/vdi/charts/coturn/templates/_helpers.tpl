@@ -24,6 +24,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- /* What cannot work, or would be open to others, is refused in words. */}}
 {{- define "coturn.check" -}}
+{{- if and .Chart.IsRoot (not .Values.auth.existingSecret) }}
+{{- fail "coturn: auth.existingSecret is empty: name a Secret with the key secret; only as a part of the chart vdi the secret is made for you" }}
+{{- end }}
 {{- with .Values }}
 {{- if not .realm }}
 {{- fail "coturn: realm is empty: name what clients authenticate to, such as turn.example.com" }}
@@ -104,4 +107,26 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- printf "%d.%d.%d.%d" (div $number 16777216) (mod (div $number 65536) 256) (mod (div $number 256) 256) (mod $number 256) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* Keys of the secrets that count, the newest first; an existing Secret may have previousSecret too. */}}
+{{- define "coturn.secretKeys" -}}
+{{- $rotation := int .Values.auth.rotation }}
+{{- if .Values.auth.existingSecret }}
+- secret
+{{- else }}
+- secret-{{ $rotation }}
+{{- if and .Values.auth.acceptPrevious (gt $rotation 1) }}
+- secret-{{ sub $rotation 1 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* What the gateway's init container writes into its Secret; vdi.gateway.server_secrets reads it. */}}
+{{- define "coturn.contents" -}}
+name: {{ include "coturn.name" . }}
+random:
+  {{- range include "coturn.secretKeys" . | fromYamlArray }}
+  {{ . }}: 48
+  {{- end }}
 {{- end }}

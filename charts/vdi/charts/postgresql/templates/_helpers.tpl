@@ -21,3 +21,18 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
+
+{{/* Alone, this chart has nothing that could draw a password. */}}
+{{- define "postgresql.check" -}}
+{{- if and .Chart.IsRoot (not .Values.auth.existingSecret) }}
+{{- fail "postgresql: auth.existingSecret is empty: name a Secret with the keys `password` and `url`; only as a part of the chart vdi the password is made for you" }}
+{{- end }}
+{{- end }}
+
+{{/* What the gateway's init container writes into its Secret; vdi.gateway.server_secrets reads it. */}}
+{{- define "postgresql.contents" -}}
+name: {{ include "postgresql.name" . }}
+random: {password: 32}
+text:
+  url: {{ printf "postgresql+asyncpg://%s:{password}@%s.%s.svc:5432/%s" .Values.auth.username (include "postgresql.name" .) .Release.Namespace .Values.auth.database | quote }}
+{{- end }}

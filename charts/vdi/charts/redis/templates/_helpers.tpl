@@ -21,3 +21,27 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
+
+{{/* Alone, this chart has nothing that could draw a password. */}}
+{{- define "redis.check" -}}
+{{- if and .Chart.IsRoot (not .Values.auth.existingSecret) }}
+{{- fail "redis: auth.existingSecret is empty: name a Secret with the keys `password`, `redis.conf` and `url`; only as a part of the chart vdi the password is made for you" }}
+{{- end }}
+{{- end }}
+
+{{/* What the gateway's init container writes into its Secret; vdi.gateway.server_secrets reads it. */}}
+{{- define "redis.contents" -}}
+name: {{ include "redis.name" . }}
+random: {password: 32}
+text:
+  url: {{ printf "redis://:{password}@%s.%s.svc:6379/0" (include "redis.name" .) .Release.Namespace | quote }}
+  redis.conf: |
+    requirepass {password}
+    # What is in it lives for minutes and is made again: tickets, counters, events. Nothing is worth a volume.
+    save ""
+    appendonly no
+    dir /tmp
+    # Full means refused: to forget a ticket that was used would let it be used twice.
+    maxmemory 128mb
+    maxmemory-policy noeviction
+{{- end }}

@@ -1,0 +1,93 @@
+"""Fills the Secrets of the servers that the chart brings: PostgreSQL, Redis, coturn.
+
+The chart makes them without `data`, so that two renders with the same values are equal and no upgrade touches a
+password. The gateway's init container, `python -m vdi.gateway.server_secrets`, draws each random value once and derives
+what contains it.
+"""
+
+import asyncio
+import base64
+import os
+import secrets
+import string
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from vdi.kube.config import load_config
+from vdi.kube.errors import Conflict, KubeError
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+
+VARIABLE = "VDI_SERVER_SECRETS"
+_ALPHABET = string.ascii_letters + string.digits
+"""What PostgreSQL's URL, redis.conf and turnserver.conf take without quoting."""
+
+
+class ServerSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one Secret must contain."""
+
+    name: str
+    random: dict[str, int]
+    """Length of a random value by key. A value that exists is kept."""
+    text: dict[str, str] = {}
+    """Text by key; `{KEY}` in it stands for the value of that random key."""
+
+
+class _Metadata(msgspec.Struct):
+    resource_version: str = msgspec.field(name="resourceVersion")
+
+
+class _Secret(msgspec.Struct):
+    metadata: _Metadata
+    data: dict[str, str] = {}
+
+
+def missing_entries(required: ServerSecret, existing: Mapping[str, str], draw: Callable[[int], str]) -> dict[str, str]:
+    """The entries that must be written, by key. `existing` is what the Secret contains, decoded."""
+    values = {key: existing.get(key) or draw(length) for key, length in required.random.items()}
+    entries = dict(values)
+    for key, text in required.text.items():
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", value)
+        entries[key] = text
+    return {key: value for key, value in entries.items() if existing.get(key) != value}
+
+
+async def fill(client: Client, namespace: str, required: Sequence[ServerSecret]) -> None:
+    """Write what is missing. Raises KubeError; NotFound where the chart's Secret does not exist."""
+    for secret in required:
+        while True:
+            current = await client.get(SECRETS, secret.name, namespace=namespace, into=_Secret)
+            existing = {key: base64.b64decode(value).decode() for key, value in current.data.items()}
+            missing = missing_entries(secret, existing, _draw)
+            if not missing:
+                break
+            patch = {
+                "metadata": {"resourceVersion": current.metadata.resource_version},
+                "data": {key: base64.b64encode(value.encode()).decode() for key, value in missing.items()},
+            }
+            try:
+                await client.patch(SECRETS, secret.name, patch, namespace=namespace, into=msgspec.Raw)
+            except Conflict:
+                continue  # another replica was faster: its values count
+            print(f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}", flush=True)  # noqa: T201
+            break
+
+
+def _draw(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+async def _main() -> None:
+    required = msgspec.json.decode(os.environ[VARIABLE], type=list[ServerSecret])
+    async with Client(load_config(), field_manager="vdi-gateway") as client:
+        await fill(client, os.environ["VDI_GATEWAY_NAMESPACE"], required)
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_main())
+    except KubeError as error:
+        sys.exit(f"the Secrets of the servers cannot be filled: {error}")

@@ -1,0 +1,94 @@
+"""The passwords of the chart's servers, with real helm and a real API server: upgrades keep what Helm once drew."""
+
+import asyncio
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.helm_tools import CHART, Tools, open_tools
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.gateway.server_secrets import ServerSecret, fill
+from vdi.kube.config import load_config
+from vdi.kube.errors import NotFound
+from vdi.kube.transport import Client
+
+DRAWN_BY_HELM = """apiVersion: v1
+kind: Secret
+metadata: {name: %s, namespace: kasm}
+stringData: {password: drawn-once, url: "redis://:drawn-once@vdi-redis.kasm.svc:6379/0"}
+"""
+FILLED_BY_THE_GATEWAY = """apiVersion: v1
+kind: Secret
+metadata: {name: %s, namespace: kasm}
+type: Opaque
+"""
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with open_tools(tmp_path_factory.mktemp("secrets"), f"s{os.getpid():x}") as tools:
+        tools.kubectl("create", "namespace", "kasm")
+        yield tools
+
+
+def data_of(tools: Tools, name: str) -> dict[str, str]:
+    data = json.loads(tools.kubectl("get", "secret", name, "--namespace", "kasm", "-o", "json")).get("data", {})
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_an_upgrade_from_a_chart_that_drew_passwords_keeps_them(tools: Tools, tmp_path: Path, helm: str) -> None:
+    """The release before rendered `stringData`; this one renders no data at all. Both ways in which Helm writes."""
+    with Progress(tmp_path) as progress:
+        program = dataclasses.replace(tools, helm_binary=binaries.ensure([helm], progress=progress)[helm])
+    name = f"drawn-{helm}"
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text(f"apiVersion: v2\nname: {name}\nversion: 0.1.0\n")
+    for text in (DRAWN_BY_HELM, FILLED_BY_THE_GATEWAY, FILLED_BY_THE_GATEWAY + "# once more\n"):
+        (tmp_path / "templates/secret.yaml").write_text(text % name)
+        done = program.helm("upgrade", "--install", name, str(tmp_path), "--namespace", "kasm")
+        assert done.returncode == 0, done.stderr
+        assert data_of(tools, name)["password"] == "drawn-once"
+
+
+async def test_replicas_that_start_together_agree_on_one_password(tools: Tools) -> None:
+    tools.kubectl("create", "secret", "generic", "shared", "--namespace", "kasm")
+    secret = ServerSecret(name="shared", random={"password": 32}, text={"url": "redis://:{password}@server:6379/0"})
+    async with Client(load_config(tools.kubeconfig), field_manager="vdi-gateway") as client:
+        await asyncio.gather(*(fill(client, "kasm", [secret]) for _ in range(5)))
+        first = data_of(tools, "shared")
+        await fill(client, "kasm", [secret])
+    assert first == data_of(tools, "shared")
+    assert first["url"] == f"redis://:{first['password']}@server:6379/0"
+
+
+async def test_a_secret_that_the_chart_did_not_make_is_an_error(tools: Tools) -> None:
+    async with Client(load_config(tools.kubeconfig), field_manager="vdi-gateway") as client:
+        with pytest.raises(NotFound, match="absent"):
+            await fill(client, "kasm", [ServerSecret(name="absent", random={"password": 32})])
+
+
+@pytest.mark.parametrize(
+    ("chart", "values", "message"),
+    [
+        ("charts/redis", (), "redis: auth.existingSecret is empty: name a Secret with the keys `password`"),
+        ("charts/postgresql", (), "postgresql: auth.existingSecret is empty: name a Secret"),
+        (
+            "",
+            ("gateway.enabled=false", "redis.enabled=true"),
+            "gateway.enabled: false: the gateway makes the passwords",
+        ),
+    ],
+)
+def test_without_a_gateway_that_makes_them_passwords_must_exist(
+    tools: Tools, chart: str, values: tuple[str, ...], message: str
+) -> None:
+    done = tools.helm("template", "vdi", str(CHART / chart), *(word for value in values for word in ("--set", value)))
+    assert done.returncode == 1
+    assert message in done.stderr
