@@ -119,6 +119,8 @@ class Stage:
             case "all":
                 for number in range(USERS):
                     self.set_session(number, phase)
+            case _:
+                raise ValueError(f"{order!r} is not an order; allowed are `one PHASE` and `all PHASE`")
 
 
 def now() -> datetime:

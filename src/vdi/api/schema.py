@@ -1,5 +1,6 @@
 """A msgspec struct as a structural OpenAPI v3 schema, for `vdi.api.crd`. Knows no kind of ours."""
 
+from enum import Enum
 from typing import Any
 
 from msgspec import NODEFAULT, Struct, inspect
@@ -38,16 +39,18 @@ def _field(field: inspect.Field, defaults: bool) -> Schema:
         if any("default" in inner for inner in schema.get("properties", {}).values()):
             schema["default"] = {}
     elif field.default not in (NODEFAULT, None, "", ()):
-        schema["default"] = field.default
+        schema["default"] = field.default.value if isinstance(field.default, Enum) else field.default
     return schema
 
 
 def _type(kind: inspect.Type, defaults: bool) -> Schema:
     match kind:
         case inspect.Metadata(type=inner, extra_json_schema=extra):
-            return _type(inner, defaults) | (extra or {})
+            schema = _type(inner, defaults)
+            allowed = {"enum": schema.pop("enum")} if "enum" in schema else {}
+            return schema | (extra or {}) | allowed
         case inspect.UnionType(types=types):
-            given = [each for each in types if not isinstance(each, inspect.NoneType)]
+            given = [member for member in types if not isinstance(member, inspect.NoneType)]
             if len(given) == 1:
                 return _type(given[0], defaults)
             return {"x-kubernetes-int-or-string": True}
@@ -59,11 +62,14 @@ def _type(kind: inspect.Type, defaults: bool) -> Schema:
             return {"type": "object", "additionalProperties": _type(value, defaults)}
         case inspect.StrType():
             return {"type": "string"}
+        case inspect.EnumType(cls=cls):
+            return {"type": "string", "enum": [member.value for member in cls]}
         case inspect.IntType():
             return {"type": "integer", "format": "int64"}
         case inspect.BoolType():
             return {"type": "boolean"}
         case _:
             raise TypeError(
-                f"{kind} has no place in a CRD; allowed: struct, text, int, bool, text or int, tuple of one type, dict"
+                f"{kind} has no place in a CRD; allowed: struct, text, enum, int, bool, text or int, tuple of one type,"
+                " dict"
             )

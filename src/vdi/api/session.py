@@ -1,5 +1,6 @@
 """`VDISession`: one person's desktop."""
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -21,10 +22,23 @@ from vdi.api.constraints import (
 )
 from vdi.api.meta import Condition, ObjectMeta
 
-PHASES = ("Pending", "Creating", "Running", "Suspended", "Terminating", "Failed")
-"""`status.phase`."""
-GUEST_ROLES = ("viewer", "collaborator")
-"""`spec.access[].role`."""
+
+class Phase(StrEnum):
+    """Values of `status.phase` that the operator sets; it is empty before the first."""
+
+    PENDING = "Pending"
+    CREATING = "Creating"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    TERMINATING = "Terminating"
+    FAILED = "Failed"
+
+
+class GuestRole(StrEnum):
+    """Values of `spec.access[].role`."""
+
+    VIEWER = "viewer"
+    COLLABORATOR = "collaborator"
 
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -82,8 +96,12 @@ class Access(msgspec.Struct, rename="camel", omit_defaults=True):
 
     user: Annotated[str, doc("E-mail address of the guest.", EMAIL, VISIBLE, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
     role: Annotated[
-        str, doc("viewer: sees the desktop. collaborator: uses mouse and keyboard too.", enum=list(GUEST_ROLES))
-    ] = "viewer"
+        str,
+        doc(
+            "viewer: sees the desktop. collaborator: uses mouse and keyboard too.",
+            enum=[role.value for role in GuestRole],
+        ),
+    ] = GuestRole.VIEWER.value
     expires: Annotated[
         str | None, doc("When the guest's access ends. Left out: with the session.", format="date-time", maxLength=40)
     ] = None
@@ -193,7 +211,7 @@ class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the operator has seen and done. Times are RFC 3339, UTC, whole seconds."""
 
-    phase: Annotated[str, doc("Where the session stands.", enum=list(PHASES))] = ""
+    phase: Annotated[str, doc("Where the session stands.", enum=[phase.value for phase in Phase])] = ""
     url: Annotated[str, doc("Where the desktop is opened in a browser. Known before the desktop runs.")] = ""
     message: Annotated[str, doc("One sentence for the person who waits.")] = ""
     start_time: Annotated[

@@ -5,6 +5,7 @@ The tables of what each generation of Selkies knows stand here, because the CRD'
 Selkies 1, `__main__.py` and `docs/component.md` of selkies-gstreamer 1.6.
 """
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -55,6 +56,31 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 """The variables that each field decides: in `env` beside that field, they are refused."""
 
 
+class Transport(StrEnum):
+    """Values of `streaming.transport`."""
+
+    WEBSOCKET = "websocket"
+    WEBRTC = "webrtc"
+
+
+class Clipboard(StrEnum):
+    """Values of `streaming.clipboard`."""
+
+    BOTH = "Both"
+    IN = "In"
+    OUT = "Out"
+    NONE = "None"
+
+
+class FileTransfer(StrEnum):
+    """Values of `streaming.fileTransfer`."""
+
+    BOTH = "Both"
+    UPLOAD = "Upload"
+    DOWNLOAD = "Download"
+    NONE = "None"
+
+
 class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the desktop's picture, sound and input go through. What is left out is left to the image."""
 
@@ -98,7 +124,7 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         doc(
             "How the picture travels: by one WebSocket, or by WebRTC over UDP, which needs a TURN server and falls back"
             " to the WebSocket without one.",
-            enum=["websocket", "webrtc"],
+            enum=[transport.value for transport in Transport],
         ),
     ] = None
     encoder: Annotated[
@@ -116,12 +142,12 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         str | None,
         doc(
             "Which way it may be used: both, into the desktop only, out of the desktop only, or not at all.",
-            enum=["Both", "In", "Out", "None"],
+            enum=[clipboard.value for clipboard in Clipboard],
         ),
     ] = None
     file_transfer: Annotated[
         str | None,
-        doc("Which files the page may send and fetch.", enum=["Both", "Upload", "Download", "None"]),
+        doc("Which files the page may send and fetch.", enum=[files.value for files in FileTransfer]),
     ] = None
     printing: Annotated[bool | None, doc("Printing to the browser, as PDF.")] = None
     gamepad: Annotated[bool | None, doc("Gamepads of the browser.")] = None

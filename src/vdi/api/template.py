@@ -1,5 +1,6 @@
 """`VDITemplate`: a kind of desktop that people can start."""
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -161,6 +162,30 @@ class LocalObjectReference(msgspec.Struct, rename="camel", omit_defaults=True):
     name: Annotated[str, doc("Name of the object.", OBJECT_NAME, minLength=1, maxLength=253)]
 
 
+class TimeoutAction(StrEnum):
+    """Values of `onTimeout`."""
+
+    TERMINATE = "Terminate"
+    SUSPEND = "Suspend"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "TimeoutAction":  # noqa: ARG003 -- the enum's signature
+        """A value of a later version: the one that loses nothing."""
+        return cls.SUSPEND
+
+
+class IdleAction(StrEnum):
+    """Values of `onIdle`."""
+
+    SUSPEND = "Suspend"
+    TERMINATE = "Terminate"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "IdleAction":  # noqa: ARG003 -- the enum's signature
+        """A value of a later version: the one that loses nothing."""
+        return cls.SUSPEND
+
+
 class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     """How long desktops of this template live, and what happens to them then."""
 
@@ -173,10 +198,9 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
             maxLength=32,
         ),
     ] = None
-    on_timeout: Annotated[
-        str,
-        doc("At the end of a run: delete the session, or suspend it.", enum=["Terminate", "Suspend"]),
-    ] = "Terminate"
+    on_timeout: Annotated[TimeoutAction, doc("At the end of a run: delete the session, or suspend it.")] = (
+        TimeoutAction.TERMINATE
+    )
     idle_timeout: Annotated[
         str | None,
         doc(
@@ -186,10 +210,9 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
             maxLength=32,
         ),
     ] = None
-    on_idle: Annotated[
-        str,
-        doc("After the idle timeout: suspend the session, or delete it.", enum=["Suspend", "Terminate"]),
-    ] = "Suspend"
+    on_idle: Annotated[IdleAction, doc("After the idle timeout: suspend the session, or delete it.")] = (
+        IdleAction.SUSPEND
+    )
 
 
 class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from vdi.api.streaming import TemplateStreaming
-from vdi.api.template import Lifecycle, PrePullStatus, TemplatePersistence, VDITemplate
+from vdi.api.template import IdleAction, Lifecycle, PrePullStatus, TemplatePersistence, TimeoutAction, VDITemplate
 from vdi.cli.errors import CliError
 from vdi.cli.options import examples
 from vdi.cli.output import (
@@ -107,10 +107,17 @@ def _home(home: TemplatePersistence) -> str:
 
 def _runs(life: Lifecycle) -> str:
     """What becomes of a desktop of this template."""
-    ends = {"Terminate": "then deleted", "Suspend": "then suspended"}
     length = f"at most {life.max_timeout}" if life.max_timeout else "as long as the session says"
-    idle = f"after {life.idle_timeout} without use {ends[life.on_idle]}" if life.idle_timeout else ""
-    return f"{length}, {ends[life.on_timeout]}" + (f"; {idle}" if idle else "")
+    idle = f"after {life.idle_timeout} without use {_end(life.on_idle)}" if life.idle_timeout else ""
+    return f"{length}, {_end(life.on_timeout)}" + (f"; {idle}" if idle else "")
+
+
+def _end(action: TimeoutAction | IdleAction) -> str:
+    match action:
+        case TimeoutAction.TERMINATE | IdleAction.TERMINATE:
+            return "then deleted"
+        case TimeoutAction.SUSPEND | IdleAction.SUSPEND:
+            return "then suspended"
 
 
 def _streams(streaming: TemplateStreaming) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.doctor.operators import LEASE, operator_for, policy_for
 from vdi.doctor.snapshot import Snapshot
@@ -15,7 +15,7 @@ from vdi.findings.model import Remedy
 from vdi.session import naming
 from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import demand_of, read_room
-from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Phase, Reason
+from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
 from vdi.session.effective import Desktop, Problem, resolve, resolve_home
 from vdi.session.explain import Explanation, explain

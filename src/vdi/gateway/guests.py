@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from vdi.api.session import GUEST_ROLES, Access, VDISession
+from vdi.api.session import Access, GuestRole, VDISession
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address
 from vdi.gateway.people import AddressError, Role, check_address, normal_user, same_user
 from vdi.session.times import format_time, parse_time
@@ -19,8 +19,8 @@ def add_guest(
         guest = check_address(user)
     except AddressError as why:
         raise refused_address(why) from None
-    if role not in GUEST_ROLES:
-        allowed = " and ".join(GUEST_ROLES)
+    if role not in [*GuestRole]:
+        allowed = " and ".join(GuestRole)
         field = FieldProblem("role", allowed, str(role))
         raise ActionDenied("Invalid", f"role: {role!r} is not allowed; allowed are {allowed}.", field)
     if same_user(session.spec.user, guest):

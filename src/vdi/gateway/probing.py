@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from vdi.api.constraints import doc
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.addresses import desktop_url
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
@@ -32,7 +32,6 @@ from vdi.kube.transport import Client
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
 from vdi.session.children.secret import AGENT_TOKEN_KEY
-from vdi.session.conditions import Phase
 
 log = logging.getLogger(__name__)
 

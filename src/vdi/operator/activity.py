@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 
 from vdi.api.meta import API_VERSION
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.connections import ask_once
@@ -27,7 +27,7 @@ from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller, Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
 from vdi.session.activity import Activity, idle_timeout, judge_idle, next_poll, poll_interval
-from vdi.session.conditions import IDLE, Phase
+from vdi.session.conditions import IDLE
 from vdi.session.lifetime import started_at
 from vdi.session.naming import secret_name
 from vdi.session.notices import Notice

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from vdi.api.pool import VDIPool
-from vdi.api.session import PHASES, VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller
 from vdi.kube.watch import Reflector
@@ -94,8 +94,10 @@ class Metrics:
         def measure() -> Iterator[Metric]:
             if not self._leads():
                 return
-            phases = Tally(session.status.phase or "Pending" for session in sessions())
-            yield _gauge("vdi_sessions", "Sessions, by phase.", "phase", {phase: phases[phase] for phase in PHASES})
+            phases = Tally(session.status.phase or Phase.PENDING for session in sessions())
+            yield _gauge(
+                "vdi_sessions", "Sessions, by phase.", "phase", {phase.value: phases[phase] for phase in Phase}
+            )
 
         self._measures["sessions"] = measure
 

@@ -18,7 +18,7 @@ import msgspec
 
 from vdi.api.meta import API_VERSION
 from vdi.api.pool import VDIPool
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.kube import wire
 from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, KubeError, NotFound
@@ -31,7 +31,6 @@ from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Credentials
 from vdi.session.children.identity import TEMPLATE_ANNOTATION, Identity
 from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
-from vdi.session.conditions import Phase
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
 from vdi.session.lifetime import run_annotations

@@ -3,11 +3,11 @@
 from datetime import datetime
 
 from vdi.api.meta import API_VERSION, Condition
-from vdi.api.session import SessionStatus, VDISession
+from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.operator.metrics import Metrics
-from vdi.session.conditions import ADMITTED, POD_READY, READY, WARNING_TYPES, Phase, Reason
+from vdi.session.conditions import ADMITTED, POD_READY, READY, WARNING_TYPES, Reason
 from vdi.session.times import parse_time
 
 

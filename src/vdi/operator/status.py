@@ -4,12 +4,12 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.session import SessionStatus, VDISession
+from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.kube.clock import Clock
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
-from vdi.session.conditions import ADMITTED, READY, TEMPLATE_FOUND, WARNING_TYPES, Phase
+from vdi.session.conditions import ADMITTED, READY, TEMPLATE_FOUND, WARNING_TYPES
 
 PROGRESS_PAUSE = 3.0
 """Seconds between two notes on progress."""

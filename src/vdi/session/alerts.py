@@ -6,10 +6,11 @@ Each warning is a condition that is there only while it holds, an Event when it 
 from dataclasses import dataclass
 from datetime import datetime
 
+from vdi.api.template import IdleAction, TimeoutAction
 from vdi.session.activity import Idle, idle_timeout, judge_idle
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, Reason
 from vdi.session.decide import Observed
-from vdi.session.lifetime import expires_at, is_capped, run_length, started_at, warned_at
+from vdi.session.lifetime import expires_at, is_capped, lifecycle_of, run_length, started_at, warned_at
 from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import format_duration
@@ -60,7 +61,7 @@ def _expiring(observed: Observed, policy: Policy, now: datetime) -> Alert | None
     length = run_length(session, template, policy)
     if begins is None or end is None or length is None or now < begins:
         return None
-    what = "is suspended" if template and template.spec.lifecycle.on_timeout == "Suspend" else "ends"
+    what = describe_end(lifecycle_of(template).on_timeout)
     longer = "" if is_capped(session, template, policy) else "; a longer spec.timeout moves the end"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
@@ -70,13 +71,21 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
     idle = idle_verdict(observed, now)
     if idle is None or not idle.warned(now):
         return None
-    template = observed.template
-    what = "ends" if template and template.spec.lifecycle.on_idle == "Terminate" else "is suspended"
+    what = describe_end(lifecycle_of(observed.template).on_idle)
     message = (
         f"Nobody has used this desktop since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} "
         "unless somebody moves the mouse or presses a key."
     )
     return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at))
+
+
+def describe_end(action: TimeoutAction | IdleAction) -> str:
+    """What the desktop does at the end of its run, as a verb."""
+    match action:
+        case TimeoutAction.SUSPEND | IdleAction.SUSPEND:
+            return "is suspended"
+        case TimeoutAction.TERMINATE | IdleAction.TERMINATE:
+            return "ends"
 
 
 def _draining(observed: Observed, policy: Policy, now: datetime) -> Alert | None:

@@ -158,7 +158,8 @@ class Expression(msgspec.Struct, rename="camel", gc=False, frozen=True):
                 return found is None
             case "Gt" | "Lt":
                 return self._compares(found)
-        return False
+            case _:
+                return False
 
     def _compares(self, found: str | None) -> bool:
         try:

@@ -20,17 +20,6 @@ WARNING_TYPES = (EXPIRING, IDLE, DRAINING)
 """Warnings: they are there, and True, only while they hold."""
 
 
-class Phase(StrEnum):
-    """Values of `status.phase` that the operator sets (A4)."""
-
-    PENDING = "Pending"
-    CREATING = "Creating"
-    RUNNING = "Running"
-    SUSPENDED = "Suspended"
-    TERMINATING = "Terminating"
-    FAILED = "Failed"
-
-
 class Reason(StrEnum):
     """Reasons of a session's conditions. The value is the reason; `meaning` is for the API reference.
 

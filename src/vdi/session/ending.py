@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
-from vdi.api.template import Lifecycle
+from vdi.api.template import IdleAction, TimeoutAction
 from vdi.session.alerts import clock_time, idle_verdict
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed
@@ -19,7 +19,7 @@ from vdi.session.failures import (
     home_bound_at,
     is_given_up,
 )
-from vdi.session.lifetime import is_capped, is_over, started_at
+from vdi.session.lifetime import is_capped, is_over, lifecycle_of, started_at
 from vdi.session.observed import RESTARTED_AT, Pod
 from vdi.session.policy import Policy
 from vdi.session.times import format_time
@@ -31,9 +31,21 @@ class Ending:
 
     reason: str
     """TimedOut or IdleTooLong."""
-    suspend: bool
-    """True: the session is suspended; False: it is deleted."""
+    action: TimeoutAction | IdleAction
     message: str
+
+    @property
+    def suspends(self) -> bool:
+        """Whether the session is suspended; else it is deleted."""
+        return _suspends(self.action)
+
+
+def _suspends(action: TimeoutAction | IdleAction) -> bool:
+    match action:
+        case TimeoutAction.SUSPEND | IdleAction.SUSPEND:
+            return True
+        case TimeoutAction.TERMINATE | IdleAction.TERMINATE:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +63,16 @@ def find_ending(observed: Observed, policy: Policy, now: datetime) -> Ending | N
     session, template, pod = observed.session, observed.template, observed.pod
     if session.spec.suspended:
         return None
-    lifecycle = template.spec.lifecycle if template else Lifecycle()
+    lifecycle = lifecycle_of(template)
     if is_over(session, template, pod, policy, now):
-        suspend = lifecycle.on_timeout == "Suspend"
-        return Ending(Reason.TIMED_OUT, suspend, _end_of_time(observed, policy, suspend=suspend))
+        action = lifecycle.on_timeout
+        return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, policy, suspends=_suspends(action)))
     idle = idle_verdict(observed, now)
     if idle and idle.over(now):
-        suspend = lifecycle.on_idle == "Suspend"
-        words = f"Nobody has used this desktop since {clock_time(idle.since)}"
-        return Ending(Reason.IDLE_TOO_LONG, suspend, f"{words}{_afterwards(session, pod, suspend=suspend)}")
+        suspends = _suspends(lifecycle.on_idle)
+        message = f"Nobody has used this desktop since {clock_time(idle.since)}"
+        message += _describe_consequence(session, pod, suspends=suspends)
+        return Ending(Reason.IDLE_TOO_LONG, lifecycle.on_idle, message)
     return None
 
 
@@ -98,7 +111,7 @@ def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
     return msgspec.structs.replace(session, status=status)
 
 
-def _end_of_time(observed: Observed, policy: Policy, *, suspend: bool) -> str:
+def _end_of_time(observed: Observed, policy: Policy, *, suspends: bool) -> str:
     session, template = observed.session, observed.template
     if template is None or not is_capped(session, template, policy):
         why = f"spec.timeout: {session.spec.timeout}"
@@ -106,11 +119,11 @@ def _end_of_time(observed: Observed, policy: Policy, *, suspend: bool) -> str:
         why = f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
     else:
         why = f"the cluster's sessions.maxTimeout: {policy.max_timeout}"
-    return f"The time of this session is over ({why}){_afterwards(session, observed.pod, suspend=suspend)}"
+    return f"The time of this session is over ({why}){_describe_consequence(session, observed.pod, suspends=suspends)}"
 
 
-def _afterwards(session: VDISession, pod: Pod | None, *, suspend: bool) -> str:
+def _describe_consequence(session: VDISession, pod: Pod | None, *, suspends: bool) -> str:
     keeps = pod is not None and pod.home_claim and (session.spec.persistence is None or session.spec.persistence.retain)
-    if suspend:
+    if suspends:
         return "; it is suspended. Resuming it begins a new run."
     return ". The files in the home volume are kept." if keeps else "."

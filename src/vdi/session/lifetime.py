@@ -7,13 +7,21 @@ another in it. Waiting in the queue, for a home or a host, and suspension belong
 from datetime import datetime, timedelta
 
 from vdi.api.session import VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import Lifecycle, VDITemplate
 from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
 from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration
 
 _LONGEST_WARNING = timedelta(minutes=5)
+
+
+_DEFAULT_LIFECYCLE = Lifecycle()
+
+
+def lifecycle_of(template: VDITemplate | None) -> Lifecycle:
+    """What happens at the end of a run; without its template, what a template says by default."""
+    return template.spec.lifecycle if template else _DEFAULT_LIFECYCLE
 
 
 def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:

@@ -8,18 +8,18 @@ Terminating  being deleted, or its run is over
 Failed       nothing will happen until somebody changes something (the message says what)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import msgspec
 
 from vdi.api.meta import Condition
-from vdi.api.session import SessionStatus, VDISession
+from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.session.activity import last_activity
 from vdi.session.alerts import Alert
 from vdi.session.children.identity import POOL
-from vdi.session.conditions import READY, Phase, Reason
+from vdi.session.conditions import READY, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Problem
 from vdi.session.ending import Ending
@@ -66,7 +66,7 @@ def derive(
 
 def derive_ending(observed: Observed, ending: Ending, policy: Policy, now: datetime) -> SessionStatus:
     """The status at the end of a run, before it is done: the session is deleted, or suspended."""
-    if ending.suspend:
+    if ending.suspends:
         return derive_suspended(observed, policy, now, ending)
     status = derive(observed, None, policy, now)
     return _summed_up(status, observed.session, Phase.TERMINATING, ending.reason, ending.message, now)
@@ -89,7 +89,7 @@ def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: 
 
 
 def _summed_up(
-    status: SessionStatus, session: VDISession, phase: str, reason: str, message: str, now: datetime
+    status: SessionStatus, session: VDISession, phase: Phase, reason: str, message: str, now: datetime
 ) -> SessionStatus:
     """The same status under another phase."""
     ready = with_times(Finding(READY, False, reason, message), session, now)
@@ -115,7 +115,7 @@ def _why_not_ready(observed: Observed) -> Explanation | None:
     return explain(observed.facts(pod))
 
 
-def _phase(observed: Observed, problem: Problem | None, answer: Explanation | None) -> str:
+def _phase(observed: Observed, problem: Problem | None, answer: Explanation | None) -> Phase:
     if observed.session.metadata.deletion_timestamp:
         return Phase.TERMINATING
     if observed.pod is None:
@@ -123,7 +123,7 @@ def _phase(observed: Observed, problem: Problem | None, answer: Explanation | No
     return Phase.RUNNING if answer is None and observed.route and observed.service else Phase.CREATING
 
 
-def _message(observed: Observed, problem: Problem | None, answer: Explanation | None, phase: str) -> str:
+def _message(observed: Observed, problem: Problem | None, answer: Explanation | None, phase: Phase) -> str:
     if phase == Phase.TERMINATING:
         return _farewell(observed, answer)
     if problem:
@@ -210,12 +210,18 @@ def _revision(observed: Observed, *, in_run: bool) -> str:
     return status.template_revision if in_run or status.failures else ""
 
 
-def _summary(session: VDISession, phase: str, message: str) -> Finding:
-    if phase == Phase.RUNNING:
-        return Finding(READY, True, Reason.RUNNING)
-    if phase == Phase.TERMINATING:
-        ended = _ended(session)
-        return Finding(READY, False, ended.reason if ended else Reason.STOPPING, message)
-    reasons: Mapping[str, Reason] = {Phase.FAILED: Reason.FAILED, Phase.PENDING: Reason.PENDING}
-    reason = reasons.get(phase, Reason.STARTING)
-    return Finding(READY, False, reason, message)
+def _summary(session: VDISession, phase: Phase, message: str) -> Finding:
+    match phase:
+        case Phase.RUNNING:
+            return Finding(READY, True, Reason.RUNNING)
+        case Phase.TERMINATING:
+            ended = _ended(session)
+            return Finding(READY, False, ended.reason if ended else Reason.STOPPING, message)
+        case Phase.FAILED:
+            return Finding(READY, False, Reason.FAILED, message)
+        case Phase.PENDING:
+            return Finding(READY, False, Reason.PENDING, message)
+        case Phase.CREATING:
+            return Finding(READY, False, Reason.STARTING, message)
+        case Phase.SUSPENDED:
+            return Finding(READY, False, Reason.SUSPENDED, message)

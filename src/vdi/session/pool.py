@@ -12,6 +12,7 @@ attached to a desktop that runs already.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from enum import StrEnum
 from hashlib import sha256
 from math import ceil
 
@@ -32,7 +33,16 @@ from vdi.session.times import parse_time
 
 FITS = "vdi.kasm.io/pool-desktop"
 """Annotation of a pool's pod: fingerprint of the desktop that it was made from."""
-TEMPLATE_HAS_HOME = "TemplateHasHome"
+
+
+class PoolReason(StrEnum):
+    """Reasons of a pool's condition Ready, beside those of `session.conditions.Reason`."""
+
+    FULL = "Full"
+    FILLING = "Filling"
+    DESKTOPS_FAIL = "DesktopsFail"
+    TEMPLATE_HAS_HOME = "TemplateHasHome"
+
 
 UNANSWERING = timedelta(seconds=90)
 """How long a started desktop may not answer until it is replaced; by then the kubelet has restarted it as well."""
@@ -103,7 +113,7 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, policy: Policy) ->
             f"Desktops of the template {name!r} have a home volume, which cannot be attached to a desktop that runs "
             "already. Set spec.persistence.enabled: false in the template, or use spec.prePull there instead of a pool."
         )
-        return Problem(TEMPLATE_HAS_HOME, words, needs_a_person=True)
+        return Problem(PoolReason.TEMPLATE_HAS_HOME, words, needs_a_person=True)
     plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
     return resolve(plain, template, policy)
 

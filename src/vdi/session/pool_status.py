@@ -9,12 +9,8 @@ from vdi.session.children.identity import POOL, SESSION_LABEL
 from vdi.session.conditions import READY
 from vdi.session.effective import Problem
 from vdi.session.naming import derive_base
-from vdi.session.pool import Pause, Plan
+from vdi.session.pool import Pause, Plan, PoolReason
 from vdi.session.times import format_time
-
-FULL = "Full"
-FILLING = "Filling"
-DESKTOPS_FAIL = "DesktopsFail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +46,19 @@ def _verdict(pool: VDIPool, plan: Plan, obstacles: Obstacles, now: datetime) -> 
         return obstacles.problem.reason, obstacles.problem.message
     ready, wanted = len(plan.ready), pool.spec.ready
     if ready >= wanted:
-        return FULL, ""
+        return PoolReason.FULL, ""
     count = f"{ready} of {wanted} desktops {'is' if ready == 1 else 'are'} ready"
     if obstacles.pause.left(now) and obstacles.pause.until:
         again = format_time(obstacles.pause.until)
-        return DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is made at {again}."
+        return PoolReason.DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is made at {again}."
     if obstacles.blocked:
         return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
     on_the_way = f", {len(plan.starting)} on the way." if plan.starting else "."
-    return FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"
+    return PoolReason.FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"
 
 
 def _condition(pool: VDIPool, reason: str, message: str, now: datetime) -> Condition:
-    status = "True" if reason == FULL else "False"
+    status = "True" if reason == PoolReason.FULL else "False"
     before = next((one for one in pool.status.conditions if one.type == READY), None)
     moved = before is None or before.status != status
     return Condition(

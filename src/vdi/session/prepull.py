@@ -9,6 +9,7 @@ was named and is named no longer has been cleaned up, and is fetched again.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from vdi.api.meta import Condition
 from vdi.api.template import PrePullFailure, PrePullStatus, VDITemplate
@@ -28,6 +29,23 @@ MOST_NAMED = 20
 
 IMAGE_PULLED = "ImagePulled"
 """The condition of a template with `prePull`."""
+
+
+class PullReason(StrEnum):
+    """Reasons of the condition `ImagePulled`."""
+
+    NO_NODES = "NoNodes"
+    PULLED = "Pulled"
+    PULLING = "Pulling"
+    PULL_FAILED = "PullFailed"
+
+
+class FailureReason(StrEnum):
+    """Why a puller failed on a node, beside the reasons of `session.conditions.Reason`."""
+
+    PULLER_FAILED = "PullerFailed"
+    NO_ROOM = "NoRoom"
+
 
 PREPULL = "vdi.kasm.io/prepull"
 """Label of a puller (value: a name derived from the template's), and annotation (the template's name)."""
@@ -185,14 +203,18 @@ def judge(pod: Pod, events: Sequence[Event], now: datetime) -> Verdict | None:
         detail = (
             ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one) or "no reason given"
         )
-        return Verdict(False, "PullerFailed", f"The pod that fetches the image ended before it had it ({detail}).")
+        return Verdict(
+            False, FailureReason.PULLER_FAILED, f"The pod that fetches the image ended before it had it ({detail})."
+        )
     is_clear = waiting is not None and waiting.reason not in _STILL_CREATING
     if not is_clear and now - _made(pod, now) < PATIENCE:
         return None
     scheduled = pod.condition("PodScheduled")
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
         words = scheduled.message.strip().rstrip(".") or "the scheduler does not say why"
-        return Verdict(False, "NoRoom", f"The node has no room for the small pod that fetches the image ({words}).")
+        return Verdict(
+            False, FailureReason.NO_ROOM, f"The node has no room for the small pod that fetches the image ({words})."
+        )
     answer = explain(Facts(pod, events=tuple(events)))
     return Verdict(False, answer.code, answer.sentence) if answer.stuck else None
 
@@ -226,7 +248,7 @@ def summarise(plan: Plan, memory: Memory) -> PrePullStatus:
 def image_pulled(template: VDITemplate, progress: PrePullStatus, now: datetime) -> Condition:
     """The condition `ImagePulled`."""
     reason, message = _summary(progress)
-    status = "True" if reason == "Pulled" else "False"
+    status = "True" if reason is PullReason.PULLED else "False"
     before = next((one for one in template.status.conditions if one.type == IMAGE_PULLED), None)
     kept = before is not None and before.status == status
     return Condition(
@@ -239,16 +261,19 @@ def image_pulled(template: VDITemplate, progress: PrePullStatus, now: datetime) 
     )
 
 
-def _summary(progress: PrePullStatus) -> tuple[str, str]:
+def _summary(progress: PrePullStatus) -> tuple[PullReason, str]:
     if progress.wanted == 0:
-        return "NoNodes", "No node may run desktops of this template now (spec.placement, GPUs, nodes that are ready)."
+        return (
+            PullReason.NO_NODES,
+            "No node may run desktops of this template now (spec.placement, GPUs, nodes that are ready).",
+        )
     if progress.ready == progress.wanted:
-        return "Pulled", ""
+        return PullReason.PULLED, ""
     so_far = f"{progress.ready} of {progress.wanted} nodes have the image."
     if progress.failed:
         first = progress.failed[0]
-        return "PullFailed", f"{so_far} {first.node}: {first.message} It is tried again by itself."
-    return "Pulling", so_far
+        return PullReason.PULL_FAILED, f"{so_far} {first.node}: {first.message} It is tried again by itself."
+    return PullReason.PULLING, so_far
 
 
 def spellings(image: str) -> frozenset[str]:

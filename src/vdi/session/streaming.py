@@ -9,7 +9,7 @@ turn on what it forbids: in Selkies 2 a plain `false` can be turned on in the pa
 `false|locked` for none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import msgspec
@@ -24,13 +24,15 @@ from vdi.api.streaming import (
     ONLY_SELKIES_2,
     SELKIES_1_IMAGE,
     VARIABLES,
+    Clipboard,
+    FileTransfer,
+    Transport,
 )
 from vdi.api.template import EnvVar, TemplateSpec, VDITemplate
 from vdi.session.times import format_time
 
 SETTINGS_IGNORED = "SettingsIgnored"
 """Condition of a template: there, and True, only while its image passes over something that the template says."""
-WEBRTC = "webrtc"
 WEBRTC_PORT = 8083
 """UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it."""
 OBSOLETE_ENCODERS = frozenset(ENCODERS_1) - frozenset(ENCODERS) - frozenset(ENCODER_ALIASES)
@@ -51,8 +53,19 @@ _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
 """Selkies' own default, which its example image turns round: the page may run commands in the pod."""
 
-_CLIPBOARD = {"Both": "true", "In": "in", "Out": "out", "None": "false"}
-_FILES = {"Both": "upload,download", "Upload": "upload", "Download": "download", "None": "none"}
+# Keys are text: a template that was stored by another version may have any value, which `problems` reports.
+_CLIPBOARD: Mapping[str, str] = {
+    Clipboard.BOTH: "true",
+    Clipboard.IN: "in",
+    Clipboard.OUT: "out",
+    Clipboard.NONE: "false",
+}
+_FILES: Mapping[str, str] = {
+    FileTransfer.BOTH: "upload,download",
+    FileTransfer.UPLOAD: "upload",
+    FileTransfer.DOWNLOAD: "download",
+    FileTransfer.NONE: "none",
+}
 _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
 
 
@@ -66,8 +79,8 @@ def uses_webrtc(spec: TemplateSpec) -> bool:
     if generation(spec) != "2":
         return False
     if spec.streaming.transport:
-        return spec.streaming.transport == WEBRTC
-    return any(one.name == "SELKIES_MODE" and (one.value or "").strip().lower() == WEBRTC for one in spec.env)
+        return spec.streaming.transport == Transport.WEBRTC
+    return any(one.name == "SELKIES_MODE" and (one.value or "").strip().lower() == Transport.WEBRTC for one in spec.env)
 
 
 def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
@@ -92,8 +105,8 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
 
 def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
     given, said = spec.streaming, _said(spec)
-    if given.transport == WEBRTC:
-        yield "SELKIES_MODE", "webrtc"
+    if given.transport == Transport.WEBRTC:
+        yield "SELKIES_MODE", Transport.WEBRTC.value
         yield "SELKIES_ENABLE_DUAL_MODE", "true"  # the way back to the WebSocket, where UDP does not get through
         yield "SELKIES_WEBRTC_ICE_LITE", "true"  # else it asks public STUN servers, also beside our own
         yield "SELKIES_WEBRTC_UDP_MUX_PORT", str(WEBRTC_PORT)
@@ -146,7 +159,7 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
             f"spec.streaming.encoder: {given.encoder!r} is not an encoder of Selkies {number}, which the image has;"
             f" allowed: {', '.join(encoders)}"
         )
-    elif given.encoder in ENCODERS_WITHOUT_WEBRTC and given.transport == WEBRTC:
+    elif given.encoder in ENCODERS_WITHOUT_WEBRTC and given.transport == Transport.WEBRTC:
         yield f"spec.streaming.encoder: {given.encoder!r} is not carried by transport 'webrtc'; choose another"
     for field, value, allowed in (
         ("clipboard", given.clipboard, _CLIPBOARD),
@@ -158,7 +171,7 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
         unknown = [field for field in ONLY_SELKIES_2 if field in said]
         if unknown:
             yield f"spec.streaming: Selkies 1, which the image has, has no setting for {', '.join(unknown)}; remove it"
-        if given.transport == "websocket":
+        if given.transport == Transport.WEBSOCKET:
             yield "spec.streaming.transport: 'websocket' is not a transport of Selkies 1, which the image has"
     if given.microphone and given.audio is False:
         yield "spec.streaming.microphone: true needs audio: true"

@@ -11,7 +11,7 @@ import yaml
 from tools.generate import api_reference
 from tools.generate.page import replace_generated
 from vdi.api.crd import build_crds, pool_crd, render_files, session_crd, template_crd
-from vdi.api.session import PHASES, VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 
 ROOT = Path(__file__).parents[3]
@@ -145,8 +145,8 @@ def test_a_template_without_a_lifecycle_ends_runs_and_suspends_the_idle() -> Non
 
 def test_phases_are_those_of_the_requirements() -> None:
     status = schema_of(session_crd())["properties"]["status"]["properties"]
-    assert status["phase"]["enum"] == list(PHASES)
-    assert set(PHASES) == {"Pending", "Creating", "Running", "Suspended", "Terminating", "Failed"}
+    assert status["phase"]["enum"] == [phase.value for phase in Phase]
+    assert set(Phase) == {"Pending", "Creating", "Running", "Suspended", "Terminating", "Failed"}
 
 
 def test_quantities_written_as_integers_become_text() -> None:

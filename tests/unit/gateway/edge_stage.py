@@ -17,7 +17,7 @@ import msgspec
 
 from unit.gateway.login_stage import FakeClock
 from vdi.api.meta import ObjectMeta
-from vdi.api.session import Access, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import Access, Phase, SessionSpec, SessionStatus, VDISession
 from vdi.gateway.app import build_internal, build_public
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.part import Edge
@@ -34,7 +34,6 @@ from vdi.gateway.shared import MemoryShared, Shared
 from vdi.gateway.store.base import Database, metadata
 from vdi.gateway.world import World
 from vdi.kube.errors import Conflict, NotFound
-from vdi.session.conditions import Phase
 
 SETTINGS = Settings(url_port=8443)
 PORTAL = SETTINGS.portal_url

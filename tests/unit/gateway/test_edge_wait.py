@@ -26,10 +26,10 @@ from unit.gateway.edge_stage import (
     told,
 )
 from vdi.api.meta import Condition
-from vdi.api.session import QueueStatus, VDISession
+from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.gateway.edge.stage import GONE, describe
 from vdi.gateway.people import Role
-from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND, Phase
+from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
 
 HOST = SETTINGS.host("alice-desktop")
 HERE = address(path="")

@@ -77,7 +77,8 @@ class FakeProvider:
             case "/me":
                 assert request.headers["authorization"] == "Bearer at"
                 return httpx.Response(200, json={"sub": "1"} | self.user_info)
-        return httpx.Response(404)
+            case _:
+                return httpx.Response(404)
 
 
 @dataclass

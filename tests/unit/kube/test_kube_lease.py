@@ -60,6 +60,10 @@ def test_no_two_ever_write_at_the_same_time(rates: tuple[float, ...], story: lis
                 process.clock.wall_jump += timedelta(seconds=amount * 1000 - 3000)
             case "calm":
                 world.live(amount, number)
+            case "stray":
+                pass  # none is under way
+            case _:
+                raise AssertionError(action)
         world.write_all()
     for number, process in enumerate(world.processes):
         if process.over:

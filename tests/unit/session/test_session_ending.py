@@ -54,10 +54,10 @@ def test_end_of_the_time_deletes_or_suspends_as_the_template_says() -> None:
     over = START + timedelta(hours=1)
     assert find_ending(running(timeout="1h"), POLICY, over - timedelta(seconds=1)) is None
     ending = find_ending(running(timeout="1h"), POLICY, over)
-    assert ending and (ending.reason, ending.suspend) == ("TimedOut", False)
+    assert ending and (ending.reason, ending.suspends) == ("TimedOut", False)
     assert "spec.timeout: 1h" in ending.message
     ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), POLICY, over)
-    assert ending and ending.suspend
+    assert ending and ending.suspends
     assert "the template's lifecycle.maxTimeout: 1h" in ending.message
     ending = find_ending(running(timeout="8h"), Policy(max_timeout="1h"), over)
     assert ending and "the cluster's sessions.maxTimeout: 1h" in ending.message
@@ -82,10 +82,10 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
     assert warning.type == IDLE
     warned = replace(known, session=a_session(idleTimeout="30m", status=up(IDLE, "2026-11-20T08:25:00Z")))
     ending = find_ending(warned, POLICY, over)
-    assert ending and (ending.reason, ending.suspend) == ("IdleTooLong", True)
+    assert ending and (ending.reason, ending.suspends) == ("IdleTooLong", True)
     terminate = replace(warned, template=a_template(lifecycle={"onIdle": "Terminate"}))
     ending = find_ending(terminate, POLICY, over)
-    assert ending and not ending.suspend
+    assert ending and not ending.suspends
 
 
 def test_suspended_session_does_not_end() -> None:

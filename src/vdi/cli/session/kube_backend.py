@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vdi.api.session import Access, VDISession
+from vdi.api.session import Access, Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.errors import CliError
 from vdi.cli.options import KubeConnection
@@ -25,7 +25,6 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.children.pod import MASTER_TOKEN, MASTER_TOKEN_DIGEST
 from vdi.session.children.secret import PASSWORD_KEY, USERNAME
-from vdi.session.conditions import Phase
 from vdi.session.naming import pod_name, secret_name
 from vdi.session.observed import RESTARTED_AT, Pod
 from vdi.session.times import format_time

@@ -7,13 +7,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.output import Raw, duration, parse_time
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.view import phase
-from vdi.session.conditions import Phase
 from vdi.session.lifetime import run_length
 from vdi.session.naming import home_claim_name
 from vdi.session.policy import Policy

@@ -9,10 +9,10 @@ from enum import Enum
 
 import msgspec
 
-from vdi.api.session import SessionStatus, VDISession
+from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cli.progress import PassedStage
 from vdi.cli.session.view import condition, holds
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Phase, Reason
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Reason
 from vdi.session.explain import Facts, explain
 from vdi.session.observed import Pod
 

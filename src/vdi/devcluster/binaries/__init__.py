@@ -126,7 +126,8 @@ class Finder:
                 return lambda step, into: unpack_debian_package(recipe, build_cache, step, into)
             case PythonPackage():
                 return lambda step, into: install_wheel(recipe, build_cache, step, into)
-        raise TypeError(f"{type(recipe).__name__} is not a recipe that can be made")
+            case _:
+                raise TypeError(f"{type(recipe).__name__} is not a recipe that can be made")
 
     def _note(self, reasons: list[str], *new: str) -> None:
         reasons.extend(new)
@@ -148,4 +149,5 @@ def entry_key(recipe: Recipe) -> str:
             return f"{recipe.key}-{module_digest(MODULES / recipe.module)}"
         case DebianPackage():
             return f"{recipe.key}-{this_distribution().replace(' ', '-').replace('/', '-')}"
-    return recipe.key
+        case _:
+            return recipe.key

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 
+from vdi.api.session import Phase
 from vdi.doctor.cases import REFUSED, Case, active, cases
 from vdi.doctor.checks.registry import check, found
 from vdi.doctor.operators import is_led, operator_for
 from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.session.conditions import QUEUE_REASONS, Phase, Reason
+from vdi.session.conditions import QUEUE_REASONS, Reason
 from vdi.session.effective import Problem
 from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway import turn
 from vdi.gateway.addresses import desktop_url
 from vdi.gateway.edge import transport
@@ -34,7 +34,6 @@ from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.world import Kind, World
 from vdi.kube.transport import Client
-from vdi.session.conditions import Phase
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,12 @@ from typing import Protocol
 
 import httpx
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.edge.revocation import Live, Revocations
 from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
-from vdi.session.conditions import Phase
 
 log = logging.getLogger(__name__)
 

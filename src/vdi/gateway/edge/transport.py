@@ -15,6 +15,7 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
+from vdi.api.session import Phase
 from vdi.api.template import VDITemplate
 from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.cookies import add_header, desktop_cookie
@@ -26,7 +27,6 @@ from vdi.gateway.portal.render import render
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
-from vdi.session.conditions import Phase
 from vdi.session.streaming import uses_webrtc
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from starlette.types import Receive, Scope, Send
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.edge.cookies import desktop_cookie
 from vdi.gateway.edge.cuts import Cuts
 from vdi.gateway.edge.gate import Admitted, Gate
@@ -51,7 +51,6 @@ from vdi.gateway.people import Role
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
-from vdi.session.conditions import Phase
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vdi.api.meta import Condition
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.history.rows import EndReason
 from vdi.gateway.limits import gpus_of
 from vdi.gateway.people import normal_user
-from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Phase, Reason
+from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
 from vdi.session.times import parse_time
 
 _BY_ITSELF: Mapping[str, EndReason] = {Reason.TIMED_OUT: EndReason.TIMEOUT, Reason.IDLE_TOO_LONG: EndReason.IDLE}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.limits import gpus_of
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person
@@ -14,7 +14,6 @@ from vdi.gateway.portal.desktop_view import DesktopView
 from vdi.gateway.portal.fragments import ITEM, LIST, Pieces
 from vdi.gateway.portal.pages import Choice, Pages, paged, view_of
 from vdi.gateway.portal.render import macro
-from vdi.session.conditions import Phase
 
 PAGE_SIZE = 50
 QUEUE_SHOWN = 20

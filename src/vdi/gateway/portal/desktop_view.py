@@ -6,12 +6,12 @@ A page's template reads nothing but this, so what a person may not know of does 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import QueueStatus, VDISession
+from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.people import Person, Role
 from vdi.gateway.portal.words import left, ordinal
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Phase, Reason
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.lifetime import max_timeout
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time

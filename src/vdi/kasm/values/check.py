@@ -135,7 +135,8 @@ def _fits(value: Any, kind: str) -> bool:
             return isinstance(value, list)
         case "address":
             return value == "" or (isinstance(value, str) and is_address(value))
-    return bool(value == kind)
+        case _:
+            return bool(value == kind)
 
 
 def _allowed(kind: str) -> str:

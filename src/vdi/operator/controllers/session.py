@@ -201,7 +201,7 @@ class SessionController:
         status = derive_ending(observed, ending, self._policy, now)
         written, _ = await self._statuses.write(session, status, at_once=True)
         self._announce(session, written, now)
-        if ending.suspend:
+        if ending.suspends:
             await self._patch(written, {"spec": {"suspended": True}})
         else:
             await self._delete(written)
