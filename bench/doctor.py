@@ -31,7 +31,7 @@ from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
 from vdi.doctor.examine import examine
 from vdi.doctor.snapshot import Scope
 from vdi.kube.clock import SYSTEM_CLOCK
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 
 MOST_SECONDS = 3.0

@@ -17,7 +17,8 @@ from chaos.objects import SeenPod
 from chaos.provisioner import Provisioner
 from cluster.operator_stage import Object, Stage, open_stage
 from vdi.api.session import VDISession
-from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.config import ClusterConfig
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound
 from vdi.kube.resource import PODS, SECRETS, Resource
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.kube.transport import Client

@@ -18,7 +18,7 @@ import yaml
 from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
 from vdi.cli.main import main
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.resource import NODES, PODS, SERVICES, Resource
 from vdi.kube.transport import Client
 

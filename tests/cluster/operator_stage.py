@@ -22,7 +22,8 @@ from cluster.stand_in import ROOM, add_node, remove_node
 from metrics_token import token_file
 from vdi.api.crd import build_crds
 from vdi.kube.clock import SystemClock
-from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.config import ClusterConfig
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client

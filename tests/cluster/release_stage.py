@@ -21,7 +21,7 @@ import msgspec
 from cluster.helm_tools import Tools
 from cluster.stand_in import nodes_stand_in
 from vdi.cli.main import main
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import CLAIMS, PODS, STORAGE_CLASSES, VOLUMES
 from vdi.kube.transport import Client

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.kube.store import Store

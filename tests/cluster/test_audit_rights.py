@@ -30,7 +30,7 @@ from vdi.api.crd import build_crds
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.gateway.settings import Settings
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS

@@ -23,7 +23,7 @@ from cluster.gpu_player import CRD, NAMESPACE, PLUGIN, POLICY, daemon_set, playe
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 from waiting import wait_until
 

@@ -25,7 +25,7 @@ from vdi.devcluster.progress import Progress
 from vdi.doctor.collect import KASM_BUDGET, collect
 from vdi.doctor.snapshot import Scope
 from vdi.kasm.generations import ALL, Generation, matches, of_workloads
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 from waiting import wait_until
 

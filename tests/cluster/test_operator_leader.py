@@ -19,7 +19,7 @@ import pytest
 from cluster.operator_proxy import Proxy
 from cluster.operator_stage import CHILDREN, Object, OperatorProcess, Stage
 from metrics_token import AUTHORIZATION
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.resource import LEASES
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.life import LEASE

@@ -19,7 +19,7 @@ from vdi.doctor.examine import examine
 from vdi.doctor.snapshot import Scope, Snapshot
 from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 from waiting import wait_until
 

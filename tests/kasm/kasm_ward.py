@@ -18,7 +18,7 @@ from vdi.doctor.kasm import Kasm
 from vdi.doctor.redact import redact
 from vdi.doctor.snapshot import Scope, Snapshot, load, save
 from vdi.findings.model import Finding, roots
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 from waiting import wait_until
 

@@ -62,7 +62,7 @@ class KubeConnection:
     def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
         """Open a client, do the work, close it. Errors of the API come out as `CliError`, in words."""
         from vdi.cli.api_errors import in_words
-        from vdi.kube.config import load_config
+        from vdi.kube.config_loading import load_config
         from vdi.kube.errors import KubeError
         from vdi.kube.transport import Client
 

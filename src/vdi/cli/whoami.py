@@ -12,7 +12,7 @@ from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
 from vdi.cli.session.target import with_backend
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
 

@@ -10,7 +10,7 @@ from vdi.gateway.serve import run_process
 from vdi.gateway.settings import read_settings
 from vdi.gateway.store.base import DatabaseUrlError
 from vdi.gateway.store.migrations import UnknownRevisionError
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import KubeError
 from vdi.operator.logs import set_up_logging
 from vdi.operator.variables import SettingsError

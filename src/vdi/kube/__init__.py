@@ -2,7 +2,8 @@
 
 from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock, SystemClock
-from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.config import ClusterConfig
+from vdi.kube.config_loading import load_config
 from vdi.kube.events import EventRecorder
 from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import HasMetadata, ObjectReference

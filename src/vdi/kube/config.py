@@ -1,16 +1,11 @@
-"""Where the cluster is and who we are to it: kubeconfig, or the service account of the pod we run in."""
+"""Where the cluster is and who we are to it."""
 
-import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdi.kube.errors import ConfigError
-from vdi.kube.http import url_host
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where every pod finds its token, CA and namespace (kubernetes.io: Accessing the API from a Pod)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,49 +58,3 @@ def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
         pair.touch(mode=0o600)
         pair.write_bytes(cert.rstrip() + b"\n" + key)
         context.load_cert_chain(pair)
-
-
-def load_config(kubeconfig: Path | None = None, context: str | None = None) -> ClusterConfig:
-    """Find the cluster: the file given, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
-
-    Raises ConfigError, which says what was looked at and what is missing. A context asked for is never looked for in
-    the service account.
-    """
-    if kubeconfig is not None:
-        files = [kubeconfig]
-    else:
-        files = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    if not files:
-        if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            return _in_cluster()
-        standard = Path.home() / ".kube" / "config"
-        if not standard.exists():
-            raise ConfigError(
-                f"no cluster: $KUBECONFIG is not set, this is not a pod, and there is no {standard}; "
-                "name one with --kubeconfig or $KUBECONFIG"
-            )
-        files = [standard]
-    from vdi.kube.kubeconfig import read_kubeconfig  # only here: a pod needs no YAML
-
-    return read_kubeconfig(files, context)
-
-
-def _in_cluster() -> ClusterConfig:
-    host = os.environ["KUBERNETES_SERVICE_HOST"]
-    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    folder = SERVICE_ACCOUNT
-    try:
-        ca = (folder / "ca.crt").read_bytes()
-        namespace = (folder / "namespace").read_text().strip()
-        (folder / "token").read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"in a pod, but its service account cannot be read: {error} (automountServiceAccountToken: false?)"
-        ) from error
-    return ClusterConfig(
-        server=f"https://{url_host(host)}:{port}",
-        namespace=namespace,
-        source="the pod's service account",
-        ca=ca,
-        token_file=folder / "token",
-    )

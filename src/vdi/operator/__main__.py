@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import KubeError
 from vdi.operator.logs import set_up_logging
 from vdi.operator.main import run_process

@@ -12,7 +12,8 @@ import yaml
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
-from vdi.kube.config import ClusterConfig, load_config
+from vdi.kube.config import ClusterConfig
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import ConfigError, ConnectionFailed
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
