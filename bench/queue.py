@@ -27,9 +27,9 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.queueing import Admission
-from vdi.session.capacity import Volume
+from vdi.session.capacity import PersistentVolume
 from vdi.session.effective import Desktop, resolve
-from vdi.session.observed import Claim, Node, Pod
+from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 from vdi.session.policy import Policy
 
 NODES, GPUS, PEOPLE = 100, 8, 1000
@@ -77,7 +77,9 @@ class World:
             status = {"allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}
             self.caches.nodes.observe(self._made(Node, f"n{node}", labels=labels, status=status))
             volume = {"nodeSelectorTerms": [{"matchExpressions": [_on(f"n{node}")]}]}
-            self.caches.volumes.observe(self._made(Volume, f"v{node}", spec={"nodeAffinity": {"required": volume}}))
+            self.caches.volumes.observe(
+                self._made(PersistentVolume, f"v{node}", spec={"nodeAffinity": {"required": volume}})
+            )
             for gpu in range(GPUS):
                 number = node * GPUS + gpu
                 ends = (datetime.now(UTC) + timedelta(minutes=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -95,8 +97,10 @@ class World:
         made: Pod = self._made(Pod, session.metadata.name, spec=spec, annotations=user, ownerReferences=[owner])
         return made
 
-    def _home(self, number: int) -> Claim:
-        made: Claim = self._made(Claim, f"home-{number}", spec={"volumeName": f"v{number // 10 % NODES}"})
+    def _home(self, number: int) -> PersistentVolumeClaim:
+        made: PersistentVolumeClaim = self._made(
+            PersistentVolumeClaim, f"home-{number}", spec={"volumeName": f"v{number // 10 % NODES}"}
+        )
         return made
 
     def _made(self, kind: type[Any], name: str, **fields: Any) -> Any:
@@ -105,7 +109,7 @@ class World:
         for field in ("labels", "annotations", "ownerReferences"):
             if field in fields:
                 here[field] = fields.pop(field)
-        if kind in (Node, Volume, VDITemplate):
+        if kind in (Node, PersistentVolume, VDITemplate):
             here["namespace"] = ""
         return msgspec.convert({"metadata": here, **fields}, kind)
 

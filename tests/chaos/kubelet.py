@@ -68,7 +68,7 @@ class Kubelet:
         )
 
     def _changed(self, _old: Pod | None, new: Pod | None) -> None:
-        if new is None or new.leaving or not new.spec.node_name or new.status.phase not in ("", "Pending"):
+        if new is None or new.terminating or not new.spec.node_name or new.status.phase not in ("", "Pending"):
             return
         if new.metadata.uid in self._starting:
             return

@@ -12,7 +12,7 @@ from vdi.kube.resource import CLAIMS, VOLUMES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.session.observed import Claim
+from vdi.session.observed import PersistentVolumeClaim
 
 CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CLASS = "local-path"
@@ -25,7 +25,7 @@ class Provisioner:
     def __init__(self, api: Client, namespace: str) -> None:
         self._api = api
         self._namespace = namespace
-        self._claims: Store[Claim] = Store()
+        self._claims: Store[PersistentVolumeClaim] = Store()
         self._tasks: set[asyncio.Task[None]] = set()
         self._made: set[str] = set()
         self._claims.listen(self._changed)
@@ -42,7 +42,7 @@ class Provisioner:
         }
         with suppress(AlreadyExists):
             await self._api.create(CLASSES, body, into=msgspec.Raw)
-        reflector = Reflector(self._api, CLAIMS, Claim, self._claims, namespace=self._namespace)
+        reflector = Reflector(self._api, CLAIMS, PersistentVolumeClaim, self._claims, namespace=self._namespace)
         reflecting = asyncio.create_task(reflector.run())
         try:
             yield
@@ -55,7 +55,7 @@ class Provisioner:
                 with suppress(KubeError):
                     await self._api.delete(VOLUMES, name, into=dict)
 
-    def _changed(self, _old: Claim | None, new: Claim | None) -> None:
+    def _changed(self, _old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
         if new is None or new.status.phase == "Bound":
             return
         name = f"chaos-{new.metadata.uid}"
@@ -65,7 +65,7 @@ class Provisioner:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _provide(self, name: str, claim: Claim) -> None:
+    async def _provide(self, name: str, claim: PersistentVolumeClaim) -> None:
         meta = claim.metadata
         owner = {"kind": "PersistentVolumeClaim", "namespace": meta.namespace, "name": meta.name, "uid": meta.uid}
         spec: dict[str, Any] = {

@@ -20,7 +20,7 @@ import yaml
 from cluster.helm_tools import CHART
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 
 TESTS = Path(__file__).parents[1]
 NOW, BEFORE, WRONG = "n" * 40, "b" * 40, "w" * 40

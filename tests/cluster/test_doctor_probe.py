@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vdi.doctor.probe.turn import TurnError, allocate
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 from waiting import eventually
 
 SECRET = "n" * 40

@@ -17,7 +17,7 @@ from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person, Role
 from vdi.kube.resource import Resource
 from vdi.operator.kinds import SESSIONS
-from vdi.session.wish import Wish
+from vdi.session.request import SessionRequest
 from waiting import eventually
 
 ALICE, BOB, EVE = (Person(f"{name}@example.com") for name in ("alice", "bob", "eve"))
@@ -38,7 +38,7 @@ async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> No
     async with a_replica(stage, tmp_path) as gateway, stage.operator():
         await eventually(lambda: gateway.world.template(template), "the template is seen")
         actions = gateway.actions
-        made = await actions.start(ALICE, Wish(ALICE.user, template, name="mine", timeout="1h"))
+        made = await actions.start(ALICE, SessionRequest(ALICE.user, template, name="mine", timeout="1h"))
         assert (made.spec.user, made.spec.timeout) == (ALICE.user, "1h")
         await stage.run("mine")
         await actions.extend(ALICE, "mine", "3h")
@@ -74,7 +74,7 @@ async def test_what_the_rules_of_the_kind_refuse_is_told_in_their_words(
     template = await stage.template()
     async with a_replica(stage, tmp_path) as gateway:
         await eventually(lambda: gateway.world.template(template), "the template is seen")
-        wish = Wish(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
+        wish = SessionRequest(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
         with pytest.raises(ActionDenied) as refused:
             await gateway.actions.start(ALICE, wish)
         assert refused.value.code == "Invalid"

@@ -313,7 +313,7 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """How far the nodes are with the image."""
 
     image: Annotated[str, doc("The image that is spoken of.")] = ""
-    wanted: Annotated[int, doc("Nodes that should have it.")] = 0
+    desired: Annotated[int, doc("Nodes that should have it.")] = msgspec.field(name="wanted", default=0)
     ready: Annotated[int, doc("Nodes that have it.")] = 0
     pulling: Annotated[tuple[str, ...], doc("Nodes that are getting it.")] = ()
     failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that could not get it, and why.")] = ()

@@ -97,7 +97,7 @@ def pulled(template: VDITemplate) -> str:
     if progress is None:
         return "not begun"
     failed = f", {len(progress.failed)} failed" if progress.failed else ""
-    return f"{progress.ready}/{progress.wanted} nodes{failed}"
+    return f"{progress.ready}/{progress.desired} nodes{failed}"
 
 
 def _home(home: TemplatePersistence) -> str:
@@ -129,7 +129,7 @@ def _streams(streaming: TemplateStreaming) -> str:
 
 
 def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
-    lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.wanted} nodes have it"]
+    lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.desired} nodes have it"]
     if progress.pulling:
         lines.append(f"  on its way: {', '.join(progress.pulling)}")
     lines += [f"  failed on {each.node}: {each.message or each.reason}" for each in progress.failed]

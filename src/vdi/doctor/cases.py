@@ -14,13 +14,13 @@ from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Remedy
 from vdi.session import naming
 from vdi.session.capacity import PODS, amount
-from vdi.session.capacity_matching import demand_of, read_room
+from vdi.session.capacity_matching import demand_of, read_capacity
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
-from vdi.session.effective import Desktop, Problem, resolve, resolve_home
+from vdi.session.effective import Blocked, Desktop, resolve, resolve_home
 from vdi.session.explain import Explanation, explain
-from vdi.session.observed import Claim, Event, Pod, Route, Service
-from vdi.session.queueing.messages import explain_shortage, find_roomy
+from vdi.session.observed import Event, PersistentVolumeClaim, Pod, Route, Service
+from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 
 
@@ -86,7 +86,7 @@ class Case:
     def pods(self) -> list[Pod]:
         """Its pods that are not leaving, the one that its status names first."""
         named, mine = self.session.status.pod_name, self.snapshot.pods_by_owner.get(self.session.metadata.uid, [])
-        live = [pod for pod in mine if not pod.leaving]
+        live = [pod for pod in mine if not pod.terminating]
         return sorted(live, key=lambda pod: (pod.metadata.name != named, not pod.ready, pod.metadata.name))
 
     @cached_property
@@ -95,7 +95,7 @@ class Case:
         return self.pods[0] if self.pods else None
 
     @cached_property
-    def desktop(self) -> Desktop | Problem | None:
+    def desktop(self) -> Desktop | Blocked | None:
         """What it asks for; None: its template is not there."""
         template, policy = self._template, policy_for(self.snapshot, self.namespace)
         return resolve(self.session, template, policy, home_exists=self.home is not None) if template else None
@@ -105,7 +105,7 @@ class Case:
         return self.snapshot.templates.get(self.session.spec.template)
 
     @cached_property
-    def home(self) -> Claim | None:
+    def home(self) -> PersistentVolumeClaim | None:
         """Its home."""
         name = self.pod.home_claim if self.pod else None
         if name is None and self._template and (home := resolve_home(self.session, self._template)):
@@ -149,10 +149,10 @@ class Case:
         pod = self.pod
         if pod is None or (pod.ready and not self.observed.node_lost):
             return None
-        return explain(self.observed.facts(pod))
+        return explain(self.observed.start_state(pod))
 
     @cached_property
-    def problem(self) -> Problem | None:
+    def problem(self) -> Blocked | None:
         """Why it has no pod: the operator's own words if it has said something, else what it would say."""
         if self.pod is not None or self.resting:
             return None
@@ -162,8 +162,8 @@ class Case:
         if said and self.session.status.observed_generation == self.session.metadata.generation:
             failed = self.session.status.phase == Phase.FAILED
             if not (said.reason in QUEUE_REASONS and self._has_room):
-                return Problem(said.reason, self.session.status.message or said.message, needs_a_person=failed)
-        problem = decide(self.observed, policy_for(self.snapshot, self.namespace), self.snapshot.now).problem
+                return Blocked(said.reason, self.session.status.message or said.message, needs_change=failed)
+        problem = decide(self.observed, policy_for(self.snapshot, self.namespace), self.snapshot.now).blocked
         return problem or self._shortage
 
     @property
@@ -177,7 +177,7 @@ class Case:
         return _waiters(self.snapshot) > mine
 
     @cached_property
-    def _shortage(self) -> Problem | None:
+    def _shortage(self) -> Blocked | None:
         """What there is too little of, by the queue's own reckoning, when the operator does not say."""
         desktop, snapshot = self.desktop, self.snapshot
         if not isinstance(desktop, Desktop) or snapshot.unread_kinds & {"nodes", "pods@all"}:
@@ -194,10 +194,12 @@ class Case:
         demand = demand_of(takes, placement.node_selector.items(), placement.tolerations, pin)
         queue = full_queue(snapshot)
         group = queue.group_of(demand)
-        if any(not room.closed and room.fits(demand.takes) for room in group.rooms.values()):
+        if any(not room.closed and room.fits(demand.takes) for room in group.capacities.values()):
             return None
-        short = explain_shortage(group, queue.rooms, lambda wanted: find_roomy(wanted, queue.rooms.values()))
-        return Problem(short.reason, f"There is no room for it: {short.words}.", needs_a_person=short.hopeless)
+        short = explain_shortage(
+            group, queue.capacities, lambda wanted: find_fitting(wanted, queue.capacities.values())
+        )
+        return Blocked(short.reason, f"There is no room for it: {short.words}.", needs_change=short.hopeless)
 
     @property
     def related_objects(self) -> list[str]:
@@ -232,14 +234,14 @@ def full_queue(snapshot: Snapshot) -> Queue:
     """The room that there is, and what is taken of it."""
     queue = Queue()
     for node in snapshot.nodes.values():
-        queue.set_room(read_room(node))
+        queue.set_node(read_capacity(node))
     for pod in snapshot.pods:
         if pod.spec.node_name and pod.status.phase not in ("Succeeded", "Failed"):
-            queue.place(pod.metadata.uid, pod.spec.node_name, pod.spec.takes, lasting=True, now=0)
+            queue.bind(pod.metadata.uid, pod.spec.node_name, pod.spec.takes, foreign=True, now=0)
     return queue
 
 
-def pinned_nodes(snapshot: Snapshot, claim: Claim) -> list[str]:
+def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
     """The names of nodes that a volume is tied to, whether or not they are there."""
     volume = snapshot.volumes.get(claim.spec.volume_name)
     terms = volume.pin if volume else ()

@@ -34,7 +34,7 @@ def pods_of(snapshot: Snapshot, deployment: Deployment) -> list[Pod]:
         if wanted
         and pod.metadata.namespace == deployment.namespace
         and wanted.items() <= dict(pod.metadata.labels).items()
-        and not pod.leaving
+        and not pod.terminating
     ]
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.capacity import Volume
-from vdi.session.observed import Claim, Event, Node, Pod
+from vdi.session.capacity import PersistentVolume
+from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod
 from vdi.session.times import parse_time
 
 Raw = Mapping[str, Any]
@@ -146,15 +146,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return found
 
     @cached_property
-    def claims(self) -> dict[tuple[str, str], Claim]:
+    def claims(self) -> dict[tuple[str, str], PersistentVolumeClaim]:
         """By namespace and name."""
-        found = self._decoded("persistentvolumeclaims", Claim)
+        found = self._decoded("persistentvolumeclaims", PersistentVolumeClaim)
         return {(one.metadata.namespace, one.metadata.name): one for one in found}
 
     @cached_property
-    def volumes(self) -> dict[str, Volume]:
+    def volumes(self) -> dict[str, PersistentVolume]:
         """By name."""
-        return {one.metadata.name: one for one in self._decoded("persistentvolumes", Volume)}
+        return {one.metadata.name: one for one in self._decoded("persistentvolumes", PersistentVolume)}
 
     @cached_property
     def events(self) -> dict[tuple[str, str, str], list[Event]]:

@@ -33,9 +33,9 @@ from vdi.operator.kinds import SESSIONS
 from vdi.session.lifetime import is_capped, run_length
 from vdi.session.naming import home_claim_name
 from vdi.session.observed import RESTARTED_AT
+from vdi.session.request import SessionRequest
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
-from vdi.session.wish import Wish
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Actions:
         self._room = Room(client=client, world=world, shared=shared, limits=limits, usage=usage, clock=clock)
         self._starter = Starter(client, world, self._room, settings)
 
-    async def start(self, person: Person, wish: Wish) -> VDISession:
+    async def start(self, person: Person, wish: SessionRequest) -> VDISession:
         """A new desktop. `wish.user` other than the person's own, and `wish.priority`, are for administrators."""
         async with self._counted("start", wish.name or ""):
             async with self._refusal_written(person, "start", wish.name or "", {"template": wish.template}):

@@ -25,8 +25,8 @@ from vdi.kube.errors import AlreadyExists, Invalid
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
-from vdi.session.effective import Problem, resolve
-from vdi.session.wish import Wish, generated_name, manifest
+from vdi.session.effective import Blocked, resolve
+from vdi.session.request import SessionRequest, build_session, generate_name
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Room:
 class Start:
     """A start that rights and template allow, under a name that is free as far as is known."""
 
-    wish: Wish
+    wish: SessionRequest
     """With its name."""
     template: VDITemplate
     gpus: int
@@ -145,7 +145,7 @@ class Starter:
         self._room = room
         self._settings = settings
 
-    def plan(self, person: Person, wish: Wish) -> Start:
+    def plan(self, person: Person, wish: SessionRequest) -> Start:
         """What would be made. Raises ActionDenied."""
         user = normal_user(wish.user)
         wish = replace(wish, user=user)
@@ -162,13 +162,13 @@ class Starter:
             raise ActionDenied("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.", field)
         template = self._template(person, wish.template)
         named = replace(wish, name=wish.name or self._free_name(wish))
-        session = msgspec.convert(manifest(named, self._settings.namespace, template), VDISession)
+        session = msgspec.convert(build_session(named, self._settings.namespace, template), VDISession)
         if session.spec.hostname == self._settings.portal_label:
             raise ActionDenied(
                 "Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another."
             )
         problem = resolve(session, template, self._settings.policy)
-        if isinstance(problem, Problem):
+        if isinstance(problem, Blocked):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
             raise ActionDenied(code, problem.message)
         return Start(named, template, limits.gpus_of(session, template))
@@ -188,9 +188,9 @@ class Starter:
         words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
         raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
 
-    def _free_name(self, wish: Wish) -> str:
+    def _free_name(self, wish: SessionRequest) -> str:
         """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
-        stem = generated_name(wish.user, wish.template)
+        stem = generate_name(wish.user, wish.template)
         for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))):
             there = self._world.session(name)
             if there is None:
@@ -200,7 +200,7 @@ class Starter:
 
     async def _create(self, start: Start) -> VDISession:
         namespace, wish = self._settings.namespace, start.wish
-        body = manifest(wish, namespace, start.template)
+        body = build_session(wish, namespace, start.template)
         try:
             made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
         except AlreadyExists:
@@ -213,7 +213,7 @@ class Starter:
         return made
 
 
-def _refuse_a_second(there: VDISession, wish: Wish) -> None:
+def _refuse_a_second(there: VDISession, wish: SessionRequest) -> None:
     """Raise ActionDenied if `there`, which has the name, is this user's own."""
     name = there.metadata.name
     if not same_user(there.spec.user, wish.user):

@@ -22,7 +22,7 @@ from vdi.gateway.edge.headers import Hosts, is_foreign
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import msgspec
 
 from vdi.api.meta import OwnerReference
-from vdi.session.observed import ChildMeta, Claim, ContainerStatus, Event, PodCondition
+from vdi.session.observed import ChildMeta, ContainerStatus, Event, PersistentVolumeClaim, PodCondition
 
 
 class PodStatus(msgspec.Struct, rename="camel", frozen=True):
@@ -85,7 +85,7 @@ class NamespaceSnapshot(NamedTuple):
     """The objects of one namespace."""
 
     pods: list[Pod]
-    claims: list[Claim]
+    claims: list[PersistentVolumeClaim]
     jobs: list[Job]
     services: list[Service]
     events: list[Event]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from vdi.helm.snapshot import Job, NamespaceSnapshot, Pod, Service
-from vdi.session.observed import ChildMeta, Claim, ContainerStatus, Event
+from vdi.session.observed import ChildMeta, ContainerStatus, Event, PersistentVolumeClaim
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
 
@@ -166,7 +166,7 @@ def _unmade(events: Iterable[Event], began: str) -> Iterator[Pending]:
             yield Pending(name, "PodsRefused", f"Its pods are refused: {first_line(event.note)}")
 
 
-def _claim(claim: Claim, events: list[Event]) -> Pending | None:
+def _claim(claim: PersistentVolumeClaim, events: list[Event]) -> Pending | None:
     name = f"persistentvolumeclaim/{claim.metadata.namespace}/{claim.metadata.name}"
     if claim.status.phase == "Lost":
         return Pending(name, "VolumeLost", "Its volume is gone.")

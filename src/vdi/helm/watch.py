@@ -20,7 +20,7 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import CLAIMS, EVENTS, JOBS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
-from vdi.session.observed import Claim, Event
+from vdi.session.observed import Event, PersistentVolumeClaim
 from vdi.session.times import format_time
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Watch:
         return NamespaceSnapshot(
             *await asyncio.gather(
                 self._list(PODS, namespace, Pod),
-                self._list(CLAIMS, namespace, Claim),
+                self._list(CLAIMS, namespace, PersistentVolumeClaim),
                 self._list(JOBS, namespace, Job),
                 self._list(SERVICES, namespace, Service),
                 self._list(EVENTS, namespace, Event),

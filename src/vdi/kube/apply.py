@@ -42,8 +42,8 @@ class Applier(Generic[T]):
         self._settled: dict[str, FieldOwnership] = {}
         store.listen(self._drop)
 
-    async def ensure(self, wanted: Mapping[str, Any]) -> T:
-        """Make the object as `wanted` (complete: apiVersion, kind, metadata, ...) and return it as it then is.
+    async def ensure(self, desired: Mapping[str, Any]) -> T:
+        """Make the object as `desired` (complete: apiVersion, kind, metadata, ...) and return it as it then is.
 
         POST when the store has none, nothing when it is as wanted, server-side apply otherwise (changed wish or
         drift). One that is being deleted is returned as it is, and nothing is sent: its removal will call.
@@ -51,39 +51,39 @@ class Applier(Generic[T]):
         An object of this name that we did not know of is taken over by server-side apply. Who must not take over a
         stranger's puts a controller ownerReference into the wish: the server refuses a second one (Invalid).
         """
-        metadata = wanted["metadata"]
+        metadata = desired["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         observed = self.store.get(namespace, name)
         if observed is None:
             try:
-                return await self.create(wanted)
+                return await self.create(desired)
             except AlreadyExists:  # our POST of which we never saw the answer, or a store that lags behind
-                return await self._apply(namespace, name, self._marked(wanted))
-        if self.is_as_wanted(observed, wanted):
+                return await self._apply(namespace, name, self._marked(desired))
+        if self.is_as_desired(observed, desired):
             return observed
-        body, mark = self._marked(wanted), self.store.mark_of(observed)
-        if mark is not None and mark.hash == hash_of(wanted):
+        body, mark = self._marked(desired), self.store.mark_of(observed)
+        if mark is not None and mark.hash == hash_of(desired):
             log.info("%s %s/%s was changed by somebody else: repaired", self.resource.kind, namespace, name)
         elif mark is not None and mark.posted:
             await self._hand_over(namespace, name)
         return await self._apply(namespace, name, body)
 
-    def is_as_wanted(self, observed: T, wanted: Mapping[str, Any]) -> bool:
+    def is_as_desired(self, observed: T, desired: Mapping[str, Any]) -> bool:
         """Whether `ensure` would send nothing for this object, which the store has."""
         if self._marks is None or observed.metadata.deletion_timestamp is not None:
             return True
         mark = self.store.mark_of(observed)
-        if mark is None or mark.hash != hash_of(wanted):
+        if mark is None or mark.hash != hash_of(desired):
             return False
         uid = observed.metadata.uid
-        if mark != self._settled.get(uid) and not owns_all(mark, self._marked(wanted)):
+        if mark != self._settled.get(uid) and not owns_all(mark, self._marked(desired)):
             return False
         self._settled[uid] = mark
         return True
 
-    async def create(self, wanted: Mapping[str, Any]) -> T:
+    async def create(self, desired: Mapping[str, Any]) -> T:
         """Make the object; AlreadyExists when there is one of this name."""
-        namespace, body = wanted["metadata"].get("namespace"), self._marked(wanted)
+        namespace, body = desired["metadata"].get("namespace"), self._marked(desired)
         return self._take(await self._client.create(self.resource, body, namespace=namespace, into=msgspec.Raw))
 
     async def delete(self, observed: T, *, grace_seconds: int | None = None) -> bool:
@@ -115,12 +115,12 @@ class Applier(Generic[T]):
         self.store.remember(left)
         return False
 
-    def _marked(self, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _marked(self, desired: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._marks is None:
-            return wanted
-        metadata = wanted["metadata"]
-        annotations = {**metadata.get("annotations", {}), self._marks.annotation: hash_of(wanted)}
-        return {**wanted, "metadata": {**metadata, "annotations": annotations}}
+            return desired
+        metadata = desired["metadata"]
+        annotations = {**metadata.get("annotations", {}), self._marks.annotation: hash_of(desired)}
+        return {**desired, "metadata": {**metadata, "annotations": annotations}}
 
     async def _apply(self, namespace: str, name: str, body: Mapping[str, Any]) -> T:
         answer = await self._client.apply(self.resource, name, body, namespace=namespace or None, into=msgspec.Raw)

@@ -172,15 +172,15 @@ class FieldOwnershipReader:
         return shape
 
 
-def hash_of(wanted: Mapping[str, Any]) -> str:
+def hash_of(desired: Mapping[str, Any]) -> str:
     """A short hash of a wish; the order of its keys does not matter."""
-    return sha256(msgspec.json.encode(wanted, order="deterministic")).hexdigest()[:16]
+    return sha256(msgspec.json.encode(desired, order="deterministic")).hexdigest()[:16]
 
 
-def owns_all(mark: FieldOwnership, wanted: Mapping[str, Any]) -> bool:
-    """Whether every field of `wanted` is among those that are ours."""
-    content = {name: value for name, value in wanted.items() if name not in ("apiVersion", "kind", "metadata")}
-    metadata = {name: value for name, value in wanted["metadata"].items() if name not in ("name", "namespace")}
+def owns_all(mark: FieldOwnership, desired: Mapping[str, Any]) -> bool:
+    """Whether every field of `desired` is among those that are ours."""
+    content = {name: value for name, value in desired.items() if name not in ("apiVersion", "kind", "metadata")}
+    metadata = {name: value for name, value in desired["metadata"].items() if name not in ("name", "namespace")}
     return _covers(_tree(mark.fields) or None, {**content, "metadata": metadata})
 
 
@@ -219,7 +219,7 @@ def _element(tree: Tree, item: Any) -> Tree | None:
         if name.startswith("k:") and isinstance(item, dict):
             keys = msgspec.json.decode(name[2:])
             # A key that the wish leaves out has the server's default there (a port's protocol).
-            if all(key == "uid" or item.get(key, wanted) == wanted for key, wanted in keys.items()):
+            if all(key == "uid" or item.get(key, desired) == desired for key, desired in keys.items()):
                 return below  # type: ignore[no-any-return]
         elif name.startswith("v:") and msgspec.json.decode(name[2:]) == item:
             return below  # type: ignore[no-any-return]

@@ -26,7 +26,7 @@ from vdi.kube.http import HttpError, url_host
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller, Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
-from vdi.session.activity import Activity, idle_timeout, judge_idle, next_poll, poll_interval
+from vdi.session.activity import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval
 from vdi.session.conditions import IDLE
 from vdi.session.lifetime import started_at
 from vdi.session.naming import secret_name
@@ -179,18 +179,18 @@ class Agents:
         now = self._clock.now()
         known.failures = 0
         known.activity = report.as_activity(now, known.activity)
-        verdict = judge_idle(
+        idle = evaluate_idle(
             started=started_at(session, pod) or now,
             activity=known.activity,
             timeout=timeout,
             warned_at=_warned_at(session),
             now=now,
         )
-        if verdict is None:  # never for a report of this moment
+        if idle is None:  # never for a report of this moment
             return Result(requeue_after=interval.total_seconds())
-        if verdict.warned(now) or _warned_at(session):
+        if idle.warned(now) or _warned_at(session):
             self._sessions.enqueue(key)
-        return Result(requeue_after=next_poll(verdict, timeout, now).total_seconds())
+        return Result(requeue_after=next_poll(idle, timeout, now).total_seconds())
 
     def _not_answered(self, session: VDISession, known: _Known, interval: timedelta, error: AgentError) -> Result:
         """Not idle then; asked ever more seldom. Said once, since somebody counts on the timeout."""

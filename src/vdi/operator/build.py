@@ -14,20 +14,20 @@ from vdi.operator.owned_resources import ForeignObjectError, OwnedResources
 from vdi.operator.ports import Credentials, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
+from vdi.session.api_errors import explain_api_error, is_webhook_down, leftover, name_taken
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
-from vdi.session.decide import Observed, Verdict, host_taken
-from vdi.session.effective import Desktop, Home, Problem
+from vdi.session.decide import Decision, Observed, host_taken
+from vdi.session.effective import Blocked, Desktop, Home
 from vdi.session.hosts import has_label
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pod_name
 from vdi.session.observed import HOLD, Pod, Secret
 from vdi.session.policy import Policy
-from vdi.session.refusal import explain_refusal, is_webhook_down, leftover, name_taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Built:
 
     observed: Observed
     """With the children as they are now."""
-    problem: Problem | None = None
+    blocked: Blocked | None = None
     """Why not all children are there, in words."""
     refused: bool = False
     """The problem is the API server's refusal of a child, or a stranger's object in its place."""
@@ -74,24 +74,24 @@ class Builder:
         try:
             owner = await self._hosts.reserve(session, label)
         except ApiError as failure:
-            problem = _explain(failure, session.metadata.name)
-            if problem is None:
+            blocked = _explain(failure, session.metadata.name)
+            if blocked is None:
                 raise
-            return replace(observed, host=label if has_label(session, label) else "", host_problem=problem)
+            return replace(observed, host=label if has_label(session, label) else "", host_blocked=blocked)
         if owner == session.spec.user:
             return observed
-        return replace(observed, host="", host_problem=host_taken(label))
+        return replace(observed, host="", host_blocked=host_taken(label))
 
-    async def build(self, observed: Observed, verdict: Verdict, *, evictable: bool = False) -> Built:
+    async def build(self, observed: Observed, decision: Decision, *, evictable: bool = False) -> Built:
         """Send what is missing or has drifted. A session that may not start gets nothing.
 
         `evictable`: the pod need not be kept from a drain any more.
         """
-        if verdict.problem:
-            return Built(observed, verdict.problem)
+        if decision.blocked:
+            return Built(observed, decision.blocked)
         session = observed.session
         identity = Identity.of(session)
-        work = self._work(observed, verdict.desktop, identity, evictable=evictable)
+        work = self._work(observed, decision.desktop, identity, evictable=evictable)
         answers = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         made: dict[str, Any] = {}
         failures: dict[str, BaseException] = {}
@@ -123,11 +123,11 @@ class Builder:
             work["secret"] = self._replace_secret(observed.secret, identity)
             desktop = None
         service = build_service(identity=identity)
-        if not owned.services.is_as_wanted(observed.service, service):
+        if not owned.services.is_as_desired(observed.service, service):
             work["service"] = owned.services.ensure(service)
-        if observed.host and not observed.host_problem and self._reservations.take(host, uid):
+        if observed.host and not observed.host_blocked and self._reservations.take(host, uid):
             route = build_route(identity=identity, host=host, policy=self._policy)
-            if not owned.routes.is_as_wanted(observed.route, route):
+            if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
         home = desktop.home if desktop else None
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
@@ -135,7 +135,7 @@ class Builder:
             work["home"] = owned.homes.ensure(build_home(identity=identity, home=home))
         if observed.pod:
             labels = {**identity.labels, HOLD: "false" if evictable else "true"}
-            if not observed.pod.leaving and not labels.items() <= observed.pod.metadata.labels.items():
+            if not observed.pod.terminating and not labels.items() <= observed.pod.metadata.labels.items():
                 work["pod"] = owned.pods.label(observed.pod, labels)
         elif desktop and (home is None or self._may_mount(home, uid)):
             run = run_annotations(session, None)
@@ -161,29 +161,29 @@ class Builder:
 
 
 def _sum_up(observed: Observed, failures: list[BaseException]) -> Built:
-    problem: Problem | None = None
+    blocked: Blocked | None = None
     trouble: Exception | None = None
     for failure in failures:
         if not isinstance(failure, Exception):
             raise failure
         explained = _explain(failure, observed.session.metadata.name)
-        problem = problem or explained
+        blocked = blocked or explained
         trouble = trouble or (failure if explained is None else None)
-    return Built(observed, problem, problem is not None, trouble)
+    return Built(observed, blocked, blocked is not None, trouble)
 
 
-def _explain(failure: Exception, session_name: str) -> Problem | None:
+def _explain(failure: Exception, session_name: str) -> Blocked | None:
     """A refusal in words; None when it is no refusal but trouble (no answer, a conflict, a fault of ours)."""
     if isinstance(failure, ForeignObjectError):
         if failure.owner == session_name:
             return leftover(failure.kind, failure.name)
         return name_taken(failure.kind, failure.name)
     if isinstance(failure, NotFound) and failure.api_missing:
-        return explain_refusal(_kind_in(failure), failure.message, kind_missing=True)
+        return explain_api_error(_kind_in(failure), failure.message, kind_missing=True)
     if isinstance(failure, Forbidden | Invalid) or (
         isinstance(failure, ServerError) and is_webhook_down(failure.message)
     ):
-        return explain_refusal(_kind_in(failure), failure.message)
+        return explain_api_error(_kind_in(failure), failure.message)
     return None
 
 

@@ -18,12 +18,23 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
-from vdi.session.capacity import Volume, Workload
+from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.effective import resolve_home
 from vdi.session.hosts import recorded_label
 from vdi.session.naming import home_claim_name
-from vdi.session.observed import APPLIED_HASH, HOST, Claim, Event, HostReservation, Node, Pod, Route, Secret, Service
+from vdi.session.observed import (
+    APPLIED_HASH,
+    HOST,
+    Event,
+    HostReservation,
+    Node,
+    PersistentVolumeClaim,
+    Pod,
+    Route,
+    Secret,
+    Service,
+)
 
 BY_TEMPLATE = "template"
 BY_HOME = "home"
@@ -40,13 +51,13 @@ class Caches:
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
         self.nodes: Store[Node] = Store(interner=interner)
-        self.volumes: Store[Volume] = Store(interner=interner)
-        self.dependencies: Store[Workload] = Store(interner=interner)
+        self.volumes: Store[PersistentVolume] = Store(interner=interner)
+        self.dependencies: Store[ForeignPod] = Store(interner=interner)
         """Pods in the sessions' namespace that are not ours, as long as they take room."""
-        self.others: Store[Workload] = Store(interner=interner)
+        self.others: Store[ForeignPod] = Store(interner=interner)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
         self.pods: Store[Pod] = Store(interner=interner)
-        self.claims: Store[Claim] = Store(interner=interner)
+        self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)
         # Only these two are repaired when somebody edits them: the others are made once.
         self.services: Store[Service] = Store(marks, interner)
@@ -73,13 +84,13 @@ class Caches:
             Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
             Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
             Reflector(client, NODES, Node, self.nodes, clock=clock),
-            Reflector(client, VOLUMES, Volume, self.volumes, clock=clock),
+            Reflector(client, VOLUMES, PersistentVolume, self.volumes, clock=clock),
             Reflector(
-                client, PODS, Workload, self.dependencies, **here, label_selector=not_mine, field_selector=in_room
+                client, PODS, ForeignPod, self.dependencies, **here, label_selector=not_mine, field_selector=in_room
             ),
-            *([Reflector(client, PODS, Workload, self.others, **elsewhere)] if count_others else []),
+            *([Reflector(client, PODS, ForeignPod, self.others, **elsewhere)] if count_others else []),
             Reflector(client, PODS, Pod, self.pods, **mine),
-            Reflector(client, CLAIMS, Claim, self.claims, **mine),
+            Reflector(client, CLAIMS, PersistentVolumeClaim, self.claims, **mine),
             Reflector(client, SECRETS, Secret, self.secrets, **mine),
             Reflector(client, SERVICES, Service, self.services, **mine),
             Reflector(client, ROUTES, Route, self.routes, **mine),
@@ -92,7 +103,7 @@ class Caches:
         """Whether every store has had a complete list."""
         return all(reflector.synced for reflector in self.reflectors)
 
-    def home_of(self, session: VDISession, template: VDITemplate) -> Claim | None:
+    def home_of(self, session: VDISession, template: VDITemplate) -> PersistentVolumeClaim | None:
         """The claim of the home that this session requests; None while it does not exist."""
         home = resolve_home(session, template)
         return self.claims.get(session.metadata.namespace, home.claim) if home else None

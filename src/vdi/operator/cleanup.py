@@ -44,8 +44,8 @@ class Cleanup:
 
     async def sweep(self, observed: Observed) -> None:
         """Delete pods that should not be: a second one, and one of which a dead node would never report the end."""
-        leaving = [pod for pod in (observed.pod, observed.leaving) if pod and pod.leaving]
-        unwanted = [*observed.strays, *(pod for pod in leaving if _may_be_forced(pod, observed))]
+        terminating = [pod for pod in (observed.pod, observed.terminating) if pod and pod.terminating]
+        unwanted = [*observed.extra_pods, *(pod for pod in terminating if _may_be_forced(pod, observed))]
         if unwanted:
             await asyncio.gather(*(self._delete(pod, observed) for pod in unwanted))
 
@@ -69,10 +69,10 @@ class Cleanup:
 
 def pods_of(observed: Observed) -> list[Pod]:
     """All pods of a session."""
-    return [pod for pod in (observed.pod, observed.leaving, *observed.strays) if pod]
+    return [pod for pod in (observed.pod, observed.terminating, *observed.extra_pods) if pod]
 
 
 def _may_be_forced(pod: Pod, observed: Observed) -> bool:
     """Its node cannot tell that it has ended; if it still runs there, it can at least spoil no volume."""
     on_that_node = observed.node is None or pod.spec.node_name == observed.node.metadata.name
-    return pod.leaving and observed.node_lost and on_that_node and not pod.writes_to
+    return pod.terminating and observed.node_lost and on_that_node and not pod.writes_to

@@ -109,9 +109,9 @@ class Metrics:
                 return
             words = "Desktops of a pool: ready to be taken, starting, and taken by sessions that run."
             desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
-            wanted = GaugeMetricFamily("vdi_pool_wanted", "Desktops that a pool is to keep ready.", labels=["pool"])
+            desired = GaugeMetricFamily("vdi_pool_wanted", "Desktops that a pool is to keep ready.", labels=["pool"])
             for pool in pools():
-                wanted.add_metric([pool.metadata.name], pool.spec.ready)
+                desired.add_metric([pool.metadata.name], pool.spec.ready)
                 status = pool.status
                 for state, number in (
                     ("ready", status.ready),
@@ -120,7 +120,7 @@ class Metrics:
                 ):
                     desktops.add_metric([pool.metadata.name, state], number)
             yield desktops
-            yield wanted
+            yield desired
 
         self._measures["pools"] = measure
 

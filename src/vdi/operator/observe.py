@@ -10,7 +10,7 @@ from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.reservations import Reservations
 from vdi.session import naming
 from vdi.session.activity import Activity
-from vdi.session.decide import Claimant, Observed, find_holder, host_taken
+from vdi.session.decide import Contender, Observed, find_holder, host_taken
 from vdi.session.effective import Desktop, resolve, resolve_home
 from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.observed import Event, Pod
@@ -42,12 +42,12 @@ class Observer:
     def observe(self, session: VDISession) -> Observed:
         """The state of a session. Objects of its children's names that belong to others are not among it."""
         caches, meta = self._caches, session.metadata
-        pod, leaving, strays = self._pods_of(session)
+        pod, terminating, extra_pods = self._pods_of(session)
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))
         route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
         secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
         claim = self._claim_name(session, pod)
-        bound = pod or leaving
+        bound = pod or terminating
         host = self._hosts.label_of(session)
         is_taken = self._is_taken(session, host)
         node = caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
@@ -62,12 +62,12 @@ class Observer:
             events=tuple(self._events(meta.namespace, pod, claim)) if pod and not pod.ready else (),
             node=node,
             node_gone=bound is not None and bool(bound.spec.node_name) and node is None,
-            leaving=leaving,
+            terminating=terminating,
             activity=self._report(meta.uid) if pod else None,
-            strays=strays,
+            extra_pods=extra_pods,
             home_holder=None if pod else self._home_holder(session),
             host="" if is_taken else host,
-            host_problem=host_taken(host) if is_taken else None,
+            host_blocked=host_taken(host) if is_taken else None,
         )
 
     def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:
@@ -79,7 +79,7 @@ class Observer:
         named, uid = session.status.pod_name, session.metadata.uid
         pods = [pod for pod in self._caches.pods.by_owner(uid) if owner_uid(pod) == uid]
         unsaid = not named and self._is_unsaid(uid)
-        given_up = [pod for pod in pods if pod.leaving and pod.metadata.name != named and not unsaid]
+        given_up = [pod for pod in pods if pod.terminating and pod.metadata.name != named and not unsaid]
         live = [pod for pod in pods if pod not in given_up]
         live.sort(
             key=lambda pod: (
@@ -115,7 +115,7 @@ class Observer:
         if len(peers) == 1 and not mounting:
             return None
         reserved = self._reservations.holder(claim)
-        wanting = [_claimant(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer)]
+        wanting = [_contender(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer)]
         return _holder(session, having=mounting, wanting=wanting)
 
     def _is_taken(self, session: VDISession, label: str) -> bool:
@@ -131,7 +131,9 @@ class Observer:
         if not peers:  # the label is made with the key: no other session asks for it
             return False
         reserved, url = self._reservations.holder(host), self._policy.url(host)
-        wanting = [_claimant(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url) for peer in peers]
+        wanting = [
+            _contender(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url) for peer in peers
+        ]
         return _holder(session, having=self._caches.routes.by_index(BY_HOST, host), wanting=wanting) is not None
 
     def _could_start(self, session: VDISession) -> bool:
@@ -147,25 +149,25 @@ class Observer:
         return has_home and not given_up and not self._is_taken(session, self._hosts.label_of(session))
 
 
-def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Claimant]) -> str | None:
+def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Contender]) -> str | None:
     """The name of whoever gets it, if it is not this session."""
-    claimants = list(wanting)
+    contenders = list(wanting)
     for obj in having:
         owner = session_of(obj)
         uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
-        claimants.append(Claimant(uid=uid, name=name, created="", holds=True, leaving=False))
-    mine = [one for one in claimants if one.uid == session.metadata.uid and one.holds]
-    holder = mine[0] if mine else find_holder(claimants)
+        contenders.append(Contender(uid=uid, name=name, created="", holds=True, terminating=False))
+    mine = [one for one in contenders if one.uid == session.metadata.uid and one.holds]
+    holder = mine[0] if mine else find_holder(contenders)
     return holder.name if holder and holder.uid != session.metadata.uid else None
 
 
-def _claimant(session: VDISession, *, holds: bool, first: bool = False) -> Claimant:
+def _contender(session: VDISession, *, holds: bool, first: bool = False) -> Contender:
     """`first`: before all that are older. So a suspended session, which has no route, comes back where it was."""
     meta = session.metadata
-    return Claimant(
+    return Contender(
         uid=meta.uid,
         name=meta.name,
         created="" if first else meta.creation_timestamp,
         holds=holds,
-        leaving=meta.deletion_timestamp is not None,
+        terminating=meta.deletion_timestamp is not None,
     )

@@ -15,7 +15,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.kinds import ROUTES
-from vdi.session.observed import Claim, Pod, Route, Secret, Service
+from vdi.session.observed import PersistentVolumeClaim, Pod, Route, Secret, Service
 
 
 class ForeignObjectError(Exception):
@@ -42,25 +42,25 @@ class OwnedResource(Generic[T]):
         self._into = into
         self._applier = Applier(client, resource, into, store)
 
-    async def ensure(self, wanted: Mapping[str, Any]) -> T:
+    async def ensure(self, desired: Mapping[str, Any]) -> T:
         """Make the object if it is missing, repair it if that is this kind's way; returns it as it then is.
 
         Raises ForeignObjectError, ApiError, ConnectionFailed.
         """
-        metadata = wanted["metadata"]
+        metadata = desired["metadata"]
         present = self.store.get(metadata["namespace"], metadata["name"])
         if present is None:
             try:
-                return await self._applier.create(wanted)
+                return await self._applier.create(desired)
             except AlreadyExists:
                 # Our own POST whose answer was lost, a store that lags, a stripped label, or somebody else's object.
                 present = await self._adopt(metadata)
         self._refuse_foreign(present, metadata)
-        return await self._applier.ensure(wanted)
+        return await self._applier.ensure(desired)
 
-    def is_as_wanted(self, present: T | None, wanted: Mapping[str, Any]) -> bool:
+    def is_as_desired(self, present: T | None, desired: Mapping[str, Any]) -> bool:
         """Whether `ensure` would have nothing to do for this object, the session's own."""
-        return present is not None and self._applier.is_as_wanted(present, wanted)
+        return present is not None and self._applier.is_as_desired(present, desired)
 
     async def label(self, present: T, labels: Mapping[str, str]) -> T:
         """Set these labels of this incarnation; gives it as it then is."""
@@ -122,7 +122,7 @@ class OwnedResources:
 
     def __init__(self, client: Client, caches: Caches) -> None:
         self.pods = OwnedResource(client, PODS, Pod, caches.pods)
-        self.homes = OwnedResource(client, CLAIMS, Claim, caches.claims)
+        self.homes = OwnedResource(client, CLAIMS, PersistentVolumeClaim, caches.claims)
         self.secrets = OwnedResource(client, SECRETS, Secret, caches.secrets)
         self.services = OwnedResource(client, SERVICES, Service, caches.services)
         self.routes = OwnedResource(client, ROUTES, Route, caches.routes)

@@ -12,16 +12,16 @@ from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.pools import Pools
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
+from vdi.session.api_errors import explain_api_error
 from vdi.session.children.identity import PoolIdentity
 from vdi.session.children.pod import build_pool_pod
 from vdi.session.children.secret import build_pool_secret
 from vdi.session.conditions import Reason
-from vdi.session.effective import Desktop, Problem
+from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import pool_pod_name, pool_secret_name
 from vdi.session.observed import Pod, Secret
 from vdi.session.policy import Policy
-from vdi.session.pool import FITS, Plan
-from vdi.session.refusal import explain_refusal
+from vdi.session.pool import FITS, PoolPlan
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ _PASSING = frozenset({Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Rea
 class Room(Protocol):
     """What a pool asks of the queue."""
 
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
 
         There is none as long as somebody waits for it.
@@ -101,18 +101,18 @@ class PoolDesktops:
 
     async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
         meta = pod.metadata
-        wanted = build_pool_secret(
+        desired = build_pool_secret(
             identity=PoolIdentity.of(pool, self._namespace),
             pod=meta.name,
             pod_uid=meta.uid,
             password=self._new_token(),
             agent_token=self._new_token(),
         )
-        await self._secrets.ensure(wanted)
+        await self._secrets.ensure(desired)
 
-    async def make(self, pool: VDIPool, desktop: Desktop, fits: str, step: Plan) -> Problem | None:
+    async def make(self, pool: VDIPool, desktop: Desktop, fits: str, step: PoolPlan) -> Blocked | None:
         """Start what is missing, as far as there is room; why not all, if so."""
-        blocked: Problem | None = None
+        blocked: Blocked | None = None
         names: list[str] = []
         most = min(step.make, AT_ONCE_BESIDE_PEOPLE if self._pools.is_busy else AT_ONCE)
         while blocked is None and len(names) < most:
@@ -120,30 +120,30 @@ class PoolDesktops:
             blocked = self._room.ask_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)
-        if blocked and blocked.reason in _PASSING and not names and not self._is_leaving(pool):
+        if blocked and blocked.reason in _PASSING and not names and not self._has_terminating(pool):
             await self.remove(step.outdated[:1])  # what is left of the old makes room for the new
         answers = await _all(self._make_one(pool, desktop, fits, name) for name in names)
         return next((refusal for refusal in answers if refusal), blocked)
 
-    def _is_leaving(self, pool: VDIPool) -> bool:
+    def _has_terminating(self, pool: VDIPool) -> bool:
         """Whether room is on its way: a desktop has been deleted, and has not ended yet."""
         return any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.metadata.name))
 
-    async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Problem | None:
+    async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Blocked | None:
         identity = PoolIdentity.of(pool, self._namespace)
         port = self._policy.agent_port
-        wanted = build_pool_pod(
+        desired = build_pool_pod(
             identity=identity, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
         )
         try:
-            pod = await self._pods.ensure(wanted)
+            pod = await self._pods.ensure(desired)
         except KubeError as failure:
             if is_uncertain(failure):
                 self._uncertain_creates.add(pool.metadata.name, name)
             else:
                 self._room.withdraw(name)
             if isinstance(failure, Forbidden | Invalid):
-                return explain_refusal("Pod", failure.message)
+                return explain_api_error("Pod", failure.message)
             raise
         await self._give_secret(pool, pod)
         return None

@@ -98,12 +98,12 @@ class Pools:
         if observed.template and (why := self._unserved(observed, desktop, pools[0])):
             self._tell(observed.session, why)
             return None
-        wanted = self._fingerprint(observed.session, desktop)
-        for pod in self._candidates(pools, wanted):
+        desired = self._fingerprint(observed.session, desktop)
+        for pod in self._candidates(pools, desired):
             if not self.take(pod):
                 continue
             try:
-                if claimed := await self._claim(pod, wanted, observed.session, desktop):
+                if claimed := await self._claim(pod, desired, observed.session, desktop):
                     return claimed
             finally:
                 self.let_go(pod)
@@ -196,19 +196,19 @@ class Pools:
         pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
         return sorted(pools, key=lambda pool: pool.metadata.name)
 
-    def _candidates(self, pools: Iterable[VDIPool], wanted: str) -> Iterator[Pod]:
+    def _candidates(self, pools: Iterable[VDIPool], desired: str) -> Iterator[Pod]:
         """The oldest first. Also those of a pool that is being deleted: they had better serve somebody."""
         pods = [pod for pool in pools for pod in self.waiting_in(pool.metadata.name)]
         pods.sort(key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
-        return (pod for pod in pods if can_serve(pod, wanted, self.node_of))
+        return (pod for pod in pods if can_serve(pod, desired, self.node_of))
 
-    async def _claim(self, pod: Pod, wanted: str, session: VDISession, desktop: Desktop) -> Pod | None:
+    async def _claim(self, pod: Pod, desired: str, session: VDISession, desktop: Desktop) -> Pod | None:
         """Patch that very state of the pod. It changes by itself all the time: then look again, and try that state."""
         candidate: Pod | None = pod
         for _ in range(_TRIES):
             if candidate is None or owner_uid(candidate) == session.metadata.uid:
                 return candidate  # ours: a patch whose answer was lost
-            if not can_serve(candidate, wanted, self.node_of):
+            if not can_serve(candidate, desired, self.node_of):
                 return None
             try:
                 return await self._take_over(candidate, session, desktop)

@@ -6,9 +6,9 @@ from typing import Protocol
 from vdi.api.session import QueueStatus, VDISession
 from vdi.session.activity import Activity
 from vdi.session.decide import Observed
-from vdi.session.effective import Desktop, Problem
+from vdi.session.effective import Blocked, Desktop
 from vdi.session.notices import Notice
-from vdi.session.observed import Claim, Pod
+from vdi.session.observed import PersistentVolumeClaim, Pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Credentials:
 class Waiting:
     """There is no room now."""
 
-    problem: Problem
+    blocked: Blocked
     """Why, with a reason of `conditions.QUEUE_REASONS`; makes Admitted False."""
     queue: QueueStatus
 
@@ -31,7 +31,7 @@ class Waiting:
 class Admission(Protocol):
     """Who may have room on which node."""
 
-    def ask(self, session: VDISession, desktop: Desktop, home: Claim | None) -> Waiting | None:
+    def ask(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
 
     def withdraw(self, uid: str) -> None:

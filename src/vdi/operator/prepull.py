@@ -14,11 +14,11 @@ from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 from vdi.operator.caches import BY_SUBJECT, Caches
 from vdi.operator.kinds import TEMPLATES
+from vdi.session.api_errors import explain_api_error
 from vdi.session.children.puller import build_puller
 from vdi.session.observed import Event, Node, Pod
 from vdi.session.policy import Policy
-from vdi.session.prepull import IMAGE_PULLED, PREPULL, Memory, Plan, image_pulled, plan, summarise
-from vdi.session.refusal import explain_refusal
+from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, image_pulled, plan, summarise
 
 _BY_TEMPLATE = "prepull"
 STATUS_PAUSE = 1.0
@@ -36,7 +36,7 @@ class PrePuller:
         self._clock = clock
         self._pods = Applier(client, PODS, Pod, caches.pods)
         caches.pods.add_index(_BY_TEMPLATE, _template_name)
-        self._memories: dict[str, Memory] = {}  # by uid of the template; dropped with it
+        self._memories: dict[str, PullMemory] = {}  # by uid of the template; dropped with it
         self._written: dict[str, float] = {}  # by uid: when we last wrote the status
 
     async def pull(self, template: VDITemplate) -> float | None:
@@ -44,7 +44,7 @@ class PrePuller:
 
         Raises KubeError for what another try may mend; the status is written all the same.
         """
-        memory = self._memories.setdefault(template.metadata.uid, Memory())
+        memory = self._memories.setdefault(template.metadata.uid, PullMemory())
         step = self._plan(template, memory)
         answers = await asyncio.gather(
             self.remove(step.remove),
@@ -84,7 +84,7 @@ class PrePuller:
         self._memories.pop(template.metadata.uid, None)
         self._written.pop(template.metadata.uid, None)
 
-    def _plan(self, template: VDITemplate, memory: Memory) -> Plan:
+    def _plan(self, template: VDITemplate, memory: PullMemory) -> PullPlan:
         pullers = [(pod, self._events(pod)) for pod in self.pullers_of(template.metadata.name)]
         nodes = self._caches.nodes.values()
         return plan(template, nodes, pullers, memory, gpu_resource=self._policy.gpu_resource, now=self._clock.now())
@@ -93,27 +93,27 @@ class PrePuller:
         events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
         return [event for event in events if event.regarding.uid == pod.metadata.uid]
 
-    async def _create(self, template: VDITemplate, node: Node, memory: Memory) -> None:
+    async def _create(self, template: VDITemplate, node: Node, memory: PullMemory) -> None:
         """Make one puller. A refusal (quota, Pod Security) is that node's failure, and is said in the status."""
         try:
             await self._pods.ensure(build_puller(template, node.metadata.name, self._namespace))
         except (Forbidden, Invalid) as refusal:
             words = f"The pod that fetches the image is refused: {refusal.message}"
-            memory.fail(node, explain_refusal("Pod", refusal.message).reason, words, self._clock.now())
+            memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())
 
     async def _tell(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
         """Write the status if it says something new; gives the seconds to wait when it is too soon for a mere note."""
         status, now = template.status, self._clock.now()
-        verdict = image_pulled(template, progress, now)
-        if progress == status.pre_pull and verdict in status.conditions:
+        condition = image_pulled(template, progress, now)
+        if progress == status.pre_pull and condition in status.conditions:
             return None
         uid = template.metadata.uid
         wait = self._written.get(uid, float("-inf")) + STATUS_PAUSE - self._clock.monotonic()
         before = next((one.reason for one in status.conditions if one.type == IMAGE_PULLED), "")
-        if wait > 0 and verdict.reason == before:
+        if wait > 0 and condition.reason == before:
             return wait
         await self._write(
-            template, progress, (*(one for one in status.conditions if one.type != IMAGE_PULLED), verdict)
+            template, progress, (*(one for one in status.conditions if one.type != IMAGE_PULLED), condition)
         )
         self._written[uid] = self._clock.monotonic()
         return None

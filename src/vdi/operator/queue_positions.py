@@ -14,10 +14,10 @@ from vdi.api.session import QueueStatus
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Waiting
-from vdi.session.capacity_matching import Demand, Room
-from vdi.session.effective import Problem
+from vdi.session.capacity_matching import Demand, NodeCapacity
+from vdi.session.effective import Blocked
 from vdi.session.queueing.groups import Group
-from vdi.session.queueing.messages import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
 from vdi.session.queueing.order import PendingSession
 from vdi.session.queueing.queue import Queue
 from vdi.session.times import format_time, parse_time
@@ -58,33 +58,33 @@ class News:
         self._places: dict[str, int] = {}
         self._counted = (-1, 0)  # the queue's changes and the time when places were counted
         self._groups: dict[Demand, _OfGroup] = {}
-        self._endings: dict[str, list[Ending]] = {}
+        self._endings: dict[str, list[ExpectedEnd]] = {}
         self._endings_of = (-1, 0)
-        self._roomy: dict[Demand, list[Room]] = {}
-        self._roomy_of = -1
+        self._fitting: dict[Demand, list[NodeCapacity]] = {}
+        self._fitting_of = -1
 
-    def of(self, waiter: PendingSession, now: int, told: Told | None) -> Told:
+    def of(self, pending: PendingSession, now: int, told: Told | None) -> Told:
         """What holds for one who waits; `told` itself if that is near enough."""
         if self._is_due(*self._counted, now):
             self.count(now)
-        group = self._queue.group_of(waiter.demand)
+        group = self._queue.group_of(pending.demand)
         known = self._of_group(group, now)
-        place = 0 if known.shortage.hopeless else self._places.get(waiter.uid, len(self._queue))
-        slot = known.slots[place - 1] if 0 < place <= len(known.slots) else 0
-        if told and not _differs(told, known.shortage.reason, place, slot, now):
+        position = 0 if known.shortage.hopeless else self._places.get(pending.uid, len(self._queue))
+        slot = known.slots[position - 1] if 0 < position <= len(known.slots) else 0
+        if told and not _differs(told, known.shortage.reason, position, slot, now):
             return told
-        return _tell(known.shortage, place, slot)
+        return _tell(known.shortage, position, slot)
 
     def count(self, now: int) -> None:
         """Put everybody in order."""
-        self._places = {waiter.uid: place for place, waiter in enumerate(self._queue.order(now), 1)}
+        self._places = {pending.uid: position for position, pending in enumerate(self._queue.order(now), 1)}
         self._counted = self._queue.changes, now
         if len(self._groups) > 2 * len(self._queue) + _SHORT:
             self._groups.clear()
 
     def shortage(self, group: Group) -> Shortage:
         """Why nobody of a line can go now."""
-        return explain_shortage(group, self._queue.rooms, self._find_roomy)
+        return explain_shortage(group, self._queue.capacities, self._find_fitting)
 
     def _is_due(self, changes: int, at: int, now: int) -> bool:
         """Whether what was reckoned then is to be reckoned anew: a change counts at once only in a short line."""
@@ -98,60 +98,60 @@ class News:
             known = self._groups[group.demand] = _OfGroup(self._queue.changes, now, shortage, slots)
         return known
 
-    def _find_roomy(self, demand: Demand) -> list[Room]:
+    def _find_fitting(self, demand: Demand) -> list[NodeCapacity]:
         """Lines that differ only in where their homes are share the answer."""
-        if self._roomy_of != self._queue.changes:
-            self._roomy.clear()
-            self._roomy_of = self._queue.changes
+        if self._fitting_of != self._queue.changes:
+            self._fitting.clear()
+            self._fitting_of = self._queue.changes
         anywhere = Demand(demand.takes, demand.selector, demand.tolerances)
-        if anywhere not in self._roomy:
-            self._roomy[anywhere] = find_roomy(anywhere, self._queue.rooms.values())
-        return self._roomy[anywhere]
+        if anywhere not in self._fitting:
+            self._fitting[anywhere] = find_fitting(anywhere, self._queue.capacities.values())
+        return self._fitting[anywhere]
 
-    def _endings_on(self, group: Group, now: int) -> list[Ending]:
+    def _endings_on(self, group: Group, now: int) -> list[ExpectedEnd]:
         """Desktops that run on this line's nodes, the first to end first."""
         if self._is_due(*self._endings_of, now):
             self._endings_of = self._queue.changes, now
             self._endings = self._list_endings()
-        lists = [self._endings[name] for name in group.rooms if name in self._endings]
+        lists = [self._endings[name] for name in group.capacities if name in self._endings]
         return list(merge(*lists, key=_time_of))
 
-    def _list_endings(self) -> dict[str, list[Ending]]:
-        endings: dict[str, list[Ending]] = {}
+    def _list_endings(self) -> dict[str, list[ExpectedEnd]]:
+        endings: dict[str, list[ExpectedEnd]] = {}
         sessions = self._caches.sessions
         ends = {one.metadata.uid: one.status.expires_at for one in sessions.values() if one.status.expires_at}
         for pod in self._caches.pods.values():
             end = ends.get(owner_uid(pod) or "")
             if end and pod.spec.node_name:
-                ending = Ending(_milliseconds(end), pod.spec.node_name, pod.spec.takes)
+                ending = ExpectedEnd(_milliseconds(end), pod.spec.node_name, pod.spec.takes)
                 endings.setdefault(ending.node, []).append(ending)
         for of_node in endings.values():
             of_node.sort(key=_time_of)
         return endings
 
 
-def _differs(told: Told, reason: str, place: int, slot: int, now: int) -> bool:
-    if told.reason != reason or (told.position == 0) != (place == 0) or (told.slot == 0) != (slot == 0):
+def _differs(told: Told, reason: str, position: int, slot: int, now: int) -> bool:
+    if told.reason != reason or (told.position == 0) != (position == 0) or (told.slot == 0) != (slot == 0):
         return True
-    if abs(told.position - place) >= max(1, told.position // 10):
+    if abs(told.position - position) >= max(1, told.position // 10):
         return True
     return abs(told.slot - slot) >= max(_LATER, (told.slot - now) // 10)
 
 
-def _tell(shortage: Shortage, place: int, slot: int) -> Told:
+def _tell(shortage: Shortage, position: int, slot: int) -> Told:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
-    if place:
+    if position:
         by = f" Room is expected by {moment[11:16]} UTC." if moment else ""
-        words = f"Waits for room, number {place} in line: {shortage.words}.{by}"
+        words = f"Waits for room, number {position} in line: {shortage.words}.{by}"
     else:
         words = (
             f"There is no room for this desktop, and none to wait for: {shortage.words}. It starts when that changes."
         )
-    queue = QueueStatus(position=place, reason=shortage.reason, earliest_slot=moment)
-    return Told(Waiting(Problem(shortage.reason, words), queue), place, shortage.reason, slot)
+    queue = QueueStatus(position=position, reason=shortage.reason, earliest_slot=moment)
+    return Told(Waiting(Blocked(shortage.reason, words), queue), position, shortage.reason, slot)
 
 
-def _time_of(ending: Ending) -> int:
+def _time_of(ending: ExpectedEnd) -> int:
     return ending.at
 
 

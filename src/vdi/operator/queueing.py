@@ -20,8 +20,8 @@ from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
 from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
-from vdi.session.effective import Desktop, Problem, resolve
-from vdi.session.observed import Claim, Pod
+from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.observed import PersistentVolumeClaim, Pod
 from vdi.session.policy import Policy
 from vdi.session.queueing.groups import Group
 from vdi.session.queueing.order import PendingSession
@@ -41,7 +41,7 @@ _AT_A_TIME = 100
 
 @dataclass(slots=True)
 class _Granted:
-    waiter: PendingSession
+    pending: PendingSession
     at: int
     fetched: bool = False
 
@@ -67,7 +67,7 @@ class Admission:
         self._clock = clock
         self._on_admitted = on_admitted
         self._queue = Queue(weights)
-        self._ledger = ResourceAccounting(caches, self._queue, clock, on_end=self._keep_room, on_change=self._go)
+        self._ledger = ResourceAccounting(caches, self._queue, clock, on_end=self._keep_capacity, on_change=self._go)
         self._news = News(self._queue, caches)
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}
@@ -75,48 +75,48 @@ class Admission:
         self._yielding: set[str] = set()
         self._began: int | None = None  # when this process began to lead
         self._enqueue: Callable[[SessionKey], None] = lambda _: None
-        self._yield_room: Callable[[Iterable[Pod]], None] = lambda _: None
+        self._yield_capacity: Callable[[Iterable[Pod]], None] = lambda _: None
 
-    def connect(self, enqueue: Callable[[SessionKey], None], yield_room: Callable[[Iterable[Pod]], None]) -> None:
+    def connect(self, enqueue: Callable[[SessionKey], None], yield_capacity: Callable[[Iterable[Pod]], None]) -> None:
         """Whom to tell: sessions whose turn has come, and pools whose desktops stand in a person's way."""
         self._enqueue = enqueue
-        self._yield_room = yield_room
+        self._yield_capacity = yield_capacity
 
-    def ask(self, session: VDISession, desktop: Desktop, home: Claim | None) -> Waiting | None:
+    def ask(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
         self._restore()
         uid, now = session.metadata.uid, milliseconds(self._clock)
-        waiter = self._waiter(session, desktop, home, now)
+        pending = self._pending_session(session, desktop, home, now)
         present = self._granted.get(uid)
-        if present and (present.waiter.demand != waiter.demand or self._queue.node_of(uid) is None):
+        if present and (present.pending.demand != pending.demand or self._queue.node_of(uid) is None):
             self._queue.remove(uid, now)  # it wants something else, or had its pod and needs another
             del self._granted[uid]
         if uid not in self._granted:
             self._keys[uid] = session.metadata.namespace, session.metadata.name
-            self._queue.enter(waiter, now)
+            self._queue.enter(pending, now)
             self._go(asking=uid)
         if granted := self._granted.get(uid):
             if not granted.fetched:
                 granted.fetched = True
-                self._on_admitted(granted.waiter.waited(now) / 1000)
+                self._on_admitted(granted.pending.waited(now) / 1000)
             self._told.pop(uid, None)
             return None
-        return self._tell(waiter, now).waiting
+        return self._tell(pending, now).waiting
 
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
 
         There is none where somebody waits: pools come last.
         """
         self._restore()
         now, demand = milliseconds(self._clock), self._demand(desktop, None)
-        if self._queue.try_place(pod, demand, now) is not None:
+        if self._queue.try_bind(pod, demand, now) is not None:
             return None
         group = self._queue.group_of(demand)
         shortage = self._news.shortage(group)
         if shortage.reason == Reason.RESERVED:
-            return Problem(Reason.RESERVED, "What room there is, is kept for people who wait.")
-        return Problem(shortage.reason, f"There is no room: {shortage.words}.")
+            return Blocked(Reason.RESERVED, "What room there is, is kept for people who wait.")
+        return Blocked(shortage.reason, f"There is no room: {shortage.words}.")
 
     def withdraw(self, uid: str) -> None:
         """The session (or the pool's pod of this name) wants no room any more, or not now."""
@@ -131,7 +131,7 @@ class Admission:
     def waits(self) -> list[float]:
         """How many seconds each of those who wait has waited by now."""
         now = milliseconds(self._clock)
-        return [waiter.waited(now) / 1000 for waiter in self._queue]
+        return [pending.waited(now) / 1000 for pending in self._queue]
 
     async def run(self) -> None:
         """Keep those who wait informed, until cancelled."""
@@ -153,14 +153,14 @@ class Admission:
         if not len(self._queue):
             return
         for grant in self._queue.grant(now):
-            uid = grant.waiter.uid
-            self._granted[uid] = _Granted(grant.waiter, now)
+            uid = grant.pending.uid
+            self._granted[uid] = _Granted(grant.pending, now)
             if uid != asking:
                 self._enqueue(self._keys[uid])
         if self._ledger.spare:
             self._make_pools_yield(now)
 
-    def _keep_room(self, pod: Pod) -> None:
+    def _keep_capacity(self, pod: Pod) -> None:
         """A session whose pod is replaced gets the room again before anybody who waits: its run goes on.
 
         If it does not come for it at once (a loss with a pause, one that is given up), it withdraws.
@@ -175,18 +175,23 @@ class Admission:
         if session.metadata.deletion_timestamp or session.spec.suspended or not isinstance(desktop, Desktop):
             return
         now = milliseconds(self._clock)
-        waiter = self._waiter(session, desktop, home, now)
-        room = self._queue.group_of(waiter.demand).rooms.get(pod.spec.node_name)
-        if room and not room.closed and room.fits(waiter.demand.takes) and self._queue.node_of(owner.uid) is None:
-            self._queue.place(owner.uid, room.name, dict(waiter.demand.takes), user=waiter.user, now=now)
-            self._granted[owner.uid] = _Granted(waiter, now)
+        pending = self._pending_session(session, desktop, home, now)
+        capacity = self._queue.group_of(pending.demand).capacities.get(pod.spec.node_name)
+        if (
+            capacity
+            and not capacity.closed
+            and capacity.fits(pending.demand.takes)
+            and self._queue.node_of(owner.uid) is None
+        ):
+            self._queue.bind(owner.uid, capacity.name, dict(pending.demand.takes), user=pending.user, now=now)
+            self._granted[owner.uid] = _Granted(pending, now)
             self._keys[owner.uid] = session.metadata.namespace, session.metadata.name
 
-    def _tell(self, waiter: PendingSession, now: int) -> Told:
-        told = self._told.get(waiter.uid)
-        news = self._news.of(waiter, now, told)
+    def _tell(self, pending: PendingSession, now: int) -> Told:
+        told = self._told.get(pending.uid)
+        news = self._news.of(pending, now, told)
         if news is not told:
-            self._told[waiter.uid] = news
+            self._told[pending.uid] = news
         return news
 
     async def _inform(self, now: int) -> None:
@@ -194,14 +199,14 @@ class Admission:
         if not len(self._queue):
             return
         self._news.count(now)
-        for number, waiter in enumerate(list(self._queue)):
+        for number, pending in enumerate(list(self._queue)):
             if number % _AT_A_TIME == 0:
                 await asyncio.sleep(0)
-            if self._queue.waiting(waiter.uid) is not waiter:
+            if self._queue.waiting(pending.uid) is not pending:
                 continue  # gone meanwhile
-            told = self._told.get(waiter.uid)
-            if told and self._news.of(waiter, now, told) is not told and waiter.uid in self._keys:
-                self._enqueue(self._keys[waiter.uid])
+            told = self._told.get(pending.uid)
+            if told and self._news.of(pending, now, told) is not told and pending.uid in self._keys:
+                self._enqueue(self._keys[pending.uid])
 
     def _drop_unclaimed(self, now: int) -> None:
         for uid, granted in list(self._granted.items()):
@@ -228,12 +233,14 @@ class Admission:
             desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
             if isinstance(desktop, Desktop):
                 self._keys[meta.uid] = meta.namespace, meta.name
-                self._queue.enter(self._waiter(session, desktop, home, now), now)
+                self._queue.enter(self._pending_session(session, desktop, home, now), now)
         self._go()
 
-    def _waiter(self, session: VDISession, desktop: Desktop, home: Claim | None, now: int) -> PendingSession:
+    def _pending_session(
+        self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None, now: int
+    ) -> PendingSession:
         uid = session.metadata.uid
-        known = self._queue.waiting(uid) or (self._granted[uid].waiter if uid in self._granted else None)
+        known = self._queue.waiting(uid) or (self._granted[uid].pending if uid in self._granted else None)
         return PendingSession(
             uid=uid,
             user=session.spec.user,
@@ -242,7 +249,7 @@ class Admission:
             demand=self._demand(desktop, home),
         )
 
-    def _demand(self, desktop: Desktop, home: Claim | None) -> Demand:
+    def _demand(self, desktop: Desktop, home: PersistentVolumeClaim | None) -> Demand:
         takes = {
             "cpu": amount("cpu", desktop.request_cpu),
             "memory": amount("memory", desktop.request_memory),
@@ -258,15 +265,15 @@ class Admission:
         spare: dict[str, list[Pod]] = {}
         for pod in self._ledger.spare.values():
             node = self._queue.node_of(f"pod/{pod.metadata.uid}")
-            if node in self._queue.rooms:
+            if node in self._queue.capacities:
                 spare.setdefault(node, []).append(pod)
         for pods in spare.values():
             pods.sort(key=lambda pod: pod.metadata.uid not in self._yielding)
-        free = {node: dict(self._queue.rooms[node].free) for node in spare}
-        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.line.first(now))]
+        free = {node: dict(self._queue.capacities[node].free) for node in spare}
+        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
         chosen: list[Pod] = []
         for _, group in sorted(firsts, key=lambda pair: pair[0]):
-            for _ in range(len(group.line)):
+            for _ in range(len(group.queue)):
                 helping = _help(group, spare, free)
                 if not helping:
                     break
@@ -275,15 +282,15 @@ class Admission:
         going = [pod for pod in chosen if pod.metadata.uid not in self._yielding]
         if going:
             self._yielding.update(pod.metadata.uid for pod in going)
-            self._yield_room(going)
+            self._yield_capacity(going)
 
 
 def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, int]]) -> list[Pod]:
     """The desktops of one node whose end makes room for one more of this line; they and the room are taken."""
     takes = group.demand.takes
     for node, pods in spare.items():
-        room = group.rooms.get(node)
-        if room is None or room.closed:
+        capacity = group.capacities.get(node)
+        if capacity is None or capacity.closed:
             continue
         left, chosen = dict(free[node]), []
         for pod in pods:
@@ -309,8 +316,8 @@ def _waiting_since(session: VDISession, now: int, began: int) -> int:
     status = session.status
     for condition in status.conditions:
         if condition.type == ADMITTED and condition.reason in QUEUE_REASONS and condition.last_transition_time:
-            place = status.queue.position if status.queue else 0
-            return _milliseconds(condition.last_transition_time) + min(place, 999)
+            bind = status.queue.position if status.queue else 0
+            return _milliseconds(condition.last_transition_time) + min(bind, 999)
     if not status.conditions and session.metadata.creation_timestamp:
         made = _milliseconds(session.metadata.creation_timestamp)
         return made if made < began - 1000 else now

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from vdi.kube.clock import Clock
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import session_of
-from vdi.session.capacity import Term, Workload
-from vdi.session.capacity_matching import Demand, demand_of, read_room
+from vdi.session.capacity import ForeignPod, NodeSelectorTerm
+from vdi.session.capacity_matching import Demand, demand_of, read_capacity
 from vdi.session.children.identity import USER_ANNOTATION
-from vdi.session.observed import Claim, Node, Pod
+from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 from vdi.session.pool import is_waiting
 from vdi.session.queueing.queue import Queue
 
@@ -44,7 +44,7 @@ class ResourceAccounting:
         self._clock = clock
         self._on_end = on_end
         self._on_change = on_change
-        self._unplaced: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
+        self._unassigned: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
         caches.nodes.listen(self._node_changed)
         caches.pods.listen(self._pod_changed)
         caches.dependencies.listen(self._workload_changed)
@@ -52,10 +52,10 @@ class ResourceAccounting:
 
     def settle(self) -> None:
         """Reckon those pods that nobody knew a place for with what is known now."""
-        for pod in list(self._unplaced.values()):
-            self._take_in(pod)
+        for pod in list(self._unassigned.values()):
+            self._account_for(pod)
 
-    def pin_of(self, claim: Claim | None) -> tuple[Term, ...]:
+    def pin_of(self, claim: PersistentVolumeClaim | None) -> tuple[NodeSelectorTerm, ...]:
         """The nodes that a home can be reached from; empty: all, or not known since there is no volume yet."""
         volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
         return volume.pin if volume else ()
@@ -63,20 +63,20 @@ class ResourceAccounting:
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         if new is None:
             if old is not None:
-                self._queue.drop_room(old.metadata.name)
+                self._queue.remove_node(old.metadata.name)
                 self._on_change()
         elif old is None or _capacity(old) != _capacity(new):
             try:
-                self._queue.set_room(read_room(new))
+                self._queue.set_node(read_capacity(new))
             except ValueError as why:
                 log.error("node %s is left out of the reckoning: %s", new.metadata.name, why)
-                self._queue.drop_room(new.metadata.name)
+                self._queue.remove_node(new.metadata.name)
             self._on_change()
 
-    def _workload_changed(self, old: Workload | None, new: Workload | None) -> None:
+    def _workload_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
         now = milliseconds(self._clock)
         if new is not None:
-            self._queue.place(_id(new), new.spec.node_name, new.spec.takes, lasting=True, now=now)
+            self._queue.bind(_id(new), new.spec.node_name, new.spec.takes, foreign=True, now=now)
         elif old is not None:
             self._queue.remove(_id(old), now)
         self._on_change()
@@ -85,7 +85,7 @@ class ResourceAccounting:
         if old and new and not is_waiting(new) and _room_of(old) == _room_of(new):
             return  # it starts, it is ready: it takes what it took
         if new is not None:
-            self._take_in(new)
+            self._account_for(new)
         elif old is not None:
             self._forget(old)
             self._on_end(old)
@@ -93,10 +93,10 @@ class ResourceAccounting:
 
     def _forget(self, pod: Pod) -> None:
         self.spare.pop(pod.metadata.uid, None)
-        self._unplaced.pop(pod.metadata.uid, None)
+        self._unassigned.pop(pod.metadata.uid, None)
         self._queue.remove(_id(pod), milliseconds(self._clock))
 
-    def _take_in(self, pod: Pod) -> None:
+    def _account_for(self, pod: Pod) -> None:
         if pod.status.phase in _ENDED:
             self._forget(pod)
             return
@@ -109,11 +109,11 @@ class ResourceAccounting:
         else:
             self.spare.pop(uid, None)
         if pod.spec.node_name:
-            queue.place(_id(pod), pod.spec.node_name, pod.spec.takes, user=user, now=now)
-        elif not queue.reckon(_id(pod), self._demand(pod), pod.spec.takes, user=user, granted=granted, now=now):
-            self._unplaced[uid] = pod
+            queue.bind(_id(pod), pod.spec.node_name, pod.spec.takes, user=user, now=now)
+        elif not queue.assume(_id(pod), self._demand(pod), pod.spec.takes, user=user, granted=granted, now=now):
+            self._unassigned[uid] = pod
             return
-        self._unplaced.pop(uid, None)
+        self._unassigned.pop(uid, None)
         if granted:
             queue.remove(granted, now)
             queue.leave(granted, now)
@@ -124,7 +124,7 @@ class ResourceAccounting:
         return demand_of(spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim))
 
 
-def _id(pod: Pod | Workload) -> str:
+def _id(pod: Pod | ForeignPod) -> str:
     return f"pod/{pod.metadata.uid}"
 
 

@@ -32,19 +32,19 @@ class StatusWriter:
         self._unsaid: dict[str, float] = {}
 
     async def write(
-        self, session: VDISession, wanted: SessionStatus, *, at_once: bool = False
+        self, session: VDISession, desired: SessionStatus, *, at_once: bool = False
     ) -> tuple[VDISession, float | None]:
         """Patch what has changed, if anything; gives the session as it is now, and the seconds until a note is due.
 
         `at_once`: what is done next needs the status to be written.
         """
-        wait = 0.0 if at_once else self._wait(session, wanted)
+        wait = 0.0 if at_once else self._wait(session, desired)
         if wait is None:
             return session, None
         if wait > 0:
             return session, wait
         meta = session.metadata
-        changes = difference(session.status, wanted)
+        changes = difference(session.status, desired)
         if not changes:
             return session, None
         patch = {"metadata": {"uid": meta.uid}, "status": changes}
@@ -74,17 +74,17 @@ class StatusWriter:
         self._written.pop(uid, None)
         self._unsaid.pop(uid, None)
 
-    def _wait(self, session: VDISession, wanted: SessionStatus) -> float | None:
+    def _wait(self, session: VDISession, desired: SessionStatus) -> float | None:
         """Seconds until this may be written; None: it says nothing new."""
         before, uid, now = session.status, session.metadata.uid, self._clock.monotonic()
-        if before.last_activity_time != wanted.last_activity_time:  # changes all the time: goes with the next one
-            before = msgspec.structs.replace(before, last_activity_time=wanted.last_activity_time)
-        if before == wanted:
+        if before.last_activity_time != desired.last_activity_time:  # changes all the time: goes with the next one
+            before = msgspec.structs.replace(before, last_activity_time=desired.last_activity_time)
+        if before == desired:
             self._unsaid.pop(uid, None)
             return None
-        if wanted.phase == Phase.CREATING and (wait := self.hold(session)) is not None:
+        if desired.phase == Phase.CREATING and (wait := self.hold(session)) is not None:
             return wait
-        if _is_news(before, wanted):
+        if _is_news(before, desired):
             return 0.0
         return self._written.get(uid, float("-inf")) + PROGRESS_PAUSE - now
 

@@ -10,7 +10,7 @@ from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of
 from vdi.operator.owned_resources import session_of
 from vdi.operator.status import START_PAUSE
 from vdi.session.naming import reserved_label
-from vdi.session.observed import Claim, Event, HostReservation, Node, Pod, Route
+from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route
 
 BY_NODE = "node"
 """Index of pods, by the node that they are bound to."""
@@ -91,7 +91,7 @@ class WatchHandlers:
             for pod in self._caches.pods.by_index(BY_NODE, current.metadata.name):
                 self._child_changed(None, pod)
 
-    def _claim_changed(self, old: Claim | None, new: Claim | None) -> None:
+    def _claim_changed(self, old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
         self._child_changed(old, new)
         if current := new or old:
             self._wake(self._caches.sessions.by_index(BY_HOME, current.metadata.name))
@@ -132,7 +132,7 @@ def _service_of(node: Node) -> tuple[bool, bool]:
 
 def _is_progress(old: Pod, new: Pod) -> bool:
     """A pod that was on its way and still is: what has changed is at most worth a sentence."""
-    on_its_way = old.status.phase == new.status.phase == "Pending" and not old.leaving and not new.leaving
+    on_its_way = old.status.phase == new.status.phase == "Pending" and not old.terminating and not new.terminating
     return on_its_way and session_of(old) == session_of(new)
 
 

@@ -197,7 +197,7 @@ def _assemble_pools(
     )
     controller = parts.controller("pool", pool_controller.reconcile, workers=2)
     pool_controller.listen(controller.enqueue_after, sessions.enqueue)
-    admission.connect(sessions.enqueue, pool_controller.yield_room)
+    admission.connect(sessions.enqueue, pool_controller.yield_capacity)
     parts.metrics.watch_pools(parts.caches.pools.values)
     return controller
 

@@ -94,7 +94,7 @@ def last_activity(started: datetime, activity: Activity | None) -> datetime:
     return max(started, activity.last_input, activity.last_connect or started)
 
 
-def judge_idle(
+def evaluate_idle(
     *, started: datetime, activity: Activity | None, timeout: timedelta, warned_at: datetime | None, now: datetime
 ) -> Idle | None:
     """The verdict on a run that began at `started`; None: it cannot be asked, so it is not idle.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.template import IdleAction, TimeoutAction
-from vdi.session.activity import Idle, idle_timeout, judge_idle
+from vdi.session.activity import Idle, evaluate_idle, idle_timeout
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, Reason
 from vdi.session.decide import Observed
 from vdi.session.lifetime import expires_at, is_capped, lifecycle_of, run_length, started_at, warned_at
@@ -30,13 +30,13 @@ class Alert:
 
 def find_alerts(observed: Observed, policy: Policy, now: datetime) -> tuple[Alert, ...]:
     """All alerts that hold for a desktop that runs."""
-    if observed.pod is None or observed.pod.leaving or observed.session.spec.suspended:
+    if observed.pod is None or observed.pod.terminating or observed.session.spec.suspended:
         return ()
     found = (_expiring(observed, policy, now), _idle(observed, now), _draining(observed, policy, now))
     return tuple(one for one in found if one)
 
 
-def idle_verdict(observed: Observed, now: datetime) -> Idle | None:
+def find_idle(observed: Observed, now: datetime) -> Idle | None:
     """Since when a desktop is idle; None: it runs not, is not to be asked, or cannot be asked."""
     session = observed.session
     timeout = idle_timeout(session, observed.template)
@@ -44,7 +44,7 @@ def idle_verdict(observed: Observed, now: datetime) -> Idle | None:
     if timeout is None or started is None or observed.pod is None or not observed.pod.ready:
         return None
     since = _since(observed, IDLE)
-    return judge_idle(started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now)
+    return evaluate_idle(started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now)
 
 
 def evictable_at(observed: Observed, policy: Policy) -> datetime | None:
@@ -68,7 +68,7 @@ def _expiring(observed: Observed, policy: Policy, now: datetime) -> Alert | None
 
 
 def _idle(observed: Observed, now: datetime) -> Alert | None:
-    idle = idle_verdict(observed, now)
+    idle = find_idle(observed, now)
     if idle is None or not idle.warned(now):
         return None
     what = describe_end(lifecycle_of(observed.template).on_idle)

@@ -29,7 +29,7 @@ def amounts(quantities: Mapping[str, str]) -> dict[str, int]:
     return {resource: amount(resource, quantity) for resource, quantity in quantities.items()}
 
 
-class Requirements(msgspec.Struct, gc=False):
+class ResourceRequirements(msgspec.Struct, gc=False):
     """`resources` of a container or of a pod."""
 
     requests: dict[str, str] = {}
@@ -39,7 +39,7 @@ class Requirements(msgspec.Struct, gc=False):
 class Container(msgspec.Struct, rename="camel", gc=False):
     """A container, as far as it takes room."""
 
-    resources: Requirements = msgspec.field(default_factory=Requirements)
+    resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
     restart_policy: str = ""
 
 
@@ -50,7 +50,7 @@ class PodResources(msgspec.Struct, rename="camel", gc=False):
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     overhead: dict[str, str] = {}
-    resources: Requirements = msgspec.field(default_factory=Requirements)
+    resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
     takes: dict[str, int] = {}
     """Not Kubernetes': what the pod takes of a node. Shared by all pods that take the same; never changed."""
 
@@ -62,7 +62,7 @@ class PodResources(msgspec.Struct, rename="camel", gc=False):
         self.resources = _NONE
 
 
-_NONE = Requirements()
+_NONE = ResourceRequirements()
 _KNOWN = 4096
 _known_takes: dict[bytes, dict[str, int]] = {}
 """What pods take, by what they ask for. Lives as long as the process, and begins anew when it has grown: few differ."""
@@ -107,7 +107,7 @@ def _sum_up(spec: PodResources) -> dict[str, int]:
     return total
 
 
-def _requests(given: Requirements) -> dict[str, int]:
+def _requests(given: ResourceRequirements) -> dict[str, int]:
     return amounts({**given.limits, **given.requests})
 
 
@@ -131,14 +131,14 @@ class NamedMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
         return ()
 
 
-class Workload(msgspec.Struct, gc=False):
+class ForeignPod(msgspec.Struct, gc=False):
     """Anybody else's pod that is on a node and has not ended."""
 
     metadata: NamedMeta
     spec: PodResources = msgspec.field(default_factory=PodResources)
 
 
-class Expression(msgspec.Struct, rename="camel", gc=False, frozen=True):
+class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=True):
     """`matchExpressions[]` or `matchFields[]` of a node selector."""
 
     key: str
@@ -169,11 +169,11 @@ class Expression(msgspec.Struct, rename="camel", gc=False, frozen=True):
         return here > there if self.operator == "Gt" else here < there
 
 
-class Term(msgspec.Struct, rename="camel", gc=False, frozen=True):
+class NodeSelectorTerm(msgspec.Struct, rename="camel", gc=False, frozen=True):
     """One of several `nodeSelectorTerms`: all of its expressions must hold. Without any it means no node."""
 
-    match_expressions: tuple[Expression, ...] = ()
-    match_fields: tuple[Expression, ...] = ()
+    match_expressions: tuple[NodeSelectorRequirement, ...] = ()
+    match_fields: tuple[NodeSelectorRequirement, ...] = ()
 
     def means(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether the node of this name and these labels is meant."""
@@ -187,7 +187,7 @@ class Term(msgspec.Struct, rename="camel", gc=False, frozen=True):
 class NodeSelector(msgspec.Struct, rename="camel", gc=False):
     """A node is meant by any of the terms."""
 
-    node_selector_terms: tuple[Term, ...] = ()
+    node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
 
 
 class VolumeAffinity(msgspec.Struct, gc=False):
@@ -196,25 +196,25 @@ class VolumeAffinity(msgspec.Struct, gc=False):
     required: NodeSelector | None = None
 
 
-class VolumeSpec(msgspec.Struct, rename="camel", gc=False):
+class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
     """`spec` of a PersistentVolume."""
 
     node_affinity: VolumeAffinity | None = None
 
 
-class Volume(msgspec.Struct, gc=False):
+class PersistentVolume(msgspec.Struct, gc=False):
     """A PersistentVolume, as far as it is tied to nodes."""
 
     metadata: NamedMeta
-    spec: VolumeSpec = msgspec.field(default_factory=VolumeSpec)
+    spec: PersistentVolumeSpec = msgspec.field(default_factory=PersistentVolumeSpec)
 
     @property
-    def pin(self) -> tuple[Term, ...]:
+    def pin(self) -> tuple[NodeSelectorTerm, ...]:
         """The nodes from which it can be reached, by any of these; empty: from every node."""
         affinity = self.spec.node_affinity
         return affinity.required.node_selector_terms if affinity and affinity.required else ()
 
 
-def means_any(terms: Iterable[Term], name: str, labels: Mapping[str, str]) -> bool:
+def matches_any(terms: Iterable[NodeSelectorTerm], name: str, labels: Mapping[str, str]) -> bool:
     """Whether one of the terms means this node."""
     return any(term.means(name, labels) for term in terms)

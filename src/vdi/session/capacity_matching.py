@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vdi.api.template import Toleration
-from vdi.session.capacity import Amounts, Term, amounts, means_any
+from vdi.session.capacity import Amounts, NodeSelectorTerm, amounts, matches_any
 from vdi.session.observed import Node, Taint
 
 _OF_CONDITION = "node.kubernetes.io/"
@@ -43,7 +43,7 @@ class Demand:
     """Amounts by resource, sorted; without zeros."""
     selector: tuple[tuple[str, str], ...] = ()
     tolerances: tuple[Tolerance, ...] = ()
-    pin: tuple[Term, ...] = ()
+    pin: tuple[NodeSelectorTerm, ...] = ()
     """The nodes that the home can be reached from; empty: all."""
 
 
@@ -51,7 +51,7 @@ def demand_of(
     takes: Amounts,
     selector: Iterable[tuple[str, str]] = (),
     tolerations: Iterable[Toleration] = (),
-    pin: tuple[Term, ...] = (),
+    pin: tuple[NodeSelectorTerm, ...] = (),
 ) -> Demand:
     """A demand, in its one spelling."""
     return Demand(
@@ -63,7 +63,7 @@ def demand_of(
 
 
 @dataclass(slots=True)
-class Room:
+class NodeCapacity:
     """One node: what it has, and what is left of it."""
 
     name: str
@@ -72,9 +72,9 @@ class Room:
     """Those that keep pods away and are not of its state."""
     closed: str
     """Why it takes no pods now, in words; empty: it does."""
-    has: dict[str, int]
+    allocatable: dict[str, int]
     free: dict[str, int]
-    lasting: dict[str, int] = field(default_factory=dict)
+    foreign: dict[str, int] = field(default_factory=dict)
     """What is taken by others than desktops: nobody knows when it ends."""
 
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
@@ -85,9 +85,9 @@ class Room:
                 return False
         return True
 
-    def could_hold(self, takes: Iterable[tuple[str, int]]) -> bool:
+    def could_fit(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether it is large enough, were it empty."""
-        return all(self.has.get(name, 0) >= number for name, number in takes)
+        return all(self.allocatable.get(name, 0) >= number for name, number in takes)
 
     def take(self, takes: Amounts, sign: int) -> None:
         """Something comes (1) or goes (-1)."""
@@ -96,17 +96,17 @@ class Room:
             free[name] = free.get(name, 0) - sign * number
 
 
-def read_room(node: Node) -> Room:
+def read_capacity(node: Node) -> NodeCapacity:
     """An empty node. Raises ValueError when its allocatable resources are no quantities."""
-    has = amounts(node.status.allocatable)
+    allocatable = amounts(node.status.allocatable)
     keeping = [one for one in node.spec.taints if one.effect in _KEEPS_AWAY]
-    return Room(
+    return NodeCapacity(
         name=node.metadata.name,
         labels=node.metadata.labels,
         taints=tuple(one for one in keeping if not one.key.startswith(_OF_CONDITION)),
         closed=_why_closed(node, [one.key for one in keeping if one.key.startswith(_OF_CONDITION)]),
-        has=has,
-        free=dict(has),
+        allocatable=allocatable,
+        free=dict(allocatable),
     )
 
 
@@ -120,14 +120,14 @@ def _why_closed(node: Node, taints: list[str]) -> str:
     return ", ".join(key.removeprefix(_OF_CONDITION) for key in taints)
 
 
-def is_placed(demand: Demand, room: Room) -> bool:
+def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
     """Whether the placement allows this node: labels and taints. Its state and the home are another matter."""
-    labels = room.labels
+    labels = capacity.labels
     if any(labels.get(key) != value for key, value in demand.selector):
         return False
-    return all(any(one.covers(taint) for one in demand.tolerances) for taint in room.taints)
+    return all(any(one.covers(taint) for one in demand.tolerances) for taint in capacity.taints)
 
 
-def is_home(demand: Demand, room: Room) -> bool:
+def reaches_home(demand: Demand, capacity: NodeCapacity) -> bool:
     """Whether the home can be reached from this node."""
-    return not demand.pin or means_any(demand.pin, room.name, room.labels)
+    return not demand.pin or matches_any(demand.pin, capacity.name, capacity.labels)

@@ -16,10 +16,10 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.activity import Activity
 from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
-from vdi.session.effective import Desktop, Problem, resolve
-from vdi.session.explain import Facts, explain
-from vdi.session.failures import failure_problem
-from vdi.session.observed import Claim, Event, Node, Pod, Route, Secret, Service
+from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.explain import StartState, explain
+from vdi.session.failures import find_failure_block
+from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 from vdi.session.policy import Policy
 
 
@@ -30,7 +30,7 @@ class Observed:
     session: VDISession
     template: VDITemplate | None = None
     pod: Pod | None = None
-    home: Claim | None = None
+    home: PersistentVolumeClaim | None = None
     service: Service | None = None
     route: Route | None = None
     secret: Secret | None = None
@@ -39,17 +39,17 @@ class Observed:
     """The node that the pod, or the one that leaves, is bound to."""
     node_gone: bool = False
     """There is no such node any more."""
-    leaving: Pod | None = None
+    terminating: Pod | None = None
     """A pod that we have deleted and that has not ended yet: before that, there is no other one."""
     activity: Activity | None = None
     """What the desktop's agent said last; None: it cannot be asked."""
-    strays: tuple[Pod, ...] = ()
+    extra_pods: tuple[Pod, ...] = ()
     """Further pods of this session, which must not be: a session has one."""
     home_holder: str | None = None
     """Name of another session that has the home of this user and template."""
     host: str = ""
     """Label of the host that the session is to have; empty: it has none, or that is not known."""
-    host_problem: Problem | None = None
+    host_blocked: Blocked | None = None
     """Why it cannot have the host that it requests."""
 
     @property
@@ -57,21 +57,21 @@ class Observed:
         """Whether the pod is on a node that does not answer, or is gone."""
         return self.node_gone or (self.node is not None and not self.node.ready)
 
-    def facts(self, pod: Pod) -> Facts:
+    def start_state(self, pod: Pod) -> StartState:
         """What explains the state of this session's pod."""
-        return Facts(pod, self.home, self.events, self.node, self.node_lost)
+        return StartState(pod, self.home, self.events, self.node, self.node_lost)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """`desktop`: what to build or complete (None: cannot be known, or may not be); `problem`: why it may not be."""
+class Decision:
+    """`desktop`: what to build or complete (None: cannot be known, or may not be); `blocked`: why it may not be."""
 
     desktop: Desktop | None = None
-    problem: Problem | None = None
+    blocked: Blocked | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Claimant:
+class Contender:
     """One of several sessions that want the same thing, of which only one can have it."""
 
     uid: str
@@ -80,85 +80,85 @@ class Claimant:
     """Empty: before all others."""
     holds: bool
     """It has the thing already (its pod mounts the home, its route has the host, or both are being made)."""
-    leaving: bool
+    terminating: bool
     """It is being deleted."""
 
 
-def find_holder(claimants: Iterable[Claimant]) -> Claimant | None:
+def find_holder(contenders: Iterable[Contender]) -> Contender | None:
     """Who gets it: whoever has it, else the oldest that stays. Every session comes to the same answer."""
-    candidates = [one for one in claimants if one.holds or not one.leaving]
+    candidates = [one for one in contenders if one.holds or not one.terminating]
     return min(candidates, key=lambda one: (not one.holds, one.created, one.uid), default=None)
 
 
-def decide(observed: Observed, policy: Policy, now: datetime) -> Verdict:
+def decide(observed: Observed, policy: Policy, now: datetime) -> Decision:
     """The verdict on a session that is neither being deleted nor suspended."""
     session, template, pod = observed.session, observed.template, observed.pod
     if pod and (observed.home or pod.home_claim is None):
-        return Verdict()  # nothing is missing
+        return Decision()  # nothing is missing
     resolved = (
         resolve(session, template, policy, home_exists=observed.home is not None)
         if template
         else _template_missing(session.spec.template)
     )
     if pod:
-        return Verdict(desktop=resolved if isinstance(resolved, Desktop) else None)
-    if isinstance(resolved, Problem):
-        return Verdict(problem=resolved)
-    if observed.host_problem:
-        return Verdict(problem=observed.host_problem)
+        return Decision(desktop=resolved if isinstance(resolved, Desktop) else None)
+    if isinstance(resolved, Blocked):
+        return Decision(blocked=resolved)
+    if observed.host_blocked:
+        return Decision(blocked=observed.host_blocked)
     if observed.home_holder and resolved.home and resolved.home.retain:
-        return Verdict(problem=_home_in_use(session, observed.home_holder))
-    problem = _lost_home(observed) or _not_again_yet(observed, now)
-    return Verdict(problem=problem) if problem else Verdict(desktop=resolved)
+        return Decision(blocked=_home_in_use(session, observed.home_holder))
+    blocked = _lost_home(observed) or _not_again_yet(observed, now)
+    return Decision(blocked=blocked) if blocked else Decision(desktop=resolved)
 
 
-def _lost_home(observed: Observed) -> Problem | None:
+def _lost_home(observed: Observed) -> Blocked | None:
     home = observed.home
     if home is None:
         return None
     name = home.metadata.name
     if home.metadata.deletion_timestamp:
         words = f"The home volume {name!r} is being deleted; the desktop starts with a new one when it is gone."
-        return Problem(Reason.HOME_LEAVING, words, condition=HOME_BOUND)
+        return Blocked(Reason.HOME_LEAVING, words, condition=HOME_BOUND)
     if home.status.phase == "Lost":
         words = (
             f"The volume of the home {name!r} is gone; its claim is lost. An administrator brings the volume back, or "
             f"deletes the claim (kubectl delete pvc {name}): then the desktop starts with an empty home."
         )
-        return Problem(Reason.HOME_LOST, words, condition=HOME_BOUND, needs_a_person=True)
+        return Blocked(Reason.HOME_LOST, words, condition=HOME_BOUND, needs_change=True)
     return None
 
 
-def _not_again_yet(observed: Observed, now: datetime) -> Problem | None:
+def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
     """The desktop was there already, and what became of it keeps it from coming back, or not yet."""
-    leaving = observed.leaving
-    if leaving and observed.node_lost:
-        answer = explain(observed.facts(leaving))
-        return Problem(answer.code, answer.sentence, condition=POD_READY)
-    if problem := failure_problem(observed.session, observed.template, now):
-        return problem
-    if leaving:
-        node = f"node {leaving.spec.node_name}" if leaving.spec.node_name else "Kubernetes"
+    terminating = observed.terminating
+    if terminating and observed.node_lost:
+        explanation = explain(observed.start_state(terminating))
+        return Blocked(explanation.code, explanation.sentence, condition=POD_READY)
+    if blocked := find_failure_block(observed.session, observed.template, now):
+        return blocked
+    if terminating:
+        node = f"node {terminating.spec.node_name}" if terminating.spec.node_name else "Kubernetes"
         words = f"The desktop is started again when {node} has stopped the one before."
-        return Problem(Reason.POD_STOPPING, words, condition=POD_READY)
+        return Blocked(Reason.POD_STOPPING, words, condition=POD_READY)
     return None
 
 
-def host_taken(label: str) -> Problem:
+def host_taken(label: str) -> Blocked:
     """Another session has the host, or another person owns its name. The message does not say who."""
-    return Problem(Reason.HOST_TAKEN, f"The host name `{label}` is not available. Choose another `spec.hostname`.")
+    return Blocked(Reason.HOST_TAKEN, f"The host name `{label}` is not available. Choose another `spec.hostname`.")
 
 
-def _template_missing(name: str) -> Problem:
-    return Problem(
+def _template_missing(name: str) -> Blocked:
+    return Blocked(
         Reason.TEMPLATE_NOT_FOUND,
         f"There is no template {name!r}; the session starts by itself when it appears.",
         condition=TEMPLATE_FOUND,
     )
 
 
-def _home_in_use(session: VDISession, holder: str) -> Problem:
-    return Problem(
+def _home_in_use(session: VDISession, holder: str) -> Blocked:
+    return Blocked(
         Reason.HOME_IN_USE,
         f"The home of {session.spec.user} for the template {session.spec.template!r} is in use by "
         f"the session {holder!r}; this one starts when that one is gone.",

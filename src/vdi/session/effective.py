@@ -38,7 +38,7 @@ _ASSUMED_MEMORY = SessionResources().memory
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Blocked:
     """Why a session cannot have its desktop now."""
 
     reason: str
@@ -47,7 +47,7 @@ class Problem:
     """A sentence for the person who waits."""
     condition: str = ADMITTED
     """The condition that it makes False."""
-    needs_a_person: bool = False
+    needs_change: bool = False
     """True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending)."""
     queue: QueueStatus | None = None
     """Where the session stands in the queue, when it waits for room."""
@@ -90,23 +90,23 @@ class Desktop:
 
 def resolve(
     session: VDISession, template: VDITemplate, policy: Policy, *, home_exists: bool = False
-) -> Desktop | Problem:
+) -> Desktop | Blocked:
     """The desktop that this session asks for and its template allows; a Problem when it asks for what cannot be.
 
     `home_exists`: the home's claim is there. It keeps its size, so the requested size is not checked against the limit.
     """
-    wish = session.spec.resources
+    requested = session.spec.resources
     offer = template.spec.resources
-    cpu = wish.cpu if wish and wish.cpu is not None else offer.default_cpu
-    memory = wish.memory if wish else offer.default_memory
-    gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
+    cpu = requested.cpu if requested and requested.cpu is not None else offer.default_cpu
+    memory = requested.memory if requested else offer.default_memory
+    gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
     home = resolve_home(session, template)
 
-    problem = _refused_host(session, policy) or _first_problem(
+    blocked = _refused_host(session, policy) or _find_blocked(
         session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home, home_exists=home_exists
     )
-    if problem:
-        return problem
+    if blocked:
+        return blocked
     return Desktop(
         image=template.spec.image,
         template_revision=str(template.metadata.generation),
@@ -130,28 +130,31 @@ def resolve(
 
 def resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
     """The home that this session is to have, if any."""
-    wish = session.spec.persistence or SessionPersistence()
+    requested = session.spec.persistence or SessionPersistence()
     offer = template.spec.persistence
-    if not (offer.enabled if wish.enabled is None else wish.enabled):
+    if not (offer.enabled if requested.enabled is None else requested.enabled):
         return None
     claim = home_claim_name(
-        session_name=session.metadata.name, user=session.spec.user, template=session.spec.template, retain=wish.retain
+        session_name=session.metadata.name,
+        user=session.spec.user,
+        template=session.spec.template,
+        retain=requested.retain,
     )
     return Home(
         claim=claim,
-        size=wish.size or offer.size,
-        storage_class=wish.storage_class or offer.storage_class,
+        size=requested.size or offer.size,
+        storage_class=requested.storage_class or offer.storage_class,
         mount_path=offer.mount_path,
-        retain=wish.retain,
+        retain=requested.retain,
     )
 
 
-def _refused_host(session: VDISession, policy: Policy) -> Problem | None:
+def _refused_host(session: VDISession, policy: Policy) -> Blocked | None:
     why = refuse_hostname(session, policy)
-    return Problem(Reason.INVALID_SESSION, f"spec.hostname: {why}.", needs_a_person=True) if why else None
+    return Blocked(Reason.INVALID_SESSION, f"spec.hostname: {why}.", needs_change=True) if why else None
 
 
-def _first_problem(
+def _find_blocked(
     spec: SessionSpec,
     template: VDITemplate,
     *,
@@ -160,30 +163,32 @@ def _first_problem(
     gpu: int,
     home: Home | None,
     home_exists: bool,
-) -> Problem | None:
+) -> Blocked | None:
     """Every problem of the worst kind in one sentence each, so that one edit can mend them all."""
     name = template.metadata.name
     of_session = list(_invalid_session(spec))
     if of_session:
-        return Problem(Reason.INVALID_SESSION, _sentences(of_session), needs_a_person=True)
+        return Blocked(Reason.INVALID_SESSION, _sentences(of_session), needs_change=True)
     of_template = list(_invalid_template(template, gpu=gpu, home=home))
     if of_template:
         message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
-        return Problem(Reason.INVALID_TEMPLATE, message, needs_a_person=True)
+        return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
     over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu))
     if home and not home_exists:
         over += _home_over_limit(template, home.size)
     if over:
-        return Problem(Reason.OVER_LIMIT, _sentences(over), needs_a_person=True)
+        return Blocked(Reason.OVER_LIMIT, _sentences(over), needs_change=True)
     return None
 
 
 def _invalid_session(spec: SessionSpec) -> Iterator[str]:
-    wish, home = spec.resources, spec.persistence
-    yield from _not_quantities({"spec.resources.memory": wish.memory, "spec.resources.cpu": wish.cpu} if wish else {})
+    requested, home = spec.resources, spec.persistence
+    yield from _not_quantities(
+        {"spec.resources.memory": requested.memory, "spec.resources.cpu": requested.cpu} if requested else {}
+    )
     yield from _not_quantities({"spec.persistence.size": home.size} if home else {})
-    if wish and wish.gpu < 1:
-        yield f"spec.resources.gpu: {wish.gpu} is not allowed; it is 1 or more"
+    if requested and requested.gpu < 1:
+        yield f"spec.resources.gpu: {requested.gpu} is not allowed; it is 1 or more"
     try:
         parse_duration(spec.timeout)
     except ValueError as why:
@@ -237,11 +242,11 @@ def _over_limit(offer: TemplateResources, template: str, *, cpu: str, memory: st
         "memory": (memory, offer.default_memory if offer.max_memory is None else offer.max_memory),
         "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
     }
-    for field, (wanted, most) in maxima.items():
-        if parse_quantity(wanted) > parse_quantity(most):
-            assumed = field == "memory" and wanted == _ASSUMED_MEMORY
-            hint = f" ({wanted} holds where spec.resources names no memory)" if assumed else ""
-            yield f"spec.resources.{field}: {wanted} is more than the {most} that template {template!r} allows{hint}"
+    for field, (desired, most) in maxima.items():
+        if parse_quantity(desired) > parse_quantity(most):
+            assumed = field == "memory" and desired == _ASSUMED_MEMORY
+            hint = f" ({desired} holds where spec.resources names no memory)" if assumed else ""
+            yield f"spec.resources.{field}: {desired} is more than the {most} that template {template!r} allows{hint}"
 
 
 def _home_over_limit(template: VDITemplate, size: str) -> Iterator[str]:

@@ -7,14 +7,14 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction
-from vdi.session.alerts import clock_time, idle_verdict
+from vdi.session.alerts import clock_time, find_idle
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 from vdi.session.failures import (
     Loss,
     count_loss,
-    failure_problem,
+    find_failure_block,
     find_loss,
     home_bound_at,
     is_given_up,
@@ -54,7 +54,7 @@ class Removal:
 
     session: VDISession
     """With the loss counted in its status, which has to be written before the pod is deleted."""
-    problem: Problem
+    blocked: Blocked
     """Why, and what comes next."""
 
 
@@ -67,7 +67,7 @@ def find_ending(observed: Observed, policy: Policy, now: datetime) -> Ending | N
     if is_over(session, template, pod, policy, now):
         action = lifecycle.on_timeout
         return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, policy, suspends=_suspends(action)))
-    idle = idle_verdict(observed, now)
+    idle = find_idle(observed, now)
     if idle and idle.over(now):
         suspends = _suspends(lifecycle.on_idle)
         message = f"Nobody has used this desktop since {clock_time(idle.since)}"
@@ -79,14 +79,14 @@ def find_ending(observed: Observed, policy: Policy, now: datetime) -> Ending | N
 def find_removal(observed: Observed, now: datetime) -> Removal | None:
     """Whether the pod has to go: its loss is known already, it is to be started again, or it is lost."""
     session, pod = observed.session, observed.pod
-    if pod is None or pod.leaving:
+    if pod is None or pod.terminating:
         return None
     if is_given_up(session, pod):
         return _removal(observed, session.status.failures, now)
-    wanted = session.metadata.annotations.get(RESTARTED_AT, "")
-    if wanted and wanted != pod.metadata.annotations.get(RESTARTED_AT, ""):
-        words = f"The desktop is being started again, as asked for at {wanted}."
-        return Removal(_with_start(session, pod), Problem(Reason.RESTARTING, words, condition=POD_READY))
+    desired = session.metadata.annotations.get(RESTARTED_AT, "")
+    if desired and desired != pod.metadata.annotations.get(RESTARTED_AT, ""):
+        words = f"The desktop is being started again, as asked for at {desired}."
+        return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
     loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
     return after_loss(observed, loss, now) if loss else None
 
@@ -99,9 +99,9 @@ def after_loss(observed: Observed, loss: Loss, now: datetime) -> Removal:
 def _removal(observed: Observed, failures: FailureStatus | None, now: datetime) -> Removal:
     session = _with_start(observed.session, observed.pod)
     counted = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
-    problem = failure_problem(counted, observed.template, now)
+    blocked = find_failure_block(counted, observed.template, now)
     # None: the pause is over already, or the loss was counted for a spec that has been edited since.
-    return Removal(counted, problem or Problem(Reason.RESTARTING, "The desktop is started again.", condition=POD_READY))
+    return Removal(counted, blocked or Blocked(Reason.RESTARTING, "The desktop is started again.", condition=POD_READY))
 
 
 def _with_start(session: VDISession, pod: Pod | None) -> VDISession:

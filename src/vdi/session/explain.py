@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vdi.session.conditions import Reason
-from vdi.session.observed import Claim, ContainerStatus, Event, Node, Pod
+from vdi.session.observed import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
 
@@ -28,11 +28,11 @@ PASSING = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class StartState:
     """What is known of one start."""
 
     pod: Pod
-    claim: Claim | None = None
+    claim: PersistentVolumeClaim | None = None
     events: tuple[Event, ...] = ()
     node: Node | None = None
     node_lost: bool = False
@@ -54,19 +54,19 @@ class Explanation(NamedTuple):
     """False: an ordinary step of a start."""
 
 
-Rule = Callable[[Facts], Explanation | None]
+Rule = Callable[[StartState], Explanation | None]
 
 
-def explain(facts: Facts) -> Explanation:
+def explain(start: StartState) -> Explanation:
     """Why this pod is not ready. The last rule always answers."""
-    return next(answer for rule in RULES if (answer := rule(facts)))
+    return next(explanation for rule in RULES if (explanation := rule(start)))
 
 
-def _pod_failed(facts: Facts) -> Explanation | None:
-    status = facts.pod.status
+def _pod_failed(start: StartState) -> Explanation | None:
+    status = start.pod.status
     if status.phase not in ("Failed", "Succeeded"):
         return None
-    node = facts.pod.spec.node_name or "its node"
+    node = start.pod.spec.node_name or "its node"
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
     if status.reason == "Evicted":
         return Explanation(Reason.EVICTED, f"{node} ran short of resources and put the desktop out{detail}.")
@@ -75,13 +75,13 @@ def _pod_failed(facts: Facts) -> Explanation | None:
     return Explanation(Reason.POD_FAILED, f"The desktop's pod ended for good: {status.reason or status.phase}{detail}.")
 
 
-def _node_lost(facts: Facts) -> Explanation | None:
+def _node_lost(start: StartState) -> Explanation | None:
     """A desktop that writes to a volume is not started a second time before it is known that the first has ended."""
-    pod, node = facts.pod, facts.pod.spec.node_name
-    if not facts.node_lost or not node:
+    pod, node = start.pod, start.pod.spec.node_name
+    if not start.node_lost or not node:
         return None
-    what = f"The node {node} does not answer" if facts.node else f"The node {node} is gone"
-    if not pod.leaving:
+    what = f"The node {node} does not answer" if start.node else f"The node {node} is gone"
+    if not pod.terminating:
         return Explanation(
             Reason.NODE_LOST, f"{what}; if it stays so, Kubernetes gives the desktop up after some minutes."
         )
@@ -95,18 +95,18 @@ def _node_lost(facts: Facts) -> Explanation | None:
     )
 
 
-def _pod_leaving(facts: Facts) -> Explanation | None:
-    if not facts.pod.leaving:
+def _pod_terminating(start: StartState) -> Explanation | None:
+    if not start.pod.terminating:
         return None
-    evicted = facts.pod.condition("DisruptionTarget")
+    evicted = start.pod.condition("DisruptionTarget")
     if evicted and evicted.status == "True":
         why = evicted.message.strip().rstrip(".") or evicted.reason
-        return Explanation(Reason.EVICTED, f"The desktop has to leave {facts.pod.spec.node_name or 'its node'}: {why}.")
+        return Explanation(Reason.EVICTED, f"The desktop has to leave {start.pod.spec.node_name or 'its node'}: {why}.")
     return Explanation(Reason.POD_STOPPING, "The desktop's pod is being removed; a new one follows.", stuck=False)
 
 
-def _out_of_memory(facts: Facts) -> Explanation | None:
-    desktop = facts.pod.desktop
+def _out_of_memory(start: StartState) -> Explanation | None:
+    desktop = start.pod.desktop
     ended = desktop and (desktop.state.terminated or desktop.last_state.terminated)
     if not ended or ended.reason != "OOMKilled":
         return None
@@ -116,12 +116,12 @@ def _out_of_memory(facts: Facts) -> Explanation | None:
     )
 
 
-def _image(facts: Facts) -> Explanation | None:
-    desktop, reason, message = _waiting(facts)
+def _image(start: StartState) -> Explanation | None:
+    desktop, reason, message = _waiting(start)
     if desktop is None or reason not in IMAGE_REASONS:
         return None
     if reason == "ImagePullBackOff":  # its own message only says that it backs off; the Event before it says why
-        event = facts.newest("Failed")
+        event = start.newest("Failed")
         message = event.note if event else message
     return Explanation(*explain_pull(desktop.image or "the image", reason, message))
 
@@ -134,10 +134,10 @@ _MISSING = {
 """By the kubelet's name of the kind: reason and kind."""
 
 
-def _missing_reference(facts: Facts) -> Explanation | None:
+def _missing_reference(start: StartState) -> Explanation | None:
     """A Secret, ConfigMap or key that the pod needs and that is not there: in the environment or as a volume."""
-    _, reason, message = _waiting(facts)
-    event = facts.newest("FailedMount") if reason in ("", "ContainerCreating", "PodInitializing") else None
+    _, reason, message = _waiting(start)
+    event = start.newest("FailedMount") if reason in ("", "ContainerCreating", "PodInitializing") else None
     text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
@@ -151,9 +151,9 @@ def _missing_reference(facts: Facts) -> Explanation | None:
     return None
 
 
-def _bad_start(facts: Facts) -> Explanation | None:
+def _bad_start(start: StartState) -> Explanation | None:
     """The container runtime could not even start the desktop: a mount or a program is at fault."""
-    desktop, reason, message = _waiting(facts)
+    desktop, reason, message = _waiting(start)
     ended = desktop.last_state.terminated if desktop else None
     if ended and ended.reason in ("StartError", "ContainerCannotRun"):
         reason, message = ended.reason, ended.message or message
@@ -166,8 +166,8 @@ def _bad_start(facts: Facts) -> Explanation | None:
     return Explanation(Reason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
 
 
-def _crash_loop(facts: Facts) -> Explanation | None:
-    desktop, reason, _ = _waiting(facts)
+def _crash_loop(start: StartState) -> Explanation | None:
+    desktop, reason, _ = _waiting(start)
     if desktop is None:
         return None
     ended = desktop.state.terminated or desktop.last_state.terminated
@@ -177,24 +177,24 @@ def _crash_loop(facts: Facts) -> Explanation | None:
         return None
     times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
     words = last_line(ended.message)
-    why = f"its last words: {words!r}" if words else f"see kubectl logs --previous {facts.pod.metadata.name}"
+    why = f"its last words: {words!r}" if words else f"see kubectl logs --previous {start.pod.metadata.name}"
     return Explanation(
         Reason.CRASH_LOOP, f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; {why}."
     )
 
 
-def _volume(facts: Facts) -> Explanation | None:
-    claim = facts.claim
+def _volume(start: StartState) -> Explanation | None:
+    claim = start.claim
     if claim and claim.status.phase == "Lost":
         return Explanation(
             Reason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} is gone; its claim is lost."
         )
-    if claim and claim.status.phase == "Pending" and (event := facts.newest("ProvisioningFailed")):
+    if claim and claim.status.phase == "Pending" and (event := start.newest("ProvisioningFailed")):
         return Explanation(Reason.HOME_NOT_PROVISIONED, f"The home volume cannot be made: {first_line(event.note)}")
     if (
-        facts.pod.spec.node_name
-        and _is_creating(facts)
-        and (event := facts.newest("FailedMount", "FailedAttachVolume"))
+        start.pod.spec.node_name
+        and _is_creating(start)
+        and (event := start.newest("FailedMount", "FailedAttachVolume"))
     ):
         if "Multi-Attach" in event.note:
             return Explanation(
@@ -209,20 +209,20 @@ def _volume(facts: Facts) -> Explanation | None:
     return None
 
 
-def _sandbox(facts: Facts) -> Explanation | None:
-    event = facts.newest("FailedCreatePodSandBox") if facts.pod.spec.node_name and _is_creating(facts) else None
+def _sandbox(start: StartState) -> Explanation | None:
+    event = start.newest("FailedCreatePodSandBox") if start.pod.spec.node_name and _is_creating(start) else None
     return (
         Explanation(Reason.NODE_NETWORK, f"The node cannot set the pod up: {first_line(event.note)}") if event else None
     )
 
 
-def _unschedulable(facts: Facts) -> Explanation | None:
-    condition = facts.pod.condition("PodScheduled")
-    if facts.pod.spec.node_name or not condition or condition.status != "False":
+def _unschedulable(start: StartState) -> Explanation | None:
+    condition = start.pod.condition("PodScheduled")
+    if start.pod.spec.node_name or not condition or condition.status != "False":
         return None
     code, sentence = explain_unschedulable(condition.message)
-    if code == Reason.HOME_PENDING and facts.claim and facts.claim.status.phase == "Bound":
-        return _overlooked(facts.pod)
+    if code == Reason.HOME_PENDING and start.claim and start.claim.status.phase == "Bound":
+        return _overlooked(start.pod)
     return Explanation(code, sentence)
 
 
@@ -233,12 +233,12 @@ def _overlooked(pod: Pod) -> Explanation:
     return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound now; the scheduler has not looked again since.")
 
 
-def _progress(facts: Facts) -> Explanation:
-    pod, desktop = facts.pod, facts.pod.desktop
+def _progress(start: StartState) -> Explanation:
+    pod, desktop = start.pod, start.pod.desktop
     if not pod.spec.node_name:
         return Explanation(Reason.SCHEDULING, "Looking for a node with room.", stuck=False)
-    if desktop is None or _is_creating(facts):
-        volume = " and its home volume" if facts.claim and facts.claim.status.phase != "Bound" else ""
+    if desktop is None or _is_creating(start):
+        volume = " and its home volume" if start.claim and start.claim.status.phase != "Bound" else ""
         return Explanation(
             Reason.PREPARING, f"Node {pod.spec.node_name} is getting the image{volume} ready.", stuck=False
         )
@@ -253,7 +253,7 @@ def _progress(facts: Facts) -> Explanation:
 RULES: tuple[Rule, ...] = (
     _pod_failed,
     _node_lost,
-    _pod_leaving,
+    _pod_terminating,
     _out_of_memory,
     _image,
     _missing_reference,
@@ -266,27 +266,27 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _waiting(facts: Facts) -> tuple[ContainerStatus | None, str, str]:
-    desktop = facts.pod.desktop
+def _waiting(start: StartState) -> tuple[ContainerStatus | None, str, str]:
+    desktop = start.pod.desktop
     waiting = desktop.state.waiting if desktop else None
     return desktop, waiting.reason if waiting else "", waiting.message if waiting else ""
 
 
-def _is_creating(facts: Facts) -> bool:
-    desktop, reason, _ = _waiting(facts)
+def _is_creating(start: StartState) -> bool:
+    desktop, reason, _ = _waiting(start)
     return desktop is None or reason in ("ContainerCreating", "PodInitializing")
 
 
-def facts_from_list(text: bytes) -> Facts:
+def start_state_from_list(text: bytes) -> StartState:
     """Facts from a List with one Pod, its claim, and Events of either API. Raises ValueError without a Pod."""
     items: list[dict[str, Any]] = msgspec.json.decode(text)["items"]
     pods = [msgspec.convert(item, Pod) for item in items if item["kind"] == "Pod"]
     if len(pods) != 1:
         raise ValueError(f"the list has {len(pods)} Pods; exactly one is allowed")
-    claims = [msgspec.convert(item, Claim) for item in items if item["kind"] == "PersistentVolumeClaim"]
+    claims = [msgspec.convert(item, PersistentVolumeClaim) for item in items if item["kind"] == "PersistentVolumeClaim"]
     mine = [claim for claim in claims if claim.metadata.name == pods[0].home_claim]
     events = tuple(msgspec.convert(_as_new_event(item), Event) for item in items if item["kind"] == "Event")
-    return Facts(pods[0], mine[0] if mine else None, events)
+    return StartState(pods[0], mine[0] if mine else None, events)
 
 
 def _as_new_event(item: dict[str, Any]) -> dict[str, Any]:
@@ -299,13 +299,13 @@ def main(arguments: list[str]) -> int:
     """Explain the start in one file; the exit code is 2 when the file cannot be used."""
     try:
         (file,) = arguments
-        answer = explain(facts_from_list(Path(file).read_bytes()))
+        explanation = explain(start_state_from_list(Path(file).read_bytes()))
     except (ValueError, KeyError, OSError) as why:
         sys.stderr.write(
             f"explain: {why}\nallowed: python -m vdi.session.explain FILE (kubectl get pod,pvc,events -o json)\n"
         )
         return 2
-    sys.stdout.write(f"{answer.code}: {answer.sentence}\n")
+    sys.stdout.write(f"{explanation.code}: {explanation.sentence}\n")
     return 0
 
 

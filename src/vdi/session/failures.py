@@ -16,18 +16,18 @@ import msgspec
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.conditions import HOME_BOUND, POD_READY, Reason
-from vdi.session.effective import Problem
-from vdi.session.explain import Facts, explain
-from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, Claim, Event, Pod
+from vdi.session.effective import Blocked
+from vdi.session.explain import StartState, explain
+from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, Event, PersistentVolumeClaim, Pod
 from vdi.session.pulling import IMAGE_CODES, IMAGE_REASONS
 from vdi.session.times import format_time, parse_time
 
 MOST_RESTARTS = 5
 STABLE = timedelta(minutes=10)
 """A desktop that was ready for so long has shown that it can run: what happens then is a new story."""
-START_PATIENCE = timedelta(minutes=10)
+START_TIMEOUT = timedelta(minutes=10)
 """How long the kubelet may go on trying to start what cannot be started, while the pod holds its GPU."""
-SCHEDULER_PATIENCE = timedelta(seconds=15)
+SCHEDULER_TIMEOUT = timedelta(seconds=15)
 """How long a pod that was let in may find no node, while it holds a place on none."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
@@ -65,27 +65,32 @@ class Loss:
 
 
 def find_loss(
-    pod: Pod, home: Claim | None, events: tuple[Event, ...], now: datetime, *, bound_at: datetime | None = None
+    pod: Pod,
+    home: PersistentVolumeClaim | None,
+    events: tuple[Event, ...],
+    now: datetime,
+    *,
+    bound_at: datetime | None = None,
 ) -> Loss | None:
     """Whether this pod, which nobody is deleting, is of no use any more. `bound_at`: see `home_bound_at`."""
-    if pod.ready or pod.leaving:
+    if pod.ready or pod.terminating:
         return None
-    answer = explain(Facts(pod, home, events))
+    explanation = explain(StartState(pod, home, events))
     desktop = pod.desktop
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
     # The scheduler's time to look again begins with the volume.
-    if unscheduled is not None and answer.code == Reason.SCHEDULER_LATE:
+    if unscheduled is not None and explanation.code == Reason.SCHEDULER_LATE:
         unscheduled = max(unscheduled, bound_at or now)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")
         or crashing
-        or answer.code == Reason.HOME_LOST
-        or (in_vain is not None and now >= in_vain + START_PATIENCE)
-        or (unscheduled is not None and answer.code in _NO_ROOM and now >= unscheduled + SCHEDULER_PATIENCE)
+        or explanation.code == Reason.HOME_LOST
+        or (in_vain is not None and now >= in_vain + START_TIMEOUT)
+        or (unscheduled is not None and explanation.code in _NO_ROOM and now >= unscheduled + SCHEDULER_TIMEOUT)
     )
-    return Loss(answer.code, answer.sentence) if lost else None
+    return Loss(explanation.code, explanation.sentence) if lost else None
 
 
 def in_vain_since(pod: Pod) -> datetime | None:
@@ -148,7 +153,7 @@ def current_failures(session: VDISession) -> FailureStatus | None:
     return failures if same and not restarted else None
 
 
-def forgive(session: VDISession, pod: Pod | None, now: datetime) -> FailureStatus | None:
+def reset_failures(session: VDISession, pod: Pod | None, now: datetime) -> FailureStatus | None:
     """`status.failures` as it is to be: from zero again when the desktop has proved itself, or is another one now."""
     failures = session.status.failures
     if failures is None or not failures.count:
@@ -192,21 +197,21 @@ def retry_at(failures: FailureStatus) -> datetime:
     return parse_time(failures.time) + pause_after(failures)
 
 
-def failure_problem(session: VDISession, template: VDITemplate | None, now: datetime) -> Problem | None:
+def find_failure_block(session: VDISession, template: VDITemplate | None, now: datetime) -> Blocked | None:
     """Why the desktop is not started again, or not yet; None when it may be."""
     failures = current_failures(session)
     if failures is None:
         return None
     if is_hopeless(failures, session, template):
-        return Problem(failures.reason, _verdict(failures, session), condition=POD_READY, needs_a_person=True)
+        return Blocked(failures.reason, _give_up_message(failures, session), condition=POD_READY, needs_change=True)
     again = retry_at(failures)
     if now >= again:
         return None
     words = f"{failures.message} It is started again at {again:%H:%M:%S} UTC (loss {failures.count} in a row)."
-    return Problem(failures.reason, words, condition=POD_READY)
+    return Blocked(failures.reason, words, condition=POD_READY)
 
 
-def _verdict(failures: FailureStatus, session: VDISession) -> str:
+def _give_up_message(failures: FailureStatus, session: VDISession) -> str:
     times = f" It was started again {failures.count - 1} times in vain." if failures.count > MOST_RESTARTS else ""
     if failures.reason in IMAGE_CODES:
         advice = "When that is mended in the template it starts by itself; else start it again"

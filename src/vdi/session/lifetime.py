@@ -56,16 +56,16 @@ def max_timeout(template: VDITemplate | None, policy: Policy) -> str | None:
 
 def run_length(session: VDISession, template: VDITemplate | None, policy: Policy) -> timedelta | None:
     """How long a run may be: `spec.timeout` up to `max_timeout`; None when it cannot be read (a Problem)."""
-    wish = _as_length(session.spec.timeout)
+    requested = _as_length(session.spec.timeout)
     most = _as_length(max_timeout(template, policy))
-    return min(wish, most) if wish and most else wish
+    return min(requested, most) if requested and most else requested
 
 
 def is_capped(session: VDISession, template: VDITemplate | None, policy: Policy) -> bool:
     """Whether `max_timeout` ends the run: a longer `spec.timeout` would not help."""
-    wish = _as_length(session.spec.timeout)
+    requested = _as_length(session.spec.timeout)
     most = _as_length(max_timeout(template, policy))
-    return wish is not None and most is not None and most <= wish
+    return requested is not None and most is not None and most <= requested
 
 
 def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy) -> datetime | None:

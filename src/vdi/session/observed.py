@@ -113,7 +113,7 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class ClaimSource(msgspec.Struct, rename="camel", gc=False):
+class PersistentVolumeClaimSource(msgspec.Struct, rename="camel", gc=False):
     """`spec.volumes[].persistentVolumeClaim`."""
 
     claim_name: str
@@ -124,7 +124,7 @@ class PodVolume(msgspec.Struct, rename="camel", gc=False):
     """`spec.volumes[]`, as far as it is a claim."""
 
     name: str
-    persistent_volume_claim: ClaimSource | None = None
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
 
 
 class PodSpec(PodResources, rename="camel", gc=False):
@@ -166,7 +166,7 @@ class Pod(msgspec.Struct, gc=False):
         return tuple(source.claim_name for source in sources if source and not source.read_only)
 
     @property
-    def leaving(self) -> bool:
+    def terminating(self) -> bool:
         """Whether it is being deleted."""
         return self.metadata.deletion_timestamp is not None
 
@@ -178,7 +178,7 @@ class Pod(msgspec.Struct, gc=False):
     def ready(self) -> bool:
         """Whether the desktop answers its readiness probe."""
         condition = self.condition("Ready")
-        ended = self.leaving or self.status.phase in ("Failed", "Succeeded")
+        ended = self.terminating or self.status.phase in ("Failed", "Succeeded")
         return condition is not None and condition.status == "True" and not ended
 
 
@@ -247,24 +247,24 @@ class Node(msgspec.Struct, gc=False):
         return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
 
 
-class ClaimSpec(msgspec.Struct, rename="camel", gc=False):
+class PersistentVolumeClaimSpec(msgspec.Struct, rename="camel", gc=False):
     """`spec` of a PersistentVolumeClaim."""
 
     volume_name: str = ""
 
 
-class ClaimStatus(msgspec.Struct, gc=False):
+class PersistentVolumeClaimStatus(msgspec.Struct, gc=False):
     """`status` of a PersistentVolumeClaim."""
 
     phase: str = ""
 
 
-class Claim(msgspec.Struct, gc=False):
+class PersistentVolumeClaim(msgspec.Struct, gc=False):
     """A home."""
 
     metadata: ChildMeta
-    spec: ClaimSpec = msgspec.field(default_factory=ClaimSpec)
-    status: ClaimStatus = msgspec.field(default_factory=ClaimStatus)
+    spec: PersistentVolumeClaimSpec = msgspec.field(default_factory=PersistentVolumeClaimSpec)
+    status: PersistentVolumeClaimStatus = msgspec.field(default_factory=PersistentVolumeClaimStatus)
 
 
 class Service(msgspec.Struct, gc=False):

@@ -19,13 +19,13 @@ from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.session.activity import last_activity
 from vdi.session.alerts import Alert
 from vdi.session.children.identity import POOL
+from vdi.session.condition_states import ConditionState, derive_conditions, keeps_its_run, with_times
 from vdi.session.conditions import READY, Reason
 from vdi.session.decide import Observed
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
 from vdi.session.explain import Explanation, explain
-from vdi.session.failures import forgive
-from vdi.session.findings import Finding, find_steps, keeps_its_run, with_times
+from vdi.session.failures import reset_failures
 from vdi.session.lifetime import expires_at, started_at
 from vdi.session.observed import TEMPLATE_REVISION, Pod
 from vdi.session.policy import Policy
@@ -33,16 +33,16 @@ from vdi.session.times import format_time, parse_time
 
 
 def derive(
-    observed: Observed, problem: Problem | None, policy: Policy, now: datetime, alerts: Sequence[Alert] = ()
+    observed: Observed, blocked: Blocked | None, policy: Policy, now: datetime, alerts: Sequence[Alert] = ()
 ) -> SessionStatus:
-    """The status of a session. `problem` is the verdict's, or the API server's refusal of a child."""
+    """The status of a session. `blocked` is the verdict's, or the API server's refusal of a child."""
     session, pod = observed.session, observed.pod
-    answer = _why_not_ready(observed)
-    phase = _phase(observed, problem, answer)
-    message = _message(observed, problem, answer, phase)
-    warned = [Finding(one.type, True, one.reason, one.message) for one in alerts]
-    findings = [*find_steps(observed, problem, answer), _summary(session, phase, message), *warned]
-    in_run = pod is not None or problem is None or keeps_its_run(problem)
+    explanation = _why_not_ready(observed)
+    phase = _phase(observed, blocked, explanation)
+    message = _message(observed, blocked, explanation, phase)
+    warned = [ConditionState(one.type, True, one.reason, one.message) for one in alerts]
+    findings = [*derive_conditions(observed, blocked, explanation), _summary(session, phase, message), *warned]
+    in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None
     end = expires_at(session, observed.template, pod, policy) if in_run else None
     return SessionStatus(
@@ -53,8 +53,8 @@ def derive(
         ready_time=_ready_time(session, pod, start, now),
         expires_at=format_time(end) if end else "",
         last_activity_time=_last_activity(observed, start),
-        queue=problem.queue if problem and pod is None else None,
-        failures=forgive(session, pod, now),
+        queue=blocked.queue if blocked and pod is None else None,
+        failures=reset_failures(session, pod, now),
         template_revision=_revision(observed, in_run=in_run),
         pod_name=_pod_name(observed),
         pod_ip=pod.status.pod_ip if pod and phase == Phase.RUNNING else "",
@@ -82,8 +82,8 @@ def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: 
         reason, message = ending.reason, ending.message
     elif before:
         reason, message = before.reason, before.message
-    problem = Problem(Reason.SUSPENDED, message)
-    status = derive(replace(observed, pod=None, route=None, host_problem=None), problem, policy, now)
+    blocked = Blocked(Reason.SUSPENDED, message)
+    status = derive(replace(observed, pod=None, route=None, host_blocked=None), blocked, policy, now)
     status = msgspec.structs.replace(status, failures=None)
     return _summed_up(status, session, Phase.SUSPENDED, reason, message, now)
 
@@ -92,7 +92,7 @@ def _summed_up(
     status: SessionStatus, session: VDISession, phase: Phase, reason: str, message: str, now: datetime
 ) -> SessionStatus:
     """The same status under another phase."""
-    ready = with_times(Finding(READY, False, reason, message), session, now)
+    ready = with_times(ConditionState(READY, False, reason, message), session, now)
     steps = tuple(ready if one.type == READY else one for one in status.conditions)
     return msgspec.structs.replace(status, phase=phase, message=message, conditions=steps)
 
@@ -112,33 +112,33 @@ def _why_not_ready(observed: Observed) -> Explanation | None:
     pod = observed.pod
     if pod is None or (pod.ready and (observed.node is None or observed.node.ready)):
         return None
-    return explain(observed.facts(pod))
+    return explain(observed.start_state(pod))
 
 
-def _phase(observed: Observed, problem: Problem | None, answer: Explanation | None) -> Phase:
+def _phase(observed: Observed, blocked: Blocked | None, explanation: Explanation | None) -> Phase:
     if observed.session.metadata.deletion_timestamp:
         return Phase.TERMINATING
     if observed.pod is None:
-        return Phase.FAILED if problem and problem.needs_a_person else Phase.PENDING
-    return Phase.RUNNING if answer is None and observed.route and observed.service else Phase.CREATING
+        return Phase.FAILED if blocked and blocked.needs_change else Phase.PENDING
+    return Phase.RUNNING if explanation is None and observed.route and observed.service else Phase.CREATING
 
 
-def _message(observed: Observed, problem: Problem | None, answer: Explanation | None, phase: Phase) -> str:
+def _message(observed: Observed, blocked: Blocked | None, explanation: Explanation | None, phase: Phase) -> str:
     if phase == Phase.TERMINATING:
-        return _farewell(observed, answer)
-    if problem:
-        return problem.message
-    if answer:
-        return answer.sentence
+        return _deletion_message(observed, explanation)
+    if blocked:
+        return blocked.message
+    if explanation:
+        return explanation.sentence
     if observed.pod is None:
         return "The desktop is about to start."
     return _password_note(observed) if phase == Phase.RUNNING else "The desktop is ready; the way to it is being made."
 
 
-def _farewell(observed: Observed, answer: Explanation | None) -> str:
+def _deletion_message(observed: Observed, explanation: Explanation | None) -> str:
     pod, ended = observed.pod, _ended(observed.session)
-    if answer and answer.code == Reason.NODE_LOST:
-        return answer.sentence
+    if explanation and explanation.code == Reason.NODE_LOST:
+        return explanation.sentence
     if ended:
         return ended.message
     if pod and pod.spec.node_name:
@@ -199,7 +199,7 @@ def _pod_name(observed: Observed) -> str:
     pod = observed.pod
     if pod is None:
         return ""
-    return observed.session.status.pod_name if pod.leaving else pod.metadata.name
+    return observed.session.status.pod_name if pod.terminating else pod.metadata.name
 
 
 def _revision(observed: Observed, *, in_run: bool) -> str:
@@ -210,18 +210,18 @@ def _revision(observed: Observed, *, in_run: bool) -> str:
     return status.template_revision if in_run or status.failures else ""
 
 
-def _summary(session: VDISession, phase: Phase, message: str) -> Finding:
+def _summary(session: VDISession, phase: Phase, message: str) -> ConditionState:
     match phase:
         case Phase.RUNNING:
-            return Finding(READY, True, Reason.RUNNING)
+            return ConditionState(READY, True, Reason.RUNNING)
         case Phase.TERMINATING:
             ended = _ended(session)
-            return Finding(READY, False, ended.reason if ended else Reason.STOPPING, message)
+            return ConditionState(READY, False, ended.reason if ended else Reason.STOPPING, message)
         case Phase.FAILED:
-            return Finding(READY, False, Reason.FAILED, message)
+            return ConditionState(READY, False, Reason.FAILED, message)
         case Phase.PENDING:
-            return Finding(READY, False, Reason.PENDING, message)
+            return ConditionState(READY, False, Reason.PENDING, message)
         case Phase.CREATING:
-            return Finding(READY, False, Reason.STARTING, message)
+            return ConditionState(READY, False, Reason.STARTING, message)
         case Phase.SUSPENDED:
-            return Finding(READY, False, Reason.SUSPENDED, message)
+            return ConditionState(READY, False, Reason.SUSPENDED, message)

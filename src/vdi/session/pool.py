@@ -25,8 +25,8 @@ from vdi.api.template import VDITemplate
 from vdi.session.children.identity import POOL
 from vdi.session.children.pod import build_spec
 from vdi.session.conditions import Reason
-from vdi.session.effective import Desktop, Problem, resolve
-from vdi.session.explain import Facts, explain
+from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.explain import StartState, explain
 from vdi.session.observed import Node, Pod
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
@@ -67,7 +67,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PoolPlan:
     """What is to be done for a pool now."""
 
     make: int = 0
@@ -85,35 +85,35 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Backoff:
     """How long no desktop is made after some have failed, one after the other. Begins anew with another desktop."""
 
     count: int = 0
     until: datetime | None = None
     why: str = ""
 
-    def after(self, fault: str, now: datetime) -> "Pause":
+    def after(self, fault: str, now: datetime) -> "Backoff":
         """The pause after one more failure."""
         length = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self.count, 16))
-        return Pause(self.count + 1, now + length, fault)
+        return Backoff(self.count + 1, now + length, fault)
 
     def left(self, now: datetime) -> timedelta | None:
         """How much of it is left; None when it is over."""
         return self.until - now if self.until and self.until > now else None
 
 
-def pool_desktop(pool: VDIPool, template: VDITemplate | None, policy: Policy) -> Desktop | Problem:
+def pool_desktop(pool: VDIPool, template: VDITemplate | None, policy: Policy) -> Desktop | Blocked:
     """What the pool keeps ready: the desktop of a session that asks for nothing but the template."""
     name = pool.spec.template
     if template is None:
         words = f"There is no template {name!r}; the pool starts its desktops when it appears."
-        return Problem(Reason.TEMPLATE_NOT_FOUND, words)
+        return Blocked(Reason.TEMPLATE_NOT_FOUND, words)
     if template.spec.persistence.enabled:
         words = (
             f"Desktops of the template {name!r} have a home volume, which cannot be attached to a desktop that runs "
             "already. Set spec.persistence.enabled: false in the template, or use spec.prePull there instead of a pool."
         )
-        return Problem(PoolReason.TEMPLATE_HAS_HOME, words, needs_a_person=True)
+        return Blocked(PoolReason.TEMPLATE_HAS_HOME, words, needs_change=True)
     plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
     return resolve(plain, template, policy)
 
@@ -144,9 +144,9 @@ def takes_desktops(node: Node | None) -> bool:
     return node is not None and node.ready and not node.spec.unschedulable
 
 
-def can_serve(pod: Pod, wanted: str, find_node: FindNode) -> bool:
-    """Whether this desktop can be given to a session whose desktop has the fingerprint `wanted`."""
-    fits = is_waiting(pod) and pod.ready and pod.metadata.annotations.get(FITS) == wanted
+def can_serve(pod: Pod, desired: str, find_node: FindNode) -> bool:
+    """Whether this desktop can be given to a session whose desktop has the fingerprint `desired`."""
+    fits = is_waiting(pod) and pod.ready and pod.metadata.annotations.get(FITS) == desired
     return fits and takes_desktops(find_node(pod.spec.node_name))
 
 
@@ -187,25 +187,25 @@ class _Sorted:
     look_again: timedelta | None = None
 
 
-def plan(wanted: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime) -> Plan:
-    """What to make and to remove so that `wanted` desktops with the fingerprint `fits` wait (None: it can have none).
+def plan(desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime) -> PoolPlan:
+    """What to make and to remove so that `desired` desktops with the fingerprint `fits` wait (None: it can have none).
 
     `pods`: those of this pool that nobody has taken.
     """
     live = [pod for pod in pods if not pod.metadata.deletion_timestamp]
     if fits is None:
-        return Plan(remove=tuple(live))
+        return PoolPlan(remove=tuple(live))
     sorted_ = _sort(live, fits, find_node, now)
     fresh = sorted_.ready + sorted_.starting
-    kept, surplus = fresh[:wanted], fresh[wanted:]
+    kept, surplus = fresh[:desired], fresh[desired:]
     ready = tuple(pod for pod in kept if pod.ready)
     # Rolling: those of before stay until as many new ones are ready. If those never are, an edit back saves the rest.
-    most = wanted + max(1, ceil(wanted / 4))  # as in a Deployment
-    outdated = [pod for pod in sorted_.outdated if pod.ready][: max(0, min(wanted - len(ready), most - len(kept)))]
+    most = desired + max(1, ceil(desired / 4))  # as in a Deployment
+    outdated = [pod for pod in sorted_.outdated if pod.ready][: max(0, min(desired - len(ready), most - len(kept)))]
     surplus += [pod for pod in sorted_.outdated if pod not in outdated]
     room = most - len(kept) - len(outdated)
-    return Plan(
-        make=max(0, min(wanted - len(kept), room)),
+    return PoolPlan(
+        make=max(0, min(desired - len(kept), room)),
         remove=tuple(surplus),
         faults=tuple(sorted_.faults),
         ready=ready,
@@ -243,12 +243,12 @@ def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datet
     desktop = pod.desktop
     if desktop and not pod.ready and desktop.restart_count >= _CRASHES:
         return Fault(
-            pod, f"The desktop {name} was restarted {desktop.restart_count} times. {explain(Facts(pod)).sentence}"
+            pod, f"The desktop {name} was restarted {desktop.restart_count} times. {explain(StartState(pod)).sentence}"
         )
     if patience == timedelta() and node_name:
         return Fault(pod, f"The desktop {name} has not answered for {UNANSWERING.total_seconds():.0f} s.")
     if patience == timedelta():
-        return Fault(pod, explain(Facts(pod)).sentence)
+        return Fault(pod, explain(StartState(pod)).sentence)
     return None
 
 

@@ -7,9 +7,9 @@ from vdi.api.meta import Condition
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.session.children.identity import POOL, SESSION_LABEL
 from vdi.session.conditions import READY
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 from vdi.session.naming import derive_base
-from vdi.session.pool import Pause, Plan, PoolReason
+from vdi.session.pool import Backoff, PoolPlan, PoolReason
 from vdi.session.times import format_time
 
 
@@ -17,18 +17,18 @@ from vdi.session.times import format_time
 class Obstacles:
     """What keeps a pool from having all its desktops."""
 
-    problem: Problem | None = None
+    impossible: Blocked | None = None
     """It can have none at all."""
-    blocked: Problem | None = None
+    blocked: Blocked | None = None
     """There is no room for more, or the API server refuses the next one."""
-    pause: Pause = field(default_factory=Pause)
+    pause: Backoff = field(default_factory=Backoff)
     slow: str = ""
     """Why the first of those that are starting does not get on, in a sentence."""
 
 
-def summarise(pool: VDIPool, plan: Plan, claimed: int, obstacles: Obstacles, now: datetime) -> PoolStatus:
+def summarise(pool: VDIPool, plan: PoolPlan, claimed: int, obstacles: Obstacles, now: datetime) -> PoolStatus:
     """The status of a pool. `claimed`: running sessions whose desktop came from it."""
-    reason, message = _verdict(pool, plan, obstacles, now)
+    reason, message = _summary(pool, plan, obstacles, now)
     return PoolStatus(
         ready=len(plan.ready),
         starting=len(plan.starting),
@@ -40,14 +40,14 @@ def summarise(pool: VDIPool, plan: Plan, claimed: int, obstacles: Obstacles, now
     )
 
 
-def _verdict(pool: VDIPool, plan: Plan, obstacles: Obstacles, now: datetime) -> tuple[str, str]:
+def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime) -> tuple[str, str]:
     """Reason of the condition, and the sentence."""
-    if obstacles.problem:
-        return obstacles.problem.reason, obstacles.problem.message
-    ready, wanted = len(plan.ready), pool.spec.ready
-    if ready >= wanted:
+    if obstacles.impossible:
+        return obstacles.impossible.reason, obstacles.impossible.message
+    ready, desired = len(plan.ready), pool.spec.ready
+    if ready >= desired:
         return PoolReason.FULL, ""
-    count = f"{ready} of {wanted} desktops {'is' if ready == 1 else 'are'} ready"
+    count = f"{ready} of {desired} desktops {'is' if ready == 1 else 'are'} ready"
     if obstacles.pause.left(now) and obstacles.pause.until:
         again = format_time(obstacles.pause.until)
         return PoolReason.DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is made at {again}."

@@ -2,8 +2,8 @@
 
 A puller is a pod that is bound to one node, has the template's image and ends at once: by then the kubelet has fetched
 the image. A node has the image when it says so (`status.images`) or when a puller has ended there. The kubelet names
-its 50 largest images only, so the latter is remembered (`Memory`) until the node names the image itself; an image that
-was named and is named no longer has been cleaned up, and is fetched again.
+its 50 largest images only, so `PullMemory` keeps the latter until the node names the image itself. An image that was
+named and no longer is has been cleaned up, and is pulled again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,14 +13,14 @@ from enum import StrEnum
 
 from vdi.api.meta import Condition
 from vdi.api.template import PrePullFailure, PrePullStatus, VDITemplate
-from vdi.session.capacity_matching import demand_of, is_placed, read_room
-from vdi.session.explain import Facts, explain
+from vdi.session.capacity_matching import allows_placement, demand_of, read_capacity
+from vdi.session.explain import StartState, explain
 from vdi.session.observed import Event, Node, Pod
 from vdi.session.times import format_time, parse_time
 
 AT_ONCE = 3
 """Nodes of one template that fetch its image at a time: a registry should not be stormed."""
-PATIENCE = timedelta(seconds=60)
+PULL_TIMEOUT = timedelta(seconds=60)
 """How long a puller may be in trouble that may pass (no room, no network yet) before it counts as failed."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 """Before the first try after a failure on a node, and between tries when it goes on failing."""
@@ -71,7 +71,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Memory:
+class PullMemory:
     """What is known of one template's image beside the objects. Lives as long as the process: after a restart a node
     that does not name the image gets one puller more, which finds it there and asks no registry."""
 
@@ -109,14 +109,14 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PullPlan:
     """What to do for one template now."""
 
     create: tuple[Node, ...]
     """Nodes that get a puller."""
     remove: tuple[Pod, ...]
     """Pullers that are done, have failed or are no longer wanted."""
-    wanted: tuple[Node, ...]
+    desired: tuple[Node, ...]
     """Nodes that should have the image."""
     pulling: tuple[str, ...]
     """Names of the nodes whose pullers are at work, without those of `create`."""
@@ -125,7 +125,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PullResult:
     """What a puller has come to."""
 
     pulled: bool
@@ -137,20 +137,20 @@ def plan(
     template: VDITemplate,
     nodes: Sequence[Node],
     pullers: Iterable[tuple[Pod, Sequence[Event]]],
-    memory: Memory,
+    memory: PullMemory,
     *,
     gpu_resource: str,
     now: datetime,
-) -> Plan:
+) -> PullPlan:
     """The next step towards the image on every node that may run the template's desktops; notes results in `memory`."""
     memory.begin(template.spec.image, nodes)
-    wanted = {node.metadata.name: node for node in nodes if may_hold(node, template, gpu_resource)}
+    desired = {node.metadata.name: node for node in nodes if can_run(node, template, gpu_resource)}
     remove: list[Pod] = []
     pulling: set[str] = set()
     looks: list[datetime] = []
     for pod, events in pullers:
         notes = pod.metadata.annotations
-        node = wanted.get(notes.get(PREPULL_NODE, ""))
+        node = desired.get(notes.get(PREPULL_NODE, ""))
         ours = any(owner.uid == template.metadata.uid for owner in pod.metadata.owner_references)
         is_current = ours and notes.get(PREPULL_IMAGE) == template.spec.image
         if node is None or not is_current or memory.has.get(node.metadata.uid):
@@ -159,30 +159,30 @@ def plan(
         if pod.metadata.deletion_timestamp:
             pulling.add(node.metadata.name)  # its place is taken until it is gone
             continue
-        verdict = judge(pod, events, now)
-        if verdict is None:
+        result = evaluate_puller(pod, events, now)
+        if result is None:
             pulling.add(node.metadata.name)
-            looks.append(max(now, _made(pod, now)) + PATIENCE)
+            looks.append(max(now, _made(pod, now)) + PULL_TIMEOUT)
             continue
         remove.append(pod)
-        if verdict.pulled:
+        if result.pulled:
             memory.has.setdefault(node.metadata.uid, False)
             memory.failures.pop(node.metadata.uid, None)
         else:
-            memory.fail(node, verdict.reason, verdict.message, now)
-    create = _next(wanted.values(), pulling, memory, now)
+            memory.fail(node, result.reason, result.message, now)
+    create = _next(desired.values(), pulling, memory, now)
     looks += [
         failure.again
-        for node in wanted.values()
+        for node in desired.values()
         if (failure := memory.failures.get(node.metadata.uid)) and failure.again > now
     ]
-    return Plan(create, tuple(remove), tuple(wanted.values()), tuple(sorted(pulling)), min(looks, default=None))
+    return PullPlan(create, tuple(remove), tuple(desired.values()), tuple(sorted(pulling)), min(looks, default=None))
 
 
-def _next(wanted: Iterable[Node], pulling: set[str], memory: Memory, now: datetime) -> tuple[Node, ...]:
+def _next(desired: Iterable[Node], pulling: set[str], memory: PullMemory, now: datetime) -> tuple[Node, ...]:
     """Nodes whose turn it is: those that were never tried first, so that broken ones do not block the others."""
     due: list[tuple[int, str, Node]] = []
-    for node in wanted:
+    for node in desired:
         name, failure = node.metadata.name, memory.failures.get(node.metadata.uid)
         if node.metadata.uid in memory.has or name in pulling or (failure and failure.again > now):
             continue
@@ -191,55 +191,55 @@ def _next(wanted: Iterable[Node], pulling: set[str], memory: Memory, now: dateti
     return tuple(node for _, _, node in due[: max(0, AT_ONCE - len(pulling))])
 
 
-def judge(pod: Pod, events: Sequence[Event], now: datetime) -> Verdict | None:
+def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullResult | None:
     """Whether this puller has fetched its image, or why it cannot; None while it is at work."""
     container, status = pod.desktop, pod.status
     waiting = container.state.waiting if container else None
     if status.phase == "Succeeded" or (container and container.image_id):
-        return Verdict(pulled=True)
+        return PullResult(pulled=True)
     if waiting and waiting.reason in _IMAGE_IS_THERE:
-        return Verdict(pulled=True)
+        return PullResult(pulled=True)
     if status.phase == "Failed":
         detail = (
             ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one) or "no reason given"
         )
-        return Verdict(
+        return PullResult(
             False, FailureReason.PULLER_FAILED, f"The pod that fetches the image ended before it had it ({detail})."
         )
     is_clear = waiting is not None and waiting.reason not in _STILL_CREATING
-    if not is_clear and now - _made(pod, now) < PATIENCE:
+    if not is_clear and now - _made(pod, now) < PULL_TIMEOUT:
         return None
     scheduled = pod.condition("PodScheduled")
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
         words = scheduled.message.strip().rstrip(".") or "the scheduler does not say why"
-        return Verdict(
+        return PullResult(
             False, FailureReason.NO_ROOM, f"The node has no room for the small pod that fetches the image ({words})."
         )
-    answer = explain(Facts(pod, events=tuple(events)))
-    return Verdict(False, answer.code, answer.sentence) if answer.stuck else None
+    explanation = explain(StartState(pod, events=tuple(events)))
+    return PullResult(False, explanation.code, explanation.sentence) if explanation.stuck else None
 
 
-def may_hold(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
+def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
     """Whether a desktop of this template may be put on this node, however full it is now; the queue's own rules."""
     placement, gpus = template.spec.placement, template.spec.resources.default_gpu
     demand = demand_of({gpu_resource: gpus}, placement.node_selector.items(), placement.tolerations)
     try:
-        room = read_room(node)
+        capacity = read_capacity(node)
     except ValueError:  # what it offers cannot be read: the queue says so, and puts nobody there
         return False
-    return not room.closed and is_placed(demand, room) and room.could_hold(demand.takes)
+    return not capacity.closed and allows_placement(demand, capacity) and capacity.could_fit(demand.takes)
 
 
-def summarise(plan: Plan, memory: Memory) -> PrePullStatus:
+def summarise(plan: PullPlan, memory: PullMemory) -> PrePullStatus:
     """`status.prePull`, once the plan is carried out."""
-    names = {node.metadata.uid: node.metadata.name for node in plan.wanted}
+    names = {node.metadata.uid: node.metadata.name for node in plan.desired}
     failures = sorted((names[uid], one) for uid, one in memory.failures.items() if uid in names)
     failed = [PrePullFailure(name, one.reason, one.message) for name, one in failures]
     created = (node.metadata.name for node in plan.create)
     return PrePullStatus(
         image=memory.image,
-        wanted=len(plan.wanted),
-        ready=sum(node.metadata.uid in memory.has for node in plan.wanted),
+        desired=len(plan.desired),
+        ready=sum(node.metadata.uid in memory.has for node in plan.desired),
         pulling=tuple(sorted({*plan.pulling, *created})),
         failed=tuple(failed[:MOST_NAMED]),
     )
@@ -262,14 +262,14 @@ def image_pulled(template: VDITemplate, progress: PrePullStatus, now: datetime) 
 
 
 def _summary(progress: PrePullStatus) -> tuple[PullReason, str]:
-    if progress.wanted == 0:
+    if progress.desired == 0:
         return (
             PullReason.NO_NODES,
             "No node may run desktops of this template now (spec.placement, GPUs, nodes that are ready).",
         )
-    if progress.ready == progress.wanted:
+    if progress.ready == progress.desired:
         return PullReason.PULLED, ""
-    so_far = f"{progress.ready} of {progress.wanted} nodes have the image."
+    so_far = f"{progress.ready} of {progress.desired} nodes have the image."
     if progress.failed:
         first = progress.failed[0]
         return PullReason.PULL_FAILED, f"{so_far} {first.node}: {first.message} It is tried again by itself."

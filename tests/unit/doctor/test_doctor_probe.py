@@ -28,7 +28,7 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
 from vdi.session.observed import Pod
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 

@@ -22,7 +22,7 @@ from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.world import World
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
-from vdi.session.wish import Wish
+from vdi.session.request import SessionRequest
 from waiting import eventually
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -127,8 +127,8 @@ async def a_stage() -> AsyncIterator[Stage]:
         yield Stage(api)
 
 
-def wish(person: Person = ALICE, template: str = "desktop", **more: Any) -> Wish:
-    return Wish(person.user, template, **more)
+def wish(person: Person = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
+    return SessionRequest(person.user, template, **more)
 
 
 async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None:
@@ -181,7 +181,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
         (wish(timeout="8 hours"), "Invalid", "8 hours"),
     ],
 )
-async def test_a_start_that_is_not_allowed_says_what_is(asked: Wish, code: str, words: str) -> None:
+async def test_a_start_that_is_not_allowed_says_what_is(asked: SessionRequest, code: str, words: str) -> None:
     async with a_stage() as stage:
         stage.put_template("secret", access={"users": [BOB.user]})
         async with stage.replica() as one:

@@ -27,7 +27,7 @@ from unit.gateway.edge_stage import (
 from vdi.gateway.settings import Settings, read_settings
 from vdi.gateway.turn import ice_servers
 from vdi.operator.variables import SettingsError
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 
 SECRET = "s" * 40
 HOST = SETTINGS.host("alice-desktop")

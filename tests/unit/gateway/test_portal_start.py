@@ -12,8 +12,8 @@ from vdi.gateway.people import Person
 from vdi.gateway.portal import desktops
 from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
 from vdi.session.policy import Policy
+from vdi.session.request import SessionRequest
 from vdi.session.units import parse_duration, parse_quantity
-from vdi.session.wish import Wish
 from waiting import eventually
 
 CPU_ONLY = {"defaultGPU": 0}
@@ -66,7 +66,7 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     assert template
     offered = first_choice(template, Policy(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
-    wish = Wish(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
+    wish = SessionRequest(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
     assert stage.deeds.done == [("start", "alice@example.com", wish)]
     assert answer.status_code == 303
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
@@ -90,7 +90,7 @@ async def test_opening_waits_for_the_address_and_leads_there(stage: Stage, monke
 async def test_what_is_chosen_is_asked_for(stage: Stage) -> None:
     fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
-    assert stage.deeds.done[0][2] == Wish(
+    assert stage.deeds.done[0][2] == SessionRequest(
         user="alice@example.com",
         template="ubuntu",
         name="big",

@@ -7,7 +7,7 @@ import pytest
 
 from vdi.helm.snapshot import Job, NamespaceSnapshot, Pod, Service
 from vdi.helm.waiting import assess
-from vdi.session.observed import Claim, Event
+from vdi.session.observed import Event, PersistentVolumeClaim
 
 META = {"name": "x", "namespace": "kasm", "uid": "u"}
 SCHEDULED = [{"type": "PodScheduled", "status": "True"}]
@@ -169,7 +169,7 @@ def test_what_is_ready_or_done_waits_for_nothing() -> None:
 
 def test_pods_that_are_refused_claims_jobs_and_services() -> None:
     refused = an_event("FailedCreate", 'pods "x-1" is forbidden: exceeded quota', "ReplicaSet")
-    claim = msgspec.convert({"metadata": META, "status": {"phase": "Pending"}}, Claim)
+    claim = msgspec.convert({"metadata": META, "status": {"phase": "Pending"}}, PersistentVolumeClaim)
     provisioning = an_event("ProvisioningFailed", "no such pool", "PersistentVolumeClaim")
     failed = [{"type": "Failed", "status": "True", "message": "Job has reached the specified backoff limit"}]
     job = msgspec.convert({"metadata": META, "status": {"conditions": failed}}, Job)

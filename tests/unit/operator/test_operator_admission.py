@@ -15,10 +15,10 @@ from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import Admission
-from vdi.session.capacity import Volume, Workload
+from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.children.identity import USER_ANNOTATION
 from vdi.session.effective import Desktop, resolve
-from vdi.session.observed import Claim, Node, Pod
+from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 from vdi.session.policy import Policy
 
 NAMESPACE = "vdi-sessions"
@@ -64,7 +64,7 @@ class World:
 
     def put(self, store: Store[Any], kind: type[Any], name: str, **fields: Any) -> Any:
         self._version += 1
-        namespace = "" if kind in (VDITemplate, Node, Volume) else NAMESPACE
+        namespace = "" if kind in (VDITemplate, Node, PersistentVolume) else NAMESPACE
         metadata = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
         obj = msgspec.convert({**fields, "metadata": metadata | fields.pop("metadata", {})}, kind)
         store.observe(obj)
@@ -96,7 +96,7 @@ class World:
             self.put(self.caches.sessions, VDISession, name, metadata=made, spec=body, status=status or {}),
         )
 
-    def ask(self, session: VDISession, home: Claim | None = None) -> Waiting | None:
+    def ask(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> Waiting | None:
         desktop = resolve(session, self.template, Policy())
         assert isinstance(desktop, Desktop)
         return self.admission.ask(session, desktop, home)
@@ -208,9 +208,9 @@ def test_others_count_wherever_they_are() -> None:
         world = World(gpus=1)
         store = getattr(world.caches, name)
         spec = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "1"}}}]}
-        theirs = world.put(store, Workload, "training", spec=spec)
+        theirs = world.put(store, ForeignPod, "training", spec=spec)
         waiting = world.ask(world.session("waiting"))
-        assert waiting and "(1 by other workloads)" in waiting.problem.message
+        assert waiting and "(1 by other workloads)" in waiting.blocked.message
         world.remove(store, theirs)
         assert world.woken == ["waiting"]
 
@@ -313,8 +313,10 @@ def test_a_home_ties_to_the_node_of_its_volume() -> None:
     world.node("n2", 1)
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
     terms = [{"matchExpressions": [expression]}]
-    world.put(world.caches.volumes, Volume, "v", spec={"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}})
-    home = world.put(world.caches.claims, Claim, "home", spec={"volumeName": "v"})
+    world.put(
+        world.caches.volumes, PersistentVolume, "v", spec={"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}
+    )
+    home = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "v"})
     world.pod("r0", owner="r0", node="n2")
     waiting = world.ask(world.session("tied"), home)
     assert waiting and waiting.queue.reason == "HomeNodeFull"

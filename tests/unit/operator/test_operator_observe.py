@@ -21,7 +21,7 @@ from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.decide import host_taken
 from vdi.session.hosts import build_reservation
 from vdi.session.naming import host_label
-from vdi.session.observed import Claim, Event, HostReservation, Node, Pod, Route, Secret
+from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
 from vdi.session.policy import Policy
 
 T = TypeVar("T")
@@ -107,8 +107,8 @@ class World:
     def host(self, session: VDISession) -> str | None:
         """Its host label; None: it is taken."""
         observed = self.observer.observe(session)
-        assert observed.host_problem in (None, host_taken(self.hosts.label_of(session)))
-        return None if observed.host_problem else observed.host
+        assert observed.host_blocked in (None, host_taken(self.hosts.label_of(session)))
+        return None if observed.host_blocked else observed.host
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_session_that_cannot_start_does_not_keep_others_from_the_home(world: Wor
 def test_session_with_an_existing_larger_home_keeps_it(world: World) -> None:
     young = world.session("young", YOUNG)
     old = world.session("old", OLD, persistence={"size": "500Ti"})
-    world.put(world.caches.claims, Claim, shared_home(old))
+    world.put(world.caches.claims, PersistentVolumeClaim, shared_home(old))
     assert world.observer.observe(young).home_holder == "old"
 
 
@@ -268,7 +268,7 @@ def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: World) -> Non
 def test_home_wakes_all_who_share_it(world: World) -> None:
     claim = shared_home(world.session("first"))
     world.woken.clear()
-    world.put(world.caches.claims, Claim, claim)
+    world.put(world.caches.claims, PersistentVolumeClaim, claim)
     assert world.woken == {"first"}
 
 
@@ -289,17 +289,17 @@ def test_of_several_pods_the_one_in_the_status_stays(world: World) -> None:
     young = world.pod("young", "alice", creationTimestamp=YOUNG)
     observed = world.observer.observe(session)
     assert observed.pod == young
-    assert [pod.metadata.name for pod in observed.strays] == ["old"]
+    assert [pod.metadata.name for pod in observed.extra_pods] == ["old"]
 
 
 def test_pod_that_we_deleted_is_told_from_one_that_others_delete(world: World) -> None:
     theirs = world.session("alice", status={"podName": "alice"})
     pod = world.pod("alice", "alice", deletionTimestamp=YOUNG)
     observed = world.observer.observe(theirs)
-    assert (observed.pod, observed.leaving) == (pod, None)
+    assert (observed.pod, observed.terminating) == (pod, None)
     ours = world.session("alice")
     observed = world.observer.observe(ours)
-    assert (observed.pod, observed.leaving) == (None, pod)
+    assert (observed.pod, observed.terminating) == (None, pod)
     world.unsaid = True
     assert world.observer.observe(ours).pod == pod, "it was made a moment ago, and not by us deleted"
 

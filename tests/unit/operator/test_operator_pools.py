@@ -27,7 +27,7 @@ from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import CALM, Pools
 from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.session.decide import Observed
-from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import Pod, Secret
 from vdi.session.policy import Policy
 from vdi.session.pool import fingerprint
@@ -59,7 +59,7 @@ class World:
         self.said: list[tuple[str, str, str]] = []
         recorder = cast(EventRecorder, SimpleNamespace(emit=self._emit))
         self.pools = Pools(client, self.caches, recorder, POLICY, self.clock)
-        self.room: list[Problem | None] = []
+        self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
         self.tokens = 0
@@ -85,7 +85,7 @@ class World:
     def _emit(self, subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
         self.said.append((subject.name, reason, note))
 
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Problem | None:
+    def ask_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         self.asked.append(pod)
         return self.room.pop(0) if self.room else None
 
@@ -334,16 +334,16 @@ async def test_credentials_are_those_that_the_desktop_was_started_with(world: Wo
 
 
 async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -> None:
-    world.room = [Problem("GPUsBusy", "All 8 GPUs are taken.")] * 9
+    world.room = [Blocked("GPUsBusy", "All 8 GPUs are taken.")] * 9
     await world.fill()
     assert world.live("pods") == {}
     assert world.status["message"] == "0 of 2 desktops are ready. All 8 GPUs are taken."
     world.room.clear()
     names = await world.fill()
     world.due.clear()
-    world.controller.yield_room([pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]])
+    world.controller.yield_capacity([pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]])
     assert world.due == {"warm"}
-    world.room = [Problem("GPUsBusy", "Somebody waits.")] * 9
+    world.room = [Blocked("GPUsBusy", "Somebody waits.")] * 9
     world.session()
     await world.controller.reconcile("warm")
     assert set(world.live("pods")) == {names[1]}
@@ -357,7 +357,7 @@ async def test_desktop_that_was_claimed_unseen_is_not_removed(world: World) -> N
     owner = {"apiVersion": "v", "kind": "VDISession", "name": "alice", "uid": "u", "controller": True}
     world.api.put("pods", name, namespace=NS, metadata={"ownerReferences": [owner]})
     (seen,) = world.pools.waiting_in("warm")
-    world.controller.yield_room([seen])
+    world.controller.yield_capacity([seen])
     await world.controller.reconcile("warm")
     assert name in world.live("pods")
 
@@ -366,10 +366,10 @@ async def test_outdated_desktop_makes_room_for_a_new_one(world: World) -> None:
     names = await world.fill()
     world.template(image="registry.example.com/desktop:2")
     await world.synced()
-    world.room = [Problem("TooLarge", "No node could ever hold it.")]
+    world.room = [Blocked("TooLarge", "No node could ever hold it.")]
     await world.controller.reconcile("warm")
     assert set(world.live("pods")) == set(names), "they would go in vain"
-    world.room = [Problem("GPUsBusy", "All taken.")]
+    world.room = [Blocked("GPUsBusy", "All taken.")]
     await world.controller.reconcile("warm")
     assert len(set(world.live("pods")) & set(names)) == 1
     await world.fill()

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from vdi.session.capacity import Term
-from vdi.session.capacity_matching import Demand, Room, demand_of, read_room
+from vdi.session.capacity import NodeSelectorTerm
+from vdi.session.capacity_matching import Demand, NodeCapacity, demand_of, read_capacity
 from vdi.session.observed import Node
 from vdi.session.queueing.order import PendingSession
 from vdi.session.queueing.queue import Grant, Queue
@@ -16,23 +16,25 @@ MINUTE = 60_000
 
 
 def a_node(name: str, *, labels: dict[str, str] | None = None, ready: bool = True, **spec: Any) -> Node:
-    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `has` replaces amounts."""
-    has = {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | spec.pop("has", {})
+    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `allocatable` replaces some."""
+    allocatable = {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | spec.pop("allocatable", {})
     body = {
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name} | (labels or {})},
         "spec": spec,
-        "status": {"allocatable": has, "conditions": [{"type": "Ready", "status": str(ready)}]},
+        "status": {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": str(ready)}]},
     }
     return msgspec.convert(body, Node)
 
 
-def a_room(name: str, **has: str) -> Room:
-    return read_room(a_node(name, has={GPU if key == "gpu" else key: value for key, value in has.items()}))
+def a_room(name: str, **allocatable: str) -> NodeCapacity:
+    return read_capacity(
+        a_node(name, allocatable={GPU if key == "gpu" else key: value for key, value in allocatable.items()})
+    )
 
 
-def pinned_to(node: str) -> tuple[Term, ...]:
+def pinned_to(node: str) -> tuple[NodeSelectorTerm, ...]:
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
-    return msgspec.convert([{"matchExpressions": [expression]}], tuple[Term, ...])
+    return msgspec.convert([{"matchExpressions": [expression]}], tuple[NodeSelectorTerm, ...])
 
 
 def a_demand(gpu: int = 1, cpu: int = 250, memory: int = 2**30, **placement: Any) -> Demand:
@@ -53,8 +55,8 @@ class World:
     now: int = 0
     running: dict[str, tuple[PendingSession, str]] = field(default_factory=dict)
 
-    def arrive(self, waiter: PendingSession) -> list[Grant]:
-        self.queue.enter(waiter, self.now)
+    def arrive(self, pending: PendingSession) -> list[Grant]:
+        self.queue.enter(pending, self.now)
         return self.settle()
 
     def end(self, uid: str) -> list[Grant]:
@@ -70,18 +72,18 @@ class World:
     def settle(self) -> list[Grant]:
         granted = self.queue.grant(self.now)
         for grant in granted:
-            assert grant.waiter.uid not in self.running
-            self.running[grant.waiter.uid] = grant.waiter, grant.node
+            assert grant.pending.uid not in self.running
+            self.running[grant.pending.uid] = grant.pending, grant.node
         self.check()
         return granted
 
     def check(self) -> None:
         """Reckoned anew from who runs where: nothing is given twice, and the books are right."""
-        used: dict[str, dict[str, int]] = {name: {} for name in self.queue.rooms}
-        for waiter, node in self.running.values():
-            for name, number in waiter.demand.takes:
+        used: dict[str, dict[str, int]] = {name: {} for name in self.queue.capacities}
+        for pending, node in self.running.values():
+            for name, number in pending.demand.takes:
                 used[node][name] = used[node].get(name, 0) + number
-        for name, room in self.queue.rooms.items():
+        for name, room in self.queue.capacities.items():
             for resource, number in used[name].items():
-                assert number <= room.has.get(resource, 0), f"{name}: {number} {resource}"
-                assert room.free[resource] == room.has.get(resource, 0) - number
+                assert number <= room.allocatable.get(resource, 0), f"{name}: {number} {resource}"
+                assert room.free[resource] == room.allocatable.get(resource, 0) - number

@@ -6,7 +6,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.observed import Claim, Node, Pod, Route, Secret, Service
+from vdi.session.observed import Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 
 CREATED = "2026-11-20T08:00:00Z"
 
@@ -65,9 +65,9 @@ def a_node(name: str = "node-1", *, ready: bool = True, cordoned: bool = False) 
     return msgspec.convert({"metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}, Node)
 
 
-def a_claim(phase: str = "Bound", name: str = "home") -> Claim:
+def a_claim(phase: str = "Bound", name: str = "home") -> PersistentVolumeClaim:
     """A home."""
-    return msgspec.convert({"metadata": {"name": name}, "status": {"phase": phase}}, Claim)
+    return msgspec.convert({"metadata": {"name": name}, "status": {"phase": phase}}, PersistentVolumeClaim)
 
 
 def a_route(host: str = "alice-desktop.vdi.localhost") -> Route:

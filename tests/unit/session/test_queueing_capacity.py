@@ -7,8 +7,8 @@ import pytest
 
 from unit.session.queueing_world import GPU, a_demand, a_node, pinned_to
 from vdi.api.template import Toleration
-from vdi.session.capacity import Expression, PodResources, Term, Volume, Workload
-from vdi.session.capacity_matching import Tolerance, is_home, is_placed, read_room
+from vdi.session.capacity import ForeignPod, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PodResources
+from vdi.session.capacity_matching import Tolerance, allows_placement, reaches_home, read_capacity
 from vdi.session.observed import Pod, Taint
 
 CPU_250 = {"requests": {"cpu": "250m"}}
@@ -52,7 +52,7 @@ def test_fractions_are_rounded_up() -> None:
 def test_equal_pods_share_what_they_take_and_forget_their_containers() -> None:
     container = b'{"resources": {"requests": {"cpu": "1"}}}'
     text = b'{"metadata": {"name": "x"}, "spec": {"nodeName": "n", "containers": [' + container + b"]}}"
-    one, two = (msgspec.json.decode(text, type=Workload) for _ in range(2))
+    one, two = (msgspec.json.decode(text, type=ForeignPod) for _ in range(2))
     assert one.spec.takes is two.spec.takes
     assert one.spec.containers == ()
     assert one.spec.takes == {"cpu": 1000, "pods": 1}
@@ -102,25 +102,25 @@ def test_tolerations(toleration: dict[str, str], covered: bool) -> None:
     ],
 )
 def test_expressions(operator: str, values: list[str], found: str | None, holds: bool) -> None:
-    assert Expression("k", operator, tuple(values)).holds(found) is holds
+    assert NodeSelectorRequirement("k", operator, tuple(values)).holds(found) is holds
 
 
 def test_a_volume_names_its_nodes_by_label_or_by_name() -> None:
     field = {"key": "metadata.name", "operator": "In", "values": ["n2"]}
     terms = [{"matchFields": [field]}]
     spec = {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}
-    volume = msgspec.convert({"metadata": {"name": "v"}, "spec": spec}, Volume)
+    volume = msgspec.convert({"metadata": {"name": "v"}, "spec": spec}, PersistentVolume)
     assert [term.means(name, {}) for name in ("n1", "n2") for term in volume.pin] == [False, True]
-    assert msgspec.convert({"metadata": {"name": "v"}}, Volume).pin == ()
-    assert not Term().means("n1", {}), "a term without expressions means no node"
+    assert msgspec.convert({"metadata": {"name": "v"}}, PersistentVolume).pin == ()
+    assert not NodeSelectorTerm().means("n1", {}), "a term without expressions means no node"
 
 
 def test_homes_and_labels_and_taints_of_state() -> None:
-    room = read_room(a_node("n1", labels={"kind": "gpu"}))
-    assert is_home(a_demand(pin=pinned_to("n1")), room) and not is_home(a_demand(pin=pinned_to("n2")), room)
-    assert is_placed(a_demand(selector=[("kind", "gpu")]), room)
-    assert not is_placed(a_demand(selector=[("kind", "cpu")]), room)
-    pressed = read_room(a_node("n1", taints=[{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]))
-    assert pressed.closed == "disk-pressure" and is_placed(a_demand(), pressed)
-    rather_not = read_room(a_node("n1", taints=[{"key": "k", "effect": "PreferNoSchedule"}]))
-    assert not rather_not.closed and is_placed(a_demand(), rather_not)
+    room = read_capacity(a_node("n1", labels={"kind": "gpu"}))
+    assert reaches_home(a_demand(pin=pinned_to("n1")), room) and not reaches_home(a_demand(pin=pinned_to("n2")), room)
+    assert allows_placement(a_demand(selector=[("kind", "gpu")]), room)
+    assert not allows_placement(a_demand(selector=[("kind", "cpu")]), room)
+    pressed = read_capacity(a_node("n1", taints=[{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]))
+    assert pressed.closed == "disk-pressure" and allows_placement(a_demand(), pressed)
+    rather_not = read_capacity(a_node("n1", taints=[{"key": "k", "effect": "PreferNoSchedule"}]))
+    assert not rather_not.closed and allows_placement(a_demand(), rather_not)

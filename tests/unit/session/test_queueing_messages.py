@@ -3,20 +3,22 @@
 import pytest
 
 from unit.session.queueing_world import GPU, MINUTE, a_demand, a_node, pinned_to
-from vdi.session.capacity_matching import Demand, read_room
+from vdi.session.capacity_matching import Demand, read_capacity
 from vdi.session.conditions import QUEUE_REASONS
 from vdi.session.observed import Node
-from vdi.session.queueing.messages import Ending, Shortage, expect_slots, explain_shortage, find_roomy
+from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 
 
 def explain(demand: Demand, *nodes: Node, taken: dict[str, dict[str, int]] | None = None) -> Shortage:
     queue = Queue()
     for node in nodes:
-        queue.set_room(read_room(node))
+        queue.set_node(read_capacity(node))
     for name, takes in (taken or {}).items():
-        queue.place(f"on {name}", name, takes, now=0)
-    shortage = explain_shortage(queue.group_of(demand), queue.rooms, lambda one: find_roomy(one, queue.rooms.values()))
+        queue.bind(f"on {name}", name, takes, now=0)
+    shortage = explain_shortage(
+        queue.group_of(demand), queue.capacities, lambda one: find_fitting(one, queue.capacities.values())
+    )
     assert shortage.reason in QUEUE_REASONS
     return shortage
 
@@ -46,7 +48,7 @@ def full(*names: str) -> dict[str, dict[str, int]]:
         ),
         (
             a_demand(),
-            [a_node("n1", has={GPU: "0"})],
+            [a_node("n1", allocatable={GPU: "0"})],
             {},
             "NoGPUs",
             f"no node (there is only n1) offers {GPU}",
@@ -60,7 +62,7 @@ def full(*names: str) -> dict[str, dict[str, int]]:
         ),
         (
             a_demand(gpu=8, cpu=16000),
-            [a_node("n1", has={GPU: "4"}), a_node("n2", has={"cpu": "4"})],
+            [a_node("n1", allocatable={GPU: "4"}), a_node("n2", allocatable={"cpu": "4"})],
             {},
             "TooLarge",
             f"no single node has all that it needs (16 of CPU, 1Gi of memory and 8 of {GPU})",
@@ -146,10 +148,10 @@ def test_reasons(demand: Demand, nodes: list[Node], taken: dict[str, dict[str, i
 
 def test_other_workloads_are_told_apart() -> None:
     queue = Queue()
-    queue.set_room(read_room(a_node("n1")))
-    queue.place("training", "n1", {GPU: 6}, lasting=True, now=0)
-    queue.place("desktops", "n1", {GPU: 2}, now=0)
-    assert explain_shortage(queue.group_of(a_demand()), queue.rooms, lambda _: []).words.endswith(
+    queue.set_node(read_capacity(a_node("n1")))
+    queue.bind("training", "n1", {GPU: 6}, foreign=True, now=0)
+    queue.bind("desktops", "n1", {GPU: 2}, now=0)
+    assert explain_shortage(queue.group_of(a_demand()), queue.capacities, lambda _: []).words.endswith(
         "are in use (6 by other workloads)"
     )
 
@@ -161,10 +163,10 @@ def test_room_that_is_kept_for_somebody_else_is_said_to_be() -> None:
 def test_slots_are_counted_from_the_ends_of_those_who_run() -> None:
     queue = Queue()
     for name in ("n1", "n2"):
-        queue.set_room(read_room(a_node(name, has={GPU: "2"})))
+        queue.set_node(read_capacity(a_node(name, allocatable={GPU: "2"})))
     for number in range(4):
-        queue.place(f"r{number}", f"n{number % 2 + 1}", {GPU: 1}, now=0)
-    ends = [Ending((number + 1) * MINUTE, f"n{number % 2 + 1}", {GPU: 1}) for number in range(4)]
+        queue.bind(f"r{number}", f"n{number % 2 + 1}", {GPU: 1}, now=0)
+    ends = [ExpectedEnd((number + 1) * MINUTE, f"n{number % 2 + 1}", {GPU: 1}) for number in range(4)]
     one, two = queue.group_of(a_demand()), queue.group_of(a_demand(gpu=2))
     assert expect_slots(one, ends, 3) == [MINUTE, 2 * MINUTE, 3 * MINUTE]
     assert expect_slots(two, ends, 3) == [3 * MINUTE, 4 * MINUTE], "two on one node: the third and the fourth end"

@@ -5,15 +5,15 @@ from hypothesis import strategies as some
 
 from unit.session.queueing_world import GPU, MINUTE, World, a_demand, a_node, a_room, a_waiter, pinned_to
 from vdi.api.template import Toleration
-from vdi.session.capacity_matching import Demand, read_room
-from vdi.session.queueing.order import AGEING, Line, PendingSession, sort_waiters
-from vdi.session.queueing.queue import PATIENCE, Grant, Queue
+from vdi.session.capacity_matching import Demand, read_capacity
+from vdi.session.queueing.order import AGEING, GroupQueue, PendingSession, sort_pending
+from vdi.session.queueing.queue import BACKFILL_TIMEOUT, Grant, Queue
 
 
-def a_world(*rooms: str, weights: dict[str, float] | None = None, **has: str) -> World:
+def a_world(*capacities: str, weights: dict[str, float] | None = None, **has: str) -> World:
     world = World(Queue(weights))
-    for name in rooms or ("n1",):
-        world.queue.set_room(a_room(name, **has))
+    for name in capacities or ("n1",):
+        world.queue.set_node(a_room(name, **has))
     return world
 
 
@@ -26,13 +26,13 @@ def full_world(*, user: str = "filler", weights: dict[str, float] | None = None)
 
 
 def granted(grants: list[Grant]) -> list[str]:
-    return [grant.waiter.uid for grant in grants]
+    return [grant.pending.uid for grant in grants]
 
 
 def test_eight_run_and_the_ninth_waits_until_one_ends() -> None:
     world = full_world()
     assert world.arrive(a_waiter("ninth")) == []
-    assert [waiter.uid for waiter in world.queue] == ["ninth"]
+    assert [pending.uid for pending in world.queue] == ["ninth"]
     assert granted(world.end("r3")) == ["ninth"]
 
 
@@ -82,9 +82,9 @@ def test_a_slot_where_the_home_is_not_is_no_slot() -> None:
 def test_cordoned_and_unready_nodes_take_nobody_until_they_open() -> None:
     for shut in (a_node("n1", unschedulable=True), a_node("n1", ready=False)):
         world = World(Queue())
-        world.queue.set_room(read_room(shut))
+        world.queue.set_node(read_capacity(shut))
         assert world.arrive(a_waiter("one")) == []
-        world.queue.set_room(read_room(a_node("n1")))
+        world.queue.set_node(read_capacity(a_node("n1")))
         assert granted(world.settle()) == ["one"]
 
 
@@ -92,7 +92,7 @@ def test_taints_and_labels_keep_out() -> None:
     tainted = a_node("n1", labels={"kind": "gpu"}, taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])
     tolerating = Toleration(key="owner", operator="Equal", value="lab", effect="NoSchedule")
     world = World(Queue())
-    world.queue.set_room(read_room(tainted))
+    world.queue.set_node(read_capacity(tainted))
     assert world.arrive(a_waiter("bare")) == []
     fits = a_demand(selector=[("kind", "gpu")], tolerations=[tolerating])
     wrong = a_demand(selector=[("kind", "cpu")], tolerations=[tolerating])
@@ -102,8 +102,8 @@ def test_taints_and_labels_keep_out() -> None:
 
 def test_others_on_a_node_that_is_not_known_yet_count_when_it_comes() -> None:
     world = World(Queue())
-    world.queue.place("theirs", "n1", {GPU: 8}, lasting=True, now=0)
-    world.queue.set_room(a_room("n1"))
+    world.queue.bind("theirs", "n1", {GPU: 8}, foreign=True, now=0)
+    world.queue.set_node(a_room("n1"))
     assert world.queue.grant(0) == []
     world.queue.enter(a_waiter("one"), 0)
     assert world.queue.grant(0) == []
@@ -116,7 +116,7 @@ def test_a_large_demand_is_not_starved_by_small_ones() -> None:
     world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
     world.arrive(a_waiter("small0", 1))
     assert granted(world.end("r0")) == ["small0"], "gaps are used as long as nobody has lost patience"
-    world.pass_time(PATIENCE)
+    world.pass_time(BACKFILL_TIMEOUT)
     for number in range(3):
         world.arrive(a_waiter(f"late{number}", world.now))
         assert world.end(f"r{number + 1}") == [], "what the large one needs is kept for it"
@@ -126,14 +126,14 @@ def test_a_large_demand_is_not_starved_by_small_ones() -> None:
 def test_what_a_patient_one_does_not_need_is_for_others() -> None:
     world = full_world()
     world.arrive(a_waiter("gpu", 0))
-    world.pass_time(PATIENCE)
+    world.pass_time(BACKFILL_TIMEOUT)
     assert granted(world.arrive(a_waiter("plain", world.now, demand=a_demand(gpu=0)))) == ["plain"]
 
 
 def test_room_that_was_kept_is_free_when_its_holder_leaves() -> None:
     world = full_world()
     world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
-    world.pass_time(PATIENCE)
+    world.pass_time(BACKFILL_TIMEOUT)
     world.arrive(a_waiter("small", world.now))
     assert world.end("r0") == []
     world.queue.leave("large", world.now)
@@ -145,22 +145,22 @@ def test_pools_get_only_what_nobody_waits_for() -> None:
     for number in range(7):
         world.arrive(a_waiter(f"r{number}"))
     world.arrive(a_waiter("large", demand=a_demand(gpu=2)))
-    assert world.queue.try_place("pool-1", a_demand(), world.now) is None
+    assert world.queue.try_bind("pool-1", a_demand(), world.now) is None
     world.queue.leave("large", world.now)
-    assert world.queue.try_place("pool-1", a_demand(), world.now) == "n1"
-    assert world.queue.try_place("pool-2", a_demand(), world.now) is None, "the eighth was the last"
+    assert world.queue.try_bind("pool-1", a_demand(), world.now) == "n1"
+    assert world.queue.try_bind("pool-2", a_demand(), world.now) is None, "the eighth was the last"
     world.queue.enter(a_waiter("hopeless", demand=a_demand(gpu=9)), world.now)
     world.queue.remove("pool-1", world.now)
-    assert world.queue.try_place("pool-1", a_demand(), world.now) == "n1", "who can never start blocks nobody"
+    assert world.queue.try_bind("pool-1", a_demand(), world.now) == "n1", "who can never start blocks nobody"
 
 
 def test_a_pool_that_takes_nothing_that_people_lack_is_filled_while_they_wait() -> None:
     world = full_world()
     world.arrive(a_waiter("wants-a-gpu"))
-    assert world.queue.try_place("cpu-pool", a_demand(gpu=0), world.now) == "n1"
-    free = world.queue.rooms["n1"].free["cpu"]
-    assert world.queue.try_place("greedy-pool", a_demand(gpu=0, cpu=free - 249), world.now) is None
-    assert world.queue.try_place("modest-pool", a_demand(gpu=0, cpu=free - 250), world.now) == "n1"
+    assert world.queue.try_bind("cpu-pool", a_demand(gpu=0), world.now) == "n1"
+    free = world.queue.capacities["n1"].free["cpu"]
+    assert world.queue.try_bind("greedy-pool", a_demand(gpu=0, cpu=free - 249), world.now) is None
+    assert world.queue.try_bind("modest-pool", a_demand(gpu=0, cpu=free - 250), world.now) == "n1"
 
 
 def test_a_changed_wish_keeps_its_place_in_time() -> None:
@@ -206,10 +206,10 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
             world.queue.leave(waiting[which % len(waiting)], world.now)
             world.settle()
         elif what == "node":
-            world.queue.set_room(read_room(a_node(f"n{which % 3}", unschedulable=which % 2 == 0)))
+            world.queue.set_node(read_capacity(a_node(f"n{which % 3}", unschedulable=which % 2 == 0)))
             world.settle()
         elif what == "gone" and f"n{which % 3}" not in {node for _, node in world.running.values()}:
-            world.queue.drop_room(f"n{which % 3}")
+            world.queue.remove_node(f"n{which % 3}")
             world.settle()
         world.queue.tick(world.now)
         assert world.queue.grant(world.now) == [], "a decision is complete at once"
@@ -219,7 +219,7 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
 def _assert_work_conserving(world: World) -> None:
     """Whoever waits does not fit anywhere, but for what is kept for somebody who has waited long."""
     for group in world.queue.groups():
-        for room in group.rooms.values():
+        for room in group.capacities.values():
             if not room.closed and room.fits(group.demand.takes):
                 assert world.queue.holders(room.name, group), f"{room.name} has room for {group.demand}"
 
@@ -234,24 +234,24 @@ def test_a_line_is_in_the_order_that_sorting_gives(
     given_waiters: list[tuple[int, int, int]], times: list[int], weights: dict[str, float]
 ) -> None:
     running: dict[str, int] = {}
-    line = Line(lambda user: running.get(user, 0) / weights.get(user, 1.0))
-    waiters = {}
+    line = GroupQueue(lambda user: running.get(user, 0) / weights.get(user, 1.0))
+    pending_sessions = {}
     for number, (user, priority, since) in enumerate(given_waiters):
-        waiter = a_waiter(f"w{number:02}", since * MINUTE, user=f"u{user}", priority=priority)
-        waiters[waiter.uid] = waiter
-        line.add(waiter, 0)
+        pending = a_waiter(f"w{number:02}", since * MINUTE, user=f"u{user}", priority=priority)
+        pending_sessions[pending.uid] = pending
+        line.add(pending, 0)
     now = 120 * MINUTE
     for step in times:
         now += step * MINUTE
-        expected = sort_waiters(waiters.values(), running, weights, now)[0]
+        expected = sort_pending(pending_sessions.values(), running, weights, now)[0]
         first = line.first(now)
         assert first is not None and first[1] == expected
-        assert line.oldest() == min(one.since for one in waiters.values())
+        assert line.oldest() == min(one.since for one in pending_sessions.values())
         line.remove(expected.uid, now)
-        del waiters[expected.uid]
+        del pending_sessions[expected.uid]
         running[expected.user] = running.get(expected.user, 0) + 1
         line.share_changed(expected.user, now)
-        if not waiters:
+        if not pending_sessions:
             assert line.first(now) is None
             return
 
@@ -270,8 +270,8 @@ def test_nobody_starves_under_an_endless_stream_of_newcomers(wanted: list[tuple[
 
     for number in range(40):  # everything is full before the patient ones come
         world.arrive(a_waiter(f"first{number}", 0, demand=a_demand(1, 250)))
-    for waiter in patient:
-        world.arrive(waiter)
+    for pending in patient:
+        world.arrive(pending)
     note()
     newcomers = 0
     while any(one.uid not in ends for one in patient):
@@ -298,14 +298,14 @@ def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) 
             break
         counts = {user: sum(1 for one, _ in world.running.values() if one.user == user) for user in waiting_users}
         (grant,) = world.end(f"r{number}")
-        assert counts[grant.waiter.user] == min(counts.values())
+        assert counts[grant.pending.user] == min(counts.values())
 
 
 @given(some.lists(some.tuples(some.integers(0, 2), some.integers(-1, 1)), min_size=1, max_size=20))
 @settings(max_examples=60)
-def test_the_order_that_is_told_is_the_order_of_the_starts(waiters: list[tuple[int, int]]) -> None:
+def test_the_order_that_is_told_is_the_order_of_the_starts(pending_sessions: list[tuple[int, int]]) -> None:
     world = full_world()
-    for number, (user, priority) in enumerate(waiters):
+    for number, (user, priority) in enumerate(pending_sessions):
         world.arrive(a_waiter(f"w{number:02}", number, user=f"u{user}", priority=priority))
     told = [one.uid for one in world.queue.order(world.now)]
     started = [uid for number in range(8) for uid in granted(world.end(f"r{number}"))]
@@ -320,7 +320,7 @@ def test_asking_again_in_vain_looks_at_no_node() -> None:
         def get(self, *_: object) -> int:
             raise AssertionError("a node was looked at")
 
-    world.queue.rooms["n1"].free = Trap()
+    world.queue.capacities["n1"].free = Trap()
     world.queue.enter(a_waiter("two"), 0)
     assert world.queue.grant(0) == []
 
@@ -331,16 +331,16 @@ def test_the_scheduler_may_choose_other_nodes_than_were_reckoned(gpus: list[int]
     """Whatever it chooses, what was granted fits: it finds a node for every desktop, and none is granted too many."""
     queue = Queue()
     for number, gpu in enumerate(gpus):
-        queue.set_room(a_room(f"n{number}", gpu=str(gpu)))
+        queue.set_node(a_room(f"n{number}", gpu=str(gpu)))
     unbound: list[str] = []
     bound: dict[str, str] = {}
     takes = dict(a_demand().takes)
     for number, choice in enumerate(choices):
         queue.enter(a_waiter(f"w{number}"), 0)
         for grant in queue.grant(0):
-            assert queue.reckon(f"pod/{grant.waiter.uid}", a_demand(), takes, granted=grant.waiter.uid, now=0)
-            queue.remove(grant.waiter.uid, 0)
-            unbound.append(f"pod/{grant.waiter.uid}")
+            assert queue.assume(f"pod/{grant.pending.uid}", a_demand(), takes, granted=grant.pending.uid, now=0)
+            queue.remove(grant.pending.uid, 0)
+            unbound.append(f"pod/{grant.pending.uid}")
         assert len(unbound) + len(bound) == min(number + 1, sum(gpus))
         if choice % 3 == 0:
             continue
@@ -349,5 +349,5 @@ def test_the_scheduler_may_choose_other_nodes_than_were_reckoned(gpus: list[int]
             open_nodes = [f"n{i}" for i, gpu in enumerate(gpus) if list(bound.values()).count(f"n{i}") < gpu]
             assert open_nodes, "granted more than there is"
             bound[pod] = open_nodes[choice % len(open_nodes)]
-            queue.place(pod, bound[pod], takes, now=0)
+            queue.bind(pod, bound[pod], takes, now=0)
             assert queue.grant(0) == [] or len(unbound) + len(bound) < sum(gpus)

@@ -10,9 +10,9 @@ from unit.session.session_builders import a_session, a_template
 from vdi.session.activity import (
     Activity,
     Idle,
+    evaluate_idle,
     idle_timeout,
     is_known,
-    judge_idle,
     last_activity,
     next_poll,
     poll_interval,
@@ -37,7 +37,7 @@ def reported(last_input: datetime, seen: datetime, last_connect: datetime | None
 def judge(
     activity: Activity | None, now: datetime, timeout: timedelta = HOUR, warned_at: datetime | None = None
 ) -> Idle | None:
-    return judge_idle(started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now)
+    return evaluate_idle(started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now)
 
 
 def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
-from vdi.session.decide import Claimant, Observed, decide, find_holder, host_taken
+from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 
@@ -14,69 +14,69 @@ NOW = parse_time(CREATED)
 
 def test_session_with_its_template_may_start() -> None:
     verdict = decide(Observed(a_session(), a_template()), POLICY, NOW)
-    assert verdict.problem is None
+    assert verdict.blocked is None
     assert verdict.desktop and verdict.desktop.image == "registry.example.com/desktop:1"
 
 
 def test_missing_template_is_waited_for() -> None:
-    problem = decide(Observed(a_session()), POLICY, NOW).problem
-    assert problem and (problem.condition, problem.needs_a_person) == ("TemplateFound", False)
-    assert "'ubuntu-desktop'" in problem.message
+    blocked = decide(Observed(a_session()), POLICY, NOW).blocked
+    assert blocked and (blocked.condition, blocked.needs_change) == ("TemplateFound", False)
+    assert "'ubuntu-desktop'" in blocked.message
 
 
 def test_running_desktop_is_never_taken_away() -> None:
-    observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_problem=host_taken("desk"))
-    assert decide(observed, POLICY, NOW).problem is None
+    observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_blocked=host_taken("desk"))
+    assert decide(observed, POLICY, NOW).blocked is None
 
 
 def test_a_home_that_exists_may_be_larger_than_the_template_allows() -> None:
     large = a_session(persistence={"size": "500Ti"})
-    problem = decide(Observed(large, a_template()), POLICY, NOW).problem
-    assert problem and problem.reason == "OverLimit"
+    blocked = decide(Observed(large, a_template()), POLICY, NOW).blocked
+    assert blocked and blocked.reason == "OverLimit"
     assert decide(Observed(large, a_template(), home=a_claim()), POLICY, NOW).desktop
-    assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), POLICY, NOW).problem is None
+    assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), POLICY, NOW).blocked is None
 
 
 def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
-    problem = decide(Observed(a_session(), a_template(), home_holder="first"), POLICY, NOW).problem
-    assert problem and problem.reason == "HomeInUse"
-    assert "'first'" in problem.message
+    blocked = decide(Observed(a_session(), a_template(), home_holder="first"), POLICY, NOW).blocked
+    assert blocked and blocked.reason == "HomeInUse"
+    assert "'first'" in blocked.message
     own = a_session(persistence={"retain": False})
     assert decide(Observed(own, a_template(), home_holder="first"), POLICY, NOW).desktop
 
 
 def test_taken_host_is_named_without_its_holder() -> None:
-    observed = Observed(a_session(hostname="desk"), a_template(), host_problem=host_taken("desk"))
-    problem = decide(observed, POLICY, NOW).problem
-    assert problem and (problem.reason, problem.needs_a_person) == ("HostTaken", False)
-    assert problem.message == "The host name `desk` is not available. Choose another `spec.hostname`."
+    observed = Observed(a_session(hostname="desk"), a_template(), host_blocked=host_taken("desk"))
+    blocked = decide(observed, POLICY, NOW).blocked
+    assert blocked and (blocked.reason, blocked.needs_change) == ("HostTaken", False)
+    assert blocked.message == "The host name `desk` is not available. Choose another `spec.hostname`."
 
 
-def claimant(uid: str, created: str, *, holds: bool = False, leaving: bool = False) -> Claimant:
-    return Claimant(uid=uid, name=uid, created=created, holds=holds, leaving=leaving)
+def contender(uid: str, created: str, *, holds: bool = False, terminating: bool = False) -> Contender:
+    return Contender(uid=uid, name=uid, created=created, holds=holds, terminating=terminating)
 
 
 def test_oldest_gets_it_unless_somebody_has_it() -> None:
-    old, young = claimant("a", "2026-11-20T08:00:00Z"), claimant("b", "2026-11-20T09:00:00Z")
+    old, young = contender("a", "2026-11-20T08:00:00Z"), contender("b", "2026-11-20T09:00:00Z")
     assert find_holder([young, old]) == old
-    having = claimant("c", "2026-11-20T10:00:00Z", holds=True, leaving=True)
+    having = contender("c", "2026-11-20T10:00:00Z", holds=True, terminating=True)
     assert find_holder([young, old, having]) == having
-    assert find_holder([claimant("d", "2026-11-20T07:00:00Z", leaving=True)]) is None
+    assert find_holder([contender("d", "2026-11-20T07:00:00Z", terminating=True)]) is None
 
 
-claimants = st.lists(
+contenders = st.lists(
     st.builds(
-        claimant,
+        contender,
         uid=st.text("abcdef", min_size=1, max_size=3),
         created=st.sampled_from(["1", "2"]),
         holds=st.booleans(),
-        leaving=st.booleans(),
+        terminating=st.booleans(),
     ),
     max_size=4,
     unique_by=lambda one: one.uid,
 )
 
 
-@given(claimants)
-def test_all_come_to_the_same_answer_in_whatever_order_they_look(several: list[Claimant]) -> None:
+@given(contenders)
+def test_all_come_to_the_same_answer_in_whatever_order_they_look(several: list[Contender]) -> None:
     assert len({find_holder(order) for order in itertools.permutations(several)}) == 1

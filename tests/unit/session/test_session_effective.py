@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.session.session_builders import a_session, a_template
-from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.policy import Policy
 from vdi.session.units import parse_quantity
 
@@ -18,9 +18,9 @@ def resolved(session: dict[str, Any], template: dict[str, Any], policy: Policy =
     return answer
 
 
-def refused(session: dict[str, Any], template: dict[str, Any]) -> Problem:
+def refused(session: dict[str, Any], template: dict[str, Any]) -> Blocked:
     answer = resolve(a_session(**session), a_template(**template), POLICY)
-    assert isinstance(answer, Problem), answer
+    assert isinstance(answer, Blocked), answer
     return answer
 
 
@@ -80,7 +80,7 @@ def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: d
     problem = refused({"resources": session}, {"resources": template})
     assert problem.reason == "OverLimit"
     assert words in problem.message
-    assert problem.needs_a_person
+    assert problem.needs_change
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_new_home_is_no_larger_than_the_template_allows(size: str, offer: dict
     if words is None:
         assert isinstance(answer, Desktop), answer
     else:
-        assert isinstance(answer, Problem)
-        assert (answer.reason, answer.needs_a_person) == ("OverLimit", True)
+        assert isinstance(answer, Blocked)
+        assert (answer.reason, answer.needs_change) == ("OverLimit", True)
         assert words in answer.message
     assert isinstance(resolve(session, template, POLICY, home_exists=True), Desktop), "it keeps the size that it has"
 
@@ -178,8 +178,8 @@ def test_no_desktop_takes_the_portals_address() -> None:
     session = a_session(hostname="portal")
     assert isinstance(resolve(session, a_template(), Policy()), Desktop)
     problem = resolve(session, a_template(), Policy(edge_middleware="vdi-edge"))
-    assert isinstance(problem, Problem)
-    assert problem.needs_a_person
+    assert isinstance(problem, Blocked)
+    assert problem.needs_change
     assert "the portal's own address" in problem.message
     assert isinstance(resolve(a_session(name="portal"), a_template(), Policy(edge_middleware="vdi-edge")), Desktop)
 
@@ -189,8 +189,8 @@ def test_no_desktop_takes_the_portals_address() -> None:
 )
 def test_hostname_that_looks_like_a_keyed_or_an_encoded_label_is_refused(hostname: str, said: str) -> None:
     problem = resolve(a_session(hostname=hostname), a_template(), Policy())
-    assert isinstance(problem, Problem)
-    assert (problem.reason, problem.needs_a_person) == ("InvalidSession", True)
+    assert isinstance(problem, Blocked)
+    assert (problem.reason, problem.needs_change) == ("InvalidSession", True)
     assert said in problem.message
     status = {"url": f"https://{hostname}.vdi.localhost"}
     assert isinstance(resolve(a_session(hostname=hostname, status=status), a_template(), Policy()), Desktop), "has it"

@@ -19,16 +19,16 @@ from unit.session.session_builders import (
     a_template,
 )
 from vdi.session.activity import Activity
-from vdi.session.agenda import next_look
 from vdi.session.alerts import evictable_at, find_alerts
+from vdi.session.condition_states import ConditionState, with_times
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE
 from vdi.session.decide import Observed, decide, host_taken
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 from vdi.session.ending import find_ending, find_removal
-from vdi.session.findings import Finding, with_times
 from vdi.session.notices import Notice, find_notices
 from vdi.session.phase import derive, derive_ending, derive_suspended
 from vdi.session.policy import Policy
+from vdi.session.requeue import next_requeue
 from vdi.session.times import parse_time
 
 START = parse_time(CREATED)
@@ -140,7 +140,7 @@ def test_restart_is_wanted_once_per_annotation(wanted: str, made_with: str, expe
     removal = find_removal(replace(observed, pod=pod), NOW)
     assert (removal is not None) == expected
     if removal:
-        assert removal.problem.reason == "Restarting"
+        assert removal.blocked.reason == "Restarting"
         assert removal.session.status.failures is None, "no failure"
         assert removal.session.status.start_time == CREATED, "the run goes on"
 
@@ -158,7 +158,7 @@ def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() ->
     lost = replace(running(), pod=a_pod(status={"phase": "Failed"}))
     removal = find_removal(lost, NOW)
     assert removal
-    between = derive(replace(lost, session=removal.session, pod=None), removal.problem, POLICY, NOW)
+    between = derive(replace(lost, session=removal.session, pod=None), removal.blocked, POLICY, NOW)
     assert (between.phase, between.start_time, between.pod_name) == ("Pending", CREATED, "")
     assert between.expires_at == "2026-11-20T16:00:00Z"
     assert "Admitted" in {one.type for one in between.conditions if one.status == "True"}
@@ -180,12 +180,12 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "problem", "url"), [("alice-desktop", None, URL), ("", None, ""), ("", host_taken("alice-desktop"), "")]
+    ("host", "blocked", "url"), [("alice-desktop", None, URL), ("", None, ""), ("", host_taken("alice-desktop"), "")]
 )
 def test_address_is_known_without_a_route_where_the_host_is_certain(
-    host: str, problem: Problem | None, url: str
+    host: str, blocked: Blocked | None, url: str
 ) -> None:
-    observed = replace(running(), pod=None, route=None, host=host, host_problem=problem)
+    observed = replace(running(), pod=None, route=None, host=host, host_blocked=blocked)
     assert derive(observed, None, POLICY, NOW).url == url
     suspended = derive_suspended(observed, POLICY, NOW)
     assert suspended.url == url
@@ -194,20 +194,20 @@ def test_address_is_known_without_a_route_where_the_host_is_certain(
 
 def test_lost_or_leaving_home_is_said_before_a_desktop_is_made() -> None:
     base = replace(running(), pod=None)
-    lost = decide(replace(base, home=a_claim("Lost")), POLICY, NOW).problem
-    assert lost and lost.needs_a_person and "kubectl delete pvc home" in lost.message
-    leaving = a_claim()
-    leaving.metadata.deletion_timestamp = CREATED
-    waits = decide(replace(base, home=leaving), POLICY, NOW).problem
-    assert waits and (waits.reason, waits.needs_a_person) == ("HomeLeaving", False)
+    lost = decide(replace(base, home=a_claim("Lost")), POLICY, NOW).blocked
+    assert lost and lost.needs_change and "kubectl delete pvc home" in lost.message
+    terminating = a_claim()
+    terminating.metadata.deletion_timestamp = CREATED
+    waits = decide(replace(base, home=terminating), POLICY, NOW).blocked
+    assert waits and (waits.reason, waits.needs_change) == ("HomeLeaving", False)
 
 
 def test_pod_that_we_have_deleted_is_waited_for() -> None:
-    leaving = a_pod(deletionTimestamp=CREATED, home="home")
-    base = replace(running(), pod=None, leaving=leaving)
-    waits = decide(base, POLICY, NOW).problem
+    terminating = a_pod(deletionTimestamp=CREATED, home="home")
+    base = replace(running(), pod=None, terminating=terminating)
+    waits = decide(base, POLICY, NOW).blocked
     assert waits and "when node node-1 has stopped the one before" in waits.message
-    stuck = decide(replace(base, node=a_node(ready=False)), POLICY, NOW).problem
+    stuck = decide(replace(base, node=a_node(ready=False)), POLICY, NOW).blocked
     assert stuck and "out-of-service=nodeshutdown:NoExecute" in stuck.message
     assert "'home'" in stuck.message
 
@@ -216,7 +216,7 @@ def test_time_in_the_queue_begins_when_the_queue_is_entered() -> None:
     long_ago = {"type": "Admitted", "status": "False", "lastTransitionTime": "2026-11-01T08:00:00Z"}
     for before, expected in (("Suspended", "2026-11-20T08:00:05Z"), ("CPUBusy", "2026-11-01T08:00:00Z")):
         session = a_session(status={"conditions": [long_ago | {"reason": before}]})
-        condition = with_times(Finding("Admitted", False, "GPUsBusy", "None free."), session, NOW)
+        condition = with_times(ConditionState("Admitted", False, "GPUsBusy", "None free."), session, NOW)
         assert condition.last_transition_time == expected
 
 
@@ -235,7 +235,7 @@ offsets = st.integers(min_value=0, max_value=30_000)
 def test_nothing_happens_between_two_looks(
     timeout: int, cap: int | None, pod: str, failed: int | None, drained: int | None, now: int, later: float
 ) -> None:
-    """What is decided now is decided until `next_look`: so no timer is missing."""
+    """What is decided now is decided until `next_requeue`: so no timer is missing."""
     status: dict[str, Any] = {"startTime": CREATED}
     note = {}
     if failed:
@@ -256,7 +256,7 @@ def test_nothing_happens_between_two_looks(
     bound = observed.pod is not None and bool(observed.pod.spec.node_name)
     observed = replace(observed, node=a_node(cordoned=drained is not None) if bound else None)
     moment = START + timedelta(seconds=now)
-    look = next_look(observed, POLICY, moment)
+    look = next_requeue(observed, POLICY, moment)
     end = look or moment + timedelta(days=365)
     assert end > moment
     assert _decided(observed, moment) == _decided(observed, moment + (end - moment) * later)

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from unit.session.session_builders import a_pod
-from vdi.session.explain import Facts, explain, facts_from_list, main
+from vdi.session.api_errors import explain_api_error, name_taken
+from vdi.session.explain import StartState, explain, main, start_state_from_list
 from vdi.session.pulling import explain_pull
-from vdi.session.refusal import explain_refusal, name_taken
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -60,7 +60,7 @@ SENTENCES = [
 
 @pytest.mark.parametrize(("symptom", "code", "words"), SENTENCES, ids=[row[0] for row in SENTENCES])
 def test_symptom_is_explained_in_words(symptom: str, code: str, words: str) -> None:
-    answer = explain(facts_from_list((FIXTURES / f"{symptom}.json").read_bytes()))
+    answer = explain(start_state_from_list((FIXTURES / f"{symptom}.json").read_bytes()))
     assert answer.code == code
     assert words in answer.sentence
     assert answer.sentence.endswith((".", ")"))
@@ -74,12 +74,12 @@ def test_every_fixture_has_its_sentence() -> None:
 
 def test_state_that_no_rule_knows_keeps_kubernetes_own_words() -> None:
     pod = a_pod(container={"state": {"waiting": {"reason": "Dancing", "message": "the container dances"}}})
-    assert explain(Facts(pod)).sentence == "the container dances."
+    assert explain(StartState(pod)).sentence == "the container dances."
 
 
 def test_long_words_are_cut() -> None:
     pod = a_pod(container={"state": {"waiting": {"reason": "ErrImagePull", "message": "x" * 5000}}})
-    assert len(explain(Facts(pod)).sentence) < 400
+    assert len(explain(StartState(pod)).sentence) < 400
 
 
 @pytest.mark.parametrize("arguments", [[], ["/nonexistent"], ["a", "b"]])
@@ -136,8 +136,8 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("message", "reason", "stuck", "words"), REFUSALS, ids=[row[3] for row in REFUSALS])
 def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck: bool, words: str) -> None:
-    problem = explain_refusal("Pod", message)
-    assert (problem.condition, problem.reason, problem.needs_a_person) == ("Admitted", reason, stuck)
+    problem = explain_api_error("Pod", message)
+    assert (problem.condition, problem.reason, problem.needs_change) == ("Admitted", reason, stuck)
     assert words in problem.message
 
 
@@ -154,16 +154,16 @@ def test_an_image_for_another_processor_is_told_from_one_that_is_not_there(messa
 
 
 def test_refused_route_blames_the_route() -> None:
-    assert explain_refusal("IngressRoute", "", kind_missing=True).condition == "RouteReady"
-    assert "its CRD is not installed" in explain_refusal("IngressRoute", "", kind_missing=True).message
+    assert explain_api_error("IngressRoute", "", kind_missing=True).condition == "RouteReady"
+    assert "its CRD is not installed" in explain_api_error("IngressRoute", "", kind_missing=True).message
     assert name_taken("Secret", "a-auth").condition == "Admitted"
 
 
 def test_crash_is_told_in_the_last_words_of_the_desktop() -> None:
     ended = {"exitCode": 1, "reason": "Error", "message": "starting\nXvfb: no space left on device\n\n"}
     container = {"restartCount": 3, "lastState": {"terminated": ended}}
-    answer = explain(Facts(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
+    answer = explain(StartState(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
     assert "its last words: 'Xvfb: no space left on device'" in answer.sentence
     silent = {**container, "lastState": {"terminated": {**ended, "message": ""}}}
-    answer = explain(Facts(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
+    answer = explain(StartState(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
     assert "kubectl logs --previous alice-desktop" in answer.sentence

@@ -12,23 +12,23 @@ from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_
 from vdi.api.session import FailureStatus, VDISession
 from vdi.session.failures import (
     MOST_RESTARTS,
-    SCHEDULER_PATIENCE,
+    SCHEDULER_TIMEOUT,
     STABLE,
-    START_PATIENCE,
+    START_TIMEOUT,
     Loss,
     count_loss,
     current_failures,
-    failure_problem,
+    find_failure_block,
     find_loss,
     find_vanished,
-    forgive,
     home_bound_at,
     is_given_up,
     pause_after,
+    reset_failures,
     retry_at,
 )
 from vdi.session.lifetime import run_annotations
-from vdi.session.observed import Claim, ClaimSource, Pod, PodVolume
+from vdi.session.observed import PersistentVolumeClaim, PersistentVolumeClaimSource, Pod, PodVolume
 from vdi.session.times import format_time, parse_time
 
 START = parse_time(CREATED)
@@ -50,7 +50,7 @@ def unscheduled(message: str) -> Pod:
 
 NO_ROOM = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 NO_HOME = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
-LOSSES: list[tuple[str, Pod, Claim | None, timedelta, str | None]] = [
+LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None]] = [
     ("starting", a_pod(), None, timedelta(hours=1), None),
     ("ready", a_pod(ready=True), None, timedelta(hours=1), None),
     ("evicted", a_pod(status={"phase": "Failed", "reason": "Evicted"}), None, timedelta(), "Evicted"),
@@ -60,12 +60,12 @@ LOSSES: list[tuple[str, Pod, Claim | None, timedelta, str | None]] = [
     ("out of memory twice", crashed(2), None, timedelta(), None),
     ("out of memory thrice", crashed(3), None, timedelta(), "OutOfMemory"),
     ("crashed, but trying", crashed(3, "ContainerCreating"), None, timedelta(), None),
-    ("no image", a_pod(container=PULLING), None, START_PATIENCE - timedelta(seconds=1), None),
-    ("no image for long", a_pod(container=PULLING), None, START_PATIENCE, "ImagePull"),
-    ("no Secret", a_pod(container=NO_SECRET), None, START_PATIENCE - timedelta(seconds=1), None),
-    ("no Secret for long", a_pod(container=NO_SECRET), None, START_PATIENCE, "BadPodConfig"),
-    ("no node", unscheduled(NO_ROOM), None, SCHEDULER_PATIENCE - timedelta(seconds=1), None),
-    ("no node for long", unscheduled(NO_ROOM), None, SCHEDULER_PATIENCE, "NoGPUFree"),
+    ("no image", a_pod(container=PULLING), None, START_TIMEOUT - timedelta(seconds=1), None),
+    ("no image for long", a_pod(container=PULLING), None, START_TIMEOUT, "ImagePull"),
+    ("no Secret", a_pod(container=NO_SECRET), None, START_TIMEOUT - timedelta(seconds=1), None),
+    ("no Secret for long", a_pod(container=NO_SECRET), None, START_TIMEOUT, "BadPodConfig"),
+    ("no node", unscheduled(NO_ROOM), None, SCHEDULER_TIMEOUT - timedelta(seconds=1), None),
+    ("no node for long", unscheduled(NO_ROOM), None, SCHEDULER_TIMEOUT, "NoGPUFree"),
     ("no volume yet", unscheduled(NO_HOME), None, timedelta(hours=1), None),
     ("volume lost", a_pod(home="home"), a_claim("Lost"), timedelta(), "HomeLost"),
     ("leaving", a_pod(deletionTimestamp=CREATED, status={"phase": "Failed"}), None, timedelta(), None),
@@ -73,7 +73,9 @@ LOSSES: list[tuple[str, Pod, Claim | None, timedelta, str | None]] = [
 
 
 @pytest.mark.parametrize(("name", "pod", "home", "after", "reason"), LOSSES, ids=[row[0] for row in LOSSES])
-def test_what_counts_as_lost(name: str, pod: Pod, home: Claim | None, after: timedelta, reason: str | None) -> None:
+def test_what_counts_as_lost(
+    name: str, pod: Pod, home: PersistentVolumeClaim | None, after: timedelta, reason: str | None
+) -> None:
     loss = find_loss(pod, home, (), START + after)
     assert (loss.reason if loss else None) == reason
 
@@ -81,7 +83,7 @@ def test_what_counts_as_lost(name: str, pod: Pod, home: Claim | None, after: tim
 def homely(message: str, *more: str) -> Pod:
     """Not scheduled; mounts the home, and other claims."""
     pod = unscheduled(message)
-    volumes = tuple(PodVolume(name, ClaimSource(name)) for name in ("home", *more))
+    volumes = tuple(PodVolume(name, PersistentVolumeClaimSource(name)) for name in ("home", *more))
     return msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, volumes=volumes))
 
 
@@ -92,8 +94,8 @@ def test_a_pod_that_the_scheduler_forgot_when_its_home_was_bound_is_lost() -> No
     assert bound_at == parse_time("2026-11-20T08:01:00Z") > START
     pod, home = homely(NO_HOME), a_claim()
 
-    assert find_loss(pod, home, (), bound_at + SCHEDULER_PATIENCE - timedelta(seconds=1), bound_at=bound_at) is None
-    loss = find_loss(pod, home, (), bound_at + SCHEDULER_PATIENCE, bound_at=bound_at)
+    assert find_loss(pod, home, (), bound_at + SCHEDULER_TIMEOUT - timedelta(seconds=1), bound_at=bound_at) is None
+    loss = find_loss(pod, home, (), bound_at + SCHEDULER_TIMEOUT, bound_at=bound_at)
 
     assert loss is not None
     assert loss.message == "The home volume is bound now; the scheduler has not looked again since."
@@ -111,7 +113,9 @@ def test_a_pod_that_the_scheduler_forgot_when_its_home_was_bound_is_lost() -> No
     ],
     ids=["not bound yet", "the status does not say so yet", "another volume of the template is not bound"],
 )
-def test_a_pod_that_waits_for_a_volume_is_not_lost(pod: Pod, home: Claim, bound_at: datetime | None) -> None:
+def test_a_pod_that_waits_for_a_volume_is_not_lost(
+    pod: Pod, home: PersistentVolumeClaim, bound_at: datetime | None
+) -> None:
     assert find_loss(pod, home, (), START + timedelta(hours=1), bound_at=bound_at) is None
 
 
@@ -141,24 +145,24 @@ def test_pod_is_given_up_once_its_loss_is_counted_and_the_next_one_is_not() -> N
 def test_first_loss_that_is_nobodys_fault_costs_no_pause() -> None:
     for reason in ("PodDeleted", "NodeLost", "Evicted"):
         first = losing(a_session(), Loss(reason, "Gone."))
-        assert failure_problem(first, a_template(), NOW) is None
-        assert failure_problem(losing(first, Loss(reason, "Gone.")), a_template(), NOW)
+        assert find_failure_block(first, a_template(), NOW) is None
+        assert find_failure_block(losing(first, Loss(reason, "Gone.")), a_template(), NOW)
 
 
 def test_pause_is_told_and_ends() -> None:
     lost = losing(a_session())
-    problem = failure_problem(lost, a_template(), NOW)
-    assert problem and not problem.needs_a_person
+    problem = find_failure_block(lost, a_template(), NOW)
+    assert problem and not problem.needs_change
     assert problem.message == "It crashed. It is started again at 08:00:15 UTC (loss 1 in a row)."
-    assert failure_problem(lost, a_template(), NOW + timedelta(seconds=10)) is None
+    assert find_failure_block(lost, a_template(), NOW + timedelta(seconds=10)) is None
 
 
 def test_last_loss_says_what_a_person_can_do() -> None:
     session = a_session()
     for _ in range(MOST_RESTARTS + 1):
         session = losing(session)
-    problem = failure_problem(session, a_template(), NOW + timedelta(days=1))
-    assert problem and problem.needs_a_person
+    problem = find_failure_block(session, a_template(), NOW + timedelta(days=1))
+    assert problem and problem.needs_change
     assert "started again 5 times in vain" in problem.message
     assert problem.message.endswith("vdi session restart alice-desktop")
 
@@ -167,16 +171,16 @@ def test_want_of_room_is_never_given_up() -> None:
     session = a_session()
     for _ in range(3 * MOST_RESTARTS):
         session = losing(session, Loss("NoGPUFree", "No room."))
-    assert failure_problem(session, a_template(), NOW + timedelta(minutes=5)) is None
+    assert find_failure_block(session, a_template(), NOW + timedelta(minutes=5)) is None
 
 
 def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
     tried = a_session(status={"templateRevision": "1"})
     lost = losing(tried, Loss("ImageNotFound", "No such image."))
     later = NOW + timedelta(hours=1)
-    problem = failure_problem(lost, a_template(generation=1), later)
-    assert problem and problem.needs_a_person
-    assert failure_problem(lost, a_template(generation=2), later) is None
+    problem = find_failure_block(lost, a_template(generation=1), later)
+    assert problem and problem.needs_change
+    assert find_failure_block(lost, a_template(generation=2), later) is None
 
 
 @pytest.mark.parametrize("change", ["spec", "restart"])
@@ -188,14 +192,14 @@ def test_somebody_who_changes_something_begins_a_new_count(change: str) -> None:
     generation = 2 if change == "spec" else 1
     meta = msgspec.structs.replace(session.metadata, generation=generation, annotations=annotations)
     edited = msgspec.structs.replace(session, metadata=meta)
-    assert failure_problem(edited, a_template(), NOW) is None
+    assert find_failure_block(edited, a_template(), NOW) is None
     again = count_loss(edited, CRASH, NOW)
     assert (again.count, again.generation, again.restarted_at) == (
         1,
         generation,
         annotations.get("vdi.kasm.io/restartedAt", ""),
     )
-    forgiven = forgive(edited, None, NOW)
+    forgiven = reset_failures(edited, None, NOW)
     assert forgiven and forgiven.count == 0
 
 
@@ -208,7 +212,7 @@ def test_desktop_that_was_ready_for_long_enough_is_forgiven_what_came_before() -
         (a_pod(), STABLE, 1),
         (None, STABLE, 1),
     ):
-        forgiven = forgive(lost, pod, ready_since + after)
+        forgiven = reset_failures(lost, pod, ready_since + after)
         assert forgiven and lost.status.failures
         assert (forgiven.count, forgiven.time) == (count, lost.status.failures.time), "its time still marks its pods"
 
@@ -223,14 +227,14 @@ def test_pauses_grow_to_five_minutes_and_restarts_end(several: list[str]) -> Non
     for reason in several:
         failures = count_loss(session, Loss(reason, "Lost."), now)
         session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
-        problem = failure_problem(session, a_template(), now)
-        if problem and problem.needs_a_person:
+        problem = find_failure_block(session, a_template(), now)
+        if problem and problem.needs_change:
             assert restarts == MOST_RESTARTS
             return
         pauses.append(pause_after(failures))
         assert pauses[-2] <= pauses[-1] <= timedelta(minutes=5)
         now = retry_at(failures)
-        assert failure_problem(session, a_template(), now) is None
+        assert find_failure_block(session, a_template(), now) is None
         restarts += 1
     assert restarts <= MOST_RESTARTS
 
@@ -242,7 +246,7 @@ def test_count_is_that_of_losses_since_the_last_good_news(events: list[str]) -> 
         if event == "loss":
             session, expected = losing(session, seconds=stamp), expected + 1
         elif event == "prove":
-            failures = forgive(session, a_pod(ready=True), NOW + STABLE)
+            failures = reset_failures(session, a_pod(ready=True), NOW + STABLE)
             session = msgspec.structs.replace(
                 session, status=msgspec.structs.replace(session.status, failures=failures)
             )

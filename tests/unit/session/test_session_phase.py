@@ -19,7 +19,7 @@ from unit.session.session_builders import (
 from vdi.api.session import SessionStatus
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.decide import Observed, host_taken
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 from vdi.session.phase import derive
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
@@ -34,7 +34,7 @@ def seen(**fields: Any) -> Observed:
     return Observed(**(base | {"service": a_service(), "route": a_route(), "secret": a_secret()} | fields))
 
 
-def status_of(observed: Observed, problem: Problem | None = None, now: datetime = NOW) -> SessionStatus:
+def status_of(observed: Observed, problem: Blocked | None = None, now: datetime = NOW) -> SessionStatus:
     return derive(observed, problem, POLICY, now)
 
 
@@ -48,10 +48,10 @@ def reason(status: SessionStatus, kind: str) -> str:
 
 CRASHED = {"restartCount": 4, "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}}
 LOOPING = {**CRASHED, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
-WAITS = Problem("HomeInUse", "The home is in use.")
-SOON = Problem("CrashLoop", "Again in a while.", condition="PodReady")
-GIVEN_UP = Problem("CrashLoop", "No more.", condition="PodReady", needs_a_person=True)
-STUCK = Problem("OverLimit", "Too much.", needs_a_person=True)
+WAITS = Blocked("HomeInUse", "The home is in use.")
+SOON = Blocked("CrashLoop", "Again in a while.", condition="PodReady")
+GIVEN_UP = Blocked("CrashLoop", "No more.", condition="PodReady", needs_change=True)
+STUCK = Blocked("OverLimit", "Too much.", needs_change=True)
 
 PHASES = [
     ("nothing yet", seen(pod=None, route=None), None, "Pending"),
@@ -71,7 +71,7 @@ PHASES = [
 
 
 @pytest.mark.parametrize(("name", "observed", "problem", "phase"), PHASES, ids=[row[0] for row in PHASES])
-def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: Problem | None, phase: str) -> None:
+def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: Blocked | None, phase: str) -> None:
     status = status_of(observed, problem)
     assert status.phase == phase
     assert tuple(condition.type for condition in status.conditions) == CONDITION_TYPES
@@ -126,20 +126,20 @@ def test_newer_template_is_named_and_does_not_touch_the_desktop() -> None:
 
 
 def test_problem_stands_at_its_condition_and_in_the_message() -> None:
-    missing = Problem("TemplateNotFound", "There is no template 'x'.", condition="TemplateFound")
+    missing = Blocked("TemplateNotFound", "There is no template 'x'.", condition="TemplateFound")
     status = status_of(seen(pod=None, template=None, route=None), missing)
     assert reason(status, "TemplateFound") == reason(status, "Admitted") == "TemplateNotFound"
     assert status.message == "There is no template 'x'."
 
 
 def test_refused_service_does_not_take_the_admission_of_a_running_pod() -> None:
-    status = status_of(seen(), Problem("Refused", "No.", condition="RouteReady"))
+    status = status_of(seen(), Blocked("Refused", "No.", condition="RouteReady"))
     assert reason(status, "RouteReady") == "Refused"
     assert "Admitted" in holding(status)
 
 
 def test_host_taken_by_another_while_running_is_said() -> None:
-    status = status_of(seen(pod=a_pod(ready=True), host_problem=host_taken("desk")))
+    status = status_of(seen(pod=a_pod(ready=True), host_blocked=host_taken("desk")))
     assert reason(status, "RouteReady") == "HostTaken"
 
 

@@ -13,11 +13,11 @@ from vdi.api.pool import VDIPool
 from vdi.session.children.identity import Identity, PoolIdentity
 from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.secret import build_pool_secret
-from vdi.session.effective import Desktop, Problem, resolve
+from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.naming import pod_name, pool_pod_name, pool_secret_name
 from vdi.session.observed import Node, Pod
 from vdi.session.policy import Policy
-from vdi.session.pool import Pause, Plan, can_serve, explain_unserved, fingerprint, is_waiting, plan, pool_desktop
+from vdi.session.pool import Backoff, PoolPlan, can_serve, explain_unserved, fingerprint, is_waiting, plan, pool_desktop
 from vdi.session.pool_status import Obstacles, summarise
 from vdi.session.times import format_time
 
@@ -83,7 +83,7 @@ def on_one_node(name: str) -> Node | None:
     return a_node() if name == "node-1" else None
 
 
-def look(wanted: int, *pods: Pod, nodes: tuple[Node, ...] = (), fits: str | None = FITS) -> Plan:
+def look(wanted: int, *pods: Pod, nodes: tuple[Node, ...] = (), fits: str | None = FITS) -> PoolPlan:
     known = {node.metadata.name: node for node in nodes or (a_node(),)}
     return plan(wanted, fits, pods, known.get, NOW)
 
@@ -94,15 +94,15 @@ def names(pods: tuple[Pod, ...]) -> list[str]:
 
 def test_pool_makes_what_is_missing_and_removes_what_is_too_much() -> None:
     assert look(3, warm("a"), warm("b", ready=False, since=5)).make == 1
-    assert look(2, warm("a"), warm("b")) == Plan(ready=(warm("a"), warm("b")))
+    assert look(2, warm("a"), warm("b")) == PoolPlan(ready=(warm("a"), warm("b")))
     step = look(1, warm("a", age=400), warm("b", age=300), warm("c", ready=False, since=5, age=500))
     assert (step.make, names(step.remove)) == (0, ["b", "c"]), "the oldest ready one stays"
     assert names(look(0, warm("a"), warm("b")).remove) == ["a", "b"]
 
 
 def test_desktop_that_goes_counts_no_more_and_is_not_removed_twice() -> None:
-    leaving = warm("a", metadata={"deletionTimestamp": format_time(NOW)})
-    assert look(1, leaving) == Plan(make=1)
+    terminating = warm("a", metadata={"deletionTimestamp": format_time(NOW)})
+    assert look(1, terminating) == PoolPlan(make=1)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_unready_desktops_of_before_go_at_once() -> None:
 
 
 def test_pool_that_can_have_none_gives_up_all() -> None:
-    assert look(2, warm("a"), warm("b"), fits=None) == Plan(remove=(warm("a"), warm("b")))
+    assert look(2, warm("a"), warm("b"), fits=None) == PoolPlan(remove=(warm("a"), warm("b")))
 
 
 @given(
@@ -236,26 +236,26 @@ def test_session_hears_why_no_pool_serves_it() -> None:
 
 def test_pool_of_a_template_with_homes_is_refused_in_words() -> None:
     problem = pool_desktop(a_pool(), a_template(), POLICY)
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, Blocked)
     assert problem.reason == "TemplateHasHome"
     assert "'ubuntu-desktop'" in problem.message and "spec.persistence.enabled: false" in problem.message
     missing = pool_desktop(a_pool(), None, POLICY)
-    assert isinstance(missing, Problem) and missing.reason == "TemplateNotFound"
+    assert isinstance(missing, Blocked) and missing.reason == "TemplateNotFound"
     assert pool_desktop(a_pool(), a_template(**NO_HOME), POLICY) == a_desktop()
 
 
 def test_status_counts_and_says_what_is_missing() -> None:
     pool = a_pool(3)
-    some = Plan(ready=(warm("a"),), starting=(warm("b", ready=False),))
+    some = PoolPlan(ready=(warm("a"),), starting=(warm("b", ready=False),))
     filling = summarise(pool, some, 2, Obstacles(slow="The image is slow."), NOW)
     assert (filling.ready, filling.starting, filling.claimed) == (1, 1, 2)
     assert filling.message == "1 of 3 desktops is ready, 1 on the way. The image is slow."
     assert filling.selector == "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
     assert [(one.type, one.status, one.reason) for one in filling.conditions] == [("Ready", "False", "Filling")]
-    blocked = summarise(pool, some, 0, Obstacles(blocked=Problem("GPUsBusy", "All GPUs are taken.")), NOW)
+    blocked = summarise(pool, some, 0, Obstacles(blocked=Blocked("GPUsBusy", "All GPUs are taken.")), NOW)
     assert blocked.message == "1 of 3 desktops is ready. All GPUs are taken."
     assert blocked.conditions[0].reason == "GPUsBusy"
-    full = summarise(pool, Plan(ready=(warm("a"), warm("b"), warm("c"))), 0, Obstacles(), NOW)
+    full = summarise(pool, PoolPlan(ready=(warm("a"), warm("b"), warm("c"))), 0, Obstacles(), NOW)
     assert (full.message, full.conditions[0].status, full.conditions[0].reason) == ("", "True", "Full")
 
 
@@ -263,20 +263,22 @@ def test_status_keeps_the_time_of_the_last_turn() -> None:
     earlier = format_time(NOW - timedelta(hours=1))
     condition = {"type": "Ready", "status": "True", "reason": "Full", "lastTransitionTime": earlier}
     pool = a_pool(1, conditions=[condition])
-    assert summarise(pool, Plan(ready=(warm("a"),)), 0, Obstacles(), NOW).conditions[0].last_transition_time == earlier
-    turned = summarise(pool, Plan(), 0, Obstacles(), NOW).conditions[0]
+    assert (
+        summarise(pool, PoolPlan(ready=(warm("a"),)), 0, Obstacles(), NOW).conditions[0].last_transition_time == earlier
+    )
+    turned = summarise(pool, PoolPlan(), 0, Obstacles(), NOW).conditions[0]
     assert turned.last_transition_time == format_time(NOW)
 
 
 def test_pause_grows_with_each_failure_and_is_said() -> None:
-    once = Pause().after("It crashed.", NOW)
+    once = Backoff().after("It crashed.", NOW)
     assert once.left(NOW) == timedelta(seconds=10)
     assert once.left(NOW + timedelta(seconds=10)) is None
     pause = once
     for _ in range(40):
         pause = pause.after("It crashed.", NOW)
     assert pause.left(NOW) == timedelta(minutes=5)
-    status = summarise(a_pool(1), Plan(), 0, Obstacles(pause=once), NOW)
+    status = summarise(a_pool(1), PoolPlan(), 0, Obstacles(pause=once), NOW)
     assert status.message == "0 of 1 desktops are ready. It crashed. The next one is made at 2026-11-20T09:00:10Z."
     assert status.conditions[0].reason == "DesktopsFail"
 

@@ -16,13 +16,13 @@ from vdi.session.prepull import (
     AT_ONCE,
     FIRST_PAUSE,
     LONGEST_PAUSE,
-    PATIENCE,
-    Memory,
-    Plan,
-    Verdict,
+    PULL_TIMEOUT,
+    PullMemory,
+    PullPlan,
+    PullResult,
+    can_run,
+    evaluate_puller,
     image_pulled,
-    judge,
-    may_hold,
     plan,
     spellings,
     summarise,
@@ -72,9 +72,9 @@ class Stage:
     """Nodes and pullers of one template, planned again and again, as the operator does."""
 
     def __init__(self, template: VDITemplate, *nodes: Node) -> None:
-        self.template, self.nodes, self.memory, self.now = template, list(nodes), Memory(), NOW
+        self.template, self.nodes, self.memory, self.now = template, list(nodes), PullMemory(), NOW
 
-    def plan(self, *pullers: Pod) -> Plan:
+    def plan(self, *pullers: Pod) -> PullPlan:
         pods = [(pod, ()) for pod in pullers]
         return plan(self.template, self.nodes, pods, self.memory, gpu_resource=GPU, now=self.now)
 
@@ -90,7 +90,7 @@ def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
     step = stage.plan(*at_work)
     assert ([node.metadata.name for node in step.create], step.remove) == (["node-2"], ())
     progress = summarise(step, stage.memory)
-    assert (progress.wanted, progress.ready, progress.pulling) == (7, 1, ("node-0", "node-1", "node-2"))
+    assert (progress.desired, progress.ready, progress.pulling) == (7, 1, ("node-0", "node-1", "node-2"))
 
 
 def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_the_image() -> None:
@@ -177,23 +177,23 @@ def test_broken_nodes_do_not_keep_the_others_waiting() -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 6, 50, 5000])
 def test_pause_has_a_limit(count: int) -> None:
-    memory, node = Memory(), a_node()
+    memory, node = PullMemory(), a_node()
     for _ in range(count):
         memory.fail(node, "ImagePull", "No.", NOW)
     assert memory.failures["uid-node-1"].again == NOW + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(count - 1, 10))
 
 
-ON_NODE: list[tuple[dict[str, Any], Verdict | None]] = [
+ON_NODE: list[tuple[dict[str, Any], PullResult | None]] = [
     ({}, None),
     (waiting("ContainerCreating"), None),
-    (DONE, Verdict(pulled=True)),
-    ({"phase": "Succeeded"}, Verdict(pulled=True)),
-    ({"phase": "Failed", **DONE}, Verdict(pulled=True)),
-    (waiting("CreateContainerError", "no command specified"), Verdict(pulled=True)),
-    (waiting("RunContainerError"), Verdict(pulled=True)),
+    (DONE, PullResult(pulled=True)),
+    ({"phase": "Succeeded"}, PullResult(pulled=True)),
+    ({"phase": "Failed", **DONE}, PullResult(pulled=True)),
+    (waiting("CreateContainerError", "no command specified"), PullResult(pulled=True)),
+    (waiting("RunContainerError"), PullResult(pulled=True)),
     (
         {"phase": "Failed", "reason": "OutOfpods", "message": "Node didn't have enough resource: pods."},
-        Verdict(
+        PullResult(
             False,
             "PullerFailed",
             "The pod that fetches the image ended before it had it "
@@ -202,7 +202,7 @@ ON_NODE: list[tuple[dict[str, Any], Verdict | None]] = [
     ),
     (
         waiting("InvalidImageName", "couldn't parse"),
-        Verdict(
+        PullResult(
             False,
             "ImageNameInvalid",
             f"The image {IMAGE} cannot be fetched: its name is not a valid image name; mend the template's spec.image.",
@@ -212,16 +212,16 @@ ON_NODE: list[tuple[dict[str, Any], Verdict | None]] = [
 
 
 @pytest.mark.parametrize(("status", "verdict"), ON_NODE)
-def test_puller_is_judged_by_what_the_kubelet_says(status: dict[str, Any], verdict: Verdict | None) -> None:
-    assert judge(a_puller(wanting(), "node-1", **status), (), NOW) == verdict
+def test_puller_is_judged_by_what_the_kubelet_says(status: dict[str, Any], verdict: PullResult | None) -> None:
+    assert evaluate_puller(a_puller(wanting(), "node-1", **status), (), NOW) == verdict
 
 
 def test_trouble_that_may_pass_counts_after_a_while() -> None:
     full = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Too many pods."}
     unplaced = a_puller(wanting(), "node-1", on="", conditions=[full])
-    assert judge(unplaced, (), NOW + PATIENCE - timedelta(seconds=1)) is None
-    verdict = judge(unplaced, (), NOW + PATIENCE)
-    assert verdict == Verdict(
+    assert evaluate_puller(unplaced, (), NOW + PULL_TIMEOUT - timedelta(seconds=1)) is None
+    verdict = evaluate_puller(unplaced, (), NOW + PULL_TIMEOUT)
+    assert verdict == PullResult(
         False,
         "NoRoom",
         "The node has no room for the small pod that fetches the image (0/1 nodes are available: 1 Too many pods).",
@@ -230,13 +230,13 @@ def test_trouble_that_may_pass_counts_after_a_while() -> None:
         {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}, Event
     )
     stuck = a_puller(wanting(), "node-1", **waiting("ContainerCreating"))
-    assert judge(stuck, (no_network,), NOW) is None
-    verdict = judge(stuck, (no_network,), NOW + PATIENCE)
+    assert evaluate_puller(stuck, (no_network,), NOW) is None
+    verdict = evaluate_puller(stuck, (no_network,), NOW + PULL_TIMEOUT)
     assert verdict and (verdict.reason, verdict.message) == (
         "NodeNetwork",
         "The node cannot set the pod up: cni is down.",
     )
-    assert judge(stuck, (), NOW + timedelta(minutes=50)) is None, "a large image takes its time"
+    assert evaluate_puller(stuck, (), NOW + timedelta(minutes=50)) is None, "a large image takes its time"
 
 
 NODES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
@@ -264,7 +264,7 @@ NODES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(("node", "spec", "holds"), NODES)
 def test_only_nodes_that_may_run_the_desktop_count(node: dict[str, Any], spec: dict[str, Any], holds: bool) -> None:
-    assert may_hold(a_node(**node), wanting(**spec), GPU) is holds
+    assert can_run(a_node(**node), wanting(**spec), GPU) is holds
 
 
 NAMES = [
@@ -347,8 +347,8 @@ def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[
             pullers[pod.metadata.name] = pod
         assert len(pullers) <= AT_ONCE
         progress = summarise(step, stage.memory)
-        assert progress.ready + len(progress.pulling) <= progress.wanted
-        if progress.ready == progress.wanted:
+        assert progress.ready + len(progress.pulling) <= progress.desired
+        if progress.ready == progress.desired:
             break
         for name, pod in pullers.items():
             fate = data.draw(st.sampled_from(["works", "fails", "done"])) if turn < 20 else "done"
@@ -356,8 +356,8 @@ def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[
             status = {"works": {}, "fails": waiting("ErrImagePull", "no"), "done": DONE}[fate]
             pullers[name] = a_puller(template, node_name, **status)
         stage.now += timedelta(minutes=1)
-    assert progress.wanted == sum(kind != "cordoned" for kind in kinds)
-    assert progress.ready == progress.wanted and not pullers
+    assert progress.desired == sum(kind != "cordoned" for kind in kinds)
+    assert progress.ready == progress.desired and not pullers
 
 
 def test_time_of_the_next_look_is_never_in_the_past() -> None:

@@ -15,7 +15,7 @@ from unit.session.selkies_settings import meaning
 from unit.session.session_builders import a_session, a_template
 from vdi.api.streaming import ENCODERS, ENCODERS_1, ENCODERS_WITHOUT_WEBRTC, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
-from vdi.session.effective import Problem, resolve
+from vdi.session.effective import Blocked, resolve
 from vdi.session.policy import Policy
 from vdi.session.streaming import generation, problems, settings, uses_webrtc, warnings
 
@@ -188,7 +188,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("fields", "words"), REFUSED, ids=lambda one: str(one)[:60])
 def test_a_template_past_the_crds_rules_is_refused_in_words(fields: dict[str, Any], words: str) -> None:
     answer = resolve(a_session(), a_template(**fields), Policy())
-    assert isinstance(answer, Problem) and answer.reason == "InvalidTemplate"
+    assert isinstance(answer, Blocked) and answer.reason == "InvalidTemplate"
     assert words in answer.message
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdi.session.wish import Wish, generated_name, manifest
+from vdi.session.request import SessionRequest, build_session, generate_name
 
 
 @pytest.mark.parametrize(
@@ -19,27 +19,29 @@ from vdi.session.wish import Wish, generated_name, manifest
     ],
 )
 def test_generated_names_are_readable(user: str, template: str, name: str) -> None:
-    assert generated_name(user, template) == name
+    assert generate_name(user, template) == name
 
 
 @given(st.text(), st.text())
 def test_generated_names_are_always_allowed(user: str, template: str) -> None:
-    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", generated_name(user, template))
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", generate_name(user, template))
 
 
 @pytest.mark.parametrize(
     ("wish", "persistence"),
     [
-        (Wish("a@b.cd", "x"), None),
-        (Wish("a@b.cd", "x", home=False), {"enabled": False}),
-        (Wish("a@b.cd", "x", home=True), {"enabled": True}),
-        (Wish("a@b.cd", "x", retain=True), {"retain": True}),
-        (Wish("a@b.cd", "x", retain=False, home_size="1Gi"), {"size": "1Gi", "retain": False}),
+        (SessionRequest("a@b.cd", "x"), None),
+        (SessionRequest("a@b.cd", "x", home=False), {"enabled": False}),
+        (SessionRequest("a@b.cd", "x", home=True), {"enabled": True}),
+        (SessionRequest("a@b.cd", "x", retain=True), {"retain": True}),
+        (SessionRequest("a@b.cd", "x", retain=False, home_size="1Gi"), {"size": "1Gi", "retain": False}),
     ],
 )
-def test_only_what_was_said_about_the_home_is_sent(wish: Wish, persistence: dict[str, object] | None) -> None:
-    assert manifest(wish, "ns", None)["spec"].get("persistence") == persistence
+def test_only_what_was_said_about_the_home_is_sent(wish: SessionRequest, persistence: dict[str, object] | None) -> None:
+    assert build_session(wish, "ns", None)["spec"].get("persistence") == persistence
 
 
 def test_without_a_template_to_read_only_the_named_resource_is_sent() -> None:
-    assert manifest(Wish("a@b.cd", "x", memory="8Gi"), "ns", None)["spec"]["resources"] == {"memory": "8Gi"}
+    assert build_session(SessionRequest("a@b.cd", "x", memory="8Gi"), "ns", None)["spec"]["resources"] == {
+        "memory": "8Gi"
+    }

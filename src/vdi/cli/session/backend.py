@@ -16,7 +16,7 @@ from vdi.cli.output import Raw
 from vdi.cli.session.kube_watch import ObjectWatch
 from vdi.cli.session.view import SessionDetails
 from vdi.session.observed import Pod
-from vdi.session.wish import Wish
+from vdi.session.request import SessionRequest
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Backend(Protocol):
     def offers(self) -> str:
         """Before a list of templates: `on this cluster there are`."""
 
-    async def create(self, wish: Wish) -> Raw:
+    async def create(self, wish: SessionRequest) -> Raw:
         """Create a session; when it exists already, the error names its owner."""
 
     async def get(self, name: str) -> Raw:

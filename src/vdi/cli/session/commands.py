@@ -22,9 +22,9 @@ from vdi.cli.session.probe import app as probe_command
 from vdi.cli.session.start import start_and_wait, wait_until_running
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import details_lines, session_table
+from vdi.session.request import SessionRequest
 from vdi.session.times import format_time
 from vdi.session.units import format_duration
-from vdi.session.wish import Wish
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
@@ -93,7 +93,7 @@ def create(
         raise CliError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
     if home is False and (home_size or retain is not None):
         raise CliError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
-    wish = Wish(
+    wish = SessionRequest(
         user=user,
         template=template,
         name=name,
@@ -119,7 +119,7 @@ def create(
         print_data(without_managed_fields(started), output)
 
 
-def _start(target: Target, wish: Wish, seconds: float) -> Raw:
+def _start(target: Target, wish: SessionRequest, seconds: float) -> Raw:
     with ProgressView() as view:
         return target.run(lambda backend: start_and_wait(backend, wish, target, seconds=seconds, view=view))
 

@@ -14,9 +14,9 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES
 from vdi.session.conditions import HOME_BOUND, Reason
-from vdi.session.explain import Facts, explain
+from vdi.session.explain import StartState, explain
 from vdi.session.naming import home_claim_name, pod_name, route_name, secret_name, service_name
-from vdi.session.observed import Claim, Event, Pod
+from vdi.session.observed import Event, PersistentVolumeClaim, Pod
 from vdi.session.scheduling import explain_unschedulable
 
 _EVENTS_SHOWN = 15
@@ -89,8 +89,8 @@ def _why(pod: Raw | str, claim: Raw | str, events: Sequence[Raw]) -> str:
     seen = msgspec.convert(pod, Pod)
     if seen.ready:
         return ""
-    home = None if isinstance(claim, str) or "metadata" not in claim else msgspec.convert(claim, Claim)
-    return explain(Facts(seen, home, tuple(msgspec.convert(each, Event) for each in events))).sentence
+    home = None if isinstance(claim, str) or "metadata" not in claim else msgspec.convert(claim, PersistentVolumeClaim)
+    return explain(StartState(seen, home, tuple(msgspec.convert(each, Event) for each in events))).sentence
 
 
 def _pod_state(raw: Raw) -> str:

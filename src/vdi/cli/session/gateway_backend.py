@@ -16,8 +16,8 @@ from vdi.cli.remote.logins import Login
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.gateway_watch import GatewayWatch, watch_gateway
 from vdi.cli.session.view import SessionDetails
+from vdi.session.request import SessionRequest
 from vdi.session.times import format_time
-from vdi.session.wish import Wish
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class GatewayBackend:
         """See Backend."""
         return "at this gateway you may use"
 
-    async def create(self, wish: Wish) -> Raw:
+    async def create(self, wish: SessionRequest) -> Raw:
         """See Backend. `user` is sent only when it is another user's desktop: only administrators may create those."""
         resources = {"gpu": wish.gpu, "memory": wish.memory, "cpu": wish.cpu}
         home = {"enabled": wish.home, "size": wish.home_size, "retain": wish.retain}

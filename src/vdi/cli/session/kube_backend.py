@@ -27,8 +27,8 @@ from vdi.session.children.pod import MASTER_TOKEN, MASTER_TOKEN_DIGEST
 from vdi.session.children.secret import PASSWORD_KEY, USERNAME
 from vdi.session.naming import pod_name, secret_name
 from vdi.session.observed import RESTARTED_AT, Pod
+from vdi.session.request import SessionRequest, build_session
 from vdi.session.times import format_time
-from vdi.session.wish import Wish, manifest
 
 T = TypeVar("T")
 _MAX_ATTEMPTS = 5
@@ -80,10 +80,10 @@ class KubeBackend:
         """See Backend."""
         return "on this cluster there are"
 
-    async def create(self, wish: Wish) -> Raw:
+    async def create(self, wish: SessionRequest) -> Raw:
         """See Backend. Without the right to read templates, unnamed resources get the schema's defaults."""
         raw = await self.template(wish.template) if wish.names_resources else None
-        wanted = manifest(wish, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
+        wanted = build_session(wish, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
         try:
             return await self.client.create(SESSIONS, wanted, namespace=self.namespace, into=dict[str, Any])
         except AlreadyExists as error:

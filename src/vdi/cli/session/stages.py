@@ -13,7 +13,7 @@ from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cli.progress import PassedStage
 from vdi.cli.session.view import condition, holds
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Reason
-from vdi.session.explain import Facts, explain
+from vdi.session.explain import StartState, explain
 from vdi.session.observed import Pod
 
 
@@ -99,7 +99,7 @@ _TEMPORARY_REASONS = QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}
 def _waits_for(session: VDISession, pod: Pod | None) -> str:
     """What is waited for now: the pod's own ordinary step, which is newer, else the operator's sentence."""
     if pod and not pod.ready:
-        step = explain(Facts(pod))
+        step = explain(StartState(pod))
         if not step.stuck or not session.status.message:
             return step.sentence
     return session.status.message

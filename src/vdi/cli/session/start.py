@@ -15,7 +15,7 @@ from vdi.cli.session.operations import as_session
 from vdi.cli.session.stages import Outcome, Start
 from vdi.cli.url_check import wait_until_ready
 from vdi.session.naming import pod_name
-from vdi.session.wish import Wish
+from vdi.session.request import SessionRequest
 
 _ROUTE_SECONDS = 30.0
 """How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
@@ -25,7 +25,7 @@ NO_OPERATOR = "no operator has taken the session up yet; is it running? kubectl 
 
 async def start_and_wait(
     backend: Backend,
-    wish: Wish,
+    wish: SessionRequest,
     target: Target,
     *,
     seconds: float,

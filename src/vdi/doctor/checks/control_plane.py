@@ -21,7 +21,7 @@ from vdi.doctor.snapshot import Snapshot
 from vdi.doctor.trim import custom_kind
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children.identity import FINALIZER
-from vdi.session.explain import Facts, explain
+from vdi.session.explain import StartState, explain
 
 YOUNG = 60.0
 """Seconds in which something new may not work yet without anybody being told."""
@@ -145,7 +145,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     for pod in pods:
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-        words = explain(Facts(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "operator")
+        words = explain(StartState(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "operator")
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
         log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         evidence += [f"log: {line}" for line in log[-3:]]

@@ -8,7 +8,7 @@ from vdi.doctor.gateways import Gateway, gateways_in_scope, last_words, troubles
 from vdi.doctor.operators import operators_in_scope
 from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
-from vdi.session.explain import Facts, explain
+from vdi.session.explain import StartState, explain
 
 _EDGE = "VDI_EDGE_MIDDLEWARE"
 _RESTART = 60.0
@@ -55,7 +55,7 @@ def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Fin
     for pod in pods_of(snapshot, gateway):
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-        why = explain(Facts(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "gateway")
+        why = explain(StartState(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "gateway")
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {why}")
         lines = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         if ended := last_words(lines):

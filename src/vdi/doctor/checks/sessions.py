@@ -9,7 +9,7 @@ from vdi.doctor.operators import is_led, operator_for
 from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import QUEUE_REASONS, Reason
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES
 
@@ -114,14 +114,14 @@ def _idle_for(case: Case) -> float:
     return case.snapshot.age(max([case.session.metadata.creation_timestamp, *times]))
 
 
-def _waiting(case: Case, problem: Problem) -> Finding:
+def _waiting(case: Case, problem: Blocked) -> Finding:
     reason, name, namespace = problem.reason, case.session.metadata.name, case.namespace
     code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
     severity = None
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
         severity = Severity.ERROR if reason in _NOBODYS_END else Severity.WARNING
-    elif reason not in _OF_PROBLEM and not problem.needs_a_person:
+    elif reason not in _OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # it is tried again
     remedies = {
         "template_missing": Remedy(

@@ -13,8 +13,8 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
 from vdi.kube.transport import Client
-from vdi.session.explain import Facts, explain
-from vdi.session.observed import Claim, Event, Pod
+from vdi.session.explain import StartState, explain
+from vdi.session.observed import Event, PersistentVolumeClaim, Pod
 
 _HEALTH_BYTES = 4096
 _HEALTH_SECONDS = 5.0
@@ -206,11 +206,13 @@ async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tupl
 
 async def _why_waiting(client: Client, pod: Pod) -> str:
     namespace, name = pod.metadata.namespace, pod.metadata.name
-    claims = await client.list(CLAIMS, namespace=namespace, field_selector=f"metadata.name={name}", into=Claim)
+    claims = await client.list(
+        CLAIMS, namespace=namespace, field_selector=f"metadata.name={name}", into=PersistentVolumeClaim
+    )
     events = await client.list(
         EVENTS, namespace=namespace, field_selector=f"type=Warning,regarding.name={name}", into=Event
     )
-    told = explain(Facts(pod, next(iter(claims), None), tuple(events), None)).sentence
+    told = explain(StartState(pod, next(iter(claims), None), tuple(events), None)).sentence
     return f"it has not ended within {POD_SECONDS:g} s. {told}"
 
 

@@ -24,7 +24,7 @@ from vdi.kube.errors import ApiError, Forbidden
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.effective import Desktop
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 
 _METRICS_PORT = 8081
 """Where the operator's probes and metrics are (VDI_METRICS_ADDR in the chart)."""

@@ -26,7 +26,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.parts import Gateway
 from vdi.gateway.people import Person, Role
 from vdi.gateway.rights import Action, may_use, refusal, role_in
-from vdi.session.wish import Wish
+from vdi.session.request import SessionRequest
 
 
 def age(session: VDISession) -> Key:
@@ -70,10 +70,10 @@ async def create_session(call: Call[Nothing, NewSession]) -> Response:
     return Response(body, 201, headers=headers, media_type=JSON)
 
 
-def _wish(person: Person, asked: NewSession) -> Wish:
+def _wish(person: Person, asked: NewSession) -> SessionRequest:
     resources = asked.resources or WishedResources()
     home = asked.persistence or WishedHome()
-    return Wish(
+    return SessionRequest(
         user=asked.user or person.user,
         template=asked.template,
         name=asked.name,

@@ -79,7 +79,7 @@ def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> Templ
         longest=max_timeout(template, policy) or "any",
         who=", ".join(who) or "everybody",
         sessions=sessions,
-        pre_pull=f"on {pull.ready} of {pull.wanted} nodes" if pull else "",
+        pre_pull=f"on {pull.ready} of {pull.desired} nodes" if pull else "",
         pre_pull_failed=tuple(f"{each.node}: {each.message or each.reason}" for each in pull.failed) if pull else (),
     )
 

@@ -11,8 +11,8 @@ from vdi.gateway.portal.pages import Choice
 from vdi.gateway.portal.words import memory
 from vdi.session.lifetime import max_timeout
 from vdi.session.policy import Policy
+from vdi.session.request import SessionRequest, generate_name
 from vdi.session.units import parse_duration, parse_quantity
-from vdi.session.wish import Wish, generated_name
 
 _MEMORY = ("1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi", "24Gi", "32Gi", "48Gi", "64Gi", "96Gi", "128Gi", "256Gi")
 _CPU = ("500m", "1", "2", "4", "6", "8", "12", "16", "24", "32", "64")
@@ -59,7 +59,7 @@ def offer_of(template: VDITemplate, policy: Policy) -> Offer:
 def first_choice(template: VDITemplate, policy: Policy, person: Person, names: Iterable[str]) -> dict[str, str]:
     """What the form says before anybody has touched it."""
     resources, taken = template.spec.resources, set(names)
-    base = generated_name(person.user, template.metadata.name)
+    base = generate_name(person.user, template.metadata.name)
     free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
     timeouts = _times(max_timeout(template, policy))
     return {
@@ -73,7 +73,7 @@ def first_choice(template: VDITemplate, policy: Policy, person: Person, names: I
     }
 
 
-def wish_of(form: Mapping[str, str], template: VDITemplate, person: Person) -> Wish:
+def wish_of(form: Mapping[str, str], template: VDITemplate, person: Person) -> SessionRequest:
     """What the form asks for. Raises ValueError with a sentence that names the field and what is allowed.
 
     What is as the template has it is left out, so that the session's object says only what was chosen.
@@ -92,7 +92,7 @@ def wish_of(form: Mapping[str, str], template: VDITemplate, person: Person) -> W
         return given if given and given != usual else None
 
     gpus = chosen("gpu", str(resources.default_gpu)) if resources.default_gpu else None
-    return Wish(
+    return SessionRequest(
         user=normal_user(person.user),
         template=template.metadata.name,
         name=form.get("name") or None,

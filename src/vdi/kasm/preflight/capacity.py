@@ -9,7 +9,7 @@ from vdi.kasm.preflight.facts import Facts
 from vdi.kasm.preflight.needs import Needs, PodNeed, cpu_words, size_words
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.session.capacity import PODS
-from vdi.session.capacity_matching import Room
+from vdi.session.capacity_matching import NodeCapacity
 
 _RESOURCES = ("cpu", "memory", PODS)
 LOCAL_PATH = "rancher.io/local-path"
@@ -59,7 +59,7 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
     )
 
 
-def _without_room(needs: Needs, rooms: list[Room]) -> tuple[PodNeed, bool] | None:
+def _without_room(needs: Needs, rooms: list[NodeCapacity]) -> tuple[PodNeed, bool] | None:
     """A pod for which no node is left, the largest placed first; and whether even an otherwise idle node is too full.
 
     The scheduler places them in another order: that this one fails proves nothing, so it is a warning only.
@@ -88,11 +88,11 @@ def _wanted_lines(needs: Needs) -> Iterator[str]:
             yield f"{one.name} takes {_takes(one)} for a while, beside these"
 
 
-def _free_lines(rooms: list[Room], own: frozenset[str]) -> Iterator[str]:
+def _free_lines(rooms: list[NodeCapacity], own: frozenset[str]) -> Iterator[str]:
     for room in rooms:
         parts = [
-            f"{_words(name, room.has.get(name, 0))} allocatable"
-            f" - {_words(name, room.has.get(name, 0) - room.free.get(name, 0))} requested"
+            f"{_words(name, room.allocatable.get(name, 0))} allocatable"
+            f" - {_words(name, room.allocatable.get(name, 0) - room.free.get(name, 0))} requested"
             f" = {_words(name, room.free.get(name, 0))}"
             for name in ("cpu", "memory")
         ]

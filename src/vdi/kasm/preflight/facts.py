@@ -12,7 +12,7 @@ import msgspec
 
 from vdi.kasm.preflight.checklist import Unreadable
 from vdi.session.capacity import PodResources
-from vdi.session.capacity_matching import Room, read_room
+from vdi.session.capacity_matching import NodeCapacity, read_capacity
 from vdi.session.observed import Node
 
 Raw = Mapping[str, Any]
@@ -110,9 +110,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
             if (pod.get("spec") or {}).get("nodeName") and (pod.get("status") or {}).get("phase") not in _ENDED
         ]
 
-    def rooms(self, *, without: frozenset[str] = frozenset()) -> list[Room]:
+    def rooms(self, *, without: frozenset[str] = frozenset()) -> list[NodeCapacity]:
         """Nodes with what is left of them; pods whose uid is in `without` count as gone."""
-        rooms = {node.metadata.name: read_room(node) for node in self.nodes}
+        rooms = {node.metadata.name: read_capacity(node) for node in self.nodes}
         for pod in self.running:
             room = rooms.get(pod["spec"]["nodeName"])
             if room is not None and pod["metadata"].get("uid") not in without:

@@ -8,7 +8,7 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight.checklist import Unreadable, listed, unreadable_finding
 from vdi.kasm.preflight.facts import Facts
 from vdi.kasm.preflight.needs import Needs, gigabytes, size_words, version_of
-from vdi.session.capacity_matching import read_room
+from vdi.session.capacity_matching import read_capacity
 from vdi.session.observed import Node
 from vdi.session.units import parse_quantity
 
@@ -39,7 +39,7 @@ def node_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 def usable(facts: Facts) -> list[Node]:
     """Nodes that take pods without a toleration."""
-    rooms = {node.metadata.name: read_room(node) for node in facts.nodes}
+    rooms = {node.metadata.name: read_capacity(node) for node in facts.nodes}
     return [
         node for node in facts.nodes if not rooms[node.metadata.name].closed and not rooms[node.metadata.name].taints
     ]
@@ -99,7 +99,7 @@ def nodes_line(facts: Facts) -> Finding:
     good = {node.metadata.name for node in usable(facts)}
     closed = []
     for node in facts.nodes:
-        room = read_room(node)
+        room = read_capacity(node)
         if room.closed or room.taints:
             closed.append(f"{room.name} {room.closed or 'tainted ' + listed(one.key for one in room.taints)}")
     observed = f"{len(good)} of {len(facts.nodes)} take pods" + (f" ({'; '.join(closed)})" if closed else "")

@@ -20,11 +20,11 @@ from vdi.operator.kinds import POOLS
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
 from vdi.session.conditions import READY
-from vdi.session.effective import Desktop, Problem
-from vdi.session.explain import Facts, explain
+from vdi.session.effective import Blocked, Desktop
+from vdi.session.explain import StartState, explain
 from vdi.session.observed import Node, Pod
 from vdi.session.policy import Policy
-from vdi.session.pool import Pause, Plan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
+from vdi.session.pool import Backoff, PoolPlan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
 from vdi.session.pool_status import Obstacles, summarise
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class PoolController:
         self._desktops = desktops
         self._policy = policy
         self._clock = clock
-        self._pauses: dict[str, tuple[str, Pause]] = {}
+        self._pauses: dict[str, tuple[str, Backoff]] = {}
         self._written: dict[str, float] = {}
         self._short_since: dict[str, float] = {}
         self._yielding: set[str] = set()
@@ -96,7 +96,7 @@ class PoolController:
         """Whether this pool has it, and may keep it."""
         return maker_uid(pod) == pool.metadata.uid and pod.metadata.uid not in self._yielding
 
-    def _plan(self, pool: VDIPool, fits: str | None) -> Plan:
+    def _plan(self, pool: VDIPool, fits: str | None) -> PoolPlan:
         mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
         return plan(pool.spec.ready, fits, mine, self._pools.node_of, self._clock.now())
 
@@ -114,9 +114,9 @@ class PoolController:
             if not pause.left(now) and calm is None:
                 blocked = await self._desktops.make(pool, desktop, fits or "", step)
         step = self._plan(pool, fits)
-        obstacles = Obstacles(desktop if isinstance(desktop, Problem) else None, blocked, pause, self._slow(step))
+        obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
         note_due = await self._tell(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
-        room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_a_person else ROOM_AGAIN
+        room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_change else ROOM_AGAIN
         due = [left.total_seconds() for left in (step.look_again, pause.left(now)) if left is not None]
         return Result(min([*due, *(one for one in (note_due, room_again, calm) if one is not None)], default=None))
 
@@ -125,7 +125,7 @@ class PoolController:
         pods = self._pools.taken_from(pool.metadata.name)
         return sum(1 for pod in pods if not pod.metadata.deletion_timestamp)
 
-    def _calm(self, pool: VDIPool, step: Plan) -> float | None:
+    def _calm(self, pool: VDIPool, step: PoolPlan) -> float | None:
         """Seconds for which filling up is put off, since people are claiming desktops right now."""
         uid, now = pool.metadata.uid, self._clock.monotonic()
         if not step.make:
@@ -134,11 +134,11 @@ class PoolController:
         until = min(self._pools.busy_until, self._short_since.setdefault(uid, now) + LONGEST_CALM)
         return until - now if until > now else None
 
-    def _pause(self, pool: VDIPool, fits: str, step: Plan) -> Pause:
+    def _pause(self, pool: VDIPool, fits: str, step: PoolPlan) -> Backoff:
         """The pause after failures: longer with each, forgotten with another desktop or when the pool is full."""
-        before, pause = self._pauses.get(pool.metadata.uid, ("", Pause()))
+        before, pause = self._pauses.get(pool.metadata.uid, ("", Backoff()))
         if before != fits or len(step.ready) >= pool.spec.ready:
-            pause = Pause()
+            pause = Backoff()
         failed = next((fault for fault in step.faults if fault.of_desktop), None)
         for fault in step.faults:
             log.info("pool %s: a desktop is replaced: %s", pool.metadata.name, fault.words)
@@ -147,11 +147,11 @@ class PoolController:
         self._pauses[pool.metadata.uid] = (fits, pause)
         return pause
 
-    def _slow(self, step: Plan) -> str:
+    def _slow(self, step: PoolPlan) -> str:
         """What the oldest of those that start is stuck at."""
         for pod in step.starting[:1]:
             events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
-            why = explain(Facts(pod, None, tuple(one for one in events if one.regarding.uid == pod.metadata.uid)))
+            why = explain(StartState(pod, None, tuple(one for one in events if one.regarding.uid == pod.metadata.uid)))
             return why.sentence if why.stuck else ""
         return ""
 
@@ -170,7 +170,7 @@ class PoolController:
         self._caches.pools.remember(patched)
         return None
 
-    def yield_room(self, pods: Iterable[Pod]) -> None:
+    def yield_capacity(self, pods: Iterable[Pod]) -> None:
         """Somebody waits for the room of these desktops, which nobody has taken: they go at once."""
         for pod in pods:
             self._yielding.add(pod.metadata.uid)

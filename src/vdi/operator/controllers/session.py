@@ -26,16 +26,16 @@ from vdi.operator.reservations import Reservations
 from vdi.operator.session_events import SessionEvents
 from vdi.operator.status import StatusWriter
 from vdi.operator.uncertain_creates import UncertainCreates
-from vdi.session.agenda import next_look
 from vdi.session.alerts import evictable_at, find_alerts
 from vdi.session.children.identity import FINALIZER
 from vdi.session.conditions import Reason
-from vdi.session.decide import Observed, Verdict, decide
+from vdi.session.decide import Decision, Observed, decide
 from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
 from vdi.session.failures import find_vanished
 from vdi.session.notices import find_notices
 from vdi.session.phase import derive, derive_ending, derive_suspended
 from vdi.session.policy import Policy
+from vdi.session.requeue import next_requeue
 
 SessionKey = tuple[str, str]
 """(namespace, name)."""
@@ -129,15 +129,15 @@ class SessionController:
     async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
         """Build what is missing, or wait; tell how it stands."""
         session, before = observed.session, observed
-        observed, verdict = await self._ask_for_room(observed, decide(observed, self._policy, now))
+        observed, decision = await self._ask_for_room(observed, decide(observed, self._policy, now))
         free_from = evictable_at(observed, self._policy)
-        built = await self._builder.build(observed, verdict, evictable=free_from is not None and now >= free_from)
+        built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
             self._admission.withdraw(session.metadata.uid)
         if _is_just_made(observed, built) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due, self_observed=True)
         alerts = find_alerts(built.observed, self._policy, now)
-        status = derive(built.observed, built.problem, self._policy, now, alerts)
+        status = derive(built.observed, built.blocked, self._policy, now, alerts)
         written, note_due = await self._statuses.write(session, status)
         self._announce(session, written, now)
         if built.observed.pod:
@@ -146,7 +146,7 @@ class SessionController:
         if built.failure:
             raise built.failure
         observed = replace(built.observed, session=written) if written is not session else built.observed
-        refused = built.refused or (observed.host_problem and observed.host_problem.reason != Reason.HOST_TAKEN)
+        refused = built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN)
         due = [note_due, REFUSED_AGAIN if refused else None]
         # A warning that has just been written may mean more at once.
         return self._come_back(
@@ -155,31 +155,31 @@ class SessionController:
 
     def _come_back(self, observed: Observed, due: list[float | None], now: datetime, *, self_observed: bool) -> Result:
         """When to look again: the soonest of all that is due."""
-        look = next_look(observed, self._policy, now)
+        look = next_requeue(observed, self._policy, now)
         due.append((look - now).total_seconds() if look else None)
         return Result(
             requeue_after=min((one for one in due if one is not None), default=None), self_observed=self_observed
         )
 
-    async def _ask_for_room(self, observed: Observed, verdict: Verdict) -> tuple[Observed, Verdict]:
+    async def _ask_for_room(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
         """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
-        session, desktop = observed.session, verdict.desktop
+        session, desktop = observed.session, decision.desktop
         if observed.pod:
-            return observed, verdict
+            return observed, decision
         if desktop is None:
             self._admission.withdraw(session.metadata.uid)
-            return observed, verdict
+            return observed, decision
         if pod := await self._pools.claim(observed, desktop):
             self._admission.withdraw(session.metadata.uid)
-            return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), verdict
+            return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
         if waiting := self._admission.ask(session, desktop, observed.home):
-            return observed, Verdict(problem=replace(waiting.problem, queue=waiting.queue))
-        return observed, verdict
+            return observed, Decision(blocked=replace(waiting.blocked, queue=waiting.queue))
+        return observed, decision
 
     async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
         """The status first, then the pod: so a loss is counted once, and the run's begin is known between two pods."""
         without = replace(observed, session=removal.session, pod=None)
-        status = derive(without, removal.problem, self._policy, now)
+        status = derive(without, removal.blocked, self._policy, now)
         written, _ = await self._statuses.write(observed.session, status, at_once=True)
         self._announce(observed.session, written, now)
         await self._cleanup.clear_pod(observed)
@@ -217,8 +217,8 @@ class SessionController:
         if session.status.url:  # of an earlier version, which recorded no owners
             observed = await self._builder.reserve_host(observed)
         if pods := pods_of(observed):
-            leaving = replace(observed, pod=pods[0], leaving=None)
-            status = derive(leaving, None, self._policy, self._clock.now())
+            terminating = replace(observed, pod=pods[0], terminating=None)
+            status = derive(terminating, None, self._policy, self._clock.now())
             session, _ = await self._statuses.write(session, status)
         if not await self._cleanup.clear(observed):
             return Result()  # the DELETED event of what is left wakes us
@@ -258,7 +258,7 @@ class SessionController:
 
 def _is_just_made(observed: Observed, built: Built) -> bool:
     """Whether all is as it should be and the pod was made in this very look: then there is nothing to tell yet."""
-    in_order = not (built.problem or built.failure or observed.leaving or observed.strays)
+    in_order = not (built.blocked or built.failure or observed.terminating or observed.extra_pods)
     return observed.pod is None and built.observed.pod is not None and in_order
 
 
@@ -272,6 +272,8 @@ def _told_of_others(before: Observed, after: Observed, now: datetime) -> bool:
     ours = msgspec.structs.replace(told.metadata, resource_version=known.metadata.resource_version)
     if (ours, told.spec) != (known.metadata, known.spec):
         return True
-    if after.strays or after.leaving or (after.pod and after.pod.leaving):  # a pod that was swept is one no longer
+    if (
+        after.extra_pods or after.terminating or (after.pod and after.pod.terminating)
+    ):  # a pod that was swept is one no longer
         return True
     return (before.pod is not None and after.pod is not before.pod) or find_removal(after, now) is not None

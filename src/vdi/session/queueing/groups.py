@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from vdi.session.capacity_matching import Demand, Room
-from vdi.session.queueing.order import Line
+from vdi.session.capacity_matching import Demand, NodeCapacity
+from vdi.session.queueing.order import GroupQueue
 
 
 @dataclass(slots=True)
@@ -12,8 +12,8 @@ class Group:
     """The line of those with one demand, and the nodes that they may be on."""
 
     demand: Demand
-    line: Line
-    rooms: dict[str, Room] = field(default_factory=dict)
+    queue: GroupQueue
+    capacities: dict[str, NodeCapacity] = field(default_factory=dict)
     """Where placement and home allow it, whatever is free there."""
     fresh: dict[str, None] = field(default_factory=dict)
     """Nodes where room may be, in the order in which they are to be tried."""
@@ -26,24 +26,26 @@ class Group:
 def is_hopeless(group: Group) -> bool:
     """Whether nobody's end would make room for this line."""
     takes = group.demand.takes
-    return not any(room.could_hold(takes) for room in group.rooms.values())
+    return not any(capacity.could_fit(takes) for capacity in group.capacities.values())
 
 
-def stands_in_way(takes: Iterable[tuple[str, int]], room: Room, other: Group) -> bool:
+def blocks(takes: Iterable[tuple[str, int]], capacity: NodeCapacity, other: Group) -> bool:
     """Whether something of this size, on this node, takes what the first of another line lacks there, or would lack."""
-    if room.name not in other.rooms or not room.could_hold(other.demand.takes):
+    if capacity.name not in other.capacities or not capacity.could_fit(other.demand.takes):
         return False
     taken = dict(takes)
-    return any(name in taken and room.free.get(name, 0) - taken[name] < need for name, need in other.demand.takes)
+    return any(name in taken and capacity.free.get(name, 0) - taken[name] < need for name, need in other.demand.takes)
 
 
-def find_closest(group: Group) -> Room | None:
+def find_closest(group: Group) -> NodeCapacity | None:
     """The open node that lacks least; rather one where desktops alone stand in the way, for they end."""
     candidates = []
-    for room in group.rooms.values():
-        if room.closed or not room.could_hold(group.demand.takes):
+    for capacity in group.capacities.values():
+        if capacity.closed or not capacity.could_fit(group.demand.takes):
             continue
-        lacks = sum(max(0, need - room.free.get(name, 0)) / need for name, need in group.demand.takes)
-        for_ever = any(room.has[name] - room.lasting.get(name, 0) < need for name, need in group.demand.takes)
-        candidates.append((for_ever, lacks, room.name, room))
+        lacks = sum(max(0, need - capacity.free.get(name, 0)) / need for name, need in group.demand.takes)
+        for_ever = any(
+            capacity.allocatable[name] - capacity.foreign.get(name, 0) < need for name, need in group.demand.takes
+        )
+        candidates.append((for_ever, lacks, capacity.name, capacity))
     return min(candidates, key=lambda one: one[:3])[3] if candidates else None

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vdi.session.capacity import PODS, Amounts, Expression, Term
-from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
+from vdi.session.capacity import PODS, Amounts, NodeSelectorRequirement, NodeSelectorTerm
+from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.session.conditions import Reason
 from vdi.session.queueing.groups import Group
 
@@ -27,7 +27,7 @@ class Shortage:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ExpectedEnd:
     """A desktop that runs, and when it ends at the latest (milliseconds since the epoch)."""
 
     at: int
@@ -35,36 +35,47 @@ class Ending:
     takes: Amounts
 
 
-def explain_shortage(group: Group, rooms: Mapping[str, Room], roomy: Callable[[Demand], Sequence[Room]]) -> Shortage:
-    """Why nobody in this line can go now. `roomy`: the nodes where such a demand would fit, wherever its home is."""
+def explain_shortage(
+    group: Group, capacities: Mapping[str, NodeCapacity], fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]]
+) -> Shortage:
+    """Why no session of this group can start now.
+
+    `fitting_anywhere`: the nodes where such a demand would fit, wherever its home is.
+    """
     demand = group.demand
-    if not rooms:
+    if not capacities:
         return Shortage(Reason.NODES_UNAVAILABLE, "the cluster has no node", hopeless=True)
-    if not group.rooms:
-        return _explain_placement(demand, list(rooms.values()))
-    here = list(group.rooms.values())
-    offering = [room for room in here if all(room.has.get(name, 0) for name, _ in _extended(demand))]
+    if not group.capacities:
+        return _explain_placement(demand, list(capacities.values()))
+    here = list(group.capacities.values())
+    offering = [
+        capacity for capacity in here if all(capacity.allocatable.get(name, 0) for name, _ in _extended(demand))
+    ]
     if not offering:
         names = _join(name for name, _ in _extended(demand))
         return Shortage(Reason.NO_GPUS, f"{_none_of(here)} offers {names}", hopeless=True)
-    large = [room for room in offering if room.could_hold(demand.takes)]
+    large = [capacity for capacity in offering if capacity.could_fit(demand.takes)]
     if not large:
         return Shortage(Reason.TOO_LARGE, _too_large(demand, offering), hopeless=True)
-    closed = [room for room in large if room.closed]
+    closed = [capacity for capacity in large if capacity.closed]
     if len(closed) == len(large):
-        words = _join([f"node {room.name} is {room.closed}" for room in closed[:_NAMED]])
+        words = _join([f"node {capacity.name} is {capacity.closed}" for capacity in closed[:_NAMED]])
         more = f", and so are {len(closed) - _NAMED} more" if len(closed) > _NAMED else ""
         return Shortage(Reason.NODES_UNAVAILABLE, words + more)
-    return _explain_busy(demand, [room for room in large if not room.closed], roomy)
+    return _explain_busy(demand, [capacity for capacity in large if not capacity.closed], fitting_anywhere)
 
 
-def find_roomy(demand: Demand, rooms: Iterable[Room]) -> list[Room]:
+def find_fitting(demand: Demand, capacities: Iterable[NodeCapacity]) -> list[NodeCapacity]:
     """The nodes where this would fit if the home were of no account."""
     takes = demand.takes
-    return [room for room in rooms if not room.closed and room.fits(takes) and is_placed(demand, room)]
+    return [
+        capacity
+        for capacity in capacities
+        if not capacity.closed and capacity.fits(takes) and allows_placement(demand, capacity)
+    ]
 
 
-def expect_slots(group: Group, endings: Iterable[Ending], count: int) -> list[int]:
+def expect_slots(group: Group, endings: Iterable[ExpectedEnd], count: int) -> list[int]:
     """When, at the latest, there will be a first, second, ... place for this line; `endings` sorted by time.
 
     As if nobody of another line took any of it.
@@ -76,12 +87,12 @@ def expect_slots(group: Group, endings: Iterable[Ending], count: int) -> list[in
     for ending in endings:
         if len(found) >= count:
             break
-        room = group.rooms.get(ending.node)
-        if room is None or room.closed:
+        capacity = group.capacities.get(ending.node)
+        if capacity is None or capacity.closed:
             continue
         if ending.node not in free:
-            free[ending.node] = dict(room.free)
-            places[ending.node] = _places(room.free, takes)
+            free[ending.node] = dict(capacity.free)
+            places[ending.node] = _places(capacity.free, takes)
         left = free[ending.node]
         for name, number in ending.takes.items():
             left[name] = left.get(name, 0) + number
@@ -95,59 +106,63 @@ def _places(free: Amounts, takes: Amounts) -> int:
     return max(0, min(free.get(name, 0) // number for name, number in takes.items()))
 
 
-def _explain_placement(demand: Demand, rooms: Sequence[Room]) -> Shortage:
+def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Shortage:
     if demand.pin:
-        homes = [room for room in rooms if is_home(demand, room)]
+        homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
         if not homes:
             words = f"the home is on {_pinned_to(demand.pin)}, which is not in the cluster"
             return Shortage(Reason.HOME_NODE_GONE, words, hopeless=True)
         words = f"the home is on {_names(homes)}, where the template's placement does not allow this desktop"
         return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
-    labelled = [room for room in rooms if all(room.labels.get(key) == value for key, value in demand.selector)]
+    labelled = [
+        capacity for capacity in capacities if all(capacity.labels.get(key) == value for key, value in demand.selector)
+    ]
     if not labelled:
-        wanted = _join(f"{key}={value}" for key, value in demand.selector)
-        words = f"{_none_of(rooms)} has the label {wanted} that the template's placement asks for"
+        desired = _join(f"{key}={value}" for key, value in demand.selector)
+        words = f"{_none_of(capacities)} has the label {desired} that the template's placement asks for"
     else:
-        taints = sorted({f"{one.key}={one.value}:{one.effect}" for room in labelled for one in room.taints})
+        taints = sorted({f"{one.key}={one.value}:{one.effect}" for capacity in labelled for one in capacity.taints})
         words = f"{_names(labelled)}: kept for others by a taint that the template does not tolerate ({_join(taints)})"
     return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
 
 
-def _explain_busy(demand: Demand, rooms: list[Room], roomy: Callable[[Demand], Sequence[Room]]) -> Shortage:
-    fitting = [room for room in rooms if room.fits(demand.takes)]
+def _explain_busy(
+    demand: Demand, capacities: list[NodeCapacity], fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]]
+) -> Shortage:
+    fitting = [capacity for capacity in capacities if capacity.fits(demand.takes)]
     if fitting:
         words = f"the room on {_names(fitting)} is kept for a session that has waited longer"
         return Shortage(Reason.RESERVED, words)
     order = [name for name, _ in _extended(demand)] + list(_USUAL)
-    wanted = dict(demand.takes)
-    short = {name: [r for r in rooms if r.free.get(name, 0) < wanted[name]] for name in order if name in wanted}
+    desired = dict(demand.takes)
+    short = {name: [r for r in capacities if r.free.get(name, 0) < desired[name]] for name in order if name in desired}
     name = max(short, key=lambda one: len(short[one])) if any(short.values()) else order[0]
-    words = _busy_words(name, wanted[name], rooms)
-    if len(short[name]) < len(rooms):
+    words = _busy_words(name, desired[name], capacities)
+    if len(short[name]) < len(capacities):
         others = [one for one in short if one != name and short[one]]
         words += f"; elsewhere there is too little {_join(_noun(one) for one in others)}"
-    elsewhere = roomy(demand) if demand.pin else ()
+    elsewhere = fitting_anywhere(demand) if demand.pin else ()
     if elsewhere:
-        words = f"the home is on {_names(rooms)}, and there {words}; the room on {_names(elsewhere)} is of no use to it"
-        return Shortage(Reason.HOME_NODE_FULL, words)
+        words += f"; the room on {_names(elsewhere)} is of no use to it"
+        return Shortage(Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, and there {words}")
     return Shortage(_BUSY.get(name, Reason.GPUS_BUSY), words)
 
 
-def _busy_words(name: str, wanted: int, rooms: Sequence[Room]) -> str:
-    most = max(rooms, key=lambda room: room.free.get(name, 0))
+def _busy_words(name: str, desired: int, capacities: Sequence[NodeCapacity]) -> str:
+    most = max(capacities, key=lambda capacity: capacity.free.get(name, 0))
     left = max(0, most.free.get(name, 0))
-    where = _names(rooms)
+    where = _names(capacities)
     if name == PODS:
-        return f"{where}: as many pods as allowed ({sum(room.has.get(name, 0) for room in rooms)})"
+        return f"{where}: as many pods as allowed ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
     if name in _USUAL:
-        total = f" of {_amount(name, most.has.get(name, 0))}" if len(rooms) == 1 else ""
-        at = f"{where} has {_amount(name, left)}{total} free" if len(rooms) == 1 else f"{_most(name, left, most)}"
-        return f"{_amount(name, wanted)} of {_noun(name)} is needed, and {at}"
-    total_number = sum(room.has.get(name, 0) for room in rooms)
-    lasting = sum(room.lasting.get(name, 0) for room in rooms)
-    by_others = f" ({lasting} by other workloads)" if lasting else ""
+        total = f" of {_amount(name, most.allocatable.get(name, 0))}" if len(capacities) == 1 else ""
+        at = f"{where} has {_amount(name, left)}{total} free" if len(capacities) == 1 else f"{_most(name, left, most)}"
+        return f"{_amount(name, desired)} of {_noun(name)} is needed, and {at}"
+    total_number = sum(capacity.allocatable.get(name, 0) for capacity in capacities)
+    foreign = sum(capacity.foreign.get(name, 0) for capacity in capacities)
+    by_others = f" ({foreign} by other workloads)" if foreign else ""
     if left:
-        return f"{wanted} {name} are needed on one node, and {_most(name, left, most)}"
+        return f"{desired} {name} are needed on one node, and {_most(name, left, most)}"
     return (
         f"all {total_number} {name} on {where} are in use{by_others}"
         if total_number > 1
@@ -155,19 +170,19 @@ def _busy_words(name: str, wanted: int, rooms: Sequence[Room]) -> str:
     )
 
 
-def _most(name: str, left: int, room: Room) -> str:
-    return f"the most that is free is {_amount(name, left)}, on node {room.name}"
+def _most(name: str, left: int, capacity: NodeCapacity) -> str:
+    return f"the most that is free is {_amount(name, left)}, on node {capacity.name}"
 
 
-def _too_large(demand: Demand, rooms: Sequence[Room]) -> str:
+def _too_large(demand: Demand, capacities: Sequence[NodeCapacity]) -> str:
     parts = []
-    for name, wanted in demand.takes:
-        most = max(room.has.get(name, 0) for room in rooms)
-        if most < wanted:
-            parts.append(f"{_amount(name, wanted)} of {_noun(name)}, where the largest node has {_amount(name, most)}")
+    for name, desired in demand.takes:
+        most = max(capacity.allocatable.get(name, 0) for capacity in capacities)
+        if most < desired:
+            parts.append(f"{_amount(name, desired)} of {_noun(name)}, where the largest node has {_amount(name, most)}")
     if parts:
         return f"it needs {_join(parts)}"
-    needed = [f"{_amount(name, wanted)} of {_noun(name)}" for name, wanted in demand.takes if name != PODS]
+    needed = [f"{_amount(name, desired)} of {_noun(name)}" for name, desired in demand.takes if name != PODS]
     return f"no single node has all that it needs ({_join(needed)})"
 
 
@@ -175,22 +190,24 @@ def _extended(demand: Demand) -> list[tuple[str, int]]:
     return [(name, number) for name, number in demand.takes if name not in _USUAL]
 
 
-def _pinned_to(pin: tuple[Term, ...]) -> str:
+def _pinned_to(pin: tuple[NodeSelectorTerm, ...]) -> str:
     """The hosts that a volume names; local-path names one."""
 
-    def hosts(expressions: tuple[Expression, ...]) -> Iterable[str]:
+    def hosts(expressions: tuple[NodeSelectorRequirement, ...]) -> Iterable[str]:
         return (value for one in expressions if one.operator == "In" for value in one.values)
 
     named = [host for term in pin for host in (*hosts(term.match_expressions), *hosts(term.match_fields))]
     return f"node {_join(named[:_NAMED])}" if named else "a node"
 
 
-def _none_of(rooms: Sequence[Room]) -> str:
-    return f"none of {len(rooms)} nodes" if len(rooms) != 1 else f"no node (there is only {rooms[0].name})"
+def _none_of(capacities: Sequence[NodeCapacity]) -> str:
+    return (
+        f"none of {len(capacities)} nodes" if len(capacities) != 1 else f"no node (there is only {capacities[0].name})"
+    )
 
 
-def _names(rooms: Sequence[Room]) -> str:
-    names = sorted(room.name for room in rooms)
+def _names(capacities: Sequence[NodeCapacity]) -> str:
+    names = sorted(capacity.name for capacity in capacities)
     if len(names) > _NAMED:
         return f"{len(names)} nodes"
     return f"{'node' if len(names) == 1 else 'nodes'} {_join(names)}"

@@ -43,35 +43,35 @@ class PendingSession:
         return max(0, now - self.since)
 
 
-def sort_waiters(
-    waiters: Iterable[PendingSession], running: Mapping[str, int], weights: Mapping[str, float], now: int
+def sort_pending(
+    pending_sessions: Iterable[PendingSession], running: Mapping[str, int], weights: Mapping[str, float], now: int
 ) -> list[PendingSession]:
     """The order in which they would start if one place after the other became free that fits everybody.
 
     Whoever starts counts as running for those of the same user behind.
     """
-    first = [(-one.points(now), one.since, one.uid, one) for one in waiters]
-    first.sort(key=_without_waiter)
+    first = [(-one.points(now), one.since, one.uid, one) for one in pending_sessions]
+    first.sort(key=_sort_key)
     ahead = dict(running)
     keyed = []
-    for points, since, uid, waiter in first:
-        user = waiter.user
+    for points, since, uid, pending in first:
+        user = pending.user
         count = ahead.get(user, 0)
         ahead[user] = count + 1
-        keyed.append(((points, count / weights.get(user, 1.0), since, uid), waiter))
+        keyed.append(((points, count / weights.get(user, 1.0), since, uid), pending))
     keyed.sort(key=itemgetter(0))
-    return [waiter for _, waiter in keyed]
+    return [pending for _, pending in keyed]
 
 
-_without_waiter = itemgetter(0, 1, 2)
+_sort_key = itemgetter(0, 1, 2)
 
 
-class Line:
+class GroupQueue:
     """Those who wait for the same: finds the first without looking at all of them."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._waiters: dict[str, PendingSession] = {}
+        self._pending: dict[str, PendingSession] = {}
         self._rows: dict[_Row, list[tuple[int, str]]] = {}
         self._of_user: dict[str, set[_Row]] = defaultdict(set)
         self._heap: list[tuple[Key, _Row]] = []
@@ -80,34 +80,34 @@ class Line:
         self._oldest: list[tuple[int, str]] = []  # with those who have left
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._pending)
 
     def __iter__(self) -> Iterator[PendingSession]:
-        return iter(self._waiters.values())
+        return iter(self._pending.values())
 
-    def add(self, waiter: PendingSession, now: int) -> None:
+    def add(self, pending: PendingSession, now: int) -> None:
         """Somebody comes."""
-        row = (waiter.user, waiter.priority)
-        self._waiters[waiter.uid] = waiter
-        insort(self._rows.setdefault(row, []), (waiter.since, waiter.uid))
-        self._of_user[waiter.user].add(row)
-        heappush(self._oldest, (waiter.since, waiter.uid))
+        row = (pending.user, pending.priority)
+        self._pending[pending.uid] = pending
+        insort(self._rows.setdefault(row, []), (pending.since, pending.uid))
+        self._of_user[pending.user].add(row)
+        heappush(self._oldest, (pending.since, pending.uid))
         self._push(row, now)
 
     def remove(self, uid: str, now: int) -> None:
         """Somebody goes."""
-        waiter = self._waiters.pop(uid)
-        row = (waiter.user, waiter.priority)
+        pending = self._pending.pop(uid)
+        row = (pending.user, pending.priority)
         entries = self._rows[row]
-        del entries[bisect_left(entries, (waiter.since, uid))]
+        del entries[bisect_left(entries, (pending.since, uid))]
         if entries:
             self._push(row, now)
             return
         del self._rows[row]
         self._pushed.pop(row, None)
-        self._of_user[waiter.user].discard(row)
-        if not self._of_user[waiter.user]:
-            del self._of_user[waiter.user]
+        self._of_user[pending.user].discard(row)
+        if not self._of_user[pending.user]:
+            del self._of_user[pending.user]
         if not self._rows:
             self._heap.clear()
             self._steps.clear()
@@ -129,26 +129,26 @@ class Line:
             if self._pushed.get(row) != key:
                 heappop(self._heap)
                 continue
-            waiter = self._waiters[self._rows[row][0][1]]
-            actual = self._key(waiter, now)
+            pending = self._pending[self._rows[row][0][1]]
+            actual = self._key(pending, now)
             if actual == key:
-                return key, waiter
+                return key, pending
             heappop(self._heap)
             self._push(row, now)
         return None
 
     def oldest(self) -> int | None:
         """Since when somebody here waits longest."""
-        while self._oldest and self._oldest[0][1] not in self._waiters:
+        while self._oldest and self._oldest[0][1] not in self._pending:
             heappop(self._oldest)
         return self._oldest[0][0] if self._oldest else None
 
-    def _key(self, waiter: PendingSession, now: int) -> Key:
-        return -waiter.points(now), self._share(waiter.user), waiter.since, waiter.uid
+    def _key(self, pending: PendingSession, now: int) -> Key:
+        return -pending.points(now), self._share(pending.user), pending.since, pending.uid
 
     def _push(self, row: _Row, now: int) -> None:
-        waiter = self._waiters[self._rows[row][0][1]]
-        key = self._key(waiter, now)
+        pending = self._pending[self._rows[row][0][1]]
+        key = self._key(pending, now)
         if self._pushed.get(row) == key:
             return
         self._pushed[row] = key

@@ -1,12 +1,12 @@
-"""The queue for room: who may have a desktop now, and on which node it is reckoned. Pure: no clock, no I/O.
+"""The queue of sessions: which may have a desktop now, and on which node it is assumed. Pure: no clock, no I/O.
 
-Never more is granted than a node has. Whenever room appears, it goes at once to the first in the order whose demand
-fits, so whoever waits does not fit now: a newcomer that fits takes nothing from them. But it could go on for ever that
-small desktops fill the gaps that a large one waits for. Hence whoever has waited for `PATIENCE` holds the node that is
-closest to fit it, and nobody behind it may take there what it needs.
+The queue never grants more than a node has. Freed capacity goes at once to the first session in order whose demand
+fits. So a session that waits does not fit now, and a newcomer that fits takes nothing from it (backfill). But small
+desktops could fill for ever the gaps that a large one waits for. Hence a session that has waited for `BACKFILL_TIMEOUT`
+holds the node that is closest to fit it, and no session behind it may take there what it needs.
 
-Incremental: waiters of equal demand stand in one line, and only a line's first is tried, only on nodes where room has
-appeared since it was tried there. A decision when nothing is free looks at nothing.
+Incremental: sessions of equal demand are one group. Only a group's first session is tried, and only on nodes that have
+got free capacity since it was tried there. A decision when nothing is free looks at nothing.
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from vdi.session.capacity import Amounts
-from vdi.session.capacity_matching import Demand, Room, is_home, is_placed
-from vdi.session.queueing.groups import Group, find_closest, is_hopeless, stands_in_way
-from vdi.session.queueing.order import Key, Line, PendingSession, sort_waiters
+from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
+from vdi.session.queueing.groups import Group, blocks, find_closest, is_hopeless
+from vdi.session.queueing.order import GroupQueue, Key, PendingSession, sort_pending
 
-PATIENCE = 600_000
+BACKFILL_TIMEOUT = 600_000
 """Milliseconds of waiting after which a waiter holds a node."""
 _KEPT = 256
 """How many demands that nobody has now are remembered."""
@@ -29,16 +29,16 @@ _KEPT = 256
 class Grant:
     """This waiter may go."""
 
-    waiter: PendingSession
+    pending: PendingSession
     node: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class _Assignment:
     node: str
     takes: Amounts
     user: str
-    lasting: bool
+    foreign: bool
     demand: Demand | None
     """Where else it may still go, as long as the node is only reckoned."""
 
@@ -50,14 +50,14 @@ class Queue:
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.rooms: dict[str, Room] = {}
+        self.capacities: dict[str, NodeCapacity] = {}
         self.changes = 0
         """Goes up with every change of what there is or who waits."""
         self._weights = dict(weights or {})
-        self._placed: dict[str, _Placed] = {}
+        self._assigned: dict[str, _Assignment] = {}
         self._taken: dict[str, dict[str, int]] = {}  # by node, known or not
-        self._lasting: dict[str, dict[str, int]] = {}
-        self._reckoned: dict[str, dict[str, Demand]] = {}  # by node, what is not bound to it yet
+        self._foreign: dict[str, dict[str, int]] = {}
+        self._assumed: dict[str, dict[str, Demand]] = {}  # by node, what is not bound to it yet
         self._running: Counter[str] = Counter()
         self._groups: dict[Demand, Group] = {}
         self._waiting: dict[str, tuple[PendingSession, Group]] = {}
@@ -70,91 +70,93 @@ class Queue:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[PendingSession]:
-        return (waiter for waiter, _ in self._waiting.values())
+        return (pending for pending, _ in self._waiting.values())
 
     # What there is
 
-    def set_room(self, room: Room) -> None:
-        """A node is there, or has changed: `room` is it when empty."""
-        taken = self._taken.get(room.name, {})
-        room.free = {name: room.has.get(name, 0) - taken.get(name, 0) for name in {*room.has, *taken}}
-        room.lasting = self._lasting.setdefault(room.name, {})
-        self.rooms[room.name] = room
+    def set_node(self, capacity: NodeCapacity) -> None:
+        """A node is there, or has changed: `capacity` is it when empty."""
+        taken = self._taken.get(capacity.name, {})
+        capacity.free = {
+            name: capacity.allocatable.get(name, 0) - taken.get(name, 0) for name in {*capacity.allocatable, *taken}
+        }
+        capacity.foreign = self._foreign.setdefault(capacity.name, {})
+        self.capacities[capacity.name] = capacity
         self.changes += 1
         for group in self._groups.values():
-            self._admit_room(group, room)
+            self._admit_node(group, capacity)
 
-    def drop_room(self, name: str) -> None:
+    def remove_node(self, name: str) -> None:
         """A node is gone."""
-        if self.rooms.pop(name, None):
+        if self.capacities.pop(name, None):
             self.changes += 1
             for group in self._groups.values():
-                group.rooms.pop(name, None)
+                group.capacities.pop(name, None)
                 group.fresh.pop(name, None)
                 if group.hold == name:
                     self._lift(group)
 
-    def place(self, uid: str, node: str, takes: Amounts, *, user: str = "", lasting: bool = False, now: int) -> None:
+    def bind(self, uid: str, node: str, takes: Amounts, *, user: str = "", foreign: bool = False, now: int) -> None:
         """Something is on a node (one that we may not know yet); `user`: whose desktop it is.
 
         What was reckoned there, and does not fit beside it, is reckoned elsewhere: the scheduler has chosen otherwise.
         """
-        self._put(uid, _Placed(node, takes, user, lasting, None), now)
-        room = self.rooms.get(node)
-        if room and min(room.free.values(), default=0) < 0:
-            self._make_way(room, now)
+        self._assign(uid, _Assignment(node, takes, user, foreign, None), now)
+        capacity = self.capacities.get(node)
+        if capacity and min(capacity.free.values(), default=0) < 0:
+            self._move_assumed(capacity, now)
 
-    def reckon(self, uid: str, demand: Demand, takes: Amounts, *, user: str = "", granted: str, now: int) -> bool:
+    def assume(self, uid: str, demand: Demand, takes: Amounts, *, user: str = "", granted: str, now: int) -> bool:
         """Something that is on no node yet: it is where its grant was, else where the scheduler may put it.
 
         False when there is no such node. The grant, if any, is used up.
         """
-        grant = self._placed.get(granted)
+        grant = self._assigned.get(granted)
         node = grant.node if grant else self.node_of(uid) or self._guess(demand)
         if node is None:
             return False
-        self._put(uid, _Placed(node, takes, user, False, demand), now)
+        self._assign(uid, _Assignment(node, takes, user, False, demand), now)
         return True
 
-    def _put(self, uid: str, placed: _Placed, now: int) -> None:
-        present = self._placed.get(uid)
-        if present == placed:
+    def _assign(self, uid: str, assignment: _Assignment, now: int) -> None:
+        present = self._assigned.get(uid)
+        if present == assignment:
             return
-        self._placed[uid] = placed
+        self._assigned[uid] = assignment
         if present:
             self._free(uid, present)
-        if placed.demand:
-            self._reckoned.setdefault(placed.node, {})[uid] = placed.demand
-        self._take(placed, 1)
-        user = placed.user
+        if assignment.demand:
+            self._assumed.setdefault(assignment.node, {})[uid] = assignment.demand
+        self._take(assignment, 1)
+        user = assignment.user
         if user != (present.user if present else ""):
             self._count(user, 1, now)
             self._count(present.user if present else "", -1, now)
 
     def remove(self, uid: str, now: int) -> None:
         """It is no longer there."""
-        if placed := self._placed.pop(uid, None):
-            self._free(uid, placed)
-            self._count(placed.user, -1, now)
+        if assignment := self._assigned.pop(uid, None):
+            self._free(uid, assignment)
+            self._count(assignment.user, -1, now)
 
     def node_of(self, uid: str) -> str | None:
         """Where it was placed."""
-        placed = self._placed.get(uid)
-        return placed.node if placed else None
+        assignment = self._assigned.get(uid)
+        return assignment.node if assignment else None
 
     # Who waits
 
-    def enter(self, waiter: PendingSession, now: int) -> None:
+    def enter(self, pending: PendingSession, now: int) -> None:
         """Somebody wants room, or wants something else than before."""
-        if uid_known := self._waiting.get(waiter.uid):
-            if uid_known[0] == waiter:
+        if uid_known := self._waiting.get(pending.uid):
+            if uid_known[0] == pending:
                 return
-            self.leave(waiter.uid, now)
+            self.leave(pending.uid, now)
         self.changes += 1
-        group = self.group_of(waiter.demand)
-        self._waiting[waiter.uid] = waiter, group
+        group = self.group_of(pending.demand)
+        self._waiting[pending.uid] = pending, group
         self._occupied[group.demand] = group
-        group.line.add(waiter, now)
+        group.queue.add(pending, now)
         if group.withheld:
             group.fresh.update(dict.fromkeys(group.withheld))
             group.withheld.clear()
@@ -168,8 +170,8 @@ class Queue:
             return
         self.changes += 1
         _, group = known
-        group.line.remove(uid, now)
-        if not group.line:
+        group.queue.remove(uid, now)
+        if not group.queue:
             self._lively.pop(group.demand, None)
             self._occupied.pop(group.demand, None)
             self._lift(group)
@@ -185,9 +187,9 @@ class Queue:
         """All that stand in one line with this demand, and where they may go."""
         group = self._groups.get(demand)
         if group is None:
-            group = self._groups[demand] = Group(demand, Line(self._share))
-            for room in self.rooms.values():
-                self._admit_room(group, room)
+            group = self._groups[demand] = Group(demand, GroupQueue(self._share))
+            for capacity in self.capacities.values():
+                self._admit_node(group, capacity)
         return group
 
     def groups(self) -> list[Group]:
@@ -196,8 +198,8 @@ class Queue:
 
     def order(self, now: int) -> list[PendingSession]:
         """Everybody that some end could help, the next one first. Costs a sort."""
-        hopeful = (waiter for group in self._occupied.values() if not is_hopeless(group) for waiter in group.line)
-        return sort_waiters(hopeful, self._running, self._weights, now)
+        hopeful = (pending for group in self._occupied.values() if not is_hopeless(group) for pending in group.queue)
+        return sort_pending(hopeful, self._running, self._weights, now)
 
     # The decision
 
@@ -207,31 +209,31 @@ class Queue:
         granted: list[Grant] = []
         heads: list[tuple[Key, int, Group]] = []
         for number, group in enumerate(list(self._lively.values())):
-            if first := group.line.first(now):
+            if first := group.queue.first(now):
                 heads.append((first[0], number, group))
         heapify(heads)
         while heads:
             key, number, group = heappop(heads)
-            first = group.line.first(now)
+            first = group.queue.first(now)
             if first is None:
                 continue
             if first[0] != key:  # of the same user somebody has just got a place
                 heappush(heads, (first[0], number, group))
                 continue
-            room = self._find(group, key, now)
-            if room is None:
+            capacity = self._find(group, key, now)
+            if capacity is None:
                 self._lively.pop(group.demand, None)
                 continue
-            waiter = first[1]
-            self.leave(waiter.uid, now)
-            placed = _Placed(room.name, dict(waiter.demand.takes), waiter.user, False, waiter.demand)
-            self._put(waiter.uid, placed, now)
-            granted.append(Grant(waiter, room.name))
-            if following := group.line.first(now):
+            pending = first[1]
+            self.leave(pending.uid, now)
+            assignment = _Assignment(capacity.name, dict(pending.demand.takes), pending.user, False, pending.demand)
+            self._assign(pending.uid, assignment, now)
+            granted.append(Grant(pending, capacity.name))
+            if following := group.queue.first(now):
                 heappush(heads, (following[0], number, group))
         return granted
 
-    def try_place(self, uid: str, demand: Demand, now: int) -> str | None:
+    def try_bind(self, uid: str, demand: Demand, now: int) -> str | None:
         """Room for what nobody waits for: only what is free, and no waiter lacks or would lack for it.
 
         Gives the node, on which it is placed then.
@@ -239,10 +241,10 @@ class Queue:
         group = self.group_of(demand)
         group.fresh.update(dict.fromkeys(group.withheld))
         group.withheld.clear()
-        room = self._find(group, (0, 0.0, now, uid), now, spare=True)
-        if room:
-            self._put(uid, _Placed(room.name, dict(demand.takes), "", False, demand), now)
-        return room.name if room else None
+        capacity = self._find(group, (0, 0.0, now, uid), now, spare=True)
+        if capacity:
+            self._assign(uid, _Assignment(capacity.name, dict(demand.takes), "", False, demand), now)
+        return capacity.name if capacity else None
 
     def tick(self, now: int) -> None:
         """Time has passed: who holds what is looked at anew, and so is what was withheld."""
@@ -260,22 +262,24 @@ class Queue:
     # Inside
 
     def _guess(self, demand: Demand) -> str | None:
-        rooms = [one for one in self.rooms.values() if is_placed(demand, one) and is_home(demand, one)]
-        best = min(rooms, key=lambda one: (bool(one.closed), not one.fits(demand.takes), one.name), default=None)
+        capacities = [
+            one for one in self.capacities.values() if allows_placement(demand, one) and reaches_home(demand, one)
+        ]
+        best = min(capacities, key=lambda one: (bool(one.closed), not one.fits(demand.takes), one.name), default=None)
         return best.name if best else None
 
-    def _make_way(self, room: Room, now: int) -> None:
-        for uid, demand in list(self._reckoned.get(room.name, {}).items()):
+    def _move_assumed(self, capacity: NodeCapacity, now: int) -> None:
+        for uid, demand in list(self._assumed.get(capacity.name, {}).items()):
             known = self._groups.get(demand)
-            for other in (known.rooms if known else self.rooms).values():
-                fits = other is not room and not other.closed and other.fits(demand.takes)
-                if fits and is_placed(demand, other) and is_home(demand, other):
-                    self._put(uid, replace(self._placed[uid], node=other.name), now)
+            for other in (known.capacities if known else self.capacities).values():
+                fits = other is not capacity and not other.closed and other.fits(demand.takes)
+                if fits and allows_placement(demand, other) and reaches_home(demand, other):
+                    self._assign(uid, replace(self._assigned[uid], node=other.name), now)
                     break
-            if min(room.free.values()) >= 0:
+            if min(capacity.free.values()) >= 0:
                 return
 
-    def _find(self, group: Group, key: Key, now: int, *, spare: bool = False) -> Room | None:
+    def _find(self, group: Group, key: Key, now: int, *, spare: bool = False) -> NodeCapacity | None:
         """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler.
 
         `spare`: room that nobody who waits has a use for.
@@ -284,39 +288,41 @@ class Queue:
         while group.fresh:
             name = next(iter(group.fresh))
             del group.fresh[name]
-            room = group.rooms[name]
-            if room.closed or not room.fits(takes):
+            capacity = group.capacities[name]
+            if capacity.closed or not capacity.fits(takes):
                 continue
-            wanted = spare and any(stands_in_way(takes, room, other) for other in self._occupied.values())
-            if wanted or self._is_kept(room, group, key, now):
+            desired = spare and any(blocks(takes, capacity, other) for other in self._occupied.values())
+            if desired or self._is_kept(capacity, group, key, now):
                 group.withheld.add(name)
                 continue
             group.fresh[name] = None
-            return room
+            return capacity
         return None
 
-    def _is_kept(self, room: Room, group: Group, key: Key, now: int) -> bool:
+    def _is_kept(self, capacity: NodeCapacity, group: Group, key: Key, now: int) -> bool:
         """Whether taking it would cost somebody before us, who has waited long, what it needs there."""
         taken = dict(group.demand.takes)
-        for holder in self.holders(room.name, group):
-            first = holder.line.first(now)
+        for holder in self.holders(capacity.name, group):
+            first = holder.queue.first(now)
             if first is None or first[0] > key:
                 continue
-            if any(name in taken and room.free.get(name, 0) - taken[name] < need for name, need in holder.demand.takes):
+            if any(
+                name in taken and capacity.free.get(name, 0) - taken[name] < need for name, need in holder.demand.takes
+            ):
                 return True
         return False
 
     def _hold_for_patient(self, now: int) -> None:
         for group in self._occupied.values():
-            since = group.line.oldest()
-            if since is None or now - since < PATIENCE:
+            since = group.queue.oldest()
+            if since is None or now - since < BACKFILL_TIMEOUT:
                 continue
-            held = group.rooms.get(group.hold)
-            if held is None or held.closed or not held.could_hold(group.demand.takes):
+            held = group.capacities.get(group.hold)
+            if held is None or held.closed or not held.could_fit(group.demand.takes):
                 self._lift(group)
-                if room := find_closest(group):
-                    group.hold = room.name
-                    self._holding.setdefault(room.name, {})[group.demand] = group
+                if capacity := find_closest(group):
+                    group.hold = capacity.name
+                    self._holding.setdefault(capacity.name, {})[group.demand] = group
 
     def _lift(self, group: Group) -> None:
         """Nothing is kept for this line any more."""
@@ -332,42 +338,42 @@ class Queue:
     def _enliven(self, name: str) -> None:
         """There may be room on this node: everybody who may be there is to be tried."""
         for group in self._groups.values():
-            if name in group.rooms:
+            if name in group.capacities:
                 group.fresh[name] = None
                 group.withheld.discard(name)
-                if group.line:
+                if group.queue:
                     self._lively[group.demand] = group
 
-    def _admit_room(self, group: Group, room: Room) -> None:
-        group.withheld.discard(room.name)
-        if is_placed(group.demand, room) and is_home(group.demand, room):
-            group.rooms[room.name] = room
-            group.fresh[room.name] = None
-            if group.line:
+    def _admit_node(self, group: Group, capacity: NodeCapacity) -> None:
+        group.withheld.discard(capacity.name)
+        if allows_placement(group.demand, capacity) and reaches_home(group.demand, capacity):
+            group.capacities[capacity.name] = capacity
+            group.fresh[capacity.name] = None
+            if group.queue:
                 self._lively[group.demand] = group
         else:
-            group.rooms.pop(room.name, None)
-            group.fresh.pop(room.name, None)
-            if group.hold == room.name:
+            group.capacities.pop(capacity.name, None)
+            group.fresh.pop(capacity.name, None)
+            if group.hold == capacity.name:
                 self._lift(group)
 
-    def _free(self, uid: str, placed: _Placed) -> None:
-        if placed.demand:
-            del self._reckoned[placed.node][uid]
-        self._take(placed, -1)
-        if placed.node in self.rooms:
-            self._enliven(placed.node)
+    def _free(self, uid: str, assignment: _Assignment) -> None:
+        if assignment.demand:
+            del self._assumed[assignment.node][uid]
+        self._take(assignment, -1)
+        if assignment.node in self.capacities:
+            self._enliven(assignment.node)
 
-    def _take(self, placed: _Placed, sign: int) -> None:
+    def _take(self, assignment: _Assignment, sign: int) -> None:
         self.changes += 1
-        ledgers = [self._taken.setdefault(placed.node, {})]
-        if placed.lasting:
-            ledgers.append(self._lasting.setdefault(placed.node, {}))
-        for name, number in placed.takes.items():
+        ledgers = [self._taken.setdefault(assignment.node, {})]
+        if assignment.foreign:
+            ledgers.append(self._foreign.setdefault(assignment.node, {}))
+        for name, number in assignment.takes.items():
             for ledger in ledgers:
                 ledger[name] = ledger.get(name, 0) + sign * number
-        if room := self.rooms.get(placed.node):
-            room.take(placed.takes, sign)
+        if capacity := self.capacities.get(assignment.node):
+            capacity.take(assignment.takes, sign)
 
     def _count(self, user: str, change: int, now: int) -> None:
         if not user:
@@ -376,7 +382,7 @@ class Queue:
         if not self._running[user]:
             del self._running[user]
         for group in self._occupied.values():
-            group.line.share_changed(user, now)
+            group.queue.share_changed(user, now)
 
     def _share(self, user: str) -> float:
         return self._running.get(user, 0) / self._weights.get(user, 1.0)

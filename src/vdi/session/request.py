@@ -12,7 +12,7 @@ _NAME_LIMIT = 63
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SessionRequest:
     """What a new desktop is to be like; None means not given: as the template or the schema says."""
 
     user: str
@@ -35,31 +35,31 @@ class Wish:
         return self.gpu is not None or self.memory is not None or self.cpu is not None
 
 
-def generated_name(user: str, template: str) -> str:
+def generate_name(user: str, template: str) -> str:
     """A readable object name: `alice-ubuntu-desktop` for alice@example.com. Always the same for the same two."""
     words = f"{user.partition('@')[0]}-{template}".lower()
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
 
 
-def manifest(wish: Wish, namespace: str, template: VDITemplate | None) -> dict[str, Any]:
+def build_session(request: SessionRequest, namespace: str, template: VDITemplate | None) -> dict[str, Any]:
     """The VDISession to create.
 
     A session that names one resource gets the schema's defaults (1 GPU, 4Gi) for the others, not the template's: so the
     template's are written down beside it, when the template could be read.
     """
-    spec: dict[str, Any] = {"user": wish.user, "template": wish.template}
-    if wish.names_resources:
-        spec["resources"] = _resources(wish, template)
-    if persistence := _persistence(wish):
+    spec: dict[str, Any] = {"user": request.user, "template": request.template}
+    if request.names_resources:
+        spec["resources"] = _resources(request, template)
+    if persistence := _persistence(request):
         spec["persistence"] = persistence
     others = {
-        "hostname": wish.hostname,
-        "timeout": wish.timeout,
-        "idleTimeout": wish.idle_timeout,
-        "priority": wish.priority,
+        "hostname": request.hostname,
+        "timeout": request.timeout,
+        "idleTimeout": request.idle_timeout,
+        "priority": request.priority,
     }
     spec |= {key: value for key, value in others.items() if value is not None}
-    name = wish.name or generated_name(wish.user, wish.template)
+    name = request.name or generate_name(request.user, request.template)
     return {
         "apiVersion": API_VERSION,
         "kind": "VDISession",
@@ -68,8 +68,8 @@ def manifest(wish: Wish, namespace: str, template: VDITemplate | None) -> dict[s
     }
 
 
-def _resources(wish: Wish, template: VDITemplate | None) -> Mapping[str, Any]:
-    given = {"gpu": wish.gpu, "memory": wish.memory, "cpu": wish.cpu}
+def _resources(request: SessionRequest, template: VDITemplate | None) -> Mapping[str, Any]:
+    given = {"gpu": request.gpu, "memory": request.memory, "cpu": request.cpu}
     if template is None:
         return {key: value for key, value in given.items() if value is not None}
     theirs = template.spec.resources
@@ -78,6 +78,6 @@ def _resources(wish: Wish, template: VDITemplate | None) -> Mapping[str, Any]:
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _persistence(wish: Wish) -> Mapping[str, Any]:
-    given = {"enabled": wish.home, "size": wish.home_size, "retain": wish.retain}
+def _persistence(request: SessionRequest) -> Mapping[str, Any]:
+    given = {"enabled": request.home, "size": request.home_size, "retain": request.retain}
     return {key: value for key, value in given.items() if value is not None}

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from vdi.session.alerts import evictable_at, idle_verdict
+from vdi.session.alerts import evictable_at, find_idle
 from vdi.session.decide import Observed
 from vdi.session.failures import (
-    SCHEDULER_PATIENCE,
-    START_PATIENCE,
+    SCHEDULER_TIMEOUT,
+    START_TIMEOUT,
     current_failures,
     home_bound_at,
     in_vain_since,
@@ -19,7 +19,7 @@ from vdi.session.lifetime import expires_at, warned_at
 from vdi.session.policy import Policy
 
 
-def next_look(observed: Observed, policy: Policy, now: datetime) -> datetime | None:
+def next_requeue(observed: Observed, policy: Policy, now: datetime) -> datetime | None:
     """The next moment at which something begins or ends by itself; None when nothing will."""
     return min((moment for moment in _moments(observed, policy, now) if moment and moment > now), default=None)
 
@@ -34,14 +34,14 @@ def _moments(observed: Observed, policy: Policy, now: datetime) -> Iterator[date
         yield retry_at(failures) if failures else None
         return
     yield evictable_at(observed, policy)
-    if idle := idle_verdict(observed, now):
+    if idle := find_idle(observed, now):
         yield idle.warn_at
         yield idle.over_at
     if session.status.failures and session.status.failures.count:
         yield stable_at(pod)
     unscheduled = unscheduled_since(pod)
-    yield unscheduled + SCHEDULER_PATIENCE if unscheduled else None
+    yield unscheduled + SCHEDULER_TIMEOUT if unscheduled else None
     bound_at = home_bound_at(session) if unscheduled else None
-    yield bound_at + SCHEDULER_PATIENCE if bound_at else None
+    yield bound_at + SCHEDULER_TIMEOUT if bound_at else None
     in_vain = in_vain_since(pod)
-    yield in_vain + START_PATIENCE if in_vain else None
+    yield in_vain + START_TIMEOUT if in_vain else None

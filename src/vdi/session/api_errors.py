@@ -3,7 +3,7 @@
 import re
 
 from vdi.session.conditions import ADMITTED, HOME_BOUND, ROUTE_READY, Reason
-from vdi.session.effective import Problem
+from vdi.session.effective import Blocked
 
 _CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
 _WEBHOOK_FAILED = "failed calling webhook"
@@ -22,33 +22,33 @@ def is_webhook_down(message: str) -> bool:
     return _WEBHOOK_FAILED in message
 
 
-def explain_refusal(kind: str, message: str, *, kind_missing: bool = False) -> Problem:
+def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) -> Blocked:
     """Why the API server did not take a child of this kind; its own words stand at the end."""
     condition = _CONDITIONS.get(kind, ADMITTED)
     if kind_missing:
         words = f"The cluster does not know {kind}: its CRD is not installed. The session goes on by itself when it is."
-        return Problem(Reason.REFUSED, words, condition=condition)
+        return Blocked(Reason.REFUSED, words, condition=condition)
     detail = _without_preamble(message)
-    for pattern, reason, words, needs_a_person in _CAUSES:
+    for pattern, reason, words, needs_change in _CAUSES:
         if re.search(pattern, message):
             sentence = f"The desktop's {kind} {words}: {detail}"
-            return Problem(reason, sentence, condition=condition, needs_a_person=needs_a_person)
+            return Blocked(reason, sentence, condition=condition, needs_change=needs_change)
     sentence = f"The API server refuses the desktop's {kind}: {detail}"
-    return Problem(Reason.REFUSED, sentence, condition=condition, needs_a_person=True)
+    return Blocked(Reason.REFUSED, sentence, condition=condition, needs_change=True)
 
 
-def name_taken(kind: str, name: str) -> Problem:
+def name_taken(kind: str, name: str) -> Blocked:
     """An object of the child's name is there and is not the session's: it is never taken over."""
     words = (
         f"The {kind} {name!r} is in the way: it belongs to somebody else. Delete it, or choose another session name."
     )
-    return Problem(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_a_person=True)
+    return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True)
 
 
-def leftover(kind: str, name: str) -> Problem:
+def leftover(kind: str, name: str) -> Blocked:
     """A child of an earlier session of the same name, which the garbage collector is about to remove."""
     words = f"Waiting until the {kind} {name!r} of an earlier session of this name is gone."
-    return Problem(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
+    return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
 
 
 def _without_preamble(message: str) -> str:
