@@ -27,9 +27,9 @@ from bench.processes import end_cleanly_on_signals
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
-from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
-from vdi.doctor.examine import examine
-from vdi.doctor.snapshot import Scope
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.collect.collector import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
@@ -75,7 +75,7 @@ async def _round(cluster: Cluster, kubeconfig: Path) -> dict[str, float]:
     async with Client(config, field_manager="bench", on_request=count) as client:
         snapshot = await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK)
     read = time.perf_counter()
-    findings = examine(snapshot)
+    findings = run_checks(snapshot)
     judged = time.perf_counter()
     program = from_here()
     command = [*program.argv[:-2], "doctor", "-n", NAMESPACE, "--kubeconfig", str(kubeconfig)]

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from vdi.doctor.redact import names_in
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.redact import names_in
+from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from bundles import renamed
 from cluster.operator_stage import RBAC, Object, ShiftedClock, Stage, documented_rules
-from vdi.doctor.collect import BUDGET, collect
-from vdi.doctor.examine import examine
-from vdi.doctor.redact import redact
-from vdi.doctor.snapshot import Scope, Snapshot, load, save
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.collect.collector import BUDGET, collect
 from vdi.findings.model import Finding, Severity, roots
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
@@ -184,8 +184,8 @@ class Ward:
     async def look(self, *, session: str = "", everywhere: bool = False, user: str = "") -> list[Finding]:
         """A run of the doctor; its bundle, saved and loaded, gives the same findings, with other names for people."""
         snapshot = await self.snapshot(session=session, everywhere=everywhere, user=user)
-        findings = examine(snapshot)
-        replayed = examine(load(save(redact(snapshot))))
+        findings = run_checks(snapshot)
+        replayed = run_checks(load(save(redact(snapshot))))
         assert renamed(findings, snapshot) == replayed
         assert b"alice@example.com" not in save(redact(snapshot))
         return findings

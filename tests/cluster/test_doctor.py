@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from cluster.doctor_ward import Ward, now
 from cluster.operator_stage import CRDS, Stage
 from vdi.api.crd import build_crds
-from vdi.doctor.fix import carry_out, prepare
+from vdi.doctor.fix.apply import carry_out, prepare
 from vdi.findings.model import Severity, roots
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import CLAIMS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools, open_tools, rules_of
-from vdi.doctor.record import read_record
+from vdi.doctor.report.record import read_record
 
 SCHEDULE = ("--set", "doctor.schedule=*/10 * * * *", "--set", "traefik.tlsSecret=wildcard")
 

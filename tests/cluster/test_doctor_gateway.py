@@ -11,7 +11,7 @@ import yaml
 from cluster.doctor_ward import Ward
 from cluster.operator_stage import Stage
 from tools.generate import chart
-from vdi.doctor.collect import MIDDLEWARES
+from vdi.doctor.collect.collector import MIDDLEWARES
 from vdi.kube.resource import DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES
 from vdi.session.policy import Policy

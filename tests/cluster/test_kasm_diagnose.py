@@ -22,8 +22,8 @@ from cluster.operator_stage import ShiftedClock
 from kasm.kasm_ward import CHARTS, Ward
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.doctor.collect import KASM_BUDGET, collect
-from vdi.doctor.snapshot import Scope
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.collect.collector import KASM_BUDGET, collect
 from vdi.kasm.generations import ALL, Generation, matches, of_workloads
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client

@@ -14,9 +14,9 @@ import pytest
 from doctor.node_faults import FAULTS, RELEASE
 from e2e.desktops import start
 from e2e.world import NAMESPACE, World
-from vdi.doctor.collect import collect
-from vdi.doctor.examine import examine
-from vdi.doctor.snapshot import Scope, Snapshot
+from vdi.diagnosis.snapshot import Scope, Snapshot
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.collect.collector import collect
 from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config_loading import load_config
@@ -36,7 +36,7 @@ def look(world: World) -> tuple[Snapshot, list[Finding]]:
             return await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK)
 
     snapshot = asyncio.run(read())
-    return snapshot, examine(snapshot)
+    return snapshot, run_checks(snapshot)
 
 
 def told(findings: list[Finding]) -> list[str]:

@@ -12,12 +12,12 @@ from bundles import renamed
 from cluster.helm_tools import Tools
 from cluster.operator_stage import ShiftedClock
 from vdi.cli.kasm.diagnose import CHECKS
-from vdi.doctor.collect import collect
-from vdi.doctor.examine import examine
-from vdi.doctor.kasm import Kasm
-from vdi.doctor.redact import redact
-from vdi.doctor.snapshot import Scope, Snapshot, load, save
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.collect.collector import collect
 from vdi.findings.model import Finding, roots
+from vdi.kasm.diagnosis.installation import Installation
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 from waiting import wait_until
@@ -72,15 +72,15 @@ class Ward:
     def look(self, ahead: timedelta = timedelta()) -> list[Finding]:
         """A run of the diagnosis; its bundle, saved and loaded, gives the same findings."""
         snapshot = self.snapshot(ahead)
-        findings = examine(snapshot, CHECKS)
-        assert renamed(findings, snapshot) == examine(load(save(redact(snapshot))), CHECKS)
+        findings = run_checks(snapshot, CHECKS)
+        assert renamed(findings, snapshot) == run_checks(load(save(redact(snapshot))), CHECKS)
         return findings
 
     def is_well(self) -> bool:
         """Whether all pods are ready, and the db-init Job is done."""
-        kasm = Kasm(self.snapshot(), self.namespace)
+        kasm = Installation(self.snapshot(), self.namespace)
         done = all((one.get("status") or {}).get("succeeded") for one in kasm.jobs)
-        return done and len(kasm.parts) >= 7 and all(one.ready for one in kasm.parts)
+        return done and len(kasm.pods) >= 7 and all(one.ready for one in kasm.pods)
 
     def finds(self, code: str, where: str, *, seconds: float = 120) -> Finding:
         """Wait until the top finding has this code and is about this object: `kind/beginning-of-its-name`, or any."""

@@ -17,7 +17,7 @@ from tools.generate.page import replace_generated
 from vdi.api.crd import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.doctor.page import render_page
+from vdi.doctor.report.page import render_page
 from vdi.gpu import manifest
 
 Files = dict[Path, str]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from vdi.doctor.proxies import Traefik
-from vdi.doctor.snapshot import Certificate
+from vdi.diagnosis.snapshot import Certificate
+from vdi.doctor.objects.proxies import Traefik
 from vdi.helm.binary import Helm
 from vdi.helm.releases import Revision, deployed
 from vdi.operator.settings import Settings, read_settings

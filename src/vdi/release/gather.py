@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from vdi.api.meta import API_VERSION
-from vdi.doctor.certificates import read_certificate
-from vdi.doctor.proxies import Traefik, find_traefiks
-from vdi.doctor.snapshot import Certificate, Snapshot
+from vdi.diagnosis.snapshot import Certificate, Snapshot
+from vdi.doctor.objects.certificates import read_certificate
+from vdi.doctor.objects.proxies import Traefik, find_traefiks
 from vdi.helm import arguments
 from vdi.helm.arguments import Change
 from vdi.helm.binary import Helm, parse_version

@@ -12,8 +12,8 @@ import msgspec
 
 from vdi.api.meta import GROUP
 from vdi.api.session import VDISession
-from vdi.doctor.operators import Operator, find_operators
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.objects.operators import Operator, find_operators
 from vdi.helm import arguments
 from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmFailed, HelmInterrupted

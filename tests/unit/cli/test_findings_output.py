@@ -14,7 +14,7 @@ from unit.gpu.gpu_states import a_node as a_gpu_node
 from unit.gpu.gpu_states import fresh
 from unit.kasm.preflight_site import a_node, changed, k3s_with_traefik
 from unit.kasm.validate_site import a_kasm, broken
-from vdi.doctor.snapshot import save
+from vdi.diagnosis.snapshot import save
 
 COMMANDS = ["doctor", "gpu verify", "kasm diagnose", "kasm preflight", "kasm validate", "kasm values check"]
 CHECKED_FIRST = ["install", "upgrade"]

@@ -9,11 +9,11 @@ import msgspec
 from vdi.api.crd import build_crds
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.doctor.examine import examine
-from vdi.doctor.operators import LEASE
-from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
-from vdi.doctor.snapshot import Certificate, Scope, Snapshot, Unread
-from vdi.doctor.trim import trim
+from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.objects.operators import LEASE
+from vdi.doctor.objects.rights import IN_CLUSTER, IN_NAMESPACE, Right
+from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding, roots
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
@@ -24,7 +24,7 @@ from vdi.session.effective import Desktop, resolve
 from vdi.session.policy import Policy
 
 Object = dict[str, Any]
-CRDS = [trim("customresourcedefinitions", one) for one in build_crds()]
+CRDS = [sanitize("customresourcedefinitions", one) for one in build_crds()]
 NOW = "2026-11-20T12:00:00Z"
 BEGAN = "2026-11-20T11:00:00Z"
 READY = "2026-11-20T11:00:05Z"
@@ -71,7 +71,7 @@ class Cluster:
         ):
             self.objects[plural] = []
         self.logs: dict[str, list[str]] = {}
-        self.unread: list[Unread] = []
+        self.unread: list[Unreadable] = []
         self.absent: list[str] = []
         self.certificates = [
             Certificate(
@@ -187,7 +187,7 @@ class Cluster:
             taken_at=NOW,
             scope=self.scope,
             objects={
-                plural: [trim(plural, copy.deepcopy(one)) for one in objects]
+                plural: [sanitize(plural, copy.deepcopy(one)) for one in objects]
                 for plural, objects in self.objects.items()
             },
             absent=tuple(self.absent),
@@ -199,7 +199,7 @@ class Cluster:
 
     def findings(self) -> list[Finding]:
         """What the doctor says."""
-        return examine(self.snapshot())
+        return run_checks(self.snapshot())
 
     def roots(self) -> list[str]:
         """Codes of the causes."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unit.doctor.doctor_builders import BEGAN, SPACE, Break, Cluster, Object
-from vdi.doctor.snapshot import Certificate, Unread
+from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 OLD = "2026-11-20T10:00:00Z"
@@ -165,7 +165,7 @@ def nonsense_in_an_object(cluster: Cluster) -> None:
 @fault("not_readable")
 def routes_forbidden(cluster: Cluster) -> None:
     del cluster.objects["ingressroutes"]
-    cluster.unread.append(Unread("ingressroutes", "bob may not list ingressroutes.", "kubectl create role ..."))
+    cluster.unread.append(Unreadable("ingressroutes", "bob may not list ingressroutes.", "kubectl create role ..."))
 
 
 # Infrastructure

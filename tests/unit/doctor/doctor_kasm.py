@@ -42,8 +42,8 @@ def init_1_of_5_in_b_is_the_api(cluster: Cluster) -> None:
     ended = {"terminated": {"exitCode": 3, "reason": "Error"}}
     kasm.unready("api", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=4)
     pod = kasm.pod("api")
-    box = pod["spec"]["containers"][0]["name"]
-    cluster.logs[f"{PLACE}/{pod['metadata']['name']}/{box}"] = ["Traceback", "no such setting: zone"]
+    container = pod["spec"]["containers"][0]["name"]
+    cluster.logs[f"{PLACE}/{pod['metadata']['name']}/{container}"] = ["Traceback", "no such setting: zone"]
 
 
 @fault("kasm_claim_class_missing")
@@ -158,9 +158,9 @@ def no_scheduler(cluster: Cluster) -> None:
 def image_of_an_init_container(cluster: Cluster) -> None:
     kasm = Kasm(cluster, A)
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "alpine/curl:8.8.0"'}
-    box = kasm.at_step("guac", "api", state={"waiting": waiting})
+    container = kasm.at_step("guac", "api", state={"waiting": waiting})
     kasm.warn("Pod", kasm.pod("guac")["metadata"]["name"], "Failed", "Failed to pull: dial tcp: i/o timeout")
-    assert box["state"]
+    assert container["state"]
 
 
 @fault("kasm_reference_missing")
@@ -237,8 +237,10 @@ def init_container_fails(cluster: Cluster) -> None:
 def name_wrong(cluster: Cluster) -> None:
     kasm = Kasm(cluster, B)
     kasm.at_step("manager", "api")
-    box = kasm.pod("manager")["spec"]["initContainers"][0]
-    box["args"] = ["while ! curl http://kasm-apis.kasm.svc.cluster.local:8080/api/__healthcheck; do sleep 5; done"]
+    container = kasm.pod("manager")["spec"]["initContainers"][0]
+    container["args"] = [
+        "while ! curl http://kasm-apis.kasm.svc.cluster.local:8080/api/__healthcheck; do sleep 5; done"
+    ]
 
 
 @fault("kasm_service_selects_nothing")

@@ -169,8 +169,8 @@ class Kasm:
         pod = self.pod(key)
         place = next(
             place
-            for place, box in enumerate(pod["spec"]["initContainers"])
-            for step in [self.components[key].step(box["name"])]
+            for place, container in enumerate(pod["spec"]["initContainers"])
+            for step in [self.components[key].step(container["name"])]
             if step and step.waits_for == waits_for
         )
         return self.at_place(key, place, **state)

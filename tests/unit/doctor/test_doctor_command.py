@@ -8,7 +8,7 @@ import pytest
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from vdi.cli.main import main
-from vdi.doctor.snapshot import save
+from vdi.diagnosis.snapshot import save
 
 
 @pytest.fixture

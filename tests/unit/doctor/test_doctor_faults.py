@@ -9,11 +9,11 @@ from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import load, save
+from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.probes import PROBES
-from vdi.doctor.examine import CHECKS, examine
-from vdi.doctor.redact import redact
-from vdi.doctor.snapshot import load, save
 from vdi.findings.model import Severity, roots
 
 ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
@@ -42,7 +42,7 @@ def test_a_bundle_gives_the_same_findings(name: str) -> None:
     ALL[name][1](cluster)
     snapshot = cluster.snapshot()
     bundle = save(redact(snapshot))
-    assert renamed(examine(snapshot), snapshot) == examine(load(bundle))
+    assert renamed(run_checks(snapshot), snapshot) == run_checks(load(bundle))
     for word in (b"alice0@example.com", b"u:p@x"):
         assert word not in bundle
 
@@ -72,11 +72,11 @@ def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
 def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
     cluster = Cluster()
     snapshot = cluster.snapshot()
-    from vdi.doctor.snapshot import Unread
+    from vdi.diagnosis.snapshot import Unreadable
 
     objects = {plural: found for plural, found in snapshot.objects.items() if plural != kind}
-    blind = msgspec.structs.replace(snapshot, objects=objects, unread=(Unread(kind, "You may not.", "ask"),))
-    findings = examine(blind)
+    blind = msgspec.structs.replace(snapshot, objects=objects, unread=(Unreadable(kind, "You may not.", "ask"),))
+    findings = run_checks(blind)
     assert {one.severity for one in findings} == {Severity.UNKNOWN}
     assert "Not checked: " in findings[0].message
 

@@ -1,4 +1,4 @@
-"""Kasm's diagnosis part by part, on hand-made snapshots: what is waited for, chains, ordinary starts, the command."""
+"""Kasm's diagnosis pod by pod, on hand-made snapshots: what is waited for, chains, ordinary starts, the command."""
 
 import json
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
-from vdi.doctor.checks.kasm import CHECKS, all_links
-from vdi.doctor.examine import examine
-from vdi.doctor.kasm import find_kasm, suspect_containers
-from vdi.doctor.kasm_waits import parse_wait, read_wait
-from vdi.doctor.rank import rank
-from vdi.doctor.redact import redact
-from vdi.doctor.report import make_report
-from vdi.doctor.snapshot import Scope, Snapshot, Unread, save
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import Scope, Snapshot, Unreadable, save
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.report.rank import rank
+from vdi.doctor.report.summary import make_report
 from vdi.findings.model import Severity, roots
 from vdi.findings.render import as_text
+from vdi.kasm.diagnosis.chains import CHECKS, all_links
+from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm
+from vdi.kasm.diagnosis.waits import parse_wait, read_wait
 from vdi.kasm.generations import ALL, A, B, C, Generation
 
 NOW = "2026-11-20T12:00:00Z"
@@ -38,10 +38,10 @@ def test_a_healthy_kasm_has_no_findings_beside_an_operator_in_its_namespace(gene
     cluster = Cluster()
     Kasm(cluster, generation)
     assert cluster.findings() == []
-    assert examine(kasm_scope(cluster), CHECKS) == []
+    assert run_checks(kasm_scope(cluster), CHECKS) == []
     (found,) = find_kasm(cluster.snapshot())
     assert found.generation is generation
-    assert all("operator" not in one.name for one in found.parts)
+    assert all("operator" not in one.name for one in found.pods)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_told() -> None:
     kasm.at_step("api", "db")
     kasm.at_step("proxy", "api")
     snapshot = kasm_scope(cluster)
-    assert examine(snapshot, CHECKS) == []
+    assert run_checks(snapshot, CHECKS) == []
     assert {one.finding.object for one in all_links(snapshot)} == {kasm.pod_name(key) for key in ("db", "api", "proxy")}
-    assert all(one.soft for one in all_links(snapshot))
+    assert all(one.is_starting for one in all_links(snapshot))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_mount_that_the_kubelet_tries_again_in_a_moment_is_no_finding(note: st
     kasm.unready("db", state={"waiting": {"reason": "ContainerCreating"}})
     kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
     kasm.warn("Pod", kasm.pod("db")["metadata"]["name"], "FailedMount", note)
-    assert examine(kasm_scope(cluster), CHECKS) == []
+    assert run_checks(kasm_scope(cluster), CHECKS) == []
 
 
 def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> None:
@@ -150,11 +150,11 @@ def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> N
     kasm.pod("proxy")["status"]["initContainerStatuses"][0] = {"name": "own-step"}
     kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:01Z"}})
     (begun,) = all_links(kasm_scope(cluster))
-    assert begun.soft
+    assert begun.is_starting
     assert begun.finding.message == f"The init container own-step of {kasm.pod('proxy')['metadata']['name']} runs."
 
     kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:00Z"}})
-    (finding,) = examine(kasm_scope(cluster), CHECKS)
+    (finding,) = run_checks(kasm_scope(cluster), CHECKS)
     assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
     assert "its init container own-step has run for 600 s. If it waits, for what cannot be read." in finding.message
     assert finding.remedy.text == "kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step"
@@ -183,14 +183,14 @@ def test_a_part_that_nobody_waits_for_may_be_scaled_to_nothing_on_purpose() -> N
 def test_logs_are_read_of_containers_that_ended_or_do_not_answer() -> None:
     cluster = Cluster(0)
     KASM_FAULTS["kasm_init_1_of_5_in_b_is_the_api"][1](cluster)
-    assert list(suspect_containers(cluster.snapshot())) == [(PLACE, "kasm-api-deployment-0", "kasm-api-container")]
+    assert list(containers_to_log(cluster.snapshot())) == [(PLACE, "kasm-api-deployment-0", "kasm-api-container")]
 
 
 def test_what_is_left_is_not_reckoned_where_only_some_pods_are_seen() -> None:
     cluster = Cluster(0)
     KASM_FAULTS["kasm_too_large"][1](cluster)
     assert "has 63.1 CPU left" in cluster.findings()[0].message
-    cluster.unread = [Unread("pods@all", "You may not list pods in all namespaces.", "ask")]
+    cluster.unread = [Unreadable("pods@all", "You may not list pods in all namespaces.", "ask")]
     found = next(one for one in cluster.findings() if one.code == "kasm_unschedulable")
     assert "left" not in found.message + " ".join(found.evidence)
 
@@ -203,8 +203,8 @@ def test_a_sidecar_that_has_started_lets_the_next_one_begin() -> None:
     pod["spec"]["initContainers"].insert(0, {"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"})
     state = {"state": {"running": {"startedAt": NOW}}, "started": True, "ready": True}
     pod["status"]["initContainerStatuses"].insert(0, {"name": "mesh", **state})
-    (part,) = [one for one in find_kasm(cluster.snapshot())[0].parts if not one.ready]
-    assert (part.state, part.step.name if part.step else "") == ("Init:2/3", "kasm-api-is-ready")
+    (unready,) = [one for one in find_kasm(cluster.snapshot())[0].pods if not one.ready]
+    assert (unready.state, unready.step.name if unready.step else "") == ("Init:2/3", "kasm-api-is-ready")
 
 
 @pytest.fixture
@@ -274,7 +274,10 @@ def test_what_may_not_be_read_is_no_pass(run: Callable[..., tuple[int, str, str]
     cluster = Cluster(0)
     Kasm(cluster, A)
     cluster.objects.pop("services")
-    cluster.unread = [Unread("services", "You may not list services.", "ask"), Unread("clusterroles", "No.", "ask")]
+    cluster.unread = [
+        Unreadable("services", "You may not list services.", "ask"),
+        Unreadable("clusterroles", "No.", "ask"),
+    ]
     code, out, _ = run(cluster)
     assert code == 3
     assert "Not checked: kasm_chains" in out

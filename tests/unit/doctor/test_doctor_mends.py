@@ -8,14 +8,14 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.cli.main import main
-from vdi.doctor.examine import examine
-from vdi.doctor.mends import MENDS, mend_for
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.fix.fixes import FIXES, fix_for
 from vdi.findings.model import Finding, roots
 from vdi.gpu.steps import diff_lines, step_between
 
 ALL = {**FAULTS, **GPU_FAULTS}
 NOT_SCALED_DOWN = "operator_not_ready"
-MENDED = sorted(name for name, (codes, _) in ALL.items() if codes & set(MENDS) and name != NOT_SCALED_DOWN)
+MENDED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
 SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_class_unset"})
 """Somebody else brings the effect about: a controller that restarts, the next desktop that starts."""
 
@@ -23,7 +23,7 @@ SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_cl
 def broken(name: str) -> tuple[Cluster, Finding]:
     cluster = Cluster()
     ALL[name][1](cluster)
-    (finding,) = [one for one in roots(examine(cluster.snapshot())) if one.code in MENDS]
+    (finding,) = [one for one in roots(run_checks(cluster.snapshot())) if one.code in FIXES]
     return cluster, finding
 
 
@@ -31,7 +31,7 @@ def broken(name: str) -> tuple[Cluster, Finding]:
 def test_a_mend_takes_its_finding_away_and_changes_that_object_alone(name: str) -> None:
     cluster, finding = broken(name)
     snapshot = cluster.snapshot()
-    mend = mend_for(finding)
+    mend = fix_for(finding)
     assert mend is not None
     namespace, object_name = mend.place(finding)
     there = snapshot.find(mend.resource.plural, object_name, namespace or "")
@@ -43,25 +43,25 @@ def test_a_mend_takes_its_finding_away_and_changes_that_object_alone(name: str) 
         return
     cluster.drop(mend.resource.plural, object_name)
     cluster.objects[mend.resource.plural].append(dict(step.after))
-    assert finding.key not in {one.key for one in examine(cluster.snapshot())}
+    assert finding.key not in {one.key for one in run_checks(cluster.snapshot())}
 
 
 def test_an_operator_that_fails_by_itself_is_not_mended_by_scaling() -> None:
     cluster, finding = broken(NOT_SCALED_DOWN)
-    mend = mend_for(finding)
+    mend = fix_for(finding)
     assert mend is not None
     there = cluster.one("deployments", "vdi-operator")
     assert mend.change(there, cluster.snapshot()) == there
 
 
 def test_every_mend_is_shown_by_a_fault() -> None:
-    assert {code for name in MENDED for code in ALL[name][0]} >= set(MENDS)
+    assert {code for name in MENDED for code in ALL[name][0]} >= set(FIXES)
 
 
 @pytest.mark.parametrize("name", ["encoder_of_selkies_1"])
 def test_what_came_with_a_helm_release_is_left_to_its_values(name: str) -> None:
     cluster, finding = broken(name)
-    mend = mend_for(finding)
+    mend = fix_for(finding)
     assert mend is not None
     there: dict[str, Any] = cluster.one(mend.resource.plural, mend.place(finding)[1])
     there["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
@@ -73,7 +73,7 @@ def test_which_of_several_keys_is_the_default_is_for_a_person_to_say() -> None:
     cluster, finding = broken(name)
     for config_map in cluster.objects["configmaps"]:
         config_map["data"]["other"] = next(iter(config_map["data"].values()))
-    mend = mend_for(finding)
+    mend = fix_for(finding)
     assert mend is not None
     there = cluster.objects["clusterpolicies"][0]
     assert mend.change(there, cluster.snapshot()) == there
@@ -82,8 +82,8 @@ def test_which_of_several_keys_is_the_default_is_for_a_person_to_say() -> None:
 def test_a_finding_about_another_kind_is_not_mended() -> None:
     _, finding = broken("operator_scaled_away")
     elsewhere = Finding(code=finding.code, severity=finding.severity, object="node/one", message="")
-    assert mend_for(finding)
-    assert mend_for(elsewhere) is None
+    assert fix_for(finding)
+    assert fix_for(elsewhere) is None
 
 
 @pytest.mark.parametrize(

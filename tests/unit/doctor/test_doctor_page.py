@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vdi.doctor.codes import CODES
-from vdi.doctor.page import render_page
+from vdi.doctor.report.page import render_page
 
 PAGE = Path(__file__).parents[3] / "docs/doctor.md"
 

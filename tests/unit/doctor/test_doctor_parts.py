@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from cluster.operator_stage import documented_rules
 from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS
-from vdi.doctor.certificates import read_certificate
-from vdi.doctor.checks.registry import Check
-from vdi.doctor.examine import examine
-from vdi.doctor.gateways import troubles
-from vdi.doctor.operators import LEASE
-from vdi.doctor.rank import rank
-from vdi.doctor.redact import redact
-from vdi.doctor.report import make_report, summarize
-from vdi.doctor.rights import IN_CLUSTER, IN_NAMESPACE, Right
-from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
-from vdi.doctor.suspects import suspect_pods
-from vdi.doctor.trim import trim
+from vdi.diagnosis.check import Check
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.objects.certificates import read_certificate
+from vdi.doctor.objects.gateways import troubles
+from vdi.doctor.objects.log_targets import pods_to_log
+from vdi.doctor.objects.operators import LEASE
+from vdi.doctor.objects.rights import IN_CLUSTER, IN_NAMESPACE, Right
+from vdi.doctor.objects.sanitize import sanitize
+from vdi.doctor.report.rank import rank
+from vdi.doctor.report.summary import make_report, summarize
 from vdi.findings.render import as_data, as_junit, as_sarif, as_text
 from vdi.kube.certificate import covers
 from vdi.operator import life
@@ -73,9 +73,9 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
     cluster = Cluster()
     cluster.drop("ingressroutes")
     checks = (Check("broken", frozenset(), broken),)  # type: ignore[arg-type]
-    from vdi.doctor.examine import CHECKS
+    from vdi.doctor.checks.run import CHECKS
 
-    codes = [one.code for one in examine(cluster.snapshot(), (*checks, *CHECKS))]
+    codes = [one.code for one in run_checks(cluster.snapshot(), (*checks, *CHECKS))]
     assert codes == ["route_missing", "check_failed"]
 
 
@@ -137,7 +137,7 @@ def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
 
 def test_homes_keep_hanging_together_when_people_lose_their_names() -> None:
     snapshot = load(save(redact(Cluster(3).snapshot())))
-    assert examine(snapshot) == []
+    assert run_checks(snapshot) == []
     assert all(pod.home_claim in {name for _, name in snapshot.claims} for pod in snapshot.pods if pod.home_claim)
 
 
@@ -169,21 +169,21 @@ def test_what_is_printed() -> None:
 def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> None:
     cluster = Cluster(5)
     names = [one["metadata"]["name"] for one in cluster.objects["vdisessions"]]
-    assert len(suspect_pods(cluster.snapshot(), 20)) == 1
+    assert len(pods_to_log(cluster.snapshot(), 20)) == 1
     cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=1)
-    assert suspect_pods(cluster.snapshot(), 20)[0] == (SPACE, names[0])
-    assert len(suspect_pods(cluster.snapshot(), 1)) == 1
+    assert pods_to_log(cluster.snapshot(), 20)[0] == (SPACE, names[0])
+    assert len(pods_to_log(cluster.snapshot(), 1)) == 1
     one = msgspec.structs.replace(cluster.snapshot(), scope=Scope(SPACE, names[3]))
-    assert suspect_pods(one, 20) == [(SPACE, names[3])]
+    assert pods_to_log(one, 20) == [(SPACE, names[3])]
 
 
 def test_of_a_middleware_only_the_names_of_a_chain_are_kept() -> None:
-    kept = trim(
+    kept = sanitize(
         "middlewares", {"metadata": {"name": "auth", "namespace": "x"}, "spec": {"basicAuth": {"users": [SECRET]}}}
     )
     assert kept == {"metadata": {"name": "auth", "namespace": "x"}}
     chain = {"metadata": {"name": "both"}, "spec": {"chain": {"middlewares": [{"name": "auth"}]}}}
-    assert trim("middlewares", chain)["spec"] == chain["spec"]
+    assert sanitize("middlewares", chain)["spec"] == chain["spec"]
 
 
 def test_every_trouble_that_a_gateway_can_name_is_understood() -> None:

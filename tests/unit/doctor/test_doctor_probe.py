@@ -17,12 +17,12 @@ import msgspec
 import pytest
 
 from vdi.api.template import VDITemplate
-from vdi.doctor.gateways import Gateway
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.objects.gateways import Gateway
 from vdi.doctor.probe.here import Seen, Target, judge, probe_here, try_way
 from vdi.doctor.probe.inside import DeniedPort, build_probe, probe_pod
 from vdi.doctor.probe.run import _turn, find_denied_port, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
-from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Remedy, Severity
 from vdi.kube.clock import SystemClock
 from vdi.kube.resource import PODS, Resource

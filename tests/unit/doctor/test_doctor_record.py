@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from vdi.cli.main import main
-from vdi.doctor.record import KEY, BadRecordError, Record, read_record, record_of, to_patch
+from vdi.doctor.report.record import KEY, BadRecordError, Record, read_record, record_of, to_patch
 from vdi.gateway.diagnosis import Diagnosis
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import Forbidden

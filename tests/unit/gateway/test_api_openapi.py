@@ -13,7 +13,7 @@ from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, Stage, open_stage
 from unit.gateway.api_stream import events_of
 from unit.gateway.probe_agent import FIGURES, STATE, agent
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.part import OPERATIONS
 
 

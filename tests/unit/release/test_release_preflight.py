@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from vdi.doctor.proxies import Traefik
-from vdi.doctor.snapshot import Certificate
+from vdi.diagnosis.snapshot import Certificate
+from vdi.doctor.objects.proxies import Traefik
 from vdi.findings.model import Severity, errors
 from vdi.helm.binary import Helm
 from vdi.helm.releases import Chart as ReleasedChart

@@ -12,16 +12,16 @@ from vdi.cli.doctor.fix import fix
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import KubeConnection, examples, with_connection
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.doctor.checks.run import run_checks
 from vdi.doctor.codes import CODES
-from vdi.doctor.collect import collect
-from vdi.doctor.examine import examine
-from vdi.doctor.page import explain_code
+from vdi.doctor.collect.collector import collect
 from vdi.doctor.probe.run import probe
-from vdi.doctor.rank import rank
-from vdi.doctor.record import record_of, to_patch
-from vdi.doctor.redact import redact
-from vdi.doctor.report import make_report
-from vdi.doctor.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.doctor.report.page import explain_code
+from vdi.doctor.report.rank import rank
+from vdi.doctor.report.record import record_of, to_patch
+from vdi.doctor.report.summary import make_report
 from vdi.findings.model import Finding, exit_code
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.resource import CONFIG_MAPS
@@ -61,7 +61,7 @@ def doctor(
     ] = None,
     explain: Annotated[str | None, typer.Option("--explain", metavar="CODE", help="What a code means.")] = None,
     mend: Annotated[
-        bool, typer.Option("--fix", help="Mend what needs no decision: shows each change, and asks.")
+        bool, typer.Option("--fix", help="Fix what needs no decision: shows each change, and asks.")
     ] = False,
     tries: Annotated[
         bool,
@@ -102,11 +102,11 @@ def doctor(
     snapshot = (
         _replay(source, session) if source else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
     )
-    if session and not snapshot.sessions and "vdisessions" not in snapshot.unread_kinds | set(snapshot.absent):
+    if session and not snapshot.sessions and "vdisessions" not in snapshot.unreadable_kinds | set(snapshot.absent):
         raise CliError(f"there is no session {session} in namespace {snapshot.scope.namespace}")
     if bundle:
         save_bundle(redact(snapshot), bundle)
-    findings = examine(snapshot)
+    findings = run_checks(snapshot)
     if tries:
         probed = connection.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
         findings = rank([*findings, *probed])

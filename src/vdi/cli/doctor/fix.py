@@ -8,9 +8,9 @@ import typer
 
 from vdi.cli.confirm import confirm
 from vdi.cli.options import PROGRAM, KubeConnection
-from vdi.doctor.fix import carry_out, prepare
-from vdi.doctor.mends import MENDS
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.fix.apply import carry_out, prepare
+from vdi.doctor.fix.fixes import FIXES
 from vdi.findings.model import Finding, roots
 from vdi.gpu.steps import Step, diff_lines
 from vdi.kube.errors import Conflict, NotFound
@@ -21,7 +21,7 @@ _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
 
 
 def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
-    """Mend what can be mended of the causes, one question each unless `yes`. What only follows goes with its cause.
+    """Fix what can be mended of the causes, one question each unless `yes`. What only follows goes with its cause.
 
     Raises CliError where nobody can be asked, or a change is refused; those before it are made then.
     """
@@ -31,7 +31,7 @@ def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snaps
         return
     made = 0
     for finding, step in prepared:
-        typer.echo(f"\n{finding.code}: {step.title}. It {MENDS[finding.code].words}.")
+        typer.echo(f"\n{finding.code}: {step.title}. It {FIXES[finding.code].words}.")
         for line in diff_lines(step):
             typer.echo(typer.style(line, fg=_COLOURS.get(line[:1])))
         if yes or confirm("Do it?"):
@@ -43,7 +43,7 @@ def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snaps
 
 
 async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Step]]:
-    causes = [one for one in roots(list(findings)) if one.code in MENDS]
+    causes = [one for one in roots(list(findings)) if one.code in FIXES]
     steps = await asyncio.gather(*(prepare(client, one, snapshot) for one in causes))
     return [(one, step) for one, step in zip(causes, steps, strict=True) if step]
 

@@ -12,17 +12,17 @@ from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm.chart import KasmNamespace
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
+from vdi.diagnosis.dns import dns_down
+from vdi.diagnosis.redact import redact
+from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.infrastructure import nodes_unwell
-from vdi.doctor.checks.kasm import all_links, kasm_chains
-from vdi.doctor.checks.network import dns_down
-from vdi.doctor.collect import collect
-from vdi.doctor.examine import examine
-from vdi.doctor.kasm import Kasm, find_kasm, is_kasms
-from vdi.doctor.redact import redact
-from vdi.doctor.report import RULES
-from vdi.doctor.snapshot import Scope, Snapshot
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.collect.collector import collect
+from vdi.doctor.report.summary import RULES
 from vdi.findings.model import Finding, Severity, exit_code
 from vdi.findings.render import Report, count_findings
+from vdi.kasm.diagnosis.chains import all_links, kasm_chains
+from vdi.kasm.diagnosis.installation import Installation, find_kasm, is_kasms
 from vdi.kube.clock import SYSTEM_CLOCK
 
 CHECKS = (nodes_unwell, dns_down, kasm_chains)
@@ -68,7 +68,7 @@ def diagnose(
         save_bundle(redact(snapshot), bundle)
     places = find_kasm(snapshot)
     findings, starting = _findings(snapshot), _starting(snapshot)
-    if "pods" not in snapshot.unread_kinds:
+    if "pods" not in snapshot.unreadable_kinds:
         _require_pods(snapshot, places, namespace)
     if pod is not None:
         findings, starting = _about(places, pod, findings, starting)
@@ -89,18 +89,18 @@ def diagnose(
 def _findings(snapshot: Snapshot) -> list[Finding]:
     """What is wrong. What no check of Kasm reads need not be readable."""
     needed = {f"kind/{kind}" for one in CHECKS for kind in one.needs}
-    return [one for one in examine(snapshot, CHECKS) if one.code != "not_readable" or one.object in needed]
+    return [one for one in run_checks(snapshot, CHECKS) if one.code != "not_readable" or one.object in needed]
 
 
 def _starting(snapshot: Snapshot) -> list[Finding]:
     """Pods that are not ready, with which nothing is wrong yet."""
-    if snapshot.unread_kinds & kasm_chains.needs:
+    if snapshot.unreadable_kinds & kasm_chains.needs:
         return []
-    return [one.finding for one in all_links(snapshot) if one.soft and one.finding.object.startswith("pod/")]
+    return [one.finding for one in all_links(snapshot) if one.is_starting and one.finding.object.startswith("pod/")]
 
 
-def _require_pods(snapshot: Snapshot, places: Iterable[Kasm], namespace: str) -> None:
-    if any(one.parts or one.workloads for one in places):
+def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace: str) -> None:
+    if any(one.pods or one.workloads for one in places):
         return
     elsewhere = {one["metadata"]["namespace"] for one in snapshot.raw("pods") if is_kasms(one)}
     hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
@@ -108,10 +108,10 @@ def _require_pods(snapshot: Snapshot, places: Iterable[Kasm], namespace: str) ->
 
 
 def _about(
-    places: Iterable[Kasm], pod: str, findings: list[Finding], starting: list[Finding]
+    places: Iterable[Installation], pod: str, findings: list[Finding], starting: list[Finding]
 ) -> tuple[list[Finding], list[Finding]]:
     """Those about this pod, and what they follow from."""
-    names = [part.name for kasm in places for part in kasm.parts]
+    names = [one.name for kasm in places for one in kasm.pods]
     workloads = [one.name for kasm in places for one in kasm.workloads]
     chosen = [one for one in names if one == pod or (pod in workloads and one.startswith(f"{pod}-"))]
     if not chosen and pod not in workloads:
@@ -131,7 +131,7 @@ def _about(
     return found, [one for one in starting if one.object.rpartition("/")[2] in chosen]
 
 
-def _summary(places: Iterable[Kasm], findings: list[Finding], starting: list[Finding]) -> str:
+def _summary(places: Iterable[Installation], findings: list[Finding], starting: list[Finding]) -> str:
     looked = "; ".join(_words(one) for one in places)
     if not findings:
         rest = (
@@ -141,13 +141,13 @@ def _summary(places: Iterable[Kasm], findings: list[Finding], starting: list[Fin
     return f"Looked at {looked}: {count_findings(findings)}."
 
 
-def _words(kasm: Kasm) -> str:
-    ready = sum(one.ready for one in kasm.parts)
+def _words(kasm: Installation) -> str:
+    ready = sum(one.ready for one in kasm.pods)
     generation = f", generation {kasm.generation.letter}" if kasm.generation else ", a chart that is not known"
-    return f"{len(kasm.parts)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
+    return f"{len(kasm.pods)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
 
 
-def _context(snapshot: Snapshot, places: Iterable[Kasm], starting: list[Finding]) -> dict[str, Any]:
+def _context(snapshot: Snapshot, places: Iterable[Installation], starting: list[Finding]) -> dict[str, Any]:
     return {
         "takenAt": snapshot.taken_at,
         "namespaces": [
@@ -155,8 +155,8 @@ def _context(snapshot: Snapshot, places: Iterable[Kasm], starting: list[Finding]
                 "namespace": one.namespace,
                 "chart": one.chart,
                 "generation": one.generation.letter if one.generation else "",
-                "pods": len(one.parts),
-                "ready": sum(part.ready for part in one.parts),
+                "pods": len(one.pods),
+                "ready": sum(pod.ready for pod in one.pods),
             }
             for one in places
         ],

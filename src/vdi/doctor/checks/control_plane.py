@@ -5,9 +5,11 @@ from functools import lru_cache
 from typing import Any
 
 from vdi.api.crd import build_crds
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.deployments import pods_of
-from vdi.doctor.operators import (
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.deployments import pods_of
+from vdi.doctor.objects.operators import (
     LEASE,
     Operator,
     find_operators,
@@ -16,9 +18,8 @@ from vdi.doctor.operators import (
     operator_for,
     operators_in_scope,
 )
-from vdi.doctor.rights import missing_rights
-from vdi.doctor.snapshot import Snapshot
-from vdi.doctor.trim import custom_kind
+from vdi.doctor.objects.rights import missing_rights
+from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children.identity import FINALIZER
 from vdi.session.explain import StartState, explain

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vdi.doctor.cases import Case, active, cases
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.proxies import find_traefiks
-from vdi.doctor.snapshot import Certificate, Snapshot
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Certificate, Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.proxies import find_traefiks
+from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.certificate import covers
 from vdi.session.naming import route_name, service_name
@@ -77,35 +78,35 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
     """Routes that do not lead the session's host to its desktop."""
     if "ingressroutes" in snapshot.absent:
         return
-    for case in active(cases(snapshot)):
-        pod = case.pod
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        pod = diagnosis.pod
         if pod is None or not pod.ready:
             continue
-        name = route_name(case.session.metadata.name)
-        where = f"ingressroute/{case.namespace}/{name}"
-        route = snapshot.find("ingressroutes", name, case.namespace)
+        name = route_name(diagnosis.session.metadata.name)
+        where = f"ingressroute/{diagnosis.namespace}/{name}"
+        route = snapshot.find("ingressroutes", name, diagnosis.namespace)
         if route is None:
             if snapshot.age(pod.metadata.creation_timestamp) > _YOUNG:
                 yield found(
                     "route_missing",
                     where,
-                    f"The desktop of {case.session.metadata.name} is ready, but no route leads to it: its address"
+                    f"The desktop of {diagnosis.session.metadata.name} is ready, but no route leads to it: its address"
                     f" says 404.",
-                    evidence=[f"there is no IngressRoute {case.namespace}/{name}"],
-                    remedy=Remedy("The operator makes the route: read its log.", case.read_operator_log.commands),
-                    related_objects=case.related_objects,
+                    evidence=[f"there is no IngressRoute {diagnosis.namespace}/{name}"],
+                    remedy=Remedy("The operator makes the route: read its log.", diagnosis.read_operator_log.commands),
+                    related_objects=diagnosis.related_objects,
                 )
             continue
-        yield from _rule_findings(case, route, where)
-        yield from _reference_findings(snapshot, case, route, where)
+        yield from _rule_findings(diagnosis, route, where)
+        yield from _reference_findings(snapshot, diagnosis, route, where)
 
 
-def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
+def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
     rules = [str(one.get("match", "")) for one in route["spec"].get("routes") or ()]
     name = route["metadata"]["name"]
     recreate = Remedy(
         "Delete the route; the operator creates it again.",
-        (f"kubectl --namespace {case.namespace} delete ingressroute {name}",),
+        (f"kubectl --namespace {diagnosis.namespace} delete ingressroute {name}",),
     )
     for rule in rules:
         for pattern, words in _OLD_RULES:
@@ -116,10 +117,10 @@ def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
                     f"Its rule is written for Traefik 2, which Traefik 3 does not take: {words}.",
                     evidence=[f"spec.routes[].match: {rule}"],
                     remedy=recreate,
-                    related_objects=case.related_objects,
+                    related_objects=diagnosis.related_objects,
                 )
                 return
-    host = case.host
+    host = diagnosis.host
     led = [name for rule in rules for name in _HOST.findall(rule)]
     if host and not any(covers(name, host) for name in led):
         yield found(
@@ -127,14 +128,15 @@ def _rule_findings(case: Case, route: Any, where: str) -> Iterator[Finding]:
             where,
             f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}: the browser gets"
             f" 404.",
-            evidence=[f"spec.routes[].match: {rule}" for rule in rules] + [f"status.url: {case.session.status.url}"],
+            evidence=[f"spec.routes[].match: {rule}" for rule in rules]
+            + [f"status.url: {diagnosis.session.status.url}"],
             remedy=recreate,
-            related_objects=case.related_objects,
+            related_objects=diagnosis.related_objects,
         )
 
 
-def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) -> Iterator[Finding]:
-    spec, namespace = route["spec"], case.namespace
+def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
+    spec, namespace = route["spec"], diagnosis.namespace
     traefiks = find_traefiks(snapshot)
     known = frozenset(name for one in traefiks for name in one.entry_points)
     strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
@@ -146,13 +148,13 @@ def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) 
             f" {', '.join(sorted(known))}.",
             evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
             remedy=Remedy("Set the chart's value traefik.entryPoint to one that there is, then run helm upgrade."),
-            related_objects=case.related_objects,
+            related_objects=diagnosis.related_objects,
         )
     crosses = not traefiks or any(one.crosses_namespaces for one in traefiks)
     for one in spec.get("routes") or ():
         for reference in one.get("middlewares") or ():
             there = reference.get("namespace") or namespace
-            yield from _middleware(snapshot, case, reference["name"], there, where)
+            yield from _middleware(snapshot, diagnosis, reference["name"], there, where)
         for reference in [*(one.get("middlewares") or ()), *(one.get("services") or ())]:
             if reference.get("namespace", namespace) != namespace and not crosses:
                 yield found(
@@ -163,12 +165,14 @@ def _reference_findings(snapshot: Snapshot, case: Case, route: Any, where: str) 
                     " across namespaces, and drops the whole route.",
                     evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
                     remedy=Remedy(f"Create it in the namespace {namespace}, and name it there."),
-                    related_objects=case.related_objects,
+                    related_objects=diagnosis.related_objects,
                 )
 
 
-def _middleware(snapshot: Snapshot, case: Case, name: str, namespace: str, where: str) -> Iterator[Finding]:
-    if snapshot.scope.namespace not in ("", namespace) or "middlewares" in snapshot.unread_kinds:
+def _middleware(
+    snapshot: Snapshot, diagnosis: SessionDiagnosis, name: str, namespace: str, where: str
+) -> Iterator[Finding]:
+    if snapshot.scope.namespace not in ("", namespace) or "middlewares" in snapshot.unreadable_kinds:
         return
     named = snapshot.find("middlewares", name, namespace) or {}
     links = named.get("spec", {}).get("chain", {}).get("middlewares") or ()
@@ -182,24 +186,24 @@ def _middleware(snapshot: Snapshot, case: Case, name: str, namespace: str, where
             evidence=[f"spec.routes[].middlewares: {name}"]
             + ([f"spec.chain.middlewares of {name}: {each}"] if each != name else []),
             remedy=Remedy.run(f"kubectl --namespace {there} get middlewares.traefik.io"),
-            related_objects=case.related_objects,
+            related_objects=diagnosis.related_objects,
         )
 
 
 @check("vdisessions", "services", "endpointslices", "pods")
 def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
     """Services that are not there, or that find no pod although one is ready."""
-    for case in active(cases(snapshot)):
-        pod, name = case.pod, service_name(case.session.metadata.name)
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        pod, name = diagnosis.pod, service_name(diagnosis.session.metadata.name)
         ready = pod.condition("Ready") if pod and pod.ready else None
         if ready is None or snapshot.age(ready.last_transition_time) < _YOUNG:
             continue
-        where = f"service/{case.namespace}/{name}"
-        service = snapshot.find("services", name, case.namespace)
+        where = f"service/{diagnosis.namespace}/{name}"
+        service = snapshot.find("services", name, diagnosis.namespace)
         slices = [
             one
             for one in snapshot.raw("endpointslices")
-            if one["metadata"]["namespace"] == case.namespace
+            if one["metadata"]["namespace"] == diagnosis.namespace
             and (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == name
         ]
         answering = [end for one in slices for end in one["endpoints"] if end["conditions"].get("ready") is not False]
@@ -213,16 +217,16 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
             + ("finds no pod that answers" if service else "is not there")
             + ": the browser gets 404 or 503.",
             evidence=[
-                f"spec.selector: {selector}" if service else f"there is no Service {case.namespace}/{name}",
+                f"spec.selector: {selector}" if service else f"there is no Service {diagnosis.namespace}/{name}",
                 f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" if pod and service else "",
             ],
             remedy=Remedy(
                 "Delete the Service; the operator creates it again.",
-                (f"kubectl --namespace {case.namespace} delete service {name}",),
+                (f"kubectl --namespace {diagnosis.namespace} delete service {name}",),
             )
             if service
-            else Remedy("The operator makes the Service: read its log.", case.read_operator_log.commands),
-            related_objects=case.related_objects,
+            else Remedy("The operator makes the Service: read its log.", diagnosis.read_operator_log.commands),
+            related_objects=diagnosis.related_objects,
         )
 
 
@@ -231,11 +235,11 @@ def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Certificates of routes that are missing, over, about to end, or for other names."""
     there = {(one.namespace, one.secret): one for one in snapshot.certificates}
     hosts: dict[tuple[str, str], list[str]] = {}
-    for case in cases(snapshot):
-        route = snapshot.find("ingressroutes", route_name(case.session.metadata.name), case.namespace)
+    for diagnosis in diagnose_sessions(snapshot):
+        route = snapshot.find("ingressroutes", route_name(diagnosis.session.metadata.name), diagnosis.namespace)
         name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
-        if name and case.host:
-            hosts.setdefault((case.namespace, name), []).append(case.host)
+        if name and diagnosis.host:
+            hosts.setdefault((diagnosis.namespace, name), []).append(diagnosis.host)
     for key, wanted in sorted(hosts.items()):
         if key in there:
             yield from _certificate(snapshot, there[key], sorted(wanted))

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.deployments import pods_of, unavailable_for
-from vdi.doctor.gateways import Gateway, gateways_in_scope, last_words, troubles
-from vdi.doctor.operators import operators_in_scope
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.deployments import pods_of, unavailable_for
+from vdi.doctor.objects.gateways import Gateway, gateways_in_scope, last_words, troubles
+from vdi.doctor.objects.operators import operators_in_scope
 from vdi.findings.model import Finding, Remedy
 from vdi.session.explain import StartState, explain
 

@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from vdi.doctor.cases import active, cases, pinned_nodes
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.gpus import observe_gpus
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.gpus import observe_gpus
+from vdi.doctor.objects.sessions import active, diagnose_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu import findings as gpu
 from vdi.gpu.sharing import RESOURCE
@@ -57,14 +58,16 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """What `vdi gpu verify` finds, where GPUs matter: some are there, or desktops that start ask for some."""
     observed = observe_gpus(snapshot)
     asking = [
-        case
-        for case in active(cases(snapshot))
-        if isinstance(case.desktop, Desktop) and case.desktop.gpu and case.desktop.gpu_resource == RESOURCE
+        diagnosis
+        for diagnosis in active(diagnose_sessions(snapshot))
+        if isinstance(diagnosis.desktop, Desktop)
+        and diagnosis.desktop.gpu
+        and diagnosis.desktop.gpu_resource == RESOURCE
     ]
     meant = bool(observed.plugins or observed.policy)
     if not meant and not (asking and not observed.gpu_nodes):
         return  # others advertise the GPUs, or nobody wants any
-    waiting = any(case.pod is None for case in asking)
+    waiting = any(diagnosis.pod is None for diagnosis in asking)
     for one in gpu.find(observed):
         if one.code == "gpu_sharing_not_configured" and not observed.config_maps and not waiting:
             continue  # whole GPUs, and enough of them: somebody wants it so
@@ -85,12 +88,12 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
 def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
     """GPU desktops on K3s without runtimeClassName: containerd starts them without driver, with a black picture."""
     on_k3s = {one.name for one in observe_gpus(snapshot).nodes if one.on_k3s}
-    for case in active(cases(snapshot)):
-        pod = case.pod
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        pod = diagnosis.pod
         if pod is None or pod.spec.node_name not in on_k3s or not pod.spec.takes.get(RESOURCE):
             continue
-        raw = snapshot.find("pods", pod.metadata.name, case.namespace)
-        template = case.session.spec.template
+        raw = snapshot.find("pods", pod.metadata.name, diagnosis.namespace)
+        template = diagnosis.session.spec.template
         if raw and not raw["spec"].get("runtimeClassName"):
             patch = '\'{"spec":{"placement":{"runtimeClassName":"nvidia"}}}\''
             yield found(
@@ -172,23 +175,27 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, wanted: Any, where: str) -> I
 @check("persistentvolumeclaims", "persistentvolumes", "nodes", "vdisessions", "vditemplates", "pods")
 def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes that can be reached only from nodes that are gone or do not answer."""
-    wanted = {case.home.metadata.name: case for case in active(cases(snapshot)) if case.home}
-    for name, case in sorted(wanted.items()):
-        assert case.home is not None  # noqa: S101 - chosen by it
-        pinned = pinned_nodes(snapshot, case.home)
+    wanted = {
+        diagnosis.home.metadata.name: diagnosis for diagnosis in active(diagnose_sessions(snapshot)) if diagnosis.home
+    }
+    for name, diagnosis in sorted(wanted.items()):
+        assert diagnosis.home is not None  # noqa: S101 - chosen by it
+        pinned = pinned_nodes(snapshot, diagnosis.home)
         if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
             continue
         gone = [one for one in pinned if one not in snapshot.nodes]
         state = "is not in this cluster any more" if gone else "does not answer"
         yield found(
             "home_on_lost_node",
-            f"persistentvolumeclaim/{case.namespace}/{name}",
-            f"The home of the session {case.session.metadata.name} lies on the node {', '.join(pinned)}, which {state}:"
-            " a local-path volume cannot be reached from elsewhere.",
-            evidence=[f"persistentvolume/{case.home.spec.volume_name}: spec.nodeAffinity names {', '.join(pinned)}"],
+            f"persistentvolumeclaim/{diagnosis.namespace}/{name}",
+            f"The home of the session {diagnosis.session.metadata.name} lies on the node {', '.join(pinned)},"
+            f" which {state}: a local-path volume cannot be reached from elsewhere.",
+            evidence=[
+                f"persistentvolume/{diagnosis.home.spec.volume_name}: spec.nodeAffinity names {', '.join(pinned)}"
+            ],
             remedy=Remedy(
                 f"Bring {pinned[0]} back. Or give the files up, and the next start makes an empty home:",
-                (f"kubectl --namespace {case.namespace} delete pvc {name}",),
+                (f"kubectl --namespace {diagnosis.namespace} delete pvc {name}",),
             ),
             related_objects=[f"node/{one}" for one in pinned],
         )

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 
-from vdi.doctor.cases import active, cases
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.gateways import find_gateways
-from vdi.doctor.operators import find_operators, lease_of
-from vdi.doctor.policies import Party, Port, blocking
-from vdi.doctor.proxies import find_traefiks
-from vdi.doctor.snapshot import Raw, Snapshot
-from vdi.doctor.workloads import find_turn_servers
+from vdi.diagnosis.check import check
+from vdi.diagnosis.dns import dns_down
+from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.gateways import find_gateways
+from vdi.doctor.objects.operators import find_operators, lease_of
+from vdi.doctor.objects.policies import Party, Port, blocking
+from vdi.doctor.objects.proxies import find_traefiks
+from vdi.doctor.objects.sessions import active, diagnose_sessions
+from vdi.doctor.objects.workloads import find_turn_servers
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
@@ -19,31 +21,6 @@ _CLOCK_SECONDS = 10.0
 """A second or two are rounding and the way of the request."""
 _API_DAYS = 30.0
 _DAY = 86_400.0
-
-
-@check("deployments")
-def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """CoreDNS, as K3s and kubeadm install it."""
-    for one in snapshot.raw("deployments"):
-        meta, status = one["metadata"], one.get("status") or {}
-        if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):
-            continue
-        scaled_away = one["spec"].get("replicas") == 0
-        yield found(
-            "dns_down",
-            f"deployment/{meta['namespace']}/{meta['name']}",
-            f"No replica of the cluster's DNS is ready, of {one['spec'].get('replicas', 1)}: no Service is found by"
-            " its name.",
-            evidence=["status.readyReplicas: 0"],
-            remedy=Remedy.run(
-                f"kubectl --namespace {meta['namespace']} "
-                + (
-                    f"scale deployment {meta['name']} --replicas 1"
-                    if scaled_away
-                    else "describe pods -l k8s-app=kube-dns"
-                )
-            ),
-        )
 
 
 @check("deployments", "daemonsets")
@@ -94,11 +71,16 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
             yield traefik, behind, Port(8080, "http")
             yield traefik, behind, Port(8081, "internal")
     desktops: dict[str, tuple[Party, int]] = {}
-    for case in active(cases(snapshot)):
-        wanted = case.desktop
-        if case.pod and case.pod.ready and isinstance(wanted, Desktop) and case.namespace not in desktops:
-            labels = dict(case.pod.metadata.labels)
-            desktops[case.namespace] = Party("a desktop", case.namespace, labels), wanted.port
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        wanted = diagnosis.desktop
+        if (
+            diagnosis.pod
+            and diagnosis.pod.ready
+            and isinstance(wanted, Desktop)
+            and diagnosis.namespace not in desktops
+        ):
+            labels = dict(diagnosis.pod.metadata.labels)
+            desktops[diagnosis.namespace] = Party("a desktop", diagnosis.namespace, labels), wanted.port
     for namespace, (desktop, number) in desktops.items():
         for traefik in traefiks:
             yield traefik, desktop, Port(number, PORT_NAME)

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 
 from vdi.api.session import Phase
-from vdi.doctor.cases import REFUSED, Case, active, cases
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.operators import is_led, operator_for
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.operators import is_led, operator_for
+from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked
@@ -63,41 +64,47 @@ _FREE_A_GPU = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi sessio
 @check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims")
 def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     """Sessions that wait for something, or for nothing that anybody knows."""
-    for case in active(cases(snapshot)):
-        meta = case.session.metadata
-        if case.pod is not None or snapshot.age(meta.creation_timestamp) < PATIENCE:
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        meta = diagnosis.session.metadata
+        if diagnosis.pod is not None or snapshot.age(meta.creation_timestamp) < PATIENCE:
             continue
-        if problem := case.problem:
-            yield _waiting(case, problem)
-        elif _idle_for(case) > SLOW:
+        if problem := diagnosis.problem:
+            yield _waiting(diagnosis, problem)
+        elif _idle_for(diagnosis) > SLOW:
             yield found(
                 "session_ignored",
-                case.object,
-                f"Nothing keeps it from starting, and yet it has had no pod for {int(_idle_for(case))} s: nobody acts.",
+                diagnosis.object,
+                f"Nothing keeps it from starting, and yet it has had no pod for {int(_idle_for(diagnosis))} s:"
+                " nobody acts.",
                 evidence=[
                     f"metadata.generation: {meta.generation}",
-                    f"status.observedGeneration: {case.session.status.observed_generation}",
-                    f"status.message: {case.session.status.message or '(none)'}",
+                    f"status.observedGeneration: {diagnosis.session.status.observed_generation}",
+                    f"status.message: {diagnosis.session.status.message or '(none)'}",
                 ],
-                remedy=case.restart_operator,
-                related_objects=case.related_objects,
+                remedy=diagnosis.restart_operator,
+                related_objects=diagnosis.related_objects,
             )
 
 
 @check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", "deployments", "leases")
 def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that lead, and pass over several sessions: a watch of theirs may be stuck."""
-    passed_over: dict[str, list[Case]] = {}
-    for case in cases(snapshot):
-        deleted = snapshot.age(case.session.metadata.deletion_timestamp) > 2 * SLOW and not case.pods
-        ignored = not case.resting and case.pod is None and _idle_for(case) > SLOW and case.problem is None
+    passed_over: dict[str, list[SessionDiagnosis]] = {}
+    for diagnosis in diagnose_sessions(snapshot):
+        deleted = snapshot.age(diagnosis.session.metadata.deletion_timestamp) > 2 * SLOW and not diagnosis.pods
+        ignored = (
+            not diagnosis.resting
+            and diagnosis.pod is None
+            and _idle_for(diagnosis) > SLOW
+            and diagnosis.problem is None
+        )
         if deleted or ignored:
-            passed_over.setdefault(case.namespace, []).append(case)
+            passed_over.setdefault(diagnosis.namespace, []).append(diagnosis)
     for namespace, found_here in sorted(passed_over.items()):
         operator = operator_for(snapshot, namespace)
         if operator is None or not operator.ready or not is_led(snapshot, namespace) or len(found_here) < 2:
             continue
-        names = [case.session.metadata.name for case in found_here]
+        names = [diagnosis.session.metadata.name for diagnosis in found_here]
         yield found(
             "operator_stuck",
             operator.object,
@@ -108,14 +115,14 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _idle_for(case: Case) -> float:
+def _idle_for(diagnosis: SessionDiagnosis) -> float:
     """Seconds since something was last said of it."""
-    times = [one.last_transition_time for one in case.session.status.conditions if one.last_transition_time]
-    return case.snapshot.age(max([case.session.metadata.creation_timestamp, *times]))
+    times = [one.last_transition_time for one in diagnosis.session.status.conditions if one.last_transition_time]
+    return diagnosis.snapshot.age(max([diagnosis.session.metadata.creation_timestamp, *times]))
 
 
-def _waiting(case: Case, problem: Blocked) -> Finding:
-    reason, name, namespace = problem.reason, case.session.metadata.name, case.namespace
+def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
+    reason, name, namespace = problem.reason, diagnosis.session.metadata.name, diagnosis.namespace
     code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
     severity = None
     if reason in QUEUE_REASONS:
@@ -125,10 +132,10 @@ def _waiting(case: Case, problem: Blocked) -> Finding:
         severity = Severity.WARNING  # it is tried again
     remedies = {
         "template_missing": Remedy(
-            f"Create the template {case.session.spec.template!r}, or create the session with one that exists.",
+            f"Create the template {diagnosis.session.spec.template!r}, or create the session with one that exists.",
             ("kubectl get vditemplates",),
         ),
-        "template_invalid": Remedy.run(f"kubectl edit vditemplate {case.session.spec.template}"),
+        "template_invalid": Remedy.run(f"kubectl edit vditemplate {diagnosis.session.spec.template}"),
         "session_over_limit": Remedy.run(f"kubectl --namespace {namespace} edit vdisession {name}"),
         "home_in_use": Remedy(
             "End the other session, or create this one with persistence off.", (f"vdi session ls -n {namespace}",)
@@ -137,8 +144,8 @@ def _waiting(case: Case, problem: Blocked) -> Finding:
             "Give the session another spec.hostname. The ConfigMap says whose this one is.",
             (
                 f"kubectl --namespace {namespace} edit vdisession {name}",
-                f"kubectl --namespace {namespace} get configmap {reservation_name(case.session.spec.hostname or name)}"
-                " --output yaml",
+                f"kubectl --namespace {namespace} get configmap"
+                f" {reservation_name(diagnosis.session.spec.hostname or name)} --output yaml",
             ),
         ),
         "name_taken": Remedy.run(f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}"),
@@ -150,26 +157,26 @@ def _waiting(case: Case, problem: Blocked) -> Finding:
         "room_insufficient": Remedy("End or suspend a desktop.", ("kubectl describe nodes", "vdi session ls")),
         "home_lost": Remedy.run(f"kubectl --namespace {namespace} get pvc"),
     }
-    queue, again = case.session.status.queue, _restart(case)
+    queue, again = diagnosis.session.status.queue, _restart(diagnosis)
     return found(
         code,
-        case.object,
+        diagnosis.object,
         problem.message,
         severity=severity,
         evidence=[
             f"reason: {reason}",
             f"status.queue.position: {queue.position}" if queue and queue.position else "",
         ],
-        remedy=remedies.get(code) or (_help_for(code, case) if reason in _OF_ANSWER else again),
-        related_objects=case.related_objects,
+        remedy=remedies.get(code) or (_help_for(code, diagnosis) if reason in _OF_ANSWER else again),
+        related_objects=diagnosis.related_objects,
     )
 
 
 @check("vdisessions", "pods", "nodes", "events")
 def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a pod that does not get ready."""
-    for case in active(cases(snapshot)):
-        pod, answer = case.pod, case.answer
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        pod, answer = diagnosis.pod, diagnosis.answer
         if pod is None or answer is None or not answer.stuck:
             continue
         if snapshot.age(pod.metadata.creation_timestamp) < PATIENCE and pod.status.phase != "Failed":
@@ -177,32 +184,32 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         code = _OF_ANSWER.get(answer.code, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
         if answer.code == Reason.NO_GPU_FREE:
             code = "gpu_insufficient"
-        log = snapshot.logs.get(f"{case.namespace}/{pod.metadata.name}") or []
+        log = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") or []
         yield found(
             code,
-            case.object,
+            diagnosis.object,
             answer.sentence,
             evidence=[
                 f"pod/{pod.metadata.name}: {answer.code}",
-                *_last_events(case),
+                *_last_events(diagnosis),
                 *(f"log: {line}" for line in log[-2:]),
             ],
-            remedy=_help_for(code, case),
-            related_objects=case.related_objects,
+            remedy=_help_for(code, diagnosis),
+            related_objects=diagnosis.related_objects,
         )
 
 
-def _last_events(case: Case) -> list[str]:
+def _last_events(diagnosis: SessionDiagnosis) -> list[str]:
     """The two newest warnings that say something; `Error: ImagePullBackOff` and its like repeat the state only."""
-    telling = [one for one in case.observed.events if one.note and not one.note.startswith("Error: ")]
+    telling = [one for one in diagnosis.observed.events if one.note and not one.note.startswith("Error: ")]
     newest = sorted(telling, key=lambda one: one.seen)[-2:]
     return [f"{one.reason}: {one.note.strip().splitlines()[0][:200]}" for one in newest]
 
 
-def _help_for(code: str, case: Case) -> Remedy:
-    name, namespace, template = case.session.metadata.name, case.namespace, case.session.spec.template
-    pod = case.pod.metadata.name if case.pod else name
-    node = case.pod.spec.node_name if case.pod else ""
+def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:
+    name, namespace, template = diagnosis.session.metadata.name, diagnosis.namespace, diagnosis.session.spec.template
+    pod = diagnosis.pod.metadata.name if diagnosis.pod else name
+    node = diagnosis.pod.spec.node_name if diagnosis.pod else ""
     describe_node = Remedy.run(f"kubectl describe node {node}")
     remedies = {
         "image_unavailable": Remedy(
@@ -224,18 +231,18 @@ def _help_for(code: str, case: Case) -> Remedy:
     return remedies.get(code) or Remedy.run(f"kubectl --namespace {namespace} describe pod {pod}")
 
 
-def _restart(case: Case) -> Remedy:
-    return Remedy.run(f"vdi session restart {case.session.metadata.name} -n {case.namespace}")
+def _restart(diagnosis: SessionDiagnosis) -> Remedy:
+    return Remedy.run(f"vdi session restart {diagnosis.session.metadata.name} -n {diagnosis.namespace}")
 
 
 @check("vdisessions", "pods", "nodes")
 def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
     """Starts that take, or have taken within the last hour, more than 30 s: which stage took the time."""
-    for case in active(cases(snapshot)):
-        pod = case.pod
-        if pod is None or (case.answer and case.answer.stuck):
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        pod = diagnosis.pod
+        if pod is None or (diagnosis.answer and diagnosis.answer.stuck):
             continue
-        stages = _stages(case)
+        stages = _stages(diagnosis)
         took = sum(seconds for _, seconds in stages)
         ended = next((one.last_transition_time for one in pod.status.conditions if one.type == "Ready"), "")
         if took <= SLOW or pod.metadata.annotations.get("vdi.kasm.io/run-started"):
@@ -245,12 +252,12 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         stage, seconds = max(stages, key=lambda one: one[1])
         yield found(
             "start_slow",
-            case.object,
+            diagnosis.object,
             f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}, of which"
             f" {int(seconds)} s {_STAGES[stage]}",
             evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages)],
-            remedy=_quicker(stage, case.session.spec.template),
-            related_objects=case.related_objects,
+            remedy=_quicker(stage, diagnosis.session.spec.template),
+            related_objects=diagnosis.related_objects,
         )
 
 
@@ -278,9 +285,9 @@ def _quicker(stage: str, template: str) -> Remedy:
     }[stage]
 
 
-def _stages(case: Case) -> list[tuple[str, float]]:
+def _stages(diagnosis: SessionDiagnosis) -> list[tuple[str, float]]:
     """Seconds of each stage of the run's first pod, as far as it has come."""
-    snapshot, pod = case.snapshot, case.pod
+    snapshot, pod = diagnosis.snapshot, diagnosis.pod
     assert pod is not None  # noqa: S101 - the caller has looked
     marks = [("queue", pod.metadata.creation_timestamp)]
     scheduled = pod.condition("PodScheduled")
@@ -290,8 +297,11 @@ def _stages(case: Case) -> list[tuple[str, float]]:
     marks.append(("prepare", running.started_at if running else ""))
     marks.append(("boot", ready.last_transition_time if pod.ready and ready else ""))
     # A later run of the session has not waited since it was created; then its queueing is not known here.
-    first = case.session.status.failures is None and snapshot.age(case.session.metadata.creation_timestamp) < _RECENT
-    before = case.session.metadata.creation_timestamp if first else pod.metadata.creation_timestamp
+    first = (
+        diagnosis.session.status.failures is None
+        and snapshot.age(diagnosis.session.metadata.creation_timestamp) < _RECENT
+    )
+    before = diagnosis.session.metadata.creation_timestamp if first else pod.metadata.creation_timestamp
     stages = []
     for stage, at in marks:
         spent = snapshot.age(before) - (snapshot.age(at) if at else 0.0)
@@ -305,32 +315,35 @@ def _stages(case: Case) -> list[tuple[str, float]]:
 @check("vdisessions")
 def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
     """Sessions that the operator has given up, for a reason that is no condition of a pod."""
-    for case in active(cases(snapshot)):
-        status = case.session.status
-        if status.phase == Phase.FAILED and case.pod is not None and case.answer is None:
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        status = diagnosis.session.status
+        if status.phase == Phase.FAILED and diagnosis.pod is not None and diagnosis.answer is None:
             yield found(
                 "session_failed",
-                case.object,
+                diagnosis.object,
                 status.message or "It is Failed, and its status does not say why.",
                 evidence=[f"status.phase: {status.phase}"],
-                remedy=_restart(case),
-                related_objects=case.related_objects,
+                remedy=_restart(diagnosis),
+                related_objects=diagnosis.related_objects,
             )
 
 
 @check("vdisessions", "pods")
 def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops that run on although their time is over."""
-    for case in active(cases(snapshot)):
-        ends = case.session.status.expires_at
-        if case.pod is not None and snapshot.age(ends) > _OVERDUE:
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        ends = diagnosis.session.status.expires_at
+        if diagnosis.pod is not None and snapshot.age(ends) > _OVERDUE:
             yield found(
                 "session_overdue",
-                case.object,
+                diagnosis.object,
                 f"Its time was over {snapshot.age(ends):.0f} s ago, and its desktop runs on.",
-                evidence=[f"status.expiresAt: {ends}", f"pod/{case.pod.metadata.name}: {case.pod.status.phase}"],
-                remedy=case.read_operator_log,
-                related_objects=case.related_objects,
+                evidence=[
+                    f"status.expiresAt: {ends}",
+                    f"pod/{diagnosis.pod.metadata.name}: {diagnosis.pod.status.phase}",
+                ],
+                remedy=diagnosis.read_operator_log,
+                related_objects=diagnosis.related_objects,
             )
 
 

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from vdi.doctor.cases import Case, active, cases
-from vdi.doctor.checks.registry import check, found
-from vdi.doctor.snapshot import Snapshot
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.session.streaming import generation, obsolete_encoders
 
@@ -32,43 +33,43 @@ _SAID: tuple[tuple[str, re.Pattern[str], str], ...] = (
 @check("vdisessions", "pods")
 def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops whose log says why there is no picture, also of those that count as ready ("Waiting for stream")."""
-    for case in active(cases(snapshot)):
-        pod = case.pod
-        lines = snapshot.logs.get(f"{case.namespace}/{pod.metadata.name}") if pod else None
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        pod = diagnosis.pod
+        lines = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") if pod else None
         if not pod or not lines:
             continue
-        if finding := _library(case, lines) or _known_words(case, lines):
+        if finding := _library(diagnosis, lines) or _known_words(diagnosis, lines):
             yield finding
 
 
-def _library(case: Case, lines: list[str]) -> Finding | None:
-    assert case.pod is not None  # noqa: S101 - the caller has looked
+def _library(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
+    assert diagnosis.pod is not None  # noqa: S101 - the caller has looked
     for line in lines:
         if match := _LIBRARY.search(line):
-            library, template = match[1] or match[2], case.session.spec.template
-            shown = "waits for a stream that never comes" if case.pod.ready else "does not start"
+            library, template = match[1] or match[2], diagnosis.session.spec.template
+            shown = "waits for a stream that never comes" if diagnosis.pod.ready else "does not start"
             return found(
                 "library_missing",
-                f"pod/{case.namespace}/{case.pod.metadata.name}",
+                f"pod/{diagnosis.namespace}/{diagnosis.pod.metadata.name}",
                 f"The image of {template!r} lacks the library {library}: the desktop {shown}.",
                 evidence=[f"log: {line.strip()}"],
                 remedy=Remedy(
                     f"Add the package with {library.split('/')[-1]} to the image, and name the new image.",
                     (f"kubectl edit vditemplate {template}",),
                 ),
-                related_objects=case.related_objects,
+                related_objects=diagnosis.related_objects,
             )
     return None
 
 
-def _known_words(case: Case, lines: list[str]) -> Finding | None:
-    assert case.pod is not None  # noqa: S101 - the caller has looked
+def _known_words(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
+    assert diagnosis.pod is not None  # noqa: S101 - the caller has looked
     for line in lines:
         for code, pattern, words in _SAID:
             match = pattern.search(line)
             if not match:
                 continue
-            pod, namespace = case.pod.metadata.name, case.namespace
+            pod, namespace = diagnosis.pod.metadata.name, diagnosis.namespace
             return found(
                 code,
                 f"pod/{namespace}/{pod}",
@@ -80,7 +81,7 @@ def _known_words(case: Case, lines: list[str]) -> Finding | None:
                 )
                 if code == "home_not_writable"
                 else Remedy.run(f"kubectl --namespace {namespace} logs {pod}"),
-                related_objects=case.related_objects,
+                related_objects=diagnosis.related_objects,
             )
     return None
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vdi.doctor.codes.model import Code
+from vdi.diagnosis.code import Code
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="control plane")
@@ -52,7 +52,7 @@ CONTROL_PLANE = (
         code="operator_settings_bad",
         means="The operator ends at its start, because it cannot use one of its settings.",
         proof="The variables VDI_* of its Deployment, read as the operator reads them.",
-        remedy="Mend the chart's value and upgrade the release.",
+        remedy="Fix the chart's value and upgrade the release.",
     ),
     _code(
         code="operator_down",

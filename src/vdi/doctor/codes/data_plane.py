@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vdi.doctor.codes.model import Code
+from vdi.diagnosis.code import Code
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="data plane")

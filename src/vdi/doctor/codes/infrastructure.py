@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from vdi.doctor.codes.model import Code
+from vdi.diagnosis.code import Code
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
@@ -64,7 +64,7 @@ _GPUS = (
     _gpu(
         "gpu_config_invalid",
         "The device plugin cannot read a configuration in the ConfigMap.",
-        "Mend that key; vdi gpu configure writes a right one.",
+        "Fix that key; vdi gpu configure writes a right one.",
     ),
     _gpu(
         "gpu_default_key_missing",
@@ -210,7 +210,7 @@ INFRASTRUCTURE = (
         code="image_unavailable",
         means="The node cannot fetch the desktop's image.",
         proof="The container's reason, and the kubelet's Event.",
-        remedy="Mend name, tag or pull secret in the template; where the registry does not answer, network or DNS of"
+        remedy="Fix name, tag or pull secret in the template; where the registry does not answer, network or DNS of"
         " the"
         " node.",
         follows=("node_under_pressure",),
@@ -232,7 +232,7 @@ INFRASTRUCTURE = (
         code="desktop_cannot_start",
         means="The container runtime cannot start the desktop's program.",
         proof="The container's reason.",
-        remedy="Mend the image: is its program there, executable, and for this processor?",
+        remedy="Fix the image: is its program there, executable, and for this processor?",
     ),
     _code(
         code="desktop_out_of_memory",
@@ -286,7 +286,7 @@ INFRASTRUCTURE = (
         code="home_not_provisioned",
         means="The provisioner says why it cannot make the volume; for local-path often: mkdir: Permission denied.",
         proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
-        remedy="Mend what it names. For local-path: the folder on the node (K3s: /var/lib/rancher/k3s/storage) must be"
+        remedy="Fix what it names. For local-path: the folder on the node (K3s: /var/lib/rancher/k3s/storage) must be"
         " root's, and writable.",
         follows=("node_under_pressure", "node_not_ready"),
     ),

@@ -2,20 +2,14 @@
 
 from functools import partial
 
-from vdi.doctor.codes.model import Code
+from vdi.diagnosis.code import Code
+from vdi.diagnosis.dns import DNS_DOWN
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
 
 NETWORK = (
-    _code(
-        code="dns_down",
-        means="No replica of the cluster's DNS answers: nothing finds anything by name.",
-        proof="Ready replicas of the Deployment with the label k8s-app=kube-dns.",
-        remedy="Describe its pods. On K3s: kubectl --namespace kube-system rollout restart deployment coredns.",
-        follows=("node_not_ready",),
-        cluster_wide=True,
-    ),
+    DNS_DOWN,
     _code(
         code="network_policy_blocks",
         means="NetworkPolicies keep Traefik, the gateway or the operator from what they have to reach.",

@@ -6,18 +6,18 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from vdi.doctor.cases import Case, active, cases
+from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.deployments import pods_of
-from vdi.doctor.gateways import Gateway, gateways_in_scope
-from vdi.doctor.operators import find_operators
-from vdi.doctor.policies import Party, Port, blocking
+from vdi.doctor.objects.deployments import pods_of
+from vdi.doctor.objects.gateways import Gateway, gateways_in_scope
+from vdi.doctor.objects.operators import find_operators
+from vdi.doctor.objects.policies import Party, Port, blocking
+from vdi.doctor.objects.proxies import find_traefiks
+from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
 from vdi.doctor.probe.here import Target, probe_here
 from vdi.doctor.probe.inside import DeniedPort, probe_health, probe_pod
 from vdi.doctor.probe.shared import probe_gpu_memory, probe_peers
 from vdi.doctor.probe.turn import TurnError, allocate
-from vdi.doctor.proxies import find_traefiks
-from vdi.doctor.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, Forbidden
@@ -39,7 +39,7 @@ _VALID = timedelta(minutes=2)
 
 async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Finding]:
     """What trying shows. Makes one pod with a volume for each template that is tried, and removes them."""
-    tried = [one for one in active(cases(snapshot)) if one.pod and one.pod.ready and one.session.status.url]
+    tried = [one for one in active(diagnose_sessions(snapshot)) if one.pod and one.pod.ready and one.session.status.url]
     tried = tried[-_SESSIONS:]
     templates = sorted({one.session.spec.template for one in tried} & set(snapshot.templates))[:_TEMPLATES]
     namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
@@ -61,11 +61,11 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
     return [finding for each in lists for finding in each]
 
 
-async def _health(client: Client, case: Case, desktop: Desktop) -> list[Finding]:
-    pod = case.pod
+async def _health(client: Client, diagnosis: SessionDiagnosis, desktop: Desktop) -> list[Finding]:
+    pod = diagnosis.pod
     assert pod is not None  # noqa: S101 -- chosen for it
     try:
-        silent = await probe_health(client, case.object, pod, desktop.port, desktop.health_path)
+        silent = await probe_health(client, diagnosis.object, pod, desktop.port, desktop.health_path)
     except Forbidden as error:
         return [_unknown("pods/proxy", error.message)]
     return [silent] if silent else []
@@ -104,7 +104,7 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
     return None
 
 
-async def _peers(client: Client, snapshot: Snapshot, tried: list[Case]) -> list[Finding]:
+async def _peers(client: Client, snapshot: Snapshot, tried: list[SessionDiagnosis]) -> list[Finding]:
     pods = {one.object: (one.namespace, one.pod.metadata.name) for one in tried if one.pod}
     try:
         return await probe_peers(client, snapshot, pods)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.gpus import observe_gpus
-from vdi.doctor.snapshot import Raw, Snapshot
-from vdi.doctor.workloads import Workload, find_turn_servers
+from vdi.doctor.objects.gpus import observe_gpus
+from vdi.doctor.objects.workloads import Workload, find_turn_servers
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.dcgm import Measured
 from vdi.gpu.measure import measure

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vdi.doctor.collect import collect
-from vdi.doctor.examine import CHECKS, examine
-from vdi.doctor.report import summarize
-from vdi.doctor.snapshot import Scope
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.checks.run import CHECKS, run_checks
+from vdi.doctor.collect.collector import collect
+from vdi.doctor.report.summary import summarize
 from vdi.findings.model import Finding, Severity
 from vdi.gateway.parts import Gateway
 from vdi.kube.clock import SYSTEM_CLOCK
@@ -72,7 +72,7 @@ async def _examine(gateway: Gateway) -> Report:
     except (KubeError, OSError) as error:
         return Report(now, "Nothing is known.", failed=f"The API server does not answer: {error}")
     # Thousands of objects take a while to judge; live pages are not to wait for that.
-    findings = await asyncio.to_thread(examine, snapshot)
+    findings = await asyncio.to_thread(run_checks, snapshot)
     unknown = sum(one.severity is Severity.UNKNOWN for one in findings)
     return Report(now, summarize(findings, snapshot), group(findings), unknown=unknown)
 

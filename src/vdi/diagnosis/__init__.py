@@ -1,0 +1,1 @@
+"""What checks of a cluster work on: a snapshot, checks over it, codes of what they find. Pure, and knows no product."""

@@ -1,0 +1,50 @@
+"""How checks differ from other functions, and how a finding is made from its code."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from vdi.diagnosis.code import Code
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy, Severity
+
+PAGE = "docs/doctor.md"
+CheckFunction = Callable[[Snapshot], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check."""
+
+    name: str
+    needs: frozenset[str]
+    """Kinds without which it could only guess."""
+    run: CheckFunction
+
+
+def check(*needs: str) -> Callable[[CheckFunction], Check]:
+    """Make a check of a function."""
+    return lambda function: Check(function.__name__, frozenset(needs), function)
+
+
+def make_finding(
+    codes: Mapping[str, Code],
+    code: str,
+    object_name: str,
+    message: str,
+    *,
+    remedy: Remedy,
+    evidence: Iterable[str] = (),
+    related_objects: Iterable[str] = (),
+    severity: Severity | None = None,
+) -> Finding:
+    """A finding of this code; its severity is that of the catalogue, unless it depends."""
+    return Finding(
+        code=code,
+        severity=severity or codes[code].severity,
+        object=object_name,
+        message=message,
+        evidence=tuple(line for line in evidence if line),
+        remedy=remedy,
+        remedy_url=f"{PAGE}#{code}",
+        related_objects=tuple(related_objects),
+    )

@@ -1,0 +1,44 @@
+"""The cluster's DNS: checked by itself, and asked about wherever something is not found by its name."""
+
+from collections.abc import Iterator
+
+from vdi.diagnosis.check import check, make_finding
+from vdi.diagnosis.code import Code
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
+
+DNS_DOWN = Code(
+    code="dns_down",
+    layer="infrastructure",
+    means="No replica of the cluster's DNS answers: nothing finds anything by name.",
+    proof="Ready replicas of the Deployment with the label k8s-app=kube-dns.",
+    remedy="Describe its pods. On K3s: kubectl --namespace kube-system rollout restart deployment coredns.",
+    follows=("node_not_ready",),
+    cluster_wide=True,
+)
+
+
+@check("deployments")
+def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """CoreDNS, as K3s and kubeadm install it."""
+    for one in snapshot.raw("deployments"):
+        meta, status = one["metadata"], one.get("status") or {}
+        if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):
+            continue
+        scaled_away = one["spec"].get("replicas") == 0
+        yield make_finding(
+            {DNS_DOWN.code: DNS_DOWN},
+            DNS_DOWN.code,
+            f"deployment/{meta['namespace']}/{meta['name']}",
+            f"No replica of the cluster's DNS is ready, of {one['spec'].get('replicas', 1)}: no Service is found by"
+            " its name.",
+            evidence=["status.readyReplicas: 0"],
+            remedy=Remedy.run(
+                f"kubectl --namespace {meta['namespace']} "
+                + (
+                    f"scale deployment {meta['name']} --replicas 1"
+                    if scaled_away
+                    else "describe pods -l k8s-app=kube-dns"
+                )
+            ),
+        )

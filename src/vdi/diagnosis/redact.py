@@ -1,0 +1,83 @@
+"""Names of people out of a snapshot, so that it can be given to strangers; findings are given the same names. Pure.
+
+E-mail addresses become `person-1@example.invalid`, everywhere alike. The names of homes, which begin with the user's,
+are computed again from that name, so that a home still has one name everywhere. Values of environment
+variables were never kept (`sanitize`); lines of logs that speak of secrets lose their values here.
+
+Names that people chose for objects (sessions, templates, nodes) stay: without them nothing could be fixed.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from vdi.diagnosis.snapshot import REDACTED, Snapshot
+from vdi.session.children.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.naming import home_claim_name
+
+Rename = Callable[[str], str]
+
+_ADDRESS = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
+_SECRET = re.compile(
+    r"(?i)((?:pass(?:word|wd)?|token|secret|api[_-]?key|credentials?|cookie|authorization)[\"']?\s*[=:]\s*)"
+    r"(?:(?:bearer|basic)\s+)?(\"[^\"]*\"|'[^']*'|\S+)"
+)
+
+
+def redact(snapshot: Snapshot) -> Snapshot:
+    """The snapshot without names of people and without what looks like a secret in a log."""
+    rename = names_in(snapshot)
+    logs = {key: [_SECRET.sub(rf"\1{REDACTED}", line) for line in lines] for key, lines in snapshot.logs.items()}
+    bare = msgspec.structs.replace(snapshot, logs=logs)
+    return msgspec.convert(_renamed(msgspec.to_builtins(bare), rename), Snapshot)
+
+
+def names_in(snapshot: Snapshot) -> Rename:
+    """Gives every text of this snapshot, or about it, with other names."""
+    everything = msgspec.to_builtins(snapshot)
+    people = dict.fromkeys(match for text in _texts(everything) for match in _ADDRESS.findall(text))
+    given = {name: f"person-{number}@example.invalid" for number, name in enumerate(sorted(people), 1)}
+    for user, template in _homes(snapshot):
+        if user in given:
+            given[_claim(user, template)] = _claim(given[user], template)
+    if not given:
+        return lambda text: text
+    pattern = re.compile("|".join(re.escape(one) for one in sorted(given, key=len, reverse=True)))
+    return lambda text: pattern.sub(lambda match: given[match[0]], text)
+
+
+def _claim(user: str, template: str) -> str:
+    return home_claim_name(session_name="", user=user, template=template, retain=True)
+
+
+def _homes(snapshot: Snapshot) -> set[tuple[str, str]]:
+    found = {(one.spec.user, one.spec.template) for one in snapshot.all_sessions}
+    for claim in snapshot.raw("persistentvolumeclaims"):
+        notes = claim["metadata"].get("annotations") or {}
+        if USER_ANNOTATION in notes and TEMPLATE_ANNOTATION in notes:
+            found.add((notes[USER_ANNOTATION], notes[TEMPLATE_ANNOTATION]))
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield key
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+def _renamed(value: Any, rename: Rename) -> Any:
+    if isinstance(value, str):
+        return rename(value)
+    if isinstance(value, dict):
+        return {rename(key): _renamed(one, rename) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(one, rename) for one in value]
+    return value

@@ -1,0 +1,188 @@
+"""All that the doctor looks at, at one moment, as frozen data that can be saved and replayed. Pure.
+
+Objects are as the API server sent them, without what no check reads. Checks read them through the properties.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+import msgspec
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.session.capacity import PersistentVolume
+from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod
+from vdi.session.times import parse_time
+
+Raw = Mapping[str, Any]
+T = TypeVar("T")
+
+FORMAT = 1
+REDACTED = "(redacted)"
+"""In the place of a value that may be a secret."""
+
+
+class BadSnapshotError(ValueError):
+    """Raised when a file is not a snapshot that this version reads; the message says what is wrong with it."""
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """Something that could not be read. `kind` is what checks call it (`pods@all`: those of all namespaces)."""
+
+    kind: str
+    words: str
+    remedy: str
+    """What to do, in a sentence."""
+    commands: tuple[str, ...] = ()
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The public part of a TLS Secret."""
+
+    namespace: str
+    secret: str
+    names: tuple[str, ...] = ()
+    begins: str = ""
+    ends: str = ""
+    problem: str = ""
+    """Why it cannot be used, a clause; `missing`: there is no such Secret."""
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What was asked for."""
+
+    namespace: str = ""
+    """Sessions of this namespace; empty: of all."""
+    session: str = ""
+    """Only this session of the namespace; empty: all."""
+    kasm: bool = False
+    """The namespace holds Kasm, whatever its chart is."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
+    """The cluster at one moment."""
+
+    format: int = FORMAT
+    taken_at: str
+    scope: Scope = Scope()
+    objects: dict[str, list[dict[str, Any]]] = {}
+    """By plural."""
+    absent: tuple[str, ...] = ()
+    """Plurals of kinds that the API server does not know."""
+    unread: tuple[Unreadable, ...] = ()
+    logs: dict[str, list[str]] = {}
+    """The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`."""
+    certificates: tuple[Certificate, ...] = ()
+    api_certificate_ends: str = ""
+    """When the certificate that the API server shows ends; empty: not known, or there is no TLS."""
+
+    @cached_property
+    def now(self) -> datetime:
+        """When it was taken."""
+        return parse_time(self.taken_at)
+
+    @cached_property
+    def unreadable_kinds(self) -> frozenset[str]:
+        """Kinds that could not be read."""
+        return frozenset(one.kind for one in self.unread)
+
+    def raw(self, plural: str) -> list[dict[str, Any]]:
+        """Objects of a kind."""
+        return self.objects.get(plural, [])
+
+    def find(self, plural: str, name: str, namespace: str = "") -> dict[str, Any] | None:
+        """One object, or None."""
+        return self._by_name[plural].get((namespace, name))
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Mapping[tuple[str, str], dict[str, Any]]]:
+        found: dict[str, dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
+        for plural, objects in self.objects.items():
+            for one in objects:
+                found[plural][one["metadata"].get("namespace", ""), one["metadata"]["name"]] = one
+        return found
+
+    def _decoded(self, plural: str, into: type[T]) -> list[T]:
+        return [msgspec.convert(one, into, strict=False) for one in self.raw(plural)]
+
+    @cached_property
+    def all_sessions(self) -> list[VDISession]:
+        """Sessions of all namespaces that could be read."""
+        return self._decoded("vdisessions", VDISession)
+
+    @cached_property
+    def sessions(self) -> list[VDISession]:
+        """Sessions that were asked about."""
+        scope = self.scope
+        return [
+            one
+            for one in self.all_sessions
+            if scope.namespace in ("", one.metadata.namespace) and scope.session in ("", one.metadata.name)
+        ]
+
+    @cached_property
+    def templates(self) -> dict[str, VDITemplate]:
+        """By name."""
+        return {one.metadata.name: one for one in self._decoded("vditemplates", VDITemplate)}
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """By name."""
+        return {one.metadata.name: one for one in self._decoded("nodes", Node)}
+
+    @cached_property
+    def pods(self) -> list[Pod]:
+        """Of all namespaces that could be read."""
+        return self._decoded("pods", Pod)
+
+    @cached_property
+    def pods_by_owner(self) -> dict[str, list[Pod]]:
+        """By the uid of an owner."""
+        found: dict[str, list[Pod]] = defaultdict(list)
+        for pod in self.pods:
+            for owner in pod.metadata.owner_references:
+                found[owner.uid].append(pod)
+        return found
+
+    @cached_property
+    def claims(self) -> dict[tuple[str, str], PersistentVolumeClaim]:
+        """By namespace and name."""
+        found = self._decoded("persistentvolumeclaims", PersistentVolumeClaim)
+        return {(one.metadata.namespace, one.metadata.name): one for one in found}
+
+    @cached_property
+    def volumes(self) -> dict[str, PersistentVolume]:
+        """By name."""
+        return {one.metadata.name: one for one in self._decoded("persistentvolumes", PersistentVolume)}
+
+    @cached_property
+    def events(self) -> dict[tuple[str, str, str], list[Event]]:
+        """Warnings, by kind, namespace and name of what they are about."""
+        found: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
+        for event in self._decoded("events", Event):
+            found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
+        return found
+
+    def age(self, timestamp: str | None) -> float:
+        """Seconds from a time of the API to when this was taken; 0 where there is no time."""
+        return (self.now - parse_time(timestamp)).total_seconds() if timestamp else 0.0
+
+
+def save(snapshot: Snapshot) -> bytes:
+    """The snapshot as one JSON document."""
+    return msgspec.json.format(msgspec.json.encode(snapshot), indent=1)
+
+
+def load(data: bytes) -> Snapshot:
+    """What `save` wrote. Raises BadSnapshotError."""
+    try:
+        found = msgspec.json.decode(data, type=Snapshot)
+        parse_time(found.taken_at)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadSnapshotError(f"it is no bundle of vdi doctor: {error}") from error
+    if found.format != FORMAT:
+        raise BadSnapshotError(f"its format is {found.format}; this version reads {FORMAT}")
+    return found

@@ -1,0 +1,1 @@
+"""Reads what a snapshot is made of from the API server."""

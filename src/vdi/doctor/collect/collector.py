@@ -1,0 +1,300 @@
+"""The reading half: fetches from the API server what a Snapshot is made of. Nothing is written, nothing is judged.
+
+What may not be read is noted with the permission that is missing. At most `BUDGET` requests, besides logs; for each
+namespace with Kasm `KASM_BUDGET` more.
+"""
+
+import asyncio
+import base64
+import re
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from vdi.api.crd import build_crds
+from vdi.api.meta import GROUP
+from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
+from vdi.doctor.objects.certificates import read_certificate
+from vdi.doctor.objects.gpus import config_maps_of
+from vdi.doctor.objects.log_targets import pods_to_log
+from vdi.doctor.objects.operators import LEASE
+from vdi.doctor.objects.sanitize import sanitize
+from vdi.gpu.effect import DEFAULT_NAME
+from vdi.gpu.steps import CLUSTER_POLICIES, RUNTIME_CLASSES
+from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
+from vdi.kube.clock import Clock
+from vdi.kube.errors import ApiError, BadRequest, Forbidden, NotFound, ServerError, TooManyRequests
+from vdi.kube.resource import (
+    CLAIMS,
+    CONFIG_MAPS,
+    CRDS,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    EVENTS,
+    JOBS,
+    LEASES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    STATEFUL_SETS,
+    STORAGE_CLASSES,
+    VOLUMES,
+    Resource,
+)
+from vdi.kube.transport import Client
+from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.session.times import format_time
+
+BUDGET = 30
+KASM_BUDGET = 6
+LOG_LINES = 200
+_LOGS = 20
+_LOG_SECONDS = 5.0
+_CERTIFICATES = 3
+Object = dict[str, Any]
+
+_RBAC = "rbac.authorization.k8s.io"
+MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
+ROLES = Resource(_RBAC, "v1", "roles", "Role")
+BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
+
+EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
+"""Asked of all namespaces whatever the scope, since what is broken is often elsewhere."""
+_FALLING_BACK = frozenset({"vdisessions", "pods"})
+"""Of these at least the namespace in question is read; where it is Kasm's, of Deployments too."""
+IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, ROLES, BINDINGS)
+OF_CLUSTER = (
+    TEMPLATES,
+    NODES,
+    VOLUMES,
+    STORAGE_CLASSES,
+    CLUSTER_ROLES,
+    CLUSTER_BINDINGS,
+    CLUSTER_POLICIES,
+    RUNTIME_CLASSES,
+)
+
+
+OF_KASM = (STATEFUL_SETS, JOBS)
+"""Asked of namespaces with Kasm alone."""
+OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES)
+"""Asked of them too, where they are not in the scope."""
+
+
+async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
+    """The cluster as it is now. Raises ConnectionFailed and Unauthorized: then nothing can be looked at."""
+    reading = _Reading(client, scope)
+    here = scope.namespace or None
+    await asyncio.gather(
+        *(reading.everywhere(kind) for kind in EVERYWHERE),
+        *(reading.all_of(kind, namespace=here) for kind in IN_SCOPE),
+        *(reading.all_of(kind) for kind in OF_CLUSTER),
+        reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
+        reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
+        *(reading.one(CRDS, crd["metadata"]["name"]) for crd in build_crds()),
+        reading.api_certificate(),
+    )
+    await reading.kasm(kasm_namespaces(reading.snapshot(format_time(clock.now()))))
+    await asyncio.gather(
+        *(
+            reading.one(CONFIG_MAPS, name, namespace)
+            for namespace, name in config_maps_of(reading.objects, DEFAULT_NAME)
+        ),
+        *(reading.certificate(namespace, name) for namespace, name in _tls_secrets(reading.objects)),
+    )
+    bare = reading.snapshot(format_time(clock.now()))
+    await asyncio.gather(
+        *(reading.log(namespace, name) for namespace, name in pods_to_log(bare, _LOGS)),
+        *(reading.log(*container) for container in containers_to_log(bare)),
+    )
+    return reading.snapshot(bare.taken_at)
+
+
+@dataclass
+class _Reading:
+    """What has been read so far."""
+
+    client: Client
+    scope: Scope
+    objects: dict[str, list[Object]] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
+    unread: dict[str, Unreadable] = field(default_factory=dict)
+    logs: dict[str, list[str]] = field(default_factory=dict)
+    certificates: list[Certificate] = field(default_factory=list)
+    api_certificate_ends: str = ""
+    requests: int = 0
+    budget: int = BUDGET
+
+    def snapshot(self, taken_at: str) -> Snapshot:
+        """What was seen, in an order that does not depend on who answered first."""
+        return Snapshot(
+            taken_at=taken_at,
+            scope=self.scope,
+            objects=dict(sorted(self.objects.items())),
+            absent=tuple(sorted(self.absent)),
+            unread=tuple(sorted(self.unread.values(), key=lambda one: one.kind)),
+            logs=dict(sorted(self.logs.items())),
+            certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            api_certificate_ends=self.api_certificate_ends,
+        )
+
+    async def everywhere(self, kind: Resource) -> None:
+        """Of all namespaces, or at least of the one in question."""
+        if await self.all_of(kind, note=f"{kind.plural}@all"):
+            return
+        falls_back = kind.plural in _FALLING_BACK or (self.scope.kasm and kind is DEPLOYMENTS)
+        if self.scope.namespace and falls_back:
+            await self.all_of(kind, namespace=self.scope.namespace)
+        else:
+            self.unread[kind.plural] = self.unread[f"{kind.plural}@all"]
+
+    async def all_of(
+        self, kind: Resource, *, namespace: str | None = None, field_selector: str | None = None, note: str = ""
+    ) -> bool:
+        """All objects of a kind, in one request."""
+
+        async def read() -> None:
+            # One page: a list of thousands in pages would cost a request each.
+            pages = self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0)
+            async for page in pages:
+                found = [_decoded(item) for item in page.items]
+                self.objects.setdefault(kind.plural, []).extend(sanitize(kind.plural, one) for one in found)
+
+        return await self._try(kind, note or kind.plural, namespace, "list", read)
+
+    async def kasm(self, namespaces: Iterable[str]) -> None:
+        """What checks of Kasm read beyond the rest."""
+        for namespace in namespaces:
+            self.budget += KASM_BUDGET
+            calls = [self.all_of(kind, namespace=namespace) for kind in OF_KASM]
+            if self.scope.namespace not in ("", namespace):
+                calls += [self.all_of(kind, namespace=namespace) for kind in OF_KASM_ELSEWHERE]
+                calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
+            await asyncio.gather(*calls)
+
+    async def one(self, kind: Resource, name: str, namespace: str | None = None) -> None:
+        """One object; that it is not there is known then."""
+
+        async def read() -> None:
+            found = await self.client.get(kind, name, namespace=namespace, into=dict)
+            self.objects.setdefault(kind.plural, []).append(sanitize(kind.plural, found))
+
+        await self._try(kind, kind.plural, namespace, "get", read)
+
+    async def certificate(self, namespace: str, name: str) -> None:
+        """The public part of a TLS Secret; the key is dropped at once."""
+
+        async def read() -> None:
+            found = await self.client.get(SECRETS, name, namespace=namespace, into=dict)
+            text = (found.get("data") or {}).get("tls.crt", "")
+            self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
+
+        before = len(self.certificates)
+        if await self._try(SECRETS, "secrets", namespace, "get", read) and len(self.certificates) == before:
+            self.certificates.append(Certificate(namespace=namespace, secret=name, problem="missing"))
+
+    async def api_certificate(self) -> None:
+        """When the certificate of the API server ends; what cannot be had so is no matter, since it answers others."""
+        server, context = urlsplit(self.client.config.server), self.client.config.ssl_context()
+        if context is None or not server.hostname:
+            return
+        try:
+            async with asyncio.timeout(_LOG_SECONDS):
+                _, writer = await asyncio.open_connection(server.hostname, server.port or 443, ssl=context)
+        except (OSError, TimeoutError):
+            return
+        shown = writer.get_extra_info("peercert") or {}
+        writer.close()
+        if "notAfter" in shown:
+            ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
+            self.api_certificate_ends = format_time(ends)
+
+    async def log(self, namespace: str, pod: str, container: str = "") -> None:
+        """The end of a pod's log."""
+        key = f"{namespace}/{pod}/{container}" if container else f"{namespace}/{pod}"
+
+        async def read() -> None:
+            async with asyncio.timeout(_LOG_SECONDS):
+                lines = [
+                    line
+                    async for line in self.client.log_lines(namespace, pod, container=container or None, tail=LOG_LINES)
+                ]
+            self.logs[key] = [line[:500] for line in lines]
+
+        await self._try(PODS, "pods/log", namespace, "get", read, what="pods/log")
+
+    async def _try(
+        self,
+        kind: Resource,
+        note: str,
+        namespace: str | None,
+        verb: str,
+        read: Callable[[], Any],
+        *,
+        what: str = "",
+    ) -> bool:
+        """Whether it was read, or is known not to be there."""
+        plural = what or kind.plural
+        if self.requests >= self.budget and plural != "pods/log":
+            words = f"{plural} were not read: a run costs at most {self.budget} requests."
+            self.unread[note] = Unreadable(note, words, "Look at one namespace at a time: vdi doctor --namespace.")
+            return False
+        self.requests += plural != "pods/log"
+        try:
+            await read()
+        except NotFound as error:
+            if error.api_missing and plural != "pods/log":
+                self.absent.add(plural)
+        except Forbidden as error:
+            self.unread[note] = _forbidden(error, kind, plural, verb, namespace, note)
+            return False
+        except (ServerError, TooManyRequests, BadRequest, TimeoutError) as error:
+            if plural == "pods/log":
+                return False  # its container has not started, or its node does not answer: other checks say so
+            self.unread[note] = Unreadable(note, f"{plural} cannot be read: {error}", "", (f"kubectl get {plural} -A",))
+            return False
+        return True
+
+
+def _decoded(item: Any) -> Object:
+    found: Object = msgspec.json.decode(item)
+    return found
+
+
+def _forbidden(error: ApiError, kind: Resource, plural: str, verb: str, namespace: str | None, note: str) -> Unreadable:
+    who = match[1] if (match := re.search(r'User "([^"]+)"', error.message)) else "your account"
+    where = f"in namespace {namespace}" if namespace else "in all namespaces" if kind.namespaced else "in the cluster"
+    group = f".{kind.group}" if kind.group else ""
+    role = f"create role vdi-doctor --namespace {namespace}" if namespace else "create clusterrole vdi-doctor"
+    return Unreadable(
+        note,
+        f"{who} may not {verb} {plural}{group} {where}.",
+        f"Create this role, and bind it to {who}.",
+        (f"kubectl {role} --verb={verb} --resource={kind.plural}{group}{plural.removeprefix(kind.plural)}",),
+    )
+
+
+def _tls_secrets(objects: dict[str, list[Object]]) -> list[tuple[str, str]]:
+    """The TLS Secrets that routes of sessions name, the most used first."""
+    used: dict[tuple[str, str], int] = {}
+    for route in objects.get("ingressroutes", ()):
+        name = ((route.get("spec") or {}).get("tls") or {}).get("secretName")
+        if name and _is_ours(route):
+            key = route["metadata"]["namespace"], name
+            used[key] = used.get(key, 0) + 1
+    return sorted(used, key=lambda key: (-used[key], key))[:_CERTIFICATES]
+
+
+def _is_ours(route: Object) -> bool:
+    owners: Iterable[Object] = route["metadata"].get("ownerReferences") or ()
+    return any(one["kind"] == "VDISession" and one["apiVersion"].startswith(GROUP) for one in owners)

@@ -1,0 +1,1 @@
+"""`vdi doctor --fix`: the changes that it may make, and making them."""

@@ -1,0 +1,109 @@
+"""What the doctor may mend itself, after asking: nothing is lost by it that is not made anew at once. Pure.
+
+Not here are remedies that cost somebody's work or files, that somebody has to decide (which image, which domain), or
+that the next `helm upgrade` would take back: what came with a release is mended by its values.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.objects.gpus import observe_gpus
+from vdi.findings.model import Finding
+from vdi.gpu.steps import CLUSTER_POLICIES, changed
+from vdi.kube.resource import DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
+from vdi.operator.kinds import ROUTES, TEMPLATES
+
+Raw = Mapping[str, Any]
+_RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+_OPERATORS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """How objects of a code are mended."""
+
+    resource: Resource
+    words: str
+    """What it does and what follows from it, for the catalogue and for whoever is asked."""
+    change: Callable[[Raw, Snapshot], Raw | None]
+    """The object as it is -> as it shall be; None: deleted; unchanged: not to be mended this way."""
+
+    def place(self, finding: Finding) -> tuple[str | None, str]:
+        """Namespace and name of what is to be changed: what the finding is about."""
+        _, *namespace, name = finding.object.split("/")
+        return (namespace[0] if namespace else None), name
+
+
+def fix_for(finding: Finding) -> Fix | None:
+    """How this is mended, or None: a person has to."""
+    mend = FIXES.get(finding.code)
+    return mend if mend and finding.object.startswith(f"{mend.resource.kind.lower()}/") else None
+
+
+def _delete(_there: Raw, _snapshot: Snapshot) -> None:
+    return None
+
+
+def _restart(there: Raw, snapshot: Snapshot) -> Raw:
+    if there["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
+        return there  # it would restart nothing
+    return changed(there, ("spec", "template", "metadata", "annotations", _RESTARTED_AT), snapshot.taken_at)
+
+
+def _scale_up(there: Raw, _snapshot: Snapshot) -> Raw:
+    return there if there["spec"].get("replicas", 1) else changed(there, ("spec", "replicas"), _OPERATORS)
+
+
+def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
+    config_map = observe_gpus(snapshot).config_map
+    keys = list(config_map.data) if config_map else []
+    if len(keys) != 1:
+        return there  # which of several is for all nodes, a person says
+    return changed(there, ("spec", "devicePlugin", "config", "default"), keys[0])
+
+
+def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
+    return there if _is_of_helm(there) else changed(there, ("spec", "placement", "runtimeClassName"), "nvidia")
+
+
+def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
+    env = there["spec"].get("env") or ()
+    mended = [{**one, "value": "h264enc"} if one["name"] == "SELKIES_ENCODER" else one for one in env]
+    return there if _is_of_helm(there) else changed(there, ("spec", "env"), mended)
+
+
+def _is_of_helm(there: Raw) -> bool:
+    return "meta.helm.sh/release-name" in (there["metadata"].get("annotations") or {})
+
+
+_ROUTE = Fix(ROUTES, "deletes the route; the operator makes it anew, as it should be", _delete)
+_DEFAULT_KEY = Fix(
+    CLUSTER_POLICIES,
+    "names the only key of the ConfigMap as the default; the GPU Operator does the rest",
+    _name_the_only_key,
+)
+FIXES: Mapping[str, Fix] = {
+    "operator_down": Fix(DEPLOYMENTS, "scales an operator that was scaled to 0 up again", _scale_up),
+    "operator_stuck": Fix(DEPLOYMENTS, "restarts the operator; desktops go on meanwhile", _restart),
+    "gpu_default_key_missing": _DEFAULT_KEY,
+    "gpu_default_key_unset": _DEFAULT_KEY,
+    "gpu_config_not_read": Fix(DAEMON_SETS, "restarts the device plugin; desktops keep their GPUs", _restart),
+    "gpu_runtime_class_unset": Fix(
+        TEMPLATES,
+        "sets the runtime class in a template that is not of a Helm release; for desktops that start from now on",
+        _use_runtime_class,
+    ),
+    "route_rule_v2": _ROUTE,
+    "route_host_mismatch": _ROUTE,
+    "service_without_endpoints": Fix(
+        SERVICES, "deletes the Service; the operator makes it anew, as it should be", _delete
+    ),
+    "encoder_obsolete": Fix(
+        TEMPLATES,
+        "names h264enc in a template that is not of a Helm release; for desktops that start from now on",
+        _use_encoder,
+    ),
+}
+"""By code."""

@@ -1,0 +1,45 @@
+"""What operator and gateway have in common: a Deployment with a container of ours, and its pods. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.doctor.objects.workloads import Workload
+from vdi.session.observed import Pod
+
+
+@dataclass(frozen=True)
+class Deployment(Workload):
+    """One Deployment of ours."""
+
+    watches: str
+    """The sessions' namespace."""
+
+
+def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
+    """Those with a container of this name that is told this variable of ours, with all that it is told."""
+    for raw in snapshot.raw("deployments"):
+        for one in raw["spec"]["template"]["spec"]["containers"]:
+            told = {each["name"]: each.get("value", "") for each in one.get("env") or ()}
+            if one["name"] == container and variable in told:
+                yield raw, told
+
+
+def pods_of(snapshot: Snapshot, deployment: Deployment) -> list[Pod]:
+    """Its pods that are not leaving, by its selector."""
+    wanted = (deployment.raw["spec"].get("selector") or {}).get("matchLabels") or {}
+    return [
+        pod
+        for pod in snapshot.pods
+        if wanted
+        and pod.metadata.namespace == deployment.namespace
+        and wanted.items() <= dict(pod.metadata.labels).items()
+        and not pod.terminating
+    ]
+
+
+def unavailable_for(snapshot: Snapshot, deployment: Deployment) -> float:
+    """Seconds for which too few of its replicas have answered, by its own condition; since it was made, without one."""
+    conditions = (deployment.raw.get("status") or {}).get("conditions") or ()
+    said: Raw = next((one for one in conditions if one["type"] == "Available" and one["status"] == "False"), {})
+    return snapshot.age(said.get("lastTransitionTime") or deployment.raw["metadata"]["creationTimestamp"])

@@ -1,0 +1,82 @@
+"""The operators of a cluster, as their Deployments, pods and Leases show them. Pure."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.doctor.objects.deployments import Deployment, find_deployments, pods_of
+from vdi.operator.settings import read_settings
+from vdi.operator.variables import SettingsError
+from vdi.session.observed import Pod
+from vdi.session.policy import Policy
+
+LEASE = "vdi-operator"
+STALE = 30.0
+"""Seconds without a renewal after which nobody leads: renewals come every 2, others take over after 10."""
+
+HANDOVER = 10.0
+"""Seconds that a Lease which was given back may be nobody's: the next one looks every second."""
+
+
+@dataclass(frozen=True)
+class Operator(Deployment):
+    """One Deployment of the operator."""
+
+    policy: Policy
+    problem: str
+    """Why its settings cannot be used; empty: they can."""
+    counts_others: bool = True
+
+    @property
+    def account(self) -> str:
+        """Its ServiceAccount."""
+        return str(self.raw["spec"]["template"]["spec"].get("serviceAccountName") or "default")
+
+
+@lru_cache(maxsize=2)
+def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
+    """Deployments with a container that is told which namespace to watch, by our own variable."""
+    return tuple(_operator(raw, told) for raw, told in find_deployments(snapshot, "operator", "VDI_NAMESPACE"))
+
+
+def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
+    """Those that watch what was asked about; all, where none does."""
+    scope, found = snapshot.scope.namespace, find_operators(snapshot)
+    return [one for one in found if scope in ("", one.watches)] or list(found)
+
+
+def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
+    try:
+        settings = read_settings(environment)
+    except SettingsError as error:
+        return Operator("deployment", raw, environment["VDI_NAMESPACE"], Policy(), str(error))
+    return Operator("deployment", raw, settings.namespace, settings.policy, "", settings.count_other_workloads)
+
+
+def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
+    """Whose sessions these are."""
+    return next((one for one in find_operators(snapshot) if one.watches == namespace), None)
+
+
+def policy_for(snapshot: Snapshot, namespace: str) -> Policy:
+    """What the operator of this namespace is told; the defaults where its Deployment is not seen."""
+    operator = operator_for(snapshot, namespace)
+    return operator.policy if operator else Policy()
+
+
+def sick_pods(snapshot: Snapshot, operator: Operator) -> list[Pod]:
+    """Those of its pods that run and are not ready."""
+    return [pod for pod in pods_of(snapshot, operator) if not pod.ready and pod.status.phase == "Running"]
+
+
+def lease_of(snapshot: Snapshot, namespace: str) -> dict[str, Any] | None:
+    """The Lease by which one of several operators leads."""
+    return snapshot.find("leases", LEASE, namespace)
+
+
+def is_led(snapshot: Snapshot, namespace: str) -> bool:
+    """Whether somebody leads there, or did a moment ago: while one hands over to another, the Lease is nobody's."""
+    spec = (lease_of(snapshot, namespace) or {}).get("spec") or {}
+    renewed = spec.get("renewTime")
+    return bool(renewed) and snapshot.age(renewed) < (STALE if spec.get("holderIdentity") else HANDOVER)

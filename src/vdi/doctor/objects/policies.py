@@ -1,0 +1,100 @@
+"""NetworkPolicies: whether one pod may connect to another. Pure.
+
+What a snapshot cannot tell (addresses, labels of namespaces) counts as allowed: a doctor that guesses is not used.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.diagnosis.snapshot import Snapshot
+
+Raw = Mapping[str, Any]
+_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@dataclass(frozen=True)
+class Party:
+    """Pods that connect, or are connected to."""
+
+    words: str
+    namespace: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A TCP port, by number and by the name that the pod's container gives it."""
+
+    number: int
+    name: str = ""
+
+
+def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tuple[str, Sequence[Raw]] | None:
+    """The direction that is denied (`ingress`, `egress`) and the policies that deny it together; None: allowed."""
+    for direction, at, other in (("ingress", target, source), ("egress", source, target)):
+        policies = [
+            one
+            for one in snapshot.raw("networkpolicies")
+            if one["metadata"]["namespace"] == at.namespace
+            and direction.title() in _types(one["spec"])
+            and _selects(one["spec"].get("podSelector") or {}, at.labels)
+        ]
+        rules = [rule for one in policies for rule in one["spec"].get(direction) or ()]
+        if policies and not any(_allows(rule, direction, at.namespace, other, port) for rule in rules):
+            return direction, policies
+    return None
+
+
+def _types(spec: Raw) -> Iterable[str]:
+    return spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
+
+
+def _allows(rule: Raw, direction: str, own: str, other: Party, port: Port) -> bool:
+    ports = rule.get("ports") or ()
+    if ports and not any(_is_port(one, port) for one in ports):
+        return False
+    peers = rule.get("from" if direction == "ingress" else "to") or ()
+    return not peers or any(_is_peer(one, own, other) for one in peers)
+
+
+def _is_port(one: Raw, port: Port) -> bool:
+    if one.get("protocol", "TCP") != "TCP":
+        return False
+    wanted = one.get("port")
+    if isinstance(wanted, int):
+        return wanted <= port.number <= int(one.get("endPort") or wanted)
+    return wanted is None or wanted == port.name
+
+
+def _is_peer(peer: Raw, own: str, other: Party) -> bool:
+    if "ipBlock" in peer:
+        return True
+    spaces = peer.get("namespaceSelector")
+    if spaces is None:
+        if other.namespace != own:
+            return False
+    else:
+        labels = spaces.get("matchLabels") or {}
+        if labels.get(_NAME_LABEL, other.namespace) != other.namespace:
+            return False
+    return _selects(peer.get("podSelector") or {}, other.labels)
+
+
+def _selects(selector: Raw, labels: Mapping[str, str]) -> bool:
+    wanted = selector.get("matchLabels") or {}
+    if any(labels.get(key) != value for key, value in wanted.items()):
+        return False
+    return all(_matches(one, labels.get(one["key"])) for one in selector.get("matchExpressions") or ())
+
+
+def _matches(expression: Raw, value: str | None) -> bool:
+    match expression["operator"]:
+        case "In":
+            return value in expression["values"]
+        case "NotIn":
+            return value not in expression["values"]
+        case "Exists":
+            return value is not None
+        case _:
+            return value is None

@@ -1,0 +1,51 @@
+"""Traefik as its Deployments and DaemonSets show it. Pure. It may run outside the cluster, so none is no fault."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.objects.workloads import Workload, workloads
+
+_POINT = "--entrypoints."
+_PROVIDER = "--providers.kubernetescrd"
+
+
+@dataclass(frozen=True)
+class Traefik(Workload):
+    """One workload that runs Traefik, and what its arguments say. A file may say more."""
+
+    args: tuple[str, ...]
+
+    @property
+    def entry_points(self) -> frozenset[str]:
+        """Names of its entry points; empty: its arguments do not say."""
+        return frozenset(arg.removeprefix(_POINT).split(".")[0] for arg in self._named(_POINT))
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """The namespaces whose routes it sees; empty: all."""
+        told = [arg.partition("=")[2] for arg in self._named(f"{_PROVIDER}.namespaces=")]
+        return frozenset(name for part in told for name in part.split(",") if name)
+
+    @property
+    def crosses_namespaces(self) -> bool:
+        """Whether routes may name what is in another namespace."""
+        return any(arg.partition("=")[2] in ("", "true") for arg in self._named(f"{_PROVIDER}.allowcrossnamespace"))
+
+    def _named(self, prefix: str) -> list[str]:
+        # Traefik takes its options in any spelling; their values are the only part where capitals count.
+        spelt = [f"{name.lower()}{sign}{value}" for name, sign, value in (one.partition("=") for one in self.args)]
+        return [one for one in spelt if one.startswith(prefix)]
+
+
+@lru_cache(maxsize=2)
+def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
+    """Workloads with Traefik's image."""
+    found = []
+    for one in workloads(snapshot):
+        for container in one.raw["spec"]["template"]["spec"]["containers"]:
+            name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
+            if name in ("traefik", "mirrored-library-traefik"):
+                found.append(Traefik(one.kind, one.raw, tuple(container.get("args") or ())))
+    return tuple(found)

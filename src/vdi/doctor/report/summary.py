@@ -1,0 +1,38 @@
+"""A run of the doctor as a report: its summary, and what its codes mean. Pure."""
+
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.run import CHECKS
+from vdi.doctor.codes import CODES
+from vdi.findings.model import Finding
+from vdi.findings.render import Report, Rule, count_findings
+
+RULES = {code.code: Rule(code.means, code.remedy) for code in CODES.values()}
+
+
+def make_report(findings: list[Finding], snapshot: Snapshot) -> Report:
+    """The report of a run."""
+    return Report(
+        tool="vdi doctor",
+        findings=findings,
+        summary=summarize(findings, snapshot),
+        warnings_fail=True,
+        context={
+            "takenAt": snapshot.taken_at,
+            "namespace": snapshot.scope.namespace,
+            "session": snapshot.scope.session,
+        },
+        rules=RULES,
+        timestamp=snapshot.taken_at,
+    )
+
+
+def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
+    """One line about the run."""
+    looked = f"Looked at {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
+    if not findings:
+        return f"{looked} with {len(CHECKS)} checks: nothing is wrong."
+    return f"{looked}: {count_findings(findings)}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

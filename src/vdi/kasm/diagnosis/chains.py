@@ -1,0 +1,221 @@
+"""Kasm Workspaces: which pod waits for whom, and the one thing that all of them wait for in the end.
+
+Where an init container waits for a Service, that Service and the pods behind it are explained in turn, down to the one
+that waits for nothing: that is the cause. A pod that is merely starting is no finding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import msgspec
+
+from vdi.diagnosis.check import check
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.findings.model import Finding, Remedy
+from vdi.kasm.diagnosis.claims import explain_claim
+from vdi.kasm.diagnosis.installation import Installation, find_kasm
+from vdi.kasm.diagnosis.link import Explainer, Link, link
+from vdi.kasm.diagnosis.pod_rules import own_problem
+from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
+from vdi.kasm.diagnosis.services import check_services, explain_service
+from vdi.kasm.diagnosis.waits import Target
+from vdi.kasm.diagnosis.workloads import explain_workload
+
+_SILENT = 600.0
+"""Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner."""
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+
+
+@dataclass
+class Walk(Explainer):
+    """One walk through a namespace; it remembers each pod's explanation."""
+
+    kasm: Installation
+    explained: dict[str, Link] = field(default_factory=dict)
+    path: list[tuple[KasmPod, KasmContainer]] = field(default_factory=list)
+    """Pods that are being asked just now, each because the one before waits for it."""
+    circles: dict[str, Link] = field(default_factory=dict)
+
+    def explain(self, pod: KasmPod) -> Link:
+        """Why this pod is not ready."""
+        if pod.name in self.explained:
+            return self.explained[pod.name]
+        for place, (other, _) in enumerate(self.path):
+            if other.name == pod.name:
+                return self._circle(self.path[place:])
+        problem = own_problem(pod)
+        container = next(iter(pod.unready), None)
+        if problem.claim:
+            cause = explain_claim(self.kasm, problem.claim, pod)
+            found = link(
+                "kasm_pod_waiting",
+                pod.object,
+                problem.message,
+                evidence=[f"spec.volumes: {problem.claim}", f"state: {pod.state}"],
+                cause=cause,
+                remedy=cause.finding.remedy,
+                is_starting=cause.is_starting,
+            )
+        elif problem.code:
+            found = link(
+                problem.code,
+                pod.object,
+                problem.message,
+                evidence=problem.evidence,
+                remedy=problem.remedy,
+                related_objects=problem.related_objects,
+            )
+        elif container is not None and container.is_init and container.running_since:
+            target = self._target(pod, container)
+            found = self._waits(pod, container, target) if target else self._works(pod, container, problem.message)
+        else:
+            found = link("kasm_start_stalled", pod.object, problem.message, remedy=Remedy(), is_starting=True)
+        self.explained[pod.name] = found
+        return found
+
+    def _target(self, pod: KasmPod, container: KasmContainer) -> Target | None:
+        """What its init container waits for: its command line says so, else what is known of the chart."""
+        if container.target:
+            return container.target
+        known = self.kasm.step_of(pod, container.name)
+        generation = self.kasm.generation
+        if known is None or generation is None or not known[1].waits_for:
+            return None
+        component = generation.component(known[1].waits_for)
+        workloads = [
+            one for one in self.kasm.workloads if component and component.owns(one.pod_labels) and component.service
+        ]
+        for service in self.kasm.own_services:
+            selector = service["spec"]["selector"].items()
+            if any(selector <= one.pod_labels.items() for one in workloads):
+                scheme = "postgresql" if component and component.key == "db" else "http"
+                path = "/zones" if "initialised" in known[1].what else known[1].path
+                return Target(scheme, service["metadata"]["name"], known[1].port, path)
+        return None
+
+    def _waits(self, pod: KasmPod, container: KasmContainer, target: Target) -> Link:
+        self.path.append((pod, container))
+        try:
+            cause, why = explain_service(self, pod, container, target)
+        finally:
+            self.path.pop()
+        place = pod.steps.index(container)
+        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f"{place + 1}th"
+        known = self.kasm.step_of(pod, container.name)
+        does = known[1].what if known else "waits"
+        chart = f" (chart {self.kasm.chart})" if self.kasm.chart else ""
+        where = f"{target.host}:{target.port}" if target.port else target.host
+        return link(
+            "kasm_pod_waiting",
+            pod.object,
+            f"{pod.name} is at {pod.state}{chart}: its {ordinal} init container {container.name} {does}"
+            f" ({where}), and {why}.",
+            evidence=[
+                f"status.initContainerStatuses: {container.name} has run for"
+                f" {int(self.kasm.snapshot.age(container.running_since))} s",
+                f"it waits for {target.scheme}://{where}{target.path}",
+            ],
+            remedy=cause.finding.remedy if cause else Remedy(),
+            cause=cause,
+            is_starting=cause is None or cause.is_starting,
+        )
+
+    def _works(self, pod: KasmPod, container: KasmContainer, words: str) -> Link:
+        """An init container that does not say what it waits for, if for anything: a finding after a long time."""
+        seconds = int(self.kasm.snapshot.age(container.running_since))
+        if seconds < _SILENT:
+            return link("kasm_start_stalled", pod.object, words, remedy=Remedy(), is_starting=True)
+        known = self.kasm.step_of(pod, container.name)
+        does = f" ({known[1].what})" if known else ""
+        return link(
+            "kasm_start_stalled",
+            pod.object,
+            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for {seconds} s."
+            " If it waits, for what cannot be read.",
+            evidence=[
+                f"status.initContainerStatuses: {container.name} has run for {seconds} s",
+                f"neither the command line of {container.name} nor the chart says whom it waits for",
+            ],
+            remedy=Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
+        )
+
+    def _circle(self, members: list[tuple[KasmPod, KasmContainer]]) -> Link:
+        """Those of the path that wait for each other."""
+        members = sorted(members, key=lambda one: one[0].name)
+        key = members[0][0].name
+        if key not in self.circles:
+            waits = [f"{pod.name} (init container {container.name})" for pod, container in members]
+            self.circles[key] = link(
+                "kasm_circular_wait",
+                members[0][0].object,
+                f"{len(members)} pods wait for each other, so that none can ever start: {', '.join(waits)}."
+                if len(members) > 1
+                else f"{members[0][0].name} waits for itself: its init container {members[0][1].name} wants the Service"
+                " that it stands behind.",
+                evidence=[
+                    f"pod/{pod.name}: {pod.state}, {container.name} waits for"
+                    f" {container.target.host if container.target else '?'}"
+                    for pod, container in members
+                ],
+                remedy=self._break_circle(),
+            )
+        return self.circles[key]
+
+    def _break_circle(self) -> Remedy:
+        kasm = self.kasm
+        generation = kasm.generation
+        if generation and generation.breaks_circular_wait:
+            return Remedy.run(
+                f"helm upgrade {kasm.release} {generation.source} --version {'.'.join(map(str, generation.newest))}"
+                f" --namespace {kasm.namespace} --reuse-values {generation.breaks_circular_wait}"
+            )
+        return Remedy(
+            "Take one of these waits out of its workload.",
+            (f"kubectl --namespace {kasm.namespace} get deployments,statefulsets",),
+        )
+
+
+def chain(found: Link) -> Iterator[Finding]:
+    """A link and all that it follows from; each names its cause."""
+    yield msgspec.structs.replace(found.finding, caused_by=found.cause.finding.key if found.cause else "")
+    if found.cause:
+        yield from chain(found.cause)
+
+
+def links(kasm: Installation) -> Iterator[Link]:
+    """What is to be said about a namespace, also about what merely starts."""
+    walk = Walk(kasm)
+    for pod in kasm.pods:
+        if not pod.ready:
+            yield walk.explain(pod)
+    for workload in kasm.workloads:
+        if found := explain_workload(kasm, workload, awaited=False):
+            yield found
+    yield from check_services(walk)
+
+
+@lru_cache(maxsize=2)
+def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
+    """Of all namespaces with Kasm."""
+    return tuple(one for kasm in find_kasm(snapshot) for one in links(kasm))
+
+
+@check(
+    "pods",
+    "services",
+    "endpointslices",
+    "persistentvolumeclaims",
+    "events",
+    "deployments",
+    "statefulsets",
+    "jobs",
+)
+def kasm_chains(snapshot: Snapshot) -> Iterator[Finding]:
+    """Pods of Kasm that do not get ready, and what they wait for."""
+    for found in all_links(snapshot):
+        if not found.is_starting:
+            yield from chain(found)
+
+
+CHECKS = (kasm_chains,)

@@ -1,0 +1,302 @@
+"""Why one pod of Kasm does not get on, as far as that is its own affair: image, references, volumes, room, crashes."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vdi.findings.model import Remedy
+from vdi.kasm.diagnosis.capacity import arithmetic, requests
+from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
+from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
+from vdi.session.scheduling import explain_unschedulable
+
+_PATIENCE = 20.0
+"""Seconds for which a pod may be without a node: a rolling upgrade makes room by itself."""
+_PROBE_PATIENCE = 60.0
+"""Seconds for which a container may run before it answers."""
+_STARTUP_PATIENCE = 200.0
+"""As above, where a startup probe gives it time: generation C's API 180 seconds."""
+_STALLED = 240.0
+"""Seconds after which a start without any Event is reported. An API may take 180 by its probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodProblem:
+    """What is the matter with a pod. No code: nothing is, it is on its way."""
+
+    code: str
+    message: str
+    evidence: tuple[str, ...] = ()
+    remedy: Remedy = field(default_factory=Remedy)
+    related_objects: tuple[str, ...] = ()
+    claim: str = ""
+    """It is the claim's fault: ask there."""
+
+
+Rule = Callable[[KasmPod, KasmContainer | None], PodProblem | None]
+
+
+def own_problem(pod: KasmPod) -> PodProblem:
+    """The first rule that answers; the last always does."""
+    container = next(iter(pod.unready), None)
+    return next(answer for rule in RULES if (answer := rule(pod, container)))
+
+
+def whose(container: KasmContainer) -> str:
+    """A container in words."""
+    return f"{'init container' if container.is_init else 'container'} {container.name}"
+
+
+def describe(pod: KasmPod, sentence: str = "") -> Remedy:
+    """The command that shows all of a pod, after what is to be done."""
+    return Remedy(sentence, (f"kubectl --namespace {pod.namespace} describe pod {pod.name}",))
+
+
+def _lost(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
+    node = pod.snapshot.nodes.get(pod.node)
+    if not pod.node or not pod.snapshot.nodes or (node and node.ready):
+        return None
+    return PodProblem(
+        "kasm_on_lost_node",
+        f"{pod.name} is on the node {pod.node}, which {'does not answer' if node else 'is gone'}.",
+        (f"spec.nodeName: {pod.node}",),
+        Remedy.run(f"kubectl describe node {pod.node}"),
+        (f"node/{pod.node}",),
+    )
+
+
+def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
+    if pod.node:
+        return None
+    condition = pod.condition("PodScheduled") or {}
+    message = str(condition.get("message", ""))
+    if missing := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+        return PodProblem("", f"{pod.name} needs the claim {missing[1]}.", claim=missing[1])
+    if pod.claims and ("persistentvolume" in message.lower() or not message):
+        return PodProblem("", f"{pod.name} waits for its volume.", claim=pod.claims[0])
+    age = pod.snapshot.age(condition.get("lastTransitionTime")) if condition else pod.age
+    if age < _PATIENCE:
+        return PodProblem("", f"{pod.name} looks for a node.")
+    if condition.get("status") != "False":
+        return PodProblem(
+            "kasm_unschedulable",
+            f"No scheduler has looked at {pod.name} for {int(age)} s.",
+            ("no condition PodScheduled",),
+            Remedy.run("kubectl --namespace kube-system get pods"),
+        )
+    sentence = explain_unschedulable(message)[1]
+    for ours, theirs in (("placement.nodeSelector", "its nodeSelector"), ("the desktop", pod.name), ("home ", "")):
+        sentence = sentence.replace(ours, theirs)
+    return PodProblem(
+        "kasm_unschedulable",
+        f"{pod.name} is on no node. {sentence} {arithmetic(pod)}".strip(),
+        (f"PodScheduled: {first_line(message)}", *requests(pod)),
+        describe(pod, f"Request less in the values (resources of {_component_words(pod)}), or add a node."),
+        tuple(f"node/{name}" for name in pod.snapshot.nodes),
+    )
+
+
+def _component_words(pod: KasmPod) -> str:
+    return pod.labels.get("app.kubernetes.io/component") or pod.labels.get("app.kubernetes.io/name") or pod.name
+
+
+def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    reason, message = container.waiting if container else ("", "")
+    if container is None or reason not in IMAGE_REASONS:
+        return None
+    event = pod.newest("Failed")
+    said = event.note if event and reason == "ImagePullBackOff" else message
+    sentence = explain_pull(container.image, reason, said)[1]
+    for ours, theirs in (
+        ("the template's spec.image", "the values"),
+        ("the template's imagePullSecrets", "pull secrets"),
+    ):
+        sentence = sentence.replace(ours, theirs)
+    return PodProblem(
+        "kasm_image_unavailable",
+        f"The {whose(container)} of {pod.name} cannot start: {sentence[0].lower()}{sentence[1:]}",
+        (f"{container.name}: {reason}", f"Failed: {event.note}" if event else first_line(said)),
+        describe(pod, f"Correct the image of {container.name} in the values and run helm upgrade."),
+        (f"node/{pod.node}",),
+    )
+
+
+def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    reason, message = container.waiting if container else ("", "")
+    event = None if pod.has_begun else pod.newest("FailedMount")
+    text = message if reason == "CreateContainerConfigError" else event.note if event else ""
+    kind, name, key = "", "", ""
+    if found := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
+        key, kind, name = found[1], found[2], found[3]
+    elif found := re.search(r"references non-existent (secret|config) key: (\S+)", text):
+        key, kind, name = found[2], {"secret": "Secret", "config": "ConfigMap"}[found[1]], "that it mounts"
+    elif found := re.search(r'(secret|configmap) "([^"]+)" not found', text):
+        kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[found[1]], found[2]
+    elif reason != "CreateContainerConfigError":
+        return None
+    missing = f"the key {key!r} of the {kind} {name}" if key else f"the {kind} {name}" if kind else first_line(text)
+    who = f"The {whose(container)} of {pod.name}" if container and reason == "CreateContainerConfigError" else pod.name
+    return PodProblem(
+        "kasm_reference_missing",
+        f"{who} needs {missing}, which is not there." if kind else f"{who} cannot be set up: {missing}",
+        (
+            f"{container.name}: {reason}" if container and reason else "",
+            f"{event.reason}: {event.note}" if event else text,
+        ),
+        _supply(pod, kind, name, key, text) if kind else describe(pod),
+        (f"{kind.lower()}/{pod.namespace}/{name}",) if kind else (),
+    )
+
+
+def _supply(pod: KasmPod, kind: str, name: str, key: str, text: str) -> Remedy:
+    """How the object that is missing, or its key, comes to be there."""
+    if key:
+        command = f"edit {kind.lower()} {name}"
+    elif kind == "ConfigMap":
+        command = f"create configmap {name} --from-file files"
+    elif re.search(r"tls|cert", text):
+        command = f"create secret tls {name} --cert fullchain.pem --key key.pem"
+    else:
+        command = f"create secret generic {name} --from-file files"
+    return Remedy(
+        "Run helm upgrade if it belongs to the chart; else supply it yourself.",
+        (f"kubectl --namespace {pod.namespace} {command}",),
+    )
+
+
+def _bad_start(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    if container is None:
+        return None
+    reason, message = container.waiting
+    ended = container.ended or {}
+    if ended.get("reason") in ("StartError", "ContainerCannotRun"):
+        reason, message = str(ended["reason"]), str(ended.get("message") or message)
+    if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
+        return None
+    return PodProblem(
+        "kasm_cannot_start",
+        f"The {whose(container)} of {pod.name} cannot be started: {first_line(message) or reason}",
+        (f"{container.name}: {reason}", message.strip()[:300]),
+        describe(pod, f"Correct image or command of {container.name}."),
+    )
+
+
+def _memory_out(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    if container is None or (container.ended or {}).get("reason") != "OOMKilled":
+        return None
+    limit = ((container.spec.get("resources") or {}).get("limits") or {}).get("memory", "none set")
+    return PodProblem(
+        "kasm_out_of_memory",
+        f"The {whose(container)} of {pod.name} used more memory than it may have (limit: {limit}) and was stopped.",
+        (f"{container.name}: OOMKilled, restarts: {container.restarts}", f"limits.memory: {limit}"),
+        Remedy(f"Raise the memory limit of {_component_words(pod)} in the values and run helm upgrade."),
+    )
+
+
+def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    ended = container.ended if container else None
+    if container is None or ended is None or not (container.is_crashing or container.restarts >= 3):
+        return None
+    words = pod.log(container)
+    last = f" Its last words: {words[-1].strip()[:200]}" if words else ""
+    return PodProblem(
+        "kasm_crashes",
+        f"The {whose(container)} of {pod.name} ended with exit code {ended.get('exitCode')}"
+        f" ({container.restarts} restarts).{last}".rstrip(".")
+        + ".",
+        (
+            f"{container.name}: exit code {ended.get('exitCode')}, {ended.get('reason', '')}",
+            *(f"log: {one}" for one in words),
+        ),
+        Remedy.run(
+            f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"
+            + (" --previous" if container.running_since else "")
+        ),
+    )
+
+
+def _is_preparing(container: KasmContainer | None) -> bool:
+    """Nothing of it has run yet, and no reason of its own is given."""
+    return container is None or (
+        container.waiting[0] in ("", "ContainerCreating", "PodInitializing") and not container.running_since
+    )
+
+
+def _unmounted(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
+    if pod.has_begun:
+        return None
+    pending = [name for name in pod.claims if not _is_bound(pod, name)]
+    if pending:
+        return PodProblem("", f"{pod.name} waits for its volume.", claim=pending[0])
+    if event := pod.newest("FailedCreatePodSandBox"):
+        return PodProblem(
+            "kasm_network_broken",
+            f"The node {pod.node} cannot set {pod.name} up: {first_line(event.note)}",
+            (f"{event.reason}: {event.note}",),
+            Remedy(
+                "Describe the node; on the node itself, read the journal.",
+                (f"kubectl describe node {pod.node}", "journalctl -u k3s"),
+            ),
+            (f"node/{pod.node}",),
+        )
+    event = pod.newest("FailedMount", "FailedAttachVolume")
+    if event is None:
+        return None
+    return PodProblem(
+        "kasm_volume_not_mounted",
+        f"A volume cannot be mounted into {pod.name}: {first_line(event.note)}",
+        (f"{event.reason}: {event.note}",),
+        describe(pod),
+        (f"node/{pod.node}",),
+    )
+
+
+def _is_bound(pod: KasmPod, claim: str) -> bool:
+    found = pod.snapshot.claims.get((pod.namespace, claim))
+    return found is not None and found.status.phase == "Bound"
+
+
+def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    if container is None or container.is_init or not container.running_since:
+        return None
+    event = pod.newest("Unhealthy")
+    seconds = pod.snapshot.age(container.running_since)
+    if event is None or seconds < (_STARTUP_PATIENCE if "Startup" in event.note else _PROBE_PATIENCE):
+        return None
+    words = pod.log(container)
+    return PodProblem(
+        "kasm_probe_fails",
+        f"The {whose(container)} of {pod.name} has run for {int(seconds)} s and does not pass its probe:"
+        f" {first_line(event.note)}",
+        (f"Unhealthy: {event.note.strip()}", *(f"log: {one}" for one in words)),
+        Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
+    )
+
+
+def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    if container is not None and container.is_init and container.running_since:
+        return PodProblem("", f"The {whose(container)} of {pod.name} runs.")
+    doing = "is getting ready" if _is_preparing(container) else "runs and does not answer yet"
+    if pod.age > _STALLED:
+        return PodProblem(
+            "kasm_start_stalled",
+            f"{pod.name} {doing}, for {int(pod.age)} s now, and no Event says why.",
+            (f"state: {pod.state}, no Event that says more",),
+            describe(pod),
+            (f"node/{pod.node}",),
+        )
+    return PodProblem("", f"{pod.name} {doing}.")
+
+
+RULES: tuple[Rule, ...] = (
+    _lost,
+    _unscheduled,
+    _memory_out,
+    _image,
+    _reference,
+    _bad_start,
+    _crash,
+    _unmounted,
+    _probe_fails,
+    _on_its_way,
+)

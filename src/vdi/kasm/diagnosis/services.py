@@ -1,0 +1,206 @@
+"""The question put to a Service: why does whoever waits for it get no answer?"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from vdi.diagnosis.dns import dns_down
+from vdi.findings.model import Remedy
+from vdi.kasm.diagnosis.database import explain_tables
+from vdi.kasm.diagnosis.installation import Installation
+from vdi.kasm.diagnosis.link import Explainer, Link, link
+from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
+from vdi.kasm.diagnosis.waits import Target
+from vdi.kasm.diagnosis.workloads import explain_workload
+
+_PATIENCE = 45.0
+"""Seconds for which a wait may go on beside a Service that answers: it asks every five, and Endpoints take a moment."""
+Answer = tuple[Link | None, str]
+"""The cause, and a clause that leads to it."""
+
+
+def explain_service(explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target) -> Answer:
+    """Why this wait goes on."""
+    kasm = explainer.kasm
+    name = _service_name(kasm, target.host)
+    if name is None:
+        return _outside(kasm, pod, target), "that host is outside of the cluster"
+    service = kasm.services.get(name)
+    if service is None:
+        return _missing(kasm, pod, container, target, name), "there is no Service of that name"
+    if problem := _wrong_port(kasm, service, target.port):
+        return problem, "that Service does not lead there"
+    total, ready = kasm.endpoints(name)
+    if not ready:
+        return _behind(explainer, service, total)
+    if dns := _dns(kasm):
+        return dns, "the cluster's DNS does not answer"
+    if target.is_tables:
+        return explain_tables(explainer, pod, container, target)
+    return _silent(kasm, pod, container, target, ready)
+
+
+def _service_name(kasm: Installation, host: str) -> str | None:
+    """The Service of Kasm's namespace that a host name means; None: it means something else."""
+    name, _, rest = host.partition(".")
+    inside = ("", kasm.namespace, f"{kasm.namespace}.svc")
+    return name if rest in inside or rest.startswith(f"{kasm.namespace}.svc.") else None
+
+
+def _outside(kasm: Installation, pod: KasmPod, target: Target) -> Link:
+    return link(
+        "kasm_outside_silent",
+        f"host/{target.host}",
+        f"{pod.name} waits for {target.host}:{target.port}, which is no Service of {kasm.namespace}: it does"
+        " not answer.",
+        evidence=[f"pod/{pod.name} waits for {target.scheme}://{target.host}:{target.port}"],
+        remedy=Remedy.run(
+            f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image docker.io/library/busybox"
+            f" -- nc -zv {target.host} {target.port}"
+        ),
+        is_starting=kasm.snapshot.age(_since(pod)) < _PATIENCE,
+    )
+
+
+def _since(pod: KasmPod) -> str:
+    return pod.step.running_since if pod.step else ""
+
+
+def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, name: str) -> Link:
+    near = difflib.get_close_matches(name, kasm.services, n=1)
+    return link(
+        "kasm_service_missing",
+        f"service/{kasm.namespace}/{name}",
+        f"There is no Service {name} in the namespace {kasm.namespace}, and init container {container.name} of"
+        f" {pod.name} waits"
+        f" for it.{f' There is {near[0]}.' if near else ''}",
+        evidence=[
+            f"pod/{pod.name}: {container.name} waits for {target.scheme}://{target.host}:{target.port}",
+            f"Services: {', '.join(sorted(kasm.services)) or 'none'}",
+        ],
+        remedy=Remedy(
+            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services again; a name that"
+            " the values give is corrected there."
+        ),
+    )
+
+
+def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
+    """The port that is asked for is not one of the Service, or leads to one that no pod behind it has."""
+    name = service["metadata"]["name"]
+    ports = {int(one["port"]): one for one in service["spec"].get("ports") or ()}
+    where = f"service/{kasm.namespace}/{name}"
+    remedy = Remedy(
+        f"Run helm upgrade of the release {kasm.release}, or edit the Service.",
+        (f"kubectl --namespace {kasm.namespace} edit service {name}",),
+    )
+    if awaited and awaited not in ports:
+        there = ", ".join(map(str, sorted(ports))) or "none"
+        return link(
+            "kasm_service_port_wrong",
+            where,
+            f"The Service {name} has no port {awaited}, which is waited for; it has: {there}.",
+            evidence=[f"spec.ports: {there}"],
+            remedy=remedy,
+        )
+    for number, port in ports.items():
+        target = port.get("targetPort", number)
+        pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
+        offered = [each for pod in pods for container in pod.containers for each in container.spec.get("ports") or ()]
+        known = {one.get("name") for one in offered} | {one.get("containerPort") for one in offered}
+        if awaited in (0, number) and offered and target not in known:
+            there = ", ".join(sorted({str(one.get("containerPort")) for one in offered}))
+            return link(
+                "kasm_service_port_wrong",
+                where,
+                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; they"
+                f" have: {there}.",
+                evidence=[f"spec.ports: port {number}, targetPort {target}", f"containers' ports: {there}"],
+                remedy=remedy,
+            )
+    return None
+
+
+def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
+    """No pod behind it is ready: which ones should be?"""
+    kasm, name = explainer.kasm, service["metadata"]["name"]
+    selector = service["spec"].get("selector") or {}
+    pods = kasm.pods_selected_by(selector)
+    unready = [one for one in pods if not one.ready]
+    if unready:
+        explained = [explainer.explain(one) for one in unready]
+        worst = min(explained, key=lambda one: one.is_starting)
+        who = f"{unready[0].name}, which is" if len(unready) == 1 else f"its {len(unready)} pods, none of which is"
+        return worst, f"the Service {name} leads to {who} not ready"
+    workloads = kasm.workloads_selected_by(selector)
+    if pods:
+        return None, f"its pods ({max(total, len(pods))}) are just getting into the Service {name}"
+    if workloads:
+        return explain_workload(kasm, workloads[0], awaited=True), f"{workloads[0].name} has no pod"
+    return _selects_nothing(kasm, service), "that Service chooses no pod"
+
+
+def _selects_nothing(kasm: Installation, service: Any) -> Link:
+    name, selector = service["metadata"]["name"], service["spec"].get("selector") or {}
+    nearest = max(
+        kasm.workloads,
+        key=lambda one: (
+            sum(one.pod_labels.get(key) == value for key, value in selector.items()),
+            difflib.SequenceMatcher(None, name, one.name).ratio(),
+        ),
+        default=None,
+    )
+    selector_text = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    evidence, remedy = [f"spec.selector: {selector_text}"], Remedy(f"Run helm upgrade of the release {kasm.release}.")
+    if nearest:
+        has = {key: nearest.pod_labels.get(key, "") for key in selector}
+        evidence.append(f"{nearest.kind}/{nearest.name} has: {','.join(f'{k}={v}' for k, v in sorted(has.items()))}")
+        if right := ",".join(f"{key}={value}" for key, value in sorted(nearest.selector.items())):
+            remedy = Remedy.run(f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'")
+    return link(
+        "kasm_service_selects_nothing",
+        f"service/{kasm.namespace}/{name}",
+        f"The Service {name} looks for pods with {selector_text}, which no part of Kasm has"
+        f"{f'; {nearest.name} is probably meant' if nearest else ''}.",
+        evidence=evidence,
+        remedy=remedy,
+    )
+
+
+def _dns(kasm: Installation) -> Link | None:
+    """That the cluster's DNS does not answer, if so."""
+    return next((Link(one) for one in dns_down.run(kasm.snapshot)), None)
+
+
+def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, ready: int) -> Answer:
+    seconds = kasm.snapshot.age(container.running_since)
+    if seconds < _PATIENCE:
+        return None, "that has just become ready"
+    return (
+        link(
+            "kasm_service_silent",
+            f"service/{kasm.namespace}/{target.host}",
+            f"The Service {target.host} has {ready} ready pods, and yet init container {container.name} of"
+            f" {pod.name} has got no"
+            f" answer from it for {int(seconds)} s.",
+            evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in pod.log(container))],
+            remedy=Remedy.run(
+                f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- curl -v"
+                f" {target.scheme}://{target.host}:{target.port}{target.path}",
+                f"kubectl --namespace {kasm.namespace} get networkpolicy",
+            ),
+            related_objects=[f"pod/{kasm.namespace}/{pod.name}"],
+        ),
+        "it gets no answer though pods are ready",
+    )
+
+
+def check_services(explainer: Explainer) -> Iterator[Link]:
+    """Services that lead to no pod, whether or not something waits for them."""
+    kasm = explainer.kasm
+    for service in kasm.own_services:
+        selector = service["spec"]["selector"]
+        if not kasm.pods_selected_by(selector) and not kasm.workloads_selected_by(selector):
+            yield _selects_nothing(kasm, service)
+        elif problem := _wrong_port(kasm, service, 0):
+            yield problem
