@@ -1,1 +1,1 @@
-"""The doctor: what is broken, where, and how to mend it. `collect` reads, everything else is pure. Read-only."""
+"""The doctor: what is broken, where, and how to fix it. Only `collect`, `probe` and `fix.apply` do I/O."""

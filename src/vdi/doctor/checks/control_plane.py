@@ -25,32 +25,32 @@ from vdi.session.children.identity import FINALIZER
 from vdi.session.explain import StartState, explain
 
 YOUNG = 60.0
-"""Seconds in which something new may not work yet without anybody being told."""
+"""Seconds in which something new may not work yet without a finding."""
 _INSTALL = Remedy.run("helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace")
 
 
 @check("customresourcedefinitions")
 def crds(snapshot: Snapshot) -> Iterator[Finding]:
     """Whether the API server knows our kinds, with all the fields that this version reads."""
-    for wanted in _wanted():
-        name = wanted["metadata"]["name"]
+    for shipped in _shipped_crds():
+        name = shipped["metadata"]["name"]
         there = snapshot.find("customresourcedefinitions", name)
         if there is None:
             yield found(
                 "crd_missing",
                 f"customresourcedefinition/{name}",
-                f"The cluster does not know {wanted['spec']['names']['kind']}: its CRD is not installed.",
+                f"The cluster does not know {shipped['spec']['names']['kind']}: its CRD is not installed.",
                 evidence=[f"GET customresourcedefinitions/{name}: not found"],
                 remedy=_INSTALL,
             )
             continue
-        lacking = list(_lacking(_schema(wanted), _schema(there), ""))
+        lacking = list(_lacking(_schema(shipped), _schema(there), ""))
         if lacking:
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             yield found(
                 "crd_outdated",
                 f"customresourcedefinition/{name}",
-                f"The cluster's {wanted['spec']['names']['kind']} is older than this version of vdi: it drops"
+                f"The cluster's {shipped['spec']['names']['kind']} is older than this version of vdi: it drops"
                 f" {', '.join(lacking[:5])}{more} without a word.",
                 evidence=[f"spec.versions[].schema has no {lacking[0]}"],
                 remedy=Remedy.run("kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds"),
@@ -58,7 +58,7 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 @lru_cache
-def _wanted() -> tuple[dict[str, Any], ...]:
+def _shipped_crds() -> tuple[dict[str, Any], ...]:
     """Our kinds, as `trim` leaves them."""
     return tuple(custom_kind(one) for one in build_crds())
 
@@ -68,20 +68,20 @@ def _schema(crd: Any) -> Any:
     return served[0]["schema"] if served else {}
 
 
-def _lacking(wanted: Any, there: Any, path: str) -> Iterator[str]:
-    for name, inner in (wanted.get("properties") or {}).items():
+def _lacking(shipped: Any, there: Any, path: str) -> Iterator[str]:
+    for name, inner in (shipped.get("properties") or {}).items():
         here = (there.get("properties") or {}).get(name)
         if here is None:
             yield f"{path}.{name}".lstrip(".")
         else:
             yield from _lacking(inner, here, f"{path}.{name}")
-    if "items" in wanted and "items" in there:
-        yield from _lacking(wanted["items"], there["items"], f"{path}[]")
+    if "items" in shipped and "items" in there:
+        yield from _lacking(shipped["items"], there["items"], f"{path}[]")
 
 
 @check("deployments", "leases", "vdisessions")
 def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
-    """Namespaces with sessions that nobody looks after."""
+    """Namespaces with sessions that no operator watches."""
     operators = find_operators(snapshot)
     watched = sorted({one.watches for one in operators})
     crowds: dict[str, int] = {}
@@ -126,7 +126,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 evidence=[operator.problem],
                 remedy=Remedy.run(f"kubectl --namespace {operator.namespace} edit deployment {operator.name}"),
             )
-        if operator.wanted == 0:
+        if operator.desired == 0:
             yield found(
                 "operator_down",
                 operator.object,
@@ -156,8 +156,8 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     return found(
         "operator_down",
         operator.object,
-        f"None of {operator.wanted} replicas of the operator is ready: {words}.",
-        evidence=[f"status.readyReplicas: 0 of {operator.wanted}", *evidence],
+        f"None of {operator.desired} replicas of the operator is ready: {words}.",
+        evidence=[f"status.readyReplicas: 0 of {operator.desired}", *evidence],
         remedy=Remedy(
             "Read its log and the Events of its pods.",
             (
@@ -185,7 +185,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "operator_without_lease",
                 where,
-                "The operator is ready, but none of its replicas leads, so nobody acts: the Lease is"
+                "The operator is ready, but none of its replicas leads, so leaderless acts: the Lease is"
                 f" {'not renewed' if lease else 'not there'}.",
                 evidence=[said if lease else f"there is no Lease {namespace}/{LEASE}"],
                 remedy=Remedy.run(
@@ -238,13 +238,13 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("vdisessions", "deployments", "leases")
 def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
-    """Sessions that are deleted and stay, because nobody drops the finalizer."""
+    """Sessions that are deleted and stay, because the finalizer is not removed."""
     for session in snapshot.sessions:
         meta = session.metadata
         if FINALIZER not in meta.finalizers or snapshot.age(meta.deletion_timestamp) < YOUNG:
             continue
-        nobody = not is_led(snapshot, meta.namespace)
-        why = "no operator is there to do so" if nobody else "its operator has not done so"
+        leaderless = not is_led(snapshot, meta.namespace)
+        why = "no operator is there to do so" if leaderless else "its operator has not done so"
         operator = operator_for(snapshot, meta.namespace)
         undo = '\'{"metadata":{"finalizers":null}}\''
         yield found(

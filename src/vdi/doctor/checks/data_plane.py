@@ -35,13 +35,13 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Traefik without a replica that answers, or that does not look at the sessions' namespace."""
     traefiks = find_traefiks(snapshot)
     for one in traefiks:
-        if one.wanted and not one.ready and snapshot.age(one.raw["metadata"]["creationTimestamp"]) > _YOUNG * 2:
+        if one.desired and not one.ready and snapshot.age(one.raw["metadata"]["creationTimestamp"]) > _YOUNG * 2:
             kind, namespace, name = one.object.split("/")
             yield found(
                 "traefik_down",
                 one.object,
-                f"None of {one.wanted} replicas of Traefik is ready: no desktop can be reached.",
-                evidence=[f"ready: 0 of {one.wanted}"],
+                f"None of {one.desired} replicas of Traefik is ready: no desktop can be reached.",
+                evidence=[f"ready: 0 of {one.desired}"],
                 remedy=Remedy(
                     "Describe it, and its pods.", (f"kubectl --namespace {namespace} describe {kind} {name}",)
                 ),
@@ -240,9 +240,9 @@ def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
         name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
         if name and diagnosis.host:
             hosts.setdefault((diagnosis.namespace, name), []).append(diagnosis.host)
-    for key, wanted in sorted(hosts.items()):
+    for key, needed in sorted(hosts.items()):
         if key in there:
-            yield from _certificate(snapshot, there[key], sorted(wanted))
+            yield from _certificate(snapshot, there[key], sorted(needed))
 
 
 def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iterator[Finding]:

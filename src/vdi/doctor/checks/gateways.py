@@ -27,7 +27,7 @@ _BY_NAME = {
 def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways of which no replica answers, or that are not there though routes ask them."""
     for gateway in gateways_in_scope(snapshot):
-        if gateway.wanted == 0:
+        if gateway.desired == 0:
             yield _down(snapshot, gateway, "it is scaled to 0", f"scale deployment {gateway.name} --replicas 1")
         elif gateway.ready == 0 and unavailable_for(snapshot, gateway) > _RESTART:
             yield _down(snapshot, gateway, "", f"logs deployment/{gateway.name}")
@@ -49,7 +49,7 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Finding:
     evidence, related_objects, code = (
-        [f"status.readyReplicas: {gateway.ready} of {gateway.wanted}"],
+        [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"],
         [gateway.object],
         "",
     )
@@ -78,12 +78,12 @@ def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Fin
 def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """What the gateways say in their logs that they lack."""
     for gateway in gateways_in_scope(snapshot):
-        told: dict[str, tuple[str, str]] = {}
+        reported: dict[str, tuple[str, str]] = {}
         for pod in pods_of(snapshot, gateway):
             lines = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
             for what, why in troubles(lines):
-                told.setdefault(what, (pod.metadata.name, why))
-        for what, (pod_name, why) in told.items():
+                reported.setdefault(what, (pod.metadata.name, why))
+        for what, (pod_name, why) in reported.items():
             if what.startswith(_CUT):
                 yield _cut(gateway, what.removeprefix(_CUT), pod_name, why)
                 continue

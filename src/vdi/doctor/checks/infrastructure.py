@@ -66,7 +66,7 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
     ]
     meant = bool(observed.plugins or observed.policy)
     if not meant and not (asking and not observed.gpu_nodes):
-        return  # others advertise the GPUs, or nobody wants any
+        return  # others advertise the GPUs, or no session requests any
     waiting = any(diagnosis.pod is None for diagnosis in asking)
     for one in gpu.find(observed):
         if one.code == "gpu_sharing_not_configured" and not observed.config_maps and not waiting:
@@ -118,20 +118,20 @@ def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
         if not ours or (claim.get("status") or {}).get("phase") != "Pending":
             continue
         where = f"persistentvolumeclaim/{meta['namespace']}/{meta['name']}"
-        wanted = claim["spec"].get("storageClassName")
-        if wanted not in classes:
-            yield _class_missing(where, wanted, sorted(classes))
+        class_name = claim["spec"].get("storageClassName")
+        if class_name not in classes:
+            yield _class_missing(where, class_name, sorted(classes))
             continue
-        yield from _unprovisioned(snapshot, claim, classes[wanted], where)
+        yield from _unprovisioned(snapshot, claim, classes[class_name], where)
 
 
-def _class_missing(where: str, wanted: str | None, there: list[str]) -> Finding:
+def _class_missing(where: str, class_name: str | None, there: list[str]) -> Finding:
     return found(
         "storage_class_missing",
         where,
-        f"The home asks for the StorageClass {wanted!r}, which does not exist; there are:"
+        f"The home asks for the StorageClass {class_name!r}, which does not exist; there are:"
         f" {', '.join(there) or 'none'}.",
-        evidence=[f"spec.storageClassName: {wanted}"],
+        evidence=[f"spec.storageClassName: {class_name}"],
         remedy=Remedy(
             "Install its provisioner (K3s: start without --disable=local-storage), or name another class in the"
             " template's spec.persistence.storageClass and delete this claim, which is still empty."
@@ -139,12 +139,12 @@ def _class_missing(where: str, wanted: str | None, there: list[str]) -> Finding:
     )
 
 
-def _unprovisioned(snapshot: Snapshot, claim: Any, wanted: Any, where: str) -> Iterator[Finding]:
+def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: str) -> Iterator[Finding]:
     meta = claim["metadata"]
-    provisioner = wanted.get("provisioner", "")
-    # A claim that waits for its first consumer is told the node once there is one.
+    provisioner = storage_class.get("provisioner", "")
+    # A claim that waits for its first consumer gets the node once there is one.
     chosen = (meta.get("annotations") or {}).get("volume.kubernetes.io/selected-node")
-    if wanted.get("volumeBindingMode") == "WaitForFirstConsumer" and not chosen:
+    if storage_class.get("volumeBindingMode") == "WaitForFirstConsumer" and not chosen:
         return
     events = snapshot.events.get(("PersistentVolumeClaim", meta["namespace"], meta["name"]), [])
     failed = [one for one in events if one.reason == "ProvisioningFailed"]
@@ -175,10 +175,10 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, wanted: Any, where: str) -> I
 @check("persistentvolumeclaims", "persistentvolumes", "nodes", "vdisessions", "vditemplates", "pods")
 def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes that can be reached only from nodes that are gone or do not answer."""
-    wanted = {
+    by_home = {
         diagnosis.home.metadata.name: diagnosis for diagnosis in active(diagnose_sessions(snapshot)) if diagnosis.home
     }
-    for name, diagnosis in sorted(wanted.items()):
+    for name, diagnosis in sorted(by_home.items()):
         assert diagnosis.home is not None  # noqa: S101 - chosen by it
         pinned = pinned_nodes(snapshot, diagnosis.home)
         if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):

@@ -43,13 +43,13 @@ def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
 @check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
 def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
     """Whether the policies let through what a desktop needs; whether the cluster enforces them is not known."""
-    told = set()
+    reported = set()
     for source, target, port in _connections(snapshot):
         blocked = blocking(snapshot, source, target, port)
-        if blocked is None or (blocked[0], source.words, target.words) in told:
+        if blocked is None or (blocked[0], source.words, target.words) in reported:
             continue
         direction, policies = blocked
-        told.add((direction, source.words, target.words))
+        reported.add((direction, source.words, target.words))
         names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in policies]
         first = policies[0]["metadata"]
         yield found(
@@ -72,15 +72,15 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
             yield traefik, behind, Port(8081, "internal")
     desktops: dict[str, tuple[Party, int]] = {}
     for diagnosis in active(diagnose_sessions(snapshot)):
-        wanted = diagnosis.desktop
+        desktop_spec = diagnosis.desktop
         if (
             diagnosis.pod
             and diagnosis.pod.ready
-            and isinstance(wanted, Desktop)
+            and isinstance(desktop_spec, Desktop)
             and diagnosis.namespace not in desktops
         ):
             labels = dict(diagnosis.pod.metadata.labels)
-            desktops[diagnosis.namespace] = Party("a desktop", diagnosis.namespace, labels), wanted.port
+            desktops[diagnosis.namespace] = Party("a desktop", diagnosis.namespace, labels), desktop_spec.port
     for namespace, (desktop, number) in desktops.items():
         for traefik in traefiks:
             yield traefik, desktop, Port(number, PORT_NAME)

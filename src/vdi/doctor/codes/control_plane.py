@@ -7,7 +7,7 @@ from vdi.findings.model import Severity
 
 _code = partial(Code, layer="control plane")
 
-NOBODY_ACTS = (
+NO_OPERATOR = (
     "crd_missing",
     "operator_missing",
     "session_unwatched",
@@ -16,7 +16,7 @@ NOBODY_ACTS = (
     "operator_rights_missing",
     "operator_without_lease",
 )
-"""Why nobody acts on sessions."""
+"""Why no operator acts on sessions."""
 
 CONTROL_PLANE = (
     _code(
@@ -75,7 +75,7 @@ CONTROL_PLANE = (
         " clean-up.",
         proof="The operator's own functions find no reason to wait, and nothing has happened for more than 30 seconds.",
         remedy="Read its log, then restart it. /readyz of its pods says which kind it cannot watch.",
-        follows=NOBODY_ACTS,
+        follows=NO_OPERATOR,
     ),
     _code(
         code="lease_of_a_stranger",
@@ -99,7 +99,7 @@ CONTROL_PLANE = (
         remedy="Bring the operator back. Only where it is gone for good, take the finalizer off by hand; then delete"
         " pod,"
         " Service, Secret and IngressRoute of the session too.",
-        follows=(*NOBODY_ACTS, "operator_stuck", "node_not_ready"),
+        follows=(*NO_OPERATOR, "operator_stuck", "node_not_ready"),
     ),
     _code(
         code="session_ignored",
@@ -107,14 +107,14 @@ CONTROL_PLANE = (
         proof="It has been without pod and without news for more than 30 seconds; the operator's own functions find no"
         " reason to wait.",
         remedy="Restart the operator: a watch of its may be stuck.",
-        follows=(*NOBODY_ACTS, "operator_stuck"),
+        follows=(*NO_OPERATOR, "operator_stuck"),
     ),
     _code(
         code="session_overdue",
         means="A session's time is over, and its desktop runs on: nobody ends it, and it holds its room.",
         proof="status.expiresAt is more than a minute old, and there is a pod.",
         remedy="Bring the operator back: it ends what is over as soon as it leads.",
-        follows=(*NOBODY_ACTS, "operator_stuck", "clock_wrong"),
+        follows=(*NO_OPERATOR, "operator_stuck", "clock_wrong"),
     ),
     _code(
         code="template_missing",

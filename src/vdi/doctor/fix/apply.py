@@ -16,16 +16,16 @@ Object = dict[str, Any]
 
 
 async def prepare(client: Client, finding: Finding, snapshot: Snapshot) -> Step | None:
-    """What would mend this, or None: a person has to, or it is gone already. Raises ApiError and ConnectionFailed."""
-    mend = fix_for(finding)
-    if mend is None:
+    """What would fix this, or None: a person has to, or it is gone already. Raises ApiError and ConnectionFailed."""
+    fix = fix_for(finding)
+    if fix is None:
         return None
-    namespace, name = mend.place(finding)
+    namespace, name = fix.place(finding)
     try:
-        there = await client.get(mend.resource, name, namespace=namespace, into=Object)
+        there = await client.get(fix.resource, name, namespace=namespace, into=Object)
     except NotFound:
         return None
-    return step_between(mend.resource, there, mend.change(there, snapshot))
+    return step_between(fix.resource, there, fix.change(there, snapshot))
 
 
 async def carry_out(client: Client, step: Step) -> None:

@@ -1,7 +1,7 @@
-"""What the doctor may mend itself, after asking: nothing is lost by it that is not made anew at once. Pure.
+"""What the doctor may fix itself, after asking: what is lost by it is made again at once. Pure.
 
 Not here are remedies that cost somebody's work or files, that somebody has to decide (which image, which domain), or
-that the next `helm upgrade` would take back: what came with a release is mended by its values.
+that the next `helm upgrade` would take back: what came with a release is fixed by its values.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +22,13 @@ _OPERATORS = 2
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """How objects of a code are mended."""
+    """How objects of a code are fixed."""
 
     resource: Resource
     words: str
     """What it does and what follows from it, for the catalogue and for whoever is asked."""
     change: Callable[[Raw, Snapshot], Raw | None]
-    """The object as it is -> as it shall be; None: deleted; unchanged: not to be mended this way."""
+    """The object as it is -> as it shall be; None: deleted; unchanged: not to be fixed this way."""
 
     def place(self, finding: Finding) -> tuple[str | None, str]:
         """Namespace and name of what is to be changed: what the finding is about."""
@@ -37,9 +37,9 @@ class Fix:
 
 
 def fix_for(finding: Finding) -> Fix | None:
-    """How this is mended, or None: a person has to."""
-    mend = FIXES.get(finding.code)
-    return mend if mend and finding.object.startswith(f"{mend.resource.kind.lower()}/") else None
+    """How this is fixed, or None: a person has to."""
+    fix = FIXES.get(finding.code)
+    return fix if fix and finding.object.startswith(f"{fix.resource.kind.lower()}/") else None
 
 
 def _delete(_there: Raw, _snapshot: Snapshot) -> None:
@@ -70,8 +70,8 @@ def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
 
 def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
     env = there["spec"].get("env") or ()
-    mended = [{**one, "value": "h264enc"} if one["name"] == "SELKIES_ENCODER" else one for one in env]
-    return there if _is_of_helm(there) else changed(there, ("spec", "env"), mended)
+    corrected = [{**one, "value": "h264enc"} if one["name"] == "SELKIES_ENCODER" else one for one in env]
+    return there if _is_of_helm(there) else changed(there, ("spec", "env"), corrected)
 
 
 def _is_of_helm(there: Raw) -> bool:

@@ -17,23 +17,23 @@ class Deployment(Workload):
 
 
 def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
-    """Those with a container of this name that is told this variable of ours, with all that it is told."""
+    """Those with a container of this name that has this variable of ours, with its whole environment."""
     for raw in snapshot.raw("deployments"):
         for one in raw["spec"]["template"]["spec"]["containers"]:
-            told = {each["name"]: each.get("value", "") for each in one.get("env") or ()}
-            if one["name"] == container and variable in told:
-                yield raw, told
+            environment = {each["name"]: each.get("value", "") for each in one.get("env") or ()}
+            if one["name"] == container and variable in environment:
+                yield raw, environment
 
 
 def pods_of(snapshot: Snapshot, deployment: Deployment) -> list[Pod]:
     """Its pods that are not leaving, by its selector."""
-    wanted = (deployment.raw["spec"].get("selector") or {}).get("matchLabels") or {}
+    labels = (deployment.raw["spec"].get("selector") or {}).get("matchLabels") or {}
     return [
         pod
         for pod in snapshot.pods
-        if wanted
+        if labels
         and pod.metadata.namespace == deployment.namespace
-        and wanted.items() <= dict(pod.metadata.labels).items()
+        and labels.items() <= dict(pod.metadata.labels).items()
         and not pod.terminating
     ]
 

@@ -21,9 +21,9 @@ class Gateway(Deployment):
 
 @lru_cache(maxsize=2)
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
-    """Deployments with a container that is told where a gateway's own Secrets are, by our own variable."""
+    """Deployments with a gateway's container, found by a variable of ours."""
     found = find_deployments(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
-    return tuple(Gateway("deployment", raw, told.get("VDI_NAMESPACE", "")) for raw, told in found)
+    return tuple(Gateway("deployment", raw, environment.get("VDI_NAMESPACE", "")) for raw, environment in found)
 
 
 def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:

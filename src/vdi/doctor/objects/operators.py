@@ -13,10 +13,10 @@ from vdi.session.policy import Policy
 
 LEASE = "vdi-operator"
 STALE = 30.0
-"""Seconds without a renewal after which nobody leads: renewals come every 2, others take over after 10."""
+"""Seconds without a renewal after which no one leads: renewals come every 2, others take over after 10."""
 
 HANDOVER = 10.0
-"""Seconds that a Lease which was given back may be nobody's: the next one looks every second."""
+"""Seconds that a Lease which was given back may have no holder: the next one looks every second."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Operator(Deployment):
 
 @lru_cache(maxsize=2)
 def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
-    """Deployments with a container that is told which namespace to watch, by our own variable."""
-    return tuple(_operator(raw, told) for raw, told in find_deployments(snapshot, "operator", "VDI_NAMESPACE"))
+    """Deployments with an operator's container, found by a variable of ours."""
+    return tuple(
+        _operator(raw, environment) for raw, environment in find_deployments(snapshot, "operator", "VDI_NAMESPACE")
+    )
 
 
 def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
@@ -60,7 +62,7 @@ def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
 
 
 def policy_for(snapshot: Snapshot, namespace: str) -> Policy:
-    """What the operator of this namespace is told; the defaults where its Deployment is not seen."""
+    """The settings of this namespace's operator; the defaults where its Deployment is not seen."""
     operator = operator_for(snapshot, namespace)
     return operator.policy if operator else Policy()
 
@@ -76,7 +78,7 @@ def lease_of(snapshot: Snapshot, namespace: str) -> dict[str, Any] | None:
 
 
 def is_led(snapshot: Snapshot, namespace: str) -> bool:
-    """Whether somebody leads there, or did a moment ago: while one hands over to another, the Lease is nobody's."""
+    """Whether somebody leads there, or did a moment ago: while one hands over to another, the Lease has no holder."""
     spec = (lease_of(snapshot, namespace) or {}).get("spec") or {}
     renewed = spec.get("renewTime")
     return bool(renewed) and snapshot.age(renewed) < (STALE if spec.get("holderIdentity") else HANDOVER)

@@ -61,10 +61,10 @@ def _allows(rule: Raw, direction: str, own: str, other: Party, port: Port) -> bo
 def _is_port(one: Raw, port: Port) -> bool:
     if one.get("protocol", "TCP") != "TCP":
         return False
-    wanted = one.get("port")
-    if isinstance(wanted, int):
-        return wanted <= port.number <= int(one.get("endPort") or wanted)
-    return wanted is None or wanted == port.name
+    number = one.get("port")
+    if isinstance(number, int):
+        return number <= port.number <= int(one.get("endPort") or number)
+    return number is None or number == port.name
 
 
 def _is_peer(peer: Raw, own: str, other: Party) -> bool:
@@ -82,8 +82,8 @@ def _is_peer(peer: Raw, own: str, other: Party) -> bool:
 
 
 def _selects(selector: Raw, labels: Mapping[str, str]) -> bool:
-    wanted = selector.get("matchLabels") or {}
-    if any(labels.get(key) != value for key, value in wanted.items()):
+    required = selector.get("matchLabels") or {}
+    if any(labels.get(key) != value for key, value in required.items()):
         return False
     return all(_matches(one, labels.get(one["key"])) for one in selector.get("matchExpressions") or ())
 

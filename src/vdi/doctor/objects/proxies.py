@@ -25,8 +25,8 @@ class Traefik(Workload):
     @property
     def namespaces(self) -> frozenset[str]:
         """The namespaces whose routes it sees; empty: all."""
-        told = [arg.partition("=")[2] for arg in self._named(f"{_PROVIDER}.namespaces=")]
-        return frozenset(name for part in told for name in part.split(",") if name)
+        lists = [arg.partition("=")[2] for arg in self._named(f"{_PROVIDER}.namespaces=")]
+        return frozenset(name for names in lists for name in names.split(",") if name)
 
     @property
     def crosses_namespaces(self) -> bool:

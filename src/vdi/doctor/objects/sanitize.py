@@ -63,7 +63,7 @@ def middleware(found: Object) -> Object:
 
 
 def dated(found: Object) -> Object:
-    """With the times of its writes: a ConfigMap's last change is told by them."""
+    """With the times of its writes: they show a ConfigMap's last change."""
     meta = _meta(found["metadata"])
     writes = found["metadata"].get("managedFields") or ()
     times = [{"time": one.get("time", ""), "fieldsV1": {"f:data": {}}} for one in writes if _writes_data(one)]
@@ -84,7 +84,7 @@ def node(found: Object) -> Object:
 
 
 def template(found: Object) -> Object:
-    """A VDITemplate without the values of its environment that nobody reads."""
+    """A VDITemplate without the values of its environment that no check reads."""
     spec = dict(found["spec"])
     spec.pop("icon", None)
     spec["env"] = [_env(one) for one in spec.get("env") or ()]

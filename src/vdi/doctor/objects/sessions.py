@@ -43,7 +43,7 @@ class SessionDiagnosis:
 
     @property
     def host(self) -> str:
-        """The host of its address: as its operator is told, or as the operator has said; empty: not known."""
+        """The host of its address: from its operator's settings, or as the operator reported; empty: not known."""
         operator = operator_for(self.snapshot, self.namespace)
         host = urlsplit(self.session.status.url).hostname or ""
         label = self.session.spec.hostname or host.partition(".")[0]
@@ -145,7 +145,7 @@ class SessionDiagnosis:
 
     @cached_property
     def answer(self) -> Explanation | None:
-        """Why its pod is not ready; None: it is, or there is none."""
+        """Why its pod is not ready; None: it is ready, or there is no pod."""
         pod = self.pod
         if pod is None or (pod.ready and not self.observed.node_lost):
             return None
@@ -197,7 +197,7 @@ class SessionDiagnosis:
         if any(not room.closed and room.fits(demand.takes) for room in group.capacities.values()):
             return None
         short = explain_shortage(
-            group, queue.capacities, lambda wanted: find_fitting(wanted, queue.capacities.values())
+            group, queue.capacities, lambda demand: find_fitting(demand, queue.capacities.values())
         )
         return Blocked(short.reason, f"There is no room for it: {short.words}.", needs_change=short.hopeless)
 
@@ -231,7 +231,7 @@ def _waiters(snapshot: Snapshot) -> int:
 
 @lru_cache(maxsize=2)
 def full_queue(snapshot: Snapshot) -> Queue:
-    """The room that there is, and what is taken of it."""
+    """The capacity of all nodes, and what is used of it."""
     queue = Queue()
     for node in snapshot.nodes.values():
         queue.set_node(read_capacity(node))

@@ -36,7 +36,7 @@ class Workload:
         return int(status.get("readyReplicas") or status.get("numberReady") or 0)
 
     @property
-    def wanted(self) -> int:
+    def desired(self) -> int:
         """How many there should be."""
         if self.kind == "daemonset":
             return int((self.raw.get("status") or {}).get("desiredNumberScheduled") or 0)

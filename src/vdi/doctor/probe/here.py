@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What came of trying; empty and 0 where it was not got to."""
+    """The result; empty and 0 where it was not reached."""
 
     problem: str = ""
     """`name`, `connection`."""

@@ -212,8 +212,8 @@ async def _why_waiting(client: Client, pod: Pod) -> str:
     events = await client.list(
         EVENTS, namespace=namespace, field_selector=f"type=Warning,regarding.name={name}", into=Event
     )
-    told = explain(StartState(pod, next(iter(claims), None), tuple(events), None)).sentence
-    return f"it has not ended within {POD_SECONDS:g} s. {told}"
+    explanation = explain(StartState(pod, next(iter(claims), None), tuple(events), None)).sentence
+    return f"it has not ended within {POD_SECONDS:g} s. {explanation}"
 
 
 async def _remove(client: Client, namespace: str, name: str) -> None:

@@ -10,7 +10,7 @@ _HEAD = """<!-- Generated from src/vdi/doctor/codes by `make generate`. Edit the
 # The doctor: what each code means
 
 `vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
-what mends it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
+what fixes it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
 [design/doctor.md](design/doctor.md), its options are in `vdi doctor --help`.
 """
 
