@@ -33,6 +33,7 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
             f"No replica of the cluster's DNS is ready, of {one['spec'].get('replicas', 1)}: no Service is found by"
             " its name.",
             evidence=["status.readyReplicas: 0"],
+            related_objects=snapshot.nodes_of(one),
             remedy=Remedy.run(
                 f"kubectl --namespace {meta['namespace']} "
                 + (

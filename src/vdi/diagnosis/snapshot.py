@@ -78,6 +78,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     certificates: tuple[Certificate, ...] = ()
     api_certificate_ends: str = ""
     """When the certificate that the API server shows ends; empty: not known, or there is no TLS."""
+    api_seconds: float = 0.0
+    """How long the fastest of a few small requests took, one after the other; 0: not measured."""
 
     @cached_property
     def now(self) -> datetime:
@@ -165,6 +167,20 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         for event in self._decoded("events", Event):
             found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
         return found
+
+    def nodes_of(self, workload: Raw) -> list[str]:
+        """Its pods' nodes, as findings name them; while a pod has no node, also nodes that are not ready."""
+        selector = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
+        pods = [
+            pod
+            for pod in self.pods
+            if pod.metadata.namespace == workload["metadata"]["namespace"]
+            and selector.items() <= dict(pod.metadata.labels).items()
+        ]
+        names = {pod.spec.node_name for pod in pods if pod.spec.node_name}
+        if not pods or not all(pod.spec.node_name for pod in pods):
+            names |= {name for name, node in self.nodes.items() if not node.ready}
+        return [f"node/{name}" for name in sorted(names)]
 
     def age(self, timestamp: str | None) -> float:
         """Seconds from a time of the API to when this was taken; 0 where there is no time."""

@@ -83,6 +83,7 @@ class Cluster:
             )
         ]
         self.api_certificate_ends = "2027-11-01T00:00:00Z"
+        self.api_seconds = 0.012
         self.scope = Scope(SPACE)
         for number in range(sessions):
             self.add_session(f"alice-{number}", f"alice{number}@example.com")
@@ -195,6 +196,7 @@ class Cluster:
             logs=self.logs,
             certificates=tuple(self.certificates),
             api_certificate_ends=self.api_certificate_ends,
+            api_seconds=self.api_seconds,
         )
 
     def findings(self) -> list[Finding]:

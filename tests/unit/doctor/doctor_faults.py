@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, SPACE, Break, Cluster, Object
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
@@ -443,6 +443,83 @@ _log(
 _log("home_not_writable", "home_0700", "PermissionError: [Errno 13] Permission denied: '/home/user/.cache'")
 _log("selkies_error", "no_display", "Error: cannot open display :0")
 _log("selkies_error", "port_in_use", "OSError: [Errno 98] address already in use")
+
+
+@fault("desktop_port_wrong")
+def listens_on_another_port_than_the_template_says(cluster: Cluster) -> None:
+    """First its start is slow, then the liveness probe ends it again and again."""
+    spec = cluster.one("vditemplates")["spec"]
+    spec |= {"port": 8081, "env": [{"name": "SELKIES_PORT", "value": "8080"}]}
+    cluster.not_ready(restarts=2, last={"exitCode": 137, "reason": "Error"}, phase="Running")
+    refused = "Readiness probe failed: Get http://10.42.0.5:8081/api/health: dial tcp: connect: connection refused"
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", refused)
+
+
+@fault("desktop_port_wrong")
+def starts_for_minutes_on_another_port(cluster: Cluster) -> None:
+    """As its own log says."""
+    cluster.one("vditemplates")["spec"]["port"] = 3000
+    cluster.not_ready(phase="Running")
+    refused = "Readiness probe failed: Get http://10.42.0.5:3000/api/health: dial tcp: connect: connection refused"
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", refused)
+    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["INFO: Uvicorn running on http://0.0.0.0:8080"]
+
+
+@fault("route_shadowed")
+def another_route_takes_the_host(cluster: Cluster) -> None:
+    match = f"Host(`{cluster.session['metadata']['name']}.vdi.example.com`)"
+    rule = {"kind": "Rule", "match": match, "priority": 500, "services": [{"name": "web", "port": 80}]}
+    meta = {"name": "web", "namespace": SPACE, "uid": "uid-web", "creationTimestamp": BEGAN}
+    cluster.objects["ingressroutes"].append(
+        {"metadata": meta, "spec": {"entryPoints": ["websecure"], "routes": [rule]}}
+    )
+
+
+@fault("route_shadowed")
+def a_longer_rule_takes_all_hosts(cluster: Cluster) -> None:
+    rule = {"kind": "Rule", "match": "HostRegexp(`^[a-z0-9-]+[.]vdi[.]example[.]com$`) && PathPrefix(`/`)"}
+    meta = {"name": "all", "namespace": SPACE, "uid": "uid-all", "creationTimestamp": BEGAN}
+    cluster.objects["ingressroutes"].append({"metadata": meta, "spec": {"routes": [rule]}})
+
+
+@fault("traefik_down")
+def traefik_scaled_to_0(cluster: Cluster) -> None:
+    traefik = cluster.one("deployments", "traefik")
+    traefik["spec"]["replicas"], traefik["status"] = 0, {}
+
+
+@fault("shm_too_small")
+def shared_memory_of_1_mib(cluster: Cluster) -> None:
+    cluster.one("vditemplates")["spec"]["shmSize"] = "1Mi"
+
+
+_log("home_full", "home_full_while_it_runs", "OSError: [Errno 28] No space left on device: '/home/user/.cache/x'")
+_log("home_full", "home_full_and_crashes", "cp: error writing '/home/user/a': No space left on device", crash=True)
+
+
+@fault("cpu_limit_low")
+def a_hundredth_of_a_processor(cluster: Cluster) -> None:
+    cluster.one("vditemplates")["spec"]["resources"] |= {"defaultCPU": "10m"}
+    cluster.not_ready(restarts=3, last={"exitCode": 137, "reason": "Error"}, phase="Running")
+    cluster.pod["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "10m"}}
+    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["something that has nothing to do with it"]
+
+
+@fault("node_not_ready")
+def the_kubelet_is_stopped(cluster: Cluster) -> None:
+    """All of it is on that node: first everything counts as not ready, then it is made again and finds no node."""
+    _condition(cluster, "Ready", "Unknown")
+    cluster.one("nodes")["status"]["conditions"][-1]["lastTransitionTime"] = JUST_NOW
+    for one in cluster.objects["deployments"]:
+        one["status"] = {"readyReplicas": 0}
+    for pod in cluster.objects["pods"]:
+        next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["status"] = "False"
+    cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
+
+
+@fault("api_server_slow")
+def each_request_takes_two_seconds(cluster: Cluster) -> None:
+    cluster.api_seconds = 2.04
 
 
 @fault("encoder_obsolete")

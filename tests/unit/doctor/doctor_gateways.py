@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, SPACE, Break, Cluster, Object, deployment, ready_status
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment, ready_status
 
 GATEWAY_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
@@ -138,6 +138,29 @@ def a_proxy_in_front_cuts_connections(cluster: Cluster) -> None:
 @fault("gateway_troubled")
 def keys_forbidden(cluster: Cluster) -> None:
     cluster.logs["kasm/vdi-gateway-1"] = ['{"level": "warning", "msg": "trouble: signing keys: secrets is forbidden"}']
+
+
+@fault("history_not_written")
+def database_read_only(cluster: Cluster) -> None:
+    """It answers, so the gateway is ready."""
+    _says(
+        cluster,
+        "history is not written, and goes on when this has passed: attempt to write a readonly database",
+        "history: the retention is put off for 30 s: attempt to write a readonly database",
+    )
+
+
+@fault("node_not_ready")
+def the_kubelet_of_all_is_stopped(cluster: Cluster) -> None:
+    """What ran there is made again, and finds no node."""
+    ready = cluster.one("nodes")["status"]["conditions"][0]
+    ready |= {"status": "Unknown", "lastTransitionTime": JUST_NOW, "message": "Kubelet stopped posting node status."}
+    for one in cluster.objects["deployments"]:
+        one["status"] = {"readyReplicas": 0}
+    for pod in cluster.objects["pods"]:
+        next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["status"] = "False"
+    cluster.one("pods", "vdi-gateway-1")["spec"]["nodeName"] = ""
+    cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
 
 
 @fault("dns_down")

@@ -142,7 +142,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     pods = pods_of(snapshot, operator)
-    words, evidence, related_objects = "it has no pods", [], []
+    words, evidence = "it has no pods", []
     for pod in pods:
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
@@ -150,7 +150,6 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
         log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         evidence += [f"log: {line}" for line in log[-3:]]
-        related_objects.append(f"node/{pod.spec.node_name}")
     conditions = (operator.raw.get("status") or {}).get("conditions") or ()
     evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
     return found(
@@ -165,7 +164,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
                 f"kubectl --namespace {operator.namespace} describe pods",
             ),
         ),
-        related_objects=related_objects,
+        related_objects=snapshot.nodes_of(operator.raw),
     )
 
 
@@ -185,13 +184,13 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "operator_without_lease",
                 where,
-                "The operator is ready, but none of its replicas leads, so leaderless acts: the Lease is"
+                "The operator is ready, but none of its replicas leads, so none acts: the Lease is"
                 f" {'not renewed' if lease else 'not there'}.",
                 evidence=[said if lease else f"there is no Lease {namespace}/{LEASE}"],
                 remedy=Remedy.run(
                     f"kubectl --namespace {operator.namespace} rollout restart deployment {operator.name}"
                 ),
-                related_objects=[operator.object],
+                related_objects=[operator.object, *snapshot.nodes_of(operator.raw)],
             )
             continue
         pods = [pod.metadata.name for pod in pods_of(snapshot, operator)]

@@ -7,7 +7,7 @@ from typing import Any
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.proxies import find_traefiks
+from vdi.doctor.objects.proxies import Traefik, find_traefiks
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.certificate import covers
@@ -16,6 +16,7 @@ from vdi.session.naming import route_name, service_name
 _YOUNG = 30.0
 _SOON = 14 * 86400.0
 _HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
+_HOST_PATTERN = re.compile(r"HostRegexp\(\s*`([^`]+)`\s*\)")
 _OLD_RULES = (
     (
         re.compile(r"HostRegexp\(\s*`[^`]*\{\w+:[^`]*`"),
@@ -35,17 +36,9 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Traefik without a replica that answers, or that does not look at the sessions' namespace."""
     traefiks = find_traefiks(snapshot)
     for one in traefiks:
-        if one.desired and not one.ready and snapshot.age(one.raw["metadata"]["creationTimestamp"]) > _YOUNG * 2:
-            kind, namespace, name = one.object.split("/")
-            yield found(
-                "traefik_down",
-                one.object,
-                f"None of {one.desired} replicas of Traefik is ready: no desktop can be reached.",
-                evidence=[f"ready: 0 of {one.desired}"],
-                remedy=Remedy(
-                    "Describe it, and its pods.", (f"kubectl --namespace {namespace} describe {kind} {name}",)
-                ),
-            )
+        new = snapshot.age(one.raw["metadata"]["creationTimestamp"]) <= _YOUNG * 2
+        if not one.ready and not new and not (one.desired == 0 and any(other.ready for other in traefiks)):
+            yield _traefik_down(snapshot, one)
     for namespace in sorted({one.metadata.namespace for one in snapshot.sessions}):
         if traefiks and all(one.namespaces and namespace not in one.namespaces for one in traefiks):
             yield found(
@@ -57,6 +50,23 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
                     f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or leave that option out."
                 ),
             )
+
+
+def _traefik_down(snapshot: Snapshot, one: Traefik) -> Finding:
+    command = f"kubectl --namespace {one.namespace}"
+    if one.desired == 0 and one.kind == "deployment":
+        said, remedy = "Traefik is scaled to 0", Remedy.run(f"{command} scale deployment {one.name} --replicas 1")
+    else:
+        said = f"None of {one.desired} replicas of Traefik is ready"
+        remedy = Remedy("Describe it, and its pods.", (f"{command} describe {one.kind} {one.name}",))
+    return found(
+        "traefik_down",
+        one.object,
+        f"{said}: no desktop can be reached.",
+        evidence=[f"ready: 0 of {one.desired}"],
+        remedy=remedy,
+        related_objects=snapshot.nodes_of(one.raw),
+    )
 
 
 @check("vdisessions", "ingressroutes")
@@ -98,6 +108,7 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
                 )
             continue
         yield from _rule_findings(diagnosis, route, where)
+        yield from _shadowed(snapshot, diagnosis, route, where)
         yield from _reference_findings(snapshot, diagnosis, route, where)
 
 
@@ -133,6 +144,54 @@ def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Itera
             remedy=recreate,
             related_objects=diagnosis.related_objects,
         )
+
+
+def _shadowed(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
+    """Another route that takes all of the host."""
+    host, own = diagnosis.host, max((_priority(rule) for rule in route["spec"].get("routes") or ()), default=0)
+    for other in snapshot.raw("ingressroutes"):
+        meta = other["metadata"]
+        if (meta["namespace"], meta["name"]) == (diagnosis.namespace, route["metadata"]["name"]):
+            continue
+        for rule in other["spec"].get("routes") or ():
+            if _priority(rule) <= own or not _takes_all_of(rule.get("match", ""), host):
+                continue
+            delete = f"kubectl --namespace {meta['namespace']} delete ingressroute {meta['name']}"
+            yield found(
+                "route_shadowed",
+                where,
+                f"The route {meta['namespace']}/{meta['name']} takes the host {host}: its priority is"
+                f" {_priority(rule)}, this one's is {own}.",
+                evidence=[
+                    f"ingressroute/{meta['namespace']}/{meta['name']}: match {rule['match']},"
+                    f" priority {rule.get('priority') or 'not set (its length)'}"
+                ],
+                remedy=Remedy(f"Give {meta['name']} another host or a lower priority, or delete it.", (delete,)),
+                related_objects=diagnosis.related_objects,
+            )
+            return
+
+
+def _priority(rule: Any) -> int:
+    """Traefik's own: a rule that names none has its length."""
+    return int(rule.get("priority") or 0) or len(rule.get("match", ""))
+
+
+def _takes_all_of(match: str, host: str) -> bool:
+    """Whether a rule takes every request for this host. One with other matchers may take some: that is not judged."""
+    rest = re.sub(r"(?:Host|HostRegexp)\(\s*`[^`]+`\s*\)|PathPrefix\(\s*`/`\s*\)|[\s&|()]", "", match)
+    if rest or not host:
+        return False
+    return any(name == host for name in _HOST.findall(match)) or any(
+        _matches(pattern, host) for pattern in _HOST_PATTERN.findall(match)
+    )
+
+
+def _matches(pattern: str, host: str) -> bool:
+    try:
+        return re.search(pattern, host) is not None
+    except re.error:
+        return False  # Go's syntax, which Python does not have
 
 
 def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ _BY_NAME = {
     "database": ("database_unreachable", "Its database does not answer"),
     "shared state": ("redis_unreachable", "Redis does not answer"),
     "clock": ("clock_wrong", "The clock of a replica is wrong"),
+    "history": ("history_not_written", "History cannot be written"),
     "single sign-on": ("oidc_unreachable", "The identity provider does not answer as it should"),
 }
 
@@ -48,11 +49,7 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Finding:
-    evidence, related_objects, code = (
-        [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"],
-        [gateway.object],
-        "",
-    )
+    evidence, code = [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"], ""
     for pod in pods_of(snapshot, gateway):
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
@@ -63,14 +60,13 @@ def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Fin
             evidence.append(f"log: {ended}")
             code = "database_newer" if "at revision" in ended else code
         words = words or ended or why
-        related_objects.append(f"node/{pod.spec.node_name}")
     return found(
         code or "gateway_down",
         gateway.object,
         f"No replica of the gateway is ready: {words or 'it has no pods'}.",
         evidence=evidence,
         remedy=Remedy.run(f"kubectl --namespace {gateway.namespace} {command}"),
-        related_objects=related_objects,
+        related_objects=[gateway.object, *snapshot.nodes_of(gateway.raw)],
     )
 
 
@@ -94,7 +90,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 f"{words}: {why.rstrip('.')}.",
                 evidence=[f"pod/{pod_name} log: {what}: {why}"],
                 remedy=Remedy.run(f"kubectl --namespace {gateway.namespace} logs {pod_name}"),
-                related_objects=[gateway.object],
+                related_objects=[gateway.object, *snapshot.nodes_of(gateway.raw)],
             )
 
 

@@ -28,7 +28,8 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
         name = node.metadata.name
         for one in node.status.conditions:
             evidence = [f"condition {one.type}={one.status} since {one.last_transition_time}: {one.message}"]
-            if one.type == "Ready" and one.status != "True" and snapshot.age(one.last_transition_time) > _NEW_NODE:
+            starting = one.status == "False" and snapshot.age(one.last_transition_time) <= _NEW_NODE
+            if one.type == "Ready" and one.status != "True" and not starting:
                 yield found(
                     "node_not_ready",
                     f"node/{name}",

@@ -20,6 +20,7 @@ from vdi.session.effective import Desktop
 _CLOCK_SECONDS = 10.0
 """A second or two are rounding and the way of the request."""
 _API_DAYS = 30.0
+_API_SECONDS = 1.0
 _DAY = 86_400.0
 
 
@@ -33,6 +34,7 @@ def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
                 one.object,
                 "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
                 evidence=["ready: 0"],
+                related_objects=snapshot.nodes_of(one.raw),
                 remedy=Remedy(
                     "Describe it, and its pods.",
                     (f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}",),
@@ -141,4 +143,21 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-CHECKS = (dns_down, turn_down, policies_block, clocks, api_certificate)
+@check()
+def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the API server answers at once."""
+    if snapshot.api_seconds > _API_SECONDS:
+        yield found(
+            "api_server_slow",
+            "apiserver/kubernetes",
+            f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one takes a few"
+            " hundredths.",
+            evidence=[f"the fastest of three requests took {snapshot.api_seconds:.2f} s"],
+            remedy=Remedy(
+                "Look at the disk and the CPU of the server; its own checks name what is slow.",
+                ("kubectl get --raw '/readyz?verbose'", "kubectl describe nodes"),
+            ),
+        )
+
+
+CHECKS = (dns_down, turn_down, policies_block, clocks, api_certificate, api_server_slow)

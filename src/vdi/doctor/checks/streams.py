@@ -7,7 +7,10 @@ from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
-from vdi.findings.model import Finding, Remedy
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.session.capacity import amount
+from vdi.session.effective import Desktop
+from vdi.session.observed import Event
 from vdi.session.streaming import generation, obsolete_encoders
 
 _LIBRARY = re.compile(
@@ -19,6 +22,11 @@ _PICTURE = re.compile(
     " .*(?:captur|encod|pipeline|stream).*)",
     re.IGNORECASE,
 )
+_LISTENS = re.compile(r"(?:running|listening|serving|started)\b.*?[:\s](\d{2,5})\b", re.IGNORECASE)
+_LEAST_SHM = 64 << 20
+"""Bytes: what container runtimes give where no one asks for more, and the least with which browsers run."""
+_LEAST_CPU = 250
+"""Thousandths of a CPU with which a desktop starts within a minute."""
 _SAID: tuple[tuple[str, re.Pattern[str], str], ...] = (
     (
         "home_not_writable",
@@ -38,7 +46,7 @@ def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
         lines = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") if pod else None
         if not pod or not lines:
             continue
-        if finding := _library(diagnosis, lines) or _known_words(diagnosis, lines):
+        if finding := _library(diagnosis, lines) or _no_space(diagnosis, lines) or _known_words(diagnosis, lines):
             yield finding
 
 
@@ -60,6 +68,26 @@ def _library(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
                 related_objects=diagnosis.related_objects,
             )
     return None
+
+
+def _no_space(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
+    pod, home = diagnosis.pod, diagnosis.home
+    line = next((line for line in reversed(lines) if "No space left on device" in line), None)
+    if pod is None or line is None:
+        return None
+    command = f"kubectl --namespace {diagnosis.namespace}"
+    name = diagnosis.session.metadata.name
+    return found(
+        "home_full",
+        f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}" if home else diagnosis.object,
+        f"The desktop {name} cannot write: no space is left in its home or on the disk of its node.",
+        evidence=[f"log: {line.strip()}"],
+        remedy=Remedy(
+            "See which file system is full, then delete files there.",
+            (f"{command} exec {pod.metadata.name} -- df -h", f"kubectl describe node {pod.spec.node_name}"),
+        ),
+        related_objects=diagnosis.related_objects,
+    )
 
 
 def _known_words(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
@@ -108,4 +136,98 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-CHECKS = (logs_speak, encoders_obsolete)
+@check("vditemplates", "vdisessions", "pods", "events")
+def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
+    """Templates whose port is not the one that their desktops listen on."""
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        template, pod = snapshot.templates.get(diagnosis.session.spec.template), diagnosis.pod
+        if template is None or pod is None or pod.ready or not pod.desktop or not pod.desktop.state.running:
+            continue
+        port, name = template.spec.port, template.metadata.name
+        refused = any(
+            "connection refused" in event.note and f":{port}/" in event.note for event in _unhealthy(diagnosis)
+        )
+        setting = next((one.value for one in template.spec.env if one.name == "SELKIES_PORT" and one.value), "")
+        lines = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") or []
+        said = [(match[1], line) for line in lines if (match := _LISTENS.search(line))]
+        if setting and setting != str(port):
+            listens, proof = setting, f"vditemplate/{name}: spec.env SELKIES_PORT={setting}"
+        elif refused and said and str(port) not in {number for number, _ in said}:
+            listens, proof = said[-1][0], f"log: {said[-1][1].strip()}"
+        else:
+            continue
+        patch = f'\'{{"spec":{{"port":{listens}}}}}\''
+        yield found(
+            "desktop_port_wrong",
+            f"vditemplate/{name}",
+            f"The desktop listens on port {listens}, and its template `{name}` says port {port}: no probe passes.",
+            evidence=[proof, f"vditemplate/{name}: spec.port: {port}"],
+            remedy=Remedy(
+                "Set the template's port to the one that the desktop listens on, then restart the session.",
+                (
+                    f"kubectl patch vditemplate {name} --type merge --patch {patch}",
+                    f"vdi session restart {diagnosis.session.metadata.name} -n {diagnosis.namespace}",
+                ),
+            ),
+            related_objects=diagnosis.related_objects,
+        )
+
+
+def _unhealthy(diagnosis: SessionDiagnosis) -> list[Event]:
+    return [event for event in diagnosis.observed.events if event.reason == "Unhealthy"]
+
+
+@check("vditemplates", "vdisessions")
+def shared_memory_small(snapshot: Snapshot) -> Iterator[Finding]:
+    """Templates in use whose /dev/shm is too small for a browser."""
+    used = {diagnosis.session.spec.template for diagnosis in active(diagnose_sessions(snapshot))}
+    for name, template in sorted(snapshot.templates.items()):
+        size = template.spec.shm_size
+        if name not in used or amount("memory", size) >= _LEAST_SHM:
+            continue
+        patch = '\'{"spec":{"shmSize":"1Gi"}}\''
+        yield found(
+            "shm_too_small",
+            f"vditemplate/{name}",
+            f"Template `{name}` gives /dev/shm {size}: browsers crash with less than 64Mi.",
+            evidence=[f"vditemplate/{name}: spec.shmSize: {size}"],
+            remedy=Remedy(
+                "Raise it for desktops that start from now on.",
+                (f"kubectl patch vditemplate {name} --type merge --patch {patch}",),
+            ),
+        )
+
+
+@check("vditemplates", "vdisessions", "pods")
+def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
+    """Desktops that may use too little of a processor, and where their limit comes from."""
+    for diagnosis in active(diagnose_sessions(snapshot)):
+        desktop, session = diagnosis.desktop, diagnosis.session
+        if not isinstance(desktop, Desktop) or amount("cpu", desktop.cpu) >= _LEAST_CPU:
+            continue
+        template, name, namespace = session.spec.template, session.metadata.name, diagnosis.namespace
+        own = session.spec.resources and session.spec.resources.cpu is not None
+        where = diagnosis.object if own else f"vditemplate/{template}"
+        command = f"--namespace {namespace} patch vdisession {name}" if own else f"patch vditemplate {template}"
+        spec = '{"cpu":"1"}' if own else '{"defaultCPU":"1"}'
+        ready = diagnosis.pod is not None and diagnosis.pod.ready
+        source = "the session" if own else f"template `{template}`"
+        yield found(
+            "cpu_limit_low",
+            where,
+            f"The desktop may use {desktop.cpu} of a CPU (limit from {source}): it is throttled"
+            f"{'' if ready else ' and does not get ready'}.",
+            evidence=[f"limit {desktop.cpu} from {where}", f"a desktop needs at least {_LEAST_CPU}m"],
+            remedy=Remedy(
+                "Raise the limit, then restart the session.",
+                (
+                    f'kubectl {command} --type merge --patch \'{{"spec":{{"resources":{spec}}}}}\'',
+                    f"vdi session restart {name} -n {namespace}",
+                ),
+            ),
+            severity=None if ready else Severity.ERROR,
+            related_objects=diagnosis.related_objects,
+        )
+
+
+CHECKS = (logs_speak, encoders_obsolete, ports_wrong, shared_memory_small, cpu_limits_low)

@@ -67,7 +67,7 @@ CONTROL_PLANE = (
         means="The operator is ready, but no replica has the Lease, so none writes.",
         proof="The Lease vdi-operator in the sessions' namespace: holder, and when it was renewed last.",
         remedy="Restart the Deployment. If it comes back: the operator cannot write Leases (its log says so).",
-        follows=("operator_rights_missing", "operator_down"),
+        follows=("operator_rights_missing", "operator_down", "node_not_ready"),
     ),
     _code(
         code="operator_stuck",
@@ -171,7 +171,15 @@ CONTROL_PLANE = (
         " own.",
         proof="The session's status, in the operator's words.",
         remedy="Do what the message says, then restart the session.",
-        follows=("library_missing", "home_not_writable", "selkies_error", "node_not_ready"),
+        follows=(
+            "library_missing",
+            "home_full",
+            "home_not_writable",
+            "desktop_port_wrong",
+            "cpu_limit_low",
+            "selkies_error",
+            "node_not_ready",
+        ),
     ),
     _code(
         code="check_failed",

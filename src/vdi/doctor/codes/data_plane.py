@@ -58,6 +58,13 @@ DATA_PLANE = (
         follows=("operator_missing", "operator_down", "operator_without_lease"),
     ),
     _code(
+        code="route_shadowed",
+        means="Another route takes the host of a desktop: Traefik gives a request to the rule with the highest"
+        " priority, which is a rule's length where it names none.",
+        proof="Host, HostRegexp and priority of all routes that were read. Ingresses are not read.",
+        remedy="Delete the other route, lower its priority, or give it another host.",
+    ),
+    _code(
         code="route_entry_point_unknown",
         means="The route names an entry point that Traefik does not have.",
         proof="spec.entryPoints, against Traefik's arguments.",
@@ -129,6 +136,28 @@ DATA_PLANE = (
         remedy="Add the package to the image.",
     ),
     _code(
+        code="desktop_port_wrong",
+        means="The desktop listens on another port than its template says, so its probe never passes: first its start"
+        " is slow, then it is restarted again and again.",
+        proof="spec.port of the template against its SELKIES_PORT, or against the port in the desktop's log.",
+        remedy="Set spec.port of the template to the port that the image listens on, and take SELKIES_PORT out.",
+    ),
+    _code(
+        code="shm_too_small",
+        severity=Severity.WARNING,
+        means="A template's /dev/shm is too small: browsers crash, and Selkies may have no room for a picture.",
+        proof="spec.shmSize of the template.",
+        remedy="Raise spec.shmSize (default: 1Gi). It counts as the desktop's memory.",
+    ),
+    _code(
+        code="home_full",
+        means="The desktop cannot write, because its home or its node's disk is full.",
+        proof="The desktop's log: No space left on device.",
+        remedy="Delete files in the home, or give it a larger volume. local-path does not limit a home: there the"
+        " node's disk is full.",
+        follows=("node_under_pressure",),
+    ),
+    _code(
         code="home_not_writable",
         means="The desktop runs as user 1000 and may not write to its home: the folder is root's, or 0700.",
         proof="The desktop's log: Permission denied.",
@@ -141,6 +170,7 @@ DATA_PLANE = (
         means="Selkies cannot make a picture, or cannot serve it.",
         proof="The desktop's log.",
         remedy="Read the whole log.",
+        follows=("home_full", "shm_too_small"),
     ),
     _code(
         code="encoder_obsolete",

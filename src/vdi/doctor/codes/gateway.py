@@ -30,6 +30,13 @@ GATEWAY = (
         follows=("dns_down", "node_not_ready"),
     ),
     _code(
+        code="history_not_written",
+        means="The gateway cannot write history. Logins and desktops go on; history is lost if it lasts.",
+        proof=_LOG,
+        remedy="The message names the database's own error: a full disk, a read-only volume, a missing permission.",
+        follows=("database_unreachable", "dns_down", "node_not_ready", "node_under_pressure"),
+    ),
+    _code(
         code="database_newer",
         means="A newer gateway has changed the database's tables: this one does not touch them, and does not start.",
         proof="The gateway's last words.",

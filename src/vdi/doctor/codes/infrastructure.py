@@ -8,6 +8,17 @@ from vdi.findings.model import Severity
 _code = partial(Code, layer="infrastructure")
 _VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
 
+_CRASH_CAUSES = (
+    "library_missing",
+    "home_full",
+    "home_not_writable",
+    "desktop_port_wrong",
+    "cpu_limit_low",
+    "selkies_error",
+    "shm_too_small",
+)
+"""Why a desktop ends again and again, or does not answer."""
+
 GPU_SHARED_WRONG = (
     "gpu_nodes_missing",
     "gpu_device_plugin_missing",
@@ -226,7 +237,15 @@ INFRASTRUCTURE = (
         means="The desktop ends again and again.",
         proof="The container's last state, and its last words.",
         remedy="Read the log of the last try.",
-        follows=("library_missing", "home_not_writable", "selkies_error"),
+        follows=_CRASH_CAUSES,
+    ),
+    _code(
+        code="cpu_limit_low",
+        severity=Severity.WARNING,
+        means="A desktop may use so little of a processor that it is throttled most of the time: it starts for"
+        " minutes, or its liveness probe ends it.",
+        proof="The CPU limit of the pod, and where it comes from.",
+        remedy="Raise spec.resources.defaultCPU of the template, or spec.resources.cpu of the session, to 1 or more.",
     ),
     _code(
         code="desktop_cannot_start",
@@ -322,6 +341,6 @@ INFRASTRUCTURE = (
         means="A start took more than 30 seconds.",
         proof="The times of session and pod, stage by stage: queue, scheduler, node (image and volume), desktop.",
         remedy="Fetch images beforehand (prePull), keep desktops ready (VDIPool), or give the desktop more CPU.",
-        follows=("node_under_pressure", "image_unavailable"),
+        follows=("node_not_ready", "node_under_pressure", "image_unavailable", *_CRASH_CAUSES, "api_server_slow"),
     ),
 )

@@ -32,6 +32,14 @@ NETWORK = (
         severity=Severity.WARNING,
     ),
     _code(
+        code="api_server_slow",
+        means="The API server takes more than a second for a small request: operator and portal are as slow.",
+        proof="The fastest of three small requests, one after the other, from the machine that runs the doctor.",
+        remedy="Look at the server's disk (etcd or SQLite waits for it), its CPU, and the network on the way.",
+        severity=Severity.WARNING,
+        cluster_wide=True,
+    ),
+    _code(
         code="api_certificate_ends",
         means="The API server's certificate is about to end. K3s renews it when it starts, from 90 days before on.",
         proof="The certificate that the API server shows.",

@@ -28,7 +28,7 @@ from vdi.gpu.effect import DEFAULT_NAME
 from vdi.gpu.steps import CLUSTER_POLICIES, RUNTIME_CLASSES
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, BadRequest, Forbidden, NotFound, ServerError, TooManyRequests
+from vdi.kube.errors import ApiError, BadRequest, ConnectionFailed, Forbidden, NotFound, ServerError, TooManyRequests
 from vdi.kube.resource import (
     CLAIMS,
     CONFIG_MAPS,
@@ -59,6 +59,8 @@ LOG_LINES = 200
 _LOGS = 20
 _LOG_SECONDS = 5.0
 _CERTIFICATES = 3
+_ANSWER_SECONDS = 10.0
+"""Seconds that the API server has for a small request, before it counts as silent."""
 Object = dict[str, Any]
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -95,13 +97,13 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
     """The cluster as it is now. Raises ConnectionFailed and Unauthorized: then nothing can be looked at."""
     reading = _Reading(client, scope)
     here = scope.namespace or None
+    await reading.measure_api(clock)
     await asyncio.gather(
         *(reading.everywhere(kind) for kind in EVERYWHERE),
         *(reading.all_of(kind, namespace=here) for kind in IN_SCOPE),
         *(reading.all_of(kind) for kind in OF_CLUSTER),
         reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
-        *(reading.one(CRDS, crd["metadata"]["name"]) for crd in build_crds()),
         reading.api_certificate(),
     )
     await reading.kasm(kasm_namespaces(reading.snapshot(format_time(clock.now()))))
@@ -132,6 +134,7 @@ class _Reading:
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
     api_certificate_ends: str = ""
+    api_seconds: float = 0.0
     requests: int = 0
     budget: int = BUDGET
 
@@ -146,7 +149,25 @@ class _Reading:
             logs=dict(sorted(self.logs.items())),
             certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
             api_certificate_ends=self.api_certificate_ends,
+            api_seconds=self.api_seconds,
         )
+
+    async def measure_api(self, clock: Clock) -> None:
+        """Read our CRDs one after the other: how long the API server takes, before many requests wait for each other.
+
+        Raises ConnectionFailed when it takes a connection and does not answer.
+        """
+        took = []
+        for crd in build_crds():
+            began = clock.monotonic()
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self.one(CRDS, crd["metadata"]["name"])
+            except TimeoutError as error:
+                why = f"it has not answered for {_ANSWER_SECONDS:g} s: it hangs, or is overloaded"
+                raise ConnectionFailed(self.client.config.server, "GET customresourcedefinitions", why) from error
+            took.append(clock.monotonic() - began)
+        self.api_seconds = min(took)
 
     async def everywhere(self, kind: Resource) -> None:
         """Of all namespaces, or at least of the one in question."""

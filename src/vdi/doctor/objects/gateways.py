@@ -10,6 +10,8 @@ from vdi.doctor.objects.deployments import Deployment, find_deployments
 
 _TROUBLE = re.compile(r"(?:trouble: |waiting for the )(?P<what>[a-z0-9 .-]+): (?P<why>.+)")
 _OVER = re.compile(r"no trouble any more: (?P<what>.+)")
+_HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
+_HISTORY_AGAIN = "history is written again"
 _BEGUN = re.compile(r"serving https://")
 _END = re.compile(r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*")
 
@@ -43,6 +45,10 @@ def troubles(lines: list[str]) -> Iterator[tuple[str, str]]:
             said.clear()
         elif over := _OVER.search(words):
             said.pop(over["what"], None)
+        elif _HISTORY_AGAIN in words:
+            said.pop("history", None)
+        elif match := _HISTORY.search(words):
+            said["history"] = match["why"]
         elif match := _TROUBLE.search(words):
             said[match["what"]] = match["why"]
     yield from said.items()

@@ -26,6 +26,7 @@ _FOREIGN_NOTES = ("last-applied-configuration",)
 _READ_ENV = frozenset(
     {
         "SELKIES_ENCODER",
+        "SELKIES_PORT",
         "CONFIG_FILE",
         "CONFIG_FILE_SRCDIR",
         "DEFAULT_CONFIG",

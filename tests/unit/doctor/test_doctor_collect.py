@@ -1,0 +1,53 @@
+"""An API server that answers slowly, and one that takes connections and never answers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.collect import collector
+from vdi.doctor.collect.collector import collect
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.config import ClusterConfig
+from vdi.kube.errors import ConnectionFailed
+from vdi.kube.transport import Client
+
+_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@asynccontextmanager
+async def api_server(pause: float | None) -> AsyncIterator[Client]:
+    """Finds nothing, after that many seconds; None: never answers."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                if pause is None:
+                    await reader.read()
+                    return
+                await asyncio.sleep(pause)
+                writer.write(_NOT_FOUND)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Client(ClusterConfig(f"http://127.0.0.1:{port}"), field_manager="doctor") as client:
+            yield client
+
+
+async def test_the_time_of_a_small_request_is_measured() -> None:
+    async with api_server(0.05) as client:
+        snapshot = await collect(client, Scope("vdi-sessions"), SYSTEM_CLOCK)
+    assert 0.05 <= snapshot.api_seconds < 1
+
+
+async def test_an_api_server_that_hangs_is_reported_after_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "_ANSWER_SECONDS", 0.2)
+    async with api_server(None) as client:
+        with pytest.raises(ConnectionFailed, match=r"has not answered for 0\.2 s: it hangs"):
+            await collect(client, Scope("vdi-sessions"), SYSTEM_CLOCK)
