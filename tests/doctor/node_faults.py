@@ -1,9 +1,13 @@
 """What can be broken on a real node, and what the doctor has to say first of all. Each mends what it has broken."""
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import yaml
 from cryptography import x509
@@ -11,8 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, reach, start, template
 from e2e.world import World
+from vdi.devcluster import cluster
 from waiting import wait_until
 
 Break = Callable[[World], Iterator[None]]
@@ -176,7 +182,39 @@ def an_encoder_of_selkies_1(world: World) -> Iterator[None]:
         yield
 
 
+@fault("desktop_port_wrong")
+def the_desktop_listens_elsewhere(world: World) -> Iterator[None]:
+    with template(world, "port", port=8081, env=[{"name": "SELKIES_PORT", "value": "8080"}]) as name:
+        start(world, "port", name, wait=False)
+        yield
+
+
+@fault("cpu_limit_low")
+def a_hundredth_of_a_processor(world: World) -> Iterator[None]:
+    with template(world, "slow", resources={"defaultGPU": 0, "defaultCPU": "10m"}) as name:
+        start(world, "slow", name, wait=False)
+        yield
+
+
+@fault("shm_too_small")
+def shared_memory_of_1_mib(world: World) -> Iterator[None]:
+    with template(world, "shm", shmSize="1Mi") as name:
+        start(world, "shm", name)
+        yield
+
+
 # Homes
+
+
+@fault("home_full")
+def a_desktop_finds_its_home_full(world: World) -> Iterator[None]:
+    """local-path does not limit a home, so the words that the desktop would log are written into its log."""
+    start(world, "full", "small")
+    pod = pod_of(world, "full")
+    assert pod
+    say = "echo \"cp: error writing '/home/user/file': No space left on device\" > /proc/1/fd/2"
+    world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", say)
+    yield
 
 
 @fault("home_not_writable")
@@ -358,6 +396,41 @@ def mend_database(world: World, folder: str, revision: str) -> None:
     on_node(world, folder, "localhost/vdi/vdi:dev", 65532, "python3", "-c", script)
 
 
+@fault("history_not_written")
+def the_database_cannot_be_written(world: World) -> Iterator[None]:
+    """Somebody holds its write lock: it answers, and the gateway stays ready."""
+    hold = "import sqlite3, time; c = sqlite3.connect('/data/vdi.db'); c.execute('BEGIN IMMEDIATE'); time.sleep(400)"
+    argv = ["kubectl", *RELEASE, "exec", "deployment/vdi-gateway", "--", "python3", "-c", hold]
+    holder = subprocess.Popen(argv, env={**os.environ, "KUBECONFIG": str(world.kubeconfig)})
+    try:
+        start(world, "unwritten", "small")
+        yield
+    finally:
+        holder.terminate()
+        holder.wait()
+        world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-gateway")
+        world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-gateway", "--timeout=120s")
+
+
+@fault("route_shadowed")
+def another_route_takes_the_host(world: World) -> Iterator[None]:
+    start(world, "shadow", "small")
+    host = urlsplit(world.get("vdi", "shadow")["status"]["url"]).hostname  # type: ignore[index]
+    rule = {"kind": "Rule", "match": f"Host(`{host}`)", "priority": 900, "services": [{"name": "web", "port": 80}]}
+    meta = {"name": "web", "namespace": "vdi-sessions"}
+    route: Object = {"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": meta}
+    with applied(world, {**route, "spec": {"entryPoints": ["websecure"], "routes": [rule]}}):
+        yield
+
+
+@fault("traefik_down")
+def traefik_is_scaled_away(world: World) -> Iterator[None]:
+    names = json.loads(world.kubectl("get", "deployments", "-A", "-o", "json"))["items"]
+    (where,) = [one["metadata"] for one in names if one["metadata"]["name"] == "traefik"]
+    with without(world, ("-n", where["namespace"]), where["name"]):
+        yield
+
+
 @fault("middleware_missing")
 def the_middleware_is_gone(world: World) -> Iterator[None]:
     start(world, "middle", "small")
@@ -401,6 +474,17 @@ def the_certificate_is_for_another_domain(world: World) -> Iterator[None]:
 
 
 # The cluster
+
+
+@fault("node_not_ready")
+def the_kubelet_hangs(world: World) -> Iterator[None]:
+    """Nothing else is wrong: what runs there counts as not ready, because no one reports it."""
+    (kubelet,) = [one for one in cluster.status(NAME).components if one.name == "kubelet"]
+    os.kill(kubelet.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(kubelet.pid, signal.SIGCONT)
 
 
 @fault("dns_down")
