@@ -32,7 +32,7 @@ def site(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
 
 
 def test_a_k3s_that_can_take_it(site: Site) -> None:
-    status, lines = site.preflight("--chart-version", "1.1190.7")
+    status, lines = site.preflight("--chart-version", "1.1190.8")
     bad = {check: line for check, line in lines.items() if line["severity"] != "ok" and check not in EXACT}
     assert bad == {}
     assert lines["disk-free"]["severity"] == "unknown"
@@ -56,7 +56,7 @@ def test_what_runs_takes_room(site: Site) -> None:
         },
     }
     site.apply(pod)
-    status, lines = site.preflight("--chart-version", "1.1190.7")
+    status, lines = site.preflight("--chart-version", "1.1190.8")
     site.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
     assert status == 1
     assert lines["room"]["observed"].startswith("2 CPU")

@@ -68,7 +68,7 @@ def failing(ward: Ward, capsys: pytest.CaptureFixture[str], traefik: str) -> set
 
 
 def test_a_preflight_measures_this_very_machine(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
-    _, lines = checklist(ward, capsys, "preflight", "--registry", "http://127.0.0.1:1", "--chart-version", "1.1190.7")
+    _, lines = checklist(ward, capsys, "preflight", "--registry", "http://127.0.0.1:1", "--chart-version", "1.1190.8")
     assert lines["cpu"]["observed"] == f"{os.cpu_count()} cores"
     disk = shutil.disk_usage("/var/lib")
     used = lines["disk-free"]["evidence"][0]

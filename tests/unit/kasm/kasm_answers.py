@@ -11,8 +11,8 @@ from vdi.kasm.values.render import entries, nested
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 hosts = st.builds(lambda one, two: f"{one}.{two}.example.com", names, names)
 versions = {
-    A.letter: [(1, 16, 0), (1, 17, 0)],
-    B.letter: [(1, 1181, 0)],
+    A.letter: [(1, 16, 0), (1, 16, 1), (1, 17, 0)],
+    B.letter: [(1, 1170, 0), (1, 1181, 0), (1, 1181, 1)],
     C.letter: [(1, 1190, patch) for patch in range(9)],
 }
 databases = st.builds(
@@ -61,7 +61,7 @@ def good_answers(draw: st.DrawFn) -> InstallOptions:
         ingress=Ingress.TRAEFIK if a else draw(st.sampled_from(Ingress)),
         storage_class=draw(st.sampled_from(["", "local-path"])),
         database=None if a else draw(st.one_of(st.none(), databases)),
-        tls_secret=draw(names) if generation is B else draw(st.one_of(st.just(""), names)),
+        tls_secret=draw(st.one_of(st.just(""), names)) if a else draw(names),
         passwords_secret=draw(st.one_of(st.just(""), names)) if secrets else "",
         resolver=draw(st.sampled_from(["", "10.43.0.10"])) if secrets else "",
     )

@@ -14,8 +14,14 @@ from vdi.kasm.values.paths import set_at
 from vdi.kasm.values.rules import RULES, Subject
 from vdi.kasm.values.schema import all_paths, known, tree_of
 
+REPLICATED = ("kasmProxy", "kasmApi", "kasmManager", "kasmGuac", "rdpGateway", "rdpHttpsGateway", "kasmShare")
 GOOD = {
-    "A": "global: {hostname: kasm.example.com}",
+    "A": yaml.safe_dump(
+        {
+            "global": {"hostname": "kasm.example.com"},
+            "kasmApp": {"servicesToDeploy": {name: {"replicas": 1} for name in REPLICATED}},
+        }
+    ),
     "B": "publicAddr: kasm.example.com\ncertificate: {secretName: tls}\n",
     "C": "publicAddr: kasm.example.com\ncertificate: {secretName: tls}\n",
 }
@@ -78,7 +84,7 @@ def test_an_unknown_key_is_answered_with_the_right_one(
 def test_a_file_of_another_generation_is_recognised_as_such(generation: Generation) -> None:
     texts = {
         "A": "{global: {hostname: k.example.com}, kasmApp: {deploymentSize: small}}",
-        "B": "{publicAddr: k.example.com, annotations: {pod: {a: b}}, components: {redis: {enabled: false}}}",
+        "B": "{publicAddr: k.example.com, dbManagement: {upgrade: {oldDbBackupPvc: old}}}",
         "C": "{publicAddr: k.example.com, useImageTags: 1.19.0, nginxResolver: 10.43.0.10}",
     }
     for other in ALL:
@@ -88,7 +94,7 @@ def test_a_file_of_another_generation_is_recognised_as_such(generation: Generati
 
 def test_a_key_of_another_chart_version_says_which() -> None:
     assert found(C, "nginxResolver: 10.43.0.10", (1, 1190, 4))["nginxResolver"][1].endswith("only from 1.1190.5.")
-    said = found(C, "components: {guac: {replicas: 1}}", (1, 1190, 7))
+    said = found(C, "components: {guac: {replicas: 1}}", (1, 1190, 8))
     assert "Write components.connectionProxy.replicas" in said["components.guac.replicas"][1]
 
 
@@ -132,7 +138,7 @@ def test_a_wrong_value_says_what_is_allowed(text: str, path: str, words: str) ->
         ("dbManagement: {upgrade: {skipBackupAndRestore: true}}", "dbManagement.upgrade.skipBackupAndRestore", "error"),
         ("deploymentSize: small", "database.storage.retentionPolicy.whenDeleted", "warning"),
         ("certificate: {certManager: {enabled: true}}", "certificate.secretName", "error"),
-        ("certificate: {}", "certificate.secretName", "warning"),
+        ("certificate: {}", "certificate.secretName", "error"),
         ("kasmSecrets: {passwords: {admin-password: hunter2}}", "kasmSecrets.passwords.admin-password", "warning"),
         ("imagePullSecrets: {password: hunter2}", "imagePullSecrets.password", "warning"),
         ("kasmSecrets: {create: false}", "kasmSecrets.name", "error"),
@@ -159,10 +165,40 @@ def test_b_does_not_start_without_its_certificate_and_deletes_its_volume() -> No
     assert said["database.storage.retentionPolicy.whenDeleted"][0] == "warning"
 
 
+def test_c_makes_its_own_certificate_in_later_versions_only() -> None:
+    assert found(C, "certificate: {}", (1, 1200, 0))["certificate.secretName"][0] == "warning"
+    assert "do not start without it" in found(C, "certificate: {}", (1, 1190, 6))["certificate.secretName"][1]
+
+
+def test_a_version_newer_than_the_newest_known_is_named_as_such() -> None:
+    level, said = found(C, QUIET + "proxyService: {type: ClusterIP, nodePort: 31000}", (1, 1200, 0))[
+        "kasm-helm 1.1200.0"
+    ]
+    assert level == "warning"
+    assert "is newer than 1.1190.6, the newest version that this vdi knows" in said
+    assert set(found(C, QUIET, (1, 1200, 0))) == {"kasm-helm 1.1200.0"}
+
+
+def test_generation_a_needs_replicas_with_helm_4_and_not_with_helm_3() -> None:
+    services = {"kasmApi": {"replicas": 1}, "kasmGuac": {"deploy": False}}
+    values = {"global": {"hostname": "k.example.com"}, "kasmApp": {"servicesToDeploy": services}}
+    (missing,) = check_values(Subject(A, (1, 16, 0), values))
+    assert missing.object == "kasmApp.servicesToDeploy"
+    assert "has no replicas for kasmProxy, kasmManager, kasmShare, kasmGuac, rdpGateway" in missing.message
+    assert check_values(Subject(A, (1, 16, 0), values, helm=(3, 18, 0))) == ()
+
+
+def test_the_ingress_class_of_generation_a_came_after_its_first_version() -> None:
+    text = {**yaml.safe_load(GOOD["A"]), "global": {"hostname": "k.example.com", "ingressClassName": "traefik"}}
+    assert check_values(Subject(A, (1, 16, 1), text)) == ()
+    (unknown,) = check_values(Subject(A, (1, 16, 0), text))
+    assert unknown.message.endswith("is not read by chart kasm-single-zone 1.16.0, only from 1.16.1.")
+
+
 def test_passwords_in_generation_a_are_warned_of_and_place_holders_are_not() -> None:
     said = found(A, "global: {hostname: k.example.com, kasmPasswords: {adminPassword: hunter2, dbPassword: ''}}")
     assert set(said) == {"global.kasmPasswords.adminPassword"}
-    assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")
+    assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")  # the chart's own text
     assert set(found(A, "kasmCerts: {ingress: {key: '-----BEGIN PRIVATE KEY-----'}}")) == {"kasmCerts.ingress.key"}
 
 

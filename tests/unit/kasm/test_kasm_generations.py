@@ -51,7 +51,7 @@ def test_the_same_number_of_steps_done_means_another_wait_in_each_generation() -
     b = B.component("proxy")
     assert a is not None
     assert b is not None
-    waits_a = [step.name for step in a.steps(A.newest) if not step.as_root and step.name != "api-is-ready"]
+    waits_a = [step.name for step in a.steps(A.newest) if not step.as_root]
     waits_b = [step.name for step in b.steps(B.newest)]
     assert len(waits_a) == len(waits_b) == 5
     assert a.step(waits_a[1]) is not None
@@ -67,11 +67,52 @@ def test_the_proxy_of_c_waits_for_the_gateways_in_the_first_version_only() -> No
     assert later == ["", "api", "manager"]
 
 
-def test_c_merges_its_gateways_after_1_1190_6() -> None:
-    keys = {each.key for each in C.present((1, 1190, 6))}
+def test_the_gateways_of_c_wait_for_the_api_itself_in_the_first_version_only() -> None:
+    guac = C.component("guac", (1, 1190, 0))
+    assert guac is not None
+    assert [step.waits_for for step in guac.steps((1, 1190, 0))] == ["", "api", ""]
+    assert [step.waits_for for step in guac.steps((1, 1190, 1))] == ["", "proxy", ""]
+
+
+def test_generation_a_requests_more_and_runs_fewer_pods_in_1_17() -> None:
+    old, new = A.component("api", (1, 16, 1)), A.component("api")
+    assert old is not None
+    assert new is not None
+    assert [old.replicas[size] for size in SIZES] == [3, 3, 6]
+    assert [new.replicas[size] for size in SIZES] == [1, 4, 8]
+    assert old.containers[0].presets["small"].cpu_limit == "250m"
+
+
+def test_root_steps_that_no_switch_takes_away_are_known() -> None:
+    """So switching the hardening off does not make the charts fit Pod Security `restricted`."""
+    lasting = {
+        generation.letter: {
+            step.name
+            for component in generation.present()
+            for step in component.init_containers
+            if step.as_root and not step.only_when
+        }
+        for generation in (A, B)
+    }
+    assert lasting == {
+        "A": {"rdp-gateway-tmp-perms", "db-data-perms"},
+        "B": {"{release}-rdp-gw-tmp-perms", "{release}-db-data-perms"},
+    }
+
+
+def test_b_has_short_names_for_its_gateways_and_redis_in_its_first_chart_only() -> None:
+    names = {each.key: each.name for each in B.present()}
+    assert names["rdp-gateway"] == "{release}-rdp-gw-deployment"
+    assert names["rdp-https-gateway"] == "{release}-rdp-https-gw-deployment"
+    assert "redis" not in names
+    assert {"redis", "share"} <= {each.key for each in B.present((1, 1170, 0))}
+
+
+def test_c_merges_its_gateways_after_1_1190_7() -> None:
+    keys = {each.key for each in C.present((1, 1190, 7))}
     assert {"guac", "rdp-gateway", "rdp-https-gateway"} <= keys
     assert "connection-proxy" not in keys
-    later = {each.key for each in C.present((1, 1190, 7))}
+    later = {each.key for each in C.present((1, 1190, 8))}
     assert "connection-proxy" in later
     assert not later & {"guac", "rdp-gateway", "rdp-https-gateway"}
     assert not later & {"redis", "share"}
@@ -127,7 +168,8 @@ def test_generations_are_found_by_letter_and_by_chart_and_follow_each_other() ->
         by_letter("D")
 
 
-def test_the_circular_wait_is_known_of_the_first_version_alone() -> None:
-    assert [issue.key for issue in C.known_issues_of((1, 1190, 0))] == ["kasm_circular_wait"]
+def test_the_proxy_that_waits_for_gateways_is_known_of_the_first_version_alone() -> None:
+    assert [issue.key for issue in C.known_issues_of((1, 1190, 0))] == ["kasm_proxy_waits_for_gateways"]
     assert C.known_issues_of((1, 1190, 1)) == C.known_issues_of() == ()
-    assert {issue.key for issue in A.known_issues_of()} >= {"kasm_root_init_container", "kasm_a_ingress_class"}
+    assert "kasm_a_ingress_class" in {issue.key for issue in A.known_issues_of((1, 16, 0))}
+    assert "kasm_a_ingress_class" not in {issue.key for issue in A.known_issues_of((1, 16, 1))}

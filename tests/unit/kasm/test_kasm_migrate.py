@@ -66,7 +66,7 @@ def test_a_to_b_says_what_became_of_each_value() -> None:
         "kasmApp.servicesToDeploy.kasmProxy.image": "dropped",
         "kasmApp.servicesToDeploy.kasmApi.image": "needs a person",
         "kasmApp.servicesToDeploy.kasmApi.resources": "renamed",
-        "kasmApp.servicesToDeploy.kasmShare.deploy": "renamed",
+        "kasmApp.servicesToDeploy.kasmShare.deploy": "dropped",
         "kasmApp.servicesToDeploy.db.storageClassName": "renamed",
         "kasmCerts.ingress.name": "renamed",
         "kasmCerts.ingress.create": "dropped",
@@ -116,9 +116,9 @@ def test_b_to_c_renames_zones_registries_and_annotations() -> None:
     assert fates(done.notes)["certificate.secretName"] == "needs a person"
 
 
-def test_the_gateways_become_one_workload_after_1_1190_6() -> None:
+def test_the_gateways_become_one_workload_after_1_1190_7() -> None:
     values = {"components": {"guac": {"enabled": False, "replicas": 2}, "rdpGateway": {"replicas": 1}}}
-    done = migrate(values, C, C, (1, 1190, 7))
+    done = migrate(values, C, C, (1, 1190, 8))
     assert done.values == {"components": {"connectionProxy": {"guac": {"enabled": False}, "replicas": 2}}}
     assert fates(done.notes)["components.rdpGateway.replicas"] == "needs a person"
     assert migrate(values, C, C).values == values

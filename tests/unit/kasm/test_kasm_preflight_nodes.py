@@ -83,10 +83,10 @@ def test_minimum_and_advice(cpu: str, memory: str, cpu_verdict: Severity, memory
 
 def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_says_so() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="2", memory="8Gi")])
-    line = line_of("room", facts, a_plan("C", version=(1, 1190, 7)))
+    line = line_of("room", facts, a_plan("C", version=(1, 1190, 8)))
     assert line_of("cpu", facts).severity is not Severity.ERROR
     assert line.severity is Severity.ERROR
-    assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.7, deploymentSize: small)"
+    assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.8, deploymentSize: small)"
     assert line.observed == "1.9 CPU and 7.93 GiB free"
     assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.evidence)
     assert line.evidence[-1] == "4.75 CPU wanted - 1.9 CPU free = 2.85 CPU too little"

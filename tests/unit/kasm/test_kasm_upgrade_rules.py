@@ -78,7 +78,7 @@ def test_a_database_that_moves_out_keeps_its_volume() -> None:
     ("before", "after", "words"),
     [
         (A, C, "from kasm-single-zone 1.17.0 there is no direct way to kasm-helm 1.1190.6: upgrade to kasm"),
-        (C, B, "there is no way back to kasm 1.1181.0"),
+        (C, B, "there is no way back to kasm 1.1181.1"),
         (B, A, "there is no way back to kasm-single-zone 1.17.0"),
     ],
 )

@@ -89,8 +89,26 @@ def test_the_way_in_is_one_of_three() -> None:
     assert way(Ingress.TRAEFIK) == ("ClusterIP", True)
     assert way(Ingress.LOADBALANCER) == ("LoadBalancer", False)
     assert way(Ingress.NONE) == ("ClusterIP", False)
-    text = render(InstallOptions(C, HOST, release="mine", ingress=Ingress.NONE))
+    text = render(InstallOptions(C, HOST, release="mine", ingress=Ingress.NONE, tls_secret="tls"))
     assert f"route {HOST} to Service mine-proxy-default, port 8080" in text
+
+
+@pytest.mark.parametrize(("profile", "count"), [(Profile.NODE_4GB, 1), (Profile.NODE_8GB, 1), (Profile.CHART, 3)])
+def test_generation_a_has_replicas_of_each_component_also_of_those_that_are_off(profile: Profile, count: int) -> None:
+    """Helm 4 drops the null that the chart has for them, and the chart's schema requires them."""
+    options = InstallOptions(A, HOST, version=(1, 16, 0), profile=profile)
+    services = values_of(options)["kasmApp"]["servicesToDeploy"]
+    names = {"kasmProxy", "kasmApi", "kasmManager", "kasmGuac", "rdpGateway", "rdpHttpsGateway", "kasmShare"}
+    assert {name for name, block in services.items() if "replicas" in block} == names
+    assert services["kasmApi"]["replicas"] == count
+
+
+def test_the_ingress_class_is_written_where_the_chart_reads_one() -> None:
+    def ingress_class(version: tuple[int, ...]) -> str | None:
+        found: str | None = values_of(InstallOptions(A, HOST, version=version))["global"].get("ingressClassName")
+        return found
+
+    assert [ingress_class(version) for version in ((1, 16, 0), (1, 16, 1), (1, 17, 0))] == [None, "traefik", "traefik"]
 
 
 def test_an_external_database_names_secrets_and_no_password() -> None:
@@ -126,6 +144,7 @@ def test_passwords_of_another_name_are_named_for_the_database_too() -> None:
         (InstallOptions(C, HOST, version=(1, 1190, 4), resolver="10.43.0.10"), "1.1190.4 has no such value"),
         (InstallOptions(C, HOST, version=(1, 1181, 0)), "--chart-version is 1.1181.0; allowed for kasm-helm: 1.1190.x"),
         (InstallOptions(B, HOST), "--tls-secret is missing"),
+        (InstallOptions(C, HOST), "--tls-secret is missing; chart kasm-helm 1.1190.6 mounts that Secret"),
         (
             InstallOptions(A, HOST, ingress=Ingress.NONE),
             "--ingress is none; allowed for chart kasm-single-zone 1.17.0: traefik",

@@ -1,193 +1,231 @@
 """Generation A: chart `kasm-single-zone`, Kasm 1.16 and 1.17, a technical preview. Values under `global` and `kasmApp`.
 
-Presets are those of the chart's last state (1.17).
+Requests and replicas of 1.16 and 1.17 differ; names, ports and init containers are the same.
 """
 
-from vdi.kasm.generations.model import Component, Container, Generation, Health, InitContainer, KnownIssue, Resources
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vdi.kasm.generations.model import (
+    SIZES,
+    Component,
+    Container,
+    Generation,
+    Health,
+    InitContainer,
+    KnownIssue,
+    Resources,
+    VersionRange,
+)
 
 _DEPLOY = "kasmApp.servicesToDeploy"
 _HARDENED = "kasmApp.applyHardening"
-_USUAL = Resources("150m", "64Mi", "500m", "512Mi")
-_GUAC = Resources("500m", "64Mi", "", "512Mi")
-_SIDE = Resources("100m", "64Mi", "500m", "512Mi")
-_DATABASE = {
-    "small": Resources("500m", "128Mi", "750m", "512Mi"),
-    "medium": Resources("512m", "512Mi", "1500m", "2Gi"),
-    "large": Resources("512m", "2Gi", "4", "8Gi"),
-}
-_MANY = {"small": 1, "medium": 4, "large": 8}
-_FEW = {"small": 1, "medium": 2, "large": 3}
-_ONE = {"small": 1, "medium": 1, "large": 1}
+_FIRST = VersionRange(until=(1, 16, 0))
+_V16 = VersionRange(until=(1, 16))
+_V17 = VersionRange(since=(1, 17))
+_CURL, _BUSYBOX, _REDIS = "alpine/curl:8.8.0", "busybox", "redis:5-alpine"
 
-_API_WAIT = InitContainer("api-is-ready", "waits until the API answers", "api", port=8080, path="/api/__healthcheck")
-_API_WAIT_NAMED = InitContainer(
-    "kasm-api-is-ready", "waits until the API answers", "api", port=8080, path="/api/__healthcheck"
+
+@dataclass(frozen=True, slots=True)
+class _Sizing:
+    """What one component requests, and how many pods it has, at each size."""
+
+    resources: Mapping[str, Resources]
+    replicas: Mapping[str, int]
+
+
+def _sizing(small: Resources, medium: Resources, large: Resources, replicas: tuple[int, int, int]) -> _Sizing:
+    return _Sizing(dict(zip(SIZES, (small, medium, large), strict=True)), dict(zip(SIZES, replicas, strict=True)))
+
+
+def _same(resources: Resources, replicas: tuple[int, int, int]) -> _Sizing:
+    return _sizing(resources, resources, resources, replicas)
+
+
+_RDP_16 = _sizing(
+    Resources("100m", "64Mi", "200m", "128Mi"),
+    Resources("150m", "64Mi", "300m", "256Mi"),
+    Resources("150m", "64Mi", "500m", "512Mi"),
+    (1, 1, 3),
 )
-_API_WAITS = (_API_WAIT, _API_WAIT_NAMED)
-_DB_ZONES = InitContainer(
-    "db-is-ready", "waits until the database is initialised (a row in table zones)", "db", port=5432
-)
-
-
-def _same(resources: Resources) -> dict[str, Resources]:
-    return dict.fromkeys(("small", "medium", "large"), resources)
-
-
-def _workload(
-    key: str,
-    value: str,
-    name: str,
-    port: int,
-    *,
-    steps: tuple[InitContainer, ...],
-    resources: Resources,
-    replicas: dict[str, int],
-    service: str = "",
-    more_ports: tuple[int, ...] = (),
-    optional: bool = True,
-    health: Health | None = None,
-) -> Component:
-    return Component(
-        key=key,
-        kind="Deployment",
-        name=f"{name}-deployment",
-        labels={"app.kubernetes.io/name": name},
-        service=service or name,
-        ports=(port, *more_ports),
-        health=health or Health(port, "/__healthcheck"),
-        init_containers=steps,
-        containers=(Container(f"{name}-container", _same(resources), f"{_DEPLOY}.{value}.resources"),),
-        replicas=replicas,
-        replicas_path=f"{_DEPLOY}.{value}.replicas" if value != "kasmRedis" else "",
-        switch=f"{_DEPLOY}.{value}.deploy" if optional else "",
-    )
-
-
-_PROXY_STEPS = (
-    InitContainer("proxy-data-perms", "hands the nginx folders over to uid 1000", only_when=_HARDENED, as_root=True),
-    *_API_WAITS,
-    InitContainer(
-        "kasm-manager-is-ready", "waits until the manager answers", "manager", port=8181, path="/__healthcheck"
+_SIZES_16 = {
+    "proxy": _sizing(
+        Resources("100m", "64Mi", "250m", "128Mi"),
+        Resources("150m", "64Mi", "500m", "192Mi"),
+        Resources("150m", "64Mi", "750m", "512Mi"),
+        (2, 2, 4),
     ),
-    InitContainer(
+    "api": _sizing(
+        Resources("150m", "64Mi", "250m", "192Mi"),
+        Resources("150m", "64Mi", "500m", "384Mi"),
+        Resources("300m", "64Mi", "1", "512Mi"),
+        (3, 3, 6),
+    ),
+    "manager": _sizing(
+        Resources("150m", "64Mi", "350m", "192Mi"),
+        Resources("150m", "64Mi", "500m", "256Mi"),
+        Resources("300m", "64Mi", "1", "512Mi"),
+        (2, 2, 4),
+    ),
+    "share": _sizing(
+        Resources("100m", "64Mi", "200m", "128Mi"),
+        Resources("100m", "64Mi", "300m", "256Mi"),
+        Resources("200m", "64Mi", "400m", "384Mi"),
+        (1, 2, 3),
+    ),
+    "guac": _sizing(
+        Resources("250m", "64Mi", "", "256Mi"),
+        Resources("500m", "64Mi", "", "512Mi"),
+        Resources("750m", "64Mi", "", "768Mi"),
+        (1, 2, 3),
+    ),
+    "rdp-gateway": _RDP_16,
+    "rdp-https-gateway": _RDP_16,
+    "redis": _sizing(
+        Resources("100m", "64Mi", "200m", "128Mi"),
+        Resources("100m", "64Mi", "300m", "256Mi"),
+        Resources("100m", "64Mi", "500m", "512Mi"),
+        (1, 1, 1),
+    ),
+    "db": _sizing(
+        Resources("500m", "128Mi", "750m", "384Mi"),
+        Resources("512m", "512Mi", "1500m", "2Gi"),
+        Resources("512m", "2Gi", "4", "8Gi"),
+        (1, 1, 1),
+    ),
+}
+_USUAL = Resources("150m", "64Mi", "500m", "512Mi")
+_SIDE = Resources("100m", "64Mi", "500m", "512Mi")
+_SIZES_17 = {
+    "proxy": _same(_USUAL, (1, 4, 8)),
+    "api": _same(_USUAL, (1, 4, 8)),
+    "manager": _same(_USUAL, (1, 4, 8)),
+    "share": _same(_SIDE, (1, 2, 3)),
+    "guac": _same(Resources("500m", "64Mi", "", "512Mi"), (1, 2, 3)),
+    "rdp-gateway": _same(_USUAL, (1, 2, 3)),
+    "rdp-https-gateway": _same(_USUAL, (1, 2, 3)),
+    "redis": _same(_SIDE, (1, 1, 1)),
+    "db": _sizing(
+        Resources("500m", "128Mi", "750m", "512Mi"),
+        Resources("512m", "512Mi", "1500m", "2Gi"),
+        Resources("512m", "2Gi", "4", "8Gi"),
+        (1, 1, 1),
+    ),
+}
+
+
+def _wait(
+    name: str, what: str, key: str, port: int, path: str = "/__healthcheck", only_when: str = ""
+) -> InitContainer:
+    return InitContainer(name, what, key, port=port, path=path, only_when=only_when, image=_CURL)
+
+
+def _perms(name: str, only_when: str = _HARDENED, what: str = "hands its folders over to uid 1000") -> InitContainer:
+    return InitContainer(name, what, only_when=only_when, as_root=True, image=_BUSYBOX)
+
+
+_API_WAIT = _wait("kasm-api-is-ready", "waits until the API answers", "api", 8080, "/api/__healthcheck")
+_PROXY_STEPS = (
+    _perms("proxy-data-perms", what="hands the nginx folders over to uid 1000"),
+    _API_WAIT,
+    _wait("kasm-manager-is-ready", "waits until the manager answers", "manager", 8181),
+    _wait(
         "kasm-share-is-ready",
         "waits until the share service answers",
         "share",
-        port=8182,
-        path="/__healthcheck",
+        8182,
         only_when=f"{_DEPLOY}.kasmShare.deploy",
     ),
-    InitContainer(
-        "kasm-guac-is-ready",
-        "waits until guac answers",
-        "guac",
-        port=3000,
-        path="/__healthcheck",
-        only_when=f"{_DEPLOY}.kasmGuac.deploy",
-    ),
-    InitContainer(
+    _wait("kasm-guac-is-ready", "waits until guac answers", "guac", 3000, only_when=f"{_DEPLOY}.kasmGuac.deploy"),
+    _wait(
         "rdp-gateway-is-ready",
         "waits until the RDP gateway answers",
         "rdp-gateway",
-        port=5555,
-        path="/__healthcheck",
+        5555,
         only_when=f"{_DEPLOY}.rdpGateway.deploy",
     ),
 )
 
-_COMPONENTS = (
-    _workload(
+
+def _components(sizes: Mapping[str, _Sizing], versions: VersionRange) -> Iterator[Component]:
+    def workload(
+        key: str,
+        value: str,
+        name: str,
+        *ports: int,
+        steps: tuple[InitContainer, ...],
+        service: str = "",
+        optional: bool = True,
+        health: Health | None = None,
+    ) -> Component:
+        return Component(
+            key=key,
+            kind="Deployment",
+            name=f"{name}-deployment",
+            labels={"app.kubernetes.io/name": name},
+            service=service or name,
+            ports=ports,
+            health=health or Health(ports[0], "/__healthcheck"),
+            init_containers=steps,
+            containers=(Container(f"{name}-container", sizes[key].resources, f"{_DEPLOY}.{value}.resources"),),
+            replicas=sizes[key].replicas,
+            replicas_path=f"{_DEPLOY}.{value}.replicas" if value != "kasmRedis" else "",
+            switch=f"{_DEPLOY}.{value}.deploy" if optional else "",
+            versions=versions,
+        )
+
+    yield workload(
         "proxy",
         "kasmProxy",
         "kasm-proxy",
-        8080,
+        *(8080, 8443),
         steps=_PROXY_STEPS,
-        resources=_USUAL,
-        replicas=_MANY,
-        more_ports=(8443,),
         optional=False,
         health=Health(what="nginx -t in the container, and a connection to port 8080"),
-    ),
-    _workload(
+    )
+    yield workload(
         "api",
         "kasmApi",
         "kasm-api",
         8080,
-        steps=(_DB_ZONES,),
-        resources=_USUAL,
-        replicas=_MANY,
+        steps=(
+            InitContainer(
+                "db-is-ready", "waits until the database is initialised (a row in table zones)", "db", port=5432
+            ),
+        ),
         optional=False,
         health=Health(8080, "/api/__healthcheck"),
-    ),
-    _workload(
-        "manager",
-        "kasmManager",
-        "kasm-manager",
-        8181,
-        steps=_API_WAITS,
-        resources=_USUAL,
-        replicas=_MANY,
-        optional=False,
-    ),
-    _workload(
-        "share",
-        "kasmShare",
-        "kasm-share",
-        8182,
-        steps=(InitContainer("redis-is-ready", "waits until Redis answers PONG", "redis", port=6379), *_API_WAITS),
-        resources=_SIDE,
-        replicas=_FEW,
-    ),
-    _workload(
+    )
+    yield workload("manager", "kasmManager", "kasm-manager", 8181, steps=(_API_WAIT,), optional=False)
+    redis_wait = InitContainer("redis-is-ready", "waits until Redis answers PONG", "redis", port=6379, image=_REDIS)
+    yield workload("share", "kasmShare", "kasm-share", 8182, steps=(redis_wait, _API_WAIT))
+    yield workload(
         "guac",
         "kasmGuac",
         "kasm-guac",
-        3000,
-        steps=(
-            InitContainer("guac-tmp-perms", "hands its folders over to uid 1000", only_when=_HARDENED, as_root=True),
-            *_API_WAITS,
-        ),
-        resources=_GUAC,
-        replicas=_FEW,
-        more_ports=(3001, 3002, 3003, 3004),
-    ),
-    _workload(
+        *(3000, 3001, 3002, 3003, 3004),
+        steps=(_perms("guac-tmp-perms"), _API_WAIT),
+    )
+    yield workload(
         "rdp-gateway",
         "rdpGateway",
         "rdp-gateway",
-        5555,
-        steps=(
-            InitContainer(
-                "rdp-gateway-data-perms", "hands its folders over to uid 1000", only_when=_HARDENED, as_root=True
-            ),
-            *_API_WAITS,
-        ),
-        resources=_USUAL,
-        replicas=_FEW,
-        more_ports=(3389,),
-    ),
-    _workload(
+        *(5555, 3389),
+        steps=(_perms("rdp-gateway-tmp-perms", only_when=""), _API_WAIT),
+    )
+    yield workload(
         "rdp-https-gateway",
         "rdpHttpsGateway",
         "rdp-https-gw",
         9443,
-        steps=_API_WAITS,
-        resources=_USUAL,
-        replicas=_FEW,
+        steps=(_API_WAIT, _perms("rdp-https-gateway-tmp-perms")),
         service="rdp-https-gateway",
         health=Health(9443, "/rdp-https-gateway/__healthcheck", "https"),
-    ),
-    _workload(
-        "redis",
-        "kasmRedis",
-        "kasm-redis",
-        6379,
-        steps=(),
-        resources=_SIDE,
-        replicas=_ONE,
-        health=Health(what="redis-cli ping in the container"),
-    ),
-    Component(
+    )
+    yield workload(
+        "redis", "kasmRedis", "kasm-redis", 6379, steps=(), health=Health(what="redis-cli ping in the container")
+    )
+    yield Component(
         key="db",
         kind="StatefulSet",
         name="kasm-db-statefulset",
@@ -195,28 +233,29 @@ _COMPONENTS = (
         service="db",
         ports=(5432,),
         health=Health(what="psql -d kasm -U kasmapp -c 'SELECT 1' in the container"),
-        init_containers=(
-            InitContainer("db-data-perms", "hands the data folder over to uid 70", only_when=_HARDENED, as_root=True),
-        ),
-        containers=(Container("kasm-db-container", _DATABASE, f"{_DEPLOY}.db.resources"),),
-        replicas=_ONE,
+        init_containers=(_perms("db-data-perms", only_when="", what="hands the data folder over to uid 70"),),
+        containers=(Container("kasm-db-container", sizes["db"].resources, f"{_DEPLOY}.db.resources"),),
+        replicas=sizes["db"].replicas,
         claim_gib=8,
-    ),
-    Component(
-        key="db-init",
-        kind="Job",
-        name="kasm-db-init-job",
-        labels={"app.kubernetes.io/name": "kasm-db-init"},
-        init_containers=(InitContainer("db-is-ready", "waits until the database takes connections", "db", port=5432),),
-        may_be_absent=True,
-    ),
+        versions=versions,
+    )
+
+
+_INIT_JOB = Component(
+    key="db-init",
+    kind="Job",
+    name="kasm-db-init-job",
+    labels={"app.kubernetes.io/name": "kasm-db-init"},
+    init_containers=(InitContainer("db-is-ready", "waits until the database takes connections", "db", port=5432),),
+    may_be_absent=True,
 )
 
 A = Generation(
     letter="A",
     is_published=False,
     plain_secrets=("global.kasmPasswords", "global.image.pullCredentials", "kasmCerts"),
-    value_rules=frozenset({"hostname", "plain_secrets"}),
+    value_rules=frozenset({"hostname", "plain_secrets", "replicas"}),
+    requires_replicas=True,
     chart="kasm-single-zone",
     kasm="Kasm 1.16 and 1.17",
     source="kasm-single-zone (a folder of github.com/kasmtech/kasm-helm, at the branch of the Kasm version)",
@@ -224,12 +263,13 @@ A = Generation(
     oldest=(1, 16),
     postgres_major=14,
     minimum_helm=(3,),
-    components=_COMPONENTS,
+    components=(*_components(_SIZES_16, _V16), *_components(_SIZES_17, _V17), _INIT_JOB),
     paths={
         "hostname": "global.hostname",
         "size": "kasmApp.deploymentSize",
         "hardening": _HARDENED,
         "pull_policy": "global.image.pullPolicy",
+        "ingress_class": "global.ingressClassName",
         "storage_class": f"{_DEPLOY}.db.storageClassName",
         "tls_secret": "kasmCerts.ingress.name",
         "tls_create": "kasmCerts.ingress.create",
@@ -240,17 +280,27 @@ A = Generation(
         KnownIssue(
             "kasm_a_ingress_class",
             "the Ingress is always made, and neither its class nor its annotations can be set",
-            "let the cluster's default IngressClass serve it, or move to generation B",
+            "let the cluster's default IngressClass serve it, or move to chart 1.16.1 or newer, which has"
+            " global.ingressClassName",
+            _FIRST,
+        ),
+        KnownIssue(
+            "kasm_a_ingress_always",
+            "the Ingress is always made: it cannot be switched off",
+            "let the cluster's Traefik serve it, or move to generation B",
+            VersionRange(since=(1, 16, 1)),
         ),
         KnownIssue(
             "kasm_root_init_container",
-            "with kasmApp.applyHardening init containers run as root (proxy-data-perms and others)",
+            "init containers run as root: rdp-gateway-tmp-perms and db-data-perms always, others with"
+            " kasmApp.applyHardening, which is on unless it is switched off",
             "run the namespace at Pod Security baseline, not restricted",
         ),
         KnownIssue(
             "kasm_extra_image",
-            "the wait containers use alpine/curl:8.8.0, an image beside Kasm's own",
-            "mirror it too where the cluster has no way out",
+            f"init containers use images beside Kasm's own, whose names no value changes: {_CURL} (waits), {_BUSYBOX}"
+            f" (root steps), {_REDIS} (wait for Redis)",
+            "mirror them under these names where the cluster has no way out",
         ),
     ),
     secrets="kasm-secrets",

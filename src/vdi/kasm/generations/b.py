@@ -1,31 +1,58 @@
-"""Generation B: chart `kasm` 1.1181.x, Kasm 1.18.1. Flat values; Services have fixed names, workloads the release's."""
+"""Generation B: chart `kasm` 1.1170.x and 1.1181.x, Kasm 1.17.0 and 1.18.1. Flat values.
 
-from vdi.kasm.generations.model import Component, Container, Generation, Health, InitContainer, KnownIssue, Resources
+Services have fixed names, workloads the release's. Redis and the share service went after 1.1170.
+"""
+
+from collections.abc import Mapping
+
+from vdi.kasm.generations.model import (
+    ALWAYS,
+    SIZES,
+    Component,
+    Container,
+    Generation,
+    Health,
+    InitContainer,
+    KnownIssue,
+    Resources,
+    VersionRange,
+)
 
 _SECURED = "applySecurity"
-_USUAL = Resources("150m", "64Mi", "500m", "512Mi")
-_GUAC = Resources("500m", "64Mi", "", "512Mi")
-_SIDE = Resources("100m", "64Mi", "500m", "512Mi")
+_WITH_REDIS = VersionRange(until=(1, 1170))
+
+
+def _limited(cpu: str, *cpu_limits: str) -> Mapping[str, Resources]:
+    """The same requests at each size, with another CPU limit."""
+    return dict(zip(SIZES, (Resources(cpu, "64Mi", limit, "512Mi") for limit in cpu_limits), strict=True))
+
+
+_USUAL = _limited("150m", "500m", "500m", "500m")
+_GUAC = _limited("500m", "1", "1500m", "2")
+_RDP = _limited("150m", "500m", "1", "1500m")
+_SIDE = _limited("100m", "500m", "500m", "500m")
+_WAIT = Resources("100m", "32Mi", "200m", "128Mi")
 _DATABASE = {
     "small": Resources("500m", "128Mi", "750m", "512Mi"),
     "medium": Resources("512m", "512Mi", "1500m", "2Gi"),
     "large": Resources("512m", "2Gi", "4", "8Gi"),
 }
-_MANY = {"small": 1, "medium": 4, "large": 8}
+_PROXIES = {"small": 1, "medium": 2, "large": 4}
 _FEW = {"small": 1, "medium": 2, "large": 3}
 _ONE = {"small": 1, "medium": 1, "large": 1}
 
-_API_WAIT = InitContainer(
-    "kasm-api-is-ready", "waits until the API answers", "api", port=8080, path="/api/__healthcheck"
-)
+
+def _wait(
+    name: str, what: str, key: str, port: int, path: str = "/__healthcheck", only_when: str = ""
+) -> InitContainer:
+    return InitContainer(name, what, key, port=port, path=path, only_when=only_when, resources=_WAIT)
 
 
-def _same(resources: Resources) -> dict[str, Resources]:
-    return dict.fromkeys(("small", "medium", "large"), resources)
+_API_WAIT = _wait("kasm-api-is-ready", "waits until the API answers", "api", 8080, "/api/__healthcheck")
 
 
-def _perms(name: str, only_when: str = _SECURED) -> InitContainer:
-    return InitContainer(name, "hands its folders over to uid 1000", only_when=only_when, as_root=True)
+def _perms(name: str, only_when: str = _SECURED, what: str = "hands its folders over to uid 1000") -> InitContainer:
+    return InitContainer(name, what, only_when=only_when, as_root=True)
 
 
 def _workload(
@@ -34,30 +61,34 @@ def _workload(
     port: int,
     *,
     steps: tuple[InitContainer, ...],
-    resources: Resources,
+    resources: Mapping[str, Resources],
     replicas: dict[str, int],
+    name: str = "",
+    container: str = "",
     per_zone: bool = False,
     more_ports: tuple[int, ...] = (),
     switch: str = "",
     health: Health | None = None,
-    may_be_absent: bool = False,
+    versions: VersionRange = ALWAYS,
 ) -> Component:
     zone = "-{zone}" if per_zone else ""
+    name = name or f"{key}{zone}"
     return Component(
         key=key,
         kind="Deployment",
-        name=f"{{release}}-{key}{zone}-deployment",
+        name=f"{{release}}-{name}-deployment",
         labels={"app.kubernetes.io/component": key},
         service=f"kasm-{key}{zone}",
         ports=(port, *more_ports),
         health=health or Health(port, "/__healthcheck"),
         init_containers=steps,
         containers=(
-            Container(f"{{release}}-{key}{zone}-container", _same(resources), f"components.{value}.resources"),
+            Container(f"{{release}}-{container or name}-container", resources, f"components.{value}.resources"),
         ),
         replicas=replicas,
         switch=switch,
-        may_be_absent=may_be_absent,
+        may_be_absent=versions is not ALWAYS,
+        versions=versions,
     )
 
 
@@ -67,39 +98,21 @@ _COMPONENTS = (
         "proxy",
         8080,
         steps=(
-            InitContainer(
-                "{release}-proxy-data-perms",
-                "hands the nginx folders over to uid 1000",
-                only_when=_SECURED,
-                as_root=True,
-            ),
+            _perms("{release}-proxy-data-perms", what="hands the nginx folders over to uid 1000"),
             _API_WAIT,
-            InitContainer(
-                "kasm-manager-{zone}-is-ready",
-                "waits until the manager of its zone answers",
-                "manager",
-                port=8181,
-                path="/__healthcheck",
-            ),
-            InitContainer(
-                "kasm-guac-is-ready",
-                "waits until guac answers",
-                "guac",
-                port=3000,
-                path="/__healthcheck",
-                only_when="components.guac.enabled",
-            ),
-            InitContainer(
+            _wait("kasm-manager-{zone}-is-ready", "waits until the manager of its zone answers", "manager", 8181),
+            _wait("kasm-guac-is-ready", "waits until guac answers", "guac", 3000, only_when="components.guac.enabled"),
+            _wait(
                 "kasm-rdp-gateway-is-ready",
                 "waits until the RDP gateway answers",
                 "rdp-gateway",
-                port=5555,
-                path="/__healthcheck",
+                5555,
                 only_when="components.rdpGateway.enabled",
             ),
         ),
         resources=_USUAL,
-        replicas=_MANY,
+        replicas=_PROXIES,
+        container="proxy",
         per_zone=True,
         more_ports=(8443,),
         health=Health(what="nginx -t in the container, and a connection to port 8080"),
@@ -110,14 +123,18 @@ _COMPONENTS = (
         8080,
         steps=(
             InitContainer(
-                "db-is-ready", "waits until the database is initialised (a row in table zones)", "db", port=5432
+                "db-is-ready",
+                "waits until the database is initialised (a row in table zones)",
+                "db",
+                port=5432,
+                resources=_WAIT,
             ),
         ),
         resources=_USUAL,
-        replicas=_MANY,
+        replicas=_FEW,
         health=Health(8080, "/api/__healthcheck"),
     ),
-    _workload("manager", "manager", 8181, steps=(_API_WAIT,), resources=_USUAL, replicas=_MANY, per_zone=True),
+    _workload("manager", "manager", 8181, steps=(_API_WAIT,), resources=_USUAL, replicas=_FEW, per_zone=True),
     _workload(
         "guac",
         "guac",
@@ -132,9 +149,10 @@ _COMPONENTS = (
         "rdp-gateway",
         "rdpGateway",
         5555,
-        steps=(_perms("{release}-rdp-gateway-tmp-perms", only_when=""), _API_WAIT),
-        resources=_USUAL,
+        steps=(_perms("{release}-rdp-gw-tmp-perms", only_when=""), _API_WAIT),
+        resources=_RDP,
         replicas=_FEW,
+        name="rdp-gw",
         more_ports=(3389,),
         switch="components.rdpGateway.enabled",
     ),
@@ -142,9 +160,10 @@ _COMPONENTS = (
         "rdp-https-gateway",
         "rdpHttpsGateway",
         9443,
-        steps=(_API_WAIT, _perms("{release}-rdp-https-gateway-tmp-perms")),
-        resources=_USUAL,
+        steps=(_API_WAIT, _perms("{release}-rdp-https-gw-tmp-perms")),
+        resources=_RDP,
         replicas=_FEW,
+        name="rdp-https-gw",
         switch="components.rdpHttpsGateway.enabled",
         health=Health(9443, "/rdp-https-gateway/__healthcheck", "https"),
     ),
@@ -156,7 +175,7 @@ _COMPONENTS = (
         resources=_SIDE,
         replicas=_FEW,
         switch="components.share.enabled",
-        may_be_absent=True,
+        versions=_WITH_REDIS,
     ),
     _workload(
         "redis",
@@ -167,7 +186,7 @@ _COMPONENTS = (
         replicas=_ONE,
         switch="components.redis.enabled",
         health=Health(what="redis-cli ping in the container"),
-        may_be_absent=True,
+        versions=_WITH_REDIS,
     ),
     Component(
         key="db",
@@ -177,6 +196,7 @@ _COMPONENTS = (
         service="kasm-db",
         ports=(5432,),
         health=Health(what="psql -d kasm -U kasmapp -c 'SELECT 1' in the container"),
+        init_containers=(_perms("{release}-db-data-perms", only_when="", what="hands the data folder over to uid 70"),),
         containers=(Container("{release}-db-container", _DATABASE, "database.resources"),),
         replicas=_ONE,
         switch="!database.standalone",
@@ -197,12 +217,12 @@ B = Generation(
     letter="B",
     plain_secrets=("imagePullSecrets.password", "route.tls.key"),
     value_rules=frozenset({"hostname", "way_in", "zones", "database", "certificate", "plain_secrets"}),
-    makes_certificate=False,
+    makes_certificate=None,
     chart="kasm",
-    kasm="Kasm 1.18.1",
+    kasm="Kasm 1.17.0 and 1.18.1",
     source="kasm --repo https://helm.kasm.com",
-    newest=(1, 1181, 0),
-    oldest=(1, 1181),
+    newest=(1, 1181, 1),
+    oldest=(1, 1170),
     postgres_major=14,
     minimum_helm=(3,),
     components=_COMPONENTS,
@@ -232,7 +252,8 @@ B = Generation(
     known_issues=(
         KnownIssue(
             "kasm_root_init_container",
-            "with applySecurity init containers run as root (proxy-data-perms and others)",
+            "init containers run as root: rdp-gw-tmp-perms and db-data-perms always, others with applySecurity, which"
+            " is on unless it is switched off",
             "run the namespace at Pod Security baseline, not restricted",
         ),
     ),

@@ -1,8 +1,10 @@
 """Generation C: chart `kasm-helm` 1.1190.x, Kasm 1.19. Everything is named after the release.
 
-Up to 1.1190.6 guac and the two RDP gateways are workloads of their own; afterwards they are containers of one
+Up to 1.1190.7 guac and the two RDP gateways are workloads of their own; afterwards they are containers of one
 StatefulSet, the connection proxy. Requests equal limits for the CPU at every size.
 """
+
+from dataclasses import replace
 
 from vdi.kasm.generations.model import (
     Component,
@@ -17,8 +19,9 @@ from vdi.kasm.generations.model import (
 
 _TRUSTED = "trustedCaBundle.enabled"
 _FIRST = VersionRange(until=(1, 1190, 0))
-_APART = VersionRange(until=(1, 1190, 6))
-_TOGETHER = VersionRange(since=(1, 1190, 7))
+_LATER = VersionRange(since=(1, 1190, 1))
+_APART = VersionRange(until=(1, 1190, 7))
+_TOGETHER = VersionRange(since=(1, 1190, 8))
 _SCALED = {"small": 1, "medium": 2, "large": 3}
 _ONE = {"small": 1, "medium": 1, "large": 1}
 
@@ -66,13 +69,17 @@ _API_WAIT = InitContainer(
     path="/api/__healthcheck",
     resources=_WAIT,
 )
-_API_WAIT_PROXY = InitContainer(
-    "{release}-api-is-ready",
-    "waits until the API answers through the proxy of its zone",
-    "proxy",
-    port=8080,
-    path="/api/__healthcheck",
-    resources=_WAIT,
+_GATEWAY_WAITS = (
+    InitContainer(
+        "{release}-api-is-ready",
+        "waits until the API answers through the proxy of its zone",
+        "proxy",
+        port=8080,
+        path="/api/__healthcheck",
+        resources=_WAIT,
+        versions=_LATER,
+    ),
+    replace(_API_WAIT, versions=_FIRST),
 )
 _DB_READY = InitContainer(
     "db-is-ready",
@@ -164,7 +171,7 @@ _GUAC_COMPONENT = _component(
     "StatefulSet",
     ports=(9000, 3000),
     health=Health(3000, "/__healthcheck"),
-    init_containers=(_CA, _API_WAIT_PROXY, _conf_init("guac")),
+    init_containers=(_CA, *_GATEWAY_WAITS, _conf_init("guac")),
     containers=(
         Container("{release}-guac", _GUAC, "components.guac.resources"),
         Container("{release}-guac-nginx", _NGINX, "components.guac.nginxSidecar.resources"),
@@ -179,7 +186,7 @@ _RDP_COMPONENT = _component(
     "Deployment",
     ports=(9001, 5555),
     health=Health(5555, "/__healthcheck"),
-    init_containers=(_CA, _API_WAIT_PROXY),
+    init_containers=(_CA, *_GATEWAY_WAITS),
     containers=(
         Container("{release}-rdp-gateway", _RDP, "components.rdpGateway.resources"),
         Container("{release}-rdp-gateway-nginx", _NGINX, "components.rdpGateway.nginxSidecar.resources"),
@@ -194,7 +201,7 @@ _RDP_HTTPS_COMPONENT = _component(
     "StatefulSet",
     ports=(9002, 9443),
     health=Health(9443, "/rdp-https-gateway/__healthcheck", "https"),
-    init_containers=(_CA, _API_WAIT_PROXY, _conf_init("rdp-https-gateway")),
+    init_containers=(_CA, *_GATEWAY_WAITS, _conf_init("rdp-https-gateway")),
     containers=(
         Container("{release}-rdp-https-gateway", _RDP, "components.rdpHttpsGateway.resources"),
         Container("{release}-rdp-https-gateway-nginx", _NGINX, "components.rdpHttpsGateway.nginxSidecar.resources"),
@@ -209,7 +216,7 @@ _CONNECTION_COMPONENT = _component(
     "StatefulSet",
     ports=(8443,),
     health=Health(8443, "/__healthcheck", "https"),
-    init_containers=(_CA, _API_WAIT_PROXY),
+    init_containers=(_CA, *_GATEWAY_WAITS),
     containers=(
         Container("{release}-connection-proxy-nginx", _NGINX, f"{_CONNECTION}.nginx.resources"),
         Container(
@@ -273,6 +280,7 @@ C = Generation(
             *("plain_secrets", "passwords", "resolver", "images", "direct_rdp"),
         }
     ),
+    makes_certificate=VersionRange(since=(1, 1200)),
     zone_aliases={"name": "zone_name", "proxy_hostname": "proxyAddress"},
     database_host="",
     retains_database_after=(1, 1190, 7),
@@ -326,8 +334,8 @@ C = Generation(
     },
     known_issues=(
         KnownIssue(
-            "kasm_circular_wait",
-            "the proxy waits for guac and the RDP gateway, which wait for the proxy: an installation can hang for ever",
+            "kasm_proxy_waits_for_gateways",
+            "the proxy waits for guac and the RDP gateway too: while one of them is down, Kasm as a whole is",
             "install 1.1190.1 or newer",
             _FIRST,
         ),

@@ -43,14 +43,18 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class VersionRange:
-    """From which to which chart version something exists, both included; None is an open end."""
+    """From which to which chart version something exists, both included; None is an open end.
+
+    `until` (1, 16) includes every 1.16.x.
+    """
 
     since: Version | None = None
     until: Version | None = None
 
     def holds(self, version: Version) -> bool:
         """Whether a chart of this version has it."""
-        return (self.since is None or version >= self.since) and (self.until is None or version <= self.until)
+        after = self.since is None or version >= self.since
+        return after and (self.until is None or version[: len(self.until)] <= self.until)
 
 
 ALWAYS = VersionRange()
@@ -72,7 +76,10 @@ class InitContainer:
     as_root: bool = False
     """Runs as uid 0, which Pod Security `restricted` refuses."""
     resources: Resources | None = None
-    """None: none, or the ones of the API's small preset are not involved."""
+    """None: the chart sets none."""
+    image: str = ""
+    """An image whose name stands in the template: no value changes it, only a mirror provides it. "" is one of Kasm's
+    images, which the values name."""
     versions: VersionRange = ALWAYS
 
     def is_named(self, name: str) -> bool:
@@ -185,8 +192,11 @@ class Generation:
     """What the web UI answers 200 to, through the way in."""
     is_published: bool = True
     """Whether helm can download the chart from `source`."""
-    makes_certificate: bool = True
-    """Whether it makes one where no Secret with a certificate is named."""
+    makes_certificate: VersionRange | None = ALWAYS
+    """Which chart versions make one where no Secret with a certificate is named; None: none does, and pods that mount
+    the Secret wait for it without end."""
+    requires_replicas: bool = False
+    """Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values."""
     zone_aliases: Mapping[str, str] = field(default_factory=dict)
     """Old names of a zone's keys that it still reads, by the key."""
     database_host: str = "kasm-db"
@@ -211,6 +221,10 @@ class Generation:
     def component_of(self, pod_labels: Mapping[str, str]) -> Component | None:
         """The component that a pod with these labels is one of, whatever the version."""
         return next((each for each in self.components if each.owns(pod_labels)), None)
+
+    def creates_certificate(self, version: Version) -> bool:
+        """Whether a chart of this version makes a certificate where none is named."""
+        return self.makes_certificate is not None and self.makes_certificate.holds(version)
 
     def known_issues_of(self, version: Version | None = None) -> tuple[KnownIssue, ...]:
         """The traps of a chart of this version."""

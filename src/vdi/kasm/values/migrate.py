@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from vdi.kasm.generations import ALL, A, C, Generation, Version, kasm_version
-from vdi.kasm.values.migrate_table import ACROSS, STEPS, TOGETHER, Step, longest, moved
+from vdi.kasm.values.migrate_table import ACROSS, CONNECTION, STEPS, TOGETHER, Step, longest, moved
 from vdi.kasm.values.paths import set_at, value_at
 from vdi.kasm.values.schema import known, tree_of
 
@@ -66,7 +66,7 @@ def migrate(
         done = _joined(done, _step(step, done.values))
     if source is A and target is C:
         done = _across(done, values)
-    if target is C and (version or C.newest) > (1, 1190, 6):
+    if known(target, CONNECTION, version):
         done = _joined(done, _together(done.values, version or C.newest))
     return done
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
-from vdi.kasm.values.schema import known
+from vdi.kasm.values.schema import known, was_ever_known
 
 _PARTS = {
     "kasmProxy": "components.proxy",
@@ -16,8 +16,6 @@ _PARTS = {
     "kasmGuac": "components.guac",
     "rdpGateway": "components.rdpGateway",
     "rdpHttpsGateway": "components.rdpHttpsGateway",
-    "kasmShare": "components.share",
-    "kasmRedis": "components.redis",
     "db": "database",
 }
 _DEPLOY = "kasmApp.servicesToDeploy"
@@ -47,6 +45,7 @@ _RENAMED_AB = {
     f"{_DEPLOY}.db.storageClassName": "database.storage.storageClassName",
     f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.whenDeleted": "database.storage.retentionPolicy.whenDeleted",
     f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.whenScaled": "database.storage.retentionPolicy.whenScaled",
+    "global.ingressClassName": "ingress.ingressClassName",
     **{f"{_DEPLOY}.{old}.resources": f"{new}.resources" for old, new in _PARTS.items()},
     **{f"{_DEPLOY}.{old}.deploy": f"{new}.enabled" for old, new in _PARTS.items()},
 }
@@ -57,6 +56,8 @@ _DROPPED_AB = {
         f"{_DEPLOY}.{old}.addHealthChecks": "health checks are one switch now, applyHealthChecks (on)" for old in _PARTS
     },
     **{f"{_DEPLOY}.{old}.replicas": "replicas follow deploymentSize in generation B" for old in _PARTS},
+    f"{_DEPLOY}.kasmShare": "the chart has no share service since 1.1181",
+    f"{_DEPLOY}.kasmRedis": "the chart has no Redis since 1.1181",
     f"{_DEPLOY}.kasmProxy.serviceKeepalive": "there is no such value any more",
     f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.enabled": "the policy always holds now",
     "kasmApp.name": "objects are named after the release now",
@@ -113,26 +114,24 @@ STEPS = (
 )
 
 ACROSS: Mapping[str, str] = {
-    f"{_DEPLOY}.{old}.replicas": f"{new}.replicas"
-    for old, new in _PARTS.items()
-    if old not in ("db", "kasmShare", "kasmRedis")
+    f"{_DEPLOY}.{old}.replicas": f"{new}.replicas" for old, new in _PARTS.items() if old != "db"
 }
 """From A to C past B, which has no such values."""
 
-_CONNECTION = "components.connectionProxy"
+CONNECTION = "components.connectionProxy"
 TOGETHER: Mapping[str, str] = {
     **{
-        f"components.{part}.{leaf}": f"{_CONNECTION}.{part}.{leaf}"
+        f"components.{part}.{leaf}": f"{CONNECTION}.{part}.{leaf}"
         for part in ("guac", "rdpGateway", "rdpHttpsGateway")
         for leaf in ("enabled", "image", "resources", "healthCheckTiming")
     },
-    "components.guac.guacClusterSize": f"{_CONNECTION}.guac.guacClusterSize",
-    "components.guac.recordingData": f"{_CONNECTION}.guac.recordingData",
-    "components.guac.replicas": f"{_CONNECTION}.replicas",
-    "components.guac.nginxSidecar.resources": f"{_CONNECTION}.nginx.resources",
-    "components.rdpGateway.iniConfigMapName": f"{_CONNECTION}.rdpGateway.iniConfigMapName",
+    "components.guac.guacClusterSize": f"{CONNECTION}.guac.guacClusterSize",
+    "components.guac.recordingData": f"{CONNECTION}.guac.recordingData",
+    "components.guac.replicas": f"{CONNECTION}.replicas",
+    "components.guac.nginxSidecar.resources": f"{CONNECTION}.nginx.resources",
+    "components.rdpGateway.iniConfigMapName": f"{CONNECTION}.rdpGateway.iniConfigMapName",
 }
-"""Within generation C, after 1.1190.6: three workloads became one."""
+"""Within generation C, after 1.1190.7: three workloads became one."""
 
 
 def longest(table: Mapping[str, str], path: str) -> str | None:
@@ -158,7 +157,7 @@ def renamed_to(generation: Generation, path: str, version: Version | None = None
                 return new, other
             if (new := moved(_inverse(TOGETHER), path)) and known(generation, new, version):
                 return new, other
-        elif known(other, path):
+        elif was_ever_known(other, path):
             across = ACROSS.get(path) if other is A and generation is C else None
             new = across or _carried(other, generation, path)
             if new and known(generation, new, version):

@@ -148,8 +148,8 @@ def _combinations(answers: InstallOptions) -> tuple[str, ...]:
         found.append(f"--ingress is {answers.ingress}; allowed for {chart}: traefik, as its Ingress is always made.")
     if "database_host" not in generation.paths and answers.database:
         found.append(f"--database-host is {answers.database.host!r}; {chart} knows its own database only.")
-    if not generation.makes_certificate and not answers.tls_secret:
-        found.append(f"--tls-secret is missing; {chart} mounts it everywhere and makes none.")
+    if not generation.creates_certificate(version) and not answers.tls_secret:
+        found.append(f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it.")
     if answers.resolver and not known(generation, "nginxResolver", version):
         found.append(
             f"--resolver is {answers.resolver}; {chart} has no such value (kasm-helm 1.1190.5 and newer have)."

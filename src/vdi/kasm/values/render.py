@@ -8,6 +8,7 @@ import yaml
 from vdi.kasm.generations import kasm_version
 from vdi.kasm.values.options import Ingress, InstallOptions, Profile, check
 from vdi.kasm.values.paths import set_at
+from vdi.kasm.values.schema import known
 from vdi.kasm.values.tuned import tuned
 
 LOCAL_PATH = "local-path"
@@ -55,6 +56,7 @@ def entries(answers: InstallOptions) -> Iterator[Entry]:
             "Service kube-system/kube-dns; rendered without a cluster it is wrong",
         )
     yield from _way_in(answers)
+    yield from _replicas(answers)
     yield from _secrets(answers)
     yield from _database(answers)
     yield from tuned(answers.generation, answers.chart_version, answers.profile)
@@ -79,12 +81,24 @@ def _way_in(answers: InstallOptions) -> Iterator[Entry]:
         else:
             yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would fight with Traefik for port 443"
         yield paths["ingress_enabled"], answers.ingress is Ingress.TRAEFIK, ""
-        if answers.ingress is Ingress.TRAEFIK:
-            yield paths["ingress_class"], "traefik", "the Traefik of K3s"
+    if answers.ingress is Ingress.TRAEFIK and known(answers.generation, paths["ingress_class"], answers.chart_version):
+        yield paths["ingress_class"], "traefik", "the Traefik of K3s"
     if answers.tls_secret:
         yield paths["tls_secret"], answers.tls_secret, "a Secret of type kubernetes.io/tls in the same namespace"
         if "tls_create" in paths:
             yield paths["tls_create"], False, "it exists already"
+
+
+def _replicas(answers: InstallOptions) -> Iterator[Entry]:
+    """Where the chart requires them: also of components that are off, and whatever the profile says."""
+    if not answers.generation.requires_replicas:
+        return
+    comment = "the chart refuses values without replicas when Helm 4 installs it"
+    for component in answers.generation.present(answers.chart_version):
+        if component.replicas_path:
+            count = component.replicas[answers.size] if answers.profile is Profile.CHART else 1
+            yield component.replicas_path, count, comment
+            comment = ""
 
 
 def _secrets(answers: InstallOptions) -> Iterator[Entry]:

@@ -26,6 +26,8 @@ class Code(StrEnum):
     PLAIN_SECRET = "plain_secret"  # noqa: S105 - a code
     RISKY_VALUE = "risky_value"
     """It will install; read it before you do."""
+    UNKNOWN_VERSION = "unknown_version"
+    """The chart is newer than what is described here."""
 
 
 def problem(code: Code, path: str, message: str, remedy: str = "", *, severity: Severity = Severity.ERROR) -> Finding:
@@ -47,6 +49,13 @@ class Subject:
     values: Mapping[str, Any]
     rendered: bool = False
     """It will be rendered without a cluster (helm template, GitOps)."""
+    helm: Version = (4,)
+    """Which Helm installs it."""
+
+    @property
+    def chart_words(self) -> str:
+        """`kasm-helm 1.1190.6`."""
+        return f"{self.generation.chart} {'.'.join(map(str, self.version))}"
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value at a path; a null counts as not there, as it does for Helm."""
@@ -64,6 +73,7 @@ class Subject:
 
 def rules(subject: Subject) -> Iterator[Finding]:
     """Every rule that the file breaks. Types are right by now, or have been complained of."""
+    yield from _version(subject)
     for name, rule in RULES.items():
         if name in subject.generation.value_rules:
             yield from rule(subject)
@@ -71,6 +81,18 @@ def rules(subject: Subject) -> Iterator[Finding]:
 
 def _warning(code: Code, path: str, message: str, remedy: str = "") -> Finding:
     return problem(code, path, message, remedy, severity=Severity.WARNING)
+
+
+def _version(subject: Subject) -> Iterator[Finding]:
+    newest = subject.generation.newest
+    if subject.version > newest:
+        yield _warning(
+            Code.UNKNOWN_VERSION,
+            subject.chart_words,
+            f"is newer than {'.'.join(map(str, newest))}, the newest version that this vdi knows: other keys may exist,"
+            " and defaults may differ.",
+            "Compare with the chart's own values: helm show values.",
+        )
 
 
 def _hostname(subject: Subject) -> Iterator[Finding]:
@@ -179,7 +201,7 @@ def _certificate(subject: Subject) -> Iterator[Finding]:
     if subject.get("certificate.secretName"):
         return
     managed = subject.on("certificate.certManager.enabled")
-    if managed or not subject.generation.makes_certificate:
+    if managed or not subject.generation.creates_certificate(subject.version):
         yield problem(
             Code.MISSING_VALUE,
             "certificate.secretName",
@@ -250,6 +272,22 @@ def _resolver(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _replicas(subject: Subject) -> Iterator[Finding]:
+    """The chart's own null is dropped by Helm 4 before the values meet the schema; Helm 3 keeps it."""
+    components = subject.generation.present(subject.version)
+    paths = [component.replicas_path for component in components if component.replicas_path]
+    missing = [path for path in paths if subject.get(path) is None]
+    if missing and subject.helm >= (4,):
+        parent = missing[0].rpartition(".")[0].rpartition(".")[0]
+        names = ", ".join(path.split(".")[-2] for path in missing)
+        yield problem(
+            Code.MISSING_VALUE,
+            parent,
+            f"has no replicas for {names}; with Helm 4 the chart refuses that, also for components that are off.",
+            "Write replicas: 1 for each of them.",
+        )
+
+
 def _images(subject: Subject) -> Iterator[Finding]:
     if (tag := subject.get("useImageTags", "")) == "develop" or (not tag and subject.version <= (1, 1190, 3)):
         yield _warning(
@@ -281,6 +319,7 @@ RULES: Mapping[str, Callable[[Subject], Iterator[Finding]]] = {
     "plain_secrets": _plain_secrets,
     "passwords": _passwords,
     "resolver": _resolver,
+    "replicas": _replicas,
     "images": _images,
     "direct_rdp": _direct_rdp,
 }

@@ -2,7 +2,7 @@
 
 A kind is a word: `str`, `int`, `bool`, `map` and `list` (anything inside), `resources` (requests and limits), `address`
 (an IP address), `zones`, or `a|b|c` (one of these words). A chart's own JSON schema is
-not enough: A and C let unknown keys pass.
+not enough: B's lets unknown keys pass at the top level, C's everywhere; A's refuses them without naming the right one.
 """
 
 import difflib
@@ -24,6 +24,7 @@ _TREE_A: Tree = {
     "global": {
         "namespace": "str",
         "clusterDomain": "str",
+        "ingressClassName": "str",
         "image": {
             "pullSecrets": "str",
             "pullPolicy": "Always|IfNotPresent|Never",
@@ -209,7 +210,12 @@ _TREE_C: Tree = {
     "isOpenshift": "bool",
     "logFormat": "log|json",
     "nginxResolver": "address",
-    "proxyService": {"type": "ClusterIP|LoadBalancer|NodePort", "annotations": "map", "labels": "map"},
+    "proxyService": {
+        "type": "ClusterIP|LoadBalancer|NodePort",
+        "nodePort": "int",
+        "annotations": "map",
+        "labels": "map",
+    },
     "directRdpService": {
         "enabled": "bool",
         "rdpAccessURL": "str",
@@ -302,8 +308,13 @@ _TREE_C: Tree = {
     },
 }
 _TREES = {A.letter: _TREE_A, B.letter: _TREE_B, C.letter: _TREE_C}
-_APART = VersionRange(until=(1, 1190, 6))
+_APART = VersionRange(until=(1, 1190, 7))
 _SPANS: Mapping[str, Mapping[str, VersionRange]] = {
+    A.letter: {"global.ingressClassName": VersionRange(since=(1, 16, 1))},
+    B.letter: {
+        "components.redis": VersionRange(until=(1, 1170)),
+        "components.share": VersionRange(until=(1, 1170)),
+    },
     C.letter: {
         "nginxResolver": VersionRange(since=(1, 1190, 5)),
         "kasmSecrets": VersionRange(since=(1, 1190, 5)),
@@ -315,8 +326,9 @@ _SPANS: Mapping[str, Mapping[str, VersionRange]] = {
         "components.guac": _APART,
         "components.rdpGateway": _APART,
         "components.rdpHttpsGateway": _APART,
-        "components.connectionProxy": VersionRange(since=(1, 1190, 7)),
-    }
+        "components.connectionProxy": VersionRange(since=(1, 1190, 8)),
+        "proxyService.nodePort": VersionRange(since=(1, 1200)),
+    },
 }
 ZONE_KEYS: Mapping[str, Mapping[str, str]] = {
     B.letter: {"name": "str", "upstream_auth_addr": "str"},
@@ -341,16 +353,21 @@ def versions_of(generation: Generation, path: str) -> VersionRange | None:
 
 def known(generation: Generation, path: str, version: Version | None = None) -> bool:
     """Whether a chart of this version reads this path (a block counts, and anything inside a free-form one)."""
+    keys = path.split(".")
+    blocks = (".".join(keys[: length + 1]) for length in range(len(keys)))
+    spans = (versions_of(generation, block) for block in blocks)
+    return was_ever_known(generation, path) and all(
+        versions is None or versions.holds(version or generation.newest) for versions in spans
+    )
+
+
+def was_ever_known(generation: Generation, path: str) -> bool:
+    """Whether a chart of any version of this generation reads this path."""
     node: Any = tree_of(generation)
-    walked: list[str] = []
     for key in path.split("."):
         if not isinstance(node, Mapping):
             return "map" in node or node == "resources"
         if key not in node:
-            return False
-        walked.append(key)
-        versions = versions_of(generation, ".".join(walked))
-        if versions is not None and not versions.holds(version or generation.newest):
             return False
         node = node[key]
     return True
