@@ -8,6 +8,25 @@ from vdi.kasm.generations import ALL, SIZES, A, B, C
 from vdi.kasm.values.options import ExternalDatabase, Ingress, InstallOptions, Profile
 from vdi.kasm.values.render import entries, nested
 
+TUTORIAL = """
+global:
+  hostname: kasm.example.com
+  storageClass: local-path
+  image: {pullPolicy: IfNotPresent}
+  ingress: {enabled: false}
+postgres:
+  primary:
+    persistence: {storageClass: local-path}
+    resources: {requests: {cpu: 250m, memory: 512Mi}, limits: {cpu: 500m, memory: 1Gi}}
+redis:
+  resources: {requests: {cpu: 100m, memory: 256Mi}, limits: {cpu: 200m, memory: 512Mi}}
+kasmManager:
+  resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 1000m, memory: 2Gi}}
+kasmApi:
+  resources: {requests: {cpu: 250m, memory: 512Mi}, limits: {cpu: 500m, memory: 1Gi}}
+"""
+"""Values as people write them who know other charts: little of it is read by any chart of Kasm's."""
+
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 hosts = st.builds(lambda one, two: f"{one}.{two}.example.com", names, names)
 versions = {

@@ -7,11 +7,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unit.kasm.kasm_answers import TUTORIAL
 from vdi.findings.model import Severity
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
 from vdi.kasm.values.check import check_values, looks_like
 from vdi.kasm.values.paths import set_at
-from vdi.kasm.values.rules import RULES, Subject
+from vdi.kasm.values.rules import RULES, Code, Subject
 from vdi.kasm.values.schema import all_paths, known, tree_of
 
 REPLICATED = ("kasmProxy", "kasmApi", "kasmManager", "kasmGuac", "rdpGateway", "rdpHttpsGateway", "kasmShare")
@@ -78,6 +79,37 @@ def test_an_unknown_key_is_answered_with_the_right_one(
 ) -> None:
     level, said = found(generation, text)[path]
     assert (level, words in said) == ("error", True), said
+
+
+def test_keys_that_no_chart_reads_are_answered_with_what_they_stand_for() -> None:
+    deploy = "kasmApp.servicesToDeploy"
+    expected = {
+        "A": {
+            "global.storageClass": f"Write {deploy}.db.storageClassName",
+            "global.ingress.enabled": "Leave it out: the chart always makes its Ingress.",
+            "postgres.primary.persistence.storageClass": f"Write {deploy}.db.storageClassName",
+            "postgres.primary.resources": f"Write {deploy}.db.resources",
+            "redis.resources": f"Write {deploy}.kasmRedis.resources",
+            "kasmManager.resources": f"Write {deploy}.kasmManager.resources",
+            "kasmApi.resources": f"Write {deploy}.kasmApi.resources",
+        },
+        "B": {
+            "global.hostname": "Write publicAddr",
+            "global.image.pullPolicy": "Write imagePullPolicy",
+            "global.storageClass": "Write database.storage.storageClassName",
+            "global.ingress.enabled": "Write ingress.enabled",
+            "postgres.primary.persistence.storageClass": "Write database.storage.storageClassName",
+            "postgres.primary.resources": "Write database.resources",
+            "redis.resources": "Leave it out: the chart has no component redis.",
+            "kasmManager.resources": "Write components.manager.resources",
+            "kasmApi.resources": "Write components.api.resources",
+        },
+    }
+    expected["C"] = expected["B"]
+    for generation in ALL:
+        found = check_values(Subject(generation, generation.newest, yaml.safe_load(TUTORIAL)))
+        unknown = {each.object: each.remedy.text for each in found if each.code == Code.UNKNOWN_KEY}
+        assert unknown == expected[generation.letter]
 
 
 @pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from unit.kasm.kasm_answers import good_answers, values_of
+from unit.kasm.kasm_answers import TUTORIAL, good_answers, values_of
 from vdi.findings.model import Severity
 from vdi.kasm.generations import ALL, A, B, C
 from vdi.kasm.values.check import check_values
@@ -122,6 +122,32 @@ def test_the_gateways_become_one_workload_after_1_1190_7() -> None:
     assert done.values == {"components": {"connectionProxy": {"guac": {"enabled": False}, "replicas": 2}}}
     assert fates(done.notes)["components.rdpGateway.replicas"] == "needs a person"
     assert migrate(values, C, C).values == values
+
+
+def test_the_mission_s_file_is_carried_over_whole() -> None:
+    done = migrate(yaml.safe_load(TUTORIAL), A, C)
+    assert [note.path for note in done.of(Fate.PERSON)] == ["certificate.secretName"]
+    assert [note.path for note in done.of(Fate.DROPPED)] == ["redis.resources"]
+    assert done.values["database"]["storage"]["storageClassName"] == "local-path"
+    assert done.values["database"]["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
+    assert done.values["components"]["manager"]["resources"]["requests"] == {"cpu": "500m", "memory": "1Gi"}
+    assert done.values["ingress"]["enabled"] is False
+    assert "ingress.enabled" not in [note.path for note in done.of(Fate.ADDED)]
+    same = migrate(yaml.safe_load(TUTORIAL), A, A)
+    services = same.values["kasmApp"]["servicesToDeploy"]
+    assert set(services) == {"db", "kasmRedis", "kasmManager", "kasmApi"}
+    assert [note.path for note in same.of(Fate.DROPPED)] == ["global.ingress.enabled"]
+
+
+def test_two_keys_of_tutorials_that_contradict_each_other_need_a_person() -> None:
+    values = {
+        "global": {"hostname": "k.example.com", "storageClass": "fast"},
+        "postgres": {"primary": {"persistence": {"storageClass": "slow"}}},
+    }
+    done = migrate(values, A, B)
+    assert done.values["database"]["storage"]["storageClassName"] == "fast"
+    (note,) = (note for note in done.of(Fate.PERSON) if note.path.startswith("postgres"))
+    assert note.why == "database.storage.storageClassName is fast already: decide which one is right"
 
 
 def test_there_is_no_way_back() -> None:

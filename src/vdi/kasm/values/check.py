@@ -1,7 +1,8 @@
 """A user's own values file against the generation it is for: findings, each with what to write in its place. Pure.
 
-Helm is silent about a key that the chart does not know: `global.hostname` in generation C changes nothing at all. So
-every key is looked up, and one of another generation is answered with this one's name for it.
+Helm is silent about most keys that a chart does not know: `global.hostname` in generation C changes nothing at all.
+Where a schema refuses one, it does not say what to write. So every key is looked up, and one of another generation or
+of a tutorial is answered with this chart's name for it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from vdi.findings.model import Finding, Severity
 from vdi.kasm.generations import ALL, Generation
+from vdi.kasm.values.habits import meant_by
 from vdi.kasm.values.migrate_table import renamed_to
 from vdi.kasm.values.options import is_address
 from vdi.kasm.values.rules import Code, Subject, problem, rules
@@ -73,9 +75,10 @@ def _keys(subject: Subject, tree: Mapping[str, Any], values: Mapping[str, Any], 
 
 def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
     """What is said of a key that the chart does not read: of a block of another generation, of each key inside."""
-    chart = f"chart {subject.generation.chart} {'.'.join(map(str, subject.version))}"
+    chart = f"chart {subject.chart_words}"
     new, owner = renamed_to(subject.generation, path, subject.version)
-    if not new and isinstance(value, Mapping) and value and _has_renamed(subject, path, value):
+    meant = meant_by(subject.generation, path, subject.version)
+    if not new and meant is None and isinstance(value, Mapping) and _is_answered_inside(subject, path, value):
         for key, below in value.items():
             yield from _unknown(subject, f"{path}.{key}", below)
         return
@@ -87,6 +90,10 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
     elif owner is not None:
         message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} has nothing in its place."
         remedy = "Leave it out; vdi kasm values migrate says what becomes of it."
+    elif meant is not None:
+        message = f"is not read by {chart}{'' if meant[0] else ', which has nothing in its place'}."
+        why = f": {meant[1]}" if meant[1] else ""
+        remedy = f"Write {meant[0]}" if meant[0] else f"Leave it out{why}."
     else:
         versions = versions_of(subject.generation, path)
         near = nearest(subject.generation, path, subject.version)
@@ -97,12 +104,15 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
     yield problem(Code.UNKNOWN_KEY, path, message, remedy)
 
 
-def _has_renamed(subject: Subject, path: str, value: Mapping[str, Any]) -> bool:
+def _is_answered_inside(subject: Subject, path: str, value: Mapping[str, Any]) -> bool:
+    """Whether there is a better answer for a key of this block than for the block as a whole."""
     for key, below in value.items():
         inner = f"{path}.{key}"
         if renamed_to(subject.generation, inner, subject.version)[0]:
             return True
-        if isinstance(below, Mapping) and _has_renamed(subject, inner, below):
+        if meant_by(subject.generation, inner, subject.version) is not None:
+            return True
+        if isinstance(below, Mapping) and _is_answered_inside(subject, inner, below):
             return True
     return False
 

@@ -9,9 +9,10 @@ from enum import StrEnum
 from typing import Any
 
 from vdi.kasm.generations import ALL, A, C, Generation, Version, kasm_version
+from vdi.kasm.values.habits import meant_by
 from vdi.kasm.values.migrate_table import ACROSS, CONNECTION, STEPS, TOGETHER, Step, longest, moved
 from vdi.kasm.values.paths import set_at, value_at
-from vdi.kasm.values.schema import known, tree_of
+from vdi.kasm.values.schema import known, tree_of, was_ever_known
 
 
 class Fate(StrEnum):
@@ -61,14 +62,63 @@ def migrate(
             f"there is no way back from generation {source.letter} ({source.chart}) to {target.letter}"
             f" ({target.chart}); allowed: {', '.join(each.letter for each in ALL[start:])}"
         )
-    done = Migration(_copied(values), tuple(Note(Fate.KEPT, path, path) for path, _ in leaves(source, values)))
+    habits = list(_habits(source, values, target, version))
+    old = _without(values, [path for path, _ in habits])
+    done = Migration(old, tuple(Note(Fate.KEPT, path, path) for path, _ in leaves(source, old)))
     for step in STEPS[start:end]:
         done = _joined(done, _step(step, done.values))
     if source is A and target is C:
         done = _across(done, values)
     if known(target, CONNECTION, version):
         done = _joined(done, _together(done.values, version or C.newest))
-    return done
+    return _with_habits(done, habits, target, version)
+
+
+def _habits(
+    source: Generation, values: Mapping[str, Any], target: Generation, version: Version | None, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Keys that the old chart never read, and the new one has a place for, or a reason why not."""
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if not was_ever_known(source, path) and meant_by(target, path, version) is not None:
+            yield path, value
+        elif isinstance(value, Mapping):
+            yield from _habits(source, value, target, version, f"{path}.")
+
+
+def _without(values: Mapping[str, Any], paths: list[str], prefix: str = "") -> dict[str, Any]:
+    """A copy without these; a block that had nothing else goes with them."""
+    left: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if path in paths:
+            continue
+        below = _without(value, paths, f"{path}.") if isinstance(value, Mapping) else value
+        if below or not value:
+            left[key] = below
+    return left
+
+
+def _with_habits(
+    done: Migration, habits: list[tuple[str, Any]], target: Generation, version: Version | None
+) -> Migration:
+    """Each where the new chart reads what it stands for. What the old chart did read goes first."""
+    notes = list(done.notes)
+    written: dict[str, Any] = {}
+    for path, value in habits:
+        new, why = meant_by(target, path, version) or ("", "")
+        added = next((note for note in notes if note.fate is Fate.ADDED and note.path == new), None)
+        present = written.get(new, None if added else value_at(done.values, new)) if new else None
+        if not new:
+            notes.append(Note(Fate.DROPPED, path, why=why or "the new chart has nothing in its place"))
+        elif present is not None and present != value:
+            notes.append(Note(Fate.PERSON, path, why=f"{new} is {present} already: decide which one is right"))
+        else:
+            notes = [note for note in notes if note is not added]
+            set_at(done.values, new, value)
+            written[new] = value
+            notes.append(Note(Fate.RENAMED, path, new))
+    return Migration(done.values, tuple(notes))
 
 
 def _across(done: Migration, values: Mapping[str, Any]) -> Migration:
