@@ -24,7 +24,7 @@ CHECKED_FIRST = ["install", "upgrade"]
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Each command on something with findings, in the place of a cluster."""
     cluster = Cluster(0)
-    KASM_FAULTS["kasm_circle_of_1_1190_0"][1](cluster)
+    KASM_FAULTS["kasm_circle_of_waits"][1](cluster)
     bundle, values = tmp_path / "bundle.json", tmp_path / "values.yaml"
     bundle.write_bytes(save(cluster.snapshot()))
     values.write_text("global: {hostname: kasm.example.com}\n")

@@ -307,8 +307,9 @@ def password_changed(cluster: Cluster) -> None:
 
 
 @fault("kasm_circular_wait")
-def circle_of_1_1190_0(cluster: Cluster) -> None:
-    kasm = Kasm(cluster, C, "1.1190.0")
+def circle_of_waits(cluster: Cluster) -> None:
+    kasm = Kasm(cluster, C)
+    kasm.add_wait("proxy", "kasm-guac-is-ready")
     kasm.at_step("proxy", "guac")
     kasm.at_step("guac", "proxy")
     kasm.at_step("rdp-gateway", "proxy")

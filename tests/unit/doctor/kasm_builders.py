@@ -78,10 +78,8 @@ class Kasm:
 
     @staticmethod
     def _is_there(step: InitContainer) -> bool:
-        """With the values of a usual installation: no own authorities, no upgrade under way, no Service named twice."""
-        return step.only_when not in ("trustedCaBundle.enabled", "dbManagement.upgrade.enable") and (
-            step.name != "api-is-ready"
-        )
+        """With the values of a usual installation: no own authorities, no upgrade under way."""
+        return step.only_when not in ("trustedCaBundle.enabled", "dbManagement.upgrade.enable")
 
     def _step(self, component: Component, step: InitContainer) -> Object:
         found: Object = {"name": named(step.name), "image": "kasmweb/x:1"}
@@ -185,6 +183,14 @@ class Kasm:
             later["state"] = {"waiting": {"reason": "PodInitializing"}}
         steps[place] |= state or {"state": {"running": {"startedAt": BEGAN}}}
         return steps[place]
+
+    def add_wait(self, key: str, name: str) -> None:
+        """Its pod has one more init container, as another version of the chart, or somebody's values, give it."""
+        component, pod = self.components[key], self.pod(key)
+        step = component.step(name)
+        assert step is not None, f"{key} has no step {name} in any version"
+        pod["spec"]["initContainers"].append(self._step(component, step))
+        pod["status"]["initContainerStatuses"].append({"name": name})
 
     def off(self, key: str, message: str = "") -> None:
         """Its pod is on no node."""

@@ -105,7 +105,7 @@ def test_the_chain_is_told_from_the_cause_to_who_waits_last() -> None:
 @given(st.permutations(range(6)))
 def test_chains_do_not_depend_on_the_order_in_which_pods_are_listed(order: list[int]) -> None:
     cluster = Cluster(0)
-    KASM_FAULTS["kasm_circle_of_1_1190_0"][1](cluster)
+    KASM_FAULTS["kasm_circle_of_waits"][1](cluster)
     wanted = cluster.findings()
     pods = cluster.objects["pods"]
     cluster.objects["pods"] = [*(pods[place] for place in order), *pods[6:]]
@@ -228,12 +228,12 @@ def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, s
     assert [one["code"] for one in said["findings"]] == ["kasm_crashes", "kasm_pod_waiting"]
     assert said["namespaces"][0] | {"pods": 0, "ready": 0} == {
         "namespace": PLACE,
-        "chart": "kasm-1.1181.0",
+        "chart": "kasm-1.1181.1",
         "generation": "B",
         "pods": 0,
         "ready": 0,
     }
-    assert run(cluster, "kasm-redis-deployment-0")[0] == 0
+    assert run(cluster, "kasm-guac-deployment-0")[0] == 0
     code, _, err = run(cluster, "kasm-prox-default-deployment")
     assert code == 1
     assert "perhaps kasm-proxy-default-deployment" in err
@@ -241,12 +241,12 @@ def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, s
 
 def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..., tuple[int, str, str]]) -> None:
     cluster = Cluster(0)
-    KASM_FAULTS["kasm_circle_of_1_1190_0"][1](cluster)
+    KASM_FAULTS["kasm_circle_of_waits"][1](cluster)
     code, out, _ = run(cluster)
     assert code == 1
     assert out.startswith("ERROR    kasm_circular_wait  pod/kasm/")
     assert out.splitlines()[-1].endswith(
-        "(kasm-helm-1.1190.0, generation C), 4 ready: 1 error, and 3 that follow from them."
+        "(kasm-helm-1.1190.6, generation C), 4 ready: 1 error, and 3 that follow from them."
     )
 
 

@@ -138,6 +138,10 @@ def test_a_name_that_a_chart_gives_is_matched_with_its_release_and_zone() -> Non
         ("kasm-platform-1.1190.6", "kasm-platform", "1.1190.6", C),
         ("kasm-agent-0.1.0", "kasm-agent", "0.1.0", None),
         ("vdi-0.1.0", "vdi", "0.1.0", None),
+        ("kasm-1.17.0", "kasm", "1.17.0", None),
+        ("kasm-2.0.0", "kasm", "2.0.0", None),
+        ("kasm-1.1170.0", "kasm", "1.1170.0", B),
+        ("kasm-helm-1.1200.0-develop", "kasm-helm", "1.1200.0-develop", C),
         ("nonsense", "", "", None),
     ],
 )
@@ -162,7 +166,7 @@ def test_versions_are_numbers_and_a_chart_version_says_which_kasm_it_is() -> Non
 
 def test_generations_are_found_by_letter_and_by_chart_and_follow_each_other() -> None:
     assert by_letter("b") is B
-    assert by_letter("kasm-helm") is of_chart("kasm-helm") is C
+    assert by_letter("kasm-helm") is of_chart("kasm-helm", "1.1190.6") is C
     assert [successor(each) for each in ALL] == [B, C, None]
     with pytest.raises(ValueError, match=r"allowed: A \(kasm-single-zone"):
         by_letter("D")

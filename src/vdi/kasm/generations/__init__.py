@@ -83,11 +83,23 @@ def by_letter(letter: str) -> Generation:
     raise ValueError(f"{letter!r} is no generation of Kasm's chart; allowed: {allowed}")
 
 
-def of_chart(name: str) -> Generation | None:
-    """The generation of a chart's name, as in Chart.yaml or in a Helm release; None when it is not one of Kasm's."""
+def of_chart(name: str, version: str) -> Generation | None:
+    """The generation of a chart, as in Chart.yaml or in a Helm release; None when it is not one of Kasm's.
+
+    Other people's charts are called `kasm` too; their versions do not follow Kasm's scheme.
+    """
     if name == UMBRELLA:
         return C
-    return next((generation for generation in ALL if generation.chart == name), None)
+    found = next((generation for generation in ALL if generation.chart == name), None)
+    return found if found and _is_of_scheme(found, version) else None
+
+
+def _is_of_scheme(generation: Generation, version: str) -> bool:
+    try:
+        numbers = parse_version(version)
+    except ValueError:
+        return False
+    return numbers >= generation.oldest and numbers[0] == generation.oldest[0]
 
 
 def chart_of_label(label: str) -> tuple[str, str]:
@@ -98,7 +110,7 @@ def chart_of_label(label: str) -> tuple[str, str]:
 
 def of_label(label: str) -> Generation | None:
     """The generation from label helm.sh/chart: what an object was made by last."""
-    return of_chart(chart_of_label(label)[0])
+    return of_chart(*chart_of_label(label))
 
 
 def of_workloads(names: Iterable[str]) -> Generation | None:
@@ -109,8 +121,8 @@ def of_workloads(names: Iterable[str]) -> Generation | None:
     """
     known = tuple(names)
     for generation in ALL:
-        wanted = [each.name for each in generation.components if each.key in ("proxy", "api", "manager")]
-        if all(any(matches(name, real) for real in known) for name in wanted):
+        core = [each.name for each in generation.present() if each.key in ("proxy", "api", "manager")]
+        if all(any(matches(name, real) for real in known) for name in core):
             foreign = generation.foreign_suffix
             if foreign and any(name.endswith(foreign) for name in known):
                 continue

@@ -11,7 +11,7 @@ import yaml
 from vdi.findings.model import Finding
 from vdi.helm.binary import Helm
 from vdi.helm.run import run_helm
-from vdi.kasm.generations import Generation, Version, of_chart, parse_version
+from vdi.kasm.generations import ALL, Generation, Version, of_chart, parse_version
 from vdi.kasm.install.errors import KasmRefusedError
 from vdi.kasm.values.rules import Code
 
@@ -54,14 +54,13 @@ async def read_chart(helm: Helm, source: str, more: tuple[str, ...]) -> KasmChar
     shown = await run_helm(helm, ["show", "chart", source, *more])
     meta = yaml.safe_load(shown.stdout) or {}
     name, version = str(meta.get("name", "")), str(meta.get("version", ""))
-    generation = of_chart(name)
+    generation = of_chart(name, version)
     if generation is None or name != generation.chart:
-        raise KasmRefusedError(
-            f"chart {source} is {name!r}; allowed: kasm-single-zone, kasm, kasm-helm (of which kasm-platform is made)"
-        )
+        allowed = ", ".join(f"{each.chart} from {_text(each.oldest)} on" for each in ALL)
+        raise KasmRefusedError(f"chart {source} is {name!r} {version}, which is not one of Kasm's; allowed: {allowed}")
     if helm.version[: len(generation.minimum_helm)] < generation.minimum_helm:
-        wanted = ".".join(map(str, generation.minimum_helm))
-        raise KasmRefusedError(f"chart {name} needs Helm {wanted} or newer; here is {helm.words}")
+        least = _text(generation.minimum_helm)
+        raise KasmRefusedError(f"chart {name} needs Helm {least} or newer; here is {helm.words}")
     values = await run_helm(helm, ["show", "values", source, *more])
     return KasmChart(
         source, more, generation, parse_version(version), str(meta.get("appVersion", "")), _mapping(values.stdout)

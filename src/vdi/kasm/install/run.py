@@ -139,7 +139,7 @@ def _in_place(run: Running, revision: Revision | None) -> Revision:
 
 def generation_of_release(revision: Revision) -> Generation:
     """Which generation a release is. Raises KasmRefusedError for one that is not Kasm's."""
-    found = of_chart(revision.chart.metadata.name)
+    found = of_chart(revision.chart.metadata.name, revision.chart.metadata.version)
     if found is None:
         raise KasmRefusedError(f"release {revision.name} is {revision.chart_words}, which is not Kasm")
     return found

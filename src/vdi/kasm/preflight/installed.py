@@ -35,7 +35,7 @@ def find_installed(facts: Facts, namespace: str) -> Installed | None:
     workloads = [one for one in workloads_of(facts) if one["metadata"].get("namespace") == namespace]
     for one in workloads:
         chart, version = chart_of_label(label_of(one, "helm.sh/chart"))
-        generation = of_chart(chart)
+        generation = of_chart(chart, version)
         if generation is not None:
             return Installed(generation, release_of(one), version)
     generation = of_workloads(one["metadata"]["name"] for one in workloads)
