@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos.world import GPUS, World
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
-from waiting import eventually
 
 Step = Callable[[World, str], Awaitable[None]]
 RUNS = {"Pod": 1, "Service": 1, "Secret": 1, "IngressRoute": 1}

@@ -16,9 +16,9 @@ from chaos.machine import Machine
 from chaos.model import Model
 from chaos.replicas import Replica
 from chaos.world import World
+from support.waiting import eventually
 from vdi.kube.resource import NODES, PODS, SERVICES
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
-from waiting import eventually
 
 QUIET = 120.0
 """Seconds that the cluster may take to come to rest: a lost desktop waits up to 40 s before its fourth try."""

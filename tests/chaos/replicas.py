@@ -10,7 +10,7 @@ from pathlib import Path
 from chaos.fault_proxy import FaultProxy
 from chaos.world import World
 from cluster.operator_stage import OperatorProcess, Stage
-from waiting import eventually
+from support.waiting import eventually
 
 
 @dataclass

@@ -12,8 +12,8 @@ from chaos.fault_proxy import Call, Fault
 from chaos.machine import Machine
 from chaos.replicas import Replica, replicas
 from chaos.world import World
+from support.waiting import eventually
 from vdi.devcluster.cluster import Cluster
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)
 Tell = Callable[[str], None]

@@ -11,7 +11,7 @@ import pytest
 from chaos.fault_proxy import Call, Fault
 from chaos.replicas import replicas
 from chaos.world import GPUS, World
-from waiting import eventually
+from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
 

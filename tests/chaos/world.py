@@ -16,6 +16,7 @@ from chaos.kubelet import Kubelet
 from chaos.objects import SeenPod
 from chaos.provisioner import Provisioner
 from cluster.operator_stage import Object, Stage, open_stage
+from support.waiting import eventually
 from vdi.api.session import VDISession
 from vdi.kube.config import ClusterConfig
 from vdi.kube.config_loading import load_config
@@ -23,7 +24,6 @@ from vdi.kube.errors import AlreadyExists, KubeError, NotFound
 from vdi.kube.resource import PODS, SECRETS, Resource
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
-from waiting import eventually
 
 GPUS = 8
 ROOMY = {"cpu": "2000", "memory": "8000Gi", "pods": "4000"}

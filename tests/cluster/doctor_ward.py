@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from bundles import renamed
 from cluster.operator_stage import RBAC, Object, ShiftedClock, Stage, documented_rules
+from support.bundles import renamed
+from support.waiting import eventually
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
@@ -19,7 +20,6 @@ from vdi.findings.model import Finding, Severity, roots
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
 from vdi.kube.transport import Client
-from waiting import eventually
 
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 LATER = timedelta(seconds=100)

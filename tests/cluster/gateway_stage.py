@@ -28,12 +28,12 @@ import yaml
 from argon2 import PasswordHasher
 
 from cluster.operator_stage import Object, Stage
-from metrics_token import AUTHORIZATION, token_file
+from support.metrics_token import AUTHORIZATION, token_file
+from support.waiting import eventually
 from vdi.gateway.login.users_file import KEY, LocalUser, write_users
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import SECRETS
-from waiting import eventually
 
 PASSWORD = "correct horse battery"
 PEOPLE: dict[str, dict[str, Any]] = {

@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
+from support.waiting import wait_until
 from vdi.kube.config_loading import load_config
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.kube.transport import Client
-from waiting import wait_until
 
 Object = dict[str, Any]
 DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")

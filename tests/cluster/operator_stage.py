@@ -19,7 +19,8 @@ import yaml
 
 from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
-from metrics_token import token_file
+from support.metrics_token import token_file
+from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig
@@ -33,7 +34,6 @@ from vdi.operator.life import LEASE
 from vdi.operator.main import run_operator
 from vdi.operator.settings import Settings
 from vdi.session.naming import host_label
-from waiting import eventually
 
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}

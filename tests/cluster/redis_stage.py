@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.waiting import eventually
 from vdi.gateway.shared import RedisShared
-from waiting import eventually
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from support.waiting import eventually, wait_until
 from vdi.kube.config_loading import load_config
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
@@ -20,7 +21,6 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.session.observed import Pod
-from waiting import eventually, wait_until
 
 Object = dict[str, Any]
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")

@@ -21,11 +21,11 @@ from cryptography import x509
 
 from cluster.edge_traefik import connector, free_port
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.devcluster import binaries, pki
 from vdi.devcluster.progress import Progress
 from vdi.operator.kinds import ROUTES
 from vdi.session.policy import Policy
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
 

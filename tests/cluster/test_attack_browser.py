@@ -11,12 +11,12 @@ from playwright.async_api import Browser, BrowserContext, Error, Page, expect
 
 from cluster.edge_traefik import EdgeStage
 from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, now
+from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with
 from vdi.gateway.connection import HEAD_BYTES
 from vdi.gateway.edge.headers import COOKIE_BYTES
 from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
-from waiting import eventually
 
 __all__ = ["chromium", "edge"]
 

@@ -14,9 +14,9 @@ from cluster.gateway_stage import add_people, gateway_process
 from cluster.operator_stage import Stage
 from cluster.redis_stage import redis_server
 from cluster.test_gateway_replicas import ALICE, Pair, free_ports, is_in
-from postgres import postgres_server, postgres_url
+from support.postgres import postgres_server, postgres_url
+from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
-from waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
 

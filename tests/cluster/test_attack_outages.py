@@ -14,10 +14,10 @@ import pytest
 from cluster.edge_traefik import EdgeStage, open_edge
 from cluster.redis_stage import RedisServer, redis_server
 from cluster.test_gateway_edge import PROGRAM, alice, connect, traefik
-from postgres import Postgres, postgres_server, postgres_url
+from support.postgres import Postgres, postgres_server, postgres_url
+from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with
 from vdi.gateway.shared import RedisShared
-from waiting import eventually
 
 __all__ = ["alice", "postgres_server", "postgres_url", "traefik"]
 

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 import yaml
 
-from audit_log import Request, not_granted, not_used, requests_of, rights_of
 from cluster.gateway_stage import GatewayStage, add_people
 from cluster.operator_proxy import Proxy
 from cluster.operator_stage import Stage
 from cluster.test_gateway_portal import Person
 from cluster.test_gateway_process import free_ports
+from support.audit_log import Request, not_granted, not_used, requests_of, rights_of
+from support.waiting import eventually
 from tools.generate.chart_render import render
 from vdi.api.crd import build_crds
 from vdi.devcluster import binaries, cluster
@@ -34,7 +35,6 @@ from vdi.kube.config_loading import load_config
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cluster.stand_in import ROOM, STAND_IN
+from support.waiting import wait_until
 from vdi.api.crd import render_files
-from waiting import wait_until
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 TEMPLATE = """

@@ -15,13 +15,13 @@ import yaml
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from cluster.operator_stage import documented_rules
 from network.worlds import policies, rendered, variants
+from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.observed import HOLD
-from waiting import wait_until
 
 OPERATOR = "system:serviceaccount:kasm:vdi-operator"
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cluster.crd_server import CRDS, Server
+from support.waiting import wait_until
 from unit.gateway.user_addresses import HIDDEN, ORDINARY
-from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from support.waiting import wait_until
 from tools.generate import chart
 from vdi.api.crd import build_crds
-from waiting import wait_until
 
 SESSIONS = "vdi-sessions"
 TEMPLATE: dict[str, Any] = {

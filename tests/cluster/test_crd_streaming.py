@@ -7,10 +7,10 @@ import pytest
 
 from cluster.crd_server import Server
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.api.streaming import ENCODERS, ENCODERS_1, VARIABLES
 from vdi.operator.kinds import TEMPLATES
 from vdi.session.streaming import SETTINGS_IGNORED
-from waiting import eventually
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest"
 

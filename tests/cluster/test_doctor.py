@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from cluster.doctor_ward import Ward, now
 from cluster.operator_stage import CRDS, Stage
+from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.doctor.fix.apply import carry_out, prepare
 from vdi.findings.model import Severity, roots
@@ -29,7 +30,6 @@ from vdi.kube.errors import Conflict
 from vdi.kube.resource import CLAIMS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS
 from vdi.session.policy import Policy
-from waiting import eventually
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"

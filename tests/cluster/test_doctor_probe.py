@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import eventually
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.session.turn_credentials import make_credentials
-from waiting import eventually
 
 SECRET = "n" * 40
 SOON = timedelta(minutes=2)

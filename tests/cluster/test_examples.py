@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from cluster.operator_stage import Object, Stage, open_stage
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, PODS, Resource
 from vdi.operator.kinds import POOLS
-from waiting import eventually
 
 FOLDER = Path(__file__).parents[2] / "docs/examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.gateway.app import open_gateway
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.parts import Gateway
@@ -18,7 +19,6 @@ from vdi.gateway.people import Person, Role
 from vdi.kube.resource import Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.request import SessionRequest
-from waiting import eventually
 
 ALICE, BOB, EVE = (Person(f"{name}@example.com") for name in ("alice", "bob", "eve"))
 ROOT = Person("root@example.com", admin=True)

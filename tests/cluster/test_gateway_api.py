@@ -16,8 +16,8 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
-from waiting import eventually
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from postgres import postgres_server, postgres_url
+from support.postgres import postgres_server, postgres_url
 from unit.gateway.history_stage import open_database
 from vdi.gateway.people import Role
 from vdi.gateway.store.base import Database

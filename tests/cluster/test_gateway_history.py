@@ -15,7 +15,8 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
 from cluster.operator_stage import ShiftedClock, Stage
-from postgres import Postgres, postgres_server, postgres_url
+from support.postgres import Postgres, postgres_server, postgres_url
+from support.waiting import eventually
 from unit.gateway.history_stage import rows_of
 from vdi.gateway.history.rows import RunRow, SessionRow
 from vdi.gateway.internal import AUDIENCE
@@ -23,7 +24,6 @@ from vdi.gateway.store.base import Database
 from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.times import parse_time
-from waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
 pytestmark = pytest.mark.timeout(150)

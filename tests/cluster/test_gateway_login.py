@@ -11,10 +11,10 @@ import pytest
 
 from cluster.gateway_stage import PASSWORD, GatewayStage, csrf_of, open_gateway_stage
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.cli.main import main
 from vdi.gateway.login import part
 from vdi.kube.resource import SECRETS
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/150.0.0.0 Safari/537.36"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from support.waiting import wait_until
 from tools.generate import chart
 from vdi.api.crd import build_crds
-from waiting import wait_until
 
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
 POLICIES = ("vdi-who-may-name-whom", "vdi-templates-for-whom")

@@ -10,9 +10,9 @@ import httpx
 
 from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
 from vdi.session.policy import Policy
-from waiting import eventually
 
 DESK = "/desktops/mine"
 POLICY = Policy(url_port=8443)

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
 from cluster.operator_stage import Stage
-from waiting import eventually
+from support.waiting import eventually
 
 
 @pytest.fixture

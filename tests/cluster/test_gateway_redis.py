@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.redis_stage import RedisServer, redis_server
+from support.waiting import eventually
 from unit.gateway.shared_contract import CONTRACT
 from vdi.gateway import shared as module
 from vdi.gateway.shared import RedisShared, Shared, open_shared
-from waiting import eventually
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 from cluster.gateway_stage import AsTraefik, GatewayProcess, add_people, gateway_process
 from cluster.operator_stage import Stage
 from cluster.redis_stage import RedisServer, redis_server
-from postgres import Postgres, postgres_server, postgres_url
+from support.postgres import Postgres, postgres_server, postgres_url
+from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
-from waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
 

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from postgres import Postgres, postgres_server, postgres_url
+from support.postgres import Postgres, postgres_server, postgres_url
+from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, without_marks
 from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
@@ -17,7 +18,6 @@ from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import UnknownRevisionError
-from waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)

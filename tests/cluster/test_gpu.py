@@ -21,11 +21,11 @@ import yaml
 
 from cluster.gpu_player import CRD, NAMESPACE, PLUGIN, POLICY, daemon_set, played
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
+from support.waiting import wait_until
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
-from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "configure_gpu_slicing.sh"

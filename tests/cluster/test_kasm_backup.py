@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from postgres import Postgres, postgres_server  # noqa: F401 - a fixture
+from support.postgres import Postgres, postgres_server  # noqa: F401 - a fixture
 from vdi.helm.arguments import Place
 from vdi.kasm.backup import Kubectl, back_up, database_pod, find_kubectl
 from vdi.kasm.generations import B, C

@@ -20,6 +20,7 @@ import yaml
 from cluster.helm_tools import Tools
 from cluster.operator_stage import ShiftedClock
 from kasm.kasm_ward import CHARTS, Ward
+from support.waiting import wait_until
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.diagnosis.snapshot import Scope
@@ -27,7 +28,6 @@ from vdi.doctor.collect.collector import KASM_BUDGET, collect
 from vdi.kasm.generations import ALL, Generation, matches, of_workloads
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
-from waiting import wait_until
 
 BEGAN = "2026-11-20T11:00:00Z"
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from postgres import Postgres, postgres_server  # noqa: F401 - a fixture
+from support.postgres import Postgres, postgres_server  # noqa: F401 - a fixture
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 

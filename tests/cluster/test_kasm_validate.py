@@ -21,11 +21,11 @@ import yaml
 
 from cluster.helm_tools import Tools
 from cluster.kasm_site import ADDRESS, Site, helm_of, open_k3s
+from support.waiting import wait_until
 from vdi.kasm.collect.preflight import INGRESSES
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import CLAIMS, PODS, VOLUMES, Resource
 from vdi.kube.transport import Client
-from waiting import wait_until
 
 CHARTS = Path(__file__).parents[1] / "kasm/charts"
 HOST = "kasm.example.test"

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from support.waiting import eventually
 from unit.kube.kube_things import HASH, Meta
 from vdi.kube import errors
 from vdi.kube.apply import Applier
@@ -21,7 +22,6 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, WatchTiming
-from waiting import eventually
 
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 

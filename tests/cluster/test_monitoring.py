@@ -23,13 +23,13 @@ import yaml
 from prometheus_client import CollectorRegistry, start_http_server
 
 from cluster.operator_stage import Stage
-from metrics_token import token_file
+from support.metrics_token import token_file
+from support.waiting import eventually
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
 from vdi.operator.kinds import POOLS
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
-from waiting import eventually
 
 FILES = Path(__file__).parents[2] / "charts/vdi/files/monitoring"
 CASES = Path(__file__).parent / "monitoring"

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 
 from cluster.operator_stage import Object, Stage
+from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS, SECRETS
 from vdi.operator.kinds import SESSIONS
 from vdi.session.policy import Policy
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

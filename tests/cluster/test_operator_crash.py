@@ -12,9 +12,9 @@ import pytest
 
 from cluster.operator_proxy import Request
 from cluster.operator_stage import CHILDREN, Object, Stage
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, SECRETS
 from vdi.operator.kinds import SESSIONS
-from waiting import eventually
 
 Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")

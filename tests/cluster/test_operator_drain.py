@@ -7,12 +7,12 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from cluster.stand_in import MARK
+from support.waiting import eventually
 from vdi.kube.errors import TooManyRequests
 from vdi.kube.resource import EVENTS, NODES, PODS, Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.observed import HOLD
 from vdi.session.policy import Policy
-from waiting import eventually
 
 BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

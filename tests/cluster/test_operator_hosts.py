@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import KEY, Object, Stage, condition
+from support.waiting import eventually
 from vdi.kube.errors import Invalid
 from vdi.kube.resource import CONFIG_MAPS, SECRETS, Resource
 from vdi.operator.host_key import SECRET
 from vdi.operator.kinds import ROUTES, SESSIONS
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 

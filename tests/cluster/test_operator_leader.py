@@ -18,12 +18,12 @@ import pytest
 
 from cluster.operator_proxy import Proxy
 from cluster.operator_stage import CHILDREN, Object, OperatorProcess, Stage
-from metrics_token import AUTHORIZATION
+from support.metrics_token import AUTHORIZATION
+from support.waiting import eventually
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import LEASES
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.life import LEASE
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -6,11 +6,11 @@ import aiohttp
 import pytest
 
 from cluster.operator_stage import CHILDREN, ShiftedClock, Stage, condition
-from metrics_token import AUTHORIZATION
+from support.metrics_token import AUTHORIZATION
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 

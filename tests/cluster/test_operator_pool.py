@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, ShiftedClock, Stage, condition
-from metrics_token import AUTHORIZATION
+from support.metrics_token import AUTHORIZATION
+from support.waiting import eventually
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import EVENTS, NODES, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, ShiftedClock, Stage
+from support.waiting import eventually
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.operator.kinds import TEMPLATES
 from vdi.session.prepull import AT_ONCE, PREPULL, PREPULL_NODE
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, NODES, PODS, VOLUMES
 from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.policy import Policy
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 GPU = "nvidia.com/gpu"

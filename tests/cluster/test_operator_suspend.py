@@ -3,9 +3,9 @@
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import ROUTES, SESSIONS
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

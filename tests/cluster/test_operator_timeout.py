@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
-from waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

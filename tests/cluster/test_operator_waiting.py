@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
+from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
-from waiting import eventually
 
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 

@@ -18,8 +18,8 @@ from cryptography.x509.oid import NameOID
 from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, reach, start, template
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.devcluster import cluster
-from waiting import wait_until
 
 Break = Callable[[World], Iterator[None]]
 FAULTS: dict[str, tuple[str, Callable[[World], AbstractContextManager[None]]]] = {}

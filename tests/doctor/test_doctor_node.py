@@ -14,6 +14,7 @@ import pytest
 from doctor.node_faults import FAULTS, RELEASE
 from e2e.desktops import start
 from e2e.world import NAMESPACE, World
+from support.waiting import wait_until
 from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect.collector import collect
@@ -21,7 +22,6 @@ from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(420)
 PATIENCE = 150.0

@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
-from waiting import wait_until
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
 A_NOTICE = 300

@@ -8,8 +8,8 @@ from typing import Any
 from e2e.desktops import pod_of, start, template
 from e2e.streaming_page import PROBE
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
-from waiting import wait_until
 
 EVERYTHING: dict[str, Any] = {
     "streaming": {

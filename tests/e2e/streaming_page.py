@@ -16,8 +16,8 @@ from typing import Any
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
 
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
-from waiting import wait_until
 
 PROBE = """(() => {
   const connect = AudioNode.prototype.connect, meters = [];

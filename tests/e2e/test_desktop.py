@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError
-from waiting import wait_until
 
 
 def answer(url: str, path: str = "/", **headers: str) -> tuple[int, str]:

@@ -5,7 +5,7 @@ import yaml
 
 from e2e.desktops import pod_of, reach, run_in, start, template
 from e2e.world import World
-from waiting import wait_until
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 BROKEN = "raise ImportError('libva.so.2: cannot open shared object file: No such file or directory')"

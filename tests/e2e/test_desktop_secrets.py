@@ -9,7 +9,7 @@ import yaml
 
 from e2e.desktops import ask_agent, pod_of, reach, run_in, start, template
 from e2e.world import World
-from waiting import wait_until
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -4,7 +4,7 @@ import pytest
 
 from e2e.desktops import Object, pod_of, reach, run_in, start, template
 from e2e.world import World
-from waiting import wait_until
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(420)
 

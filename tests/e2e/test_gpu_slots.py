@@ -13,7 +13,7 @@ import pytest
 
 from e2e.desktops import pod_of, reach, run_in, template
 from e2e.world import NAMESPACE, World
-from waiting import wait_until
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 

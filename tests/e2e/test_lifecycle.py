@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from e2e.world import World
-from waiting import wait_until
+from support.waiting import wait_until
 
 CHILDREN = "pods,services,secrets,ingressroutes.traefik.io"
 

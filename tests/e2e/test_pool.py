@@ -5,7 +5,7 @@ import yaml
 
 from e2e.desktops import Object, condition, pod_of, reach, start, template
 from e2e.world import World
-from waiting import wait_until
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
 

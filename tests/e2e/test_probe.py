@@ -10,9 +10,9 @@ from PIL import Image
 
 from e2e.desktops import ask_agent, reach, start, template
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.cli.remote.logins import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser, changed_pixels
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

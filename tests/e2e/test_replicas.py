@@ -13,10 +13,10 @@ import pytest
 from e2e.conftest import NAME
 from e2e.desktops import start
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
 from vdi.devcluster import cluster, images
 from vdi.devcluster.progress import Progress
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

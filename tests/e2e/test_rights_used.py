@@ -6,9 +6,9 @@ purpose what happens here by chance only: a child of a stripped label, an answer
 
 import pytest
 
-from audit_log import requests_of
 from e2e.conftest import NAME
 from e2e.world import World
+from support.audit_log import requests_of
 from vdi.devcluster.layout import layout_of
 
 

@@ -15,8 +15,8 @@ import pytest
 from e2e.firewall import dropped
 from e2e.streaming_desktops import Streamed, streamed
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
-from waiting import wait_until
 
 log = logging.getLogger(__name__)
 pytestmark = pytest.mark.timeout(240)

@@ -16,8 +16,8 @@ from playwright.sync_api import CDPSession, Locator
 from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
 from e2e.streaming_page import Raw, heard, hears, raw, share_of, write_tone
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -15,8 +15,8 @@ import pytest
 from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
 from e2e.streaming_page import printed, raw, settings
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 

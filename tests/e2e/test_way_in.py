@@ -11,8 +11,8 @@ import pytest
 
 from e2e.desktops import Object, pod_of, reach, template
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

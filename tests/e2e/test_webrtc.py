@@ -19,12 +19,12 @@ from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, start, template
 from e2e.firewall import dropped
 from e2e.world import NAMESPACE, World
+from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
 from vdi.devcluster import cluster, images
 from vdi.devcluster.progress import Progress
 from vdi.session.streaming import WEBRTC_PORT
-from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from bundles import renamed
 from cluster.helm_tools import Tools
 from cluster.operator_stage import ShiftedClock
+from support.bundles import renamed
+from support.waiting import wait_until
 from vdi.cli.kasm.diagnose import CHECKS
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
@@ -20,7 +21,6 @@ from vdi.findings.model import Finding, roots
 from vdi.kasm.diagnosis.installation import Installation
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
-from waiting import wait_until
 
 CHARTS = Path(__file__).parent / "charts"
 LATER = timedelta(seconds=100)

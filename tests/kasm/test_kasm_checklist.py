@@ -10,10 +10,10 @@ import pytest
 
 from kasm.conftest import NAME
 from kasm.kasm_ward import Ward
+from support.waiting import wait_until
 from vdi.cli.main import main
 from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
-from waiting import wait_until
 
 
 def checklist(ward: Ward, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kasm.kasm_ward import Ward
+from support.waiting import wait_until
 from vdi.cli.main import main
-from waiting import wait_until
 
 NOWHERE = "localhost/no/such/image:1"
 

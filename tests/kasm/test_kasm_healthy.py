@@ -5,8 +5,8 @@ import json
 import pytest
 
 from kasm.kasm_ward import Ward
+from support.waiting import wait_until
 from vdi.cli.main import main
-from waiting import wait_until
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])

@@ -14,7 +14,7 @@ from e2e.desktops import condition, reach, start, template
 from e2e.world import World
 from network.enforcer import enforced
 from network.on_a_node import helm_test, left_behind, node_of
-from waiting import wait_until
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to make the cluster
 IDLE_TIMEOUT = 15

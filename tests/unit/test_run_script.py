@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 TESTS = Path(__file__).parents[1]
 A_SUITE = """#!/usr/bin/env bash

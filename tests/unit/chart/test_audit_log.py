@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audit_log import Right, not_granted, not_used, requests_of, rights_of
+from support.audit_log import Right, not_granted, not_used, requests_of, rights_of
 
 ME = "system:serviceaccount:kasm:me"
 ROLE = "Role/me"

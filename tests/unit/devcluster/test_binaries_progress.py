@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from support.waiting import wait_until
 from vdi.devcluster.progress import Cancelled, Progress, StepFailed
-from waiting import wait_until
 
 
 def wait_until_gone(group: int) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from bundles import renamed
+from support.bundles import renamed
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway

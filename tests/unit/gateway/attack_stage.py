@@ -15,6 +15,7 @@ import httpx
 from sqlalchemy import func, select
 from starlette.routing import BaseRoute, Route
 
+from support.waiting import eventually
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
 from vdi.gateway.api.operation import PREFIX
@@ -28,7 +29,6 @@ from vdi.gateway.parts import Gateway
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import metadata
 from vdi.session.naming import secret_name
-from waiting import eventually
 
 PORTAL = "https://portal.vdi.localhost"
 DESKTOP = "https://alice-desktop.vdi.localhost"

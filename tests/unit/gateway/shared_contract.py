@@ -2,8 +2,8 @@
 
 import asyncio
 
+from support.waiting import eventually
 from vdi.gateway.shared import Shared
-from waiting import eventually
 
 
 async def takes_once(shared: Shared) -> None:

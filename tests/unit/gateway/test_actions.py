@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.actions import Actions
 from vdi.gateway.denied import ActionDenied
@@ -23,7 +24,6 @@ from vdi.gateway.world import World
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
 from vdi.session.request import SessionRequest
-from waiting import eventually
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SETTINGS = Settings()

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from support.waiting import eventually
 from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, READS, Browser, Scene, form_token, furnish, open_scene
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.login.logins import OIDC, Device, Identity
-from waiting import eventually
 
 MARK = "zzprobe"
 RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))

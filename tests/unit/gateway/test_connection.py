@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from support.waiting import eventually
 from vdi.gateway import connection
 from vdi.gateway.serve import _config, _Server, listen
-from waiting import eventually
 
 Dialogue = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Dialogue]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -31,7 +32,6 @@ from vdi.gateway.edge.part import _service
 from vdi.gateway.edge.selkies import gamepads, grant_token, mark_of, marked, page_of, subprotocols, token_table
 from vdi.gateway.people import Role
 from vdi.gateway.store.grants import Grant, GrantStore
-from waiting import eventually
 
 HOST = SETTINGS.host("alice-desktop")
 MASTER = "master-alice-desktop"

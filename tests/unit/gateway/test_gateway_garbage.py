@@ -13,6 +13,7 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.app import build_internal, build_public, open_gateway
 from vdi.gateway.health import Health
@@ -21,7 +22,6 @@ from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.parts import Gateway
 from vdi.gateway.settings import Settings
-from waiting import eventually
 
 GARBAGE = (
     "x", "", "..", "%2e%2e%2f%2e%2e", "a/b", "a%00b", "a%0d%0aSet-Cookie:%20x=y", "<script>alert(1)</script>",

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from metrics_token import TOKEN, token_file
+from support.metrics_token import TOKEN, token_file
 from vdi.gateway import health as module
 from vdi.gateway.health import Health
 from vdi.gateway.metrics import Metrics

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url, without_marks
 from vdi.gateway.history import recorder as module
 from vdi.gateway.history.recorder import MOST_STATES
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import load, save
-from waiting import eventually
 
 NOW = at(10_000)
 

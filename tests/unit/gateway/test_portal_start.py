@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.waiting import eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, Stage, a_session, a_template, running, text_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.people import Person
@@ -14,7 +15,6 @@ from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish
 from vdi.session.policy import Policy
 from vdi.session.request import SessionRequest
 from vdi.session.units import parse_duration, parse_quantity
-from waiting import eventually
 
 CPU_ONLY = {"defaultGPU": 0}
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError, StatementError
 
+from support.waiting import eventually
 from unit.gateway.history_stage import sqlite_url
 from vdi.gateway.store.base import Database, DatabaseUnavailableError, DatabaseUrlError, Instant
-from waiting import eventually
 
 things = Table(
     "things",

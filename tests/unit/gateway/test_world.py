@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.settings import Settings
 from vdi.gateway.world import Change, World
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
-from waiting import eventually
 
 SETTINGS = Settings()
 

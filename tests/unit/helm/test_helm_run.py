@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import eventually
 from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.run import STOPPING, run_helm
-from waiting import eventually
 
 
 def helm(folder: Path, body: str) -> Helm:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import HASH, THINGS, Journal, Thing, wish
 from vdi.kube import errors
@@ -18,7 +19,6 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from waiting import eventually
 
 
 class Stage:

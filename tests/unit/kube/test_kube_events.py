@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube import events
@@ -14,7 +15,6 @@ from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
-from waiting import eventually
 
 ABOUT = ObjectReference("example.org/v1", "Thing", "a", "uid-a", "ns")
 

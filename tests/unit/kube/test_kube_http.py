@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
@@ -19,7 +20,6 @@ from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
 from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import PAGE_SIZE, Client
-from waiting import eventually
 
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_fake_clock import FakeClock, settle
 from unit.kube.kube_lease_world import World
@@ -20,7 +21,6 @@ from vdi.kube.errors import ConnectionFailed, Forbidden, NotLeader
 from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
-from waiting import eventually
 
 TIMING = DEFAULT_LEASE_TIMING
 ACTIONS = ("tick", "tick", "begin", "begin", "execute", "execute", "deliver", "deliver", "deliver", "lose", "stray")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import THINGS, Journal, Thing, a_thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
@@ -17,7 +18,6 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import PAGE_SIZE, Client
 from vdi.kube.watch import Reflector, WatchTiming
-from waiting import eventually
 
 QUICK = WatchTiming(read_deadline=5, backoff=0.005, backoff_cap=0.02)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
@@ -19,7 +20,6 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from waiting import eventually
 
 
 async def serve(authority: Authority, folder: Path, *, ask_for_client: bool = False) -> FakeApi:

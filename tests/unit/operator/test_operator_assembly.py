@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
+from support.waiting import eventually
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube.queue import Result
 from vdi.operator.logs import KeyValueFormatter
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import Parts
-from waiting import eventually
 
 
 class Stand:

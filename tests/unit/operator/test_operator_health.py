@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from metrics_token import TOKEN, token_file
+from support.metrics_token import TOKEN, token_file
 from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube.errors import ConnectionFailed, Forbidden
 from vdi.kube.resource import LEASES, PODS

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.operator.health import Health
@@ -17,7 +18,6 @@ from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import Wiring
-from waiting import eventually
 
 NAMESPACE = "ns"
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SystemClock
 from vdi.kube.errors import ConnectionFailed, ServerError
@@ -31,7 +32,6 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import Pod, Secret
 from vdi.session.policy import Policy
 from vdi.session.pool import fingerprint
-from waiting import eventually
 
 NS = "vdi-sessions"
 POLICY = Policy()

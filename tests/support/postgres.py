@@ -1,6 +1,6 @@
 """A real PostgreSQL for tests: a process of the test's own, on a socket in a folder of its own, gone at the end.
 
-Import the fixtures where they are needed: `from postgres import postgres_server, postgres_url`.
+Import the fixtures where they are needed: `from support.postgres import postgres_server, postgres_url`.
 """
 
 import os
@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 _NOBODY = 65534
 """PostgreSQL refuses to run as root."""
