@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chaos.world import World, open_world
-from cluster.conftest import control_plane, kubeconfig, kubectl, namespace  # noqa: F401 -- fixtures
+from cluster.conftest import administrator, control_plane, kubeconfig, kubectl, namespace  # noqa: F401 -- fixtures
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Fixtures over a real API server: one control plane per test run, a fresh namespace per test.
+"""Fixtures over a real API server: one control plane per worker, with our CRDs; a fresh namespace per test.
 
 Needs no root. `pytest tests/cluster` makes the control plane in a few seconds once the binaries are in the cache.
 """
@@ -6,16 +6,17 @@ Needs no root. `pytest tests/cluster` makes the control plane in a few seconds o
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from cluster.crd_server import CRDS, Server
+from cluster.control_plane import delete_namespace, install_crds, make_namespace, restart_garbage_collector
+from cluster.crd_server import Server
 from cluster.operator_stage import Stage, open_stage
-from cluster.stand_in import nodes_stand_in
+from cluster.stand_in import Administrator, nodes_stand_in
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
@@ -36,62 +37,57 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
-    """A control plane of this run alone, with a node that has plenty of room; taken down at its end."""
+    """A control plane of this worker alone; taken down at its end."""
     folder = tmp_path_factory.mktemp("control-plane")
     name = f"t{os.getpid():x}"
     with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
         patch.setenv("VDI_STATE", str(folder))
         try:
-            made = cluster.up(name, control_plane_only=True, progress=progress)
-            with nodes_stand_in(made.kubeconfig):
-                yield made
+            yield cluster.up(name, control_plane_only=True, progress=progress)
         finally:
             cluster.down(name)
 
 
 @pytest.fixture(scope="session")
-def kubeconfig(control_plane: cluster.Cluster) -> Path:
+def administrator(control_plane: cluster.Cluster) -> Iterator[Administrator]:
+    """Our CRDs, and a node that has plenty of room, on this worker's control plane."""
+    with nodes_stand_in(control_plane.kubeconfig) as administrator:
+        administrator.run(install_crds)
+        administrator.run(partial(restart_garbage_collector, control_plane.name))
+        yield administrator
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(control_plane: cluster.Cluster, administrator: Administrator) -> Path:
     """The administrator's kubeconfig of this run's control plane."""
     return control_plane.kubeconfig
 
 
 @pytest.fixture(scope="session")
-def kubectl(control_plane: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def kubectl(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The first words of a kubectl command line against this run's control plane."""
     with Progress(tmp_path_factory.mktemp("kubectl")) as progress:
         binary = binaries.ensure(["kubectl"], progress=progress)["kubectl"]
-    return [str(binary), "--kubeconfig", str(control_plane.kubeconfig)]
+    return [str(binary), "--kubeconfig", str(kubeconfig)]
 
 
 @pytest.fixture
-def namespace(kubectl: list[str]) -> Iterator[str]:
+def namespace(administrator: Administrator) -> Iterator[str]:
     """A fresh namespace with its default service account; deleted afterwards without waiting."""
     name = f"test-{uuid4().hex[:8]}"
-    subprocess.run([*kubectl, "create", "namespace", name], check=True, capture_output=True)
-    wait = ["wait", "serviceaccount/default", "--for=create", "--namespace", name, "--timeout=30s"]
-    subprocess.run([*kubectl, *wait], check=True, capture_output=True)
+    administrator.run(partial(make_namespace, name=name))
     yield name
-    subprocess.run([*kubectl, "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def crds(kubectl: list[str]) -> None:
-    """The chart's CRDs on this run's control plane."""
-    apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(CRDS)]
-    subprocess.run(apply, check=True, capture_output=True, timeout=30)
-    names = [f"crd/{path.stem}.vdi.kasm.io" for path in CRDS.iterdir()]
-    wait = [*kubectl, "wait", "--for=condition=Established", *names, "--timeout=30s"]
-    subprocess.run(wait, check=True, capture_output=True)
+    administrator.run(partial(delete_namespace, name=name))
 
 
 @pytest.fixture
-def server(crds: None, kubectl: list[str], namespace: str) -> Server:
+def server(kubectl: list[str], namespace: str) -> Server:
     """What people type against a server that knows our kinds."""
     return Server(kubectl, namespace)
 
 
 @pytest.fixture
 async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Stage]:
-    """The operator's stage: CRDs, rights and a proxy for it in a namespace of its own."""
+    """The operator's stage: rights and a proxy for it in a namespace of its own."""
     async with open_stage(kubeconfig, namespace, tmp_path) as stage:
         yield stage

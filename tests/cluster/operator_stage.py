@@ -1,4 +1,4 @@
-"""What the operator's cluster tests play on: CRDs, a kubelet (the test itself), an operator to start and stop."""
+"""What the operator's cluster tests play on: rights, a kubelet (the test itself), an operator to start and stop."""
 
 import asyncio
 import base64
@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
 from support.metrics_token import token_file
 from support.waiting import eventually
-from vdi.api.crd import build_crds
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig
 from vdi.kube.config_loading import load_config
@@ -35,7 +33,6 @@ from vdi.operator.main import run_operator
 from vdi.operator.settings import Settings
 from vdi.session.naming import host_label
 
-CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
 Object = dict[str, Any]
 KEY = b"k" * 32
@@ -72,13 +69,6 @@ class Stage:
     nodes: list[str] = field(default_factory=list)
     """Names of the nodes that `node` made."""
 
-    async def install_crds(self) -> None:
-        """Ours, as generated; Traefik's come with the control plane."""
-        for crd in build_crds():
-            await self.api.apply(CRDS, crd["metadata"]["name"], crd, into=msgspec.Raw)
-        for kind, namespace in ((SESSIONS, self.namespace), (ROUTES, self.namespace), (TEMPLATES, None)):
-            await eventually(partial(self._served, kind, namespace), f"{kind.plural} are served")
-
     async def make_host_key(self) -> None:
         """Before the first operator does, whose requests are then those for sessions alone."""
         data = {"key": base64.b64encode(KEY).decode()}
@@ -89,17 +79,6 @@ class Stage:
         """The host of a session that chooses none."""
         label = host_label(namespace=self.namespace, session_name=name, user=user, key=KEY)
         return f"{label}.vdi.localhost"
-
-    async def await_garbage_collector(self) -> None:
-        """It looks for new kinds every 30 s: until then it does not know which children of ours are orphans."""
-        session = await self.session("probe", "none")
-        meta = session["metadata"]
-        owner = {"apiVersion": SESSIONS.api_version, "kind": "VDISession", "name": "probe", "uid": meta["uid"]}
-        metadata = {"name": "probe", "ownerReferences": [owner]}
-        child = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
-        await self.api.create(SECRETS, child, namespace=self.namespace, into=msgspec.Raw)
-        await self.delete(SESSIONS, "probe")
-        await self.gone(SECRETS, "probe", 75.0)
 
     async def grant(self) -> None:
         """Let the operator do what docs/design/operator.md says that it needs, and nothing else."""
@@ -116,13 +95,6 @@ class Stage:
                 resource = Resource(RBAC, "v1", plural, body_kind, namespaced=namespace is not None)
                 await self.api.apply(resource, user, body, namespace=namespace, into=msgspec.Raw)
         self.proxy.user = user
-
-    async def _served(self, kind: Resource, namespace: str | None) -> bool:
-        try:
-            await self.api.list(kind, namespace=namespace, into=msgspec.Raw)
-        except NotFound:
-            return False
-        return True
 
     async def template(self, **spec: Any) -> str:
         """Make a template that is this stage's own; gives its name."""
@@ -351,14 +323,12 @@ def _owners(obj: Object) -> set[str]:
 
 @asynccontextmanager
 async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIterator[Stage]:
-    """A stage with its CRDs; templates made on it are removed at the end."""
+    """A stage; templates made on it are removed at the end."""
     config = load_config(kubeconfig)
     async with Client(config, field_manager="test") as api, Proxy(config).serve() as proxy:
         stage = Stage(api, namespace, proxy, folder)
-        await stage.install_crds()
         await stage.make_host_key()
         await stage.grant()
-        await stage.await_garbage_collector()
         yield stage
         for node in stage.nodes:
             await remove_node(api, node)

@@ -5,11 +5,11 @@ Runs in a thread of its own, since the fixtures and tests around it are of both 
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.session.observed import Pod
 
+T = TypeVar("T")
 Object = dict[str, Any]
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 MARK = "vdi.test/stand-in"
@@ -67,16 +68,28 @@ async def remove_node(api: Client, name: str) -> None:
         await api.delete(NODES, name, into=dict)
 
 
+class Administrator:
+    """The client of the thread that stands in for the nodes, for fixtures that have no event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, api: Client) -> None:
+        self._loop, self._api = loop, api
+
+    def run(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work`."""
+        return asyncio.run_coroutine_threadsafe(work(self._api), self._loop).result(90)
+
+
 @contextmanager
-def nodes_stand_in(kubeconfig: Path) -> Iterator[None]:
+def nodes_stand_in(kubeconfig: Path) -> Iterator[Administrator]:
     """One node for everybody, and a kubelet's heartbeat for all marked nodes, while the context lasts."""
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
+    api = Client(load_config(kubeconfig), field_manager="stand-in")
     failures: list[BaseException] = []
 
     def life() -> None:
         try:
-            loop.run_until_complete(_live(kubeconfig, ready, stop))
+            loop.run_until_complete(_live(api, ready, stop))
         except BaseException as failure:
             failures.append(failure)
         finally:
@@ -86,7 +99,7 @@ def nodes_stand_in(kubeconfig: Path) -> Iterator[None]:
     thread.start()
     try:
         wait_until("the stand-in node is Ready", lambda: ready.is_set() or failures, 60)
-        yield
+        yield Administrator(loop, api)
         assert not failures, failures
     finally:
         if thread.is_alive():
@@ -94,8 +107,8 @@ def nodes_stand_in(kubeconfig: Path) -> Iterator[None]:
         thread.join(15)
 
 
-async def _live(kubeconfig: Path, ready: threading.Event, stop: asyncio.Event) -> None:
-    async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
+async def _live(client: Client, ready: threading.Event, stop: asyncio.Event) -> None:
+    async with client as api:
         pods: Store[Pod] = Store()
         doomed: asyncio.Queue[Pod] = asyncio.Queue()
         pods.listen(lambda _, new: _consider(new, doomed))

@@ -25,7 +25,6 @@ from cryptography.x509.oid import NameOID
 
 from cluster.stand_in import ROOM, STAND_IN
 from support.waiting import wait_until
-from vdi.api.crd import render_files
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 TEMPLATE = """
@@ -63,17 +62,12 @@ class Typed:
 
 
 @pytest.fixture(scope="session")
-def with_crds(kubectl: list[str]) -> None:
-    for text in render_files().values():
-        subprocess.run([*kubectl, "apply", "-f", "-"], input=text, check=True, capture_output=True, text=True)
-    for kind in ("vdisessions", "vditemplates", "vdipools"):
-        wait = ["wait", "--for=condition=Established", f"crd/{kind}.vdi.kasm.io", "--timeout=20s"]
-        subprocess.run([*kubectl, *wait], check=True, capture_output=True)
+def template(kubectl: list[str]) -> None:
     subprocess.run([*kubectl, "apply", "-f", "-"], input=TEMPLATE, check=True, capture_output=True, text=True)
 
 
 @pytest.fixture
-def typed(with_crds: None, kubectl: list[str], kubeconfig: Path, namespace: str) -> Typed:
+def typed(template: None, kubectl: list[str], kubeconfig: Path, namespace: str) -> Typed:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
     environment = {**ours, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": namespace}
     return Typed(kubectl, environment, namespace)

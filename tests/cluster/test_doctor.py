@@ -20,14 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cluster.control_plane import install_crds
 from cluster.doctor_ward import Ward, now
-from cluster.operator_stage import CRDS, Stage
+from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.doctor.fix.apply import carry_out, prepare
 from vdi.findings.model import Severity, roots
 from vdi.kube.errors import Conflict
-from vdi.kube.resource import CLAIMS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
+from vdi.kube.resource import CLAIMS, CRDS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS
 from vdi.session.policy import Policy
 
@@ -118,7 +119,7 @@ async def test_kinds_missing_and_old(ward: Ward) -> None:
         outdated = next(one for one in await ward.look() if one.code == "crd_outdated")
         assert "spec.prePull" in outdated.message
     finally:
-        await ward.stage.install_crds()
+        await install_crds(ward.stage.api)
 
 
 async def test_sessions_that_nobody_watches(ward: Ward) -> None:

@@ -6,6 +6,7 @@ The test plays the kubelet, so no image is pulled here; tests/e2e runs the image
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import msgspec
 import pytest
 import yaml
 
+from cluster.control_plane import delete_namespace, make_namespace
 from cluster.operator_stage import Object, Stage, open_stage
+from cluster.stand_in import Administrator
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, PODS, Resource
 from vdi.operator.kinds import POOLS
@@ -31,13 +34,11 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def installed(crds: None, kubectl: list[str]) -> Iterator[None]:
+def installed(administrator: Administrator) -> Iterator[None]:
     """The namespace that the chart makes with its own values, which the examples name."""
-    subprocess.run([*kubectl, "create", "namespace", NAMESPACE], check=True, capture_output=True, timeout=30)
-    wait = ["wait", "serviceaccount/default", "--for=create", "--namespace", NAMESPACE, "--timeout=30s"]
-    subprocess.run([*kubectl, *wait], check=True, capture_output=True, timeout=40)
+    administrator.run(partial(make_namespace, name=NAMESPACE))
     yield
-    subprocess.run([*kubectl, "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
+    administrator.run(partial(delete_namespace, name=NAMESPACE))
 
 
 @pytest.fixture

@@ -66,7 +66,6 @@ async def test_people_come_and_go_by_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    await stage.install_crds()
     user = partial(run_in_thread, Command(stage, kubeconfig, monkeypatch, capsys))
     async with open_gateway_stage(stage, tmp_path) as gateway:
         code, password, said = await user("add", "Grace@Example.com", "--name", "Grace", "--group", "staff")
@@ -138,7 +137,6 @@ def test_the_first_user_makes_the_secret(namespace: str, kubeconfig: Path, capsy
 async def test_a_broken_secret_is_said_and_mended(
     stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await stage.install_crds()
     async with open_gateway_stage(stage, tmp_path) as gateway:
         kept = await stage.api.get(SECRETS, "vdi-gateway-users", namespace=stage.namespace, into=dict)
         await stage.patch(SECRETS, "vdi-gateway-users", {"stringData": {"users.yaml": "alice: ["}})
@@ -154,7 +152,6 @@ async def test_a_broken_secret_is_said_and_mended(
 
 
 async def test_a_login_outlives_the_gateway(stage: Stage, tmp_path: Path) -> None:
-    await stage.install_crds()
     async with open_gateway_stage(stage, tmp_path) as gateway:
         alice = await gateway.log_in("alice@example.com")
         token = await api_token(gateway, alice)
@@ -173,7 +170,6 @@ async def test_a_login_outlives_the_gateway(stage: Stage, tmp_path: Path) -> Non
 
 
 async def test_signing_out_everywhere_and_the_account_page(stage: Stage, tmp_path: Path) -> None:
-    await stage.install_crds()
     async with open_gateway_stage(stage, tmp_path) as gateway:
         here, there = await gateway.log_in("alice@example.com"), await gateway.log_in("alice@example.com")
         there.headers["User-Agent"] = CHROME

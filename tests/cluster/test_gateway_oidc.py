@@ -70,7 +70,6 @@ async def _open(stage: Stage, folder: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def world(stage: Stage, tmp_path: Path) -> AsyncIterator[World]:
-    await stage.install_crds()
     async with _open(stage, tmp_path) as world:
         yield world
 
@@ -182,7 +181,6 @@ async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(world: 
 
 
 async def test_a_gateway_that_starts_without_its_provider_is_ready(stage: Stage, tmp_path: Path) -> None:
-    await stage.install_crds()
     async with _open(stage, tmp_path) as first:
         config = first.provider.config
     async with open_gateway_stage(stage, tmp_path, oidc=config) as gateway:

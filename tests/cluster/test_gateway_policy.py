@@ -10,7 +10,6 @@ import yaml
 
 from support.waiting import wait_until
 from tools.generate import chart
-from vdi.api.crd import build_crds
 
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
 POLICIES = ("vdi-who-may-name-whom", "vdi-templates-for-whom")
@@ -71,9 +70,6 @@ def user(name: str) -> Object:
 def people(kubectl: list[str], namespace: str) -> Iterator[People]:
     """Alice, Bob and a ServiceAccount may create and change sessions; the portal's account may assign them, too."""
     made = People(kubectl, namespace)
-    for crd in build_crds():
-        made.admin("apply", "--server-side", "--force-conflicts", "-f", "-", given=crd)
-        made.admin("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
     robot = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
     for body in (
         *role(["get", "create", "patch", "update", "delete"], user(ALICE), user(BOB), user(PORTAL), robot),

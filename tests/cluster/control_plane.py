@@ -1,0 +1,87 @@
+"""Our kinds, a garbage collector that knows them, and namespaces: what tests on a control plane begin with."""
+
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from support.waiting import eventually
+from vdi.api.crd import build_crds
+from vdi.devcluster import cluster
+from vdi.kube.errors import NotFound
+from vdi.kube.resource import CONFIG_MAPS, CRDS, NAMESPACES, Resource
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
+
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+
+
+async def install_crds(api: Client) -> None:
+    """Ours, as generated; return when they are served. Traefik's come with the control plane."""
+    for crd in build_crds():
+        await api.apply(CRDS, crd["metadata"]["name"], crd, into=msgspec.Raw)
+    for crd in build_crds():
+        await eventually(partial(_is_served, api, crd["spec"]), f"{crd['metadata']['name']} is served", 30)
+
+
+async def _is_served(api: Client, spec: dict[str, Any]) -> bool:
+    kind = Resource(spec["group"], spec["versions"][0]["name"], spec["names"]["plural"], spec["names"]["kind"])
+    try:
+        await api.list(kind, into=msgspec.Raw)
+    except NotFound:
+        return False
+    return True
+
+
+async def restart_garbage_collector(name: str, api: Client) -> None:
+    """Return when it deletes what our kinds own.
+
+    It looks for new kinds at its start and then every 30 s; until then it does not know which objects are orphans.
+    """
+    (manager,) = (one for one in cluster.status(name).components if one.name == "kube-controller-manager")
+    os.kill(manager.pid, signal.SIGKILL)  # the supervisor starts it again
+    session: dict[str, Any] = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "metadata": {"name": "probe"},
+    }
+    session["spec"] = {"user": "alice@example.com", "template": "none"}
+    owner = await api.create(SESSIONS, session, namespace="default", into=dict)
+    reference = {key: session[key] for key in ("apiVersion", "kind")} | {
+        "name": "probe",
+        "uid": owner["metadata"]["uid"],
+    }
+    child = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe", "ownerReferences": [reference]}}
+    await api.create(CONFIG_MAPS, child, namespace="default", into=msgspec.Raw)
+    await api.delete(SESSIONS, "probe", namespace="default", into=msgspec.Raw)
+
+    async def is_gone() -> bool:
+        try:
+            await api.get(CONFIG_MAPS, "probe", namespace="default", into=msgspec.Raw)
+        except NotFound:
+            return True
+        return False
+
+    await eventually(is_gone, "the garbage collector deletes a child of a session", 75)
+
+
+async def make_namespace(api: Client, name: str) -> None:
+    """Return when pods can be made in it, which needs the default service account."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    await api.create(NAMESPACES, body, into=msgspec.Raw)
+
+    async def has_account() -> bool:
+        try:
+            await api.get(SERVICE_ACCOUNTS, "default", namespace=name, into=msgspec.Raw)
+        except NotFound:
+            return False
+        return True
+
+    await eventually(has_account, f"namespace {name} has its default service account", 30)
+
+
+async def delete_namespace(api: Client, name: str) -> None:
+    """Without waiting."""
+    await api.delete(NAMESPACES, name, into=msgspec.Raw)
