@@ -5,6 +5,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit
 python=.venv/bin/python
+pytest=("$python" -m pytest --durations 10)
 trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
 examples=()
 if [ "${1:-}" = --thorough ]; then
@@ -12,7 +13,6 @@ if [ "${1:-}" = --thorough ]; then
     shift
 fi
 failed=()
-flaky=()
 times=()
 
 run() {
@@ -21,19 +21,6 @@ run() {
     echo "== $suite"
     "$@" || failed+=("$suite")
     times+=("$(printf '%-8s %5d s' "$suite" $((SECONDS - begin)))")
-}
-
-# Tests with real servers, processes, browsers and deadlines: what fails is tried once more, alone. Only then is a late machine told from
-# a fault; what needed its second try is named at the end, since a test that does so often has a fault too.
-patiently() {
-    local cache=(-o cache_dir=".pytest_cache/$suite")
-    $python -m pytest "${cache[@]}" "$@" && return
-    [ $? -eq 1 ] || return # nothing ran, or somebody said stop
-    echo "== once more what has failed"
-    local before
-    before=$($python -c 'import json, sys; print(*json.load(open(sys.argv[1])))' ".pytest_cache/$suite/v/cache/lastfailed")
-    $python -m pytest "${cache[@]}" "$@" --last-failed --last-failed-no-failures none || return
-    flaky+=("$before")
 }
 
 # The servers and the browser that the tests of these suites start.
@@ -50,12 +37,12 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
-    patiently tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180
+    "${pytest[@]}" tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180
 }
 
 streaming() {
     $python -m vdi demo up --name e2e || return
-    patiently tests/e2e/test_streaming_*.py --timeout 180
+    "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
 }
 
 # Some of the faults that the suite `doctor` makes on the same node.
@@ -67,19 +54,19 @@ desktops_down() {
 
 for suite in "$@"; do
     case $suite in
-        unit) run unit patiently tests/unit "${spread[@]}" ${examples[@]+"${examples[@]}"} ;;
+        unit) run unit "${pytest[@]}" tests/unit "${spread[@]}" ${examples[@]+"${examples[@]}"} ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run cluster patiently tests/cluster tests/network --timeout 180 "${spread[@]}"
+            run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}"
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
                 trap desktops_down EXIT
                 run desktops desktops
-                run doctor-fast patiently tests/doctor -k "$a_cut_of_the_faults"
+                run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
                 run "down" desktops_down
                 trap - EXIT
-                run node patiently tests/e2e/test_node_guest.py --timeout 300
+                run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300
             else
                 echo "== e2e: NOT RUN: a node needs root (kubelet, containerd, network namespaces); run: sudo make e2e"
                 times+=("e2e      not run: needs root")
@@ -87,7 +74,7 @@ for suite in "$@"; do
             ;;
         doctor)
             trap desktops_down EXIT
-            run doctor $python -m pytest tests/doctor
+            run doctor "${pytest[@]}" tests/doctor
             run "down" desktops_down
             trap - EXIT
             ;;
@@ -99,22 +86,22 @@ for suite in "$@"; do
             ;;
         network) # packets on a node with an enforcer of the tests' own
             trap desktops_down EXIT
-            run network $python -m pytest tests/network/packets.py --timeout 400
+            run network "${pytest[@]}" tests/network/packets.py --timeout 400
             run "down" desktops_down
             trap - EXIT
             ;;
         kasm) # takes down the node that it has made
             run "programs" $python -m vdi.devcluster.binaries helm kubectl
-            run kasm $python -m pytest tests/kasm
+            run kasm "${pytest[@]}" tests/kasm
             ;;
-        portal) run portal patiently tests/portal ;; # needs Chromium, which e2e installs
+        portal) run portal "${pytest[@]}" tests/portal ;; # needs Chromium, which e2e installs
         chaos)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run chaos $python -m pytest tests/chaos
+            run chaos "${pytest[@]}" tests/chaos
             ;;
         chaos-fast) # a cut of a minute or two: one flow with every fault, and a short mixture that is always the same
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run chaos-fast env VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 $python -m pytest \
+            run chaos-fast env VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 "${pytest[@]}" \
                 "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py \
                 tests/chaos/test_chaos_unanswered.py
             ;;
@@ -127,7 +114,6 @@ done
 
 echo "== where the time went"
 printf '  %s\n' "${times[@]}"
-[ ${#flaky[@]} -eq 0 ] || printf '== passed only when tried again: %s\n' "${flaky[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
     echo "== failed: ${failed[*]}"
     exit 1
