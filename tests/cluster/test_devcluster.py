@@ -120,8 +120,8 @@ def test_a_killed_supervisor_takes_all_along_and_up_brings_the_data_back(
     assert cluster.status(name).state == "dead"
     assert {one.state for one in cluster.status(name).components} == {"dead"}
 
-    again = cluster.up(name, control_plane_only=True, progress=progress)
-    assert (again.was_running, again.server) == (False, made.server)
+    again = cluster.up(name, progress=progress)  # as it was made, with no option that says so
+    assert (again.was_running, again.server, again.control_plane_only) == (False, made.server, True)
     assert subprocess.run([*words, "get", "configmap", "keep"], capture_output=True).returncode == 0
 
 

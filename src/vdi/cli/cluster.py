@@ -36,15 +36,16 @@ def up(
         bool, typer.Option("--control-plane-only", help="API server and controllers, but no node: needs no root.")
     ] = False,
     fake_gpus: Annotated[
-        int, typer.Option("--fake-gpus", min=0, max=64, help="Pretend the node has so many nvidia.com/gpu.")
-    ] = 0,
+        int | None, typer.Option("--fake-gpus", min=0, max=64, help="Pretend the node has so many nvidia.com/gpu.")
+    ] = None,
     install_packages: Annotated[
         bool, typer.Option("--install-packages", help="Install missing system tools with apt-get.")
     ] = False,
 ) -> None:
-    """Bring the cluster up; when it is up already, heal what is not right and say so.
+    """Bring the cluster up; when it is up already, repair what is broken and say so.
 
-    The node needs root: it asks through sudo, and only for its last steps. Have a cluster already (K3s, k3d, kind)?
+    A cluster that exists, such as the demo's after a power cut, is started as it was made: without options. The node
+    needs root: it asks through sudo, and only for its last steps. Have a cluster already (K3s, k3d, kind)?
     Then install the chart charts/vdi there with Helm instead.
     """
     with errors_in_words(), progress_of(name) as progress:
@@ -59,7 +60,7 @@ def up(
     console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
     if made.fake_gpus:
         console.print(
-            f"{made.fake_gpus} pretended GPUs: pods that ask for one are scheduled, but there is no hardware."
+            f"{made.fake_gpus} pretended GPUs: pods that request one are scheduled, but there is no hardware."
         )
     console.print(f"  export KUBECONFIG={made.kubeconfig}", soft_wrap=True)
 
@@ -76,7 +77,7 @@ def down(name: Name = "demo") -> None:
 def reset(
     name: Name = "demo",
     control_plane_only: Annotated[bool, typer.Option("--control-plane-only", help="As in `up`.")] = False,
-    fake_gpus: Annotated[int, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = 0,
+    fake_gpus: Annotated[int | None, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = None,
 ) -> None:
     """Take the cluster down and bring a fresh one up; all in it is lost."""
     down(name)
@@ -88,7 +89,7 @@ def status(
     name: Name = "demo",
     output: PageOption = PageOutput.TABLE,
 ) -> None:
-    """Show what each process, the node and the add-ons do; status 1 when anything is not as it should be."""
+    """Show what each process, the node and the add-ons do; status 1 when anything is broken."""
     with errors_in_words():
         found = cluster.status(name)
     if output is PageOutput.JSON:

@@ -50,33 +50,33 @@ def up(
     name: str = "demo",
     *,
     control_plane_only: bool = False,
-    fake_gpus: int = 0,
+    fake_gpus: int | None = None,
     install_packages: bool = False,
     image_archives: Sequence[Path] = (),
     progress: Progress,
 ) -> Cluster:
     """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed, BinaryUnavailable.
 
+    An existing cluster is started as it was made; `control_plane_only` and `fake_gpus` may not contradict that.
     `image_archives` (docker-archive) are loaded into the node while the add-ons start. An interrupted first start
     leaves nothing behind; one that failed leaves its logs.
     """
     layout = layout_of(name)
-    requested = starting.Request(control_plane_only, fake_gpus)
-    with _rights(control_plane_only, "A full node"), layout.locked():
-        known = layout.load()
-        if known is not None:
-            starting.refuse_change(known, requested)
+    choose_kind = partial(starting.choose_kind, name, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+    with _rights(choose_kind(layout.load()).control_plane_only, "A full node"), layout.locked():
+        known = layout.load()  # again: sudo may have waited long for a password
+        kind = choose_kind(known)
         was_running = known is not None and find_supervisor(layout) is not None
         try:
-            if not control_plane_only:
+            if not kind.control_plane_only:
                 _have_tools(install=install_packages, progress=progress)
-            settings = _bring_up(layout, known, requested, image_archives, progress)
+            settings = _bring_up(layout, known, kind, image_archives, progress)
         except BaseException as error:
             begun = layout.settings_file.exists()
             if known is None and (isinstance(error, KeyboardInterrupt) or not begun):
-                _take_down(layout, node=begun and not control_plane_only)
+                _take_down(layout, node=begun and not kind.control_plane_only)
             elif not was_running:
-                _stop(layout, node=not control_plane_only)
+                _stop(layout, node=not kind.control_plane_only)
             raise
     return Cluster(
         name=name,
@@ -116,18 +116,18 @@ def host_remains(layout: Layout) -> bool:
 def _bring_up(
     layout: Layout,
     known: ClusterSettings | None,
-    requested: starting.Request,
+    kind: starting.Kind,
     more_images: Sequence[Path],
     progress: Progress,
 ) -> ClusterSettings:
     names = [*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"]
-    if not requested.control_plane_only:
+    if not kind.control_plane_only:
         names += NODE_BINARIES
     found = binaries.ensure(names, progress=progress)
     addons: list[Path] = []
-    if not requested.control_plane_only:
+    if not kind.control_plane_only:
         addons = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
-    settings = known if known and find_supervisor(layout) else starting.choose_settings(layout.name, known, requested)
+    settings = known if known and find_supervisor(layout) else starting.choose_settings(layout.name, known, kind)
     if find_supervisor(layout) is None:
         with progress.step("Start the cluster's processes"):
             starting.write_files(layout, settings, found)

@@ -26,8 +26,8 @@ USUAL_WEBSECURE_PORT = 8443
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the caller requested."""
+class Kind:
+    """What a cluster is made as; it stays that until a reset."""
 
     control_plane_only: bool
     fake_gpus: int
@@ -35,26 +35,42 @@ class Request:
     def __str__(self) -> str:
         if self.control_plane_only:
             return "a control plane only"
-        return "a full node" + (f" and {self.fake_gpus} pretended GPUs" if self.fake_gpus else "")
+        return "a full node" + (f" with {self.fake_gpus} pretended GPUs" if self.fake_gpus else "")
+
+    @property
+    def options(self) -> str:
+        """The options of `vdi cluster up` that request it."""
+        if self.control_plane_only:
+            return " --control-plane-only"
+        return f" --fake-gpus {self.fake_gpus}" if self.fake_gpus else ""
 
 
-def refuse_change(known: ClusterSettings, requested: Request) -> None:
-    """A cluster stays what it was made as. Raises ClusterError."""
-    has = Request(known.control_plane_only, known.fake_gpus)
-    if requested != has:
+def choose_kind(name: str, known: ClusterSettings | None, *, control_plane_only: bool, fake_gpus: int | None) -> Kind:
+    """What was requested; where nothing was, what the cluster was made as. Raises ClusterError on a contradiction."""
+    if control_plane_only and fake_gpus:
         raise ClusterError(
-            f"cluster {known.name!r} was made as {has}, and {requested} was asked for now; `vdi cluster reset`"
-            f" --name {known.name} makes it anew (all in it is lost), another --name makes a second one"
+            f"--fake-gpus {fake_gpus} needs a node, and --control-plane-only makes none: leave out one of them"
         )
+    requested = Kind(control_plane_only, fake_gpus or 0)
+    if known is None:
+        return requested
+    made = Kind(known.control_plane_only, known.fake_gpus)
+    if requested != made and (control_plane_only or fake_gpus is not None):
+        raise ClusterError(
+            f"cluster {name!r} was made as {made}, and {requested} is requested. `vdi cluster up --name {name}` starts"
+            f" it as it was made; `vdi cluster reset --name {name}{requested.options}` makes it new, and everything in"
+            " it is lost; another --name makes a second cluster"
+        )
+    return made
 
 
-def choose_settings(name: str, known: ClusterSettings | None, requested: Request) -> ClusterSettings:
-    """What to run it with: what it had before, but for the desktops' port if somebody took that."""
+def choose_settings(name: str, known: ClusterSettings | None, kind: Kind) -> ClusterSettings:
+    """What to run it with: what it had before, but for the desktops' port if another program took that."""
     if known is not None:
         if known.websecure_port:
             return msgspec.structs.replace(known, websecure_port=free_ports(1, known.websecure_port)[0])
         return known
-    if requested.control_plane_only:
+    if kind.control_plane_only:
         api_port, etcd_port, etcd_peer_port = free_ports(3)
         return ClusterSettings(
             name=name,
@@ -72,9 +88,9 @@ def choose_settings(name: str, known: ClusterSettings | None, requested: Request
     return ClusterSettings(
         name=name,
         control_plane_only=False,
-        fake_gpus=requested.fake_gpus,
+        fake_gpus=kind.fake_gpus,
         api_host=networks.node_address,
-        api_port=6443,  # of a network namespace where nobody else is
+        api_port=6443,  # in a network namespace of its own
         etcd_port=2379,
         etcd_peer_port=2380,
         websecure_port=free_ports(1, USUAL_WEBSECURE_PORT)[0],

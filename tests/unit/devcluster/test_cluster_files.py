@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -98,9 +99,53 @@ def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Lay
     assert ("--unsafe-no-fsync" in components["etcd"]) is settings.control_plane_only
 
 
-def test_becoming_another_kind_of_cluster_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ClusterError, match=r"made as a full node, and a full node and 2 pretended GPUs .*reset"):
-        starting.refuse_change(FULL_NODE, starting.Request(control_plane_only=False, fake_gpus=2))
+WITH_GPUS = msgspec.structs.replace(FULL_NODE, name="demo", fake_gpus=8)
+
+
+@pytest.mark.parametrize("known", [CONTROL_PLANE, FULL_NODE, WITH_GPUS])
+def test_a_cluster_is_taken_as_it_was_made_where_nothing_is_requested(known: ClusterSettings) -> None:
+    kind = starting.choose_kind(known.name, known, control_plane_only=False, fake_gpus=None)
+    assert kind == starting.Kind(known.control_plane_only, known.fake_gpus)
+
+
+@pytest.mark.parametrize(
+    ("known", "control_plane_only", "fake_gpus"),
+    [(CONTROL_PLANE, True, None), (WITH_GPUS, False, 8), (FULL_NODE, False, 0), (None, True, 0), (None, False, None)],
+)
+def test_a_request_that_fits_is_granted(
+    known: ClusterSettings | None, control_plane_only: bool, fake_gpus: int | None
+) -> None:
+    kind = starting.choose_kind("t", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+    assert kind == starting.Kind(control_plane_only, fake_gpus or 0)
+
+
+@pytest.mark.parametrize(
+    ("known", "control_plane_only", "fake_gpus", "both", "reset"),
+    [
+        (
+            WITH_GPUS,
+            False,
+            4,
+            "a full node with 8 pretended GPUs, and a full node with 4 pretended GPUs",
+            " --fake-gpus 4",
+        ),
+        (WITH_GPUS, False, 0, "a full node with 8 pretended GPUs, and a full node is", ""),
+        (WITH_GPUS, True, None, "a full node with 8 pretended GPUs, and a control plane only", " --control-plane-only"),
+        (CONTROL_PLANE, False, 2, "a control plane only, and a full node with 2 pretended GPUs", " --fake-gpus 2"),
+    ],
+)
+def test_a_contradiction_is_refused_with_both_kinds_and_the_command(
+    known: ClusterSettings, control_plane_only: bool, fake_gpus: int | None, both: str, reset: str
+) -> None:
+    with pytest.raises(ClusterError) as refused:
+        starting.choose_kind("demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+    assert f"was made as {both}" in str(refused.value)
+    assert f"`vdi cluster reset --name demo{reset}`" in str(refused.value)
+
+
+def test_pretended_gpus_without_a_node_are_refused() -> None:
+    with pytest.raises(ClusterError, match="--fake-gpus 4 needs a node"):
+        starting.choose_kind("new", None, control_plane_only=True, fake_gpus=4)
 
 
 @pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])
