@@ -2,6 +2,7 @@
 
 import random
 from base64 import b64encode
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from vdi.gateway.history.part import Past
 from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
+from vdi.gateway.people import normal_user
 from vdi.gateway.portal.doctor import Group, Report
 from vdi.gateway.store.audit import Entry
 from vdi.session.times import format_time
@@ -23,7 +25,7 @@ from vdi.session.times import format_time
 LIMITS = Limits(
     default=Limit(sessions=3, gpus=2, hours=200.0),
     groups={"students": Limit(sessions=1)},
-    users={"alice@example.com": Limit(gpus=8), "peggy@example.com": Limit(sessions=0)},
+    users={"alice@example.com": Limit(sessions=5, gpus=8), "peggy@example.com": Limit(sessions=0)},
 )
 _PEOPLE = [
     "bob",
@@ -38,14 +40,19 @@ _PEOPLE = [
     "mallory",
     "niaj",
     "olivia",
-    "peggy",
     "rupert",
     "sybil",
     "trent",
     "victor",
 ]
-_SLOTS = 24
-_TEMPLATES = ("ubuntu-desktop", "blender", "pytorch", "firefox", "qgis")
+_NODES = {"gpu-node-1": 8, "gpu-node-2": 8, "gpu-node-3": 8, "gpu-node-4": 1}
+"""GPU slots of each; the doctor says why the last one has so few."""
+_SLOTS = sum(_NODES.values())
+_GPU_TEMPLATES = ("ubuntu-desktop", "blender", "pytorch", "qgis")
+_GPUS_OF_ONE = 2
+"""GPUs that a person may have at once, as LIMITS says."""
+_WAITING_MINUTES = {1: 24, 3: 5, 4: 3, 5: 1}
+"""How long each place of the queue has waited; Alice has the second."""
 
 
 def svg(colour: str, path: str) -> str:
@@ -148,7 +155,12 @@ def furnish(stage: Stage, *, crowd: int = 0) -> None:
             "qgis",
             "Creating",
             at(seconds=9),
-            {"message": "The image is being fetched.", "startTime": at(seconds=5)},
+            {
+                "message": "The image is being fetched.",
+                "podName": "alice-maps",
+                "nodeName": "gpu-node-2",
+                "startTime": at(seconds=5),
+            },
         ),
         session("alice-web", "firefox", "Suspended", at(days=2), {}, suspended=True),
         session(
@@ -172,63 +184,60 @@ def furnish(stage: Stage, *, crowd: int = 0) -> None:
     )
     _crowd(stage, crowd)
     _pools(stage)
-    stage.client.nodes = [
-        _node("gpu-node-1", 8),
-        _node("gpu-node-2", 8),
-        _node("gpu-node-3", 8, cordoned=True),
-        _node("cpu-1", 0),
-    ]
+    nodes = [_node(name, slots, cordoned=name == "gpu-node-3") for name, slots in _NODES.items()]
+    stage.client.nodes = [*nodes, _node("cpu-1", 0)]
     _past(stage, now)
     _audit(stage, now)
     _doctor(stage, now)
 
 
 def _crowd(stage: Stage, crowd: int) -> None:
-    chance, line = random.Random(7), 2
-    for number in range(crowd):
-        who, template = chance.choice(_PEOPLE), chance.choice(_TEMPLATES)
-        name = f"{who}-{template}-{number}"
-        busy = number < _SLOTS - 8
-        phase = "Running" if busy else chance.choices(("Suspended", "Pending", "Failed"), (85, 11, 4))[0]
-        created = stage.now - timedelta(minutes=chance.randint(1, 3000))
-        status: dict[str, Any] = {"phase": phase, "url": stage.settings.url(stage.settings.host(name))}
-        if phase in ("Running", "Creating"):
-            begun = max(created, stage.now - timedelta(hours=7))
-            status |= {
-                "podName": name,
-                "nodeName": f"gpu-node-{1 + (number > 3) + (number > 11)}",
-                "startTime": format_time(begun),
-            }
-            status["expiresAt"] = format_time(begun + timedelta(hours=8))
-        if phase == "Pending":
-            line += 1
-            status["queue"] = {"position": line, "reason": "GPUsBusy"}
-            status["message"] = f"All {_SLOTS} GPU slots are in use."
-        if phase == "Failed":
-            status["message"] = "The image cannot be pulled: registry.example.com answers 403."
-        stage.put(
-            a_session(
-                name,
-                user=f"{who}@example.com",
-                template=template,
-                created=format_time(created),
-                status=status,
-                suspended=phase == "Suspended",
-            )
-        )
+    """Others: they fill every GPU slot, then wait or have failed; the rest needs no GPU. No one is above a limit."""
+    now, chance = stage.now, random.Random(7)
+    gpus_of = Counter(normal_user(session.spec.user) for session in stage.world.sessions.values())
+    people = [f"{who}@example.com" for who in _PEOPLE]
+    mine = [who for round_ in range(_GPUS_OF_ONE) for who in people if gpus_of[who] <= round_]
+    free = Counter(_NODES) - Counter(session.status.node_name for session in stage.world.sessions.values())
+    running = [(who, node) for who, node in zip(mine, free.elements(), strict=False)]
+    others = mine[len(running) :]
+
+    def put(who: str, template: str, phase: str, minutes: int, **status: Any) -> None:
+        created = format_time(now - timedelta(minutes=minutes))
+        name = f"{who.partition('@')[0]}-{template}-{minutes}"
+        status |= {"phase": phase, "url": stage.settings.url(stage.settings.host(name))}
+        if phase == "Running":
+            expires = now + timedelta(hours=8, minutes=-minutes)
+            status |= {"podName": name, "startTime": created, "expiresAt": format_time(expires)}
+        suspended = phase == "Suspended"
+        stage.put(a_session(name, user=who, template=template, created=created, status=status, suspended=suspended))
+
+    for who, node in running:
+        put(who, chance.choice(_GPU_TEMPLATES), "Running", chance.randint(20, 420), nodeName=node)
+    for place, minutes in _WAITING_MINUTES.items():
+        queue = {"position": place, "reason": "GPUsBusy"}
+        message = f"All {_SLOTS} GPU slots are in use."
+        put(others.pop(0), chance.choice(_GPU_TEMPLATES), "Pending", minutes, queue=queue, message=message)
+    for who in others[:2]:
+        message = "The image cannot be pulled: registry.example.com answers 403."
+        put(who, "pytorch", "Failed", chance.randint(20, 60), message=message)
+    for who in people[3::4]:
+        put(who, "firefox", "Running", chance.randint(20, 420), nodeName="cpu-1")
+    for _ in range(crowd - len(running) - len(_WAITING_MINUTES) - 2 - len(people[3::4])):
+        template = chance.choice((*_GPU_TEMPLATES, "firefox"))
+        put(chance.choice(people), template, "Suspended", chance.randint(60, 3000))
 
 
 def _pools(stage: Stage) -> None:
     for name, ready, wanted, message in (
         ("firefox-ready", 3, 3, ""),
-        ("ubuntu-ready", 1, 4, "Waits for room: all GPU slots are in use."),
+        ("ubuntu-ready", 0, 4, f"All {_SLOTS} GPU slots are in use."),
     ):
         stage.put(
             msgspec.convert(
                 {
                     "metadata": {"name": name},
                     "spec": {"template": name.removesuffix("-ready"), "ready": wanted},
-                    "status": {"ready": ready, "starting": 1, "claimed": 12, "message": message},
+                    "status": {"ready": ready, "starting": 0, "claimed": 12, "message": message},
                 },
                 VDIPool,
             )
@@ -260,7 +269,8 @@ def _past(stage: Stage, now: datetime) -> None:
             end_reason=reason,
             ended_by="alice@example.com" if reason is EndReason.USER else "",
         )
-        one = RunRow(uid=uid, start=created + timedelta(seconds=1), gpus=1, ended=ended, end_reason=reason, **run)
+        gpus = 0 if template == "firefox" else 1
+        one = RunRow(uid=uid, start=created + timedelta(seconds=1), gpus=gpus, ended=ended, end_reason=reason, **run)
         ready = one.start + timedelta(seconds=run.get("startup_seconds", 2.0))
         return Past(row, (replace(one, ready=ready),))
 
@@ -273,24 +283,36 @@ def _past(stage: Stage, now: datetime) -> None:
         past("alice-training-1", "pytorch", 9.0, 12.5, EndReason.USER, startup_seconds=6.2, queue_seconds=71.0),
     ]
     month = f"{now:%Y-%m}"
-    stage.history.report = [
+    alice = Usage(
+        user="alice@example.com",
+        month=month,
+        sessions=6,
+        runs=6,
+        hours=35.2,
+        gpu_hours=34.5,
+        queued=3,
+        median_queue_seconds=260.0,
+        median_startup_seconds=2.9,
+    )
+    stage.history.report = [alice] + [
         Usage(
             user=f"{who}@example.com",
             month=month,
-            sessions=9 - number,
-            runs=14 - number,
-            hours=96.4 - 9.3 * number,
-            gpu_hours=103.2 - 9.1 * number,
-            queued=5 - number // 2,
-            median_queue_seconds=310.0 - 20 * number,
+            sessions=20 - number,
+            runs=24 - number,
+            hours=96.4 - 5.3 * number,
+            gpu_hours=92.8 - 5.3 * number,
+            queued=8 - number // 2,
+            median_queue_seconds=330.0 - 20 * number,
             median_startup_seconds=2.3 + number / 5,
         )
-        for number, who in enumerate(_PEOPLE[:7])
+        for number, who in enumerate(_PEOPLE)
     ]
 
 
 def _audit(stage: Stage, now: datetime) -> None:
     rows: tuple[tuple[str, str, str, str, dict[str, str], str], ...] = (
+        ("alice@example.com", "session.start", "alice-maps", "done", {"template": "qgis"}, ""),
         (
             "alice@example.com",
             "session.share",
@@ -299,7 +321,6 @@ def _audit(stage: Stage, now: datetime) -> None:
             {"user": "bob@example.com", "role": "viewer"},
             "",
         ),
-        ("alice@example.com", "session.start", "alice-maps", "done", {"template": "qgis"}, ""),
         ("bob@example.com", "session.start", "bob-third", "OverLimit", {"template": "blender"}, ""),
         ("root@example.com", "session.end", "trent-old", "done", {}, "trent@example.com"),
         ("mallory@example.com", "login.begin", "mallory@example.com", "refused", {"how": "password"}, ""),
@@ -315,8 +336,8 @@ def _doctor(stage: Stage, now: datetime) -> None:
     cause = Finding(
         code="gpu_config_not_read",
         severity=Severity.ERROR,
-        object="node/gpu-node-3",
-        message="gpu-node-3 advertises 1 GPU where time-slicing-config says 8: its device plugin has not read it.",
+        object="node/gpu-node-4",
+        message="gpu-node-4 advertises 1 GPU where time-slicing-config says 8: its device plugin has not read it.",
         evidence=("status.allocatable[nvidia.com/gpu] = 1", "ConfigMap gpu-operator/time-slicing-config: replicas: 8"),
         remedy=Remedy.run("kubectl -n gpu-operator rollout restart daemonset/nvidia-device-plugin-daemonset"),
     )
@@ -335,7 +356,7 @@ def _doctor(stage: Stage, now: datetime) -> None:
         message="The gateway's account may not get secrets. Not checked: certificate_expired.",
         remedy=Remedy.run("vdi doctor"),
     )
-    summary = "Looked at 67 sessions and 4 nodes: 1 error, 1 unknown, and 1 that follow from them."
+    summary = "Looked at 67 sessions and 5 nodes: 1 error, 1 unknown, and 1 that follow from them."
     groups = (Group(cause, (follows,)), Group(unknown, ()))
     stage.portal.doctor.last = Report(now - timedelta(minutes=3), summary, groups, unknown=1)
 
