@@ -130,6 +130,12 @@ def test_open_prints_the_address_and_no_password(remote: Vdi, gateway: RemoteGat
     ]
 
 
+def test_direct_access_needs_a_cluster(remote: Vdi) -> None:
+    ran = remote("session", "open", "alice-desktop", "--direct")
+    assert (ran.code, ran.out) == (2, "")
+    assert "name a cluster with --kubeconfig or --context" in ran.err
+
+
 def test_templates_are_those_one_may_use(remote: Vdi, gateway: RemoteGateway) -> None:
     gateway.call(lambda stage: stage.template("cad", access={"users": ["bob@example.com"], "groups": []}))
     assert [line.split()[0] for line in remote("template", "ls").out.splitlines()] == ["NAME", "ubuntu"]

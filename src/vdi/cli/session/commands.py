@@ -16,7 +16,7 @@ from vdi.cli.options import PROGRAM, examples, seconds_of
 from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
-from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.backend import Backend, Opening, Target
 from vdi.cli.session.live_list import watch_list
 from vdi.cli.session.probe import app as probe_command
 from vdi.cli.session.start import start_and_wait, wait_until_running
@@ -172,12 +172,23 @@ def show(
         typer.echo(line)
 
 
-@app.command("open", epilog=examples("session open alice-desktop", "session open alice-desktop --print"))
+@app.command(
+    "open",
+    epilog=examples(
+        "session open alice-desktop", "session open alice-desktop --print", "session open alice-desktop --direct"
+    ),
+)
 @with_backend
 def open_(
     target: Target,
     name: Name,
     print_only: Annotated[bool, typer.Option("--print", help="Only print; open no browser.")] = False,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct", help="Past Traefik and gateway, through the API server with kubectl, until Ctrl-C. For repairs."
+        ),
+    ] = False,
     output: Annotated[
         Output, typer.Option("--output", "-o", help="What to print; json and yaml open none.")
     ] = Output.TABLE,
@@ -186,8 +197,31 @@ def open_(
 
     Behind a gateway the portal's login is asked for. Without one the browser asks for user and password, which are
     printed too: to your screen alone, never into the address.
+
+    With --direct the address is one of this machine, it works while this command runs, and it holds a token that opens
+    the desktop: keep it to yourself. It needs the rights to forward ports of pods and to read Secrets. The exit status
+    is 1 when the connection ends, 3 when there is none, and 130 after Ctrl-C.
     """
+    if direct:
+        _open_directly(target, name, print_only=print_only, output=output)
+        return
     found = target.run(lambda backend: operations.open_running(backend, name))
+    login = "The browser asks for the portal's login, if you are not logged in there."
+    _show_opening(found, login, print_only=print_only, output=output)
+
+
+def _open_directly(target: Target, name: str, *, print_only: bool, output: Output) -> None:
+    from vdi.cli.session.direct import find_desktop, forward, open_locally
+
+    connection, desktop = find_desktop(target, name)
+    with forward(connection, desktop.pod) as forwarding:
+        found = open_locally(desktop, forwarding.wait_for_port())
+        until = "It works from this machine until Ctrl-C."
+        _show_opening(found, until, print_only=print_only, output=output)
+        forwarding.wait_for_end()
+
+
+def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Output) -> None:
     if output is not Output.TABLE:
         asked = {"user": found.user, "password": found.password} if found.password else {}
         print_data({"url": found.url, **asked}, output)
@@ -195,7 +229,7 @@ def open_(
     if found.password:
         typer.echo(f"URL:      {found.url}\nUser:     {found.user}\nPassword: {found.password}")
     else:
-        typer.echo(f"URL:      {found.url}\nThe browser asks for the portal's login, if you are not logged in there.")
+        typer.echo(f"URL:      {found.url}\n{sentence}")
     if not print_only and not opens_browser(found.url):
         typer.echo("There is no graphical browser here: open the address yourself.", err=True)
 

@@ -184,27 +184,29 @@ class KubeBackend:
 
     async def opening(self, session: VDISession) -> Opening:
         """See Backend. Behind a gateway the Secret holds no password but Selkies' master token, which is not shown."""
-        name = session.metadata.name
-        if await self._is_behind_gateway(session):
+        if await self.is_behind_gateway(session):
             return Opening(session.status.url)
-        secret_of = secret_name(name)
+        return Opening(session.status.url, USERNAME, await self.password(session))
+
+    async def password(self, session: VDISession) -> str:
+        """The password in the session's Secret; behind a gateway it is Selkies' master token."""
+        secret_of = secret_name(session.metadata.name)
         try:
             secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
-            password = base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
+            return base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
         except NotFound as error:
             raise CliError(f"the password's Secret {secret_of} is not {self.where}") from error
         except (KeyError, ValueError) as error:
             said = f"Secret {secret_of} {self.where} has no key {PASSWORD_KEY!r} that can be read"
             raise CliError(said) from error
-        return Opening(session.status.url, USERNAME, password)
 
-    async def _is_behind_gateway(self, session: VDISession) -> bool:
+    async def is_behind_gateway(self, session: VDISession) -> bool:
         """Whether the running desktop was started for a gateway: its pod has the master token."""
         pod = session.status.pod_name or pod_name(session.metadata.name)
         try:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
         except NotFound as error:
-            raise CliError(f"session {session.metadata.name} has no pod {pod} any more") from error
+            raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
         containers = raw.get("spec", {}).get("containers", [])
         given = {each.get("name") for one in containers for each in one.get("env", [])}
         return not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST))

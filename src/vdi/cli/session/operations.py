@@ -41,13 +41,18 @@ async def get_session(backend: Backend, name: str) -> VDISession:
     return as_session(await backend.get(name))
 
 
-async def open_running(backend: Backend, name: str) -> Opening:
-    """How to open a running desktop. Raises CliError with the reason when it does not run."""
+async def running_session(backend: Backend, name: str) -> VDISession:
+    """A session whose desktop can be opened. Raises CliError with the reason when it does not run."""
     session = await get_session(backend, name)
     if session.status.phase != Phase.RUNNING or not session.status.url:
         why = session.status.message or "its status does not say why"
         raise CliError(f"session {name} is {phase(session)}, so there is nothing to open: {why}")
-    return await backend.opening(session)
+    return session
+
+
+async def open_running(backend: Backend, name: str) -> Opening:
+    """How to open a running desktop. Raises CliError with the reason when it does not run."""
+    return await backend.opening(await running_session(backend, name))
 
 
 async def plan_removals(backend: Backend, names: Sequence[str], *, delete_home: bool) -> list[Removal | CliError]:

@@ -17,7 +17,7 @@ import httpx
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.edge.revocation import Live, Revocations
-from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, token_table
+from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, direct_table, token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
@@ -175,7 +175,7 @@ class Tables:
         except MasterTokenError as error:
             raise PostError(str(error)) from error
         grants = await self._holding(session)
-        table = token_table(master, grants)
+        table = token_table(master, grants) | direct_table(master)
         headers = {"Authorization": f"Bearer {master}"}
         try:
             async with self._http.stream(

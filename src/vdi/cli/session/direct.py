@@ -1,0 +1,150 @@
+"""`vdi session open --direct`: a desktop past Traefik and the gateway, through the API server.
+
+`kubectl port-forward` carries it; docs/design/edge.md says why, and what the token is.
+"""
+
+import asyncio
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
+from vdi.cli.options import KubeConnection
+from vdi.cli.session.backend import Opening, Target
+from vdi.cli.session.kube_backend import KubeBackend, KubeTarget
+from vdi.cli.session.operations import running_session
+from vdi.gateway.edge.selkies import direct_table, direct_token
+from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client
+from vdi.session.children.service import PORT_NAME
+from vdi.session.streaming import WEBRTC
+
+_ANSWER_SECONDS = 10.0
+_FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Desktop:
+    """A desktop's pod, and what opens it."""
+
+    pod: str
+    secret: str = field(repr=False)
+    """Selkies' master token behind a gateway, otherwise the user's password."""
+    user: str
+    """Empty behind a gateway."""
+
+
+class Forwarding:
+    """A running `kubectl port-forward`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._last = "it printed nothing"
+
+    def wait_for_port(self) -> int:
+        """The local port. Raises CliError when kubectl ends instead."""
+        for line in self._lines():
+            if found := _FORWARDING.search(line):
+                return int(found[1])
+        raise CliError(f"`kubectl port-forward` cannot reach the desktop: {self._last}", COULD_NOT_LOOK)
+
+    def wait_for_end(self) -> None:
+        """Return never: raises CliError when the connection ends by itself."""
+        for _ in self._lines():  # a pipe that no one reads would stop kubectl
+            pass
+        raise CliError(f"the connection to the desktop has ended: {self._last}")
+
+    def _lines(self) -> Iterator[str]:
+        assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
+        for line in self._process.stdout:
+            if not line.startswith("Handling connection"):
+                self._last = line.strip()
+            yield line
+
+
+@contextmanager
+def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
+    """Forward a free port of this machine's loopback address to the desktop's. Raises CliError without kubectl."""
+    if (kubectl := shutil.which("kubectl")) is None:
+        raise CliError(
+            "--direct needs kubectl, and there is none on the PATH: install it"
+            " (https://kubernetes.io/docs/tasks/tools/), or open the desktop without --direct",
+            COULD_NOT_LOOK,
+        )
+    words = [kubectl, "--namespace", connection.namespace]
+    words += ["--kubeconfig", str(connection.kubeconfig)] if connection.kubeconfig else []
+    words += ["--context", connection.context] if connection.context else []
+    words += ["port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{PORT_NAME}"]
+    # A kubectl that is left behind would keep the port open.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield Forwarding(process)
+        finally:
+            process.terminate()
+            signal.signal(signal.SIGTERM, before)
+
+
+def find_desktop(target: Target, name: str) -> tuple[KubeConnection, Desktop]:
+    """The desktop of a running session. Raises CliError, also for a gateway: it forwards no ports."""
+    if not isinstance(target, KubeTarget):
+        raise CliError(
+            "--direct goes through the API server, and this command goes to a gateway:"
+            " name a cluster with --kubeconfig or --context",
+            USAGE,
+        )
+
+    async def find(backend: KubeBackend) -> Desktop:
+        session = await running_session(backend, name)
+        user = "" if await backend.is_behind_gateway(session) else (await backend.opening(session)).user
+        return Desktop(session.status.pod_name, await backend.password(session), user)
+
+    connection = target.connection
+    return connection, connection.run(lambda client: find(KubeBackend(client, connection.namespace)))
+
+
+def open_locally(desktop: Desktop, port: int) -> Opening:
+    """How a browser of this machine opens the desktop behind a forwarded port. Raises CliError."""
+    url = f"http://{LOOPBACK}:{port}/"
+    try:
+        return asyncio.run(_prepare(desktop, url))
+    except HTTP_ERRORS as error:
+        raise CliError(f"the desktop does not answer: {type(error).__name__}: {error}", COULD_NOT_LOOK) from error
+
+
+async def _prepare(desktop: Desktop, url: str) -> Opening:
+    async with open_client(url, seconds=_ANSWER_SECONDS) as http:
+        status = await http.get(f"{url}api/status")
+        if status.raise_for_status().json().get("current_mode") == WEBRTC:
+            raise CliError("this desktop streams over WebRTC, whose picture does not pass a forwarded port")
+        if desktop.user:
+            return Opening(url, desktop.user, desktop.secret)
+        token = direct_token(desktop.secret)
+        await _have_token_known(http, url, master=desktop.secret, token=token)
+        return Opening(f"{url}#token={token}")
+
+
+async def _have_token_known(http: httpx.AsyncClient, url: str, *, master: str, token: str) -> None:
+    """The gateway gives the token to each desktop; where it could not, and no one is connected, this does."""
+    if (await _sessions(http, url, token)).status_code == httpx.codes.OK:
+        return
+    answer = await _sessions(http, url, master)
+    if answer.status_code != httpx.codes.OK:
+        raise CliError(f"the desktop refuses the token of its Secret with status {answer.status_code}")
+    if answer.json().get("sessions"):
+        raise CliError(
+            "the desktop does not know the token for direct access, and a new token table would disconnect the users"
+            " who are connected now. A gateway of this version makes it known when it starts"
+        )
+    table = direct_table(master)
+    posted = await http.post(f"{url}api/tokens", json=table, headers={"Authorization": f"Bearer {master}"})
+    posted.raise_for_status()
+
+
+async def _sessions(http: httpx.AsyncClient, url: str, token: str) -> httpx.Response:
+    return await http.get(f"{url}api/sessions", headers={"Authorization": f"Bearer {token}"})
