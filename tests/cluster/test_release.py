@@ -227,6 +227,7 @@ def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
     assert time.monotonic() - begin < 40
     assert "1 session ended" in said and "home of alice@example.com: " in said
     assert "found again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
+    assert "kubectl -n vdi-sessions delete secret vdi-host-key" in said
     assert not release.there("vdi,pod", *HERE) and release.there("pvc", *HERE)
     assert not release.there("deploy,svc,role", "-n", "kasm")
     assert len(release.there("crd", "-o", "name")) >= 3

@@ -11,6 +11,7 @@ from vdi.cli.release.options import DryRun, ReleaseOptions, Yes, with_release
 from vdi.cli.release.page import revision_data
 from vdi.cli.release.run import ReleaseView, confirm_change, run
 from vdi.kube.transport import Client
+from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.release.carry_out import Running
 from vdi.release.remove import (
     HomeVolume,
@@ -24,6 +25,7 @@ from vdi.release.remove import (
     plan_removal,
     uninstall_release,
 )
+from vdi.session.observed import HOST
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -126,6 +128,7 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
         lines += [f"template {one}: kubectl delete vditemplate {one}" for one in plan.templates]
+    lines += _host_records(plan)
     for one in plan.kept:
         holds = f", with {count(kept, 'home')} in it" if kept and one == f"namespace/{plan.sessions_namespace}" else ""
         lines.append(f"{one}{holds}: kubectl delete {one}")
@@ -133,6 +136,20 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
         lines.append(
             f"namespace/{plan.namespace}, with what is listed in it: kubectl delete namespace/{plan.namespace}"
         )
+    return lines
+
+
+def _host_records(plan: Removal) -> list[str]:
+    """What the operator keeps the desktops' addresses apart with."""
+    lines = []
+    kubectl = f"kubectl -n {plan.sessions_namespace} delete"
+    why = "so that no address passes to another person after the next installation"
+    if plan.host_key:
+        lines.append(f"secret/{HOST_KEY}, the key of the desktops' addresses, {why}: {kubectl} secret {HOST_KEY}")
+    if plan.reservations:
+        names = ", ".join(plan.reservations[:5]) + (", ..." if len(plan.reservations) > 5 else "")
+        what = f"{count(plan.reservations, 'configmap')} vdi-host-NAME, the first users of the host names {names}"
+        lines.append(f"{what}, for the same reason: {kubectl} configmap -l {HOST}")
     return lines
 
 

@@ -21,14 +21,16 @@ from vdi.helm.releases import KEEP, Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, CRDS, DEPLOYMENTS
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, CRDS, DEPLOYMENTS, SECRETS
 from vdi.kube.transport import Client
+from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.operator.settings import Settings
 from vdi.release.carry_out import NotDoneError, Running
 from vdi.release.errors import RefusedError
 from vdi.release.facts import settings_of
 from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.observed import HOST
 
 Object = dict[str, Any]
 _FORCED_AFTER = 60.0
@@ -74,6 +76,10 @@ class Removal:
     crds: tuple[str, ...] = ()
     kept: tuple[str, ...] = field(default=())
     """Objects of the release that stay when it goes, as kubectl deletes them."""
+    host_key: bool = False
+    """The operator's key of the desktops' addresses is there."""
+    reservations: tuple[str, ...] = ()
+    """Host names that are recorded for their first users."""
 
     @property
     def operator_works(self) -> bool:
@@ -99,6 +105,8 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     pools = await _known(client.list(POOLS, into=_Named))
     templates = await _known(client.list(TEMPLATES, into=_Named))
     crds = await client.list(CRDS, into=_Named)
+    secrets = await client.list(SECRETS, namespace=where, field_selector=f"metadata.name={HOST_KEY}", into=_Named)
+    reservations = await client.list(CONFIG_MAPS, namespace=where, label_selector=HOST, into=_Reservation)
     return Removal(
         release=release,
         namespace=namespace,
@@ -116,6 +124,8 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         homes=tuple(await _homes(client, where)),
         crds=tuple(one.metadata.name for one in crds if one.metadata.name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
+        host_key=bool(secrets),
+        reservations=tuple(sorted(one.metadata.labels[HOST] for one in reservations)),
     )
 
 
@@ -247,6 +257,14 @@ class _Meta(msgspec.Struct):
 
 class _Named(msgspec.Struct):
     metadata: _Meta
+
+
+class _Labels(msgspec.Struct):
+    labels: dict[str, str]
+
+
+class _Reservation(msgspec.Struct):
+    metadata: _Labels
 
 
 async def _homes(client: Client, namespace: str) -> list[HomeVolume]:

@@ -143,6 +143,15 @@ def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
     ]
 
 
+def test_what_keeps_addresses_apart_stays_with_the_reason_and_the_commands() -> None:
+    plan = a_plan(host_key=True, reservations=("alice", "cad"))
+    key, reservations = (line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line)
+    assert "so that no address passes to another person" in key
+    assert key.endswith(": kubectl -n vdi-sessions delete secret vdi-host-key")
+    assert reservations.startswith("2 configmaps vdi-host-NAME, the first users of the host names alice, cad,")
+    assert reservations.endswith(": kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host")
+
+
 def test_without_an_operator_it_is_said_who_would_wait() -> None:
     plan = a_plan(sessions=tuple(a_session(f"s{n}") for n in range(7)))
     assert not plan.operator_works
