@@ -64,24 +64,21 @@ async def serve(pipe: Connection, folder: Path) -> None:
     """The server's side: say where it listens and with which tokens, then serve until told to stop."""
     from vdi.api.meta import ObjectMeta
     from vdi.api.session import SessionSpec, SessionStatus, VDISession
-    from vdi.gateway.app import build_internal
-    from vdi.gateway.edge.part import Edge
+    from vdi.gateway.app import build_gateway, build_internal
+    from vdi.gateway.cluster_cache import ClusterCache
+    from vdi.gateway.context import GatewayContext
     from vdi.gateway.edge.tokens import Tokens
-    from vdi.gateway.health import Health
     from vdi.gateway.limits import Limits
-    from vdi.gateway.login.logins import Logins
     from vdi.gateway.metrics import Metrics
-    from vdi.gateway.parts import Gateway
-    from vdi.gateway.people import Role
     from vdi.gateway.serve import _config, _Server, listen
     from vdi.gateway.settings import Settings
-    from vdi.gateway.shared import MemoryShared
+    from vdi.gateway.shared_state import MemorySharedState
     from vdi.gateway.store.base import Database
     from vdi.gateway.store.grants import Grant, GrantStore
-    from vdi.gateway.store.logins import LoginStore
-    from vdi.gateway.world import World
+    from vdi.gateway.store.migrations import upgrade
+    from vdi.gateway.users import Role
 
-    class StillWorld(World):
+    class StillWorld(ClusterCache):
         """A world that has seen everything."""
 
         @property
@@ -93,33 +90,19 @@ async def serve(pipe: Connection, folder: Path) -> None:
 
     settings = Settings(token_seconds=3600, database_url=f"sqlite+aiosqlite:///{folder}/vdi.db")
     client: Any = FakeCluster()
-    world, metrics, shared = StillWorld(client, settings), Metrics(), MemoryShared()
     database = Database(settings.database_url)
-    await database.upgrade()
-    logins = Logins(LoginStore(database), idle=settings.login_idle, longest=settings.login_max, clock=clock)
-    edge = Edge(
-        settings=settings,
-        world=world,
-        shared=shared,
-        client=client,
-        database=database,
-        logins=logins,
-        metrics=metrics,
-        clock=clock,
-    )
-    unused: Any = None
-    gateway = Gateway(
+    context = GatewayContext(
         settings=settings,
         client=client,
-        world=world,
-        shared=shared,
-        limits=Limits(),
-        metrics=metrics,
-        actions=unused,
-        clock=clock,
+        cluster=StillWorld(client, settings),
         database=database,
-        edge=edge,
+        shared=MemorySharedState(),
+        metrics=Metrics(),
+        clock=clock,
     )
+    await upgrade(database)
+    gateway = build_gateway(context, Limits())
+    edge = gateway.edge
     await edge.ring.refresh()
     store = GrantStore(database)
     signer = Tokens(edge.ring, settings.portal_url, settings.token_seconds, clock)
@@ -130,7 +113,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
             name=name, namespace=settings.namespace, uid=f"uid-{number}", resource_version=str(number + 1)
         )
         status = SessionStatus(phase="Running", url=settings.url(HOST.format(name=name)))
-        world.sessions.observe(VDISession(meta, SessionSpec(user=user, template="office"), status))
+        context.cluster.sessions.observe(VDISession(meta, SessionSpec(user=user, template="office"), status))
         grant = Grant(
             id=f"grant-{number}",
             session_uid=meta.uid,
@@ -143,10 +126,9 @@ async def serve(pipe: Connection, folder: Path) -> None:
         await store.add(grant, f"handle-{number}")
         tokens.append(signer.mint(grant))
     await edge.revoker.poll()
-    health = Health(gateway)
-    health.begun = True
+    gateway.health.begun = True
     with listen(("127.0.0.1", 0), "loopback") as where:
-        server = _Server(_config(build_internal(gateway, health)))
+        server = _Server(_config(build_internal(context, gateway.components, gateway.health)))
         task = asyncio.create_task(server.serve([where]))
         pipe.send((where.getsockname()[1], tokens))
         loop = asyncio.get_running_loop()

@@ -24,11 +24,12 @@ from bench.command import FINDINGS, INTERRUPTED, positive
 from bench.processes import MACHINE_CPUS, machine_cpu_seconds
 from bench.stats import latency, spread
 from vdi.api.session import VDISession
+from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import Database, DatabaseUnavailableError, DatabaseUrlError
 from vdi.gateway.store.history import sessions
-from vdi.gateway.world import World
+from vdi.gateway.store.migrations import upgrade
 from vdi.kube.transport import Client
 from vdi.session.times import format_time
 
@@ -95,8 +96,8 @@ async def measure(database: Database, count: int) -> Figures:
     began = datetime.now(UTC)
     lives = [life(number, began) for number in range(count)]
     nobody = cast(Client, None)  # only who has lost sight of a session asks the API server
-    world = World(nobody, Settings())
-    recorder = Recorder(database=database, world=world, client=nobody, clock=lambda: datetime.now(UTC))
+    world = ClusterCache(nobody, Settings())
+    recorder = Recorder(database=database, cluster=world, client=nobody, clock=lambda: datetime.now(UTC))
     recording = asyncio.create_task(recorder.run())
     start, busy = time.perf_counter(), time.process_time()
     for step in range(len(lives[0])):
@@ -107,7 +108,7 @@ async def measure(database: Database, count: int) -> Figures:
     figures: Figures = {"states": recorder.written, "per_second": recorder.written / seconds}
     figures |= {"cpu_us_per_state": 1e6 * cpu / recorder.written}
 
-    again = Recorder(database=database, world=world, client=nobody, clock=lambda: datetime.now(UTC))
+    again = Recorder(database=database, cluster=world, client=nobody, clock=lambda: datetime.now(UTC))
     start = time.perf_counter()
     relisting = asyncio.create_task(again.run())
     await asyncio.sleep(0)
@@ -140,7 +141,7 @@ async def run(url: str, count: int, repeat: int) -> Figures:
     """Several runs on one database, which is emptied before each."""
     database = Database(url)
     try:
-        await database.upgrade()
+        await upgrade(database)
         start, busy, own = time.monotonic(), machine_cpu_seconds(), time.process_time()
         runs = []
         for _ in range(repeat):

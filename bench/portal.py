@@ -23,7 +23,7 @@ from bench.measure import pooled
 from bench.portal_server import ADMIN, HOST, SESSIONS, USERS, user
 from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds, memory_mib
 from bench.stats import latency
-from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.web.cookies import LOGIN
 
 Figures = dict[str, Any]
 PAGES = (

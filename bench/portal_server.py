@@ -21,21 +21,17 @@ import uvloop
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.app import build_public
-from vdi.gateway.connection import Connection
-from vdi.gateway.health import Health
-from vdi.gateway.history.part import History
+from vdi.gateway.app import build_gateway, build_public
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.login.part import Login
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.parts import Gateway
-from vdi.gateway.portal.part import Portal
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import MemoryShared
-from vdi.gateway.store.audit import Audit
+from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.base import Database
-from vdi.gateway.world import World
+from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.web.connection import Connection
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
 from vdi.session.times import format_time
@@ -59,32 +55,19 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/vdi.db")
         client = cast(Client, NoCluster())
-        self.world = World(client, self.settings)
+        self.world = ClusterCache(client, self.settings)
         self.database = Database(self.settings.database_url)
         self._version = 0
-        metrics, shared = Metrics(), MemoryShared()
-        self.gateway = Gateway(
+        context = GatewayContext(
             settings=self.settings,
             client=client,
-            world=self.world,
-            shared=shared,
-            limits=Limits(),
-            metrics=metrics,
-            actions=cast(Any, None),
-            clock=now,
+            cluster=self.world,
             database=self.database,
-            audit=Audit(self.database, now),
-            history=History(
-                database=self.database,
-                world=self.world,
-                client=client,
-                settings=self.settings,
-                metrics=metrics,
-                clock=now,
-            ),
-            login=Login(self.settings, client, self.database, shared, now),
-            portal=Portal(self.world),
+            shared=MemorySharedState(),
+            metrics=Metrics(),
+            clock=now,
         )
+        self.gateway = build_gateway(context, Limits())
 
     def fill(self) -> None:
         """Five templates, a thousand sessions of five hundred people."""
@@ -104,8 +87,8 @@ class Stage:
 
     async def cookies(self) -> dict[str, str]:
         """Everybody logged in: the value of each one's cookie."""
-        await self.database.upgrade()
-        logins = self.gateway.login.logins
+        await upgrade(self.database)
+        logins = self.gateway.login.services.logins
         who = [Identity(user=user(number)) for number in range(USERS)]
         who.append(Identity(user=ADMIN, admin=True))
         return {one.user: (await logins.begin(one, Device()))[0] for one in who}
@@ -163,10 +146,10 @@ async def main(folder: Path) -> None:
     stage = Stage(folder)
     stage.fill()
     cookies = await stage.cookies()
-    health = Health(stage.gateway)
-    health.begun = True
+    gateway = stage.gateway
+    gateway.health.begun = True
     config = uvicorn.Config(
-        build_public(stage.gateway, health),
+        build_public(gateway.context, gateway.components, gateway.health),
         http=Connection,
         ws="none",
         host="127.0.0.1",
@@ -190,7 +173,7 @@ async def main(folder: Path) -> None:
         began = time.monotonic()
         stage.obey(order.decode())
         say({"done": began})
-    stage.gateway.stopping.set()
+    stage.gateway.stop()
     server.should_exit = True
     await serving
     await stage.database.close()

@@ -21,11 +21,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import Stage, open_stage
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
-from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import Shared
+from vdi.gateway.shared_state import SharedState
+from vdi.gateway.web.cookies import LOGIN
 
 READY_SECONDS = 20.0
 ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
@@ -121,7 +121,7 @@ class EdgeStage:
         if user:
             from yarl import URL
 
-            secret, _ = await self.stage.gateway.login.logins.begin(Identity(user=user), Device())
+            secret, _ = await self.stage.logins.begin(Identity(user=user), Device())
             jar.update_cookies({LOGIN: secret}, URL(self.settings.portal_url))
         return session
 
@@ -170,7 +170,7 @@ class _Here(AbstractResolver):
 
 @asynccontextmanager
 async def open_edge(
-    traefik: Path, folder: Path, *, shared: Shared | None = None, database_url: str = ""
+    traefik: Path, folder: Path, *, shared: SharedState | None = None, database_url: str = ""
 ) -> AsyncIterator[EdgeStage]:
     """Everything, with a live route to alice-desktop."""
     port = free_port()

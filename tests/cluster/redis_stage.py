@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.waiting import eventually
-from vdi.gateway.shared import RedisShared
+from waiting import eventually
+
+from vdi.gateway.shared_state import RedisSharedState
 
 
 @dataclass
@@ -32,7 +33,7 @@ class RedisServer:
         self.process = await asyncio.create_subprocess_exec(
             program, *options, "--dir", str(self.folder), stdout=asyncio.subprocess.DEVNULL
         )
-        shared = RedisShared(self.url)
+        shared = RedisSharedState(self.url)
 
         async def answers() -> bool:
             try:

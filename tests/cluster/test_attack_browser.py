@@ -8,15 +8,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, expect
+from waiting import eventually
 
 from cluster.edge_traefik import EdgeStage
 from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, now
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with
-from vdi.gateway.connection import HEAD_BYTES
 from vdi.gateway.edge.headers import COOKIE_BYTES
-from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.web.connection import HEAD_BYTES
+from vdi.gateway.web.cookies import LOGIN
 
 __all__ = ["chromium", "edge"]
 
@@ -159,6 +160,6 @@ async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: EdgeStage, al
 
 async def log_in_again(edge: EdgeStage, person: BrowserContext, user: str = OWNER) -> None:
     """As the portal's form does."""
-    secret, _ = await edge.stage.gateway.login.logins.begin(Identity(user=user), Device())
+    secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
     cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await person.add_cookies([cookie])  # type: ignore[list-item]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from waiting import eventually
 
 from cluster.edge_traefik import EdgeStage, open_edge
 from cluster.redis_stage import RedisServer, redis_server
@@ -17,7 +18,7 @@ from cluster.test_gateway_edge import PROGRAM, alice, connect, traefik
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with
-from vdi.gateway.shared import RedisShared
+from vdi.gateway.shared_state import RedisSharedState
 
 __all__ = ["alice", "postgres_server", "postgres_url", "traefik"]
 
@@ -35,7 +36,7 @@ async def redis() -> AsyncIterator[RedisServer]:
 @pytest.fixture
 async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: str) -> AsyncIterator[EdgeStage]:
     async with AsyncExitStack() as stack:
-        shared = RedisShared(redis.url)
+        shared = RedisSharedState(redis.url)
         stack.push_async_callback(shared.close)
         edge = await stack.enter_async_context(open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url))
         edge.stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))

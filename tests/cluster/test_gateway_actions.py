@@ -11,24 +11,22 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
 from cluster.operator_stage import Stage
-from support.waiting import eventually
-from vdi.gateway.app import open_gateway
+from vdi.gateway.app import Gateway, open_gateway
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person, Role
+from vdi.gateway.users import Role, User
 from vdi.kube.resource import Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.request import SessionRequest
 
-ALICE, BOB, EVE = (Person(f"{name}@example.com") for name in ("alice", "bob", "eve"))
-ROOT = Person("root@example.com", admin=True)
+ALICE, BOB, EVE = (User(f"{name}@example.com") for name in ("alice", "bob", "eve"))
+ROOT = User("root@example.com", admin=True)
 
 
 @asynccontextmanager
 async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
     """A gateway without listeners."""
-    async with open_gateway(stage.api.config, settings_of(stage, folder)) as (gateway, health):
-        await eventually(lambda: health.begun, "the gateway has begun", 20)
+    async with open_gateway(stage.api.config, settings_of(stage, folder)) as gateway:
+        await eventually(lambda: gateway.health.begun, "the gateway has begun", 20)
         yield gateway
 
 
@@ -36,7 +34,7 @@ async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> No
     template = await stage.template()
     await add_people(stage)
     async with a_replica(stage, tmp_path) as gateway, stage.operator():
-        await eventually(lambda: gateway.world.template(template), "the template is seen")
+        await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
         actions = gateway.actions
         made = await actions.start(ALICE, SessionRequest(ALICE.user, template, name="mine", timeout="1h"))
         assert (made.spec.user, made.spec.timeout) == (ALICE.user, "1h")
@@ -73,8 +71,8 @@ async def test_what_the_rules_of_the_kind_refuse_is_told_in_their_words(
 ) -> None:
     template = await stage.template()
     async with a_replica(stage, tmp_path) as gateway:
-        await eventually(lambda: gateway.world.template(template), "the template is seen")
-        wish = SessionRequest(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
+        await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
+        wish = Wish(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
         with pytest.raises(ActionDenied) as refused:
             await gateway.actions.start(ALICE, wish)
         assert refused.value.code == "Invalid"
@@ -126,7 +124,7 @@ async def test_a_deed_never_reaches_a_later_session_of_the_same_name(
     """It was ended and begun anew between the question whether Alice may and the write."""
     await stage.session("mine", "none")
     async with a_replica(stage, tmp_path) as gateway:
-        asked = gateway.client.get
+        asked = gateway.context.client.get
 
         async def get(kind: Resource, name: str, **more: Any) -> Any:
             session = await asked(kind, name, **more)
@@ -142,10 +140,10 @@ async def test_a_deed_never_reaches_a_later_session_of_the_same_name(
         for deed in deeds:
             await stage.delete(SESSIONS, "mine")
             await stage.session("mine", "none")
-            monkeypatch.setattr(gateway.client, "get", get)
+            monkeypatch.setattr(gateway.context.client, "get", get)
             with pytest.raises(ActionDenied) as refused:
                 await deed()
-            monkeypatch.setattr(gateway.client, "get", asked)
+            monkeypatch.setattr(gateway.context.client, "get", asked)
             assert refused.value.code == "Conflict"
     session = await stage.get(SESSIONS, "mine")
     assert session

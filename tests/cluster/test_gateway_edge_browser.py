@@ -15,8 +15,8 @@ from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
-from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.web.cookies import LOGIN
 
 CREATING = {"phase": "Creating", "message": "The image is being pulled (3 of 9 layers).", "ready_time": ""}
 
@@ -45,7 +45,7 @@ async def a_person(edge: EdgeStage, chromium: Browser, user: str = OWNER, **how:
     """A window of somebody who has logged in at the portal."""
     context = await chromium.new_context(ignore_https_errors=True, **how)
     context.set_default_timeout(10_000)
-    secret, _ = await edge.stage.gateway.login.logins.begin(Identity(user=user), Device())
+    secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
     cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]
     return context

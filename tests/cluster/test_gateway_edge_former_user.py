@@ -25,8 +25,8 @@ from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.web.cookies import LOGIN
 
 HTML, SCRIPT = {"Content-Type": "text/html"}, {"Content-Type": "text/javascript"}
 KEPT = {**SCRIPT, "Cache-Control": "public, max-age=31536000, immutable"}
@@ -112,7 +112,7 @@ async def alice(edge: EdgeStage, browser: Browser) -> BrowserContext:
     """Alice's browser, with her login at the portal."""
     context = await browser.new_context()
     context.set_default_timeout(10_000)
-    secret, _ = await edge.stage.gateway.login.logins.begin(Identity(user=OWNER), Device())
+    secret, _ = await edge.stage.logins.begin(Identity(user=OWNER), Device())
     cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]
     return context

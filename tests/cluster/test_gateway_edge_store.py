@@ -10,9 +10,9 @@ import pytest
 
 from support.postgres import postgres_server, postgres_url
 from unit.gateway.history_stage import open_database
-from vdi.gateway.people import Role
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.users import Role
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, UTC)

@@ -18,9 +18,9 @@ from cluster.operator_stage import ShiftedClock, Stage
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import rows_of
-from vdi.gateway.history.rows import RunRow, SessionRow
-from vdi.gateway.internal import AUDIENCE
+from vdi.gateway.history.end_reports import AUDIENCE
 from vdi.gateway.store.base import Database
+from vdi.gateway.store.history import RunRow, SessionRow
 from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.times import parse_time

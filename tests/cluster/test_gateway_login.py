@@ -13,7 +13,7 @@ from cluster.gateway_stage import PASSWORD, GatewayStage, csrf_of, open_gateway_
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.cli.main import main
-from vdi.gateway.login import part
+from vdi.gateway.login import component
 from vdi.kube.resource import SECRETS
 
 pytestmark = pytest.mark.timeout(120)
@@ -23,7 +23,7 @@ CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/150.0.0.0 Sa
 @pytest.fixture(autouse=True)
 def follow_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute is long for a test."""
-    monkeypatch.setattr(part, "FOLLOW_SECONDS", 0.2)
+    monkeypatch.setattr(component, "FOLLOW_SECONDS", 0.2)
 
 
 class Command:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from cluster.redis_stage import RedisServer, redis_server
 from support.waiting import eventually
 from unit.gateway.shared_contract import CONTRACT
-from vdi.gateway import shared as module
-from vdi.gateway.shared import RedisShared, Shared, open_shared
+from vdi.gateway import shared_state as module
+from vdi.gateway.shared_state import RedisSharedState, SharedState, open_shared_state
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ async def redis() -> AsyncIterator[RedisServer]:
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
-async def test_shared_in_redis(redis: RedisServer, promise: Callable[[Shared], Awaitable[None]]) -> None:
-    shared = open_shared(redis.url)
-    assert isinstance(shared, RedisShared)
+async def test_shared_in_redis(redis: RedisServer, promise: Callable[[SharedState], Awaitable[None]]) -> None:
+    shared = open_shared_state(redis.url)
+    assert isinstance(shared, RedisSharedState)
     try:
         await promise(shared)
     finally:
@@ -32,7 +33,7 @@ async def test_shared_in_redis(redis: RedisServer, promise: Callable[[Shared], A
 
 
 async def test_two_replicas_share_what_one_alone_would_keep(redis: RedisServer) -> None:
-    one, two = RedisShared(redis.url), RedisShared(redis.url)
+    one, two = RedisSharedState(redis.url), RedisSharedState(redis.url)
     try:
         answers = await asyncio.gather(*(each.take_once("ticket", 30) for each in (one, two) * 10))
         assert sorted(answers) == [False] * 19 + [True]
@@ -53,7 +54,7 @@ async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_whe
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LISTEN_AGAIN", 0.05)
-    shared = RedisShared(redis.url)
+    shared = RedisSharedState(redis.url)
     heard: list[str] = []
 
     async def listen() -> None:
@@ -86,7 +87,7 @@ async def test_a_listener_is_told_when_there_is_no_redis_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SUBSCRIBE_SECONDS", 0.2)
-    shared = RedisShared(f"unix://{tmp_path}/nobody.sock")
+    shared = RedisSharedState(f"unix://{tmp_path}/nobody.sock")
     with pytest.raises(OSError):
         async with shared.subscribe("news"):
             pass

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from waiting import eventually
 
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
@@ -17,7 +18,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.store.migrations import UnknownRevisionError
+from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -44,14 +45,14 @@ async def ask(database: Database) -> None:
 
 async def test_replicas_that_start_at_once_make_one_schema_and_it_is_the_codes(postgres_url: str) -> None:
     replicas = [Database(postgres_url) for _ in range(4)]
-    await asyncio.gather(*(one.upgrade() for one in replicas))
+    await asyncio.gather(*(upgrade(one) for one in replicas))
     async with replicas[0].connect() as connection:
         assert await connection.run_sync(differences) == []
         assert len((await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).all()) == 1
     async with replicas[0].begin() as connection:
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009_next'")
     with pytest.raises(UnknownRevisionError):
-        await replicas[1].upgrade()
+        await upgrade(replicas[1])
     for one in replicas:
         await one.close()
 
@@ -61,7 +62,7 @@ async def test_an_upgrade_that_fails_leaves_nothing_behind(postgres_url: str) ->
     async with database.begin() as connection:
         await connection.exec_driver_sql("CREATE TABLE history_runs (uid TEXT)")
     with pytest.raises(SQLAlchemyError, match="already exists"):
-        await database.upgrade()
+        await upgrade(database)
     async with database.connect() as connection:
         tables = await connection.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         assert tables.scalars().all() == ["history_runs"]

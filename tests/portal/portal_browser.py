@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from portal.portal_server import Server
 from unit.gateway.portal_stage import ALICE
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
-from vdi.gateway.login.cookies import LOGIN
-from vdi.gateway.people import Person
+from vdi.gateway.users import User
+from vdi.gateway.web.cookies import LOGIN
 
 
 @dataclass
@@ -47,7 +47,7 @@ def chromium(rules: str = "") -> Iterator[Browser]:
 def visitor(
     browser: Browser,
     server: Server,
-    person: Person | None = ALICE,
+    person: User | None = ALICE,
     *,
     size: tuple[int, int] = (1280, 860),
     scheme: Literal["light", "dark"] = "light",
@@ -67,7 +67,7 @@ def visitor(
     context.set_default_timeout(10_000)
     if person is not None:
         secret = f"cookie-of-{person.user}"
-        server.do(lambda: server.stage.login.logins.people.__setitem__(secret, person))
+        server.do(lambda: server.stage.logins.people.__setitem__(secret, person))
         context.add_cookies([{"name": LOGIN, "value": secret, "url": server.url, "secure": True, "httpOnly": True}])
     page = context.new_page()
     guest = Visitor(server, context, page)

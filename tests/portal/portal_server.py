@@ -83,7 +83,7 @@ def serve(
     try:
         yield Server(stage, loops[0], port)
     finally:
-        loops[0].call_soon_threadsafe(stage.gateway.stopping.set)
+        loops[0].call_soon_threadsafe(stage.context.stopping.set)
         server.should_exit = True
         thread.join(SECONDS)
         listener.close()

@@ -8,18 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from vdi.gateway.people import normal_user
 
 from unit.gateway.portal_stage import Stage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.gateway.history.part import Past
-from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
+from vdi.gateway.doctor_runs import Group, Report
+from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.people import normal_user
-from vdi.gateway.portal.doctor import Group, Report
 from vdi.gateway.store.audit import Entry
+from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 from vdi.session.times import format_time
 
 LIMITS = Limits(
@@ -358,7 +358,7 @@ def _doctor(stage: Stage, now: datetime) -> None:
     )
     summary = "Looked at 67 sessions and 5 nodes: 1 error, 1 unknown, and 1 that follow from them."
     groups = (Group(cause, (follows,)), Group(unknown, ()))
-    stage.portal.doctor.last = Report(now - timedelta(minutes=3), summary, groups, unknown=1)
+    stage.services.doctor.last = Report(now - timedelta(minutes=3), summary, groups, unknown=1)
 
 
 START = datetime(2026, 11, 20, 12, 2, tzinfo=UTC)

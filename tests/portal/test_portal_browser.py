@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 from portal.portal_browser import Visitor, visitor
 from portal.portal_server import Server
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
-from vdi.gateway.people import Person
+from vdi.gateway.users import User
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -229,7 +229,7 @@ def test_the_first_key_leads_past_the_navigation(browser: Browser, server: Serve
 
 
 @pytest.mark.parametrize("person", [ALICE, BOB])
-def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server: Server, person: Person) -> None:
+def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server: Server, person: User) -> None:
     with visitor(browser, server, person, scripts=False) as guest:
         guest.go("/catalogue")
         guest.page.get_by_label("Search the catalogue").fill("qgis")

@@ -3,10 +3,11 @@
 import re
 from collections import Counter
 
+from vdi.gateway.portal.doctor import Report
+
 from portal.portal_world import LIMITS, START, furnish
 from unit.gateway.portal_stage import ADMIN, Stage, text_of
 from vdi.gateway.portal.admin_tables import limit_rows
-from vdi.gateway.portal.doctor import Report
 
 
 def furnished() -> Stage:

@@ -8,32 +8,28 @@ import logging
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from vdi.api.session import Access, VDISession
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
 from vdi.gateway.guests import add_guest, remove_guest
+from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, gpus_of
-from vdi.gateway.metrics import Metrics
-from vdi.gateway.people import Person, Role, normal_user, same_user
 from vdi.gateway.rights import Action, knows_of, refusal
-from vdi.gateway.settings import Settings
-from vdi.gateway.shared import Shared
-from vdi.gateway.starting import Room, Starter, Usage
-from vdi.gateway.store.audit import Act, NotAuditedError
-from vdi.gateway.world import World
+from vdi.gateway.starting import QuotaGuard, Starter
+from vdi.gateway.store.audit import Act, Audit, NotAuditedError
+from vdi.gateway.users import Role, User, normal_user, same_user
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
-from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 from vdi.session.lifetime import is_capped, run_length
 from vdi.session.naming import home_claim_name
 from vdi.session.observed import RESTARTED_AT
-from vdi.session.request import SessionRequest
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
 
@@ -47,44 +43,20 @@ _PAUSE = 0.01
 """Seconds that the pause before another try grows with each."""
 
 
-class AuditTrail(Protocol):
-    """What is asked of `store.audit.Audit`."""
-
-    def act(self, act: Act, *, closed: bool) -> AbstractAsyncContextManager[None]:
-        """Within, the act is done; `closed`: not done unless it is written down (NotAuditedError)."""
-
-    async def record(
-        self, *, actor: str, action: str, target: str, outcome: str, detail: Mapping[str, str], at: datetime
-    ) -> None:
-        """One row for what is over already."""
-
-
 class Actions:
     """Raises ActionDenied for whatever cannot be done, and nothing else. Returns the session as it is then."""
 
-    def __init__(
-        self,
-        *,
-        client: Client,
-        world: World,
-        shared: Shared,
-        limits: Limits,
-        usage: Usage,
-        audit: AuditTrail,
-        metrics: Metrics,
-        settings: Settings,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._client = client
-        self._world = world
+    def __init__(self, context: GatewayContext, *, limits: Limits, history: History, audit: Audit) -> None:
+        self._client = context.client
+        self._cluster = context.cluster
+        self._metrics = context.metrics
+        self._settings = context.settings
+        self._clock = context.clock
         self._audit = audit
-        self._metrics = metrics
-        self._settings = settings
-        self._clock = clock
-        self._room = Room(client=client, world=world, shared=shared, limits=limits, usage=usage, clock=clock)
-        self._starter = Starter(client, world, self._room, settings)
+        self._quota = QuotaGuard(context, limits, history)
+        self._starter = Starter(context, self._quota)
 
-    async def start(self, person: Person, wish: SessionRequest) -> VDISession:
+    async def start(self, person: User, wish: Wish) -> VDISession:
         """A new desktop. `wish.user` other than the person's own, and `wish.priority`, are for administrators."""
         async with self._counted("start", wish.name or ""):
             async with self._refusal_written(person, "start", wish.name or "", {"template": wish.template}):
@@ -96,18 +68,18 @@ class Actions:
             async with self._written(person, act):
                 return await self._starter.carry_out(person, start)
 
-    async def extend(self, person: Person, name: str, length: str) -> VDISession:
+    async def extend(self, person: User, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`; not more than the template allows."""
         async with self._deed(person, Action.EXTEND, name, {"length": length}) as session:
             self._check_length(session, length)
             return await self._patch(session, {"spec": {"timeout": length}})
 
-    async def suspend(self, person: Person, name: str) -> VDISession:
+    async def suspend(self, person: User, name: str) -> VDISession:
         """Stop the desktop, keep home and address."""
         async with self._deed(person, Action.SUSPEND, name, {}) as session:
             return await self._patch(session, {"spec": {"suspended": True}})
 
-    async def resume(self, person: Person, name: str) -> VDISession:
+    async def resume(self, person: User, name: str) -> VDISession:
         """A new run, within the owner's limits whoever asks (but an administrator)."""
         async with self._deed(person, Action.RESUME, name, {}) as session:
             if not session.spec.suspended:
@@ -117,12 +89,12 @@ class Actions:
             if person.admin and not mine:
                 return await self._patch(session, wanted)
             # Which groups the owner is in is known only of the owner's own login.
-            owner = person if mine else Person(normal_user(session.spec.user))
-            gpus = gpus_of(session, self._world.template(session.spec.template))
-            async with self._room.for_one_more(owner, name, gpus):
+            owner = person if mine else User(normal_user(session.spec.user))
+            gpus = gpus_of(session, self._cluster.template(session.spec.template))
+            async with self._quota.for_one_more(owner, name, gpus):
                 return await self._patch(session, wanted)
 
-    async def restart(self, person: Person, name: str) -> VDISession:
+    async def restart(self, person: User, name: str) -> VDISession:
         """A new desktop on the same home, within the same run."""
         async with self._deed(person, Action.RESTART, name, {}) as session:
             if session.spec.suspended:
@@ -132,7 +104,7 @@ class Actions:
             now = format_time(self._clock())
             return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: now}}})
 
-    async def end(self, person: Person, name: str, *, delete_home: bool = False) -> None:
+    async def end(self, person: User, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` the files too."""
         async with self._deed(person, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
@@ -143,19 +115,19 @@ class Actions:
             with suppress(NotFound, Replaced):
                 await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
 
-    async def share(self, person: Person, name: str, user: str, role: Role, expires: datetime | None) -> VDISession:
+    async def share(self, person: User, name: str, user: str, role: Role, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""
         detail = {"user": normal_user(user), "role": str(role), "expires": format_time(expires) if expires else "never"}
         async with self._deed(person, Action.SHARE, name, detail) as session:
             now = self._clock()
             return await self._edit_guests(session, lambda one: add_guest(one, user, role, expires, now))
 
-    async def unshare(self, person: Person, name: str, user: str) -> VDISession:
+    async def unshare(self, person: User, name: str, user: str) -> VDISession:
         """Take that back."""
         async with self._deed(person, Action.UNSHARE, name, {"user": normal_user(user)}) as session:
             return await self._edit_guests(session, lambda one: remove_guest(one, user))
 
-    async def _allowed(self, person: Person, deed: Action, name: str) -> VDISession:
+    async def _allowed(self, person: User, deed: Action, name: str) -> VDISession:
         """The session, if this person may do that with it. Raises ActionDenied.
 
         Read from the API server: what this person has just done through another replica counts already.
@@ -188,7 +160,7 @@ class Actions:
             changed = await self._client.patch(SESSIONS, name, body, namespace=namespace, into=VDISession)
         except Invalid as error:
             raise refused_by_cluster(error, name, body) from error
-        self._world.sessions.remember(changed)
+        self._cluster.sessions.remember(changed)
         return changed
 
     async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> VDISession:
@@ -219,7 +191,7 @@ class Actions:
             raise ActionDenied(
                 "Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)
             ) from why
-        template = self._world.template(session.spec.template)
+        template = self._cluster.template(session.spec.template)
         asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
         policy = self._settings.policy
         most = run_length(asked, template, policy) or wanted
@@ -247,7 +219,7 @@ class Actions:
         if wish and (wish.enabled is False or not wish.retain):
             return None  # there is none, or it is the session's own and goes with it
         claim = home_claim_name(session_name=name, user=spec.user, template=spec.template, retain=True)
-        for other in self._world.sessions.values():
+        for other in self._cluster.sessions.values():
             same = other.spec.user == spec.user and other.spec.template == spec.template
             if same and other.metadata.name != name:
                 raise ActionDenied(
@@ -259,7 +231,7 @@ class Actions:
 
     @asynccontextmanager
     async def _deed(
-        self, person: Person, deed: Action, name: str, detail: Mapping[str, str]
+        self, person: User, deed: Action, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[VDISession]:
         """Give the session, if the person may do this with it; what is done within is counted and audited."""
         async with self._counted(str(deed), name):
@@ -277,7 +249,7 @@ class Actions:
                 yield session
 
     @asynccontextmanager
-    async def _written(self, person: Person, act: Act) -> AsyncIterator[None]:
+    async def _written(self, person: User, act: Act) -> AsyncIterator[None]:
         """An administrator's act on what is another's is done only if it can be written down."""
         closed = person.admin and not same_user(person.user, act.owner)
         try:
@@ -294,7 +266,7 @@ class Actions:
 
     @asynccontextmanager
     async def _refusal_written(
-        self, person: Person, action: str, name: str, detail: Mapping[str, str]
+        self, person: User, action: str, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[None]:
         """Audit who tried what is not theirs; the act itself does not begin."""
         try:

@@ -1,11 +1,11 @@
-"""The gateway put together: its parts, the ASGI app of each listener, and what runs beside them."""
+"""The gateway's wiring: its components, the ASGI app of each listener, and background work."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
@@ -15,25 +15,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vdi.api.session import VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.addresses import client_address
-from vdi.gateway.api.part import Api
+from vdi.gateway.api.component import Api
+from vdi.gateway.api.services import ApiServices
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.component import Component
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.diagnosis import Diagnosis
-from vdi.gateway.door import INTERNAL_BODY, PUBLIC_BODY, BodyLimit, Counted, HostDoor
-from vdi.gateway.edge.part import Edge
-from vdi.gateway.errors import HANDLERS
+from vdi.gateway.doctor_runs import DoctorRunner
+from vdi.gateway.edge.component import Edge
+from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.health import Health
-from vdi.gateway.history.part import History
+from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, LimitsError, read_limits
-from vdi.gateway.login.part import Login
-from vdi.gateway.login.security import SecurityHeaders
+from vdi.gateway.login.component import Login
+from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.logins import Logins
+from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.parts import Gateway
-from vdi.gateway.portal.part import Portal
+from vdi.gateway.portal.component import Portal
+from vdi.gateway.portal.services import PortalServices
+from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.probing import Prober
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import Shared, open_shared
+from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.world import World
+from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.web.errors import ErrorPages
+from vdi.gateway.web.middleware import INTERNAL_BODY, PUBLIC_BODY, BodyLimit, HostRouter, RequestMetrics
+from vdi.gateway.web.security_headers import SecurityHeaders
 from vdi.kube.config import ClusterConfig
 from vdi.kube.transport import Client
 
@@ -49,6 +59,28 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The components of one gateway process."""
+
+    context: GatewayContext
+    audit: Audit
+    actions: Actions
+    login: Login
+    edge: Edge
+    api: Api
+    history: History
+    portal: Portal
+    components: Sequence[Component]
+    """All of them, in the order in which their routes are matched."""
+    health: Health
+
+    def stop(self) -> None:
+        """Have open streams end, and no new request served."""
+        self.context.stopping.set()
+        self.context.cluster.end_changes()
+
+
 @asynccontextmanager
 async def open_gateway(
     config: ClusterConfig,
@@ -56,80 +88,99 @@ async def open_gateway(
     *,
     clock: Callable[[], datetime] = now,
     address: Callable[[VDISession], str] | None = None,
-) -> AsyncIterator[tuple[Gateway, Health]]:
+) -> AsyncIterator[Gateway]:
     """A gateway that watches and works while the context lasts, whether the cluster and the database answer or not.
 
     `address`: where a session's desktop is reached; None: its Service.
 
-    Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a part failed with. To be
+    Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a component failed with. To be
     entered and left by the same task.
     """
     limits = read_limits_file(settings)
     metrics = Metrics()
     database = Database(settings.database_url)
-    shared = open_shared(settings.redis_url)
+    shared = open_shared_state(settings.redis_url)
     client = Client(config, field_manager=FIELD_MANAGER, on_request=metrics.count_kube_request)
     try:
-        async with client, World(client, settings) as world:
-            gateway = assemble(
+        async with client, ClusterCache(client, settings) as cluster:
+            context = GatewayContext(
                 settings=settings,
                 client=client,
-                world=world,
+                cluster=cluster,
                 database=database,
                 shared=shared,
-                limits=limits,
                 metrics=metrics,
                 clock=clock,
-                address=address,
             )
-            health = Health(gateway)
+            gateway = build_gateway(context, limits, address)
             async with asyncio.TaskGroup() as group:
-                work = group.create_task(_work(gateway, health), name="gateway's work")
+                work = group.create_task(_work(gateway), name="gateway's work")
                 try:
-                    yield gateway, health
+                    yield gateway
                 finally:
-                    gateway.stopping.set()
-                    world.end_changes()
+                    gateway.stop()
                     work.cancel()
     finally:
         await shared.close()
         await database.close()
 
 
-def assemble(
-    *,
-    settings: Settings,
-    client: Client,
-    world: World,
-    database: Database,
-    shared: Shared,
-    limits: Limits,
-    metrics: Metrics,
-    clock: Callable[[], datetime],
-    address: Callable[[VDISession], str] | None,
+def build_gateway(
+    context: GatewayContext, limits: Limits, address: Callable[[VDISession], str] | None = None
 ) -> Gateway:
-    """All parts, on what they stand on. Nothing of theirs runs yet."""
-    of_all: dict[str, Any] = {"settings": settings, "client": client, "metrics": metrics, "clock": clock}
-    audit = Audit(database, clock)
-    history = History(database=database, world=world, **of_all)
-    login = Login(settings, client, database, shared, clock)
-    edge = Edge(**of_all, world=world, shared=shared, database=database, logins=login.logins, address=address)
-    login.on_ended = lambda login_id: edge.end_grants(login_id=login_id)
+    """All components. Nothing of theirs runs yet."""
+    logins = Logins(context)
+    guard = Guard(logins, context.settings)
+    audit = Audit(context.database, context.clock)
+    history = History(context)
+    actions = Actions(context, limits=limits, history=history, audit=audit)
+    edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
+    sign_out = SignOut(logins, edge.end_grants)
+    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit)
+    doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
+    api = Api(
+        ApiServices(
+            context=context,
+            guard=guard,
+            logins=logins,
+            sign_out=sign_out,
+            limits=limits,
+            actions=actions,
+            history=history,
+            audit=audit,
+            prober=Prober(context=context, issue_ticket=edge.issue_ticket),
+            doctor=doctor,
+            gpu_slots=gpu_slots,
+        )
+    )
+    portal = Portal(
+        PortalServices(
+            context=context,
+            guard=guard,
+            logins=logins,
+            limits=limits,
+            actions=actions,
+            history=history,
+            audit=audit,
+            doctor=doctor,
+            gpu_slots=gpu_slots,
+            subscriptions=Subscriptions(context.cluster),
+            problems=edge.problems,
+        )
+    )
+    diagnosis = Diagnosis(context.settings, context.client, context.metrics.registry)
+    components = (login, edge, api, history, portal, diagnosis)
     return Gateway(
-        **of_all,
-        world=world,
-        shared=shared,
-        limits=limits,
-        actions=Actions(**of_all, world=world, shared=shared, limits=limits, usage=history, audit=audit),
-        database=database,
+        context=context,
         audit=audit,
-        history=history,
+        actions=actions,
         login=login,
         edge=edge,
-        portal=Portal(world),
-        api=Api(settings),
-        diagnosis=Diagnosis(settings, client, metrics.registry),
-        prober=Prober(client=client, world=world, shared=shared, tickets=edge, metrics=metrics, clock=clock),
+        api=api,
+        history=history,
+        portal=portal,
+        components=components,
+        health=Health(context, components),
     )
 
 
@@ -145,27 +196,24 @@ def read_limits_file(settings: Settings) -> Limits:
     return read_limits(text, str(settings.limits_file))
 
 
-async def _work(gateway: Gateway, health: Health) -> None:
-    """Wait for what everybody stands on, then let people in and run the parts."""
-    await _upgrade(gateway.database)
-    await gateway.world.wait_synced()
+async def _work(gateway: Gateway) -> None:
+    """Wait for the database and the watches, then let users in and run the components."""
+    context, health = gateway.context, gateway.health
+    await _upgrade(context.database)
+    await context.cluster.wait_synced()
     health.begun = True
-    log.info(
-        "serving %s, %d sessions in %s",
-        gateway.settings.portal_url,
-        len(gateway.world.sessions),
-        gateway.settings.namespace,
-    )
+    settings, sessions = context.settings, len(context.cluster.sessions)
+    log.info("serving %s, %d sessions in %s", settings.portal_url, sessions, settings.namespace)
     async with asyncio.TaskGroup() as group:
-        for part in (health, *gateway.parts):
-            group.create_task(part.run(), name=type(part).__name__)
+        for component in (health, *gateway.components):
+            group.create_task(component.run(), name=type(component).__name__)
 
 
 async def _upgrade(database: Database) -> None:
     said = ""
     while True:
         try:
-            await database.upgrade()
+            await upgrade(database)
             return
         except DatabaseUnavailableError as error:
             if str(error) != said:
@@ -174,33 +222,32 @@ async def _upgrade(database: Database) -> None:
             await asyncio.sleep(_AGAIN)
 
 
-def build_public(gateway: Gateway, health: Health) -> ASGIApp:
-    """What Traefik speaks to: the portal and the desktops' hosts."""
-    settings = gateway.settings
-    portal = _app(gateway, [route for part in gateway.parts for route in part.portal_routes()])
-    desktops = _app(gateway, [route for part in gateway.parts for route in part.desktop_routes()])
-    by_host = HostDoor(settings, portal=portal, desktops=desktops, ready=lambda: health.begun)
+def build_public(context: GatewayContext, components: Sequence[Component], health: Health) -> ASGIApp:
+    """What Traefik speaks to: the portal and the hosts of desktops."""
+    settings = context.settings
+    portal = _app(settings, [route for component in components for route in component.portal_routes()])
+    desktops = _app(settings, [route for component in components for route in component.desktop_routes()])
+    by_host = HostRouter(settings, portal=portal, desktops=desktops, ready=lambda: health.begun)
     app = SecurityHeaders(BodyLimit(by_host, PUBLIC_BODY), settings)
-    return Counted(_FromWhere(app, settings), gateway.metrics, "public")
+    return RequestMetrics(ClientAddress(app, settings), context.metrics, "public")
 
 
-def build_internal(gateway: Gateway, health: Health) -> ASGIApp:
+def build_internal(context: GatewayContext, components: Sequence[Component], health: Health) -> ASGIApp:
     """What Traefik's forwardAuth, the operator, the kubelet and Prometheus speak to."""
-    routes = [route for part in (health, *gateway.parts) for route in part.internal_routes()]
-    return Counted(
-        _FromWhere(BodyLimit(_app(gateway, routes), INTERNAL_BODY), gateway.settings), gateway.metrics, "internal"
-    )
+    settings = context.settings
+    routes = [route for component in (health, *components) for route in component.internal_routes()]
+    app = ClientAddress(BodyLimit(_app(settings, routes), INTERNAL_BODY), settings)
+    return RequestMetrics(app, context.metrics, "internal")
 
 
-def _app(gateway: Gateway, routes: Sequence[BaseRoute]) -> Starlette:
-    app = Starlette(routes=routes, exception_handlers=HANDLERS)
-    app.router.redirect_slashes = False  # what is not there is not looked for elsewhere
-    app.state.gateway = gateway
+def _app(settings: Settings, routes: Sequence[BaseRoute]) -> Starlette:
+    app = Starlette(routes=routes, exception_handlers=ErrorPages(settings).handlers())
+    app.router.redirect_slashes = False  # a path that is not there is not looked for elsewhere
     return app
 
 
-class _FromWhere:
-    """Tells the audit the browser's address."""
+class ClientAddress:
+    """Middleware: passes the browser's address to the audit."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

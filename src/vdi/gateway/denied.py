@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
 from vdi.api.fields import allowed_in_session
-from vdi.gateway.people import AddressError
+from vdi.gateway.users import AddressError
 from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
 
 STATUS = {"Forbidden": 403, "NotFound": 404, "Conflict": 409, "OverLimit": 409, "Invalid": 422, "Unavailable": 503}

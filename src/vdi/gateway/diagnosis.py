@@ -5,8 +5,8 @@ import logging
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from vdi.doctor.report.record import BadRecordError, Record, read_record
-from vdi.gateway.parts import Part
+from vdi.doctor.record import BadRecordError, Record, read_record
+from vdi.gateway.component import Component
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import CONFIG_MAPS
@@ -18,7 +18,7 @@ _EVERY = 30.0
 """Seconds between two looks: the doctor comes every few minutes."""
 
 
-class Diagnosis(Part):
+class Diagnosis(Component):
     """Shows the last record to Prometheus; each replica reads it for itself."""
 
     def __init__(self, settings: Settings, client: Client, registry: CollectorRegistry) -> None:
@@ -28,7 +28,7 @@ class Diagnosis(Part):
         self._said = ""
 
     async def run(self) -> None:
-        """See Part."""
+        """See Component."""
         while self._settings.doctor_record:
             await self.look()
             await asyncio.sleep(_EVERY)

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import Access, GuestRole, VDISession
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address
-from vdi.gateway.people import AddressError, Role, check_address, normal_user, same_user
+from vdi.gateway.users import AddressError, Role, check_address, normal_user, same_user
 from vdi.session.times import format_time, parse_time
 
 MOST = 64

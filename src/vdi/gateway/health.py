@@ -9,15 +9,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from http import HTTPStatus
-from itertools import chain
 
 from prometheus_client import generate_latest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from vdi.gateway.component import Component
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY
-from vdi.gateway.parts import Gateway, Part
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.operator.metrics_token import CHALLENGE, MetricsToken
 
@@ -33,17 +33,18 @@ TROUBLE, OVER = "trouble: ", "no trouble any more: "
 log = logging.getLogger(__name__)
 
 
-class Health(Part):
+class Health(Component):
     """Answers probes and Prometheus, on the internal listener."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._token = MetricsToken(gateway.settings.metrics_token_file)
+    def __init__(self, context: GatewayContext, components: Sequence[Component]) -> None:
+        self._context = context
+        self._components = components
+        self._token = MetricsToken(context.settings.metrics_token_file)
         self.begun = False
         """Whether everything was up once: until then nobody is let in."""
 
     def internal_routes(self) -> Sequence[Route]:
-        """See Part."""
+        """See Component."""
         return (
             Route("/healthz", self._alive),
             Route("/readyz", self._ready),
@@ -53,11 +54,8 @@ class Health(Part):
     async def all_troubles(self) -> list[str]:
         """What is missing, of this process's own and of what it leans on, one line each. Takes as long as it takes."""
         found = [*self._own(), *[one async for one in self._leant_on()]]
-        provider = self._gateway.login.provider if self._gateway.login else None
-        if provider and (trouble := await provider.trouble()):
-            found.append(f"single sign-on: {trouble}")
-        if self._gateway.edge:
-            found.extend(self._gateway.edge.cut_connections())
+        for component in self._components:
+            found.extend(await component.external_problems())
         return found
 
     async def run(self) -> None:
@@ -75,17 +73,18 @@ class Health(Part):
             await asyncio.sleep(_LOOK_EVERY)
 
     def _own(self) -> Iterator[str]:
-        gateway = self._gateway
-        if gateway.stopping.is_set():
+        if self._context.stopping.is_set():
             yield "the gateway is stopping"
         elif not self.begun:
             yield "the gateway has not begun yet"
-        yield from chain(gateway.world.stuck(), *(part.troubles() for part in gateway.parts))
+        yield from self._context.cluster.stuck()
+        for component in self._components:
+            yield from component.problems()
 
     def _clock(self) -> Iterator[str]:
         """No reason to leave service: if the API server's clock is the wrong one, all replicas would."""
-        there = self._gateway.client.server_time()
-        ahead = 0.0 if there is None else (self._gateway.clock() - there).total_seconds()
+        there = self._context.client.server_time()
+        ahead = 0.0 if there is None else (self._context.clock() - there).total_seconds()
         if abs(ahead) > LEEWAY:
             yield (
                 f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's. Logins and "
@@ -93,14 +92,13 @@ class Health(Part):
             )
 
     async def _leant_on(self) -> AsyncIterator[str]:
-        gateway = self._gateway
         for trouble in self._clock():
             yield trouble
-        for trouble in gateway.world.troubles():
+        for trouble in self._context.cluster.troubles():
             yield trouble
         checks: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
             ("database", self._ask_database),
-            ("shared state", gateway.shared.check),
+            ("shared state", self._context.shared.check),
         )
         for name, check in checks:
             try:
@@ -112,7 +110,7 @@ class Health(Part):
                 yield f"{name}: {error}"
 
     async def _ask_database(self) -> None:
-        async with self._gateway.database.connect() as connection:
+        async with self._context.database.connect() as connection:
             await connection.exec_driver_sql("SELECT 1")
 
     async def _alive(self, _request: Request) -> Response:
@@ -131,4 +129,4 @@ class Health(Part):
             status, sentence = refused
             headers = {"WWW-Authenticate": CHALLENGE} if status == HTTPStatus.UNAUTHORIZED else None
             return PlainTextResponse(f"{sentence}\n", status, headers)
-        return Response(generate_latest(self._gateway.metrics.registry), media_type="text/plain; version=0.0.4")
+        return Response(generate_latest(self._context.metrics.registry), media_type="text/plain; version=0.0.4")

@@ -18,7 +18,7 @@ import yaml
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.people import Person, normal_user
+from vdi.gateway.users import User, normal_user
 
 
 class LimitsError(Exception):
@@ -48,7 +48,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: dict[str, Limit] = {}
     users: dict[str, Limit] = {}
 
-    def of(self, person: Person) -> Limit:
+    def of(self, person: User) -> Limit:
         """The numbers that hold for this person."""
         own = self.users.get(person.user, Limit())
         by_group = [self.groups[group] for group in person.groups if group in self.groups]
@@ -86,7 +86,7 @@ def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
 
 
 def refusal(
-    limit: Limit, person: Person, new: tuple[str, int], others: Iterable[tuple[str, int]], hours_used: float
+    limit: Limit, person: User, new: tuple[str, int], others: Iterable[tuple[str, int]], hours_used: float
 ) -> str | None:
     """Why this person's next run would be too much; None: it is not.
 

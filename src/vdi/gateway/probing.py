@@ -9,10 +9,9 @@ their own template's figures and nothing else; how often is limited for each ses
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import httpx
 import msgspec
@@ -20,15 +19,12 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.addresses import desktop_url
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
-from vdi.gateway.metrics import Metrics
-from vdi.gateway.people import Person, Role
 from vdi.gateway.rights import role_in
-from vdi.gateway.shared import Shared
-from vdi.gateway.world import World
+from vdi.gateway.users import Role, User
 from vdi.kube.errors import KubeError
-from vdi.kube.transport import Client
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
 from vdi.session.children.secret import AGENT_TOKEN_KEY
@@ -61,27 +57,20 @@ class TooManyProbesError(Exception):
     """Raised when a session is probed too often."""
 
 
-class Tickets(Protocol):
-    """What is asked of `edge.part.Edge`."""
-
-    async def issue_ticket(self, person: Person, session: VDISession, state: str) -> str:
-        """A ticket into this session."""
+IssueTicket = Callable[[User, VDISession, str], Awaitable[str]]
+"""`Edge.issue_ticket`: a ticket into this session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prober:
     """Begins and ends probes. Raises ActionDenied."""
 
-    client: Client
-    world: World
-    shared: Shared
-    tickets: Tickets
-    metrics: Metrics
-    clock: Callable[[], datetime]
+    context: GatewayContext
+    issue_ticket: IssueTicket
     agent: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
     """URL of the agent in a session's desktop."""
 
-    async def begin(self, person: Person, name: str, state: str) -> Begun:
+    async def begin(self, person: User, name: str, state: str) -> Begun:
         """Arm the mark, and open the way. `state`: SHA-256 of a secret, as of a browser's cookie. Raises too
         TooManyProbesError.
         """
@@ -89,23 +78,23 @@ class Prober:
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
             what = "suspended: resume it" if session.spec.suspended else f"{session.status.phase or 'not started'} now"
             raise ActionDenied("Conflict", f"There is no picture to measure: the desktop {name!r} is {what}.")
-        window = int(self.clock().timestamp()) // WINDOW
-        if await self.shared.count(f"probes/{session.metadata.uid}/{window}", WINDOW) > MOST:
+        window = int(self.context.clock().timestamp()) // WINDOW
+        if await self.context.shared.count(f"probes/{session.metadata.uid}/{window}", WINDOW) > MOST:
             raise TooManyProbesError(name)
         mark = await self._arm(session)
         probe = secrets.token_urlsafe(16)
-        await self.shared.put(f"probe/{probe}", session.metadata.uid, FINISH_SECONDS)
-        ticket = await self.tickets.issue_ticket(person, session, state)
+        await self.context.shared.put(f"probe/{probe}", session.metadata.uid, FINISH_SECONDS)
+        ticket = await self.issue_ticket(person, session, state)
         return Begun(probe, session.status.url, ticket, mark)
 
-    async def finish(self, person: Person, name: str, probe: str, found: Measurements | Stage) -> None:
+    async def finish(self, person: User, name: str, probe: str, found: Measurements | Stage) -> None:
         """What the probe has seen, or the stage in which it failed."""
         session = self._own(person, name)
-        if await self.shared.pop(f"probe/{probe}") != session.metadata.uid:
+        if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
             raise ActionDenied(
                 "NotFound", f"There is no probe {probe!r} of {name!r} under way: it has ended, or is too old."
             )
-        template, metrics = session.spec.template, self.metrics
+        template, metrics = session.spec.template, self.context.metrics
         if not isinstance(found, Measurements):
             metrics.probes.labels(template, found).inc()
             return
@@ -119,10 +108,10 @@ class Prober:
         metrics.probe_frames.labels(template, "arrived").inc(found.frames)
         metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
 
-    def _own(self, person: Person, name: str) -> VDISession:
+    def _own(self, person: User, name: str) -> VDISession:
         """The person's own desktop: a probe looks at the screen and presses keys; no administrator's affair."""
-        session = self.world.session(name)
-        role = role_in(session, person.user, self.clock()) if session else None
+        session = self.context.cluster.session(name)
+        role = role_in(session, person.user, self.context.clock()) if session else None
         if session is None or (role is None and not person.admin):
             raise ActionDenied("NotFound", f"There is no desktop {name!r} of yours.")
         if role is not Role.OWNER:
@@ -163,7 +152,7 @@ class Prober:
     async def _token(self, session: VDISession) -> str:
         meta = session.metadata
         try:
-            token = await read_key(self.client, session, AGENT_TOKEN_KEY)
+            token = await read_key(self.context.client, session, AGENT_TOKEN_KEY)
         except (KubeError, ValueError) as error:
             log.warning("the agent's token of session %s cannot be read: %s", meta.name, error)
             raise ActionDenied(

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.people import Person, Role, same_user
+from vdi.gateway.users import Role, User, same_user
 from vdi.session.times import parse_time
 
 
@@ -49,7 +49,7 @@ def access_ends(session: VDISession, user: str) -> datetime | None:
     return None
 
 
-def may_use(template: VDITemplate, person: Person) -> bool:
+def may_use(template: VDITemplate, person: User) -> bool:
     """Whether the person may start desktops of this template. One that names nobody is for everybody."""
     access = template.spec.access
     if person.admin or not (access.users or access.groups):
@@ -57,12 +57,12 @@ def may_use(template: VDITemplate, person: Person) -> bool:
     return any(same_user(user, person.user) for user in access.users) or not person.groups.isdisjoint(access.groups)
 
 
-def knows_of(session: VDISession, person: Person, now: datetime) -> bool:
+def knows_of(session: VDISession, person: User, now: datetime) -> bool:
     """Whether the person may know that this session is there."""
     return person.admin or role_in(session, person.user, now) is not None
 
 
-def refusal(person: Person, deed: Action, session: VDISession, now: datetime) -> str | None:
+def refusal(person: User, deed: Action, session: VDISession, now: datetime) -> str | None:
     """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
     name = session.metadata.name
     role = role_in(session, person.user, now)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from vdi.gateway.app import build_internal, build_public, open_gateway
-from vdi.gateway.connection import Connection
 from vdi.gateway.settings import Settings
+from vdi.gateway.web.connection import Connection
 from vdi.kube.config import ClusterConfig
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,10 @@ async def run_gateway(
         listen(settings.public_addr, "VDI_PUBLIC_ADDR") as public,
         listen(settings.internal_addr, "VDI_INTERNAL_ADDR") as internal,
     ):
-        async with open_gateway(config, settings) as (gateway, health):
+        async with open_gateway(config, settings) as gateway:
             servers = {
-                _Server(_config(build_public(gateway, health))): public,
-                _Server(_config(build_internal(gateway, health))): internal,
+                _Server(_config(build_public(gateway.context, gateway.components, gateway.health))): public,
+                _Server(_config(build_internal(gateway.context, gateway.components, gateway.health))): internal,
             }
             ports = [one.getsockname()[1] for one in (public, internal)]
             log.info("listening on port %d for the public, on port %d for the cluster", *ports)
@@ -51,8 +51,7 @@ async def run_gateway(
                 for server, where in servers.items():
                     group.create_task(server.serve([where]))
                 await stop.wait()
-                gateway.stopping.set()
-                gateway.world.end_changes()
+                gateway.stop()
                 for server in servers:
                     server.should_exit = True
     log.info("stopped")

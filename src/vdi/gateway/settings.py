@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vdi.gateway.people import check_address
+from vdi.gateway.users import check_address
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
     FORMAT,

@@ -2,27 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Protocol
 
 import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway import limits
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address, refused_by_cluster
+from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits
-from vdi.gateway.people import AddressError, Person, check_address, normal_user, same_user
 from vdi.gateway.rights import may_use
-from vdi.gateway.settings import Settings
-from vdi.gateway.shared import Shared, SharedUnavailableError
+from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.world import World
+from vdi.gateway.users import AddressError, User, check_address, normal_user, same_user
 from vdi.kube.errors import AlreadyExists, Invalid
-from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, resolve
@@ -38,38 +35,19 @@ _TURN = 20.0
 """Seconds after which a replica that died within a person's start no longer keeps that person waiting."""
 
 
-class Usage(Protocol):
-    """How much has been used (`history.usage`)."""
-
-    async def hours_this_month(self, user: str, now: datetime) -> float:
-        """Hours that desktops of this user have run in the calendar month (UTC) of `now`.
-
-        Raises DatabaseUnavailableError.
-        """
-
-
-class Room:
+class QuotaGuard:
     """Whether a person's limits leave room for one more run. Asked by start and resume."""
 
-    def __init__(
-        self,
-        *,
-        client: Client,
-        world: World,
-        shared: Shared,
-        limits: Limits,
-        usage: Usage,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._client = client
-        self._world = world
-        self._shared = shared
+    def __init__(self, context: GatewayContext, limits: Limits, history: History) -> None:
+        self._client = context.client
+        self._cluster = context.cluster
+        self._shared = context.shared
+        self._clock = context.clock
         self._limits = limits
-        self._usage = usage
-        self._clock = clock
+        self._history = history
 
     @asynccontextmanager
-    async def for_one_more(self, person: Person, name: str, gpus: int) -> AsyncIterator[None]:
+    async def for_one_more(self, person: User, name: str, gpus: int) -> AsyncIterator[None]:
         """Within, the session `name` may be made to run. Raises ActionDenied where the limits of `person` say no.
 
         A person's starts come one after the other, in all replicas, and each counts what the API server has, not what
@@ -80,9 +58,9 @@ class Room:
             yield
             return
         async with self._turn(person.user):
-            namespace = self._world.settings.namespace
+            namespace = self._cluster.settings.namespace
             others = [
-                (one.metadata.name, limits.gpus_of(one, self._world.template(one.spec.template)))
+                (one.metadata.name, limits.gpus_of(one, self._cluster.template(one.spec.template)))
                 for one in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
                 if same_user(one.spec.user, person.user)
                 and not one.spec.suspended
@@ -94,10 +72,10 @@ class Room:
                 raise ActionDenied("OverLimit", why)
             yield
 
-    async def _hours(self, person: Person) -> float:
+    async def _hours(self, person: User) -> float:
         """A database that is down costs the count of hours, and nobody a desktop."""
         try:
-            return await self._usage.hours_this_month(person.user, self._clock())
+            return await self._history.hours_this_month(person.user, self._clock())
         except DatabaseUnavailableError as error:
             log.error("the hours of %s are not counted: %s", person.user, error)
             return 0.0
@@ -139,13 +117,13 @@ class Start:
 class Starter:
     """Makes sessions: `plan` decides, `carry_out` writes."""
 
-    def __init__(self, client: Client, world: World, room: Room, settings: Settings) -> None:
-        self._client = client
-        self._world = world
-        self._room = room
-        self._settings = settings
+    def __init__(self, context: GatewayContext, quota: QuotaGuard) -> None:
+        self._client = context.client
+        self._cluster = context.cluster
+        self._settings = context.settings
+        self._quota = quota
 
-    def plan(self, person: Person, wish: SessionRequest) -> Start:
+    def plan(self, person: User, wish: Wish) -> Start:
         """What would be made. Raises ActionDenied."""
         user = normal_user(wish.user)
         wish = replace(wish, user=user)
@@ -173,18 +151,18 @@ class Starter:
             raise ActionDenied(code, problem.message)
         return Start(named, template, limits.gpus_of(session, template))
 
-    async def carry_out(self, person: Person, start: Start) -> VDISession:
+    async def carry_out(self, person: User, start: Start) -> VDISession:
         """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
         if not same_user(start.wish.user, person.user):
             return await self._create(start)  # an administrator's gift: nobody's limits
-        async with self._room.for_one_more(person, start.wish.name or "", start.gpus):
+        async with self._quota.for_one_more(person, start.wish.name or "", start.gpus):
             return await self._create(start)
 
-    def _template(self, person: Person, name: str) -> VDITemplate:
-        template = self._world.template(name)
+    def _template(self, person: User, name: str) -> VDITemplate:
+        template = self._cluster.template(name)
         if template is not None and may_use(template, person):
             return template
-        allowed = sorted(one.metadata.name for one in self._world.templates.values() if may_use(one, person))
+        allowed = sorted(one.metadata.name for one in self._cluster.templates.values() if may_use(one, person))
         words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
         raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
 
@@ -192,7 +170,7 @@ class Starter:
         """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
         stem = generate_name(wish.user, wish.template)
         for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))):
-            there = self._world.session(name)
+            there = self._cluster.session(name)
             if there is None:
                 return name
             _refuse_a_second(there, wish)
@@ -209,7 +187,7 @@ class Starter:
             raise
         except Invalid as error:
             raise refused_by_cluster(error, wish.name or "", body) from error
-        self._world.sessions.remember(made)
+        self._cluster.sessions.remember(made)
         return made
 
 

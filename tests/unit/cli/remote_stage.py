@@ -16,9 +16,10 @@ from starlette.applications import Starlette
 from unit.cli.fake_cluster import finish_accepting
 from unit.gateway.api_stage import ALICE, PORTAL, Stage, open_stage
 from vdi.devcluster.pki import authority
-from vdi.gateway.errors import HANDLERS
-from vdi.gateway.login.cookies import LOGIN
 from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.settings import Settings
+from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.errors import ErrorPages
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class RemoteGateway:
 
     async def log_in(self, who: Identity) -> str:
         """The cookie of a new login in a browser."""
-        secret, _ = await self.there.gateway.login.logins.begin(who, Device())
+        secret, _ = await self.there.services.logins.begin(who, Device())
         return secret
 
     async def agree(self, address: str, who: Identity = ALICE) -> httpx.Response:
@@ -99,10 +100,8 @@ class RemoteGateway:
             self.url = f"https://portal.vdi.localhost:{listening.getsockname()[1]}"
             async with open_stage(self._folder) as stage:
                 self.stage = stage
-                gateway = stage.gateway
-                routes = [*gateway.login.portal_routes(), *gateway.api.portal_routes()]
-                app = Starlette(routes=routes, exception_handlers=HANDLERS)
-                app.state.gateway = gateway
+                routes = [*stage.login.portal_routes(), *stage.api.portal_routes()]
+                app = Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers())
                 config = uvicorn.Config(
                     app, ssl_certfile=issued[0], ssl_keyfile=issued[1], log_level="critical", lifespan="off",
                     timeout_graceful_shutdown=1,
@@ -112,7 +111,7 @@ class RemoteGateway:
                 ready.set()
                 await stop.wait()
                 await finish_accepting(listening)
-                gateway.stopping.set()
-                gateway.world.end_changes()
+                stage.services.context.stopping.set()
+                stage.services.context.cluster.end_changes()
                 self.server.should_exit = True
                 await serving

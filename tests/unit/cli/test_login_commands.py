@@ -105,7 +105,7 @@ def test_login_again_needs_neither_address_nor_authority(typed: Vdi, gateway: Re
     assert read_logins().gateways[gateway.url].token != first
 
     async def labels() -> list[str]:
-        return [each.label for each in await gateway.there.gateway.login.logins.tokens("alice@example.com")]
+        return [each.label for each in await gateway.there.services.logins.tokens("alice@example.com")]
 
     assert len(gateway.do(labels())) == 1, "the token before is revoked"
 
@@ -227,7 +227,7 @@ def test_logout_revokes_and_forgets(typed: Vdi, gateway: RemoteGateway, browser:
     assert read_logins() == Logins()
 
     async def person() -> object:
-        return await gateway.there.gateway.login.logins.person_by_token(login.token)
+        return await gateway.there.services.logins.person_by_token(login.token)
 
     assert gateway.do(person()) is None
     again = typed("logout")

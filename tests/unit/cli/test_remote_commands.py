@@ -261,7 +261,7 @@ def test_a_list_is_followed_no_longer_than_the_login(
     monkeypatch.setattr("vdi.cli.session.gateway_watch._RECONNECT_SECONDS", 0.0)
 
     def end() -> None:
-        gateway.do(gateway.there.gateway.login.logins.end_tokens("alice@example.com"))
+        gateway.do(gateway.there.services.logins.end_tokens("alice@example.com"))
 
     timer = threading.Timer(0.3, end)
     timer.start()
@@ -291,7 +291,7 @@ async def _never(*_: object) -> bool:
 
 def test_a_token_that_has_ended_says_how_to_go_on(remote: Vdi, gateway: RemoteGateway) -> None:
     async def end() -> None:
-        await gateway.there.gateway.login.logins.end_tokens("alice@example.com")
+        await gateway.there.services.logins.end_tokens("alice@example.com")
 
     gateway.do(end())
     ran = remote("session", "ls")
@@ -341,7 +341,7 @@ def probed(gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def sample(gateway: RemoteGateway, name: str, **labels: str) -> float | None:
-    registry = gateway.there.gateway.metrics.registry
+    registry = gateway.there.services.context.metrics.registry
     return registry.get_sample_value(name, {"template": "ubuntu", **labels})
 
 

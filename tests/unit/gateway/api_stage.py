@@ -18,23 +18,27 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.actions import Actions
-from vdi.gateway.api.part import Api
-from vdi.gateway.errors import HANDLERS
-from vdi.gateway.history.part import History
+from vdi.gateway.api.component import Api
+from vdi.gateway.api.services import ApiServices
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.context import GatewayContext
+from vdi.gateway.doctor_runs import DoctorRunner
+from vdi.gateway.gpu_slots import GpuSlots
+from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.login.cookies import LOGIN
-from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.login.part import Login
+from vdi.gateway.login.component import Login
+from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.logins import Device, Identity, Logins
+from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person
-from vdi.gateway.portal.part import Portal
 from vdi.gateway.probing import Prober
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import MemoryShared
+from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database, metadata
-from vdi.gateway.world import World
+from vdi.gateway.users import User
+from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.errors import ErrorPages
 from vdi.kube.errors import AlreadyExists, Cause, Invalid, NotFound
 from vdi.kube.resource import NODES, Resource
 from vdi.kube.transport import Client
@@ -56,7 +60,7 @@ RUNNING: dict[str, Any] = {
 class FakeCluster:
     """As much of kube.Client as `Actions` uses; what it stores, the world sees at once."""
 
-    world: World | None = None
+    world: ClusterCache | None = None
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     then: list[dict[str, Any]] = field(default_factory=list)
@@ -145,7 +149,7 @@ class FakeEdge:
     async def end_grants(self, **which: Any) -> None:
         self.ended.append(which)
 
-    async def issue_ticket(self, person: Person, session: VDISession, state: str) -> str:
+    async def issue_ticket(self, person: User, session: VDISession, state: str) -> str:
         return f"ticket of {person.user} into {session.metadata.name} for {state[:4]}"
 
 
@@ -153,13 +157,17 @@ class FakeEdge:
 class Stage:
     """Everything a test of the API touches."""
 
-    gateway: Gateway
+    services: ApiServices
+    login: Login
+    api: Api
     cluster: FakeCluster
     edge: FakeEdge
     app: Starlette
     now: list[datetime]
     contract: Contract
     clients: list[httpx.AsyncClient] = field(default_factory=list)
+    agent_url: str = ""
+    """Of the agent in every desktop."""
 
     def session(self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> None:
         base = {"user": "alice@example.com", "template": "ubuntu"}
@@ -169,12 +177,12 @@ class Stage:
         made = {"metadata": {"name": name, "resourceVersion": str(next(self.cluster.numbers))}}
         resources = {"defaultGPU": 0}
         base = {"image": "registry.example.com/desktop:1", "resources": resources} | spec
-        self.gateway.world.templates.observe(msgspec.convert({**made, "spec": base}, VDITemplate))
+        self.services.context.cluster.templates.observe(msgspec.convert({**made, "spec": base}, VDITemplate))
 
     def pool(self, name: str = "kiosk") -> None:
         meta = {"name": name, "resourceVersion": str(next(self.cluster.numbers))}
         spec = {"template": "ubuntu", "ready": 2}
-        self.gateway.world.pools.observe(msgspec.convert({"metadata": meta, "spec": spec}, VDIPool))
+        self.services.context.cluster.pools.observe(msgspec.convert({"metadata": meta, "spec": spec}, VDIPool))
 
     async def anybody(self, **headers: str) -> httpx.AsyncClient:
         """Whose every answer is held against the OpenAPI document."""
@@ -187,9 +195,9 @@ class Stage:
     async def program(self, who: Identity = ALICE) -> httpx.AsyncClient:
         """A program with an API token of this person."""
         secret, _ = await self._login(who)
-        person = await self.gateway.login.logins.person_by_cookie(secret)
+        person = await self.services.logins.person_by_cookie(secret)
         assert person is not None
-        token, _ = await self.gateway.login.logins.new_token(person, "test", timedelta(days=1))
+        token, _ = await self.services.logins.new_token(person, "test", timedelta(days=1))
         return await self.anybody(authorization=f"Bearer {token}")
 
     async def page(self, who: Identity = ALICE) -> httpx.AsyncClient:
@@ -202,7 +210,7 @@ class Stage:
         return client
 
     async def _login(self, who: Identity) -> Any:
-        return await self.gateway.login.logins.begin(who, Device())
+        return await self.services.logins.begin(who, Device())
 
 
 @asynccontextmanager
@@ -215,32 +223,34 @@ async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIt
     now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
     cluster, edge = FakeCluster(), FakeEdge()
     client = cast(Client, cluster)
-    cluster.world = world = World(client, settings)
+    cluster.world = world = ClusterCache(client, settings)
 
     def clock() -> datetime:
         return now[0]
 
-    shared, limits, metrics = MemoryShared(lambda: now[0].timestamp()), Limits(default=everybody or Limit()), Metrics()
-    audit = Audit(database, clock)
-    history = History(database=database, world=world, client=client, settings=settings, metrics=metrics, clock=clock)
-    actions = Actions(
-        client=client, world=world, shared=shared, limits=limits, usage=history, audit=audit, metrics=metrics,
-        settings=settings, clock=clock,
+    context = GatewayContext(
+        settings=settings, client=client, cluster=world, database=database, metrics=Metrics(), clock=clock,
+        shared=MemorySharedState(lambda: now[0].timestamp()),
     )  # fmt: skip
-    gateway = Gateway(
-        settings=settings, client=client, world=world, shared=shared, limits=limits, metrics=metrics, actions=actions,
-        clock=clock, database=database, audit=audit, history=history, edge=cast(Any, edge), api=Api(settings),
-        login=Login(settings, client, database, shared, clock), portal=Portal(world),
-        prober=Prober(client=client, world=world, shared=shared, tickets=edge, metrics=metrics, clock=clock),
+    limits, audit, history = Limits(default=everybody or Limit()), Audit(database, clock), History(context)
+    logins = Logins(context)
+    guard, sign_out = Guard(logins, settings), SignOut(logins, edge.end_grants)
+    actions = Actions(context, limits=limits, history=history, audit=audit)
+    prober = Prober(context=context, issue_ticket=edge.issue_ticket, agent=lambda _: stage.agent_url)
+    api = Api(
+        ApiServices(
+            context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
+            history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
+        )
     )  # fmt: skip
-    app = Starlette(routes=[*gateway.api.portal_routes()], exception_handlers=HANDLERS)
-    app.state.gateway = gateway
-    stage = Stage(gateway, cluster, edge, app, now, Contract(gateway.api.document))
+    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit)
+    app = Starlette(routes=[*api.portal_routes()], exception_handlers=ErrorPages(settings).handlers())
+    stage = Stage(api.services, login, api, cluster, edge, app, now, Contract(api.document))
     stage.template()
     try:
         yield stage
     finally:
-        gateway.stopping.set()
+        context.stopping.set()
         world.end_changes()
         for each in stage.clients:
             await each.aclose()

@@ -18,16 +18,15 @@ from starlette.routing import BaseRoute, Route
 from support.waiting import eventually
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
+from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import PREFIX
-from vdi.gateway.api.part import OPERATIONS
-from vdi.gateway.app import build_internal, build_public, open_gateway
-from vdi.gateway.login import csrf
-from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
 from vdi.gateway.login.logins import OIDC, Device, Identity
 from vdi.gateway.login.users_file import KEY, write_users
-from vdi.gateway.parts import Gateway
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import metadata
+from vdi.gateway.web import csrf
+from vdi.gateway.web.cookies import LOGIN
 from vdi.session.naming import secret_name
 
 PORTAL = "https://portal.vdi.localhost"
@@ -82,20 +81,20 @@ class Scene:
     async def logged_in(self, who: Identity = ALICE, device: Device | None = None) -> Browser:
         """One with a login."""
         browser = self.browser()
-        browser.secret, _ = await self.gateway.login.logins.begin(who, device or Device())
+        browser.secret, _ = await self.gateway.login.services.logins.begin(who, device or Device())
         browser.cookies.set(LOGIN, browser.secret, domain="portal.vdi.localhost", path="/")
         return browser
 
     def ways(self, table: str = "portal_routes") -> list[Way]:
         """Every method of every route in one of the parts' tables."""
-        routes = [route for part in self.gateway.parts for route in getattr(part, table)()]
+        routes = [route for component in self.gateway.components for route in getattr(component, table)()]
         assert routes
         return list(dict.fromkeys(way for route in routes for way in _ways(route)))
 
     async def footprint(self) -> dict[str, Any]:
         """Everything that a request may have changed: objects in the cluster, rows in the database."""
         rows: dict[str, Any] = {}
-        async with self.gateway.database.connect() as connection:
+        async with self.gateway.context.database.connect() as connection:
             for name in ("logins", "api_tokens", "grants", "audit"):
                 table = metadata.tables[name]
                 rows[name] = (await connection.execute(select(func.count()).select_from(table))).scalar()
@@ -144,6 +143,11 @@ def furnish(api: FakeApi) -> None:
 async def open_scene(api: FakeApi, folder: Path) -> AsyncIterator[Scene]:
     """The gateway, once it lets people in."""
     settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/vdi.db")
-    async with open_gateway(api.config(), settings) as (gateway, health):
-        await eventually(lambda: health.begun and gateway.edge.ready, "the gateway has begun")
-        yield Scene(gateway, api, build_public(gateway, health), build_internal(gateway, health))
+    async with open_gateway(api.config(), settings) as gateway:
+        await eventually(lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun")
+        yield Scene(
+            gateway,
+            api,
+            build_public(gateway.context, gateway.components, gateway.health),
+            build_internal(gateway.context, gateway.components, gateway.health),
+        )

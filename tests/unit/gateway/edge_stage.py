@@ -19,20 +19,22 @@ from unit.gateway.login_stage import FakeClock
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Access, Phase, SessionSpec, SessionStatus, VDISession
 from vdi.gateway.app import build_internal, build_public
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.edge.part import Edge
+from vdi.gateway.edge.component import Edge
 from vdi.gateway.health import Health
-from vdi.gateway.limits import Limits
-from vdi.gateway.login.cookies import LOGIN
-from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.login.part import Login
+from vdi.gateway.login.component import Login
+from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.logins import Device, Identity, Logins
+from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import MemoryShared, Shared
+from vdi.gateway.shared_state import MemorySharedState, SharedState
+from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database, metadata
-from vdi.gateway.world import World
+from vdi.gateway.users import User
+from vdi.gateway.web.cookies import LOGIN
 from vdi.kube.errors import Conflict, NotFound
 
 SETTINGS = Settings(url_port=8443)
@@ -42,7 +44,7 @@ NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-De
 HANDSHAKE = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
 
 
-class StillWorld(World):
+class StillWorld(ClusterCache):
     """A world that is told what it sees, and has seen everything."""
 
     @property
@@ -86,10 +88,10 @@ class FakeActions:
     """Remembers who resumed what; `refusal` is what is answered instead."""
 
     world: "StillWorld"
-    resumed: list[tuple[Person, str]] = field(default_factory=list)
+    resumed: list[tuple[User, str]] = field(default_factory=list)
     refusal: str = ""
 
-    async def resume(self, person: Person, name: str) -> None:
+    async def resume(self, person: User, name: str) -> None:
         if self.refusal:
             raise ActionDenied("OverLimit", self.refusal)
         self.resumed.append((person, name))
@@ -127,7 +129,7 @@ def changed(session: VDISession, **parts: Any) -> VDISession:
     )
 
 
-def told(world: World, session: VDISession) -> VDISession:
+def told(world: ClusterCache, session: VDISession) -> VDISession:
     """The watch brings this state, with the address that the operator has given it."""
     url = session.status.url or world.settings.url(world.settings.host(session.metadata.name))
     session = VDISession(session.metadata, session.spec, msgspec.structs.replace(session.status, url=url))
@@ -135,7 +137,7 @@ def told(world: World, session: VDISession) -> VDISession:
     return session
 
 
-def gone(world: World, session: VDISession) -> None:
+def gone(world: ClusterCache, session: VDISession) -> None:
     """The watch brings its end."""
     world.sessions.observe_deleted(changed(session))
 
@@ -148,9 +150,10 @@ class Stage:
     world: StillWorld
     secrets: FakeSecrets
     clock: FakeClock
-    shared: Shared
+    shared: SharedState
     database: Database
-    gateway: Gateway
+    context: GatewayContext
+    logins: Logins
     edge: Edge
     actions: FakeActions
     public: Any
@@ -171,7 +174,7 @@ class Stage:
     async def logged_in(self, user: str, **who: Any) -> "Browser":
         """A browser whose user has logged in at the portal."""
         browser = self.browser()
-        secret, login = await self.gateway.login.logins.begin(Identity(user=user, **who), Device())
+        secret, login = await self.logins.begin(Identity(user=user, **who), Device())
         browser.cookies.set(LOGIN, secret, domain=SETTINGS.portal_host, path="/")
         browser.login_id = login.id
         return browser
@@ -260,7 +263,7 @@ async def open_stage(
     *,
     settings: Settings = SETTINGS,
     secrets: FakeSecrets | None = None,
-    shared: Shared | None = None,
+    shared: SharedState | None = None,
     database_url: str = "",
     selkies: Callable[[VDISession], str] = lambda _: "http://127.0.0.1:9",
 ) -> AsyncIterator[Stage]:
@@ -270,40 +273,29 @@ async def open_stage(
         await connection.run_sync(metadata.create_all)
     clock = FakeClock()
     if shared is None:
-        shared = MemoryShared(lambda: clock.now.timestamp())
+        shared = MemorySharedState(lambda: clock.now.timestamp())
     kept = secrets or FakeSecrets()
     if settings.keys_secret not in kept.data:
         kept.put(settings.keys_secret)
     client: Any = kept
     world = StillWorld(client, settings)
-    metrics = Metrics()
-    login = Login(settings, client, database, shared, clock)
-    edge = Edge(
+    context = GatewayContext(
         settings=settings,
-        world=world,
-        shared=shared,
         client=client,
+        cluster=world,
         database=database,
-        logins=login.logins,
-        metrics=metrics,
+        shared=shared,
+        metrics=Metrics(),
         clock=clock,
-        address=selkies,
     )
+    logins = Logins(context)
+    guard = Guard(logins, settings)
     actions: Any = FakeActions(world)
-    gateway = Gateway(
-        settings=settings,
-        client=client,
-        world=world,
-        shared=shared,
-        limits=Limits(),
-        metrics=metrics,
-        actions=actions,
-        clock=clock,
-        database=database,
-        login=login,
-        edge=edge,
-    )
-    health = Health(gateway)
+    edge = Edge(context, logins=logins, guard=guard, actions=actions, address=selkies)
+    sign_out = SignOut(logins, edge.end_grants)
+    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=Audit(database, clock))
+    components = (login, edge)
+    health = Health(context, components)
     health.begun = True
     stage = Stage(
         settings=settings,
@@ -312,11 +304,12 @@ async def open_stage(
         clock=clock,
         shared=shared,
         database=database,
-        gateway=gateway,
+        context=context,
+        logins=logins,
         edge=edge,
         actions=actions,
-        public=build_public(gateway, health),
-        internal=build_internal(gateway, health),
+        public=build_public(context, components, health),
+        internal=build_internal(context, components, health),
     )
     stage.add(a_session())
     await edge.ring.refresh()

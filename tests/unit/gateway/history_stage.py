@@ -11,12 +11,12 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.history.recorder import Recorder
-from vdi.gateway.history.rows import RunRow, SessionRow
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import Database
-from vdi.gateway.store.history import run_of, runs, session_of, sessions
-from vdi.gateway.world import World
+from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
+from vdi.gateway.store.migrations import upgrade
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 from vdi.session.times import format_time
@@ -123,9 +123,9 @@ class Replica:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self.database = database
         client = cast(Client, self)
-        self.world = World(client, Settings())
+        self.world = ClusterCache(client, Settings())
         self.world.templates.observe(template())
-        self.recorder = Recorder(database=database, world=self.world, client=client, clock=clock)
+        self.recorder = Recorder(database=database, cluster=self.world, client=client, clock=clock)
         self.on_the_server: dict[str, VDISession] = {}
 
     async def get(self, _resource: object, name: str, *, namespace: str, into: type[VDISession]) -> VDISession:
@@ -152,7 +152,7 @@ async def open_database(url: str) -> AsyncIterator[Database]:
     """With all tables in it."""
     database = Database(url)
     try:
-        await database.upgrade()
+        await upgrade(database)
         yield database
     finally:
         await database.close()

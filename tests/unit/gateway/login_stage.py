@@ -2,13 +2,12 @@
 
 import base64
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from argon2 import PasswordHasher
@@ -18,17 +17,23 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from vdi.gateway.login.guard import check_csrf, csrf_token, require, require_admin
-from vdi.gateway.login.local import LocalUsers
-from vdi.gateway.login.part import Login
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.context import GatewayContext
+from vdi.gateway.login.component import Login
+from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.logins import Logins
+from vdi.gateway.login.oidc import Provider
 from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.security import SecurityHeaders
+from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.login.users_file import KEY, LocalUser, write_users
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import MemoryShared
+from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.audit import Act
 from vdi.gateway.store.base import Database, metadata
+from vdi.gateway.web import csrf
+from vdi.gateway.web.security_headers import SecurityHeaders
 from vdi.kube.errors import KubeError, NotFound
 
 HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -162,71 +167,89 @@ class Stage:
         return browser
 
 
-async def _whoami(request: Request) -> Response:
-    person = await require(request)
-    return JSONResponse(
-        {
-            "user": person.user,
-            "groups": sorted(person.groups),
-            "admin": person.admin,
-            "login_id": person.login_id,
-            "csrf": csrf_token(request),
-        }
-    )
+class _Probe:
+    """Routes that show what the guard says."""
 
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
 
-async def _admin(request: Request) -> Response:
-    return PlainTextResponse((await require_admin(request)).user)
+    async def whoami(self, request: Request) -> Response:
+        person = await self._guard.require(request)
+        return JSONResponse(
+            {
+                "user": person.user,
+                "groups": sorted(person.groups),
+                "admin": person.admin,
+                "login_id": person.login_id,
+                "csrf": csrf.token_of(request),
+            }
+        )
 
+    async def admin(self, request: Request) -> Response:
+        return PlainTextResponse((await self._guard.require_admin(request)).user)
 
-async def _change(request: Request) -> Response:
-    await check_csrf(request)
-    return PlainTextResponse((await require(request)).user)
+    async def change(self, request: Request) -> Response:
+        await self._guard.check_csrf(request)
+        return PlainTextResponse((await self._guard.require(request)).user)
 
 
 @asynccontextmanager
-async def open_stage(folder: Path, settings: Settings = SETTINGS) -> AsyncIterator[Stage]:
+async def open_stage(
+    folder: Path,
+    settings: Settings = SETTINGS,
+    *,
+    throttle: Throttle | None = None,
+    provider: Callable[[FakeClock], Provider] | None = None,
+) -> AsyncIterator[Stage]:
     """A gateway with the users alice (a password) and root (an administrator)."""
     database = Database(f"sqlite+aiosqlite:///{folder}/vdi.db")
     async with database.begin() as connection:
         await connection.run_sync(metadata.create_all)
     secrets, clock, edge, audit, waits = FakeSecrets(), FakeClock(), FakeEdge(), FakeAudit(), []
     secrets.set(alice=user(name="Alice", groups=("engineering",)), root=user(admin=True))
-    shared = MemoryShared(lambda: clock.now.timestamp())
+    shared = MemorySharedState(lambda: clock.now.timestamp())
     client: Any = secrets
-    login = Login(settings, client, database, shared, clock)
-    login.local = LocalUsers(client, settings, Passwords(HASHER))
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    login.sleep = sleep
+    context = GatewayContext(
+        settings=settings,
+        client=client,
+        cluster=ClusterCache(client, settings),
+        database=database,
+        shared=shared,
+        metrics=Metrics(),
+        clock=clock,
+    )
+    logins = Logins(context)
+    guard = Guard(logins, settings)
+    login = Login(
+        context,
+        logins=logins,
+        guard=guard,
+        sign_out=SignOut(logins, edge.end_grants),
+        audit=cast(Any, audit),
+        passwords=Passwords(HASHER),
+        throttle=throttle,
+        provider=provider(clock) if provider else None,
+        sleep=sleep,
+    )
+    probe = _Probe(guard)
     routes = [
         *login.portal_routes(),
-        Route("/", _whoami),
-        Route("/api/v1/me", _whoami),
-        Route("/admin", _admin),
-        Route("/change", _change, methods=["POST"]),
+        Route("/", probe.whoami),
+        Route("/api/v1/me", probe.whoami),
+        Route("/admin", probe.admin),
+        Route("/change", probe.change, methods=["POST"]),
     ]
     app = Starlette(routes=routes)
-    metrics = Metrics()
-    app.state.gateway = SimpleNamespace(
-        settings=settings,
-        login=login,
-        edge=edge,
-        audit=audit,
-        metrics=metrics,
-        shared=shared,
-        clock=clock,
-        client=client,
-    )
-    stage = Stage(SecurityHeaders(app, settings), metrics, login, secrets, clock, edge, audit, waits)
-    await login.local.read()
+    stage = Stage(SecurityHeaders(app, settings), context.metrics, login, secrets, clock, edge, audit, waits)
+    await login.services.local.read()
     try:
         yield stage
     finally:
         for browser in stage.browsers:
             await browser.aclose()
-        if login.provider is not None:
-            await login.provider.close()
+        await login.close()
         await database.close()

@@ -15,29 +15,34 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.errors import HANDLERS
-from vdi.gateway.history.part import Past
+from vdi.gateway.doctor_runs import DoctorRunner
+from vdi.gateway.gpu_slots import GpuSlots
+from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.limits import Limits
-from vdi.gateway.login.cookies import LOGIN
-from vdi.gateway.login.security import SecurityHeaders
+from vdi.gateway.login.guard import Guard
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.parts import Gateway, Part
-from vdi.gateway.people import Person, normal_user
-from vdi.gateway.portal.part import Portal
+from vdi.gateway.portal.component import Portal
+from vdi.gateway.portal.services import PortalServices
+from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.world import World
+from vdi.gateway.users import User, normal_user
+from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.errors import ErrorPages
+from vdi.gateway.web.security_headers import SecurityHeaders
 from vdi.kube.errors import KubeError
 from vdi.kube.transport import Client
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PORTAL = "https://portal.vdi.localhost"
-ALICE = Person("alice@example.com", "Alice Archer", login_id="login-alice")
-BOB = Person("bob@example.com", "Bob", login_id="login-bob")
-ADMIN = Person("root@example.com", "Root", admin=True, login_id="login-root")
+ALICE = User("alice@example.com", "Alice Archer", login_id="login-alice")
+BOB = User("bob@example.com", "Bob", login_id="login-bob")
+ADMIN = User("root@example.com", "Root", admin=True, login_id="login-root")
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -78,14 +83,14 @@ def a_template(name: str = "ubuntu", **spec: Any) -> VDITemplate:
 class FakeLogins:
     """People by the value of their cookie."""
 
-    people: dict[str, Person] = field(default_factory=dict)
+    people: dict[str, User] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
 
-    async def person_by_cookie(self, secret: str) -> Person | None:
+    async def person_by_cookie(self, secret: str) -> User | None:
         found = self.people.get(secret)
         return found if found is not None and found.login_id not in self.ended else None
 
-    async def person_by_token(self, token: str) -> Person | None:
+    async def person_by_token(self, token: str) -> User | None:
         return None
 
     async def is_live(self, login_id: str) -> bool:
@@ -96,12 +101,12 @@ class FakeLogins:
 class Deeds:
     """Stands for Actions: notes what is asked, and refuses if it has been told to."""
 
-    world: World
+    world: ClusterCache
     done: list[tuple[Any, ...]] = field(default_factory=list)
     refuses: ActionDenied | None = None
 
     def __getattr__(self, name: str) -> Any:
-        async def deed(person: Person, *args: Any, **kwargs: Any) -> Any:
+        async def deed(person: User, *args: Any, **kwargs: Any) -> Any:
             self.done.append((name, person.user, *args, *kwargs.values()))
             if self.refuses is not None:
                 raise self.refuses
@@ -113,7 +118,7 @@ class Deeds:
 
 
 @dataclass
-class FakeHistory(Part):
+class FakeHistory:
     """The past, from a list; with `down` the database does not answer."""
 
     pasts: list[Past] = field(default_factory=list)
@@ -172,42 +177,49 @@ class FakeClient:
         return self.nodes
 
 
-@dataclass
-class FakeLogin(Part):
-    """The login part, as far as the guard asks it."""
-
-    logins: FakeLogins = field(default_factory=FakeLogins)
-
-
 class Stage:
     """The portal of one gateway, with people who are logged in."""
 
-    def __init__(self, *, limits: Limits | None = None, settings: Settings | None = None, now: datetime = NOW) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        settings: Settings | None = None,
+        now: datetime = NOW,
+        client: Any = None,
+    ) -> None:
         self.now = now
         self.settings = settings or Settings()
-        self.client = FakeClient()
-        self.world = World(cast(Client, self.client), self.settings)
-        self.login = FakeLogin()
+        self.client: Any = client or FakeClient()
+        self.world = ClusterCache(cast(Client, self.client), self.settings)
+        self.logins = FakeLogins()
         self.history = FakeHistory()
         self.audit = FakeAudit()
         self.deeds = Deeds(self.world)
-        self.portal = Portal(self.world)
-        self.gateway = Gateway(
+        self.context = GatewayContext(
             settings=self.settings,
             client=cast(Client, self.client),
-            world=self.world,
+            cluster=self.world,
+            database=cast(Any, None),
             shared=cast(Any, None),
-            limits=limits or Limits(),
             metrics=Metrics(),
-            actions=cast(Any, self.deeds),
             clock=lambda: self.now,
-            audit=cast(Any, self.audit),
-            history=cast(Any, self.history),
-            login=cast(Any, self.login),
-            portal=self.portal,
         )
-        app = Starlette(routes=[*self.portal.portal_routes()], exception_handlers=HANDLERS)
-        app.state.gateway = self.gateway
+        self.services = PortalServices(
+            context=self.context,
+            guard=Guard(cast(Any, self.logins), self.settings),
+            logins=cast(Any, self.logins),
+            limits=limits or Limits(),
+            actions=cast(Any, self.deeds),
+            history=cast(Any, self.history),
+            audit=cast(Any, self.audit),
+            doctor=DoctorRunner(self.context),
+            gpu_slots=GpuSlots(self.context),
+            subscriptions=Subscriptions(self.world),
+            problems=lambda: (),
+        )
+        portal = Portal(self.services)
+        app = Starlette(routes=[*portal.portal_routes()], exception_handlers=ErrorPages(self.settings).handlers())
         self.app = SecurityHeaders(app, self.settings)
         self._version = 0
 
@@ -230,12 +242,12 @@ class Stage:
         meta = msgspec.structs.replace(session.metadata, resource_version=str(self._version))
         self.world.sessions.observe_deleted(msgspec.structs.replace(session, metadata=meta))
 
-    def browser(self, person: Person | None = ALICE) -> "Browser":
+    def browser(self, person: User | None = ALICE) -> "Browser":
         """A browser in which this person is logged in."""
         browser = Browser(self)
         if person is not None:
             secret = f"cookie-of-{person.user}"
-            self.login.logins.people[secret] = person
+            self.logins.people[secret] = person
             browser.client.cookies.set(LOGIN, secret)
         return browser
 

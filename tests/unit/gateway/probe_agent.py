@@ -3,7 +3,7 @@
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -49,7 +49,7 @@ async def agent(stage: Stage, name: str = "alice-desktop") -> AsyncIterator[Agen
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    stage.gateway.prober = replace(stage.gateway.prober, agent=lambda _: f"http://127.0.0.1:{port}")
+    stage.agent_url = f"http://127.0.0.1:{port}"
     try:
         yield one
     finally:

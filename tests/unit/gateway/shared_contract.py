@@ -1,30 +1,31 @@
-"""What every `Shared` must do; run by the unit tests on memory and by the cluster tests on a real Redis."""
+"""What every `SharedState` must do; run by the unit tests on memory and by the cluster tests on a real Redis."""
 
 import asyncio
 
-from support.waiting import eventually
-from vdi.gateway.shared import Shared
+from waiting import eventually
+
+from vdi.gateway.shared_state import SharedState
 
 
-async def takes_once(shared: Shared) -> None:
+async def takes_once(shared: SharedState) -> None:
     answers = await asyncio.gather(*(shared.take_once("ticket/a", 30) for _ in range(20)))
     assert sorted(answers) == [False] * 19 + [True]
     assert await shared.take_once("ticket/b", 30)
 
 
-async def gives_the_key_back_when_time_is_over(shared: Shared) -> None:
+async def gives_the_key_back_when_time_is_over(shared: SharedState) -> None:
     assert await shared.take_once("soon", 0.05)
     assert not await shared.take_once("soon", 30)
     await eventually(lambda: shared.take_once("soon", 30), "the key is free again")
 
 
-async def counts_from_one_in_each_window(shared: Shared) -> None:
+async def counts_from_one_in_each_window(shared: SharedState) -> None:
     assert [await shared.count("who", 30) for _ in range(3)] == [1, 2, 3]
     assert await shared.count("other", 30) == 1
     assert sorted(await asyncio.gather(*(shared.count("many", 30) for _ in range(50)))) == list(range(1, 51))
 
 
-async def begins_a_window_anew(shared: Shared) -> None:
+async def begins_a_window_anew(shared: SharedState) -> None:
     """A window that was extended by each count would never end for whoever keeps trying."""
     await shared.count("window", 0.1)
 
@@ -34,7 +35,7 @@ async def begins_a_window_anew(shared: Shared) -> None:
     await eventually(is_anew, "a new window")
 
 
-async def pops_for_one_only(shared: Shared) -> None:
+async def pops_for_one_only(shared: SharedState) -> None:
     await shared.put("ticket", "alice", 30)
     await shared.put("ticket", "bob", 30)
     answers = await asyncio.gather(*(shared.pop("ticket") for _ in range(10)))
@@ -42,14 +43,14 @@ async def pops_for_one_only(shared: Shared) -> None:
     assert await shared.pop("never") is None
 
 
-async def forgets_values(shared: Shared) -> None:
+async def forgets_values(shared: SharedState) -> None:
     await shared.put("short", "x", 0.05)
     await shared.take_once("short/marker", 0.05)
     await eventually(lambda: shared.take_once("short/marker", 30), "time has passed")
     assert await shared.pop("short") is None
 
 
-async def tells_all_listeners_what_comes_after(shared: Shared) -> None:
+async def tells_all_listeners_what_comes_after(shared: SharedState) -> None:
     await shared.publish("news", "before")
     async with shared.subscribe("news") as one, shared.subscribe("news") as two, shared.subscribe("other") as other:
         await shared.publish("news", "first")

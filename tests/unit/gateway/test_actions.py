@@ -5,22 +5,24 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.actions import Actions
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, read_limits
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.people import Person, Role
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import MemoryShared, Shared, SharedUnavailableError
-from vdi.gateway.store.audit import Act, NotAuditedError
+from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
+from vdi.gateway.store.audit import Act, Audit, NotAuditedError
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.world import World
+from vdi.gateway.users import Role, User
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
 from vdi.session.request import SessionRequest
@@ -28,9 +30,9 @@ from vdi.session.request import SessionRequest
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SETTINGS = Settings()
 NS = SETTINGS.namespace
-ALICE = Person("alice@example.com", "Alice", frozenset({"students"}))
-BOB, EVE = Person("bob@example.com"), Person("eve@example.com")
-ROOT = Person("root@example.com", admin=True)
+ALICE = User("alice@example.com", "Alice", frozenset({"students"}))
+BOB, EVE = User("bob@example.com"), User("eve@example.com")
+ROOT = User("root@example.com", admin=True)
 
 
 @dataclass
@@ -70,23 +72,23 @@ class Hours:
 @dataclass
 class Replica:
     actions: Actions
-    world: World
+    world: ClusterCache
     book: Book
     hours: Hours
 
 
 class Stage:
-    """The API server, and as many gateways as are wanted; all share one `Shared`."""
+    """The API server, and as many gateways as are wanted; all share one `SharedState`."""
 
     def __init__(self, api: FakeApi) -> None:
         self.api = api
-        self.shared: Shared = MemoryShared()
+        self.shared: SharedState = MemorySharedState()
         self.put_template("desktop")
 
     def put_template(self, name: str, **spec: Any) -> None:
         self.api.put("vditemplates", name, namespace="", spec={"image": "registry.example.com/desktop:1", **spec})
 
-    def put_session(self, name: str, person: Person = ALICE, **spec: Any) -> None:
+    def put_session(self, name: str, person: User = ALICE, **spec: Any) -> None:
         body = {"user": person.user, "template": "desktop", **spec}
         self.api.put("vdisessions", name, namespace=NS, spec=body)
 
@@ -104,20 +106,19 @@ class Stage:
         chosen: Limits = read_limits(limits, "limits")
         async with (
             Client(self.api.config(), field_manager="vdi-gateway", retry=NO_RETRY) as client,
-            World(client, settings) as world,
+            ClusterCache(client, settings) as world,
         ):
             await world.wait_synced()
-            actions = Actions(
-                client=client,
-                world=world,
-                shared=self.shared,
-                limits=chosen,
-                usage=hours,
-                audit=book,
-                metrics=Metrics(),
+            context = GatewayContext(
                 settings=settings,
+                client=client,
+                cluster=world,
+                database=cast(Any, None),
+                shared=self.shared,
+                metrics=Metrics(),
                 clock=lambda: NOW,
             )
+            actions = Actions(context, limits=chosen, history=cast(History, hours), audit=cast(Audit, book))
             yield Replica(actions, world, book, hours)
 
 
@@ -127,8 +128,8 @@ async def a_stage() -> AsyncIterator[Stage]:
         yield Stage(api)
 
 
-def wish(person: Person = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
-    return SessionRequest(person.user, template, **more)
+def wish(person: User = ALICE, template: str = "desktop", **more: Any) -> Wish:
+    return Wish(person.user, template, **more)
 
 
 async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None:
@@ -151,7 +152,7 @@ async def test_the_same_desktop_a_second_time_is_refused_and_a_name_makes_anothe
 
 
 async def test_two_people_with_one_first_name_get_two_names() -> None:
-    other = Person("alice@elsewhere.example")
+    other = User("alice@elsewhere.example")
     async with a_stage() as stage, stage.replica() as one:
         await one.actions.start(ALICE, wish())
         assert (await one.actions.start(other, wish(other))).metadata.name == "alice-desktop-2"
@@ -197,7 +198,7 @@ async def test_an_administrator_cannot_start_for_an_address_that_hides_something
         with pytest.raises(
             ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed are visible characters"
         ) as refused:
-            await one.actions.start(ROOT, wish(Person("bob\u202e@example.com")))
+            await one.actions.start(ROOT, wish(User("bob\u202e@example.com")))
         assert refused.value.code == "Invalid"
         assert stage.names == set()
 
@@ -235,7 +236,7 @@ async def test_starts_at_the_same_moment_through_two_replicas_are_no_more_than_a
         assert [type(answer) for answer in answers].count(ActionDenied) == 5
 
 
-class NobodyThere(MemoryShared):
+class NobodyThere(MemorySharedState):
     async def take_once(self, key: str, seconds: float) -> bool:
         raise SharedUnavailableError("Redis does not answer")
 

@@ -46,7 +46,7 @@ async def test_a_token_is_made_used_and_revoked(stage: Stage) -> None:
     problem(await program.get("/api/v1/me"), 401, "unauthenticated")
     problem(await page.delete(made.headers["location"]), 404, "not-found")
     assert stage.edge.ended == [{"login_id": f"token:{about['id']}"}]
-    done = [(each.action, each.outcome) for each in await stage.gateway.audit.entries(limit=9)]
+    done = [(each.action, each.outcome) for each in await stage.services.audit.entries(limit=9)]
     assert done == [("token.revoke", "done"), ("token.create", "done")]
 
 

@@ -21,10 +21,10 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def ended(stage: Stage, *sessions: str) -> None:
     """These have run for an hour, and ended."""
     for name in sessions:
-        session = stage.gateway.world.session(name)
+        session = stage.services.context.cluster.session(name)
         assert session is not None
         session.metadata.deletion_timestamp = "2026-11-20T12:00:00Z"
-        await stage.gateway.history.recorder.record_end(session)
+        await stage.services.history.recorder.record_end(session)
         stage.cluster.drop(name)
 
 

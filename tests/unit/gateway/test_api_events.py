@@ -74,7 +74,7 @@ async def test_the_stream_ends_with_the_gateway(stage: Stage) -> None:
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
         assert await told(events) == ("ready", "")
-        stage.gateway.stopping.set()
+        stage.services.context.stopping.set()
         assert await told(events) == ("end", "")
 
 
@@ -100,7 +100,7 @@ async def test_one_person_holds_not_all_connections(stage: Stage, monkeypatch: p
             problem(await alice.get("/api/v1/events"), 429, "too-many-requests")
             async with events_of(stage.app, "/api/v1/events", bob.headers) as others:
                 assert await told(others) == ("ready", "")
-    assert not stage.gateway.api.streams
+    assert not stage.services.streams
 
 
 async def test_another_desktop_of_the_same_name_is_another_one(stage: Stage) -> None:

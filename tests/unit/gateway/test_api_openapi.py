@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from vdi.doctor.snapshot import Snapshot
 
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, Stage, open_stage
 from unit.gateway.api_stream import events_of
 from unit.gateway.probe_agent import FIGURES, STATE, agent
-from vdi.diagnosis.snapshot import Snapshot
-from vdi.gateway.api.part import OPERATIONS
+from vdi.gateway.api.component import OPERATIONS
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: 
     stage.session("waits", status={"phase": "Pending", "queue": {"position": 1, "reason": "GPU"}})
     stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
     stage.pool()
-    monkeypatch.setattr("vdi.gateway.portal.doctor.collect", _snapshot)
+    monkeypatch.setattr("vdi.gateway.doctor_runs.collect", _snapshot)
     await _past(stage)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     one = "/api/v1/sessions/alice-desktop"
@@ -114,9 +114,9 @@ ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", 
 
 async def _past(stage: Stage) -> None:
     """One session that history knows of."""
-    session = stage.gateway.world.session("alice-desktop")
+    session = stage.services.context.cluster.session("alice-desktop")
     assert session is not None
-    await stage.gateway.history.recorder.record_end(session)
+    await stage.services.history.recorder.record_end(session)
 
 
 async def test_the_page_has_every_operation_and_every_problem(stage: Stage) -> None:

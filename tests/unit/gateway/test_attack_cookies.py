@@ -9,10 +9,10 @@ import pytest
 
 from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, PAGE, PORTAL, Scene, furnish, open_scene
 from unit.kube.kube_fake_api import fake_api
-from vdi.gateway.edge.headers import STATE_COOKIE, cookies_in
-from vdi.gateway.login import csrf
-from vdi.gateway.login.cookies import FLOW, LOGIN, PRE_LOGIN
+from vdi.gateway.edge.headers import STATE_COOKIE
 from vdi.gateway.login.logins import Device
+from vdi.gateway.web import csrf
+from vdi.gateway.web.cookies import FLOW, LOGIN, PRE_LOGIN, cookies_in
 
 DISGUISES = ("\xa0{}", "\x85{}", "{}\xa0", "\x1f{}", "\x0b{}", "\x0c{}", '"{}"', "$Version=1; ${}", "={}", "x={}")
 
@@ -32,8 +32,8 @@ def header(cookies: str) -> dict[bytes, bytes]:
 @pytest.mark.parametrize("disguise", DISGUISES)
 async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(scene: Scene, disguise: str) -> None:
     """Otherwise a person works, without noticing, as whoever has planted it: session fixation over the domain."""
-    mallory, _ = await scene.gateway.login.logins.begin(BOB, Device())
-    alice, _ = await scene.gateway.login.logins.begin(ALICE, Device())
+    mallory, _ = await scene.gateway.login.services.logins.begin(BOB, Device())
+    alice, _ = await scene.gateway.login.services.logins.begin(ALICE, Device())
     planted = f"{disguise.format(LOGIN)}={mallory}"
     async with scene.browser() as browser:
         assert (await browser.get("/api/v1/me", headers=header(planted))).status_code == 401

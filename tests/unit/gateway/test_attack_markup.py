@@ -126,7 +126,7 @@ async def somebody(scene: Scene, bad: str) -> Browser:
     browser = await scene.logged_in(who, Device(bad, bad))
     detail = {"source": bad}
     await scene.gateway.audit.record(
-        actor=bad, action=bad, target=bad, outcome=bad, detail=detail, at=scene.gateway.clock()
+        actor=bad, action=bad, target=bad, outcome=bad, detail=detail, at=scene.gateway.context.clock()
     )
     browser.headers.update(PAGE)
     made = await browser.post(
@@ -145,7 +145,7 @@ async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         furnish(api)
         fill_in(api, bad)
         async with open_scene(api, tmp_path) as scene:
-            await eventually(lambda: scene.gateway.world.session("shared") is not None, "all is seen")
+            await eventually(lambda: scene.gateway.context.cluster.session("shared") is not None, "all is seen")
             yield scene, await somebody(scene, bad), bad
 
 

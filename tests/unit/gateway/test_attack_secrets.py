@@ -12,7 +12,7 @@ import pytest
 from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, Browser, Scene, furnish, open_scene
 from unit.gateway.login_stage import PASSWORD, csrf_in
 from unit.kube.kube_fake_api import fake_api
-from vdi.gateway.login import csrf
+from vdi.gateway.web import csrf
 
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
 TYPED_WRONG = "Tr0ub4dor-and-3"
@@ -60,7 +60,7 @@ async def enter(browser: Browser, label: str) -> list[str]:
     return seen
 
 
-async def a_persons_way(scene: Scene) -> set[str]:
+async def a_persons_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Everything that has to do with secrets, done right and wrong. All secrets that were used."""
     alice = scene.browser()
     secrets = {PASSWORD, TYPED_WRONG, IN_THE_QUERY, MADE_UP, "master-of-alice-desktop"}
@@ -94,20 +94,22 @@ async def a_persons_way(scene: Scene) -> set[str]:
         assert (await nobody.get(f"/api/v1/sessions?{IN_THE_QUERY}=1", headers=told)).status_code in (400, 401, 422)
     foreign = await alice.post(f"/logout?{IN_THE_QUERY}=1", data={"csrf": right}, headers={"Origin": "https://evil.x"})
     assert foreign.status_code == 403
-    scene.gateway.actions = _Broken()  # type: ignore[assignment]
-    fault = await alice.post("/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right})
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.gateway.actions, "suspend", _fail)
+        fault = await alice.post("/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right})
     assert fault.status_code == 500
     return secrets | set(found) | set(cookies.values()) | {right, api_token, *token.split(".")}
 
 
-class _Broken:
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError("a fault of ours")
+async def _fail(*_: object) -> None:
+    raise RuntimeError("a fault of ours")
 
 
-async def test_no_log_line_has_a_token_cookie_password_or_query(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_log_line_has_a_token_cookie_password_or_query(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with caplog.at_level(logging.DEBUG):
-        secrets = await a_persons_way(scene)
+        secrets = await a_persons_way(scene, monkeypatch)
     lines = [
         f"{record.name}: {caplog.handler.format(record)} {record.args!r}"
         for record in caplog.records

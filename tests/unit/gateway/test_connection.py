@@ -9,10 +9,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from waiting import eventually
 
-from support.waiting import eventually
-from vdi.gateway import connection
 from vdi.gateway.serve import _config, _Server, listen
+from vdi.gateway.web import connection
 
 Dialogue = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Dialogue]]

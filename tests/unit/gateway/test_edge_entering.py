@@ -173,7 +173,7 @@ async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: Stage) 
 async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: Stage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
-    await stage.gateway.login.logins.end(browser.login_id)
+    await stage.logins.end(browser.login_id)
     assert (await browser.get(link)).status_code == 403
 
     shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))

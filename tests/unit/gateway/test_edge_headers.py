@@ -12,7 +12,6 @@ from vdi.gateway.edge.headers import (
     FORWARD_AUTH,
     AmbiguousError,
     Hosts,
-    cookies_in,
     is_foreign,
     is_navigation,
     local_path,
@@ -20,6 +19,7 @@ from vdi.gateway.edge.headers import (
     that_fit,
     without_ours,
 )
+from vdi.gateway.web.cookies import cookies_in
 
 HOSTS = Hosts(SETTINGS)
 COOKIES = st.text(st.sampled_from('__Host-vdi=;, \t"\\abH'), max_size=60)

@@ -154,7 +154,7 @@ async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
     secrets = FakeSecrets()
     secrets.put(NAME, **{"keys.json": "rubbish"})
     async with open_stage(tmp_path, secrets=secrets) as stage:
-        assert any("signing keys" in one for one in stage.edge.troubles())
+        assert any("signing keys" in one for one in stage.edge.problems())
         assert (await stage.verify(HOST)).status_code == 503
 
 

@@ -19,7 +19,7 @@ from unit.gateway.edge_stage import (
     shared_with,
 )
 from vdi.gateway.edge.paths import may_request
-from vdi.gateway.people import Role
+from vdi.gateway.users import Role
 
 OWNER_ONLY, CONTROL, ALL = "owner", "owner collaborator", "owner collaborator viewer"
 TABLE = [

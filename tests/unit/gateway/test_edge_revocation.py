@@ -63,7 +63,7 @@ async def replica(folder: Path, desktop: FakeSelkies, other: Stage | None = None
 
 @pytest.fixture
 async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr("vdi.gateway.edge.part.SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr("vdi.gateway.edge.component.SWEEP_SECONDS", 0.05)
     async with replica(tmp_path, desktop) as stage:
         yield stage
 
@@ -112,7 +112,7 @@ async def test_logout_ends_it(stage: Stage, desktop: FakeSelkies) -> None:
     assert await status(stage, guest) == 401
     await until_cut(desktop)
     assert await stage.edge.end_grants(login_id=guest.login_id) == 0
-    registry = stage.gateway.metrics.registry
+    registry = stage.context.metrics.registry
     counts = [
         registry.get_sample_value("vdi_gateway_grants_total", {"role": "viewer", "what": what})
         for what in ("made", "ended")

@@ -108,7 +108,7 @@ async def test_connections_are_noted_and_pages_are_not(
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
     noted: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        stage.edge.verify.cuts, "opened", lambda session, _grant, path, _now: noted.append((session, path))
+        stage.edge.verify.disconnects, "opened", lambda session, _grant, path, _now: noted.append((session, path))
     )
     await stage.verify(HOST, "/api/health", Cookie=cookies(alice))
     await stage.verify(HOST, "/api/websockets?a=b", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)

@@ -28,8 +28,8 @@ from unit.gateway.edge_stage import (
 from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.gateway.edge.stage import GONE, describe
-from vdi.gateway.people import Role
-from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
+from vdi.gateway.users import Role
+from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND, Phase
 
 HOST = SETTINGS.host("alice-desktop")
 HERE = address(path="")
@@ -235,9 +235,8 @@ async def browser_events(stage: Stage, browser: Browser, *then: Any, most: int =
 def _request(stage: Stage, browser: Browser) -> Any:
     from starlette.requests import Request
 
-    app = type("App", (), {"state": type("State", (), {"gateway": stage.gateway})})
     headers = [(b"host", HOST.encode()), (b"cookie", browser.stolen(HOST).encode())]
-    return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/", "app": app})
+    return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/"})
 
 
 async def test_the_page_follows_every_stage_until_the_end(stage: Stage) -> None:

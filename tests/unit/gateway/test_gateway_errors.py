@@ -1,7 +1,5 @@
 """What a browser, a fragment and a script see of a refusal; and never more than it should."""
 
-from types import SimpleNamespace
-
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -11,10 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.errors import HANDLERS
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import SharedUnavailableError
+from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.web.errors import ErrorPages
 
 FAULTS: dict[str, Exception] = {
     "refused": ActionDenied("OverLimit", "You may have 1 desktop <at> once."),
@@ -32,8 +30,7 @@ async def fail(request: Request) -> Response:
 
 
 async def ask(fault: str, **headers: str) -> httpx.Response:
-    app = Starlette(routes=[Route("/{fault}", fail)], exception_handlers=HANDLERS)
-    app.state.gateway = SimpleNamespace(settings=Settings())
+    app = Starlette(routes=[Route("/{fault}", fail)], exception_handlers=ErrorPages(Settings()).handlers())
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="https://portal.vdi.localhost") as client:
         return await client.get(f"/{fault}", headers=headers)

@@ -12,16 +12,15 @@ from typing import Any
 import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
+from waiting import eventually
 
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api
-from vdi.gateway.app import build_internal, build_public, open_gateway
-from vdi.gateway.health import Health
-from vdi.gateway.login import csrf
-from vdi.gateway.login.cookies import LOGIN
+from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.parts import Gateway
 from vdi.gateway.settings import Settings
+from vdi.gateway.web import csrf
+from vdi.gateway.web.cookies import LOGIN
 
 GARBAGE = (
     "x", "", "..", "%2e%2e%2f%2e%2e", "a/b", "a%00b", "a%0d%0aSet-Cookie:%20x=y", "<script>alert(1)</script>",
@@ -44,7 +43,6 @@ STREAMS = ("/events", "/.vdi/events")
 @dataclass
 class Played:
     gateway: Gateway
-    health: Health
     public: Any
     internal: Any
     cookies: dict[str, str]
@@ -61,13 +59,18 @@ async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
         status = {"url": settings.url(settings.host(name))}
         metadata = {"creationTimestamp": "2026-11-20T08:00:00Z"}
         api.put("vdisessions", name, namespace=settings.namespace, metadata=metadata, spec=session, status=status)
-    async with open_gateway(api.config(), settings) as (gateway, health):
-        await eventually(lambda: health.begun and gateway.edge.ready, "it has begun")
+    async with open_gateway(api.config(), settings) as gateway:
+        await eventually(lambda: gateway.health.begun and gateway.edge.ready, "it has begun")
         cookies = {"nobody": ""}
         for who, admin in (("alice", False), ("root", True)):
             identity = Identity(user=f"{who}@example.com", name=who, admin=admin)
-            cookies[who], _ = await gateway.login.logins.begin(identity, Device())
-        yield Played(gateway, health, build_public(gateway, health), build_internal(gateway, health), cookies)
+            cookies[who], _ = await gateway.login.services.logins.begin(identity, Device())
+        yield Played(
+            gateway,
+            build_public(gateway.context, gateway.components, gateway.health),
+            build_internal(gateway.context, gateway.components, gateway.health),
+            cookies,
+        )
 
 
 def addresses(routes: list[BaseRoute]) -> Iterator[tuple[str, set[str]]]:
@@ -130,8 +133,8 @@ async def test_no_request_is_a_fault_of_ours(api: FakeApi, tmp_path: Path, seed:
             ("internal_routes", played.internal, "vdi-gateway.kasm.svc"),
         ):
             asker = Asker(app, played, host)
-            parts = (played.health, *played.gateway.parts)
-            routes = [route for part in parts for route in getattr(part, part_routes)()]
+            parts = (played.gateway.health, *played.gateway.components)
+            routes = [route for component in parts for route in getattr(component, part_routes)()]
             assert routes
             for path, methods in addresses(routes):
                 for method in sorted(methods):
@@ -155,7 +158,7 @@ async def test_every_page_but_these_asks_who_it_is(api: FakeApi, tmp_path: Path)
     chance = random.Random(1)
     async with playing(api, tmp_path) as played:
         asker = Asker(played.public, played, "portal.vdi.localhost")
-        routes = [route for part in played.gateway.parts for route in part.portal_routes()]
+        routes = [route for component in played.gateway.components for route in component.portal_routes()]
         unguarded = set()
         for path, methods in addresses(routes):
             for method in methods:
@@ -172,12 +175,11 @@ async def test_a_login_that_ends_without_a_request_ends_its_ways_into_desktops(
     """Its time is over, its user was removed: what it has open must not wait until the browser asks again."""
     ended: list[str] = []
 
-    async def end(*, login_id: str) -> int:
+    async def end(*, login_id: str, **_: object) -> int:
         ended.append(login_id)
         return 1
 
     async with playing(api, tmp_path) as played:
-        monkeypatch.setattr(played.gateway.edge, "end_grants", end)
-        assert played.gateway.login.on_ended is not None
-        await played.gateway.login.on_ended("that-login")
+        monkeypatch.setattr(played.gateway.edge.revoker, "end", end)
+        await played.gateway.login.services.sign_out.end_grants_of(["that-login"])
     assert ended == ["that-login"]

@@ -1,7 +1,7 @@
 """Ready means that a person who comes now is served; the answer names each thing that is missing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,11 +14,12 @@ from starlette.applications import Starlette
 
 from support.metrics_token import TOKEN, token_file
 from vdi.gateway import health as module
+from vdi.gateway.component import Component
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.health import Health
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.parts import Part
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared import MemoryShared
+from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 
@@ -42,10 +43,14 @@ class Database:
         yield SimpleNamespace(exec_driver_sql=ask)
 
 
-class Keys(Part):
+class Keys(Component):
     trouble = ""
+    external: Sequence[str] = ()
 
-    def troubles(self) -> Iterator[str]:
+    async def external_problems(self) -> Sequence[str]:
+        return self.external
+
+    def problems(self) -> Iterator[str]:
         if self.trouble:
             yield self.trouble
 
@@ -57,21 +62,16 @@ class Stage:
         self.server_time: datetime | None = None
         self.stuck: list[str] = []
         world = SimpleNamespace(troubles=lambda: iter(self.lost), stuck=lambda: iter(self.stuck))
-        namespace = SimpleNamespace(
+        self.context = GatewayContext(
             settings=Settings(metrics_token_file=token),
-            world=world,
-            parts=(self.keys,),
-            database=self.database,
-            shared=MemoryShared(),
+            client=cast(Any, SimpleNamespace(server_time=lambda: self.server_time)),
+            cluster=cast(Any, world),
+            database=cast(Any, self.database),
+            shared=MemorySharedState(),
             metrics=Metrics(),
-            client=SimpleNamespace(server_time=lambda: self.server_time),
             clock=lambda: NOW,
-            stopping=asyncio.Event(),
-            login=None,
-            edge=None,
         )
-        self.gateway = cast(Any, namespace)
-        self.health = Health(self.gateway)
+        self.health = Health(self.context, (self.keys,))
         self.health.begun = True
 
     async def ask(self, path: str, authorization: str = "") -> httpx.Response:
@@ -147,13 +147,13 @@ async def test_a_watch_that_is_stuck_is_this_replicas_own_fault() -> None:
 
 async def test_a_gateway_that_stops_takes_no_one_new() -> None:
     stage = Stage()
-    stage.gateway.stopping.set()
+    stage.context.stopping.set()
     assert await stage.get("/readyz") == (503, "the gateway is stopping\n")
 
 
 async def test_metrics_are_served_to_whoever_has_the_token(tmp_path: Path) -> None:
     stage = Stage(token_file(tmp_path))
-    stage.gateway.metrics.logins.labels("local", "in").inc()
+    stage.context.metrics.logins.labels("local", "in").inc()
     answer = await stage.ask("/metrics", f"Bearer {TOKEN}")
     assert 'vdi_gateway_logins_total{outcome="in",source="local"} 1.0' in answer.text
 
@@ -200,9 +200,6 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
 async def test_a_provider_that_does_not_answer_is_a_trouble_but_nobody_waits_for_it_in_a_probe() -> None:
     stage = Stage()
 
-    async def trouble() -> str:
-        return "https://id.example.com: no answer"
-
-    stage.gateway.login = SimpleNamespace(provider=SimpleNamespace(trouble=trouble))
+    stage.keys.external = ["single sign-on: https://id.example.com: no answer"]
     assert await stage.health.all_troubles() == ["single sign-on: https://id.example.com: no answer"]
     assert await stage.get("/readyz") == (200, "ok\n")

@@ -24,8 +24,8 @@ from unit.gateway.edge_stage import (
     shared_with,
     told,
 )
+from vdi.gateway.edge.turn import ice_servers
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.turn import ice_servers
 from vdi.operator.variables import SettingsError
 from vdi.session.turn_credentials import make_credentials
 

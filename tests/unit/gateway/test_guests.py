@@ -8,7 +8,7 @@ from unit.session.session_builders import a_session
 from vdi.api.session import Access
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import MOST, add_guest, remove_guest
-from vdi.gateway.people import Role
+from vdi.gateway.users import Role
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

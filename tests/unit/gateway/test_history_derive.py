@@ -10,8 +10,8 @@ from unit.gateway.history_stage import Life, at, template, without_marks
 from vdi.api.session import VDISession
 from vdi.gateway.history.derive import derive, lose
 from vdi.gateway.history.recorder import fold
-from vdi.gateway.history.rows import EndReason, Record, RunRow, SessionRow
-from vdi.gateway.history.sighting import LONGEST_DETAIL, read
+from vdi.gateway.history.snapshot import LONGEST_DETAIL, read
+from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 
 NOW = at(10_000)
 

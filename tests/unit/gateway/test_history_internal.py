@@ -11,10 +11,12 @@ from prometheus_client import generate_latest
 from starlette.applications import Starlette
 
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
-from vdi.gateway.history.part import History
-from vdi.gateway.internal import AUDIENCE, TOKEN_REVIEWS, TokenReview
+from vdi.gateway.context import GatewayContext
+from vdi.gateway.history.component import History
+from vdi.gateway.history.end_reports import AUDIENCE, TOKEN_REVIEWS, TokenReview
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
+from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
@@ -48,14 +50,17 @@ class Stage:
         self.cluster = Cluster()
         self.database = database
         self.metrics = Metrics()
-        self.history = History(
-            database=database,
-            world=Replica(database, lambda: at(99)).world,
-            client=cast(Client, self.cluster),
+        client = cast(Client, self.cluster)
+        context = GatewayContext(
             settings=Settings(),
+            client=client,
+            cluster=Replica(database, lambda: at(99)).world,
+            database=database,
+            shared=MemorySharedState(),
             metrics=self.metrics,
             clock=lambda: at(99),
         )
+        self.history = History(context)
         app = Starlette(routes=list(self.history.internal_routes()))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway:8081")
 
@@ -161,5 +166,5 @@ async def test_what_others_ask_of_history(stage: Stage) -> None:
     assert await stage.history.past(limit=5, name="alice") == [past]
     assert await stage.history.session("uid-alice") == past
     assert await stage.history.session("uid-bob") is None
-    assert list(stage.history.troubles()) == []
+    assert list(stage.history.problems()) == []
     assert "vdi_gateway_recorder_lag_seconds 0.0" in generate_latest(stage.metrics.registry).decode()

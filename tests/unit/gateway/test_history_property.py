@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from unit.gateway.history_stage import Life, at, template, without_marks
 from vdi.api.session import VDISession
 from vdi.gateway.history.derive import derive
-from vdi.gateway.history.rows import Record, RunRow, SessionRow
-from vdi.gateway.history.sighting import Sighting, read
+from vdi.gateway.history.snapshot import SessionSnapshot, read
+from vdi.gateway.store.history import Record, RunRow, SessionRow
 
 Rows = tuple[SessionRow | None, dict[datetime, RunRow]]
 
 
-Seen = tuple[Sighting, datetime]
+Seen = tuple[SessionSnapshot, datetime]
 
 
 class Table:
@@ -26,7 +26,7 @@ class Table:
         self.session: SessionRow | None = None
         self.runs: dict[datetime, RunRow] = {}
 
-    def take(self, seen: Sighting, now: datetime) -> None:
+    def take(self, seen: SessionSnapshot, now: datetime) -> None:
         old = Record(self.session, self.runs[max(self.runs)] if self.runs else None) if self.session else None
         derived = derive(old, seen, now)
         if derived.news:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
 from vdi.gateway.history.export import Form, export_usage
-from vdi.gateway.history.rows import RunRow
 from vdi.gateway.history.usage import Month, hours_used, month_usage, seconds_within, sum_up
 from vdi.gateway.store.base import Database
+from vdi.gateway.store.history import RunRow
 
 NOVEMBER, DECEMBER = Month(2026, 11), Month(2026, 12)
 NOW = datetime(2026, 12, 15, tzinfo=UTC)

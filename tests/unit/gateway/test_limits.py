@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from unit.session.session_builders import a_session, a_template
 from vdi.gateway.limits import Limit, Limits, LimitsError, gpus_of, read_limits, refusal
-from vdi.gateway.people import Person
+from vdi.gateway.users import User
 
-ALICE = Person("alice@example.com", groups=frozenset({"students", "artists"}))
+ALICE = User("alice@example.com", groups=frozenset({"students", "artists"}))
 
 
 def test_each_number_comes_from_the_user_then_the_most_generous_group_then_everybody() -> None:
@@ -23,7 +23,7 @@ def test_each_number_comes_from_the_user_then_the_most_generous_group_then_every
     """
     limits = read_limits(text, "limits.yaml")
     assert limits.of(ALICE) == Limit(sessions=1, gpus=8, hours=60)
-    assert limits.of(Person("bob@example.com")) == Limit(sessions=3, gpus=1, hours=100)
+    assert limits.of(User("bob@example.com")) == Limit(sessions=3, gpus=1, hours=100)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])

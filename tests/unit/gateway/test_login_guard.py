@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from unit.gateway.login_stage import PASSWORD, PORTAL, SETTINGS, Browser, Stage, open_stage
-from vdi.gateway.login import csrf
 from vdi.gateway.login.next_url import safe_next
-from vdi.gateway.login.security import content_security_policy
 from vdi.gateway.settings import Settings
+from vdi.gateway.web import csrf
+from vdi.gateway.web.security_headers import content_security_policy
 
 
 @pytest.fixture

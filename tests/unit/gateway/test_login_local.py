@@ -83,7 +83,7 @@ async def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    passwords = stage.login.local._passwords
+    passwords = stage.login.services.local._passwords
     verify = passwords._verify
 
     def look(stored: str, data: bytes) -> bool:
@@ -122,11 +122,11 @@ async def test_work_in_a_desktop_keeps_the_login(stage: Stage) -> None:
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
     for _ in range(3):
         stage.clock.advance(hours=8)
-        assert await stage.login.logins.touch(login_id)
-    assert await stage.login.logins.is_live(login_id)
+        assert await stage.login.services.logins.touch(login_id)
+    assert await stage.login.services.logins.is_live(login_id)
     stage.clock.advance(hours=13)
-    assert not await stage.login.logins.touch(login_id)
-    assert not await stage.login.logins.is_live("no such login")
+    assert not await stage.login.services.logins.touch(login_id)
+    assert not await stage.login.services.logins.is_live("no such login")
 
 
 async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: Stage) -> None:
@@ -190,7 +190,6 @@ async def test_removed_users_and_new_passwords_end_logins(stage: Stage) -> None:
     await alice.log_in()
     await root.log_in("root")
     login_id = (await alice.get("/api/v1/me")).json()["login_id"]
-    stage.login.on_ended = lambda ended: stage.edge.end_grants(login_id=ended)
     await stage.login.follow()
     assert stage.edge.ended == []
     assert (await alice.get("/api/v1/me")).status_code == 200
@@ -210,7 +209,6 @@ async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: Stage,
     browser = stage.browser()
     await browser.log_in()
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
-    stage.login.on_ended = lambda ended: stage.edge.end_grants(login_id=ended)
     stage.clock.advance(hours=hours)
     for _ in range(2):
         await stage.login.follow()

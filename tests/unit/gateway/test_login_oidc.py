@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from unit.gateway.login_stage import SETTINGS, Browser, Stage, open_stage
+from unit.gateway.login_stage import SETTINGS, Browser, FakeClock, Stage, open_stage
 from vdi.gateway.login import oidc_flow
 from vdi.gateway.login.oidc import Provider
 from vdi.gateway.login.oidc_claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
@@ -108,11 +108,15 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with open_stage(tmp_path, WITH_OIDC) as stage:
-        provider = FakeProvider(lambda: stage.clock.now.timestamp())
-        http = httpx.AsyncClient(transport=httpx.MockTransport(provider))
-        stage.login.provider = Provider(CONFIG, WITH_OIDC, now=provider.clock, http=http)
-        yield World(stage, provider)
+    made: list[FakeProvider] = []
+
+    def provider(clock: FakeClock) -> Provider:
+        made.append(FakeProvider(lambda: clock.now.timestamp()))
+        http = httpx.AsyncClient(transport=httpx.MockTransport(made[0]))
+        return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=http)
+
+    async with open_stage(tmp_path, WITH_OIDC, provider=provider) as stage:
+        yield World(stage, made[0])
 
 
 async def test_there_and_back(world: World) -> None:
@@ -323,7 +327,7 @@ async def test_a_provider_that_is_down_is_a_page_in_words(world: World, caplog: 
     assert "Example ID does not answer now" in answer.text
     assert 'href="/login?next=/history"' in answer.text
     assert "refused" in caplog.text
-    assert list(world.stage.login.troubles()) == [], "the gateway is ready all the same"
+    assert list(world.stage.login.problems()) == [], "the gateway is ready all the same"
     asked = len(world.provider.asked)
     await browser.get("/login/oidc")
     assert len(world.provider.asked) == asked, "it is left alone for a moment"
@@ -374,11 +378,11 @@ async def test_logging_out_leads_to_the_provider_too(world: World) -> None:
 async def test_a_new_login_brings_the_tokens_up_to_date(world: World) -> None:
     browser = world.stage.browser()
     await browser.get("/login/oidc/back", params=await world.go(browser))
-    person = await world.stage.login.logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
+    person = await world.stage.login.services.logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
     assert person is not None
-    token, _ = await world.stage.login.logins.new_token(person, "script", timedelta(days=1))
+    token, _ = await world.stage.login.services.logins.new_token(person, "script", timedelta(days=1))
     await world.come_back(groups=["admins"])
-    again = await world.stage.login.logins.person_by_token(token)
+    again = await world.stage.login.services.logins.person_by_token(token)
     assert again is not None
     assert again.admin
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from unit.gateway.login_stage import HASHER
 from vdi.gateway.login.users_file import LocalUser, UserFileError, change_user, read_users, write_users
-from vdi.gateway.people import check_address
+from vdi.gateway.users import check_address
 
 HASH = HASHER.hash("correct horse battery")
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)

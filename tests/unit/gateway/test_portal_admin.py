@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,11 +11,11 @@ import pytest
 from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, a_session, a_template, running, text_of
 from vdi.api.pool import VDIPool
 from vdi.findings.model import Finding, Remedy, Severity
+from vdi.gateway.doctor_runs import Report, group
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal.admin_list import PAGE_SIZE, Filter, read_filter, sessions_page
 from vdi.gateway.portal.admin_tables import limit_rows, template_rows
-from vdi.gateway.portal.doctor import Report, group
 from vdi.gateway.portal.pages import paged
 from vdi.gateway.store.audit import Entry
 from vdi.kube.config import ClusterConfig
@@ -36,7 +36,7 @@ async def test_the_doctor_is_asked_by_administrators_and_by_our_own_form_only() 
     stage = Stage()
     assert (await stage.browser(ALICE).post("/admin/doctor", at="/")).status_code == 403
     assert (await stage.browser(ADMIN).post("/admin/doctor", token="")).status_code == 403
-    assert stage.portal.doctor.last is None
+    assert stage.services.doctor.last is None
 
 
 def crowd(number: int) -> Stage:
@@ -59,7 +59,7 @@ async def test_a_thousand_sessions_come_a_page_at_a_time() -> None:
     stage = crowd(1000)
     seen: list[str] = []
     for number in range(1, 21):
-        rows = sessions_page(stage.gateway, ADMIN, Filter(order="name"), number)
+        rows = sessions_page(stage.services, ADMIN, Filter(order="name"), number)
         assert (rows.total, rows.last) == (1000, 20)
         seen += [each.name for each in rows.items]
     assert seen == [f"desk-{one:04}" for one in range(1000)]
@@ -90,7 +90,7 @@ async def test_a_page_that_is_not_there_shows_one_that_is(number: str) -> None:
     ],
 )
 def test_filters_narrow_down(query: dict[str, str], expected: int) -> None:
-    assert sessions_page(crowd(100).gateway, ADMIN, read_filter(query), 1).total == expected
+    assert sessions_page(crowd(100).services, ADMIN, read_filter(query), 1).total == expected
 
 
 def test_the_queue_is_in_its_own_order() -> None:
@@ -99,7 +99,7 @@ def test_the_queue_is_in_its_own_order() -> None:
         status = {"phase": "Pending", "queue": {"position": place, "reason": "GPUsBusy"}}
         stage.put(a_session(name, status=status))
     stage.put(running("runs"))
-    rows = sessions_page(stage.gateway, ADMIN, Filter(order="queue"), 1)
+    rows = sessions_page(stage.services, ADMIN, Filter(order="queue"), 1)
     assert [each.name for each in rows.items] == ["first", "second", "third", "no-room", "runs"]
 
 
@@ -137,7 +137,7 @@ def test_templates_say_for_whom_they_are_and_how_large() -> None:
         ),
         a_template("b", persistence={"enabled": False}),
     )
-    one, other = template_rows(stage.gateway)
+    one, other = template_rows(stage.services)
     assert (one.who, other.who) == ("x@y.z, group lab", "everybody")
     assert (one.gpu, other.gpu) == ("1, at most 4", "1")
     assert (one.home, other.home) == ("10Gi, at most 50Gi", "none")
@@ -158,7 +158,7 @@ def test_limits_stand_beside_what_is_used() -> None:
     limits = Limits(default=Limit(sessions=3), users={"alice@example.com": Limit(gpus=8)})
     stage = Stage(limits=limits)
     stage.put(a_template(), running("a", resources={"gpu": 2}), running("b"), running("c", suspended=True))
-    rows = limit_rows(stage.gateway, {"bob@example.com": 7.5})
+    rows = limit_rows(stage.services, {"bob@example.com": 7.5})
     assert [(each.user, each.sessions, each.gpus, each.hours) for each in rows] == [
         ("alice@example.com", 2, 3, 0.0),
         ("bob@example.com", 0, 0, 7.5),
@@ -215,14 +215,14 @@ def test_findings_that_blame_each_other_are_all_told() -> None:
 async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:
     stage = Stage()
     unknown = finding("not_readable", severity=Severity.UNKNOWN)
-    stage.portal.doctor.last = Report(NOW, "Looked at 1 session.", group([unknown]), unknown=1)
+    stage.services.doctor.last = Report(NOW, "Looked at 1 session.", group([unknown]), unknown=1)
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
     assert "UNKNOWN" in page
     assert "All is well" not in page
     assert "1 thing could not be looked at" in page
-    stage.portal.doctor.last = Report(NOW, "Nothing is wrong.")
+    stage.services.doctor.last = Report(NOW, "Nothing is wrong.")
     assert "All is well" in (await stage.browser(ADMIN).get("/admin/doctor")).text
-    stage.portal.doctor.last = Report(NOW, "", failed="No answer.")
+    stage.services.doctor.last = Report(NOW, "", failed="No answer.")
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
     assert "All is well" not in page
     assert "Nothing could be looked at" in page
@@ -250,8 +250,7 @@ class Blind:
 
 
 async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read_unknown() -> None:
-    stage = Stage()
-    stage.gateway.client = cast(Any, Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
+    stage = Stage(client=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
     browser = stage.browser(ADMIN)
     answer = await browser.post("/admin/doctor", at="/admin/doctor")
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/doctor")
@@ -262,21 +261,19 @@ async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read
 
 
 async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
-    stage = Stage()
-    stage.gateway.client = cast(Any, Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
-    report = await stage.portal.doctor.run(stage.gateway)
+    stage = Stage(client=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
+    report = await stage.services.doctor.run()
     assert "no route to host" in report.failed
     assert not report.well
 
 
 async def test_administrators_who_ask_at_once_share_one_look() -> None:
-    stage = Stage()
     blind = Blind(Forbidden(403, "Forbidden", "no"))
-    stage.gateway.client = cast(Any, blind)
-    one, other = await asyncio.gather(*(stage.portal.doctor.run(stage.gateway) for _ in range(2)))
+    stage = Stage(client=blind)
+    one, other = await asyncio.gather(*(stage.services.doctor.run() for _ in range(2)))
     assert one is other
     assert blind.asked <= 30
-    again = await stage.portal.doctor.run(stage.gateway)
+    again = await stage.services.doctor.run()
     assert again is not one
 
 

@@ -5,22 +5,20 @@ import re
 from pathlib import Path
 
 import pytest
-from starlette.applications import Starlette
 from starlette.requests import Request
 
 import vdi.gateway.portal as portal_room
 from unit.gateway.portal_stage import Stage
-from vdi.gateway.portal.assets import assets
-from vdi.gateway.portal.render import TEMPLATE_FOLDERS, fill
+from vdi.gateway.settings import Settings
+from vdi.gateway.web.assets import assets
+from vdi.gateway.web.render import TEMPLATE_FOLDERS, Renderer
 
 STATIC = Path(portal_room.__file__).parent / "static"
 
 
-def request_for(host: str, stage: Stage) -> Request:
-    app = Starlette()
-    app.state.gateway = stage.gateway
+def request_for(host: str) -> Request:
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"host", host.encode())]}
-    return Request(scope | {"app": app})
+    return Request(scope)
 
 
 async def test_every_file_that_a_page_names_is_there_and_kept_for_ever() -> None:
@@ -58,14 +56,14 @@ async def test_nothing_else_is_served(name: str) -> None:
 
 
 def test_pages_of_a_desktops_host_take_their_files_from_there() -> None:
-    stage = Stage()
+    renderer = Renderer(Settings())
     for host, prefix in (
         ("portal.vdi.localhost", "/static/"),
         ("portal.vdi.localhost:8443", "/static/"),
         ("PORTAL.vdi.localhost", "/static/"),
         ("alice.vdi.localhost:8443", "/.vdi/static/"),
     ):
-        page = fill(request_for(host, stage), "error.html", title="t", sentence="s", back="")
+        page = renderer.fill(request_for(host), "error.html", title="t", sentence="s", back="")
         assert f'href="{prefix}portal.css?v=' in page
         assert '<a class="button second" href="https://portal.vdi.localhost/">My desktops</a>' in page
 

@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, text_of
-from vdi.gateway.history.part import Past
-from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
+from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Usage
-from vdi.gateway.portal.happened import happenings
 from vdi.gateway.portal.history import SIZE, past_row
+from vdi.gateway.portal.timeline import timeline_of
+from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 
 def past(number: int, user: str = ALICE.user, **run: object) -> Past:
@@ -145,7 +145,7 @@ def test_what_happened_is_told_newest_first() -> None:
     one = past(
         2, queue_seconds=4.0, startup_seconds=2.0, ready=NOW - timedelta(hours=2, seconds=-2), end_detail="At noon."
     )
-    assert [(each.what, each.more) for each in happenings(one)][-3:] == [
+    assert [(each.what, each.more) for each in timeline_of(one)][-3:] == [
         ("Ready", "after 2.0 s"),
         ("Asked for", ""),
         ("Started", "after 4.0 s in line"),

@@ -13,16 +13,16 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.history.part import Past
-from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
+from vdi.gateway.doctor_runs import Group, Report
+from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.people import Person
 from vdi.gateway.portal import fragments
 from vdi.gateway.portal.admin_list import admin_pieces, overview_pieces
-from vdi.gateway.portal.doctor import Group, Report
 from vdi.gateway.portal.events import message
 from vdi.gateway.store.audit import Entry
+from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.gateway.users import User
 from vdi.session.times import parse_time
 
 HOSTILE = (
@@ -36,7 +36,7 @@ HOSTILE = (
     """\n\nevent: bye\ndata: <img src=x onerror=alert(1)>\n\n""",
     """-->]]><!--<iframe srcdoc="<script>alert(1)</script>">""",
 )
-SOMEBODY = Person("alice@example.com", "", admin=True, login_id="login")
+SOMEBODY = User("alice@example.com", "", admin=True, login_id="login")
 ALLOWED = {
     *[
         "a",
@@ -163,7 +163,7 @@ def furnish(bad: str) -> Stage:
     finding = Finding(
         code=bad, severity=Severity.ERROR, object=bad, message=bad, evidence=(bad,), remedy=Remedy(bad, (bad,))
     )
-    stage.portal.doctor.last = Report(at, bad, (Group(finding, (finding,)),), unknown=1)
+    stage.services.doctor.last = Report(at, bad, (Group(finding, (finding,)),), unknown=1)
     return stage
 
 
@@ -252,15 +252,15 @@ async def test_what_was_typed_and_refused_comes_back_as_text(bad: str) -> None:
 @pytest.mark.parametrize("bad", HOSTILE)
 async def test_no_live_piece_lets_a_field_become_markup_or_another_event(bad: str) -> None:
     stage = furnish(bad)
-    views = [fragments.list_of(here, stage.gateway, stage.portal.live, ADMIN) for here in ("desktops", "shared")]
-    views += [fragments.list_of("desktops", stage.gateway, stage.portal.live, ALICE)]
+    views = [fragments.list_of(here, stage.services, ADMIN) for here in ("desktops", "shared")]
+    views += [fragments.list_of("desktops", stage.services, ALICE)]
     for name in ("mine", "waits", "fails"):
-        pieces = fragments.page_of(stage.gateway, ADMIN, name)
+        pieces = fragments.page_of(stage.services, ADMIN, name)
         assert pieces
         views.append(pieces)
     views += [
-        admin_pieces(stage.gateway, ADMIN, {}),
-        overview_pieces(stage.gateway, ADMIN),
+        admin_pieces(stage.services, ADMIN, {}),
+        overview_pieces(stage.services, ADMIN),
         fragments.ended_pieces(bad),
     ]
     for pieces in views:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, running, settle
-from vdi.gateway.people import Person
 from vdi.gateway.portal import events, fragments
 from vdi.gateway.portal.admin_list import admin_pieces
 from vdi.gateway.portal.fragments import ITEM, LIST, Pieces, View, digest, news
-from vdi.gateway.portal.live import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
+from vdi.gateway.portal.subscriptions import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
+from vdi.gateway.users import User
 from vdi.session.times import parse_time
 
 ONE, TWO = running("one"), running("two", created="2026-11-20T10:00:00Z")
@@ -56,7 +56,7 @@ async def reading(
     stage: Stage,
     view: View,
     *,
-    person: Person = ALICE,
+    person: User = ALICE,
     topics: set[str] | None = None,
     seen: str | None = None,
     gone: Pieces | None = None,
@@ -67,10 +67,10 @@ async def reading(
     mark = digest(shown) if seen is None and shown else seen or ""
 
     async def allowed() -> bool:
-        return await stage.login.logins.is_live(person.login_id)
+        return await stage.logins.is_live(person.login_id)
 
     stream = events.stream_pieces(
-        stage.portal.live,
+        stage.services.subscriptions,
         person,
         topics or {user_topic(person.user)},
         view,
@@ -85,8 +85,8 @@ async def reading(
         yield Reader(stream)
 
 
-def mine(stage: Stage, person: Person = ALICE) -> View:
-    return partial(fragments.list_of, "desktops", stage.gateway, stage.portal.live, person)
+def mine(stage: Stage, person: User = ALICE) -> View:
+    return partial(fragments.list_of, "desktops", stage.services, person)
 
 
 async def test_a_page_that_is_up_to_date_is_told_only_what_changes(stage: Stage) -> None:
@@ -152,7 +152,7 @@ async def test_what_others_do_with_their_own_wakes_nobody_else(stage: Stage) -> 
 
 
 async def test_a_share_appears_and_vanishes_by_itself(stage: Stage) -> None:
-    shared = partial(fragments.list_of, "shared", stage.gateway, stage.portal.live, BOB)
+    shared = partial(fragments.list_of, "shared", stage.services, BOB)
     async with reading(stage, shared, person=BOB, look_again=0.01) as reader:
         told = asyncio.ensure_future(reader.next())
         await settle()
@@ -165,7 +165,7 @@ async def test_a_share_appears_and_vanishes_by_itself(stage: Stage) -> None:
 
 async def test_taking_a_share_back_is_told_to_who_had_it(stage: Stage) -> None:
     stage.put(running("one", access=[{"user": "bob@example.com"}]))
-    view = partial(fragments.page_of, stage.gateway, BOB, "one")
+    view = partial(fragments.page_of, stage.services, BOB, "one")
     async with reading(stage, view, person=BOB, gone=fragments.ended_pieces("one")) as reader:
         told = asyncio.ensure_future(reader.next())
         await settle()
@@ -178,38 +178,41 @@ async def test_taking_a_share_back_is_told_to_who_had_it(stage: Stage) -> None:
 async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: Stage) -> None:
     access = [{"user": "bob@example.com"}, {"user": "secret-guest@example.com"}]
     stage.put(running("one", access=access))
-    pieces = fragments.page_of(stage.gateway, BOB, "one")
+    pieces = fragments.page_of(stage.services, BOB, "one")
     assert pieces
     assert "secret-guest" not in "".join(pieces.values())
-    assert "secret-guest" in "".join((fragments.page_of(stage.gateway, ALICE, "one") or {}).values())
+    assert "secret-guest" in "".join((fragments.page_of(stage.services, ALICE, "one") or {}).values())
 
 
 async def test_a_login_that_has_ended_ends_its_streams(stage: Stage) -> None:
     async with reading(stage, mine(stage), look_again=0.01) as reader:
-        stage.login.logins.ended.add(ALICE.login_id)
+        stage.logins.ended.add(ALICE.login_id)
         assert list(await reader.next()) == ["bye"]
         assert await reader.is_over()
-    assert len(stage.portal.live) == 0
+    assert len(stage.services.subscriptions) == 0
 
 
 async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
     async with reading(stage, mine(stage)) as oldest:
         told = asyncio.ensure_future(oldest.next())
         await settle()
-        others = [stage.portal.live.seat(ALICE.user, {user_topic(ALICE.user)}) for _ in range(STREAMS_PER_USER)]
+        others = [
+            stage.services.subscriptions.subscribe(ALICE.user, {user_topic(ALICE.user)})
+            for _ in range(STREAMS_PER_USER)
+        ]
         for one in others:
             one.__enter__()
         assert list(await told) == ["bye"]
         assert await oldest.is_over()
-        with stage.portal.live.seat(BOB.user, {user_topic(BOB.user)}):
-            assert len(stage.portal.live) == STREAMS_PER_USER + 1
+        with stage.services.subscriptions.subscribe(BOB.user, {user_topic(BOB.user)}):
+            assert len(stage.services.subscriptions) == STREAMS_PER_USER + 1
         for one in others:
             one.__exit__(None, None, None)
-    assert len(stage.portal.live) == 0
+    assert len(stage.services.subscriptions) == 0
 
 
 async def test_an_administrators_page_follows_everybody(stage: Stage) -> None:
-    view = partial(admin_pieces, stage.gateway, ADMIN, {"order": "name"})
+    view = partial(admin_pieces, stage.services, ADMIN, {"order": "name"})
     async with reading(stage, view, person=ADMIN, topics={EVERYTHING}) as reader:
         told = asyncio.ensure_future(reader.next())
         await settle()
@@ -227,7 +230,7 @@ async def test_an_administrators_page_follows_everybody(stage: Stage) -> None:
         ("/events?view=desktop", ALICE),
     ],
 )
-async def test_a_stream_that_is_none_of_theirs_is_refused(stage: Stage, path: str, person: Person) -> None:
+async def test_a_stream_that_is_none_of_theirs_is_refused(stage: Stage, path: str, person: User) -> None:
     answer = await stage.browser(person).get(path)
     assert answer.status_code == 400
     assert "is not one of" in answer.text

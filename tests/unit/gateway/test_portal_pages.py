@@ -4,9 +4,9 @@ import pytest
 
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, csrf_in, running, text_of
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.history.part import Past
-from vdi.gateway.history.rows import EndReason, RunRow, SessionRow
-from vdi.gateway.people import Person
+from vdi.gateway.history.component import Past
+from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.gateway.users import User
 from vdi.session.times import parse_time
 
 SHARED = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T14:00:00Z"}]
@@ -318,7 +318,7 @@ async def test_no_page_holds_script_or_style_of_its_own(stage: Stage) -> None:
         "/history",
     )
     for path in (*paths, *more):
-        page = (await stage.browser(Person("alice@example.com", admin=True, login_id="both")).get(path)).text
+        page = (await stage.browser(User("alice@example.com", admin=True, login_id="both")).get(path)).text
         assert "<style" not in page
         assert " style=" not in page
         assert " on" not in page.replace(" on ", " ").split("<body", 1)[0]

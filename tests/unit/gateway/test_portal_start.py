@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from support.waiting import eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, Stage, a_session, a_template, running, text_of
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.people import Person
 from vdi.gateway.portal import desktops
-from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
+from vdi.gateway.portal.start_form import first_choice, offer_of, sharing_home, wish_of
+from vdi.gateway.users import User
 from vdi.session.policy import Policy
 from vdi.session.request import SessionRequest
 from vdi.session.units import parse_duration, parse_quantity
@@ -38,7 +38,7 @@ async def names(browser: Browser, query: str = "") -> list[str]:
 
 async def test_the_catalogue_offers_what_one_may_use(stage: Stage) -> None:
     assert await names(stage.browser(ALICE)) == ["ubuntu", "hers", "web"]
-    researcher = Person("rita@example.com", groups=frozenset({"research"}), login_id="rita")
+    researcher = User("rita@example.com", groups=frozenset({"research"}), login_id="rita")
     assert await names(stage.browser(researcher)) == ["ubuntu", "lab", "web"]
     assert await names(stage.browser(ADMIN)) == ["ubuntu", "lab", "hers", "web"]
 

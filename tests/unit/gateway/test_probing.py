@@ -21,7 +21,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 def value(stage: Stage, name: str, **labels: str) -> float | None:
-    return stage.gateway.metrics.registry.get_sample_value(name, {"template": "ubuntu", **labels})
+    return stage.services.context.metrics.registry.get_sample_value(name, {"template": "ubuntu", **labels})
 
 
 async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(stage: Stage) -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from unit.session.session_builders import a_session, a_template
 from vdi.api.session import VDISession
-from vdi.gateway.people import Person, Role, normal_user, same_user
 from vdi.gateway.rights import Action, access_ends, knows_of, may_use, refusal, role_in
+from vdi.gateway.users import Role, User, normal_user, same_user
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -61,11 +61,11 @@ def test_when_a_share_ends_is_told() -> None:
 @pytest.mark.parametrize("deed", Action)
 def test_who_may_do_what(deed: Action) -> None:
     may = {
-        "owner": refusal(Person(ALICE), deed, shared(), NOW) is None,
-        "collaborator": refusal(Person(BOB), deed, shared("collaborator"), NOW) is None,
-        "viewer": refusal(Person(BOB), deed, shared("viewer"), NOW) is None,
-        "admin": refusal(Person(EVE, admin=True), deed, shared(), NOW) is None,
-        "stranger": refusal(Person(EVE), deed, shared(), NOW) is None,
+        "owner": refusal(User(ALICE), deed, shared(), NOW) is None,
+        "collaborator": refusal(User(BOB), deed, shared("collaborator"), NOW) is None,
+        "viewer": refusal(User(BOB), deed, shared("viewer"), NOW) is None,
+        "admin": refusal(User(EVE, admin=True), deed, shared(), NOW) is None,
+        "stranger": refusal(User(EVE), deed, shared(), NOW) is None,
     }
     assert may == {
         "owner": True,
@@ -77,7 +77,7 @@ def test_who_may_do_what(deed: Action) -> None:
 
 
 def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
-    words = refusal(Person(BOB), Action.SUSPEND, shared("viewer"), NOW) or ""
+    words = refusal(User(BOB), Action.SUSPEND, shared("viewer"), NOW) or ""
     assert "viewer" in words
     assert "may not suspend" in words
     assert "open, see" in words
@@ -86,14 +86,14 @@ def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
 
 def test_a_stranger_learns_nothing_of_a_session() -> None:
     session = shared()
-    assert not knows_of(session, Person(EVE), NOW)
-    assert ALICE not in (refusal(Person(EVE), Action.OPEN, session, NOW) or "")
+    assert not knows_of(session, User(EVE), NOW)
+    assert ALICE not in (refusal(User(EVE), Action.OPEN, session, NOW) or "")
 
 
 def test_a_template_for_everybody_for_users_and_for_groups() -> None:
-    someone = Person(EVE, groups=frozenset({"staff"}))
+    someone = User(EVE, groups=frozenset({"staff"}))
     assert may_use(a_template(), someone)
     assert not may_use(a_template(access={"users": [ALICE], "groups": ["artists"]}), someone)
     assert may_use(a_template(access={"users": ["EVE@example.com"]}), someone)
     assert may_use(a_template(access={"groups": ["artists", "staff"]}), someone)
-    assert may_use(a_template(access={"users": [ALICE]}), Person(EVE, admin=True))
+    assert may_use(a_template(access={"users": [ALICE]}), User(EVE, admin=True))

@@ -18,7 +18,7 @@ from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.backup import NOT_BROUGHT_BACK, BackupError, load, main, save
 from vdi.gateway.store.base import Database, Instant, metadata
-from vdi.gateway.store.migrations import UnknownRevisionError, import_tables
+from vdi.gateway.store.migrations import UnknownRevisionError, import_tables, upgrade
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def test_what_was_saved_comes_back_under_a_gateway_that_runs(database: Dat
     sessions, runs = await rows_of(database)
     assert [one.name for one in sessions] == ["before"]
     assert len(runs) == 1
-    await database.upgrade()
+    await upgrade(database)
     await record(database, "later")
     assert left_behind(tmp_path) == []
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from tools.generate import migrations
 from unit.gateway.history_stage import sqlite_url
 from vdi.gateway.store.base import Database, metadata
-from vdi.gateway.store.migrations import UnknownRevisionError, import_tables
+from vdi.gateway.store.migrations import UnknownRevisionError, import_tables, upgrade
 
 
 def differences(connection: Connection) -> list[object]:
@@ -24,7 +24,7 @@ def differences(connection: Connection) -> list[object]:
 
 async def test_an_upgraded_database_has_the_tables_of_the_code(tmp_path: Path) -> None:
     database = Database(sqlite_url(tmp_path))
-    await database.upgrade()
+    await upgrade(database)
     async with database.connect() as connection:
         assert await connection.run_sync(differences) == []
     await database.close()
@@ -37,8 +37,8 @@ def test_the_revision_is_as_it_would_be_made_now() -> None:
 
 async def test_upgrading_again_and_two_at_once_are_one_upgrade(tmp_path: Path) -> None:
     replicas = [Database(sqlite_url(tmp_path)) for _ in range(3)]
-    await asyncio.gather(*(one.upgrade() for one in replicas))
-    await replicas[0].upgrade()
+    await asyncio.gather(*(upgrade(one) for one in replicas))
+    await upgrade(replicas[0])
     async with replicas[0].connect() as connection:
         (revision,) = (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalars()
     assert f'revision = "{revision}"' in migrations.INITIAL.read_text()
@@ -48,12 +48,12 @@ async def test_upgrading_again_and_two_at_once_are_one_upgrade(tmp_path: Path) -
 
 async def test_a_database_of_a_newer_gateway_is_left_alone(tmp_path: Path) -> None:
     database = Database(sqlite_url(tmp_path))
-    await database.upgrade()
+    await upgrade(database)
     async with database.begin() as connection:
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009_next'")
         await connection.exec_driver_sql("DROP TABLE audit")
     with pytest.raises(UnknownRevisionError, match=r"at revision 0009_next, which .* Nothing was changed\."):
-        await database.upgrade()
+        await upgrade(database)
     async with database.connect() as connection:
         tables = (await connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars()
         assert "audit" not in set(tables)
@@ -65,7 +65,7 @@ async def test_an_upgrade_that_fails_leaves_nothing_behind(tmp_path: Path, monke
     async with database.begin() as connection:
         await connection.exec_driver_sql("CREATE TABLE history_runs (uid TEXT)")  # in the way
     with pytest.raises(Exception, match="history_runs already exists"):
-        await database.upgrade()
+        await upgrade(database)
     async with database.connect() as connection:
         tables = (await connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars()
         assert set(tables) == {"history_runs"}

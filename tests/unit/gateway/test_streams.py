@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vdi.gateway import streams
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.streams import sse_event, sse_response
+from vdi.gateway.web import streams
+from vdi.gateway.web.streams import sse_event, sse_response
 
 
 def a_gateway() -> Any:

@@ -8,8 +8,8 @@ from unit.gateway.user_addresses import HIDDEN, ORDINARY, UNDECIDABLE
 from unit.session.session_builders import a_session
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import add_guest, remove_guest
-from vdi.gateway.people import Role, check_address
 from vdi.gateway.settings import read_settings
+from vdi.gateway.users import Role, check_address
 from vdi.operator.variables import SettingsError
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from vdi.gateway.login.users_file import (
     change_user,
     read_users,
 )
-from vdi.gateway.people import check_address
+from vdi.gateway.users import check_address
 from vdi.kube.errors import AlreadyExists, Conflict, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client

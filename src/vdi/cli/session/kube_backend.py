@@ -131,7 +131,7 @@ class KubeBackend:
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
         """See Backend."""
         from vdi.gateway.guests import add_guest
-        from vdi.gateway.people import Role
+        from vdi.gateway.users import Role
 
         return await self._edit_guests(session, lambda now: add_guest(now, user, Role(role), expires, now_utc()))
 

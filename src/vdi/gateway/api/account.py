@@ -8,14 +8,14 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
-from vdi.gateway.api.operation import JSON, PREFIX, Call, Nothing, Operation
+from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Operation
 from vdi.gateway.api.problems import ProblemError, invalid
-from vdi.gateway.api.use import Use, use_of
+from vdi.gateway.api.usage import Use, use_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.account import MOST_TOKENS, checked_label
-from vdi.gateway.login.guard import csrf_token, end_token
 from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.store.logins import ApiToken
+from vdi.gateway.web import csrf
 
 
 class Me(msgspec.Struct, rename="camel"):
@@ -64,10 +64,10 @@ class MadeToken(msgspec.Struct, rename="camel"):
     about: Annotated[Token, doc("What is kept of it.")]
 
 
-async def me(call: Call[Nothing, None]) -> Me:
+async def me(call: Call[Empty, None]) -> Me:
     """Who asks."""
-    person, settings = call.person, call.gateway.settings
-    hours = await call.gateway.history.hours_this_month(person.user, call.gateway.clock())
+    person, settings = call.person, call.api.context.settings
+    hours = await call.api.history.hours_this_month(person.user, call.now())
     return Me(
         user=person.user,
         name=person.name,
@@ -75,22 +75,22 @@ async def me(call: Call[Nothing, None]) -> Me:
         admin=person.admin,
         namespace=settings.namespace,
         portal=settings.portal_url,
-        use=use_of(call.gateway, person, hours),
-        csrf_token=None if _by_token(call) else csrf_token(call.request),
+        use=use_of(call.api, person, hours),
+        csrf_token=None if _by_token(call) else csrf.token_of(call.request),
     )
 
 
-async def list_tokens(call: Call[Nothing, None]) -> TokenList:
+async def list_tokens(call: Call[Empty, None]) -> TokenList:
     """My tokens."""
-    mine = await call.gateway.login.logins.tokens(call.person.user)
+    mine = await call.api.logins.tokens(call.person.user)
     return TokenList(tuple(_token(call, each) for each in mine))
 
 
-async def create_token(call: Call[Nothing, NewToken]) -> Response:
+async def create_token(call: Call[Empty, NewToken]) -> Response:
     """A new token; only for who has logged in, so that a stolen token cannot make itself last."""
     if _by_token(call):
         raise ProblemError("forbidden", "An API token cannot make another one: log in to the portal, or run vdi login.")
-    logins = call.gateway.login.logins
+    logins = call.api.logins
     try:
         label = checked_label(call.body.label.strip())
     except ValueError as error:
@@ -104,7 +104,7 @@ async def create_token(call: Call[Nothing, NewToken]) -> Response:
     return Response(body, 201, headers=headers, media_type=JSON)
 
 
-async def revoke_token(call: Call[Nothing, None]) -> None:
+async def revoke_token(call: Call[Empty, None]) -> None:
     """The end of one of my tokens; `current` names the one that asks. A token ends no other one."""
     wanted = call.path("id")
     own = call.person.login_id.removeprefix(TOKEN_ID) if _by_token(call) else ""
@@ -112,29 +112,29 @@ async def revoke_token(call: Call[Nothing, None]) -> None:
         wanted = own or wanted
     if own and wanted != own:
         raise ProblemError("forbidden", "An API token can end itself and no other one: log in to the portal for that.")
-    ended: ApiToken | None = await end_token(call.gateway, call.person.user, wanted)
+    ended: ApiToken | None = await call.api.sign_out.end_token(call.person.user, wanted)
     if ended is None:
         raise ActionDenied("NotFound", f"You have no API token {wanted!r} that holds.")
     await _note(call, "token.revoke", ended)
 
 
-def _by_token(call: Call[Nothing, None] | Call[Nothing, NewToken]) -> bool:
+def _by_token(call: Call[Empty, None] | Call[Empty, NewToken]) -> bool:
     return call.person.login_id.startswith(TOKEN_ID)
 
 
-def _token(call: Call[Nothing, None] | Call[Nothing, NewToken], token: ApiToken) -> Token:
+def _token(call: Call[Empty, None] | Call[Empty, NewToken], token: ApiToken) -> Token:
     current = call.person.login_id == f"{TOKEN_ID}{token.id}"
     return Token(token.id, token.label, token.created, token.expires, token.seen, current)
 
 
-async def _note(call: Call[Nothing, None] | Call[Nothing, NewToken], action: str, token: ApiToken) -> None:
-    await call.gateway.audit.record(
+async def _note(call: Call[Empty, None] | Call[Empty, NewToken], action: str, token: ApiToken) -> None:
+    await call.api.audit.record(
         actor=call.person.user,
         action=action,
         target=call.person.user,
         outcome="done",
         detail={"label": token.label, "days": str((token.expires - token.created).days)},
-        at=call.gateway.clock(),
+        at=call.now(),
     )
 
 

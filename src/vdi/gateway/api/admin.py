@@ -9,11 +9,10 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.pool import PoolSpec, PoolStatus
 from vdi.api.session import VDISession
-from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.paging import Key, cut
 from vdi.gateway.api.problems import invalid
-from vdi.gateway.api.sessions import age
-from vdi.gateway.api.sessions_shape import (
+from vdi.gateway.api.schemas import (
     Address,
     AllSessionsQuery,
     Metadata,
@@ -22,11 +21,12 @@ from vdi.gateway.api.sessions_shape import (
     SessionList,
     WholeTemplateList,
 )
-from vdi.gateway.api.shape import metadata_of, session_of, whole_template_of
-from vdi.gateway.api.use import Use, use_of
+from vdi.gateway.api.serializers import metadata_of, session_of, whole_template_of
+from vdi.gateway.api.sessions import age
+from vdi.gateway.api.usage import Use, use_of
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
-from vdi.gateway.people import Person, normal_user, same_user
+from vdi.gateway.users import User, normal_user, same_user
 
 
 class Queue(msgspec.Struct):
@@ -103,7 +103,7 @@ class ActList(msgspec.Struct, omit_defaults=True):
 
 async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
     """Everybody's sessions."""
-    query, now = call.query, call.gateway.clock()
+    query, now = call.query, call.now()
 
     def is_wanted(session: VDISession) -> bool:
         return (
@@ -112,46 +112,46 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
             and query.phase in (None, session.status.phase or "Pending")
         )
 
-    shown, after = cut(filter(is_wanted, call.gateway.world.sessions.values()), age, query)
+    shown, after = cut(filter(is_wanted, call.cluster.sessions.values()), age, query)
     return SessionList(tuple(session_of(each, call.person, now) for each in shown), after)
 
 
-async def get_queue(call: Call[Nothing, None]) -> Queue:
+async def get_queue(call: Call[Empty, None]) -> Queue:
     """Who waits for room."""
 
     def place(session: VDISession) -> tuple[bool, int, Key]:
         position = session.status.queue.position if session.status.queue else 0
         return position == 0, position, age(session)
 
-    now = call.gateway.clock()
-    waiting = sorted((each for each in call.gateway.world.sessions.values() if each.status.queue), key=place)
+    now = call.now()
+    waiting = sorted((each for each in call.cluster.sessions.values() if each.status.queue), key=place)
     return Queue(tuple(session_of(each, call.person, now) for each in waiting))
 
 
-async def list_pools(call: Call[Nothing, None]) -> PoolList:
+async def list_pools(call: Call[Empty, None]) -> PoolList:
     """All pools."""
-    pools = sorted(call.gateway.world.pools.values(), key=lambda one: one.metadata.name)
+    pools = sorted(call.cluster.pools.values(), key=lambda one: one.metadata.name)
     return PoolList(tuple(Pool(metadata_of(each.metadata), each.spec, each.status) for each in pools))
 
 
-async def list_all_templates(call: Call[Nothing, None]) -> WholeTemplateList:
+async def list_all_templates(call: Call[Empty, None]) -> WholeTemplateList:
     """All templates, with everything in them."""
-    templates = sorted(call.gateway.world.templates.values(), key=lambda one: one.metadata.name)
+    templates = sorted(call.cluster.templates.values(), key=lambda one: one.metadata.name)
     return WholeTemplateList(tuple(whole_template_of(each) for each in templates))
 
 
-async def get_limits(call: Call[Nothing, None]) -> Limits:
+async def get_limits(call: Call[Empty, None]) -> Limits:
     """The limits as they were read at start."""
-    return call.gateway.limits
+    return call.api.limits
 
 
 async def list_users(call: Call[Page, None]) -> PersonUseList:
     """Who has desktops, and how much."""
-    gateway, now = call.gateway, call.gateway.clock()
-    hours = {each.user: each.hours for each in await gateway.history.usage(Month.of(now), now)}
-    users = {normal_user(each.spec.user) for each in gateway.world.sessions.values()} | hours.keys()
+    api, now = call.api, call.now()
+    hours = {each.user: each.hours for each in await api.history.usage(Month.of(now), now)}
+    users = {normal_user(each.spec.user) for each in api.context.cluster.sessions.values()} | hours.keys()
     shown, after = cut(users, lambda user: (user,), call.query)
-    use = [PersonUse(user, use_of(gateway, Person(user), hours.get(user, 0.0))) for user in shown]
+    use = [PersonUse(user, use_of(api, User(user), hours.get(user, 0.0))) for user in shown]
     return PersonUseList(tuple(use), after)
 
 
@@ -160,7 +160,7 @@ async def list_audit(call: Call[AuditQuery, None]) -> ActList:
     query = call.query
     if query.cursor is not None and not query.cursor.isdecimal():
         raise invalid("cursor", query.cursor, "`next` of the page before")
-    found = await call.gateway.audit.entries(
+    found = await call.api.audit.entries(
         limit=query.limit + 1,
         before=int(query.cursor) if query.cursor else None,
         actor=query.actor,

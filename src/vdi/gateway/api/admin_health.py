@@ -7,11 +7,10 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.findings.model import Finding
-from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.portal.doctor import DoctorRuns, Report
-from vdi.gateway.portal.slots import read_slots
+from vdi.gateway.doctor_runs import Report
 
 
 class NodeGpus(msgspec.Struct):
@@ -52,27 +51,26 @@ class Diagnosis(msgspec.Struct):
     findings: Annotated[tuple[FoundFault, ...], doc("Causes first, each with what follows from it.")]
 
 
-async def get_gpus(call: Call[Nothing, None]) -> Gpus:
+async def get_gpus(call: Call[Empty, None]) -> Gpus:
     """GPUs by node."""
-    slots = await read_slots(call.gateway)
+    slots = await call.api.gpu_slots.read()
     if slots.unknown:
         raise ProblemError("unavailable", slots.unknown)
     names = NodeGpus.__struct_fields__
     return Gpus(tuple(NodeGpus(**{name: getattr(each, name) for name in names}) for each in slots.nodes))
 
 
-async def last_diagnosis(call: Call[Nothing, None]) -> Diagnosis:
+async def last_diagnosis(call: Call[Empty, None]) -> Diagnosis:
     """The last look of this replica."""
-    runs: DoctorRuns = call.gateway.portal.doctor
-    if runs.last is None:
+    last = call.api.doctor.last
+    if last is None:
         raise ActionDenied("NotFound", "The doctor has not looked yet. Ask it to: POST to this address.")
-    return _diagnosis(runs.last)
+    return _diagnosis(last)
 
 
-async def diagnose(call: Call[Nothing, None]) -> Diagnosis:
+async def diagnose(call: Call[Empty, None]) -> Diagnosis:
     """Look now."""
-    runs: DoctorRuns = call.gateway.portal.doctor
-    return _diagnosis(await runs.run(call.gateway))
+    return _diagnosis(await call.api.doctor.run())
 
 
 def _diagnosis(report: Report) -> Diagnosis:

@@ -14,18 +14,16 @@ from contextlib import aclosing, suppress
 from typing import Annotated
 
 import msgspec
-from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from vdi.api.session import VDISession
 from vdi.gateway.api.operation import Call, Operation
 from vdi.gateway.api.problems import ProblemError
+from vdi.gateway.api.serializers import session_of
 from vdi.gateway.api.sessions import age, seen
-from vdi.gateway.api.shape import session_of
-from vdi.gateway.login.guard import person_of
+from vdi.gateway.cluster_cache import Change
 from vdi.gateway.rights import knows_of, role_in
-from vdi.gateway.streams import sse_event, sse_response
-from vdi.gateway.world import Change
+from vdi.gateway.web.streams import sse_event, sse_response
 
 MOST = 20
 """Streams that one person may have open at one replica: each holds a connection."""
@@ -52,12 +50,12 @@ class Gone(msgspec.Struct):
 async def follow(call: Call[EventsQuery, None]) -> Response:
     """The stream."""
     if call.query.session is not None:
-        seen(call.gateway, call.person, call.query.session)
-    open_now: Counter[str] = call.gateway.api.streams
+        seen(call.api, call.person, call.query.session)
+    open_now: Counter[str] = call.api.streams
     if open_now[call.person.user] >= MOST:
         detail = f"{call.person.user} has {MOST} of these streams open at this gateway; close one first."
         raise ProblemError("too-many-requests", detail, headers={"Retry-After": "60"})
-    return sse_response(call.gateway, _counted(call, open_now))
+    return sse_response(call.api.context, _counted(call, open_now))
 
 
 async def _counted(call: Call[EventsQuery, None], open_now: "Counter[str]") -> AsyncIterator[bytes]:
@@ -80,8 +78,8 @@ async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
     def wants(change: Change) -> bool:
         return change.kind == "session" and only in (None, change.name) and _concerns(call, change, told)
 
-    with call.gateway.world.changes(wants) as changes:
-        for session in sorted(call.gateway.world.sessions.values(), key=age):
+    with call.cluster.changes(wants) as changes:
+        for session in sorted(call.cluster.sessions.values(), key=age):
             if only in (None, session.metadata.name) and _shows(call, session):
                 yield _tell(call, session, told)
         yield sse_event("{}", event="ready")
@@ -120,7 +118,7 @@ def _concerns(call: Call[EventsQuery, None], change: Change, told: dict[str, VDI
 
 def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
     """Mine and shared with me; one that was asked for by name also as an administrator."""
-    now = call.gateway.clock()
+    now = call.now()
     if call.query.session is not None:
         return knows_of(session, call.person, now)
     return role_in(session, call.person.user, now) is not None
@@ -140,7 +138,7 @@ def _of(call: Call[EventsQuery, None], change: Change, told: dict[str, VDISessio
 
 def _tell(call: Call[EventsQuery, None], session: VDISession, told: dict[str, VDISession]) -> bytes:
     told[session.metadata.name] = session
-    shown = session_of(session, call.person, call.gateway.clock())
+    shown = session_of(session, call.person, call.now())
     return sse_event(msgspec.json.encode(shown).decode(), event="session")
 
 
@@ -151,9 +149,8 @@ def _forget(session: VDISession, told: dict[str, VDISession]) -> bytes:
 
 
 async def _still_in(call: Call[EventsQuery, None]) -> bool:
-    """Whether the login that the stream was opened with still holds. Asked anew: the guard remembers per request."""
-    fresh = {key: value for key, value in call.request.scope.items() if key != "vdi.person"}
-    person = await person_of(HTTPConnection(fresh))
+    """Whether the login that the stream was opened with still holds."""
+    person = await call.api.guard.authenticate(call.request)
     return person is not None and person.user == call.person.user
 
 

@@ -9,16 +9,16 @@ from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from vdi.api.constraints import doc
-from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.paging import make_cursor, read_cursor
 from vdi.gateway.api.problems import invalid
-from vdi.gateway.api.sessions_shape import Address, Page
+from vdi.gateway.api.schemas import Address, Page
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.history.component import Past
 from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.part import History, Past
-from vdi.gateway.history.rows import EndReason, SessionRow
 from vdi.gateway.history.usage import Month, Usage
-from vdi.gateway.people import same_user
+from vdi.gateway.store.history import EndReason, SessionRow
+from vdi.gateway.users import same_user
 
 _Reason = Annotated[
     EndReason | None,
@@ -142,9 +142,8 @@ async def list_all_history(call: Call[AllPastQuery, None]) -> PastList:
 
 async def _past(call: Call[Any, None], user: str | None) -> PastList:
     query: PastQuery = call.query
-    history: History = call.gateway.history
     before = _before(query.cursor)
-    found = await history.past(limit=query.limit + 1, user=user, name=query.name, before=before)
+    found = await call.api.history.past(limit=query.limit + 1, user=user, name=query.name, before=before)
     shown = found[: query.limit]
     more = len(found) > query.limit
     after = make_cursor((shown[-1].session.created.isoformat(), shown[-1].session.uid)) if more else ""
@@ -179,10 +178,9 @@ def _session(past: Past) -> PastSession:
     )
 
 
-async def get_history(call: Call[Nothing, None]) -> PastSession:
+async def get_history(call: Call[Empty, None]) -> PastSession:
     """One past session; of another person's only an administrator learns that it was there."""
-    history: History = call.gateway.history
-    past = await history.session(call.path("uid"))
+    past = await call.api.history.session(call.path("uid"))
     if past is None or not (call.person.admin or same_user(past.session.owner, call.person.user)):
         raise ActionDenied("NotFound", f"There was no session of yours with the uid {call.path('uid')!r}.")
     return _session(past)
@@ -199,8 +197,8 @@ async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
 
 
 async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
-    month = _month(call.query.month, call.gateway.clock())
-    report: list[Usage] = await call.gateway.history.usage(month, call.gateway.clock(), user)
+    month = _month(call.query.month, call.now())
+    report: list[Usage] = await call.api.history.usage(month, call.now(), user)
     names = MonthUsage.__struct_fields__
     items = tuple(MonthUsage(**{name: getattr(each, name) for name in names}) for each in report)
     return UsageReport(str(month), items)
@@ -225,17 +223,16 @@ async def export_all(call: Call[AllExportQuery, None]) -> Response:
 
 async def _export(call: Call[Any, None], user: str | None) -> Response:
     query: ExportQuery | AllExportQuery = call.query
-    history: History = call.gateway.history
-    now, form = call.gateway.clock(), Form(query.format)
+    now, form = call.now(), Form(query.format)
     headers = {"Content-Disposition": f'attachment; filename="vdi-{query.what}.{form}"'}
     if query.what == "usage":
         if query.since or query.until:
             raise invalid("since" if query.since else "until", str(query.since or query.until), "given with usage")
-        report = await history.usage(_month(query.month, now), now, user)
+        report = await call.api.history.usage(_month(query.month, now), now, user)
         return Response(export_usage(report, form), headers=headers, media_type=form.media_type)
     if query.month:
         raise invalid("month", query.month, f"given with {query.what}: use since and until")
-    rows = history.export(What(query.what), form, since=query.since, until=query.until, user=user)
+    rows = call.api.history.export(What(query.what), form, since=query.since, until=query.until, user=user)
     first = await anext(
         rows, b""
     )  # a database that does not answer is said as a problem, not by a file that breaks off

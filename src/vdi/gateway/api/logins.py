@@ -7,11 +7,10 @@ import msgspec
 from msgspec import Meta
 
 from vdi.api.constraints import doc
-from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.agents import browser
-from vdi.gateway.login.guard import end_everything, end_login
 from vdi.gateway.login.logins import TOKEN_ID
 
 
@@ -39,10 +38,10 @@ class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True
     tokens: Annotated[bool, Meta(description="true: my API tokens are revoked too.")] = False
 
 
-async def list_logins(call: Call[Nothing, None]) -> LoginEntries:
+async def list_logins(call: Call[Empty, None]) -> LoginEntries:
     """My logins."""
     _with_a_browser(call)
-    mine = await call.gateway.login.logins.of(call.person.user)
+    mine = await call.api.logins.of(call.person.user)
     entries = [
         LoginEntry(
             id=each.id,
@@ -58,33 +57,31 @@ async def list_logins(call: Call[Nothing, None]) -> LoginEntries:
     return LoginEntries(tuple(entries))
 
 
-async def end_one(call: Call[Nothing, None]) -> None:
+async def end_one(call: Call[Empty, None]) -> None:
     """The end of one of my logins, and of the pictures that were opened with it."""
     _with_a_browser(call)
     wanted = call.path("id")
-    if wanted not in {each.id for each in await call.gateway.login.logins.of(call.person.user)}:
+    if wanted not in {each.id for each in await call.api.logins.of(call.person.user)}:
         raise ActionDenied("NotFound", f"You have no login {wanted!r} that holds.")
-    await end_login(call.gateway, wanted)
+    await call.api.sign_out.end_login(wanted)
     await _note(call, "login.end", {"which": "this browser" if wanted == call.person.login_id else "another browser"})
 
 
 async def end_all(call: Call[EverywhereQuery, None]) -> None:
     """The end of all my logins; this one too."""
     _with_a_browser(call)
-    await end_everything(call.gateway, call.person.user, tokens=call.query.tokens)
+    await call.api.sign_out.end_everything(call.person.user, tokens=call.query.tokens)
     await _note(call, "login.end_all", {"tokens": str(call.query.tokens).lower()})
 
 
-def _with_a_browser(call: Call[Nothing, None] | Call[EverywhereQuery, None]) -> None:
+def _with_a_browser(call: Call[Empty, None] | Call[EverywhereQuery, None]) -> None:
     if call.person.login_id.startswith(TOKEN_ID):
         raise ProblemError("forbidden", "An API token neither sees nor ends logins: log in to the portal for that.")
 
 
-async def _note(call: Call[Nothing, None] | Call[EverywhereQuery, None], action: str, detail: dict[str, str]) -> None:
+async def _note(call: Call[Empty, None] | Call[EverywhereQuery, None], action: str, detail: dict[str, str]) -> None:
     user = call.person.user
-    await call.gateway.audit.record(
-        actor=user, action=action, target=user, outcome="done", detail=detail, at=call.gateway.clock()
-    )
+    await call.api.audit.record(actor=user, action=action, target=user, outcome="done", detail=detail, at=call.now())
 
 
 _ABOUT = "Needs the cookie of a login: an API token neither sees nor ends logins."

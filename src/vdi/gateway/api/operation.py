@@ -8,6 +8,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -15,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vdi.gateway.api import translate
-from vdi.gateway.api.door import admit
+from vdi.gateway.api import error_mapping
+from vdi.gateway.api.auth import admit
 from vdi.gateway.api.problems import ProblemError, from_validation, invalid
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person
+from vdi.gateway.api.services import ApiServices
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.users import User
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ PREFIX = "/api/v1"
 JSON = "application/json"
 
 
-class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+class Empty(msgspec.Struct, forbid_unknown_fields=True):
     """No parameters, or no body."""
 
 
@@ -39,10 +41,19 @@ class Call(Generic[Q, B]):
     """One request, read and allowed in."""
 
     request: Request
-    gateway: Gateway
-    person: Person
+    api: ApiServices
+    person: User
     query: Q
     body: B
+
+    @property
+    def cluster(self) -> ClusterCache:
+        """Sessions, templates and pools."""
+        return self.api.context.cluster
+
+    def now(self) -> datetime:
+        """The gateway's clock."""
+        return self.api.context.clock()
 
     def path(self, name: str) -> str:
         """A part of the path, such as the session's name."""
@@ -62,7 +73,7 @@ class Operation:
     summary: str
     description: str = ""
     handler: Callable[[Call[Any, Any]], Awaitable[msgspec.Struct | Response | None]]
-    query: type[msgspec.Struct] = Nothing
+    query: type[msgspec.Struct] = Empty
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct] | None = None
     """What a success brings as JSON; None: nothing (204), or what `media` says."""
@@ -82,7 +93,8 @@ class Operation:
 class Address:
     """All methods of one address, as an ASGI application. A browser's or a script's mistake is answered in words."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
+    def __init__(self, api: ApiServices, operations: Sequence[Operation]) -> None:
+        self._api = api
         self._by_method: Mapping[str, Operation] = {each.method: each for each in operations}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +105,7 @@ class Address:
         except ProblemError as error:
             response = error.response()
         except Exception as error:
-            response = translate.problem_of(error).response()
+            response = error_mapping.problem_of(error).response()
             if response.status_code == 500:
                 log.exception("%s %s failed", request.method, request.url.path)
         await response(scope, receive, send)
@@ -104,9 +116,8 @@ class Address:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"{request.method} is not one of the methods of {request.url.path}; allowed are: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
-        gateway: Gateway = request.app.state.gateway
-        person = await admit(request, gateway, admin=operation.admin)
-        call = Call(request, gateway, person, _query(request, operation.query), await _body(request, operation.body))
+        person = await admit(request, self._api, admin=operation.admin)
+        call = Call(request, self._api, person, _query(request, operation.query), await _body(request, operation.body))
         result = await operation.handler(call)
         if isinstance(result, Response):
             return result

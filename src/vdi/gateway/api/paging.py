@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from vdi.gateway.api.problems import invalid
-from vdi.gateway.api.sessions_shape import Page
+from vdi.gateway.api.schemas import Page
 
 T = TypeVar("T")
 Key = tuple[str, ...]

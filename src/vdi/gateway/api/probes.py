@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from vdi.gateway.api.operation import Call, Nothing, Operation
+from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.problems import ProblemError, invalid
 from vdi.gateway.probing import MOST, WINDOW, Begun, Stage, TooManyProbesError
 from vdi.latency_probe.measurements import Measurements
@@ -31,21 +31,21 @@ class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
     failed: Annotated[Stage | None, Meta(description="The stage in which it failed.")] = None
 
 
-async def begin_probe(call: Call[Nothing, NewProbe]) -> Begun:
+async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
     """The mark is armed, the way is open."""
     try:
-        return await call.gateway.prober.begin(call.person, call.path("name"), call.body.state)
+        return await call.api.prober.begin(call.person, call.path("name"), call.body.state)
     except TooManyProbesError as error:
         detail = f"The desktop {str(error)!r} has been probed {MOST} times within {WINDOW} s."
         raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(WINDOW)}) from error
 
 
-async def finish_probe(call: Call[Nothing, ProbeResult]) -> None:
+async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
     """Its figures."""
     found = call.body.figures or call.body.failed
     if found is None or (call.body.figures and call.body.failed):
         raise invalid("figures", None, "either `figures` or `failed`, and not both")
-    await call.gateway.prober.finish(call.person, call.path("name"), call.path("id"), found)
+    await call.api.prober.finish(call.person, call.path("name"), call.path("id"), found)
 
 
 OPERATIONS = (

@@ -6,9 +6,9 @@ import msgspec
 from starlette.responses import Response
 
 from vdi.api.session import VDISession
-from vdi.gateway.api.operation import JSON, PREFIX, Call, Nothing, Operation
+from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Operation
 from vdi.gateway.api.paging import Key, cut
-from vdi.gateway.api.sessions_shape import (
+from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
     NewSession,
@@ -21,12 +21,12 @@ from vdi.gateway.api.sessions_shape import (
     WishedHome,
     WishedResources,
 )
-from vdi.gateway.api.shape import session_of, template_of
+from vdi.gateway.api.serializers import session_of, template_of
+from vdi.gateway.api.services import ApiServices
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person, Role
 from vdi.gateway.rights import Action, may_use, refusal, role_in
-from vdi.session.request import SessionRequest
+from vdi.gateway.users import Role, User
+from vdi.session.wish import Wish
 
 
 def age(session: VDISession) -> Key:
@@ -34,11 +34,11 @@ def age(session: VDISession) -> Key:
     return session.metadata.creation_timestamp, session.metadata.name
 
 
-def seen(gateway: Gateway, person: Person, name: str) -> VDISession:
+def seen(api: ApiServices, person: User, name: str) -> VDISession:
     """A session that the person may see. Raises ActionDenied with the words for one that is not theirs or not there."""
-    session = gateway.world.session(name)
+    session = api.context.cluster.session(name)
     stranger = f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
-    why = refusal(person, Action.SEE, session, gateway.clock()) if session else stranger
+    why = refusal(person, Action.SEE, session, api.context.clock()) if session else stranger
     if session is None or why:
         raise ActionDenied("NotFound", why or stranger)
     return session
@@ -46,31 +46,31 @@ def seen(gateway: Gateway, person: Person, name: str) -> VDISession:
 
 async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
     """My sessions, and those shared with me."""
-    now, person, wanted = call.gateway.clock(), call.person, call.query.role
+    now, person, wanted = call.now(), call.person, call.query.role
 
     def is_wanted(session: VDISession) -> bool:
         role = role_in(session, person.user, now)
         return role is not None and wanted in (None, role)
 
-    shown, after = cut(filter(is_wanted, call.gateway.world.sessions.values()), age, call.query)
+    shown, after = cut(filter(is_wanted, call.cluster.sessions.values()), age, call.query)
     return SessionList(tuple(session_of(each, person, now) for each in shown), after)
 
 
-async def get_session(call: Call[Nothing, None]) -> Session:
+async def get_session(call: Call[Empty, None]) -> Session:
     """One session."""
-    session = seen(call.gateway, call.person, call.path("name"))
-    return session_of(session, call.person, call.gateway.clock())
+    session = seen(call.api, call.person, call.path("name"))
+    return session_of(session, call.person, call.now())
 
 
-async def create_session(call: Call[Nothing, NewSession]) -> Response:
+async def create_session(call: Call[Empty, NewSession]) -> Response:
     """A new desktop."""
-    made = await call.gateway.actions.start(call.person, _wish(call.person, call.body))
-    body = msgspec.json.encode(session_of(made, call.person, call.gateway.clock()))
+    made = await call.api.actions.start(call.person, _wish(call.person, call.body))
+    body = msgspec.json.encode(session_of(made, call.person, call.now()))
     headers = {"Location": f"{PREFIX}/sessions/{made.metadata.name}"}
     return Response(body, 201, headers=headers, media_type=JSON)
 
 
-def _wish(person: Person, asked: NewSession) -> SessionRequest:
+def _wish(person: User, asked: NewSession) -> Wish:
     resources = asked.resources or WishedResources()
     home = asked.persistence or WishedHome()
     return SessionRequest(
@@ -92,56 +92,56 @@ def _wish(person: Person, asked: NewSession) -> SessionRequest:
 
 async def end_session(call: Call[EndQuery, None]) -> None:
     """The end of a session."""
-    await call.gateway.actions.end(call.person, call.path("name"), delete_home=call.query.delete_home)
+    await call.api.actions.end(call.person, call.path("name"), delete_home=call.query.delete_home)
 
 
-async def extend_session(call: Call[Nothing, Extend]) -> Session:
+async def extend_session(call: Call[Empty, Extend]) -> Session:
     """More time."""
-    return _now(call, await call.gateway.actions.extend(call.person, call.path("name"), call.body.timeout))
+    return _now(call, await call.api.actions.extend(call.person, call.path("name"), call.body.timeout))
 
 
-async def suspend_session(call: Call[Nothing, None]) -> Session:
+async def suspend_session(call: Call[Empty, None]) -> Session:
     """Stop the desktop."""
-    return _now(call, await call.gateway.actions.suspend(call.person, call.path("name")))
+    return _now(call, await call.api.actions.suspend(call.person, call.path("name")))
 
 
-async def resume_session(call: Call[Nothing, None]) -> Session:
+async def resume_session(call: Call[Empty, None]) -> Session:
     """Start it again."""
-    return _now(call, await call.gateway.actions.resume(call.person, call.path("name")))
+    return _now(call, await call.api.actions.resume(call.person, call.path("name")))
 
 
-async def restart_session(call: Call[Nothing, None]) -> Session:
+async def restart_session(call: Call[Empty, None]) -> Session:
     """Start it anew."""
-    return _now(call, await call.gateway.actions.restart(call.person, call.path("name")))
+    return _now(call, await call.api.actions.restart(call.person, call.path("name")))
 
 
-async def share_session(call: Call[Nothing, Share]) -> Session:
+async def share_session(call: Call[Empty, Share]) -> Session:
     """Let somebody in."""
     role, expires = Role(call.body.role), call.body.expires
     name, user = call.path("name"), call.path("user")
-    return _now(call, await call.gateway.actions.share(call.person, name, user, role, expires))
+    return _now(call, await call.api.actions.share(call.person, name, user, role, expires))
 
 
-async def unshare_session(call: Call[Nothing, None]) -> Session:
+async def unshare_session(call: Call[Empty, None]) -> Session:
     """Let somebody in no longer."""
-    return _now(call, await call.gateway.actions.unshare(call.person, call.path("name"), call.path("user")))
+    return _now(call, await call.api.actions.unshare(call.person, call.path("name"), call.path("user")))
 
 
-def _now(call: Call[Nothing, None] | Call[Nothing, Extend] | Call[Nothing, Share], session: VDISession) -> Session:
-    now: datetime = call.gateway.clock()
+def _now(call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Share], session: VDISession) -> Session:
+    now: datetime = call.now()
     return session_of(session, call.person, now)
 
 
-async def list_templates(call: Call[Nothing, None]) -> TemplateList:
+async def list_templates(call: Call[Empty, None]) -> TemplateList:
     """The kinds of desktop that this person may start."""
-    mine = [each for each in call.gateway.world.templates.values() if may_use(each, call.person)]
+    mine = [each for each in call.cluster.templates.values() if may_use(each, call.person)]
     return TemplateList(tuple(template_of(each) for each in sorted(mine, key=lambda one: one.metadata.name)))
 
 
-async def get_template(call: Call[Nothing, None]) -> Template:
+async def get_template(call: Call[Empty, None]) -> Template:
     """One of them."""
     name = call.path("name")
-    template = call.gateway.world.template(name)
+    template = call.cluster.template(name)
     if template is None or not may_use(template, call.person):
         known = ", ".join(each.metadata.name for each in (await list_templates(call)).items) or "none"
         raise ActionDenied("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")

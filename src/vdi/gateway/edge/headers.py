@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from vdi.gateway.login.security import TRANSPORT_HEADERS
 from vdi.gateway.settings import Settings
+from vdi.gateway.web.cookies import OURS
+from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
 
 DESKTOP_COOKIE = "__Host-vdi-desktop"
 """The short-lived token (JWT) that opens one desktop."""
@@ -22,8 +23,6 @@ RELOAD_COOKIE = "__Host-vdi-reload"
 """Set while a page of the desktop, which has loaded itself again, is on its way through the portal."""
 LAST_COOKIE = "__Host-vdi-last"
 """Which session this browser entered last at this host."""
-OURS = "__Host-vdi-"
-"""How the names of all our cookies begin; no desktop gets to see one."""
 MARK = "X-VDI-Gateway"
 """On every answer that the gateway gives on a desktop's host: the waiting page tells by it who has answered."""
 
@@ -97,23 +96,6 @@ class Hosts:
         """
         found = self._host.fullmatch(host.lower()) if len(host) <= 300 else None
         return found[1] if found and found[1] != self._portal else None
-
-
-def cookies_in(header: str) -> dict[str, str]:
-    """Our cookies of a Cookie header. One that comes twice with two values is left out: one of them is planted.
-
-    A name is what the browser says, byte for byte: `\\xa0__Host-...` is not held to what `__Host-` promises, so any
-    desktop may plant it for the whole domain. `str.strip()` would make it ours.
-    """
-    found: dict[str, str] = {}
-    twice = set()
-    for part in header.split(";"):
-        name, _, value = part.strip(" \t").partition("=")
-        if name.startswith(OURS):
-            if found.get(name, value) != value:
-                twice.add(name)
-            found[name] = value
-    return {name: value for name, value in found.items() if name not in twice} if twice else found
 
 
 def without_ours(header: str) -> str:

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from vdi.gateway.people import Role
+from vdi.gateway.users import Role
 
 _ALL = frozenset(Role)
 _FULL_CONTROL = frozenset({Role.OWNER, Role.COLLABORATOR})

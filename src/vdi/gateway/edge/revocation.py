@@ -1,7 +1,7 @@
 """Ending grants: at once here, at once in the other replicas, in the database, and on the screen.
 
     end()  --> memory: the next verification refuses      (this replica, microseconds)
-           --> Shared.publish: the same in every replica  (milliseconds; who misses it sees it when it polls)
+           --> SharedState.publish: the same in every replica  (milliseconds; who misses it sees it when it polls)
            --> database: `ended`                          (survives restarts)
            --> Selkies' token table: the picture stops    (see `tables`)
 
@@ -13,15 +13,12 @@ itself; the sweep here is for connections that are open.
 import logging
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import msgspec
 
-from vdi.api.session import VDISession
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY, Claims
-from vdi.gateway.metrics import Metrics
 from vdi.gateway.rights import role_in
-from vdi.gateway.shared import Shared
 from vdi.gateway.store.grants import Grant, GrantStore
 
 log = logging.getLogger(__name__)
@@ -31,17 +28,6 @@ OVERLAP = timedelta(seconds=60)
 """How far back a poll looks: clocks of replicas differ."""
 KEPT = timedelta(days=7)
 """How long rows stay after their end."""
-
-
-class Sessions(Protocol):
-    """What is asked of `World`."""
-
-    @property
-    def synced(self) -> bool:
-        """Whether every session is known."""
-
-    def by_uid(self, uid: str) -> VDISession | None:
-        """The session with this uid."""
 
 
 class _News(msgspec.Struct):
@@ -95,7 +81,7 @@ class Revocations:
         self._logins = {key: at for key, at in self._logins.items() if at > limit}
 
 
-class Live:
+class ActiveGrants:
     """The grants that hold, as far as this replica knows: complete as of the last poll, and what it made since."""
 
     def __init__(self) -> None:
@@ -139,24 +125,21 @@ class Revoker:
 
     def __init__(
         self,
+        context: GatewayContext,
         *,
         store: GrantStore,
-        shared: Shared,
-        sessions: Sessions,
-        live: Live,
+        active: ActiveGrants,
         revocations: Revocations,
         touch: Callable[[str], None],
-        metrics: Metrics,
-        clock: Callable[[], datetime],
     ) -> None:
+        self._shared = context.shared
+        self._cluster = context.cluster
+        self._metrics = context.metrics
+        self._clock = context.clock
         self._store = store
-        self._shared = shared
-        self._sessions = sessions
-        self._live = live
+        self._active = active
         self._revocations = revocations
         self._touch = touch
-        self._metrics = metrics
-        self._clock = clock
         self.primed = False
         """Whether the database has been read once: before, nobody knows what was revoked."""
 
@@ -177,7 +160,7 @@ class Revoker:
             raise ValueError("nothing is named; allowed are user, session_uid and login_id")
         named = {"user": user, "session_uid": session_uid, "login_id": login_id}
         whole_login = [login_id] if login_id and user is None and session_uid is None else []
-        known = _made_until(self._live.find(**named), created_until)
+        known = _made_until(self._active.find(**named), created_until)
         await self._revoke(known, whole_login)
         found = _made_until(await self._store.open(**named), created_until)
         ids = {one.id for one in known}
@@ -187,11 +170,11 @@ class Revoker:
 
     async def sweep(self, uids: Collection[str] | None = None) -> None:
         """End what has lost its ground, in these sessions (None: in all). Raises DatabaseUnavailableError."""
-        if not self._sessions.synced:
+        if not self._cluster.synced:
             return
         now = self._clock()
         lost: dict[str, list[Grant]] = {}
-        for grant in self._live.find():
+        for grant in self._active.find():
             if uids is None or grant.session_uid in uids:
                 reason = self._why_over(grant, now)
                 if reason:
@@ -202,12 +185,12 @@ class Revoker:
 
     async def poll(self) -> None:
         """Read what holds and what has ended. Raises DatabaseUnavailableError."""
-        before = self._live.ids()
+        before = self._active.ids()
         back = OVERLAP if self.primed else self._revocations.kept
         ended = await self._store.ended_since(self._clock() - back)
         self._take([one for one in ended if not self._revocations.knows(one.id)])
         holding = [one for one in await self._store.open() if not self._revocations.knows(one.id)]
-        self._live.replace(holding, before)
+        self._active.replace(holding, before)
         self._revocations.forget_old()
         if not self.primed:
             self.primed = True
@@ -225,7 +208,7 @@ class Revoker:
                     log.error("a message on %s cannot be read: %s", CHANNEL, error)
                     continue
                 self._revocations.add(news.grants, news.logins)
-                self._live.drop(news.grants)
+                self._active.drop(news.grants)
                 for uid in set(news.grants.values()):
                     self._touch(uid)
 
@@ -247,7 +230,7 @@ class Revoker:
 
     async def _write(self, grants: Collection[Grant], reason: str) -> None:
         ended = await self._store.end([one.id for one in grants], self._clock(), reason)
-        self._live.drop(one.id for one in grants)
+        self._active.drop(one.id for one in grants)
         for grant in grants:
             if grant.id in ended:  # by this replica, not by another one that has seen the same
                 self._metrics.grants.labels(str(grant.role), "ended").inc()
@@ -256,12 +239,12 @@ class Revoker:
     def _take(self, ended: Collection[Grant]) -> None:
         """Others ended these, and we have not heard of it."""
         self._revocations.add(one.id for one in ended)
-        self._live.drop(one.id for one in ended)
+        self._active.drop(one.id for one in ended)
         for uid in {one.session_uid for one in ended}:
             self._touch(uid)
 
     def _why_over(self, grant: Grant, now: datetime) -> str:
-        session = self._sessions.by_uid(grant.session_uid)
+        session = self._cluster.by_uid(grant.session_uid)
         if session is None:
             return "session-ended"
         if role_in(session, grant.user, now) is not grant.role:

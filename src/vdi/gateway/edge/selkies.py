@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from vdi.api.session import VDISession
-from vdi.gateway.people import Role
 from vdi.gateway.store.grants import Grant
+from vdi.gateway.users import Role
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client

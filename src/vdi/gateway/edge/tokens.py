@@ -20,8 +20,8 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 
 from vdi.gateway.edge.keys import ALGORITHM, KeyRing
-from vdi.gateway.people import Role
 from vdi.gateway.store.grants import Grant
+from vdi.gateway.users import Role
 
 REMEMBERED = 8192
 LEEWAY = 30.0

@@ -9,7 +9,6 @@ docs/design/turn.md.
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
 from datetime import datetime
 
 from starlette.requests import Request
@@ -17,16 +16,16 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from vdi.api.session import Phase
 from vdi.api.template import VDITemplate
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.assets import asset_address
+from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import add_header, desktop_cookie
-from vdi.gateway.edge.gate import Admitted, Gate
 from vdi.gateway.edge.headers import MARK, Hosts, is_foreign, is_navigation, local_path, quoted
 from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, grant_token, marked
-from vdi.gateway.people import Role
-from vdi.gateway.portal.render import render
-from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.world import World
+from vdi.gateway.users import Role
+from vdi.gateway.web.render import Renderer
+from vdi.session.conditions import Phase
 from vdi.session.streaming import uses_webrtc
 
 log = logging.getLogger(__name__)
@@ -63,15 +62,14 @@ def _mark(grant_id: str, window: int) -> str:
 class TransportPage:
     """The page; its script does the rest."""
 
-    def __init__(
-        self, *, settings: Settings, world: World, gate: Gate, masters: MasterTokens, clock: Callable[[], datetime]
-    ) -> None:
-        self._settings = settings
-        self._hosts = Hosts(settings)
-        self._world = world
-        self._gate = gate
+    def __init__(self, context: GatewayContext, *, authorizer: Authorizer, masters: MasterTokens) -> None:
+        self._settings = context.settings
+        self._hosts = Hosts(context.settings)
+        self._renderer = Renderer(context.settings)
+        self._cluster = context.cluster
+        self._clock = context.clock
+        self._authorizer = authorizer
         self._masters = masters
-        self._clock = clock
 
     async def page(self, request: Request) -> Response:
         """For who may enter this desktop. A token is in it: no script gets it, and no page of another origin."""
@@ -82,9 +80,9 @@ class TransportPage:
         if not navigation or is_foreign(PATH, headers, origin, navigation=navigation):
             return _plain(403, "This page is for a person's browser, on the desktop's own host.")
         next_path = local_path(request.query_params.get("next"))
-        session = self._world.by_host(label)
+        session = self._cluster.by_host(label)
         try:
-            admitted = await self._gate.admit(session, request.headers.get("cookie", "")) if session else None
+            admitted = await self._authorizer.admit(session, request.headers.get("cookie", "")) if session else None
         except DatabaseUnavailableError as error:
             log.warning("nobody can be let in without a token that holds: %s", error)
             return _plain(503, "The gateway's database does not answer.")
@@ -92,7 +90,7 @@ class TransportPage:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, _OURS)
         session = admitted.session
         running = session.status.phase == Phase.RUNNING and not session.spec.suspended
-        if not running or not streams_webrtc(self._world.template(session.spec.template)):
+        if not running or not streams_webrtc(self._cluster.template(session.spec.template)):
             return RedirectResponse(next_path, 302, _OURS)  # the edge knows where that leads
         try:
             master = await self._masters.get(session)
@@ -104,7 +102,7 @@ class TransportPage:
     def _show(self, request: Request, admitted: Admitted, next_path: str, master: str) -> Response:
         claims, session = admitted.claims, admitted.session
         page = marked(next_path, page_mark(claims.gid, self._clock()))
-        response = render(
+        response = self._renderer.render(
             request,
             "transport.html",
             name=session.metadata.name,

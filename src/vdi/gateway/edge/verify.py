@@ -10,14 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from starlette.types import Receive, Scope, Send
 
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import VDISession
+from vdi.gateway.context import GatewayContext
+from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import desktop_cookie
-from vdi.gateway.edge.cuts import Cuts
-from vdi.gateway.edge.gate import Admitted, Gate
+from vdi.gateway.edge.disconnects import DisconnectDetector
 from vdi.gateway.edge.headers import (
     MARK,
     AmbiguousError,
@@ -41,16 +41,14 @@ from vdi.gateway.edge.selkies import (
     page_of,
     subprotocols,
 )
-from vdi.gateway.edge.tables import Tables
+from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
 from vdi.gateway.edge.transport import PATH as TRANSPORT_PATH
 from vdi.gateway.edge.transport import is_fresh, streams_webrtc
-from vdi.gateway.login.security import TRANSPORT_HEADERS
-from vdi.gateway.metrics import Metrics
-from vdi.gateway.people import Role
-from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.world import World
+from vdi.gateway.users import Role
+from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
+from vdi.session.conditions import Phase
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
@@ -81,7 +79,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ForwardAuthResponse:
     """What Traefik is told."""
 
     status: int
@@ -92,7 +90,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ForwardAuthRequest:
     """What Traefik asks about."""
 
     host: str
@@ -110,32 +108,30 @@ class Verify:
 
     def __init__(
         self,
+        context: GatewayContext,
         *,
-        settings: Settings,
-        world: World,
-        gate: Gate,
+        authorizer: Authorizer,
         masters: MasterTokens,
-        tables: Tables,
-        metrics: Metrics,
-        clock: Callable[[], datetime],
+        tables: TokenTablePublisher,
         ready: Callable[[], bool],
     ) -> None:
-        self._settings = settings
-        self._hosts = Hosts(settings)
-        self._world = world
-        self._gate = gate
+        self._settings = context.settings
+        self._hosts = Hosts(context.settings)
+        self._cluster = context.cluster
+        self._clock = context.clock
+        self._authorizer = authorizer
         self._masters = masters
         self._tables = tables
-        self._clock = clock
         self._ready = ready
-        self.cuts = Cuts()
+        self.disconnects = DisconnectDetector()
+        metrics = context.metrics
         self._seconds = metrics.verify_seconds
         self._outcomes = {
             name: metrics.verifications.labels(name) for name in ("allowed", "renewed", "sent", "refused")
         }
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """One question."""
+        """One request."""
         began = time.perf_counter()
         answer = await self._answer(scope)
         body = f"{answer.text}\n".encode() if answer.text else b""
@@ -147,7 +143,7 @@ class Verify:
         self._outcomes[answer.outcome].inc()
         self._seconds.observe(time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope) -> Answer:
+    async def _answer(self, scope: Scope) -> ForwardAuthResponse:
         try:
             headers = read_headers(scope["headers"])
         except AmbiguousError as error:
@@ -157,7 +153,7 @@ class Verify:
         if label is None or not uri.startswith("/") or len(uri) > LONGEST_URI:
             return _refused(400, "This request is not understood: it is for no desktop's host, or for no path of one.")
         method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
-        question = Question(
+        request = ForwardAuthRequest(
             host=self._settings.host(label),
             method=method,
             path=uri.partition("?")[0],
@@ -167,43 +163,45 @@ class Verify:
             service_worker=is_service_worker(headers),
             cookies=headers.get(b"cookie", b"").decode("latin-1"),
         )
-        origin = self._settings.url(question.host)
-        if is_foreign(question.path, headers, origin, navigation=question.navigation):
+        origin = self._settings.url(request.host)
+        if is_foreign(request.path, headers, origin, navigation=request.navigation):
             return _refused(403, "This was sent by a page of another site.")
         if not self._ready():
             return _later("The gateway is starting.")
-        session = self._world.by_host(label)
+        session = self._cluster.by_host(label)
         try:
-            admitted = await self._gate.admit(session, question.cookies) if session else None
+            admitted = await self._authorizer.admit(session, request.cookies) if session else None
         except DatabaseUnavailableError as error:
             log.warning("nobody can be let in without a token that holds: %s", error)
             return _later("The gateway's database does not answer.")
         if session is None or admitted is None:
-            return self._way_in(question)
-        return await self._let_in(question, session, admitted)
+            return self._way_in(request)
+        return await self._let_in(request, session, admitted)
 
-    async def _let_in(self, question: Question, session: VDISession, admitted: Admitted) -> Answer:
+    async def _let_in(
+        self, request: ForwardAuthRequest, session: VDISession, admitted: Admitted
+    ) -> ForwardAuthResponse:
         claims = admitted.claims
-        template = self._world.template(session.spec.template)
-        if question.service_worker and not (template and template.spec.service_workers):
+        template = self._cluster.template(session.spec.template)
+        if request.service_worker and not (template and template.spec.service_workers):
             return _refused(403, _NO_SERVICE_WORKERS)
-        if not may_request(claims.role, question.method, question.path):
+        if not may_request(claims.role, request.method, request.path):
             return _refused(403, f"A {claims.role} of this desktop may not do this.")
         renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
-        if question.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
-            return self._sent(question, f"/.vdi/wait?next={quoted(page_of(question.uri))}", renewed)
+        if request.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
+            return self._sent(request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed)
         if session.spec.suspended:
             return _later("This desktop is suspended.")
-        if question.navigation and question.path == "/":
-            page = page_of(question.uri)
+        if request.navigation and request.path == "/":
+            page = page_of(request.uri)
             if streams_webrtc(template):
-                if not is_fresh(mark_of(question.uri), claims.gid, self._clock()):
-                    return self._sent(question, f"{TRANSPORT_PATH}?next={quoted(page)}", renewed)
-            elif mark_of(question.uri) != PAGE_MARK:
+                if not is_fresh(mark_of(request.uri), claims.gid, self._clock()):
+                    return self._sent(request, f"{TRANSPORT_PATH}?next={quoted(page)}", renewed)
+            elif mark_of(request.uri) != PAGE_MARK:
                 # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
                 where = f"/.vdi/wait?next={quoted(page)}" if self._is_new(session) else opened(page)
-                return self._sent(question, where, renewed)
-        if not await self._is_confirmed(question, session, claims):
+                return self._sent(request, where, renewed)
+        if not await self._is_confirmed(request, session, claims):
             log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
             return _later(_NOT_CONFIRMED)
         try:
@@ -213,16 +211,16 @@ class Verify:
             return _later("The way into this desktop is not known yet.")
         token = grant_token(master, claims.gid)
         headers = [(b"authorization", f"Bearer {token}".encode()), *renewed]
-        cookies = that_fit(without_ours(question.cookies))
+        cookies = that_fit(without_ours(request.cookies))
         if cookies:
             headers.append((b"cookie", cookies.encode("latin-1")))
-        if question.handshake:
-            self.cuts.opened(session.metadata.name, claims.gid, question.path, time.monotonic())
-            if not question.path.startswith(SIGNALLING):
+        if request.handshake:
+            self.disconnects.opened(session.metadata.name, claims.gid, request.path, time.monotonic())
+            if not request.path.startswith(SIGNALLING):
                 headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
-        return Answer(200, "renewed" if renewed else "allowed", headers)
+        return ForwardAuthResponse(200, "renewed" if renewed else "allowed", headers)
 
-    async def _is_confirmed(self, question: Question, session: VDISession, claims: Claims) -> bool:
+    async def _is_confirmed(self, request: ForwardAuthRequest, session: VDISession, claims: Claims) -> bool:
         """Whether this request may go on as far as the desktop's token table is concerned.
 
         Only the desktop holds viewers to the picture, and only after it has taken a table that names them: until then
@@ -230,7 +228,7 @@ class Verify:
         the table, which closes their connection later, and passes without it: an image that takes none works for them.
         """
         is_viewer = claims.role is Role.VIEWER
-        if not question.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
+        if not request.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
             return True
         confirmed = await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
         return claims.gid in confirmed or not is_viewer
@@ -239,20 +237,20 @@ class Verify:
         ready = session.status.ready_time
         return bool(ready) and (self._clock() - parse_time(ready)).total_seconds() < NEW_SECONDS
 
-    def _way_in(self, question: Question) -> Answer:
-        if question.navigation:
-            return self._sent(question, f"/.vdi/start?next={quoted(page_of(question.uri))}", ())
+    def _way_in(self, request: ForwardAuthRequest) -> ForwardAuthResponse:
+        if request.navigation:
+            return self._sent(request, f"/.vdi/start?next={quoted(page_of(request.uri))}", ())
         return _refused(401, "You have not entered this desktop, or you may not be in it any more.")
 
-    def _sent(self, question: Question, where: str, more: Headers) -> Answer:
+    def _sent(self, request: ForwardAuthRequest, where: str, more: Headers) -> ForwardAuthResponse:
         # Absolute: Traefik would resolve a path against this listener's own address.
-        location = (b"location", f"{self._settings.url(question.host)}{where}".encode("latin-1"))
-        return Answer(302, "sent", (location, *more))
+        location = (b"location", f"{self._settings.url(request.host)}{where}".encode("latin-1"))
+        return ForwardAuthResponse(302, "sent", (location, *more))
 
 
-def _refused(status: int, text: str) -> Answer:
-    return Answer(status, "refused", (), text)
+def _refused(status: int, text: str) -> ForwardAuthResponse:
+    return ForwardAuthResponse(status, "refused", (), text)
 
 
-def _later(text: str) -> Answer:
-    return Answer(503, "refused", ((b"retry-after", b"2"),), text)
+def _later(text: str) -> ForwardAuthResponse:
+    return ForwardAuthResponse(503, "refused", ((b"retry-after", b"2"),), text)

@@ -5,8 +5,7 @@ of a suspended desktop by hand resumes it, if they may; a page that reloads itse
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from datetime import datetime
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -15,16 +14,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from vdi.api.session import VDISession
+from vdi.gateway.actions import Actions
+from vdi.gateway.cluster_cache import Change
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.assets import asset_address
+from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import add_header, desktop_cookie, reload_cookie
-from vdi.gateway.edge.enter import Entrance
-from vdi.gateway.edge.gate import Admitted, Gate
 from vdi.gateway.edge.headers import (
     MARK,
     RELOAD_COOKIE,
     Hosts,
-    cookies_in,
     is_by_hand,
     is_navigation,
     local_path,
@@ -33,13 +33,13 @@ from vdi.gateway.edge.headers import (
 from vdi.gateway.edge.revocation import Revocations
 from vdi.gateway.edge.selkies import opened, page_of
 from vdi.gateway.edge.stage import AGAIN, GONE, Stage, describe
+from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.transport import streams_webrtc
-from vdi.gateway.people import Person, Role
-from vdi.gateway.portal.render import fill, render
 from vdi.gateway.rights import role_in
-from vdi.gateway.settings import Settings
-from vdi.gateway.streams import sse_event, sse_response
-from vdi.gateway.world import Change, World
+from vdi.gateway.users import Role, User
+from vdi.gateway.web.cookies import cookies_in
+from vdi.gateway.web.render import Renderer
+from vdi.gateway.web.streams import sse_event, sse_response
 
 log = logging.getLogger(__name__)
 
@@ -52,21 +52,23 @@ class WaitingPage:
 
     def __init__(
         self,
+        context: GatewayContext,
         *,
-        settings: Settings,
-        world: World,
-        gate: Gate,
-        entrance: Entrance,
+        actions: Actions,
+        authorizer: Authorizer,
+        handoff: TicketHandoff,
         revocations: Revocations,
-        clock: Callable[[], datetime],
     ) -> None:
-        self._settings = settings
-        self._hosts = Hosts(settings)
-        self._world = world
-        self._gate = gate
-        self._entrance = entrance
+        self._context = context
+        self._settings = context.settings
+        self._hosts = Hosts(context.settings)
+        self._renderer = Renderer(context.settings)
+        self._cluster = context.cluster
+        self._clock = context.clock
+        self._actions = actions
+        self._authorizer = authorizer
+        self._handoff = handoff
         self._revocations = revocations
-        self._clock = clock
 
     async def page(self, request: Request) -> Response:
         """`/.vdi/wait`, sent here by the edge."""
@@ -84,11 +86,11 @@ class WaitingPage:
         admitted = await self._admitted(request)
         if admitted is None:
             return PlainTextResponse("You have not entered this desktop.\n", 401, _OURS)
-        return sse_response(request.app.state.gateway, self._stages(request, admitted), _OURS)
+        return sse_response(self._context, self._stages(request, admitted), _OURS)
 
     async def resume(self, request: Request) -> Response:
         """The button."""
-        self._entrance.check_own_page(request)
+        self._handoff.check_own_page(request)
         admitted = await self._admitted(request)
         if admitted is None:
             return RedirectResponse("/.vdi/start", 303, _OURS)
@@ -121,10 +123,10 @@ class WaitingPage:
         return response
 
     def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
-        session = self._world.by_uid(admitted.session.metadata.uid)
+        session = self._cluster.by_uid(admitted.session.metadata.uid)
         stage = self._stage(session, admitted)
-        by_webrtc = streams_webrtc(self._world.template(admitted.session.spec.template))
-        response = render(
+        by_webrtc = streams_webrtc(self._cluster.template(admitted.session.spec.template))
+        response = self._renderer.render(
             request,
             "wait.html",
             status=status,
@@ -144,30 +146,33 @@ class WaitingPage:
 
     async def _resume(self, request: Request, admitted: Admitted) -> str:
         """Why it was not done, in words; empty: it was."""
-        grant = await self._gate.grant_of(admitted.session, request.headers.get("cookie", ""))
+        grant = await self._authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             return "Your way into this desktop has ended. Open it again from the portal."
-        person = Person(user=grant.user, groups=grant.groups, login_id=grant.login_id)
+        person = User(user=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
-            await request.app.state.gateway.actions.resume(person, admitted.session.metadata.name)
+            await self._actions.resume(person, admitted.session.metadata.name)
         except ActionDenied as error:
             return error.sentence
         return ""
 
     async def _admitted(self, request: Request) -> Admitted | None:
         label = self._hosts.label(request.headers.get("host", ""))
-        session = self._world.by_host(label) if label else None
-        return await self._gate.admit(session, request.headers.get("cookie", "")) if session else None
+        session = self._cluster.by_host(label) if label else None
+        return await self._authorizer.admit(session, request.headers.get("cookie", "")) if session else None
 
     async def _stages(self, request: Request, admitted: Admitted) -> AsyncIterator[bytes]:
         uid, next_path = admitted.session.metadata.uid, local_path(request.query_params.get("next"))
         before: Stage | None = None
-        with self._world.changes(lambda change: _is_about(change, uid)) as changes:
+        with self._cluster.changes(lambda change: _is_about(change, uid)) as changes:
             while True:
-                stage = self._stage(self._world.by_uid(uid), admitted)
+                stage = self._stage(self._cluster.by_uid(uid), admitted)
                 if stage != before:
                     shown = self._shown(stage, next_path)
-                    told = {name: fill(request, f"wait_{name}.html", **shown) for name in ("summary", "steps")}
+                    told = {
+                        name: self._renderer.fill(request, f"wait_{name}.html", **shown)
+                        for name in ("summary", "steps")
+                    }
                     yield sse_event(msgspec.json.encode({"stage": stage.key, **told}).decode(), event="stage")
                     before = stage
                 if stage in (GONE, AGAIN):

@@ -1,6 +1,6 @@
 """(rows as they are, what was seen, now) -> rows as they are to be. Pure, and safe to repeat.
 
-Level-triggered: a sighting is the whole truth of its moment, so it does not matter which ones came before it, or
+Level-triggered: a snapshot is the whole truth of its moment, so it does not matter which ones came before it, or
 whether it comes twice. Of a session's states older than what the rows tell of nothing is learnt; and a session that has
 ended, has ended. What was missed in between is said to be `unknown`, never invented.
 """
@@ -8,8 +8,8 @@ ended, has ended. What was missed in between is said to be `unknown`, never inve
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from vdi.gateway.history.rows import EndReason, Record, RunRow, SessionRow
-from vdi.gateway.history.sighting import SeenRun, Sighting, Stop
+from vdi.gateway.history.snapshot import SeenRun, SessionSnapshot, Stop
+from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Derived:
     """Whether anything is to be written."""
 
 
-def derive(old: Record | None, seen: Sighting, now: datetime, ended_by: str = "") -> Derived:
-    """What this sighting makes of the rows. `ended_by`: who has asked the gateway to end the session, if anybody."""
+def derive(old: Record | None, seen: SessionSnapshot, now: datetime, ended_by: str = "") -> Derived:
+    """What this snapshot makes of the rows. `ended_by`: who has asked the gateway to end the session, if anybody."""
     record = old or Record(_new_session(seen))
     stale = seen.version < record.session.seen
     if record.session.ended or (stale and not seen.gone):
@@ -66,7 +66,7 @@ def _compared(old: Record | None, after: Record, before_it: list[RunRow]) -> Der
     return Derived(after, tuple(runs), news=True)
 
 
-def _new_session(seen: Sighting) -> SessionRow:
+def _new_session(seen: SessionSnapshot) -> SessionRow:
     return SessionRow(
         uid=seen.uid,
         name=seen.name,
@@ -77,7 +77,7 @@ def _new_session(seen: Sighting) -> SessionRow:
     )
 
 
-def _follow_run(old: Record, seen: Sighting, now: datetime, others: list[RunRow]) -> RunRow | None:
+def _follow_run(old: Record, seen: SessionSnapshot, now: datetime, others: list[RunRow]) -> RunRow | None:
     """The last run, as it is now; one before it that was still open is closed into `others`."""
     run, on = old.run, seen.run
     if on is None:
@@ -132,14 +132,14 @@ def _latest_end(run: RunRow, now: datetime) -> datetime:
     return min(now, run.expires) if run.expires else now
 
 
-def _waiting_since(session: SessionRow, seen: Sighting) -> datetime | None:
+def _waiting_since(session: SessionRow, seen: SessionSnapshot) -> datetime | None:
     if seen.waiting_since:
         return seen.waiting_since
     suspended = seen.stop is not None and seen.stop.reason not in (EndReason.UNKNOWN, EndReason.FAILED)
     return None if seen.run or suspended else session.waiting_since
 
 
-def _end_session(session: SessionRow, seen: Sighting, now: datetime, ended_by: str) -> SessionRow:
+def _end_session(session: SessionRow, seen: SessionSnapshot, now: datetime, ended_by: str) -> SessionRow:
     reason = seen.ended_itself or _by_whom(session, ended_by)
     who = "" if seen.ended_itself else ended_by
     return replace(session, ended=max(seen.deleted or now, session.created), end_reason=reason, ended_by=who)

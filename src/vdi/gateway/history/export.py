@@ -15,10 +15,10 @@ import msgspec
 from sqlalchemy import Column, FromClause, select, tuple_
 
 from vdi.gateway.history.usage import Usage
-from vdi.gateway.people import normal_user
 from vdi.gateway.store.audit import audit
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.history import runs, sessions
+from vdi.gateway.users import normal_user
 
 PAGE = 500
 _BEGINS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")

@@ -13,13 +13,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from vdi.api.session import VDISession
+from vdi.gateway.cluster_cache import ClusterCache, Kind
 from vdi.gateway.history.derive import Derived, derive, lose
-from vdi.gateway.history.rows import Record, RunRow
-from vdi.gateway.history.sighting import Sighting, read
+from vdi.gateway.history.snapshot import SessionSnapshot, read
 from vdi.gateway.store.audit import enders
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.store.history import load, load_open, save
-from vdi.gateway.world import Kind, World
+from vdi.gateway.store.history import Record, RunRow, load, load_open, save
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
@@ -39,21 +38,23 @@ _TRIES = 5
 
 
 class Recorder:
-    """`run` once, when the world is synced. What is unwritten when the process ends is read anew at the next start."""
+    """`run` once, when the cluster is synced. What is unwritten at the end is read again at the next start."""
 
-    def __init__(self, *, database: Database, world: World, client: Client, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, database: Database, cluster: ClusterCache, client: Client, clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
-        self._world = world
+        self._cluster = cluster
         self._client = client
         self._clock = clock
-        self._unwritten: dict[str, list[Sighting]] = {}  # by uid, in the order in which they were seen
-        self._last: dict[str, Sighting] = {}  # of the sessions there are, by uid
+        self._unwritten: dict[str, list[SessionSnapshot]] = {}  # by uid, in the order in which they were seen
+        self._last: dict[str, SessionSnapshot] = {}  # of the sessions there are, by uid
         self._news = asyncio.Event()
         self._behind_since: float | None = None
         self._trouble = ""
         self.written = 0
         """States that were written, or found to be written already."""
-        world.listen(self._changed)
+        cluster.listen(self._changed)
 
     @property
     def lag(self) -> float:
@@ -67,7 +68,7 @@ class Recorder:
 
     async def run(self) -> None:
         """Record until cancelled."""
-        for session in self._world.sessions.values():
+        for session in self._cluster.sessions.values():
             self._see(session)
         pause = FIRST_PAUSE
         while True:
@@ -90,7 +91,7 @@ class Recorder:
 
     async def record_end(self, session: VDISession) -> None:
         """Write down that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
-        seen, uid = read(session, self._world.template(session.spec.template)), session.metadata.uid
+        seen, uid = read(session, self._cluster.template(session.spec.template)), session.metadata.uid
         batch = {uid: [*self._unwritten.pop(uid, []), seen]}
         for _ in range(_TRIES):
             try:
@@ -116,7 +117,7 @@ class Recorder:
                 return
             after = page[-1].uid
             for one in page:
-                if self._world.by_uid(one.uid) is None and await self._is_gone(one.namespace, one.name, one.uid):
+                if self._cluster.by_uid(one.uid) is None and await self._is_gone(one.namespace, one.name, one.uid):
                     await self._close(one.uid)
 
     async def _is_gone(self, namespace: str, name: str, uid: str) -> bool:
@@ -144,7 +145,7 @@ class Recorder:
     def _see(self, session: VDISession, *, gone: bool = False) -> None:
         meta = session.metadata
         try:
-            seen = read(session, self._world.template(session.spec.template), gone=gone)
+            seen = read(session, self._cluster.template(session.spec.template), gone=gone)
         except ValueError as error:
             log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
             return
@@ -156,7 +157,7 @@ class Recorder:
             self._last[meta.uid] = seen
         self._keep(meta.uid, [*self._unwritten.get(meta.uid, []), seen])
 
-    def _keep(self, uid: str, states: Sequence[Sighting]) -> None:
+    def _keep(self, uid: str, states: Sequence[SessionSnapshot]) -> None:
         self._unwritten[uid] = list(states[-MOST_STATES:])
         if self._behind_since is None:
             self._behind_since = time.monotonic()
@@ -166,7 +167,7 @@ class Recorder:
             del self._unwritten[dropped]
             log.error("history: too much is unwritten; what happened to the session with uid %s is let go", dropped)
 
-    def _put_back(self, batch: Mapping[str, Sequence[Sighting]]) -> None:
+    def _put_back(self, batch: Mapping[str, Sequence[SessionSnapshot]]) -> None:
         for uid, states in batch.items():
             self._keep(uid, [*states, *self._unwritten.get(uid, [])])
 
@@ -186,9 +187,9 @@ class Recorder:
             raise
         self._put_back(left)
 
-    async def _write_each(self, batch: dict[str, list[Sighting]]) -> dict[str, list[Sighting]]:
+    async def _write_each(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
         """One state that the database does not take must not hold up all others."""
-        left: dict[str, list[Sighting]] = {}
+        left: dict[str, list[SessionSnapshot]] = {}
         while batch:
             uid = next(iter(batch))
             try:
@@ -201,7 +202,7 @@ class Recorder:
             del batch[uid]
         return left
 
-    async def _write(self, batch: dict[str, list[Sighting]]) -> dict[str, list[Sighting]]:
+    async def _write(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
         """One transaction; gives what has to be tried again, since somebody else has written those sessions first."""
         ending = [uid for uid, states in batch.items() if states[-1].gone or states[-1].deleted]
         async with self._database.begin() as connection:
@@ -217,7 +218,7 @@ class Recorder:
         return left
 
 
-def fold(old: Record | None, states: Sequence[Sighting], now: datetime, ended_by: str = "") -> Derived:
+def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, ended_by: str = "") -> Derived:
     """What several states, one after the other, make of the rows. Pure."""
     record, runs, news = old, dict[datetime, RunRow](), False
     for seen in states:

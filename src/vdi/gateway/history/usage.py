@@ -7,10 +7,9 @@ from statistics import median
 
 from sqlalchemy import or_, select
 
-from vdi.gateway.history.rows import RunRow
-from vdi.gateway.people import normal_user
 from vdi.gateway.store.base import Database
-from vdi.gateway.store.history import run_of, runs, sessions
+from vdi.gateway.store.history import RunRow, run_of, runs, sessions
+from vdi.gateway.users import normal_user
 
 _HOUR = 3600.0
 

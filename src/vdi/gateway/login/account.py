@@ -1,7 +1,7 @@
 """My account: where I am signed in, signing out everywhere, and API tokens."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -9,23 +9,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.login.agents import browser
-from vdi.gateway.login.cookies import LOGIN, drop_cookie
-from vdi.gateway.login.guard import (
-    check_csrf,
-    end_everything,
-    end_login,
-    end_token,
-    gateway_of,
-    require_admin,
-    require_browser,
-)
 from vdi.gateway.login.pages import logged_out
-from vdi.gateway.people import Person, check_address
-from vdi.gateway.portal.render import render
+from vdi.gateway.login.services import LoginServices
 from vdi.gateway.store.audit import Act
-
-if TYPE_CHECKING:
-    from vdi.gateway.parts import Gateway
+from vdi.gateway.users import User, check_address
+from vdi.gateway.web.cookies import LOGIN, drop_cookie
+from vdi.gateway.web.render import Renderer
 
 LIFETIMES = (1, 7, 30, 90, 365)
 """Days that a token made here may last."""
@@ -38,85 +27,6 @@ _DONE = {
 }
 
 
-async def show_account(request: Request) -> Response:
-    """GET /account"""
-    person = await require_browser(request)
-    return await _page(request, person, done=_DONE.get(request.query_params.get("done", ""), ""))
-
-
-async def end_one(request: Request) -> Response:
-    """POST /account/logins/{id}/end: sign one of my browsers out."""
-    person = await require_browser(request)
-    await check_csrf(request)
-    gateway = gateway_of(request)
-    login_id = request.path_params["id"]
-    if login_id in {login.id for login in await gateway.login.logins.of(person.user)}:
-        await end_login(gateway, login_id)
-        await _audit(gateway, person, "login.end", {"which": "another browser"})
-    return RedirectResponse("/account?done=ended", 303)
-
-
-async def end_everywhere(request: Request) -> Response:
-    """POST /account/logout-everywhere: all my browsers, all my desktops' pictures, and on request my API tokens."""
-    person = await require_browser(request)
-    await check_csrf(request)
-    gateway = gateway_of(request)
-    tokens = (await request.form()).get("tokens") == "yes"
-    await end_everything(gateway, person.user, tokens=tokens)
-    await _audit(gateway, person, "login.end_all", {"tokens": str(tokens).lower()})
-    answer = logged_out(request, None)
-    drop_cookie(answer, LOGIN)
-    return answer
-
-
-async def end_person(request: Request) -> Response:
-    """POST /account/sign-out-person: an administrator ends all that somebody has open, API tokens too."""
-    person = await require_browser(request)
-    await require_admin(request)
-    await check_csrf(request)
-    gateway = gateway_of(request)
-    try:
-        user = check_address(str((await request.form()).get("user", "")))
-    except ValueError as why:
-        return await _page(request, person, status=422, error=f"{why}.")
-    async with gateway.audit.act(Act(actor=person.user, action="login.end_all", target=user, owner=user), closed=True):
-        await end_everything(gateway, user, tokens=True)
-    return RedirectResponse("/account?done=person", 303)
-
-
-async def make_token(request: Request) -> Response:
-    """POST /account/tokens: a new API token, shown in this answer only."""
-    person = await require_browser(request)
-    await check_csrf(request)
-    gateway = gateway_of(request)
-    form = await request.form()
-    label, days = str(form.get("label", "")).strip(), str(form.get("days", ""))
-    try:
-        label = checked_label(label)
-        if days not in {str(one) for one in LIFETIMES}:
-            allowed = ", ".join(map(str, LIFETIMES))
-            raise ValueError(f"The token's days are {days[:20]!r}; allowed are {allowed}.")
-        if len(await gateway.login.logins.tokens(person.user)) >= MOST_TOKENS:
-            raise ValueError(f"You have {MOST_TOKENS} tokens already. Revoke one that you do not need.")
-    except ValueError as why:
-        return await _page(request, person, status=422, error=str(why))
-    secret, _ = await gateway.login.logins.new_token(person, label, timedelta(days=int(days)))
-    await _audit(gateway, person, "token.create", {"label": label, "days": days})
-    return await _page(request, person, new_token=secret, new_label=label)
-
-
-async def revoke_token(request: Request) -> Response:
-    """POST /account/tokens/{id}/revoke"""
-    person = await require_browser(request)
-    await check_csrf(request)
-    gateway = gateway_of(request)
-    ended = await end_token(gateway, person.user, request.path_params["id"])
-    if ended is None:
-        raise HTTPException(404, "You have no such token; perhaps it has ended.")
-    await _audit(gateway, person, "token.revoke", {"label": ended.label})
-    return RedirectResponse("/account?done=revoked", 303)
-
-
 def checked_label(label: str) -> str:
     """A name that people can read. Raises ValueError."""
     if not 0 < len(label) <= 60 or not label.isprintable():
@@ -124,34 +34,115 @@ def checked_label(label: str) -> str:
     return label
 
 
-ROUTES = [
-    Route("/account", show_account, methods=["GET"]),
-    Route("/account/logins/{id}/end", end_one, methods=["POST"]),
-    Route("/account/logout-everywhere", end_everywhere, methods=["POST"]),
-    Route("/account/sign-out-person", end_person, methods=["POST"]),
-    Route("/account/tokens", make_token, methods=["POST"]),
-    Route("/account/tokens/{id}/revoke", revoke_token, methods=["POST"]),
-]
+class AccountPages:
+    """Pages under `/account`."""
 
+    def __init__(self, login: LoginServices) -> None:
+        self._login = login
+        self._renderer = Renderer(login.context.settings)
 
-async def _page(request: Request, person: Person, *, status: int = 200, **more: Any) -> Response:
-    gateway = gateway_of(request)
-    logins = gateway.login.logins
-    context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
-    return render(
-        request,
-        "account.html",
-        status=status,
-        person=person,
-        logins=[(login, browser(login.agent)) for login in await logins.of(person.user)],
-        tokens=await logins.tokens(person.user),
-        lifetimes=LIFETIMES,
-        now=gateway.clock(),
-        **context,
-    )
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/account", self.show_account, methods=["GET"]),
+            Route("/account/logins/{id}/end", self.end_one, methods=["POST"]),
+            Route("/account/logout-everywhere", self.end_everywhere, methods=["POST"]),
+            Route("/account/sign-out-person", self.end_person, methods=["POST"]),
+            Route("/account/tokens", self.make_token, methods=["POST"]),
+            Route("/account/tokens/{id}/revoke", self.revoke_token, methods=["POST"]),
+        ]
 
+    async def show_account(self, request: Request) -> Response:
+        """GET /account"""
+        person = await self._login.guard.require_browser(request)
+        return await self._page(request, person, done=_DONE.get(request.query_params.get("done", ""), ""))
 
-async def _audit(gateway: "Gateway", person: Person, action: str, detail: dict[str, str]) -> None:
-    await gateway.audit.record(
-        actor=person.user, action=action, target=person.user, outcome="done", detail=detail, at=gateway.clock()
-    )
+    async def end_one(self, request: Request) -> Response:
+        """POST /account/logins/{id}/end: sign one of my browsers out."""
+        person = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        login_id = request.path_params["id"]
+        if login_id in {login.id for login in await self._login.logins.of(person.user)}:
+            await self._login.sign_out.end_login(login_id)
+            await self._audit(person, "login.end", {"which": "another browser"})
+        return RedirectResponse("/account?done=ended", 303)
+
+    async def end_everywhere(self, request: Request) -> Response:
+        """POST /account/logout-everywhere: all my browsers, all my desktops' pictures, and on request my API tokens."""
+        person = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        tokens = (await request.form()).get("tokens") == "yes"
+        await self._login.sign_out.end_everything(person.user, tokens=tokens)
+        await self._audit(person, "login.end_all", {"tokens": str(tokens).lower()})
+        answer = logged_out(self._renderer, request, self._login.provider)
+        drop_cookie(answer, LOGIN)
+        return answer
+
+    async def end_person(self, request: Request) -> Response:
+        """POST /account/sign-out-person: an administrator ends all that somebody has open, API tokens too."""
+        person = await self._login.guard.require_browser(request)
+        await self._login.guard.require_admin(request)
+        await self._login.guard.check_csrf(request)
+        try:
+            user = check_address(str((await request.form()).get("user", "")))
+        except ValueError as why:
+            return await self._page(request, person, status=422, error=f"{why}.")
+        async with self._login.audit.act(
+            Act(actor=person.user, action="login.end_all", target=user, owner=user), closed=True
+        ):
+            await self._login.sign_out.end_everything(user, tokens=True)
+        return RedirectResponse("/account?done=person", 303)
+
+    async def make_token(self, request: Request) -> Response:
+        """POST /account/tokens: a new API token, shown in this answer only."""
+        person = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        form = await request.form()
+        label, days = str(form.get("label", "")).strip(), str(form.get("days", ""))
+        try:
+            label = checked_label(label)
+            if days not in {str(one) for one in LIFETIMES}:
+                allowed = ", ".join(map(str, LIFETIMES))
+                raise ValueError(f"The token's days are {days[:20]!r}; allowed are {allowed}.")
+            if len(await self._login.logins.tokens(person.user)) >= MOST_TOKENS:
+                raise ValueError(f"You have {MOST_TOKENS} tokens already. Revoke one that you do not need.")
+        except ValueError as why:
+            return await self._page(request, person, status=422, error=str(why))
+        secret, _ = await self._login.logins.new_token(person, label, timedelta(days=int(days)))
+        await self._audit(person, "token.create", {"label": label, "days": days})
+        return await self._page(request, person, new_token=secret, new_label=label)
+
+    async def revoke_token(self, request: Request) -> Response:
+        """POST /account/tokens/{id}/revoke"""
+        person = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        ended = await self._login.sign_out.end_token(person.user, request.path_params["id"])
+        if ended is None:
+            raise HTTPException(404, "You have no such token; perhaps it has ended.")
+        await self._audit(person, "token.revoke", {"label": ended.label})
+        return RedirectResponse("/account?done=revoked", 303)
+
+    async def _page(self, request: Request, person: User, *, status: int = 200, **more: Any) -> Response:
+        logins = self._login.logins
+        context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
+        return self._renderer.render(
+            request,
+            "account.html",
+            status=status,
+            person=person,
+            logins=[(login, browser(login.agent)) for login in await logins.of(person.user)],
+            tokens=await logins.tokens(person.user),
+            lifetimes=LIFETIMES,
+            now=self._login.context.clock(),
+            **context,
+        )
+
+    async def _audit(self, person: User, action: str, detail: dict[str, str]) -> None:
+        await self._login.audit.record(
+            actor=person.user,
+            action=action,
+            target=person.user,
+            outcome="done",
+            detail=detail,
+            at=self._login.context.clock(),
+        )

@@ -22,10 +22,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vdi.gateway.login.guard import check_csrf, gateway_of, require_browser
 from vdi.gateway.login.logins import hash_of
 from vdi.gateway.login.oidc_flow import challenge_of
-from vdi.gateway.portal.render import render
+from vdi.gateway.login.services import LoginServices
+from vdi.gateway.web.render import Renderer
 from vdi.session.times import format_time
 
 LIFETIME = timedelta(days=30)
@@ -44,65 +44,6 @@ class _Grant(msgspec.Struct):
     challenge: str
     redirect_uri: str
     client: str
-
-
-async def ask(request: Request) -> Response:
-    """GET /cli/authorize: who asks, and may they?"""
-    person = await require_browser(request)
-    wish = _wish(request.query_params)
-    return render(request, "cli_authorize.html", person=person, wish=wish, client=wish["client"], days=LIFETIME.days)
-
-
-async def agree(request: Request) -> Response:
-    """POST /cli/authorize: a code, for the command that made the challenge."""
-    person = await require_browser(request)
-    await check_csrf(request)
-    wish = _wish(await request.form())
-    code = secrets.token_urlsafe(32)
-    grant = _Grant(person.login_id, wish["code_challenge"], wish["redirect_uri"], wish["client"])
-    await gateway_of(request).shared.put(_key(code), msgspec.json.encode(grant).decode(), _CODE_SECONDS)
-    back = ""
-    if wish["redirect_uri"]:
-        back = f"{wish['redirect_uri']}?{urlencode({'code': code, 'state': wish['state']})}"
-    answer = render(request, "cli_done.html", back=back, code=code)
-    if back:
-        answer.headers["Refresh"] = f"0; url={back}"  # no redirect: `form-action` of the page before would stop it
-    return answer
-
-
-async def exchange(request: Request) -> Response:
-    """POST /cli/token: the API token for a code. Needs no cookie: the code and the verifier are the proof."""
-    gateway = gateway_of(request)
-    form = await request.form(max_files=0, max_fields=10)
-    given = {name: value for name, value in form.items() if isinstance(value, str)}
-    code, verifier = given.get("code", ""), given.get("code_verifier", "")
-    if not code or not _VERIFIER.fullmatch(verifier):
-        return _refuse("invalid_request", "code and code_verifier are needed; the verifier has 43 to 128 characters")
-    kept = await gateway.shared.pop(_key(code))
-    if kept is None:
-        return _refuse("invalid_grant", "this code is wrong, was used before, or is older than five minutes")
-    grant = msgspec.json.decode(kept, type=_Grant)
-    if not hmac.compare_digest(challenge_of(verifier), grant.challenge):
-        return _refuse("invalid_grant", "code_verifier does not fit the code_challenge that the code was asked with")
-    if given.get("redirect_uri", "") != grant.redirect_uri:
-        return _refuse("invalid_grant", "redirect_uri is not the one that the code was asked with")
-    person = await gateway.login.logins.person_by_id(grant.login_id)
-    if person is None:
-        return _refuse("invalid_grant", "the login that agreed to this has ended; log in again")
-    gateway.metrics.logins.labels("cli", "in").inc()
-    secret, token = await gateway.login.logins.new_token(person, grant.client, LIFETIME)
-    detail = {"label": grant.client, "days": str(LIFETIME.days)}
-    await gateway.audit.record(
-        actor=person.user, action="token.create", target=person.user, outcome="done", detail=detail, at=gateway.clock()
-    )
-    return _json({"token": secret, "user": person.user, "expires": format_time(token.expires)})
-
-
-ROUTES = [
-    Route("/cli/authorize", ask, methods=["GET"]),
-    Route("/cli/authorize", agree, methods=["POST"]),
-    Route("/cli/token", exchange, methods=["POST"]),
-]
 
 
 def loopback(uri: str) -> bool:
@@ -143,3 +84,78 @@ def _refuse(error: str, words: str) -> Response:
 
 def _json(content: dict[str, str], status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+class CliLoginPages:
+    """`/cli/authorize` and `/cli/token`."""
+
+    def __init__(self, login: LoginServices) -> None:
+        self._login = login
+        self._renderer = Renderer(login.context.settings)
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/cli/authorize", self.ask, methods=["GET"]),
+            Route("/cli/authorize", self.agree, methods=["POST"]),
+            Route("/cli/token", self.exchange, methods=["POST"]),
+        ]
+
+    async def ask(self, request: Request) -> Response:
+        """GET /cli/authorize: who asks, and may they?"""
+        person = await self._login.guard.require_browser(request)
+        wish = _wish(request.query_params)
+        return self._renderer.render(
+            request, "cli_authorize.html", person=person, wish=wish, client=wish["client"], days=LIFETIME.days
+        )
+
+    async def agree(self, request: Request) -> Response:
+        """POST /cli/authorize: a code, for the command that made the challenge."""
+        person = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        wish = _wish(await request.form())
+        code = secrets.token_urlsafe(32)
+        grant = _Grant(person.login_id, wish["code_challenge"], wish["redirect_uri"], wish["client"])
+        await self._login.context.shared.put(_key(code), msgspec.json.encode(grant).decode(), _CODE_SECONDS)
+        back = ""
+        if wish["redirect_uri"]:
+            back = f"{wish['redirect_uri']}?{urlencode({'code': code, 'state': wish['state']})}"
+        answer = self._renderer.render(request, "cli_done.html", back=back, code=code)
+        if back:
+            answer.headers["Refresh"] = f"0; url={back}"  # no redirect: `form-action` of the page before would stop it
+        return answer
+
+    async def exchange(self, request: Request) -> Response:
+        """POST /cli/token: the API token for a code. Needs no cookie: the code and the verifier are the proof."""
+        form = await request.form(max_files=0, max_fields=10)
+        given = {name: value for name, value in form.items() if isinstance(value, str)}
+        code, verifier = given.get("code", ""), given.get("code_verifier", "")
+        if not code or not _VERIFIER.fullmatch(verifier):
+            return _refuse(
+                "invalid_request", "code and code_verifier are needed; the verifier has 43 to 128 characters"
+            )
+        kept = await self._login.context.shared.pop(_key(code))
+        if kept is None:
+            return _refuse("invalid_grant", "this code is wrong, was used before, or is older than five minutes")
+        grant = msgspec.json.decode(kept, type=_Grant)
+        if not hmac.compare_digest(challenge_of(verifier), grant.challenge):
+            return _refuse(
+                "invalid_grant", "code_verifier does not fit the code_challenge that the code was asked with"
+            )
+        if given.get("redirect_uri", "") != grant.redirect_uri:
+            return _refuse("invalid_grant", "redirect_uri is not the one that the code was asked with")
+        person = await self._login.logins.person_by_id(grant.login_id)
+        if person is None:
+            return _refuse("invalid_grant", "the login that agreed to this has ended; log in again")
+        self._login.context.metrics.logins.labels("cli", "in").inc()
+        secret, token = await self._login.logins.new_token(person, grant.client, LIFETIME)
+        detail = {"label": grant.client, "days": str(LIFETIME.days)}
+        await self._login.audit.record(
+            actor=person.user,
+            action="token.create",
+            target=person.user,
+            outcome="done",
+            detail=detail,
+            at=self._login.context.clock(),
+        )
+        return _json({"token": secret, "user": person.user, "expires": format_time(token.expires)})

@@ -11,8 +11,8 @@ from typing import Any
 from vdi.gateway.login.logins import LOCAL, Identity
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.users_file import KEY, LocalUser, UserFileError, read_users
-from vdi.gateway.people import check_address
 from vdi.gateway.settings import Settings
+from vdi.gateway.users import check_address
 from vdi.kube import SECRETS, Client
 from vdi.kube.errors import KubeError, NotFound
 

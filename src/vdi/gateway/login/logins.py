@@ -6,16 +6,17 @@ local user's entry is removed or has another password. An API token ends on its 
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from vdi.gateway.people import Person
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
+from vdi.gateway.users import User
 
 TOKEN_PREFIX = "vdi_"  # noqa: S105 -- what our tokens begin with, so that scanners of leaked secrets know them
 TOKEN_ID = "token:"  # noqa: S105
-"""What `Person.login_id` begins with where an API token spoke."""
+"""What `User.login_id` begins with where an API token spoke."""
 LOCAL = "local"
 OIDC = "oidc"
 _LONGEST_SECRET = 100
@@ -47,13 +48,11 @@ class Device:
 class Logins:
     """All logins and API tokens. Every method raises DatabaseUnavailableError."""
 
-    def __init__(
-        self, store: LoginStore, *, idle: timedelta, longest: timedelta, clock: Callable[[], datetime]
-    ) -> None:
-        self._store = store
-        self._idle = idle
-        self._longest = longest
-        self._clock = clock
+    def __init__(self, context: GatewayContext) -> None:
+        self._store = LoginStore(context.database)
+        self._idle = context.settings.login_idle
+        self._longest = context.settings.login_max
+        self._clock = context.clock
 
     async def begin(self, who: Identity, device: Device) -> tuple[str, Login]:
         """A new login with a new secret for the cookie. What the user's API tokens may do follows it."""
@@ -79,7 +78,7 @@ class Logins:
                 await self._follow(token, who)
         return secret, login
 
-    async def person_by_cookie(self, secret: str) -> Person | None:
+    async def person_by_cookie(self, secret: str) -> User | None:
         """Whose login this is, while it holds."""
         if not secret or len(secret) > _LONGEST_SECRET:
             return None
@@ -89,7 +88,7 @@ class Logins:
         await self._see(login)
         return _person(login)
 
-    async def person_by_token(self, token: str) -> Person | None:
+    async def person_by_token(self, token: str) -> User | None:
         """Whose API token this is, while it holds."""
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
             return None
@@ -110,7 +109,7 @@ class Logins:
             await self._see(one)
         return one is not None
 
-    async def person_by_id(self, login_id: str) -> Person | None:
+    async def person_by_id(self, login_id: str) -> User | None:
         """Whose login, or API token, this is, while it holds. Only for ids that we have kept ourselves."""
         one = await self._holding(login_id)
         return _person(one) if one is not None else None
@@ -135,7 +134,7 @@ class Logins:
         await self._store.end_logins(ids, now)
         return ids
 
-    async def new_token(self, person: Person, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
+    async def new_token(self, person: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
         """An API token that may do what this person may; the token itself is in this answer and nowhere else."""
         now = self._clock()
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -232,6 +231,6 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _person(one: Login | ApiToken) -> Person:
+def _person(one: Login | ApiToken) -> User:
     login_id = one.id if isinstance(one, Login) else f"{TOKEN_ID}{one.id}"
-    return Person(user=one.user, name=one.name, groups=one.groups, admin=one.admin, login_id=login_id)
+    return User(user=one.user, name=one.name, groups=one.groups, admin=one.admin, login_id=login_id)

@@ -6,8 +6,8 @@ from typing import Any
 
 from vdi.gateway.login.logins import OIDC as SOURCE
 from vdi.gateway.login.logins import Identity
-from vdi.gateway.people import check_address
 from vdi.gateway.settings import OIDC, Settings
+from vdi.gateway.users import check_address
 
 _LEEWAY = 60
 """Seconds that clocks may differ."""

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from vdi.gateway.shared import Shared
+from vdi.gateway.shared_state import SharedState
 
 WINDOW = 900
 """Seconds in which attempts are counted."""
@@ -48,7 +48,7 @@ class TooManyError(Exception):
 class Throttle:
     """Counts attempts in what the replicas share."""
 
-    def __init__(self, shared: Shared, per_user: Bound = PER_USER, per_address: Bound = PER_ADDRESS) -> None:
+    def __init__(self, shared: SharedState, per_user: Bound = PER_USER, per_address: Bound = PER_ADDRESS) -> None:
         self._shared = shared
         self._per_user = per_user
         self._per_address = per_address

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from vdi.gateway.people import check_address, normal_user
+from vdi.gateway.users import check_address, normal_user
 
 KEY = "users.yaml"
 _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,8},t=\d{1,4},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")

@@ -8,12 +8,13 @@ from urllib.parse import urlencode
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.limits import gpus_of
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person
 from vdi.gateway.portal.desktop_view import DesktopView
 from vdi.gateway.portal.fragments import ITEM, LIST, Pieces
 from vdi.gateway.portal.pages import Choice, Pages, paged, view_of
-from vdi.gateway.portal.render import macro
+from vdi.gateway.portal.services import PortalServices
+from vdi.gateway.users import User
+from vdi.gateway.web.render import macro
+from vdi.session.conditions import Phase
 
 PAGE_SIZE = 50
 QUEUE_SHOWN = 20
@@ -83,13 +84,13 @@ def order_choices() -> list[Choice]:
     return [Choice(name, words) for name, (words, _, _) in ORDERS.items()]
 
 
-def sessions_page(gateway: Gateway, person: Person, wanted: Filter, number: int) -> Pages[DesktopView]:
+def sessions_page(portal: PortalServices, person: User, wanted: Filter, number: int) -> Pages[DesktopView]:
     """One page of the sessions that are looked for."""
-    found = [each for each in gateway.world.sessions.values() if wanted.fits(each)]
+    found = [each for each in portal.context.cluster.sessions.values() if wanted.fits(each)]
     _, key, backwards = ORDERS[wanted.order]
     found.sort(key=key, reverse=backwards)
     part = paged(found, number, PAGE_SIZE)
-    views = [view_of(gateway, each, person) for each in part.items]
+    views = [view_of(portal, each, person) for each in part.items]
     return Pages(views, part.number, part.last, part.total, part.size)
 
 
@@ -106,14 +107,14 @@ class Counts:
     gpu_total: int | None
 
 
-def counts_of(gateway: Gateway, gpu_total: int | None) -> Counts:
+def counts_of(portal: PortalServices, gpu_total: int | None) -> Counts:
     """The figures of now; `gpu_total` None: not known."""
     phases: Counter[str] = Counter()
     gpus = 0
-    for session in gateway.world.sessions.values():
+    for session in portal.context.cluster.sessions.values():
         phases[_phase(session)] += 1
         if session.status.pod_name and _phase(session) in (Phase.RUNNING, Phase.CREATING):
-            gpus += gpus_of(session, gateway.world.template(session.spec.template))
+            gpus += gpus_of(session, portal.context.cluster.template(session.spec.template))
     return Counts(
         running=phases[Phase.RUNNING],
         starting=phases[Phase.CREATING],
@@ -125,11 +126,13 @@ def counts_of(gateway: Gateway, gpu_total: int | None) -> Counts:
     )
 
 
-def waiting_of(gateway: Gateway, person: Person) -> tuple[list[DesktopView], int]:
+def waiting_of(portal: PortalServices, person: User) -> tuple[list[DesktopView], int]:
     """Those in the queue, the next one first, and how many more there are than are shown."""
-    queue = [one for one in gateway.world.sessions.values() if one.status.queue and _phase(one) == Phase.PENDING]
+    queue = [
+        one for one in portal.context.cluster.sessions.values() if one.status.queue and _phase(one) == Phase.PENDING
+    ]
     queue.sort(key=_place)
-    return [view_of(gateway, each, person) for each in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
+    return [view_of(portal, each, person) for each in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
 
 
 def list_pieces(rows: Pages[DesktopView]) -> Pieces:
@@ -139,18 +142,18 @@ def list_pieces(rows: Pages[DesktopView]) -> Pieces:
     return pieces | {LIST: all_rows(pieces)}
 
 
-def overview_pieces(gateway: Gateway, person: Person) -> Pieces:
+def overview_pieces(portal: PortalServices, person: User) -> Pieces:
     """Figures and queue."""
-    counts = counts_of(gateway, gateway.portal.gpu_total)
-    queue, more = waiting_of(gateway, person)
+    counts = counts_of(portal, portal.gpu_slots.total)
+    queue, more = waiting_of(portal, person)
     return {
         "figures": macro("parts.html", "figures")(counts),
         "queue": macro("parts.html", "waiting")(queue, more),
     }
 
 
-def admin_pieces(gateway: Gateway, person: Person, query: Mapping[str, str]) -> Pieces:
+def admin_pieces(portal: PortalServices, person: User, query: Mapping[str, str]) -> Pieces:
     """What is live on a page of the sessions' list."""
     number = query.get("page", "")
     page = int(number) if number.isdecimal() and len(number) < 9 else 1
-    return list_pieces(sessions_page(gateway, person, read_filter(query), page))
+    return list_pieces(sessions_page(portal, person, read_filter(query), page))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from vdi.api.template import VDITemplate
 from vdi.gateway.limits import Limit, gpus_of
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person, normal_user
 from vdi.gateway.portal.desktop_view import picture, template_title
+from vdi.gateway.portal.services import PortalServices
+from vdi.gateway.users import User, normal_user
 from vdi.session.lifetime import max_timeout
 from vdi.session.policy import Policy
 
@@ -56,11 +56,11 @@ class LimitRow:
     limit: Limit
 
 
-def template_rows(gateway: Gateway) -> list[TemplateRow]:
+def template_rows(portal: PortalServices) -> list[TemplateRow]:
     """All templates by name."""
-    used = Counter(each.spec.template for each in gateway.world.sessions.values())
-    found = sorted(gateway.world.templates.values(), key=lambda one: one.metadata.name)
-    return [_template_row(each, gateway.settings.policy, used[each.metadata.name]) for each in found]
+    used = Counter(each.spec.template for each in portal.context.cluster.sessions.values())
+    found = sorted(portal.context.cluster.templates.values(), key=lambda one: one.metadata.name)
+    return [_template_row(each, portal.context.settings.policy, used[each.metadata.name]) for each in found]
 
 
 def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> TemplateRow:
@@ -88,9 +88,9 @@ def _range(default: str, most: str | None) -> str:
     return f"{default}, at most {most}" if most is not None and most != default else default
 
 
-def pool_rows(gateway: Gateway) -> list[PoolRow]:
+def pool_rows(portal: PortalServices) -> list[PoolRow]:
     """All pools by name."""
-    found = sorted(gateway.world.pools.values(), key=lambda one: one.metadata.name)
+    found = sorted(portal.context.cluster.pools.values(), key=lambda one: one.metadata.name)
     return [
         PoolRow(
             name=each.metadata.name,
@@ -105,26 +105,26 @@ def pool_rows(gateway: Gateway) -> list[PoolRow]:
     ]
 
 
-def limit_rows(gateway: Gateway, hours: Mapping[str, float]) -> list[LimitRow]:
+def limit_rows(portal: PortalServices, hours: Mapping[str, float]) -> list[LimitRow]:
     """Everybody who has sessions, has used hours this month, or has limits of their own; those with most GPUs first.
 
     Which groups somebody is in is known only while they are logged in: limits of groups are not in these numbers.
     """
     sessions: Counter[str] = Counter()
     gpus: Counter[str] = Counter()
-    for each in gateway.world.sessions.values():
+    for each in portal.context.cluster.sessions.values():
         if not each.spec.suspended:
             user = normal_user(each.spec.user)
             sessions[user] += 1
-            gpus[user] += gpus_of(each, gateway.world.template(each.spec.template))
-    users: Iterable[str] = {*sessions, *hours, *gateway.limits.users}
+            gpus[user] += gpus_of(each, portal.context.cluster.template(each.spec.template))
+    users: Iterable[str] = {*sessions, *hours, *portal.limits.users}
     rows = [
         LimitRow(
             user=user,
             sessions=sessions[user],
             gpus=gpus[user],
             hours=hours.get(user, 0.0),
-            limit=gateway.limits.of(Person(user)),
+            limit=portal.limits.of(User(user)),
         )
         for user in users
     ]

@@ -9,14 +9,12 @@ from starlette.routing import Route
 
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.login.guard import require
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person
 from vdi.gateway.portal.desktop_view import picture, template_title
-from vdi.gateway.portal.offers import first_choice, offer_of, sharing_home, wish_of
-from vdi.gateway.portal.pages import done, gateway_of, page, posted
-from vdi.gateway.portal.render import render
+from vdi.gateway.portal.pages import PortalPages, done
+from vdi.gateway.portal.services import PortalServices
+from vdi.gateway.portal.start_form import first_choice, offer_of, sharing_home, wish_of
 from vdi.gateway.rights import may_use
+from vdi.gateway.users import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +28,9 @@ class TemplateCard:
     chips: tuple[str, ...]
 
 
-async def catalogue(request: Request) -> Response:
-    """What this person may start; `q` narrows it down."""
-    person, gateway = await require(request), gateway_of(request)
-    asked = request.query_params.get("q", "").strip()[:100]
-    words = asked.casefold().split()
-    mine = templates_for(gateway, person)
-    cards = [each for each in (template_card(one) for one in mine) if _matches(each, words)]
-    return await page(
-        request, person, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
-    )
-
-
-def templates_for(gateway: Gateway, person: Person) -> list[VDITemplate]:
+def templates_for(portal: PortalServices, person: User) -> list[VDITemplate]:
     """The templates that this person may use, by what people call them."""
-    mine = [each for each in gateway.world.templates.values() if may_use(each, person)]
+    mine = [each for each in portal.context.cluster.templates.values() if may_use(each, person)]
     return sorted(mine, key=lambda one: (template_title(one, one.metadata.name).casefold(), one.metadata.name))
 
 
@@ -64,78 +50,88 @@ def _matches(card: TemplateCard, words: list[str]) -> bool:
     return all(word in text for word in words)
 
 
-async def start_form(request: Request) -> Response:
-    """The form for a desktop of one template."""
-    person = await require(request)
-    return await _form(request, person)
+class CataloguePages(PortalPages):
+    """Pages under `/catalogue`."""
 
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/catalogue", self.catalogue, methods=["GET"]),
+            Route("/catalogue/{template}", self.start_form, methods=["GET"]),
+            Route("/catalogue/{template}", self.start, methods=["POST"]),
+        ]
 
-async def start(request: Request) -> Response:
-    """Start it, and on to the desktop itself, or to its page here."""
-    person, form = await posted(request)
-    gateway = gateway_of(request)
-    template = _template(gateway, person, request.path_params["template"])
-    if template is None:
-        return _no_template(request, person)
-    try:
-        session = await gateway.actions.start(person, wish_of(form, template, person))
-    except ActionDenied as why:
-        return await _form(request, person, form, why.sentence, why.status)
-    except ValueError as why:
-        return await _form(request, person, form, str(why), 422)
-    name = session.metadata.name
-    if form.get("then") == "stay":
-        return done(f"/desktops/{name}", "start", name)
-    return RedirectResponse(f"/desktops/{name}/open", 303)
+    async def catalogue(self, request: Request) -> Response:
+        """What this person may start; `q` narrows it down."""
+        person = await self._portal.guard.require(request)
+        asked = request.query_params.get("q", "").strip()[:100]
+        words = asked.casefold().split()
+        mine = templates_for(self._portal, person)
+        cards = [each for each in (template_card(one) for one in mine) if _matches(each, words)]
+        return await self._page(
+            request, person, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
+        )
 
+    async def start_form(self, request: Request) -> Response:
+        """The form for a desktop of one template."""
+        person = await self._portal.guard.require(request)
+        return await self._form(request, person)
 
-async def _form(
-    request: Request, person: Person, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
-) -> Response:
-    gateway = gateway_of(request)
-    template = _template(gateway, person, request.path_params["template"])
-    if template is None:
-        return _no_template(request, person)
-    sessions = gateway.world.sessions.values()
-    first = first_choice(template, gateway.settings.policy, person, (each.metadata.name for each in sessions))
-    # A box that is not ticked is not sent: what was typed stands for itself then.
-    shown = first if typed is None else {name: typed.get(name, "") for name in first}
-    return await page(
-        request,
-        person,
-        "start.html",
-        status=status,
-        here="catalogue",
-        card=template_card(template),
-        offer=offer_of(template, gateway.settings.policy),
-        typed=shown,
-        error=error,
-        home_used_by=sharing_home(gateway.portal.live.sessions_with(person), template, person),
-        at_the_end=template.spec.lifecycle.on_timeout,
-        when_idle=template.spec.lifecycle.on_idle,
-    )
+    async def start(self, request: Request) -> Response:
+        """Start it, and on to the desktop itself, or to its page here."""
+        person, form = await self._posted(request)
+        template = self._template(person, request.path_params["template"])
+        if template is None:
+            return self._no_template(request, person)
+        try:
+            session = await self._portal.actions.start(person, wish_of(form, template, person))
+        except ActionDenied as why:
+            return await self._form(request, person, form, why.sentence, why.status)
+        except ValueError as why:
+            return await self._form(request, person, form, str(why), 422)
+        name = session.metadata.name
+        if form.get("then") == "stay":
+            return done(f"/desktops/{name}", "start", name)
+        return RedirectResponse(f"/desktops/{name}/open", 303)
 
+    async def _form(
+        self, request: Request, person: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
+    ) -> Response:
+        template = self._template(person, request.path_params["template"])
+        if template is None:
+            return self._no_template(request, person)
+        context = self._portal.context
+        names = (session.metadata.name for session in context.cluster.sessions.values())
+        first = first_choice(template, context.settings.policy, person, names)
+        # A box that is not ticked is not sent: what was typed stands for itself then.
+        shown = first if typed is None else {name: typed.get(name, "") for name in first}
+        return await self._page(
+            request,
+            person,
+            "start.html",
+            status=status,
+            here="catalogue",
+            card=template_card(template),
+            offer=offer_of(template, self._portal.context.settings.policy),
+            typed=shown,
+            error=error,
+            home_used_by=sharing_home(self._portal.subscriptions.sessions_with(person), template, person),
+            at_the_end=template.spec.lifecycle.on_timeout,
+            when_idle=template.spec.lifecycle.on_idle,
+        )
 
-def _template(gateway: Gateway, person: Person, name: str) -> VDITemplate | None:
-    found = gateway.world.template(name)
-    return found if found is not None and may_use(found, person) else None
+    def _template(self, person: User, name: str) -> VDITemplate | None:
+        found = self._portal.context.cluster.template(name)
+        return found if found is not None and may_use(found, person) else None
 
-
-def _no_template(request: Request, person: Person) -> Response:
-    return render(
-        request,
-        "error.html",
-        status=404,
-        person=person,
-        title="No such desktop in your catalogue",
-        sentence=f"There is no template {request.path_params['template']!r} that you may start.",
-        back="/catalogue",
-        back_label="Catalogue",
-    )
-
-
-ROUTES = [
-    Route("/catalogue", catalogue, methods=["GET"]),
-    Route("/catalogue/{template}", start_form, methods=["GET"]),
-    Route("/catalogue/{template}", start, methods=["POST"]),
-]
+    def _no_template(self, request: Request, person: User) -> Response:
+        return self._renderer.render(
+            request,
+            "error.html",
+            status=404,
+            person=person,
+            title="No such desktop in your catalogue",
+            sentence=f"There is no template {request.path_params['template']!r} that you may start.",
+            back="/catalogue",
+            back_label="Catalogue",
+        )

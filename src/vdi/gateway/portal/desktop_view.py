@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.people import Person, Role
-from vdi.gateway.portal.words import left, ordinal
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
+from vdi.gateway.users import Role, User
+from vdi.gateway.web.template_filters import left, ordinal
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Phase, Reason
 from vdi.session.lifetime import max_timeout
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time
@@ -129,7 +129,7 @@ class DesktopView:
         return left(self.expires, self.now)
 
 
-def desktop_view(session: VDISession, template: VDITemplate | None, person: Person, now: datetime) -> DesktopView:
+def desktop_view(session: VDISession, template: VDITemplate | None, person: User, now: datetime) -> DesktopView:
     """The session as this person may see it. Whether they may see it at all has been asked before."""
     spec, status, meta = session.spec, session.status, session.metadata
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
@@ -219,7 +219,7 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
     return _WORDS.get(phase, phase)
 
 
-def _deeds(session: VDISession, phase: str, person: Person, now: datetime) -> set[Action]:
+def _deeds(session: VDISession, phase: str, person: User, now: datetime) -> set[Action]:
     sensible = set(_DEEDS.get(phase, ()))
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE}

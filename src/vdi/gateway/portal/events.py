@@ -7,14 +7,13 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from vdi.gateway.login.guard import require_browser
-from vdi.gateway.people import Person
 from vdi.gateway.portal import fragments
 from vdi.gateway.portal.admin_list import admin_pieces, overview_pieces
 from vdi.gateway.portal.fragments import Pieces, View, digest, news
-from vdi.gateway.portal.live import EVERYTHING, Live, Seat, session_topic, user_topic
-from vdi.gateway.portal.pages import gateway_of
-from vdi.gateway.streams import sse_event, sse_response
+from vdi.gateway.portal.pages import PortalPages
+from vdi.gateway.portal.subscriptions import EVERYTHING, Subscription, Subscriptions, session_topic, user_topic
+from vdi.gateway.users import User
+from vdi.gateway.web.streams import sse_event, sse_response
 
 LOOK_AGAIN = 15.0
 """Seconds until what is shown is looked at without being told: a share may have run out."""
@@ -28,44 +27,9 @@ BYE = sse_event("", event="bye")
 """The page closes its stream and does not come back: it would only be ended again."""
 
 
-async def events(request: Request) -> Response:
-    """The stream of one page. `view` is the page, `seen` the mark of what it shows already."""
-    person = await require_browser(request)
-    gateway = gateway_of(request)
-    live: Live = gateway.portal.live
-    query = request.query_params
-    quiet, topics = QUIET, {user_topic(person.user)}
-    gone: Pieces = {}
-    view: View
-    match query.get("view"):
-        case "desktops" | "shared" as here:
-            view = partial(fragments.list_of, here, gateway, live, person)
-        case "desktop" if query.get("name"):
-            view = partial(fragments.page_of, gateway, person, query["name"])
-            gone = fragments.ended_pieces(query["name"])
-            topics.add(session_topic(query["name"]))
-        case "admin" if person.admin:
-            view = partial(admin_pieces, gateway, person, dict(query))
-            quiet, topics = QUIET_ALL, {EVERYTHING}
-        case "overview" if person.admin:
-            view = partial(overview_pieces, gateway, person)
-            quiet, topics = QUIET_ALL, {EVERYTHING}
-        case other:
-            return PlainTextResponse(
-                f"view: {other!r} is not one of desktops, shared, desktop (with a name), admin, overview", 400
-            )
-
-    async def allowed() -> bool:
-        holds: bool = await gateway.login.logins.is_live(person.login_id)
-        return holds
-
-    stream = stream_pieces(live, person, topics, view, allowed, seen=query.get("seen", ""), quiet=quiet, gone=gone)
-    return sse_response(gateway, stream)
-
-
 async def stream_pieces(
-    live: Live,
-    person: Person,
+    subscriptions: Subscriptions,
+    person: User,
     topics: set[str],
     view: View,
     allowed: Callable[[], Awaitable[bool]],
@@ -78,14 +42,14 @@ async def stream_pieces(
 ) -> AsyncIterator[bytes]:
     """Messages for one browser, until its login has ended, what it shows is gone, or it has to make room."""
     loop = asyncio.get_running_loop()
-    with live.seat(person.user, topics) as seat:
+    with subscriptions.subscribe(person.user, topics) as subscription:
         pieces = view()
         if pieces is not None and digest(pieces) != seen:
             yield message(news({}, pieces))
         checked = loop.time()
         while pieces is not None:
-            await seat.wait(look_again)
-            if seat.displaced:
+            await subscription.wait(look_again)
+            if subscription.displaced:
                 break
             if loop.time() - checked >= ask_login:
                 if not await allowed():
@@ -94,17 +58,61 @@ async def stream_pieces(
             before, pieces = pieces, view()
             if pieces is not None and (changed := news(before, pieces)):
                 yield message(changed)
-                await _rest(seat, quiet)
+                await _rest(subscription, quiet)
         if pieces is None and gone:
             yield message(gone)
         yield BYE
 
 
-async def _rest(seat: Seat, seconds: float) -> None:
-    if not seat.displaced:
+async def _rest(subscription: Subscription, seconds: float) -> None:
+    if not subscription.displaced:
         await asyncio.sleep(seconds)
 
 
 def message(pieces: Pieces) -> bytes:
     """The pieces as events, in one write."""
     return b"".join(sse_event(text, event=name) for name, text in pieces.items())
+
+
+class PageEvents(PortalPages):
+    """`GET /events`."""
+
+    async def events(self, request: Request) -> Response:
+        """The stream of one page. `view` is the page, `seen` the mark of what it shows already."""
+        person = await self._portal.guard.require_browser(request)
+        query = request.query_params
+        quiet, topics = QUIET, {user_topic(person.user)}
+        gone: Pieces = {}
+        view: View
+        match query.get("view"):
+            case "desktops" | "shared" as here:
+                view = partial(fragments.list_of, here, self._portal, person)
+            case "desktop" if query.get("name"):
+                view = partial(fragments.page_of, self._portal, person, query["name"])
+                gone = fragments.ended_pieces(query["name"])
+                topics.add(session_topic(query["name"]))
+            case "admin" if person.admin:
+                view = partial(admin_pieces, self._portal, person, dict(query))
+                quiet, topics = QUIET_ALL, {EVERYTHING}
+            case "overview" if person.admin:
+                view = partial(overview_pieces, self._portal, person)
+                quiet, topics = QUIET_ALL, {EVERYTHING}
+            case other:
+                return PlainTextResponse(
+                    f"view: {other!r} is not one of desktops, shared, desktop (with a name), admin, overview", 400
+                )
+
+        async def allowed() -> bool:
+            return await self._portal.logins.is_live(person.login_id)
+
+        stream = stream_pieces(
+            self._portal.subscriptions,
+            person,
+            topics,
+            view,
+            allowed,
+            seen=query.get("seen", ""),
+            quiet=quiet,
+            gone=gone,
+        )
+        return sse_response(self._portal.context, stream)

@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable
 from hashlib import sha256
 
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person, same_user
 from vdi.gateway.portal.desktop_view import DesktopView
-from vdi.gateway.portal.live import Live
 from vdi.gateway.portal.pages import view_of
-from vdi.gateway.portal.render import macro
+from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.rights import knows_of, role_in
+from vdi.gateway.users import User, same_user
+from vdi.gateway.web.render import macro
 
 Pieces = dict[str, str]
 """Each is Markup, made by a macro: all that was put into it is escaped already."""
@@ -30,29 +29,31 @@ EMPTY = {
 }
 
 
-def my_desktops(gateway: Gateway, live: Live, person: Person) -> list[DesktopView]:
+def my_desktops(portal: PortalServices, person: User) -> list[DesktopView]:
     """The person's own desktops, newest first."""
     return [
-        view_of(gateway, each, person) for each in live.sessions_with(person) if same_user(each.spec.user, person.user)
+        view_of(portal, each, person)
+        for each in portal.subscriptions.sessions_with(person)
+        if same_user(each.spec.user, person.user)
     ]
 
 
-def shared_desktops(gateway: Gateway, live: Live, person: Person) -> list[DesktopView]:
+def shared_desktops(portal: PortalServices, person: User) -> list[DesktopView]:
     """The desktops that others share with this person now, newest first."""
-    now = gateway.clock()
+    now = portal.context.clock()
     return [
-        view_of(gateway, each, person)
-        for each in live.sessions_with(person)
+        view_of(portal, each, person)
+        for each in portal.subscriptions.sessions_with(person)
         if not same_user(each.spec.user, person.user) and role_in(each, person.user, now) is not None
     ]
 
 
-def desktop_of(gateway: Gateway, person: Person, name: str) -> DesktopView | None:
+def desktop_of(portal: PortalServices, person: User, name: str) -> DesktopView | None:
     """The desktop of this name, if the person may know of it."""
-    session = gateway.world.session(name)
-    if session is None or not knows_of(session, person, gateway.clock()):
+    session = portal.context.cluster.session(name)
+    if session is None or not knows_of(session, person, portal.context.clock()):
         return None
-    return view_of(gateway, session, person)
+    return view_of(portal, session, person)
 
 
 def list_pieces(desktops: list[DesktopView], here: str) -> Pieces:
@@ -63,15 +64,15 @@ def list_pieces(desktops: list[DesktopView], here: str) -> Pieces:
     return cards | {LIST: card_list(cards, title, text, here == "desktops")}
 
 
-def list_of(here: str, gateway: Gateway, live: Live, person: Person) -> Pieces:
+def list_of(here: str, portal: PortalServices, person: User) -> Pieces:
     """The pieces of `My desktops` or `Shared with me`."""
     found = my_desktops if here == "desktops" else shared_desktops
-    return list_pieces(found(gateway, live, person), here)
+    return list_pieces(found(portal, person), here)
 
 
-def page_of(gateway: Gateway, person: Person, name: str) -> Pieces | None:
+def page_of(portal: PortalServices, person: User, name: str) -> Pieces | None:
     """The live pieces of the page of this desktop, if the person may know of it."""
-    desktop = desktop_of(gateway, person, name)
+    desktop = desktop_of(portal, person, name)
     return desktop_pieces(desktop) if desktop else None
 
 

@@ -10,15 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from vdi.gateway.history.component import Past
 from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.part import Past
-from vdi.gateway.history.rows import SessionRow
 from vdi.gateway.history.usage import Month
-from vdi.gateway.login.guard import require
-from vdi.gateway.people import Person, normal_user
-from vdi.gateway.portal.happened import end_words, hours, seconds
-from vdi.gateway.portal.pages import Choice, gateway_of, page
+from vdi.gateway.portal.pages import Choice, PortalPages
+from vdi.gateway.portal.timeline import end_words, hours, seconds
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.history import SessionRow
+from vdi.gateway.users import User, normal_user
 from vdi.session.times import format_time, parse_time
 
 SIZE = 50
@@ -43,90 +42,6 @@ class PastRow:
     startup: str
     ended: datetime | None
     why: str
-
-
-async def history(request: Request) -> Response:
-    """A page of it, the youngest first."""
-    person, gateway = await require(request), gateway_of(request)
-    user, everyone = _whose(request, person)
-    before = _read_mark(request.query_params.get("before", ""))
-    try:
-        found = await gateway.history.past(limit=SIZE + 1, user=user, before=before)
-    except DatabaseUnavailableError:
-        found = None
-    older = ""
-    if found is not None and len(found) > SIZE:
-        found = found[:SIZE]
-        last = found[-1].session
-        older = _address(everyone, user or "", f"{format_time_exactly(last.created)}~{last.uid}")
-    return await page(
-        request,
-        person,
-        "history.html",
-        here="history",
-        rows=None if found is None else [past_row(each, gateway.clock()) for each in found],
-        older=older,
-        everyone=everyone,
-        user=(user or "") if everyone else "",
-        retention=gateway.settings.retention_days,
-    )
-
-
-async def usage(request: Request) -> Response:
-    """What was used in a month."""
-    person, gateway = await require(request), gateway_of(request)
-    user, everyone = _whose(request, person)
-    months = _months(gateway.clock())
-    month = _month(request, gateway.clock())
-    text = str(month)
-    try:
-        report = await gateway.history.usage(month, gateway.clock(), user)
-    except DatabaseUnavailableError:
-        report = None
-    if text not in {each.value for each in months}:
-        months.append(Choice(text, text))
-    return await page(
-        request,
-        person,
-        "usage.html",
-        here="history",
-        month=text,
-        months=months,
-        report=report,
-        everyone=everyone,
-        seconds=seconds,
-    )
-
-
-async def export_month(request: Request) -> Response:
-    """A month's usage as a file: `/history/usage.csv`, `/history/usage.jsonl`."""
-    person, gateway = await require(request), gateway_of(request)
-    user, _ = _whose(request, person)
-    form, month = _form(request), _month(request, gateway.clock())
-    try:
-        report = await gateway.history.usage(month, gateway.clock(), user)
-    except DatabaseUnavailableError as error:
-        raise HTTPException(503, _DOWN) from error
-    return Response(export_usage(report, form), media_type=form.media_type, headers=_as_file(f"usage-{month}", form))
-
-
-async def export(request: Request) -> Response:
-    """All of it as a file: `/history/sessions.csv`, `/history/runs.jsonl`; for administrators `audit.csv` too."""
-    person, gateway = await require(request), gateway_of(request)
-    user, everyone = _whose(request, person)
-    form = _form(request)
-    try:
-        what = What(request.path_params["what"])
-    except ValueError:
-        raise HTTPException(404, _FILES) from None
-    if what is What.AUDIT and not everyone:
-        raise HTTPException(403, "The audit is for administrators.")
-    rows = gateway.history.export(what, form, user=None if everyone else user)
-    try:
-        first = await anext(rows, b"")  # a database that is down answers with a page, not with half a file
-    except DatabaseUnavailableError as error:
-        raise HTTPException(503, _DOWN) from error
-    return StreamingResponse(_all(first, rows), media_type=form.media_type, headers=_as_file(what, form))
 
 
 async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -180,7 +95,7 @@ def _as_file(name: str, form: Form) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="vdi-{name}.{form}"'}
 
 
-def _whose(request: Request, person: Person) -> tuple[str | None, bool]:
+def _whose(request: Request, person: User) -> tuple[str | None, bool]:
     """Whose history is asked for (None: everybody's), and whether more than one's own."""
     if request.query_params.get("of") == "everyone" and person.admin:
         asked = request.query_params.get("user", "").strip()[:254]
@@ -212,9 +127,96 @@ def _months(now: datetime) -> list[Choice]:
     return found
 
 
-ROUTES = [
-    Route("/history", history, methods=["GET"]),
-    Route("/history/usage", usage, methods=["GET"]),
-    Route("/history/usage.{form}", export_month, methods=["GET"]),
-    Route("/history/{what}.{form}", export, methods=["GET"]),
-]
+class HistoryPages(PortalPages):
+    """Pages under `/history`."""
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/history", self.history, methods=["GET"]),
+            Route("/history/usage", self.usage, methods=["GET"]),
+            Route("/history/usage.{form}", self.export_month, methods=["GET"]),
+            Route("/history/{what}.{form}", self.export, methods=["GET"]),
+        ]
+
+    async def history(self, request: Request) -> Response:
+        """A page of it, the youngest first."""
+        person = await self._portal.guard.require(request)
+        user, everyone = _whose(request, person)
+        before = _read_mark(request.query_params.get("before", ""))
+        try:
+            found = await self._portal.history.past(limit=SIZE + 1, user=user, before=before)
+        except DatabaseUnavailableError:
+            found = None
+        older = ""
+        if found is not None and len(found) > SIZE:
+            found = found[:SIZE]
+            last = found[-1].session
+            older = _address(everyone, user or "", f"{format_time_exactly(last.created)}~{last.uid}")
+        return await self._page(
+            request,
+            person,
+            "history.html",
+            here="history",
+            rows=None if found is None else [past_row(each, self._portal.context.clock()) for each in found],
+            older=older,
+            everyone=everyone,
+            user=(user or "") if everyone else "",
+            retention=self._portal.context.settings.retention_days,
+        )
+
+    async def usage(self, request: Request) -> Response:
+        """What was used in a month."""
+        person = await self._portal.guard.require(request)
+        user, everyone = _whose(request, person)
+        months = _months(self._portal.context.clock())
+        month = _month(request, self._portal.context.clock())
+        text = str(month)
+        try:
+            report = await self._portal.history.usage(month, self._portal.context.clock(), user)
+        except DatabaseUnavailableError:
+            report = None
+        if text not in {each.value for each in months}:
+            months.append(Choice(text, text))
+        return await self._page(
+            request,
+            person,
+            "usage.html",
+            here="history",
+            month=text,
+            months=months,
+            report=report,
+            everyone=everyone,
+            seconds=seconds,
+        )
+
+    async def export_month(self, request: Request) -> Response:
+        """A month's usage as a file: `/history/usage.csv`, `/history/usage.jsonl`."""
+        person = await self._portal.guard.require(request)
+        user, _ = _whose(request, person)
+        form, month = _form(request), _month(request, self._portal.context.clock())
+        try:
+            report = await self._portal.history.usage(month, self._portal.context.clock(), user)
+        except DatabaseUnavailableError as error:
+            raise HTTPException(503, _DOWN) from error
+        return Response(
+            export_usage(report, form), media_type=form.media_type, headers=_as_file(f"usage-{month}", form)
+        )
+
+    async def export(self, request: Request) -> Response:
+        """All of it as a file: `/history/sessions.csv`, `/history/runs.jsonl`; for administrators `audit.csv` too."""
+        person = await self._portal.guard.require(request)
+        user, everyone = _whose(request, person)
+        form = _form(request)
+        try:
+            what = What(request.path_params["what"])
+        except ValueError:
+            raise HTTPException(404, _FILES) from None
+        if what is What.AUDIT and not everyone:
+            raise HTTPException(403, "The audit is for administrators.")
+        rows = self._portal.history.export(what, form, user=None if everyone else user)
+        try:
+            first = await anext(rows, b"")  # a database that is down answers with a page, not with half a file
+        except DatabaseUnavailableError as error:
+            raise HTTPException(503, _DOWN) from error
+        return StreamingResponse(_all(first, rows), media_type=form.media_type, headers=_as_file(what, form))

@@ -1,6 +1,6 @@
 """What all pages of the portal share: who asks, the frame around a page, what is said after a deed, pages of lists."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -9,14 +9,12 @@ from starlette.responses import RedirectResponse, Response
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.login.guard import check_csrf, require
-from vdi.gateway.parts import Gateway
-from vdi.gateway.people import Person
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view
-from vdi.gateway.portal.render import render
+from vdi.gateway.portal.services import PortalServices
+from vdi.gateway.users import User
+from vdi.gateway.web.render import Renderer
 
 T = TypeVar("T")
-Page = Callable[[Request], Awaitable[Response]]
 
 DONE = {
     "start": "{name} is being started.",
@@ -77,25 +75,6 @@ def page_number(request: Request) -> int:
     return int(text) if text.isdecimal() and len(text) < 9 else 1
 
 
-def gateway_of(request: Request) -> Gateway:
-    """The gateway that answers."""
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-async def page(request: Request, person: Person, template: str, *, status: int = 200, **context: Any) -> Response:
-    """A page of the portal for somebody who is logged in."""
-    return render(request, template, status=status, person=person, **context)
-
-
-async def posted(request: Request) -> tuple[Person, dict[str, str]]:
-    """Who has sent this form, and its fields; raises HTTPException for one that no page of ours has sent."""
-    person = await require(request)
-    await check_csrf(request)
-    form = await request.form(max_files=0, max_fields=100)
-    return person, {name: value.strip() for name, value in form.items() if isinstance(value, str)}
-
-
 def said(request: Request) -> str:
     """What the address says has just been done; empty for nothing, and for what is none of ours."""
     sentence = DONE.get(request.query_params.get("done", ""))
@@ -108,21 +87,41 @@ def done(where: str, deed: str, name: str) -> Response:
     return RedirectResponse(f"{where}?done={deed}&name={name}", 303)
 
 
-def view_of(gateway: Gateway, session: VDISession, person: Person) -> DesktopView:
+def view_of(portal: PortalServices, session: VDISession, person: User) -> DesktopView:
     """One desktop as this person may see it."""
-    template: VDITemplate | None = gateway.world.template(session.spec.template)
-    return desktop_view(session, template, person, gateway.clock())
+    template: VDITemplate | None = portal.context.cluster.template(session.spec.template)
+    return desktop_view(session, template, person, portal.context.clock())
 
 
-def not_found(request: Request, person: Person, name: str) -> Response:
-    """The answer to a desktop's name that is nobody's, or none of this person's business: both look the same."""
-    return render(
-        request,
-        "error.html",
-        status=404,
-        person=person,
-        title="No such desktop",
-        sentence=f"There is no desktop {name!r} of yours, nor one that is shared with you.",
-        back="/",
-        back_label="My desktops",
-    )
+class PortalPages:
+    """What the groups of pages have in common."""
+
+    def __init__(self, portal: PortalServices) -> None:
+        self._portal = portal
+        self._renderer = Renderer(portal.context.settings)
+
+    async def _page(
+        self, request: Request, person: User, template: str, *, status: int = 200, **context: Any
+    ) -> Response:
+        """A page of the portal for somebody who is logged in."""
+        return self._renderer.render(request, template, status=status, person=person, **context)
+
+    async def _posted(self, request: Request) -> tuple[User, dict[str, str]]:
+        """Who has sent this form, and its fields; raises HTTPException for one that no page of ours has sent."""
+        person = await self._portal.guard.require(request)
+        await self._portal.guard.check_csrf(request)
+        form = await request.form(max_files=0, max_fields=100)
+        return person, {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+
+    def _not_found(self, request: Request, person: User, name: str) -> Response:
+        """The answer to a name that no desktop has, or one that this user may not know of: both look the same."""
+        return self._renderer.render(
+            request,
+            "error.html",
+            status=404,
+            person=person,
+            title="No such desktop",
+            sentence=f"There is no desktop {name!r} of yours, nor one that is shared with you.",
+            back="/",
+            back_label="My desktops",
+        )

@@ -102,19 +102,6 @@ class Database:
         """An INSERT that may say `.on_conflict_do_nothing()` or `.on_conflict_do_update(...)`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
-    async def upgrade(self) -> None:
-        """Bring the schema to what this code expects; at start, before anything else is asked. Never downgrades.
-
-        Two replicas that start at once take turns. Raises DatabaseUnavailableError, and
-        `migrations.UnknownRevisionError` when a newer gateway has upgraded this database before.
-        """
-        from vdi.gateway.store import migrations  # it imports every module with tables, this one too
-
-        async with self.begin() as connection:
-            if not self.is_sqlite:
-                await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({migrations.LOCK})")
-            await connection.run_sync(migrations.upgrade)
-
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()

@@ -10,8 +10,8 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, select, update
 
-from vdi.gateway.people import Role
 from vdi.gateway.store.base import Database, Instant, metadata
+from vdi.gateway.users import Role
 
 grants = Table(
     "grants",

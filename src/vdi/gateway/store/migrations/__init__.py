@@ -1,4 +1,4 @@
-"""How a database comes to the schema of this code: Alembic's revisions in `versions/`, run by `Database.upgrade`.
+"""How a database comes to the schema of this code: Alembic's revisions in `versions/`, run by `upgrade`.
 
 As long as nothing is released there is one revision, made anew from the tables by `python -m
 vdi.gateway.store.migrations`; its id holds a digest of the tables, so that a database of another day is refused in
@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from vdi.gateway import store
-from vdi.gateway.store.base import metadata
+from vdi.gateway.store.base import Database, metadata
 
 FOLDER = Path(__file__).parent
 LOCK = 0x7664_6900
@@ -46,7 +46,19 @@ def known_revisions() -> set[str]:
     return {one.revision for one in _scripts().walk_revisions()}
 
 
-def upgrade(connection: Connection) -> None:
+async def upgrade(database: Database) -> None:
+    """Bring the schema to what this code expects; at start, before any other query. Never downgrades.
+
+    Two replicas that start at once take turns. Raises DatabaseUnavailableError, and UnknownRevisionError when a newer
+    gateway has upgraded this database before.
+    """
+    async with database.begin() as connection:
+        if not database.is_sqlite:
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        await connection.run_sync(_upgrade)
+
+
+def _upgrade(connection: Connection) -> None:
     """Run the revisions that are missing, in the transaction of `connection`. Raises UnknownRevisionError."""
     scripts, known = _scripts(), known_revisions()
     for revision in MigrationContext.configure(connection).get_current_heads():

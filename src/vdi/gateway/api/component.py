@@ -1,0 +1,70 @@
+"""The API as a component of the gateway: its routes, the OpenAPI document and its page."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from vdi.gateway.api import account, admin, admin_health, events, history, logins, probes, sessions
+from vdi.gateway.api.docs import page
+from vdi.gateway.api.openapi import document
+from vdi.gateway.api.operation import JSON, PREFIX, Address, Operation, unknown_address
+from vdi.gateway.api.services import ApiServices
+from vdi.gateway.component import Component
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.web.render import Renderer
+
+OPERATIONS: tuple[Operation, ...] = (
+    *sessions.OPERATIONS,
+    *probes.OPERATIONS,
+    *events.OPERATIONS,
+    *history.OPERATIONS,
+    *account.OPERATIONS,
+    *logins.OPERATIONS,
+    *admin.OPERATIONS,
+    *admin_health.OPERATIONS,
+)
+"""The whole API."""
+
+
+class Api(Component):
+    """`/api/v1`, `/api/v1/openapi.json` and `/api/docs`, on the portal's host."""
+
+    def __init__(self, services: ApiServices) -> None:
+        self.services = services
+        self._renderer = Renderer(services.context.settings)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document; the same for everybody."""
+        return document(OPERATIONS, url=self.services.context.settings.portal_url, version=version("vdi"))
+
+    def portal_routes(self) -> Sequence[BaseRoute]:
+        """One route for each address, and words for every other one."""
+        by_path: dict[str, list[Operation]] = {}
+        for each in OPERATIONS:
+            by_path.setdefault(each.path, []).append(each)
+        return [
+            Route(f"{PREFIX}/openapi.json", self._serve_document, methods=["GET"]),
+            Route("/api/docs", self._serve_page, methods=["GET"]),
+            *(Route(PREFIX + path, Address(self.services, operations)) for path, operations in by_path.items()),
+            Route("/api/{rest:path}", unknown_address, methods=_ALL_METHODS),
+        ]
+
+    async def _serve_document(self, _request: Request) -> Response:
+        return Response(msgspec.json.encode(self.document), media_type=JSON, headers={"Cache-Control": "no-cache"})
+
+    async def _serve_page(self, request: Request) -> Response:
+        try:
+            person = await self.services.guard.user_of(request)
+        except DatabaseUnavailableError:
+            person = None  # the page is for everybody; only its navigation would show who reads it
+        return self._renderer.render(request, "api_docs.html", person=person, here="api", **page(self.document))
+
+
+_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

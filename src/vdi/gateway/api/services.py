@@ -1,0 +1,35 @@
+"""What the operations of the API are made with."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from vdi.gateway.actions import Actions
+from vdi.gateway.context import GatewayContext
+from vdi.gateway.doctor_runs import DoctorRunner
+from vdi.gateway.gpu_slots import GpuSlots
+from vdi.gateway.history.component import History
+from vdi.gateway.limits import Limits
+from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.logins import Logins
+from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.probing import Prober
+from vdi.gateway.store.audit import Audit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiServices:
+    """One per gateway."""
+
+    context: GatewayContext
+    guard: Guard
+    logins: Logins
+    sign_out: SignOut
+    limits: Limits
+    actions: Actions
+    history: History
+    audit: Audit
+    prober: Prober
+    doctor: DoctorRunner
+    gpu_slots: GpuSlots
+    streams: Counter[str] = field(default_factory=Counter)
+    """Open streams of events by user, in this process; touched from the event loop alone."""

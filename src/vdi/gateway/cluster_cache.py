@@ -1,0 +1,201 @@
+"""What the gateway knows of sessions, templates and pools: watched, never asked for again at each request."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from vdi.api.pool import VDIPool
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.settings import Settings
+from vdi.kube.clock import SYSTEM_CLOCK, Clock
+from vdi.kube.interning import StringInterner
+from vdi.kube.store import Store
+from vdi.kube.transport import Client
+from vdi.kube.watch import Reflector
+from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
+
+Kind = Literal["session", "template", "pool"]
+Watched = VDISession | VDITemplate | VDIPool
+Listener = Callable[[Kind, Any, Any], None]
+"""Called with (kind, old, new): (kind, None, new) is an addition, (kind, old, None) a removal."""
+
+STALE = 150.0
+"""Seconds without a word from the API server (a silent watch is opened anew after 90) until the picture is old."""
+_BY_URL = "url"
+_BY_UID = "uid"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one object since its last Change was read: several changes in a row are told as one."""
+
+    kind: Kind
+    old: Any
+    """Before the first of them; None: it was not there."""
+    new: Any
+    """After the last; None: it is gone."""
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        one: Watched = self.new or self.old
+        return one.metadata.name
+
+
+class Changes:
+    """The changes from its making on, as an async iterator that ends when the cluster does; close it when done.
+
+    `with cluster.changes() as changes: async for change in changes: ...`. What is not read yet is kept once per object,
+    so a slow reader costs no more than the objects there are.
+    """
+
+    def __init__(self, among: "set[Changes]", wants: Callable[[Change], bool] | None) -> None:
+        self._among = among
+        self._wants = wants
+        self._waiting: dict[tuple[Kind, str], Change] = {}
+        self._news = asyncio.Event()
+        self._closed = False
+        among.add(self)
+
+    def tell(self, change: Change) -> None:
+        """Take in one change, if it is wanted."""
+        if self._wants is not None and not self._wants(change):
+            return
+        key = (change.kind, change.name)
+        earlier = self._waiting.pop(key, None)
+        self._waiting[key] = Change(change.kind, earlier.old, change.new) if earlier else change
+        self._news.set()
+
+    def close(self) -> None:
+        """No more changes; the iterator ends, also for who waits in it."""
+        self._among.discard(self)
+        self._closed = True
+        self._news.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.pop(next(iter(self._waiting)))
+
+
+class ClusterCache:
+    """An async context manager: it watches while entered. Objects are shared; who reads one must not change it."""
+
+    def __init__(self, client: Client, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.settings = settings
+        self.sessions: Store[VDISession] = Store(interner=StringInterner())
+        self.templates: Store[VDITemplate] = Store()
+        self.pools: Store[VDIPool] = Store()
+        self.sessions.add_index(_BY_URL, lambda one: [one.status.url])
+        self.sessions.add_index(_BY_UID, lambda one: [one.metadata.uid])
+        self._clock = clock
+        self._listeners: list[Listener] = []
+        self._changes: set[Changes] = set()
+        self._stack = AsyncExitStack()
+        self.reflectors: tuple[Reflector[Any], ...] = (
+            Reflector(client, SESSIONS, VDISession, self.sessions, namespace=settings.namespace, clock=clock),
+            Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
+            Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
+        )
+        self.sessions.listen(lambda old, new: self._changed("session", old, new))
+        self.templates.listen(lambda old, new: self._changed("template", old, new))
+        self.pools.listen(lambda old, new: self._changed("pool", old, new))
+
+    async def __aenter__(self) -> Self:
+        group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        tasks = [group.create_task(one.run(), name=f"watch {one.resource.plural}") for one in self.reflectors]
+        self._stack.callback(lambda: [task.cancel() for task in tasks])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end_changes()
+        await self._stack.__aexit__(kind, error, trace)
+
+    def session(self, name: str) -> VDISession | None:
+        """The session of this name."""
+        return self.sessions.get(self.settings.namespace, name)
+
+    def template(self, name: str) -> VDITemplate | None:
+        """The template of this name."""
+        return self.templates.get("", name)
+
+    def by_host(self, host: str) -> VDISession | None:
+        """The session at this host (`label.domain`, in lower case, without port) or label.
+
+        That is the session whose host the operator says it is (`status.url`): a request goes there, so no one else's
+        rights may count, least of all those in a session that only asks for this host.
+        """
+        label = host.removesuffix(f".{self.settings.domain}")
+        found = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
+        return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.uid), default=None)
+
+    def by_uid(self, uid: str) -> VDISession | None:
+        """The session with this uid."""
+        return next(iter(self.sessions.by_index(_BY_UID, uid)), None)
+
+    @property
+    def synced(self) -> bool:
+        """Whether every kind has been listed completely once."""
+        return all(one.synced for one in self.reflectors)
+
+    async def wait_synced(self) -> None:
+        """Return once every kind has been listed completely."""
+        for one in self.reflectors:
+            await one.wait_synced()
+
+    def troubles(self) -> Iterator[str]:
+        """One line per kind that the API server does not tell about, with the reason."""
+        for one in self.reflectors:
+            if one.last_error is not None:
+                yield f"{one.resource.plural}: {one.last_error}"
+            elif not one.synced:
+                yield f"{one.resource.plural}: the first list is not complete yet"
+
+    def stuck(self) -> Iterator[str]:
+        """One line per kind whose watch is silent without an error, though it should have been opened anew."""
+        for one in self.reflectors:
+            contact = one.last_contact
+            if one.last_error is None and contact is not None:
+                silence = self._clock.monotonic() - contact
+                if silence > STALE:
+                    yield f"{one.resource.plural}: nothing heard from the API server for {silence:.0f} s"
+
+    def listen(self, listener: Listener) -> None:
+        """Call back on every change, at once, from the event loop's thread."""
+        self._listeners.append(listener)
+
+    def changes(self, wants: Callable[[Change], bool] | None = None) -> Changes:
+        """The changes from now on, of those that are wanted (None: all)."""
+        return Changes(self._changes, wants)
+
+    def end_changes(self) -> None:
+        """End all `changes()` that are being read: the gateway stops."""
+        for one in tuple(self._changes):
+            one.close()
+
+    def _changed(self, kind: Kind, old: Watched | None, new: Watched | None) -> None:
+        for listener in self._listeners:
+            listener(kind, old, new)
+        change = Change(kind, old, new)
+        for one in tuple(self._changes):
+            one.tell(change)

@@ -1,0 +1,100 @@
+"""The doctor on request, with the gateway's own rights: what those do not let it read is UNKNOWN, and shown as such."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.checks.run import CHECKS, run_checks
+from vdi.doctor.collect.collector import collect
+from vdi.doctor.report.summary import summarize
+from vdi.findings.model import Finding, Severity
+from vdi.gateway.context import GatewayContext
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.errors import KubeError
+
+_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A finding with what follows from it."""
+
+    cause: Finding
+    follows: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run has found."""
+
+    at: datetime
+    summary: str
+    groups: tuple[Group, ...] = ()
+    failed: str = ""
+    """Why nothing could be looked at."""
+    unknown: int = 0
+    """Findings that say that something could not be looked at."""
+
+    @property
+    def well(self) -> bool:
+        """Whether everything was looked at and nothing is wrong."""
+        return not self.groups and not self.failed
+
+
+class DoctorRunner:
+    """The last report of this process; one run at a time, since each costs the API server some thirty requests."""
+
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
+        self.last: Report | None = None
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> Report:
+        """Run the checks now; a caller who comes while another run is on gets the report of that run."""
+        if self._turn.locked():
+            async with self._turn:
+                if self.last is not None:
+                    return self.last
+        async with self._turn:
+            self.last = await _run_checks(self._context)
+            return self.last
+
+
+async def _run_checks(context: GatewayContext) -> Report:
+    now = context.clock()
+    scope = Scope(context.settings.namespace, "")
+    try:
+        async with asyncio.timeout(_SECONDS):
+            snapshot = await collect(context.client, scope, SYSTEM_CLOCK)
+    except TimeoutError:
+        return Report(now, "Nothing is known.", failed=f"The API server has not answered all in {_SECONDS:.0f} s.")
+    except (KubeError, OSError) as error:
+        return Report(now, "Nothing is known.", failed=f"The API server does not answer: {error}")
+    # Thousands of objects take a while to judge; live pages are not to wait for that.
+    findings = await asyncio.to_thread(run_checks, snapshot)
+    unknown = sum(one.severity is Severity.UNKNOWN for one in findings)
+    return Report(now, summarize(findings, snapshot), group(findings), unknown=unknown)
+
+
+def group(findings: Sequence[Finding]) -> tuple[Group, ...]:
+    """Causes in their order, each with all that follows from it, directly or by way of others."""
+    known = {one.key: one for one in findings}
+
+    def root(one: Finding) -> str:
+        seen = set()
+        while one.caused_by in known and one.key not in seen:
+            seen.add(one.key)
+            one = known[one.caused_by]
+        return one.key
+
+    by_root: dict[str, list[Finding]] = {}
+    for one in findings:
+        by_root.setdefault(root(one), []).append(one)
+    return tuple(
+        Group(known[key], tuple(each for each in members if each.key != key)) for key, members in by_root.items()
+    )
+
+
+CHECK_COUNT = len(CHECKS)

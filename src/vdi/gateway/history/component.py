@@ -1,0 +1,102 @@
+"""History as a component of the gateway: what the others ask it, its routes, and what runs in the background."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select, tuple_
+from starlette.routing import Route
+
+from vdi.gateway.component import Component
+from vdi.gateway.context import GatewayContext
+from vdi.gateway.history.end_reports import EndReports, TokenReviewer
+from vdi.gateway.history.export import Form, What, export
+from vdi.gateway.history.recorder import Recorder
+from vdi.gateway.history.retention import Retention
+from vdi.gateway.history.usage import Month, Usage, hours_used, month_usage
+from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
+from vdi.gateway.users import normal_user
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One session with its runs, the oldest first."""
+
+    session: SessionRow
+    runs: tuple[RunRow, ...]
+
+
+class History(Component):
+    """Everything that asks the database raises DatabaseUnavailableError; whoever can do without the answer goes on."""
+
+    def __init__(self, context: GatewayContext) -> None:
+        settings, client, clock = context.settings, context.client, context.clock
+        self._database = context.database
+        self.recorder = Recorder(database=context.database, cluster=context.cluster, client=client, clock=clock)
+        self._retention = Retention(
+            database=context.database, recorder=self.recorder, days=settings.retention_days, clock=clock
+        )
+        self._ends = EndReports(self.recorder, TokenReviewer(client, settings.operator_account), settings.namespace)
+        context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
+
+    def internal_routes(self) -> Sequence[Route]:
+        """See Component."""
+        return (Route("/internal/ended", self._ends.answer, methods=["POST"]),)
+
+    async def run(self) -> None:
+        """See Component. A database that is down is waited for: history is no reason to be down, too."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.recorder.run(), name="history")
+            group.create_task(self._retention.run(), name="retention of the history")
+
+    async def hours_this_month(self, user: str, now: datetime) -> float:
+        """Hours that desktops of this user have run in the calendar month (UTC) of `now`."""
+        return await hours_used(self._database, user, Month.of(now), now)
+
+    async def usage(self, month: Month, now: datetime, user: str | None = None) -> list[Usage]:
+        """The report of a month, of all users or one; by hours, most first."""
+        return await month_usage(self._database, month, now, user)
+
+    def export(
+        self,
+        what: What,
+        form: Form,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        user: str | None = None,
+    ) -> AsyncIterator[bytes]:
+        """See `export.export`."""
+        return export(self._database, what, form, since=since, until=until, user=user)
+
+    async def past(
+        self, *, limit: int, user: str | None = None, name: str | None = None, before: SessionRow | None = None
+    ) -> list[Past]:
+        """Sessions with their runs, those that are still there too, the youngest first.
+
+        `before`: the last session that was read already; `limit` sessions at most.
+        """
+        query = select(sessions).order_by(sessions.c.created.desc(), sessions.c.uid.desc()).limit(limit)
+        if user is not None:
+            query = query.where(sessions.c.owner == normal_user(user))
+        if name is not None:
+            query = query.where(sessions.c.name == name)
+        if before is not None:
+            query = query.where(tuple_(sessions.c.created, sessions.c.uid) < (before.created, before.uid))
+        async with self._database.connect() as connection:
+            found = [session_of(row) for row in await connection.execute(query)]
+            of_these = runs.c.uid.in_([one.uid for one in found])
+            by_uid: dict[str, list[RunRow]] = {}
+            for row in await connection.execute(select(runs).where(of_these).order_by(runs.c.start)):
+                by_uid.setdefault(row.uid, []).append(run_of(row))
+        return [Past(one, tuple(by_uid.get(one.uid, ()))) for one in found]
+
+    async def session(self, uid: str) -> Past | None:
+        """One session with its runs."""
+        async with self._database.connect() as connection:
+            row = (await connection.execute(select(sessions).where(sessions.c.uid == uid))).first()
+            if row is None:
+                return None
+            of_it = await connection.execute(select(runs).where(runs.c.uid == uid).order_by(runs.c.start))
+            return Past(session_of(row), tuple(run_of(one) for one in of_it))

@@ -1,0 +1,156 @@
+"""What can be chosen when a desktop is started: the template's offer as lists, and the form as a wish. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vdi.api.session import SessionSpec, VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.portal.pages import Choice
+from vdi.gateway.users import User, normal_user
+from vdi.gateway.web.template_filters import memory
+from vdi.session.lifetime import max_timeout
+from vdi.session.policy import Policy
+from vdi.session.request import SessionRequest, generate_name
+from vdi.session.units import parse_duration, parse_quantity
+
+_MEMORY = ("1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi", "24Gi", "32Gi", "48Gi", "64Gi", "96Gi", "128Gi", "256Gi")
+_CPU = ("500m", "1", "2", "4", "6", "8", "12", "16", "24", "32", "64")
+_TIMES = ("1h", "2h", "4h", "8h", "12h", "24h", "72h", "168h")
+_IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
+_TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
+_MOST_GPUS = 64
+_TAKEN = 100
+"""Names that are tried until one is free."""
+DEFAULT_TIMEOUT: str = SessionSpec(user="", template="").timeout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """The form's lists; one that is empty is not shown."""
+
+    gpus: list[Choice]
+    memory: list[Choice]
+    cpus: list[Choice]
+    timeouts: list[Choice]
+    idle: list[Choice]
+    home: bool
+    """Whether the template has a home that can be done without."""
+
+
+def offer_of(template: VDITemplate, policy: Policy) -> Offer:
+    """What template and cluster allow."""
+    resources, life = template.spec.resources, template.spec.lifecycle
+    most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
+    gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
+    memory_steps = _up_to(_MEMORY, resources.default_memory, resources.max_memory)
+    cpu_steps = _up_to(_CPU, resources.default_cpu, resources.max_cpu)
+    idle_default = f"as usual ({_time_words(life.idle_timeout)})" if life.idle_timeout else "keep it running"
+    return Offer(
+        gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
+        memory=[Choice(each, memory(each)) for each in memory_steps],
+        cpus=[Choice(each, f"{_number(each)} CPU{'s' * (parse_quantity(each) > 1)}") for each in cpu_steps],
+        timeouts=[Choice(each, _time_words(each)) for each in _times(max_timeout(template, policy))],
+        idle=[Choice("", idle_default), *(Choice(each, f"after {_time_words(each)}") for each in _IDLE)],
+        home=template.spec.persistence.enabled,
+    )
+
+
+def first_choice(template: VDITemplate, policy: Policy, person: User, names: Iterable[str]) -> dict[str, str]:
+    """What the form says before anybody has touched it."""
+    resources, taken = template.spec.resources, set(names)
+    base = generate_name(person.user, template.metadata.name)
+    free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
+    timeouts = _times(max_timeout(template, policy))
+    return {
+        "name": next(free, base),
+        "gpu": str(resources.default_gpu or ""),
+        "memory": resources.default_memory,
+        "cpu": resources.default_cpu,
+        "timeout": DEFAULT_TIMEOUT if DEFAULT_TIMEOUT in timeouts else timeouts[-1],
+        "idle": "",
+        "home": "yes",
+    }
+
+
+def wish_of(form: Mapping[str, str], template: VDITemplate, person: User) -> Wish:
+    """What the form asks for. Raises ValueError with a sentence that names the field and what is allowed.
+
+    What is as the template has it is left out, so that the session's object says only what was chosen.
+    """
+    resources = template.spec.resources
+    gpu = form.get("gpu", "")
+    if gpu and not re.fullmatch(r"[0-9]{1,4}", gpu):
+        raise ValueError(f"GPUs: {gpu!r} is no whole number.")
+    for field, words in (("memory", "Memory"), ("cpu", "CPUs")):
+        _check(words, form.get(field, ""), parse_quantity)
+    for field, words in (("timeout", "Longest run"), ("idle", "When unused")):
+        _check(words, form.get(field, ""), parse_duration)
+
+    def chosen(field: str, usual: str) -> str | None:
+        given = form.get(field, "")
+        return given if given and given != usual else None
+
+    gpus = chosen("gpu", str(resources.default_gpu)) if resources.default_gpu else None
+    return SessionRequest(
+        user=normal_user(person.user),
+        template=template.metadata.name,
+        name=form.get("name") or None,
+        gpu=int(gpus) if gpus else None,
+        memory=chosen("memory", resources.default_memory),
+        cpu=chosen("cpu", resources.default_cpu),
+        timeout=form.get("timeout") or None,
+        idle_timeout=form.get("idle") or None,
+        home=False if template.spec.persistence.enabled and form.get("home") != "yes" else None,
+    )
+
+
+def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, person: User) -> list[str]:
+    """The names of this person's desktops whose home a new one of this template would have to wait for."""
+    if not template.spec.persistence.enabled:
+        return []
+    return [
+        each.metadata.name
+        for each in sessions
+        if normal_user(each.spec.user) == normal_user(person.user)
+        and each.spec.template == template.metadata.name
+        and not each.spec.suspended
+        and not each.metadata.deletion_timestamp
+        and (each.spec.persistence is None or (each.spec.persistence.enabled is not False))
+    ]
+
+
+def _check(words: str, value: str, parse: object) -> None:
+    if value and callable(parse):
+        try:
+            parse(value)
+        except ValueError as why:
+            raise ValueError(f"{words}: {why}.") from why
+
+
+def _up_to(steps: Iterable[str], default: str, maximum: str | None) -> list[str]:
+    """The steps up to the maximum, with default and maximum themselves among them."""
+    limit = parse_quantity(maximum or default)
+    found = {parse_quantity(each): each for each in steps if parse_quantity(each) <= limit}
+    found |= {parse_quantity(each): each for each in (maximum or default, default)}
+    return [found[size] for size in sorted(found)]
+
+
+def _times(maximum: str | None) -> list[str]:
+    if not maximum:
+        return list(_TIMES)
+    limit = parse_duration(maximum)
+    fitting = [each for each in _TIMES if parse_duration(each) < limit]
+    return [*fitting, maximum]
+
+
+def _time_words(text: str) -> str:
+    if text in _TIME_WORDS:
+        return _TIME_WORDS[text]
+    minutes = int(parse_duration(text).total_seconds()) // 60
+    parts = ((minutes // 60, "hour"), (minutes % 60, "minute"))
+    return " ".join(f"{number} {unit}{'s' * (number > 1)}" for number, unit in parts if number) or text
+
+
+def _number(quantity: str) -> str:
+    return f"{float(parse_quantity(quantity)):g}"

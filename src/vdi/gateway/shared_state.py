@@ -1,0 +1,278 @@
+"""What replicas must agree on: single use, counters, short-lived values, and news. In this process, or in Redis."""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1000
+"""Messages that are kept for a listener who is slow; of more, the oldest are lost."""
+_SUBSCRIBE_SECONDS = 5.0
+_LISTEN_AGAIN = 1.0
+_SILENCE = 15.0
+_COUNT = """
+local number = redis.call('INCR', KEYS[1])
+if number == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return number
+"""
+"""One step for all replicas: a counter without an end would shut somebody out for ever."""
+_SWEEP = 10.0
+"""Seconds between two removals of what has expired, so that memory is bounded by what is asked in that time."""
+
+
+class SharedUnavailableError(OSError):
+    """Raised when nobody can be asked what was taken or counted already: whoever asks has to say no."""
+
+
+class SharedState(Protocol):
+    """Keys are plain text chosen by the caller, with a prefix per use, such as `ticket/...`. Seconds are above zero.
+
+    Every method raises SharedUnavailableError.
+    """
+
+    async def take_once(self, key: str, seconds: float) -> bool:
+        """True for the first caller of all replicas, False for everybody else during the next `seconds`."""
+
+    async def count(self, key: str, seconds: float) -> int:
+        """Count one more and say how many there were in this window, which began with its first and has `seconds`."""
+
+    async def put(self, key: str, value: str, seconds: float) -> None:
+        """Remember a value for so long; one that is there is replaced."""
+
+    async def pop(self, key: str) -> str | None:
+        """Take the value away: of all callers one gets it, and only while it lasts."""
+
+    async def publish(self, channel: str, text: str) -> None:
+        """Tell all who listen on this channel now, in every replica; this one too."""
+
+    def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Listen while the context lasts. Who is too slow loses the oldest (`BACKLOG` are kept)."""
+
+    async def check(self) -> None:
+        """Return when it answers."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    ends: float
+    value: str = ""
+    number: int = 0
+
+
+class MemorySharedState:
+    """For one replica. Touched only from the event loop's thread, between two awaits: hence no lock."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._now = monotonic
+        self._entries: dict[str, _Entry] = {}
+        self._swept = monotonic()
+        self._listeners: defaultdict[str, set[asyncio.Queue[str]]] = defaultdict(set)
+
+    async def take_once(self, key: str, seconds: float) -> bool:
+        """See SharedState."""
+        if self._alive(key) is not None:
+            return False
+        self._entries[key] = _Entry(self._now() + seconds)
+        return True
+
+    async def count(self, key: str, seconds: float) -> int:
+        """See SharedState."""
+        entry = self._alive(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(self._now() + seconds)
+        entry.number += 1
+        return entry.number
+
+    async def put(self, key: str, value: str, seconds: float) -> None:
+        """See SharedState."""
+        self._alive(key)
+        self._entries[key] = _Entry(self._now() + seconds, value)
+
+    async def pop(self, key: str) -> str | None:
+        """See SharedState."""
+        entry = self._alive(key)
+        if entry is None:
+            return None
+        del self._entries[key]
+        return entry.value
+
+    async def publish(self, channel: str, text: str) -> None:
+        """See SharedState."""
+        for queue in self._listeners.get(channel, ()):
+            offer(queue, text)
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
+        """See SharedState."""
+        queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
+        self._listeners[channel].add(queue)
+        try:
+            yield from_queue(queue)
+        finally:
+            self._listeners[channel].discard(queue)
+            if not self._listeners[channel]:
+                del self._listeners[channel]
+
+    async def check(self) -> None:
+        """See SharedState: this process answers."""
+
+    async def close(self) -> None:
+        """See SharedState: there are no connections."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _alive(self, key: str) -> _Entry | None:
+        now = self._now()
+        if now - self._swept > _SWEEP:
+            self._swept = now
+            self._entries = {name: entry for name, entry in self._entries.items() if entry.ends > now}
+        entry = self._entries.get(key)
+        return entry if entry is not None and entry.ends > now else None
+
+
+def offer(queue: "asyncio.Queue[str]", text: str) -> None:
+    """Put without waiting; the oldest makes room."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(text)
+
+
+async def from_queue(queue: "asyncio.Queue[str]") -> AsyncIterator[str]:
+    """What comes, for ever."""
+    while True:
+        yield await queue.get()
+
+
+class RedisSharedState:
+    """For several replicas: Redis 6.2 or newer, or what speaks its protocol. Keys of ours begin with `vdi:`."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_connect_timeout=2.0,
+            socket_timeout=2.0,
+            health_check_interval=30,
+            max_connections=64,
+        )
+        # A listener is silent for as long as nobody says anything: its connection has no deadline for an answer.
+        self._listening = Redis.from_url(url, decode_responses=True, socket_connect_timeout=2.0)
+        self._count = self._redis.register_script(_COUNT)
+
+    async def take_once(self, key: str, seconds: float) -> bool:
+        """See SharedState."""
+        with _answers():
+            return bool(await self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds)))
+
+    async def count(self, key: str, seconds: float) -> int:
+        """See SharedState."""
+        with _answers():
+            return int(await self._count(keys=[_key(key)], args=[_milliseconds(seconds)]))
+
+    async def put(self, key: str, value: str, seconds: float) -> None:
+        """See SharedState."""
+        with _answers():
+            await self._redis.set(_key(key), value, px=_milliseconds(seconds))
+
+    async def pop(self, key: str) -> str | None:
+        """See SharedState."""
+        with _answers():
+            value = await self._redis.getdel(_key(key))
+            return None if value is None else str(value)
+
+    async def publish(self, channel: str, text: str) -> None:
+        """See SharedState."""
+        with _answers():
+            await self._redis.publish(_key(channel), text)
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
+        """See SharedState. A connection that is lost is made anew; what was said in between is lost."""
+        queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
+        ready = asyncio.Event()
+        listener = asyncio.create_task(self._listen(_key(channel), queue, ready), name=f"listening on {channel}")
+        try:
+            try:
+                async with asyncio.timeout(_SUBSCRIBE_SECONDS):
+                    await ready.wait()
+            except TimeoutError as error:
+                raise SharedUnavailableError(f"Redis: no answer within {_SUBSCRIBE_SECONDS:g} s") from error
+            yield from_queue(queue)
+        finally:
+            listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await listener
+
+    async def check(self) -> None:
+        """See SharedState."""
+        with _answers():
+            await self._redis.ping()
+
+    async def close(self) -> None:
+        """See SharedState."""
+        await self._redis.aclose()
+        await self._listening.aclose()
+
+    async def _listen(self, key: str, queue: "asyncio.Queue[str]", ready: asyncio.Event) -> None:
+        while True:
+            try:
+                async with self._listening.pubsub() as pubsub:
+                    await pubsub.subscribe(key)
+                    await _take(pubsub, queue, ready)
+            except RedisError as error:
+                log.warning("Redis: listening on %s is interrupted: %s", key, error)
+            await asyncio.sleep(_LISTEN_AGAIN)
+
+
+async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Event) -> None:
+    """Hand on what is said until the connection is lost; one that is silent is asked whether it still lives."""
+    asked = False
+    while True:
+        message = await pubsub.get_message(timeout=_SILENCE)
+        if message is not None:
+            asked = False
+            if message["type"] == "subscribe":
+                ready.set()
+            elif message["type"] == "message":
+                offer(queue, message["data"])
+        elif asked:
+            raise RedisConnectionError(f"no answer for {_SILENCE:g} s")
+        else:
+            await pubsub.ping()
+            asked = True
+
+
+def open_shared_state(redis_url: str) -> SharedState:
+    """What the settings ask for: Redis where a URL is given, this process otherwise."""
+    return RedisSharedState(redis_url) if redis_url else MemorySharedState()
+
+
+def _key(key: str) -> str:
+    return f"vdi:{key}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise SharedUnavailableError(f"Redis does not answer as it should: {error}") from error

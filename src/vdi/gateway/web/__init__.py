@@ -1,0 +1,1 @@
+"""What every listener, page and API of the gateway is served with: middleware, pages, cookies, event streams."""

@@ -1,0 +1,129 @@
+"""The first that a request meets on each listener: whose host it is, how much it may send, and the count of answers."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.settings import Settings
+
+PUBLIC_BODY = 64 * 1024
+INTERNAL_BODY = 4 * 1024 * 1024
+"""A whole session with managedFields; the API server itself takes no more than 3 MiB."""
+BODY_SECONDS = 10.0
+_DIGITS = 15
+"""Of a Content-Length; a longer one is none."""
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_KNOWN = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class HostRouter:
+    """The portal's app for its host, the desktops' app for every other label of the domain, 421 for the rest."""
+
+    def __init__(self, settings: Settings, *, portal: ASGIApp, desktops: ASGIApp, ready: Callable[[], bool]) -> None:
+        self._suffix = f".{settings.domain}"
+        self._portal_label = settings.portal_label
+        self._portal = portal
+        self._desktops = desktops
+        self._ready = ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        label = self._label(scope)
+        # Nobody but Traefik speaks to this listener, and to Traefik everybody speaks TLS.
+        scope["scheme"] = "https"
+        if label is None:
+            answer = PlainTextResponse("There is nothing at this host.\n", 421)
+            await answer(scope, receive, send)
+        elif not self._ready():
+            answer = PlainTextResponse("The gateway is starting. Try again in a moment.\n", 503, {"Retry-After": "2"})
+            await answer(scope, receive, send)
+        else:
+            await (self._portal if label == self._portal_label else self._desktops)(scope, receive, send)
+
+    def _label(self, scope: Scope) -> str | None:
+        """The first label of the one Host header, if the rest is our domain."""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1:
+            return None
+        host, colon, port = hosts[0].decode("latin-1").lower().partition(":")
+        if (colon and not re.fullmatch(r"[0-9]{1,5}", port)) or not host.endswith(self._suffix):
+            return None
+        label = host.removesuffix(self._suffix)
+        return label if _LABEL.fullmatch(label) else None
+
+
+class BodyLimit:
+    """Refuses a body that is too large (413) or too slow (408), whether its length was told or not."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        too_much = not told.isdigit() or len(told) > _DIGITS or int(told) > self._most
+        loop = asyncio.get_running_loop()
+        deadline, seen, complete = loop.time() + BODY_SECONDS, 0, False
+
+        async def receive_within_limits() -> Message:
+            nonlocal seen, complete
+            if complete:
+                return await receive()  # waits for the browser to leave: as long as it takes
+            if too_much:
+                raise self._too_large()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, "The request's body came too slowly.", {"Connection": "close"}) from error
+            seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if seen > self._most:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, receive_within_limits, send)
+
+    def _too_large(self) -> HTTPException:
+        """Raised where the body is read, so that it is told in the words and the form of whoever reads."""
+        return HTTPException(413, f"Too much: at most {self._most} bytes are taken.", {"Connection": "close"})
+
+
+class RequestMetrics:
+    """Counts and times answers by the route that gave them: a path of the route table, never what was asked for."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, listener: str) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._listener = listener
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":  # uvicorn is started without the others
+            raise RuntimeError(f"this listener is for HTTP, not for {scope['type']}")
+        began = time.perf_counter()
+        code = 500
+
+        async def send_and_look(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                self._metrics.request_seconds.labels(self._route(scope)).observe(time.perf_counter() - began)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_look)
+        finally:
+            method = scope["method"] if scope["method"] in _KNOWN else "other"
+            self._metrics.requests.labels(self._route(scope), method, str(code)).inc()
+
+    def _route(self, scope: Scope) -> str:
+        path = getattr(scope.get("route"), "path", None)
+        return f"{self._listener}:{path}" if path else f"{self._listener}:none"

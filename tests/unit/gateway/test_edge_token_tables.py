@@ -1,0 +1,290 @@
+"""Token tables on their way to a desktop that is slow, away, strange, or has forgotten everything."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from waiting import eventually
+
+from support.waiting import eventually
+from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_stage import (
+    GUEST,
+    HANDSHAKE,
+    NAVIGATION,
+    OWNER,
+    SETTINGS,
+    Browser,
+    Stage,
+    a_session,
+    address,
+    changed,
+    gone,
+    open_stage,
+    shared_with,
+    told,
+    until,
+)
+from vdi.gateway.edge import token_tables
+from vdi.gateway.edge.component import _service
+from vdi.gateway.edge.selkies import gamepads, grant_token, mark_of, marked, page_of, subprotocols, token_table
+from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.users import Role
+
+HOST = SETTINGS.host("alice-desktop")
+MASTER = "master-alice-desktop"
+UID = "uid-alice-desktop"
+
+
+@pytest.fixture
+async def desktop() -> AsyncIterator[FakeSelkies]:
+    async with run_selkies(MASTER) as desktop:
+        yield desktop
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
+    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+        yield stage
+
+
+async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Stage, desktop: FakeSelkies) -> None:
+    alice = await stage.logged_in(OWNER)
+    await alice.open(address())
+    await desktop.posted(1)
+    desktop.tables.clear()  # its container was restarted
+    answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
+    (grant,) = await GrantStore(stage.database).open()
+    assert (answer.status_code, list(desktop.table)) == (200, [grant_token(MASTER, grant.id)])
+
+
+async def test_a_handshake_does_not_wait_for_ever(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await stage.logged_in(OWNER)
+    await alice.open(address())
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 500
+    answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
+    assert answer.status_code == 200
+
+
+async def as_viewer(stage: Stage) -> Browser:
+    """A guest who may watch, and has come as far as the desktop lets them."""
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    guest = await stage.logged_in(GUEST)
+    await guest.open(address())
+    return guest
+
+
+@pytest.mark.parametrize("broken", ["answers 500", "does not answer", "is another image", "has lost the grant"])
+async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    if broken == "does not answer":
+        desktop.hangs = True
+    elif broken == "has lost the grant":
+
+        async def no_grants(_session: object) -> list[Grant]:
+            return []
+
+        monkeypatch.setattr(stage.edge.tables, "_holding", no_grants)
+    else:
+        desktop.refuse = 500 if broken == "answers 500" else 404
+    guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
+    theirs = guest.stolen(HOST)
+    for path, headers in (("/api/websockets", HANDSHAKE), ("/api/ws", HANDSHAKE), ("/?v=1", NAVIGATION), ("/x.js", {})):
+        answer = await stage.verify(HOST, path, Cookie=theirs, **headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), path
+        assert "View only is not possible now" in answer.text
+    await owner.open(address())
+    answer = await stage.verify(HOST, "/api/websockets", Cookie=owner.stolen(HOST), **HANDSHAKE)
+    assert answer.status_code == 200, "an image without a token table works for its owner"
+
+
+async def test_a_viewer_comes_in_once_the_desktop_knows_them(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 500
+    guest = await as_viewer(stage)
+    assert (await guest.open(address())).status_code == 503
+    desktop.refuse = 0
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 5.0)
+    assert (await guest.open(address())).status_code == 200
+    posts = len(desktop.tables)
+    for path in ("/x.js", "/y.js"):
+        assert (await stage.verify(HOST, path, Cookie=guest.stolen(HOST))).status_code == 200
+    assert len(desktop.tables) == posts, "what was confirmed is not asked for again"
+    handshake = await stage.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
+    assert (handshake.status_code, len(desktop.tables)) == (200, posts + 1), "but for a connection"
+
+
+async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
+    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = await as_viewer(stage)
+    assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 500
+    shared = stage.world.session("alice-desktop")
+    assert shared is not None
+    told(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
+    assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 503
+
+
+async def test_what_another_replica_has_posted_is_posted_again_here(
+    tmp_path: Path, desktop: FakeSelkies, stage: Stage
+) -> None:
+    """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
+    guest = await as_viewer(stage)
+    async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared, selkies=lambda _: desktop.url) as other:
+        told(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        count = len(desktop.tables)
+        answer = await other.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
+        assert (answer.status_code, len(desktop.tables)) == (200, count + 1)
+
+
+async def test_nothing_is_kept_of_a_session_that_has_ended(stage: Stage, desktop: FakeSelkies) -> None:
+    await stage.edge.tables.posted(UID, 2)
+    gone(stage.world, a_session())
+    assert stage.edge.tables._taken == {}
+
+
+async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: FakeSelkies) -> None:
+    desktop.refuse = 503
+    stage.edge.tables.touch(UID)
+    await eventually(lambda: desktop.refused > 1)
+    assert desktop.tables == []
+    desktop.refuse = 0
+    await desktop.posted(1)
+
+
+async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: Stage, desktop: FakeSelkies) -> None:
+    desktop.refuse = 503
+    stage.edge.tables.touch(UID)
+    await eventually(lambda: desktop.refused)
+    told(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": "Suspended"}))
+
+    async def at_rest() -> bool:
+        return not stage.edge.tables._tasks
+
+    await until(at_rest)
+    stage.edge.tables.touch("uid-of-nobody")
+    await stage.edge.tables.posted("uid-of-nobody", 1)
+    assert desktop.tables == []
+
+
+async def test_many_askings_are_few_posts(stage: Stage, desktop: FakeSelkies) -> None:
+    for _ in range(50):
+        stage.edge.tables.touch(UID)
+    await asyncio.gather(*(stage.edge.tables.posted(UID, 2) for _ in range(50)))
+    assert 1 <= len(desktop.tables) <= 3
+
+
+async def test_what_changes_during_a_post_is_posted_again(stage: Stage, desktop: FakeSelkies) -> None:
+    alice = await stage.logged_in(OWNER)
+    stage.edge.tables.touch(UID)
+    await alice.open(address())
+    await stage.edge.tables.posted(UID, 2)
+    assert len(desktop.table) == 1
+
+
+async def test_a_desktop_that_has_just_become_ready_is_told_by_itself(stage: Stage, desktop: FakeSelkies) -> None:
+    alice = await stage.logged_in(OWNER)
+    await alice.open(address())
+    await desktop.posted(1)
+    creating = told(stage.world, changed(a_session(), status={"phase": "Creating", "ready_time": ""}))
+    count = len(desktop.tables)
+    told(stage.world, changed(creating, status={"phase": "Running", "ready_time": "2026-11-20T12:00:09Z"}))
+    await desktop.posted(count + 1)
+
+
+async def test_a_replaced_secret_is_read_again(stage: Stage, desktop: FakeSelkies) -> None:
+    await stage.edge.tables.posted(UID, 2)
+    desktop.master = "another"
+    stage.secrets.put("alice-desktop-auth", password="another")
+    count = len(desktop.tables)
+    stage.edge.tables.touch(UID)
+    await desktop.posted(count + 1)
+
+
+@pytest.mark.parametrize("entries", [{}, {"password": ""}, {"other": "x"}])
+async def test_without_a_master_token_the_desktop_stays_shut(
+    tmp_path: Path, desktop: FakeSelkies, entries: dict[str, str]
+) -> None:
+    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+        alice = await stage.logged_in(OWNER)
+        stage.secrets.put("alice-desktop-auth", **entries)
+        answer = await alice.open(address())
+        assert answer.status_code == 503
+        assert desktop.seen == []
+
+
+def test_the_token_is_the_grants_and_the_masters_alone() -> None:
+    tokens = {grant_token(master, grant) for master in ("a", "b") for grant in ("x", "y")}
+    assert len(tokens) == 4
+    assert all(len(one) == 43 for one in tokens)
+    assert "=" not in subprotocols("abc")
+
+
+@pytest.mark.parametrize(
+    ("role", "told_role"), [(Role.OWNER, "controller"), (Role.COLLABORATOR, "controller"), (Role.VIEWER, "viewer")]
+)
+def test_only_owners_and_collaborators_control(role: Role, told_role: str) -> None:
+    [told] = token_table("m", [a_grant(role)]).values()
+    assert told["role"] == told_role
+
+
+def test_who_controls_has_gamepads_and_no_two_share_one() -> None:
+    owner = [a_grant(Role.OWNER, hour=9), a_grant(Role.OWNER, hour=1)]
+    assert gamepads(owner) == {OWNER: 1}
+    guests = [a_grant(Role.COLLABORATOR, f"guest-{hour}", hour) for hour in (5, 4, 2, 3, 2)]
+    assert gamepads([*owner, *guests[1:3]]) == {OWNER: 1, "guest-2": 2, "guest-4": 3}
+    assert gamepads([*owner, *guests]) == {OWNER: 1, "guest-2": 2, "guest-3": 3, "guest-4": 4}, "the fourth has none"
+
+
+def test_a_viewer_has_no_gamepad() -> None:
+    assert gamepads([a_grant(Role.VIEWER)]) == {}
+    assert [one["slot"] for one in token_table("m", [a_grant(Role.VIEWER)]).values()] == [None]
+
+
+def a_grant(role: Role, user: str = OWNER, hour: int = 0) -> Grant:
+    moment = datetime(2026, 11, 20, hour, tzinfo=UTC)
+    return Grant(
+        id=f"g-{user}-{hour}", session_uid=UID, user=user, role=role, login_id="l", created=moment, expires=moment
+    )
+
+
+@pytest.mark.parametrize("uri", ["/", "/?a=b", "/files?a=b&c=d", "/x?"])
+def test_the_mark_comes_and_goes(uri: str) -> None:
+    assert page_of(uri) == uri
+    for mark in ("1", "0123456789ab"):
+        assert mark_of(marked(uri, mark)) == mark
+        assert page_of(marked(uri, mark)).rstrip("?") == uri.rstrip("?")
+
+
+def test_a_parameter_of_the_desktops_own_is_no_mark() -> None:
+    for uri in ("/?v=2", "/?v=", "/?xv=1", "/?v=0123456789AB"):
+        assert (mark_of(uri), page_of(uri)) == ("", uri)
+
+
+@pytest.mark.parametrize(
+    ("pod_ip", "url"),
+    [
+        ("10.42.0.7", "http://10.42.0.7:8080"),
+        ("fd00:42::7", "http://[fd00:42::7]:8080"),
+        ("", "http://alice-desktop.vdi-sessions.svc:8080"),  # the operator is older than this gateway
+        ("evil.example.com", "http://alice-desktop.vdi-sessions.svc:8080"),
+    ],
+)
+async def test_the_address_is_the_pods_own(stage: Stage, pod_ip: str, url: str) -> None:
+    session = a_session()
+    session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, pod_ip=pod_ip))
+    assert _service(stage.world, session) == url

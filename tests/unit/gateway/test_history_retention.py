@@ -1,0 +1,79 @@
+"""What is too old goes, in small batches, and nothing that is not."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
+from vdi.gateway.history import retention as module
+from vdi.gateway.history.recorder import Recorder
+from vdi.gateway.history.retention import Retention
+from vdi.gateway.store.audit import Audit
+from vdi.gateway.store.base import Database, DatabaseUnavailableError
+
+DAYS = 30
+NOW = at(4) + timedelta(days=DAYS)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(sqlite_url(tmp_path)) as database:
+        yield database
+
+
+def retention(database: Database, recorder: object = None) -> Retention:
+    return Retention(database=database, recorder=cast(Recorder, recorder), days=DAYS, clock=lambda: NOW)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+async def test_what_ended_before_goes_with_its_runs_and_the_rest_stays(
+    database: Database, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", batch)
+    monkeypatch.setattr(module, "_BREATH", 0)
+    replica, trail = Replica(database, lambda: NOW), Audit(database, lambda: NOW)
+    for number in range(1, 7):
+        life = Life(f"s{number}")
+        replica.tell(life.starting(-500))
+        replica.tell(life.suspended(-400))
+        replica.tell(life.starting(-300))
+        replica.tell(life.ending(number))
+        await trail.record(actor="a", action="login", target=f"t{number}", outcome="done", detail={}, at=at(number))
+    replica.tell(Life("open").starting(-10_000))
+    await replica.write()
+    assert await retention(database).drop_old() == (3, 3)
+    sessions, runs = await rows_of(database)
+    assert [one.name for one in sessions] == ["open", "s4", "s5", "s6"]
+    assert len(runs) == 7
+    assert [one.target for one in await trail.entries(limit=9)] == ["t6", "t5", "t4"]
+    assert await retention(database).drop_old() == (0, 0)
+
+
+async def test_trouble_is_said_and_tried_again_soon(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slept: list[float] = []
+    tries, trail = 0, Audit(database, lambda: NOW)
+    await trail.record(actor="a", action="login", target="old", outcome="done", detail={}, at=at(0))
+
+    async def close_lost() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise DatabaseUnavailableError("it is away")
+
+    async def sleep(seconds: float) -> Any:
+        slept.append(seconds)
+        if len(slept) == 2:
+            raise InterruptedError
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    with pytest.raises(InterruptedError):
+        await retention(database, SimpleNamespace(close_lost=close_lost)).run()
+    assert slept == [module.SOON, module.PAUSE]
+    assert "closing what is gone is put off for 30 s: it is away" in caplog.text
+    assert (await trail.entries(limit=9)) == []  # what is old was dropped all the same

@@ -1,0 +1,185 @@
+"""Whose host it is, how much may be sent, and what is counted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message
+
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.settings import Settings
+from vdi.gateway.web import middleware
+from vdi.gateway.web.errors import ErrorPages
+from vdi.gateway.web.middleware import BodyLimit, HostRouter, RequestMetrics
+
+
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://portal.vdi.localhost")
+
+
+def says(words: str) -> ASGIApp:
+    async def answer(request: Request) -> Response:
+        return PlainTextResponse(f"{words} {request.url}")
+
+    return Starlette(routes=[Route("/{path:path}", answer)])
+
+
+def a_door(*, ready: bool = True) -> HostRouter:
+    settings = Settings(url_port=8443)
+    return HostRouter(settings, portal=says("portal"), desktops=says("desktop"), ready=lambda: ready)
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [
+        ("portal.vdi.localhost", "portal"),
+        ("portal.vdi.localhost:8443", "portal"),
+        ("PORTAL.VDI.localhost", "portal"),
+        ("alice-desktop.vdi.localhost:8443", "desktop"),
+        ("x" * 63 + ".vdi.localhost", "desktop"),
+        ("x" * 64 + ".vdi.localhost", None),
+        ("vdi.localhost", None),
+        (".vdi.localhost", None),
+        ("a.portal.vdi.localhost", None),
+        ("portal.vdi.localhost.evil.example", None),
+        ("evilvdi.localhost", None),
+        ("portal.vdi.localhost:x", None),
+        ("portal.vdi.localhost:8443@evil.example", None),
+        ("portal.vdi.localhost.", None),
+        ("-a.vdi.localhost", None),
+        ("p\u00f6rtal.vdi.localhost", None),
+        ("", None),
+    ],
+)
+async def test_each_host_has_its_own_pages_and_nobody_else_s(host: str, answer: str | None) -> None:
+    async with client_of(a_door()) as client:
+        got = await client.get("/x", headers=[(b"Host", host.encode("latin-1"))])
+    assert got.status_code == (200 if answer else 421)
+    assert not answer or got.text.startswith(f"{answer} https://")
+
+
+async def test_two_hosts_are_nobody_s() -> None:
+    async with client_of(a_door()) as client:
+        request = client.build_request(
+            "GET", "/", headers=[("Host", "portal.vdi.localhost"), ("Host", "x.vdi.localhost")]
+        )
+        assert (await client.send(request)).status_code == 421
+
+
+async def test_nobody_is_let_in_before_the_gateway_has_begun() -> None:
+    async with client_of(a_door(ready=False)) as client:
+        got = await client.get("/")
+    assert (got.status_code, got.headers["retry-after"]) == (503, "2")
+
+
+def echo(most: int = 100) -> ASGIApp:
+    async def answer(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
+
+    async def ignore(_request: Request) -> Response:
+        return PlainTextResponse("not read")
+
+    routes = [Route("/", answer, methods=["POST"]), Route("/ignore", ignore, methods=["POST"])]
+    return BodyLimit(Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers()), most)
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def test_a_body_of_told_length_is_refused_before_it_comes() -> None:
+    async with client_of(echo()) as client:
+        assert (await client.post("/", content=b"x" * 100)).text == "100"
+        answer = await client.post("/", content=b"x" * 101)
+    assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+    assert "100 bytes" in answer.text
+
+
+async def test_who_reads_no_body_needs_no_limit() -> None:
+    async with client_of(echo()) as client:
+        assert (await client.post("/ignore", content=b"x" * 101)).text == "not read"
+
+
+async def test_a_body_of_untold_length_is_refused_when_it_is_too_much() -> None:
+    async with client_of(echo()) as client:
+        assert (await client.post("/", content=chunks(b"x" * 60, b"x" * 40))).text == "100"
+        assert (await client.post("/", content=chunks(b"x" * 60, b"x" * 41))).status_code == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "+5", " 7", "\u0663", "9" * 5000])
+async def test_a_length_that_is_none_is_refused(length: str) -> None:
+    async with client_of(echo()) as client:
+        headers = {"Content-Length": length.encode()}
+        assert (await client.post("/", content=chunks(b"x"), headers=headers)).status_code == 413  # type: ignore[arg-type]
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.02)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not sent:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    await echo()(scope, receive, send)
+    assert sent[0]["status"] == 408
+
+
+async def test_who_has_sent_all_may_wait_for_the_answer_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the body, `receive` tells of the browser's leaving: a stream listens to that for hours."""
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.01)
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+    left = asyncio.Event()
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        assert (await receive())["type"] == "http.request"
+        waiting = asyncio.create_task(receive())
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done
+        left.set()
+        assert (await waiting)["type"] == "http.disconnect"
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Message) -> None:
+        raise AssertionError
+
+    await BodyLimit(app, 10)({"type": "http", "headers": []}, receive, send)
+
+
+async def test_answers_are_counted_by_route_never_by_what_was_asked() -> None:
+    async def page(request: Request) -> Response:
+        if request.path_params["name"] == "bad":
+            raise RuntimeError
+        return PlainTextResponse("x", 201)
+
+    metrics = Metrics()
+    app = RequestMetrics(Starlette(routes=[Route("/desktops/{name}", page)]), metrics, "public")
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        for path in ("/desktops/a", "/desktops/b", "/desktops/bad", "/nowhere/1", "/nowhere/2"):
+            await client.get(path)
+        await client.request("WHATEVER", "/desktops/a")
+    text = generate_latest(metrics.registry).decode()
+    name = "vdi_gateway_requests_total"
+    assert f'{name}{{code="201",method="GET",route="public:/desktops/{{name}}"}} 2.0' in text
+    assert f'{name}{{code="500",method="GET",route="public:/desktops/{{name}}"}} 1.0' in text
+    assert f'{name}{{code="404",method="GET",route="public:none"}} 2.0' in text
+    assert f'{name}{{code="405",method="other",route="public:/desktops/{{name}}"}} 1.0' in text
