@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from waiting import eventually
-
+from support.waiting import eventually
 from vdi.gateway.shared_state import RedisSharedState
 
 

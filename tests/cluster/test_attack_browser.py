@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, expect
-from waiting import eventually
 
 from cluster.edge_traefik import EdgeStage
 from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, now

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from waiting import eventually
 
 from cluster.edge_traefik import EdgeStage, open_edge
 from cluster.redis_stage import RedisServer, redis_server

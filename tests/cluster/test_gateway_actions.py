@@ -11,6 +11,7 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from vdi.gateway.app import Gateway, open_gateway
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.users import Role, User
@@ -72,7 +73,7 @@ async def test_what_the_rules_of_the_kind_refuse_is_told_in_their_words(
     template = await stage.template()
     async with a_replica(stage, tmp_path) as gateway:
         await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
-        wish = Wish(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
+        wish = SessionRequest(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
         with pytest.raises(ActionDenied) as refused:
             await gateway.actions.start(ALICE, wish)
         assert refused.value.code == "Invalid"

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from waiting import eventually
 
 from cluster.redis_stage import RedisServer, redis_server
 from support.waiting import eventually

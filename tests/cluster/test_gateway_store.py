@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from waiting import eventually
 
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually

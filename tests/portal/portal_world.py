@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from vdi.gateway.people import normal_user
 
 from unit.gateway.portal_stage import Stage, a_session, a_template
 from vdi.api.pool import VDIPool
@@ -20,6 +19,7 @@ from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.gateway.users import normal_user
 from vdi.session.times import format_time
 
 LIMITS = Limits(

@@ -3,10 +3,9 @@
 import re
 from collections import Counter
 
-from vdi.gateway.portal.doctor import Report
-
 from portal.portal_world import LIMITS, START, furnish
 from unit.gateway.portal_stage import ADMIN, Stage, text_of
+from vdi.gateway.doctor_runs import Report
 from vdi.gateway.portal.admin_tables import limit_rows
 
 
@@ -34,10 +33,10 @@ def test_the_queue_has_every_place_once_and_the_first_has_waited_longest() -> No
     assert created == sorted(created)
 
 
-def test_nobody_has_more_than_their_limit() -> None:
+def test_no_one_has_more_than_their_limit() -> None:
     stage = furnished()
     hours = {one.user: one.hours for one in stage.history.report}
-    for row in limit_rows(stage.gateway, hours):
+    for row in limit_rows(stage.services, hours):
         assert row.sessions <= (row.limit.sessions or 0), row
         assert row.gpus <= (row.limit.gpus or 0), row
         assert row.hours > 0 or row.sessions == 0, row
@@ -45,7 +44,7 @@ def test_nobody_has_more_than_their_limit() -> None:
 
 def test_the_doctor_counts_what_there_is() -> None:
     stage = furnished()
-    report = stage.portal.doctor.last
+    report = stage.services.doctor.last
     assert isinstance(report, Report)
     nodes = Counter(node["metadata"]["name"] for node in stage.client.nodes)
     assert report.summary.startswith(f"Looked at {len(stage.world.sessions.values())} sessions and {len(nodes)} nodes")

@@ -17,7 +17,7 @@ import pytest
 
 from support.waiting import wait_until
 
-_NOBODY = 65534
+_NO_ONE = 65534
 """PostgreSQL refuses to run as root."""
 
 
@@ -41,7 +41,7 @@ class Postgres:
         self.folder = folder
         self.binaries = _binaries()
         self._process: subprocess.Popen[bytes] | None = None
-        self._as_whom = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        self._as_whom = {"user": _NO_ONE, "group": _NO_ONE, "extra_groups": []} if os.geteuid() == 0 else {}
         self.run("initdb", "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
 
     def start(self) -> None:
@@ -110,7 +110,7 @@ def postgres_server() -> Iterator[Postgres]:
     """One server for all tests of the run; a test that stops it starts it again."""
     folder = Path(tempfile.mkdtemp(prefix="vdi-pg-"))  # not pytest's: those only their owner may enter
     if os.geteuid() == 0:
-        os.chown(folder, _NOBODY, _NOBODY)
+        os.chown(folder, _NO_ONE, _NO_ONE)
     try:
         server = Postgres(folder)
         try:

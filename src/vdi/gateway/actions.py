@@ -30,6 +30,7 @@ from vdi.operator.kinds import SESSIONS
 from vdi.session.lifetime import is_capped, run_length
 from vdi.session.naming import home_claim_name
 from vdi.session.observed import RESTARTED_AT
+from vdi.session.request import SessionRequest
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
 
@@ -56,7 +57,7 @@ class Actions:
         self._quota = QuotaGuard(context, limits, history)
         self._starter = Starter(context, self._quota)
 
-    async def start(self, person: User, wish: Wish) -> VDISession:
+    async def start(self, person: User, wish: SessionRequest) -> VDISession:
         """A new desktop. `wish.user` other than the person's own, and `wish.priority`, are for administrators."""
         async with self._counted("start", wish.name or ""):
             async with self._refusal_written(person, "start", wish.name or "", {"template": wish.template}):

@@ -5,7 +5,7 @@ import logging
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from vdi.doctor.record import BadRecordError, Record, read_record
+from vdi.doctor.report.record import BadRecordError, Record, read_record
 from vdi.gateway.component import Component
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import KubeError

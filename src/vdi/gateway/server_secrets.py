@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from vdi.kube.config import load_config
+from vdi.kube.config_loading import load_config
 from vdi.kube.errors import Conflict, KubeError
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client

@@ -123,7 +123,7 @@ class Starter:
         self._settings = context.settings
         self._quota = quota
 
-    def plan(self, person: User, wish: Wish) -> Start:
+    def plan(self, person: User, wish: SessionRequest) -> Start:
         """What would be made. Raises ActionDenied."""
         user = normal_user(wish.user)
         wish = replace(wish, user=user)

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from waiting import eventually
-
+from support.waiting import eventually
 from vdi.gateway.shared_state import SharedState
 
 

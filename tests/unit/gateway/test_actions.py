@@ -128,8 +128,8 @@ async def a_stage() -> AsyncIterator[Stage]:
         yield Stage(api)
 
 
-def wish(person: User = ALICE, template: str = "desktop", **more: Any) -> Wish:
-    return Wish(person.user, template, **more)
+def wish(person: User = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
+    return SessionRequest(person.user, template, **more)
 
 
 async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None:

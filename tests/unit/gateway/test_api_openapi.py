@@ -7,13 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from vdi.doctor.snapshot import Snapshot
 
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, Stage, open_stage
 from unit.gateway.api_stream import events_of
 from unit.gateway.probe_agent import FIGURES, STATE, agent
+from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.component import OPERATIONS
 
 

@@ -9,8 +9,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from waiting import eventually
 
+from support.waiting import eventually
 from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.web import connection
 

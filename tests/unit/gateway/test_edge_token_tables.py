@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from waiting import eventually
 
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies

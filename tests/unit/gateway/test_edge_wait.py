@@ -29,7 +29,7 @@ from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.gateway.edge.stage import GONE, describe
 from vdi.gateway.users import Role
-from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND, Phase
+from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
 
 HOST = SETTINGS.host("alice-desktop")
 HERE = address(path="")

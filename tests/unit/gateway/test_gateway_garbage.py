@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
-from waiting import eventually
 
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api

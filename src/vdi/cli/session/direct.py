@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from vdi.api.streaming import Transport
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.session.backend import Opening, Target
@@ -22,7 +23,6 @@ from vdi.cli.session.operations import running_session
 from vdi.gateway.edge.selkies import direct_table, direct_token
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client
 from vdi.session.children.service import PORT_NAME
-from vdi.session.streaming import WEBRTC
 
 _ANSWER_SECONDS = 10.0
 _FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
@@ -120,7 +120,7 @@ def open_locally(desktop: Desktop, port: int) -> Opening:
 async def _prepare(desktop: Desktop, url: str) -> Opening:
     async with open_client(url, seconds=_ANSWER_SECONDS) as http:
         status = await http.get(f"{url}api/status")
-        if status.raise_for_status().json().get("current_mode") == WEBRTC:
+        if status.raise_for_status().json().get("current_mode") == Transport.WEBRTC:
             raise CliError("this desktop streams over WebRTC, whose picture does not pass a forwarded port")
         if desktop.user:
             return Opening(url, desktop.user, desktop.secret)

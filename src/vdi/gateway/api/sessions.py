@@ -26,7 +26,7 @@ from vdi.gateway.api.services import ApiServices
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import Action, may_use, refusal, role_in
 from vdi.gateway.users import Role, User
-from vdi.session.wish import Wish
+from vdi.session.request import SessionRequest
 
 
 def age(session: VDISession) -> Key:
@@ -70,7 +70,7 @@ async def create_session(call: Call[Empty, NewSession]) -> Response:
     return Response(body, 201, headers=headers, media_type=JSON)
 
 
-def _wish(person: User, asked: NewSession) -> Wish:
+def _wish(person: User, asked: NewSession) -> SessionRequest:
     resources = asked.resources or WishedResources()
     home = asked.persistence or WishedHome()
     return SessionRequest(

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.addresses import desktop_url
 from vdi.gateway.cluster_cache import ClusterCache, Kind
@@ -32,7 +32,6 @@ from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.users import User
 from vdi.gateway.web.assets import asset_routes
-from vdi.session.conditions import Phase
 
 log = logging.getLogger(__name__)
 

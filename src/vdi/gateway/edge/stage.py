@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.users import Role
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND, Phase
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 
 _STEPS = {
     TEMPLATE_FOUND: "Look up the template",

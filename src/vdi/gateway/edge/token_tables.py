@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
 from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, direct_table, token_table

@@ -25,7 +25,6 @@ from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, grant_token
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.render import Renderer
-from vdi.session.conditions import Phase
 from vdi.session.streaming import uses_webrtc
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.cookies import add_header, desktop_cookie
 from vdi.gateway.edge.headers import Hosts, is_foreign
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.session.turn import make_credentials
+from vdi.session.turn_credentials import make_credentials
 
 log = logging.getLogger(__name__)
 

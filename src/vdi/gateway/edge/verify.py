@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import desktop_cookie
@@ -48,7 +48,6 @@ from vdi.gateway.edge.transport import is_fresh, streams_webrtc
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
-from vdi.session.conditions import Phase
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.limits import gpus_of
 from vdi.gateway.store.history import EndReason
 from vdi.gateway.users import normal_user
-from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Phase, Reason
+from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
 from vdi.session.times import parse_time
 
 _BY_ITSELF: Mapping[str, EndReason] = {Reason.TIMED_OUT: EndReason.TIMEOUT, Reason.IDLE_TOO_LONG: EndReason.IDLE}

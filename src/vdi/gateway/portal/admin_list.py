@@ -14,7 +14,6 @@ from vdi.gateway.portal.pages import Choice, Pages, paged, view_of
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.users import User
 from vdi.gateway.web.render import macro
-from vdi.session.conditions import Phase
 
 PAGE_SIZE = 50
 QUEUE_SHOWN = 20

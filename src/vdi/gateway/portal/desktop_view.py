@@ -11,7 +11,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
 from vdi.gateway.users import Role, User
 from vdi.gateway.web.template_filters import left, ordinal
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Phase, Reason
+from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.lifetime import max_timeout
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time

@@ -73,7 +73,7 @@ def first_choice(template: VDITemplate, policy: Policy, person: User, names: Ite
     }
 
 
-def wish_of(form: Mapping[str, str], template: VDITemplate, person: User) -> Wish:
+def wish_of(form: Mapping[str, str], template: VDITemplate, person: User) -> SessionRequest:
     """What the form asks for. Raises ValueError with a sentence that names the field and what is allowed.
 
     What is as the template has it is left out, so that the session's object says only what was chosen.
