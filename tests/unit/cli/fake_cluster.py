@@ -53,7 +53,7 @@ class FakeCluster:
         self._answers[(method, path)] = obj
 
     def after_write(self, *statuses: Obj, every: float = 0.02) -> None:
-        """Play the operator: after the next create or patch, give the object these statuses one after the other."""
+        """Play the operator: after the next create or patch, give the watched object these statuses in turn."""
         self._on_write = [(every, status) for status in statuses]
 
     async def _put(self, collection: str, obj: Obj) -> Obj:
@@ -135,6 +135,8 @@ class FakeCluster:
             asyncio.get_running_loop().create_task(self._play(collection, name))
 
     async def _play(self, collection: str, name: str) -> None:
+        while not any(_covers(watched, collection) for watched, _ in self._watches):
+            await asyncio.sleep(0.005)  # a list would show the last status alone
         for every, status in self._on_write:
             await asyncio.sleep(every)
             await self._put(collection, {**self.objects[f"{collection}/{name}"], "status": status})
