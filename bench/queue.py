@@ -26,7 +26,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
-from vdi.operator.queueing import Admission
+from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import PersistentVolume
 from vdi.session.effective import Desktop, resolve
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
@@ -43,7 +43,7 @@ class World:
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), "bench", SystemClock())
         self.woken: list[tuple[str, str]] = []
         policy = Policy()
-        self.admission = Admission(self.caches, policy, SystemClock(), weights={}, on_admitted=lambda _: None)
+        self.admission = QueueManager(self.caches, policy, SystemClock(), weights={}, on_admitted=lambda _: None)
         self.admission.connect(self.woken.append, lambda _: None)
         self._version = 0
         template = self._made(VDITemplate, "desktop", spec={"image": "x", "resources": {"maxGPU": 8}})
@@ -61,9 +61,9 @@ class World:
         made: VDISession = self._made(VDISession, name, spec=spec | {"priority": int(number % 7 == 0)}, status=status)
         return made
 
-    def ask(self, number: int) -> bool:
+    def request(self, number: int) -> bool:
         """Whether that session may go."""
-        return self.admission.ask(self.sessions[number], self.desktops[number], self.homes[number]) is None
+        return self.admission.request(self.sessions[number], self.desktops[number], self.homes[number]) is None
 
     def end(self, pod: Pod) -> None:
         """A desktop is gone."""
@@ -139,21 +139,21 @@ def measure(waiting: int) -> dict[str, dict[str, float]]:
     gc.collect()  # as the operator does once its caches are full
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    results = {f"somebody asks in vain, {waiting} times": timed([partial(world.ask, n) for n in range(waiting)])}
+    results = {f"somebody asks in vain, {waiting} times": timed([partial(world.request, n) for n in range(waiting)])}
     assert len(world.admission.waits()) == waiting, "everybody waits"
-    results["the same session asks again"] = timed([partial(world.ask, n) for n in range(min(1000, waiting))])
+    results["the same session asks again"] = timed([partial(world.request, n) for n in range(min(1000, waiting))])
     results["a desktop ends, the next session is let in"] = timed([partial(world.end, p) for p in world.pods[:enough]])
     let_in = waiting - len(world.admission.waits())
     assert 0 < let_in <= enough and len(world.woken) == let_in, (let_in, len(world.woken))
-    slices = asyncio.run(_inform(world))
+    slices = asyncio.run(_enqueue_outdated(world))
     results["every 5 s: who is to be told a new place, per slice"] = slices
     return {name: _sum_up(lengths) for name, lengths in results.items()}
 
 
-async def _inform(world: World) -> list[float]:
+async def _enqueue_outdated(world: World) -> list[float]:
     """How long the event loop stands still each time while those who wait are looked at."""
     now = int(time.time() * 1000) + 5000
-    task = asyncio.ensure_future(world.admission._inform(now))
+    task = asyncio.ensure_future(world.admission._enqueue_outdated(now))
     lengths = []
     while not task.done():
         began = time.thread_time()

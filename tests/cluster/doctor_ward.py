@@ -50,7 +50,7 @@ class Ward:
         await self.apply_rights()
         env = {"VDI_NAMESPACE": self.namespace, **settings}
         pod = await self.workload("vdi-operator", "operator", "localhost/vdi/vdi:dev", env=env, ready=ready)
-        self.patch.setattr("vdi.operator.life.socket.gethostname", lambda: pod)
+        self.patch.setattr("vdi.operator.runtime.socket.gethostname", lambda: pod)
         return pod
 
     async def apply_rights(self, *, without: str = "") -> None:

@@ -28,8 +28,8 @@ from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
-from vdi.operator.life import LEASE
 from vdi.operator.main import run_operator
+from vdi.operator.runtime import LEASE
 from vdi.operator.settings import Settings
 from vdi.session.naming import host_label
 

@@ -23,7 +23,7 @@ from support.waiting import eventually
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import LEASES
 from vdi.operator.kinds import SESSIONS
-from vdi.operator.life import LEASE
+from vdi.operator.runtime import LEASE
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -36,7 +36,7 @@ class Applier(Generic[T]):
         self.store = store
         self._client = client
         self._into = into
-        self._marks = store.marks
+        self._marks = store.ownership
         # By uid: the mark on the answer to our last write, which is as much ours as the object can be. Lives as long as
         # the object; after a restart `owns_all` decides.
         self._settled: dict[str, FieldOwnership] = {}
@@ -123,12 +123,12 @@ class Applier(Generic[T]):
         return {**desired, "metadata": {**metadata, "annotations": annotations}}
 
     async def _apply(self, namespace: str, name: str, body: Mapping[str, Any]) -> T:
-        answer = await self._client.apply(self.resource, name, body, namespace=namespace or None, into=msgspec.Raw)
-        return self._take(answer)
+        response = await self._client.apply(self.resource, name, body, namespace=namespace or None, into=msgspec.Raw)
+        return self._take(response)
 
-    def _take(self, answer: msgspec.Raw) -> T:
-        obj = wire.decode(answer, self._into, self.resource.kind)
-        mark = self._marks.read(answer) if self._marks else None
+    def _take(self, response: msgspec.Raw) -> T:
+        obj = wire.decode(response, self._into, self.resource.kind)
+        mark = self._marks.read(response) if self._marks else None
         if mark is not None:
             self._settled[obj.metadata.uid] = mark
         self.store.remember(obj, mark)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from vdi.kube.http import BUFFER, Answer, Connection, HttpError, url_host
+from vdi.kube.http import BUFFER, Connection, HttpError, Response, url_host
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 60.0
@@ -71,9 +71,11 @@ class Target:
         secret = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
         who = f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n" if proxy.username else ""
         connection.send(f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n{who}\r\n".encode(), tunnel=True)
-        answer = await connection.answer()
-        if answer.status != 200:
-            raise HttpError(f"the proxy {proxy.hostname}:{proxy.port or 80} answers {answer.status} to CONNECT {there}")
+        response = await connection.response()
+        if response.status != 200:
+            raise HttpError(
+                f"the proxy {proxy.hostname}:{proxy.port or 80} answers {response.status} to CONNECT {there}"
+            )
         loop = asyncio.get_running_loop()
         inner = await loop.start_tls(connection.transport, connection, tls, server_hostname=self.tls_name or host)
         if inner is None:
@@ -92,7 +94,9 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
-    async def request(self, request: bytes, deadline: float, before_send: Callable[[], object] | None = None) -> Answer:
+    async def request(
+        self, request: bytes, deadline: float, before_send: Callable[[], object] | None = None
+    ) -> Response:
         """Send a request and read its answer whole.
 
         Raises OSError, HttpError, TimeoutError at `deadline` on the event loop's clock. `before_send` is called at the
@@ -106,7 +110,7 @@ class HttpClient:
                 if before_send is not None:
                     before_send()
                 connection.send(request)
-                answer = await connection.answer(deadline)
+                response = await connection.response(deadline)
             except BaseException:
                 connection.abort()
                 raise
@@ -119,7 +123,7 @@ class HttpClient:
             self._idle.append(connection)
         else:
             connection.abort()
-        return answer
+        return response
 
     @asynccontextmanager
     async def stream(self, request: bytes) -> AsyncIterator[Connection]:
@@ -205,13 +209,13 @@ async def ask_once(url: str, request: bytes, most: int) -> tuple[int, bytes]:
     connection = await Target(url).connect(memoryview(bytearray(most)))
     try:
         connection.send(request)
-        answer = await connection.head()
+        response = await connection.head()
         body = b""
         async for chunk in connection.chunks():
             body += chunk
             if len(body) >= most:
                 break
-        return answer.status, body[:most]
+        return response.status, body[:most]
     finally:
         connection.abort()
 

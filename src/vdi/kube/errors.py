@@ -179,20 +179,20 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 def error_from(status: int, body: bytes, *, request: str = "", retry_after: float | None = None) -> ApiError:
     """The error for an answer, from its HTTP status and its body: a Status object, or what a proxy wrote."""
     try:
-        answer = _decode_status(body)
+        response = _decode_status(body)
     except msgspec.DecodeError:
-        answer = _Status()
-    if answer.kind != "Status":
+        response = _Status()
+    if response.kind != "Status":
         words = body[:300].decode("utf-8", "replace").strip() or "empty answer"
         return _class_of(status, "", words)(
             status, "", words, retry_after=retry_after, request=request, api_missing=status == 404
         )
-    details = answer.details or _Details()
-    status = answer.code or status
-    return _class_of(status, answer.reason, answer.message)(
+    details = response.details or _Details()
+    status = response.code or status
+    return _class_of(status, response.reason, response.message)(
         status,
-        answer.reason,
-        answer.message,
+        response.reason,
+        response.message,
         causes=tuple(Cause(c.field, c.reason, c.message) for c in details.causes),
         retry_after=retry_after if retry_after is not None else details.retry_after_seconds or None,
         request=request,

@@ -27,7 +27,7 @@ def url_host(host: str) -> str:
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """Status and header of an answer, and its body unless it is streamed."""
 
     status: int
@@ -41,7 +41,7 @@ class Answer:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection. `send`, then either `answer` (whole), or `head` and `chunks`."""
+    """One connection. `send`, then either `response` (whole), or `head` and `chunks`."""
 
     def __init__(self, buffer: memoryview) -> None:
         self.transport: Any = None
@@ -54,7 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read = self._stray
         self._tunnel = False
         self._left = 0
-        self._answer: Answer | None = None
+        self._response: Response | None = None
         self._pieces: list[bytes] = []
         self._waiting = 0  # bytes in `_pieces`
         self._ended = True
@@ -76,17 +76,17 @@ class Connection(asyncio.BufferedProtocol):
         self._whole = True
         self._to_the_end = False
         self._tunnel = tunnel
-        self._answer = None
+        self._response = None
         self._ended = False
         self.transport.write(request)
 
-    async def head(self) -> Answer:
+    async def head(self) -> Response:
         """Status and header of the answer. Raises HttpError, OSError."""
-        while self._answer is None:
+        while self._response is None:
             await self._news()
-        return self._answer
+        return self._response
 
-    async def answer(self, deadline: float | None = None) -> Answer:
+    async def response(self, deadline: float | None = None) -> Response:
         """The answer with its whole body.
 
         Raises HttpError, OSError, TimeoutError at `deadline` on the event loop's clock.
@@ -95,10 +95,10 @@ class Connection(asyncio.BufferedProtocol):
         self._resume()
         while not self._ended:
             await self._news(deadline)
-        answer = self._answer
-        assert answer is not None  # noqa: S101 - an end without a beginning is raised by `_news`
-        answer.body = self._take()
-        return answer
+        response = self._response
+        assert response is not None  # noqa: S101 - an end without a beginning is raised by `_news`
+        response.body = self._take()
+        return response
 
     async def chunks(self, patience: float | None = None) -> AsyncIterator[bytes]:
         """The body as it comes.
@@ -205,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
             raise HttpError(f"{head[:40]!r} is no status line")
         status = _number(head[9:12])
         if status >= 200:
-            self._answer = Answer(status, head)
+            self._response = Response(status, head)
             self._expect_body(status, head.lower())
         return end + 4
 

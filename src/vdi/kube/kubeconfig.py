@@ -133,10 +133,10 @@ def _assemble(source: str, namespace: str | None, cluster: _Cluster, user: _User
     key = _bytes(source, "client-key", user.client_key_data, user.client_key)
     token, plugin = user.token, None
     if user.exec is not None and not (token or user.token_file):
-        answer = _run_plugin(source, user.exec, cluster)
-        token = answer.get("token")
-        if "clientCertificateData" in answer:
-            cert, key = answer["clientCertificateData"].encode(), answer.get("clientKeyData", "").encode()
+        response = _run_plugin(source, user.exec, cluster)
+        token = response.get("token")
+        if "clientCertificateData" in response:
+            cert, key = response["clientCertificateData"].encode(), response.get("clientKeyData", "").encode()
         plugin = _token_plugin(source, user.exec, cluster) if token else None
     if (cert is None) != (key is None):
         raise ConfigError(f"{source}: client-certificate and client-key go together, only one of them is there")
@@ -192,9 +192,9 @@ def _run_plugin(source: str, spec: dict[str, Any], cluster: _Cluster) -> dict[st
     about = {"server": cluster.server, "certificate-authority-data": cluster.certificate_authority_data}
     try:
         provider: Any = ExecProvider(ConfigNode("exec", spec), None, ConfigNode("cluster", about))  # type: ignore[no-untyped-call]
-        answer: dict[str, str] = provider.run()
+        response: dict[str, str] = provider.run()
     except (ConfigException, OSError) as error:
         raise ConfigError(f"{source}: plugin {command!r}: {error}") from error
-    if not answer.get("token") and not answer.get("clientCertificateData"):
+    if not response.get("token") and not response.get("clientCertificateData"):
         raise ConfigError(f"{source}: plugin {command!r} gave neither token nor clientCertificateData")
-    return answer
+    return response

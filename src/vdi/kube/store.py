@@ -71,7 +71,7 @@ def _owner_uids(obj: T) -> Collection[Hashable]:
 
 
 class Store(Generic[T]):
-    """Objects of one kind by (namespace, name). `marks` is needed where an Applier works on the store.
+    """Objects of one kind by (namespace, name). `ownership` is needed where an Applier works on the store.
 
     With a `interner` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
     differs in nothing but its version is no change: nobody is told of it.
@@ -82,12 +82,12 @@ class Store(Generic[T]):
     thread, between two awaits: hence no lock.
     """
 
-    def __init__(self, marks: FieldOwnershipReader | None = None, interner: StringInterner | None = None) -> None:
-        self.marks = marks
+    def __init__(self, ownership: FieldOwnershipReader | None = None, interner: StringInterner | None = None) -> None:
+        self.ownership = ownership
         self._interner = interner
         self._objects: dict[ObjectKey, T] = {}
         self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
-        self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `marks` is set
+        self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `ownership` is set
         self._gone: set[str] = set()  # uids that `forget` dropped and whose DELETED the watch still owes us
         self._owners: _Index[T] = _Index(_owner_uids)
         self._indices: dict[str, _Index[T]] = {}

@@ -30,7 +30,7 @@ from vdi.kube.errors import (
     UnexpectedAnswer,
     error_from,
 )
-from vdi.kube.http import Answer, HttpError
+from vdi.kube.http import HttpError, Response
 from vdi.kube.lease_guard import LeaseGuard
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.retry import DEFAULT_RETRY, RetryPolicy
@@ -112,7 +112,7 @@ class Client:
             return None
         head, when = self._heard
         try:
-            then = parsedate_to_datetime(Answer(0, head).header("Date") or "")
+            then = parsedate_to_datetime(Response(0, head).header("Date") or "")
         except ValueError:
             return None
         return then.replace(tzinfo=UTC) + timedelta(seconds=self._clock.monotonic() - when)
@@ -125,8 +125,8 @@ class Client:
     async def create(self, resource: Resource, obj: Body, *, namespace: str | None = None, into: type[T]) -> T:
         """POST a new object; AlreadyExists when there is one of this name."""
         path = resource.path(namespace)
-        answer = await self._send("POST", resource, path, query=self._as_us, body=obj)
-        return wire.decode(answer, into, f"POST {path}")
+        response = await self._send("POST", resource, path, query=self._as_us, body=obj)
+        return wire.decode(response, into, f"POST {path}")
 
     async def apply(
         self,
@@ -142,8 +142,8 @@ class Client:
         """Server-side apply by our field manager, with force: fields applied before that are not in `obj` go."""
         path = resource.path(namespace, name, subresource)
         query = f"{self._as_us}&force=true{'&dryRun=All' if dry_run else ''}"
-        answer = await self._send("PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH)
-        return wire.decode(answer, into, f"PATCH {path}")
+        response = await self._send("PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH)
+        return wire.decode(response, into, f"PATCH {path}")
 
     async def patch(
         self,
@@ -157,8 +157,8 @@ class Client:
     ) -> T:
         """Merge patch. A `metadata.resourceVersion` or `.uid` in it is a precondition: Conflict when it fails."""
         path = resource.path(namespace, name, subresource)
-        answer = await self._send("PATCH", resource, path, query=self._as_us, body=patch, content_type=MERGE_PATCH)
-        return wire.decode(answer, into, f"PATCH {path}")
+        response = await self._send("PATCH", resource, path, query=self._as_us, body=patch, content_type=MERGE_PATCH)
+        return wire.decode(response, into, f"PATCH {path}")
 
     async def delete(
         self,
@@ -184,8 +184,8 @@ class Client:
         if propagation is not None:
             options["propagationPolicy"] = propagation
         path = resource.path(namespace, name)
-        answer = await self._send("DELETE", resource, path, body=options)
-        return wire.decode(answer, into, f"DELETE {path}") if wire.is_terminating(answer) else None
+        response = await self._send("DELETE", resource, path, body=options)
+        return wire.decode(response, into, f"DELETE {path}") if wire.is_terminating(response) else None
 
     async def list(
         self,
@@ -348,16 +348,16 @@ class Client:
         status = 0
         began = time.perf_counter()
         try:
-            answer = await http.request(request, asyncio.get_running_loop().time() + seconds, lease_guard)
-            status = answer.status
-            self._heard = (answer.head, self._clock.monotonic())
+            response = await http.request(request, asyncio.get_running_loop().time() + seconds, lease_guard)
+            status = response.status
+            self._heard = (response.head, self._clock.monotonic())
         except (HttpError, TimeoutError, OSError) as error:
             raise self._lost(what, error) from error
         finally:
             self._count(method, resource, status, began)
         if status >= 300:
-            raise _failure(answer, answer.body, what)
-        return answer.body
+            raise _failure(response, response.body, what)
+        return response.body
 
     @asynccontextmanager
     async def _stream(
@@ -375,8 +375,8 @@ class Client:
                     status = (await connection.head()).status
                     self._count(method, resource, status, began)
                     if status >= 300:
-                        answer = await connection.answer()
-                        raise _failure(answer, answer.body, what)
+                        response = await connection.response()
+                        raise _failure(response, response.body, what)
                 yield connection.chunks(read_deadline)
         except (HttpError, TimeoutError, OSError) as error:
             if not status:
@@ -413,6 +413,6 @@ def _selectors(label_selector: str | None, field_selector: str | None) -> dict[s
     return {name: value for name, value in query.items() if value}
 
 
-def _failure(answer: Answer, body: bytes, what: str) -> ApiError:
-    retry_after = wire.parse_retry_after(answer.header("Retry-After"))
-    return error_from(answer.status, body, request=what, retry_after=retry_after)
+def _failure(response: Response, body: bytes, what: str) -> ApiError:
+    retry_after = wire.parse_retry_after(response.header("Retry-After"))
+    return error_from(response.status, body, request=what, retry_after=retry_after)

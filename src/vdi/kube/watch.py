@@ -183,14 +183,14 @@ class Reflector(Generic[T]):
 
     def _decode(self, given: msgspec.Raw | wire.WatchEvent) -> tuple[T, FieldOwnership | None] | None:
         """An object that cannot be read is left out, and said so: it must not blind us to all others."""
-        marks = self.store.marks
+        ownership = self.store.ownership
         try:
             if isinstance(given, wire.WatchEvent):
-                if marks is None:
+                if ownership is None:
                     return wire.decode_event(given, self._into, self.resource.kind), None
                 given = given.object
             obj = wire.decode(given, self._into, self.resource.kind)
-            return obj, marks.read(given) if marks is not None and self.store.is_news(obj) else None
+            return obj, ownership.read(given) if ownership is not None and self.store.is_news(obj) else None
         except (UnexpectedAnswer, msgspec.DecodeError) as error:
             body = given.object if isinstance(given, wire.WatchEvent) else given
             log.error("%s is ignored: %s", wire.name_in(body), error)

@@ -124,10 +124,10 @@ def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
     if decoder is None:
         decoder = _decoders[into] = msgspec.json.Decoder(into)
     try:
-        answer: T = decoder.decode(body)
+        response: T = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}") from error
-    return answer
+    return response
 
 
 def decode_event(event: WatchEvent, into: type[T], what: str) -> T:
@@ -187,8 +187,10 @@ def name_in(body: bytes | msgspec.Raw) -> str:
 
 def is_terminating(body: bytes) -> bool:
     """Whether the answer to a DELETE is an object that is still there: it then has a deletionTimestamp."""
-    answer = _decode_deleted(body)
-    return answer.kind != "Status" and answer.metadata is not None and answer.metadata.deletion_timestamp is not None
+    response = _decode_deleted(body)
+    return (
+        response.kind != "Status" and response.metadata is not None and response.metadata.deletion_timestamp is not None
+    )
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -1,6 +1,6 @@
 """Asks the agents in the desktops whether somebody is there, and has them show notices. No API request per question.
 
-Two queues of their own, beside the sessions': `ask` (key: session) and `deliver` (key: session and notice). A desktop
+Two queues of their own, beside the sessions': `poll` (key: session) and `deliver` (key: session and notice). A desktop
 is asked only when its answer can change something (`session.activity.next_poll`); then the session is reconciled.
 
 What an agent answers is a stranger's word: its user can put any program in its place. So answers are cut at
@@ -36,8 +36,8 @@ from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
-ASKED_AT_ONCE = 64
-TOLD_AT_ONCE = 16
+CONCURRENT_POLLS = 64
+CONCURRENT_NOTICES = 16
 ANSWER_SECONDS = 2.0
 NOTICE_SECONDS = 15.0
 """A notice may have to wait until D-Bus has started the notification daemon."""
@@ -46,7 +46,7 @@ LONGEST_PAUSE = timedelta(minutes=5)
 """Between two questions to an agent that does not answer."""
 NOTICE_PAUSE = 5.0
 """Seconds between two tries to show a notice."""
-FAILURES_UNTIL_SAID = 3
+FAILURES_UNTIL_EVENT = 3
 
 SessionKey = tuple[str, str]
 NoticeKey = tuple[str, str, str]
@@ -76,7 +76,7 @@ class AgentError(Exception):
 
 
 @dataclass(slots=True)
-class _Known:
+class _AgentState:
     """What is remembered of the desktop of one session."""
 
     pod_uid: str
@@ -85,7 +85,7 @@ class _Known:
 
 
 @dataclass(slots=True)
-class _Told:
+class _SentNotice:
     """The last notice of one id for one session."""
 
     pod_uid: str
@@ -95,7 +95,7 @@ class _Told:
 
 
 class Agents:
-    """`ask` and `deliver` are reconciled by the two controllers that `connect` is given; `run` runs beside them.
+    """`poll` and `deliver` are reconciled by the two controllers that `connect` is given; `run` runs beside them.
 
     Its maps live as long as the process and the session's run. After a restart desktops are asked anew, and a notice
     that is told again is not shown twice: the agent knows it.
@@ -106,29 +106,29 @@ class Agents:
         self._recorder = recorder
         self._clock = clock
         self._port = port
-        self._known: dict[str, _Known] = {}  # by the session's uid
-        self._told: dict[NoticeKey, _Told] = {}
+        self._states: dict[str, _AgentState] = {}  # by the session's uid
+        self._sent: dict[NoticeKey, _SentNotice] = {}
 
     def connect(
-        self, asks: Controller[SessionKey], notices: Controller[NoticeKey], sessions: Controller[SessionKey]
+        self, polls: Controller[SessionKey], notices: Controller[NoticeKey], sessions: Controller[SessionKey]
     ) -> None:
         """Listen to the caches from now on; `sessions` is who has to know when a verdict may have changed."""
-        self._asks, self._notices, self._sessions = asks, notices, sessions
+        self._polls, self._notices, self._sessions = polls, notices, sessions
         self._caches.sessions.listen(self._session_changed)
         self._caches.templates.listen(self._template_changed)
 
     def report(self, uid: str) -> Activity | None:
         """What the agent of this session's desktop said last; None when it could not be asked."""
-        known = self._known.get(uid)
-        return known.activity if known else None
+        state = self._states.get(uid)
+        return state.activity if state else None
 
     def notify(self, session: VDISession, pod: Pod, notice: Notice) -> None:
         """Show a notice in the desktop, once; one without text withdraws it. Returns at once."""
         key = (session.metadata.namespace, session.metadata.name, notice.id)
-        told = self._told.get(key)
-        if told and (told.pod_uid, told.notice) == (pod.metadata.uid, notice):
+        sent = self._sent.get(key)
+        if sent and (sent.pod_uid, sent.notice) == (pod.metadata.uid, notice):
             return
-        self._told[key] = _Told(pod.metadata.uid, notice)
+        self._sent[key] = _SentNotice(pod.metadata.uid, notice)
         self._notices.enqueue(key)
 
     # --- who is asked, and when
@@ -136,26 +136,26 @@ class Agents:
     def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
         if new is None or new.status.phase != Phase.RUNNING:
             if old is not None:
-                self._known.pop(old.metadata.uid, None)
+                self._states.pop(old.metadata.uid, None)
                 if new is None:
                     self._forget_notices(old)
             return
         if old is None or _is_other(old, new):
-            self._asks.enqueue((new.metadata.namespace, new.metadata.name))
+            self._polls.enqueue((new.metadata.namespace, new.metadata.name))
 
     def _forget_notices(self, session: VDISession) -> None:
         key = (session.metadata.namespace, session.metadata.name)
-        for told in [one for one in self._told if one[:2] == key]:
-            del self._told[told]
+        for sent in [one for one in self._sent if one[:2] == key]:
+            del self._sent[sent]
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and old.spec.lifecycle == new.spec.lifecycle:
             return
         if current := new or old:
             for session in self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name):
-                self._asks.enqueue((session.metadata.namespace, session.metadata.name))
+                self._polls.enqueue((session.metadata.namespace, session.metadata.name))
 
-    async def ask(self, key: SessionKey) -> Result:
+    async def poll(self, key: SessionKey) -> Result:
         """Ask one desktop, wake its session if that may matter, and say when to ask again."""
         session = self._caches.sessions.get(*key)
         if session is None or session.status.phase != Phase.RUNNING:
@@ -163,25 +163,25 @@ class Agents:
         template = self._caches.templates.get("", session.spec.template)
         timeout = idle_timeout(session, template)
         if timeout is None:
-            self._known.pop(session.metadata.uid, None)
+            self._states.pop(session.metadata.uid, None)
             return Result()
         interval = poll_interval(timeout)
         pod = self._desktop_of(session)
         if pod is None:  # between two pods; Running again, or its end, will be heard of
             return Result(requeue_after=interval.total_seconds())
-        known = self._known.get(session.metadata.uid)
-        if known is None or known.pod_uid != pod.metadata.uid:
-            known = self._known[session.metadata.uid] = _Known(pod.metadata.uid)
+        state = self._states.get(session.metadata.uid)
+        if state is None or state.pod_uid != pod.metadata.uid:
+            state = self._states[session.metadata.uid] = _AgentState(pod.metadata.uid)
         try:
             report = await self._fetch(session, pod)
         except AgentError as error:
-            return self._not_answered(session, known, interval, error)
+            return self._not_answered(session, state, interval, error)
         now = self._clock.now()
-        known.failures = 0
-        known.activity = report.as_activity(now, known.activity)
+        state.failures = 0
+        state.activity = report.as_activity(now, state.activity)
         idle = evaluate_idle(
             started=started_at(session, pod) or now,
-            activity=known.activity,
+            activity=state.activity,
             timeout=timeout,
             warned_at=_warned_at(session),
             now=now,
@@ -192,18 +192,18 @@ class Agents:
             self._sessions.enqueue(key)
         return Result(requeue_after=next_poll(idle, timeout, now).total_seconds())
 
-    def _not_answered(self, session: VDISession, known: _Known, interval: timedelta, error: AgentError) -> Result:
+    def _not_answered(self, session: VDISession, state: _AgentState, interval: timedelta, error: AgentError) -> Result:
         """Not idle then; asked ever more seldom. Said once, since somebody counts on the timeout."""
-        known.failures += 1
+        state.failures += 1
         log.debug("%s/%s: %s", session.metadata.namespace, session.metadata.name, error)
-        if known.failures == FAILURES_UNTIL_SAID:
+        if state.failures == FAILURES_UNTIL_EVENT:
             meta = session.metadata
             subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
             note = f"An idle timeout is set, but this desktop counts as in use while it cannot be asked: {error}."
             self._recorder.emit(subject, "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
             self._sessions.enqueue((session.metadata.namespace, session.metadata.name))
-        pause = min(interval * 2 ** min(known.failures - 1, 16), LONGEST_PAUSE)
+        pause = min(interval * 2 ** min(state.failures - 1, 16), LONGEST_PAUSE)
         return Result(requeue_after=pause.total_seconds())
 
     def _desktop_of(self, session: VDISession) -> Pod | None:
@@ -214,23 +214,23 @@ class Agents:
 
     async def deliver(self, key: NoticeKey) -> Result:
         """Try to show the last notice of that id, until it is shown or has lost its meaning."""
-        told = self._told.get(key)
+        sent = self._sent.get(key)
         session = self._caches.sessions.get(*key[:2])
-        if told is None or told.delivered or session is None:
+        if sent is None or sent.delivered or session is None:
             return Result()
         pods = self._caches.pods.by_owner(session.metadata.uid)
-        pod = next((one for one in pods if one.metadata.uid == told.pod_uid), None)
-        over = bool(told.notice.until) and parse_time(told.notice.until) <= self._clock.now()
+        pod = next((one for one in pods if one.metadata.uid == sent.pod_uid), None)
+        over = bool(sent.notice.until) and parse_time(sent.notice.until) <= self._clock.now()
         if pod is None or over or not pod.status.pod_ip or not self._token(session):
             return Result()
         try:
-            await self._show(session, pod, told.notice)
+            await self._show(session, pod, sent.notice)
         except AgentError as error:
-            told.failures += 1
-            if told.failures == 1:
+            sent.failures += 1
+            if sent.failures == 1:
                 log.warning("%s/%s: the notice %s is not shown yet, tried again: %s", *key, error)
             return Result(requeue_after=NOTICE_PAUSE)
-        told.delivered = True
+        sent.delivered = True
         return Result()
 
     # --- the wire

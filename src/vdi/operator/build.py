@@ -92,20 +92,20 @@ class Builder:
         session = observed.session
         identity = Identity.of(session)
         work = self._work(observed, decision.desktop, identity, evictable=evictable)
-        answers = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
+        results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         made: dict[str, Any] = {}
         failures: dict[str, BaseException] = {}
-        for name, answer in zip(work, answers, strict=True):
-            if isinstance(answer, BaseException):
-                failures[name] = answer
+        for name, result in zip(work, results, strict=True):
+            if isinstance(result, BaseException):
+                failures[name] = result
             else:
-                made[name] = answer
+                made[name] = result
         uncertain = [name for name, failure in failures.items() if is_uncertain(failure)]
         if not uncertain:
             self._reservations.release(session.metadata.uid)
         if "pod" in uncertain and observed.pod is None:
             self._uncertain_creates.add(key_of(session), pod_name(session.metadata.name))
-        return _sum_up(replace(observed, **made) if made else observed, list(failures.values()))
+        return _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
 
     def _work(
         self, observed: Observed, desktop: Desktop | None, identity: Identity, *, evictable: bool
@@ -125,7 +125,7 @@ class Builder:
         service = build_service(identity=identity)
         if not owned.services.is_as_desired(observed.service, service):
             work["service"] = owned.services.ensure(service)
-        if observed.host and not observed.host_blocked and self._reservations.take(host, uid):
+        if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
             route = build_route(identity=identity, host=host, policy=self._policy)
             if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
@@ -157,10 +157,10 @@ class Builder:
 
     def _may_mount(self, home: Home, uid: str) -> bool:
         """A shared home is reserved until the pod that mounts it is in the caches."""
-        return not home.retain or self._reservations.take(home.claim, uid)
+        return not home.retain or self._reservations.reserve(home.claim, uid)
 
 
-def _sum_up(observed: Observed, failures: list[BaseException]) -> Built:
+def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:
     blocked: Blocked | None = None
     trouble: Exception | None = None
     for failure in failures:

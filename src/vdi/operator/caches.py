@@ -46,22 +46,22 @@ class Caches:
     """Stores and reflectors. Stores live as long as the process and are rebuilt from the API at start."""
 
     def __init__(self, client: Client, namespace: str, clock: Clock, *, count_others: bool = True) -> None:
-        marks, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
+        ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
         self.sessions: Store[VDISession] = Store(interner=interner)
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
         self.nodes: Store[Node] = Store(interner=interner)
         self.volumes: Store[PersistentVolume] = Store(interner=interner)
-        self.dependencies: Store[ForeignPod] = Store(interner=interner)
+        self.foreign_pods: Store[ForeignPod] = Store(interner=interner)
         """Pods in the sessions' namespace that are not ours, as long as they take room."""
-        self.others: Store[ForeignPod] = Store(interner=interner)
+        self.foreign_pods_elsewhere: Store[ForeignPod] = Store(interner=interner)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
         self.pods: Store[Pod] = Store(interner=interner)
         self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)
         # Only these two are repaired when somebody edits them: the others are made once.
-        self.services: Store[Service] = Store(marks, interner)
-        self.routes: Store[Route] = Store(marks, interner)
+        self.services: Store[Service] = Store(ownership, interner)
+        self.routes: Store[Route] = Store(ownership, interner)
         self.events: Store[Event] = Store(interner=interner)
         self.reservations: Store[HostReservation] = Store(interner=interner)
 
@@ -86,9 +86,9 @@ class Caches:
             Reflector(client, NODES, Node, self.nodes, clock=clock),
             Reflector(client, VOLUMES, PersistentVolume, self.volumes, clock=clock),
             Reflector(
-                client, PODS, ForeignPod, self.dependencies, **here, label_selector=not_mine, field_selector=in_room
+                client, PODS, ForeignPod, self.foreign_pods, **here, label_selector=not_mine, field_selector=in_room
             ),
-            *([Reflector(client, PODS, ForeignPod, self.others, **elsewhere)] if count_others else []),
+            *([Reflector(client, PODS, ForeignPod, self.foreign_pods_elsewhere, **elsewhere)] if count_others else []),
             Reflector(client, PODS, Pod, self.pods, **mine),
             Reflector(client, CLAIMS, PersistentVolumeClaim, self.claims, **mine),
             Reflector(client, SECRETS, Secret, self.secrets, **mine),

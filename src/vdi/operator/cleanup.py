@@ -15,7 +15,7 @@ class Cleanup:
     def __init__(self, owned: OwnedResources) -> None:
         self._owned = owned
 
-    async def clear(self, observed: Observed) -> bool:
+    async def delete_all(self, observed: Observed) -> bool:
         """Delete what a session that goes has; True when all of it is gone.
 
         The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
@@ -31,18 +31,18 @@ class Cleanup:
             work.append(owned.secrets.delete(observed.secret))
         return all(await asyncio.gather(*work))
 
-    async def clear_desktop(self, observed: Observed) -> bool:
+    async def delete_desktop(self, observed: Observed) -> bool:
         """Delete what a suspended session does not keep: pod and route; True when they are gone."""
         work = [self._delete(pod, observed) for pod in pods_of(observed)]
         if observed.route:
             work.append(self._owned.routes.delete(observed.route))
         return all(await asyncio.gather(*work))
 
-    async def clear_pod(self, observed: Observed) -> bool:
+    async def delete_pod(self, observed: Observed) -> bool:
         """Delete the pod; True when it is gone."""
         return observed.pod is None or await self._delete(observed.pod, observed)
 
-    async def sweep(self, observed: Observed) -> None:
+    async def delete_extra_pods(self, observed: Observed) -> None:
         """Delete pods that should not be: a second one, and one of which a dead node would never report the end."""
         terminating = [pod for pod in (observed.pod, observed.terminating) if pod and pod.terminating]
         unwanted = [*observed.extra_pods, *(pod for pod in terminating if _may_be_forced(pod, observed))]
@@ -55,7 +55,7 @@ class Cleanup:
         A cache may lag behind, and somebody may have taken the labels off by which it finds our pods: they come back.
         """
         meta, pods = session.metadata, self._owned.pods
-        live = await pods.look(meta.namespace, session.status.pod_name)
+        live = await pods.get_live(meta.namespace, session.status.pod_name)
         if live is None or owner_uid(live) != meta.uid:
             return True
         await pods.label(live, Identity.of(session).labels)

@@ -28,7 +28,7 @@ class Health:
         self._elector: Elector | None = None
         self._host_key: HostKey | None = None
 
-    def look_at(self, caches: Caches, elector: Elector, host_key: HostKey) -> None:
+    def watch(self, caches: Caches, elector: Elector, host_key: HostKey) -> None:
         """Tell of these from now on."""
         self._caches, self._elector, self._host_key = caches, elector, host_key
 

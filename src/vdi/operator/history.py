@@ -1,7 +1,7 @@
 """Tells the gateway of each session's end before the session may go. The gateway sees all else by itself.
 
 A queue of its own, beside the sessions': no session waits for the report of another, and none for longer than
-`PATIENCE` after it was told to go; history is no reason to keep anything. Made only where VDI_GATEWAY_URL is set.
+`REPORT_TIMEOUT` after it was told to go; history is no reason to keep anything. Made only where VDI_GATEWAY_URL is set.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
-PATIENCE = timedelta(seconds=60)
-REPORTED_AT_ONCE = 8
+REPORT_TIMEOUT = timedelta(seconds=60)
+CONCURRENT_REPORTS = 8
 ANSWER_SECONDS = 5.0
 PAUSE = 2.0
 """Seconds between two tries for one session."""
@@ -85,7 +85,7 @@ class EndReports:
         if session is None or self._done.get(session.metadata.uid) is not False or self._seconds_left(session) <= 0:
             return Result()
         try:
-            await self._tell(session)
+            await self._send(session)
         except ReportError as error:
             if self._trouble != str(error):
                 log.warning("the gateway takes no note of sessions that end, tried again: %s", error)
@@ -102,10 +102,10 @@ class EndReports:
             self._done.pop(old.metadata.uid, None)
 
     def _seconds_left(self, session: VDISession) -> float:
-        told_to_go = session.metadata.deletion_timestamp
-        if not told_to_go:
+        deleted_at = session.metadata.deletion_timestamp
+        if not deleted_at:
             return 0.0
-        return (parse_time(told_to_go) + PATIENCE - self._clock.now()).total_seconds()
+        return (parse_time(deleted_at) + REPORT_TIMEOUT - self._clock.now()).total_seconds()
 
     def _give_up(self, session: VDISession) -> None:
         meta = session.metadata
@@ -113,12 +113,12 @@ class EndReports:
         subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
         why = self._trouble or "it was not asked in time"
         note = (
-            f"The gateway has not taken note of this session's end within {PATIENCE.seconds} s ({why}); the session "
-            "goes all the same. Its history says what the gateway saw of it."
+            f"The gateway has not taken note of this session's end within {REPORT_TIMEOUT.seconds} s ({why}); the "
+            "session goes all the same. Its history says what the gateway saw of it."
         )
         self._recorder.emit(subject, "Warning", "HistoryNotRecorded", note, "Report")
 
-    async def _tell(self, session: VDISession) -> None:
+    async def _send(self, session: VDISession) -> None:
         """One request. Raises ReportError."""
         try:
             token = self._token_file.read_text().strip()

@@ -15,7 +15,7 @@ Page = Callable[[str], tuple[int, str, bytes]]
 """Makes an answer to a request with this Authorization header ("" without one): status, content type, body."""
 
 TEXT = "text/plain; charset=utf-8"
-PATIENCE = 5.0
+REQUEST_TIMEOUT = 5.0
 """Seconds in which a whole request must have come."""
 LONGEST_REQUEST = 16 * 1024
 """Bytes of a request's head; a body is not expected."""
@@ -28,33 +28,33 @@ async def serve_pages(pages: Mapping[str, Page], host: str, port: int) -> AsyncI
     Whoever is connected when the context ends is cut off.
     """
     loop = asyncio.get_running_loop()
-    visitors: set[_Visitor] = set()
-    server = await loop.create_server(lambda: _Visitor(pages, visitors), host, port)
+    connections: set[_Connection] = set()
+    server = await loop.create_server(lambda: _Connection(pages, connections), host, port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for visitor in list(visitors):
-            visitor.cut()
+        for connection in list(connections):
+            connection.cut()
         await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
 
 
-class _Visitor(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """One connection: one request, one answer, end."""
 
-    def __init__(self, pages: Mapping[str, Page], visitors: "set[_Visitor]") -> None:
+    def __init__(self, pages: Mapping[str, Page], connections: "set[_Connection]") -> None:
         self._pages = pages
-        self._visitors = visitors
+        self._connections = connections
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._visitors.add(self)
-        self._patience = asyncio.get_running_loop().call_later(PATIENCE, self.cut)
+        self._connections.add(self)
+        self._timeout = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT, self.cut)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        self._patience.cancel()
-        self._visitors.discard(self)
+        self._timeout.cancel()
+        self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():

@@ -10,9 +10,9 @@ from functools import partial
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
 from vdi.operator.health import Health
-from vdi.operator.life import Life
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
+from vdi.operator.runtime import Runtime
 from vdi.operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ async def run_operator(
     health = Health(metrics, clock, MetricsToken(settings.metrics_token_file))
     async with health.serve(settings.metrics_host, settings.metrics_port) as port:
         log.info("serving /healthz, /readyz and /metrics on port %d", port)
-        tell = partial(on_ready, port) if on_ready else _tell_nobody
+        tell = partial(on_ready, port) if on_ready else _ignore
         while not stop.is_set():
-            await Life(config, settings, metrics, health, clock).run(stop, tell)
-            tell = _tell_nobody
+            await Runtime(config, settings, metrics, health, clock).run(stop, tell)
+            tell = _ignore
     log.info("stopped")
 
 
-def _tell_nobody() -> None:
+def _ignore() -> None:
     """In the place of an `on_ready` that was not given, or was called already."""
 
 

@@ -20,7 +20,7 @@ from vdi.session.policy import Policy
 class Observer:
     """Looks sessions up, with their children and their rivals.
 
-    `report` gives what a desktop's agent said last; `is_unsaid` whether a pod was made that no status names yet.
+    `report` gives what a desktop's agent said last; `is_unpublished` whether a pod was made that no status names yet.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class Observer:
         hosts: Hosts,
         policy: Policy,
         report: Callable[[str], Activity | None],
-        is_unsaid: Callable[[str], bool],
+        is_unpublished: Callable[[str], bool],
     ) -> None:
         self._caches = caches
         self._reservations = reservations
         self._hosts = hosts
         self._policy = policy
         self._report = report
-        self._is_unsaid = is_unsaid
+        self._is_unpublished = is_unpublished
 
     def observe(self, session: VDISession) -> Observed:
         """The state of a session. Objects of its children's names that belong to others are not among it."""
@@ -78,8 +78,8 @@ class Observer:
         """
         named, uid = session.status.pod_name, session.metadata.uid
         pods = [pod for pod in self._caches.pods.by_owner(uid) if owner_uid(pod) == uid]
-        unsaid = not named and self._is_unsaid(uid)
-        given_up = [pod for pod in pods if pod.terminating and pod.metadata.name != named and not unsaid]
+        unpublished = not named and self._is_unpublished(uid)
+        given_up = [pod for pod in pods if pod.terminating and pod.metadata.name != named and not unpublished]
         live = [pod for pod in pods if pod not in given_up]
         live.sort(
             key=lambda pod: (

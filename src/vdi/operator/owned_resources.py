@@ -66,8 +66,8 @@ class OwnedResource(Generic[T]):
         """Set these labels of this incarnation; gives it as it then is."""
         meta = present.metadata
         patch = {"metadata": {"labels": labels, "uid": meta.uid}}
-        answer = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
-        return self._take(answer)
+        response = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+        return self._remember(response)
 
     async def delete(self, present: T) -> bool:
         """Delete this incarnation; True when it is gone, False while it is terminating."""
@@ -88,7 +88,7 @@ class OwnedResource(Generic[T]):
         self.store.remember(left)
         return False
 
-    async def look(self, namespace: str, name: str) -> T | None:
+    async def get_live(self, namespace: str, name: str) -> T | None:
         """What the API server has of this name, for where a cache that lags would do harm; None when it has nothing."""
         try:
             return await self._client.get(self.resource, name, namespace=namespace, into=self._into)
@@ -97,14 +97,14 @@ class OwnedResource(Generic[T]):
 
     async def _adopt(self, metadata: Mapping[str, Any]) -> T:
         name, namespace = metadata["name"], metadata["namespace"]
-        answer = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
-        live = wire.decode(answer, self._into, self.resource.kind)
+        response = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
+        live = wire.decode(response, self._into, self.resource.kind)
         self._refuse_foreign(live, metadata)
         return await self.label(live, metadata["labels"])
 
-    def _take(self, answer: msgspec.Raw) -> T:
-        obj, marks = wire.decode(answer, self._into, self.resource.kind), self.store.marks
-        self.store.remember(obj, marks.read(answer) if marks else None)
+    def _remember(self, response: msgspec.Raw) -> T:
+        obj, ownership = wire.decode(response, self._into, self.resource.kind), self.store.ownership
+        self.store.remember(obj, ownership.read(response) if ownership else None)
         return obj
 
     def _refuse_foreign(self, present: T, metadata: Mapping[str, Any]) -> None:

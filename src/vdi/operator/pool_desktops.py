@@ -34,10 +34,10 @@ _PASSING = frozenset({Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Rea
 """Shortages that an old desktop less can help against."""
 
 
-class Room(Protocol):
+class PoolCapacity(Protocol):
     """What a pool asks of the queue."""
 
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
+    def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
 
         There is none as long as somebody waits for it.
@@ -56,7 +56,7 @@ class PoolDesktops:
         client: Client,
         caches: Caches,
         pools: Pools,
-        room: Room,
+        queue: PoolCapacity,
         uncertain_creates: UncertainCreates,
         policy: Policy,
         namespace: str,
@@ -64,7 +64,7 @@ class PoolDesktops:
     ) -> None:
         self._caches = caches
         self._pools = pools
-        self._room = room
+        self._queue = queue
         self._uncertain_creates = uncertain_creates
         self._policy = policy
         self._namespace = namespace
@@ -75,14 +75,14 @@ class PoolDesktops:
     async def settle(self, pool: str) -> None:
         """Find out which of those are there whose making was not answered, and give back the room of the others."""
         for name in await self._uncertain_creates.settle(pool, self._namespace):
-            self._room.withdraw(name)
+            self._queue.withdraw(name)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
         """Delete those that nobody is just taking, side by side."""
-        await _all(self._remove_one(pod) for pod in pods)
+        await _run_all(self._remove_one(pod) for pod in pods)
 
     async def _remove_one(self, pod: Pod) -> None:
-        if pod.metadata.deletion_timestamp or not self._pools.take(pod):
+        if pod.metadata.deletion_timestamp or not self._pools.reserve(pod):
             return
         node = self._pools.node_of(pod.spec.node_name)
         # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
@@ -91,13 +91,13 @@ class PoolDesktops:
             if await self._pools.withdraw(pod):
                 await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
         finally:
-            self._pools.let_go(pod)
+            self._pools.release(pod)
 
     async def complete(self, pool: VDIPool, pods: Iterable[Pod]) -> None:
         """Give each desktop the Secret that it starts with, if the operator has died before it could."""
         secrets = self._caches.secrets
         missing = [pod for pod in pods if secrets.get(self._namespace, pool_secret_name(pod.metadata.name)) is None]
-        await _all(self._give_secret(pool, pod) for pod in missing)
+        await _run_all(self._give_secret(pool, pod) for pod in missing)
 
     async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
         meta = pod.metadata
@@ -117,13 +117,13 @@ class PoolDesktops:
         most = min(step.make, AT_ONCE_BESIDE_PEOPLE if self._pools.is_busy else AT_ONCE)
         while blocked is None and len(names) < most:
             name = pool_pod_name(pool.metadata.name, self._new_token())
-            blocked = self._room.ask_for_pool(name, desktop)
+            blocked = self._queue.request_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)
         if blocked and blocked.reason in _PASSING and not names and not self._has_terminating(pool):
             await self.remove(step.outdated[:1])  # what is left of the old makes room for the new
-        answers = await _all(self._make_one(pool, desktop, fits, name) for name in names)
-        return next((refusal for refusal in answers if refusal), blocked)
+        results = await _run_all(self._make_one(pool, desktop, fits, name) for name in names)
+        return next((refusal for refusal in results if refusal), blocked)
 
     def _has_terminating(self, pool: VDIPool) -> bool:
         """Whether room is on its way: a desktop has been deleted, and has not ended yet."""
@@ -141,7 +141,7 @@ class PoolDesktops:
             if is_uncertain(failure):
                 self._uncertain_creates.add(pool.metadata.name, name)
             else:
-                self._room.withdraw(name)
+                self._queue.withdraw(name)
             if isinstance(failure, Forbidden | Invalid):
                 return explain_api_error("Pod", failure.message)
             raise
@@ -149,10 +149,10 @@ class PoolDesktops:
         return None
 
 
-async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Do all of it side by side, to its end; then raise the first failure, if any."""
-    answers = await asyncio.gather(*works, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return [answer for answer in answers if not isinstance(answer, BaseException)]
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]

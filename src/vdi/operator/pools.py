@@ -63,10 +63,10 @@ class _Secret(msgspec.Struct):
 class Pools:
     """Who has which of the pools' desktops.
 
-    `_going` (uids of pods that are being claimed or removed) keeps the two apart between decision and cache; it is
+    `_reserved` (uids of pods that are being claimed or removed) keeps the two apart between decision and cache; it is
     touched only between two awaits. `_keys` holds, by a claimed pod's uid, what its Secret says until the session's own
-    Secret is made. `_told` has who has heard why no pool serves them; it lives as long as they do, and after a restart
-    they may hear it once more.
+    Secret is made. `_informed` has the sessions that have the Event why no pool serves them; a uid stays as long as its
+    session, and after a restart a session may get the Event once more.
     """
 
     def __init__(self, client: Client, caches: Caches, recorder: EventRecorder, policy: Policy, clock: Clock) -> None:
@@ -75,9 +75,9 @@ class Pools:
         self._recorder = recorder
         self._policy = policy
         self._clock = clock
-        self._going: set[str] = set()
+        self._reserved: set[str] = set()
         self._keys: dict[str, Credentials] = {}
-        self._told: set[str] = set()
+        self._informed: set[str] = set()
         self.busy_until = float("-inf")
         """Until when, on the monotonic clock, people are taken to be claiming desktops."""
         caches.pods.add_index(_WAITING, lambda pod: _pool_names(pod) if is_waiting(pod) else ())
@@ -96,17 +96,17 @@ class Pools:
         if not pools:
             return None
         if observed.template and (why := self._unserved(observed, desktop, pools[0])):
-            self._tell(observed.session, why)
+            self._inform(observed.session, why)
             return None
         desired = self._fingerprint(observed.session, desktop)
         for pod in self._candidates(pools, desired):
-            if not self.take(pod):
+            if not self.reserve(pod):
                 continue
             try:
                 if claimed := await self._claim(pod, desired, observed.session, desktop):
                     return claimed
             finally:
-                self.let_go(pod)
+                self.release(pod)
         return None
 
     async def credentials(self, pod: Pod) -> Credentials | None:
@@ -151,7 +151,7 @@ class Pools:
             return None
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
         waiting = (one for one in sessions if one.status.phase in ("", Phase.PENDING))
-        for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_place):
+        for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_queue_key):
             desktop = resolve(session, template, self._policy)
             if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self._fingerprint(
                 session, desktop
@@ -159,13 +159,13 @@ class Pools:
                 return session.metadata.namespace, session.metadata.name
         return None
 
-    def take(self, pod: Pod) -> bool:
+    def reserve(self, pod: Pod) -> bool:
         """Reserve a waiting desktop, to give it away or to remove it; False when somebody was faster."""
         uid = pod.metadata.uid
         now = self._caches.pods.get(pod.metadata.namespace, pod.metadata.name)
-        if uid in self._going or now is None or now.metadata.uid != uid or not is_waiting(now):
+        if uid in self._reserved or now is None or now.metadata.uid != uid or not is_waiting(now):
             return False
-        self._going.add(uid)
+        self._reserved.add(uid)
         return True
 
     async def withdraw(self, pod: Pod) -> bool:
@@ -177,17 +177,17 @@ class Pools:
         meta = pod.metadata
         patch = {"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "annotations": {FITS: None}}}
         try:
-            answer = await self._client.patch(PODS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+            response = await self._client.patch(PODS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
         except Conflict:
             return False
         except NotFound:
             return True
-        self._remember(answer)
+        self._remember(response)
         return True
 
-    def let_go(self, pod: Pod) -> None:
+    def release(self, pod: Pod) -> None:
         """What was to be done with it is done, or was given up."""
-        self._going.discard(pod.metadata.uid)
+        self._reserved.discard(pod.metadata.uid)
 
     def _fingerprint(self, session: VDISession, desktop: Desktop) -> str:
         return fingerprint(session.spec.template, desktop, self._policy)
@@ -213,7 +213,7 @@ class Pools:
             try:
                 return await self._take_over(candidate, session, desktop)
             except Conflict:
-                candidate = await self._look(candidate)
+                candidate = await self._get_live(candidate)
             except NotFound:
                 return None
         return None
@@ -245,20 +245,20 @@ class Pools:
                 "ownerReferences": mine["ownerReferences"],
             }
         }
-        answer = await self._client.patch(PODS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
-        return self._remember(answer)
+        response = await self._client.patch(PODS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+        return self._remember(response)
 
-    async def _look(self, pod: Pod) -> Pod | None:
+    async def _get_live(self, pod: Pod) -> Pod | None:
         meta = pod.metadata
         try:
-            answer = await self._client.get(PODS, meta.name, namespace=meta.namespace, into=msgspec.Raw)
+            response = await self._client.get(PODS, meta.name, namespace=meta.namespace, into=msgspec.Raw)
         except NotFound:
             return None
-        live = self._remember(answer)
+        live = self._remember(response)
         return live if live.metadata.uid == meta.uid else None
 
-    def _remember(self, answer: msgspec.Raw) -> Pod:
-        pod = wire.decode(answer, Pod, PODS.kind)
+    def _remember(self, response: msgspec.Raw) -> Pod:
+        pod = wire.decode(response, Pod, PODS.kind)
         self._caches.pods.remember(pod)
         return pod
 
@@ -268,23 +268,23 @@ class Pools:
             return None  # the pool's own status says why it has nothing
         return explain_unserved(desktop, pool.metadata.name, offered, has_password=observed.secret is not None)
 
-    def _tell(self, session: VDISession, why: str) -> None:
+    def _inform(self, session: VDISession, why: str) -> None:
         meta = session.metadata
-        if meta.uid not in self._told:
-            self._told.add(meta.uid)
+        if meta.uid not in self._informed:
+            self._informed.add(meta.uid)
             subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
             self._recorder.emit(subject, "Normal", NOT_FROM_POOL, why, "Claim")
 
     def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
         if new is None and old is not None:
-            self._told.discard(old.metadata.uid)
+            self._informed.discard(old.metadata.uid)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         if new is None and old is not None:
             self._keys.pop(old.metadata.uid, None)
 
 
-def _place(session: VDISession) -> tuple[float, str]:
+def _queue_key(session: VDISession) -> tuple[float, str]:
     queue = session.status.queue
     return (queue.position if queue else float("inf")), session.metadata.creation_timestamp
 

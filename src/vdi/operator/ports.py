@@ -28,10 +28,10 @@ class Waiting:
     queue: QueueStatus
 
 
-class Admission(Protocol):
+class CapacityQueue(Protocol):
     """Who may have room on which node."""
 
-    def ask(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
+    def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
 
     def withdraw(self, uid: str) -> None:

@@ -46,15 +46,15 @@ class PrePuller:
         """
         memory = self._memories.setdefault(template.metadata.uid, PullMemory())
         step = self._plan(template, memory)
-        answers = await asyncio.gather(
+        results = await asyncio.gather(
             self.remove(step.remove),
             *(self._create(template, node, memory) for node in step.create),
             return_exceptions=True,
         )
-        pause = await self._tell(template, summarise(step, memory))
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        pause = await self._write_status(template, summarise(step, memory))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
         now = self._clock.now()
         # What was refused just now waits in the memory too: plan once more for the time of the next look only.
         looks = [failure.again for failure in memory.failures.values() if failure.again > now]
@@ -101,7 +101,7 @@ class PrePuller:
             words = f"The pod that fetches the image is refused: {refusal.message}"
             memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())
 
-    async def _tell(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
+    async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
         """Write the status if it says something new; gives the seconds to wait when it is too soon for a mere note."""
         status, now = template.status, self._clock.now()
         condition = image_pulled(template, progress, now)

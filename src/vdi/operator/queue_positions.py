@@ -31,7 +31,7 @@ _LATER = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PublishedPosition:
     """What somebody who waits was told."""
 
     waiting: Waiting
@@ -42,14 +42,14 @@ class Told:
 
 
 @dataclass(slots=True)
-class _OfGroup:
+class _GroupState:
     changes: int
     at: int
     shortage: Shortage
     slots: Sequence[int] = ()
 
 
-class News:
+class QueuePositions:
     """Reckons for all what holds at a moment, as seldom as possible."""
 
     def __init__(self, queue: Queue, caches: Caches) -> None:
@@ -57,23 +57,23 @@ class News:
         self._caches = caches
         self._places: dict[str, int] = {}
         self._counted = (-1, 0)  # the queue's changes and the time when places were counted
-        self._groups: dict[Demand, _OfGroup] = {}
+        self._groups: dict[Demand, _GroupState] = {}
         self._endings: dict[str, list[ExpectedEnd]] = {}
         self._endings_of = (-1, 0)
         self._fitting: dict[Demand, list[NodeCapacity]] = {}
         self._fitting_of = -1
 
-    def of(self, pending: PendingSession, now: int, told: Told | None) -> Told:
-        """What holds for one who waits; `told` itself if that is near enough."""
+    def of(self, pending: PendingSession, now: int, published: PublishedPosition | None) -> PublishedPosition:
+        """What holds for one who waits; `published` itself if that is near enough."""
         if self._is_due(*self._counted, now):
             self.count(now)
         group = self._queue.group_of(pending.demand)
-        known = self._of_group(group, now)
+        known = self._group_state(group, now)
         position = 0 if known.shortage.hopeless else self._places.get(pending.uid, len(self._queue))
         slot = known.slots[position - 1] if 0 < position <= len(known.slots) else 0
-        if told and not _differs(told, known.shortage.reason, position, slot, now):
-            return told
-        return _tell(known.shortage, position, slot)
+        if published and not _differs(published, known.shortage.reason, position, slot, now):
+            return published
+        return _publish(known.shortage, position, slot)
 
     def count(self, now: int) -> None:
         """Put everybody in order."""
@@ -90,12 +90,12 @@ class News:
         """Whether what was reckoned then is to be reckoned anew: a change counts at once only in a short line."""
         return changes != self._queue.changes and (len(self._queue) <= _SHORT or not 0 <= now - at < _PAUSE)
 
-    def _of_group(self, group: Group, now: int) -> _OfGroup:
+    def _group_state(self, group: Group, now: int) -> _GroupState:
         known = self._groups.get(group.demand)
         if known is None or self._is_due(known.changes, known.at, now):
             shortage = self.shortage(group)
             slots = [] if shortage.hopeless else expect_slots(group, self._endings_on(group, now), len(self._queue))
-            known = self._groups[group.demand] = _OfGroup(self._queue.changes, now, shortage, slots)
+            known = self._groups[group.demand] = _GroupState(self._queue.changes, now, shortage, slots)
         return known
 
     def _find_fitting(self, demand: Demand) -> list[NodeCapacity]:
@@ -130,15 +130,19 @@ class News:
         return endings
 
 
-def _differs(told: Told, reason: str, position: int, slot: int, now: int) -> bool:
-    if told.reason != reason or (told.position == 0) != (position == 0) or (told.slot == 0) != (slot == 0):
+def _differs(published: PublishedPosition, reason: str, position: int, slot: int, now: int) -> bool:
+    if (
+        published.reason != reason
+        or (published.position == 0) != (position == 0)
+        or (published.slot == 0) != (slot == 0)
+    ):
         return True
-    if abs(told.position - position) >= max(1, told.position // 10):
+    if abs(published.position - position) >= max(1, published.position // 10):
         return True
-    return abs(told.slot - slot) >= max(_LATER, (told.slot - now) // 10)
+    return abs(published.slot - slot) >= max(_LATER, (published.slot - now) // 10)
 
 
-def _tell(shortage: Shortage, position: int, slot: int) -> Told:
+def _publish(shortage: Shortage, position: int, slot: int) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     if position:
         by = f" Room is expected by {moment[11:16]} UTC." if moment else ""
@@ -148,7 +152,7 @@ def _tell(shortage: Shortage, position: int, slot: int) -> Told:
             f"There is no room for this desktop, and none to wait for: {shortage.words}. It starts when that changes."
         )
     queue = QueueStatus(position=position, reason=shortage.reason, earliest_slot=moment)
-    return Told(Waiting(Blocked(shortage.reason, words), queue), position, shortage.reason, slot)
+    return PublishedPosition(Waiting(Blocked(shortage.reason, words), queue), position, shortage.reason, slot)
 
 
 def _time_of(ending: ExpectedEnd) -> int:

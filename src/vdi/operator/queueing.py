@@ -15,7 +15,7 @@ from vdi.kube.clock import Clock
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import session_of
 from vdi.operator.ports import Waiting
-from vdi.operator.queue_positions import News, Told
+from vdi.operator.queue_positions import PublishedPosition, QueuePositions
 from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
 from vdi.session.capacity import PODS, amount
 from vdi.session.capacity_matching import Demand, demand_of
@@ -46,11 +46,11 @@ class _Granted:
     fetched: bool = False
 
 
-class Admission:
+class QueueManager:
     """The one queue of an operator. Touched only from the event loop's thread, between two awaits: hence no lock.
 
-    `_granted` has who may go and has no pod in the caches yet; `_told` what those who wait have been told. Both live as
-    long as this process leads; after that, statuses and pods tell.
+    `_granted` has the sessions that may start and have no pod in the caches yet; `_published` has what the status of each
+    waiting session says of its position. Both live as long as this process leads; after that, statuses and pods tell.
     """
 
     def __init__(
@@ -67,11 +67,13 @@ class Admission:
         self._clock = clock
         self._on_admitted = on_admitted
         self._queue = Queue(weights)
-        self._ledger = ResourceAccounting(caches, self._queue, clock, on_end=self._keep_capacity, on_change=self._go)
-        self._news = News(self._queue, caches)
+        self._accounting = ResourceAccounting(
+            caches, self._queue, clock, on_end=self._keep_capacity, on_change=self._grant
+        )
+        self._positions = QueuePositions(self._queue, caches)
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}
-        self._told: dict[str, Told] = {}
+        self._published: dict[str, PublishedPosition] = {}
         self._yielding: set[str] = set()
         self._began: int | None = None  # when this process began to lead
         self._enqueue: Callable[[SessionKey], None] = lambda _: None
@@ -82,7 +84,7 @@ class Admission:
         self._enqueue = enqueue
         self._yield_capacity = yield_capacity
 
-    def ask(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
+    def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
         self._restore()
         uid, now = session.metadata.uid, milliseconds(self._clock)
@@ -94,16 +96,16 @@ class Admission:
         if uid not in self._granted:
             self._keys[uid] = session.metadata.namespace, session.metadata.name
             self._queue.enter(pending, now)
-            self._go(asking=uid)
+            self._grant(asking=uid)
         if granted := self._granted.get(uid):
             if not granted.fetched:
                 granted.fetched = True
                 self._on_admitted(granted.pending.waited(now) / 1000)
-            self._told.pop(uid, None)
+            self._published.pop(uid, None)
             return None
-        return self._tell(pending, now).waiting
+        return self._publish(pending, now).waiting
 
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
+    def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
 
         There is none where somebody waits: pools come last.
@@ -113,7 +115,7 @@ class Admission:
         if self._queue.try_bind(pod, demand, now) is not None:
             return None
         group = self._queue.group_of(demand)
-        shortage = self._news.shortage(group)
+        shortage = self._positions.shortage(group)
         if shortage.reason == Reason.RESERVED:
             return Blocked(Reason.RESERVED, "What room there is, is kept for people who wait.")
         return Blocked(shortage.reason, f"There is no room: {shortage.words}.")
@@ -124,9 +126,9 @@ class Admission:
         self._queue.leave(uid, now)
         self._queue.remove(uid, now)
         self._granted.pop(uid, None)
-        self._told.pop(uid, None)
+        self._published.pop(uid, None)
         self._keys.pop(uid, None)
-        self._go()
+        self._grant()
 
     def waits(self) -> list[float]:
         """How many seconds each of those who wait has waited by now."""
@@ -139,15 +141,15 @@ class Admission:
             await self._clock.sleep(_TICK)
             self._restore()
             now = milliseconds(self._clock)
-            self._ledger.settle()
+            self._accounting.settle()
             self._drop_unclaimed(now)
             self._queue.tick(now)
-            self._go()
-            await self._inform(now)
+            self._grant()
+            await self._enqueue_outdated(now)
 
     # Inside
 
-    def _go(self, asking: str = "") -> None:
+    def _grant(self, asking: str = "") -> None:
         """Whoever may go now is told so, but for the one that asks."""
         now = milliseconds(self._clock)
         if not len(self._queue):
@@ -157,7 +159,7 @@ class Admission:
             self._granted[uid] = _Granted(grant.pending, now)
             if uid != asking:
                 self._enqueue(self._keys[uid])
-        if self._ledger.spare:
+        if self._accounting.spare:
             self._make_pools_yield(now)
 
     def _keep_capacity(self, pod: Pod) -> None:
@@ -187,25 +189,25 @@ class Admission:
             self._granted[owner.uid] = _Granted(pending, now)
             self._keys[owner.uid] = session.metadata.namespace, session.metadata.name
 
-    def _tell(self, pending: PendingSession, now: int) -> Told:
-        told = self._told.get(pending.uid)
-        news = self._news.of(pending, now, told)
-        if news is not told:
-            self._told[pending.uid] = news
-        return news
+    def _publish(self, pending: PendingSession, now: int) -> PublishedPosition:
+        before = self._published.get(pending.uid)
+        published = self._positions.of(pending, now, before)
+        if published is not before:
+            self._published[pending.uid] = published
+        return published
 
-    async def _inform(self, now: int) -> None:
+    async def _enqueue_outdated(self, now: int) -> None:
         """Wake those for whom something else holds than what they were told."""
         if not len(self._queue):
             return
-        self._news.count(now)
+        self._positions.count(now)
         for number, pending in enumerate(list(self._queue)):
             if number % _AT_A_TIME == 0:
                 await asyncio.sleep(0)
             if self._queue.waiting(pending.uid) is not pending:
                 continue  # gone meanwhile
-            told = self._told.get(pending.uid)
-            if told and self._news.of(pending, now, told) is not told and pending.uid in self._keys:
+            before = self._published.get(pending.uid)
+            if before and self._positions.of(pending, now, before) is not before and pending.uid in self._keys:
                 self._enqueue(self._keys[pending.uid])
 
     def _drop_unclaimed(self, now: int) -> None:
@@ -222,7 +224,7 @@ class Admission:
         if self._began is not None:
             return
         self._began = now = milliseconds(self._clock)
-        self._ledger.settle()
+        self._accounting.settle()
         for session in self._caches.sessions.values():
             meta = session.metadata
             waited = any(one.type == ADMITTED and one.reason in QUEUE_REASONS for one in session.status.conditions)
@@ -234,7 +236,7 @@ class Admission:
             if isinstance(desktop, Desktop):
                 self._keys[meta.uid] = meta.namespace, meta.name
                 self._queue.enter(self._pending_session(session, desktop, home, now), now)
-        self._go()
+        self._grant()
 
     def _pending_session(
         self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None, now: int
@@ -257,13 +259,13 @@ class Admission:
             PODS: 1,
         }
         placement = desktop.placement
-        pin = self._ledger.pin_of(home)
+        pin = self._accounting.pin_of(home)
         return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin)
 
     def _make_pools_yield(self, now: int) -> None:
         """Desktops that nobody has yet make room for people: as many as help somebody, and no more."""
         spare: dict[str, list[Pod]] = {}
-        for pod in self._ledger.spare.values():
+        for pod in self._accounting.spare.values():
             node = self._queue.node_of(f"pod/{pod.metadata.uid}")
             if node in self._queue.capacities:
                 spare.setdefault(node, []).append(pod)
@@ -278,7 +280,7 @@ class Admission:
                 if not helping:
                     break
                 chosen += helping
-        self._yielding &= self._ledger.spare.keys()
+        self._yielding &= self._accounting.spare.keys()
         going = [pod for pod in chosen if pod.metadata.uid not in self._yielding]
         if going:
             self._yielding.update(pod.metadata.uid for pod in going)

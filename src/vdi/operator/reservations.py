@@ -16,7 +16,7 @@ class Reservations:
         """The uid of the session that has reserved it."""
         return self._holders.get(thing)
 
-    def take(self, thing: str, uid: str) -> bool:
+    def reserve(self, thing: str, uid: str) -> bool:
         """Reserve it; False when another session was faster."""
         if self._holders.setdefault(thing, uid) != uid:
             return False

@@ -47,8 +47,8 @@ class ResourceAccounting:
         self._unassigned: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
         caches.nodes.listen(self._node_changed)
         caches.pods.listen(self._pod_changed)
-        caches.dependencies.listen(self._workload_changed)
-        caches.others.listen(self._workload_changed)
+        caches.foreign_pods.listen(self._foreign_pod_changed)
+        caches.foreign_pods_elsewhere.listen(self._foreign_pod_changed)
 
     def settle(self) -> None:
         """Reckon those pods that nobody knew a place for with what is known now."""
@@ -73,7 +73,7 @@ class ResourceAccounting:
                 self._queue.remove_node(new.metadata.name)
             self._on_change()
 
-    def _workload_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
+    def _foreign_pod_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
         now = milliseconds(self._clock)
         if new is not None:
             self._queue.bind(_id(new), new.spec.node_name, new.spec.takes, foreign=True, now=now)

@@ -29,7 +29,7 @@ class StatusWriter:
         # By uid: when we last wrote, and since when a start goes unsaid. They live as long as the session; after a
         # restart the next note comes at once, and a start goes unsaid for a little longer.
         self._written: dict[str, float] = {}
-        self._unsaid: dict[str, float] = {}
+        self._unpublished: dict[str, float] = {}
 
     async def write(
         self, session: VDISession, desired: SessionStatus, *, at_once: bool = False
@@ -52,7 +52,7 @@ class StatusWriter:
             SESSIONS, meta.name, patch, namespace=meta.namespace, subresource="status", into=VDISession
         )
         self._written[meta.uid] = self._clock.monotonic()
-        self._unsaid.pop(meta.uid, None)
+        self._unpublished.pop(meta.uid, None)
         self._sessions.remember(patched)
         return patched, None
 
@@ -61,18 +61,18 @@ class StatusWriter:
         if session.status.phase not in ("", Phase.PENDING):
             return None
         uid, now = session.metadata.uid, self._clock.monotonic()
-        since = self._unsaid.setdefault(uid, now)
-        crowd = min(LONGEST_START_PAUSE, START_PAUSE_EACH * len(self._unsaid))
+        since = self._unpublished.setdefault(uid, now)
+        crowd = min(LONGEST_START_PAUSE, START_PAUSE_EACH * len(self._unpublished))
         return since + max(START_PAUSE, crowd) - now
 
-    def is_unsaid(self, uid: str) -> bool:
+    def is_unpublished(self, uid: str) -> bool:
         """Whether a pod was made of which the status does not know yet."""
-        return uid in self._unsaid
+        return uid in self._unpublished
 
     def forget(self, uid: str) -> None:
         """The session is gone."""
         self._written.pop(uid, None)
-        self._unsaid.pop(uid, None)
+        self._unpublished.pop(uid, None)
 
     def _wait(self, session: VDISession, desired: SessionStatus) -> float | None:
         """Seconds until this may be written; None: it says nothing new."""
@@ -80,16 +80,16 @@ class StatusWriter:
         if before.last_activity_time != desired.last_activity_time:  # changes all the time: goes with the next one
             before = msgspec.structs.replace(before, last_activity_time=desired.last_activity_time)
         if before == desired:
-            self._unsaid.pop(uid, None)
+            self._unpublished.pop(uid, None)
             return None
         if desired.phase == Phase.CREATING and (wait := self.hold(session)) is not None:
             return wait
-        if _is_news(before, desired):
+        if _is_significant(before, desired):
             return 0.0
         return self._written.get(uid, float("-inf")) + PROGRESS_PAUSE - now
 
 
-def _is_news(before: SessionStatus, now: SessionStatus) -> bool:
+def _is_significant(before: SessionStatus, now: SessionStatus) -> bool:
     """What people and programs wait for is written at once; the rest is a note on progress.
 
     The gateway knows by the address whose rights count at a host, so it must not lag behind the route.

@@ -18,7 +18,7 @@ class TemplateWarnings:
         self._caches = caches
         self._clock = clock
 
-    async def tell(self, template: VDITemplate) -> VDITemplate:
+    async def update(self, template: VDITemplate) -> VDITemplate:
         """Write the condition if it says something new; gives the template as it then is. Raises KubeError."""
         status, meta = template.status, template.metadata
         warning = settings_ignored(template, self._clock.now())

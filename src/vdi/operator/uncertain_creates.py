@@ -30,7 +30,7 @@ class UncertainCreates:
         """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
         settled = sorted(self._names.get(whose, ()))
         for name in settled:
-            live = await self._pods.look(namespace, name)
+            live = await self._pods.get_live(namespace, name)
             if live and MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
                 self._pods.store.remember(live)
         self.forget(whose)

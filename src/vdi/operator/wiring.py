@@ -1,6 +1,6 @@
-"""What the operator consists of. A new controller, poll or timer is added in `assemble`, and nowhere else.
+"""What the operator consists of. A new controller, poll or timer is added in `build_wiring`, and nowhere else.
 
-Put together anew for each life of the operator (see `vdi.operator.life`), before the first lists: so every listener
+Put together anew for each life of the operator (see `vdi.operator.runtime`), before the first lists: so every listener
 hears of every object from its first state on. Until this process leads, keys gather in the queues and nothing runs.
 """
 
@@ -15,14 +15,14 @@ from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Key, Result
 from vdi.kube.transport import Client
-from vdi.operator.activity import ASKED_AT_ONCE, TOLD_AT_ONCE, Agents
+from vdi.operator.activity import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents
 from vdi.operator.build import Builder
 from vdi.operator.caches import Caches
 from vdi.operator.cleanup import Cleanup
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Dependencies, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
-from vdi.operator.history import REPORTED_AT_ONCE, EndReports
+from vdi.operator.history import CONCURRENT_REPORTS, EndReports
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.logs import log_from_now_on_about
@@ -32,7 +32,7 @@ from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
 from vdi.operator.ports import Credentials
 from vdi.operator.prepull import PrePuller
-from vdi.operator.queueing import Admission
+from vdi.operator.queueing import QueueManager
 from vdi.operator.reservations import Reservations
 from vdi.operator.session_events import SessionEvents
 from vdi.operator.settings import Settings
@@ -42,7 +42,7 @@ from vdi.operator.watch_handlers import WatchHandlers
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class OperatorContext:
     """What everything else is made from."""
 
     client: Client
@@ -89,7 +89,7 @@ class Wiring:
     """Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator."""
 
 
-def assemble(parts: Parts) -> Wiring:
+def build_wiring(parts: OperatorContext) -> Wiring:
     """All controllers and helpers, listening to the caches."""
     agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
     admission = _assemble_admission(parts)
@@ -98,22 +98,22 @@ def assemble(parts: Parts) -> Wiring:
     owned = OwnedResources(parts.client, parts.caches)
     uncertain_creates = UncertainCreates(owned.pods)
     sessions = _assemble_sessions(parts, owned, uncertain_creates, Dependencies(admission, pools, agents, reports))
-    asks = parts.controller("activity", agents.ask, workers=ASKED_AT_ONCE)
-    notices = parts.controller("notice", agents.deliver, workers=TOLD_AT_ONCE)
-    agents.connect(asks, notices, sessions)
+    polls = parts.controller("activity", agents.poll, workers=CONCURRENT_POLLS)
+    notices = parts.controller("notice", agents.deliver, workers=CONCURRENT_NOTICES)
+    agents.connect(polls, notices, sessions)
     others: list[Controller[Any]] = [
         _assemble_pools(parts, pools, admission, uncertain_creates, sessions),
         _assemble_templates(parts),
     ]
     if reports:
-        tellings: Controller[SessionKey] = parts.controller("history", reports.report, workers=REPORTED_AT_ONCE)
-        reports.connect(tellings, sessions)
-        others.append(tellings)
-    return Wiring(controllers=(sessions, asks, notices, *others), helpers=(admission.run,))
+        report_queue: Controller[SessionKey] = parts.controller("history", reports.report, workers=CONCURRENT_REPORTS)
+        reports.connect(report_queue, sessions)
+        others.append(report_queue)
+    return Wiring(controllers=(sessions, polls, notices, *others), helpers=(admission.run,))
 
 
 def _assemble_sessions(
-    parts: Parts, owned: OwnedResources, uncertain_creates: UncertainCreates, dependencies: Dependencies
+    parts: OperatorContext, owned: OwnedResources, uncertain_creates: UncertainCreates, dependencies: Dependencies
 ) -> Controller[SessionKey]:
     client, caches, policy = parts.client, parts.caches, parts.settings.policy
     reservations = Reservations()
@@ -144,7 +144,7 @@ def _assemble_sessions(
     return controller
 
 
-def _assemble_history(parts: Parts) -> EndReports | None:
+def _assemble_history(parts: OperatorContext) -> EndReports | None:
     settings = parts.settings
     if not settings.gateway_url:
         return None
@@ -157,9 +157,9 @@ def _new_credentials() -> Credentials:
     return Credentials(password=secrets.token_urlsafe(18), agent_token=secrets.token_urlsafe(18))
 
 
-def _assemble_admission(parts: Parts) -> Admission:
+def _assemble_admission(parts: OperatorContext) -> QueueManager:
     settings, metrics = parts.settings, parts.metrics
-    admission = Admission(
+    admission = QueueManager(
         parts.caches,
         settings.policy,
         parts.clock,
@@ -171,9 +171,9 @@ def _assemble_admission(parts: Parts) -> Admission:
 
 
 def _assemble_pools(
-    parts: Parts,
+    parts: OperatorContext,
     pools: Pools,
-    admission: Admission,
+    admission: QueueManager,
     uncertain_creates: UncertainCreates,
     sessions: Controller[SessionKey],
 ) -> Controller[str]:
@@ -181,7 +181,7 @@ def _assemble_pools(
         client=parts.client,
         caches=parts.caches,
         pools=pools,
-        room=admission,
+        queue=admission,
         uncertain_creates=uncertain_creates,
         policy=parts.settings.policy,
         namespace=parts.settings.namespace,
@@ -202,7 +202,7 @@ def _assemble_pools(
     return controller
 
 
-def _assemble_templates(parts: Parts) -> Controller[str]:
+def _assemble_templates(parts: OperatorContext) -> Controller[str]:
     settings = parts.settings
     puller = PrePuller(parts.client, parts.caches, settings.policy, settings.namespace, parts.clock)
     warnings = TemplateWarnings(parts.client, parts.caches, parts.clock)

@@ -117,12 +117,12 @@ def home_bound_at(session: VDISession) -> datetime | None:
     return parse_time(found.last_transition_time) if found and found.status == "True" else None
 
 
-def find_vanished(session: VDISession, *, unsaid: bool = False) -> Loss | None:
+def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | None:
     """The status names a pod, there is none any more, and it was not us: what was last seen of it says why.
 
-    `unsaid`: one was made and the status does not name it yet.
+    `unpublished`: one was made and the status does not name it yet.
     """
-    if not session.status.pod_name and not unsaid:
+    if not session.status.pod_name and not unpublished:
         return None
     last = next((one for one in session.status.conditions if one.type == POD_READY), None)
     if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:

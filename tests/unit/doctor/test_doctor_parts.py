@@ -25,7 +25,7 @@ from vdi.doctor.report.rank import rank
 from vdi.doctor.report.summary import make_report, summarize
 from vdi.findings.render import as_data, as_junit, as_sarif, as_text
 from vdi.kube.certificate import covers
-from vdi.operator import life
+from vdi.operator import runtime
 
 
 def test_the_rights_are_the_documented_ones() -> None:
@@ -43,7 +43,7 @@ def test_the_rights_are_the_documented_ones() -> None:
 
 
 def test_the_lease_is_the_operators() -> None:
-    assert LEASE == life.LEASE
+    assert LEASE == runtime.LEASE
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def test_an_answer_is_the_same_wherever_the_network_cuts_it(cuts: list[int]) -> 
         places = [0, *sorted(cuts), len(CHUNKED)]
         for start, end in pairwise(places):
             wire.come(CHUNKED[start:end])
-        answer = await wire.connection.answer()
+        response = await wire.connection.response()
         assert wire.connection.reusable
-        return answer.body
+        return response.body
 
     assert asyncio.run(read()) == b"wikipedia\n in\r\n\r\nchunk"
 
@@ -83,8 +83,8 @@ async def test_two_answers_come_over_one_connection() -> None:
     for _ in range(2):
         wire.connection.send(GET)
         wire.come(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SHORT)
-        answer = await wire.connection.answer()
-        assert (answer.status, answer.body) == (200, b"ok")
+        response = await wire.connection.response()
+        assert (response.status, response.body) == (200, b"ok")
     assert wire.sent == GET * 2
 
 
@@ -93,7 +93,7 @@ async def test_an_answer_without_a_body_ends_at_once(head: bytes) -> None:
     wire = Wire()
     wire.connection.send(GET)
     wire.come(head + b"\r\n\r\n")
-    assert (await wire.connection.answer()).body == b""
+    assert (await wire.connection.response()).body == b""
     assert wire.connection.reusable
 
 
@@ -103,8 +103,8 @@ async def test_without_a_length_the_end_of_the_connection_ends_the_answer() -> N
     wire.come(b"HTTP/1.0 200 OK\r\nX-a:  b \r\n\r\nsome")
     wire.come(b"thing")
     wire.connection.connection_lost(None)
-    answer = await wire.connection.answer()
-    assert (answer.body, answer.header("x-A"), answer.header("y")) == (b"something", "b", None)
+    response = await wire.connection.response()
+    assert (response.body, response.header("x-A"), response.header("y")) == (b"something", "b", None)
     assert not wire.connection.reusable
 
 
@@ -112,7 +112,7 @@ async def test_a_server_that_says_close_is_not_used_again() -> None:
     wire = Wire()
     wire.connection.send(GET)
     wire.come(SHORT.replace(b"OK", b"OK\r\nConnection: close"))
-    await wire.connection.answer()
+    await wire.connection.response()
     assert not wire.connection.reusable
 
 
@@ -138,7 +138,7 @@ async def test_what_is_no_http_ends_the_connection(nonsense: bytes) -> None:
     assert wire.aborted
     if not nonsense.startswith(SHORT):
         with pytest.raises(HttpError, match="not HTTP"):
-            await wire.connection.answer()
+            await wire.connection.response()
 
 
 async def test_an_answer_cut_short_is_no_answer() -> None:
@@ -147,7 +147,7 @@ async def test_an_answer_cut_short_is_no_answer() -> None:
     wire.come(SHORT[:-1])
     wire.connection.connection_lost(None)
     with pytest.raises(HttpError, match="closed"):
-        await wire.connection.answer()
+        await wire.connection.response()
 
 
 async def test_a_stream_that_nobody_reads_makes_the_server_wait() -> None:
@@ -175,11 +175,11 @@ async def test_a_large_answer_is_read_to_its_end(before: int) -> None:
     wire = Wire()
     wire.connection.send(GET)
     wire.come(b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n" % (3 * BUFFERED) + b"x" * before)
-    answer = asyncio.ensure_future(wire.connection.answer())
+    response = asyncio.ensure_future(wire.connection.response())
     await asyncio.sleep(0)
     wire.come(b"x" * (3 * BUFFERED - before))
     assert not wire.paused
-    assert len((await answer).body) == 3 * BUFFERED
+    assert len((await response).body) == 3 * BUFFERED
 
 
 @asynccontextmanager
@@ -221,7 +221,7 @@ async def test_no_more_requests_at_a_time_than_allowed_and_connections_are_kept(
     async with server(talk) as url:
         client = HttpClient(Target(url), limit=3)
         answers = await asyncio.gather(*(client.request(GET, soon()) for _ in range(30)))
-        assert all(answer.body == b"ok" for answer in answers)
+        assert all(response.body == b"ok" for response in answers)
         await client.close()
     assert most <= 3
     assert len(peers) == 3
@@ -307,7 +307,7 @@ async def test_a_path_in_the_servers_url_stands_before_every_path() -> None:
 
 @asynccontextmanager
 async def proxy(
-    heads: list[bytes], answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
+    heads: list[bytes], response: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
 ) -> AsyncIterator[str]:
     """A proxy that remembers what it was asked, and knows CONNECT alone."""
     tasks: set[asyncio.Future[None]] = set()
@@ -319,8 +319,8 @@ async def proxy(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer)
-        if b" 200 " not in answer:
+        writer.write(response)
+        if b" 200 " not in response:
             writer.close()
             return
         host, _, port = heads[-1].split()[1].decode().rpartition(":")

@@ -66,8 +66,8 @@ class World:
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="f")), NAMESPACE, self.clock)
         self.said: list[str] = []
         self.agents = Agents(self.caches, cast(EventRecorder, self), self.clock, port=port)
-        self.woken, self.asks, self.deliveries = (self._controller(name) for name in ("session", "ask", "deliver"))
-        self.agents.connect(self.asks, self.deliveries, self.woken)
+        self.woken, self.polls, self.deliveries = (self._controller(name) for name in ("session", "ask", "deliver"))
+        self.agents.connect(self.polls, self.deliveries, self.woken)
         self._version = 0
 
     def emit(self, _subject: ObjectReference, _kind: str, _reason: str, note: str, _action: str) -> None:
@@ -103,8 +103,8 @@ class World:
         data = {"agentToken": b64encode(token.encode()).decode(), "password": "cHc="}
         self.put(self.caches.secrets, Secret, "alice-auth", data=data)
 
-    async def ask(self) -> float | None:
-        return (await self.agents.ask(KEY)).requeue_after
+    async def poll(self) -> float | None:
+        return (await self.agents.poll(KEY)).requeue_after
 
     def was_woken(self) -> bool:
         woken, self.woken.queue._ready = bool(len(self.woken.queue)), type(self.woken.queue._ready)()
@@ -136,7 +136,7 @@ def running(world: World) -> World:
 async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(running: World) -> None:
     running.clock.time = START + timedelta(minutes=10)
     running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
-    assert await running.ask() == 600.0
+    assert await running.poll() == 600.0
     activity = running.agents.report("uid-alice")
     assert activity is not None
     assert (activity.last_input, activity.viewers) == (START + timedelta(minutes=9), 2)
@@ -147,24 +147,24 @@ async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(runni
 async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(running: World) -> None:
     running.clock.time = START + timedelta(minutes=55)
     running.agent.answer["idleSeconds"] = 55 * 60.0
-    assert await running.ask() == 5.0
+    assert await running.poll() == 5.0
     assert running.was_woken()
     condition = {"type": "Idle", "status": "True", "reason": "Idle", "lastTransitionTime": "2026-11-20T08:55:00Z"}
     running.session(conditions=[condition])
     running.clock.time = START + timedelta(minutes=59, seconds=58)
     running.agent.answer["idleSeconds"] = 59 * 60 + 58.0
-    assert await running.ask() == 2.0
+    assert await running.poll() == 2.0
     assert running.was_woken()
     running.agent.answer["idleSeconds"] = 1.0
-    assert await running.ask() == 600.0
+    assert await running.poll() == 600.0
     assert running.was_woken()
 
 
 async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
-    await running.ask()
+    await running.poll()
     running.clock.time = START + timedelta(seconds=60.4)
     running.agent.answer["idleSeconds"] = 60.0
-    await running.ask()
+    await running.poll()
     activity = running.agents.report("uid-alice")
     assert activity is not None
     assert activity.last_input == START
@@ -172,15 +172,15 @@ async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
 
 async def test_without_a_timeout_nobody_is_asked(running: World) -> None:
     running.session(idle=None)
-    assert await running.ask() is None
+    assert await running.poll() is None
     assert running.agent.asked == 0
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
-    assert await running.ask() is None
+    assert await running.poll() is None
     spec = {"image": "i", "lifecycle": {"idleTimeout": "1h"}}
-    running.asks.queue.done(await running.asks.queue.take())
+    running.polls.queue.done(await running.polls.queue.take())
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec=spec)
-    assert await asyncio.wait_for(running.asks.queue.take(), 1) == KEY
-    assert await running.ask() is not None
+    assert await asyncio.wait_for(running.polls.queue.take(), 1) == KEY
+    assert await running.poll() is not None
     assert running.agent.asked == 1
 
 
@@ -200,7 +200,7 @@ async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_
     running: World, answer: Any, status: int
 ) -> None:
     running.agent.answer, running.agent.status = answer, status
-    assert [await running.ask() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
+    assert [await running.poll() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
     assert running.agents.report("uid-alice") is None
     (note,) = running.said
     assert note.startswith("An idle timeout is set, but this desktop counts as in use while it cannot be asked: its ")
@@ -209,17 +209,17 @@ async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_
 async def test_an_image_without_an_agent_is_said_in_words(running: World) -> None:
     running.pod(ip="127.0.0.2")
     for _ in range(3):
-        await running.ask()
+        await running.poll()
     assert "its agent does not answer" in running.said[0]
     assert running.agents.report("uid-alice") is None
 
 
 async def test_a_session_that_stops_is_forgotten(running: World) -> None:
-    await running.ask()
+    await running.poll()
     assert running.agents.report("uid-alice")
     running.session(phase="Suspended")
     assert running.agents.report("uid-alice") is None
-    assert await running.ask() is None
+    assert await running.poll() is None
 
 
 async def deliver(world: World, session: VDISession, pod: Pod, notice: Notice) -> float | None:

@@ -40,7 +40,7 @@ class Sight:
         caches.troubles = lambda: Caches.troubles(caches)
         elector: Any = self.elector
         host_key: Any = self.host_key
-        self.health.look_at(caches, elector, host_key)
+        self.health.watch(caches, elector, host_key)
         self.metrics.watch_lease(elector)
         self.metrics.watch_caches(caches.reflectors)
 
@@ -182,7 +182,7 @@ async def test_nonsense_is_refused_in_words(sight: Sight, request_: bytes, statu
 
 
 async def test_who_says_nothing_is_cut_off(sight: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "PATIENCE", 0.02)
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT", 0.02)
     async with sight.health.serve("127.0.0.1", 0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /heal")

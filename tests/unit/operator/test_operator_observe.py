@@ -39,9 +39,9 @@ class World:
         key = cast(HostKey, SimpleNamespace(value=KEY))
         self.hosts = Hosts(client, self.caches, Policy(), key)
         self.observer = Observer(
-            self.caches, self.reservations, self.hosts, Policy(), lambda _: None, lambda _: self.unsaid
+            self.caches, self.reservations, self.hosts, Policy(), lambda _: None, lambda _: self.unpublished
         )
-        self.unsaid = False
+        self.unpublished = False
         self.woken: set[str] = set()
         self.forgotten: list[str] = []
         self.woken_soon: set[str] = set()
@@ -142,7 +142,7 @@ def test_pod_of_a_session_that_is_gone_still_holds_the_home(world: World) -> Non
 
 def test_reservation_counts_until_the_pod_is_seen(world: World) -> None:
     old, young = world.session("old", OLD), world.session("young", YOUNG)
-    assert world.reservations.take(shared_home(young), young.metadata.uid)
+    assert world.reservations.reserve(shared_home(young), young.metadata.uid)
     assert world.observer.observe(old).home_holder == "young"
     assert world.observer.observe(young).home_holder is None
 
@@ -300,7 +300,7 @@ def test_pod_that_we_deleted_is_told_from_one_that_others_delete(world: World) -
     ours = world.session("alice")
     observed = world.observer.observe(ours)
     assert (observed.pod, observed.terminating) == (None, pod)
-    world.unsaid = True
+    world.unpublished = True
     assert world.observer.observe(ours).pod == pod, "it was made a moment ago, and not by us deleted"
 
 

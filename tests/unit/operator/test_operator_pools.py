@@ -71,7 +71,7 @@ class World:
         }
         uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.caches.pods))
         desktops = PoolDesktops(
-            **shared, room=self, uncertain_creates=uncertain_creates, namespace=NS, new_token=self._token
+            **shared, queue=self, uncertain_creates=uncertain_creates, namespace=NS, new_token=self._token
         )
         self.controller = PoolController(**shared, desktops=desktops, clock=self.clock)
         self.due: set[str] = set()
@@ -85,7 +85,7 @@ class World:
     def _emit(self, subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
         self.said.append((subject.name, reason, note))
 
-    def ask_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
+    def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         self.asked.append(pod)
         return self.room.pop(0) if self.room else None
 

@@ -250,14 +250,14 @@ async def test_warning_is_told_when_it_begins_and_when_it_ends(writer: StatusWri
 
 def test_only_one_session_can_reserve_a_thing_until_it_is_released() -> None:
     reservations = Reservations()
-    assert reservations.take("home", "a")
-    assert reservations.take("home", "a")
-    assert not reservations.take("home", "b")
+    assert reservations.reserve("home", "a")
+    assert reservations.reserve("home", "a")
+    assert not reservations.reserve("home", "b")
     assert reservations.holder("home") == "a"
     reservations.release("b")
     assert reservations.holder("home") == "a"
     reservations.release("a")
-    assert reservations.take("home", "b")
+    assert reservations.reserve("home", "b")
 
 
 def test_log_line_names_the_session_it_is_about() -> None:

@@ -115,7 +115,7 @@ class PoolController:
                 blocked = await self._desktops.make(pool, desktop, fits or "", step)
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
-        note_due = await self._tell(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
+        note_due = await self._write_status(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
         room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_change else ROOM_AGAIN
         due = [left.total_seconds() for left in (step.look_again, pause.left(now)) if left is not None]
         return Result(min([*due, *(one for one in (note_due, room_again, calm) if one is not None)], default=None))
@@ -155,7 +155,7 @@ class PoolController:
             return why.sentence if why.stuck else ""
         return ""
 
-    async def _tell(self, pool: VDIPool, status: PoolStatus) -> float | None:
+    async def _write_status(self, pool: VDIPool, status: PoolStatus) -> float | None:
         """Write the status if it says something new; the seconds to wait when it is too soon for a mere note."""
         if status == pool.status:
             return None

@@ -21,7 +21,7 @@ from vdi.operator.cleanup import Cleanup, pods_of
 from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.observe import Observer
-from vdi.operator.ports import Admission, Desktops, EndReports, Pools
+from vdi.operator.ports import CapacityQueue, Desktops, EndReports, Pools
 from vdi.operator.reservations import Reservations
 from vdi.operator.session_events import SessionEvents
 from vdi.operator.status import StatusWriter
@@ -48,7 +48,7 @@ REFUSED_AGAIN = 30.0
 class Dependencies:
     """Whom the controller asks: who may have room, who has a desktop ready, what the agents say, what history needs."""
 
-    admission: Admission
+    admission: CapacityQueue
     pools: Pools
     desktops: Desktops
     history: EndReports | None = None
@@ -79,7 +79,7 @@ class SessionController:
         self._uncertain_creates = uncertain_creates
         self._builder = builder
         self._cleanup = cleanup
-        self._admission = dependencies.admission
+        self._queue = dependencies.admission
         self._pools = dependencies.pools
         self._desktops = dependencies.desktops
         self._history = dependencies.history
@@ -88,7 +88,7 @@ class SessionController:
         self._clock = clock
         self._statuses = StatusWriter(client, caches.sessions, clock)
         report = dependencies.desktops.report
-        self._observer = Observer(caches, reservations, hosts, policy, report, self._statuses.is_unsaid)
+        self._observer = Observer(caches, reservations, hosts, policy, report, self._statuses.is_unpublished)
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
@@ -102,7 +102,7 @@ class SessionController:
 
     def forget(self, session: VDISession) -> None:
         """The session is gone: drop what was remembered of it."""
-        self._admission.withdraw(session.metadata.uid)
+        self._queue.withdraw(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
         self._uncertain_creates.forget(key_of(session))
         self._statuses.forget(session.metadata.uid)
@@ -112,14 +112,14 @@ class SessionController:
             session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
         observed = await self._builder.reserve_host(self._observer.observe(session))
         now = self._clock.now()
-        await self._cleanup.sweep(observed)
+        await self._cleanup.delete_extra_pods(observed)
         if ending := find_ending(observed, self._policy, now):
             return await self._end(observed, ending, now)
         if session.spec.suspended:
             return await self._reconcile_suspended(observed, now)
-        unsaid = self._statuses.is_unsaid(session.metadata.uid)
-        if not pods_of(observed) and (loss := find_vanished(session, unsaid=unsaid)):
-            if unsaid or await self._cleanup.is_gone(session):
+        unpublished = self._statuses.is_unpublished(session.metadata.uid)
+        if not pods_of(observed) and (loss := find_vanished(session, unpublished=unpublished)):
+            if unpublished or await self._cleanup.is_gone(session):
                 return await self._replace_pod(observed, after_loss(observed, loss, now), now)
             return Result()  # the caches will have it in a moment
         if removal := find_removal(observed, now):
@@ -129,11 +129,11 @@ class SessionController:
     async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
         """Build what is missing, or wait; tell how it stands."""
         session, before = observed.session, observed
-        observed, decision = await self._ask_for_room(observed, decide(observed, self._policy, now))
+        observed, decision = await self._request_capacity(observed, decide(observed, self._policy, now))
         free_from = evictable_at(observed, self._policy)
         built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
-            self._admission.withdraw(session.metadata.uid)
+            self._queue.withdraw(session.metadata.uid)
         if _is_just_made(observed, built) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due, self_observed=True)
         alerts = find_alerts(built.observed, self._policy, now)
@@ -149,11 +149,11 @@ class SessionController:
         refused = built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN)
         due = [note_due, REFUSED_AGAIN if refused else None]
         # A warning that has just been written may mean more at once.
-        return self._come_back(
-            observed, due, now, self_observed=not alerts and not _told_of_others(before, observed, now)
+        return self._requeue(
+            observed, due, now, self_observed=not alerts and not _shows_foreign_changes(before, observed, now)
         )
 
-    def _come_back(self, observed: Observed, due: list[float | None], now: datetime, *, self_observed: bool) -> Result:
+    def _requeue(self, observed: Observed, due: list[float | None], now: datetime, *, self_observed: bool) -> Result:
         """When to look again: the soonest of all that is due."""
         look = next_requeue(observed, self._policy, now)
         due.append((look - now).total_seconds() if look else None)
@@ -161,18 +161,18 @@ class SessionController:
             requeue_after=min((one for one in due if one is not None), default=None), self_observed=self_observed
         )
 
-    async def _ask_for_room(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
+    async def _request_capacity(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
         """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
         session, desktop = observed.session, decision.desktop
         if observed.pod:
             return observed, decision
         if desktop is None:
-            self._admission.withdraw(session.metadata.uid)
+            self._queue.withdraw(session.metadata.uid)
             return observed, decision
         if pod := await self._pools.claim(observed, desktop):
-            self._admission.withdraw(session.metadata.uid)
+            self._queue.withdraw(session.metadata.uid)
             return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
-        if waiting := self._admission.ask(session, desktop, observed.home):
+        if waiting := self._queue.request(session, desktop, observed.home):
             return observed, Decision(blocked=replace(waiting.blocked, queue=waiting.queue))
         return observed, decision
 
@@ -182,16 +182,16 @@ class SessionController:
         status = derive(without, removal.blocked, self._policy, now)
         written, _ = await self._statuses.write(observed.session, status, at_once=True)
         self._announce(observed.session, written, now)
-        await self._cleanup.clear_pod(observed)
+        await self._cleanup.delete_pod(observed)
         return Result()  # the news of it wakes us
 
     async def _reconcile_suspended(self, observed: Observed, now: datetime) -> Result:
         """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay."""
         session = observed.session
-        self._admission.withdraw(session.metadata.uid)
+        self._queue.withdraw(session.metadata.uid)
         written, _ = await self._statuses.write(session, derive_suspended(observed, self._policy, now), at_once=True)
         self._announce(session, written, now)
-        if await self._cleanup.clear_desktop(observed):
+        if await self._cleanup.delete_desktop(observed):
             self._reservations.release(session.metadata.uid)
         return Result()
 
@@ -209,7 +209,7 @@ class SessionController:
 
     async def _finalize(self, session: VDISession) -> Result:
         """Delete the children, wait for the pod's end, let the session go."""
-        self._admission.withdraw(session.metadata.uid)
+        self._queue.withdraw(session.metadata.uid)
         if FINALIZER not in session.metadata.finalizers:
             return Result()
         wait = self._history.seconds_to_wait(session) if self._history else None
@@ -220,7 +220,7 @@ class SessionController:
             terminating = replace(observed, pod=pods[0], terminating=None)
             status = derive(terminating, None, self._policy, self._clock.now())
             session, _ = await self._statuses.write(session, status)
-        if not await self._cleanup.clear(observed):
+        if not await self._cleanup.delete_all(observed):
             return Result()  # the DELETED event of what is left wakes us
         if wait is not None:
             return Result(requeue_after=wait)
@@ -262,7 +262,7 @@ def _is_just_made(observed: Observed, built: Built) -> bool:
     return observed.pod is None and built.observed.pod is not None and in_order
 
 
-def _told_of_others(before: Observed, after: Observed, now: datetime) -> bool:
+def _shows_foreign_changes(before: Observed, after: Observed, now: datetime) -> bool:
     """Whether the answers to our own writes show what somebody else has done meanwhile, or leave something to do.
 
     The caches have it with the answer, so the event that tells of it later is no news to them, and wakes nobody: a

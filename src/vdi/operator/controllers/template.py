@@ -28,7 +28,7 @@ class TemplateController:
             await self._puller.remove(self._puller.pullers_of(name))
             return Result()
         try:
-            template = await self._warnings.tell(template)
+            template = await self._warnings.update(template)
             if not template.spec.pre_pull:
                 await self._puller.withdraw(template)
                 return Result()

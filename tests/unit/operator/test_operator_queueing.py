@@ -14,7 +14,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.ports import Waiting
-from vdi.operator.queueing import Admission
+from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.children.identity import USER_ANNOTATION
 from vdi.session.effective import Desktop, resolve
@@ -54,7 +54,7 @@ class World:
         self.yielded: list[str] = []
         self.waited: list[float] = []
         self._version = 0
-        self.admission = Admission(self.caches, Policy(), self.clock, weights={}, on_admitted=self.waited.append)
+        self.admission = QueueManager(self.caches, Policy(), self.clock, weights={}, on_admitted=self.waited.append)
         self.admission.connect(lambda key: self.woken.append(key[1]), self._yield)
         self.template = self.put(self.caches.templates, VDITemplate, "desktop", spec={"image": "i"})
         self.node("n1", gpus)
@@ -96,10 +96,10 @@ class World:
             self.put(self.caches.sessions, VDISession, name, metadata=made, spec=body, status=status or {}),
         )
 
-    def ask(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> Waiting | None:
+    def request(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> Waiting | None:
         desktop = resolve(session, self.template, Policy())
         assert isinstance(desktop, Desktop)
-        return self.admission.ask(session, desktop, home)
+        return self.admission.request(session, desktop, home)
 
     def pod(self, name: str, *, owner: str = "", node: str = "n1", gpu: int = 1, **fields: Any) -> Pod:
         references: list[dict[str, Any]] = []
@@ -122,7 +122,7 @@ class World:
         return [self.pod(f"r{number}", owner=f"r{number}") for number in range(count)]
 
     def told(self, session: VDISession) -> tuple[int, str]:
-        waiting = self.ask(session)
+        waiting = self.request(session)
         assert waiting
         return waiting.queue.position, waiting.queue.reason
 
@@ -130,40 +130,40 @@ class World:
 def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
     world = World(gpus=1)
     first, second = world.session("first"), world.session("second")
-    assert world.ask(first) is None
+    assert world.request(first) is None
     assert world.told(second) == (1, "GPUsBusy")
-    assert world.ask(first) is None, "asked again, before its pod is in the caches"
+    assert world.request(first) is None, "asked again, before its pod is in the caches"
     pod = world.pod("first", owner="first", node="")
     assert world.told(second) == (1, "GPUsBusy")
     world.remove(world.caches.pods, pod)
     assert world.woken == ["second"]
-    assert world.ask(second) is None
-    assert world.ask(first), "its room went with its pod"
+    assert world.request(second) is None
+    assert world.request(first), "its room went with its pod"
     assert world.waited == [0.0, 0.0]
 
 
 def test_withdrawn_room_goes_to_the_next() -> None:
     world = World(gpus=1)
-    world.ask(world.session("first"))
+    world.request(world.session("first"))
     second = world.session("second")
-    assert world.ask(second)
+    assert world.request(second)
     world.admission.withdraw("uid-first")
     assert world.woken == ["second"]
     world.clock.go_on(seconds=3)
-    assert world.ask(second) is None
+    assert world.request(second) is None
     assert world.waited[-1] == 3.0
 
 
 def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
     world = World(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
-    assert world.ask(running) is None
+    assert world.request(running) is None
     pod = world.pod("running", owner="running")
-    assert world.ask(waiting)
+    assert world.request(waiting)
     world.remove(world.caches.pods, pod)
     assert world.woken == []
-    assert world.ask(waiting)
-    assert world.ask(running) is None
+    assert world.request(waiting)
+    assert world.request(running) is None
     world.remove(world.caches.pods, world.pod("running-2", owner="running"))
     world.admission.withdraw("uid-running")
     assert world.woken == ["waiting"], "it is given up, or pauses after a loss"
@@ -173,9 +173,9 @@ def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
 def test_who_is_suspended_or_wants_what_cannot_be_keeps_no_room(change: dict[str, Any]) -> None:
     world = World(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
-    assert world.ask(running) is None
+    assert world.request(running) is None
     pod = world.pod("running", owner="running")
-    assert world.ask(waiting)
+    assert world.request(waiting)
     world.session("running", **change)
     world.remove(world.caches.pods, pod)
     assert world.woken == ["waiting"]
@@ -185,10 +185,10 @@ def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
     world = World(gpus=1)
     world.node("n2", 1)
     running, waiting = world.session("running"), world.session("waiting")
-    assert world.ask(running) is None
+    assert world.request(running) is None
     pod = world.pod("running", owner="running")
     world.node("n1", 1, unschedulable=True)
-    assert world.ask(waiting) is None
+    assert world.request(waiting) is None
     world.remove(world.caches.pods, pod)
     assert world.told(running) == (1, "GPUsBusy")
 
@@ -198,18 +198,18 @@ def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
     world = World(gpus=1)
     (pod,) = world.fill(1)
     waiting = world.session("waiting")
-    assert world.ask(waiting)
+    assert world.request(waiting)
     world.pod(pod.metadata.name, owner="r0", status={"phase": phase})
     assert world.woken == ["waiting"]
 
 
 def test_others_count_wherever_they_are() -> None:
-    for name in ("dependencies", "others"):
+    for name in ("foreign_pods", "foreign_pods_elsewhere"):
         world = World(gpus=1)
         store = getattr(world.caches, name)
         spec = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "1"}}}]}
         theirs = world.put(store, ForeignPod, "training", spec=spec)
-        waiting = world.ask(world.session("waiting"))
+        waiting = world.request(world.session("waiting"))
         assert waiting and "(1 by other workloads)" in waiting.blocked.message
         world.remove(store, theirs)
         assert world.woken == ["waiting"]
@@ -236,7 +236,7 @@ def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
     first = world.session("first", status=waited_since("2026-11-20T07:00:00Z", 1))
     longest = world.session("longest", status=waited_since("2026-11-20T06:00:00Z", 3))
     newcomer = world.session("newcomer")
-    assert world.ask(newcomer)
+    assert world.request(newcomer)
     order = [one.uid for one in world.admission._queue.order(int(world.clock.now().timestamp() * 1000))]
     assert order == [f"uid-{one.metadata.name}" for one in (longest, first, second, newcomer)]
     assert round(max(world.admission.waits())) == 7200
@@ -245,7 +245,7 @@ def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
 def test_nobody_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
     world = World(gpus=1)
     world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
-    assert world.ask(world.session("newcomer"))
+    assert world.request(world.session("newcomer"))
     assert world.woken == ["waiting"]
 
 
@@ -253,16 +253,16 @@ def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> Non
     world = World(gpus=0)
     early = world.session("early")
     world.clock.go_on(minutes=5)
-    world.ask(early)
+    world.request(early)
     assert world.admission.waits() == [300.0]
-    world.ask(world.session("late"))
+    world.request(world.session("late"))
     assert sorted(world.admission.waits()) == [0.0, 300.0]
 
 
 def test_pods_that_are_on_no_node_yet_are_reckoned_with_after_a_restart() -> None:
     world = World(gpus=1)
     world.pod("made", owner="made", node="")
-    assert world.ask(world.session("waiting"))
+    assert world.request(world.session("waiting"))
 
 
 def test_places_further_back_are_told_anew_only_when_it_counts() -> None:
@@ -271,13 +271,13 @@ def test_places_further_back_are_told_anew_only_when_it_counts() -> None:
     pods = world.fill(1)
     sessions = [world.session(f"s{number:02}") for number in range(40)]
     for session in sessions:
-        world.ask(session)
+        world.request(session)
     assert world.told(sessions[30]) == (31, "GPUsBusy")
-    before = world.ask(sessions[30])
+    before = world.request(sessions[30])
     for number in (0, 1):
         world.admission.withdraw(f"uid-s{number:02}")
     assert world.told(sessions[5])[0] == 4, "near the front every step is told"
-    assert world.ask(sessions[30]) is before, "two of 31 are not worth a write"
+    assert world.request(sessions[30]) is before, "two of 31 are not worth a write"
     world.admission.withdraw("uid-s02")
     assert world.told(sessions[30])[0] == 28
     assert pods
@@ -288,9 +288,9 @@ async def test_those_whose_place_has_changed_are_woken() -> None:
     world.fill(1)
     sessions = [world.session(f"s{number}") for number in range(3)]
     for session in sessions:
-        world.ask(session)
+        world.request(session)
     world.admission.withdraw("uid-s0")
-    await world.admission._inform(int(world.clock.now().timestamp() * 1000))
+    await world.admission._enqueue_outdated(int(world.clock.now().timestamp() * 1000))
     assert world.woken == ["s1", "s2"]
 
 
@@ -298,14 +298,14 @@ async def test_room_that_nobody_fetches_is_given_back() -> None:
     world = World(gpus=1)
     pods = world.fill(1)
     first, second = world.session("first"), world.session("second")
-    world.ask(first)
-    world.ask(second)
+    world.request(first)
+    world.request(second)
     world.remove(world.caches.pods, pods[0])
     assert world.woken == ["first"]
     world.clock.go_on(seconds=31)
     world.admission._drop_unclaimed(int(world.clock.now().timestamp() * 1000))
     assert world.woken == ["first", "second"]
-    assert world.ask(second) is None
+    assert world.request(second) is None
 
 
 def test_a_home_ties_to_the_node_of_its_volume() -> None:
@@ -318,9 +318,9 @@ def test_a_home_ties_to_the_node_of_its_volume() -> None:
     )
     home = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "v"})
     world.pod("r0", owner="r0", node="n2")
-    waiting = world.ask(world.session("tied"), home)
+    waiting = world.request(world.session("tied"), home)
     assert waiting and waiting.queue.reason == "HomeNodeFull"
-    assert world.ask(world.session("free")) is None
+    assert world.request(world.session("free")) is None
 
 
 def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> None:
@@ -328,11 +328,11 @@ def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> N
     for number in range(3):
         world.pod(f"pool-{number}", pool=True)
     first, second = world.session("first"), world.session("second")
-    assert world.ask(first)
+    assert world.request(first)
     assert len(world.yielded) == 1
-    assert world.ask(first), "asked again: it is on its way"
+    assert world.request(first), "asked again: it is on its way"
     assert len(world.yielded) == 1
-    assert world.ask(second)
+    assert world.request(second)
     assert len(set(world.yielded)) == 2
     gone = world.caches.pods.get(NAMESPACE, world.yielded[0])
     world.remove(world.caches.pods, gone)
@@ -345,14 +345,14 @@ def test_pools_are_refused_where_people_wait() -> None:
     session = world.session("one")
     desktop = resolve(session, world.template, Policy())
     assert isinstance(desktop, Desktop)
-    assert world.admission.ask_for_pool("p-1", desktop) is None
-    refused = world.admission.ask_for_pool("p-2", desktop)
+    assert world.admission.request_for_pool("p-1", desktop) is None
+    refused = world.admission.request_for_pool("p-2", desktop)
     assert refused and refused.reason == "GPUsBusy" and "all" not in refused.message
     world.admission.withdraw("p-1")
-    assert world.ask(session) is None
-    assert world.ask(world.session("two"))
+    assert world.request(session) is None
+    assert world.request(world.session("two"))
     world.admission.withdraw("uid-one")
-    refused = world.admission.ask_for_pool("p-2", desktop)
+    refused = world.admission.request_for_pool("p-2", desktop)
     assert refused and world.woken == ["two"]
 
 
@@ -360,7 +360,7 @@ def test_a_session_that_got_a_pools_desktop_stands_in_line_no_more() -> None:
     world = World(gpus=1)
     pod = world.pod("pool-1", pool=True)
     session = world.session("alice")
-    assert world.ask(session)
+    assert world.request(session)
     world.pod(pod.metadata.name, owner="alice")
     assert world.admission.waits() == []
     assert world.admission._queue._running == {"alice@x.yz": 1}

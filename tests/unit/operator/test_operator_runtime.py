@@ -13,9 +13,9 @@ from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.operator.health import Health
-from vdi.operator.life import LEASE, Life
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
+from vdi.operator.runtime import LEASE, Runtime
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import Wiring
 
@@ -32,7 +32,7 @@ class Operator:
         self.metrics = Metrics()
         self.health = Health(self.metrics, SYSTEM_CLOCK, MetricsToken(METRICS_TOKEN_FILE))
         settings = Settings(namespace=NAMESPACE)
-        self.life = Life(api.config(), settings, self.metrics, self.health, SYSTEM_CLOCK)
+        self.life = Runtime(api.config(), settings, self.metrics, self.health, SYSTEM_CLOCK)
 
     @property
     def holder(self) -> str:
@@ -80,8 +80,8 @@ async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
 async def test_a_new_leader_waits_for_watches_that_are_being_mended_but_not_for_ever(
     mended: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "vdi.operator.life")
-    monkeypatch.setattr("vdi.operator.life._CATCH_UP", 8.0 if mended else 0.3)
+    caplog.set_level(logging.INFO, "vdi.operator.runtime")
+    monkeypatch.setattr("vdi.operator.runtime._CATCH_UP", 8.0 if mended else 0.3)
     async with fake_api() as api:
 
         async def deny(request: Any) -> Any:
@@ -121,7 +121,7 @@ async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest
     async def short() -> None:
         return
 
-    monkeypatch.setattr("vdi.operator.life.assemble", lambda _parts: Wiring(controllers=(), helpers=(short,)))
+    monkeypatch.setattr("vdi.operator.runtime.build_wiring", lambda _parts: Wiring(controllers=(), helpers=(short,)))
     async with fake_api() as api:
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:

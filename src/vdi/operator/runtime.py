@@ -26,7 +26,7 @@ from vdi.operator.host_key import HostKey
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
-from vdi.operator.wiring import Parts, Wiring, assemble
+from vdi.operator.wiring import OperatorContext, Wiring, build_wiring
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,15 @@ _FLUSH = 1.0
 """Seconds that Events may take then; a successor waits for it."""
 _CATCH_UP = 10.0
 """Seconds that a new leader waits for watches that do not work just now; then it works with what it knows."""
-_LOOK = 0.1
+_CATCH_UP_INTERVAL = 0.1
 """Seconds between two looks at them."""
-_READ_KEY_AGAIN = 2.0
+_READ_KEY_INTERVAL = 2.0
 """Seconds between two tries to read the key of the host labels."""
-_SAY_AGAIN = 30.0
+_LOG_INTERVAL = 30.0
 """Seconds between two log lines on why the operator cannot start working."""
 
 
-class Life:
+class Runtime:
     """Made for `run`, once."""
 
     def __init__(
@@ -62,24 +62,26 @@ class Life:
         }
         # Two renewals in a row may fail by their timeout before the lease is anybody's.
         timeout = DEFAULT_LEASE_TIMING.deadline - DEFAULT_LEASE_TIMING.renew
-        self._line = Client(config, **of_both, retry=NO_RETRY, request_timeout=timeout)
+        self._lease_client = Client(config, **of_both, retry=NO_RETRY, request_timeout=timeout)
         host = socket.gethostname()
         identity = f"{host}_{uuid4()}"
-        self._elector = Elector(self._line, namespace=settings.namespace, name=LEASE, identity=identity, clock=clock)
+        self._elector = Elector(
+            self._lease_client, namespace=settings.namespace, name=LEASE, identity=identity, clock=clock
+        )
         self._client = Client(config, **of_both, lease_guard=self._elector.allowance)
         count_others = settings.count_other_workloads
         self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.namespace)
-        parts = Parts(
+        parts = OperatorContext(
             self._client, self._caches, self._recorder, metrics, settings, clock, self._elector, self._host_key
         )
-        self._assembly = assemble(parts)
-        health.look_at(self._caches, self._elector, self._host_key)
+        self._wiring = build_wiring(parts)
+        health.watch(self._caches, self._elector, self._host_key)
         metrics.watch_lease(self._elector)
         metrics.watch_sessions(self._caches.sessions.values)
         metrics.watch_caches(self._caches.reflectors)
-        metrics.watch_queues(self._assembly.controllers)
+        metrics.watch_queues(self._wiring.controllers)
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Live until `stop` is set or the lease is lost. `on_ready` is called when the caches are full.
@@ -87,12 +89,12 @@ class Life:
         Raises what a helper of the assembly failed with, RuntimeError when one has ended by itself.
         """
         try:
-            async with self._line, self._client, asyncio.TaskGroup() as group:
+            async with self._lease_client, self._client, asyncio.TaskGroup() as group:
                 work = [*(reflector.run() for reflector in self._caches.reflectors), self._recorder.run()]
                 tasks = [group.create_task(one) for one in work]
                 if await self._wait_until_synced(stop):
                     on_ready()
-                    await self._stand(stop)
+                    await self._run_election(stop)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -104,7 +106,7 @@ class Life:
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not self._caches.synced and not stop.is_set():
-                await asyncio.wait((synced, stopped), timeout=_SAY_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((synced, stopped), timeout=_LOG_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
                 if not self._caches.synced and not stop.is_set():
                     for trouble in self._health.troubles():
                         log.warning("waiting for %s", trouble)
@@ -118,7 +120,7 @@ class Life:
             gc.set_threshold(50_000, 20, 20)
         return not stop.is_set()
 
-    async def _stand(self, stop: asyncio.Event) -> None:
+    async def _run_election(self, stop: asyncio.Event) -> None:
         """Stand for election, lead, and hand over: the lease is given back once nothing can be written any more."""
         elector = self._elector
         candidacy = asyncio.create_task(elector.run(), name="election")
@@ -131,7 +133,7 @@ class Life:
                 await self._catch_up(candidacy, stopped)
                 if await self._read_host_key(candidacy, stopped):
                     log.info("working on %d sessions in %s", len(self._caches.sessions), self._settings.namespace)
-                    clean = await self._work(self._assembly, stopped, candidacy)
+                    clean = await self._lead(self._wiring, stopped, candidacy)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._recorder.flush(), _FLUSH if elector.leads else 0)
         finally:
@@ -151,28 +153,26 @@ class Life:
             if self._clock.monotonic() >= until:
                 log.warning("beginning to work without news of %s", "; ".join(troubles))
                 return
-            await asyncio.wait(ends, timeout=_LOOK)
+            await asyncio.wait(ends, timeout=_CATCH_UP_INTERVAL)
 
     async def _read_host_key(self, *ends: "asyncio.Task[Any]") -> bool:
         """Wait for the key of the host labels; False when it is over before. No session is worked on without it."""
         while not any(end.done() for end in ends):
             if await self._host_key.load():
                 return True
-            await asyncio.wait(ends, timeout=_READ_KEY_AGAIN)
+            await asyncio.wait(ends, timeout=_READ_KEY_INTERVAL)
         return False
 
-    async def _work(self, assembly: Wiring, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
+    async def _lead(self, wiring: Wiring, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
         """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""
-        working = asyncio.create_task(_run_all(assembly.controllers), name="controllers")
-        helpers = [
-            asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in assembly.helpers
-        ]
+        working = asyncio.create_task(_run_all(wiring.controllers), name="controllers")
+        helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in wiring.helpers]
         try:
             await asyncio.wait((working, stopped, lost, *helpers), return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
                 if helper.done():
                     raise RuntimeError(f"{helper.get_name()} has ended by itself") from helper.exception()
-            for controller in assembly.controllers:
+            for controller in wiring.controllers:
                 controller.stop()
             if not self._elector.leads:
                 return False

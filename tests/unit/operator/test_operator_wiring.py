@@ -14,7 +14,7 @@ from vdi.kube.queue import Result
 from vdi.operator.logs import KeyValueFormatter
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
-from vdi.operator.wiring import Parts
+from vdi.operator.wiring import OperatorContext
 
 
 class Stand:
@@ -25,7 +25,7 @@ class Stand:
         self.metrics = Metrics()
         elector = SimpleNamespace(wait_leading=self.leading.wait)
         nothing: Any = None
-        self.parts = Parts(nothing, nothing, nothing, self.metrics, Settings(), FakeClock(), elector, nothing)  # type: ignore[arg-type]
+        self.parts = OperatorContext(nothing, nothing, nothing, self.metrics, Settings(), FakeClock(), elector, nothing)  # type: ignore[arg-type]
         self.worked: list[Any] = []
 
     async def fail(self, key: Any) -> Result:
