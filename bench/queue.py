@@ -26,6 +26,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import PersistentVolume
 from vdi.session.effective import Desktop, resolve
@@ -43,8 +44,13 @@ class World:
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), "bench", SystemClock())
         self.woken: list[tuple[str, str]] = []
         policy = Policy()
-        self.admission = QueueManager(self.caches, policy, SystemClock(), weights={}, on_admitted=lambda _: None)
-        self.admission.connect(self.woken.append, lambda _: None)
+        self.admission = QueueManager(
+            ClusterContext(cast(Client, None), self.caches, policy, SystemClock(), "bench"),
+            weights={},
+            on_admitted=lambda _: None,
+            enqueue=self.woken.append,
+            yield_capacity=lambda _: None,
+        )
         self._version = 0
         template = self._made(VDITemplate, "desktop", spec={"image": "x", "resources": {"maxGPU": 8}})
         self.caches.templates.observe(template)

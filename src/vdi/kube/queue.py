@@ -215,13 +215,18 @@ _attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
 """The reconcile that the present task is part of."""
 
 
+Reconcile = Callable[[Key], Awaitable[Result]]
+
+
 class Controller(Generic[Key]):
-    """Workers that take keys from a queue and reconcile them."""
+    """A queue, and workers that take keys from it and reconcile them.
+
+    Who enqueues gets the controller, and the reconciler is made from all of them: so it is given to `run`.
+    """
 
     def __init__(
         self,
         name: str,
-        reconcile: Callable[[Key], Awaitable[Result]],
         *,
         workers: int = 4,
         clock: Clock = SYSTEM_CLOCK,
@@ -230,7 +235,6 @@ class Controller(Generic[Key]):
         self.name = name
         self.outcomes: dict[str, int] = dict.fromkeys(("done", "requeue_after", "retry", "terminal"), 0)
         self.queue: WorkQueue[Key] = WorkQueue(clock)
-        self._reconcile = reconcile
         self._workers = workers
         self._clock = clock
         self._on_outcome = on_outcome
@@ -251,13 +255,13 @@ class Controller(Generic[Key]):
         """This key needs work then; the earliest of several times counts."""
         self.queue.add_after(key, seconds)
 
-    async def run(self) -> None:
+    async def run(self, reconcile: Reconcile[Key]) -> None:
         """Work until `stop` (the reconciles under way are finished first) or until cancelled (so are they)."""
         timer = asyncio.create_task(self.queue.run_timer(), name=f"{self.name}: timer")
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(self._workers):
-                    group.create_task(self._work(), name=f"{self.name}: worker {number}")
+                    group.create_task(self._work(reconcile), name=f"{self.name}: worker {number}")
         finally:
             timer.cancel()
 
@@ -265,24 +269,24 @@ class Controller(Generic[Key]):
         """Take no further key; `run` returns when the reconciles under way have ended."""
         self.queue.close()
 
-    async def _work(self) -> None:
+    async def _work(self, reconcile: Reconcile[Key]) -> None:
         while (key := await self.queue.take()) is not None:
             began = self._clock.monotonic()
             try:
-                outcome = await self._attempt(key)
+                outcome = await self._attempt(reconcile, key)
             finally:
                 self.queue.done(key)
             self.outcomes[outcome] += 1
             if self._on_outcome is not None:
                 self._on_outcome(outcome, self._clock.monotonic() - began)
 
-    async def _attempt(self, key: Key) -> str:
-        """Reconcile once; what came of it."""
+    async def _attempt(self, reconcile: Reconcile[Key], key: Key) -> str:
+        """Reconcile once; gives the outcome."""
         attempt = _Attempt(self, key)
         before = _attempt.set(attempt)
         self_observed = False
         try:
-            result = await self._reconcile(key)
+            result = await reconcile(key)
             self_observed = result.self_observed
         except TerminalError as error:
             log.error("%s %s: given up until something changes: %s", self.name, key, error)

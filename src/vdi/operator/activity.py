@@ -10,6 +10,7 @@ What an agent answers is a stranger's word: its user can put any program in its 
 import asyncio
 import logging
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -24,7 +25,7 @@ from vdi.kube.connections import ask_once
 from vdi.kube.events import EventRecorder
 from vdi.kube.http import HttpError, url_host
 from vdi.kube.meta import ObjectReference
-from vdi.kube.queue import Controller, Result
+from vdi.kube.queue import Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
 from vdi.session.activity import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval
 from vdi.session.conditions import IDLE
@@ -95,27 +96,35 @@ class _SentNotice:
 
 
 class Agents:
-    """`poll` and `deliver` are reconciled by the two controllers that `connect` is given; `run` runs beside them.
+    """`poll` and `deliver` are the reconcilers of two controllers.
 
     Its maps live as long as the process and the session's run. After a restart desktops are asked anew, and a notice
     that is told again is not shown twice: the agent knows it.
     """
 
-    def __init__(self, caches: Caches, recorder: EventRecorder, clock: Clock, *, port: int) -> None:
+    def __init__(
+        self,
+        caches: Caches,
+        recorder: EventRecorder,
+        clock: Clock,
+        *,
+        port: int,
+        enqueue_poll: Callable[[SessionKey], None],
+        enqueue_notice: Callable[[NoticeKey], None],
+        enqueue_session: Callable[[SessionKey], None],
+    ) -> None:
+        """`enqueue_session` is called when a session may have become idle, or is no longer."""
         self._caches = caches
         self._recorder = recorder
         self._clock = clock
         self._port = port
         self._states: dict[str, _AgentState] = {}  # by the session's uid
         self._sent: dict[NoticeKey, _SentNotice] = {}
-
-    def connect(
-        self, polls: Controller[SessionKey], notices: Controller[NoticeKey], sessions: Controller[SessionKey]
-    ) -> None:
-        """Listen to the caches from now on; `sessions` is who has to know when a verdict may have changed."""
-        self._polls, self._notices, self._sessions = polls, notices, sessions
-        self._caches.sessions.listen(self._session_changed)
-        self._caches.templates.listen(self._template_changed)
+        self._enqueue_poll = enqueue_poll
+        self._enqueue_notice = enqueue_notice
+        self._enqueue_session = enqueue_session
+        caches.sessions.listen(self._session_changed)
+        caches.templates.listen(self._template_changed)
 
     def report(self, uid: str) -> Activity | None:
         """What the agent of this session's desktop said last; None when it could not be asked."""
@@ -129,7 +138,7 @@ class Agents:
         if sent and (sent.pod_uid, sent.notice) == (pod.metadata.uid, notice):
             return
         self._sent[key] = _SentNotice(pod.metadata.uid, notice)
-        self._notices.enqueue(key)
+        self._enqueue_notice(key)
 
     # --- who is asked, and when
 
@@ -141,7 +150,7 @@ class Agents:
                     self._forget_notices(old)
             return
         if old is None or _is_other(old, new):
-            self._polls.enqueue((new.metadata.namespace, new.metadata.name))
+            self._enqueue_poll((new.metadata.namespace, new.metadata.name))
 
     def _forget_notices(self, session: VDISession) -> None:
         key = (session.metadata.namespace, session.metadata.name)
@@ -153,7 +162,7 @@ class Agents:
             return
         if current := new or old:
             for session in self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name):
-                self._polls.enqueue((session.metadata.namespace, session.metadata.name))
+                self._enqueue_poll((session.metadata.namespace, session.metadata.name))
 
     async def poll(self, key: SessionKey) -> Result:
         """Ask one desktop, wake its session if that may matter, and say when to ask again."""
@@ -189,7 +198,7 @@ class Agents:
         if idle is None:  # never for a report of this moment
             return Result(requeue_after=interval.total_seconds())
         if idle.warned(now) or _warned_at(session):
-            self._sessions.enqueue(key)
+            self._enqueue_session(key)
         return Result(requeue_after=next_poll(idle, timeout, now).total_seconds())
 
     def _not_answered(self, session: VDISession, state: _AgentState, interval: timedelta, error: AgentError) -> Result:
@@ -202,7 +211,7 @@ class Agents:
             note = f"An idle timeout is set, but this desktop counts as in use while it cannot be asked: {error}."
             self._recorder.emit(subject, "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
-            self._sessions.enqueue((session.metadata.namespace, session.metadata.name))
+            self._enqueue_session((session.metadata.namespace, session.metadata.name))
         pause = min(interval * 2 ** min(state.failures - 1, 16), LONGEST_PAUSE)
         return Result(requeue_after=pause.total_seconds())
 

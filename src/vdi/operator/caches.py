@@ -13,7 +13,8 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.interning import StringInterner
 from vdi.kube.managed_fields import FieldOwnershipReader
-from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES
+from vdi.kube.meta import T
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
@@ -74,28 +75,49 @@ class Caches:
 
         # Owned resources are told from other objects by their label; of Events only the warnings explain anything.
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
-        here: dict[str, Any] = {"namespace": namespace, "clock": clock}
-        mine = {**here, "label_selector": ours}
         not_mine = ",".join(f"{key}!={value}" for key, value in MANAGED_BY.items())
-        in_room = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
-        elsewhere: dict[str, Any] = {"clock": clock, "field_selector": f"metadata.namespace!={namespace},{in_room}"}
+        placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+        elsewhere = f"metadata.namespace!={namespace},{placed}"
+
+        def reflect(
+            resource: Resource,
+            into: type[T],
+            store: Store[T],
+            *,
+            labels: str | None = None,
+            fields: str | None = None,
+            everywhere: bool = False,
+        ) -> Reflector[T]:
+            return Reflector(
+                client,
+                resource,
+                into,
+                store,
+                namespace=None if everywhere else namespace,
+                label_selector=labels,
+                field_selector=fields,
+                clock=clock,
+            )
+
         self.reflectors: tuple[Reflector[Any], ...] = (
-            Reflector(client, SESSIONS, VDISession, self.sessions, **here),
-            Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
-            Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
-            Reflector(client, NODES, Node, self.nodes, clock=clock),
-            Reflector(client, VOLUMES, PersistentVolume, self.volumes, clock=clock),
-            Reflector(
-                client, PODS, ForeignPod, self.foreign_pods, **here, label_selector=not_mine, field_selector=in_room
+            reflect(SESSIONS, VDISession, self.sessions),
+            reflect(TEMPLATES, VDITemplate, self.templates, everywhere=True),
+            reflect(POOLS, VDIPool, self.pools, everywhere=True),
+            reflect(NODES, Node, self.nodes, everywhere=True),
+            reflect(VOLUMES, PersistentVolume, self.volumes, everywhere=True),
+            reflect(PODS, ForeignPod, self.foreign_pods, labels=not_mine, fields=placed),
+            *(
+                [reflect(PODS, ForeignPod, self.foreign_pods_elsewhere, fields=elsewhere, everywhere=True)]
+                if count_others
+                else []
             ),
-            *([Reflector(client, PODS, ForeignPod, self.foreign_pods_elsewhere, **elsewhere)] if count_others else []),
-            Reflector(client, PODS, Pod, self.pods, **mine),
-            Reflector(client, CLAIMS, PersistentVolumeClaim, self.claims, **mine),
-            Reflector(client, SECRETS, Secret, self.secrets, **mine),
-            Reflector(client, SERVICES, Service, self.services, **mine),
-            Reflector(client, ROUTES, Route, self.routes, **mine),
-            Reflector(client, EVENTS, Event, self.events, **here, field_selector="type=Warning"),
-            Reflector(client, CONFIG_MAPS, HostReservation, self.reservations, **here, label_selector=f"{ours},{HOST}"),
+            reflect(PODS, Pod, self.pods, labels=ours),
+            reflect(CLAIMS, PersistentVolumeClaim, self.claims, labels=ours),
+            reflect(SECRETS, Secret, self.secrets, labels=ours),
+            reflect(SERVICES, Service, self.services, labels=ours),
+            reflect(ROUTES, Route, self.routes, labels=ours),
+            reflect(EVENTS, Event, self.events, fields="type=Warning"),
+            reflect(CONFIG_MAPS, HostReservation, self.reservations, labels=f"{ours},{HOST}"),
         )
 
     @property

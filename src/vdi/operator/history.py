@@ -6,6 +6,7 @@ A queue of its own, beside the sessions': no session waits for the report of ano
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from vdi.kube.connections import ask_once
 from vdi.kube.events import EventRecorder
 from vdi.kube.http import HttpError
 from vdi.kube.meta import ObjectReference
-from vdi.kube.queue import Controller, Result
+from vdi.kube.queue import Result
 from vdi.kube.store import Store
 from vdi.session.times import parse_time
 
@@ -40,15 +41,24 @@ class ReportError(Exception):
 
 
 class EndReports:
-    """`report` is reconciled by the controller that `connect` is given.
+    """`report` is the reconciler of a controller.
 
     What is known of a session lives as long as the session; after a restart its end is told again, which changes
     nothing at the gateway.
     """
 
     def __init__(
-        self, url: str, token_file: Path, sessions: Store[VDISession], recorder: EventRecorder, clock: Clock
+        self,
+        url: str,
+        token_file: Path,
+        sessions: Store[VDISession],
+        recorder: EventRecorder,
+        clock: Clock,
+        *,
+        enqueue_report: Callable[[SessionKey], None],
+        enqueue_session: Callable[[SessionKey], None],
     ) -> None:
+        """`enqueue_session` is called when the session need not wait for its report any longer."""
         self._url = url
         self._token_file = token_file
         self._sessions = sessions
@@ -56,11 +66,9 @@ class EndReports:
         self._clock = clock
         self._done: dict[str, bool] = {}  # by uid: whether its end is told, or given up; there from the first try on
         self._trouble = ""
-
-    def connect(self, reports: Controller[SessionKey], sessions: Controller[SessionKey]) -> None:
-        """`reports` works on what is to be told; `sessions` is who waits for it."""
-        self._reports, self._waiting = reports, sessions
-        self._sessions.listen(self._changed)
+        self._enqueue_report = enqueue_report
+        self._enqueue_session = enqueue_session
+        sessions.listen(self._changed)
 
     def seconds_to_wait(self, session: VDISession) -> float | None:
         """How long a session that was told to go has to wait for its report at most; None: it may go.
@@ -76,7 +84,7 @@ class EndReports:
             return None
         if meta.uid not in self._done:
             self._done[meta.uid] = False
-            self._reports.enqueue((meta.namespace, meta.name))
+            self._enqueue_report((meta.namespace, meta.name))
         return left
 
     async def report(self, key: SessionKey) -> Result:
@@ -94,7 +102,7 @@ class EndReports:
         self._trouble = ""
         if session.metadata.uid in self._done:
             self._done[session.metadata.uid] = True
-            self._waiting.enqueue(key)
+            self._enqueue_session(key)
         return Result()
 
     def _changed(self, old: VDISession | None, new: VDISession | None) -> None:

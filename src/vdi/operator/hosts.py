@@ -3,22 +3,20 @@
 from vdi.api.session import VDISession
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import CONFIG_MAPS
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.host_key import HostKey
 from vdi.session.hosts import build_reservation, recorded_label, refuse_hostname
 from vdi.session.naming import derive_base, host_label, reservation_name, route_name
 from vdi.session.observed import HostReservation
-from vdi.session.policy import Policy
 
 
 class Hosts:
     """Looks labels and their owners up in the stores, and reserves labels."""
 
-    def __init__(self, client: Client, caches: Caches, policy: Policy, key: HostKey) -> None:
-        self._client = client
-        self._caches = caches
-        self._policy = policy
+    def __init__(self, cluster: ClusterContext, key: HostKey) -> None:
+        self._client = cluster.client
+        self._caches = cluster.caches
+        self._policy = cluster.policy
         self._key = key
 
     def label_of(self, session: VDISession) -> str:

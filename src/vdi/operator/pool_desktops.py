@@ -8,8 +8,7 @@ from vdi.api.pool import VDIPool
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Forbidden, Invalid, KubeError
 from vdi.kube.resource import PODS, SECRETS
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.pools import Pools
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error
@@ -20,7 +19,6 @@ from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import pool_pod_name, pool_secret_name
 from vdi.session.observed import Pod, Secret
-from vdi.session.policy import Policy
 from vdi.session.pool import FITS, PoolPlan
 
 T = TypeVar("T")
@@ -52,22 +50,20 @@ class PoolDesktops:
 
     def __init__(
         self,
+        cluster: ClusterContext,
         *,
-        client: Client,
-        caches: Caches,
         pools: Pools,
         queue: PoolCapacity,
         uncertain_creates: UncertainCreates,
-        policy: Policy,
-        namespace: str,
         new_token: Callable[[], str],
     ) -> None:
+        client, caches = cluster.client, cluster.caches
         self._caches = caches
         self._pools = pools
         self._queue = queue
         self._uncertain_creates = uncertain_creates
-        self._policy = policy
-        self._namespace = namespace
+        self._policy = cluster.policy
+        self._namespace = cluster.namespace
         self._new_token = new_token
         self._pods = Applier(client, PODS, Pod, caches.pods)
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)

@@ -10,7 +10,7 @@ in its own Secret, which the pod owns and nobody else, so that it outlives the p
 import asyncio
 import base64
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,13 +20,12 @@ from vdi.api.meta import API_VERSION
 from vdi.api.pool import VDIPool
 from vdi.api.session import Phase, VDISession
 from vdi.kube import wire
-from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.resource import PODS, SECRETS
-from vdi.kube.transport import Client
-from vdi.operator.caches import BY_TEMPLATE, Caches
+from vdi.operator.caches import BY_TEMPLATE
+from vdi.operator.context import ClusterContext
 from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Credentials
 from vdi.session.children.identity import TEMPLATE_ANNOTATION, Identity
@@ -36,7 +35,6 @@ from vdi.session.effective import Desktop, resolve
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pool_secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
-from vdi.session.policy import Policy
 from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
 
 _WAITING, _TAKEN = "pool-waiting", "pool-taken"
@@ -64,17 +62,24 @@ class Pools:
     """Who has which of the pools' desktops.
 
     `_reserved` (uids of pods that are being claimed or removed) keeps the two apart between decision and cache; it is
-    touched only between two awaits. `_keys` holds, by a claimed pod's uid, what its Secret says until the session's own
-    Secret is made. `_informed` has the sessions that have the Event why no pool serves them; a uid stays as long as its
-    session, and after a restart a session may get the Event once more.
+    touched only between two awaits. `_yielding` has the uids of pods until they are gone. `_keys` holds, by a claimed
+    pod's uid, what its Secret says until the session's own Secret is made. `_informed` has the sessions that have the
+    Event why no pool serves them; a uid stays as long as its session, and after a restart a session may get the Event
+    once more.
     """
 
-    def __init__(self, client: Client, caches: Caches, recorder: EventRecorder, policy: Policy, clock: Clock) -> None:
-        self._client = client
+    def __init__(
+        self, cluster: ClusterContext, recorder: EventRecorder, enqueue_pool: Callable[[str, float], None]
+    ) -> None:
+        """`enqueue_pool` gets the name of a pool that needs work, and the seconds until then."""
+        caches = cluster.caches
+        self._client = cluster.client
         self._caches = caches
         self._recorder = recorder
-        self._policy = policy
-        self._clock = clock
+        self._policy = cluster.policy
+        self._clock = cluster.clock
+        self._enqueue_pool = enqueue_pool
+        self._yielding: set[str] = set()
         self._reserved: set[str] = set()
         self._keys: dict[str, Credentials] = {}
         self._informed: set[str] = set()
@@ -135,6 +140,16 @@ class Pools:
     def node_of(self, name: str) -> Node | None:
         """The node of that name."""
         return self._caches.nodes.get("", name)
+
+    def yield_capacity(self, pods: Iterable[Pod]) -> None:
+        """Give up these desktops, which no session has taken: a session waits for what they take of their nodes."""
+        for pod in pods:
+            self._yielding.add(pod.metadata.uid)
+            self._enqueue_pool(pool_of(pod) or "", 0.0)
+
+    def is_yielding(self, pod: Pod) -> bool:
+        """Whether this desktop is given up for a session that waits."""
+        return pod.metadata.uid in self._yielding
 
     def waiting_in(self, pool: str) -> list[Pod]:
         """Desktops of pools of this name that nobody has taken."""
@@ -282,6 +297,7 @@ class Pools:
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         if new is None and old is not None:
             self._keys.pop(old.metadata.uid, None)
+            self._yielding.discard(old.metadata.uid)
 
 
 def _queue_key(session: VDISession) -> tuple[float, str]:

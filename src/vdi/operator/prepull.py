@@ -8,16 +8,14 @@ import msgspec
 
 from vdi.api.template import PrePullStatus, TemplateStatus, VDITemplate
 from vdi.kube.apply import Applier
-from vdi.kube.clock import Clock
 from vdi.kube.errors import Forbidden, Invalid
 from vdi.kube.resource import PODS
-from vdi.kube.transport import Client
-from vdi.operator.caches import BY_SUBJECT, Caches
+from vdi.operator.caches import BY_SUBJECT
+from vdi.operator.context import ClusterContext
 from vdi.operator.kinds import TEMPLATES
 from vdi.session.api_errors import explain_api_error
 from vdi.session.children.puller import build_puller
 from vdi.session.observed import Event, Node, Pod
-from vdi.session.policy import Policy
 from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, image_pulled, plan, summarise
 
 _BY_TEMPLATE = "prepull"
@@ -28,12 +26,13 @@ STATUS_PAUSE = 1.0
 class PrePuller:
     """Works on one template at a time."""
 
-    def __init__(self, client: Client, caches: Caches, policy: Policy, namespace: str, clock: Clock) -> None:
+    def __init__(self, cluster: ClusterContext) -> None:
+        client, caches = cluster.client, cluster.caches
         self._client = client
         self._caches = caches
-        self._policy = policy
-        self._namespace = namespace
-        self._clock = clock
+        self._policy = cluster.policy
+        self._namespace = cluster.namespace
+        self._clock = cluster.clock
         self._pods = Applier(client, PODS, Pod, caches.pods)
         caches.pods.add_index(_BY_TEMPLATE, _template_name)
         self._memories: dict[str, PullMemory] = {}  # by uid of the template; dropped with it

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from vdi.api.session import VDISession
-from vdi.kube.clock import Clock
-from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.owned_resources import session_of
 from vdi.operator.ports import Waiting
 from vdi.operator.queue_positions import PublishedPosition, QueuePositions
@@ -22,7 +21,6 @@ from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import PersistentVolumeClaim, Pod
-from vdi.session.policy import Policy
 from vdi.session.queueing.groups import Group
 from vdi.session.queueing.order import PendingSession
 from vdi.session.queueing.queue import Queue
@@ -55,17 +53,24 @@ class QueueManager:
 
     def __init__(
         self,
-        caches: Caches,
-        policy: Policy,
-        clock: Clock,
+        cluster: ClusterContext,
         *,
         weights: Mapping[str, float],
         on_admitted: Callable[[float], None],
+        enqueue: Callable[[SessionKey], None],
+        yield_capacity: Callable[[Iterable[Pod]], None],
     ) -> None:
+        """`enqueue` gets a session that may start, or whose position has changed.
+
+        `yield_capacity` gets desktops of pools without which a session could start.
+        """
+        caches, clock = cluster.caches, cluster.clock
         self._caches = caches
-        self._policy = policy
+        self._policy = cluster.policy
         self._clock = clock
         self._on_admitted = on_admitted
+        self._enqueue = enqueue
+        self._yield_capacity = yield_capacity
         self._queue = Queue(weights)
         self._accounting = ResourceAccounting(
             caches, self._queue, clock, on_end=self._keep_capacity, on_change=self._grant
@@ -76,13 +81,6 @@ class QueueManager:
         self._published: dict[str, PublishedPosition] = {}
         self._yielding: set[str] = set()
         self._began: int | None = None  # when this process began to lead
-        self._enqueue: Callable[[SessionKey], None] = lambda _: None
-        self._yield_capacity: Callable[[Iterable[Pod]], None] = lambda _: None
-
-    def connect(self, enqueue: Callable[[SessionKey], None], yield_capacity: Callable[[Iterable[Pod]], None]) -> None:
-        """Whom to tell: sessions whose turn has come, and pools whose desktops stand in a person's way."""
-        self._enqueue = enqueue
-        self._yield_capacity = yield_capacity
 
     def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""

@@ -10,6 +10,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -17,16 +18,16 @@ from vdi.kube.clock import Clock
 from vdi.kube.config import ClusterConfig
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
-from vdi.kube.queue import Controller
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.health import Health
 from vdi.operator.host_key import HostKey
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
-from vdi.operator.wiring import OperatorContext, Wiring, build_wiring
+from vdi.operator.wiring import OperatorContext, Wiring, Worker, build_wiring
 
 log = logging.getLogger(__name__)
 
@@ -55,33 +56,31 @@ class Runtime:
         self._settings = settings
         self._clock = clock
         self._health = health
-        of_both: dict[str, Any] = {
-            "field_manager": FIELD_MANAGER,
-            "on_request": metrics.count_request,
-            "clock": clock,
-        }
+        make_client = partial(
+            Client, config, field_manager=FIELD_MANAGER, on_request=metrics.count_request, clock=clock
+        )
         # Two renewals in a row may fail by their timeout before the lease is anybody's.
         timeout = DEFAULT_LEASE_TIMING.deadline - DEFAULT_LEASE_TIMING.renew
-        self._lease_client = Client(config, **of_both, retry=NO_RETRY, request_timeout=timeout)
+        self._lease_client = make_client(retry=NO_RETRY, request_timeout=timeout)
         host = socket.gethostname()
         identity = f"{host}_{uuid4()}"
         self._elector = Elector(
             self._lease_client, namespace=settings.namespace, name=LEASE, identity=identity, clock=clock
         )
-        self._client = Client(config, **of_both, lease_guard=self._elector.allowance)
+        self._client = make_client(lease_guard=self._elector.allowance)
         count_others = settings.count_other_workloads
         self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.namespace)
-        parts = OperatorContext(
-            self._client, self._caches, self._recorder, metrics, settings, clock, self._elector, self._host_key
+        cluster = ClusterContext(self._client, self._caches, settings.policy, clock, settings.namespace)
+        self._wiring = build_wiring(
+            OperatorContext(cluster, self._recorder, metrics, settings, self._elector, self._host_key)
         )
-        self._wiring = build_wiring(parts)
         health.watch(self._caches, self._elector, self._host_key)
         metrics.watch_lease(self._elector)
         metrics.watch_sessions(self._caches.sessions.values)
         metrics.watch_caches(self._caches.reflectors)
-        metrics.watch_queues(self._wiring.controllers)
+        metrics.watch_queues([worker.controller for worker in self._wiring.workers])
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Live until `stop` is set or the lease is lost. `on_ready` is called when the caches are full.
@@ -165,15 +164,15 @@ class Runtime:
 
     async def _lead(self, wiring: Wiring, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
         """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""
-        working = asyncio.create_task(_run_all(wiring.controllers), name="controllers")
+        working = asyncio.create_task(_run_all(wiring.workers), name="controllers")
         helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in wiring.helpers]
         try:
             await asyncio.wait((working, stopped, lost, *helpers), return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
                 if helper.done():
                     raise RuntimeError(f"{helper.get_name()} has ended by itself") from helper.exception()
-            for controller in wiring.controllers:
-                controller.stop()
+            for worker in wiring.workers:
+                worker.controller.stop()
             if not self._elector.leads:
                 return False
             await asyncio.wait_for(working, DRAIN)
@@ -187,7 +186,7 @@ class Runtime:
         return True
 
 
-async def _run_all(controllers: Iterable[Controller[Any]]) -> None:
+async def _run_all(workers: Iterable[Worker[Any]]) -> None:
     async with asyncio.TaskGroup() as group:
-        for controller in controllers:
-            group.create_task(controller.run(), name=controller.name)
+        for worker in workers:
+            group.create_task(worker.run(), name=worker.controller.name)

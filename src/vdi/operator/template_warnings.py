@@ -3,9 +3,7 @@
 import msgspec
 
 from vdi.api.template import VDITemplate
-from vdi.kube.clock import Clock
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.kinds import TEMPLATES
 from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
 
@@ -13,10 +11,10 @@ from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
 class TemplateWarnings:
     """Keeps one condition of each template; the others are other writers'."""
 
-    def __init__(self, client: Client, caches: Caches, clock: Clock) -> None:
-        self._client = client
-        self._caches = caches
-        self._clock = clock
+    def __init__(self, cluster: ClusterContext) -> None:
+        self._client = cluster.client
+        self._caches = cluster.caches
+        self._clock = cluster.clock
 
     async def update(self, template: VDITemplate) -> VDITemplate:
         """Write the condition if it says something new; gives the template as it then is. Raises KubeError."""

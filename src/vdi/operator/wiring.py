@@ -5,20 +5,18 @@ hears of every object from its first state on. Until this process leads, keys ga
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic
 
-from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
-from vdi.kube.queue import Controller, Key, Result
-from vdi.kube.transport import Client
-from vdi.operator.activity import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents
+from vdi.kube.queue import Controller, Key, Reconcile, Result
+from vdi.operator.activity import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents, NoticeKey
 from vdi.operator.build import Builder
-from vdi.operator.caches import Caches
 from vdi.operator.cleanup import Cleanup
+from vdi.operator.context import ClusterContext
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Dependencies, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
@@ -42,85 +40,134 @@ from vdi.operator.watch_handlers import WatchHandlers
 
 
 @dataclass(frozen=True, slots=True)
+class Worker(Generic[Key]):
+    """A controller and what it reconciles with."""
+
+    controller: Controller[Key]
+    reconcile: Reconcile[Key]
+
+    async def run(self) -> None:
+        """Work until the controller is stopped, or until cancelled."""
+        await self.controller.run(self.reconcile)
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorContext:
     """What everything else is made from."""
 
-    client: Client
-    """Refuses to write while this process does not lead."""
-    caches: Caches
+    cluster: ClusterContext
     recorder: EventRecorder
     metrics: Metrics
     settings: Settings
-    clock: Clock
     elector: Elector
     host_key: HostKey
 
-    def controller(
-        self, name: str, reconcile: Callable[[Key], Awaitable[Result]], *, workers: int | None = None
-    ) -> Controller[Key]:
-        """A queue with its workers (as many as the settings say, if not told), counted under this name.
+    def controller(self, name: str, *, workers: int | None = None) -> Controller[Any]:
+        """A queue with its workers (by default as many as the settings say), counted under this name."""
+        return Controller(
+            name,
+            workers=workers or self.settings.workers,
+            clock=self.cluster.clock,
+            on_outcome=partial(self.metrics.count_reconcile, name),
+        )
+
+    def worker(self, controller: Controller[Key], reconcile: Reconcile[Key]) -> Worker[Key]:
+        """Reconciles while this process leads.
 
         Work waits while the lease may be lost: better than to fail at each write, and to come back later and later.
-        Log lines name what is worked on: a session where the key begins with (namespace, name), else what `name` says.
+        Log lines carry the object: a session where the key begins with (namespace, name), else the controller's name.
         """
 
         async def reconcile_leading(key: Key) -> Result:
-            about = ("session", "/".join(key[:2])) if isinstance(key, tuple) else (name, str(key))
+            about = ("session", "/".join(key[:2])) if isinstance(key, tuple) else (controller.name, str(key))
             log_from_now_on_about(*about)
             await self.elector.wait_leading()
             return await reconcile(key)
 
-        return Controller(
-            name,
-            reconcile_leading,
-            workers=workers or self.settings.workers,
-            clock=self.clock,
-            on_outcome=partial(self.metrics.count_reconcile, name),
-        )
+        return Worker(controller, reconcile_leading)
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What is at work while this process leads."""
 
-    controllers: tuple[Controller[Any], ...]
-    """Told to stop, they finish the reconciles under way."""
+    workers: tuple[Worker[Any], ...]
+    """Their controllers finish the reconciles under way when they are stopped."""
     helpers: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
     """Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator."""
 
 
-def build_wiring(parts: OperatorContext) -> Wiring:
+@dataclass(frozen=True, slots=True)
+class _Controllers:
+    """The queues, which exist before the components that fill them and work on them."""
+
+    sessions: Controller[SessionKey]
+    pools: Controller[str]
+    templates: Controller[str]
+    polls: Controller[SessionKey]
+    notices: Controller[NoticeKey]
+    reports: Controller[SessionKey]
+
+
+def build_wiring(context: OperatorContext) -> Wiring:
     """All controllers and helpers, listening to the caches."""
-    agents = Agents(parts.caches, parts.recorder, parts.clock, port=parts.settings.policy.agent_port)
-    admission = _assemble_admission(parts)
-    pools = Pools(parts.client, parts.caches, parts.recorder, parts.settings.policy, parts.clock)
-    reports = _assemble_history(parts)
-    owned = OwnedResources(parts.client, parts.caches)
+    cluster, settings = context.cluster, context.settings
+    queues = _Controllers(
+        sessions=context.controller("session"),
+        pools=context.controller("pool", workers=2),
+        templates=context.controller("template", workers=2),
+        polls=context.controller("activity", workers=CONCURRENT_POLLS),
+        notices=context.controller("notice", workers=CONCURRENT_NOTICES),
+        reports=context.controller("history", workers=CONCURRENT_REPORTS),
+    )
+    agents = Agents(
+        cluster.caches,
+        context.recorder,
+        cluster.clock,
+        port=cluster.policy.agent_port,
+        enqueue_poll=queues.polls.enqueue,
+        enqueue_notice=queues.notices.enqueue,
+        enqueue_session=queues.sessions.enqueue,
+    )
+    pools = Pools(cluster, context.recorder, queues.pools.enqueue_after)
+    manager = QueueManager(
+        cluster,
+        weights=settings.queue_weights,
+        on_admitted=context.metrics.queue_wait.observe,
+        enqueue=queues.sessions.enqueue,
+        yield_capacity=pools.yield_capacity,
+    )
+    context.metrics.watch_waiting(manager.waits)
+    reports = _build_reports(context, queues)
+    owned = OwnedResources(cluster.client, cluster.caches)
     uncertain_creates = UncertainCreates(owned.pods)
-    sessions = _assemble_sessions(parts, owned, uncertain_creates, Dependencies(admission, pools, agents, reports))
-    polls = parts.controller("activity", agents.poll, workers=CONCURRENT_POLLS)
-    notices = parts.controller("notice", agents.deliver, workers=CONCURRENT_NOTICES)
-    agents.connect(polls, notices, sessions)
-    others: list[Controller[Any]] = [
-        _assemble_pools(parts, pools, admission, uncertain_creates, sessions),
-        _assemble_templates(parts),
+    dependencies = Dependencies(manager, pools, agents, reports)
+    sessions = _build_session_controller(context, owned, uncertain_creates, dependencies)
+    WatchHandlers(cluster.caches, cluster.policy.domain, queues.sessions, sessions.forget)
+    pool_controller = _build_pool_controller(context, queues, pools, manager, uncertain_creates)
+    workers: list[Worker[Any]] = [
+        context.worker(queues.sessions, sessions.reconcile),
+        context.worker(queues.polls, agents.poll),
+        context.worker(queues.notices, agents.deliver),
+        context.worker(queues.pools, pool_controller.reconcile),
+        context.worker(queues.templates, _build_template_controller(context, queues).reconcile),
     ]
     if reports:
-        report_queue: Controller[SessionKey] = parts.controller("history", reports.report, workers=CONCURRENT_REPORTS)
-        reports.connect(report_queue, sessions)
-        others.append(report_queue)
-    return Wiring(controllers=(sessions, polls, notices, *others), helpers=(admission.run,))
+        workers.append(context.worker(queues.reports, reports.report))
+    return Wiring(tuple(workers), helpers=(manager.run,))
 
 
-def _assemble_sessions(
-    parts: OperatorContext, owned: OwnedResources, uncertain_creates: UncertainCreates, dependencies: Dependencies
-) -> Controller[SessionKey]:
-    client, caches, policy = parts.client, parts.caches, parts.settings.policy
+def _build_session_controller(
+    context: OperatorContext,
+    owned: OwnedResources,
+    uncertain_creates: UncertainCreates,
+    dependencies: Dependencies,
+) -> SessionController:
+    cluster = context.cluster
     reservations = Reservations()
-    hosts = Hosts(client, caches, policy, parts.host_key)
-    sessions = SessionController(
-        client=client,
-        caches=caches,
+    hosts = Hosts(cluster, context.host_key)
+    return SessionController(
+        cluster,
         hosts=hosts,
         reservations=reservations,
         uncertain_creates=uncertain_creates,
@@ -130,83 +177,59 @@ def _assemble_sessions(
             reservations=reservations,
             uncertain_creates=uncertain_creates,
             pools=dependencies.pools,
-            policy=policy,
+            policy=cluster.policy,
             new_credentials=_new_credentials,
         ),
         cleanup=Cleanup(owned),
         dependencies=dependencies,
-        session_events=SessionEvents(parts.recorder, parts.metrics),
-        policy=policy,
-        clock=parts.clock,
+        session_events=SessionEvents(context.recorder, context.metrics),
     )
-    controller = parts.controller("session", sessions.reconcile)
-    WatchHandlers(caches, policy.domain, controller, sessions.forget)
-    return controller
 
 
-def _assemble_history(parts: OperatorContext) -> EndReports | None:
-    settings = parts.settings
+def _build_reports(context: OperatorContext, queues: _Controllers) -> EndReports | None:
+    settings = context.settings
     if not settings.gateway_url:
         return None
     return EndReports(
-        settings.gateway_url, settings.gateway_token_file, parts.caches.sessions, parts.recorder, parts.clock
+        settings.gateway_url,
+        settings.gateway_token_file,
+        context.cluster.caches.sessions,
+        context.recorder,
+        context.cluster.clock,
+        enqueue_report=queues.reports.enqueue,
+        enqueue_session=queues.sessions.enqueue,
     )
+
+
+def _build_pool_controller(
+    context: OperatorContext,
+    queues: _Controllers,
+    pools: Pools,
+    manager: QueueManager,
+    uncertain_creates: UncertainCreates,
+) -> PoolController:
+    cluster = context.cluster
+    desktops = PoolDesktops(
+        cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, new_token=_new_token
+    )
+    context.metrics.watch_pools(cluster.caches.pools.values)
+    return PoolController(
+        cluster,
+        pools=pools,
+        desktops=desktops,
+        enqueue=queues.pools.enqueue_after,
+        enqueue_session=queues.sessions.enqueue,
+    )
+
+
+def _build_template_controller(context: OperatorContext, queues: _Controllers) -> TemplateController:
+    cluster = context.cluster
+    return TemplateController(cluster.caches, PrePuller(cluster), TemplateWarnings(cluster), queues.templates.enqueue)
+
+
+def _new_token() -> str:
+    return secrets.token_urlsafe(18)
 
 
 def _new_credentials() -> Credentials:
-    return Credentials(password=secrets.token_urlsafe(18), agent_token=secrets.token_urlsafe(18))
-
-
-def _assemble_admission(parts: OperatorContext) -> QueueManager:
-    settings, metrics = parts.settings, parts.metrics
-    admission = QueueManager(
-        parts.caches,
-        settings.policy,
-        parts.clock,
-        weights=settings.queue_weights,
-        on_admitted=metrics.queue_wait.observe,
-    )
-    metrics.watch_waiting(admission.waits)
-    return admission
-
-
-def _assemble_pools(
-    parts: OperatorContext,
-    pools: Pools,
-    admission: QueueManager,
-    uncertain_creates: UncertainCreates,
-    sessions: Controller[SessionKey],
-) -> Controller[str]:
-    desktops = PoolDesktops(
-        client=parts.client,
-        caches=parts.caches,
-        pools=pools,
-        queue=admission,
-        uncertain_creates=uncertain_creates,
-        policy=parts.settings.policy,
-        namespace=parts.settings.namespace,
-        new_token=lambda: secrets.token_urlsafe(18),
-    )
-    pool_controller = PoolController(
-        client=parts.client,
-        caches=parts.caches,
-        pools=pools,
-        desktops=desktops,
-        policy=parts.settings.policy,
-        clock=parts.clock,
-    )
-    controller = parts.controller("pool", pool_controller.reconcile, workers=2)
-    pool_controller.listen(controller.enqueue_after, sessions.enqueue)
-    admission.connect(sessions.enqueue, pool_controller.yield_capacity)
-    parts.metrics.watch_pools(parts.caches.pools.values)
-    return controller
-
-
-def _assemble_templates(parts: OperatorContext) -> Controller[str]:
-    settings = parts.settings
-    puller = PrePuller(parts.client, parts.caches, settings.policy, settings.namespace, parts.clock)
-    warnings = TemplateWarnings(parts.client, parts.caches, parts.clock)
-    templates = TemplateController(parts.caches, puller, warnings)
-    controller = parts.controller("template", templates.reconcile, workers=2)
-    templates.listen(controller.enqueue)
-    return controller
+    return Credentials(password=_new_token(), agent_token=_new_token())

@@ -12,8 +12,8 @@ from vdi.kube.queue import GRAIN, Controller, Result, TerminalError, WorkQueue
 
 
 @asynccontextmanager
-async def at_work(controller: Controller[str]) -> AsyncIterator[None]:
-    task = asyncio.create_task(controller.run())
+async def at_work(controller: Controller[str], reconcile: Callable[[str], Awaitable[Result]]) -> AsyncIterator[None]:
+    task = asyncio.create_task(controller.run(reconcile))
     await settle()
     try:
         yield
@@ -164,8 +164,8 @@ async def test_one_key_is_never_worked_on_twice_at_a_time_but_different_ones_are
         active[key] -= 1
         return Result()
 
-    controller = Controller("test", reconcile, workers=4, clock=FakeClock())
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", workers=4, clock=FakeClock())
+    async with at_work(controller, reconcile):
         for _ in range(5):
             for key in "abc":
                 controller.enqueue(key)
@@ -205,8 +205,10 @@ async def test_the_four_outcomes_are_counted_and_told() -> None:
             raise answer
         return answer
 
-    controller = Controller("test", reconcile, clock=clock, on_outcome=lambda outcome, seconds: told.append(outcome))
-    async with at_work(controller):
+    controller: Controller[str] = Controller(
+        "test", clock=clock, on_outcome=lambda outcome, seconds: told.append(outcome)
+    )
+    async with at_work(controller, reconcile):
         for key in answers:
             controller.enqueue(key)
         await settle()
@@ -233,8 +235,8 @@ async def test_who_has_seen_his_own_writes_is_not_called_for_them(self_observed:
     async def tell(key: str) -> None:
         controller.enqueue(key)
 
-    controller = Controller("test", reconcile, clock=FakeClock())
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=FakeClock())
+    async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
     assert called == times
@@ -257,8 +259,8 @@ async def test_what_others_tell_meanwhile_is_never_missed() -> None:
             await end.wait()
         return Result(self_observed=True)
 
-    controller = Controller("test", reconcile, clock=FakeClock())
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=FakeClock())
+    async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
         assert called == ["a", "b"]
@@ -283,8 +285,8 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
             raise Conflict(409, "Conflict", "changed")
         return Result(self_observed=True)
 
-    controller = Controller("test", reconcile, clock=FakeClock())
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=FakeClock())
+    async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
     assert called == 2
@@ -292,8 +294,8 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
 
 async def test_the_servers_wish_to_wait_is_honoured() -> None:
     clock = FakeClock()
-    controller = Controller("test", failing(TooManyRequests(429, "", "busy", retry_after=30)), clock=clock)
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=clock)
+    async with at_work(controller, failing(TooManyRequests(429, "", "busy", retry_after=30))):
         controller.enqueue("a")
         await clock.advance(29)
         assert controller.outcomes["retry"] == 1
@@ -302,8 +304,8 @@ async def test_the_servers_wish_to_wait_is_honoured() -> None:
 
 
 async def test_a_conflict_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    controller = Controller("test", failing(Conflict(409, "Conflict", "changed")), clock=FakeClock())
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=FakeClock())
+    async with at_work(controller, failing(Conflict(409, "Conflict", "changed"))):
         controller.enqueue("a")
         await settle()
     assert controller.outcomes["retry"] == 1
@@ -311,8 +313,8 @@ async def test_a_conflict_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_bug_is_told_with_its_trace_and_the_workers_live_on(caplog: pytest.LogCaptureFixture) -> None:
-    controller = Controller("test", failing(KeyError("oops")), clock=FakeClock(), workers=1)
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=FakeClock(), workers=1)
+    async with at_work(controller, failing(KeyError("oops"))):
         for key in "ab":
             controller.enqueue(key)
         await settle()
@@ -329,8 +331,8 @@ async def test_stop_lets_the_work_under_way_end_and_takes_no_more() -> None:
         finished.append(key)
         return Result()
 
-    controller = Controller("test", reconcile, workers=1, clock=FakeClock())
-    running = asyncio.create_task(controller.run())
+    controller: Controller[str] = Controller("test", workers=1, clock=FakeClock())
+    running = asyncio.create_task(controller.run(reconcile))
     controller.enqueue("a")
     controller.enqueue("b")
     await settle()
@@ -353,8 +355,8 @@ async def test_cancelling_run_cancels_the_work() -> None:
             raise
         return Result()
 
-    controller = Controller("test", reconcile, clock=FakeClock())
-    async with at_work(controller):
+    controller: Controller[str] = Controller("test", clock=FakeClock())
+    async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
     assert cancelled == ["a"]

@@ -16,7 +16,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import SystemClock
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
-from vdi.kube.queue import Controller, Result
+from vdi.kube.queue import Controller
 from vdi.kube.transport import Client
 from vdi.operator.activity import Agents
 from vdi.operator.caches import Caches
@@ -65,19 +65,23 @@ class World:
         self.agent, self.clock = agent, HandClock()
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="f")), NAMESPACE, self.clock)
         self.said: list[str] = []
-        self.agents = Agents(self.caches, cast(EventRecorder, self), self.clock, port=port)
         self.woken, self.polls, self.deliveries = (self._controller(name) for name in ("session", "ask", "deliver"))
-        self.agents.connect(self.polls, self.deliveries, self.woken)
+        self.agents = Agents(
+            self.caches,
+            cast(EventRecorder, self),
+            self.clock,
+            port=port,
+            enqueue_poll=self.polls.enqueue,
+            enqueue_notice=self.deliveries.enqueue,
+            enqueue_session=self.woken.enqueue,
+        )
         self._version = 0
 
     def emit(self, _subject: ObjectReference, _kind: str, _reason: str, note: str, _action: str) -> None:
         self.said.append(note)
 
     def _controller(self, name: str) -> Controller[Any]:
-        async def nothing(_key: Any) -> Result:
-            return Result()
-
-        return Controller(name, nothing, clock=self.clock)
+        return Controller(name, clock=self.clock)
 
     def put(self, store: Any, kind: Any, name: str, **body: Any) -> Any:
         self._version += 1

@@ -50,19 +50,23 @@ class World:
         self.clock = Clock()
         self.sessions: Store[VDISession] = Store()
         self.said: list[tuple[str, str]] = []
-        self.reports = EndReports(url, token_file, self.sessions, cast(EventRecorder, self), self.clock)
         self.telling, self.waiting = self._controller("history"), self._controller("session")
-        self.reports.connect(self.telling, self.waiting)
+        self.reports = EndReports(
+            url,
+            token_file,
+            self.sessions,
+            cast(EventRecorder, self),
+            self.clock,
+            enqueue_report=self.telling.enqueue,
+            enqueue_session=self.waiting.enqueue,
+        )
         self._version = 0
 
     def emit(self, _subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
         self.said.append((reason, note))
 
     def _controller(self, name: str) -> Controller[Any]:
-        async def nothing(_key: Any) -> Result:
-            return Result()
-
-        return Controller(name, nothing, clock=self.clock)
+        return Controller(name, clock=self.clock)
 
     def session(self, uid: str = "u1") -> VDISession:
         self._version += 1

@@ -13,6 +13,7 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches, shared_home
+from vdi.operator.context import ClusterContext
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
@@ -37,7 +38,7 @@ class World:
         self.caches = Caches(client, NAMESPACE, SystemClock())
         self.reservations = Reservations()
         key = cast(HostKey, SimpleNamespace(value=KEY))
-        self.hosts = Hosts(client, self.caches, Policy(), key)
+        self.hosts = Hosts(ClusterContext(client, self.caches, Policy(), SystemClock(), NAMESPACE), key)
         self.observer = Observer(
             self.caches, self.reservations, self.hosts, Policy(), lambda _: None, lambda _: self.unpublished
         )

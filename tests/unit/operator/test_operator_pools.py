@@ -22,6 +22,7 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.owned_resources import OwnedResource
 from vdi.operator.pool_desktops import PoolDesktops
@@ -58,25 +59,25 @@ class World:
         self.caches = Caches(client, NS, self.clock)
         self.said: list[tuple[str, str, str]] = []
         recorder = cast(EventRecorder, SimpleNamespace(emit=self._emit))
-        self.pools = Pools(client, self.caches, recorder, POLICY, self.clock)
+        self.due: set[str] = set()
+        cluster = ClusterContext(client, self.caches, POLICY, self.clock, NS)
+        self.pools = Pools(cluster, recorder, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
         self.tokens = 0
-        shared: dict[str, Any] = {
-            "client": client,
-            "caches": self.caches,
-            "pools": self.pools,
-            "policy": POLICY,
-        }
         uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.caches.pods))
         desktops = PoolDesktops(
-            **shared, queue=self, uncertain_creates=uncertain_creates, namespace=NS, new_token=self._token
+            cluster, pools=self.pools, queue=self, uncertain_creates=uncertain_creates, new_token=self._token
         )
-        self.controller = PoolController(**shared, desktops=desktops, clock=self.clock)
-        self.due: set[str] = set()
         self.woken: list[tuple[str, str]] = []
-        self.controller.listen(lambda name, _: self.due.add(name), self.woken.append)
+        self.controller = PoolController(
+            cluster,
+            pools=self.pools,
+            desktops=desktops,
+            enqueue=lambda name, _: self.due.add(name),
+            enqueue_session=self.woken.append,
+        )
 
     def _token(self) -> str:
         self.tokens += 1
@@ -341,7 +342,7 @@ async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -
     world.room.clear()
     names = await world.fill()
     world.due.clear()
-    world.controller.yield_capacity([pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]])
+    world.pools.yield_capacity([pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]])
     assert world.due == {"warm"}
     world.room = [Blocked("GPUsBusy", "Somebody waits.")] * 9
     world.session()
@@ -357,7 +358,7 @@ async def test_desktop_that_was_claimed_unseen_is_not_removed(world: World) -> N
     owner = {"apiVersion": "v", "kind": "VDISession", "name": "alice", "uid": "u", "controller": True}
     world.api.put("pods", name, namespace=NS, metadata={"ownerReferences": [owner]})
     (seen,) = world.pools.waiting_in("warm")
-    world.controller.yield_capacity([seen])
+    world.pools.yield_capacity([seen])
     await world.controller.reconcile("warm")
     assert name in world.live("pods")
 

@@ -13,6 +13,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import ForeignPod, PersistentVolume
@@ -54,8 +55,14 @@ class World:
         self.yielded: list[str] = []
         self.waited: list[float] = []
         self._version = 0
-        self.admission = QueueManager(self.caches, Policy(), self.clock, weights={}, on_admitted=self.waited.append)
-        self.admission.connect(lambda key: self.woken.append(key[1]), self._yield)
+        cluster = ClusterContext(cast(Client, None), self.caches, Policy(), self.clock, NAMESPACE)
+        self.admission = QueueManager(
+            cluster,
+            weights={},
+            on_admitted=self.waited.append,
+            enqueue=lambda key: self.woken.append(key[1]),
+            yield_capacity=self._yield,
+        )
         self.template = self.put(self.caches.templates, VDITemplate, "desktop", spec={"image": "i"})
         self.node("n1", gpus)
 

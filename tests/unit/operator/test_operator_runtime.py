@@ -121,7 +121,7 @@ async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest
     async def short() -> None:
         return
 
-    monkeypatch.setattr("vdi.operator.runtime.build_wiring", lambda _parts: Wiring(controllers=(), helpers=(short,)))
+    monkeypatch.setattr("vdi.operator.runtime.build_wiring", lambda _parts: Wiring(workers=(), helpers=(short,)))
     async with fake_api() as api:
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:

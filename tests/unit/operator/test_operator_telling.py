@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
-from vdi.kube.queue import Controller, Result
+from vdi.kube.queue import Controller
 from vdi.operator.logs import JsonFormatter, KeyValueFormatter, log_about, log_session
 from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
@@ -307,10 +307,7 @@ def test_those_who_wait_for_room_are_counted_as_they_are_when_asked(metrics: Met
 
 
 async def test_every_controller_shows_its_queue_and_outcomes_before_it_has_worked(metrics: Metrics) -> None:
-    async def reconcile(_key: str) -> Result:
-        return Result()
-
-    pools: Controller[str] = Controller("pool", reconcile)
+    pools: Controller[str] = Controller("pool")
     pools.enqueue("a")
     metrics.watch_queues([pools])
     metrics.count_reconcile("pool", "retry", 0.2)

@@ -3,18 +3,21 @@
 import asyncio
 import logging
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import generate_latest
 
 from support.waiting import eventually
 from unit.kube.kube_fake_clock import FakeClock
+from vdi.kube.lease import Elector
 from vdi.kube.queue import Result
+from vdi.operator.context import ClusterContext
 from vdi.operator.logs import KeyValueFormatter
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import OperatorContext
+from vdi.session.policy import Policy
 
 
 class Stand:
@@ -25,7 +28,8 @@ class Stand:
         self.metrics = Metrics()
         elector = SimpleNamespace(wait_leading=self.leading.wait)
         nothing: Any = None
-        self.parts = OperatorContext(nothing, nothing, nothing, self.metrics, Settings(), FakeClock(), elector, nothing)  # type: ignore[arg-type]
+        cluster = ClusterContext(nothing, nothing, Policy(), FakeClock(), "desks")
+        self.context = OperatorContext(cluster, nothing, self.metrics, Settings(), cast(Elector, elector), nothing)
         self.worked: list[Any] = []
 
     async def fail(self, key: Any) -> Result:
@@ -35,8 +39,8 @@ class Stand:
 
 async def test_nothing_is_worked_on_until_this_process_leads() -> None:
     stand = Stand()
-    controller = stand.parts.controller("pool", stand.fail, workers=1)
-    running = asyncio.create_task(controller.run())
+    controller = stand.context.controller("pool", workers=1)
+    running = asyncio.create_task(stand.context.worker(controller, stand.fail).run())
     controller.enqueue("gpu")
     await eventually(lambda: not len(controller.queue), "a worker has it")
     assert stand.worked == []
@@ -69,8 +73,8 @@ async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, 
     stand.leading.set()
     logging.getLogger("vdi.kube.queue").addHandler(ear)
     try:
-        controller = stand.parts.controller(name, stand.fail, workers=1)
-        running = asyncio.create_task(controller.run())
+        controller = stand.context.controller(name, workers=1)
+        running = asyncio.create_task(stand.context.worker(controller, stand.fail).run())
         controller.enqueue(key)
         await eventually(lambda: lines, "it has failed, and said so")
         controller.stop()

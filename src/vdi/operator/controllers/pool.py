@@ -4,18 +4,17 @@ look (caches) -> plan (session.pool) -> remove, complete, make -> status -> soon
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
-from vdi.kube.clock import Clock
 from vdi.kube.errors import NotFound
 from vdi.kube.queue import Result
-from vdi.kube.transport import Client
-from vdi.operator.caches import BY_SUBJECT, Caches
+from vdi.operator.caches import BY_SUBJECT
+from vdi.operator.context import ClusterContext
 from vdi.operator.kinds import POOLS
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
@@ -23,7 +22,6 @@ from vdi.session.conditions import READY
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Node, Pod
-from vdi.session.policy import Policy
 from vdi.session.pool import Backoff, PoolPlan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
 from vdi.session.pool_status import Obstacles, summarise
 
@@ -46,30 +44,32 @@ class PoolController:
     """What is done for one pool at a time; its key is the pool's name.
 
     `_pauses`, `_written` and `_short_since` hold, by uid, what is remembered of a pool beside the objects. They live as
-    long as it does; after a restart a failing pool tries once more at once. `_yielding` has the uids of pods until they
-    go.
+    long as it does; after a restart a failing pool tries once more at once.
     """
 
     def __init__(
         self,
+        cluster: ClusterContext,
         *,
-        client: Client,
-        caches: Caches,
         pools: Pools,
         desktops: PoolDesktops,
-        policy: Policy,
-        clock: Clock,
+        enqueue: Callable[[str, float], None],
+        enqueue_session: Callable[[tuple[str, str]], None],
     ) -> None:
-        self._client = client
-        self._caches = caches
+        """`enqueue` gets the name of a pool that needs work and the seconds until then.
+
+        `enqueue_session` gets a session that waits and could take a desktop that has just become ready.
+        """
+        self._client = cluster.client
+        self._caches = cluster.caches
         self._pools = pools
         self._desktops = desktops
-        self._policy = policy
-        self._clock = clock
+        self._policy = cluster.policy
+        self._clock = cluster.clock
         self._pauses: dict[str, tuple[str, Backoff]] = {}
         self._written: dict[str, float] = {}
         self._short_since: dict[str, float] = {}
-        self._yielding: set[str] = set()
+        self._listen(enqueue, enqueue_session)
 
     async def reconcile(self, name: str) -> Result:
         """One step. Raises KubeError for what another try may mend."""
@@ -94,7 +94,7 @@ class PoolController:
 
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
         """Whether this pool has it, and may keep it."""
-        return maker_uid(pod) == pool.metadata.uid and pod.metadata.uid not in self._yielding
+        return maker_uid(pod) == pool.metadata.uid and not self._pools.is_yielding(pod)
 
     def _plan(self, pool: VDIPool, fits: str | None) -> PoolPlan:
         mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
@@ -170,20 +170,11 @@ class PoolController:
         self._caches.pools.remember(patched)
         return None
 
-    def yield_capacity(self, pods: Iterable[Pod]) -> None:
-        """Somebody waits for the room of these desktops, which nobody has taken: they go at once."""
-        for pod in pods:
-            self._yielding.add(pod.metadata.uid)
-            self._enqueue(pool_of(pod) or "", 0.0)
-
-    def listen(self, enqueue: Callable[[str, float], None], wake_session: Callable[[tuple[str, str]], None]) -> None:
-        """Call for work on a pool when it, its template, one of its desktops or one of their nodes has changed.
-
-        `enqueue` gets the pool's name and the seconds until then. Whoever waits and could take a desktop that has just
-        become ready is called by `wake_session`.
-        """
+    def _listen(
+        self, enqueue: Callable[[str, float], None], enqueue_session: Callable[[tuple[str, str]], None]
+    ) -> None:
+        """Enqueue a pool when it, its template, one of its desktops or one of their nodes has changed."""
         caches = self._caches
-        self._enqueue = enqueue
 
         def pool_changed(old: VDIPool | None, new: VDIPool | None) -> None:
             if old and (new is None or new.metadata.uid != old.metadata.uid):
@@ -202,9 +193,7 @@ class PoolController:
             if (current := new or old) and (name := pool_of(current)) and (not new or is_waiting(old or new)):
                 enqueue(name, GATHERED)
             if new and new.ready and is_waiting(new) and not (old and old.ready) and (key := self._pools.next_for(new)):
-                wake_session(key)
-            if old and new is None:
-                self._yielding.discard(old.metadata.uid)
+                enqueue_session(key)
 
         def node_changed(old: Node | None, new: Node | None) -> None:
             if old is None or new is None or _state(old) != _state(new):

@@ -10,14 +10,12 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.session import VDISession
-from vdi.kube.clock import Clock
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.meta import key_of
 from vdi.kube.queue import Result
-from vdi.kube.transport import Client
 from vdi.operator.build import Builder, Built
-from vdi.operator.caches import Caches
 from vdi.operator.cleanup import Cleanup, pods_of
+from vdi.operator.context import ClusterContext
 from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import SESSIONS
 from vdi.operator.observe import Observer
@@ -34,7 +32,6 @@ from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_re
 from vdi.session.failures import find_vanished
 from vdi.session.notices import find_notices
 from vdi.session.phase import derive, derive_ending, derive_suspended
-from vdi.session.policy import Policy
 from vdi.session.requeue import next_requeue
 
 SessionKey = tuple[str, str]
@@ -60,9 +57,8 @@ class SessionController:
 
     def __init__(
         self,
+        cluster: ClusterContext,
         *,
-        client: Client,
-        caches: Caches,
         hosts: Hosts,
         reservations: Reservations,
         uncertain_creates: UncertainCreates,
@@ -70,9 +66,8 @@ class SessionController:
         cleanup: Cleanup,
         dependencies: Dependencies,
         session_events: SessionEvents,
-        policy: Policy,
-        clock: Clock,
     ) -> None:
+        client, caches, policy, clock = cluster.client, cluster.caches, cluster.policy, cluster.clock
         self._client = client
         self._caches = caches
         self._reservations = reservations

@@ -16,10 +16,13 @@ from vdi.session.prepull import PREPULL
 class TemplateController:
     """What is done for one template at a time; its key is the template's name."""
 
-    def __init__(self, caches: Caches, puller: PrePuller, warnings: TemplateWarnings) -> None:
+    def __init__(
+        self, caches: Caches, puller: PrePuller, warnings: TemplateWarnings, enqueue: Callable[[str], None]
+    ) -> None:
         self._caches = caches
         self._puller = puller
         self._warnings = warnings
+        self._listen(enqueue)
 
     async def reconcile(self, name: str) -> Result:
         """One step. Raises KubeError for what another try may mend."""
@@ -42,8 +45,8 @@ class TemplateController:
         present = self._caches.templates.get("", template.metadata.name)
         return present is not None and present.metadata.uid == template.metadata.uid
 
-    def listen(self, enqueue: Callable[[str], None]) -> None:
-        """Call for work on a template when it, one of its pullers or a node has changed."""
+    def _listen(self, enqueue: Callable[[str], None]) -> None:
+        """Enqueue a template when it, one of its pullers or a node has changed."""
         caches = self._caches
 
         def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:

@@ -1,0 +1,21 @@
+"""What most components of the operator work with, since these always travel together."""
+
+from dataclasses import dataclass
+
+from vdi.kube.clock import Clock
+from vdi.kube.transport import Client
+from vdi.operator.caches import Caches
+from vdi.session.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterContext:
+    """The cluster as one operator sees and changes it."""
+
+    client: Client
+    """Refuses to write while this process does not lead."""
+    caches: Caches
+    policy: Policy
+    clock: Clock
+    namespace: str
+    """Where sessions live."""
