@@ -10,7 +10,7 @@ import yaml
 from tools.generate.chart_render import CHART, render
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.gpu.sharing import Sharing, render_config
+from vdi.gpu.sharing.config import Sharing, render_config
 
 MANIFEST = CHART.parents[1] / "manifests/gpu-time-slicing.yaml"
 ON = ("--set", "gpu.timeSlicing.enabled=true")

@@ -18,7 +18,7 @@ from vdi.api.crd import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.doctor.report.page import render_page
-from vdi.gpu import manifest
+from vdi.gpu.sharing import manifest
 
 Files = dict[Path, str]
 """Path to the text that the file should have."""

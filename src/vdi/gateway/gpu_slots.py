@@ -6,8 +6,8 @@ from typing import Any
 
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.limits import gpus_of
-from vdi.gpu.observed import Node
-from vdi.gpu.sharing import RENAMED, RESOURCE
+from vdi.gpu.sharing.config import RENAMED, RESOURCE
+from vdi.gpu.sharing.state import Node
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import NODES
 

@@ -1,14 +1,13 @@
-"""The reading half of the edge: fetches from the API server what `Observed` is made of."""
+"""The reading half of the edge: fetches from the API server what `GpuState` is made of."""
 
 import asyncio
 from collections import Counter
 from typing import Any
 
-from vdi.gpu.effect import DEFAULT_NAME
-from vdi.gpu.observe import active_policies, in_use, locate, observe
-from vdi.gpu.observed import Observed, Policy, names
-from vdi.gpu.steps import CLUSTER_POLICIES, RUNTIME_CLASSES
-from vdi.gpu.wish import RefusedError
+from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES
+from vdi.gpu.sharing.effect import DEFAULT_NAME
+from vdi.gpu.sharing.request import RefusedError
+from vdi.gpu.sharing.state import ClusterPolicy, GpuState, active_policies, in_use, locate, names, observe
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS
 from vdi.kube.transport import Client
@@ -16,7 +15,7 @@ from vdi.kube.transport import Client
 Raw = dict[str, Any]
 
 
-async def collect(client: Client, *, usage: bool = True) -> Observed:
+async def collect(client: Client, *, usage: bool = True) -> GpuState:
     """The state of GPUs, device plugin and configuration; `usage` reads all pods of the cluster for what is in use.
 
     Raises a KubeError; RefusedError for several ClusterPolicies.
@@ -39,7 +38,7 @@ async def collect(client: Client, *, usage: bool = True) -> Observed:
     )
 
 
-async def _policy(client: Client) -> Policy | None:
+async def _policy(client: Client) -> ClusterPolicy | None:
     """The ClusterPolicy; None on a cluster without the GPU Operator."""
     try:
         active = active_policies(await client.list(CLUSTER_POLICIES, into=Raw))
@@ -68,9 +67,9 @@ async def _there(client: Client, runtime_class: str) -> bool:
     return True
 
 
-async def _in_use(client: Client, wanted: bool) -> Counter[str]:
+async def _in_use(client: Client, desired: bool) -> Counter[str]:
     """GPUs that pods ask for, by node."""
-    if not wanted:
+    if not desired:
         return Counter()
     placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
     return in_use(await client.list(PODS, field_selector=placed, into=Raw))

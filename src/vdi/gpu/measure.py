@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
-from vdi.gpu.dcgm import BadPageError, Gpu, Measured, is_exporter, port_of, read_page
-from vdi.gpu.observe import pods_of
-from vdi.gpu.observed import DaemonSet
+from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, is_exporter, port_of, read_page
+from vdi.gpu.sharing.state import DaemonSet, pods_of
 from vdi.kube.errors import ApiError, Forbidden, KubeError
 from vdi.kube.resource import DAEMON_SETS, PODS
 from vdi.kube.transport import Client
@@ -20,7 +19,7 @@ ALL_SECONDS = 20.0
 """In all; nodes that were not asked until then are not known."""
 
 
-async def measure(client: Client, nodes: Collection[str]) -> Measured:
+async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
     """What the exporters say of these nodes' GPUs. Whatever goes wrong is a problem of the node, never an error."""
     try:
         found = [DaemonSet(each) for each in await client.list(DAEMON_SETS, into=Raw)]
@@ -28,7 +27,7 @@ async def measure(client: Client, nodes: Collection[str]) -> Measured:
         namespaces = sorted({each.namespace for each in exporters})
         pods = [pod for each in namespaces for pod in await client.list(PODS, namespace=each, into=Raw)]
     except KubeError as error:
-        return Measured(problems=dict.fromkeys(nodes, f"the DCGM exporter was not found: {error}"))
+        return GpuMeasurements(problems=dict.fromkeys(nodes, f"the DCGM exporter was not found: {error}"))
     names = tuple(f"{each.namespace}/{each.name}" for each in exporters)
     none = "no pod of the DCGM exporter runs there" if exporters else "no DCGM exporter runs in this cluster"
     problems = dict.fromkeys(nodes, none)
@@ -54,7 +53,7 @@ async def measure(client: Client, nodes: Collection[str]) -> Measured:
             await asyncio.gather(*(ask(node, *there) for node, there in asked.items() if node in problems))
     except TimeoutError:
         pass  # said in `problems`
-    return Measured(names, measured, problems)
+    return GpuMeasurements(names, measured, problems)
 
 
 async def _read(client: Client, exporter: DaemonSet, pod: str) -> tuple[Gpu, ...]:

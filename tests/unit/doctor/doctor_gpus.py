@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unit.doctor.doctor_builders import BEGAN, Break, Cluster, Object
-from vdi.gpu.sharing import Sharing, render_config
+from vdi.gpu.sharing.config import Sharing, render_config
 
 GPU_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 

@@ -11,7 +11,7 @@ from vdi.cli.main import main
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.fix.fixes import FIXES, fix_for
 from vdi.findings.model import Finding, roots
-from vdi.gpu.steps import diff_lines, step_between
+from vdi.gpu.sharing.changes import change_between, diff_lines
 
 ALL = {**FAULTS, **GPU_FAULTS}
 NOT_SCALED_DOWN = "operator_not_ready"
@@ -36,7 +36,7 @@ def test_a_mend_takes_its_finding_away_and_changes_that_object_alone(name: str) 
     namespace, object_name = mend.place(finding)
     there = snapshot.find(mend.resource.plural, object_name, namespace or "")
     assert there is not None, finding.object
-    step = step_between(mend.resource, there, mend.change(there, snapshot))
+    step = change_between(mend.resource, there, mend.change(there, snapshot))
     assert step is not None, "nothing would be changed"
     assert diff_lines(step)
     if step.after is None or finding.code in SEEN_LATER:

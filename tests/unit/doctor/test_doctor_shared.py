@@ -8,7 +8,7 @@ import pytest
 
 from unit.doctor.doctor_builders import Cluster, Object, deployment
 from vdi.doctor.probe.shared import is_allowed, judge_memory, probe_peers
-from vdi.gpu.dcgm import Gpu, Measured
+from vdi.gpu.sharing.dcgm import Gpu, GpuMeasurements
 from vdi.kube.transport import Client
 
 CONFIG = """\
@@ -72,6 +72,6 @@ def test_a_gpu_whose_memory_is_nearly_used_up_is_told_and_what_is_not_known_is_n
         Gpu("1", "NVIDIA L40S", 0.5, 20_000, 46_068),
         Gpu("2", "NVIDIA L40S", None, None, None),
     )
-    (finding,) = judge_memory(Measured(nodes={"node-1": gpus}, problems={"node-2": "no exporter"}))
+    (finding,) = judge_memory(GpuMeasurements(nodes={"node-1": gpus}, problems={"node-2": "no exporter"}))
     assert (finding.code, finding.object) == ("gpu_memory_full", "node/node-1")
     assert "46000 of 46068 MiB" in finding.message

@@ -4,19 +4,19 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from vdi.gpu.effect import effect_on
-from vdi.gpu.notes import after_steps
-from vdi.gpu.observed import CONFIG_LABEL, ConfigMap, DaemonSet, Node, Observed, Policy
-from vdi.gpu.sharing import RESOURCE, Sharing
-from vdi.gpu.time_slicing import Plan, plan_configure
-from vdi.gpu.wish import Wish
+from vdi.gpu.sharing.config import RESOURCE, Sharing
+from vdi.gpu.sharing.effect import effect_on
+from vdi.gpu.sharing.notes import state_after
+from vdi.gpu.sharing.plan import SharingPlan, plan_configure
+from vdi.gpu.sharing.request import SharingRequest
+from vdi.gpu.sharing.state import CONFIG_LABEL, ClusterPolicy, ConfigMap, DaemonSet, GpuState, Node
 
 Obj = dict[str, Any]
 
 LONG_AGO = "2026-11-20T08:00:00Z"
 EARLIER = "2026-11-20T09:00:00Z"
 LATER = "2026-11-20T10:00:00Z"
-EIGHT = Wish({"any": Sharing()}, "any")
+EIGHT = SharingRequest({"any": Sharing()}, "any")
 
 
 def a_node(name: str = "gpu-1", gpus: int = 1, labels: Obj | None = None, *, advertises: int | None = None) -> Node:
@@ -74,10 +74,12 @@ def a_config_map(changed_at: str = EARLIER, name: str = "time-slicing-config", *
     return ConfigMap({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
 
 
-def a_policy(config: Obj | None = None, **sections: Obj) -> Policy:
+def a_policy(config: Obj | None = None, **sections: Obj) -> ClusterPolicy:
     plugin: Obj = {"enabled": True} | ({"config": config} if config else {})
     spec = {"devicePlugin": plugin, **sections}
-    return Policy({"metadata": {"name": "cluster-policy"}, "spec": spec, "status": {"namespace": "gpu-operator"}})
+    return ClusterPolicy(
+        {"metadata": {"name": "cluster-policy"}, "spec": spec, "status": {"namespace": "gpu-operator"}}
+    )
 
 
 def a_daemon_set(
@@ -136,16 +138,16 @@ def with_pods(name: str, pod_spec: Obj, made: str, ready: int) -> DaemonSet:
     return DaemonSet({"metadata": meta, "spec": {"template": {"spec": pod_spec}}, "status": status}, (pod,))
 
 
-def fresh(*nodes: Node) -> Observed:
+def fresh(*nodes: Node) -> GpuState:
     """The GPU Operator as it comes: nothing shared."""
-    return Observed(
+    return GpuState(
         "gpu-operator", nodes=nodes or (a_node(),), plugins=(a_daemon_set(),), policy=a_policy(), runtime_class=True
     )
 
 
-def played(observed: Observed, plan: Plan) -> Observed:
+def played(observed: GpuState, plan: SharingPlan) -> GpuState:
     """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they are told."""
-    told = after_steps(observed, plan)
+    told = state_after(observed, plan)
     if told.policy is not None:
         name, default = told.config_name, str(told.policy.config.get("default") or "")
         sets = (a_daemon_set(config_map=name or None, default=default),)
@@ -159,7 +161,7 @@ def played(observed: Observed, plan: Plan) -> Observed:
     return replace(told, nodes=tuple(nodes))
 
 
-def configured(*nodes: Node, wish: Wish = EIGHT) -> Observed:
+def configured(*nodes: Node, request: SharingRequest = EIGHT) -> GpuState:
     """The GPU Operator with time-slicing as it should be."""
     before = fresh(*nodes)
-    return played(before, plan_configure(before, wish))
+    return played(before, plan_configure(before, request))

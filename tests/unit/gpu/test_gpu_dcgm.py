@@ -14,8 +14,8 @@ from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
 from vdi.cli.gpu.page import status_data, status_lines
 from vdi.gpu import measure as measuring
-from vdi.gpu.dcgm import BadPageError, Gpu, Measured, read_page
 from vdi.gpu.measure import measure
+from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
 from vdi.kube.config import ClusterConfig
 from vdi.kube.transport import Client
 
@@ -31,7 +31,7 @@ def test_a_shared_gpu_counts_once_however_many_pods_the_exporter_names() -> None
     first, second = read_page(page("shared"))
     assert first == Gpu("0", "NVIDIA L4", 0.62, 10240, 22528)
     assert second == Gpu("1", "NVIDIA L4", 0.1, 0, 22528)
-    assert Measured(nodes={"gpu-b": (first, second)}).busy("gpu-b") == pytest.approx(0.36)
+    assert GpuMeasurements(nodes={"gpu-b": (first, second)}).busy("gpu-b") == pytest.approx(0.36)
 
 
 def test_a_gpu_without_profiling_is_told_by_gpu_util_and_a_blank_number_is_none() -> None:
@@ -52,7 +52,7 @@ def test_a_page_of_something_else_is_refused(text: str) -> None:
 
 def test_a_node_of_which_one_gpu_is_silent_is_not_known() -> None:
     silent = Gpu("1", "NVIDIA L4", None, 1, 2)
-    assert Measured(nodes={"n": (silent, *read_page(page("shared")))}).busy("n") is None
+    assert GpuMeasurements(nodes={"n": (silent, *read_page(page("shared")))}).busy("n") is None
 
 
 @asynccontextmanager
@@ -129,7 +129,7 @@ async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyP
 async def test_without_an_exporter_nothing_is_known() -> None:
     async with exporters({}) as client:
         measured = await measure(client, ["gpu-1"])
-    assert measured == Measured(problems={"gpu-1": "no DCGM exporter runs in this cluster"})
+    assert measured == GpuMeasurements(problems={"gpu-1": "no DCGM exporter runs in this cluster"})
 
 
 async def test_who_may_not_even_look_for_it_is_told() -> None:
@@ -151,7 +151,7 @@ async def test_the_whole_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_page_of_status_says_unknown_and_why() -> None:
     observed = configured(a_node("gpu-a"), a_node("gpu-b", 2))
     names = (f"{NAMESPACE}/{NAME}",)
-    measured = Measured(
+    measured = GpuMeasurements(
         names, {"gpu-b": read_page(page("shared"))}, {"gpu-a": "no pod of the DCGM exporter runs there"}
     )
     lines = status_lines(observed, measured)
@@ -176,6 +176,6 @@ def test_the_page_of_status_says_unknown_and_why() -> None:
 
 
 def test_memory_that_is_not_told_is_unknown_beside_a_load_that_is() -> None:
-    lines = status_lines(configured(a_node("gpu-c")), Measured(nodes={"gpu-c": read_page(page("old"))}))
+    lines = status_lines(configured(a_node("gpu-c")), GpuMeasurements(nodes={"gpu-c": read_page(page("old"))}))
     (row,) = [line for line in lines if line.startswith("gpu-c")]
     assert row.split()[-2:] == ["85%", "UNKNOWN"]

@@ -23,25 +23,25 @@ from unit.gpu.gpu_states import (
 )
 from unit.gpu.test_gpu_sharing import MISSION
 from vdi.findings.model import Finding, Severity
-from vdi.gpu.findings import find
-from vdi.gpu.observed import ConfigMap, DaemonSet, Node, Observed, Policy
-from vdi.gpu.sharing import RENAMED, Sharing
-from vdi.gpu.wish import Wish
+from vdi.gpu.sharing.config import RENAMED, Sharing
+from vdi.gpu.sharing.findings import find
+from vdi.gpu.sharing.request import SharingRequest
+from vdi.gpu.sharing.state import ClusterPolicy, ConfigMap, DaemonSet, GpuState, Node
 
 POINTED = {"name": "time-slicing-config", "default": "any"}
 
 
 def operator(
-    policy: Policy | None = None,
+    policy: ClusterPolicy | None = None,
     config_map: ConfigMap | None = None,
     *nodes: Node,
     plugin: DaemonSet | None = None,
     reader: DaemonSet | None = None,
-) -> Observed:
+) -> GpuState:
     """The GPU Operator, its DaemonSets as its ClusterPolicy has them."""
     policy = policy or a_policy(POINTED)
     name, default = str(policy.config.get("name") or ""), str(policy.config.get("default") or "")
-    return Observed(
+    return GpuState(
         "gpu-operator",
         nodes=nodes or (shared(a_node()),),
         plugins=(plugin or a_daemon_set(config_map=name or None, default=default),),
@@ -52,11 +52,11 @@ def operator(
     )
 
 
-def codes(observed: Observed) -> list[str]:
+def codes(observed: GpuState) -> list[str]:
     return [each.code for each in find(observed)]
 
 
-def only(observed: Observed) -> Finding:
+def only(observed: GpuState) -> Finding:
     (finding,) = find(observed)
     return finding
 
@@ -71,14 +71,16 @@ def test_healthy(gpus: int) -> None:
 
 
 def test_healthy_with_several_configurations() -> None:
-    wish = Wish({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
-    observed = configured(a_node("a"), a_node("b", 2), a_node("c", 4), wish=wish)
+    request = SharingRequest(
+        {"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"}
+    )
+    observed = configured(a_node("a"), a_node("b", 2), a_node("c", 4), request=request)
     assert codes(observed) == []
     assert [node.count("nvidia.com/gpu") for node in observed.nodes] == [8, 4, 4]
 
 
 def test_healthy_when_renamed() -> None:
-    observed = configured(wish=Wish({"any": Sharing(rename=True)}, "any"))
+    observed = configured(request=SharingRequest({"any": Sharing(rename=True)}, "any"))
     assert (observed.nodes[0].count(RENAMED), codes(observed)) == (8, [])
 
 
@@ -239,6 +241,6 @@ def test_k3s_without_its_runtime_class() -> None:
 
 def test_the_docs_explain_every_finding() -> None:
     root = Path(__file__).parents[3]
-    made = set(re.findall(r'"(gpu_[a-z0-9_]+)"', (root / "src/vdi/gpu/findings.py").read_text()))
+    made = set(re.findall(r'"(gpu_[a-z0-9_]+)"', (root / "src/vdi/gpu/sharing/findings.py").read_text()))
     table = [line for line in (root / "docs/gpu.md").read_text().splitlines() if line.startswith("| `gpu_")]
     assert set(re.findall(r"`(gpu_[a-z0-9_]+)`", "\n".join(line.split("|")[1] for line in table))) == made

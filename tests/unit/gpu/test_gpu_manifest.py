@@ -6,7 +6,7 @@ import yaml
 
 from unit.gpu.gpu_states import EIGHT, configured
 from unit.gpu.test_gpu_sharing import MISSION
-from vdi.gpu.manifest import render_files
+from vdi.gpu.sharing.manifest import render_files
 
 FOLDER = Path(__file__).parents[3] / "manifests"
 
@@ -18,7 +18,7 @@ def test_the_files_are_generated() -> None:
 
 def test_they_say_what_configure_does() -> None:
     config_map, patch = (yaml.safe_load((FOLDER / name).read_text()) for name in render_files())
-    done = configured(wish=EIGHT)
+    done = configured(request=EIGHT)
     assert done.config_map is not None
     assert done.policy is not None
     assert config_map["data"] == {"any": MISSION} == done.config_map.data

@@ -25,33 +25,33 @@ from unit.gpu.gpu_states import (
     unlabelled,
 )
 from unit.gpu.test_gpu_sharing import MISSION
-from vdi.gpu.findings import find
-from vdi.gpu.notes import after_steps, notes_on
-from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed
-from vdi.gpu.sharing import RENAMED, Sharing
-from vdi.gpu.steps import diff_lines, patch_between
-from vdi.gpu.time_slicing import default_key, plan_configure
-from vdi.gpu.undo import plan_undo
-from vdi.gpu.wish import RefusedError, Wish, parse_wish
+from vdi.gpu.sharing.changes import diff_lines, patch_between
+from vdi.gpu.sharing.config import RENAMED, Sharing
+from vdi.gpu.sharing.findings import find
+from vdi.gpu.sharing.notes import notes_on, state_after
+from vdi.gpu.sharing.plan import default_key, plan_configure
+from vdi.gpu.sharing.request import RefusedError, SharingRequest, parse_request
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node
+from vdi.gpu.sharing.undo import plan_undo
 
-SEVERAL = Wish({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
+SEVERAL = SharingRequest({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
 
 
-def helm(observed: Observed, **config: str) -> Observed:
+def helm(observed: GpuState, **config: str) -> GpuState:
     """No GPU Operator: the chart nvidia-device-plugin with a ConfigMap, whose default is `config0`."""
     plugin = a_daemon_set("nvdp", config_map="configs", default="config0", fallbacks="named,single")
     maps = {"configs": a_config_map(LONG_AGO, "configs", **(config or {"config0": "version: v1"}))}
     return replace(observed, policy=None, plugins=(plugin,), config_maps=maps)
 
 
-def static(observed: Observed) -> Observed:
+def static(observed: GpuState) -> GpuState:
     """No GPU Operator: NVIDIA's static manifest."""
     return replace(observed, policy=None, plugins=(a_static_plugin(),))
 
 
-def refusal(observed: Observed, wish: Wish = EIGHT) -> RefusedError:
+def refusal(observed: GpuState, request: SharingRequest = EIGHT) -> RefusedError:
     with pytest.raises(RefusedError) as refused:
-        plan_configure(observed, wish)
+        plan_configure(observed, request)
     return refused.value
 
 
@@ -60,11 +60,11 @@ def refusal(observed: Observed, wish: Wish = EIGHT) -> RefusedError:
 
 def test_fresh_operator() -> None:
     plan = plan_configure(fresh(), EIGHT)
-    assert [step.title for step in plan.steps] == [
+    assert [step.title for step in plan.changes] == [
         "make ConfigMap gpu-operator/time-slicing-config",
         "change ClusterPolicy cluster-policy",
     ]
-    assert plan.steps[1].patch == {
+    assert plan.changes[1].patch == {
         "spec": {"devicePlugin": {"config": {"name": "time-slicing-config", "default": "any"}}}
     }
     assert plan.restarts == ()  # the GPU Operator gives the DaemonSets another template, so they start anew
@@ -72,7 +72,7 @@ def test_fresh_operator() -> None:
 
 def test_the_config_map_comes_before_what_names_it() -> None:
     plan = plan_configure(fresh(a_node("a"), a_node("b"), a_node("c")), SEVERAL)
-    assert [step.resource.kind for step in plan.steps] == ["ConfigMap", "Node", "Node", "ClusterPolicy"]
+    assert [step.resource.kind for step in plan.changes] == ["ConfigMap", "Node", "Node", "ClusterPolicy"]
 
 
 def test_the_missions_patch_gets_its_default() -> None:
@@ -85,21 +85,24 @@ def test_the_missions_patch_gets_its_default() -> None:
         config_maps={"time-slicing-config": a_config_map(any=MISSION)},
     )
     plan = plan_configure(observed, EIGHT)
-    assert [step.patch for step in plan.steps][-1] == {"spec": {"devicePlugin": {"config": {"default": "any"}}}}
-    assert "data" not in plan.steps[0].patch  # only the note for the undo
+    assert [step.patch for step in plan.changes][-1] == {"spec": {"devicePlugin": {"config": {"default": "any"}}}}
+    assert "data" not in plan.changes[0].patch  # only the note for the undo
     assert find(played(observed, plan)) == []
 
 
 def test_other_replicas_restart_what_reads_the_config_map() -> None:
-    plan = plan_configure(configured(), Wish({"any": Sharing(4)}, "any"))
-    assert [step.title for step in plan.steps] == ["change ConfigMap gpu-operator/time-slicing-config"]
+    plan = plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any"))
+    assert [step.title for step in plan.changes] == ["change ConfigMap gpu-operator/time-slicing-config"]
     assert [each.name for each in plan.restarts] == ["nvidia-device-plugin-daemonset", "gpu-feature-discovery"]
 
 
 def test_a_label_alone_restarts_nothing_since_the_config_manager_sees_labels() -> None:
-    observed = configured(a_node("a"), a_node("b"), a_node("c"), wish=replace(SEVERAL, nodes={}))
+    observed = configured(a_node("a"), a_node("b"), a_node("c"), request=replace(SEVERAL, nodes={}))
     plan = plan_configure(observed, SEVERAL)
-    assert [step.patch["metadata"]["labels"] for step in plan.steps] == [{CONFIG_LABEL: "big"}, {CONFIG_LABEL: "whole"}]
+    assert [step.patch["metadata"]["labels"] for step in plan.changes] == [
+        {CONFIG_LABEL: "big"},
+        {CONFIG_LABEL: "whole"},
+    ]
     assert plan.restarts == ()
 
 
@@ -116,34 +119,34 @@ def test_an_interrupted_run_is_taken_up_where_it_was() -> None:
     }
     maps = {"time-slicing-config": replace(newer, raw={**newer.raw, "metadata": noted})}
     plan = plan_configure(replace(observed, plugins=old, config_maps=maps, readers=()), EIGHT)
-    assert plan.steps == ()
+    assert plan.changes == ()
     assert [each.name for each in plan.restarts] == ["nvidia-device-plugin-daemonset"]
 
 
 def test_what_others_have_in_the_config_map_stays() -> None:
     maps = {"time-slicing-config": a_config_map(theirs="version: v1")}
     plan = plan_configure(replace(fresh(), config_maps=maps), EIGHT)
-    assert plan.steps[0].after is not None
-    assert plan.steps[0].after["data"] == {"theirs": "version: v1", "any": MISSION}
-    assert "theirs" not in plan.steps[0].patch["data"]
+    assert plan.changes[0].after is not None
+    assert plan.changes[0].after["data"] == {"theirs": "version: v1", "any": MISSION}
+    assert "theirs" not in plan.changes[0].patch["data"]
 
 
 def test_helm_chart_keeps_its_default_and_its_daemon_set() -> None:
     observed = helm(fresh())
     assert default_key(observed, None) == "config0"
-    plan = plan_configure(observed, Wish({"config0": Sharing()}, "config0"))
-    assert [step.title for step in plan.steps] == ["change ConfigMap gpu-operator/configs"]
+    plan = plan_configure(observed, SharingRequest({"config0": Sharing()}, "config0"))
+    assert [step.title for step in plan.changes] == ["change ConfigMap gpu-operator/configs"]
     assert [each.name for each in plan.restarts] == ["nvdp"]
 
 
 def test_static_plugin_gets_a_volume() -> None:
     observed = static(fresh())
     plan = plan_configure(observed, EIGHT)
-    assert [step.title for step in plan.steps] == [
+    assert [step.title for step in plan.changes] == [
         "make ConfigMap gpu-operator/time-slicing-config",
         "change DaemonSet gpu-operator/nvidia-device-plugin-daemonset",
     ]
-    told = after_steps(observed, plan)
+    told = state_after(observed, plan)
     assert told.config_name == "time-slicing-config"
     assert find(played(observed, plan)) == []
     assert plan_configure(played(observed, plan), EIGHT).empty
@@ -174,12 +177,12 @@ def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before
     counts = {
         name: Sharing(data.draw(st.integers(1, 50)), data.draw(st.booleans())) for name in ("any", "big", "whole")
     }
-    wish = Wish(counts, data.draw(names), chosen)
+    request = SharingRequest(counts, data.draw(names), chosen)
 
-    done = played(before, plan_configure(before, wish))
+    done = played(before, plan_configure(before, request))
     assert find(done) == []
-    assert plan_configure(done, wish).empty
-    again = played(done, plan_configure(done, replace(wish, configs={**counts, wish.default: Sharing(3)})))
+    assert plan_configure(done, request).empty
+    again = played(done, plan_configure(done, replace(request, configs={**counts, request.default: Sharing(3)})))
 
     back = played(again, plan_undo(again))
     assert [node.raw["metadata"].get("labels") for node in back.nodes] == [
@@ -192,23 +195,23 @@ def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before
 
 
 def test_what_somebody_chose_since_is_not_undone() -> None:
-    done = configured(a_node("a"), a_node("b"), a_node("c"), wish=SEVERAL)
+    done = configured(a_node("a"), a_node("b"), a_node("c"), request=SEVERAL)
     theirs = a_policy({"name": "theirs", "default": "own"})
     nodes = (done.nodes[0], labelled(done.nodes[1], "own"), done.nodes[2])
     plan = plan_undo(replace(done, policy=theirs, nodes=nodes))
-    assert [step.title for step in plan.steps] == [
+    assert [step.title for step in plan.changes] == [
         "change Node b",
         "change Node c",
         "delete ConfigMap gpu-operator/time-slicing-config",
     ]
-    assert "labels" not in plan.steps[0].patch["metadata"]
-    assert plan.steps[1].patch["metadata"]["labels"] == {CONFIG_LABEL: None}
+    assert "labels" not in plan.changes[0].patch["metadata"]
+    assert plan.changes[1].patch["metadata"]["labels"] == {CONFIG_LABEL: None}
 
 
 def test_undo_of_a_static_plugin() -> None:
     before = static(fresh(unlabelled(a_node())))
     done = played(before, plan_configure(before, EIGHT))
-    told = after_steps(done, plan_undo(done))
+    told = state_after(done, plan_undo(done))
     assert told.plugins[0].pod_spec == before.plugins[0].pod_spec
     assert told.config_maps == {}
     assert told.nodes[0].raw["metadata"].get("annotations") == {}
@@ -216,9 +219,9 @@ def test_undo_of_a_static_plugin() -> None:
 
 def test_undo_of_a_helm_chart_restarts_it() -> None:
     before = helm(fresh())
-    done = after_steps(before, plan_configure(before, Wish({"config0": Sharing()}, "config0")))
+    done = state_after(before, plan_configure(before, SharingRequest({"config0": Sharing()}, "config0")))
     plan = plan_undo(done)
-    assert after_steps(done, plan).config_maps["configs"].data == {"config0": "version: v1"}
+    assert state_after(done, plan).config_maps["configs"].data == {"config0": "version: v1"}
     assert [each.name for each in plan.restarts] == ["nvdp"]
 
 
@@ -266,7 +269,7 @@ def test_the_merge_patch_makes_the_one_of_the_other(before: dict[str, Any], afte
 
 
 def test_the_diff_shows_what_changes_and_not_what_the_server_keeps() -> None:
-    lines = diff_lines(plan_configure(configured(), Wish({"any": Sharing(4)}, "any")).steps[0])
+    lines = diff_lines(plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any")).changes[0])
     assert [line for line in lines if line[0] in "+-"] == [
         "--- ConfigMap gpu-operator/time-slicing-config (now)",
         "+++ ConfigMap gpu-operator/time-slicing-config (then)",
@@ -297,14 +300,14 @@ def test_the_diff_shows_what_changes_and_not_what_the_server_keeps() -> None:
 )
 def test_typed_wrongly(sharing: Sharing, configs: tuple[str, ...], nodes: tuple[str, ...], words: str) -> None:
     with pytest.raises(RefusedError) as refused:
-        parse_wish(sharing, "any", configs, nodes)
+        parse_request(sharing, "any", configs, nodes)
     assert refused.value.usage
     assert words in str(refused.value)
 
 
 def test_all_that_was_typed_wrongly_is_said_at_once() -> None:
     with pytest.raises(RefusedError) as refused:
-        parse_wish(Sharing(0), "any", ["big=0"], ["gpu-1=none"])
+        parse_request(Sharing(0), "any", ["big=0"], ["gpu-1=none"])
     assert len(refused.value.problems) == 3
 
 
@@ -323,7 +326,7 @@ def broken_mig(strategy: str) -> Node:
 
 
 @pytest.mark.parametrize(
-    ("observed", "wish", "words"),
+    ("observed", "request", "words"),
     [
         (fresh(shared(a_node("m", 1, {"mps.capable": "true"}))), EIGHT, "Node m is shared by MPS"),
         (
@@ -338,14 +341,14 @@ def broken_mig(strategy: str) -> Node:
         (fresh(a_node("n", 1, {"mig.config": "all-1g.5gb"})), EIGHT, "cut by MIG (strategy single)"),
         (
             fresh(Node({**a_node().raw, "status": {"capacity": {"nvidia.com/mig-1g.5gb": "7"}}})),
-            Wish({"any": Sharing(mig_strategy="single")}, "any"),
+            SharingRequest({"any": Sharing(mig_strategy="single")}, "any"),
             "advertises MIG devices one by one (nvidia.com/mig-1g.5gb)",
         ),
         (replace(fresh(), nodes=()), EIGHT, "No node has a GPU"),
         (replace(fresh(), policy=None, plugins=()), EIGHT, "there are: none; allowed: exactly one"),
         (fresh(labelled(a_node(), "big")), EIGHT, "has the label nvidia.com/device-plugin.config=big"),
         (helm(fresh()), EIGHT, "the configuration 'config0', not 'any'; allowed: --default config0"),
-        (static(fresh()), Wish({"any": Sharing(), "b": Sharing(2)}, "any"), "all nodes the same configuration"),
+        (static(fresh()), SharingRequest({"any": Sharing(), "b": Sharing(2)}, "any"), "same configuration"),
         (
             replace(fresh(), policy=None, plugins=(a_static_plugin(CONFIG_FILE="/etc/x.yaml"),)),
             EIGHT,
@@ -357,14 +360,14 @@ def broken_mig(strategy: str) -> Node:
         "label-names-nothing", "other-default", "static-several", "file-of-the-host",
     ],
 )  # fmt: skip
-def test_refused(observed: Observed, wish: Wish, words: str) -> None:
-    error = refusal(observed, wish)
+def test_refused(observed: GpuState, request: SharingRequest, words: str) -> None:
+    error = refusal(observed, request)
     assert words in str(error)
     assert not error.usage
 
 
 def test_the_gpu_operator_may_make_its_daemon_set_later() -> None:
-    assert len(plan_configure(replace(fresh(), plugins=()), EIGHT).steps) == 2
+    assert len(plan_configure(replace(fresh(), plugins=()), EIGHT).changes) == 2
 
 
 def test_policy_with_the_plugin_switched_off() -> None:
@@ -374,8 +377,8 @@ def test_policy_with_the_plugin_switched_off() -> None:
 
 
 def test_a_gpu_cut_by_mig_is_shared_with_the_right_strategy() -> None:
-    wish = Wish({"any": Sharing(2, mig_strategy="single")}, "any")
-    done = configured(broken_mig("single"), wish=wish)
+    request = SharingRequest({"any": Sharing(2, mig_strategy="single")}, "any")
+    done = configured(broken_mig("single"), request=request)
     assert find(done) == []
     assert done.nodes[0].count("nvidia.com/gpu") == 14
 
@@ -383,8 +386,8 @@ def test_a_gpu_cut_by_mig_is_shared_with_the_right_strategy() -> None:
 # --- what is said beside it
 
 
-def notes(observed: Observed, wish: Wish = EIGHT) -> str:
-    return "\n".join(notes_on(after_steps(observed, plan_configure(observed, wish))))
+def notes(observed: GpuState, request: SharingRequest = EIGHT) -> str:
+    return "\n".join(notes_on(state_after(observed, plan_configure(observed, request))))
 
 
 def test_isolation_is_always_spoken_of() -> None:
@@ -394,13 +397,13 @@ def test_isolation_is_always_spoken_of() -> None:
 
 
 def test_nothing_shared_nothing_said() -> None:
-    assert notes(fresh(), Wish({"any": Sharing(1)}, "any")) == ""
+    assert notes(fresh(), SharingRequest({"any": Sharing(1)}, "any")) == ""
 
 
 def test_what_settings_and_cluster_bring_with_them() -> None:
-    wish = Wish({"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any")
+    request = SharingRequest({"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any")
     observed = replace(fresh(on_k3s(a_node())), policy=a_policy(None, mig={"strategy": "single"}))
-    said = notes(observed, wish)
+    said = notes(observed, request)
     assert f"gpuResource={RENAMED}" in said
     assert "UnexpectedAdmissionError" in said
     assert "RuntimeClass nvidia of its own; it is not made here" in said
@@ -410,12 +413,12 @@ def test_what_settings_and_cluster_bring_with_them() -> None:
 def test_less_than_what_is_in_use() -> None:
     busy = replace(configured().nodes[0], in_use=6)
     observed = replace(configured(), nodes=(busy,))
-    assert "6 are in use, and there will be 4" in notes(observed, Wish({"any": Sharing(4)}, "any"))
+    assert "6 are in use, and there will be 4" in notes(observed, SharingRequest({"any": Sharing(4)}, "any"))
 
 
 def test_a_chart_that_helm_owns() -> None:
     observed = helm(fresh())
     meta = {**observed.plugins[0].raw["metadata"], "annotations": {"meta.helm.sh/release-name": "nvdp"}}
     owned = DaemonSet({**observed.plugins[0].raw, "metadata": meta}, observed.plugins[0].pods)
-    said = notes(replace(observed, plugins=(owned,)), Wish({"config0": Sharing()}, "config0"))
+    said = notes(replace(observed, plugins=(owned,)), SharingRequest({"config0": Sharing()}, "config0"))
     assert "Helm release nvdp: give its values config.name=configs and config.default=config0" in said

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdi.gpu.sharing import BadConfigError, Sharing, read_config, render_config
+from vdi.gpu.sharing.config import BadConfigError, Sharing, read_config, render_config
 
 MISSION = """\
 version: v1

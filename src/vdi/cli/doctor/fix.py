@@ -12,7 +12,7 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.fix.apply import carry_out, prepare
 from vdi.doctor.fix.fixes import FIXES
 from vdi.findings.model import Finding, roots
-from vdi.gpu.steps import Step, diff_lines
+from vdi.gpu.sharing.changes import Change, diff_lines
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.transport import Client
 
@@ -42,13 +42,13 @@ def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snaps
     typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Look again: {PROGRAM} doctor{connection.flags}")
 
 
-async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Step]]:
+async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Change]]:
     causes = [one for one in roots(list(findings)) if one.code in FIXES]
     steps = await asyncio.gather(*(prepare(client, one, snapshot) for one in causes))
     return [(one, step) for one, step in zip(causes, steps, strict=True) if step]
 
 
-async def _apply(client: Client, step: Step) -> str:
+async def _apply(client: Client, step: Change) -> str:
     try:
         await carry_out(client, step)
     except (Conflict, NotFound):

@@ -23,13 +23,13 @@ from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report, findings_as_text
 from vdi.gpu.collect import collect
-from vdi.gpu.dcgm import Measured
-from vdi.gpu.findings import find
-from vdi.gpu.manifest import DEFAULT_KEY
 from vdi.gpu.measure import measure
-from vdi.gpu.observed import Observed
-from vdi.gpu.sharing import Sharing
-from vdi.gpu.wish import RefusedError, parse_wish
+from vdi.gpu.sharing.config import Sharing
+from vdi.gpu.sharing.dcgm import GpuMeasurements
+from vdi.gpu.sharing.findings import find
+from vdi.gpu.sharing.manifest import DEFAULT_KEY
+from vdi.gpu.sharing.request import RefusedError, parse_request
+from vdi.gpu.sharing.state import GpuState
 from vdi.kube.transport import Client
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def configure(
     seconds = seconds_of("--timeout", timeout) if wait and not dry_run else None
     work = undo_on_cluster if undo else configure_cluster
     with _refusals_in_words():  # what was typed wrongly is said also where no cluster answers
-        parse_wish(sharing, default or DEFAULT_KEY, wanted.configs, wanted.nodes if default else ())
+        parse_request(sharing, default or DEFAULT_KEY, wanted.configs, wanted.nodes if default else ())
     changed = _run(connection, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
     left, notes = changed.findings, [] if undo else changed.notes
     if output is PageOutput.JSON:
@@ -107,7 +107,7 @@ def configure(
         print_data({**plan_data(changed.plan), "findings": found, "notes": notes}, output)
     else:
         lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
-        lines += healthy_lines(changed.observed) if seconds is not None and not left else []
+        lines += healthy_lines(changed.state) if seconds is not None and not left else []
         for line in [*lines, *note_lines(notes)]:
             typer.echo(line)
         for line in findings_as_text(left):
@@ -126,15 +126,15 @@ def status(
 ) -> None:
     """What the nodes have, how it is shared, how much is in use, and how busy the GPUs are (NVIDIA's DCGM exporter)."""
 
-    async def look(client: Client) -> tuple[Observed, Measured]:
-        observed = await collect(client)
-        return observed, await measure(client, [node.name for node in observed.gpu_nodes])
+    async def look(client: Client) -> tuple[GpuState, GpuMeasurements]:
+        state = await collect(client)
+        return state, await measure(client, [node.name for node in state.gpu_nodes])
 
-    observed, measured = _run(KubeConnection(kubeconfig=kubeconfig, context=context), look)
+    state, measured = _run(KubeConnection(kubeconfig=kubeconfig, context=context), look)
     if output is PageOutput.JSON:
-        print_data(status_data(observed, measured), output)
+        print_data(status_data(state, measured), output)
         return
-    for line in status_lines(observed, measured):
+    for line in status_lines(state, measured):
         typer.echo(line)
 
 
@@ -146,11 +146,11 @@ def verify(
     context: Context = None,
 ) -> None:
     """Whether each node advertises GPUs x replicas, and if not, what is wrong. Status 1: findings; 3: cannot tell."""
-    observed = _run(KubeConnection(kubeconfig=kubeconfig, context=context), collect)
-    findings = find(observed)
+    state = _run(KubeConnection(kubeconfig=kubeconfig, context=context), collect)
+    findings = find(state)
     code = exit_code(findings)
-    about = {"nodes": status_data(observed)["nodes"]}
-    notes = [] if code else ["\n".join(healthy_lines(observed))]
+    about = {"nodes": status_data(state)["nodes"]}
+    notes = [] if code else ["\n".join(healthy_lines(state))]
     print_report(Report(tool="vdi gpu verify", findings=findings, context=about, notes=notes), output)
     raise typer.Exit(code)
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from vdi.cli.output import columns
-from vdi.gpu.dcgm import Measured
-from vdi.gpu.effect import effect_on, picker_of
-from vdi.gpu.notes import notes_on
-from vdi.gpu.observed import DaemonSet, Node, Observed
-from vdi.gpu.sharing import RENAMED, RESOURCE
-from vdi.gpu.steps import diff_lines
-from vdi.gpu.time_slicing import Plan
+from vdi.gpu.sharing.changes import diff_lines
+from vdi.gpu.sharing.config import RENAMED, RESOURCE
+from vdi.gpu.sharing.dcgm import GpuMeasurements
+from vdi.gpu.sharing.effect import effect_on, picker_of
+from vdi.gpu.sharing.notes import notes_on
+from vdi.gpu.sharing.plan import SharingPlan
+from vdi.gpu.sharing.state import DaemonSet, GpuState, Node
 
 UNKNOWN = "UNKNOWN"
 WHOLE_GPUS = (
@@ -19,25 +19,24 @@ WHOLE_GPUS = (
 )
 
 
-def status_data(observed: Observed, measured: Measured | None = None) -> dict[str, Any]:
+def status_data(state: GpuState, measured: GpuMeasurements | None = None) -> dict[str, Any]:
     """What `status -o json` prints; without `measured` nothing of how busy the GPUs are."""
-    policy = observed.policy
+    policy = state.policy
     return {
-        "namespace": observed.namespace,
+        "namespace": state.namespace,
         "clusterPolicy": policy.name if policy else None,
-        "configMap": observed.config_name or None,
-        "default": picker_of(observed).default or None,
-        "devicePlugins": [_plugin_data(each) for each in observed.plugins],
-        "runtimeClassNvidia": observed.runtime_class,
+        "configMap": state.config_name or None,
+        "default": picker_of(state).default or None,
+        "devicePlugins": [_plugin_data(each) for each in state.plugins],
+        "runtimeClassNvidia": state.runtime_class,
         "nodes": [
-            _node_data(node, observed) | (_busy_data(node.name, measured) if measured else {})
-            for node in observed.gpu_nodes
+            _node_data(node, state) | (_busy_data(node.name, measured) if measured else {}) for node in state.gpu_nodes
         ],
-        "notes": list(notes_on(observed)),
+        "notes": list(notes_on(state)),
     } | ({"dcgmExporters": list(measured.exporters)} if measured else {})
 
 
-def _busy_data(node: str, measured: Measured) -> dict[str, Any]:
+def _busy_data(node: str, measured: GpuMeasurements) -> dict[str, Any]:
     gpus = [
         {
             "gpu": gpu.index,
@@ -57,8 +56,8 @@ def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
     return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "wanted": wanted}
 
 
-def _node_data(node: Node, observed: Observed) -> dict[str, Any]:
-    effect = effect_on(node, observed)
+def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
+    effect = effect_on(node, state)
     sharing = effect.sharing
     resource = sharing.resource if sharing else RESOURCE
     return {
@@ -77,11 +76,11 @@ def _node_data(node: Node, observed: Observed) -> dict[str, Any]:
     }
 
 
-def status_lines(observed: Observed, measured: Measured) -> list[str]:
+def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
     """What `status` prints for people."""
-    data = status_data(observed, measured)
-    kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if observed.policy else "device plugin"
-    chosen = f"{observed.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
+    data = status_data(state, measured)
+    kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if state.policy else "device plugin"
+    chosen = f"{state.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
     facts = {
         "Managed by": kind,
         "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
@@ -90,7 +89,7 @@ def status_lines(observed: Observed, measured: Measured) -> list[str]:
             for each in data["devicePlugins"]
         )
         or "none found",
-        "RuntimeClass": "nvidia is there" if observed.runtime_class else "nvidia is not there",
+        "RuntimeClass": "nvidia is there" if state.runtime_class else "nvidia is not there",
         "DCGM exporter": ", ".join(measured.exporters) or "none found",
     }
     lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
@@ -123,35 +122,41 @@ def note_lines(notes: Sequence[str]) -> list[str]:
     return ["", "Notes", *(f"  {each}" for each in notes)] if notes else []
 
 
-def healthy_lines(observed: Observed) -> list[str]:
+def healthy_lines(state: GpuState) -> list[str]:
     """One line for each node that is as it should be."""
     lines = []
-    for each in status_data(observed)["nodes"]:
+    for each in status_data(state)["nodes"]:
         gpus = "? GPUs" if each["gpus"] is None else "1 GPU" if each["gpus"] == 1 else f"{each['gpus']} GPUs"
         count = f"{gpus} x {each['replicas']}"
         lines.append(f"✓ node {each['node']}: {count} = {each['allocatable']} {each['resource']}")
     return lines
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: SharingPlan) -> list[str]:
     """What would be done, as diffs."""
     if plan.empty:
         return ["Nothing to change."]
-    lines = [line for step in plan.steps for line in [step.title, *(f"  {each}" for each in diff_lines(step)), ""]]
+    lines = [
+        line for change in plan.changes for line in [change.title, *(f"  {each}" for each in diff_lines(change)), ""]
+    ]
     return lines + [f"restart DaemonSet {each.namespace}/{each.name}" for each in plan.restarts]
 
 
-def plan_data(plan: Plan) -> dict[str, Any]:
+def plan_data(plan: SharingPlan) -> dict[str, Any]:
     """What would be done, for `-o json`."""
-    steps = [
+    changes = [
         {
-            "action": "create" if step.before is None else "delete" if step.after is None else "patch",
-            "kind": step.resource.kind,
-            "namespace": step.namespace,
-            "name": step.name,
-            "body": dict(step.after or {}) if step.before is None else None if step.after is None else step.patch,
+            "action": "create" if change.before is None else "delete" if change.after is None else "patch",
+            "kind": change.resource.kind,
+            "namespace": change.namespace,
+            "name": change.name,
+            "body": dict(change.after or {})
+            if change.before is None
+            else None
+            if change.after is None
+            else change.patch,
         }
-        for step in plan.steps
+        for change in plan.changes
     ]
     restarts = [{"namespace": each.namespace, "name": each.name} for each in plan.restarts]
-    return {"steps": steps, "restarts": restarts}
+    return {"steps": changes, "restarts": restarts}

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 from vdi.cli.progress import PassedStage, ProgressView
 from vdi.findings.model import Finding
-from vdi.gpu.carry_out import restart, take, wait_until_settled
+from vdi.gpu.apply import apply_change, restart_daemon_set, wait_until_settled
 from vdi.gpu.collect import collect
-from vdi.gpu.findings import find, node_findings, plugin_findings
-from vdi.gpu.notes import after_steps, notes_on
-from vdi.gpu.observed import Observed
-from vdi.gpu.sharing import Sharing
-from vdi.gpu.time_slicing import Plan, default_key, plan_configure
-from vdi.gpu.undo import plan_undo
-from vdi.gpu.wish import parse_wish
+from vdi.gpu.sharing.config import Sharing
+from vdi.gpu.sharing.findings import find, node_findings, plugin_findings
+from vdi.gpu.sharing.notes import notes_on, state_after
+from vdi.gpu.sharing.plan import SharingPlan, default_key, plan_configure
+from vdi.gpu.sharing.request import parse_request
+from vdi.gpu.sharing.state import GpuState
+from vdi.gpu.sharing.undo import plan_undo
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.transport import Client
 
@@ -33,56 +33,56 @@ class Wanted:
 class Changed:
     """What was done or would be, how the cluster is now, and what is still wrong."""
 
-    plan: Plan
-    observed: Observed
+    plan: SharingPlan
+    state: GpuState
     notes: list[str]
     findings: list[Finding] = field(default_factory=list)
 
 
 async def configure_cluster(client: Client, wanted: Wanted, *, dry_run: bool, seconds: float | None) -> Changed:
     """Bring the wish about and wait `seconds` for the nodes (None: do not). Raises RefusedError, KubeError."""
-    observed = await collect(client)
-    default = default_key(observed, wanted.default)
-    plan = plan_configure(observed, parse_wish(wanted.sharing, default, wanted.configs, wanted.nodes))
-    return await _change(client, observed, plan, find, dry_run=dry_run, seconds=seconds)
+    state = await collect(client)
+    default = default_key(state, wanted.default)
+    plan = plan_configure(state, parse_request(wanted.sharing, default, wanted.configs, wanted.nodes))
+    return await _change(client, state, plan, find, dry_run=dry_run, seconds=seconds)
 
 
 async def undo_on_cluster(client: Client, _: Wanted, *, dry_run: bool, seconds: float | None) -> Changed:
     """Back to what was before. Raises RefusedError, KubeError."""
-    observed = await collect(client)
-    return await _change(client, observed, plan_undo(observed), _after_undo, dry_run=dry_run, seconds=seconds)
+    state = await collect(client)
+    return await _change(client, state, plan_undo(state), _after_undo, dry_run=dry_run, seconds=seconds)
 
 
-def _after_undo(observed: Observed) -> list[Finding]:
+def _after_undo(state: GpuState) -> list[Finding]:
     """That nothing is configured is as it should be then."""
-    return [*plugin_findings(observed), *node_findings(observed)]
+    return [*plugin_findings(state), *node_findings(state)]
 
 
 async def _change(
     client: Client,
-    observed: Observed,
-    plan: Plan,
-    findings: Callable[[Observed], list[Finding]],
+    state: GpuState,
+    plan: SharingPlan,
+    findings: Callable[[GpuState], list[Finding]],
     *,
     dry_run: bool,
     seconds: float | None,
 ) -> Changed:
-    notes = list(notes_on(after_steps(observed, plan)))
+    notes = list(notes_on(state_after(state, plan)))
     if dry_run:
-        return Changed(plan, observed, notes)
+        return Changed(plan, state, notes)
     with ProgressView() as view:
-        for step in plan.steps:
+        for change in plan.changes:
             began = time.monotonic()
-            await take(client, step)
-            view.passed(PassedStage(step.title, time.monotonic() - began))
+            await apply_change(client, change)
+            view.passed(PassedStage(change.title, time.monotonic() - began))
         for each in plan.restarts:
             began = time.monotonic()
-            await restart(client, each, SYSTEM_CLOCK)
+            await restart_daemon_set(client, each, SYSTEM_CLOCK)
             view.passed(PassedStage(f"restart DaemonSet {each.namespace}/{each.name}", time.monotonic() - began))
         if seconds is None:
-            return Changed(plan, observed, notes)
+            return Changed(plan, state, notes)
         began = time.monotonic()
-        observed, left = await wait_until_settled(client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK)
+        state, left = await wait_until_settled(client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK)
         words = "the nodes advertise what they should" if not left else "the nodes do not advertise what they should"
         view.passed(PassedStage(words, time.monotonic() - began), well=not left)
-    return Changed(plan, observed, notes, left)
+    return Changed(plan, state, notes, left)

@@ -10,8 +10,8 @@ from vdi.doctor.checks.registry import found
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.doctor.objects.sessions import active, diagnose_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
-from vdi.gpu import findings as gpu
-from vdi.gpu.sharing import RESOURCE
+from vdi.gpu.sharing import findings as gpu
+from vdi.gpu.sharing.config import RESOURCE
 from vdi.session.children.identity import MANAGED_BY
 from vdi.session.effective import Desktop
 

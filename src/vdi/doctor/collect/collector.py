@@ -24,8 +24,8 @@ from vdi.doctor.objects.gpus import config_maps_of
 from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.objects.operators import LEASE
 from vdi.doctor.objects.sanitize import sanitize
-from vdi.gpu.effect import DEFAULT_NAME
-from vdi.gpu.steps import CLUSTER_POLICIES, RUNTIME_CLASSES
+from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES
+from vdi.gpu.sharing.effect import DEFAULT_NAME
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, BadRequest, ConnectionFailed, Forbidden, NotFound, ServerError, TooManyRequests

@@ -8,14 +8,14 @@ from typing import Any
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.fix.fixes import fix_for
 from vdi.findings.model import Finding
-from vdi.gpu.steps import Step, step_between
+from vdi.gpu.sharing.changes import Change, change_between
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 
 Object = dict[str, Any]
 
 
-async def prepare(client: Client, finding: Finding, snapshot: Snapshot) -> Step | None:
+async def prepare(client: Client, finding: Finding, snapshot: Snapshot) -> Change | None:
     """What would fix this, or None: a person has to, or it is gone already. Raises ApiError and ConnectionFailed."""
     fix = fix_for(finding)
     if fix is None:
@@ -25,10 +25,10 @@ async def prepare(client: Client, finding: Finding, snapshot: Snapshot) -> Step 
         there = await client.get(fix.resource, name, namespace=namespace, into=Object)
     except NotFound:
         return None
-    return step_between(fix.resource, there, fix.change(there, snapshot))
+    return change_between(fix.resource, there, fix.change(there, snapshot))
 
 
-async def carry_out(client: Client, step: Step) -> None:
+async def carry_out(client: Client, step: Change) -> None:
     """The change. Raises Conflict or NotFound when somebody else was there first, and Forbidden."""
     before = dict(step.before or {})["metadata"]
     if step.after is None:

@@ -11,7 +11,7 @@ from typing import Any
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.findings.model import Finding
-from vdi.gpu.steps import CLUSTER_POLICIES, changed
+from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
 from vdi.kube.resource import DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, TEMPLATES
 
@@ -49,11 +49,11 @@ def _delete(_there: Raw, _snapshot: Snapshot) -> None:
 def _restart(there: Raw, snapshot: Snapshot) -> Raw:
     if there["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
         return there  # it would restart nothing
-    return changed(there, ("spec", "template", "metadata", "annotations", _RESTARTED_AT), snapshot.taken_at)
+    return with_field(there, ("spec", "template", "metadata", "annotations", _RESTARTED_AT), snapshot.taken_at)
 
 
 def _scale_up(there: Raw, _snapshot: Snapshot) -> Raw:
-    return there if there["spec"].get("replicas", 1) else changed(there, ("spec", "replicas"), _OPERATORS)
+    return there if there["spec"].get("replicas", 1) else with_field(there, ("spec", "replicas"), _OPERATORS)
 
 
 def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
@@ -61,17 +61,17 @@ def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
     keys = list(config_map.data) if config_map else []
     if len(keys) != 1:
         return there  # which of several is for all nodes, a person says
-    return changed(there, ("spec", "devicePlugin", "config", "default"), keys[0])
+    return with_field(there, ("spec", "devicePlugin", "config", "default"), keys[0])
 
 
 def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
-    return there if _is_of_helm(there) else changed(there, ("spec", "placement", "runtimeClassName"), "nvidia")
+    return there if _is_of_helm(there) else with_field(there, ("spec", "placement", "runtimeClassName"), "nvidia")
 
 
 def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
     env = there["spec"].get("env") or ()
     corrected = [{**one, "value": "h264enc"} if one["name"] == "SELKIES_ENCODER" else one for one in env]
-    return there if _is_of_helm(there) else changed(there, ("spec", "env"), corrected)
+    return there if _is_of_helm(there) else with_field(there, ("spec", "env"), corrected)
 
 
 def _is_of_helm(there: Raw) -> bool:

@@ -3,8 +3,7 @@
 from typing import Any
 
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.gpu.observe import active_policies, in_use, locate, observe
-from vdi.gpu.observed import Observed, Policy
+from vdi.gpu.sharing.state import ClusterPolicy, GpuState, active_policies, in_use, locate, observe
 
 Object = dict[str, Any]
 
@@ -17,7 +16,7 @@ def config_maps_of(objects: dict[str, list[Object]], usual: str) -> list[tuple[s
     return [(bare.namespace, name) for name in sorted({bare.config_name, usual} - {""})]
 
 
-def observe_gpus(snapshot: Snapshot) -> Observed:
+def observe_gpus(snapshot: Snapshot) -> GpuState:
     """GPUs, device plugin and configuration at the time of the snapshot."""
     pods = [one for one in snapshot.raw("pods") if one.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
     sets = snapshot.raw("daemonsets")
@@ -32,5 +31,5 @@ def observe_gpus(snapshot: Snapshot) -> Observed:
     )
 
 
-def _policy(objects: dict[str, list[Object]]) -> Policy | None:
+def _policy(objects: dict[str, list[Object]]) -> ClusterPolicy | None:
     return next(iter(active_policies(objects.get("clusterpolicies", ()))), None)

@@ -11,8 +11,8 @@ from vdi.doctor.checks.registry import found
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.doctor.objects.workloads import Workload, find_turn_servers
 from vdi.findings.model import Finding, Remedy
-from vdi.gpu.dcgm import Measured
 from vdi.gpu.measure import measure
+from vdi.gpu.sharing.dcgm import GpuMeasurements
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 
@@ -28,7 +28,7 @@ async def probe_gpu_memory(client: Client, snapshot: Snapshot) -> list[Finding]:
     return list(judge_memory(await measure(client, nodes))) if nodes else []
 
 
-def judge_memory(measured: Measured) -> Iterator[Finding]:
+def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
     """What is nearly used up."""
     for node, gpus in sorted(measured.nodes.items()):
         for gpu in gpus:

@@ -7,22 +7,22 @@ its GPUs is not blamed for advertising them once.
 from collections.abc import Iterator
 
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.gpu.effect import Effect, effect_on, picker_of
-from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed, names
-from vdi.gpu.sharing import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
+from vdi.gpu.sharing.config import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
+from vdi.gpu.sharing.effect import Effect, effect_on, picker_of
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, names
 
 K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
 _CONFIGURE = Remedy.run("vdi gpu configure")
 
 
-def find(observed: Observed) -> list[Finding]:
+def find(state: GpuState) -> list[Finding]:
     """All findings, causes first."""
-    return [*configuration_findings(observed), *plugin_findings(observed), *node_findings(observed)]
+    return [*configuration_findings(state), *plugin_findings(state), *node_findings(state)]
 
 
-def configuration_findings(observed: Observed) -> Iterator[Finding]:
+def configuration_findings(state: GpuState) -> Iterator[Finding]:
     """What is wrong with ConfigMap and ClusterPolicy."""
-    policy, name = observed.policy, observed.config_name
+    policy, name = state.policy, state.config_name
     where = f"clusterpolicy/{policy.name}" if policy else "device plugin"
     if not name:
         yield _error(
@@ -32,55 +32,55 @@ def configuration_findings(observed: Observed) -> Iterator[Finding]:
             _CONFIGURE,
         )
         return
-    there = observed.config_map
+    there = state.config_map
     if there is None:
         yield _error(
             "gpu_config_map_missing",
             where,
-            f"It names ConfigMap {observed.namespace}/{name}, which does not exist.",
+            f"It names ConfigMap {state.namespace}/{name}, which does not exist.",
             _CONFIGURE,
         )
         return
-    yield from _default_findings(observed, where)
+    yield from _default_findings(state, where)
     for key, text in sorted(there.data.items()):
         try:
             read_config(text)
         except BadConfigError as error:
             yield _error(
                 "gpu_config_invalid",
-                f"configmap/{observed.namespace}/{name} key {key}",
+                f"configmap/{state.namespace}/{name} key {key}",
                 f"The device plugin cannot use it: {error}.",
-                Remedy.run(f"kubectl --namespace {observed.namespace} edit configmap {name}"),
+                Remedy.run(f"kubectl --namespace {state.namespace} edit configmap {name}"),
             )
-    yield from _trap_findings(observed)
+    yield from _trap_findings(state)
 
 
-def _default_findings(observed: Observed, where: str) -> Iterator[Finding]:
-    picker, keys = picker_of(observed), observed.config_map.data if observed.config_map else {}
+def _default_findings(state: GpuState, where: str) -> Iterator[Finding]:
+    picker, keys = picker_of(state), state.config_map.data if state.config_map else {}
     if picker.default and picker.default not in keys:
         yield _error(
             "gpu_default_key_missing",
             where,
-            f"Its default is {picker.default!r}, but ConfigMap {observed.config_name} has: {names(sorted(keys))}."
+            f"Its default is {picker.default!r}, but ConfigMap {state.config_name} has: {names(sorted(keys))}."
             " Nodes without a label of their own get no device plugin at all.",
             _CONFIGURE,
         )
-    unlabelled = [node.name for node in observed.gpu_nodes if not node.label(CONFIG_LABEL)]
+    unlabelled = [node.name for node in state.gpu_nodes if not node.label(CONFIG_LABEL)]
     if not picker.default and unlabelled and not picker.pick("", keys):
         yield _error(
             "gpu_default_key_unset",
             where,
-            f"It names ConfigMap {observed.config_name} but no default key, so nodes without the label {CONFIG_LABEL}"
+            f"It names ConfigMap {state.config_name} but no default key, so nodes without the label {CONFIG_LABEL}"
             f" take no configuration: {names(unlabelled)}.",
             _CONFIGURE,
         )
 
 
-def _trap_findings(observed: Observed) -> Iterator[Finding]:
+def _trap_findings(state: GpuState) -> Iterator[Finding]:
     """What breaks GPU pods on K3s although all numbers are right."""
-    if not observed.on_k3s:
+    if not state.on_k3s:
         return
-    if not observed.runtime_class:
+    if not state.runtime_class:
         yield _finding(
             "gpu_runtime_class_missing",
             Severity.WARNING,
@@ -91,7 +91,7 @@ def _trap_findings(observed: Observed) -> Iterator[Finding]:
                 ("systemctl restart k3s",),
             ),
         )
-    policy = observed.policy
+    policy = state.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
         return
     environment = {each["name"]: each.get("value", "") for each in policy.section("toolkit").get("env") or ()}
@@ -110,9 +110,9 @@ def _trap_findings(observed: Observed) -> Iterator[Finding]:
         )
 
 
-def plugin_findings(observed: Observed) -> Iterator[Finding]:
+def plugin_findings(state: GpuState) -> Iterator[Finding]:
     """What is wrong with the DaemonSets that read the configuration."""
-    if not observed.gpu_nodes:
+    if not state.gpu_nodes:
         yield _error(
             "gpu_nodes_missing",
             "nodes",
@@ -122,37 +122,37 @@ def plugin_findings(observed: Observed) -> Iterator[Finding]:
                 " plugin."
             ),
         )
-    if not observed.plugins:
+    if not state.plugins:
         yield _error(
             "gpu_device_plugin_missing",
             "daemonsets",
             "No DaemonSet runs NVIDIA's device plugin (one that mounts /var/lib/kubelet/device-plugins).",
             Remedy("Install the GPU Operator or the chart nvidia-device-plugin."),
         )
-    for daemon_set in (*observed.plugins, *observed.readers):
-        yield from _rollout_findings(daemon_set, observed)
+    for daemon_set in (*state.plugins, *state.readers):
+        yield from _rollout_findings(daemon_set, state)
 
 
-def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Finding]:
+def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Finding]:
     where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
     describe = Remedy.run(f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}")
-    if observed.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, observed):
-        default = picker_of(observed).default or "none"
-        wanted = f"ConfigMap {observed.config_name} with default {default}" if observed.config_name else "no ConfigMap"
+    if state.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, state):
+        default = picker_of(state).default or "none"
+        desired = f"ConfigMap {state.config_name} with default {default}" if state.config_name else "no ConfigMap"
         yield _error(
             "gpu_policy_not_taken_up",
             where,
-            f"The ClusterPolicy wants {wanted}; the GPU Operator has not brought that about yet:"
+            f"The ClusterPolicy wants {desired}; the GPU Operator has not brought that about yet:"
             f" it has {daemon_set.config_map or 'none'}.",
-            Remedy.run(f"kubectl --namespace {observed.namespace} logs deployment/gpu-operator"),
+            Remedy.run(f"kubectl --namespace {state.namespace} logs deployment/gpu-operator"),
         )
         return
-    outdated = outdated_pods(daemon_set, observed)
+    outdated = outdated_pods(daemon_set, state)
     if outdated:
         yield _error(
             "gpu_config_not_read",
             where,
-            f"Pods that are older than the last change of ConfigMap {observed.config_name} have not read it:"
+            f"Pods that are older than the last change of ConfigMap {state.config_name} have not read it:"
             f" {names(outdated)}.",
             Remedy.run(
                 f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
@@ -161,36 +161,36 @@ def _rollout_findings(daemon_set: DaemonSet, observed: Observed) -> Iterator[Fin
             ),
         )
     status, generation = daemon_set.raw.get("status", {}), daemon_set.raw["metadata"].get("generation", 0)
-    wanted_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
+    desired_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     updated = status.get("updatedNumberScheduled", 0)
-    if status.get("observedGeneration", 0) < generation or updated < wanted_pods or ready < wanted_pods:
+    if status.get("observedGeneration", 0) < generation or updated < desired_pods or ready < desired_pods:
         yield _error(
             "gpu_device_plugin_not_ready" if daemon_set.is_plugin else "gpu_config_reader_not_ready",
             where,
-            f"Of {wanted_pods} pods {updated} are of the latest revision and {ready} are ready.",
+            f"Of {desired_pods} pods {updated} are of the latest revision and {ready} are ready.",
             describe,
         )
 
 
-def _rendered(daemon_set: DaemonSet, observed: Observed) -> bool:
+def _rendered(daemon_set: DaemonSet, state: GpuState) -> bool:
     """Whether the DaemonSet is what the ClusterPolicy asks for."""
-    if (daemon_set.config_map or "") != observed.config_name:
+    if (daemon_set.config_map or "") != state.config_name:
         return False
     if daemon_set.manager is None:
-        return not observed.config_name
-    from_policy = picker_of(observed).default
+        return not state.config_name
+    from_policy = picker_of(state).default
     environment = {each["name"]: each.get("value", "") for each in daemon_set.manager.get("env") or ()}
     return (environment.get("DEFAULT_CONFIG") or "") == from_policy
 
 
-def outdated_pods(daemon_set: DaemonSet, observed: Observed) -> list[str]:
+def outdated_pods(daemon_set: DaemonSet, state: GpuState) -> list[str]:
     """The pods that were made before the ConfigMap's data changed last: the plugin reads it when it starts.
 
     Times of the API have whole seconds. A pod of the same second counts as newer: the other way round, one that is made
     at once after the change would never be right. Should it be older after all, the node's numbers show it.
     """
-    found = observed.config_map
-    if found is None or daemon_set.config_map != observed.config_name:
+    found = state.config_map
+    if found is None or daemon_set.config_map != state.config_name:
         return []
     stamps = {
         str(pod["metadata"]["name"]): str(pod["metadata"].get("creationTimestamp", "")) for pod in daemon_set.pods
@@ -198,13 +198,13 @@ def outdated_pods(daemon_set: DaemonSet, observed: Observed) -> list[str]:
     return sorted(name for name, made in stamps.items() if made < found.changed_at)
 
 
-def node_findings(observed: Observed) -> Iterator[Finding]:
+def node_findings(state: GpuState) -> Iterator[Finding]:
     """What nodes show that is not what they were told."""
-    for node in observed.gpu_nodes:
-        effect = effect_on(node, observed)
+    for node in state.gpu_nodes:
+        effect = effect_on(node, state)
         where = f"node/{node.name}"
         if effect.sharing is None:
-            if observed.config_map is not None and effect.allowed and node.label(CONFIG_LABEL):
+            if state.config_map is not None and effect.allowed and node.label(CONFIG_LABEL):
                 yield _error(
                     "gpu_node_config_unknown",
                     where,
@@ -215,7 +215,7 @@ def node_findings(observed: Observed) -> Iterator[Finding]:
         yield from _mig_findings(node, effect.sharing, where)
         yield from _number_findings(node, effect, where)
         # GPU Feature Discovery that does not read the ConfigMap labels as if nothing were shared.
-        if observed.policy is not None or observed.readers:
+        if state.policy is not None or state.readers:
             yield from _label_findings(node, effect.sharing, where)
 
 
@@ -239,7 +239,7 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
     resource, other = sharing.resource, RENAMED if sharing.resource == RESOURCE else RESOURCE
     has, healthy = node.count(resource, "capacity"), node.count(resource)
     expected = node.gpus * sharing.replicas if node.gpus is not None else None
-    told = f"configuration {effect.config}" if effect.config else "no configuration"
+    configured = f"configuration {effect.config}" if effect.config else "no configuration"
     look = Remedy.run(f"kubectl describe node {node.name}")
     if expected is None and sharing.replicas > 1:
         if has and has % sharing.replicas == 0:
@@ -253,13 +253,14 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
             )
             return
         shares = f"no multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
-        yield _error("gpu_capacity_wrong", where, f"It advertises {has} {resource}, {shares} ({told}).", look)
+        yield _error("gpu_capacity_wrong", where, f"It advertises {has} {resource}, {shares} ({configured}).", look)
         return
     if expected is not None and has != expected:
         yield _error(
             "gpu_capacity_wrong",
             where,
-            f"It advertises {has} {resource} instead of {expected}: {node.gpus} GPUs x {sharing.replicas} ({told}).",
+            f"It advertises {has} {resource} instead of {expected}: {node.gpus} GPUs x {sharing.replicas}"
+            f" ({configured}).",
             look,
         )
         return

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from vdi.gpu.sharing import MIG_STRATEGIES, Sharing
+from vdi.gpu.sharing.config import MIG_STRATEGIES, Sharing
 
 _KEY = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _KEY_WORDS = "1 to 63 letters, digits, inner '-', '_' and '.' (it becomes a node label's value)"
@@ -21,7 +21,7 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SharingRequest:
     """Named configurations, which of them is the default, and which nodes get another one."""
 
     configs: Mapping[str, Sharing]
@@ -29,7 +29,9 @@ class Wish:
     nodes: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_wish(sharing: Sharing, default: str, configs: Iterable[str] = (), nodes: Iterable[str] = ()) -> Wish:
+def parse_request(
+    sharing: Sharing, default: str, configs: Iterable[str] = (), nodes: Iterable[str] = ()
+) -> SharingRequest:
     """The wish from `NAME=REPLICAS` and `NODE=NAME`. `sharing` is what the default does; the others differ in replicas.
 
     Raises RefusedError with every problem there is.
@@ -59,7 +61,7 @@ def parse_wish(sharing: Sharing, default: str, configs: Iterable[str] = (), node
             problems.append(f"--config names {name!r} twice, or the default, which --replicas describes.")
         else:
             named[name] = replace(sharing, replicas=int(count))
-    return Wish(named, default, _parse_nodes(nodes, named, problems))
+    return SharingRequest(named, default, _parse_nodes(nodes, named, problems))
 
 
 def _parse_nodes(nodes: Iterable[str], named: Mapping[str, Sharing], problems: list[str]) -> dict[str, str]:

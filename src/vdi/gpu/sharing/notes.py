@@ -3,34 +3,34 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vdi.gpu.effect import effect_on, picker_of_plugin
-from vdi.gpu.observed import ConfigMap, Observed, names
-from vdi.gpu.sharing import RENAMED, Sharing
-from vdi.gpu.steps import CLUSTER_POLICIES
-from vdi.gpu.time_slicing import Plan
+from vdi.gpu.sharing.changes import CLUSTER_POLICIES
+from vdi.gpu.sharing.config import RENAMED, Sharing
+from vdi.gpu.sharing.effect import effect_on, picker_of_plugin
+from vdi.gpu.sharing.plan import SharingPlan
+from vdi.gpu.sharing.state import ConfigMap, GpuState, names
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES
 
 
-def after_steps(observed: Observed, plan: Plan) -> Observed:
+def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
     """The cluster as it is told to be once the plan is carried out; the nodes' numbers are those of before."""
-    maps, policy = dict(observed.config_maps), observed.policy
-    for step in plan.steps:
-        if step.resource == CONFIG_MAPS:
-            maps.pop(step.name, None)
-            if step.after is not None:
-                maps[step.name] = ConfigMap(step.after)
-        if step.resource == CLUSTER_POLICIES and policy is not None and step.after is not None:
-            policy = replace(policy, raw=step.after)
-    changed_nodes = {step.name: step.after for step in plan.steps if step.resource == NODES}
-    nodes = tuple(replace(node, raw=changed_nodes.get(node.name) or node.raw) for node in observed.nodes)
-    sets = {step.name: step.after for step in plan.steps if step.resource == DAEMON_SETS}
-    plugins = tuple(replace(each, raw=sets.get(each.name) or each.raw) for each in observed.plugins)
-    return replace(observed, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
+    maps, policy = dict(state.config_maps), state.policy
+    for change in plan.changes:
+        if change.resource == CONFIG_MAPS:
+            maps.pop(change.name, None)
+            if change.after is not None:
+                maps[change.name] = ConfigMap(change.after)
+        if change.resource == CLUSTER_POLICIES and policy is not None and change.after is not None:
+            policy = replace(policy, raw=change.after)
+    changed_nodes = {change.name: change.after for change in plan.changes if change.resource == NODES}
+    nodes = tuple(replace(node, raw=changed_nodes.get(node.name) or node.raw) for node in state.nodes)
+    sets = {change.name: change.after for change in plan.changes if change.resource == DAEMON_SETS}
+    plugins = tuple(replace(each, raw=sets.get(each.name) or each.raw) for each in state.plugins)
+    return replace(state, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
 
 
-def sharing_of(observed: Observed) -> dict[str, tuple[str, Sharing]]:
+def sharing_of(state: GpuState) -> dict[str, tuple[str, Sharing]]:
     """For each node with GPUs the configuration that it is told to have, where that can be told."""
-    effects = {node.name: effect_on(node, observed) for node in observed.gpu_nodes}
+    effects = {node.name: effect_on(node, state) for node in state.gpu_nodes}
     return {name: (each.config, each.sharing) for name, each in effects.items() if each.sharing is not None}
 
 
@@ -40,13 +40,13 @@ ISOLATES_NOTHING = (
 )
 
 
-def notes_on(observed: Observed) -> Iterator[str]:
+def notes_on(state: GpuState) -> Iterator[str]:
     """About the state that is told to be: isolation first, then what its settings and this cluster bring with them."""
-    shared = {name: each for name, (_, each) in sharing_of(observed).items() if each.replicas > 1}
+    shared = {name: each for name, (_, each) in sharing_of(state).items() if each.replicas > 1}
     if not shared:
         return
     yield ISOLATES_NOTHING
-    yield from _memory_notes(observed, shared)
+    yield from _memory_notes(state, shared)
     if any(each.rename for each in shared.values()):
         yield (
             f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the values of charts/vdi"
@@ -62,17 +62,17 @@ def notes_on(observed: Observed) -> Iterator[str]:
             "failRequestsGreaterThanOne is false: a pod may ask for two slices, which may be of the same GPU and"
             " give no more of it."
         )
-    if observed.on_k3s:
+    if state.on_k3s:
         yield (
             "K3s has the RuntimeClass nvidia of its own; it is not made here. Unless the node runs with"
             " default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
         )
-    yield from _owner_notes(observed)
+    yield from _owner_notes(state)
 
 
-def _memory_notes(observed: Observed, shared: dict[str, Sharing]) -> Iterator[str]:
+def _memory_notes(state: GpuState, shared: dict[str, Sharing]) -> Iterator[str]:
     alike: dict[tuple[int, int], list[str]] = {}
-    for node in observed.gpu_nodes:
+    for node in state.gpu_nodes:
         sharing, memory = shared.get(node.name), node.label("nvidia.com/gpu.memory")
         if sharing is not None and memory.isdigit():
             alike.setdefault((int(memory), sharing.replicas), []).append(node.name)
@@ -81,7 +81,7 @@ def _memory_notes(observed: Observed, shared: dict[str, Sharing]) -> Iterator[st
             f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are {memory_mib // replicas} MiB each if"
             " they share evenly; nothing makes them."
         )
-    for node in observed.gpu_nodes:
+    for node in state.gpu_nodes:
         sharing = shared.get(node.name)
         if sharing is None:
             continue
@@ -92,23 +92,23 @@ def _memory_notes(observed: Observed, shared: dict[str, Sharing]) -> Iterator[st
             )
 
 
-def _owner_notes(observed: Observed) -> Iterator[str]:
-    config_map = observed.config_map
+def _owner_notes(state: GpuState) -> Iterator[str]:
+    config_map = state.config_map
     if config_map is not None and config_map.of_helm:
         yield (
-            f"ConfigMap {observed.namespace}/{config_map.name} is of the Helm release {config_map.of_helm}: what it"
+            f"ConfigMap {state.namespace}/{config_map.name} is of the Helm release {config_map.of_helm}: what it"
             " says must stand in that release's values too (charts/vdi: gpu.timeSlicing), or its next upgrade takes it"
             " back."
         )
-    if observed.policy is not None:
-        strategy = str(observed.policy.section("mig").get("strategy") or "")
-        written = {each.mig_strategy for _, each in sharing_of(observed).values()}
+    if state.policy is not None:
+        strategy = str(state.policy.section("mig").get("strategy") or "")
+        written = {each.mig_strategy for _, each in sharing_of(state).values()}
         if strategy and written - {strategy}:
             yield (
-                f"ClusterPolicy {observed.policy.name} has mig.strategy {strategy}, which wins over the configuration's"
+                f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which wins over the configuration's"
                 " migStrategy; on GPUs without MIG they come to the same."
             )
-    for plugin in observed.plugins if observed.policy is None else ():
+    for plugin in state.plugins if state.policy is None else ():
         if plugin.of_helm:
             yield (
                 f"DaemonSet {plugin.namespace}/{plugin.name} is of the Helm release {plugin.of_helm}: give its values"

@@ -19,7 +19,7 @@ _SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "ma
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Change:
     """One change. `before` None: the object is made; `after` None: it is deleted."""
 
     resource: Resource
@@ -46,12 +46,12 @@ class Step:
         return f"{verb} {self.resource.kind} {place}{self.name}"
 
 
-def step_between(resource: Resource, before: Raw | None, after: Raw | None) -> Step | None:
+def change_between(resource: Resource, before: Raw | None, after: Raw | None) -> Change | None:
     """The step, or None when there is nothing to change."""
     if before == after:
         return None
     either = after if after is not None else before
-    return Step(resource, str((either or {})["metadata"]["name"]), before, after)
+    return Change(resource, str((either or {})["metadata"]["name"]), before, after)
 
 
 def patch_between(before: Raw, after: Raw) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def patch_between(before: Raw, after: Raw) -> dict[str, Any]:
     return patch
 
 
-def changed(obj: Raw, path: tuple[str, ...], value: Any) -> dict[str, Any]:
+def with_field(obj: Raw, path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """A copy of the object with this field set, or without it for None; parents that become empty stay."""
     new = copy.deepcopy(dict(obj))
     place = new
@@ -83,11 +83,13 @@ def changed(obj: Raw, path: tuple[str, ...], value: Any) -> dict[str, Any]:
     return new
 
 
-def diff_lines(step: Step) -> list[str]:
+def diff_lines(change: Change) -> list[str]:
     """The change as a unified diff of the object's YAML, without what the API server keeps for itself."""
-    place = f"{step.namespace}/" if step.namespace else ""
-    label = f"{step.resource.kind} {place}{step.name}"
-    old, new = (to_yaml(_readable(each)).splitlines() if each is not None else [] for each in (step.before, step.after))
+    place = f"{change.namespace}/" if change.namespace else ""
+    label = f"{change.resource.kind} {place}{change.name}"
+    old, new = (
+        to_yaml(_readable(each)).splitlines() if each is not None else [] for each in (change.before, change.after)
+    )
     return list(difflib.unified_diff(old, new, f"{label} (now)", f"{label} (then)", lineterm=""))
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vdi.gpu.effect import DEFAULT_NAME
-from vdi.gpu.sharing import Sharing, render_config
-from vdi.gpu.steps import to_yaml
+from vdi.gpu.sharing.changes import to_yaml
+from vdi.gpu.sharing.config import Sharing, render_config
+from vdi.gpu.sharing.effect import DEFAULT_NAME
+from vdi.gpu.sharing.state import OPERATOR_NAMESPACE
 from vdi.kube.resource import CONFIG_MAPS
 
-OPERATOR_NAMESPACE = "gpu-operator"
 DEFAULT_KEY = "any"
 
 _CONFIG_MAP = """\

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed, env_of, names
-from vdi.gpu.sharing import NOT_SHARED, BadConfigError, Sharing, read_config
+from vdi.gpu.sharing.config import NOT_SHARED, BadConfigError, Sharing, read_config
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, env_of, names
 
 DEFAULT_NAME = "time-slicing-config"
 """What the ConfigMap is called where nothing has chosen another name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picker:
+class ConfigPicker:
     """How the device plugin picks a configuration for a node that has no label."""
 
     default: str = ""
@@ -35,21 +35,21 @@ class Picker:
         return None
 
 
-def picker_of(observed: Observed) -> Picker:
+def picker_of(state: GpuState) -> ConfigPicker:
     """How it is done on this cluster. The GPU Operator's fallback is no configuration at all."""
-    if observed.policy is not None:
-        return Picker(default=str(observed.policy.config.get("default") or ""))
-    return picker_of_plugin(next((each for each in observed.plugins if each.config_map), None))
+    if state.policy is not None:
+        return ConfigPicker(default=str(state.policy.config.get("default") or ""))
+    return picker_of_plugin(next((each for each in state.plugins if each.config_map), None))
 
 
-def picker_of_plugin(plugin: DaemonSet | None) -> Picker:
+def picker_of_plugin(plugin: DaemonSet | None) -> ConfigPicker:
     """How a DaemonSet of the plugin's Helm chart, or of anybody's manifest, does it."""
     if plugin is None:
-        return Picker()
+        return ConfigPicker()
     if plugin.manager is None:
-        return Picker(default=PurePosixPath(env_of(plugin.main, "CONFIG_FILE")).name, by_label=False)
+        return ConfigPicker(default=PurePosixPath(env_of(plugin.main, "CONFIG_FILE")).name, by_label=False)
     fallbacks = tuple(filter(None, env_of(plugin.manager, "FALLBACK_STRATEGIES").split(",")))
-    return Picker(default=env_of(plugin.manager, "DEFAULT_CONFIG"), fallbacks=fallbacks)
+    return ConfigPicker(default=env_of(plugin.manager, "DEFAULT_CONFIG"), fallbacks=fallbacks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +63,23 @@ class Effect:
     allowed: str = ""
 
 
-def effect_on(node: Node, observed: Observed) -> Effect:
+def effect_on(node: Node, state: GpuState) -> Effect:
     """What the plugin is told to do on this node."""
-    name, found = observed.config_name, observed.config_map
+    name, found = state.config_name, state.config_map
     if not name:
         return Effect()
     if found is None:
-        return Effect(sharing=None, problem=f"ConfigMap {observed.namespace}/{name} is missing")
-    picker, label = picker_of(observed), node.label(CONFIG_LABEL)
+        return Effect(sharing=None, problem=f"ConfigMap {state.namespace}/{name} is missing")
+    picker, label = picker_of(state), node.label(CONFIG_LABEL)
     key = picker.pick(label, found.data)
     if key is None:
-        wanted = f"label {CONFIG_LABEL}={label}" if label and picker.by_label else f"the default {picker.default!r}"
-        problem = f"{wanted} is no key of ConfigMap {observed.namespace}/{name}"
+        desired = f"label {CONFIG_LABEL}={label}" if label and picker.by_label else f"the default {picker.default!r}"
+        problem = f"{desired} is no key of ConfigMap {state.namespace}/{name}"
         return Effect(config=label, sharing=None, problem=problem, allowed=names(sorted(found.data)))
     if not key:
         return Effect()
     try:
         return Effect(config=key, sharing=read_config(found.data[key]))
     except BadConfigError as error:
-        problem = f"key {key} of ConfigMap {observed.namespace}/{name}: {error}"
+        problem = f"key {key} of ConfigMap {state.namespace}/{name}: {error}"
         return Effect(config=key, sharing=None, problem=problem)

@@ -2,58 +2,58 @@
 
 from collections.abc import Iterator
 
-from vdi.gpu.effect import DEFAULT_NAME, picker_of_plugin
-from vdi.gpu.observed import CONFIG_LABEL, DaemonSet, Node, Observed, env_of, has_our_volume, names
-from vdi.gpu.sharing import RESOURCE, BadConfigError, read_config
-from vdi.gpu.wish import Wish
+from vdi.gpu.sharing.config import RESOURCE, BadConfigError, read_config
+from vdi.gpu.sharing.effect import DEFAULT_NAME, picker_of_plugin
+from vdi.gpu.sharing.request import SharingRequest
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, env_of, has_our_volume, names
 
 
-def target_name(observed: Observed) -> str:
+def target_name(state: GpuState) -> str:
     """The ConfigMap that we write: our own under the GPU Operator, otherwise the one that the device plugin reads."""
-    if observed.policy is not None:
+    if state.policy is not None:
         return DEFAULT_NAME
-    return observed.config_name or DEFAULT_NAME
+    return state.config_name or DEFAULT_NAME
 
 
-def plain_plugin(observed: Observed) -> DaemonSet | None:
+def plain_plugin(state: GpuState) -> DaemonSet | None:
     """The device plugin of a cluster without the GPU Operator; None unless there is exactly one."""
-    return observed.plugins[0] if len(observed.plugins) == 1 else None
+    return state.plugins[0] if len(state.plugins) == 1 else None
 
 
-def unknown_nodes(observed: Observed, wish: Wish) -> Iterator[str]:
+def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
     """Nodes of the wish that cannot be had: a mistake of whoever asked."""
-    with_gpu = {node.name for node in observed.gpu_nodes}
-    known = {node.name for node in observed.nodes}
-    for name in wish.nodes:
+    with_gpu = {node.name for node in state.gpu_nodes}
+    known = {node.name for node in state.nodes}
+    for name in request.nodes:
         if name not in with_gpu:
             why = "has no GPU that Kubernetes knows of" if name in known else "is not in this cluster"
             yield f"--node names {name!r}, which {why}; allowed: {names(sorted(with_gpu))}."
 
 
-def problems_with(observed: Observed, wish: Wish) -> Iterator[str]:
+def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
     """What on the cluster is against the wish."""
-    if not observed.gpu_nodes:
+    if not state.gpu_nodes:
         yield (
             f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}):"
             " install driver, container toolkit and device plugin first."
         )
-    if observed.policy is not None and observed.policy.section("devicePlugin").get("enabled") is False:
+    if state.policy is not None and state.policy.section("devicePlugin").get("enabled") is False:
         yield (
-            f"ClusterPolicy {observed.policy.name}: spec.devicePlugin.enabled is false; allowed: true,"
+            f"ClusterPolicy {state.policy.name}: spec.devicePlugin.enabled is false; allowed: true,"
             " since it is the device plugin that shares GPUs."
         )
-    if observed.policy is None:
-        yield from _plain_problems(observed, wish)
-    target = observed.config_maps.get(target_name(observed))
-    for key in wish.configs:
+    if state.policy is None:
+        yield from _plain_problems(state, request)
+    target = state.config_maps.get(target_name(state))
+    for key in request.configs:
         text = target.data.get(key) if target else None
         if text is not None and _is_mps(text):
             yield (
-                f"Key {key} of ConfigMap {observed.namespace}/{target_name(observed)} has sharing.mps; a node is shared"
+                f"Key {key} of ConfigMap {state.namespace}/{target_name(state)} has sharing.mps; a node is shared"
                 " by MPS or by time-slicing, not by both. Choose another name, or remove that key."
             )
-    for node in observed.gpu_nodes:
-        yield from _node_problems(node, observed, wish)
+    for node in state.gpu_nodes:
+        yield from _node_problems(node, state, request)
 
 
 def _is_mps(text: str) -> bool:
@@ -63,10 +63,10 @@ def _is_mps(text: str) -> bool:
         return "mps" in str(error)
 
 
-def _plain_problems(observed: Observed, wish: Wish) -> Iterator[str]:
-    plugin = plain_plugin(observed)
+def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
+    plugin = plain_plugin(state)
     if plugin is None:
-        found = names(f"{each.namespace}/{each.name}" for each in observed.plugins)
+        found = names(f"{each.namespace}/{each.name}" for each in state.plugins)
         yield (
             f"There is no ClusterPolicy of the GPU Operator, and of DaemonSets with NVIDIA's device plugin there are:"
             f" {found}; allowed: exactly one."
@@ -76,35 +76,35 @@ def _plain_problems(observed: Observed, wish: Wish) -> Iterator[str]:
     if plugin.config_map is None and env_of(plugin.main, "CONFIG_FILE") and not has_our_volume(plugin):
         file = env_of(plugin.main, "CONFIG_FILE")
         yield f"{where}: CONFIG_FILE is {file!r}, which is not in a ConfigMap; allowed: a file of a ConfigMap volume."
-    if plugin.manager is None and (wish.nodes or len(wish.configs) > 1):
+    if plugin.manager is None and (request.nodes or len(request.configs) > 1):
         yield (
             f"{where} gives all nodes the same configuration; several need the config-manager, which the chart"
             " nvidia-device-plugin brings with its values config.name and config.default, or the GPU Operator."
         )
     if plugin.config_map is not None:
-        target = observed.config_maps.get(plugin.config_map)
-        keys = {**(target.data if target else {}), **dict.fromkeys(wish.configs, "")}
+        target = state.config_maps.get(plugin.config_map)
+        keys = {**(target.data if target else {}), **dict.fromkeys(request.configs, "")}
         picked = picker_of_plugin(plugin).pick("", keys)
-        if picked != wish.default:
+        if picked != request.default:
             yield (
-                f"{where} gives nodes without a label the configuration {picked or 'none'!r}, not {wish.default!r};"
-                f" allowed: --default {picked}, or the chart's value config.default={wish.default}."
+                f"{where} gives nodes without a label the configuration {picked or 'none'!r}, not {request.default!r};"
+                f" allowed: --default {picked}, or the chart's value config.default={request.default}."
             )
 
 
-def _node_problems(node: Node, observed: Observed, wish: Wish) -> Iterator[str]:
-    plugin = plain_plugin(observed)
-    by_label = observed.policy is not None or plugin is None or plugin.manager is not None
-    label = (wish.nodes.get(node.name) or node.label(CONFIG_LABEL)) if by_label else ""
-    target = observed.config_maps.get(target_name(observed))
-    if label and label not in wish.configs and not (target and label in target.data):
-        allowed = names(sorted({*wish.configs, *(target.data if target else {})}))
+def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iterator[str]:
+    plugin = plain_plugin(state)
+    by_label = state.policy is not None or plugin is None or plugin.manager is not None
+    label = (request.nodes.get(node.name) or node.label(CONFIG_LABEL)) if by_label else ""
+    target = state.config_maps.get(target_name(state))
+    if label and label not in request.configs and not (target and label in target.data):
+        allowed = names(sorted({*request.configs, *(target.data if target else {})}))
         yield (
             f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would name no configuration; allowed:"
-            f" {allowed}. Add --node {node.name}={wish.default}, or --config {label}=REPLICAS."
+            f" {allowed}. Add --node {node.name}={request.default}, or --config {label}=REPLICAS."
         )
         return
-    sharing = wish.configs.get(label or wish.default)
+    sharing = request.configs.get(label or request.default)
     if sharing is None or sharing.replicas == 1:
         return
     if node.mps:

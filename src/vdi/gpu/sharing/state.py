@@ -5,26 +5,29 @@ plugin alone (its Helm chart or a manifest).
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from vdi.gpu.sharing import RENAMED, RESOURCE
+from vdi.gpu.sharing.config import RENAMED, RESOURCE
 
 Raw = Mapping[str, Any]
 
+OPERATOR_NAMESPACE = "gpu-operator"
+"""Where the GPU Operator is installed, unless its ClusterPolicy says otherwise."""
 CONFIG_LABEL = "nvidia.com/device-plugin.config"
-BEFORE = "vdi.kasm.io/gpu-before"
+BEFORE_ANNOTATION = "vdi.kasm.io/gpu-before"
 """Annotation of ConfigMap and nodes: what was there before `vdi gpu configure`, for its undo."""
 OUR_VOLUME = "vdi-gpu-config"
 """The volume that a DaemonSet without a configuration gets from us."""
 _PLUGIN_FOLDER = "/var/lib/kubelet/device-plugins"
 
 
-def parsed_record(raw: Raw) -> dict[str, Any] | None:
+def read_record(raw: Raw) -> dict[str, Any] | None:
     """What `vdi gpu configure` noted on this object; None when it did not, or when the note cannot be read."""
-    text = (raw["metadata"].get("annotations") or {}).get(BEFORE)
+    text = (raw["metadata"].get("annotations") or {}).get(BEFORE_ANNOTATION)
     try:
         record = json.loads(text) if text else None
     except ValueError:
@@ -94,7 +97,7 @@ class Node:
         label = self.label("nvidia.com/gpu.count")
         if label.isdigit():
             return int(label)
-        noted = (parsed_record(self.raw) or {}).get("gpus")
+        noted = (read_record(self.raw) or {}).get("gpus")
         return noted if isinstance(noted, int) else None
 
     @property
@@ -222,7 +225,7 @@ def has_our_volume(plugin: DaemonSet) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ClusterPolicy:
     """The ClusterPolicy of the GPU Operator."""
 
     raw: Raw
@@ -245,7 +248,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class GpuState:
     """All that is looked at. `namespace` is where ConfigMap and device plugin live."""
 
     namespace: str
@@ -253,7 +256,7 @@ class Observed:
     plugins: tuple[DaemonSet, ...] = ()
     readers: tuple[DaemonSet, ...] = ()
     """Other DaemonSets that read the same ConfigMap."""
-    policy: Policy | None = None
+    policy: ClusterPolicy | None = None
     config_maps: Mapping[str, ConfigMap] = field(default_factory=dict)
     """The ConfigMap that is in effect and the one that we write, by name, where they exist."""
     runtime_class: bool = False
@@ -284,3 +287,73 @@ class Observed:
 def names(items: Iterable[str]) -> str:
     """For sentences: `a, b`, or `none`."""
     return ", ".join(items) or "none"
+
+
+def active_policies(policies: Iterable[Raw]) -> list[ClusterPolicy]:
+    """The ClusterPolicies that the GPU Operator obeys: it ignores all but one, and says so in their status."""
+    return [ClusterPolicy(each) for each in policies if each.get("status", {}).get("state") != "ignored"]
+
+
+def locate(policy: ClusterPolicy | None, daemon_sets: Iterable[Raw], pods: Sequence[Raw] = ()) -> GpuState:
+    """Where ConfigMap and device plugin live, and the plugin's DaemonSets; the ClusterPolicy's status says where."""
+    plugins = [DaemonSet(each, pods_of(each, pods)) for each in daemon_sets]
+    plugins = [each for each in plugins if each.is_plugin]
+    configured = str((policy.raw.get("status") or {}).get("namespace") or "") if policy else ""
+    namespace = configured or (plugins[0].namespace if plugins else OPERATOR_NAMESPACE)
+    mine = [each for each in plugins if policy is None or each.namespace == namespace]
+    return GpuState(namespace, plugins=tuple(mine), policy=policy)
+
+
+def observe(
+    bare: GpuState,
+    *,
+    nodes: Iterable[Raw],
+    used: Counter[str],
+    daemon_sets: Iterable[Raw],
+    pods: Sequence[Raw],
+    config_maps: Iterable[Raw],
+    runtime_class: bool,
+) -> GpuState:
+    """What `locate` has found, with all that is judged. `used`: GPUs asked for, by node; `pods`: the plugins' own."""
+    readers = [DaemonSet(each, pods_of(each, pods)) for each in daemon_sets]
+    return GpuState(
+        bare.namespace,
+        nodes=tuple(Node(each, used[str(each["metadata"]["name"])]) for each in nodes),
+        plugins=bare.plugins,
+        readers=tuple(each for each in readers if _reads(each, bare)),
+        policy=bare.policy,
+        config_maps={each.name: each for each in map(ConfigMap, config_maps)},
+        runtime_class=runtime_class,
+    )
+
+
+def in_use(pods: Iterable[Raw]) -> Counter[str]:
+    """GPUs that pods ask for, by node."""
+    used: Counter[str] = Counter()
+    for pod in pods:
+        if node := pod["spec"].get("nodeName"):
+            used[node] += sum(_asked(container) for container in pod["spec"]["containers"])
+    return used
+
+
+def _reads(daemon_set: DaemonSet, bare: GpuState) -> bool:
+    """Whether it reads the plugin's configuration without being the plugin: GPU Feature Discovery."""
+    if daemon_set.is_plugin or daemon_set.namespace != bare.namespace:
+        return False
+    return bool(bare.config_name) and daemon_set.config_map == bare.config_name
+
+
+def pods_of(daemon_set: Raw, pods: Iterable[Raw]) -> tuple[Raw, ...]:
+    """Those of the pods that are the DaemonSet's own, and that nobody deletes."""
+    uid = daemon_set["metadata"].get("uid")
+    return tuple(
+        pod
+        for pod in pods
+        if any(each.get("uid") == uid for each in pod["metadata"].get("ownerReferences") or ())
+        and "deletionTimestamp" not in pod["metadata"]
+    )
+
+
+def _asked(container: Raw) -> int:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return sum(int(limits[each]) for each in (RESOURCE, RENAMED) if str(limits.get(each, "")).isdigit())

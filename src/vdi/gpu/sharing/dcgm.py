@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vdi.gpu.observed import DaemonSet, Raw
+from vdi.gpu.sharing.state import DaemonSet, Raw
 
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 """Share of the time in which the engines worked, from 0 to 1. Also for MIG's parts; not on GPUs before Volta."""
@@ -38,7 +38,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class GpuMeasurements:
     """What was found out about the cluster's GPUs."""
 
     exporters: tuple[str, ...] = ()
