@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.operator_stage import RBAC, Object, ShiftedClock, Stage, documented_rules
+from cluster.operator_stage import RBAC, Object, Stage, documented_rules
 from support.bundles import renamed
+from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save

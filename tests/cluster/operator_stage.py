@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,6 @@ def condition(session: Object, kind: str) -> Object:
     """That condition of a session's status."""
     found: Object = next(one for one in session["status"]["conditions"] if one["type"] == kind)
     return found
-
-
-class ShiftedClock(SystemClock):
-    """The real clock, but wall time can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def now(self) -> datetime:
-        return super().now() + self.ahead
 
 
 @dataclass

@@ -75,7 +75,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
             await redis.kill()
         try:
             for _ in range(4):  # past the end of a token: the database alone renews it
-                edge.stage.clock.advance(seconds=100)
+                edge.stage.clock.forward(seconds=100)
                 await echoes(socket, f"kd,{how}")
                 assert (await loads(edge, alice))[0] == 200
             status, text = await opens(edge, guest)
@@ -108,7 +108,7 @@ async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_
             await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
         try:
             for _ in range(4):  # 240 s of the token's 300: the last ones want to renew it, and go on without
-                edge.stage.clock.advance(seconds=60)
+                edge.stage.clock.forward(seconds=60)
                 await echoes(socket, f"kd,{how}")
                 began = time.monotonic()
                 assert (await loads(edge, alice))[0] == 200
@@ -116,7 +116,7 @@ async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_
             second = await connect(edge, alice)
             assert await second.receive_str() == "AUTH_SUCCESS,controller", "a page may be loaded again"
             await second.close()
-            edge.stage.clock.advance(seconds=60)
+            edge.stage.clock.forward(seconds=60)
             assert await loads(edge, alice) == (503, "The gateway's database does not answer.\n")
             status, text = await opens(edge, guest)
             assert (status, "The portal cannot reach its database just now." in text) == (503, True), text

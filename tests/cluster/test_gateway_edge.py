@@ -98,7 +98,7 @@ async def test_a_redirect_reaches_the_browser_with_the_host_it_asked_for(edge: E
 
 
 async def test_a_new_token_reaches_the_browser(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
-    edge.stage.clock.advance(seconds=200)
+    edge.stage.clock.forward(seconds=200)
     async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
         assert answer.status == 200
         lines = answer.headers.getall("Set-Cookie")
@@ -112,7 +112,7 @@ async def test_a_new_token_reaches_the_browser(edge: EdgeStage, alice: aiohttp.C
 
 
 async def test_a_handshake_carries_no_cookie_back_and_needs_none(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
-    edge.stage.clock.advance(seconds=200)
+    edge.stage.clock.forward(seconds=200)
     socket = await connect(edge, alice)
     assert "Set-Cookie" not in socket._response.headers
     assert socket.protocol == "selkies"

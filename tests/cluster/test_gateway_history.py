@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
-from cluster.operator_stage import ShiftedClock, Stage
+from cluster.operator_stage import Stage
+from support.clock import ShiftedClock
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import rows_of

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools
-from cluster.operator_stage import ShiftedClock
 from kasm.kasm_ward import CHARTS, Ward
+from support.clock import ShiftedClock
 from support.waiting import wait_until
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress

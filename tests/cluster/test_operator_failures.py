@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from cluster.operator_stage import Object, Stage, condition
+from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES

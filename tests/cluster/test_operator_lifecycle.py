@@ -5,7 +5,8 @@ from datetime import timedelta
 import aiohttp
 import pytest
 
-from cluster.operator_stage import CHILDREN, ShiftedClock, Stage, condition
+from cluster.operator_stage import CHILDREN, Stage, condition
+from support.clock import ShiftedClock
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES

@@ -13,7 +13,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from cluster.operator_stage import Object, Stage, condition
+from support.clock import ShiftedClock
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
 from vdi.kube.errors import NotFound

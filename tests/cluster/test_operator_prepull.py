@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.operator_stage import Object, ShiftedClock, Stage
+from cluster.operator_stage import Object, Stage
+from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import NODES, PODS, Resource

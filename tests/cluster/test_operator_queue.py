@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.operator_stage import Object, ShiftedClock, Stage, condition
+from cluster.operator_stage import Object, Stage, condition
+from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, NODES, PODS, VOLUMES
 from vdi.operator.kinds import SESSIONS, TEMPLATES

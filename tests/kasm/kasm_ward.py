@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.helm_tools import Tools
-from cluster.operator_stage import ShiftedClock
 from support.bundles import renamed
+from support.clock import ShiftedClock
 from support.waiting import wait_until
 from vdi.cli.kasm.diagnose import CHECKS
 from vdi.diagnosis.redact import redact

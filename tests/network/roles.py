@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_session, a_template
 from vdi.api.template import VDITemplate
 from vdi.session.children.identity import Identity, PoolIdentity
 from vdi.session.children.pod import build_pod, build_pool_pod

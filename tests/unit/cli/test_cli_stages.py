@@ -5,32 +5,27 @@ from typing import Any
 import msgspec
 import pytest
 
+from support.builders import a_session
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus, VDISession
 from vdi.cli.session.stages import Outcome, Start
 from vdi.session.observed import Pod
 
 
-def a_session(*true: str, phase: str = "Creating", message: str = "", **status: Any) -> VDISession:
+def session_with(*true: str, phase: str = "Creating", message: str = "", **status: Any) -> VDISession:
+    """A session in this state, of whose conditions these are true."""
     conditions = [{"type": kind, "status": "True", "reason": "Ok"} for kind in true]
-    return msgspec.convert(
-        {
-            "metadata": {"name": "alice-desktop"},
-            "spec": {"user": "alice@example.com", "template": "ubuntu-desktop"},
-            "status": {"phase": phase, "message": message, "conditions": conditions, **status},
-        },
-        VDISession,
-    )
+    return a_session(generation=0, status={"phase": phase, "message": message, "conditions": conditions, **status})
 
 
 def refused(kind: str, message: str, phase: str = "Pending", reason: str = "Because") -> VDISession:
-    session = a_session(phase=phase)
+    session = session_with(phase=phase)
     session.status.conditions = (Condition(type=kind, status="False", reason=reason, message=message),)
     return session
 
 
 def untouched() -> VDISession:
-    session = a_session()
+    session = session_with()
     session.status = type(session.status)()
     return session
 
@@ -38,11 +33,11 @@ def untouched() -> VDISession:
 def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
     start = Start(100.0)
     assert start.observe(untouched(), 100.1) == []
-    first = start.observe(a_session("TemplateFound"), 100.5)
-    second = start.observe(a_session("TemplateFound", "Admitted", "HomeBound", nodeName="n1"), 101.5)
-    third = start.observe(a_session("TemplateFound", "Admitted", "HomeBound", "PodReady", nodeName="n1"), 104.0)
+    first = start.observe(session_with("TemplateFound"), 100.5)
+    second = start.observe(session_with("TemplateFound", "Admitted", "HomeBound", nodeName="n1"), 101.5)
+    third = start.observe(session_with("TemplateFound", "Admitted", "HomeBound", "PodReady", nodeName="n1"), 104.0)
     last = start.observe(
-        a_session("TemplateFound", "Admitted", "HomeBound", "PodReady", phase="Running", nodeName="n1"), 104.25
+        session_with("TemplateFound", "Admitted", "HomeBound", "PodReady", phase="Running", nodeName="n1"), 104.25
     )
     assert [(p.text, p.seconds) for p in first] == [
         ("the operator has taken it up", 0.5),
@@ -65,14 +60,14 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
 
 def test_stages_come_in_whatever_order_the_cluster_reports_them() -> None:
     start = Start(0.0)
-    start.observe(a_session("TemplateFound", nodeName="n1"), 1.0)
-    late = start.observe(a_session("TemplateFound", "HomeBound", nodeName="n1"), 3.0)
+    start.observe(session_with("TemplateFound", nodeName="n1"), 1.0)
+    late = start.observe(session_with("TemplateFound", "HomeBound", nodeName="n1"), 3.0)
     assert [(p.text, p.seconds) for p in late] == [("home volume bound", 2.0)]
 
 
 def test_the_reason_is_what_the_status_says_now() -> None:
     start = Start(0.0)
-    start.observe(a_session("TemplateFound", message="The image is being pulled."), 1.0)
+    start.observe(session_with("TemplateFound", message="The image is being pulled."), 1.0)
     assert (start.outcome, start.reason) == (None, "The image is being pulled.")
 
 
@@ -119,11 +114,11 @@ def test_a_wait_for_room_that_nobody_can_make_ends() -> None:
 
 def test_the_phase_that_a_new_session_shows_is_no_operator() -> None:
     start = Start(0.0)
-    assert start.observe(a_session(phase="Pending"), 1.0) == []
+    assert start.observe(session_with(phase="Pending"), 1.0) == []
 
 
 def test_a_status_of_before_the_resumption_is_not_believed() -> None:
-    start, session = Start(0.0), a_session(phase="Suspended", observedGeneration=2)
+    start, session = Start(0.0), session_with(phase="Suspended", observedGeneration=2)
     session.metadata.generation, session.metadata.uid = 3, "u1"
     stopping = a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True))
     stopping.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
@@ -134,14 +129,14 @@ def test_a_status_of_before_the_resumption_is_not_believed() -> None:
 
 
 def test_a_session_that_somebody_suspends_ends_the_wait() -> None:
-    start, session = Start(0.0), a_session()
+    start, session = Start(0.0), session_with()
     session.spec.suspended = True
     start.observe(session, 1.0)
     assert (start.outcome, start.reason) == (Outcome.FAILED, "it is suspended; resume it")
 
 
 def test_a_desktop_from_a_pool_is_said() -> None:
-    start, session = Start(0.0), a_session(phase="Running")
+    start, session = Start(0.0), session_with(phase="Running")
     session.status.conditions = (Condition(type="Admitted", status="True", reason="ClaimedFromPool"),)
     assert "a started desktop taken from the pool" in [stage.text for stage in start.observe(session, 1.0)]
 
@@ -175,7 +170,7 @@ def test_the_pod_is_believed_before_the_status_which_is_written_later() -> None:
 
 
 def test_the_operator_s_sentence_is_kept_where_the_pod_is_stuck() -> None:
-    start, session = Start(0.0), a_session(message="The image x cannot be fetched: the registry has no such image.")
+    start, session = Start(0.0), session_with(message="The image x cannot be fetched: the registry has no such image.")
     session.metadata.uid = "u1"
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
     start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}, status=container(waiting)))
@@ -198,7 +193,7 @@ def test_no_home_is_a_stage_too() -> None:
 @pytest.mark.parametrize("message", ["The desktop ran out of memory.", ""])
 def test_a_failed_session_ends_the_wait_and_always_says_something(message: str) -> None:
     start = Start(0.0)
-    start.observe(a_session(phase="Failed", message=message), 1.0)
+    start.observe(session_with(phase="Failed", message=message), 1.0)
     assert start.outcome is Outcome.FAILED
     assert start.reason == (message or "the session failed, and its status does not say why")
 
@@ -210,7 +205,7 @@ def test_a_session_that_vanishes_is_gone_not_failed() -> None:
 
 
 def test_a_session_that_is_being_deleted_is_gone() -> None:
-    start, session = Start(0.0), a_session()
+    start, session = Start(0.0), session_with()
     session.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
     start.observe(session, 1.0)
     assert start.outcome is Outcome.GONE
@@ -218,12 +213,12 @@ def test_a_session_that_is_being_deleted_is_gone() -> None:
 
 def test_after_the_end_nothing_changes() -> None:
     start = Start(0.0)
-    start.observe(a_session(phase="Running"), 1.0)
+    start.observe(session_with(phase="Running"), 1.0)
     assert start.observe(None, 2.0) == []
     assert start.outcome is Outcome.RUNNING
 
 
 def test_the_url_is_the_last_stage() -> None:
     start = Start(0.0)
-    start.observe(a_session(phase="Running"), 2.0)
+    start.observe(session_with(phase="Running"), 2.0)
     assert start.answered("https://a.example.com answers", 3.5).seconds == 1.5

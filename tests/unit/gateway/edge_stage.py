@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import msgspec
 
-from unit.gateway.login_stage import FakeClock
+from support.clock import FakeClock
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Access, Phase, SessionSpec, SessionStatus, VDISession
 from vdi.gateway.app import build_internal, build_public
@@ -273,7 +273,7 @@ async def open_stage(
         await connection.run_sync(metadata.create_all)
     clock = FakeClock()
     if shared is None:
-        shared = MemorySharedState(lambda: clock.now.timestamp())
+        shared = MemorySharedState(lambda: clock.now().timestamp())
     kept = secrets or FakeSecrets()
     if settings.keys_secret not in kept.data:
         kept.put(settings.keys_secret)
@@ -286,14 +286,14 @@ async def open_stage(
         database=database,
         shared=shared,
         metrics=Metrics(),
-        clock=clock,
+        clock=clock.now,
     )
     logins = Logins(context)
     guard = Guard(logins, settings)
     actions: Any = FakeActions(world)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=selkies)
     sign_out = SignOut(logins, edge.end_grants)
-    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=Audit(database, clock))
+    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=Audit(database, clock.now))
     components = (login, edge)
     health = Health(context, components)
     health.begun = True

@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from support.clock import FakeClock
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.login.component import Login
@@ -46,19 +46,6 @@ SETTINGS = Settings(admin_groups=frozenset({"admins"}))
 def user(password: str = PASSWORD, **rest: Any) -> LocalUser:
     """A local user with this password."""
     return LocalUser(password=HASHER.hash(password), **rest)
-
-
-@dataclass
-class FakeClock:
-    """Time that stands still until it is moved."""
-
-    now: datetime = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **span: float) -> None:
-        self.now += timedelta(**span)
 
 
 @dataclass
@@ -207,7 +194,7 @@ async def open_stage(
         await connection.run_sync(metadata.create_all)
     secrets, clock, edge, audit, waits = FakeSecrets(), FakeClock(), FakeEdge(), FakeAudit(), []
     secrets.set(alice=user(name="Alice", groups=("engineering",)), root=user(admin=True))
-    shared = MemorySharedState(lambda: clock.now.timestamp())
+    shared = MemorySharedState(lambda: clock.now().timestamp())
     client: Any = secrets
 
     async def sleep(seconds: float) -> None:
@@ -220,7 +207,7 @@ async def open_stage(
         database=database,
         shared=shared,
         metrics=Metrics(),
-        clock=clock,
+        clock=clock.now,
     )
     logins = Logins(context)
     guard = Guard(logins, settings)

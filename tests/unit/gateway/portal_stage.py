@@ -5,12 +5,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import httpx
 import msgspec
 from starlette.applications import Starlette
 
+from support import builders
 from vdi.api.meta import ObjectMeta
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
@@ -46,18 +48,7 @@ ADMIN = User("root@example.com", "Root", admin=True, login_id="login-root")
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
-def a_session(name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
-    """A session; keywords are fields of its spec, `created` and `deleting` of its metadata."""
-    metadata: dict[str, Any] = {
-        "name": name,
-        "namespace": "vdi-sessions",
-        "uid": f"uid-{name}" if name.isascii() and name.replace("-", "").isalnum() else "uid-odd",
-        "creationTimestamp": spec.pop("created", "2026-11-20T09:00:00Z"),
-    }
-    if spec.pop("deleting", False):
-        metadata["deletionTimestamp"] = "2026-11-20T11:59:00Z"
-    base = {"user": "alice@example.com", "template": "ubuntu"}
-    return msgspec.convert({"metadata": metadata, "spec": base | spec, "status": status or {}}, VDISession)
+a_session = partial(builders.a_session, template="ubuntu", created="2026-11-20T09:00:00Z")
 
 
 def running(name: str = "alice-desktop", **rest: Any) -> VDISession:
@@ -74,9 +65,8 @@ def running(name: str = "alice-desktop", **rest: Any) -> VDISession:
 
 
 def a_template(name: str = "ubuntu", **spec: Any) -> VDITemplate:
-    """A template; keywords are fields of its spec."""
-    base = {"image": "registry.example.com/desktop:1", "displayName": name.title()}
-    return msgspec.convert({"metadata": {"name": name}, "spec": base | spec}, VDITemplate)
+    """A template with a name that people read."""
+    return builders.a_template(name, **{"displayName": name.title()} | spec)
 
 
 @dataclass

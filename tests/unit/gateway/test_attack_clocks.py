@@ -35,13 +35,13 @@ async def here(tmp_path: Path) -> AsyncIterator[Stage]:
 async def there(request: pytest.FixtureRequest, tmp_path: Path, here: Stage) -> AsyncIterator[Stage]:
     """The other one. Redis keeps its time by itself, so the state that both share keeps the right one."""
     async with open_stage(tmp_path, secrets=here.secrets, shared=here.shared) as stage:
-        stage.clock.advance(seconds=request.param)
+        stage.clock.forward(seconds=request.param)
         yield stage
 
 
 def pass_time(*stages: Stage, seconds: float) -> None:
     for stage in stages:
-        stage.clock.advance(seconds=seconds)
+        stage.clock.forward(seconds=seconds)
 
 
 async def test_who_is_in_stays_in_whichever_replica_is_asked(here: Stage, there: Stage) -> None:
@@ -81,7 +81,7 @@ async def test_a_token_alone_is_good_at_a_replica_that_has_read_of_its_grant(her
     visitor = await here.logged_in(OWNER)
     assert (await visitor.open(address())).status_code == 200
     token = visitor.stolen(HOST, DESKTOP_COOKIE)
-    there.clock.now = here.clock.now
+    there.clock.wall = here.clock.now()
     assert (await there.verify(HOST, "/api/files", Cookie=token)).status_code == 401
     await there.edge.revoker.poll()
     assert (await there.verify(HOST, "/api/files", Cookie=token)).status_code == 200
@@ -93,7 +93,7 @@ async def test_a_token_from_the_future_needs_the_grant(
     """Without the database the grant cannot be read: the request is refused, with the reason."""
     visitor = await here.logged_in(OWNER)
     assert (await visitor.open(address())).status_code == 200
-    there.clock.now = here.clock.now.replace(hour=13)
+    there.clock.wall = here.clock.now().replace(hour=13)
     handle = visitor.stolen(HOST, GRANT_COOKIE)
     early = (await there.verify(HOST, Cookie=handle)).headers["set-cookie"].partition(";")[0]
 
@@ -109,7 +109,7 @@ async def test_a_token_from_the_future_needs_the_grant(
 
 async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: Stage, there: Stage) -> None:
     """Whose clock is behind lets in for longer, by as much as it is behind; the other one ends that within a sweep."""
-    end = format_time(here.clock.now.replace(minute=30))
+    end = format_time(here.clock.now().replace(minute=30))
     shared = changed(a_session(), spec=shared_with(GUEST, "collaborator", end))
     for stage in (here, there):
         stage.add(shared)

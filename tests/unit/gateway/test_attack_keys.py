@@ -47,7 +47,7 @@ async def test_keys_change_under_load_and_no_one_who_may_enter_is_refused(tmp_pa
             step = STEP if moment >= before else min(6 * 3600.0, before - moment)
             moment, turn = moment + step, turn + 1
             for stage in replicas:
-                stage.clock.advance(seconds=step)
+                stage.clock.forward(seconds=step)
             # Each reads the Secret in the middle of the requests, half as often as it really does, and in turn.
             asking = [ask_with_the_token_alone(mine) for mine in cookies if step == STEP]
             await asyncio.gather(replicas[turn % 2].edge.ring.refresh(), *asking)

@@ -44,7 +44,7 @@ async def test_a_stolen_token_is_worth_its_minutes_and_nothing_before_or_after(
     token = alice.stolen(HOST, DESKTOP_COOKIE)
     assert token
     assert GRANT_COOKIE not in token
-    stage.clock.advance(seconds=seconds)
+    stage.clock.forward(seconds=seconds)
     for _ in range(2):  # the second time it comes out of the memory of verified tokens
         answer = await stage.verify(HOST, "/api/files", Cookie=token)
         assert answer.status_code == status

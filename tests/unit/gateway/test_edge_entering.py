@@ -131,7 +131,7 @@ async def test_the_back_button_leads_who_is_in_to_the_desktop(stage: Stage) -> N
 async def test_a_ticket_ends_after_half_a_minute(stage: Stage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
-    stage.clock.advance(seconds=31)
+    stage.clock.forward(seconds=31)
     assert (await browser.get(link)).status_code == 403
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwt
 
+from support.clock import FakeClock
 from unit.gateway.edge_stage import OWNER, SETTINGS, FakeSecrets, Stage, address, open_stage
-from unit.gateway.login_stage import FakeClock
 from vdi.gateway.edge.keys import KEPT, LEAD, LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
 from vdi.kube.errors import Forbidden
 
@@ -27,7 +27,7 @@ def plain_key(now: datetime) -> StoredKey:
 
 def ring_of(secrets: FakeSecrets, clock: FakeClock) -> KeyRing:
     client: Any = secrets
-    return KeyRing(client, SETTINGS, clock)
+    return KeyRing(client, SETTINGS, clock.now)
 
 
 @pytest.fixture
@@ -85,18 +85,18 @@ async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: Stage) -
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     old = stage.edge.ring.signer()[0]
-    stage.clock.advance(hours=24)
+    stage.clock.forward(hours=24)
     await stage.edge.ring.refresh()
     assert stage.edge.ring.signer()[0] == old
     assert len(stage.edge.ring.jwks()["keys"]) == 2
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
-    stage.clock.advance(seconds=LEAD.total_seconds() - 200)
+    stage.clock.forward(seconds=LEAD.total_seconds() - 200)
     await browser.open(address())
-    stage.clock.advance(seconds=201)
+    stage.clock.forward(seconds=201)
     assert stage.edge.ring.signer()[0] != old
     assert (await stage.verify(HOST, Cookie=browser.stolen(HOST, "__Host-vdi-desktop"))).status_code == 200
-    stage.clock.advance(hours=2)
+    stage.clock.forward(hours=2)
     await stage.edge.ring.refresh()
     assert [one["kid"] for one in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
 
@@ -108,10 +108,10 @@ async def test_a_token_of_a_key_that_another_replica_has_just_made_is_read(tmp_p
     stage.secrets.put(NAME)
     async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared) as other:
         assert other.edge.ring.signer()[0] != stage.edge.ring.signer()[0]
-        other.clock.advance(seconds=200)
+        other.clock.forward(seconds=200)
         renewed_there = await other.verify(HOST, Cookie=browser.stolen(HOST))
         token = renewed_there.headers["set-cookie"].partition(";")[0]
-        stage.clock.advance(seconds=200)
+        stage.clock.forward(seconds=200)
         assert (await stage.verify(HOST, Cookie=token)).status_code == 200
 
 

@@ -141,15 +141,15 @@ async def test_a_share_taken_back_cuts_the_picture(stage: Stage, desktop: FakeSe
     told(stage.world, changed(session, spec={"access": ()}))
     await until_cut(desktop)
     assert await status(stage, guest) == 401
-    (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now)
+    (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert (ended.user, ended.reason) == (GUEST, "access-ended")
 
 
 async def test_a_share_that_runs_out_cuts_the_picture(stage: Stage, desktop: FakeSelkies) -> None:
-    await a_guest(stage, desktop, format_time(stage.clock.now + timedelta(minutes=1)))
-    stage.clock.advance(seconds=61)
+    await a_guest(stage, desktop, format_time(stage.clock.now() + timedelta(minutes=1)))
+    stage.clock.forward(seconds=61)
     await until_cut(desktop)
-    (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now)
+    (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert ended.reason == "access-ended"
 
 
@@ -167,7 +167,7 @@ async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(stage
     await desktop.posted(1)
     before = alice.stolen(HOST)
     session = told(stage.world, changed(a_session(), spec={"suspended": True}))
-    stage.clock.advance(seconds=1)
+    stage.clock.forward(seconds=1)
     await until_cut(desktop)
     await until(lambda: nobody(stage))
     told(stage.world, changed(session, status={"phase": "Suspended"}))
@@ -183,7 +183,7 @@ async def test_the_end_of_the_session_ends_its_grants(stage: Stage, desktop: Fak
     gone(stage.world, a_session())
     assert await status(stage, alice) == 401
     await until(lambda: nobody(stage))
-    ended = await GrantStore(stage.database).ended_since(stage.clock.now)
+    ended = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert [one.reason for one in ended] == ["session-ended"]
 
 
@@ -230,7 +230,7 @@ async def test_a_restart_posts_the_tables_anew(tmp_path: Path, desktop: FakeSelk
     async with replica(tmp_path, desktop) as before:
         guest = await a_guest(before, desktop)
         await GrantStore(before.database).end(
-            [one.id for one in await GrantStore(before.database).open()], before.clock.now, "x"
+            [one.id for one in await GrantStore(before.database).open()], before.clock.now(), "x"
         )
         secrets, count = before.secrets, len(desktop.tables)
         assert desktop.table != {}
@@ -291,10 +291,10 @@ async def test_revocations_are_forgotten_when_no_token_can_need_them(stage: Stag
     await stage.edge.end_grants(user=GUEST)
     revocations = stage.edge.revoker._revocations
     assert revocations.knows(grant.id)
-    stage.clock.advance(seconds=300)
+    stage.clock.forward(seconds=300)
     await stage.edge.revoker.poll()
     assert revocations.knows(grant.id)
-    stage.clock.advance(seconds=300)
+    stage.clock.forward(seconds=300)
     await stage.edge.revoker.poll()
     assert not revocations.knows(grant.id)
     assert await status(stage, guest) == 401
@@ -304,9 +304,9 @@ async def test_old_rows_are_removed(stage: Stage, desktop: FakeSelkies) -> None:
     await a_guest(stage, desktop)
     await stage.edge.end_grants(user=GUEST)
     store = GrantStore(stage.database)
-    stage.clock.advance(days=6)
+    stage.clock.forward(days=6)
     await stage.edge.revoker.forget_old()
-    assert len(await store.ended_since(stage.clock.now - timedelta(days=30))) == 1
-    stage.clock.advance(days=2)
+    assert len(await store.ended_since(stage.clock.now() - timedelta(days=30))) == 1
+    stage.clock.forward(days=2)
     await stage.edge.revoker.forget_old()
-    assert await store.ended_since(stage.clock.now - timedelta(days=30)) == []
+    assert await store.ended_since(stage.clock.now() - timedelta(days=30)) == []

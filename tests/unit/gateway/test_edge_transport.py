@@ -82,7 +82,7 @@ async def test_the_way_in_leads_to_the_test_and_that_to_selkies_page_with_the_gr
 async def test_a_page_that_loads_itself_again_is_tested_again(stage: Stage, alice: Browser) -> None:
     where, _ = given(await alice.open(address()))
     page = f"{ORIGIN}{where.partition('#')[0]}"
-    stage.clock.advance(seconds=2 * WINDOW_SECONDS)
+    stage.clock.forward(seconds=2 * WINDOW_SECONDS)
     assert (await alice.open(page)).url.path == "/.vdi/transport"
     program = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
     assert (await alice.get(page, headers=program)).status_code == 200, "Selkies' page asks for its own version so"

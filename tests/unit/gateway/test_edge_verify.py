@@ -63,7 +63,7 @@ async def signed(stage: Stage, **claims: Any) -> str:
     """A token signed by the right key, with these claims changed."""
     kid, key = stage.edge.ring.signer()
     (grant,) = await GrantStore(stage.database).open()
-    now = int(stage.clock.now.timestamp())
+    now = int(stage.clock.now().timestamp())
     content: dict[str, Any] = {"iss": SETTINGS.portal_url, "aud": grant.session_uid, "sub": grant.user, "role": "owner"}
     content |= {"gid": grant.id, "lid": grant.login_id, "iat": now, "nbf": now, "exp": now + 300, "jti": "x"}
     return jwt.encode({"alg": "Ed25519", "kid": kid}, {**content, **claims}, key, algorithms=["Ed25519"])
@@ -124,46 +124,46 @@ async def test_a_navigation_gets_the_fragment_that_selkies_page_wants(stage: Sta
 
 
 async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stage: Stage, alice: Browser) -> None:
-    told(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now)}))
+    told(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now())}))
     answer = await stage.verify(HOST, "/?a=b&v=2", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/%3Fa%3Db%26v%3D2"
     page = await alice.get(answer.headers["location"])
     assert 'data-stage="opening"' in page.text
     assert 'data-opens="/?a=b&amp;v=2&amp;v=1#token=edge"' in page.text
     assert (await stage.verify(HOST, "/?v=1", Cookie=cookies(alice), **NAVIGATION)).status_code == 200, "no way round"
-    stage.clock.advance(seconds=5)
+    stage.clock.forward(seconds=5)
     answer = await stage.verify(HOST, "/", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/?v=1#token=edge"
 
 
 async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: Stage, alice: Browser) -> None:
-    stage.clock.advance(seconds=140)
+    stage.clock.forward(seconds=140)
     assert "set-cookie" not in (await stage.verify(HOST, Cookie=cookies(alice))).headers
-    stage.clock.advance(seconds=20)
+    stage.clock.forward(seconds=20)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     renewed = answer.headers["set-cookie"].partition(";")[0]
-    stage.clock.advance(seconds=200)
+    stage.clock.forward(seconds=200)
     assert (await stage.verify(HOST, Cookie=renewed)).status_code == 200
     assert (await stage.verify(HOST, Cookie=cookies(alice, DESKTOP_COOKIE))).status_code == 401
 
 
 async def test_a_token_that_is_over_is_renewed_by_the_grant(stage: Stage, alice: Browser) -> None:
-    stage.clock.advance(hours=3)
+    stage.clock.forward(hours=3)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     assert (answer.status_code, answer.headers["set-cookie"].partition("=")[0]) == (200, DESKTOP_COOKIE)
 
 
 async def test_nothing_is_renewed_once_the_login_is_over(stage: Stage, alice: Browser) -> None:
-    stage.clock.advance(hours=13)  # a login that nobody used for 12 hours has ended
+    stage.clock.forward(hours=13)  # a login that nobody used for 12 hours has ended
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
 
 
 async def test_no_token_outlives_its_grant(stage: Stage, alice: Browser) -> None:
     (grant,) = await GrantStore(stage.database).open()
-    stage.clock.now = grant.expires - timedelta(seconds=60)
+    stage.clock.wall = grant.expires - timedelta(seconds=60)
     token = await signed(stage)
     assert (await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")).status_code == 200
-    stage.clock.now = grant.expires
+    stage.clock.wall = grant.expires
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
 
 
@@ -190,12 +190,12 @@ async def test_without_a_database_a_token_that_holds_is_good_enough(
 
     monkeypatch.setattr(stage.database, "connect", fail)
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
-    stage.clock.advance(seconds=200)
+    stage.clock.forward(seconds=200)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)
     handshake = await stage.verify(HOST, "/api/websockets", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)
     assert handshake.status_code == 200
-    stage.clock.advance(seconds=200)
+    stage.clock.forward(seconds=200)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
@@ -415,15 +415,15 @@ async def test_two_cookies_of_one_name_are_none(stage: Stage, alice: Browser) ->
 
 
 async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Stage) -> None:
-    until = format_time(stage.clock.now + timedelta(minutes=2))
+    until = format_time(stage.clock.now() + timedelta(minutes=2))
     shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator", until)))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
     mine = cookies(guest)
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
-    stage.clock.advance(seconds=121)
+    stage.clock.forward(seconds=121)
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
-    stage.clock.advance(seconds=-60)
+    stage.clock.forward(seconds=-60)
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
     told(stage.world, changed(shared, spec={"access": ()}))
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401

@@ -75,7 +75,7 @@ async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: Stage)
     answer = await ask(stage, await entered(stage, OWNER))
     assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
     expires, _, user = answer.json()["iceServers"][1]["username"].partition(":")
-    assert (int(expires), user) == (int(stage.clock.now.timestamp()) + 7200, "uid-alice-desktop")
+    assert (int(expires), user) == (int(stage.clock.now().timestamp()) + 7200, "uid-alice-desktop")
     assert answer.json()["lifetimeDuration"] == "7200s"
     assert SECRET not in answer.text
 
@@ -99,7 +99,7 @@ async def test_nobody_else_gets_any(stage: Stage) -> None:
 async def test_a_login_that_has_ended_gets_none(stage: Stage) -> None:
     owner = await entered(stage, OWNER)
     assert (await ask(stage, owner)).status_code == 200
-    stage.clock.advance(days=8)
+    stage.clock.forward(days=8)
     assert (await ask(stage, owner)).status_code == 401
 
 

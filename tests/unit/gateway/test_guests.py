@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from unit.session.session_builders import a_session
+from support.builders import a_session
 from vdi.api.session import Access
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import MOST, add_guest, remove_guest

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_session, a_template
 from vdi.gateway.limits import Limit, Limits, LimitsError, gpus_of, read_limits, refusal
 from vdi.gateway.users import User
 

@@ -55,7 +55,7 @@ async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: Stage,
 
 async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: Stage, alice: Browser) -> None:
     token = await make_token(alice, days="1")
-    stage.clock.advance(seconds=1)
+    stage.clock.forward(seconds=1)
     other = await make_token(alice, days="7")
     page = (await alice.get("/account")).text
     ids = re.findall(r"/account/tokens/([^/]+)/revoke", page)
@@ -63,7 +63,7 @@ async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: Stage, alice
     await alice.submit(f"/account/tokens/{ids[0]}/revoke", page)
     assert [await status_with(stage, one) for one in (token, other)] == [200, 401]
     assert {"login_id": f"token:{ids[0]}"} in stage.edge.ended
-    stage.clock.advance(days=1)
+    stage.clock.forward(days=1)
     assert await status_with(stage, token) == 401
 
 
@@ -249,7 +249,7 @@ async def test_a_stolen_code_is_worth_nothing(stage: Stage, alice: Browser, fiel
 async def test_a_code_ends_with_its_time_and_with_its_login(stage: Stage, alice: Browser) -> None:
     proof = {"code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
     code = await agreed(alice)
-    stage.clock.advance(seconds=301)
+    stage.clock.forward(seconds=301)
     assert (await stage.browser().post("/cli/token", data=proof | {"code": code})).status_code == 400
     code = await agreed(alice)
     await alice.submit("/logout", (await alice.get("/account")).text)

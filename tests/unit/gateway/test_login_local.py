@@ -103,16 +103,16 @@ async def test_a_login_ends_when_it_is_idle_and_at_the_latest_after_a_week(stage
     browser = stage.browser()
     await browser.log_in()
     for _ in range(13):
-        stage.clock.advance(hours=11.9)
+        stage.clock.forward(hours=11.9)
         assert (await browser.get("/api/v1/me")).status_code == 200
-    stage.clock.advance(hours=12.1)
+    stage.clock.forward(hours=12.1)
     assert (await browser.get("/api/v1/me")).status_code == 401, "idle"
     again = stage.browser()
     await again.log_in()
     for _ in range(14):
-        stage.clock.advance(hours=11.9)
+        stage.clock.forward(hours=11.9)
         assert (await again.get("/api/v1/me")).status_code == 200
-    stage.clock.advance(hours=2)
+    stage.clock.forward(hours=2)
     assert (await again.get("/api/v1/me")).status_code == 401, "a week is over"
 
 
@@ -121,10 +121,10 @@ async def test_work_in_a_desktop_keeps_the_login(stage: Stage) -> None:
     await browser.log_in()
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
     for _ in range(3):
-        stage.clock.advance(hours=8)
+        stage.clock.forward(hours=8)
         assert await stage.login.services.logins.touch(login_id)
     assert await stage.login.services.logins.is_live(login_id)
-    stage.clock.advance(hours=13)
+    stage.clock.forward(hours=13)
     assert not await stage.login.services.logins.touch(login_id)
     assert not await stage.login.services.logins.is_live("no such login")
 
@@ -209,7 +209,7 @@ async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: Stage,
     browser = stage.browser()
     await browser.log_in()
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
-    stage.clock.advance(hours=hours)
+    stage.clock.forward(hours=hours)
     for _ in range(2):
         await stage.login.follow()
     assert stage.edge.ended == [{"login_id": login_id}]

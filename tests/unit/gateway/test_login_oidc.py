@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from unit.gateway.login_stage import SETTINGS, Browser, FakeClock, Stage, open_stage
+from support.clock import FakeClock
+from unit.gateway.login_stage import SETTINGS, Browser, Stage, open_stage
 from vdi.gateway.login import oidc_flow
 from vdi.gateway.login.oidc import Provider
 from vdi.gateway.login.oidc_claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
@@ -111,7 +112,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     made: list[FakeProvider] = []
 
     def provider(clock: FakeClock) -> Provider:
-        made.append(FakeProvider(lambda: clock.now.timestamp()))
+        made.append(FakeProvider(lambda: clock.now().timestamp()))
         http = httpx.AsyncClient(transport=httpx.MockTransport(made[0]))
         return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=http)
 
@@ -162,7 +163,7 @@ async def test_a_way_back_is_for_one_browser_once_and_soon(world: World) -> None
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 303
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 403
     late = await world.go(browser)
-    world.stage.clock.advance(seconds=oidc_flow.SECONDS + 1)
+    world.stage.clock.forward(seconds=oidc_flow.SECONDS + 1)
     assert (await browser.get("/login/oidc/back", params=late)).status_code == 403
 
 
@@ -261,7 +262,7 @@ async def test_a_new_key_is_looked_up(world: World) -> None:
     world.provider.keys = [{"kty": "odd"}, new.as_dict(private=False)]
     world.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, new)
     assert (await world.come_back()).status_code == 403, "not at once: anybody could make us ask again and again"
-    world.stage.clock.advance(seconds=31)
+    world.stage.clock.forward(seconds=31)
     assert (await world.come_back()).status_code == 303
 
 
@@ -313,7 +314,7 @@ async def test_nobody_is_sent_to_a_provider_that_has_just_gone(world: World) -> 
     browser = world.stage.browser()
     back = await world.go(browser)
     world.provider.down = True
-    world.stage.clock.advance(seconds=31)
+    world.stage.clock.forward(seconds=31)
     assert (await browser.get("/login/oidc")).status_code == 503
     world.provider.down = False
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 303, "what is known of it still holds"
@@ -333,7 +334,7 @@ async def test_a_provider_that_is_down_is_a_page_in_words(world: World, caplog: 
     assert len(world.provider.asked) == asked, "it is left alone for a moment"
     assert (await browser.log_in()).status_code == 303, "local users get in"
     world.provider.down = False
-    world.stage.clock.advance(seconds=6)
+    world.stage.clock.forward(seconds=6)
     await world.go(world.stage.browser())
 
 

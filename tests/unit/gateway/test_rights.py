@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_session, a_template
 from vdi.api.session import VDISession
 from vdi.gateway.rights import Action, access_ends, knows_of, may_use, refusal, role_in
 from vdi.gateway.users import Role, User, normal_user, same_user

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,15 +22,6 @@ ACT = Act(
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.minute = 0
-
-    def __call__(self) -> datetime:
-        self.minute += 1
-        return at(self.minute)
-
-
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     async with open_database(sqlite_url(tmp_path)) as database:
@@ -39,13 +30,14 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def trail(database: Database) -> Audit:
-    return Audit(database, Clock())
+    minutes = count(1)
+    return Audit(database, lambda: at(next(minutes)))
 
 
 @pytest.fixture
 async def broken() -> AsyncIterator[Audit]:
     database = Database("postgresql+asyncpg://nobody@127.0.0.1:1/none")
-    yield Audit(database, Clock())
+    yield Audit(database, lambda: at(0))
     await database.close()
 
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from support.builders import a_session
 from unit.gateway.user_addresses import HIDDEN, ORDINARY, UNDECIDABLE
-from unit.session.session_builders import a_session
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.settings import read_settings

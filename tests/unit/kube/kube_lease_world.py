@@ -35,7 +35,7 @@ class Line:
         return msgspec.convert(await Request("PATCH", body), into)
 
 
-class LocalClock:
+class DriftingClock:
     """One machine's clocks: neither begins where the others' do, nor runs as fast."""
 
     def __init__(self, world: "World", rate: float, offset: float) -> None:
@@ -60,7 +60,7 @@ class Process:
 
     def __init__(self, world: "World", number: int, rate: float, timing: LeaseTiming) -> None:
         self.world = world
-        self.clock = LocalClock(world, rate, 1000.0 * number)
+        self.clock = DriftingClock(world, rate, 1000.0 * number)
         world.born += 1
         self.elector = Elector(
             Line(),  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
+from support.clock import FakeClock
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube import events
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
@@ -61,7 +61,7 @@ async def test_an_event_says_all_that_the_api_asks_for() -> None:
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"namespace": "ns"},
-            "eventTime": "2026-01-01T00:00:00.000000Z",
+            "eventTime": "2026-11-20T12:00:00.000000Z",
             "reportingController": "example.org/tests",
             "reportingInstance": "tests-0",
             "type": "Normal",
@@ -88,7 +88,7 @@ async def test_repetitions_become_one_series_with_few_requests() -> None:
         await here.clock.advance(events.SERIES_PAUSE + 1)
         await eventually(lambda: here.told() == [("something", 101)])
         assert here.api.count("POST") == here.api.count("PATCH") == 1
-        assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}]
+        assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-11-20T12:00:00.000000Z"}}]
 
 
 async def test_other_words_or_another_object_are_another_event() -> None:

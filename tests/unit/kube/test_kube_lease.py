@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.clock import FakeClock, settle
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_fake_clock import FakeClock, settle
 from unit.kube.kube_lease_world import World
 from unit.kube.kube_things import THINGS, Thing, wish
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotLeader
@@ -275,16 +275,10 @@ async def test_over_http_one_leads_renews_and_hands_over() -> None:
 
 
 async def test_who_finds_the_fence_shut_has_the_lease_renewed_at_once() -> None:
-    class SleepyClock(FakeClock):
-        asleep = timedelta()
-
-        def now(self) -> datetime:
-            return super().now() + self.asleep
-
-    clock = SleepyClock()
+    clock = FakeClock()
     async with fake_api() as api, electing(api, clock) as elector:
         await asyncio.wait_for(elector.wait_leading(), 5)
-        clock.asleep = timedelta(hours=1)
+        clock.wall += timedelta(hours=1)
         with pytest.raises(NotLeader):
             elector.allowance()
         await asyncio.wait_for(elector.wait_leading(), 5)

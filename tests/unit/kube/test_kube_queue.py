@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from unit.kube.kube_fake_clock import FakeClock, settle
+from support.clock import FakeClock, settle
 from vdi.kube.errors import Conflict, TooManyRequests
 from vdi.kube.queue import GRAIN, Controller, Result, TerminalError, WorkQueue
 

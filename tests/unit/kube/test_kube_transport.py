@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from support.clock import EagerClock
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_fake_clock import EagerClock
 from unit.kube.kube_things import THINGS, Thing, wish
 from vdi.kube import errors
 from vdi.kube.clock import Clock

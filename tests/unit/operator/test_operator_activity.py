@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from support.clock import FakeClock
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.kube.clock import SystemClock
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller
@@ -26,14 +26,6 @@ from vdi.session.observed import Pod, Secret
 NAMESPACE = "vdi-sessions"
 KEY = (NAMESPACE, "alice")
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
-
-
-class HandClock(SystemClock):
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> datetime:
-        return self.time
 
 
 class Agent:
@@ -62,7 +54,7 @@ class World:
     """One running session in the caches, its agent, and what was said and woken."""
 
     def __init__(self, agent: Agent, port: int) -> None:
-        self.agent, self.clock = agent, HandClock()
+        self.agent, self.clock = agent, FakeClock(START)
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="f")), NAMESPACE, self.clock)
         self.said: list[str] = []
         self.woken, self.polls, self.deliveries = (self._controller(name) for name in ("session", "ask", "deliver"))
@@ -138,7 +130,7 @@ def running(world: World) -> World:
 
 
 async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(running: World) -> None:
-    running.clock.time = START + timedelta(minutes=10)
+    running.clock.wall = START + timedelta(minutes=10)
     running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
     assert await running.poll() == 600.0
     activity = running.agents.report("uid-alice")
@@ -149,13 +141,13 @@ async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(runni
 
 
 async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(running: World) -> None:
-    running.clock.time = START + timedelta(minutes=55)
+    running.clock.wall = START + timedelta(minutes=55)
     running.agent.answer["idleSeconds"] = 55 * 60.0
     assert await running.poll() == 5.0
     assert running.was_woken()
     condition = {"type": "Idle", "status": "True", "reason": "Idle", "lastTransitionTime": "2026-11-20T08:55:00Z"}
     running.session(conditions=[condition])
-    running.clock.time = START + timedelta(minutes=59, seconds=58)
+    running.clock.wall = START + timedelta(minutes=59, seconds=58)
     running.agent.answer["idleSeconds"] = 59 * 60 + 58.0
     assert await running.poll() == 2.0
     assert running.was_woken()
@@ -166,7 +158,7 @@ async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(
 
 async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
     await running.poll()
-    running.clock.time = START + timedelta(seconds=60.4)
+    running.clock.wall = START + timedelta(seconds=60.4)
     running.agent.answer["idleSeconds"] = 60.0
     await running.poll()
     activity = running.agents.report("uid-alice")
@@ -260,5 +252,5 @@ async def test_a_notice_is_tried_again_until_it_has_lost_its_meaning(world: Worl
     assert [(one["until"], one["untilInput"]) for one in world.agent.notices] == [("2026-11-20T09:00:00Z", False)]
     world.agent.status = 503
     await deliver(world, session, pod, Notice("Expiring", "Soon", "At 10", "2026-11-20T10:00:00Z"))
-    world.clock.time = START + timedelta(hours=2)
+    world.clock.wall = START + timedelta(hours=2)
     assert (await world.agents.deliver(key)).requeue_after is None

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from support.clock import FakeClock
 from support.metrics_token import TOKEN, token_file
-from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube.errors import ConnectionFailed, Forbidden
 from vdi.kube.resource import LEASES, PODS
 from vdi.operator import http_server

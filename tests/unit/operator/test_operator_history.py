@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from support.clock import FakeClock
 from vdi.api.session import VDISession
-from vdi.kube.clock import SystemClock
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller, Result
@@ -19,16 +19,6 @@ from vdi.operator.history import PAUSE, EndReports
 
 KEY = ("desks", "alice")
 DELETED = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
-
-
-class Clock(SystemClock):
-    """Wall time that the test sets."""
-
-    def __init__(self) -> None:
-        self.wall = DELETED
-
-    def now(self) -> datetime:
-        return self.wall
 
 
 class Gateway:
@@ -47,7 +37,7 @@ class World:
     """A session that was told to go, and whoever waits for its report."""
 
     def __init__(self, url: str, token_file: Path) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock(DELETED)
         self.sessions: Store[VDISession] = Store()
         self.said: list[tuple[str, str]] = []
         self.telling, self.waiting = self._controller("history"), self._controller("session")

@@ -11,9 +11,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from support.clock import FakeClock
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from vdi.kube.clock import SystemClock
 from vdi.kube.errors import ConnectionFailed, ServerError
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
@@ -39,23 +39,11 @@ POLICY = Policy()
 TEMPLATE = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
 
 
-class HandClock(SystemClock):
-    def __init__(self) -> None:
-        self.time = datetime(2026, 11, 20, 9, tzinfo=UTC)
-        self.seconds = 1000.0
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 class World:
     """Caches over an API server, one template, one node, one pool; and what was said, woken and refused."""
 
     def __init__(self, api: FakeApi, client: Client) -> None:
-        self.api, self.clock = api, HandClock()
+        self.api, self.clock = api, FakeClock(datetime(2026, 11, 20, 9, tzinfo=UTC))
         self.caches = Caches(client, NS, self.clock)
         self.said: list[tuple[str, str, str]] = []
         recorder = cast(EventRecorder, SimpleNamespace(emit=self._emit))
@@ -388,7 +376,7 @@ async def test_desktops_that_fail_are_not_made_again_at_once(world: World) -> No
     assert (world.live("pods"), result.requeue_after) == ({}, 10.0)
     assert "has ended (Evicted)" in world.status["message"]
     assert world.status["conditions"][0]["reason"] == "DesktopsFail"
-    world.clock.time = world.clock.time.replace(second=11)
+    world.clock.wall = world.clock.wall.replace(second=11)
     assert len(await world.fill()) == 1
 
 

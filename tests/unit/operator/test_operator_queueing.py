@@ -1,13 +1,14 @@
 """The queue on the operator's own stores, filled by hand: who goes, who is woken, what they are told."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from support.clock import FakeClock
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.store import Store
@@ -26,30 +27,11 @@ NAMESPACE = "vdi-sessions"
 GPU = "nvidia.com/gpu"
 
 
-class Clock:
-    """Stands still until it is told to go on; who sleeps is let go on at once, so many times."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 11, 20, 8, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-    def go_on(self, **length: float) -> None:
-        self.time += timedelta(**length)
-
-
 class World:
     """One node with GPUs, and the queue in front of it: its first look is at the first ask."""
 
     def __init__(self, gpus: int = 2) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock(datetime(2026, 11, 20, 8, tzinfo=UTC))
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="vdi-operator")), NAMESPACE, self.clock)
         self.woken: list[str] = []
         self.yielded: list[str] = []
@@ -156,7 +138,7 @@ def test_withdrawn_room_goes_to_the_next() -> None:
     assert world.request(second)
     world.admission.withdraw("uid-first")
     assert world.woken == ["second"]
-    world.clock.go_on(seconds=3)
+    world.clock.forward(seconds=3)
     assert world.request(second) is None
     assert world.waited[-1] == 3.0
 
@@ -259,7 +241,7 @@ def test_nobody_new_is_let_in_before_those_who_waited_when_the_operator_went() -
 def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> None:
     world = World(gpus=0)
     early = world.session("early")
-    world.clock.go_on(minutes=5)
+    world.clock.forward(minutes=5)
     world.request(early)
     assert world.admission.waits() == [300.0]
     world.request(world.session("late"))
@@ -309,7 +291,7 @@ async def test_room_that_nobody_fetches_is_given_back() -> None:
     world.request(second)
     world.remove(world.caches.pods, pods[0])
     assert world.woken == ["first"]
-    world.clock.go_on(seconds=31)
+    world.clock.forward(seconds=31)
     world.admission._drop_unclaimed(int(world.clock.now().timestamp() * 1000))
     assert world.woken == ["first", "second"]
     assert world.request(second) is None

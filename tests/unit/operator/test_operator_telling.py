@@ -10,6 +10,8 @@ import msgspec
 import pytest
 from prometheus_client import generate_latest
 
+from support.builders import a_session
+from support.clock import FakeClock
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller
@@ -22,11 +24,9 @@ from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, StatusWriter, diffe
 NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
 
 
-def a_session(*, generation: Any = 1, **status: Any) -> VDISession:
-    metadata: dict[str, Any] = {"name": "a", "namespace": "n", "uid": "u", "generation": generation}
-    metadata["creationTimestamp"] = "2026-11-20T08:00:00Z"
-    spec = {"user": "a@example.com", "template": "t"}
-    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, VDISession)
+def session_with(*, generation: Any = 1, **status: Any) -> VDISession:
+    """A session that has this status."""
+    return a_session("a", namespace="n", generation=generation, status=status)
 
 
 def a_condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, str]:
@@ -69,24 +69,24 @@ RUNS = {
 def test_first_readiness_is_announced_and_measured_once(
     session_events: SessionEvents, heard: Heard, metrics: Metrics
 ) -> None:
-    creating = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z")
-    session_events.announce(creating, a_session(**RUNS), NOW)
-    session_events.announce(a_session(**RUNS), a_session(**RUNS, nodeName="node-1"), NOW)
+    creating = session_with(phase="Creating", startTime="2026-11-20T08:00:01Z")
+    session_events.announce(creating, session_with(**RUNS), NOW)
+    session_events.announce(session_with(**RUNS), session_with(**RUNS, nodeName="node-1"), NOW)
     assert heard.events == [("Normal", "Ready", "The desktop is ready after 7 s: https://a")]
     assert b"session_startup_seconds_sum 7.0" in generate_latest(metrics.registry)
 
 
 def test_later_run_is_measured_from_its_pod(session_events: SessionEvents, heard: Heard) -> None:
     again = RUNS | {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
-    waiting = a_session(phase="Creating", startTime="2026-11-20T08:00:01Z", readyTime="2026-11-20T08:00:06Z")
-    session_events.announce(waiting, a_session(generation=3, **again), NOW)
+    waiting = session_with(phase="Creating", startTime="2026-11-20T08:00:01Z", readyTime="2026-11-20T08:00:06Z")
+    session_events.announce(waiting, session_with(generation=3, **again), NOW)
     assert heard.events == [("Normal", "Ready", "The desktop is ready after 3 s: https://a")]
 
 
 def test_refusal_is_announced_when_its_reason_changes(session_events: SessionEvents, heard: Heard) -> None:
-    in_use = a_session(phase="Pending", conditions=[a_condition("Admitted", "False", "HomeInUse", "In use.")])
-    over = a_session(phase="Failed", conditions=[a_condition("Admitted", "False", "OverLimit", "Too much.")])
-    session_events.announce(a_session(), in_use, NOW)
+    in_use = session_with(phase="Pending", conditions=[a_condition("Admitted", "False", "HomeInUse", "In use.")])
+    over = session_with(phase="Failed", conditions=[a_condition("Admitted", "False", "OverLimit", "Too much.")])
+    session_events.announce(session_with(), in_use, NOW)
     session_events.announce(in_use, in_use, NOW)
     session_events.announce(in_use, over, NOW)
     assert heard.events == [("Warning", "HomeInUse", "In use."), ("Warning", "OverLimit", "Too much.")]
@@ -94,11 +94,13 @@ def test_refusal_is_announced_when_its_reason_changes(session_events: SessionEve
 
 def test_failed_pod_and_end_of_time_are_announced(session_events: SessionEvents, heard: Heard) -> None:
     conditions = [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")]
-    session_events.announce(a_session(), a_session(phase="Failed", message="Put out.", conditions=conditions), NOW)
-    over = a_session(phase="Terminating", message="Over.", conditions=[a_condition("Ready", "False", "TimedOut")])
-    session_events.announce(a_session(phase="Running"), over, NOW)
+    session_events.announce(
+        session_with(), session_with(phase="Failed", message="Evicted.", conditions=conditions), NOW
+    )
+    over = session_with(phase="Terminating", message="Over.", conditions=[a_condition("Ready", "False", "TimedOut")])
+    session_events.announce(session_with(phase="Running"), over, NOW)
     session_events.announce(over, over, NOW)
-    assert heard.events == [("Warning", "Evicted", "Put out."), ("Normal", "TimedOut", "Over.")]
+    assert heard.events == [("Warning", "Evicted", "Evicted."), ("Normal", "TimedOut", "Over.")]
 
 
 def test_difference_has_what_changed_and_removes_what_became_empty() -> None:
@@ -108,20 +110,23 @@ def test_difference_has_what_changed_and_removes_what_became_empty() -> None:
 
 
 def test_nested_difference_has_what_changed_only() -> None:
-    before, now = a_session(failures={"count": 1, "reason": "A", "time": "t"}), a_session(failures={"reason": "A"})
+    before, now = (
+        session_with(failures={"count": 1, "reason": "A", "time": "t"}),
+        session_with(failures={"reason": "A"}),
+    )
     assert difference(before.status, now.status) == {"failures": {"count": None, "time": None}}
 
 
 def test_loss_warning_and_suspension_are_announced_once(session_events: SessionEvents, heard: Heard) -> None:
-    lost = a_session(phase="Pending", message="Crashed.", failures={"count": 1, "reason": "CrashLoop", "time": "t"})
+    lost = session_with(phase="Pending", message="Crashed.", failures={"count": 1, "reason": "CrashLoop", "time": "t"})
     for _ in range(2):
-        session_events.announce(a_session(phase="Running"), lost, NOW)
+        session_events.announce(session_with(phase="Running"), lost, NOW)
         session_events.announce(lost, lost, NOW)
-    warned = a_session(phase="Running", conditions=[a_condition("Expiring", "True", "ExpiringSoon", "Soon.")])
-    session_events.announce(a_session(phase="Running"), warned, NOW)
+    warned = session_with(phase="Running", conditions=[a_condition("Expiring", "True", "ExpiringSoon", "Soon.")])
+    session_events.announce(session_with(phase="Running"), warned, NOW)
     session_events.announce(warned, warned, NOW)
     suspended = [a_condition("Admitted", "False", "Suspended"), a_condition("Ready", "False", "Suspended")]
-    rests = a_session(phase="Suspended", message="It rests.", conditions=suspended)
+    rests = session_with(phase="Suspended", message="It rests.", conditions=suspended)
     session_events.announce(warned, rests, NOW)
     session_events.announce(rests, rests, NOW)
     assert heard.events == [
@@ -140,27 +145,11 @@ class PatchingClient:
 
     async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **_where: Any) -> VDISession:
         self.patches.append(patch)
-        return a_session(**{name: value for name, value in patch["status"].items() if value is not None})
+        return session_with(**{name: value for name, value in patch["status"].items() if value is not None})
 
 
 class Remembering:
     def remember(self, _session: VDISession) -> None: ...
-
-
-class StoppedClock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return NOW
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError("nobody sleeps here")
 
 
 @pytest.fixture
@@ -169,19 +158,19 @@ def client() -> PatchingClient:
 
 
 @pytest.fixture
-def clock() -> StoppedClock:
-    return StoppedClock()
+def clock() -> FakeClock:
+    clock = FakeClock(NOW)
+    clock.seconds = 0.0
+    return clock
 
 
 @pytest.fixture
-def writer(client: PatchingClient, clock: StoppedClock) -> StatusWriter:
+def writer(client: PatchingClient, clock: FakeClock) -> StatusWriter:
     return StatusWriter(client, Remembering(), clock)  # type: ignore[arg-type]
 
 
-async def test_progress_waits_and_news_does_not(
-    writer: StatusWriter, client: PatchingClient, clock: StoppedClock
-) -> None:
-    session, due = await writer.write(a_session(), SessionStatus(phase="Failed", message="one"))
+async def test_progress_waits_and_news_does_not(writer: StatusWriter, client: PatchingClient, clock: FakeClock) -> None:
+    session, due = await writer.write(session_with(), SessionStatus(phase="Failed", message="one"))
     assert due is None
     unchanged, due = await writer.write(session, SessionStatus(phase="Failed", message="two"))
     assert (unchanged is session, due) == (True, PROGRESS_PAUSE)
@@ -193,11 +182,11 @@ async def test_progress_waits_and_news_does_not(
     clock.seconds = 5.0
     session, _ = await writer.write(session, SessionStatus(phase="Running", message="note"))
     assert session.status.message == "note"
-    assert [patch["metadata"] for patch in client.patches] == [{"uid": "u"}] * 3
+    assert [patch["metadata"] for patch in client.patches] == [{"uid": "uid-a"}] * 3
 
 
-async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingClient, clock: StoppedClock) -> None:
-    session, due = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingClient, clock: FakeClock) -> None:
+    session, due = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
     assert due == START_PAUSE
     clock.seconds = START_PAUSE - 0.1
     session, _ = await writer.write(session, SessionStatus(phase="Running"))
@@ -205,9 +194,9 @@ async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingC
 
 
 async def test_slow_start_is_told_when_it_has_become_slow(
-    writer: StatusWriter, client: PatchingClient, clock: StoppedClock
+    writer: StatusWriter, client: PatchingClient, clock: FakeClock
 ) -> None:
-    session, _ = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+    session, _ = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
     clock.seconds = 1.0
     session, due = await writer.write(session, SessionStatus(phase="Creating", message="two"))
     assert due == pytest.approx(START_PAUSE - 1.0)
@@ -219,31 +208,31 @@ async def test_slow_start_is_told_when_it_has_become_slow(
 @pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (150, 3.02), (500, 10.02), (1000, 15.0)])
 async def test_in_a_crowd_a_start_goes_unsaid_for_longer(writer: StatusWriter, others: int, due: float) -> None:
     for number in range(others):
-        crowd = a_session(phase="Pending")
+        crowd = session_with(phase="Pending")
         crowd = msgspec.structs.replace(crowd, metadata=msgspec.structs.replace(crowd.metadata, uid=f"uid-{number}"))
         await writer.write(crowd, SessionStatus(phase="Creating"))
-    _, wait = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating"))
+    _, wait = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating"))
     assert wait == pytest.approx(due)
 
 
 async def test_status_that_the_next_step_needs_is_written_at_once(writer: StatusWriter) -> None:
-    session, due = await writer.write(a_session(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
+    session, due = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
     assert (session.status.phase, due) == ("Creating", None)
 
 
 async def test_activity_alone_is_no_reason_to_write(writer: StatusWriter, client: PatchingClient) -> None:
     runs = {"phase": "Running", "lastActivityTime": "2026-11-20T08:00:00Z"}
     later = SessionStatus(phase="Running", last_activity_time="2026-11-20T08:05:00Z")
-    _, due = await writer.write(a_session(**runs), later)
+    _, due = await writer.write(session_with(**runs), later)
     assert (due, client.patches) == (None, [])
     later = msgspec.structs.replace(later, phase="Suspended")
-    session, _ = await writer.write(a_session(**runs), later)
+    session, _ = await writer.write(session_with(**runs), later)
     assert session.status.last_activity_time == "2026-11-20T08:05:00Z"
 
 
 async def test_warning_is_told_when_it_begins_and_when_it_ends(writer: StatusWriter, client: PatchingClient) -> None:
-    warned = a_session(phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]).status
-    session, _ = await writer.write(a_session(phase="Running"), warned)
+    warned = session_with(phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]).status
+    session, _ = await writer.write(session_with(phase="Running"), warned)
     session, _ = await writer.write(session, SessionStatus(phase="Running"))
     assert len(client.patches) == 2
 
@@ -284,7 +273,7 @@ def test_json_log_line_keeps_a_traceback_on_its_one_line() -> None:
 
 
 def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:
-    metrics.watch_sessions(lambda: [a_session(phase="Running"), a_session(), a_session(phase="Running")])
+    metrics.watch_sessions(lambda: [session_with(phase="Running"), session_with(), session_with(phase="Running")])
     text = generate_latest(metrics.registry).decode()
     assert 'vdi_sessions{phase="Running"} 2.0' in text
     assert 'vdi_sessions{phase="Pending"} 1.0' in text

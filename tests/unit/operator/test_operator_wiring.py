@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from prometheus_client import generate_latest
 
+from support.clock import FakeClock
 from support.waiting import eventually
-from unit.kube.kube_fake_clock import FakeClock
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Result
 from vdi.operator.context import ClusterContext

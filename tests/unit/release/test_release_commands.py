@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
+from support.builders import a_session
 from unit.release.test_release_preflight import a_revision
-from vdi.api.session import VDISession
 from vdi.cli.main import main
 from vdi.cli.release.page import change_data, change_lines, revision_lines, summary_line
 from vdi.cli.uninstall import plan_lines, staying
@@ -96,11 +95,6 @@ def test_the_table_of_revisions() -> None:
     assert lines[1].startswith("2          deployed     vdi-0.1.0") and lines[1].endswith("Upgrade failed: x")
 
 
-def a_session(name: str) -> VDISession:
-    raw = {"metadata": {"name": name, "namespace": "vdi-sessions"}, "spec": {"user": "a@example.com", "template": "t"}}
-    return msgspec.convert(raw, VDISession)
-
-
 KEPT = HomeVolume("vdi-sessions", "home-a", "a@example.com", "small", "20Gi", owned=False)
 OWNED = HomeVolume("vdi-sessions", "home-b", "b@example.com", "kiosk", "1Gi", owned=True)
 
@@ -124,7 +118,7 @@ def a_plan(**changes: Any) -> Removal:
 def test_homes_stay_but_those_of_a_session_alone() -> None:
     plan = a_plan()
     said = "\n".join(plan_lines(plan, plan.lost_homes, crds=False))
-    assert "Session one of a@example.com: it is ended" in said and "Pool warm: its desktops are ended" in said
+    assert "Session one of alice@example.com: it is ended" in said and "Pool warm: its desktops are ended" in said
     assert "DELETED, with all files in them:\n  b@example.com: 1Gi of template kiosk (home-b)" in said
     stays = staying(plan, plan.lost_homes, crds=False)
     assert stays[0].startswith("home of a@example.com: 20Gi of template small (home-a), found again")

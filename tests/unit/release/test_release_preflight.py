@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
+from support.builders import a_node
 from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.proxies import Traefik
 from vdi.findings.model import Severity, errors
@@ -16,14 +16,8 @@ from vdi.helm.releases import ChartMeta, Info, Revision
 from vdi.release.chart import Chart
 from vdi.release.facts import Facts, Refusal, Stranger, Unreadable
 from vdi.release.preflight import run_checks
-from vdi.session.observed import Node
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
-READY = {"conditions": [{"type": "Ready", "status": "True"}], "images": [{"names": ["localhost/vdi/vdi:dev"]}]}
-
-
-def a_node(**spec: Any) -> Node:
-    return msgspec.convert({"metadata": {"name": "n1"}, "spec": spec, "status": READY}, Node)
 
 
 def a_traefik(*args: str) -> Traefik:
@@ -58,7 +52,7 @@ def facts(**changes: Any) -> Facts:
         "namespace": "kasm",
         "objects": (an_operator(),),
         "namespaces": {"kasm": None, "vdi-sessions": None},
-        "nodes": (a_node(),),
+        "nodes": (a_node(images=["localhost/vdi/vdi:dev"]),),
         "traefiks": (a_traefik(),),
         "classes": ({"metadata": {"name": "local-path", "annotations": {}}},),
     }

@@ -5,25 +5,13 @@ from typing import Any
 
 import msgspec
 
+from support.builders import GPU, a_node
 from vdi.session.capacity import NodeSelectorTerm
 from vdi.session.capacity_matching import Demand, NodeCapacity, demand_of, read_capacity
-from vdi.session.observed import Node
 from vdi.session.queueing.order import PendingSession
 from vdi.session.queueing.queue import Grant, Queue
 
-GPU = "nvidia.com/gpu"
 MINUTE = 60_000
-
-
-def a_node(name: str, *, labels: dict[str, str] | None = None, ready: bool = True, **spec: Any) -> Node:
-    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `allocatable` replaces some."""
-    allocatable = {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | spec.pop("allocatable", {})
-    body = {
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name} | (labels or {})},
-        "spec": spec,
-        "status": {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": str(ready)}]},
-    }
-    return msgspec.convert(body, Node)
 
 
 def a_room(name: str, **allocatable: str) -> NodeCapacity:

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.session.queueing_world import GPU, a_demand, a_node, pinned_to
+from support.builders import GPU, a_node
+from unit.session.queueing_world import a_demand, pinned_to
 from vdi.api.template import Toleration
 from vdi.session.capacity import ForeignPod, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PodResources
 from vdi.session.capacity_matching import Tolerance, allows_placement, reaches_home, read_capacity

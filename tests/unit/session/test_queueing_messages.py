@@ -2,7 +2,8 @@
 
 import pytest
 
-from unit.session.queueing_world import GPU, MINUTE, a_demand, a_node, pinned_to
+from support.builders import GPU, a_node
+from unit.session.queueing_world import MINUTE, a_demand, pinned_to
 from vdi.session.capacity_matching import Demand, read_capacity
 from vdi.session.conditions import QUEUE_REASONS
 from vdi.session.observed import Node

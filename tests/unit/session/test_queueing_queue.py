@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from unit.session.queueing_world import GPU, MINUTE, World, a_demand, a_node, a_room, a_waiter, pinned_to
+from support.builders import GPU, a_node
+from unit.session.queueing_world import MINUTE, World, a_demand, a_room, a_waiter, pinned_to
 from vdi.api.template import Toleration
 from vdi.session.capacity_matching import Demand, read_capacity
 from vdi.session.queueing.order import AGEING, GroupQueue, PendingSession, sort_pending

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_session, a_template
 from vdi.session.activity import (
     Activity,
     Idle,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_session, a_template
 from vdi.session.children.home import build_home
 from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod

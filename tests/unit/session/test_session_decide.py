@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
+from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_session, a_template
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.policy import Policy
 from vdi.session.units import parse_quantity

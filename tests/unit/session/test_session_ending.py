@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import (
+from support.builders import (
     CREATED,
     a_claim,
     a_node,
@@ -103,7 +103,7 @@ def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
 
 
 def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_told() -> None:
-    cordoned = replace(running(), node=a_node(cordoned=True))
+    cordoned = replace(running(), node=a_node(unschedulable=True))
     (alert,) = find_alerts(cordoned, POLICY, NOW)
     assert (alert.type, alert.until) == (DRAINING, "2026-11-20T08:01:05Z")
     assert evictable_at(running(), POLICY) is evictable_at(cordoned, POLICY) is None
@@ -113,7 +113,7 @@ def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_told() 
 
 
 def test_nobody_is_told_anything_in_a_desktop_that_goes() -> None:
-    cordoned = replace(running(timeout="6s"), node=a_node(cordoned=True))
+    cordoned = replace(running(timeout="6s"), node=a_node(unschedulable=True))
     for pod in (None, a_pod(ready=True, deletionTimestamp=CREATED)):
         assert find_alerts(replace(cordoned, pod=pod), POLICY, NOW) == ()
 
@@ -254,7 +254,7 @@ def test_nothing_happens_between_two_looks(
     lifecycle = {"maxTimeout": f"{cap}s"} if cap else {}
     observed = replace(running(timeout=f"{timeout}s", status=status, template=lifecycle), pod=pods[pod])
     bound = observed.pod is not None and bool(observed.pod.spec.node_name)
-    observed = replace(observed, node=a_node(cordoned=drained is not None) if bound else None)
+    observed = replace(observed, node=a_node(unschedulable=drained is not None) if bound else None)
     moment = START + timedelta(seconds=now)
     look = next_requeue(observed, POLICY, moment)
     end = look or moment + timedelta(days=365)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.session.session_builders import a_pod
+from support.builders import a_pod
 from vdi.session.api_errors import explain_api_error, name_taken
 from vdi.session.explain import StartState, explain, main, start_state_from_list
 from vdi.session.pulling import explain_pull

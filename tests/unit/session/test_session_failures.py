@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import CREATED, a_claim, a_pod, a_session, a_template
+from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.api.session import FailureStatus, VDISession
 from vdi.session.failures import (
     MOST_RESTARTS,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_session
+from support.builders import a_session
 from vdi.session.hosts import build_reservation, has_label, recorded_label, refuse_hostname
 from vdi.session.naming import host_label
 from vdi.session.policy import Policy

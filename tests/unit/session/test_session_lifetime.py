@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import CREATED, a_pod, a_session, a_template
+from support.builders import CREATED, a_pod, a_session, a_template
 from vdi.session.lifetime import expires_at, is_capped, is_over, run_annotations, run_length, started_at, warned_at
 from vdi.session.observed import RUN_STARTED
 from vdi.session.policy import Policy

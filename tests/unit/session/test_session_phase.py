@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.session.session_builders import (
+from support.builders import (
     CREATED,
     a_claim,
     a_node,

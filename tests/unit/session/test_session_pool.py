@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import a_session, a_template
+from support.builders import a_node, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.session.children.identity import Identity, PoolIdentity
 from vdi.session.children.pod import build_pod, build_pool_pod
@@ -39,12 +39,6 @@ def a_desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop
 
 
 FITS = fingerprint("ubuntu-desktop", a_desktop(), POLICY)
-
-
-def a_node(name: str = "node-1", *, ready: bool = True, cordoned: bool = False) -> Node:
-    conditions = [{"type": "Ready", "status": str(ready)}]
-    body = {"metadata": {"name": name}, "spec": {"unschedulable": cordoned}, "status": {"conditions": conditions}}
-    return msgspec.convert(body, Node)
 
 
 def warm(
@@ -108,7 +102,7 @@ def test_desktop_that_goes_counts_no_more_and_is_not_removed_twice() -> None:
 @pytest.mark.parametrize(
     ("pod", "nodes", "words", "of_desktop"),
     [
-        (warm("a"), (a_node(cordoned=True),), "closed for new desktops", False),
+        (warm("a"), (a_node(unschedulable=True),), "closed for new desktops", False),
         (warm("a"), (a_node(ready=False),), "does not answer", False),
         (warm("a", node="gone"), (), "is gone", False),
         (warm("a", ready=False, phase="Failed", reason="Evicted"), (), "has ended (Evicted)", True),
@@ -217,7 +211,7 @@ def test_only_a_ready_desktop_that_nobody_has_is_given_away(pod: Pod, serves: bo
     assert is_waiting(pod) is (pod.metadata.owner_references[0].kind == "VDIPool")
 
 
-@pytest.mark.parametrize("node", [a_node(cordoned=True), a_node(ready=False)])
+@pytest.mark.parametrize("node", [a_node(unschedulable=True), a_node(ready=False)])
 def test_nobody_gets_a_desktop_on_a_node_without_future(node: Node) -> None:
     assert not can_serve(warm("a"), FITS, lambda _: node)
 

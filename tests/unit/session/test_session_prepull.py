@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.session.session_builders import CREATED, a_template
+from support.builders import CREATED, a_node, a_template
 from vdi.api.template import VDITemplate
 from vdi.session.children.puller import build_puller, puller_name
 from vdi.session.observed import Event, Node, Pod
@@ -38,17 +38,6 @@ def wanting(**spec: Any) -> VDITemplate:
     template = a_template(prePull=True, **spec)
     template.metadata.uid = "uid-template"
     return template
-
-
-def a_node(name: str = "node-1", *images: str, ready: bool = True, **fields: Any) -> Node:
-    spec = {key: fields[key] for key in ("unschedulable", "taints") if key in fields}
-    status = {
-        "conditions": [{"type": "Ready", "status": str(ready)}],
-        "allocatable": {GPU: fields.get("gpus", "8")},
-        "images": [{"names": ["registry.example.com/desktop@sha256:1", image]} for image in images],
-    }
-    metadata = {"name": name, "uid": fields.get("uid", f"uid-{name}"), "labels": fields.get("labels", {})}
-    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, Node)
 
 
 def a_puller(template: VDITemplate, node: str, **status: Any) -> Pod:
@@ -84,7 +73,7 @@ class Stage:
 
 def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
     template = wanting()
-    stage = Stage(template, *(a_node(f"node-{n}") for n in range(6)), a_node("has", IMAGE))
+    stage = Stage(template, *(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE]))
     assert stage.created() == ["node-0", "node-1", "node-2"]
     at_work = [a_puller(template, f"node-{n}") for n in range(2)]
     step = stage.plan(*at_work)
@@ -103,7 +92,7 @@ def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_
 
 
 def test_node_that_has_lost_an_image_it_named_gets_it_again() -> None:
-    stage = Stage(wanting(), a_node("node-1", IMAGE))
+    stage = Stage(wanting(), a_node("node-1", images=[IMAGE]))
     assert stage.created() == []
     stage.nodes = [a_node("node-1")]
     assert stage.created() == ["node-1"]
@@ -119,7 +108,7 @@ def test_another_machine_of_the_same_name_starts_anew() -> None:
 
 def test_changed_image_is_fetched_everywhere_and_the_old_pullers_go() -> None:
     template = wanting()
-    stage = Stage(template, a_node("node-1", IMAGE), a_node("node-2"))
+    stage = Stage(template, a_node("node-1", images=[IMAGE]), a_node("node-2"))
     old = a_puller(template, "node-2")
     template.spec.image = "registry.example.com/desktop:2"
     step = stage.plan(old)
@@ -133,7 +122,7 @@ def test_puller_of_a_node_that_is_out_of_the_question_is_removed() -> None:
     stage = Stage(template, a_node(unschedulable=True))
     puller = a_puller(template, "node-1")
     assert stage.plan(puller).remove == (puller,)
-    stage.nodes = [a_node("node-1", IMAGE)]
+    stage.nodes = [a_node("node-1", images=[IMAGE])]
     assert stage.plan(puller).remove == (puller,), "somebody else has brought the image there"
     of_an_earlier_template = a_puller(template, "node-1")
     template.metadata.uid = "another"
@@ -243,8 +232,8 @@ NODES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
     ({}, {}, True),
     ({"ready": False}, {}, False),
     ({"unschedulable": True}, {}, False),
-    ({"gpus": "0"}, {}, False),
-    ({"gpus": "0"}, {"resources": {"defaultGPU": 0}}, True),
+    ({"has": {GPU: "0"}}, {}, False),
+    ({"has": {GPU: "0"}}, {"resources": {"defaultGPU": 0}}, True),
     ({"labels": {"room": "a"}}, {"placement": {"nodeSelector": {"room": "a"}}}, True),
     ({"labels": {"room": "b"}}, {"placement": {"nodeSelector": {"room": "a"}}}, False),
     ({"taints": [{"key": "gpu", "effect": "NoSchedule"}]}, {}, False),
@@ -295,14 +284,14 @@ def test_condition_says_how_far_it_is_and_why_not_further() -> None:
         return condition.status, condition.reason, condition.message
 
     assert verdict()[:2] == ("False", "NoNodes")
-    stage.nodes = [a_node("node-1"), a_node("node-2", IMAGE)]
+    stage.nodes = [a_node("node-1"), a_node("node-2", images=[IMAGE])]
     assert verdict() == ("False", "Pulling", "1 of 2 nodes have the image.")
     status, reason, message = verdict(a_puller(template, "node-1", **waiting("ErrImagePull", "x509: unknown")))
     assert (status, reason) == ("False", "PullFailed")
     assert message.startswith("1 of 2 nodes have the image. node-1: The image") and "certificate" in message
     before = template.status.conditions[0].last_transition_time
     assert before == CREATED
-    stage.nodes = [a_node("node-1", IMAGE), a_node("node-2", IMAGE)]
+    stage.nodes = [a_node("node-1", images=[IMAGE]), a_node("node-2", images=[IMAGE])]
     later = image_pulled(template, summarise(stage.plan(), stage.memory), NOW + timedelta(minutes=1))
     assert (later.status, later.reason, later.message) == ("True", "Pulled", "")
     assert later.last_transition_time > before
@@ -332,7 +321,7 @@ def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[
     """Whatever the pullers come to: at most three at a time, and in the end every node has the image."""
     template = wanting()
     nodes = [
-        a_node(f"node-{n}", *([IMAGE] if kind == "has" else []), unschedulable=kind == "cordoned")
+        a_node(f"node-{n}", images=[IMAGE] if kind == "has" else [], unschedulable=kind == "cordoned")
         for n, kind in enumerate(kinds)
     ]
     stage = Stage(template, *nodes)

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.builders import a_session, a_template
 from unit.session.selkies_settings import meaning
-from unit.session.session_builders import a_session, a_template
 from vdi.api.streaming import ENCODERS, ENCODERS_1, ENCODERS_WITHOUT_WEBRTC, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
 from vdi.session.effective import Blocked, resolve

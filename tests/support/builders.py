@@ -1,5 +1,7 @@
-"""Objects for the tests of the domain: `a_session()`, `a_pod(...)`, with overrides for what the test is about."""
+"""Objects of our kinds and of Kubernetes, with overrides for what the test is about."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,27 +10,37 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 
+GPU = "nvidia.com/gpu"
 CREATED = "2026-11-20T08:00:00Z"
 
 
-def a_session(name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
-    """A session; keywords are fields of its spec, `deleting` is one of its metadata."""
+def a_session(
+    name: str = "alice-desktop",
+    *,
+    status: dict[str, Any] | None = None,
+    namespace: str = "vdi-sessions",
+    created: str = CREATED,
+    deleting: bool = False,
+    generation: int = 1,
+    **spec: Any,
+) -> VDISession:
+    """A session; keywords are fields of its spec."""
     metadata: dict[str, Any] = {
         "name": name,
-        "namespace": "vdi-sessions",
-        "uid": f"uid-{name}",
-        "generation": 1,
-        "creationTimestamp": CREATED,
+        "namespace": namespace,
+        "uid": f"uid-{name}" if re.fullmatch("[a-z0-9-]+", name) else "uid-odd",
+        "generation": generation,
+        "creationTimestamp": created,
     }
-    if spec.pop("deleting", False):
-        metadata["deletionTimestamp"] = CREATED
+    if deleting:
+        metadata["deletionTimestamp"] = created
     base = {"user": "alice@example.com", "template": "ubuntu-desktop"}
     return msgspec.convert({"metadata": metadata, "spec": base | spec, "status": status or {}}, VDISession)
 
 
-def a_template(*, generation: int = 1, **spec: Any) -> VDITemplate:
-    """The template `ubuntu-desktop`; keywords are fields of its spec."""
-    metadata = {"name": "ubuntu-desktop", "generation": generation}
+def a_template(name: str = "ubuntu-desktop", *, generation: int = 1, **spec: Any) -> VDITemplate:
+    """A template; keywords are fields of its spec."""
+    metadata = {"name": name, "generation": generation}
     base = {"image": "registry.example.com/desktop:1"}
     return msgspec.convert({"metadata": metadata, "spec": base | spec}, VDITemplate)
 
@@ -58,11 +70,24 @@ def a_pod(
     return msgspec.convert({"metadata": meta | metadata, "spec": spec, "status": base | (status or {})}, Pod)
 
 
-def a_node(name: str = "node-1", *, ready: bool = True, cordoned: bool = False) -> Node:
-    """A node."""
-    conditions = [{"type": "Ready", "status": str(ready)}]
-    spec = {"unschedulable": cordoned}
-    return msgspec.convert({"metadata": {"name": name}, "spec": spec, "status": {"conditions": conditions}}, Node)
+def a_node(
+    name: str = "node-1",
+    *,
+    ready: bool = True,
+    uid: str = "",
+    labels: dict[str, str] | None = None,
+    images: Sequence[str] = (),
+    has: dict[str, str] | None = None,
+    **spec: Any,
+) -> Node:
+    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `has` replaces amounts."""
+    metadata = {"name": name, "uid": uid or f"uid-{name}", "labels": {"kubernetes.io/hostname": name} | (labels or {})}
+    status = {
+        "allocatable": {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | (has or {}),
+        "conditions": [{"type": "Ready", "status": str(ready)}],
+        "images": [{"names": ["registry.example.com/desktop@sha256:1", image]} for image in images],
+    }
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, Node)
 
 
 def a_claim(phase: str = "Bound", name: str = "home") -> PersistentVolumeClaim:
