@@ -77,13 +77,13 @@ def a_node(
     uid: str = "",
     labels: dict[str, str] | None = None,
     images: Sequence[str] = (),
-    has: dict[str, str] | None = None,
+    allocatable: dict[str, str] | None = None,
     **spec: Any,
 ) -> Node:
-    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `has` replaces amounts."""
+    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `allocatable` replaces some."""
     metadata = {"name": name, "uid": uid or f"uid-{name}", "labels": {"kubernetes.io/hostname": name} | (labels or {})}
     status = {
-        "allocatable": {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | (has or {}),
+        "allocatable": {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | (allocatable or {}),
         "conditions": [{"type": "Ready", "status": str(ready)}],
         "images": [{"names": ["registry.example.com/desktop@sha256:1", image]} for image in images],
     }
