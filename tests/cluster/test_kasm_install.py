@@ -30,6 +30,23 @@ VALUES = {
     "ingress": {"enabled": True},
     "proxyService": {"type": "ClusterIP"},
 }
+A_VALUES = {
+    "global": {"hostname": "kasm.example.com"},
+    "kasmApp": {
+        "servicesToDeploy": {
+            name: {"replicas": 1}
+            for name in (
+                "kasmProxy",
+                "kasmApi",
+                "kasmManager",
+                "kasmShare",
+                "kasmGuac",
+                "rdpGateway",
+                "rdpHttpsGateway",
+            )
+        }
+    },
+}
 CARRIED = {**VALUES, "dbManagement": {"initialize": False, "upgrade": {"enable": True}}}
 LABELS = {
     "app.kubernetes.io/name": "on-paper",  # not the StatefulSet's selector: its controller would take it away
@@ -201,7 +218,7 @@ def test_values_that_the_chart_does_not_read_are_refused_before_anything_is_made
     other = kasm.folder / "other"
     other.mkdir()
     (other / "Chart.yaml").write_text("apiVersion: v2\nname: other\nversion: 1.0.0\n")
-    assert "is 'other'; allowed: kasm-single-zone" in kasm.run(
+    assert "is 'other' 1.0.0, which is not one of Kasm's; allowed: kasm-single-zone" in kasm.run(
         "install", "--chart", str(other), values=VALUES, status=1
     )
 
@@ -242,9 +259,41 @@ def test_a_backup_is_a_file_and_the_volume_of_an_uninstalled_kasm_stays(kasm: Ka
     assert "would make one that does not open it" in locked
 
 
+def test_an_old_database_of_generation_a_is_opened_with_its_old_passwords_only(kasm: Kasm) -> None:
+    """Its Secret is a hook: each installation makes it again, with other passwords, and so does its removal."""
+    chart = str(kasm.chart("a"))
+    read = ("get", "secret", "kasm-secrets", "-o", "jsonpath={.data}")
+    kasm.run("install", "--chart", chart, values=A_VALUES)
+    upgrade = [str(kasm.helm), "upgrade", "kasm", chart, "-n", kasm.namespace, "--kubeconfig", str(kasm.kubeconfig)]
+    subprocess.run([*upgrade, "--reuse-values"], check=True, timeout=60)  # its record has other passwords now
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "kasm-db-data-kasm-db-statefulset-0", "labels": {"app.kubernetes.io/name": "kasm-db"}},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    kasm.kubectl("create", "-f", "-", stdin=json.dumps(claim))
+    passwords = kasm.kubectl(*read)
+    said = kasm.run("uninstall", "--yes")
+    assert "The next installation makes new passwords unless its values (-f passwords.yaml) have these:" in said
+    assert kasm.kubectl(*read) == passwords
+
+    refused = kasm.run("install", "--chart", chart, values=A_VALUES, status=1)
+    assert "this chart makes new passwords at every installation, which do not open it" in refused
+    (command,) = re.findall(r"\(umask 077; kubectl .* > passwords\.yaml\)", refused)
+    assert command in said
+    environment = {"PATH": f"{kasm.kubectl_binary.parent}:{os.environ['PATH']}", "KUBECONFIG": str(kasm.kubeconfig)}
+    subprocess.run(["/bin/sh", "-ec", command], cwd=kasm.folder, env=environment, check=True, timeout=30)
+    assert (kasm.folder / "passwords.yaml").stat().st_mode & 0o777 == 0o600
+    (kasm.folder / "values-a.yaml").write_text(yaml.safe_dump(A_VALUES))
+    said = kasm.run("install", "--chart", chart, "-f", "values-a.yaml", "-f", "passwords.yaml")
+    assert "the database of an earlier installation is found again" in said
+    assert kasm.kubectl(*read) == passwords
+
+
 @pytest.mark.parametrize("kasm", ["helm3"], indirect=True)
 def test_generations_follow_each_other_one_at_a_time(kasm: Kasm) -> None:
-    old = {"global": {"hostname": "kasm.example.com"}}
+    old = A_VALUES
     said = kasm.run("install", "--chart", str(kasm.chart("a")), values=old)
     assert "Revision 1 of kasm is in place: kasm-single-zone-1.17.0." in said
     assert "run the namespace at Pod Security baseline" in said

@@ -13,6 +13,7 @@ import yaml
 
 from cluster.helm_tools import Tools
 from cluster.kasm_site import ADDRESS, Site, a_registry, in_path, open_k3s
+from kasm.kasm_ward import given_values
 
 CHARTS = Path(__file__).parents[1] / "kasm/charts"
 EXACT = ("disk-free",)
@@ -85,7 +86,7 @@ def _take(listener: socket.socket) -> None:
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
 def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, letter: str) -> None:
-    done = site.tools.helm("template", "kasm", str(CHARTS / letter))
+    done = site.tools.helm("template", "kasm", str(CHARTS / letter), *given_values(letter, {}))
     assert done.returncode == 0, done.stderr
     rendered = tmp_path / "rendered.yaml"
     rendered.write_text(done.stdout)

@@ -21,6 +21,7 @@ import yaml
 
 from cluster.helm_tools import Tools
 from cluster.kasm_site import ADDRESS, Site, helm_of, open_k3s
+from kasm.kasm_ward import given_values
 from support.waiting import wait_until
 from vdi.kasm.collect.preflight import INGRESSES
 from vdi.kube.config_loading import load_config
@@ -29,7 +30,7 @@ from vdi.kube.transport import Client
 
 CHARTS = Path(__file__).parents[1] / "kasm/charts"
 HOST = "kasm.example.test"
-CERTIFICATES = {"a": "kasm-ingress-certs", "c": "kasm-self-signed-cert"}
+CERTIFICATES = {"a": "kasm-ingress-cert", "c": "kasm-cert-manager"}
 VALUES: dict[str, list[str]] = {"a": [], "b": ["--set", "certificate.secretName=kasm-tls"], "c": []}
 READY = [{"type": "Ready", "status": "True"}]
 Object = dict[str, Any]
@@ -126,7 +127,16 @@ def installed(site: Site, letter: str) -> Iterator[Kasm]:
         made = [one for one in yaml.safe_load_all(done.stdout) if one and one.get("type") == "kubernetes.io/tls"]
         secret = {**made[0], "metadata": {"name": "kasm-tls", "namespace": "kasm"}}
         site.apply(secret)
-    helm_of(site.tools, "install", "kasm", str(CHARTS / letter), "--namespace", "kasm", *VALUES[letter])
+    helm_of(
+        site.tools,
+        "install",
+        "kasm",
+        str(CHARTS / letter),
+        "--namespace",
+        "kasm",
+        *VALUES[letter],
+        *given_values(letter, {}),
+    )
     try:
         with web_ui(kasm, CERTIFICATES.get(letter, "kasm-tls")):
             kasm.play()

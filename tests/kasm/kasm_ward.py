@@ -30,7 +30,18 @@ QUICK = {
     "probes.initialDelaySeconds": "0",
     "probes.periodSeconds": "2",
 }
+REPLICAS = {
+    f"kasmApp.servicesToDeploy.{name}.replicas": "1"
+    for name in ("kasmProxy", "kasmApi", "kasmManager", "kasmShare", "kasmGuac", "rdpGateway", "rdpHttpsGateway")
+}
+"""Without which the chart of generation A is refused by Helm 4."""
 Object = dict[str, Any]
+
+
+def given_values(letter: str, values: dict[str, str]) -> list[str]:
+    """Options of helm for a stand-in of this generation."""
+    given = (REPLICAS if letter == "a" else {}) | values
+    return [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
 
 
 @dataclass
@@ -50,8 +61,8 @@ class Ward:
     def install(self, letter: str, **values: str) -> None:
         """The stand-in of a generation, as release `kasm`; a value's name has `__` for a dot."""
         given = QUICK | {name.replace("__", "."): value for name, value in values.items()}
-        words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
-        done = self.tools.helm("install", "kasm", str(CHARTS / letter), "--namespace", self.namespace, *words)
+        words = ["install", "kasm", str(CHARTS / letter), "--namespace", self.namespace]
+        done = self.tools.helm(*words, *given_values(letter, given))
         assert done.returncode == 0, done.stderr
 
     def patch(self, kind: str, name: str, change: object, *, how: str = "merge") -> None:

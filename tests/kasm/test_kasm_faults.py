@@ -45,7 +45,7 @@ def test_init_1_of_5_in_generation_b_is_the_api(ward: Ward, capsys: pytest.Captu
     ward.install("b", components__api__image=NOWHERE)
     ward.finds("kasm_image_unavailable", "pod/kasm-api-deployment-")
     said = ward.message_of("kasm-proxy-default-deployment-")
-    assert "Init:1/5 (chart kasm-1.1181.0)" in said
+    assert "Init:1/5 (chart kasm-1.1181.1)" in said
     assert "second init container kasm-api-is-ready" in said
     place = ["--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig)]
     assert main(["kasm", "diagnose", "kasm-proxy-default-deployment", *place, "-o", "json"]) == 1

@@ -14,7 +14,7 @@ from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kasm.generations import Generation
 from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
-from vdi.kasm.install.run import Running, generation_of_release, secret_exists
+from vdi.kasm.install.run import Running, generation_of_release, read_passwords
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
 from vdi.kube.transport import Client
@@ -59,7 +59,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         generation,
         tuple(one["metadata"]["name"] for one in own if _deletes(one)),
         tuple(sorted(one["metadata"]["name"] for one in claims if _is_of(one["metadata"], generation, release))),
-        (secret,) if await secret_exists(client, namespace, secret) else (),
+        (secret,) if await read_passwords(client, namespace, secret) is not None else (),
         await _agents(client, namespace),
     )
 
@@ -87,7 +87,7 @@ async def remove(run: Running, removal: Removal, *, delete_data: bool) -> None:
     run.view.waiting("helm removes the release")
     try:
         words = arguments.uninstall(run.release, run.place, seconds=run.seconds)
-        await run_helm(run.helm, words, say=run.view.say)
+        await run_helm(run.helm, [*words, *removal.generation.uninstall_options], say=run.view.say)
     except (HelmFailed, HelmInterrupted) as error:
         raise KasmFailedError(str(error), interrupted=isinstance(error, HelmInterrupted)) from error
     run.view.stage("helm uninstall", monotonic() - began)

@@ -16,7 +16,7 @@ from vdi.helm.arguments import Place
 from vdi.helm.releases import deployed, read_revisions
 from vdi.kasm.backup import Backup, back_up, find_kubectl
 from vdi.kasm.install.errors import KasmRefusedError
-from vdi.kasm.install.run import generation_of_release
+from vdi.kasm.install.run import generation_of_release, take_passwords
 from vdi.kasm.uninstall import Removal, check_agents, plan_removal, remove
 from vdi.kube.transport import Client
 
@@ -108,4 +108,7 @@ def removal_lines(plan: Removal, *, delete_data: bool) -> list[str]:
         return lines
     lines += [f"stays: volume {name}; the next installation finds it again" for name in plan.claims]
     lines += [f"stays: Secret {name}, whose password opens that database" for name in plan.secrets]
+    if plan.claims and plan.generation.new_passwords:
+        lines.append("The next installation makes new passwords unless its values (-f passwords.yaml) have these:")
+        lines += [f"  {take_passwords(plan.generation, plan.namespace, name)}" for name in plan.secrets]
     return lines

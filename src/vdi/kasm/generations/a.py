@@ -241,6 +241,14 @@ def _components(sizes: Mapping[str, _Sizing], versions: VersionRange) -> Iterato
     )
 
 
+_PASSWORDS = {
+    "dbPassword": "db-password",
+    "redisPassword": "redis-password",
+    "managerToken": "manager-token",
+    "serviceToken": "service-token",
+    "adminPassword": "admin-password",
+    "userPassword": "user-password",
+}
 _INIT_JOB = Component(
     key="db-init",
     kind="Job",
@@ -255,6 +263,8 @@ A = Generation(
     is_published=False,
     plain_secrets=("global.kasmPasswords", "global.image.pullCredentials", "kasmCerts"),
     value_rules=frozenset({"hostname", "plain_secrets", "replicas"}),
+    new_passwords={f"global.kasmPasswords.{value}": key for value, key in _PASSWORDS.items()},
+    uninstall_options=("--no-hooks",),  # its post-delete hook writes the Secret once more, with other passwords
     requires_replicas=True,
     chart="kasm-single-zone",
     kasm="Kasm 1.16 and 1.17",

@@ -151,7 +151,7 @@ _PROXY_COMPONENT = _component(
 _API_COMPONENT = _component(
     "api",
     "Deployment",
-    ports=(8080, 8081),
+    ports=(8080,),
     health=Health(8080, "/api/__healthcheck"),
     init_containers=(_CA, _DB_MAJOR, _DB_READY),
     containers=(Container("{release}-api-{zone}", _SERVER, "components.api.resources"),),
@@ -184,7 +184,7 @@ _GUAC_COMPONENT = _component(
 _RDP_COMPONENT = _component(
     "rdp-gateway",
     "Deployment",
-    ports=(9001, 5555),
+    ports=(9001, 5555, 3389),
     health=Health(5555, "/__healthcheck"),
     init_containers=(_CA, *_GATEWAY_WAITS),
     containers=(

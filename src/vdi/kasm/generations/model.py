@@ -195,6 +195,11 @@ class Generation:
     makes_certificate: VersionRange | None = ALWAYS
     """Which chart versions make one where no Secret with a certificate is named; None: none does, and pods that mount
     the Secret wait for it without end."""
+    new_passwords: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the Secret with the passwords, by the value that each is taken from. Every installation replaces that
+    Secret, with new passwords where these values give none. Empty: an installation keeps a Secret that is there."""
+    uninstall_options: tuple[str, ...] = ()
+    """Options of helm uninstall without which the passwords would not be kept."""
     requires_replicas: bool = False
     """Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values."""
     zone_aliases: Mapping[str, str] = field(default_factory=dict)

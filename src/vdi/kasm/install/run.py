@@ -1,6 +1,8 @@
 """Installs and upgrades Kasm with helm: checked first, backed up first, watched, and undone by helm where it fails."""
 
 import asyncio
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,13 @@ from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
 from vdi.helm.watch import View, Watch, run_watched, stop_telling
 from vdi.kasm.backup import Backup, Kubectl, back_up, check_free
-from vdi.kasm.generations import Generation, of_chart, parse_version
+from vdi.kasm.generations import Generation, Version, of_chart, parse_version
 from vdi.kasm.generations.upgrades import Database, Side, Upgrade, notes, refusals
 from vdi.kasm.install.chart import KasmChart, merged, without_own_keys
 from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.install.waits import tell_waits
 from vdi.kasm.values.check import check_values
-from vdi.kasm.values.paths import value_at
+from vdi.kasm.values.paths import set_at, value_at
 from vdi.kasm.values.rules import Subject, in_words
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
@@ -61,9 +63,10 @@ class Plan:
     before: Revision | None = None
 
 
-def check(chart: KasmChart, values: Mapping[str, Any]) -> tuple[str, ...]:
+def check(chart: KasmChart, values: Mapping[str, Any], helm: Version) -> tuple[str, ...]:
     """Warnings about values. Raises KasmRefusedError with every error."""
-    found = without_own_keys(check_values(Subject(chart.generation, chart.version, values)), chart.defaults)
+    subject = Subject(chart.generation, chart.version, values, helm=helm)
+    found = without_own_keys(check_values(subject), chart.defaults)
     if refused := errors(found):
         raise KasmRefusedError(*map(in_words, refused))
     known_issues = chart.generation.known_issues_of(chart.version)
@@ -72,7 +75,7 @@ def check(chart: KasmChart, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -> Plan:
     """Raises KasmRefusedError where Kasm is there already, or where an older database would stay locked."""
-    warnings = check(chart, values)
+    warnings = check(chart, values, run.helm.version)
     revisions = await read_revisions(run.client, run.place.namespace, run.release)
     if revisions and revisions[0].status in PENDING:
         raise KasmRefusedError(_pending(run, revisions[0]))
@@ -83,11 +86,20 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
         )
     claims = await _database_claims(run, chart.generation)
     name = passwords_secret(chart.generation, run.release, values)
-    if claims and not await secret_exists(run.client, run.place.namespace, name):
+    passwords = await read_passwords(run.client, run.place.namespace, name) if claims else {}
+    if passwords is None:
         raise KasmRefusedError(
             f"the volume of an earlier database is there (PersistentVolumeClaim {', '.join(claims)}), and Secret {name}"
             " with its password is not: the chart would make one that does not open it. Bring the Secret back, or"
             f" delete the volume with all data: kubectl -n {run.place.namespace} delete pvc {' '.join(claims)}"
+        )
+    replaced = chart.generation.new_passwords.items()
+    if other := [path for path, key in replaced if key in passwords and value_at(values, path) != passwords[key]]:
+        raise KasmRefusedError(
+            f"the volume of an earlier database is there (PersistentVolumeClaim {', '.join(claims)}), and this chart"
+            f" makes new passwords at every installation, which do not open it. Take {', '.join(other)} from Secret"
+            f" {name} and name that file last (-f passwords.yaml):"
+            f" {take_passwords(chart.generation, run.place.namespace, name)}"
         )
     if claims:
         warnings = (*warnings, f"the database of an earlier installation is found again: {', '.join(claims)}")
@@ -118,7 +130,7 @@ async def plan_upgrade(run: Running, chart: KasmChart, values: dict[str, Any] | 
     )
     if problems := refusals(upgrade):
         raise KasmRefusedError(*problems)
-    warnings = (*check(chart, wanted), *notes(upgrade))
+    warnings = (*check(chart, wanted, run.helm.version), *notes(upgrade))
     return Plan(chart, wanted, warnings, backup=bool(upgrade.databases), before=before)
 
 
@@ -228,10 +240,24 @@ def passwords_secret(generation: Generation, release: str, values: Mapping[str, 
     return str((value_at(values, path) if path else None) or generation.secrets.format(release=release))
 
 
-async def secret_exists(client: Client, namespace: str, name: str) -> bool:
-    """Whether it is there; what is in it is of no interest."""
+def take_passwords(generation: Generation, namespace: str, secret: str) -> str:
+    """The command that writes the passwords of a Secret into a private values file."""
+    tree: dict[str, Any] = {}
+    for path, key in generation.new_passwords.items():
+        set_at(tree, path, f"<{key}>")
+    template = json.dumps(tree, separators=(",", ":"))
+    for key in generation.new_passwords.values():
+        value = f'{{{{with index .data "{key}"}}}}{{{{. | base64decode | printf "%q"}}}}{{{{else}}}}""{{{{end}}}}'
+        template = template.replace(f'"<{key}>"', value)
+    return (
+        f"(umask 077; kubectl --namespace {namespace} get secret {secret} -o go-template='{template}' > passwords.yaml)"
+    )
+
+
+async def read_passwords(client: Client, namespace: str, name: str) -> dict[str, str] | None:
+    """What is in that Secret; None where there is none. To be compared with, and shown nowhere."""
     try:
-        await client.get(SECRETS, name, namespace=namespace, into=Object)
+        found = await client.get(SECRETS, name, namespace=namespace, into=Object)
     except NotFound:
-        return False
-    return True
+        return None
+    return {key: base64.b64decode(value).decode("utf-8", "replace") for key, value in (found.get("data") or {}).items()}

@@ -70,19 +70,20 @@ class Preset:
             if not component.containers or (component.switch and not self.is_on(component.switch)):
                 continue
             for zone in self.zones if "{zone}" in component.name else ["default"]:
-                need = PodNeed(self.real_name(component.name, zone), self._count(component), self._takes(component))
+                need = PodNeed(self.real_name(component.name, zone), self.count(component), self._takes(component))
                 pods.append(need)
                 claims += self._claims(component, need)
         return Needs(source, tuple(pods), tuple(claims))
 
-    def _count(self, component: Component) -> int:
+    def count(self, component: Component) -> int:
+        """How many pods. Raises ValueError where the values say something else than a number."""
         given = value_at(self.values, component.replicas_path) if component.replicas_path else None
         if given and (not isinstance(given, int) or given < 0):
             raise ValueError(f"{component.replicas_path} is {given!r}; allowed: a whole number")
         return int(given or component.replicas.get(self.size, 1))
 
     def _takes(self, component: Component) -> dict[str, int]:
-        containers = [{"resources": self._resources(each)} for each in self._containers(component)]
+        containers = [{"resources": self._resources(each)} for each in self.containers(component)]
         steps = [
             {"resources": _block(step.resources)}
             for step in component.steps(self.version)
@@ -90,7 +91,8 @@ class Preset:
         ]
         return takes_of({"containers": containers, "initContainers": steps})
 
-    def _containers(self, component: Component) -> Iterator[Container]:
+    def containers(self, component: Component) -> Iterator[Container]:
+        """Those that the values leave in."""
         return (each for each in component.containers if not each.switch or self.is_on(each.switch))
 
     def _resources(self, container: Container) -> dict[str, Any]:

@@ -49,10 +49,11 @@ imagePullPolicy: IfNotPresent
   {{- else if .wait.perms }}
   {{- include "stand-in.program" . | nindent 2 }}
   command: [/bin/sh, -ec]
-  args: ["chown -R 1000:1000 /var/cache/nginx && chmod -R 755 /var/cache/nginx"]
+  {{- $user := ternary 999 1000 (.part.database | default false) }}
+  args: ["chown -R {{ $user }}:{{ $user }} /data && chmod -R {{ ternary "0700" "755" (.part.database | default false) }} /data"]
   securityContext: {runAsNonRoot: false, runAsUser: 0}
   volumeMounts:
-    - {name: data, mountPath: /var/cache/nginx}
+    - {name: {{ .part.claim | default "data" }}, mountPath: /data}
   {{- else if .wait.copies }}
   {{- include "stand-in.program" . | nindent 2 }}
   command: [/bin/true]
@@ -129,7 +130,7 @@ timeoutSeconds: 5
     {{- include "stand-in.probe" . | nindent 4 }}
   {{- else }}
   {{- include "stand-in.program" (merge (dict "image" .part.image) .) | nindent 2 }}
-  command: [{{ .part.program | default "/stand-in/serve" }}, {{ .part.health | default "/" | quote }}{{ range .part.ports }}, {{ . | quote }}{{ end }}]
+  command: [{{ .part.program | default "/stand-in/serve" }}, {{ .part.health | default "/" | quote }}{{ range .part.listens | default .part.ports }}, {{ . | quote }}{{ end }}]
   env:
     {{- range $name, $value := .part.env }}
     - {name: {{ $name }}, value: {{ $value | quote }}}
@@ -157,14 +158,26 @@ timeoutSeconds: 5
     {{- end }}
     {{- include "stand-in.probe" . | nindent 4 }}
   {{- end }}
-  ports:
-    {{- range .part.ports }}
+  ports: {{- /* As Kasm's charts: not every port that it listens on is declared. */}}
+    {{- range .part.declares | default .part.ports }}
     - {containerPort: {{ . }}, protocol: TCP}
     {{- end }}
+{{- with .part.nginx }}
+- name: {{ .name }}
+  {{- include "stand-in.security" (dict) | nindent 2 }}
+  {{- include "stand-in.program" $ | nindent 2 }}
+  resources: {{- toYaml $.Values.resources | nindent 4 }}
+  command: [/stand-in/serve, {{ $.part.health | default "/" | quote }}, {{ .port | quote }}]
+  volumeMounts:
+    - {name: stand-in, mountPath: /stand-in}
+  ports:
+    - {containerPort: {{ .port }}, protocol: TCP}
+{{- end }}
 {{- end }}
 
-{{/* Deployment or StatefulSet of one part, and its Service. */}}
+{{/* Deployment or StatefulSet of one part, and its Service. `absent`: the Service alone, as A leaves guac's. */}}
 {{- define "stand-in.part" }}
+{{- if not .part.absent }}
 ---
 apiVersion: apps/v1
 kind: {{ .part.kind | default "Deployment" }}
@@ -214,6 +227,7 @@ spec:
         {{- end }}
         resources: {requests: {storage: 1Gi}}
   {{- end }}
+{{- end }}
 ---
 apiVersion: v1
 kind: Service
@@ -280,6 +294,21 @@ data:
   {{- $there := (lookup "v1" "Secret" .Release.Namespace .database.secret).data | default dict }}
   {{- range tuple "db-password" "admin-password" "manager-token" "service-token" "user-password" }}
   {{ . }}: {{ get $there . | default (randAlphaNum 26 | b64enc) }}
+  {{- end }}
+{{- end }}
+
+{{/* Passwords as A makes them: a hook, so new ones at each installation but for those that the values give. */}}
+{{- define "stand-in.hook-secrets" }}
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: {{ .database.secret }}
+  labels: {{- toYaml .labels | nindent 4 }}
+  annotations: {helm.sh/hook: "pre-install,post-delete"}
+data:
+  {{- range $key, $value := .Values.global.kasmPasswords }}
+  {{ kebabcase $key }}: {{ default (randAlphaNum 26) $value | b64enc }}
   {{- end }}
 {{- end }}
 

@@ -2,7 +2,7 @@
 {{- $deploy := .Values.kasmApp.servicesToDeploy }}
 {{- $hardened := .Values.kasmApp.applyHardening }}
 {{- $api := dict "name" "kasm-api-is-ready" "url" "http://kasm-api:8080/api/__healthcheck" | toJson }}
-- {key: db, name: kasm-db, workload: kasm-db-statefulset, kind: StatefulSet, service: db, container: kasm-db-container, ports: [5432], database: true, claim: kasm-db-data}
+- {key: db, name: kasm-db, workload: kasm-db-statefulset, kind: StatefulSet, service: db, container: kasm-db-container, ports: [5432], database: true, claim: kasm-db-data, waits: [{name: db-data-perms, perms: true}]}
 - {key: kasmRedis, name: kasm-redis, workload: kasm-redis-deployment, service: kasm-redis, container: kasm-redis-container, ports: [6379]}
 - key: kasmApi
   name: kasm-api
@@ -31,13 +31,14 @@
   health: /__healthcheck
   waits: [{name: redis-is-ready, redis: kasm-redis}, {{ $api }}]
 {{- end }}
-{{- if $deploy.kasmGuac.deploy }}
 - key: kasmGuac
+  absent: {{ not $deploy.kasmGuac.deploy }}
   name: kasm-guac
   workload: kasm-guac-deployment
   service: kasm-guac
   container: kasm-guac-container
   ports: [3000, 3001, 3002, 3003, 3004]
+  declares: [3000]
   health: /__healthcheck
   secretKeys: [service-token]
   waits:
@@ -45,7 +46,6 @@
     - {name: guac-tmp-perms, perms: true}
     {{- end }}
     - {{ $api }}
-{{- end }}
 {{- if $deploy.rdpGateway.deploy }}
 - key: rdpGateway
   name: rdp-gateway
@@ -53,12 +53,11 @@
   service: rdp-gateway
   container: rdp-gateway-container
   ports: [5555, 3389]
+  declares: [5555]
   health: /__healthcheck
   secretKeys: [service-token]
   waits:
-    {{- if $hardened }}
-    - {name: rdp-gateway-data-perms, perms: true}
-    {{- end }}
+    - {name: rdp-gateway-tmp-perms, perms: true}
     - {{ $api }}
 {{- end }}
 {{- if $deploy.rdpHttpsGateway.deploy }}
@@ -68,7 +67,11 @@
   service: rdp-https-gateway
   container: rdp-https-gw-container
   ports: [9443]
-  waits: [{{ $api }}]
+  waits:
+    - {{ $api }}
+    {{- if $hardened }}
+    - {name: rdp-https-gateway-tmp-perms, perms: true}
+    {{- end }}
 {{- end }}
 - key: kasmProxy
   name: kasm-proxy
@@ -76,6 +79,7 @@
   service: kasm-proxy
   container: kasm-proxy-container
   ports: [8080, 8443]
+  declares: [8080]
   certificate: {{ .Values.kasmCerts.kasmProxy.name }}
   configMap: kasm-proxy-configmap
   waits:

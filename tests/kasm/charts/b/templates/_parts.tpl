@@ -13,6 +13,7 @@
   ports: [5432]
   database: true
   claim: kasm-db-data
+  waits: [{name: {{ $r }}-db-data-perms, perms: true}]
   storageClass: {{ .Values.database.storage.storageClassName | quote }}
 {{- end }}
 - key: api
@@ -32,19 +33,6 @@
   health: /__healthcheck
   secretKeys: [manager-token]
   waits: [{{ $api }}]
-{{- if $given.redis.enabled }}
-- {key: redis, name: {{ $r }}-redis, workload: {{ $r }}-redis-deployment, service: kasm-redis, container: {{ $r }}-redis-container, ports: [6379]}
-{{- end }}
-{{- if $given.share.enabled }}
-- key: share
-  name: {{ $r }}-share
-  workload: {{ $r }}-share-deployment
-  service: kasm-share
-  container: {{ $r }}-share-container
-  ports: [8182]
-  health: /__healthcheck
-  waits: [{name: redis-is-ready, redis: kasm-redis}, {{ $api }}]
-{{- end }}
 {{- if $given.guac.enabled }}
 - key: guac
   name: {{ $r }}-guac
@@ -52,6 +40,7 @@
   service: kasm-guac
   container: {{ $r }}-guac-container
   ports: [3000, 3001, 3002, 3003, 3004]
+  declares: [3000]
   health: /__healthcheck
   secretKeys: [service-token]
   waits:
@@ -63,31 +52,37 @@
 {{- if $given.rdpGateway.enabled }}
 - key: rdp-gateway
   name: {{ $r }}-rdp-gateway
-  workload: {{ $r }}-rdp-gateway-deployment
+  workload: {{ $r }}-rdp-gw-deployment
   service: kasm-rdp-gateway
-  container: {{ $r }}-rdp-gateway-container
+  container: {{ $r }}-rdp-gw-container
   ports: [5555, 3389]
+  declares: [5555]
   health: /__healthcheck
   secretKeys: [service-token]
   waits:
-    - {name: {{ $r }}-rdp-gateway-tmp-perms, perms: true}
+    - {name: {{ $r }}-rdp-gw-tmp-perms, perms: true}
     - {{ $api }}
 {{- end }}
 {{- if $given.rdpHttpsGateway.enabled }}
 - key: rdp-https-gateway
   name: {{ $r }}-rdp-https-gateway
-  workload: {{ $r }}-rdp-https-gateway-deployment
+  workload: {{ $r }}-rdp-https-gw-deployment
   service: kasm-rdp-https-gateway
-  container: {{ $r }}-rdp-https-gateway-container
+  container: {{ $r }}-rdp-https-gw-container
   ports: [9443]
-  waits: [{{ $api }}]
+  waits:
+    - {{ $api }}
+    {{- if .Values.applySecurity }}
+    - {name: {{ $r }}-rdp-https-gw-tmp-perms, perms: true}
+    {{- end }}
 {{- end }}
 - key: proxy
   name: {{ $r }}-proxy-default
   workload: {{ $r }}-proxy-default-deployment
   service: kasm-proxy-default
-  container: {{ $r }}-proxy-default-container
+  container: {{ $r }}-proxy-container
   ports: [8080, 8443]
+  declares: [8080]
   certificate: {{ .Values.certificate.secretName | default "kasm-nginx-proxy-cert" }}
   configMap: {{ $r }}-proxy-base-configmap
   waits:

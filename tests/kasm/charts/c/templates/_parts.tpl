@@ -20,7 +20,7 @@
   workload: {{ $r }}-api-default
   service: {{ $r }}-api-default
   container: {{ $r }}-api-default
-  ports: [8080, 8081]
+  ports: [8080]
   health: /api/__healthcheck
   waits: [{name: db-is-ready, database: initialised}]
 - key: manager
@@ -40,10 +40,13 @@
   service: {{ $r }}-guac-default
   container: {{ $r }}-guac
   ports: [9000, 3000]
+  listens: [3000]
+  declares: [3000]
+  nginx: {name: {{ $r }}-guac-nginx, port: 9000}
   healthPort: 3000
   health: /__healthcheck
   secretKeys: [service-token]
-  waits: [{{ $through }}]
+  waits: [{{ $through }}, {name: {{ $r }}-guac-nginx-conf-init, copies: true}]
 {{- end }}
 {{- if $given.rdpGateway.enabled }}
 - key: rdp-gateway
@@ -51,7 +54,10 @@
   workload: {{ $r }}-rdp-gateway-default
   service: {{ $r }}-rdp-gateway-default
   container: {{ $r }}-rdp-gateway
-  ports: [9001, 5555]
+  ports: [9001, 5555, 3389]
+  listens: [5555, 3389]
+  declares: [5555]
+  nginx: {name: {{ $r }}-rdp-gateway-nginx, port: 9001}
   healthPort: 5555
   health: /__healthcheck
   secretKeys: [service-token]
@@ -65,7 +71,11 @@
   service: {{ $r }}-rdp-https-gateway-default
   container: {{ $r }}-rdp-https-gateway
   ports: [9002, 9443]
-  waits: [{{ $through }}]
+  listens: [9443]
+  declares: [9443]
+  nginx: {name: {{ $r }}-rdp-https-gateway-nginx, port: 9002}
+  healthPort: 9443
+  waits: [{{ $through }}, {name: {{ $r }}-rdp-https-gateway-nginx-conf-init, copies: true}]
 {{- end }}
 - key: proxy
   name: {{ $r }}-proxy-default
@@ -73,7 +83,7 @@
   service: {{ $r }}-proxy-default
   container: {{ $r }}-proxy-default
   ports: [8080, 8443]
-  certificate: {{ .Values.certificate.secretName | default (printf "%s-self-signed-cert" $r) }}
+  certificate: {{ .Values.certificate.secretName | default (printf "%s-cert-manager" $r) }}
   configMap: {{ $r }}-proxy-base-config
   waits:
     {{- if .Values.trustedCaBundle.enabled }}
