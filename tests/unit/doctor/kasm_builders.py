@@ -52,7 +52,7 @@ class Kasm:
                 "name": named(one.name),
                 "image": "kasmweb/x:1",
                 "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-                "ports": [{"containerPort": port} for port in component.ports],
+                "ports": [{"containerPort": port} for port in component.ports[:1]],  # the charts do not declare all
             }
             for one in component.containers
         ] or [{"name": name, "image": "kasmweb/x:1"}]
@@ -82,7 +82,7 @@ class Kasm:
         return step.only_when not in ("trustedCaBundle.enabled", "dbManagement.upgrade.enable")
 
     def _step(self, component: Component, step: InitContainer) -> Object:
-        found: Object = {"name": named(step.name), "image": "kasmweb/x:1"}
+        found: Object = {"name": named(step.name), "image": step.image or "kasmweb/x:1"}
         if not step.waits_for:
             return found
         host = named(self.components[step.waits_for].service)
@@ -183,6 +183,12 @@ class Kasm:
             later["state"] = {"waiting": {"reason": "PodInitializing"}}
         steps[place] |= state or {"state": {"running": {"startedAt": BEGAN}}}
         return steps[place]
+
+    def leave_service_alone(self, key: str) -> None:
+        """It is switched off, and the chart has made its Service all the same."""
+        self.without_pod(key)
+        plural = _PLURALS[self.components[key].kind]
+        self.cluster.drop(plural, named(self.components[key].name))
 
     def add_wait(self, key: str, name: str) -> None:
         """Its pod has one more init container, as another version of the chart, or somebody's values, give it."""

@@ -282,3 +282,54 @@ def test_what_may_not_be_read_is_no_pass(run: Callable[..., tuple[int, str, str]
     assert code == 3
     assert "Not checked: kasm_chains" in out
     assert "clusterroles" not in out
+
+
+@pytest.mark.parametrize("generation", ALL, ids=lambda one: one.letter)
+def test_ports_that_no_container_declares_are_no_fault(generation: Generation) -> None:
+    """Declaring is optional, and Kasm's charts declare the first port of many."""
+    cluster = Cluster(0)
+    Kasm(cluster, generation)
+    ports = [one["spec"]["ports"] for one in cluster.objects["services"] if one["metadata"]["namespace"] == PLACE]
+    declared = [
+        [port["containerPort"] for port in box["ports"]]
+        for pod in cluster.objects["pods"]
+        for box in pod["spec"]["containers"]
+        if box.get("ports")
+    ]
+    assert any(len(each) > 1 for each in ports)
+    assert all(len(each) == 1 for each in declared)
+    assert run_checks(kasm_scope(cluster), CHECKS) == []
+
+
+def test_a_service_of_a_component_that_is_off_is_no_fault() -> None:
+    """Chart A makes guac's Service whatever the switch says, so that vdi's own small profile has one without pods."""
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, A)
+    kasm.leave_service_alone("guac")
+    assert run_checks(kasm_scope(cluster), CHECKS) == []
+
+
+def test_a_port_that_is_not_declared_and_does_not_answer_is_named() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, C)
+    kasm.pod("manager")["spec"]["containers"][0]["ports"] = [{"containerPort": 8282}]
+    kasm.at_step("proxy", "manager")
+    first = run_checks(kasm_scope(cluster), CHECKS)[0]
+    assert first.code == "kasm_service_port_wrong"
+    assert "sends port 8181 to 8181, which none of its pods declares; they declare: 8282" in first.message
+
+
+def test_the_command_for_a_refused_password_works_where_the_environment_has_the_password_alone() -> None:
+    cluster = Cluster(0)
+    Kasm(cluster, A).at_step("api", "db")
+    (command,) = run_checks(kasm_scope(cluster), CHECKS)[0].remedy.commands
+    assert 'psql -h db -U "${POSTGRES_USER:-kasmapp}" -d "${POSTGRES_DB:-kasm}"' in command
+
+
+def test_an_image_that_the_chart_names_itself_is_mirrored_and_not_corrected_in_the_values() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, A)
+    kasm.at_place("proxy", 0, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})
+    first = run_checks(kasm_scope(cluster), CHECKS)[0]
+    assert first.code == "kasm_image_unavailable"
+    assert "no value changes the image busybox of proxy-data-perms: mirror it" in first.remedy.text

@@ -82,7 +82,8 @@ def _unreadable(kasm: Installation, pod: KasmPod, container: KasmContainer, targ
         evidence=[f"job/{job}: Complete", f"{container.name} waits for rows in zones"],
         remedy=Remedy.run(
             f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- sh -c"
-            " 'PGPASSWORD=$POSTGRES_PASSWORD psql -h $POSTGRES_HOST -U $POSTGRES_USER -d $POSTGRES_DB -c \"select 1\"'"
+            f' \'PGPASSWORD=$POSTGRES_PASSWORD psql -h {target.host} -U "${{POSTGRES_USER:-kasmapp}}"'
+            ' -d "${POSTGRES_DB:-kasm}" -c "select 1"\''
         ),
         is_starting=seconds < _PATIENCE,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vdi.findings.model import Remedy
 from vdi.kasm.diagnosis.capacity import arithmetic, requests
 from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
+from vdi.kasm.generations import of_label
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
 from vdi.session.scheduling import explain_unschedulable
 
@@ -116,9 +117,21 @@ def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
         "kasm_image_unavailable",
         f"The {whose(container)} of {pod.name} cannot start: {sentence[0].lower()}{sentence[1:]}",
         (f"{container.name}: {reason}", f"Failed: {event.note}" if event else first_line(said)),
-        describe(pod, f"Correct the image of {container.name} in the values and run helm upgrade."),
+        describe(pod, _image_remedy(pod, container)),
         (f"node/{pod.node}",),
     )
+
+
+def _image_remedy(pod: KasmPod, container: KasmContainer) -> str:
+    generation = of_label(pod.labels.get("helm.sh/chart", ""))
+    component = generation.component_of(pod.labels) if generation else None
+    step = component.step(container.name) if component and container.is_init else None
+    if step is not None and step.image == container.image:
+        return (
+            f"In this chart no value changes the image {container.image} of {container.name}: mirror it under that"
+            " name where the nodes pull from, or give the nodes a way to docker.io."
+        )
+    return f"Correct the image of {container.name} in the values and run helm upgrade."
 
 
 def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:

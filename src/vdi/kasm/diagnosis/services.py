@@ -12,6 +12,7 @@ from vdi.kasm.diagnosis.link import Explainer, Link, link
 from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
 from vdi.kasm.diagnosis.waits import Target
 from vdi.kasm.diagnosis.workloads import explain_workload
+from vdi.kasm.generations import matches
 
 _PATIENCE = 45.0
 """Seconds for which a wait may go on beside a Service that answers: it asks every five, and Endpoints take a moment."""
@@ -86,39 +87,66 @@ def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target:
 
 
 def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
-    """The port that is asked for is not one of the Service, or leads to one that no pod behind it has."""
+    """The port that is asked for is not one of the Service, or leads where nothing can be.
+
+    A number that no container declares proves nothing: declaring is optional, and Kasm's charts leave ports out.
+    """
     name = service["metadata"]["name"]
-    ports = {int(one["port"]): one for one in service["spec"].get("ports") or ()}
-    where = f"service/{kasm.namespace}/{name}"
-    remedy = Remedy(
-        f"Run helm upgrade of the release {kasm.release}, or edit the Service.",
-        (f"kubectl --namespace {kasm.namespace} edit service {name}",),
-    )
-    if awaited and awaited not in ports:
-        there = ", ".join(map(str, sorted(ports))) or "none"
-        return link(
-            "kasm_service_port_wrong",
-            where,
+    numbers = [int(one["port"]) for one in service["spec"].get("ports") or ()]
+    if awaited and awaited not in numbers:
+        there = ", ".join(map(str, sorted(numbers))) or "none"
+        return _port_link(
+            kasm,
+            service,
             f"The Service {name} has no port {awaited}, which is waited for; it has: {there}.",
-            evidence=[f"spec.ports: {there}"],
-            remedy=remedy,
+            f"spec.ports: {there}",
         )
-    for number, port in ports.items():
-        target = port.get("targetPort", number)
-        pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
-        offered = [each for pod in pods for container in pod.containers for each in container.spec.get("ports") or ()]
-        known = {one.get("name") for one in offered} | {one.get("containerPort") for one in offered}
-        if awaited in (0, number) and offered and target not in known:
-            there = ", ".join(sorted({str(one.get("containerPort")) for one in offered}))
-            return link(
-                "kasm_service_port_wrong",
-                where,
-                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; they"
-                f" have: {there}.",
-                evidence=[f"spec.ports: port {number}, targetPort {target}", f"containers' ports: {there}"],
-                remedy=remedy,
+    for number, target, declared in _undeclared_targets(kasm, service):
+        is_missing = isinstance(target, str) or _is_moved(kasm, service, number, target)
+        if awaited in (0, number) and is_missing:
+            return _port_link(
+                kasm,
+                service,
+                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; they declare:"
+                f" {declared}.",
+                f"spec.ports: port {number}, targetPort {target}",
+                f"containers' ports: {declared}",
             )
     return None
+
+
+def _undeclared_targets(kasm: Installation, service: Any) -> Iterator[tuple[int, int | str, str]]:
+    """Ports of the Service whose target no pod behind it declares: number, target, and what is declared."""
+    pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
+    ports = [each for pod in pods for container in pod.containers for each in container.spec.get("ports") or ()]
+    names_and_numbers = {each.get("name") for each in ports} | {each.get("containerPort") for each in ports}
+    declared = ", ".join(sorted({str(each.get("containerPort")) for each in ports}))
+    for port in service["spec"].get("ports") or ():
+        number = int(port["port"])
+        target = port.get("targetPort", number)
+        if ports and target not in names_and_numbers:
+            yield number, target, declared
+
+
+def _is_moved(kasm: Installation, service: Any, number: int, target: int | str) -> bool:
+    """Whether the component listens on the Service's own number, as its chart has it, and the Service leads past it."""
+    pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
+    component = kasm.generation.component_of(pods[0].labels) if kasm.generation and pods else None
+    return component is not None and number in component.ports and target != number
+
+
+def _port_link(kasm: Installation, service: Any, message: str, *evidence: str) -> Link:
+    name = service["metadata"]["name"]
+    return link(
+        "kasm_service_port_wrong",
+        f"service/{kasm.namespace}/{name}",
+        message,
+        evidence=evidence,
+        remedy=Remedy(
+            f"Run helm upgrade of the release {kasm.release}, or edit the Service.",
+            (f"kubectl --namespace {kasm.namespace} edit service {name}",),
+        ),
+    )
 
 
 def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
@@ -176,6 +204,18 @@ def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
     seconds = kasm.snapshot.age(container.running_since)
     if seconds < _PATIENCE:
         return None, "that has just become ready"
+    service = kasm.services[target.host.partition(".")[0]]
+    for number, port, declared in _undeclared_targets(kasm, service):
+        if number == target.port:
+            problem = _port_link(
+                kasm,
+                service,
+                f"The Service {target.host} sends port {number} to {port}, which none of its pods declares; they"
+                f" declare: {declared}. {container.name} of {pod.name} has got no answer there for {int(seconds)} s.",
+                f"spec.ports: port {number}, targetPort {port}",
+                f"containers' ports: {declared}",
+            )
+            return problem, "that Service does not lead there"
     return (
         link(
             "kasm_service_silent",
@@ -201,6 +241,15 @@ def check_services(explainer: Explainer) -> Iterator[Link]:
     for service in kasm.own_services:
         selector = service["spec"]["selector"]
         if not kasm.pods_selected_by(selector) and not kasm.workloads_selected_by(selector):
-            yield _selects_nothing(kasm, service)
+            if not _is_switched_off(kasm, service):
+                yield _selects_nothing(kasm, service)
         elif problem := _wrong_port(kasm, service, 0):
             yield problem
+
+
+def _is_switched_off(kasm: Installation, service: Any) -> bool:
+    """Whether it belongs to an optional component without a workload: charts make such Services all the same."""
+    components = kasm.generation.components if kasm.generation else ()
+    name = service["metadata"]["name"]
+    mine = [each for each in components if each.service and each.switch and matches(each.service, name)]
+    return bool(mine) and not any(matches(each.name, one.name) for each in mine for one in kasm.workloads)
