@@ -37,14 +37,14 @@ def make_finding(
     related_objects: Iterable[str] = (),
     severity: Severity | None = None,
 ) -> Finding:
-    """A finding of this code; its severity is that of the catalogue, unless it depends."""
+    """A finding of this code. Severity and the remedy's sentence are the catalogue's, unless they depend."""
     return Finding(
         code=code,
         severity=severity or codes[code].severity,
         object=object_name,
         message=message,
         evidence=tuple(line for line in evidence if line),
-        remedy=remedy,
+        remedy=remedy if remedy.sentence else Remedy(codes[code].remedy, remedy.commands),
         remedy_url=f"{PAGE}#{code}",
         related_objects=tuple(related_objects),
     )

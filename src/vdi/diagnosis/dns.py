@@ -12,7 +12,7 @@ DNS_DOWN = Code(
     layer="infrastructure",
     means="No replica of the cluster's DNS answers: nothing finds anything by name.",
     proof="Ready replicas of the Deployment with the label k8s-app=kube-dns.",
-    remedy="Describe its pods. On K3s: kubectl --namespace kube-system rollout restart deployment coredns.",
+    remedy="Read the Events of its pods.",
     follows=("node_not_ready",),
     cluster_wide=True,
 )

@@ -72,4 +72,4 @@ def test_what_is_typed_wrongly(run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--explain", "gpu_config"]) == 2
     assert "gpu_config_not_read" in capsys.readouterr().err
     assert main(["doctor", "--explain", "gpu_config_not_read"]) == 0
-    assert "Restart the DaemonSet" in capsys.readouterr().out
+    assert "Restart the device plugin" in capsys.readouterr().out

@@ -157,7 +157,7 @@ def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> N
     (finding,) = run_checks(kasm_scope(cluster), CHECKS)
     assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
     assert "its init container own-step has run for 600 s. If it waits, for what cannot be read." in finding.message
-    assert finding.remedy.text == "kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step"
+    assert finding.remedy.commands == ("kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step",)
 
 
 def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> None:

@@ -113,7 +113,7 @@ async def test_a_name_that_is_not_there_and_a_port_where_nobody_listens() -> Non
 def test_a_finding_names_the_address_and_the_command_that_shows_more() -> None:
     target = Target("vdisession/vdi-sessions/alice", "https://alice.vdi.example.com:8443", ("node/one",))
     (finding,) = judge(target, Seen(certificate="certificate has expired.", status=200, websocket=101))
-    assert finding.remedy.text == "openssl s_client -connect alice.vdi.example.com:8443"
+    assert finding.remedy.commands == ("openssl s_client -connect alice.vdi.example.com:8443",)
     assert finding.evidence == ("tried: https://alice.vdi.example.com:8443",)
     assert finding.related_objects == ("node/one",)
 
@@ -223,7 +223,7 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
             f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
             in finding.message
         )
-        assert finding.remedy == Remedy.run("helm test vdi")
+        assert finding.remedy.commands == ("helm test vdi",)
 
 
 @pytest.mark.parametrize(

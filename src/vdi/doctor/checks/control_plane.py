@@ -26,7 +26,7 @@ from vdi.session.explain import StartState, explain
 
 YOUNG = 60.0
 """Seconds in which something new may not work yet without a finding."""
-_INSTALL = Remedy.run("helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace")
+_INSTALL = Remedy.run("vdi install")
 
 
 @check("customresourcedefinitions")
@@ -50,8 +50,8 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "crd_outdated",
                 f"customresourcedefinition/{name}",
-                f"The cluster's {shipped['spec']['names']['kind']} is older than this version of vdi: it drops"
-                f" {', '.join(lacking[:5])}{more} without a word.",
+                f"The cluster's {shipped['spec']['names']['kind']} is older than this version of vdi."
+                f" It drops {', '.join(lacking[:5])}{more} silently.",
                 evidence=[f"spec.versions[].schema has no {lacking[0]}"],
                 remedy=Remedy.run("kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds"),
             )
@@ -95,13 +95,17 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "session_unwatched",
                 f"namespace/{namespace}",
-                f"No operator watches the namespace {namespace}, so its {crowds.get(namespace, 0)} sessions stay as"
-                f" they are; watched: {', '.join(watched)}.",
+                f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions stay as they"
+                f" are. Watched: {', '.join(watched)}.",
                 evidence=[f"{one.object}: VDI_NAMESPACE={one.watches}" for one in operators],
                 remedy=Remedy(
-                    f"Delete each session and create it in {watched[0]}, or install a second release with"
-                    f" sessions.namespace={namespace}. The sessions:",
-                    (f"kubectl --namespace {namespace} get vdisessions",),
+                    f"Delete these sessions and create them in {watched[0]}, or install a second release for"
+                    f" {namespace}.",
+                    (
+                        f"kubectl --namespace {namespace} get vdisessions",
+                        f"vdi install --release vdi-{namespace} --namespace {namespace} --set"
+                        f" sessions.namespace={namespace}",
+                    ),
                 ),
             )
         else:
@@ -124,7 +128,10 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 operator.object,
                 f"The operator cannot start with its settings: {operator.problem}.",
                 evidence=[operator.problem],
-                remedy=Remedy.run(f"kubectl --namespace {operator.namespace} edit deployment {operator.name}"),
+                remedy=Remedy(
+                    "Correct the chart's value behind the variable that the message names, and upgrade the release.",
+                    (operator.upgrade,),
+                ),
             )
         if operator.desired == 0:
             yield found(
@@ -132,8 +139,9 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 operator.object,
                 "The operator is scaled to 0: nothing turns sessions into desktops.",
                 evidence=["spec.replicas: 0"],
-                remedy=Remedy.run(
-                    f"kubectl --namespace {operator.namespace} scale deployment {operator.name} --replicas 2"
+                remedy=Remedy(
+                    "Scale it up again.",
+                    (f"kubectl --namespace {operator.namespace} scale deployment {operator.name} --replicas 2",),
                 ),
             )
         elif operator.ready == 0 and snapshot.age(operator.raw["metadata"]["creationTimestamp"]) > YOUNG:
@@ -157,12 +165,9 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
         operator.object,
         f"None of {operator.desired} replicas of the operator is ready: {words}.",
         evidence=[f"status.readyReplicas: 0 of {operator.desired}", *evidence],
-        remedy=Remedy(
-            "Read its log and the Events of its pods.",
-            (
-                f"kubectl --namespace {operator.namespace} logs deployment/{operator.name}",
-                f"kubectl --namespace {operator.namespace} describe pods",
-            ),
+        remedy=Remedy.run(
+            f"kubectl --namespace {operator.namespace} logs deployment/{operator.name}",
+            f"kubectl --namespace {operator.namespace} describe pods",
         ),
         related_objects=snapshot.nodes_of(operator.raw),
     )
@@ -184,8 +189,8 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "operator_without_lease",
                 where,
-                "The operator is ready, but none of its replicas leads, so none acts: the Lease is"
-                f" {'not renewed' if lease else 'not there'}.",
+                "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
+                f" {'not renewed' if lease else 'missing'}.",
                 evidence=[said if lease else f"there is no Lease {namespace}/{LEASE}"],
                 remedy=Remedy.run(
                     f"kubectl --namespace {operator.namespace} rollout restart deployment {operator.name}"
@@ -199,11 +204,12 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "lease_of_a_stranger",
                 where,
-                f"Sessions are handled by {holder!r}, which is no pod of {operator.object}: somebody runs a second"
-                " operator, perhaps of another version.",
+                f"Sessions are handled by {holder!r}, which is no pod of {operator.object}."
+                " Someone runs a second operator, perhaps of another version.",
                 evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(sorted(pods))}"],
                 remedy=Remedy(
-                    f"Stop the other one (vdi operator run), or wait until it ends: {operator.name} takes over."
+                    f"End the other operator (vdi operator run): {operator.name} then takes over.",
+                    (f"kubectl --namespace {namespace} get lease {LEASE} --output yaml",),
                 ),
             )
 
@@ -226,12 +232,10 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "operator_rights_missing",
             operator.object,
-            f"The operator's account {operator.namespace}/{operator.account} lacks {len(lines)} of the rights that it"
-            f" needs, first: {lines[0].removeprefix('may not ')}.",
+            f"The operator's account {operator.account} lacks {len(lines)} permissions that it needs."
+            f" The first: {lines[0].removeprefix('may not ')}.",
             evidence=[*lines[:8], f"kubectl auth can-i {first.words} --as {account}{where}"],
-            remedy=Remedy.run(
-                f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values"
-            ),
+            remedy=Remedy.run(operator.upgrade),
         )
 
 
@@ -249,11 +253,11 @@ def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "finalizer_stuck",
             f"vdisession/{meta.namespace}/{meta.name}",
-            f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and stays until its finalizer"
-            f" {FINALIZER} is dropped; {why}.",
+            f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and stays until its finalizer is"
+            f" removed: {why}.",
             evidence=[f"metadata.deletionTimestamp: {meta.deletion_timestamp}", f"metadata.finalizers: {FINALIZER}"],
             remedy=Remedy(
-                "Bring the operator back, which cleans up. Only if it is gone for good:",
+                "Bring the operator back, which cleans up. Only if it is gone for good, remove the finalizer:",
                 (f"kubectl --namespace {meta.namespace} patch vdisession {meta.name} --type merge --patch {undo}",),
             ),
             related_objects=_operator_objects(operator, meta.namespace),

@@ -7,6 +7,7 @@ from typing import Any
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.operators import operator_for
 from vdi.doctor.objects.proxies import Traefik, find_traefiks
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
@@ -47,7 +48,8 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
                 f"Traefik does not look at the namespace {namespace}, so its routes lead nowhere (404).",
                 evidence=[f"{one.object}: namespaces {', '.join(sorted(one.namespaces))}" for one in traefiks],
                 remedy=Remedy(
-                    f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or leave that option out."
+                    f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or remove that argument.",
+                    tuple(f"kubectl --namespace {one.namespace} edit {one.kind} {one.name}" for one in traefiks),
                 ),
             )
 
@@ -55,10 +57,11 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
 def _traefik_down(snapshot: Snapshot, one: Traefik) -> Finding:
     command = f"kubectl --namespace {one.namespace}"
     if one.desired == 0 and one.kind == "deployment":
-        said, remedy = "Traefik is scaled to 0", Remedy.run(f"{command} scale deployment {one.name} --replicas 1")
+        up = Remedy("Scale it up again.", (f"{command} scale deployment {one.name} --replicas 1",))
+        said, remedy = "Traefik is scaled to 0", up
     else:
         said = f"None of {one.desired} replicas of Traefik is ready"
-        remedy = Remedy("Describe it, and its pods.", (f"{command} describe {one.kind} {one.name}",))
+        remedy = Remedy.run(f"{command} describe {one.kind} {one.name}", f"{command} describe pods")
     return found(
         "traefik_down",
         one.object,
@@ -76,10 +79,11 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "traefik_crds_missing",
             "customresourcedefinition/ingressroutes.traefik.io",
-            "The cluster does not know IngressRoute: Traefik 3's CRDs are not installed, so no desktop gets an"
-            " address.",
+            "The cluster does not know IngressRoute: Traefik 3's CRDs are missing. No desktop gets an address.",
             evidence=["LIST ingressroutes.traefik.io: the server has no such resource"],
-            remedy=Remedy("Install Traefik 3 with its CRDs (docs/install.md); start K3s without --disable=traefik."),
+            remedy=Remedy(
+                "Install Traefik 3 with its CRDs (docs/install.md). K3s: start it without --disable=traefik."
+            ),
         )
 
 
@@ -100,10 +104,10 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
                 yield found(
                     "route_missing",
                     where,
-                    f"The desktop of {diagnosis.session.metadata.name} is ready, but no route leads to it: its address"
-                    f" says 404.",
+                    f"The desktop of {diagnosis.session.metadata.name} is ready, but has no route: its address"
+                    " answers 404.",
                     evidence=[f"there is no IngressRoute {diagnosis.namespace}/{name}"],
-                    remedy=Remedy("The operator makes the route: read its log.", diagnosis.read_operator_log.commands),
+                    remedy=diagnosis.read_operator_log,
                     related_objects=diagnosis.related_objects,
                 )
             continue
@@ -137,8 +141,7 @@ def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Itera
         yield found(
             "route_host_mismatch",
             where,
-            f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}: the browser gets"
-            f" 404.",
+            f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}. Browsers get 404.",
             evidence=[f"spec.routes[].match: {rule}" for rule in rules]
             + [f"status.url: {diagnosis.session.status.url}"],
             remedy=recreate,
@@ -206,7 +209,7 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
             f"Traefik has no entry point {', '.join(strange)}, so it leaves the route out; it has:"
             f" {', '.join(sorted(known))}.",
             evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
-            remedy=Remedy("Set the chart's value traefik.entryPoint to one that there is, then run helm upgrade."),
+            remedy=Remedy.run(*_upgrade(snapshot, namespace, f"traefik.entryPoint={min(known)}")),
             related_objects=diagnosis.related_objects,
         )
     crosses = not traefiks or any(one.crosses_namespaces for one in traefiks)
@@ -219,13 +222,21 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
                 yield found(
                     "route_crosses_namespaces",
                     where,
-                    f"It names {reference['name']!r} in the namespace {reference['namespace']}; Traefik refuses"
-                    f" references"
-                    " across namespaces, and drops the whole route.",
+                    f"It names {reference['name']!r} in the namespace {reference['namespace']}. Traefik refuses"
+                    " references across namespaces and drops the whole route.",
                     evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
-                    remedy=Remedy(f"Create it in the namespace {namespace}, and name it there."),
+                    remedy=Remedy(
+                        f"Create it in the namespace {namespace}, and name it there.",
+                        (f"kubectl --namespace {namespace} get middlewares.traefik.io",),
+                    ),
                     related_objects=diagnosis.related_objects,
                 )
+
+
+def _upgrade(snapshot: Snapshot, namespace: str, value: str = "") -> tuple[str, ...]:
+    """The command that renders the release of this namespace's operator again."""
+    operator = operator_for(snapshot, namespace)
+    return (operator.upgrade + (f" --set {value}" if value else ""),) if operator else ()
 
 
 def _middleware(
@@ -241,10 +252,12 @@ def _middleware(
         yield found(
             "middleware_missing",
             where,
-            f"It names the Middleware {there}/{each}, which does not exist: Traefik leaves the route out (404).",
+            f"It names the Middleware {there}/{each}, which does not exist: Traefik drops the route (404).",
             evidence=[f"spec.routes[].middlewares: {name}"]
             + ([f"spec.chain.middlewares of {name}: {each}"] if each != name else []),
-            remedy=Remedy.run(f"kubectl --namespace {there} get middlewares.traefik.io"),
+            remedy=Remedy.run(
+                *_upgrade(snapshot, diagnosis.namespace), f"kubectl --namespace {there} get middlewares.traefik.io"
+            ),
             related_objects=diagnosis.related_objects,
         )
 
@@ -284,7 +297,7 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
                 (f"kubectl --namespace {diagnosis.namespace} delete service {name}",),
             )
             if service
-            else Remedy("The operator makes the Service: read its log.", diagnosis.read_operator_log.commands),
+            else diagnosis.read_operator_log,
             related_objects=diagnosis.related_objects,
         )
 
@@ -308,7 +321,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
     where = f"secret/{one.namespace}/{one.secret}"
     domain = hosts[0].partition(".")[2]
     renew = Remedy(
-        "Put a certificate that browsers trust into fullchain.pem and its key into key.pem, then:",
+        "Put a certificate that browsers trust into fullchain.pem, and its key into key.pem. Then:",
         (
             f"kubectl --namespace {one.namespace} create secret tls {one.secret} --cert fullchain.pem --key key.pem"
             " --dry-run=client -o yaml | kubectl apply -f -",
@@ -321,7 +334,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
             where,
             f"Routes name the certificate {one.namespace}/{one.secret}, "
             + ("which does not exist" if missing else f"but {one.problem}")
-            + ": Traefik shows its own, which browsers refuse.",
+            + ". Traefik shows its own, which browsers refuse.",
             evidence=[f"{len(hosts)} routes have spec.tls.secretName: {one.secret}"],
             remedy=renew,
         )

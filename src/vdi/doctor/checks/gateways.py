@@ -28,10 +28,12 @@ _BY_NAME = {
 def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways of which no replica answers, or that are not there though routes ask them."""
     for gateway in gateways_in_scope(snapshot):
+        command = f"kubectl --namespace {gateway.namespace}"
         if gateway.desired == 0:
-            yield _down(snapshot, gateway, "it is scaled to 0", f"scale deployment {gateway.name} --replicas 1")
+            up = Remedy("Scale it up again.", (f"{command} scale deployment {gateway.name} --replicas 1",))
+            yield _down(snapshot, gateway, "it is scaled to 0", up)
         elif gateway.ready == 0 and unavailable_for(snapshot, gateway) > _RESTART:
-            yield _down(snapshot, gateway, "", f"logs deployment/{gateway.name}")
+            yield _down(snapshot, gateway, "", Remedy.run(f"{command} logs deployment/{gateway.name}"))
     here = {one.watches for one in gateways_in_scope(snapshot)}
     for operator in operators_in_scope(snapshot):
         containers = operator.raw["spec"]["template"]["spec"]["containers"]
@@ -40,15 +42,13 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "gateway_missing",
                 operator.object,
-                f"Its routes ask the Middleware {named[0]}, and there is no gateway for {operator.watches} behind it.",
+                f"Its routes ask the Middleware {named[0]}, but {operator.watches} has no gateway behind it.",
                 evidence=[f"{operator.object}: {_EDGE}={named[0]}", "no Deployment has a container 'gateway'"],
-                remedy=Remedy.run(
-                    f"helm upgrade vdi charts/vdi --namespace {operator.namespace} --reset-then-reuse-values"
-                ),
+                remedy=Remedy.run(f"{operator.upgrade} --set gateway.enabled=true"),
             )
 
 
-def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Finding:
+def _down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Remedy) -> Finding:
     evidence, code = [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"], ""
     for pod in pods_of(snapshot, gateway):
         node = snapshot.nodes.get(pod.spec.node_name)
@@ -65,7 +65,7 @@ def _down(snapshot: Snapshot, gateway: Gateway, words: str, command: str) -> Fin
         gateway.object,
         f"No replica of the gateway is ready: {words or 'it has no pods'}.",
         evidence=evidence,
-        remedy=Remedy.run(f"kubectl --namespace {gateway.namespace} {command}"),
+        remedy=remedy if code != "database_newer" else Remedy.run(gateway.upgrade),
         related_objects=[gateway.object, *snapshot.nodes_of(gateway.raw)],
     )
 
@@ -100,10 +100,7 @@ def _cut(gateway: Gateway, session: str, pod_name: str, why: str) -> Finding:
         f"vdisession/{gateway.watches}/{session}",
         f"Its connections do not last: {why.rstrip('.')}. Something between browser and Traefik ends them.",
         evidence=[f"pod/{pod_name} log: {_CUT}{session}: {why}"],
-        remedy=Remedy(
-            "In the proxy or load balancer before Traefik, raise the time after which it ends connections"
-            " (nginx: proxy_read_timeout 3600s)."
-        ),
+        remedy=Remedy("Raise the idle timeout of the proxy before Traefik (nginx: proxy_read_timeout 3600s)."),
     )
 
 

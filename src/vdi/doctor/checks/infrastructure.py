@@ -12,7 +12,7 @@ from vdi.doctor.objects.sessions import active, diagnose_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing import findings as gpu
 from vdi.gpu.sharing.config import RESOURCE
-from vdi.session.children.identity import MANAGED_BY
+from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION
 from vdi.session.effective import Desktop
 
 _PATIENCE = 60.0
@@ -37,7 +37,7 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     f" {one.message or one.reason or 'its kubelet does not answer'}.".replace("..", "."),
                     evidence=evidence,
                     remedy=Remedy(
-                        "Read its state, then on the node itself that of its service (of an agent: k3s-agent).",
+                        "Check its power and network. On the node, check its service (of an agent: k3s-agent).",
                         (f"kubectl describe node {name}", "systemctl status k3s"),
                     ),
                 )
@@ -46,11 +46,16 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                 yield found(
                     "node_under_pressure",
                     f"node/{name}",
-                    f"The node {name} is short of {what}: it takes no new pods and puts out running ones.",
+                    f"The node {name} is short of {what}: it accepts no new pods and evicts running ones.",
                     evidence=evidence,
-                    remedy=Remedy("On the node:", ("df -h /var/lib", "k3s crictl rmi --prune"))
+                    remedy=Remedy(
+                        "On the node, see what is full, and remove unused images.",
+                        ("df -h /var/lib", "k3s crictl rmi --prune"),
+                    )
                     if what == "disk"
-                    else Remedy("Suspend desktops on it.", (f"kubectl describe node {name}", "vdi session ls -o wide")),
+                    else Remedy(
+                        "Suspend desktops on it.", (f"kubectl describe node {name}", "vdi session ls --output wide")
+                    ),
                 )
 
 
@@ -100,8 +105,8 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "gpu_runtime_class_unset",
                 f"vditemplate/{template}",
-                f"Desktops of {template!r} have a GPU but no runtimeClassName; the containerd of K3s gives GPU devices"
-                " only to pods with the RuntimeClass nvidia, unless nvidia is its default runtime.",
+                f"Desktops of {template!r} have a GPU but no runtimeClassName. The containerd of K3s gives GPUs only to"
+                " pods with the RuntimeClass nvidia.",
                 evidence=[
                     f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s"
                 ],
@@ -121,21 +126,32 @@ def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
         where = f"persistentvolumeclaim/{meta['namespace']}/{meta['name']}"
         class_name = claim["spec"].get("storageClassName")
         if class_name not in classes:
-            yield _class_missing(where, class_name, sorted(classes))
+            yield _class_missing(where, claim, sorted(classes))
             continue
         yield from _unprovisioned(snapshot, claim, classes[class_name], where)
 
 
-def _class_missing(where: str, class_name: str | None, there: list[str]) -> Finding:
+def _class_missing(where: str, claim: Any, there: list[str]) -> Finding:
+    meta, class_name = claim["metadata"], claim["spec"].get("storageClassName")
+    template = (meta.get("annotations") or {}).get(TEMPLATE_ANNOTATION)
+    chosen = min(there, key=lambda name: (name != "local-path", name), default="")
+    patch = f'\'{{"spec":{{"persistence":{{"storageClass":"{chosen}"}}}}}}\''
+    named = (
+        f"kubectl patch vditemplate {template} --type merge --patch {patch}",
+        f"kubectl --namespace {meta['namespace']} delete pvc {meta['name']}",
+    )
     return found(
         "storage_class_missing",
         where,
-        f"The home asks for the StorageClass {class_name!r}, which does not exist; there are:"
+        f"The home requests the StorageClass {class_name!r}, which does not exist. There are:"
         f" {', '.join(there) or 'none'}.",
         evidence=[f"spec.storageClassName: {class_name}"],
         remedy=Remedy(
-            "Install its provisioner (K3s: start without --disable=local-storage), or name another class in the"
-            " template's spec.persistence.storageClass and delete this claim, which is still empty."
+            f"Create that class, or name `{chosen}` in the template and delete this claim, which is still empty.", named
+        )
+        if chosen and template
+        else Remedy(
+            "Install its provisioner. K3s: start it without --disable=local-storage.", ("kubectl get storageclass",)
         ),
     )
 
@@ -166,7 +182,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
             "provisioner_silent",
             where,
             f"The home has waited {int(snapshot.age(meta['creationTimestamp']))} s for the provisioner {provisioner},"
-            " which says nothing.",
+            " which reports nothing.",
             evidence=["status.phase: Pending, no Event ProvisioningFailed", f"selected node: {chosen or 'any'}"],
             remedy=Remedy.run("kubectl --namespace kube-system logs deployment/local-path-provisioner"),
             related_objects=[f"node/{chosen}"],
@@ -185,18 +201,21 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
         if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
             continue
         gone = [one for one in pinned if one not in snapshot.nodes]
-        state = "is not in this cluster any more" if gone else "does not answer"
+        state = "is no longer in this cluster" if gone else "does not answer"
         yield found(
             "home_on_lost_node",
             f"persistentvolumeclaim/{diagnosis.namespace}/{name}",
             f"The home of the session {diagnosis.session.metadata.name} lies on the node {', '.join(pinned)},"
-            f" which {state}: a local-path volume cannot be reached from elsewhere.",
+            f" which {state}. No other node reaches a local-path volume.",
             evidence=[
                 f"persistentvolume/{diagnosis.home.spec.volume_name}: spec.nodeAffinity names {', '.join(pinned)}"
             ],
+            # Whether its files are given up is for whoever knows that the node is gone for good: no command for that.
             remedy=Remedy(
-                f"Bring {pinned[0]} back. Or give the files up, and the next start makes an empty home:",
-                (f"kubectl --namespace {diagnosis.namespace} delete pvc {name}",),
+                f"Bring the node {pinned[0]} back: its files are there.",
+                (f"kubectl get pv {diagnosis.home.spec.volume_name} --output yaml",)
+                if gone
+                else (f"kubectl describe node {pinned[0]}",),
             ),
             related_objects=[f"node/{one}" for one in pinned],
         )
@@ -217,11 +236,19 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
                 f"persistentvolumeclaim/{namespace}/{claim}",
                 f"{len(pods)} pods write to one home at the same time: {', '.join(sorted(pods))}.",
                 evidence=[f"pod/{one}: volume home is {claim}" for one in sorted(pods)],
-                remedy=Remedy(
-                    "Delete the pod that belongs to no session.",
-                    (f"kubectl --namespace {namespace} get pods --show-labels",),
-                ),
+                remedy=Remedy.run(*_strangers(snapshot, namespace, pods)),
             )
+
+
+def _strangers(snapshot: Snapshot, namespace: str, pods: list[str]) -> list[str]:
+    """How to delete the pods that belong to no session; how to look, where all belong to one."""
+    ours = {
+        pod.metadata.name
+        for session in snapshot.all_sessions
+        for pod in snapshot.pods_by_owner.get(session.metadata.uid, ())
+    }
+    strangers = [f"kubectl --namespace {namespace} delete pod {name}" for name in sorted(pods) if name not in ours]
+    return strangers or [f"kubectl --namespace {namespace} get pods --show-labels"]
 
 
 CHECKS = (

@@ -35,10 +35,7 @@ def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
                 "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
                 evidence=["ready: 0"],
                 related_objects=snapshot.nodes_of(one.raw),
-                remedy=Remedy(
-                    "Describe it, and its pods.",
-                    (f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}",),
-                ),
+                remedy=Remedy.run(f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}"),
             )
 
 
@@ -57,8 +54,8 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "network_policy_blocks",
             f"networkpolicy/{names[0]}",
-            f"{source.words} may not connect to {target.words} on port {port.number}: none of the {len(names)}"
-            f" policies for that {direction} allows it.",
+            f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port {port.number}."
+            f" None of the {len(names)} policies for that {direction} allows it.",
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
             remedy=Remedy.run(f"kubectl --namespace {first['namespace']} describe networkpolicy {first['name']}"),
         )
@@ -120,7 +117,10 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
                 where,
                 f"Its clock is {seconds:.0f} s ahead of this machine's: one of the two is wrong.",
                 evidence=[f"it wrote a time that is {seconds:.0f} s after {snapshot.taken_at}"],
-                remedy=Remedy("Compare the clocks, on that node and here.", ("timedatectl status",)),
+                remedy=Remedy(
+                    "Compare the clocks on that node and here, and set up time synchronisation.",
+                    ("timedatectl status",),
+                ),
             )
 
 
@@ -138,7 +138,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
             f"The API server's certificate {'has ended' if over else f'ends in {left:.0f} days'}"
             f" ({snapshot.api_certificate_ends}).",
             evidence=[f"notAfter {snapshot.api_certificate_ends}"],
-            remedy=Remedy("On each server, one after the other:", ("systemctl restart k3s",)),
+            remedy=Remedy.run("systemctl restart k3s"),
             severity=Severity.ERROR if over else None,
         )
 

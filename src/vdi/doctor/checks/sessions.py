@@ -1,5 +1,6 @@
 """Sessions that do not get their desktop, and why: in the words of the functions that the operator acts on."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from vdi.api.session import Phase
@@ -9,8 +10,9 @@ from vdi.doctor.checks.registry import found
 from vdi.doctor.objects.operators import is_led, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
+from vdi.session.capacity import amount
 from vdi.session.conditions import QUEUE_REASONS, Reason
-from vdi.session.effective import Blocked
+from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES
 
@@ -74,8 +76,8 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "session_ignored",
                 diagnosis.object,
-                f"Nothing keeps it from starting, and yet it has had no pod for {int(_idle_for(diagnosis))} s:"
-                " nobody acts.",
+                f"Nothing blocks this session, but it has had no pod for {int(_idle_for(diagnosis))} s."
+                " The operator is not acting on it.",
                 evidence=[
                     f"metadata.generation: {meta.generation}",
                     f"status.observedGeneration: {diagnosis.session.status.observed_generation}",
@@ -108,7 +110,7 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "operator_stuck",
             operator.object,
-            f"The operator leads, and yet passes over {len(names)} sessions: a watch of its may be stuck.",
+            f"The operator leads, but does not act on {len(names)} sessions: one of its watches may be stuck.",
             evidence=[f"without pod or reason, or deleted and still there: {', '.join(sorted(names)[:5])}"],
             remedy=found_here[0].restart_operator,
             related_objects=found_here[0].related_objects,
@@ -123,6 +125,7 @@ def _idle_for(diagnosis: SessionDiagnosis) -> float:
 
 def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     reason, name, namespace = problem.reason, diagnosis.session.metadata.name, diagnosis.namespace
+    template = diagnosis.session.spec.template
     code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
     severity = None
     if reason in QUEUE_REASONS:
@@ -132,16 +135,14 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
         severity = Severity.WARNING  # it is tried again
     remedies = {
         "template_missing": Remedy(
-            f"Create the template {diagnosis.session.spec.template!r}, or create the session with one that exists.",
+            f"Create the template {template!r}, or create the session with one that exists.",
             ("kubectl get vditemplates",),
         ),
-        "template_invalid": Remedy.run(f"kubectl edit vditemplate {diagnosis.session.spec.template}"),
+        "template_invalid": Remedy.run(f"kubectl edit vditemplate {template}"),
         "session_over_limit": Remedy.run(f"kubectl --namespace {namespace} edit vdisession {name}"),
-        "home_in_use": Remedy(
-            "End the other session, or create this one with persistence off.", (f"vdi session ls -n {namespace}",)
-        ),
+        "home_in_use": Remedy.run(f"vdi session ls -n {namespace}"),
         "host_taken": Remedy(
-            "Give the session another spec.hostname. The ConfigMap says whose this one is.",
+            "Give the session another spec.hostname. The ConfigMap names the user who has this one.",
             (
                 f"kubectl --namespace {namespace} edit vdisession {name}",
                 f"kubectl --namespace {namespace} get configmap"
@@ -149,12 +150,9 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
             ),
         ),
         "name_taken": Remedy.run(f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}"),
-        "pod_refused": Remedy.run(
-            f"kubectl get namespace {namespace} --show-labels",
-            f"kubectl --namespace {namespace} describe resourcequota,limitrange",
-        ),
-        "gpu_insufficient": _FREE_A_GPU,
-        "room_insufficient": Remedy("End or suspend a desktop.", ("kubectl describe nodes", "vdi session ls")),
+        "pod_refused": _admit(problem.message, namespace),
+        "gpu_insufficient": _open_nodes(diagnosis) or _FREE_A_GPU,
+        "room_insufficient": _open_nodes(diagnosis) or Remedy.run("vdi session ls", "kubectl describe nodes"),
         "home_lost": Remedy.run(f"kubectl --namespace {namespace} get pvc"),
     }
     queue, again = diagnosis.session.status.queue, _restart(diagnosis)
@@ -170,6 +168,65 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
         remedy=remedies.get(code) or (_help_for(code, diagnosis) if reason in _OF_ANSWER else again),
         related_objects=diagnosis.related_objects,
     )
+
+
+_ADMISSION = (
+    (
+        re.compile(r"exceeded quota: ([\w.-]+)"),
+        "Raise the ResourceQuota, or end other desktops.",
+        "kubectl --namespace {namespace} edit resourcequota {0}",
+    ),
+    (
+        re.compile(
+            r"(?:maximum|minimum) (?:cpu|memory|storage)[^:]* usage per|per (?:Container|Pod|PersistentVolumeClaim) is"
+        ),
+        "Change the LimitRange, or request what it allows.",
+        "kubectl --namespace {namespace} get limitrange --output yaml",
+    ),
+    (
+        re.compile(r"violates PodSecurity"),
+        "Lower the namespace's Pod Security level to baseline, or change the template.",
+        "kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=baseline",
+    ),
+    (
+        re.compile(r"webhook \"([\w.-]+)\""),
+        "Repair the service behind the webhook, or have whoever runs it allow the pod.",
+        "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+    ),
+)
+"""What the API server says when it refuses an object, what helps, and the command that shows what to change."""
+
+
+def _admit(message: str, namespace: str) -> Remedy:
+    for pattern, sentence, command in _ADMISSION:
+        if match := pattern.search(message):
+            return Remedy(sentence, (command.format(*match.groups(), namespace=namespace),))
+    return Remedy.run(
+        f"kubectl --namespace {namespace} describe resourcequota,limitrange",
+        f"kubectl get namespace {namespace} --show-labels",
+    )
+
+
+def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
+    """How nodes that fit become usable: those that are cordoned, or that have a taint which is not tolerated."""
+    nodes = diagnosis.snapshot.nodes.values()
+    cordoned = [f"kubectl uncordon {node.metadata.name}" for node in nodes if node.spec.unschedulable]
+    if cordoned:
+        return Remedy("Let cordoned nodes take pods again, unless someone is working on them.", tuple(cordoned))
+    desktop = diagnosis.desktop
+    tolerations = desktop.placement.tolerations if isinstance(desktop, Desktop) else ()
+    tainted = [
+        f"kubectl taint nodes {node.metadata.name} {taint.key}:{taint.effect}-"
+        for node in nodes
+        for taint in node.spec.taints
+        if taint.effect != "PreferNoSchedule"
+        and not taint.key.startswith("node.kubernetes.io/")
+        and not any(one.key in ("", taint.key) for one in tolerations)
+    ]
+    if tainted:
+        sentence = "Remove the taint, or tolerate it in the template's spec.placement.tolerations."
+        return Remedy(sentence, tuple(tainted))
+    return None
 
 
 @check("vdisessions", "pods", "nodes", "events")
@@ -188,7 +245,9 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             code,
             diagnosis.object,
-            answer.sentence,
+            f"The desktop used more memory than it may have ({_memory_limit(diagnosis)}), and was stopped."
+            if answer.code == Reason.OUT_OF_MEMORY
+            else answer.sentence,
             evidence=[
                 f"pod/{pod.metadata.name}: {answer.code}",
                 *_last_events(diagnosis),
@@ -211,17 +270,15 @@ def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:
     pod = diagnosis.pod.metadata.name if diagnosis.pod else name
     node = diagnosis.pod.spec.node_name if diagnosis.pod else ""
     describe_node = Remedy.run(f"kubectl describe node {node}")
+    if code == "desktop_unschedulable" and (opened := _open_nodes(diagnosis)):
+        return opened
     remedies = {
-        "image_unavailable": Remedy(
-            "Correct spec.image or spec.imagePullSecrets.", (f"kubectl edit vditemplate {template}",)
-        ),
+        "image_unavailable": _fetch(diagnosis),
         "reference_missing": Remedy.run(
             f"kubectl --namespace {namespace} get secrets,configmaps", f"kubectl edit vditemplate {template}"
         ),
         "desktop_crashes": Remedy.run(f"kubectl --namespace {namespace} logs {pod} --previous"),
-        "desktop_out_of_memory": Remedy(
-            "Raise spec.resources.memory.", (f"kubectl --namespace {namespace} edit vdisession {name}",)
-        ),
+        "desktop_out_of_memory": Remedy.run(_raise_memory(diagnosis), f"vdi session restart {name} -n {namespace}"),
         "desktop_evicted": describe_node,
         "node_refused": describe_node,
         "desktop_on_lost_node": describe_node,
@@ -229,6 +286,48 @@ def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:
         "gpu_insufficient": _FREE_A_GPU,
     }
     return remedies.get(code) or Remedy.run(f"kubectl --namespace {namespace} describe pod {pod}")
+
+
+_OF_REGISTRY = frozenset({Reason.REGISTRY_UNKNOWN, Reason.REGISTRY_NOT_TRUSTED, Reason.REGISTRY_UNREACHABLE})
+"""Reasons that lie between node and registry, not in the template."""
+
+
+def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
+    """What makes the image available."""
+    template, pod, answer = diagnosis.session.spec.template, diagnosis.pod, diagnosis.answer
+    desktop = diagnosis.desktop
+    if pod and answer and answer.code in _OF_REGISTRY and isinstance(desktop, Desktop):
+        return Remedy(
+            f"On the node {pod.spec.node_name}, fix its access to the registry, and try to fetch the image.",
+            (f"k3s crictl pull {desktop.image}",),
+        )
+    edit = f"kubectl edit vditemplate {template}"
+    if answer and answer.code == Reason.IMAGE_PULL_DENIED and isinstance(desktop, Desktop):
+        secrets = [f"kubectl --namespace {diagnosis.namespace} get secret {one}" for one in desktop.image_pull_secrets]
+        return Remedy("Correct the image name, or the pull secret that the template names.", (edit, *secrets))
+    return Remedy(f"Correct spec.image of template `{template}`.", (edit,))
+
+
+def _memory_limit(diagnosis: SessionDiagnosis) -> str:
+    """The memory limit, and where it comes from; empty: not known."""
+    desktop, session = diagnosis.desktop, diagnosis.session
+    if not isinstance(desktop, Desktop):
+        return ""
+    own = session.spec.resources and session.spec.resources.memory
+    return f"limit {desktop.memory} from {'the session' if own else f'template `{session.spec.template}`'}"
+
+
+def _raise_memory(diagnosis: SessionDiagnosis) -> str:
+    """The command that doubles the memory limit where it comes from; it shows what to decide on."""
+    desktop, session = diagnosis.desktop, diagnosis.session
+    own = session.spec.resources and session.spec.resources.memory
+    limit = 2 * (amount("memory", desktop.memory) >> 20) if isinstance(desktop, Desktop) else 4096
+    if own:
+        patch = f'{{"spec":{{"resources":{{"memory":"{limit}Mi"}}}}}}'
+        name = session.metadata.name
+        return f"kubectl --namespace {diagnosis.namespace} patch vdisession {name} --type merge --patch '{patch}'"
+    patch = f'{{"spec":{{"resources":{{"defaultMemory":"{limit}Mi"}}}}}}'
+    return f"kubectl patch vditemplate {session.spec.template} --type merge --patch '{patch}'"
 
 
 def _restart(diagnosis: SessionDiagnosis) -> Remedy:
@@ -253,8 +352,8 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "start_slow",
             diagnosis.object,
-            f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}, of which"
-            f" {int(seconds)} s {_STAGES[stage]}",
+            f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}:"
+            f" {int(seconds)} s of that {_STAGES[stage]}",
             evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages)],
             remedy=_quicker(stage, diagnosis.session.spec.template),
             related_objects=diagnosis.related_objects,
@@ -264,7 +363,7 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
 _STAGES = {
     "queue": "in the queue: there was no room.",
     "schedule": "until a node was found.",
-    "prepare": "on the node, which fetched the image or made the volume ready.",
+    "prepare": "on the node, for image and volume.",
     "boot": "in the desktop itself, until it answered its probe.",
 }
 
@@ -279,7 +378,7 @@ def _quicker(stage: str, template: str) -> Remedy:
             "Fetch the image beforehand.", (f"kubectl patch vditemplate {template} --type merge --patch {pre_pull}",)
         ),
         "boot": Remedy(
-            f"Give the template {template} more CPU (spec.resources.defaultCPU), or keep it started in a VDIPool.",
+            f"Raise spec.resources.defaultCPU of template `{template}`, or keep desktops ready in a VDIPool.",
             (f"kubectl edit vditemplate {template}",),
         ),
     }[stage]

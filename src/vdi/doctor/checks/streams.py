@@ -62,7 +62,7 @@ def _library(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
                 f"The image of {template!r} lacks the library {library}: the desktop {shown}.",
                 evidence=[f"log: {line.strip()}"],
                 remedy=Remedy(
-                    f"Add the package with {library.split('/')[-1]} to the image, and name the new image.",
+                    f"Add the package with {library.split('/')[-1]} to the image, then name the new image here:",
                     (f"kubectl edit vditemplate {template}",),
                 ),
                 related_objects=diagnosis.related_objects,
@@ -103,15 +103,25 @@ def _known_words(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | Non
                 f"pod/{namespace}/{pod}",
                 words.format(match[1].strip().rstrip(".")),
                 evidence=[f"log: {line.strip()}"],
-                remedy=Remedy(
-                    "On the node, make the folder of the volume writable (chmod 0777); the list names it.",
-                    ("kubectl get pv -o wide",),
-                )
+                remedy=_give_home(diagnosis)
                 if code == "home_not_writable"
                 else Remedy.run(f"kubectl --namespace {namespace} logs {pod}"),
                 related_objects=diagnosis.related_objects,
             )
     return None
+
+
+def _give_home(diagnosis: SessionDiagnosis) -> Remedy:
+    """Where the folder is, on which node, and how it becomes the desktop's."""
+    volume = diagnosis.home.spec.volume_name if diagnosis.home else ""
+    spec = (diagnosis.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
+    path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
+    if not path or diagnosis.pod is None:
+        return Remedy.run(f"kubectl get pv {volume} --output yaml" if volume else "kubectl get pv")
+    return Remedy(
+        f"On the node {diagnosis.pod.spec.node_name}, give the folder to the desktop's user.",
+        (f"chown -R 1000:1000 {path}",),
+    )
 
 
 @check("vditemplates", "vdisessions")
@@ -126,8 +136,8 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "encoder_obsolete",
                 f"vditemplate/{name}",
-                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1: Selkies 2 passes over it and takes"
-                " its own choice.",
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses"
+                " itself.",
                 evidence=[f"spec.env SELKIES_ENCODER={chosen}"],
                 remedy=Remedy(
                     "Set SELKIES_ENCODER=h264enc, which takes the GPU's encoder if there is one.",

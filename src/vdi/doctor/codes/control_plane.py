@@ -24,7 +24,7 @@ CONTROL_PLANE = (
         cluster_wide=True,
         means="The API server does not know one of our kinds, so nobody can make sessions, templates or pools.",
         proof="The CustomResourceDefinition is not there.",
-        remedy="Install the chart; the CRDs are part of it.",
+        remedy="Install the chart: the CRDs are part of it.",
     ),
     _code(
         code="crd_outdated",
@@ -32,7 +32,7 @@ CONTROL_PLANE = (
         " what"
         " people ask for is lost, or the operator's status is.",
         proof="The schema in the CustomResourceDefinition, compared with the one that this version would install.",
-        remedy="Apply the CRDs of this version. Where the operator is the older one, upgrade the release.",
+        remedy="Apply the CRDs of this version. If the operator is older than they are, upgrade the release.",
     ),
     _code(
         code="operator_missing",
@@ -46,27 +46,27 @@ CONTROL_PLANE = (
         code="session_unwatched",
         means="Sessions lie in a namespace that no operator looks at: they stay Pending for ever.",
         proof="VDI_NAMESPACE of all operators, against the namespaces of the sessions.",
-        remedy="Make the sessions in the operator's namespace, or install a second release for this one.",
+        remedy="Create the sessions in the operator's namespace, or install a second release for this one.",
     ),
     _code(
         code="operator_settings_bad",
         means="The operator ends at its start, because it cannot use one of its settings.",
         proof="The variables VDI_* of its Deployment, read as the operator reads them.",
-        remedy="Fix the chart's value and upgrade the release.",
+        remedy="Correct the chart's value, then upgrade the release.",
     ),
     _code(
         code="operator_down",
         means="The operator has no replica that answers. Running desktops go on; nothing starts, ends or is cleaned"
         " up.",
         proof="readyReplicas of its Deployment, its pods and their logs.",
-        remedy="Read its log and its pods' Events: an image that cannot be fetched, no room, a refused permission.",
+        remedy="Read its log and the Events of its pods.",
         follows=("operator_settings_bad", "operator_rights_missing", "node_not_ready", "node_under_pressure"),
     ),
     _code(
         code="operator_without_lease",
         means="The operator is ready, but no replica has the Lease, so none writes.",
         proof="The Lease vdi-operator in the sessions' namespace: holder, and when it was renewed last.",
-        remedy="Restart the Deployment. If it comes back: the operator cannot write Leases (its log says so).",
+        remedy="Restart the operator. If this comes back, its log says why it cannot write Leases.",
         follows=("operator_rights_missing", "operator_down", "node_not_ready"),
     ),
     _code(
@@ -74,7 +74,7 @@ CONTROL_PLANE = (
         means="The operator leads and answers, but several sessions get nothing from it: no pod, no reason, no"
         " clean-up.",
         proof="The operator's own functions find no reason to wait, and nothing has happened for more than 30 seconds.",
-        remedy="Read its log, then restart it. /readyz of its pods says which kind it cannot watch.",
+        remedy="Read the operator's log, then restart it.",
         follows=NO_OPERATOR,
     ),
     _code(
@@ -83,7 +83,7 @@ CONTROL_PLANE = (
         means="A process that is no pod of the installed operator leads, such as `vdi operator run` on somebody's"
         " machine.",
         proof="The holder's name in the Lease, against the names of the operator's pods.",
-        remedy="End the other one.",
+        remedy="End the other operator.",
     ),
     _code(
         code="operator_rights_missing",
@@ -96,9 +96,7 @@ CONTROL_PLANE = (
         means="A deleted session does not go, since only the operator takes its finalizer off, after it has cleaned"
         " up.",
         proof="metadata.deletionTimestamp is more than a minute old, and the finalizer is still there.",
-        remedy="Bring the operator back. Only where it is gone for good, take the finalizer off by hand; then delete"
-        " pod,"
-        " Service, Secret and IngressRoute of the session too.",
+        remedy="Bring the operator back. Remove the finalizer by hand only if the operator is gone for good.",
         follows=(*NO_OPERATOR, "operator_stuck", "node_not_ready"),
     ),
     _code(
@@ -106,42 +104,40 @@ CONTROL_PLANE = (
         means="A session has no desktop although nothing is in its way: nobody looks at it.",
         proof="It has been without pod and without news for more than 30 seconds; the operator's own functions find no"
         " reason to wait.",
-        remedy="Restart the operator: a watch of its may be stuck.",
+        remedy="Read the operator's log, then restart it.",
         follows=(*NO_OPERATOR, "operator_stuck"),
     ),
     _code(
         code="session_overdue",
         means="A session's time is over, and its desktop runs on: nobody ends it, and it holds its room.",
         proof="status.expiresAt is more than a minute old, and there is a pod.",
-        remedy="Bring the operator back: it ends what is over as soon as it leads.",
+        remedy="Bring the operator back: it ends the session as soon as it leads.",
         follows=(*NO_OPERATOR, "operator_stuck", "clock_wrong"),
     ),
     _code(
         code="template_missing",
         means="The session names a template that does not exist. It starts by itself when it does.",
         proof="spec.template of the session, against the VDITemplates.",
-        remedy="Make the template, or the session anew with another one.",
+        remedy="Create the template, or create the session with one that exists.",
     ),
     _code(
         code="template_invalid",
         means="The template passes the API server's schema, but no desktop can be made of it.",
         proof="The operator's own function that makes a desktop of session and template.",
-        remedy="Edit the template; the message names field, value and what is allowed.",
+        remedy="Correct the field that the message names.",
     ),
     _code(
         code="session_over_limit",
         means="The session asks for more than its template allows, or for what cannot be.",
         proof="The operator's own function that makes a desktop of session and template.",
-        remedy="Ask for less, or raise the template's maximum.",
+        remedy="Request less, or raise the template's maximum.",
     ),
     _code(
         code="pod_refused",
         means="The API server refuses the desktop's pod (or another child): quota, LimitRange, Pod Security, a"
         " webhook.",
         proof="The refusal in the session's status, in the API server's words.",
-        remedy="Raise the quota, or lower what the template asks; for Pod Security change the template or the"
-        " namespace's"
-        " label pod-security.kubernetes.io/enforce; for a webhook, whoever runs it.",
+        remedy="Raise the limit that the message names, or request less.",
         follows=("operator_rights_missing",),
     ),
     _code(
@@ -149,14 +145,14 @@ CONTROL_PLANE = (
         severity=Severity.WARNING,
         means="Another session of the same user and template has the home. Two desktops never write to one home.",
         proof="The session's status.",
-        remedy="End or suspend the other session; this one starts by itself then.",
+        remedy="End or suspend the other session: this one then starts by itself.",
     ),
     _code(
         code="host_taken",
         severity=Severity.WARNING,
         means="Another session has the host name, or it is reserved for another user, who had it first.",
         proof="The session's status. The ConfigMap vdi-host-NAME in the sessions' namespace names the user.",
-        remedy="Give this one another spec.hostname. An administrator releases a name by deleting its ConfigMap.",
+        remedy="Give the session another spec.hostname. To release a name, an administrator deletes its ConfigMap.",
     ),
     _code(
         code="name_taken",
@@ -186,13 +182,13 @@ CONTROL_PLANE = (
         severity=Severity.UNKNOWN,
         means="A check of the doctor's own failed, so what it looks at is not known.",
         proof="The error.",
-        remedy="Report it, with a bundle.",
+        remedy="Report it with a bundle: this is a fault of vdi doctor.",
     ),
     _code(
         code="not_readable",
         severity=Severity.UNKNOWN,
         means="Your account may not read something, so the checks that need it were not made. That is no pass.",
         proof="The API server's refusal.",
-        remedy="Have that verb granted to whoever runs the doctor.",
+        remedy="Grant that verb to the account that runs the doctor.",
     ),
 )

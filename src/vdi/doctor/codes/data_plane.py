@@ -19,20 +19,20 @@ DATA_PLANE = (
         code="traefik_down",
         means="No replica of Traefik answers: no desktop can be reached.",
         proof="Ready replicas of the workload with Traefik's image. A Traefik outside the cluster is not seen.",
-        remedy="Describe its pods. With K3s, another Service of type LoadBalancer may hold ports 80 and 443.",
+        remedy="Read the Events of its pods. With K3s, another LoadBalancer may use ports 80 and 443.",
         follows=("node_not_ready",),
     ),
     _code(
         code="traefik_not_watching",
         means="Traefik is told to look at other namespaces than the sessions'.",
         proof="--providers.kubernetescrd.namespaces.",
-        remedy="Add the sessions' namespace.",
+        remedy="Add the sessions' namespace to Traefik's argument, or remove the argument.",
     ),
     _code(
         code="route_missing",
         means="A desktop is ready and has no IngressRoute.",
         proof="There is none of its name.",
-        remedy="The operator makes it; read its log.",
+        remedy="Read the log of the operator, which creates the route.",
         follows=(
             "operator_missing",
             "operator_settings_bad",
@@ -47,14 +47,14 @@ DATA_PLANE = (
         code="route_rule_v2",
         means="A rule is written in Traefik 2's syntax. Traefik 3 leaves the route out.",
         proof="spec.routes[].match.",
-        remedy="Delete the route; the operator writes it anew, in the new syntax.",
+        remedy="Delete the route: the operator creates it again, in the new syntax.",
         follows=("operator_missing", "operator_down", "operator_without_lease"),
     ),
     _code(
         code="route_host_mismatch",
         means="The route is for another host than the session's address: 404.",
         proof="spec.routes[].match, against the session's name and VDI_DOMAIN.",
-        remedy="Delete the route; the operator makes it anew.",
+        remedy="Delete the route: the operator creates it again.",
         follows=("operator_missing", "operator_down", "operator_without_lease"),
     ),
     _code(
@@ -62,31 +62,31 @@ DATA_PLANE = (
         means="Another route takes the host of a desktop: Traefik gives a request to the rule with the highest"
         " priority, which is a rule's length where it names none.",
         proof="Host, HostRegexp and priority of all routes that were read. Ingresses are not read.",
-        remedy="Delete the other route, lower its priority, or give it another host.",
+        remedy="Give the other route another host or a lower priority, or delete it.",
     ),
     _code(
         code="route_entry_point_unknown",
         means="The route names an entry point that Traefik does not have.",
         proof="spec.entryPoints, against Traefik's arguments.",
-        remedy="Set the chart's value traefik.entryPoint.",
+        remedy="Set the chart's value traefik.entryPoint to one that exists.",
     ),
     _code(
         code="route_crosses_namespaces",
         means="The route names a Middleware or Service of another namespace, which Traefik refuses by default.",
         proof="spec.routes[], and --providers.kubernetescrd.allowCrossNamespace.",
-        remedy="Make a Middleware in the sessions' namespace.",
+        remedy="Create the Middleware in the sessions' namespace.",
     ),
     _code(
         code="middleware_missing",
         means="The route names a Middleware that does not exist: Traefik leaves the route out.",
         proof="spec.routes[].middlewares, against the Middlewares.",
-        remedy="Make it, or take it out of the route.",
+        remedy="Upgrade the release, which creates its Middlewares, or create this one.",
     ),
     _code(
         code="service_missing",
         means="A desktop is ready and has no Service.",
         proof="There is none of its name.",
-        remedy="The operator makes it; read its log.",
+        remedy="Read the log of the operator, which creates the Service.",
         follows=(
             "operator_missing",
             "operator_settings_bad",
@@ -100,47 +100,47 @@ DATA_PLANE = (
         code="service_without_endpoints",
         means="The Service finds no pod, though the desktop is ready: its selector or the pod's labels were changed.",
         proof="The Service's EndpointSlices.",
-        remedy="Delete the Service; the operator makes it anew.",
+        remedy="Delete the Service: the operator creates it again.",
         follows=("operator_missing", "operator_down", "operator_without_lease"),
     ),
     _code(
         code="certificate_missing",
         means="Routes name a TLS Secret that is not there, or that holds no certificate.",
         proof="The Secret (only its certificate is read, never its key).",
-        remedy="Make the Secret in the sessions' namespace: Traefik takes it from nowhere else.",
+        remedy="Create the Secret in the sessions' namespace: Traefik reads it from no other.",
     ),
     _code(
         code="certificate_expired",
         means="The certificate of the desktops is over, or not valid yet. Browsers refuse it, and WebSockets with it.",
         proof="notBefore and notAfter.",
-        remedy="Renew it; cert-manager does so by itself.",
+        remedy="Renew the certificate; cert-manager does so by itself.",
     ),
     _code(
         code="certificate_expires_soon",
         severity=Severity.WARNING,
         means="The certificate of the desktops ends within 14 days.",
         proof="notAfter.",
-        remedy="Renew it; where cert-manager should have, look at its Certificate.",
+        remedy="Renew the certificate; if cert-manager should have, check its Certificate.",
     ),
     _code(
         code="certificate_for_other_names",
         means="The certificate does not cover the desktops' hosts. A wildcard stands for one label only.",
         proof="subjectAltName, against the hosts of the sessions.",
-        remedy="Have one made for *.DOMAIN.",
+        remedy="Get a wildcard certificate for the sessions' domain.",
     ),
     _code(
         code="library_missing",
         means="The image lacks a library. A desktop may count as ready all the same: its page then says"
         ' "Waiting for stream" for ever.',
         proof="The desktop's log: cannot open shared object file.",
-        remedy="Add the package to the image.",
+        remedy="Add the package with this library to the image, and name the new image in the template.",
     ),
     _code(
         code="desktop_port_wrong",
         means="The desktop listens on another port than its template says, so its probe never passes: first its start"
         " is slow, then it is restarted again and again.",
         proof="spec.port of the template against its SELKIES_PORT, or against the port in the desktop's log.",
-        remedy="Set spec.port of the template to the port that the image listens on, and take SELKIES_PORT out.",
+        remedy="Set the template's port to the one that the desktop listens on.",
     ),
     _code(
         code="shm_too_small",
@@ -153,17 +153,14 @@ DATA_PLANE = (
         code="home_full",
         means="The desktop cannot write, because its home or its node's disk is full.",
         proof="The desktop's log: No space left on device.",
-        remedy="Delete files in the home, or give it a larger volume. local-path does not limit a home: there the"
-        " node's disk is full.",
+        remedy="Delete files in the home, or give it a larger volume. With local-path, the node's disk is full.",
         follows=("node_under_pressure",),
     ),
     _code(
         code="home_not_writable",
         means="The desktop runs as user 1000 and may not write to its home: the folder is root's, or 0700.",
         proof="The desktop's log: Permission denied.",
-        remedy="On the node give the folder the mode 0777 (as K3s' local-path does) or to user 1000. fsGroup has no"
-        " effect"
-        " on hostPath volumes.",
+        remedy="On the node, give the folder to user 1000. fsGroup has no effect on hostPath volumes.",
     ),
     _code(
         code="selkies_error",
@@ -177,6 +174,6 @@ DATA_PLANE = (
         severity=Severity.WARNING,
         means="A template names an encoder of Selkies 1. Selkies 2 passes over it and chooses itself.",
         proof="SELKIES_ENCODER in the template.",
-        remedy="h264enc (GPU if there is one), h264enc-striped (CPU), openh264enc or jpeg.",
+        remedy="Set h264enc (GPU if there is one), h264enc-striped (CPU), openh264enc or jpeg.",
     ),
 )

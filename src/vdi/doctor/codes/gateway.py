@@ -13,27 +13,27 @@ GATEWAY = (
         code="gateway_down",
         means="No replica of the gateway is ready: nobody logs in or opens a desktop. Open desktops go on streaming.",
         proof="status.readyReplicas of its Deployment, the state of its pods, and their logs.",
-        remedy="What the message says; its log has the rest.",
+        remedy="Do what the message says; the gateway's log has the rest.",
         follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable"),
     ),
     _code(
         code="gateway_missing",
         means="Routes of desktops ask a gateway that is not there: every desktop answers 500.",
         proof="The operator has VDI_EDGE_MIDDLEWARE, and no Deployment has a container 'gateway'.",
-        remedy="helm upgrade, with gateway.enabled; or without it, so that desktops ask for their own passwords.",
+        remedy="Upgrade the release with gateway.enabled=true.",
     ),
     _code(
         code="database_unreachable",
         means="The gateway's database does not answer: nobody logs in, and no history is written.",
         proof=_LOG,
-        remedy="Look at the server that the Secret's url names; with SQLite, at the volume.",
+        remedy="Check the server that the Secret's url names. With SQLite, check the volume.",
         follows=("dns_down", "node_not_ready"),
     ),
     _code(
         code="history_not_written",
         means="The gateway cannot write history. Logins and desktops go on; history is lost if it lasts.",
         proof=_LOG,
-        remedy="The message names the database's own error: a full disk, a read-only volume, a missing permission.",
+        remedy="Free its disk, or make its volume or its tables writable: the message has the database's own error.",
         follows=("database_unreachable", "dns_down", "node_not_ready", "node_under_pressure"),
     ),
     _code(
@@ -46,14 +46,14 @@ GATEWAY = (
         code="redis_unreachable",
         means="Redis does not answer: replicas of the gateway do not hear of what the others revoke, until they poll.",
         proof=_LOG,
-        remedy="Look at the server that the Secret's url names.",
+        remedy="Check the server that the Secret's url names.",
         follows=("dns_down", "node_not_ready"),
     ),
     _code(
         code="oidc_unreachable",
         means="The identity provider does not answer as it should: nobody logs in by single sign-on. Local users do.",
         proof=_LOG,
-        remedy="Try the address from a pod; look at gateway.oidc.issuer, the provider, and network policies.",
+        remedy="Check gateway.oidc.issuer, the provider, and network policies.",
         follows=("dns_down",),
     ),
     _code(
@@ -62,14 +62,13 @@ GATEWAY = (
         means="The connections of a desktop are cut at the same age again and again, and its page opens new ones: the"
         " picture stops each time. Proxies and load balancers do so, often after 60 s.",
         proof="The gateway is asked before each connection; four gaps of the same length are in its log.",
-        remedy="Raise the limit of whatever stands before Traefik, or of Traefik's own entry point"
-        " (respondingTimeouts).",
+        remedy="Raise the idle timeout of the proxy before Traefik, or of Traefik's entry point (respondingTimeouts).",
     ),
     _code(
         code="gateway_troubled",
         means="The gateway lacks something that it needs.",
         proof=_LOG,
-        remedy="What the message says.",
+        remedy="Do what the message says; the gateway's log has the rest.",
         follows=("database_unreachable", "operator_missing", "crd_missing"),
     ),
 )

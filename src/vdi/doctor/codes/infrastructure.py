@@ -51,7 +51,7 @@ _GPUS = (
     _gpu(
         "gpu_nodes_missing",
         "Desktops ask for GPUs, and no node has one that Kubernetes knows of.",
-        "Install driver, container toolkit and device plugin; or use a template with defaultGPU 0.",
+        "Install driver, container toolkit and device plugin, or use a template with defaultGPU 0.",
     ),
     _gpu(
         "gpu_device_plugin_missing",
@@ -64,28 +64,28 @@ _GPUS = (
         "Each GPU serves one desktop, because nothing tells the device plugin to share; and desktops wait for GPUs,"
         " or a"
         " ConfigMap for time-slicing lies there unused.",
-        "vdi gpu configure.",
+        "Configure how GPUs are shared.",
         follows=("gpu_nodes_missing", "gpu_device_plugin_missing"),
     ),
     _gpu(
         "gpu_config_map_missing",
         "The ClusterPolicy or the device plugin names a ConfigMap that does not exist.",
-        "vdi gpu configure makes it.",
+        "Configure the sharing again: this creates the ConfigMap.",
     ),
     _gpu(
         "gpu_config_invalid",
         "The device plugin cannot read a configuration in the ConfigMap.",
-        "Fix that key; vdi gpu configure writes a right one.",
+        "Correct that key, or let vdi write the configuration.",
     ),
     _gpu(
         "gpu_default_key_missing",
         "The default that is named is no key of the ConfigMap: nodes without a label of their own get no plugin.",
-        "vdi gpu configure.",
+        "Configure the sharing again: this names an existing key.",
     ),
     _gpu(
         "gpu_default_key_unset",
         "The ConfigMap is named without a default key, so no node takes it: GPUs are advertised once, not eight times.",
-        "vdi gpu configure.",
+        "Configure the sharing again: this names the key.",
     ),
     _gpu(
         "gpu_policy_not_taken_up",
@@ -95,30 +95,34 @@ _GPUS = (
     _gpu(
         "gpu_config_not_read",
         "The device plugin's pods are older than the last change of the ConfigMap: they read it only at their start.",
-        "Restart the DaemonSet. Running desktops go on.",
+        "Restart the device plugin: running desktops keep their GPUs.",
     ),
     _gpu(
         "gpu_device_plugin_not_ready",
         "Pods of the device plugin are not ready.",
-        "Describe the DaemonSet and read its log: driver or toolkit are often missing on the node.",
+        "Read what the device plugin is missing: often driver or toolkit on the node.",
         follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing", "node_not_ready"),
     ),
     _gpu(
         "gpu_config_reader_not_ready",
         "GPU Feature Discovery is not ready, so labels of nodes are old.",
-        "Describe the DaemonSet.",
+        "Read what GPU Feature Discovery is missing.",
         follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing"),
     ),
     _gpu(
         "gpu_node_config_unknown",
         "A node's label names a configuration that the ConfigMap does not have.",
-        "Take the label off, or add the configuration.",
+        "Remove the label from the node, or add that configuration.",
     ),
-    _gpu("gpu_mig_mismatch", "MIG on the node and in its configuration differ.", "vdi gpu configure --mig-strategy."),
+    _gpu(
+        "gpu_mig_mismatch",
+        "MIG on the node and in its configuration differ.",
+        "Configure the sharing again with the MIG strategy of the node.",
+    ),
     _gpu(
         "gpu_capacity_wrong",
         "A node advertises another number of GPUs than its GPUs times the replicas, such as 1 instead of 8.",
-        "Restart the device plugin, then describe the node.",
+        "Restart the device plugin, then look at the node again.",
         follows=(
             "gpu_config_not_read",
             "gpu_policy_not_taken_up",
@@ -131,14 +135,16 @@ _GPUS = (
     _gpu(
         "gpu_count_unknown",
         "How many GPUs a node has is not known, so whether it advertises the right number is not either.",
-        "Run GPU Feature Discovery.",
+        "Run GPU Feature Discovery: it labels nodes with their number of GPUs.",
         severity=Severity.UNKNOWN,
     ),
-    _gpu("gpu_unhealthy", "The device plugin takes a GPU for broken.", "nvidia-smi and dmesg (Xid) on the node."),
+    _gpu(
+        "gpu_unhealthy", "The device plugin takes a GPU for broken.", "Look for Xid errors of the driver on the node."
+    ),
     _gpu(
         "gpu_resource_twice",
         "A node advertises GPUs under two names.",
-        "Restart the device plugin, or the node's kubelet.",
+        "Restart the device plugin, or the kubelet of the node.",
         follows=("gpu_config_not_read",),
     ),
     _gpu(
@@ -156,7 +162,7 @@ _GPUS = (
     _gpu(
         "gpu_toolkit_paths_not_k3s",
         "The GPU Operator's toolkit configures a containerd that runs no pods of this cluster.",
-        "Set the paths of K3s in toolkit.env.",
+        "Set the paths of K3s in toolkit.env of the ClusterPolicy.",
         severity=Severity.WARNING,
     ),
 )
@@ -168,15 +174,13 @@ INFRASTRUCTURE = (
         " home"
         " on it.",
         proof="The node's condition Ready.",
-        remedy="Look at the node: power, network, kubelet. If it is off for good, say so with the taint"
-        " out-of-service.",
+        remedy="Check the node's power, network and kubelet.",
     ),
     _code(
         code="node_under_pressure",
         means="A node is short of memory, disk or process ids: it puts out pods, and takes none.",
         proof="The node's conditions.",
-        remedy="Free disk (images, old homes), or move desktops elsewhere. local-path does not limit what a home"
-        " takes.",
+        remedy="Free disk space on the node, or suspend desktops there. local-path does not limit the size of a home.",
     ),
     *_GPUS,
     _code(
@@ -186,28 +190,27 @@ INFRASTRUCTURE = (
         " picture"
         " stays black, or is drawn by the CPU.",
         proof="A GPU desktop on a K3s node without spec.runtimeClassName.",
-        remedy="Set placement.runtimeClassName: nvidia in the template. With K3s' --default-runtime=nvidia it is not"
-        " needed.",
+        remedy="Set the RuntimeClass in the template, for desktops that start from now on.",
     ),
     _code(
         code="gpu_insufficient",
         means="There is no free GPU for the session: all are in use (it starts by itself), or no node has any.",
         proof="The queue's own reckoning, or the scheduler's words.",
-        remedy="End or suspend a desktop, share GPUs by more (vdi gpu configure), or add nodes.",
+        remedy="End or suspend a desktop, share each GPU among more desktops, or add nodes.",
         follows=(*GPU_SHARED_WRONG, "node_not_ready", "node_under_pressure"),
     ),
     _code(
         code="room_insufficient",
         means="There is no room for the session: CPU, memory, pods, or no node that fits its template and its home.",
         proof="The queue's own reckoning.",
-        remedy="End or suspend a desktop, ask for less, or add nodes.",
+        remedy="End or suspend a desktop, request less, or add nodes.",
         follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
     ),
     _code(
         code="desktop_unschedulable",
         means="The scheduler finds no node for the desktop's pod.",
         proof="The pod's condition PodScheduled, in words.",
-        remedy="Describe the pod.",
+        remedy="Remove what keeps the pod from the nodes that the message names.",
         follows=(
             "storage_class_missing",
             "provisioner_silent",
@@ -221,16 +224,14 @@ INFRASTRUCTURE = (
         code="image_unavailable",
         means="The node cannot fetch the desktop's image.",
         proof="The container's reason, and the kubelet's Event.",
-        remedy="Fix name, tag or pull secret in the template; where the registry does not answer, network or DNS of"
-        " the"
-        " node.",
+        remedy="Correct image name, tag or pull secret in the template.",
         follows=("node_under_pressure",),
     ),
     _code(
         code="reference_missing",
         means="The desktop needs a Secret, ConfigMap or key that is not there.",
         proof="The container's reason, or the kubelet's Event.",
-        remedy="Make it in the sessions' namespace, or take it out of the template.",
+        remedy="Create it in the sessions' namespace, or take it out of the template.",
     ),
     _code(
         code="desktop_crashes",
@@ -245,25 +246,25 @@ INFRASTRUCTURE = (
         means="A desktop may use so little of a processor that it is throttled most of the time: it starts for"
         " minutes, or its liveness probe ends it.",
         proof="The CPU limit of the pod, and where it comes from.",
-        remedy="Raise spec.resources.defaultCPU of the template, or spec.resources.cpu of the session, to 1 or more.",
+        remedy="Raise the CPU limit to 1 or more.",
     ),
     _code(
         code="desktop_cannot_start",
         means="The container runtime cannot start the desktop's program.",
         proof="The container's reason.",
-        remedy="Fix the image: is its program there, executable, and for this processor?",
+        remedy="Correct the image: its program must exist, be executable, and be built for this processor.",
     ),
     _code(
         code="desktop_out_of_memory",
         means="The desktop used more memory than it may have.",
         proof="The container ended as OOMKilled.",
-        remedy="Ask for more in spec.resources.memory. /dev/shm counts as memory too.",
+        remedy="Raise the memory limit. What is in /dev/shm counts too.",
     ),
     _code(
         code="desktop_evicted",
         means="The node put the desktop out, being short of something.",
         proof="The pod's reason Evicted.",
-        remedy="Look at the node's pressure.",
+        remedy="Relieve the node: the message says what it is short of.",
         follows=("node_under_pressure",),
     ),
     _code(
@@ -271,76 +272,75 @@ INFRASTRUCTURE = (
         means="The kubelet refused the pod although the scheduler chose the node, as for two GPU slices with"
         " failRequestsGreaterThanOne.",
         proof="The pod's reason, such as UnexpectedAdmissionError.",
-        remedy="Describe the node. Ask for one GPU; more slices give no more of it.",
+        remedy="Request one GPU: more slices give no more computing time.",
         follows=GPU_SHARED_WRONG,
     ),
     _code(
         code="desktop_on_lost_node",
         means="The desktop is on a node that does not answer or is gone.",
         proof="The pod's node, and that node's condition Ready.",
-        remedy="Bring the node back; the message says what happens by itself and what does not.",
+        remedy="Bring the node back.",
         follows=("node_not_ready",),
     ),
     _code(
         code="node_network_broken",
         means="The node cannot set up pods: network plugin or container runtime are at fault.",
         proof="Event FailedCreatePodSandBox.",
-        remedy="Describe the node and read the kubelet's log.",
+        remedy="Read the node's Events and its kubelet's log.",
         follows=("node_not_ready",),
     ),
     _code(
         code="volume_not_mounted",
         means="A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or not there.",
         proof="Event FailedMount, or the runtime's words.",
-        remedy="Describe the pod; on the node look at the folder's owner and mode.",
+        remedy="Read the pod's Events. On the node, check owner and mode of the folder.",
         follows=("home_on_lost_node", "node_not_ready"),
     ),
     _code(
         code="storage_class_missing",
         means="A home asks for a StorageClass that does not exist.",
         proof="spec.storageClassName of the claim, against the StorageClasses.",
-        remedy="Install the class, or name another one in the template.",
+        remedy="Create the StorageClass, or name an existing one in the template.",
     ),
     _code(
         code="home_not_provisioned",
         means="The provisioner says why it cannot make the volume; for local-path often: mkdir: Permission denied.",
         proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
-        remedy="Fix what it names. For local-path: the folder on the node (K3s: /var/lib/rancher/k3s/storage) must be"
-        " root's, and writable.",
+        remedy="Fix what the message names. For local-path, the folder on the node must be writable for root.",
         follows=("node_under_pressure", "node_not_ready"),
     ),
     _code(
         code="provisioner_silent",
         means="A home waits for its volume, and the provisioner neither makes it nor says why.",
         proof="The claim has been Pending for more than a minute, without an Event.",
-        remedy="Look whether the provisioner runs, and read its log.",
+        remedy="Check whether the provisioner runs, and read its log.",
         follows=("node_not_ready",),
     ),
     _code(
         code="home_lost",
         means="The volume of a home is gone; its claim is Lost.",
         proof="The claim's phase.",
-        remedy="Bring the volume back, or delete the claim: then the desktop starts with an empty home.",
+        remedy="Restore the volume from a backup. Without one, delete the claim for an empty home.",
     ),
     _code(
         code="home_on_lost_node",
         means="A local-path volume is a folder on one node, and that node is gone or does not answer.",
         proof="The volume's nodeAffinity, against the nodes.",
-        remedy="Bring the node back, or delete the claim and with it the files.",
+        remedy="Bring the node back.",
         follows=("node_not_ready",),
     ),
     _code(
         code="home_mounted_twice",
         means="Two pods write to one home at the same time.",
         proof="The volumes of running pods.",
-        remedy="Delete the pod that belongs to no session. The operator never does this: somebody else made it.",
+        remedy="Delete the pod that belongs to no session.",
     ),
     _code(
         code="start_slow",
         severity=Severity.WARNING,
         means="A start took more than 30 seconds.",
         proof="The times of session and pod, stage by stage: queue, scheduler, node (image and volume), desktop.",
-        remedy="Fetch images beforehand (prePull), keep desktops ready (VDIPool), or give the desktop more CPU.",
+        remedy="Fetch images beforehand (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
         follows=("node_not_ready", "node_under_pressure", "image_unavailable", *_CRASH_CAUSES, "api_server_slow"),
     ),
 )

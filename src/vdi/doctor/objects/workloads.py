@@ -30,6 +30,13 @@ class Workload:
         return f"{self.kind}/{self.namespace}/{self.name}"
 
     @property
+    def upgrade(self) -> str:
+        """The command that renders its release again, whichever Helm is there."""
+        release = (self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "vdi")
+        named = f" --release {release}" if release != "vdi" else ""
+        return f"vdi upgrade --namespace {self.namespace}{named}"
+
+    @property
     def ready(self) -> int:
         """How many replicas answer."""
         status = self.raw.get("status") or {}

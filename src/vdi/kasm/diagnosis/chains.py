@@ -109,8 +109,8 @@ class Walk(Explainer):
         return link(
             "kasm_pod_waiting",
             pod.object,
-            f"{pod.name} is at {pod.state}{chart}: its {ordinal} init container {container.name} {does}"
-            f" ({where}), and {why}.",
+            f"{pod.name} is at {pod.state}{chart}. Its {ordinal} init container {container.name} {does}"
+            f" ({where}). {why[0].upper()}{why[1:]}.",
             evidence=[
                 f"status.initContainerStatuses: {container.name} has run for"
                 f" {int(self.kasm.snapshot.age(container.running_since))} s",

@@ -59,9 +59,8 @@ def _no_job(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
     return link(
         "kasm_database_not_initialised",
         f"service/{kasm.namespace}/{target.host}",
-        f"The database {target.host} answers, {pod.name} has looked in it for the table zones for"
-        f" {int(seconds)} s, and"
-        " there is no db-init Job that would make it.",
+        f"The database {target.host} answers, but has had no table zones for {int(seconds)} s."
+        " There is no db-init Job that would create it.",
         evidence=[f"{container.name} waits for rows in zones", "no Job named ...db-init..."],
         remedy=Remedy(
             f"Only where the database is new and empty, run helm upgrade of the release {kasm.release} with"

@@ -220,9 +220,8 @@ def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
         link(
             "kasm_service_silent",
             f"service/{kasm.namespace}/{target.host}",
-            f"The Service {target.host} has {ready} ready pods, and yet init container {container.name} of"
-            f" {pod.name} has got no"
-            f" answer from it for {int(seconds)} s.",
+            f"The Service {target.host} has {ready} ready pods, but has not answered {pod.name} for"
+            f" {int(seconds)} s (init container {container.name}).",
             evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in pod.log(container))],
             remedy=Remedy.run(
                 f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- curl -v"

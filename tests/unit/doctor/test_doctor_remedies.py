@@ -1,0 +1,129 @@
+"""Every finding says in a short sentence what helps, and its commands can be pasted unchanged."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from unit.doctor.doctor_builders import Cluster
+from unit.doctor.test_doctor_faults import ALL
+from vdi.findings.model import Finding
+
+PROGRAMS = {
+    "kubectl",
+    "helm",
+    "vdi",
+    "systemctl",
+    "journalctl",
+    "timedatectl",
+    "df",
+    "k3s",
+    "chown",
+    "nvidia-smi",
+    "dmesg",
+}
+"""What an administrator has on their machine, or on a node."""
+VERBS = {
+    "get",
+    "describe",
+    "delete",
+    "edit",
+    "patch",
+    "scale",
+    "label",
+    "annotate",
+    "taint",
+    "uncordon",
+    "set",
+    "create",
+}
+KINDS = {
+    *(
+        "pod",
+        "pods",
+        "node",
+        "nodes",
+        "namespace",
+        "service",
+        "services",
+        "secret",
+        "secrets",
+        "configmap",
+        "configmaps",
+    ),
+    *("deployment", "deployments", "daemonset", "statefulset", "statefulsets", "job", "pvc", "pv", "storageclass"),
+    *("persistentvolumeclaim", "resourcequota", "limitrange", "serviceaccount", "networkpolicy", "lease", "role"),
+    *("clusterrole", "vdisession", "vdisessions", "vditemplate", "vditemplates", "ingressroute", "ingressroutes"),
+    *("middlewares.traefik.io", "clusterpolicies.nvidia.com", "clusterpolicy", "events", "replicaset"),
+    *("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "rolebinding", "clusterrolebinding"),
+}
+PLACEHOLDER = re.compile(r"<[a-z]|\.\.\.|\b(?!TLS|CA|CPU|GPU|API|OK)[A-Z]{4,}\b")
+LONGEST = 20
+"""Words of a sentence that somebody reads at night."""
+
+
+def sentences(text: str) -> list[str]:
+    """Without what others said, which is quoted after a colon or in parentheses."""
+    own = re.sub(r"\([^)]*\)|`[^`]*`|'[^']*'|\"[^\"]*\"", "X", text)
+    return [one for one in re.split(r"(?<=[.;:])\s+", own) if one]
+
+
+def findings(name: str) -> list[Finding]:
+    cluster = Cluster()
+    ALL[name][1](cluster)
+    return cluster.findings()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_remedy_is_a_short_sentence_and_commands(name: str) -> None:
+    for one in findings(name):
+        if one.code == "not_readable":
+            continue  # its words are the collector's
+        assert one.remedy.sentence, one.key
+        assert one.remedy.sentence[0].isupper() or one.remedy.sentence.startswith("vdi"), one.remedy.sentence
+        assert one.remedy.sentence.endswith((".", ":")), one.remedy.sentence
+        for sentence in sentences(one.remedy.sentence):
+            assert len(sentence.split()) <= LONGEST, sentence
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_message_is_read_in_short_sentences(name: str) -> None:
+    for one in findings(name):
+        if one.code.startswith("gpu_") and one.code not in ("gpu_insufficient", "gpu_runtime_class_unset"):
+            continue  # the words of `vdi gpu verify`
+        for sentence in sentences(one.message):
+            assert len(sentence.split()) <= LONGEST, f"{one.code}: {sentence}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_commands_can_be_pasted_unchanged(name: str) -> None:
+    for one in findings(name):
+        for command in one.remedy.commands:
+            check_command(command)
+
+
+def check_command(command: str) -> None:
+    subprocess.run(["bash", "-n", "-c", command], check=True, timeout=10)
+    words = shlex.split(command)
+    assert words[0] in PROGRAMS, command
+    assert not PLACEHOLDER.search(re.sub(r"'[^']*'", "", command)), command
+    if words[0] == "kubectl":
+        rest = without_options(words[1:])
+        assert rest, command
+        if rest[0] in VERBS and "--raw" not in words and rest[0] not in ("uncordon", "set", "create"):
+            kinds = rest[1].partition("/")[0].split(",")
+            assert set(kinds) <= KINDS, command
+            assert rest[0] in ("get", "describe") or len(rest) > 2 or "/" in rest[1] or "--all" in words, command
+
+
+def without_options(words: list[str]) -> list[str]:
+    rest, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in ("--namespace", "-n", "--as", "--type", "--patch", "-l", "-o", "--output", "--container", "-c"):
+            skip = True
+        elif not word.startswith("-"):
+            rest.append(word)
+    return rest
