@@ -1,5 +1,7 @@
 """What the doctor is tried on: a namespace of a real API server with an operator that works, and what can be broken."""
 
+import asyncio
+import shlex
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
 from vdi.kube.transport import Client
 
+_READING = ("get", "describe")
+_CHANGING = ("delete", "patch", "scale", "label", "annotate", "taint", "uncordon")
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 LATER = timedelta(seconds=100)
 """The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while."""
@@ -39,6 +43,8 @@ class Ward:
     patch: pytest.MonkeyPatch
     clock: ShiftedClock = field(default_factory=ShiftedClock)
     later: timedelta = LATER
+    kubectl: list[str] | None = None
+    """How kubectl is called: then the commands of each remedy that is found are tried."""
     top: list[Finding] = field(default_factory=list)
     """What `finds` has seen last."""
 
@@ -223,7 +229,23 @@ class Ward:
             return top[0] if top and top[0].code == code else None
 
         try:
-            return await eventually(look, f"the top finding is {code}", 40)
+            found = await eventually(look, f"the top finding is {code}", 40)
         except AssertionError as error:
             told = [f"{one.key}: {one.message}" for one in self.top]
             raise AssertionError(f"{error}; they are {told}") from None
+        for command in found.remedy.commands:
+            await self._try(command)
+        return found
+
+    async def _try(self, command: str) -> None:
+        """A command of a remedy, pasted unchanged; what changes something is only tried by the API server."""
+        words = shlex.split(command)
+        verb = next((word for word in words if word in (*_READING, *_CHANGING)), "")
+        if words[0] != "kubectl" or not verb or "|" in words or self.kubectl is None:
+            return
+        given = [*self.kubectl, *words[1:], *(["--dry-run=server"] if verb in _CHANGING else [])]
+        run = await asyncio.create_subprocess_exec(
+            *given, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        _, error = await asyncio.wait_for(run.communicate(), 30)
+        assert run.returncode == 0, f"{command}: {error.decode()}"

@@ -40,8 +40,8 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 
 
 @pytest.fixture
-async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
-    ward = Ward(stage, monkeypatch)
+async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch, kubectl: list[str]) -> AsyncIterator[Ward]:
+    ward = Ward(stage, monkeypatch, kubectl=kubectl)
     yield ward
     await ward.clear()
 
@@ -65,7 +65,7 @@ async def test_a_healthy_cluster_has_no_findings(ward: Ward) -> None:
 async def test_no_operator(ward: Ward) -> None:
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     found = await ward.finds("operator_missing")
-    assert "helm upgrade --install" in found.remedy.text
+    assert found.remedy.commands == ("vdi install",)
     ignored = [one for one in ward.of_here(await ward.look()) if one.code == "session_ignored"]
     assert [one.caused_by for one in ignored] == [found.key]
 
@@ -82,7 +82,7 @@ async def test_operator_down(ward: Ward) -> None:
 async def test_operator_that_does_not_lead(ward: Ward) -> None:
     await ward.deploy()
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
-    assert "not there" in (await ward.finds("operator_without_lease")).message
+    assert "The Lease is missing" in (await ward.finds("operator_without_lease")).message
 
 
 @pytest.mark.parametrize("resource", ["ingressroutes", "vditemplates"])

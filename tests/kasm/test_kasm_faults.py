@@ -228,7 +228,7 @@ def test_selector_of_a_service_wrong(ward: Ward) -> None:
     ward.patch("service", "kasm-api", {"spec": {"selector": {"app.kubernetes.io/name": "kasm-api-server"}}})
     found = ward.finds("kasm_service_selects_nothing", "service/kasm-api")
     assert "kasm-api-deployment is probably meant" in found.message
-    command = found.remedy.text.removeprefix("kubectl ").replace("'", "").split()
+    command = found.remedy.commands[0].removeprefix("kubectl ").replace("'", "").split()
     ward.tools.kubectl(*command)  # what it says mends it
     wait_until("Kasm is well", ward.is_well, 120)
     assert not (wrong := ward.look()), str(wrong)
