@@ -5,19 +5,23 @@ from ipaddress import ip_address
 from starlette.requests import HTTPConnection
 
 from vdi.api.session import VDISession
+from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.settings import Network
 from vdi.kube.http import url_host
 from vdi.session.naming import service_name
 
 
-def client_address(request: HTTPConnection, trusted: tuple[Network, ...]) -> str:
+def client_address(request: HTTPConnection, trusted: tuple[Network, ...], cluster: ClusterCache) -> str:
     """The browser's address, for rate limits and the audit.
 
     That is the last entry of X-Forwarded-For, which Traefik wrote, if it is Traefik (a trusted proxy) that is connected
     to us. What stands left of it the browser may have written itself. Without a proxy in front: our own peer.
+
+    Pods of desktops share their network with Traefik, and run what their users please: where no NetworkPolicy is
+    enforced, one can connect to us directly. It is never a proxy.
     """
     peer = request.client.host if request.client else ""
-    if not _is_among(peer, trusted):
+    if not _is_among(peer, trusted) or cluster.is_desktop(peer):
         return peer
     last = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
     return last if _is_address(last) else peer

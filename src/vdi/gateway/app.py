@@ -229,14 +229,14 @@ def build_public(context: GatewayContext, components: Sequence[Component], healt
     desktops = _app(settings, [route for component in components for route in component.desktop_routes()])
     by_host = HostRouter(settings, portal=portal, desktops=desktops, ready=lambda: health.begun)
     app = SecurityHeaders(BodyLimit(by_host, PUBLIC_BODY), settings)
-    return RequestMetrics(ClientAddress(app, settings), context.metrics, "public")
+    return RequestMetrics(ClientAddress(app, context), context.metrics, "public")
 
 
 def build_internal(context: GatewayContext, components: Sequence[Component], health: Health) -> ASGIApp:
     """What Traefik's forwardAuth, the operator, the kubelet and Prometheus speak to."""
     settings = context.settings
     routes = [route for component in (health, *components) for route in component.internal_routes()]
-    app = ClientAddress(BodyLimit(_app(settings, routes), INTERNAL_BODY), settings)
+    app = ClientAddress(BodyLimit(_app(settings, routes), INTERNAL_BODY), context)
     return RequestMetrics(app, context.metrics, "internal")
 
 
@@ -249,11 +249,12 @@ def _app(settings: Settings, routes: Sequence[BaseRoute]) -> Starlette:
 class ClientAddress:
     """Middleware: passes the browser's address to the audit."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, context: GatewayContext) -> None:
         self._app = app
-        self._trusted = settings.trusted_proxies
+        self._trusted = context.settings.trusted_proxies
+        self._cluster = context.cluster
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; each has a context of its own."""
-        came_from.set(client_address(HTTPConnection(scope), self._trusted))
+        came_from.set(client_address(HTTPConnection(scope), self._trusted, self._cluster))
         await self._app(scope, receive, send)

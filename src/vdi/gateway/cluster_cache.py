@@ -1,6 +1,7 @@
 """What the gateway knows of sessions, templates and pools: watched, never asked for again at each request."""
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ STALE = 150.0
 """Seconds without a word from the API server (a silent watch is opened anew after 90) until the picture is old."""
 _BY_URL = "url"
 _BY_UID = "uid"
+_BY_POD_IP = "pod-ip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class ClusterCache:
         self.pools: Store[VDIPool] = Store()
         self.sessions.add_index(_BY_URL, lambda one: [one.status.url])
         self.sessions.add_index(_BY_UID, lambda one: [one.metadata.uid])
+        self.sessions.add_index(_BY_POD_IP, lambda session: [_canonical(session.status.pod_ip)])
         self._clock = clock
         self._listeners: list[Listener] = []
         self._changes: set[Changes] = set()
@@ -153,6 +156,11 @@ class ClusterCache:
         """The session with this uid."""
         return next(iter(self.sessions.by_index(_BY_UID, uid)), None)
 
+    def is_desktop(self, address: str) -> bool:
+        """Whether a session's pod has this IP address."""
+        key = _canonical(address)
+        return bool(key) and any(self.sessions.by_index(_BY_POD_IP, key))
+
     @property
     def synced(self) -> bool:
         """Whether every kind has been listed completely once."""
@@ -199,3 +207,13 @@ class ClusterCache:
         change = Change(kind, old, new)
         for one in tuple(self._changes):
             one.tell(change)
+
+
+def _canonical(address: str) -> str:
+    """One spelling per IP address: a listener for IPv6 names an IPv4 peer `::ffff:10.1.2.3`. Empty for other text."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    mapped = parsed.ipv4_mapped if parsed.version == 6 else None
+    return str(mapped or parsed)

@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from unit.gateway.login_stage import Stage, open_stage
+from vdi.api.session import VDISession
 from vdi.gateway.login.throttle import PER_ADDRESS, PER_USER, SLOWEST, WINDOW, Bound, Throttle, TooManyError
 from vdi.gateway.shared_state import MemorySharedState
 
@@ -113,5 +115,17 @@ async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
         for number in range(4):
             # What the browser itself wrote comes first; Traefik adds the address that it saw.
             browser = stage.browser(f"198.51.100.{number}, 203.0.113.7")
+            codes.append((await browser.log_in(f"u{number}", "wrong")).status_code)
+    assert codes == [403, 403, 429, 429]
+
+
+async def test_a_desktops_pod_that_asks_past_traefik_cannot_change_its_address(tmp_path: Path) -> None:
+    codes = []
+    async with open_stage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
+        meta = {"name": "mine", "namespace": "vdi-sessions", "uid": "1", "resourceVersion": "1"}
+        session = {"metadata": meta, "spec": {"user": "a@b.cd", "template": "x"}, "status": {"podIP": "10.0.0.5"}}
+        stage.login.services.context.cluster.sessions.observe(msgspec.convert(session, VDISession))
+        for number in range(4):
+            browser = stage.browser(f"198.51.100.{number}")
             codes.append((await browser.log_in(f"u{number}", "wrong")).status_code)
     assert codes == [403, 403, 429, 429]

@@ -243,4 +243,5 @@ class LoginPages:
         )
 
     def _address(self, request: Request) -> str:
-        return client_address(request, self._login.context.settings.trusted_proxies)
+        context = self._login.context
+        return client_address(request, context.settings.trusted_proxies, context.cluster)
