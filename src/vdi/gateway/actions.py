@@ -1,6 +1,6 @@
 """Everything that people can do with desktops, for the portal, the API and the waiting page alike.
 
-Each deed: rights, then limits, then one write to the Kubernetes API by the gateway's own account, then the audit.
+Each action: rights, then limits, then one write to the Kubernetes API by the gateway's own account, then the audit.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """What may be put into a path: names such as `..` would lead to another resource."""
 _TRIES = 20
-"""How often an edit of a list is begun anew because somebody else, mostly the operator, wrote in between."""
+"""How often an edit of a list starts again because another writer, mostly the operator, was faster."""
 _PAUSE = 0.01
 """Seconds that the pause before another try grows with each."""
 
@@ -57,47 +57,51 @@ class Actions:
         self._quota = QuotaGuard(context, limits, history)
         self._starter = Starter(context, self._quota)
 
-    async def start(self, person: User, wish: SessionRequest) -> VDISession:
-        """A new desktop. `wish.user` other than the person's own, and `wish.priority`, are for administrators."""
-        async with self._counted("start", wish.name or ""):
-            async with self._refusal_written(person, "start", wish.name or "", {"template": wish.template}):
-                start = self._starter.plan(person, wish)
-            name, owner = start.wish.name or "", start.wish.user
+    async def start(self, person: User, request: SessionRequest) -> VDISession:
+        """A new desktop. `request.user` other than the person's own, and `request.priority`, are for administrators."""
+        async with self._counted("start", request.name or ""):
+            async with self._refusal_written(person, "start", request.name or "", {"template": request.template}):
+                start = self._starter.plan(person, request)
+            name, owner = start.request.name or "", start.request.user
             act = Act(
-                actor=person.user, action="session.start", target=name, owner=owner, detail={"template": wish.template}
+                actor=person.user,
+                action="session.start",
+                target=name,
+                owner=owner,
+                detail={"template": request.template},
             )
             async with self._written(person, act):
                 return await self._starter.carry_out(person, start)
 
     async def extend(self, person: User, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`; not more than the template allows."""
-        async with self._deed(person, Action.EXTEND, name, {"length": length}) as session:
+        async with self._authorized(person, Action.EXTEND, name, {"length": length}) as session:
             self._check_length(session, length)
             return await self._patch(session, {"spec": {"timeout": length}})
 
     async def suspend(self, person: User, name: str) -> VDISession:
         """Stop the desktop, keep home and address."""
-        async with self._deed(person, Action.SUSPEND, name, {}) as session:
+        async with self._authorized(person, Action.SUSPEND, name, {}) as session:
             return await self._patch(session, {"spec": {"suspended": True}})
 
     async def resume(self, person: User, name: str) -> VDISession:
         """A new run, within the owner's limits whoever asks (but an administrator)."""
-        async with self._deed(person, Action.RESUME, name, {}) as session:
+        async with self._authorized(person, Action.RESUME, name, {}) as session:
             if not session.spec.suspended:
                 return session
-            wanted = {"spec": {"suspended": False}}
+            change = {"spec": {"suspended": False}}
             mine = same_user(person.user, session.spec.user)
             if person.admin and not mine:
-                return await self._patch(session, wanted)
+                return await self._patch(session, change)
             # Which groups the owner is in is known only of the owner's own login.
             owner = person if mine else User(normal_user(session.spec.user))
             gpus = gpus_of(session, self._cluster.template(session.spec.template))
             async with self._quota.for_one_more(owner, name, gpus):
-                return await self._patch(session, wanted)
+                return await self._patch(session, change)
 
     async def restart(self, person: User, name: str) -> VDISession:
         """A new desktop on the same home, within the same run."""
-        async with self._deed(person, Action.RESTART, name, {}) as session:
+        async with self._authorized(person, Action.RESTART, name, {}) as session:
             if session.spec.suspended:
                 raise ActionDenied(
                     "Conflict", f"The desktop {name!r} is suspended, so nothing runs to restart: resume it."
@@ -107,7 +111,7 @@ class Actions:
 
     async def end(self, person: User, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` the files too."""
-        async with self._deed(person, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
+        async with self._authorized(person, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
             claim = self._claim_to_delete(session) if delete_home else None
             if claim:  # before the session: where this fails, the desktop is there to try again. A pod in use keeps it
@@ -119,16 +123,16 @@ class Actions:
     async def share(self, person: User, name: str, user: str, role: Role, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""
         detail = {"user": normal_user(user), "role": str(role), "expires": format_time(expires) if expires else "never"}
-        async with self._deed(person, Action.SHARE, name, detail) as session:
+        async with self._authorized(person, Action.SHARE, name, detail) as session:
             now = self._clock()
             return await self._edit_guests(session, lambda one: add_guest(one, user, role, expires, now))
 
     async def unshare(self, person: User, name: str, user: str) -> VDISession:
         """Take that back."""
-        async with self._deed(person, Action.UNSHARE, name, {"user": normal_user(user)}) as session:
+        async with self._authorized(person, Action.UNSHARE, name, {"user": normal_user(user)}) as session:
             return await self._edit_guests(session, lambda one: remove_guest(one, user))
 
-    async def _allowed(self, person: User, deed: Action, name: str) -> VDISession:
+    async def _allowed(self, person: User, action: Action, name: str) -> VDISession:
         """The session, if this person may do that with it. Raises ActionDenied.
 
         Read from the API server: what this person has just done through another replica counts already.
@@ -143,9 +147,9 @@ class Actions:
         now = self._clock()
         if not knows_of(session, person, now):
             raise unknown
-        if why := refusal(person, deed, session, now):
+        if why := refusal(person, action, session, now):
             raise ActionDenied("Forbidden", why)
-        if session.metadata.deletion_timestamp and deed is not Action.END:
+        if session.metadata.deletion_timestamp and action is not Action.END:
             raise ActionDenied("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
         return session
 
@@ -187,7 +191,7 @@ class Actions:
 
     def _check_length(self, session: VDISession, length: str) -> None:
         try:
-            wanted = parse_duration(length)
+            desired = parse_duration(length)
         except ValueError as why:
             raise ActionDenied(
                 "Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)
@@ -195,8 +199,8 @@ class Actions:
         template = self._cluster.template(session.spec.template)
         asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
         policy = self._settings.policy
-        most = run_length(asked, template, policy) or wanted
-        if most < wanted and is_capped(asked, template, policy):
+        most = run_length(asked, template, policy) or desired
+        if most < desired and is_capped(asked, template, policy):
             raise ActionDenied(
                 "OverLimit",
                 f"length: {length} is more than the {format_duration(most)} that a run of template "
@@ -204,7 +208,7 @@ class Actions:
                 FieldProblem("timeout", f"at most {format_duration(most)}", length),
             )
         start = parse_time(session.status.start_time) if session.status.start_time else None
-        if start and start + wanted <= self._clock():
+        if start and start + desired <= self._clock():
             ran = format_duration(self._clock() - start)
             raise ActionDenied(
                 "Invalid",
@@ -216,9 +220,9 @@ class Actions:
     def _claim_to_delete(self, session: VDISession) -> str | None:
         """The home that goes with the session; None where it has none. Raises ActionDenied where others use it too."""
         spec, name = session.spec, session.metadata.name
-        wish = spec.persistence
-        if wish and (wish.enabled is False or not wish.retain):
-            return None  # there is none, or it is the session's own and goes with it
+        persistence = spec.persistence
+        if persistence and (persistence.enabled is False or not persistence.retain):
+            return None  # the session has no home, or it is the session's own and goes with it
         claim = home_claim_name(session_name=name, user=spec.user, template=spec.template, retain=True)
         for other in self._cluster.sessions.values():
             same = other.spec.user == spec.user and other.spec.template == spec.template
@@ -231,16 +235,16 @@ class Actions:
         return claim
 
     @asynccontextmanager
-    async def _deed(
-        self, person: User, deed: Action, name: str, detail: Mapping[str, str]
+    async def _authorized(
+        self, person: User, action: Action, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[VDISession]:
         """Give the session, if the person may do this with it; what is done within is counted and audited."""
-        async with self._counted(str(deed), name):
-            async with self._refusal_written(person, str(deed), name, detail):
-                session = await self._allowed(person, deed, name)
+        async with self._counted(str(action), name):
+            async with self._refusal_written(person, str(action), name, detail):
+                session = await self._allowed(person, action, name)
             act = Act(
                 actor=person.user,
-                action=f"session.{deed}",
+                action=f"session.{action}",
                 target=name,
                 uid=session.metadata.uid,
                 owner=session.spec.user,

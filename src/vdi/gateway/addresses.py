@@ -30,9 +30,9 @@ def client_address(request: HTTPConnection, trusted: tuple[Network, ...], cluste
 def desktop_url(session: VDISession, port: int) -> str:
     """Where the gateway asks a desktop, at one of its pod's own ports.
 
-    By address: cluster DNS learns of a ready desktop a moment after its session is Running, and who has asked before is
-    told "no such name" for seconds (CoreDNS's `ttl`, 5 s). The Service is headless, so its name, which serves under an
-    operator that does not write status.podIP yet, leads to the same port.
+    By address: cluster DNS learns of a ready desktop a moment after its session is Running, and a client that
+    asked before gets "no such name" for seconds (CoreDNS's `ttl`, 5 s). The Service is headless, so its name, which
+    serves under an operator that does not write status.podIP yet, leads to the same port.
     """
     address, meta = session.status.pod_ip, session.metadata
     host = address if _is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"

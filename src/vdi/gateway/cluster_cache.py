@@ -25,7 +25,7 @@ Listener = Callable[[Kind, Any, Any], None]
 """Called with (kind, old, new): (kind, None, new) is an addition, (kind, old, None) a removal."""
 
 STALE = 150.0
-"""Seconds without a word from the API server (a silent watch is opened anew after 90) until the picture is old."""
+"""Seconds without a word from the API server (a silent watch is opened again after 90) until the picture is old."""
 _BY_URL = "url"
 _BY_UID = "uid"
 _BY_POD_IP = "pod-ip"
@@ -33,7 +33,7 @@ _BY_POD_IP = "pod-ip"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one object since its last Change was read: several changes in a row are told as one."""
+    """What became of one object since its last Change was read; several changes in a row are one."""
 
     kind: Kind
     old: Any
@@ -64,7 +64,7 @@ class Changes:
         among.add(self)
 
     def tell(self, change: Change) -> None:
-        """Take in one change, if it is wanted."""
+        """Take in one change, if it is selected."""
         if self._wants is not None and not self._wants(change):
             return
         key = (change.kind, change.name)
@@ -180,7 +180,7 @@ class ClusterCache:
                 yield f"{one.resource.plural}: the first list is not complete yet"
 
     def stuck(self) -> Iterator[str]:
-        """One line per kind whose watch is silent without an error, though it should have been opened anew."""
+        """One line per kind whose watch is silent without an error, though it should have been opened again."""
         for one in self.reflectors:
             contact = one.last_contact
             if one.last_error is None and contact is not None:

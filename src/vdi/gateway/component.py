@@ -25,7 +25,7 @@ class Component:
         return ()
 
     async def run(self) -> None:
-        """Background work until cancelled; returns early when there is none.
+        """Background work until cancelled; returns early without any.
 
         Started once the watches are synced and the database is up. An exception ends the process.
         """

@@ -1,4 +1,4 @@
-"""Why a deed is not done: a code and the fields for programs, a sentence for people."""
+"""Why an action is denied: a code and the fields for programs, a sentence for people."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ class FieldProblem(msgspec.Struct, omit_defaults=True):
 
 
 class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
-    """Raised when a deed is not done. `sentence` is for the person and names what is allowed."""
+    """Raised when an action is denied. `sentence` is for the person and names what is allowed."""
 
     def __init__(self, code: str, sentence: str, *fields: FieldProblem) -> None:
         self.code = code

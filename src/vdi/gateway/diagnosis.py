@@ -1,4 +1,4 @@
-"""The record that the doctor's CronJob leaves in a ConfigMap, as metrics. Without such a ConfigMap there are none."""
+"""The record that the doctor's CronJob leaves in a ConfigMap, as metrics. Without such a ConfigMap they are absent."""
 
 import asyncio
 import logging

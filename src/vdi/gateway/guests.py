@@ -39,7 +39,7 @@ def add_guest(
 
 
 def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
-    """The list without this guest. Raises ActionDenied when there is none."""
+    """The list without this guest. Raises ActionDenied when the user is not a guest."""
     left = tuple(one for one in session.spec.access if not same_user(one.user, user))
     if len(left) == len(session.spec.access):
         guests = ", ".join(one.user for one in left) or "nobody"

@@ -1,8 +1,8 @@
 """/healthz, /readyz and /metrics, which tell the truth.
 
 Ready means that this process is the right one to ask. Before it has begun, whatever is missing makes it unready. After
-that, what all replicas lack alike (database, Redis, API server) is told but takes nobody out of service: open desktops
-need none of the three, and without any replica Traefik could let nobody in at all.
+that, what all replicas lack alike (database, Redis, API server) is reported but takes no replica out of service: open
+desktops need none of the three, and without any replica Traefik could let no one in at all.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Health(Component):
         self._components = components
         self._token = MetricsToken(context.settings.metrics_token_file)
         self.begun = False
-        """Whether everything was up once: until then nobody is let in."""
+        """Whether everything was up once: until then no one is let in."""
 
     def internal_routes(self) -> Sequence[Route]:
         """See Component."""

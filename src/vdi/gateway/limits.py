@@ -63,7 +63,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_limits(text: str, source: str) -> Limits:
-    """Limits from YAML; an empty file limits nobody. Raises LimitsError."""
+    """Limits from YAML; an empty file has no limits. Raises LimitsError."""
     try:
         raw = yaml.safe_load(text)
         limits = msgspec.convert(raw if raw is not None else {}, Limits)
@@ -108,7 +108,7 @@ def refusal(
     if limit.hours is not None and hours_used >= limit.hours:
         return (
             f"Your desktops may run {limit.hours:g} hours in a calendar month and have run {hours_used:.1f}. "
-            f"The count begins anew on the first; ask an administrator if {person.user} needs more."
+            f"The count starts again on the first; ask an administrator if {person.user} needs more."
         )
     return None
 

@@ -3,7 +3,7 @@
     begin   owner, Running -> the agent in the desktop is armed -> a ticket into the desktop, and the probe's id
     finish  the id, once, within minutes -> histogram and gauges; a stage that failed is counted
 
-What is measured is the person's word, as it must be: nobody else sees the pixels at the end of their way. It can move
+What is measured is the person's word, as it must be: no one else sees the pixels at the end of their way. It can move
 their own template's figures and nothing else; how often is limited for each session.
 """
 

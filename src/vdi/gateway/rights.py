@@ -42,7 +42,7 @@ def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
 
 
 def access_ends(session: VDISession, user: str) -> datetime | None:
-    """When this user's share in the session ends; None: it has no end, or there is none."""
+    """When this user's share in the session ends; None: it has no end, or there is no share."""
     for access in session.spec.access:
         if same_user(access.user, user) and access.expires:
             return parse_time(access.expires)
@@ -50,7 +50,7 @@ def access_ends(session: VDISession, user: str) -> datetime | None:
 
 
 def may_use(template: VDITemplate, person: User) -> bool:
-    """Whether the person may start desktops of this template. One that names nobody is for everybody."""
+    """Whether the person may start desktops of this template. A template without names is for everyone."""
     access = template.spec.access
     if person.admin or not (access.users or access.groups):
         return True
@@ -62,23 +62,23 @@ def knows_of(session: VDISession, person: User, now: datetime) -> bool:
     return person.admin or role_in(session, person.user, now) is not None
 
 
-def refusal(person: User, deed: Action, session: VDISession, now: datetime) -> str | None:
+def refusal(person: User, action: Action, session: VDISession, now: datetime) -> str | None:
     """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
     name = session.metadata.name
     role = role_in(session, person.user, now)
-    if role is Role.OWNER or (role and deed in _GUESTS[role]) or (person.admin and deed not in _NOT_FOR_ADMINS):
+    if role is Role.OWNER or (role and action in _GUESTS[role]) or (person.admin and action not in _NOT_FOR_ADMINS):
         return None
     if role is None and not person.admin:
         return f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
     if role is None:
-        return f"Only {session.spec.user}, whose desktop {name!r} is, and those it is shared with may {deed} it."
+        return f"Only {session.spec.user}, whose desktop {name!r} is, and those it is shared with may {action} it."
     allowed = ", ".join(sorted(_GUESTS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
-    return f"As {role} of {whose} you may not {deed} it; allowed are: {allowed}. Ask {session.spec.user}."
+    return f"As {role} of {whose} you may not {action} it; allowed are: {allowed}. Ask {session.spec.user}."
 
 
 def _past(text: str, now: datetime) -> bool:
     try:
         return parse_time(text) <= now
     except ValueError:
-        return True  # an end that nobody can read is no permission to stay
+        return True  # an end that cannot be read is no permission to stay

@@ -76,7 +76,7 @@ class Settings:
     database_url: str = field(default="sqlite+aiosqlite:////data/vdi.db", repr=False)
     """VDI_DATABASE_URL: sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME."""
     redis_url: str = field(default="", repr=False)
-    """VDI_REDIS_URL: what several replicas share; empty: there is one replica, which shares with nobody."""
+    """VDI_REDIS_URL: what several replicas share; empty: there is only one replica."""
     keys_secret: str = "vdi-gateway-keys"  # noqa: S105 -- a name
     """VDI_KEYS_SECRET: Secret with the keys that sign desktops' tokens, in `gateway_namespace`."""
     users_secret: str = "vdi-gateway-users"  # noqa: S105 -- a name
@@ -103,13 +103,13 @@ class Settings:
     operator_account: str = "system:serviceaccount:kasm:vdi-operator"
     """VDI_OPERATOR_ACCOUNT: who may report a session's end."""
     turn_urls: tuple[str, ...] = ()
-    """VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: there is none."""
+    """VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: no TURN server."""
     turn_secret_file: Path | None = None
     """VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each time."""
     turn_ttl: timedelta = timedelta(hours=12)
     """VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded."""
     doctor_record: str = ""
-    """VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: there is none."""
+    """VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob."""
     metrics_token_file: Path = METRICS_TOKEN_FILE
     """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
     log_level: str = "info"

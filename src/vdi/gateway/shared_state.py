@@ -32,7 +32,7 @@ _SWEEP = 10.0
 
 
 class SharedUnavailableError(OSError):
-    """Raised when nobody can be asked what was taken or counted already: whoever asks has to say no."""
+    """Raised when the shared state does not answer: the caller must refuse."""
 
 
 class SharedState(Protocol):
@@ -170,7 +170,7 @@ class RedisSharedState:
             health_check_interval=30,
             max_connections=64,
         )
-        # A listener is silent for as long as nobody says anything: its connection has no deadline for an answer.
+        # A listener is silent while no message is published: its connection has no deadline for an answer.
         self._listening = Redis.from_url(url, decode_responses=True, socket_connect_timeout=2.0)
         self._count = self._redis.register_script(_COUNT)
 
@@ -202,7 +202,7 @@ class RedisSharedState:
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
-        """See SharedState. A connection that is lost is made anew; what was said in between is lost."""
+        """See SharedState. A connection that is lost is opened again; messages in between are lost."""
         queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         ready = asyncio.Event()
         listener = asyncio.create_task(self._listen(_key(channel), queue, ready), name=f"listening on {channel}")

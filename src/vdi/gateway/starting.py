@@ -73,7 +73,7 @@ class QuotaGuard:
             yield
 
     async def _hours(self, person: User) -> float:
-        """A database that is down costs the count of hours, and nobody a desktop."""
+        """While the database is down, hours are not counted, and starts go on."""
         try:
             return await self._history.hours_this_month(person.user, self._clock())
         except DatabaseUnavailableError as error:
@@ -108,7 +108,7 @@ class QuotaGuard:
 class Start:
     """A start that rights and template allow, under a name that is free as far as is known."""
 
-    wish: SessionRequest
+    request: SessionRequest
     """With its name."""
     template: VDITemplate
     gpus: int
@@ -123,10 +123,10 @@ class Starter:
         self._settings = context.settings
         self._quota = quota
 
-    def plan(self, person: User, wish: SessionRequest) -> Start:
+    def plan(self, person: User, request: SessionRequest) -> Start:
         """What would be made. Raises ActionDenied."""
-        user = normal_user(wish.user)
-        wish = replace(wish, user=user)
+        user = normal_user(request.user)
+        request = replace(request, user=user)
         if not same_user(user, person.user):
             if not person.admin:
                 field = FieldProblem("user", person.user, user)
@@ -135,11 +135,11 @@ class Starter:
                 check_address(user)
             except AddressError as why:
                 raise refused_address(why) from None
-        if wish.priority and not person.admin:
-            field = FieldProblem("priority", "0", wish.priority)
-            raise ActionDenied("Forbidden", f"priority: {wish.priority} is for administrators; allowed is 0.", field)
-        template = self._template(person, wish.template)
-        named = replace(wish, name=wish.name or self._free_name(wish))
+        if request.priority and not person.admin:
+            field = FieldProblem("priority", "0", request.priority)
+            raise ActionDenied("Forbidden", f"priority: {request.priority} is for administrators; allowed is 0.", field)
+        template = self._template(person, request.template)
+        named = replace(request, name=request.name or self._free_name(request))
         session = msgspec.convert(build_session(named, self._settings.namespace, template), VDISession)
         if session.spec.hostname == self._settings.portal_label:
             raise ActionDenied(
@@ -153,9 +153,9 @@ class Starter:
 
     async def carry_out(self, person: User, start: Start) -> VDISession:
         """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
-        if not same_user(start.wish.user, person.user):
-            return await self._create(start)  # an administrator's gift: nobody's limits
-        async with self._quota.for_one_more(person, start.wish.name or "", start.gpus):
+        if not same_user(start.request.user, person.user):
+            return await self._create(start)  # given by an administrator: no user's limits apply
+        async with self._quota.for_one_more(person, start.request.name or "", start.gpus):
             return await self._create(start)
 
     def _template(self, person: User, name: str) -> VDITemplate:
@@ -166,35 +166,35 @@ class Starter:
         words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
         raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
 
-    def _free_name(self, wish: SessionRequest) -> str:
+    def _free_name(self, request: SessionRequest) -> str:
         """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
-        stem = generate_name(wish.user, wish.template)
+        stem = generate_name(request.user, request.template)
         for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))):
             there = self._cluster.session(name)
             if there is None:
                 return name
-            _refuse_a_second(there, wish)
+            _refuse_a_second(there, request)
         raise ActionDenied("Conflict", f"name: {stem!r} is taken; choose another.")
 
     async def _create(self, start: Start) -> VDISession:
-        namespace, wish = self._settings.namespace, start.wish
-        body = build_session(wish, namespace, start.template)
+        namespace, request = self._settings.namespace, start.request
+        body = build_session(request, namespace, start.template)
         try:
             made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
         except AlreadyExists:
-            there = await self._client.get(SESSIONS, wish.name or "", namespace=namespace, into=VDISession)
-            _refuse_a_second(there, wish)
+            there = await self._client.get(SESSIONS, request.name or "", namespace=namespace, into=VDISession)
+            _refuse_a_second(there, request)
             raise
         except Invalid as error:
-            raise refused_by_cluster(error, wish.name or "", body) from error
+            raise refused_by_cluster(error, request.name or "", body) from error
         self._cluster.sessions.remember(made)
         return made
 
 
-def _refuse_a_second(there: VDISession, wish: SessionRequest) -> None:
+def _refuse_a_second(there: VDISession, request: SessionRequest) -> None:
     """Raise ActionDenied if `there`, which has the name, is this user's own."""
     name = there.metadata.name
-    if not same_user(there.spec.user, wish.user):
+    if not same_user(there.spec.user, request.user):
         return
     if there.metadata.deletion_timestamp:
         raise ActionDenied(

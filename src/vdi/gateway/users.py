@@ -1,4 +1,4 @@
-"""Who is logged in, and as what a person takes part in a session."""
+"""Who is logged in, and a user's role in a session."""
 
 import re
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from support.waiting import eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, Stage, a_session, a_template, running, text_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
-from vdi.gateway.portal.start_form import first_choice, offer_of, sharing_home, wish_of
+from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.users import User
 from vdi.session.policy import Policy
 from vdi.session.request import SessionRequest
@@ -189,6 +189,6 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     offer, chosen = offer_of(open_ended, policy), first_choice(open_ended, policy, ALICE, [])["timeout"]
     assert chosen in [each.value for each in offer.timeouts]
     assert max(parse_duration(each.value) for each in offer.timeouts) == parse_duration(longest)
-    wish = wish_of(first, template, ALICE)
+    wish = session_request(first, template, ALICE)
     assert not wish.names_resources
     assert wish.home is None

@@ -106,15 +106,15 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
 
 async def revoke_token(call: Call[Empty, None]) -> None:
     """The end of one of my tokens; `current` names the one that asks. A token ends no other one."""
-    wanted = call.path("id")
+    name = call.path("id")
     own = call.person.login_id.removeprefix(TOKEN_ID) if _by_token(call) else ""
-    if wanted == "current":
-        wanted = own or wanted
-    if own and wanted != own:
+    if name == "current":
+        name = own or name
+    if own and name != own:
         raise ProblemError("forbidden", "An API token can end itself and no other one: log in to the portal for that.")
-    ended: ApiToken | None = await call.api.sign_out.end_token(call.person.user, wanted)
+    ended: ApiToken | None = await call.api.sign_out.end_token(call.person.user, name)
     if ended is None:
-        raise ActionDenied("NotFound", f"You have no API token {wanted!r} that holds.")
+        raise ActionDenied("NotFound", f"You have no API token {name!r} that holds.")
     await _note(call, "token.revoke", ended)
 
 

@@ -105,14 +105,14 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
     """Everybody's sessions."""
     query, now = call.query, call.now()
 
-    def is_wanted(session: VDISession) -> bool:
+    def is_selected(session: VDISession) -> bool:
         return (
             (query.user is None or same_user(session.spec.user, query.user))
             and query.template in (None, session.spec.template)
             and query.phase in (None, session.status.phase or "Pending")
         )
 
-    shown, after = cut(filter(is_wanted, call.cluster.sessions.values()), age, query)
+    shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, query)
     return SessionList(tuple(session_of(each, call.person, now) for each in shown), after)
 
 

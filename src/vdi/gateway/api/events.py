@@ -1,7 +1,7 @@
 """`/events`: sessions as they change, as Server-Sent Events.
 
     event: session   data: {a Session}            one that is there, first all of them, then each that changes
-    event: ready     data: {}                     all that are there have been told
+    event: ready     data: {}                     the first list is complete
     event: gone      data: {name, uid}            ended, or not shared any more
 
 A connection that is lost is opened again and begins with all that are there.
@@ -73,15 +73,15 @@ async def _counted(call: Call[EventsQuery, None], open_now: "Counter[str]") -> A
 
 async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
     only = call.query.session
-    told: dict[str, VDISession] = {}
+    sent: dict[str, VDISession] = {}
 
     def wants(change: Change) -> bool:
-        return change.kind == "session" and only in (None, change.name) and _concerns(call, change, told)
+        return change.kind == "session" and only in (None, change.name) and _concerns(call, change, sent)
 
     with call.cluster.changes(wants) as changes:
         for session in sorted(call.cluster.sessions.values(), key=age):
             if only in (None, session.metadata.name) and _shows(call, session):
-                yield _tell(call, session, told)
+                yield _tell(call, session, sent)
         yield sse_event("{}", event="ready")
         waiting: asyncio.Task[Change] | None = None
         try:
@@ -91,15 +91,15 @@ async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
                 if not waiting.done():
                     if not await _still_in(call):
                         return
-                    for session in [each for each in told.values() if not _shows(call, each)]:
-                        yield _forget(session, told)
+                    for session in [each for each in sent.values() if not _shows(call, each)]:
+                        yield _forget(session, sent)
                     continue
                 done, waiting = waiting, None
                 try:
                     change = done.result()
                 except StopAsyncIteration:
                     return
-                for event in _of(call, change, told):
+                for event in _of(call, change, sent):
                     yield event
         finally:
             if waiting is not None:
@@ -112,8 +112,8 @@ async def _next(changes: AsyncIterator[Change]) -> Change:
     return await anext(changes)
 
 
-def _concerns(call: Call[EventsQuery, None], change: Change, told: dict[str, VDISession]) -> bool:
-    return change.name in told or (change.new is not None and _shows(call, change.new))
+def _concerns(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> bool:
+    return change.name in sent or (change.new is not None and _shows(call, change.new))
 
 
 def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
@@ -124,27 +124,27 @@ def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
     return role_in(session, call.person.user, now) is not None
 
 
-def _of(call: Call[EventsQuery, None], change: Change, told: dict[str, VDISession]) -> list[bytes]:
+def _of(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> list[bytes]:
     """What a change means for this person."""
     events = []
-    old: VDISession | None = told.get(change.name)
+    old: VDISession | None = sent.get(change.name)
     new: VDISession | None = change.new if change.new is not None and _shows(call, change.new) else None
     if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
-        events.append(_forget(old, told))
+        events.append(_forget(old, sent))
     if new is not None:
-        events.append(_tell(call, new, told))
+        events.append(_tell(call, new, sent))
     return events
 
 
-def _tell(call: Call[EventsQuery, None], session: VDISession, told: dict[str, VDISession]) -> bytes:
-    told[session.metadata.name] = session
+def _tell(call: Call[EventsQuery, None], session: VDISession, sent: dict[str, VDISession]) -> bytes:
+    sent[session.metadata.name] = session
     shown = session_of(session, call.person, call.now())
     return sse_event(msgspec.json.encode(shown).decode(), event="session")
 
 
-def _forget(session: VDISession, told: dict[str, VDISession]) -> bytes:
+def _forget(session: VDISession, sent: dict[str, VDISession]) -> bytes:
     meta = session.metadata
-    del told[meta.name]
+    del sent[meta.name]
     return sse_event(msgspec.json.encode(Gone(meta.name, meta.uid)).decode(), event="gone")
 
 

@@ -60,11 +60,11 @@ async def list_logins(call: Call[Empty, None]) -> LoginEntries:
 async def end_one(call: Call[Empty, None]) -> None:
     """The end of one of my logins, and of the pictures that were opened with it."""
     _with_a_browser(call)
-    wanted = call.path("id")
-    if wanted not in {each.id for each in await call.api.logins.of(call.person.user)}:
-        raise ActionDenied("NotFound", f"You have no login {wanted!r} that holds.")
-    await call.api.sign_out.end_login(wanted)
-    await _note(call, "login.end", {"which": "this browser" if wanted == call.person.login_id else "another browser"})
+    login_id = call.path("id")
+    if login_id not in {each.id for each in await call.api.logins.of(call.person.user)}:
+        raise ActionDenied("NotFound", f"You have no login {login_id!r} that holds.")
+    await call.api.sign_out.end_login(login_id)
+    await _note(call, "login.end", {"which": "this browser" if login_id == call.person.login_id else "another browser"})
 
 
 async def end_all(call: Call[EverywhereQuery, None]) -> None:

@@ -74,8 +74,8 @@ def document(operations: Sequence[Operation], *, url: str, version: str) -> Sche
 
 
 def _structs(operations: Iterable[Operation]) -> list[type[msgspec.Struct]]:
-    wanted = [shape for each in operations for shape in (each.query, each.body, each.answer) if shape is not None]
-    return list(dict.fromkeys([*wanted, Problem]))
+    shapes = [shape for each in operations for shape in (each.query, each.body, each.answer) if shape is not None]
+    return list(dict.fromkeys([*shapes, Problem]))
 
 
 def _operation(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema], components: Schema) -> Schema:

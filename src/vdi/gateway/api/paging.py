@@ -15,7 +15,7 @@ Key = tuple[str, ...]
 
 
 def cut(items: Iterable[T], key: Callable[[T], Key], page: Page) -> tuple[list[T], str]:
-    """The items of this page in the order of `key`, and the cursor of the next page (empty: there is none).
+    """The items of this page in the order of `key`, and the cursor of the next page (empty: this is the last one).
 
     What is added or removed between two pages neither repeats nor hides another item.
     """

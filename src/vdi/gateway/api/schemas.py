@@ -55,7 +55,7 @@ class Metadata(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class Session(msgspec.Struct, rename="camel"):
-    """One desktop, its wish (`spec`) and its state (`status`)."""
+    """One desktop, its `spec` and its `status`."""
 
     role: Annotated[
         str,
@@ -169,7 +169,7 @@ class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """How somebody may take part."""
+    """What a guest may do."""
 
     role: Annotated[GuestRole, Meta(description="viewer: sees the desktop. collaborator: uses mouse and keyboard too.")]
     expires: Annotated[

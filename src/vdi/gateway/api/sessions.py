@@ -46,13 +46,13 @@ def seen(api: ApiServices, person: User, name: str) -> VDISession:
 
 async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
     """My sessions, and those shared with me."""
-    now, person, wanted = call.now(), call.person, call.query.role
+    now, person, role_filter = call.now(), call.person, call.query.role
 
-    def is_wanted(session: VDISession) -> bool:
+    def is_selected(session: VDISession) -> bool:
         role = role_in(session, person.user, now)
-        return role is not None and wanted in (None, role)
+        return role is not None and role_filter in (None, role)
 
-    shown, after = cut(filter(is_wanted, call.cluster.sessions.values()), age, call.query)
+    shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, call.query)
     return SessionList(tuple(session_of(each, person, now) for each in shown), after)
 
 
@@ -64,13 +64,13 @@ async def get_session(call: Call[Empty, None]) -> Session:
 
 async def create_session(call: Call[Empty, NewSession]) -> Response:
     """A new desktop."""
-    made = await call.api.actions.start(call.person, _wish(call.person, call.body))
+    made = await call.api.actions.start(call.person, _session_request(call.person, call.body))
     body = msgspec.json.encode(session_of(made, call.person, call.now()))
     headers = {"Location": f"{PREFIX}/sessions/{made.metadata.name}"}
     return Response(body, 201, headers=headers, media_type=JSON)
 
 
-def _wish(person: User, asked: NewSession) -> SessionRequest:
+def _session_request(person: User, asked: NewSession) -> SessionRequest:
     resources = asked.resources or WishedResources()
     home = asked.persistence or WishedHome()
     return SessionRequest(
@@ -111,7 +111,7 @@ async def resume_session(call: Call[Empty, None]) -> Session:
 
 
 async def restart_session(call: Call[Empty, None]) -> Session:
-    """Start it anew."""
+    """Start it again."""
     return _now(call, await call.api.actions.restart(call.person, call.path("name")))
 
 
@@ -160,12 +160,12 @@ OPERATIONS = (
     Operation(
         method="POST", path="/sessions", name="createSession", tag=_TAG, handler=create_session,
         summary="Start a desktop",
-        description="Answers as soon as the cluster has taken the wish; follow the start with `GET /events`.",
+        description="Answers as soon as the cluster has accepted the session; follow the start with `GET /events`.",
         body=NewSession, answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"),
     ),
     Operation(
         method="GET", path="/sessions/{name}", name="getSession", tag=_TAG, handler=get_session,
-        summary="One desktop: its wish and its state", answer=Session, problems=("not-found",),
+        summary="One desktop: its spec and its status", answer=Session, problems=("not-found",),
     ),
     Operation(
         method="DELETE", path="/sessions/{name}", name="endSession", tag=_TAG, handler=end_session,

@@ -1,9 +1,10 @@
 """Whether a request to a desktop's host comes from somebody who may enter: the one place where that is decided.
 
 The good token is the common case, and asks memory alone: claims (remembered), the session of this host (watched), what
-was revoked (told), and the role in the session as it is now. A token that is half over, or none, leads to the database:
-a grant that still holds, of a login that still holds, gives the next token. So does a token whose grant this replica
-does not know to hold: a token of a replica whose clock is ahead lasts longer here than its revocation is remembered.
+was revoked (published), and the role in the session as it is now. A token that is half over, or none, leads to the
+database: a grant that still holds, of a login that still holds, gives the next token. So does a token whose grant
+this replica does not know to hold: a token of a replica whose clock is ahead lasts longer here than its revocation is
+remembered.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_HANDLE = 100
 KEYS_PAUSE = timedelta(seconds=5)
-"""Between two looks for a key that a token names and nobody here knows."""
+"""Between two searches for an unknown key that a token names."""
 DATABASE_SECONDS = 1.0
 ENTRY_SECONDS = 5.0
 """Who has no token that holds waits longer; Traefik waits 30 s for an answer, and its own has no reason in it."""

@@ -208,7 +208,7 @@ class Edge(Component):
             self.tables.touch(uid)
 
     def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:
-        """Whether a desktop has just become ready that knows nobody yet."""
+        """Whether a desktop has just become ready that has no token table yet."""
         if new.status.phase != Phase.RUNNING or not self._active.find(session_uid=new.metadata.uid):
             return False
         return old is None or desktop_of(old) != desktop_of(new)

@@ -1,6 +1,6 @@
 """WebSockets that are cut at the same age again and again: what a proxy in front of Traefik does to quiet connections.
 
-Nobody else sees it: the bytes of a desktop do not pass the gateway, but each new connection asks it first, and a page
+The bytes of a desktop do not pass the gateway, but each new connection asks it first, so only it sees this: a page
 whose connection was cut opens the next one at once.
 """
 
@@ -34,13 +34,13 @@ class DisconnectDetector:
 
     def problems(self, now: float) -> Iterator[str]:
         """One line for each session whose connections are being cut like that now."""
-        told = set()
+        reported = set()
         for key, times in self._opened.items():
             gaps = [later - earlier for earlier, later in zip(times, list(times)[1:], strict=False)]
             if len(gaps) < _KEPT - 1 or max(gaps) - min(gaps) > _ALIKE_SECONDS:
                 continue
             usual, session = sum(gaps) / len(gaps), self._sessions[key]
             goes_on = now - times[-1] <= usual + _ALIKE_SECONDS
-            if _SHORTEST <= usual <= _LONGEST and goes_on and session not in told:
-                told.add(session)
+            if _SHORTEST <= usual <= _LONGEST and goes_on and session not in reported:
+                reported.add(session)
                 yield f"websockets of {session}: they are cut every {usual:.0f} s"

@@ -1,7 +1,7 @@
 """What the edge reads of a request: the host it was sent to, what kind of request it is, and its cookies. Pure.
 
 Traefik's `forwardAuth` describes the browser's request in X-Forwarded-* and passes its headers on. Traefik overwrites
-what a browser itself sends as X-Forwarded-*; what comes twice is refused here, since nobody knows who wrote which.
+what a browser itself sends as X-Forwarded-*; what comes twice is refused here: its writer is unknown.
 """
 
 import re

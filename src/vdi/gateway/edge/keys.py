@@ -60,7 +60,7 @@ def make_key(now: datetime) -> StoredKey:
 
 
 def signing_key(keys: Sequence[StoredKey], now: datetime) -> StoredKey:
-    """The newest one that everybody knows; where there is none yet, the oldest. `keys` is sorted and not empty."""
+    """The newest one that everybody knows; before there is one, the oldest. `keys` is sorted and not empty."""
     known = [one for one in keys if one.made + LEAD <= now]
     return known[-1] if known else keys[0]
 
@@ -137,9 +137,9 @@ class KeyRing:
                 self.trouble = f"there is no Secret {self._namespace}/{self._name}; the chart makes it, empty"
                 return
             there = _decode(secret.data.get(SECRET_KEY, ""))
-            wanted = renewed(there, self._clock(), make_key)
-            if wanted == there or await self._write(secret, wanted):
-                self._take(wanted)
+            desired = renewed(there, self._clock(), make_key)
+            if desired == there or await self._write(secret, desired):
+                self._take(desired)
                 return
         self.trouble = f"the Secret {self._namespace}/{self._name} is written by others all the time"
 

@@ -121,7 +121,7 @@ class ActiveGrants:
 
 
 class Revoker:
-    """Ends grants, and makes sure that everybody learns of it. `touch` has a session's token table posted anew."""
+    """Ends grants, and makes sure that everybody learns of it. `touch` has a session's token table posted again."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Revoker:
         self._revocations = revocations
         self._touch = touch
         self.primed = False
-        """Whether the database has been read once: before, nobody knows what was revoked."""
+        """Whether the database has been read once: before, revocations are unknown."""
 
     async def end(
         self,
@@ -200,7 +200,7 @@ class Revoker:
     async def listen(self) -> None:
         """Hear of what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
         async with self._shared.subscribe(CHANNEL) as messages:
-            await self.poll()  # what was told before is in the database
+            await self.poll()  # what was published before is in the database
             async for text in messages:
                 try:
                     news = msgspec.json.decode(text, type=_News)
@@ -213,7 +213,7 @@ class Revoker:
                     self._touch(uid)
 
     async def forget_old(self) -> None:
-        """Remove rows that nobody needs any more. Raises DatabaseUnavailableError."""
+        """Remove rows that are no longer needed. Raises DatabaseUnavailableError."""
         await self._store.forget_before(self._clock() - KEPT)
 
     async def _revoke(self, grants: Collection[Grant], logins: Collection[str]) -> None:

@@ -1,8 +1,8 @@
-"""What Selkies, the program in the desktop, is told: who may connect, and as what (its secure mode).
+"""What Selkies, the program in the desktop, gets to know: who may connect, and as what (its secure mode).
 
 A session's Secret holds Selkies' master token, which the gateway alone uses. A grant's own token is derived from it, so
 there is nothing to store: the edge puts it into each request on its way to the desktop, in place of whatever came from
-the browser. So nobody can pass for somebody else, or for more than the grant says. Over WebRTC alone a browser gets to
+the browser. So no one can pass for someone else, or for more than the grant says. Over WebRTC alone a browser gets to
 know its own one (`edge/transport.py`).
 """
 

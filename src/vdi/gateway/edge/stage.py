@@ -1,4 +1,4 @@
-"""What a person who waits for a desktop is told: where it stands, why, and what comes next. Pure."""
+"""What the waiting page shows: where the session stands, why, and what comes next. Pure."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Stage:
     position: int = 0
     """In the queue; 0: none is known."""
     earliest: str = ""
-    """When room is expected, RFC 3339; empty: nobody knows."""
+    """When room is expected, RFC 3339; empty: unknown."""
     may_resume: bool = False
     manage: bool = False
     """Whether the portal has something to do for this person here."""
@@ -64,8 +64,8 @@ def describe(session: VDISession | None, role: Role | None) -> Stage:
     if status.phase == Phase.RUNNING:
         return Stage("opening", "Ready", "The desktop opens now.", _steps(session))
     if status.phase == Phase.FAILED:
-        told = status.message or "The reason is not known."
-        return Stage("failed", "The desktop could not be started", told, _steps(session), manage=mine)
+        message = status.message or "The reason is not known."
+        return Stage("failed", "The desktop could not be started", message, _steps(session), manage=mine)
     if status.queue is not None:
         place = status.queue.position
         return Stage(

@@ -5,7 +5,7 @@
     desktop's host  /.vdi/enter   the ticket against the cookie; a grant, and its two cookies; on to the desktop
     desktop's host  /.vdi/leave   the grant ends
 
-Nobody can put somebody else's ticket into a browser: it is bound to the cookie that /.vdi/start has set there.
+No one can put another user's ticket into a browser: it is bound to the cookie that /.vdi/start has set there.
 """
 
 import hashlib
@@ -113,7 +113,7 @@ class TicketHandoff:
             return self._page(request, "This is not a link to a desktop.", "Open the desktop from the portal.", 400)
         session = self._cluster.by_host(label)
         if session is None or role_in(session, person.user, self._clock()) is None:
-            # The same words for both: whether there is a desktop is nobody else's business.
+            # The same words for both: whether there is a desktop is not for others to know.
             return self._page(
                 request,
                 "There is no desktop of yours here",
@@ -129,8 +129,8 @@ class TicketHandoff:
     async def issue_ticket(self, person: User, session: VDISession, state: str) -> str:
         """A ticket into this session for who was just found to have rights in it. `state`: SHA-256 of the cookie."""
         ticket = secrets.token_urlsafe(32)
-        told = Ticket(session.metadata.uid, person.user, sorted(person.groups), person.login_id, state)
-        await self._shared.put(_key(ticket), msgspec.json.encode(told).decode(), TICKET_SECONDS)
+        content = Ticket(session.metadata.uid, person.user, sorted(person.groups), person.login_id, state)
+        await self._shared.put(_key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS)
         return ticket
 
     async def enter(self, request: Request) -> Response:

@@ -74,7 +74,7 @@ class TokenTablePublisher:
         self._taken: dict[str, _Taken] = {}
         self._count = 0
         self._closing = False
-        self._news = asyncio.Event()  # set, and made anew, whenever something was asked for or taken
+        self._news = asyncio.Event()  # set and replaced whenever a table was requested or taken
 
     def touch(self, uid: str) -> None:
         """Who may be connected to this session may have changed: post its table, soon, until it is taken."""
@@ -147,7 +147,7 @@ class TokenTablePublisher:
             self._tell()
 
     async def _pause(self, uid: str, seconds: float) -> None:
-        """Between two tries; over when the table is asked for again, since then there may be a desktop anew."""
+        """Between two tries; over when the table is asked for again, since then there may be a new desktop."""
         number = self._asked[uid]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -4,7 +4,7 @@
     gid  the grant it stands on    lid  the login of that grant   iat, nbf, exp        jti
 
 One algorithm, whatever a header says. Reading checks signature and shape and remembers the answer; whether the token
-holds *now*, *here*, is asked each time anew.
+holds *now*, *here*, is checked each time.
 """
 
 import base64

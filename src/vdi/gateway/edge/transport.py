@@ -1,7 +1,7 @@
 """Between the way in and the page of a desktop that streams over WebRTC: `/.vdi/transport`.
 
 Selkies' own page shows nothing for a minute when nothing gets through to the TURN server. So a page of ours asks for a
-relay first, in this browser, on this network; where there is none it has the desktop go over to WebSocket, and says so.
+relay first, in this browser, on this network; without one it has the desktop go over to WebSocket, and says so.
 It also gives Selkies' page the grant's own token, which over WebRTC the desktop wants to hear from the page itself.
 docs/design/turn.md.
 """

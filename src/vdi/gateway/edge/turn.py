@@ -2,7 +2,7 @@
 
 Selkies would answer that from the desktop's pod, and would need the server's secret there. So the gateway answers in
 its place: whoever may enter the desktop gets credentials that end by themselves, the pod gets none, and the secret
-stays between gateway and TURN server. Where none is set up the answer is that there is none: Selkies would name servers
+stays between gateway and TURN server. Without a TURN server the answer is an empty list: Selkies would name servers
 of strangers. docs/design/turn.md.
 """
 

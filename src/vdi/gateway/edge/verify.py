@@ -1,4 +1,4 @@
-"""`/edge/verify`: Traefik's question, before each request and each WebSocket handshake, whether to let it through.
+"""`/edge/verify`: Traefik's forwardAuth, before each request and each WebSocket handshake.
 
 200  through: with the desktop's own credentials in place of the browser's, and a new token for the browser when due
 302  a person's browser, to where it gets on: the way in, the waiting page, the choice of a transport, or Selkies' page
@@ -79,7 +79,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthResponse:
-    """What Traefik is told."""
+    """The response to Traefik."""
 
     status: int
     outcome: str
@@ -90,7 +90,7 @@ class ForwardAuthResponse:
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthRequest:
-    """What Traefik asks about."""
+    """The browser's request, as Traefik describes it."""
 
     host: str
     method: str

@@ -169,11 +169,11 @@ class WaitingPage:
                 stage = self._stage(self._cluster.by_uid(uid), admitted)
                 if stage != before:
                     shown = self._shown(stage, next_path)
-                    told = {
+                    fragments = {
                         name: self._renderer.fill(request, f"wait_{name}.html", **shown)
                         for name in ("summary", "steps")
                     }
-                    yield sse_event(msgspec.json.encode({"stage": stage.key, **told}).decode(), event="stage")
+                    yield sse_event(msgspec.json.encode({"stage": stage.key, **fragments}).decode(), event="stage")
                     before = stage
                 if stage in (GONE, AGAIN):
                     return

@@ -43,7 +43,7 @@ def derive(old: Record | None, seen: SessionSnapshot, now: datetime, ended_by: s
 
 
 def lose(old: Record, now: datetime, ended_by: str = "") -> Derived:
-    """The session is not there any more, and nobody has seen how it ended."""
+    """The session is not there any more, and its end was not seen."""
     session, run = old.session, old.run
     if session.ended:
         return Derived(old)

@@ -1,7 +1,7 @@
 """`POST /internal/ended`: the operator tells of a session's end before it lets the session go.
 
 The operator proves who it is with a token of its service account, made for this audience alone; the API server is asked
-whether it is good. 204: it is written. 503: it is not, and may be told again.
+whether it is good. 204: it is written. 503: it is not, and may be sent again.
 """
 
 import hashlib

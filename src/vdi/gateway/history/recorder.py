@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 200
 """Sessions in one transaction."""
 MOST_STATES = 32
-"""States of one session that are kept while they cannot be written; of more the oldest is let go."""
+"""States of one session that are kept while they cannot be written; of more the oldest is dropped."""
 MOST_SESSIONS = 50_000
 """Sessions of which anything is kept while it cannot be written."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0

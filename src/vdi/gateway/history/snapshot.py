@@ -61,7 +61,7 @@ class SessionSnapshot:
     """Where there is no run and the session is not deleted."""
     waiting_since: datetime | None = None
     deleted: datetime | None = None
-    """When it was told to go."""
+    """When its deletion was requested."""
     ended_itself: EndReason | None = None
     """Of a session that was deleted because its time or patience was over."""
     gone: bool = False
@@ -69,7 +69,7 @@ class SessionSnapshot:
 
 
 def read(session: VDISession, template: VDITemplate | None, *, gone: bool = False) -> SessionSnapshot:
-    """Read one state. Raises ValueError where a time is none: whoever wrote it, it was not the operator."""
+    """Read one state. Raises ValueError where a time cannot be parsed: the operator did not write it."""
     meta, status = session.metadata, session.status
     deleted = parse_time(meta.deletion_timestamp) if meta.deletion_timestamp else None
     admitted, ready = _condition(session, ADMITTED), _condition(session, READY)

@@ -21,7 +21,7 @@ _SYSTEMS = (
 
 
 def browser(agent: str) -> str:
-    """`Firefox on Windows`; what nobody knows is shown as it is, cut off."""
+    """`Firefox on Windows`; an unknown one is shown as it is, cut off."""
     name = next((word for mark, word in _BROWSERS if mark in agent), "")
     system = next((word for mark, word in _SYSTEMS if mark in agent), "")
     if not name:

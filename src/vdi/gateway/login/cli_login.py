@@ -57,21 +57,21 @@ def loopback(uri: str) -> bool:
         return False
 
 
-def _wish(given: Mapping[str, object]) -> dict[str, str]:
+def _authorization_request(given: Mapping[str, object]) -> dict[str, str]:
     """What a command asks for. Raises HTTPException naming the field, its value and what is allowed."""
-    wish = {name: str(given.get(name, "")) for name in _FIELDS}
-    wish["client"] = wish["client"] or "vdi on the command line"
+    asked = {name: str(given.get(name, "")) for name in _FIELDS}
+    asked["client"] = asked["client"] or "vdi on the command line"
     allowed = {
-        "redirect_uri": (not wish["redirect_uri"] or loopback(wish["redirect_uri"]), "http://127.0.0.1:PORT/PATH"),
-        "state": (_STATE.fullmatch(wish["state"]), "up to 200 visible characters"),
-        "code_challenge": (_CHALLENGE.fullmatch(wish["code_challenge"]), "43 characters, made with S256"),
-        "code_challenge_method": (wish["code_challenge_method"] == "S256", "S256"),
-        "client": (len(wish["client"]) <= 60 and wish["client"].isprintable(), "up to 60 printable characters"),
+        "redirect_uri": (not asked["redirect_uri"] or loopback(asked["redirect_uri"]), "http://127.0.0.1:PORT/PATH"),
+        "state": (_STATE.fullmatch(asked["state"]), "up to 200 visible characters"),
+        "code_challenge": (_CHALLENGE.fullmatch(asked["code_challenge"]), "43 characters, made with S256"),
+        "code_challenge_method": (asked["code_challenge_method"] == "S256", "S256"),
+        "client": (len(asked["client"]) <= 60 and asked["client"].isprintable(), "up to 60 printable characters"),
     }
     for name, (good, words) in allowed.items():
         if not good:
-            raise HTTPException(400, f"{name} is {wish[name][:100]!r}; allowed: {words}.")
-    return wish
+            raise HTTPException(400, f"{name} is {asked[name][:100]!r}; allowed: {words}.")
+    return asked
 
 
 def _key(code: str) -> str:
@@ -104,22 +104,22 @@ class CliLoginPages:
     async def ask(self, request: Request) -> Response:
         """GET /cli/authorize: who asks, and may they?"""
         person = await self._login.guard.require_browser(request)
-        wish = _wish(request.query_params)
+        asked = _authorization_request(request.query_params)
         return self._renderer.render(
-            request, "cli_authorize.html", person=person, wish=wish, client=wish["client"], days=LIFETIME.days
+            request, "cli_authorize.html", person=person, asked=asked, client=asked["client"], days=LIFETIME.days
         )
 
     async def agree(self, request: Request) -> Response:
         """POST /cli/authorize: a code, for the command that made the challenge."""
         person = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
-        wish = _wish(await request.form())
+        asked = _authorization_request(await request.form())
         code = secrets.token_urlsafe(32)
-        grant = _Grant(person.login_id, wish["code_challenge"], wish["redirect_uri"], wish["client"])
+        grant = _Grant(person.login_id, asked["code_challenge"], asked["redirect_uri"], asked["client"])
         await self._login.context.shared.put(_key(code), msgspec.json.encode(grant).decode(), _CODE_SECONDS)
         back = ""
-        if wish["redirect_uri"]:
-            back = f"{wish['redirect_uri']}?{urlencode({'code': code, 'state': wish['state']})}"
+        if asked["redirect_uri"]:
+            back = f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}"
         answer = self._renderer.render(request, "cli_done.html", back=back, code=code)
         if back:
             answer.headers["Refresh"] = f"0; url={back}"  # no redirect: `form-action` of the page before would stop it

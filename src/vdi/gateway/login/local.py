@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class UsersUnavailableError(Exception):
-    """Raised when nobody can say now who the local users are."""
+    """Raised when the local users cannot be read now."""
 
 
 class LocalUsers:
@@ -34,7 +34,7 @@ class LocalUsers:
         self._users: dict[str, LocalUser] = {}
 
     async def are_there(self) -> bool:
-        """Whether there were any when they were read last (not anew for each page): else nobody has a password."""
+        """Whether there were any when they were last read, which is not for each page: if not, no one has a password."""
         if self._version is None:
             with suppress(UsersUnavailableError):
                 await self.read()

@@ -1,6 +1,6 @@
 """What a login is and how long it holds: made, found by its cookie, seen, ended. API tokens beside it.
 
-A login ends when nobody has used it for `login_idle`, at the latest after `login_max`; when its user logs out; when a
+A login ends when it was not used for `login_idle`, at the latest after `login_max`; when its user logs out; when a
 local user's entry is removed or has another password. An API token ends on its own date, or when it is revoked.
 """
 
@@ -157,7 +157,7 @@ class Logins:
         return await self._store.tokens_of(user, self._clock())
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
-        """Revoke an API token of this user; None where there is none of this id that holds."""
+        """Revoke an API token of this user; None where the id is unknown or the token has ended."""
         now = self._clock()
         mine = [token for token in await self._store.tokens_of(user, now) if token.id == token_id]
         await self._store.end_tokens([token.id for token in mine], now)

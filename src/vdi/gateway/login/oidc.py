@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
-"""Signatures with the provider's private key: `none`, and those with a secret that we share, are none."""
+"""Signatures with the provider's private key: `none`, and those with a shared secret, are not signatures."""
 _SECONDS = 10.0
 _FRESH = 3600.0
 """Seconds that what the provider says about itself is kept."""
@@ -34,7 +34,7 @@ _SURE = 30.0
 _KEYS_AGAIN = 30.0
 """Seconds between two looks at its keys because of a key that is not among them."""
 _DOWN = 5.0
-"""Seconds for which a provider that has just not answered is not asked again, so that nobody queues for it."""
+"""Seconds for which a provider that has just not answered is not asked again, so that requests do not queue for it."""
 
 
 class ProviderDownError(Exception):
@@ -132,7 +132,7 @@ class Provider:
         return identity_from(claims, self.config, self._settings)
 
     async def trouble(self) -> str:
-        """Why it did not answer when it was last needed; empty: it did, or does now, or nobody has needed it yet."""
+        """Why it did not answer when it was last needed; empty: it did, or does now, or was not needed yet."""
         if self._down is None:
             return ""
         try:

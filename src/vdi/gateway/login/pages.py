@@ -206,7 +206,7 @@ class LoginPages:
         return answer
 
     async def _begin(self, request: Request, who: Identity, next_page: str) -> Response:
-        """A new login with a new cookie. What this browser was before has ended: nobody can have planted it."""
+        """A new login with a new cookie. What this browser was before has ended: no one can have planted it."""
         before = await self._login.guard.user_of(request)
         if before is not None:
             await self._login.sign_out.end_login(before.login_id)
@@ -219,7 +219,7 @@ class LoginPages:
         return answer
 
     async def _tried(self, user: str, source: str, outcome: str) -> None:
-        """Count an attempt and write it down. `user` is empty where nobody knows who it was."""
+        """Count an attempt and write it down. `user` is empty where the user is unknown."""
         self._login.context.metrics.logins.labels(source, outcome).inc()
         await self._login.audit.record(
             actor=user,

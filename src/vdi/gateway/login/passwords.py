@@ -14,11 +14,11 @@ SHORTEST = 10
 AT_ONCE = 2
 """Hashes computed at a time; each takes MEMORY_KIB."""
 WAITING = 50
-"""Who would have to wait behind more than these is told to come back."""
+"""A login that would wait behind more than these is refused for now."""
 MEMORY_KIB = 32 * 1024
 _TIME_COST = 3
 _NO_BREAKS = "abcdefghjkmnpqrstuvwxyz23456789"
-"""Letters and digits that nobody mistakes for each other."""
+"""Letters and digits that are not mistaken for each other."""
 
 
 class BusyError(Exception):
@@ -68,7 +68,7 @@ class Passwords:
 
 
 def new_password() -> str:
-    """One that nobody has to invent: 100 bits in four groups."""
+    """A generated one: 100 bits in four groups."""
     groups = ("".join(secrets.choice(_NO_BREAKS) for _ in range(5)) for _ in range(4))
     return "-".join(groups)
 

@@ -39,7 +39,7 @@ class UserFileError(Exception):
 
 
 def read_users(text: str) -> tuple[dict[str, LocalUser], list[str]]:
-    """The users that can be used, and what is wrong with the others: one bad entry locks nobody else out."""
+    """The users that can be used, and what is wrong with the others: one bad entry locks no one else out."""
     users: dict[str, LocalUser] = {}
     problems = []
     for key, entry in _load(text).items():

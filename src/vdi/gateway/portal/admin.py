@@ -64,8 +64,8 @@ class AdminPages(PortalPages):
     async def sessions(self, request: Request) -> Response:
         """Everyone's sessions."""
         person = await self._portal.guard.require_admin(request)
-        wanted = read_filter(request.query_params)
-        rows = sessions_page(self._portal, person, wanted, page_number(request))
+        filters = read_filter(request.query_params)
+        rows = sessions_page(self._portal, person, filters, page_number(request))
         pieces = list_pieces(rows)
         templates = sorted({each.spec.template for each in self._portal.context.cluster.sessions.values()})
         return await self._admin_page(
@@ -73,7 +73,7 @@ class AdminPages(PortalPages):
             person,
             "sessions",
             rows=rows,
-            wanted=wanted,
+            filters=filters,
             phases=[Choice("", "any"), *(Choice(each, _STATES.get(each, each.lower())) for each in PHASES)],
             templates=[Choice("", "any"), *(Choice(each, each) for each in templates)],
             orders=order_choices(),
@@ -131,11 +131,11 @@ class AdminPages(PortalPages):
         """Who did what, newest first."""
         person = await self._portal.guard.require_admin(request)
         query = request.query_params
-        wanted = {name: query.get(name, "").strip()[:254] for name in ("actor", "action", "target")}
+        filters = {name: query.get(name, "").strip()[:254] for name in ("actor", "action", "target")}
         before = query.get("before", "")
         if before and not (before.isdecimal() and len(before) < 19):
             raise HTTPException(400, f"before: {before[:30]!r} is no number of an entry.")
-        given = {name: value for name, value in wanted.items() if value}
+        given = {name: value for name, value in filters.items() if value}
         if "actor" in given:
             given["actor"] = normal_user(given["actor"])
         try:
@@ -150,7 +150,7 @@ class AdminPages(PortalPages):
             "audit",
             entries=entries[:AUDIT_SIZE] if entries is not None else None,
             older=entries[AUDIT_SIZE - 1].number if entries and len(entries) > AUDIT_SIZE else None,
-            wanted=wanted,
+            filters=filters,
         )
 
     async def _admin_page(self, request: Request, person: User, tab: str, **context: Any) -> Response:

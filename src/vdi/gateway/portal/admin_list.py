@@ -83,10 +83,10 @@ def order_choices() -> list[Choice]:
     return [Choice(name, words) for name, (words, _, _) in ORDERS.items()]
 
 
-def sessions_page(portal: PortalServices, person: User, wanted: Filter, number: int) -> Pages[DesktopView]:
+def sessions_page(portal: PortalServices, person: User, filters: Filter, number: int) -> Pages[DesktopView]:
     """One page of the sessions that are looked for."""
-    found = [each for each in portal.context.cluster.sessions.values() if wanted.fits(each)]
-    _, key, backwards = ORDERS[wanted.order]
+    found = [each for each in portal.context.cluster.sessions.values() if filters.fits(each)]
+    _, key, backwards = ORDERS[filters.order]
     found.sort(key=key, reverse=backwards)
     part = paged(found, number, PAGE_SIZE)
     views = [view_of(portal, each, person) for each in part.items]

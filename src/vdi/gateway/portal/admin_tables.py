@@ -38,7 +38,7 @@ class PoolRow:
 
     name: str
     template: str
-    wanted: int
+    desired: int
     ready: int
     starting: int
     claimed: int
@@ -95,7 +95,7 @@ def pool_rows(portal: PortalServices) -> list[PoolRow]:
         PoolRow(
             name=each.metadata.name,
             template=each.spec.template,
-            wanted=each.spec.ready,
+            desired=each.spec.ready,
             ready=each.status.ready,
             starting=each.status.starting,
             claimed=each.status.claimed,

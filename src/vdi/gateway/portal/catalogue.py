@@ -12,7 +12,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import picture, template_title
 from vdi.gateway.portal.pages import PortalPages, done
 from vdi.gateway.portal.services import PortalServices
-from vdi.gateway.portal.start_form import first_choice, offer_of, sharing_home, wish_of
+from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.rights import may_use
 from vdi.gateway.users import User
 
@@ -84,7 +84,7 @@ class CataloguePages(PortalPages):
         if template is None:
             return self._no_template(request, person)
         try:
-            session = await self._portal.actions.start(person, wish_of(form, template, person))
+            session = await self._portal.actions.start(person, session_request(form, template, person))
         except ActionDenied as why:
             return await self._form(request, person, form, why.sentence, why.status)
         except ValueError as why:

@@ -31,7 +31,7 @@ _WORDS = {
     Phase.TERMINATING: "Ending",
     Phase.FAILED: "Failed",
 }
-_DEEDS = {
+_ACTIONS = {
     Phase.RUNNING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.PENDING: {Action.OPEN, Action.SUSPEND, Action.END},
@@ -52,7 +52,7 @@ class Notice:
     """`warn`, `bad` or `info`: how it looks."""
     title: str
     text: str
-    deed: str = ""
+    action: str = ""
     """What helps, if it can be done here."""
 
 
@@ -95,7 +95,7 @@ class DesktopView:
     """The phase in a word for people, with the place in the queue."""
     message: str
     notices: tuple[Notice, ...]
-    deeds: frozenset[str]
+    actions: frozenset[str]
     """What this person may do now, by the names in `rights.Action`."""
     url: str
     template: str
@@ -149,7 +149,7 @@ def desktop_view(session: VDISession, template: VDITemplate | None, person: User
         state=_state(phase, status.queue),
         message=status.message,
         notices=tuple(_notices(session, phase)),
-        deeds=frozenset(_deeds(session, phase, person, now)),
+        actions=frozenset(_actions(session, phase, person, now)),
         url=status.url if status.url.startswith("https://") else "",
         template=spec.template,
         gpu=gpu,
@@ -219,11 +219,11 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
     return _WORDS.get(phase, phase)
 
 
-def _deeds(session: VDISession, phase: str, person: User, now: datetime) -> set[Action]:
-    sensible = set(_DEEDS.get(phase, ()))
+def _actions(session: VDISession, phase: str, person: User, now: datetime) -> set[Action]:
+    sensible = set(_ACTIONS.get(phase, ()))
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE}
-    return {deed for deed in sensible if refusal(person, deed, session, now) is None}
+    return {action for action in sensible if refusal(person, action, session, now) is None}
 
 
 def _notices(session: VDISession, phase: str) -> list[Notice]:
@@ -250,12 +250,12 @@ def _notices(session: VDISession, phase: str) -> list[Notice]:
 
 def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str]:
     """GPU, memory and CPU of the desktop, as far as they are known: the session's own, else the template's."""
-    wish = session.spec.resources
+    chosen = session.spec.resources
     if template is None:
-        return (wish.gpu, wish.memory, wish.cpu or "") if wish else (None, "", "")
+        return (chosen.gpu, chosen.memory, chosen.cpu or "") if chosen else (None, "", "")
     offer = template.spec.resources
-    gpu = 0 if offer.default_gpu == 0 else (wish.gpu if wish else offer.default_gpu)
-    return gpu, wish.memory if wish else offer.default_memory, (wish.cpu if wish else None) or offer.default_cpu
+    gpu = 0 if offer.default_gpu == 0 else (chosen.gpu if chosen else offer.default_gpu)
+    return gpu, chosen.memory if chosen else offer.default_memory, (chosen.cpu if chosen else None) or offer.default_cpu
 
 
 def _is_past(text: str, now: datetime) -> bool:

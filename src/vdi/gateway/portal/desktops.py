@@ -94,9 +94,9 @@ class DesktopPages(PortalPages):
             Route("/desktops/{name}/share", self.share, methods=["POST"]),
             Route("/desktops/{name}/unshare", self.unshare, methods=["POST"]),
             Route("/desktops/{name}/open", self.open_desktop, methods=["GET"]),
-            # After the five above, since these take any word: who asks for one that is no deed gets the desktop's page.
-            Route("/desktops/{name}/{deed}", self.ask, methods=["GET"]),
-            Route("/desktops/{name}/{deed}", self.asked, methods=["POST"]),
+            # After the five above, since these take any word: for an unknown one, the desktop's page is shown.
+            Route("/desktops/{name}/{action}", self.ask, methods=["GET"]),
+            Route("/desktops/{name}/{action}", self.asked, methods=["POST"]),
         ]
 
     async def my_desktops(self, request: Request) -> Response:
@@ -141,8 +141,8 @@ class DesktopPages(PortalPages):
         """A longer run."""
         person, form = await self._posted(request)
         name, length = request.path_params["name"], form.get("length", "")
-        deed = self._portal.actions.extend(person, name, length)
-        return await self._do(request, person, name, "extend", deed, place="extend_error", typed=form)
+        action = self._portal.actions.extend(person, name, length)
+        return await self._do(request, person, name, "extend", action, place="extend_error", typed=form)
 
     async def share(self, request: Request) -> Response:
         """Let somebody in."""
@@ -158,8 +158,8 @@ class DesktopPages(PortalPages):
             )
         span = SHARE_TIMES[form["for"]]
         expires = self._portal.context.clock() + span if span else None
-        deed = self._portal.actions.share(person, name, form.get("user", ""), Role(form["role"]), expires)
-        return await self._do(request, person, name, "share", deed, place="share_error", typed=form)
+        action = self._portal.actions.share(person, name, form.get("user", ""), Role(form["role"]), expires)
+        return await self._do(request, person, name, "share", action, place="share_error", typed=form)
 
     async def unshare(self, request: Request) -> Response:
         """Take access back."""
@@ -167,41 +167,41 @@ class DesktopPages(PortalPages):
         name, user = request.path_params["name"], form.get("user", "")
         found = fragments.desktop_of(self._portal, person, name)
         has_controlled = found and any(one.user == user and one.role == Role.COLLABORATOR for one in found.guests)
-        deed = self._portal.actions.unshare(person, name, user)
-        return await self._do(request, person, name, "unshare-collaborator" if has_controlled else "unshare", deed)
+        action = self._portal.actions.unshare(person, name, user)
+        return await self._do(request, person, name, "unshare-collaborator" if has_controlled else "unshare", action)
 
     async def ask(self, request: Request) -> Response:
-        """The page that asks before a deed; shown in place where scripts run."""
+        """The page that asks before an action; shown in place where scripts run."""
         person, name = await self._portal.guard.require(request), request.path_params["name"]
-        deed = request.path_params["deed"]
+        action = request.path_params["action"]
         found = fragments.desktop_of(self._portal, person, name)
-        if found is None or deed not in CONFIRMATIONS or deed not in found.deeds:
+        if found is None or action not in CONFIRMATIONS or action not in found.actions:
             return await self._show(request, person, name)
-        return await self._ask(request, person, found, Action(deed))
+        return await self._ask(request, person, found, Action(action))
 
     async def asked(self, request: Request) -> Response:
         """Suspend, restart or end, as the page before has asked."""
         person, form = await self._posted(request)
-        name, deed = request.path_params["name"], request.path_params["deed"]
+        name, action = request.path_params["name"], request.path_params["action"]
         delete_home = form.get("delete_home") == "yes"
         do: dict[str, Callable[[], Awaitable[object]]] = {
             Action.SUSPEND: lambda: self._portal.actions.suspend(person, name),
             Action.RESTART: lambda: self._portal.actions.restart(person, name),
             Action.END: lambda: self._portal.actions.end(person, name, delete_home=delete_home),
         }
-        if deed not in do:
+        if action not in do:
             return await self._show(
-                request, person, name, status=404, error=f"{deed!r} is nothing that can be done here."
+                request, person, name, status=404, error=f"{action!r} is nothing that can be done here."
             )
         try:
-            await do[deed]()
+            await do[action]()
         except ActionDenied as why:
             found = fragments.desktop_of(self._portal, person, name)
             if found is None:
                 return self._not_found(request, person, name)
             more = {"error": why.sentence, "delete_home": delete_home}
-            return await self._ask(request, person, found, Action(deed), status=why.status, **more)
-        return done("/" if deed == Action.END else f"/desktops/{name}", deed, name)
+            return await self._ask(request, person, found, Action(action), status=why.status, **more)
+        return done("/" if action == Action.END else f"/desktops/{name}", action, name)
 
     async def _list(self, request: Request, here: str, heading: str, subtitle: str) -> Response:
         person = await self._portal.guard.require(request)
@@ -260,9 +260,9 @@ class DesktopPages(PortalPages):
         )
 
     async def _ask(
-        self, request: Request, person: User, found: DesktopView, deed: Action, *, status: int = 200, **more: Any
+        self, request: Request, person: User, found: DesktopView, action: Action, *, status: int = 200, **more: Any
     ) -> Response:
-        question = CONFIRMATIONS[deed]
+        question = CONFIRMATIONS[action]
         return await self._page(
             request,
             person,
@@ -270,12 +270,12 @@ class DesktopPages(PortalPages):
             status=status,
             here=_place(found),
             name=found.name,
-            deed=deed.value,
+            action=action.value,
             question=question.question.format(name=found.name),
             consequence=question.consequence,
             label=question.label,
             dangerous=question.dangerous,
-            asks_for_home=deed is Action.END and found.mine,
+            asks_for_home=action is Action.END and found.mine,
             **({"error": "", "delete_home": False} | more),
         )
 
@@ -290,13 +290,13 @@ class DesktopPages(PortalPages):
         person: User,
         name: str,
         what: str,
-        deed: Awaitable[object],
+        action: Awaitable[object],
         *,
         place: str = "error",
         typed: Mapping[str, str] | None = None,
     ) -> Response:
         try:
-            await deed
+            await action
         except ActionDenied as why:
             return await self._show(request, person, name, status=why.status, typed=typed, **{place: why.sentence})
         return done(f"/desktops/{name}", what, name)

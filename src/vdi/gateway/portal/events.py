@@ -16,7 +16,7 @@ from vdi.gateway.users import User
 from vdi.gateway.web.streams import sse_event, sse_response
 
 LOOK_AGAIN = 15.0
-"""Seconds until what is shown is looked at without being told: a share may have run out."""
+"""Seconds until what is shown is looked at without a change: a share may have run out."""
 ASK_LOGIN = 60.0
 """Seconds between two questions to the database whether the login still holds; each page that is opened asks anyway."""
 QUIET = 0.25

@@ -85,7 +85,7 @@ def desktop_pieces(desktop: DesktopView) -> Pieces:
 
 
 def ended_pieces(name: str) -> Pieces:
-    """What the page of a desktop shows when there is none any more."""
+    """What the page of a desktop shows when it no longer exists."""
     return {"head": macro("parts.html", "desktop_gone")(name), "facts": "", "guests": ""}
 
 

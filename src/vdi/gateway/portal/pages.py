@@ -1,4 +1,4 @@
-"""What all pages of the portal share: who asks, the frame around a page, what is said after a deed, pages of lists."""
+"""What all pages of the portal share: the frame around a page, what is said after an action, pages of lists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ DONE = {
         "to end them."
     ),
 }
-"""What is said on the page after a deed; the name in it is escaped like all else."""
+"""What is said on the page after an action; the name in it is escaped like all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +76,15 @@ def page_number(request: Request) -> int:
 
 
 def said(request: Request) -> str:
-    """What the address says has just been done; empty for nothing, and for what is none of ours."""
+    """What the address says has just been done; empty for nothing, and for a code that we do not know."""
     sentence = DONE.get(request.query_params.get("done", ""))
     name = request.query_params.get("name", "")
     return sentence.format(name=name) if sentence and 0 < len(name) <= 253 else ""
 
 
-def done(where: str, deed: str, name: str) -> Response:
+def done(where: str, action: str, name: str) -> Response:
     """On to a page that says what has been done (303: a reload sends nothing again)."""
-    return RedirectResponse(f"{where}?done={deed}&name={name}", 303)
+    return RedirectResponse(f"{where}?done={action}&name={name}", 303)
 
 
 def view_of(portal: PortalServices, session: VDISession, person: User) -> DesktopView:

@@ -1,4 +1,4 @@
-"""What can be chosen when a desktop is started: the template's offer as lists, and the form as a wish. Pure."""
+"""The form that starts a desktop: the template's offer as lists, and the filled form as a SessionRequest. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ def first_choice(template: VDITemplate, policy: Policy, person: User, names: Ite
     }
 
 
-def wish_of(form: Mapping[str, str], template: VDITemplate, person: User) -> SessionRequest:
+def session_request(form: Mapping[str, str], template: VDITemplate, person: User) -> SessionRequest:
     """What the form asks for. Raises ValueError with a sentence that names the field and what is allowed.
 
     What is as the template has it is left out, so that the session's object says only what was chosen.

@@ -1,11 +1,11 @@
-"""Who did what, from where, to what, and what came of it: rows that are added and never changed.
+"""Who did what, from where, to what, and with which result: rows that are added and never changed.
 
 An act that is more than looking leaves two rows: `begun`, committed before it is done, and its outcome. So an act of
 which the outcome is missing (the process died, the database went down) can still be seen, and who ended a session is
 known before the session can be gone.
 
 What if the row cannot be written? An act on what is another person's (`closed`: administrators' acts) is not done.
-A person's own act is done all the same, since nobody should lose the way to their desktop to a database that is down;
+A person's own act is done all the same, since a database that is down must not keep users from their desktops;
 the whole row then goes to the log, as an error.
 """
 
@@ -93,7 +93,7 @@ class Entry:
     uid: str
     owner: str
     outcome: str
-    """`done`, `failed`, the code of a refusal, or `begun`: nobody knows what came of it."""
+    """`done`, `failed`, the code of a refusal, or `begun`: the result is unknown."""
     detail: Mapping[str, str]
 
 

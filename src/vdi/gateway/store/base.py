@@ -54,7 +54,7 @@ class Instant(types.TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database. Raises ValueError for a naive datetime, whose meaning nobody knows."""
+        """To the database. Raises ValueError for a naive datetime, which has no meaning."""
         if value is None:
             return None
         if value.tzinfo is None:

@@ -72,7 +72,7 @@ class GrantStore:
     async def open(
         self, *, session_uid: str | None = None, user: str | None = None, login_id: str | None = None
     ) -> list[Grant]:
-        """Grants that nobody has ended: of this session, this user and this login, as far as they are named."""
+        """Grants that have not ended: of this session, this user and this login, as far as they are named."""
         named = {grants.c.session_uid: session_uid, grants.c.user: user, grants.c.login_id: login_id}
         return await self._find(
             grants.c.ended.is_(None), *(column == value for column, value in named.items() if value is not None)

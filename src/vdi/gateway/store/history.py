@@ -30,7 +30,7 @@ class EndReason(StrEnum):
     FAILED = "failed"
     """Of a run only: its desktop was lost and given up; the detail says why."""
     DELETED = "deleted"
-    """The session was deleted past the gateway (kubectl, the garbage collector): nobody knows by whom."""
+    """The session was deleted past the gateway (kubectl, the garbage collector): by whom is unknown."""
     UNKNOWN = "unknown"
     """It was over when the gateway looked again. The time is the latest that it can have ended."""
 
@@ -73,7 +73,7 @@ class RunRow:
     expires: datetime | None = None
     """When it ends at the latest."""
     queue_seconds: float | None = None
-    """How long it stood in the queue before; None: it did not, or nobody saw it."""
+    """How long it stood in the queue before; None: it did not, or it was not seen."""
     startup_seconds: float | None = None
     """From start to ready."""
     ended: datetime | None = None

@@ -153,7 +153,7 @@ class LoginStore:
         return [_read(row, ApiToken) for row in await self._rows(query)]
 
     async def over_logins(self, now: datetime, unused_since: datetime) -> list[Login]:
-        """Logins whose time is over, or that nobody has used since then, and that nobody has ended yet."""
+        """Logins whose time is over, or that were not used since then, and that have not ended yet."""
         over = (logins.c.expires <= now) | (logins.c.seen <= unused_since)
         return [_read(row, Login) for row in await self._rows(select(logins).where(logins.c.ended.is_(None), over))]
 

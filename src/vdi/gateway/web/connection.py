@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with what it lacks: an end to patience with slow clients, and to headers.
 
 uvicorn's own keep-alive timer runs between two requests only. Here a request's head must be complete within
-`HEAD_SECONDS` and `HEAD_BYTES`, and an answer that nobody reads is given up. Bodies are for `door`.
+`HEAD_SECONDS` and `HEAD_BYTES`, and a response that the client does not read is given up. Bodies are for `middleware`.
 """
 
 import asyncio

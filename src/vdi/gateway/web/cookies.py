@@ -31,7 +31,7 @@ def cookies_in(header: str) -> dict[str, str]:
 
 
 def cookie_of(request: HTTPConnection, name: str) -> str:
-    """The value of one of our cookies; empty where there is none. Starlette's own reading of names is too kind."""
+    """The value of one of our cookies; empty without it. Starlette's own reading of names is too kind."""
     return cookies_in("; ".join(request.headers.getlist("cookie"))).get(name, "")
 
 

@@ -17,7 +17,7 @@ INTERNAL_BODY = 4 * 1024 * 1024
 """A whole session with managedFields; the API server itself takes no more than 3 MiB."""
 BODY_SECONDS = 10.0
 _DIGITS = 15
-"""Of a Content-Length; a longer one is none."""
+"""Of a Content-Length; a longer one is refused."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _KNOWN = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -35,7 +35,7 @@ class HostRouter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         label = self._label(scope)
-        # Nobody but Traefik speaks to this listener, and to Traefik everybody speaks TLS.
+        # Only Traefik speaks to this listener, and everyone speaks TLS to Traefik.
         scope["scheme"] = "https"
         if label is None:
             answer = PlainTextResponse("There is nothing at this host.\n", 421)
@@ -59,7 +59,7 @@ class HostRouter:
 
 
 class BodyLimit:
-    """Refuses a body that is too large (413) or too slow (408), whether its length was told or not."""
+    """Refuses a body that is too large (413) or too slow (408), with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
@@ -67,8 +67,8 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        too_much = not told.isdigit() or len(told) > _DIGITS or int(told) > self._most
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        too_much = not length.isdigit() or len(length) > _DIGITS or int(length) > self._most
         loop = asyncio.get_running_loop()
         deadline, seen, complete = loop.time() + BODY_SECONDS, 0, False
 
@@ -92,7 +92,7 @@ class BodyLimit:
         await self._app(scope, receive_within_limits, send)
 
     def _too_large(self) -> HTTPException:
-        """Raised where the body is read, so that it is told in the words and the form of whoever reads."""
+        """Raised where the body is read, so that the reader's own form of errors is used."""
         return HTTPException(413, f"Too much: at most {self._most} bytes are taken.", {"Connection": "close"})
 
 
