@@ -57,7 +57,7 @@ def main() -> int:
 def _among(error: BaseException, kind: type[Exception]) -> BaseException | None:
     """That kind of error, if it is what a task of ours has failed with."""
     if isinstance(error, BaseExceptionGroup):
-        return next((found for each in error.exceptions if (found := _among(each, kind))), None)
+        return next((found for exception in error.exceptions if (found := _among(exception, kind))), None)
     return error if isinstance(error, kind) else None
 
 

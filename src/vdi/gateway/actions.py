@@ -125,12 +125,12 @@ class Actions:
         detail = {"user": normal_user(user), "role": str(role), "expires": format_time(expires) if expires else "never"}
         async with self._authorized(person, Action.SHARE, name, detail) as session:
             now = self._clock()
-            return await self._edit_guests(session, lambda one: add_guest(one, user, role, expires, now))
+            return await self._edit_guests(session, lambda current: add_guest(current, user, role, expires, now))
 
     async def unshare(self, person: User, name: str, user: str) -> VDISession:
         """Take that back."""
         async with self._authorized(person, Action.UNSHARE, name, {"user": normal_user(user)}) as session:
-            return await self._edit_guests(session, lambda one: remove_guest(one, user))
+            return await self._edit_guests(session, lambda current: remove_guest(current, user))
 
     async def _allowed(self, person: User, action: Action, name: str) -> VDISession:
         """The session, if this person may do that with it. Raises ActionDenied.

@@ -44,8 +44,8 @@ class Change:
     @property
     def name(self) -> str:
         """The object's name."""
-        one: Watched = self.new or self.old
-        return one.metadata.name
+        session: Watched = self.new or self.old
+        return session.metadata.name
 
 
 class Changes:
@@ -106,8 +106,8 @@ class ClusterCache:
         self.sessions: Store[VDISession] = Store(interner=StringInterner())
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
-        self.sessions.add_index(_BY_URL, lambda one: [one.status.url])
-        self.sessions.add_index(_BY_UID, lambda one: [one.metadata.uid])
+        self.sessions.add_index(_BY_URL, lambda session: [session.status.url])
+        self.sessions.add_index(_BY_UID, lambda session: [session.metadata.uid])
         self.sessions.add_index(_BY_POD_IP, lambda session: [_canonical(session.status.pod_ip)])
         self._clock = clock
         self._listeners: list[Listener] = []
@@ -124,7 +124,10 @@ class ClusterCache:
 
     async def __aenter__(self) -> Self:
         group = await self._stack.enter_async_context(asyncio.TaskGroup())
-        tasks = [group.create_task(one.run(), name=f"watch {one.resource.plural}") for one in self.reflectors]
+        tasks = [
+            group.create_task(reflector.run(), name=f"watch {reflector.resource.plural}")
+            for reflector in self.reflectors
+        ]
         self._stack.callback(lambda: [task.cancel() for task in tasks])
         return self
 
@@ -150,7 +153,7 @@ class ClusterCache:
         """
         label = host.removesuffix(f".{self.settings.domain}")
         found = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
-        return min(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.uid), default=None)
+        return min(found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.uid), default=None)
 
     def by_uid(self, uid: str) -> VDISession | None:
         """The session with this uid."""
@@ -164,29 +167,29 @@ class ClusterCache:
     @property
     def synced(self) -> bool:
         """Whether every kind has been listed completely once."""
-        return all(one.synced for one in self.reflectors)
+        return all(reflector.synced for reflector in self.reflectors)
 
     async def wait_synced(self) -> None:
         """Return once every kind has been listed completely."""
-        for one in self.reflectors:
-            await one.wait_synced()
+        for reflector in self.reflectors:
+            await reflector.wait_synced()
 
     def troubles(self) -> Iterator[str]:
         """One line per kind that the API server does not tell about, with the reason."""
-        for one in self.reflectors:
-            if one.last_error is not None:
-                yield f"{one.resource.plural}: {one.last_error}"
-            elif not one.synced:
-                yield f"{one.resource.plural}: the first list is not complete yet"
+        for reflector in self.reflectors:
+            if reflector.last_error is not None:
+                yield f"{reflector.resource.plural}: {reflector.last_error}"
+            elif not reflector.synced:
+                yield f"{reflector.resource.plural}: the first list is not complete yet"
 
     def stuck(self) -> Iterator[str]:
         """One line per kind whose watch is silent without an error, though it should have been opened again."""
-        for one in self.reflectors:
-            contact = one.last_contact
-            if one.last_error is None and contact is not None:
+        for reflector in self.reflectors:
+            contact = reflector.last_contact
+            if reflector.last_error is None and contact is not None:
                 silence = self._clock.monotonic() - contact
                 if silence > STALE:
-                    yield f"{one.resource.plural}: nothing heard from the API server for {silence:.0f} s"
+                    yield f"{reflector.resource.plural}: nothing heard from the API server for {silence:.0f} s"
 
     def listen(self, listener: Listener) -> None:
         """Call back on every change, at once, from the event loop's thread."""
@@ -198,15 +201,15 @@ class ClusterCache:
 
     def end_changes(self) -> None:
         """End all `changes()` that are being read: the gateway stops."""
-        for one in tuple(self._changes):
-            one.close()
+        for change in tuple(self._changes):
+            change.close()
 
     def _changed(self, kind: Kind, old: Watched | None, new: Watched | None) -> None:
         for listener in self._listeners:
             listener(kind, old, new)
         change = Change(kind, old, new)
-        for one in tuple(self._changes):
-            one.tell(change)
+        for reader in tuple(self._changes):
+            reader.tell(change)
 
 
 def _canonical(address: str) -> str:

@@ -64,6 +64,6 @@ class Diagnosis(Component):
             )
         findings, last_run = self._gauges
         findings.clear()
-        for one in record.counts:
-            findings.labels(one.code, one.severity.value, one.layer).set(one.number)
+        for count in record.counts:
+            findings.labels(count.code, count.severity.value, count.layer).set(count.number)
         last_run.set(parse_time(record.taken_at).timestamp())

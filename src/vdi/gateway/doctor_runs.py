@@ -74,26 +74,26 @@ async def _run_checks(context: GatewayContext) -> Report:
         return Report(now, "Nothing is known.", failed=f"The API server does not answer: {error}")
     # Thousands of objects take a while to judge; live pages are not to wait for that.
     findings = await asyncio.to_thread(run_checks, snapshot)
-    unknown = sum(one.severity is Severity.UNKNOWN for one in findings)
+    unknown = sum(finding.severity is Severity.UNKNOWN for finding in findings)
     return Report(now, summarize(findings, snapshot), group(findings), unknown=unknown)
 
 
 def group(findings: Sequence[Finding]) -> tuple[Group, ...]:
     """Causes in their order, each with all that follows from it, directly or by way of others."""
-    known = {one.key: one for one in findings}
+    known = {finding.key: finding for finding in findings}
 
-    def root(one: Finding) -> str:
+    def root(finding: Finding) -> str:
         seen = set()
-        while one.caused_by in known and one.key not in seen:
-            seen.add(one.key)
-            one = known[one.caused_by]
-        return one.key
+        while finding.caused_by in known and finding.key not in seen:
+            seen.add(finding.key)
+            finding = known[finding.caused_by]
+        return finding.key
 
     by_root: dict[str, list[Finding]] = {}
-    for one in findings:
-        by_root.setdefault(root(one), []).append(one)
+    for finding in findings:
+        by_root.setdefault(root(finding), []).append(finding)
     return tuple(
-        Group(known[key], tuple(each for each in members if each.key != key)) for key, members in by_root.items()
+        Group(known[key], tuple(member for member in members if member.key != key)) for key, members in by_root.items()
     )
 
 

@@ -37,7 +37,7 @@ class Slots:
     @property
     def total(self) -> int | None:
         """GPUs (or shares of one) in the cluster; None: not known."""
-        return None if self.unknown else sum(each.total for each in self.nodes)
+        return None if self.unknown else sum(node.total for node in self.nodes)
 
 
 class GpuSlots:
@@ -67,11 +67,11 @@ class GpuSlots:
             if session.status.node_name and session.status.pod_name:
                 template = cluster.template(session.spec.template)
                 used[session.status.node_name] += gpus_of(session, template)
-        nodes = [_slots(each, used) for each in raw]
-        return Slots(tuple(sorted((each for each in nodes if each.total or each.used), key=lambda one: one.name)))
+        nodes = [_slots(node, used) for node in raw]
+        return Slots(tuple(sorted((node for node in nodes if node.total or node.used), key=lambda node: node.name)))
 
 
 def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeSlots:
     node = Node(raw)
-    total = sum(node.count(each) for each in (RESOURCE, RENAMED, *node.mig_resources))
+    total = sum(node.count(resource) for resource in (RESOURCE, RENAMED, *node.mig_resources))
     return NodeSlots(node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable")))

@@ -30,7 +30,9 @@ def add_guest(
         raise ActionDenied(
             "Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.", field
         )
-    others = tuple(one for one in session.spec.access if not same_user(one.user, guest) and not _is_over(one, now))
+    others = tuple(
+        access for access in session.spec.access if not same_user(access.user, guest) and not _is_over(access, now)
+    )
     if len(others) >= MOST:
         raise ActionDenied(
             "OverLimit", f"A desktop can be shared with {MOST} people at once; end one of these shares first."
@@ -40,9 +42,9 @@ def add_guest(
 
 def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
     """The list without this guest. Raises ActionDenied when the user is not a guest."""
-    left = tuple(one for one in session.spec.access if not same_user(one.user, user))
+    left = tuple(access for access in session.spec.access if not same_user(access.user, user))
     if len(left) == len(session.spec.access):
-        guests = ", ".join(one.user for one in left) or "nobody"
+        guests = ", ".join(access.user for access in left) or "nobody"
         raise ActionDenied(
             "NotFound", f"This desktop is not shared with {normal_user(user)}; it is shared with {guests}."
         )

@@ -53,7 +53,7 @@ class Health(Component):
 
     async def all_troubles(self) -> list[str]:
         """What is missing, of this process's own and of what it leans on, one line each. Takes as long as it takes."""
-        found = [*self._own(), *[one async for one in self._leant_on()]]
+        found = [*self._own(), *[line async for line in self._leant_on()]]
         for component in self._components:
             found.extend(await component.external_problems())
         return found
@@ -62,8 +62,8 @@ class Health(Component):
         """Say in the log what is missing, again and again while it is, and once that it is back."""
         looks: dict[str, int] = {}
         while True:
-            found = {one.partition(":")[0]: one for one in await self.all_troubles()}
-            for name in [one for one in looks if one not in found]:
+            found = {trouble.partition(":")[0]: trouble for trouble in await self.all_troubles()}
+            for name in [name for name in looks if name not in found]:
                 if looks.pop(name) >= _LASTING:
                     log.warning("%s%s", OVER, name)
             for name, words in found.items():
@@ -119,9 +119,9 @@ class Health(Component):
 
     async def _ready(self, _request: Request) -> Response:
         own = list(self._own())
-        leant_on = [one async for one in self._leant_on()]
+        leant_on = [line async for line in self._leant_on()]
         unready = bool(own) or (bool(leant_on) and not self.begun)
-        lines = [*own, *leant_on] if unready else ["ok", *(f"but {one}" for one in leant_on)]
+        lines = [*own, *leant_on] if unready else ["ok", *(f"but {line}" for line in leant_on)]
         return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)
 
     async def _scrape(self, request: Request) -> Response:

@@ -56,7 +56,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         def number(name: str) -> Any:
             if (mine := getattr(own, name)) is not None:
                 return mine
-            given = [getattr(one, name) for one in by_group if getattr(one, name) is not None]
+            given = [getattr(limit, name) for limit in by_group if getattr(limit, name) is not None]
             return max(given) if given else getattr(self.default, name)
 
         return Limit(sessions=number("sessions"), gpus=number("gpus"), hours=number("hours"))
@@ -69,12 +69,12 @@ def read_limits(text: str, source: str) -> Limits:
         limits = msgspec.convert(raw if raw is not None else {}, Limits)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise LimitsError(f"{source}: {error}; allowed are {_ALLOWED}") from error
-    for where, one in (("default", limits.default), *_named("groups", limits.groups), *_named("users", limits.users)):
+    for where, limit in (("default", limits.default), *_named("groups", limits.groups), *_named("users", limits.users)):
         for name in ("sessions", "gpus", "hours"):
-            number = getattr(one, name)
+            number = getattr(limit, name)
             if number is not None and not 0 <= number < float("inf"):
                 raise LimitsError(f"{source}: {where}.{name}: {number} is not allowed; it is 0 or more")
-    return Limits(limits.default, limits.groups, {normal_user(user): one for user, one in limits.users.items()})
+    return Limits(limits.default, limits.groups, {normal_user(user): limit for user, limit in limits.users.items()})
 
 
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
@@ -92,7 +92,7 @@ def refusal(
 
     `new` is name and GPUs of the session that would run, `others` those of the person's that are not suspended.
     """
-    held = sorted(one for one in others if one[0] != new[0])
+    held = sorted(other for other in others if other[0] != new[0])
     names = ", ".join(name for name, _ in held) or "none"
     if limit.sessions is not None and len(held) + 1 > limit.sessions:
         return (

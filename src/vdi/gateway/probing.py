@@ -101,8 +101,8 @@ class Prober:
         metrics.probes.labels(template, "measured").inc()
         metrics.first_picture.labels(template).observe(found.first_picture_seconds)
         glass = metrics.glass_to_glass.labels(template)
-        for one in [*found.input_to_photon_ms, *[MAX_LATENCY_MS] * found.keys_without_effect]:
-            glass.observe(one / 1000)
+        for milliseconds in [*found.input_to_photon_ms, *[MAX_LATENCY_MS] * found.keys_without_effect]:
+            glass.observe(milliseconds / 1000)
         metrics.probe_frame_rate.labels(template).set(found.frames_per_second)
         metrics.probe_bitrate.labels(template).set(found.bitrate_kbps * 1000)
         metrics.probe_frames.labels(template, "arrived").inc(found.frames)

@@ -43,7 +43,7 @@ async def run_gateway(
                 _Server(_config(build_public(gateway.context, gateway.components, gateway.health))): public,
                 _Server(_config(build_internal(gateway.context, gateway.components, gateway.health))): internal,
             }
-            ports = [one.getsockname()[1] for one in (public, internal)]
+            ports = [listener.getsockname()[1] for listener in (public, internal)]
             log.info("listening on port %d for the public, on port %d for the cluster", *ports)
             if on_listening:
                 on_listening(*ports)

@@ -71,7 +71,7 @@ class Settings:
     """VDI_PUBLIC_ADDR: behind Traefik."""
     internal_addr: tuple[str, int] = ("0.0.0.0", 8081)  # noqa: S104 -- probes, Traefik and the operator, too
     """VDI_INTERNAL_ADDR: /edge/verify, /internal/ended, /healthz, /readyz, /metrics."""
-    trusted_proxies: tuple[Network, ...] = tuple(ip_network(one) for one in PRIVATE.split(","))
+    trusted_proxies: tuple[Network, ...] = tuple(ip_network(text) for text in PRIVATE.split(","))
     """VDI_TRUSTED_PROXIES, separated by commas: from these addresses X-Forwarded-For is believed."""
     database_url: str = field(default="sqlite+aiosqlite:////data/vdi.db", repr=False)
     """VDI_DATABASE_URL: sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME."""
@@ -147,7 +147,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     Raises SettingsError with everything that is wrong at once.
     """
     values, problems = read_variables(environ, _VARIABLES, _SECRET)
-    of_oidc = {one.name: values.pop(f"oidc_{one.name}") for one in fields(OIDC) if f"oidc_{one.name}" in values}
+    of_oidc = {field.name: values.pop(f"oidc_{field.name}") for field in fields(OIDC) if f"oidc_{field.name}" in values}
     if of_oidc and not {"issuer", "client_id"} <= of_oidc.keys():
         problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are needed where any VDI_OIDC_ variable is set")
     if not problems and ("turn_urls" in values) != ("turn_secret_file" in values):
@@ -159,7 +159,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 def _networks(text: str) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(one) for one in _words(text))
+        return tuple(ip_network(word) for word in _words(text))
     except ValueError as why:
         raise ValueError(f"{why}; allowed are networks such as 10.0.0.0/8, separated by commas") from why
 
@@ -185,18 +185,18 @@ def _issuer(text: str) -> str:
 
 
 def _turn_urls(text: str) -> tuple[str, ...]:
-    urls = tuple(one.strip() for one in text.split(","))
-    if not all(_TURN_URL.fullmatch(one) for one in urls):
+    urls = tuple(word.strip() for word in text.split(","))
+    if not all(_TURN_URL.fullmatch(url) for url in urls):
         raise ValueError("allowed are turn:HOST:PORT?transport=udp, ...=tcp and turns:HOST:PORT?transport=tcp")
     return urls
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(filter(None, (one.strip() for one in text.split(","))))
+    return frozenset(filter(None, (word.strip() for word in text.split(","))))
 
 
 def _users(text: str) -> frozenset[str]:
-    return frozenset(check_address(one) for one in _words(text))
+    return frozenset(check_address(word) for word in _words(text))
 
 
 _VARIABLES: Variables = {

@@ -60,11 +60,11 @@ class QuotaGuard:
         async with self._turn(person.user):
             namespace = self._cluster.settings.namespace
             others = [
-                (one.metadata.name, limits.gpus_of(one, self._cluster.template(one.spec.template)))
-                for one in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
-                if same_user(one.spec.user, person.user)
-                and not one.spec.suspended
-                and not one.metadata.deletion_timestamp
+                (session.metadata.name, limits.gpus_of(session, self._cluster.template(session.spec.template)))
+                for session in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
+                if same_user(session.spec.user, person.user)
+                and not session.spec.suspended
+                and not session.metadata.deletion_timestamp
             ]
             used = await self._hours(person) if limit.hours is not None else 0.0
             why = limits.refusal(limit, person, (name, gpus), others, used)
@@ -162,7 +162,9 @@ class Starter:
         template = self._cluster.template(name)
         if template is not None and may_use(template, person):
             return template
-        allowed = sorted(one.metadata.name for one in self._cluster.templates.values() if may_use(one, person))
+        allowed = sorted(
+            template.metadata.name for template in self._cluster.templates.values() if may_use(template, person)
+        )
         words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
         raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
 

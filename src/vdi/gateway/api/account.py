@@ -83,7 +83,7 @@ async def me(call: Call[Empty, None]) -> Me:
 async def list_tokens(call: Call[Empty, None]) -> TokenList:
     """My tokens."""
     mine = await call.api.logins.tokens(call.person.user)
-    return TokenList(tuple(_token(call, each) for each in mine))
+    return TokenList(tuple(_token(call, token) for token in mine))
 
 
 async def create_token(call: Call[Empty, NewToken]) -> Response:

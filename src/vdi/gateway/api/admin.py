@@ -113,7 +113,7 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
         )
 
     shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, query)
-    return SessionList(tuple(session_of(each, call.person, now) for each in shown), after)
+    return SessionList(tuple(session_of(session, call.person, now) for session in shown), after)
 
 
 async def get_queue(call: Call[Empty, None]) -> Queue:
@@ -124,20 +124,20 @@ async def get_queue(call: Call[Empty, None]) -> Queue:
         return position == 0, position, age(session)
 
     now = call.now()
-    waiting = sorted((each for each in call.cluster.sessions.values() if each.status.queue), key=place)
-    return Queue(tuple(session_of(each, call.person, now) for each in waiting))
+    waiting = sorted((session for session in call.cluster.sessions.values() if session.status.queue), key=place)
+    return Queue(tuple(session_of(session, call.person, now) for session in waiting))
 
 
 async def list_pools(call: Call[Empty, None]) -> PoolList:
     """All pools."""
-    pools = sorted(call.cluster.pools.values(), key=lambda one: one.metadata.name)
-    return PoolList(tuple(Pool(metadata_of(each.metadata), each.spec, each.status) for each in pools))
+    pools = sorted(call.cluster.pools.values(), key=lambda pool: pool.metadata.name)
+    return PoolList(tuple(Pool(metadata_of(pool.metadata), pool.spec, pool.status) for pool in pools))
 
 
 async def list_all_templates(call: Call[Empty, None]) -> WholeTemplateList:
     """All templates, with everything in them."""
-    templates = sorted(call.cluster.templates.values(), key=lambda one: one.metadata.name)
-    return WholeTemplateList(tuple(whole_template_of(each) for each in templates))
+    templates = sorted(call.cluster.templates.values(), key=lambda template: template.metadata.name)
+    return WholeTemplateList(tuple(whole_template_of(template) for template in templates))
 
 
 async def get_limits(call: Call[Empty, None]) -> Limits:
@@ -148,8 +148,8 @@ async def get_limits(call: Call[Empty, None]) -> Limits:
 async def list_users(call: Call[Page, None]) -> PersonUseList:
     """Who has desktops, and how much."""
     api, now = call.api, call.now()
-    hours = {each.user: each.hours for each in await api.history.usage(Month.of(now), now)}
-    users = {normal_user(each.spec.user) for each in api.context.cluster.sessions.values()} | hours.keys()
+    hours = {usage.user: usage.hours for usage in await api.history.usage(Month.of(now), now)}
+    users = {normal_user(session.spec.user) for session in api.context.cluster.sessions.values()} | hours.keys()
     shown, after = cut(users, lambda user: (user,), call.query)
     use = [PersonUse(user, use_of(api, User(user), hours.get(user, 0.0))) for user in shown]
     return PersonUseList(tuple(use), after)
@@ -168,8 +168,11 @@ async def list_audit(call: Call[AuditQuery, None]) -> ActList:
         target=query.target,
     )
     shown = [
-        Act(**{name: getattr(each, name) for name in Act.__struct_fields__ if name != "detail"}, detail={**each.detail})
-        for each in found[: query.limit]
+        Act(
+            **{name: getattr(entry, name) for name in Act.__struct_fields__ if name != "detail"},
+            detail={**entry.detail},
+        )
+        for entry in found[: query.limit]
     ]
     return ActList(tuple(shown), str(shown[-1].number) if len(found) > query.limit else "")
 

@@ -57,7 +57,7 @@ async def get_gpus(call: Call[Empty, None]) -> Gpus:
     if slots.unknown:
         raise ProblemError("unavailable", slots.unknown)
     names = NodeGpus.__struct_fields__
-    return Gpus(tuple(NodeGpus(**{name: getattr(each, name) for name in names}) for each in slots.nodes))
+    return Gpus(tuple(NodeGpus(**{name: getattr(node, name) for name in names}) for node in slots.nodes))
 
 
 async def last_diagnosis(call: Call[Empty, None]) -> Diagnosis:
@@ -76,8 +76,8 @@ async def diagnose(call: Call[Empty, None]) -> Diagnosis:
 def _diagnosis(report: Report) -> Diagnosis:
     if report.failed:
         raise ProblemError("unavailable", report.failed)
-    found = [each for group in report.groups for each in (group.cause, *group.follows)]
-    return Diagnosis(report.at, report.summary, tuple(_fault(each) for each in found))
+    found = [finding for group in report.groups for finding in (group.cause, *group.follows)]
+    return Diagnosis(report.at, report.summary, tuple(_fault(finding) for finding in found))
 
 
 def _fault(finding: Finding) -> FoundFault:

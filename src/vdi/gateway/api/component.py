@@ -47,8 +47,8 @@ class Api(Component):
     def portal_routes(self) -> Sequence[BaseRoute]:
         """One route for each address, and words for every other one."""
         by_path: dict[str, list[Operation]] = {}
-        for each in OPERATIONS:
-            by_path.setdefault(each.path, []).append(each)
+        for operation in OPERATIONS:
+            by_path.setdefault(operation.path, []).append(operation)
         return [
             Route(f"{PREFIX}/openapi.json", self._serve_document, methods=["GET"]),
             Route("/api/docs", self._serve_page, methods=["GET"]),

@@ -75,11 +75,11 @@ def _entry(path: str, method: str, operation: Schema) -> Entry:
         path=path,
         summary=operation["summary"],
         text=operation.get("description", ""),
-        parameters=tuple(_parameter(each) for each in operation.get("parameters", ())),
+        parameters=tuple(_parameter(parameter) for parameter in operation.get("parameters", ())),
         body=_ref(body),
         answer=_ref(answer["schema"]) or media,
         status=good,
-        problems=tuple((status, each["description"]) for status, each in answers.items() if status >= "400"),
+        problems=tuple((status, value["description"]) for status, value in answers.items() if status >= "400"),
     )
 
 
@@ -103,11 +103,11 @@ def _kind(schema: Schema) -> tuple[str, str]:
     """What a value is, in words, and the struct that it names."""
     if ref := _ref(schema):
         return ref, ref
-    if choices := [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]:
-        kinds = [_kind(each) for each in choices]
+    if choices := [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]:
+        kinds = [_kind(choice) for choice in choices]
         return " or ".join(kind for kind, _ in kinds), kinds[0][1]
     if "enum" in schema:
-        return " | ".join(str(each) for each in schema["enum"]), ""
+        return " | ".join(str(value) for value in schema["enum"]), ""
     if schema.get("type") == "array":
         kind, ref = _kind(schema.get("items", {}))
         return f"list of {kind}", ref

@@ -91,7 +91,7 @@ async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
                 if not waiting.done():
                     if not await _still_in(call):
                         return
-                    for session in [each for each in sent.values() if not _shows(call, each)]:
+                    for session in [shown for shown in sent.values() if not _shows(call, shown)]:
                         yield _forget(session, sent)
                     continue
                 done, waiting = waiting, None

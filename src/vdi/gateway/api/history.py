@@ -147,7 +147,7 @@ async def _past(call: Call[Any, None], user: str | None) -> PastList:
     shown = found[: query.limit]
     more = len(found) > query.limit
     after = make_cursor((shown[-1].session.created.isoformat(), shown[-1].session.uid)) if more else ""
-    return PastList(tuple(_session(each) for each in shown), after)
+    return PastList(tuple(_session(past) for past in shown), after)
 
 
 def _before(cursor: str | None) -> SessionRow | None:
@@ -164,7 +164,7 @@ def _before(cursor: str | None) -> SessionRow | None:
 
 def _session(past: Past) -> PastSession:
     one = past.session
-    runs = tuple(PastRun(**{name: getattr(each, name) for name in PastRun.__struct_fields__}) for each in past.runs)
+    runs = tuple(PastRun(**{name: getattr(run, name) for name in PastRun.__struct_fields__}) for run in past.runs)
     return PastSession(
         uid=one.uid,
         name=one.name,
@@ -200,7 +200,7 @@ async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
     month = _month(call.query.month, call.now())
     report: list[Usage] = await call.api.history.usage(month, call.now(), user)
     names = MonthUsage.__struct_fields__
-    items = tuple(MonthUsage(**{name: getattr(each, name) for name in names}) for each in report)
+    items = tuple(MonthUsage(**{name: getattr(usage, name) for name in names}) for usage in report)
     return UsageReport(str(month), items)
 
 

@@ -44,15 +44,15 @@ async def list_logins(call: Call[Empty, None]) -> LoginEntries:
     mine = await call.api.logins.of(call.person.user)
     entries = [
         LoginEntry(
-            id=each.id,
-            browser=browser(each.agent),
-            address=each.address,
-            created=each.created,
-            seen=each.seen,
-            expires=each.expires,
-            current=each.id == call.person.login_id,
+            id=login.id,
+            browser=browser(login.agent),
+            address=login.address,
+            created=login.created,
+            seen=login.seen,
+            expires=login.expires,
+            current=login.id == call.person.login_id,
         )
-        for each in mine
+        for login in mine
     ]
     return LoginEntries(tuple(entries))
 
@@ -61,7 +61,7 @@ async def end_one(call: Call[Empty, None]) -> None:
     """The end of one of my logins, and of the pictures that were opened with it."""
     _with_a_browser(call)
     login_id = call.path("id")
-    if login_id not in {each.id for each in await call.api.logins.of(call.person.user)}:
+    if login_id not in {login.id for login in await call.api.logins.of(call.person.user)}:
         raise ActionDenied("NotFound", f"You have no login {login_id!r} that holds.")
     await call.api.sign_out.end_login(login_id)
     await _note(call, "login.end", {"which": "this browser" if login_id == call.person.login_id else "another browser"})

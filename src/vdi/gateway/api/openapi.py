@@ -40,15 +40,15 @@ _PARTS = {
 
 def document(operations: Sequence[Operation], *, url: str, version: str) -> Schema:
     """The whole document. `url`: the portal's, without a slash at its end."""
-    used = {each.name: each for each in operations}
+    used = {operation.name: operation for operation in operations}
     structs = _structs(operations)
     refs, components = msgspec.json.schema_components(structs, ref_template=_REF)
     ref_of = dict(zip(structs, refs, strict=True))
     paths: dict[str, Any] = {}
-    for each in used.values():
-        path = PREFIX + _PARAMETER.sub(r"{\1}", each.path)
-        paths.setdefault(path, {})[each.method.lower()] = _operation(each, ref_of, components)
-    parameters_only = {each.query.__name__ for each in operations}
+    for operation in used.values():
+        path = PREFIX + _PARAMETER.sub(r"{\1}", operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, ref_of, components)
+    parameters_only = {operation.query.__name__ for operation in operations}
     schemas = {name: _plain(schema) for name, schema in components.items() if name not in parameters_only}
     return {
         "openapi": "3.1.0",
@@ -74,7 +74,12 @@ def document(operations: Sequence[Operation], *, url: str, version: str) -> Sche
 
 
 def _structs(operations: Iterable[Operation]) -> list[type[msgspec.Struct]]:
-    shapes = [shape for each in operations for shape in (each.query, each.body, each.answer) if shape is not None]
+    shapes = [
+        shape
+        for operation in operations
+        for shape in (operation.query, operation.body, operation.answer)
+        if shape is not None
+    ]
     return list(dict.fromkeys([*shapes, Problem]))
 
 
@@ -118,7 +123,7 @@ def _responses(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema])
     made: Schema = {}
     success = str(operation.success)
     if operation.media:
-        content = {each: {"schema": {"type": "string"}} for each in operation.media.split(", ")}
+        content = {media_type: {"schema": {"type": "string"}} for media_type in operation.media.split(", ")}
         made[success] = {"description": "Done.", "content": content}
     elif operation.answer is not None:
         made[success] = {"description": "Done.", "content": {JSON: {"schema": ref_of[operation.answer]}}}
@@ -159,7 +164,7 @@ def _plain(schema: Schema) -> Schema:
 
 def _inner(value: Any) -> Any:
     if isinstance(value, list):
-        return [_inner(each) for each in value]
+        return [_inner(member) for member in value]
     return _plain(value) if isinstance(value, dict) else value
 
 
@@ -168,13 +173,13 @@ def _with_rules(schema: Schema, rules: Iterable[Any]) -> Schema:
     if not said or not isinstance(schema.get("description"), str):
         return schema
     first = schema["description"].rstrip(".")
-    rest = " ".join(f"{each[0].upper()}{each[1:]}." for each in said)
+    rest = " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
     return schema | {"description": f"{first}. {rest}"}
 
 
 def _without_null(schema: Schema) -> Schema:
     """For what is there or not, and never null, such as parameters."""
-    choices: list[Schema] = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    choices: list[Schema] = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if schema.get("default", 0) is None:
         schema = {key: value for key, value in schema.items() if key != "default"}
     if len(choices) != 1:

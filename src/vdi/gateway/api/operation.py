@@ -95,7 +95,7 @@ class Address:
 
     def __init__(self, api: ApiServices, operations: Sequence[Operation]) -> None:
         self._api = api
-        self._by_method: Mapping[str, Operation] = {each.method: each for each in operations}
+        self._by_method: Mapping[str, Operation] = {operation.method: operation for operation in operations}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

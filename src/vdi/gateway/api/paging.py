@@ -20,7 +20,7 @@ def cut(items: Iterable[T], key: Callable[[T], Key], page: Page) -> tuple[list[T
     What is added or removed between two pages neither repeats nor hides another item.
     """
     after = read_cursor(page.cursor)
-    rest = sorted((each for each in items if after is None or key(each) > after), key=key)
+    rest = sorted((item for item in items if after is None or key(item) > after), key=key)
     shown = rest[: page.limit]
     return shown, make_cursor(key(shown[-1])) if len(rest) > len(shown) else ""
 

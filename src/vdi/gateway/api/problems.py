@@ -65,7 +65,7 @@ def invalid(field: str, value: Any, allowed: str) -> ProblemError:
 
 
 def _invalid(errors: list[FieldProblem]) -> ProblemError:
-    said = [_sentence(each) for each in errors]
+    said = [_sentence(error) for error in errors]
     return ProblemError("invalid", " ".join(said), *errors)
 
 
@@ -120,7 +120,7 @@ def _in_words(expected: str) -> str:
     """`int | null` >= 1 -> a whole number >= 1."""
 
     def words(found: re.Match[str]) -> str:
-        return " or ".join(_TYPES.get(each, each) for each in found[1].split(" | ") if each != "null")
+        return " or ".join(_TYPES.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
 
     return _QUOTED.sub(words, expected)
 
@@ -134,10 +134,10 @@ def _value(sent: Any, path: str) -> Any:
 def _fields(shape: type[msgspec.Struct], path: str) -> list[str]:
     found: Any = msgspec.inspect.type_info(shape)
     for part in filter(None, path.split(".")):
-        found = next((_plain(each.type) for each in found.fields if each.encode_name == part), None)
+        found = next((_plain(field.type) for field in found.fields if field.encode_name == part), None)
         if not isinstance(found, msgspec.inspect.StructType):
             return []
-    return [each.encode_name for each in found.fields]
+    return [field.encode_name for field in found.fields]
 
 
 def _plain(kind: Any) -> Any:
@@ -145,7 +145,7 @@ def _plain(kind: Any) -> Any:
     while isinstance(kind, msgspec.inspect.Metadata):
         kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
-        given = [each for each in kind.types if not isinstance(each, msgspec.inspect.NoneType)]
+        given = [member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType)]
         return _plain(given[0]) if len(given) == 1 else kind
     return kind
 
@@ -155,10 +155,10 @@ def _described(shape: type[msgspec.Struct], path: str) -> str:
     parent, _, name = path.rpartition(".")
     found: Any = msgspec.inspect.type_info(shape)
     for part in filter(None, parent.split(".")):
-        found = next((_plain(each.type) for each in found.fields if each.encode_name == part), found)
-    for each in getattr(found, "fields", ()):
-        if each.encode_name == name and isinstance(each.type, msgspec.inspect.Metadata):
-            if isinstance(kind := _plain(each.type), msgspec.inspect.LiteralType):
+        found = next((_plain(field.type) for field in found.fields if field.encode_name == part), found)
+    for field in getattr(found, "fields", ()):
+        if field.encode_name == name and isinstance(field.type, msgspec.inspect.Metadata):
+            if isinstance(kind := _plain(field.type), msgspec.inspect.LiteralType):
                 return "one of " + ", ".join(map(str, kind.values))
-            return str((each.type.extra_json_schema or {})["description"]).rstrip(".")
+            return str((field.type.extra_json_schema or {})["description"]).rstrip(".")
     return "a value of the type that the API's description gives"

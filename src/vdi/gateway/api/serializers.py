@@ -29,7 +29,7 @@ def session_of(session: VDISession, person: User, now: datetime) -> Session:
     role = role_in(session, person.user, now)
     spec = session.spec
     if role is not Role.OWNER and not person.admin:
-        mine = tuple(each for each in spec.access if same_user(each.user, person.user))
+        mine = tuple(access for access in spec.access if same_user(access.user, person.user))
         spec = msgspec.structs.replace(spec, access=mine)
     return Session(
         role=role.value if role else "administrator",

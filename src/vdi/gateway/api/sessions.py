@@ -53,7 +53,7 @@ async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
         return role is not None and role_filter in (None, role)
 
     shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, call.query)
-    return SessionList(tuple(session_of(each, person, now) for each in shown), after)
+    return SessionList(tuple(session_of(session, person, now) for session in shown), after)
 
 
 async def get_session(call: Call[Empty, None]) -> Session:
@@ -134,8 +134,10 @@ def _now(call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Share], ses
 
 async def list_templates(call: Call[Empty, None]) -> TemplateList:
     """The kinds of desktop that this person may start."""
-    mine = [each for each in call.cluster.templates.values() if may_use(each, call.person)]
-    return TemplateList(tuple(template_of(each) for each in sorted(mine, key=lambda one: one.metadata.name)))
+    mine = [template for template in call.cluster.templates.values() if may_use(template, call.person)]
+    return TemplateList(
+        tuple(template_of(template) for template in sorted(mine, key=lambda template: template.metadata.name))
+    )
 
 
 async def get_template(call: Call[Empty, None]) -> Template:
@@ -143,7 +145,7 @@ async def get_template(call: Call[Empty, None]) -> Template:
     name = call.path("name")
     template = call.cluster.template(name)
     if template is None or not may_use(template, call.person):
-        known = ", ".join(each.metadata.name for each in (await list_templates(call)).items) or "none"
+        known = ", ".join(offered.metadata.name for offered in (await list_templates(call)).items) or "none"
         raise ActionDenied("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")
     return template_of(template)
 

@@ -31,14 +31,14 @@ def use_of(api: ApiServices, person: User, hours: float) -> Use:
     """As it is now; `hours` that this month's desktops ran are asked from history."""
     limit = api.limits.of(person)
     mine = running_of(api.context.cluster.sessions.values(), person.user)
-    gpus = sum(gpus_of(each, api.context.cluster.template(each.spec.template)) for each in mine)
+    gpus = sum(gpus_of(session, api.context.cluster.template(session.spec.template)) for session in mine)
     return Use(Amount(len(mine), limit.sessions), Amount(gpus, limit.gpus), Amount(round(hours, 2), limit.hours))
 
 
 def running_of(sessions: Iterable[VDISession], user: str) -> list[VDISession]:
     """The sessions of a user that count: neither suspended nor ending."""
     return [
-        each
-        for each in sessions
-        if same_user(each.spec.user, user) and not each.spec.suspended and not each.metadata.deletion_timestamp
+        session
+        for session in sessions
+        if same_user(session.spec.user, user) and not session.spec.suspended and not session.metadata.deletion_timestamp
     ]

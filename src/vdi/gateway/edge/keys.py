@@ -61,13 +61,13 @@ def make_key(now: datetime) -> StoredKey:
 
 def signing_key(keys: Sequence[StoredKey], now: datetime) -> StoredKey:
     """The newest one that everybody knows; before there is one, the oldest. `keys` is sorted and not empty."""
-    known = [one for one in keys if one.made + LEAD <= now]
+    known = [key for key in keys if key.made + LEAD <= now]
     return known[-1] if known else keys[0]
 
 
 def renewed(keys: Sequence[StoredKey], now: datetime, make: Callable[[datetime], StoredKey]) -> list[StoredKey]:
     """The keys as they should be now: without those that no token needs, with the next one when it is time."""
-    kept = sorted(keys, key=lambda one: one.made)
+    kept = sorted(keys, key=lambda key: key.made)
     while len(kept) > 1 and kept[1].made + LEAD + KEPT <= now:
         kept.pop(0)
     if not kept or kept[-1].made + LIFE <= now:
@@ -111,7 +111,7 @@ class KeyRing:
 
     def jwks(self) -> dict[str, Any]:
         """The public halves, for everybody."""
-        return {"keys": [one.public_jwk() for one in self._keys]}
+        return {"keys": [key.public_jwk() for key in self._keys]}
 
     async def refresh(self) -> None:
         """Read the Secret, and write the next key into it when it is time. What goes wrong is in `trouble`."""
@@ -155,7 +155,7 @@ class KeyRing:
 
     def _take(self, keys: list[StoredKey]) -> None:
         if keys != self._keys:
-            self._jwks = {one.kid: one.jwk() for one in keys}
+            self._jwks = {key.kid: key.jwk() for key in keys}
             self._keys = keys
             self.generation += 1
         self.trouble = ""

@@ -74,8 +74,8 @@ def _spellings(path: str) -> set[str] | None:
     found = set()
     for _ in range(_DECODINGS):
         text = path.lower().replace("\\", "/")
-        for each in (text, _PARAMETERS.sub("", text)):
-            segments = [segment.partition("\0")[0].strip() for segment in each.split("/")]
+        for spelling in (text, _PARAMETERS.sub("", text)):
+            segments = [segment.partition("\0")[0].strip() for segment in spelling.split("/")]
             found |= {_joined(segments), _joined(_resolved(segments))}
         decoded = unquote(path)
         if decoded == path:

@@ -93,13 +93,13 @@ class ActiveGrants:
 
     def drop(self, ids: Iterable[str]) -> None:
         """These hold no more."""
-        for one in ids:
-            self._grants.pop(one, None)
+        for grant_id in ids:
+            self._grants.pop(grant_id, None)
 
     def replace(self, grants: Iterable[Grant], known_before: Collection[str]) -> None:
         """Take in a complete list; what was put while it was read stays."""
-        newer = {key: one for key, one in self._grants.items() if key not in known_before}
-        self._grants = {one.id: one for one in grants} | newer
+        newer = {key: grant for key, grant in self._grants.items() if key not in known_before}
+        self._grants = {grant.id: grant for grant in grants} | newer
 
     def has(self, grant_id: str) -> bool:
         """Whether this grant is one of them."""
@@ -114,9 +114,11 @@ class ActiveGrants:
     ) -> list[Grant]:
         """Those of this session, this user and this login, as far as they are named."""
         return [
-            one
-            for one in self._grants.values()
-            if session_uid in (None, one.session_uid) and user in (None, one.user) and login_id in (None, one.login_id)
+            grant
+            for grant in self._grants.values()
+            if session_uid in (None, grant.session_uid)
+            and user in (None, grant.user)
+            and login_id in (None, grant.login_id)
         ]
 
 
@@ -163,8 +165,8 @@ class Revoker:
         known = _made_until(self._active.find(**named), created_until)
         await self._revoke(known, whole_login)
         found = _made_until(await self._store.open(**named), created_until)
-        ids = {one.id for one in known}
-        await self._revoke([one for one in found if one.id not in ids], ())
+        ids = {grant.id for grant in known}
+        await self._revoke([grant for grant in found if grant.id not in ids], ())
         await self._write(found, reason)
         return len(found)
 
@@ -180,7 +182,7 @@ class Revoker:
                 if reason:
                     lost.setdefault(reason, []).append(grant)
         for reason, grants in lost.items():
-            await self._revoke([one for one in grants if not self._revocations.knows(one.id)], ())
+            await self._revoke([grant for grant in grants if not self._revocations.knows(grant.id)], ())
             await self._write(grants, reason)
 
     async def poll(self) -> None:
@@ -188,13 +190,13 @@ class Revoker:
         before = self._active.ids()
         back = OVERLAP if self.primed else self._revocations.kept
         ended = await self._store.ended_since(self._clock() - back)
-        self._take([one for one in ended if not self._revocations.knows(one.id)])
-        holding = [one for one in await self._store.open() if not self._revocations.knows(one.id)]
+        self._take([grant for grant in ended if not self._revocations.knows(grant.id)])
+        holding = [grant for grant in await self._store.open() if not self._revocations.knows(grant.id)]
         self._active.replace(holding, before)
         self._revocations.forget_old()
         if not self.primed:
             self.primed = True
-            for uid in {one.session_uid for one in holding}:
+            for uid in {grant.session_uid for grant in holding}:
                 self._touch(uid)  # who ended a grant may itself have ended before it could post
 
     async def listen(self) -> None:
@@ -219,18 +221,18 @@ class Revoker:
     async def _revoke(self, grants: Collection[Grant], logins: Collection[str]) -> None:
         if not grants and not logins:
             return
-        self._revocations.add((one.id for one in grants), logins)
-        for uid in {one.session_uid for one in grants}:
+        self._revocations.add((grant.id for grant in grants), logins)
+        for uid in {grant.session_uid for grant in grants}:
             self._touch(uid)
-        news = _News({one.id: one.session_uid for one in grants}, list(logins))
+        news = _News({grant.id: grant.session_uid for grant in grants}, list(logins))
         try:
             await self._shared.publish(CHANNEL, msgspec.json.encode(news).decode())
         except OSError as error:
             log.warning("the other replicas hear of %d ended grants only when they poll: %s", len(grants), error)
 
     async def _write(self, grants: Collection[Grant], reason: str) -> None:
-        ended = await self._store.end([one.id for one in grants], self._clock(), reason)
-        self._active.drop(one.id for one in grants)
+        ended = await self._store.end([grant.id for grant in grants], self._clock(), reason)
+        self._active.drop(grant.id for grant in grants)
         for grant in grants:
             if grant.id in ended:  # by this replica, not by another one that has seen the same
                 self._metrics.grants.labels(str(grant.role), "ended").inc()
@@ -238,9 +240,9 @@ class Revoker:
 
     def _take(self, ended: Collection[Grant]) -> None:
         """Others ended these, and we have not heard of it."""
-        self._revocations.add(one.id for one in ended)
-        self._active.drop(one.id for one in ended)
-        for uid in {one.session_uid for one in ended}:
+        self._revocations.add(grant.id for grant in ended)
+        self._active.drop(grant.id for grant in ended)
+        for uid in {grant.session_uid for grant in ended}:
             self._touch(uid)
 
     def _why_over(self, grant: Grant, now: datetime) -> str:
@@ -253,4 +255,4 @@ class Revoker:
 
 
 def _made_until(grants: Iterable[Grant], moment: datetime | None) -> list[Grant]:
-    return [one for one in grants if moment is None or one.created <= moment]
+    return [grant for grant in grants if moment is None or grant.created <= moment]

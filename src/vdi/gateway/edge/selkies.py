@@ -95,7 +95,9 @@ def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any
     """The body of POST /api/tokens: everybody who may be connected. Who is not in it is cut off."""
     known = list(grants)
     slots = gamepads(known)
-    return {grant_token(master, one.id): {"role": _ROLES[one.role], "slot": slots.get(one.user)} for one in known}
+    return {
+        grant_token(master, grant.id): {"role": _ROLES[grant.role], "slot": slots.get(grant.user)} for grant in known
+    }
 
 
 def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
@@ -103,9 +105,11 @@ def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
 
     The owner has the first; collaborators have the others, by who came first, and the fourth has none.
     """
-    controls = sorted((one for one in grants if one.role is not Role.VIEWER), key=lambda one: (one.created, one.id))
-    owners = dict.fromkeys((one.user for one in controls if one.role is Role.OWNER), 1)
-    players = dict.fromkeys(one.user for one in controls if one.role is Role.COLLABORATOR)
+    controls = sorted(
+        (grant for grant in grants if grant.role is not Role.VIEWER), key=lambda grant: (grant.created, grant.id)
+    )
+    owners = dict.fromkeys((grant.user for grant in controls if grant.role is Role.OWNER), 1)
+    players = dict.fromkeys(grant.user for grant in controls if grant.role is Role.COLLABORATOR)
     return {user: slot for slot, user in enumerate(players, start=2) if slot <= SLOTS} | owners
 
 

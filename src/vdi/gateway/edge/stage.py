@@ -90,7 +90,7 @@ def _suspended(session: VDISession, role: Role) -> Stage:
 
 
 def _steps(session: VDISession) -> tuple[Step, ...]:
-    known = {one.type: one for one in session.status.conditions}
+    known = {condition.type: condition for condition in session.status.conditions}
     steps, waiting = [], False
     for kind, label in _STEPS.items():
         condition = known.get(kind)

@@ -190,9 +190,11 @@ class TokenTablePublisher:
             grants = self._active.find(session_uid=uid)
         now = self._clock()
         return [
-            one
-            for one in grants
-            if not self._revocations.hits(one) and one.expires > now and role_in(session, one.user, now) is one.role
+            grant
+            for grant in grants
+            if not self._revocations.hits(grant)
+            and grant.expires > now
+            and role_in(session, grant.user, now) is grant.role
         ]
 
 

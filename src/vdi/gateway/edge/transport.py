@@ -51,7 +51,7 @@ def page_mark(grant_id: str, now: datetime) -> str:
 def is_fresh(mark: str, grant_id: str, now: datetime) -> bool:
     """Whether the address with this mark was made just now, for this grant: the token in its fragment is its own."""
     window = int(now.timestamp()) // WINDOW_SECONDS
-    return any(hmac.compare_digest(mark, _mark(grant_id, one)) for one in (window, window - 1))
+    return any(hmac.compare_digest(mark, _mark(grant_id, recent)) for recent in (window, window - 1))
 
 
 def _mark(grant_id: str, window: int) -> str:

@@ -194,4 +194,6 @@ class WaitingPage:
 
 
 def _is_about(change: Change, uid: str) -> bool:
-    return change.kind == "session" and any(one and one.metadata.uid == uid for one in (change.old, change.new))
+    return change.kind == "session" and any(
+        session and session.metadata.uid == uid for session in (change.old, change.new)
+    )

@@ -86,11 +86,11 @@ class History(Component):
             query = query.where(tuple_(sessions.c.created, sessions.c.uid) < (before.created, before.uid))
         async with self._database.connect() as connection:
             found = [session_of(row) for row in await connection.execute(query)]
-            of_these = runs.c.uid.in_([one.uid for one in found])
+            of_these = runs.c.uid.in_([session.uid for session in found])
             by_uid: dict[str, list[RunRow]] = {}
             for row in await connection.execute(select(runs).where(of_these).order_by(runs.c.start)):
                 by_uid.setdefault(row.uid, []).append(run_of(row))
-        return [Past(one, tuple(by_uid.get(one.uid, ()))) for one in found]
+        return [Past(session, tuple(by_uid.get(session.uid, ()))) for session in found]
 
     async def session(self, uid: str) -> Past | None:
         """One session with its runs."""
@@ -99,4 +99,4 @@ class History(Component):
             if row is None:
                 return None
             of_it = await connection.execute(select(runs).where(runs.c.uid == uid).order_by(runs.c.start))
-            return Past(session_of(row), tuple(run_of(one) for one in of_it))
+            return Past(session_of(row), tuple(run_of(row) for row in of_it))

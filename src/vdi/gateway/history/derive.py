@@ -98,7 +98,7 @@ def _follow_run(old: Record, seen: SessionSnapshot, now: datetime, others: list[
 
 def _update(run: RunRow, on: SeenRun) -> RunRow:
     """What is known of a run that is on (again); between two pods the status names none, and the last one stays."""
-    known = [one for one in (run.gpus, on.gpus) if one is not None]
+    known = [gpus for gpus in (run.gpus, on.gpus) if gpus is not None]
     ready = on.ready or run.ready
     return replace(
         run,

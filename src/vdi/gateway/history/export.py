@@ -153,8 +153,8 @@ async def export(
 
 def export_usage(report: Sequence[Usage], form: Form) -> bytes:
     """A month's report."""
-    names = [one.name for one in fields(Usage)]
-    rows = [{_camel(name): getattr(one, name) for name in names} for one in report]
+    names = [field.name for field in fields(Usage)]
+    rows = [{_camel(name): getattr(value, name) for name in names} for value in report]
     head = _as_csv([[_camel(name) for name in names]]) if form is Form.CSV else b""
     return head + _as_text(rows, form)
 
@@ -173,7 +173,7 @@ def _as_csv(rows: Sequence[Sequence[Any]]) -> bytes:
     """Lines of CSV (RFC 4180, UTF-8). A text that a spreadsheet would run as a formula gets a `'` in front."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerows([_cell(one) for one in row] for row in rows)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return out.getvalue().encode()
 
 
@@ -188,4 +188,4 @@ def _plain(value: Any) -> Any:
 
 def _camel(name: str) -> str:
     first, *others = name.split("_")
-    return first + "".join(one.capitalize() for one in others)
+    return first + "".join(word.capitalize() for word in others)

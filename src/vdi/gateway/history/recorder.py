@@ -116,9 +116,9 @@ class Recorder:
             if not page:
                 return
             after = page[-1].uid
-            for one in page:
-                if self._cluster.by_uid(one.uid) is None and await self._is_gone(one.namespace, one.name, one.uid):
-                    await self._close(one.uid)
+            for row in page:
+                if self._cluster.by_uid(row.uid) is None and await self._is_gone(row.namespace, row.name, row.uid):
+                    await self._close(row.uid)
 
     async def _is_gone(self, namespace: str, name: str, uid: str) -> bool:
         """Another replica may have seen it before our watch did: only the API server knows."""
@@ -211,8 +211,10 @@ class Recorder:
             now = self._clock()
             folded = {uid: fold(known.get(uid), states, now, who.get(uid, "")) for uid, states in batch.items()}
             news = {uid: one for uid, one in folded.items() if one.news}
-            rows = [one.record.session for one in news.values()]
-            written = await save(self._database, connection, rows, [run for one in news.values() for run in one.runs])
+            rows = [derived.record.session for derived in news.values()]
+            written = await save(
+                self._database, connection, rows, [run for derived in news.values() for run in derived.runs]
+            )
         left = {uid: batch[uid] for uid in news.keys() - written}
         self.written += sum(len(states) for uid, states in batch.items() if uid not in left)
         return left

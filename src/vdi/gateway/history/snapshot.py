@@ -132,7 +132,7 @@ def _detail(text: str) -> str:
 
 
 def _condition(session: VDISession, kind: str) -> Condition | None:
-    return next((one for one in session.status.conditions if one.type == kind), None)
+    return next((condition for condition in session.status.conditions if condition.type == kind), None)
 
 
 def _time(text: str) -> datetime | None:

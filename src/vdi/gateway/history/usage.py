@@ -87,17 +87,17 @@ def sum_up(rows: Iterable[tuple[str, RunRow]], month: Month, now: datetime) -> l
     """The report of a month from (user, run); by hours, most first. Pure."""
     sums: dict[str, _Sum] = {}
     for user, run in rows:
-        one = sums.setdefault(user, _Sum())
+        usage = sums.setdefault(user, _Sum())
         seconds = seconds_within(run, month, now)
-        one.sessions.add(run.uid)
-        one.seconds += seconds
-        one.gpu_seconds += seconds * (run.gpus or 0)
+        usage.sessions.add(run.uid)
+        usage.seconds += seconds
+        usage.gpu_seconds += seconds * (run.gpus or 0)
         if month.begin <= run.start < month.end:
-            one.runs += 1
-            one.queue += [run.queue_seconds] if run.queue_seconds is not None else []
-            one.startup += [run.startup_seconds] if run.startup_seconds is not None else []
-    report = [_usage(user, month, one) for user, one in sums.items()]
-    return sorted(report, key=lambda one: (-one.hours, one.user))
+            usage.runs += 1
+            usage.queue += [run.queue_seconds] if run.queue_seconds is not None else []
+            usage.startup += [run.startup_seconds] if run.startup_seconds is not None else []
+    report = [_usage(user, month, usage) for user, usage in sums.items()]
+    return sorted(report, key=lambda usage: (-usage.hours, usage.user))
 
 
 def seconds_within(run: RunRow, month: Month, now: datetime) -> float:
@@ -129,15 +129,15 @@ async def _runs_in(database: Database, month: Month, user: str | None) -> Sequen
         return [(row.owner, run_of(row)) for row in await connection.execute(query)]
 
 
-def _usage(user: str, month: Month, one: _Sum) -> Usage:
+def _usage(user: str, month: Month, usage: _Sum) -> Usage:
     return Usage(
         user=user,
         month=str(month),
-        sessions=len(one.sessions),
-        runs=one.runs,
-        hours=round(one.seconds / _HOUR, 3),
-        gpu_hours=round(one.gpu_seconds / _HOUR, 3),
-        queued=len(one.queue),
-        median_queue_seconds=median(one.queue) if one.queue else None,
-        median_startup_seconds=median(one.startup) if one.startup else None,
+        sessions=len(usage.sessions),
+        runs=usage.runs,
+        hours=round(usage.seconds / _HOUR, 3),
+        gpu_hours=round(usage.gpu_seconds / _HOUR, 3),
+        queued=len(usage.queue),
+        median_queue_seconds=median(usage.queue) if usage.queue else None,
+        median_startup_seconds=median(usage.startup) if usage.startup else None,
     )

@@ -101,7 +101,7 @@ class AccountPages:
         label, days = str(form.get("label", "")).strip(), str(form.get("days", ""))
         try:
             label = checked_label(label)
-            if days not in {str(one) for one in LIFETIMES}:
+            if days not in {str(lifetime) for lifetime in LIFETIMES}:
                 allowed = ", ".join(map(str, LIFETIMES))
                 raise ValueError(f"The token's days are {days[:20]!r}; allowed are {allowed}.")
             if len(await self._login.logins.tokens(person.user)) >= MOST_TOKENS:

@@ -34,7 +34,7 @@ class LocalUsers:
         self._users: dict[str, LocalUser] = {}
 
     async def are_there(self) -> bool:
-        """Whether there were any when they were last read, which is not for each page: if not, no one has a password."""
+        """Whether there were any when last read, which is not for each page: if not, no one has a password."""
         if self._version is None:
             with suppress(UsersUnavailableError):
                 await self.read()

@@ -104,20 +104,20 @@ class Logins:
 
     async def touch(self, login_id: str) -> bool:
         """The same, and if so it is in use: who works in a desktop is not idle."""
-        one = await self._holding(login_id)
-        if one is not None:
-            await self._see(one)
-        return one is not None
+        credential = await self._holding(login_id)
+        if credential is not None:
+            await self._see(credential)
+        return credential is not None
 
     async def person_by_id(self, login_id: str) -> User | None:
         """Whose login, or API token, this is, while it holds. Only for ids that we have kept ourselves."""
-        one = await self._holding(login_id)
-        return _person(one) if one is not None else None
+        credential = await self._holding(login_id)
+        return _person(credential) if credential is not None else None
 
     async def source_of(self, login_id: str) -> str:
         """`local` or `oidc`: how they proved who they are; empty for what is not there."""
-        one = await self._by_id(login_id)
-        return one.source if one is not None else ""
+        credential = await self._by_id(login_id)
+        return credential.source if credential is not None else ""
 
     async def of(self, user: str) -> list[Login]:
         """The logins of a user that hold now, the latest seen first."""
@@ -202,14 +202,14 @@ class Logins:
         """Remove what has been over for a week."""
         await self._store.forget_before(self._clock() - _KEPT)
 
-    async def _follow(self, one: Login | ApiToken, who: Identity) -> None:
-        if (one.name, one.groups, one.admin) != (who.name, who.groups, who.admin):
-            await self._store.set_person(one, name=who.name, groups=who.groups, admin=who.admin)
+    async def _follow(self, credential: Login | ApiToken, who: Identity) -> None:
+        if (credential.name, credential.groups, credential.admin) != (who.name, who.groups, who.admin):
+            await self._store.set_person(credential, name=who.name, groups=who.groups, admin=who.admin)
 
-    async def _see(self, one: Login | ApiToken) -> None:
+    async def _see(self, credential: Login | ApiToken) -> None:
         now = self._clock()
-        if one.seen is None or now - one.seen >= _SEEN_EVERY:
-            await self._store.see(one, now)
+        if credential.seen is None or now - credential.seen >= _SEEN_EVERY:
+            await self._store.see(credential, now)
 
     async def _by_id(self, login_id: str) -> Login | ApiToken | None:
         if login_id.startswith(TOKEN_ID):
@@ -217,13 +217,13 @@ class Logins:
         return await self._store.login(login_id)
 
     async def _holding(self, login_id: str) -> Login | ApiToken | None:
-        one = await self._by_id(login_id)
-        return one if one is not None and self._holds(one) else None
+        credential = await self._by_id(login_id)
+        return credential if credential is not None and self._holds(credential) else None
 
-    def _holds(self, one: Login | ApiToken) -> bool:
+    def _holds(self, credential: Login | ApiToken) -> bool:
         now = self._clock()
-        in_use = not isinstance(one, Login) or now - one.seen < self._idle
-        return one.ended is None and now < one.expires and in_use
+        in_use = not isinstance(credential, Login) or now - credential.seen < self._idle
+        return credential.ended is None and now < credential.expires and in_use
 
 
 def hash_of(secret: str) -> str:
@@ -231,6 +231,8 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _person(one: Login | ApiToken) -> User:
-    login_id = one.id if isinstance(one, Login) else f"{TOKEN_ID}{one.id}"
-    return User(user=one.user, name=one.name, groups=one.groups, admin=one.admin, login_id=login_id)
+def _person(credential: Login | ApiToken) -> User:
+    login_id = credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}"
+    return User(
+        user=credential.user, name=credential.name, groups=credential.groups, admin=credential.admin, login_id=login_id
+    )

@@ -140,7 +140,7 @@ class LoginPages:
         if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
             return self._problem(request, 403, "Not logged in: this way back was taken before.", next_page)
         if "error" in query:
-            said = " ".join(query.get(one, "")[:200] for one in ("error", "error_description")).strip()
+            said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
             return self._problem(request, 403, f"{name} did not log you in: {said}", next_page)
         try:
             who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))

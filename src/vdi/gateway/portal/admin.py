@@ -67,15 +67,15 @@ class AdminPages(PortalPages):
         filters = read_filter(request.query_params)
         rows = sessions_page(self._portal, person, filters, page_number(request))
         pieces = list_pieces(rows)
-        templates = sorted({each.spec.template for each in self._portal.context.cluster.sessions.values()})
+        templates = sorted({session.spec.template for session in self._portal.context.cluster.sessions.values()})
         return await self._admin_page(
             request,
             person,
             "sessions",
             rows=rows,
             filters=filters,
-            phases=[Choice("", "any"), *(Choice(each, _STATES.get(each, each.lower())) for each in PHASES)],
-            templates=[Choice("", "any"), *(Choice(each, each) for each in templates)],
+            phases=[Choice("", "any"), *(Choice(phase, _STATES.get(phase, phase.lower())) for phase in PHASES)],
+            templates=[Choice("", "any"), *(Choice(template, template) for template in templates)],
             orders=order_choices(),
             pieces=pieces,
             seen=digest(pieces),
@@ -97,7 +97,7 @@ class AdminPages(PortalPages):
         month = Month.of(self._portal.context.clock())
         try:
             report = await self._portal.history.usage(month, self._portal.context.clock())
-            hours: dict[str, float] | None = {each.user: each.hours for each in report}
+            hours: dict[str, float] | None = {usage.user: usage.hours for usage in report}
         except DatabaseUnavailableError:
             hours = None
         return await self._admin_page(

@@ -31,10 +31,10 @@ def _place(session: VDISession) -> tuple[int, int, str]:
 
 
 ORDERS: Mapping[str, tuple[str, Callable[[VDISession], Any], bool]] = {
-    "newest": ("newest first", lambda one: (one.metadata.creation_timestamp, one.metadata.name), True),
-    "name": ("by name", lambda one: one.metadata.name, False),
-    "user": ("by user", lambda one: (one.spec.user, one.metadata.name), False),
-    "ends": ("ends soonest", lambda one: (one.status.expires_at or "9", one.metadata.name), False),
+    "newest": ("newest first", lambda session: (session.metadata.creation_timestamp, session.metadata.name), True),
+    "name": ("by name", lambda session: session.metadata.name, False),
+    "user": ("by user", lambda session: (session.spec.user, session.metadata.name), False),
+    "ends": ("ends soonest", lambda session: (session.status.expires_at or "9", session.metadata.name), False),
     "queue": ("place in line", _place, False),
 }
 
@@ -85,11 +85,11 @@ def order_choices() -> list[Choice]:
 
 def sessions_page(portal: PortalServices, person: User, filters: Filter, number: int) -> Pages[DesktopView]:
     """One page of the sessions that are looked for."""
-    found = [each for each in portal.context.cluster.sessions.values() if filters.fits(each)]
+    found = [session for session in portal.context.cluster.sessions.values() if filters.fits(session)]
     _, key, backwards = ORDERS[filters.order]
     found.sort(key=key, reverse=backwards)
     part = paged(found, number, PAGE_SIZE)
-    views = [view_of(portal, each, person) for each in part.items]
+    views = [view_of(portal, session, person) for session in part.items]
     return Pages(views, part.number, part.last, part.total, part.size)
 
 
@@ -128,16 +128,18 @@ def counts_of(portal: PortalServices, gpu_total: int | None) -> Counts:
 def waiting_of(portal: PortalServices, person: User) -> tuple[list[DesktopView], int]:
     """Those in the queue, the next one first, and how many more there are than are shown."""
     queue = [
-        one for one in portal.context.cluster.sessions.values() if one.status.queue and _phase(one) == Phase.PENDING
+        session
+        for session in portal.context.cluster.sessions.values()
+        if session.status.queue and _phase(session) == Phase.PENDING
     ]
     queue.sort(key=_place)
-    return [view_of(portal, each, person) for each in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
+    return [view_of(portal, session, person) for session in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
 
 
 def list_pieces(rows: Pages[DesktopView]) -> Pieces:
     """The rows of a page, one by one and all together."""
     row, all_rows = macro("parts.html", "session_row"), macro("parts.html", "session_rows")
-    pieces = {f"{ITEM}{each.uid}": row(each) for each in rows.items}
+    pieces = {f"{ITEM}{view.uid}": row(view) for view in rows.items}
     return pieces | {LIST: all_rows(pieces)}
 
 

@@ -58,15 +58,15 @@ class LimitRow:
 
 def template_rows(portal: PortalServices) -> list[TemplateRow]:
     """All templates by name."""
-    used = Counter(each.spec.template for each in portal.context.cluster.sessions.values())
-    found = sorted(portal.context.cluster.templates.values(), key=lambda one: one.metadata.name)
-    return [_template_row(each, portal.context.settings.policy, used[each.metadata.name]) for each in found]
+    used = Counter(session.spec.template for session in portal.context.cluster.sessions.values())
+    found = sorted(portal.context.cluster.templates.values(), key=lambda template: template.metadata.name)
+    return [_template_row(template, portal.context.settings.policy, used[template.metadata.name]) for template in found]
 
 
 def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> TemplateRow:
     spec, pull = template.spec, template.status.pre_pull
     offer, home = spec.resources, spec.persistence
-    who = [*spec.access.users, *(f"group {each}" for each in spec.access.groups)]
+    who = [*spec.access.users, *(f"group {group}" for group in spec.access.groups)]
     return TemplateRow(
         name=template.metadata.name,
         title=template_title(template, template.metadata.name),
@@ -80,7 +80,9 @@ def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> Templ
         who=", ".join(who) or "everybody",
         sessions=sessions,
         pre_pull=f"on {pull.ready} of {pull.desired} nodes" if pull else "",
-        pre_pull_failed=tuple(f"{each.node}: {each.message or each.reason}" for each in pull.failed) if pull else (),
+        pre_pull_failed=tuple(f"{failure.node}: {failure.message or failure.reason}" for failure in pull.failed)
+        if pull
+        else (),
     )
 
 
@@ -90,18 +92,18 @@ def _range(default: str, most: str | None) -> str:
 
 def pool_rows(portal: PortalServices) -> list[PoolRow]:
     """All pools by name."""
-    found = sorted(portal.context.cluster.pools.values(), key=lambda one: one.metadata.name)
+    found = sorted(portal.context.cluster.pools.values(), key=lambda pool: pool.metadata.name)
     return [
         PoolRow(
-            name=each.metadata.name,
-            template=each.spec.template,
-            desired=each.spec.ready,
-            ready=each.status.ready,
-            starting=each.status.starting,
-            claimed=each.status.claimed,
-            message=each.status.message,
+            name=pool.metadata.name,
+            template=pool.spec.template,
+            desired=pool.spec.ready,
+            ready=pool.status.ready,
+            starting=pool.status.starting,
+            claimed=pool.status.claimed,
+            message=pool.status.message,
         )
-        for each in found
+        for pool in found
     ]
 
 
@@ -112,11 +114,11 @@ def limit_rows(portal: PortalServices, hours: Mapping[str, float]) -> list[Limit
     """
     sessions: Counter[str] = Counter()
     gpus: Counter[str] = Counter()
-    for each in portal.context.cluster.sessions.values():
-        if not each.spec.suspended:
-            user = normal_user(each.spec.user)
+    for session in portal.context.cluster.sessions.values():
+        if not session.spec.suspended:
+            user = normal_user(session.spec.user)
             sessions[user] += 1
-            gpus[user] += gpus_of(each, portal.context.cluster.template(each.spec.template))
+            gpus[user] += gpus_of(session, portal.context.cluster.template(session.spec.template))
     users: Iterable[str] = {*sessions, *hours, *portal.limits.users}
     rows = [
         LimitRow(
@@ -128,4 +130,4 @@ def limit_rows(portal: PortalServices, hours: Mapping[str, float]) -> list[Limit
         )
         for user in users
     ]
-    return sorted(rows, key=lambda one: (-one.gpus, -one.sessions, one.user))
+    return sorted(rows, key=lambda row: (-row.gpus, -row.sessions, row.user))

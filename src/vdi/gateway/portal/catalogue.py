@@ -30,8 +30,10 @@ class TemplateCard:
 
 def templates_for(portal: PortalServices, person: User) -> list[VDITemplate]:
     """The templates that this person may use, by what people call them."""
-    mine = [each for each in portal.context.cluster.templates.values() if may_use(each, person)]
-    return sorted(mine, key=lambda one: (template_title(one, one.metadata.name).casefold(), one.metadata.name))
+    mine = [template for template in portal.context.cluster.templates.values() if may_use(template, person)]
+    return sorted(
+        mine, key=lambda template: (template_title(template, template.metadata.name).casefold(), template.metadata.name)
+    )
 
 
 def template_card(template: VDITemplate) -> TemplateCard:
@@ -67,7 +69,7 @@ class CataloguePages(PortalPages):
         asked = request.query_params.get("q", "").strip()[:100]
         words = asked.casefold().split()
         mine = templates_for(self._portal, person)
-        cards = [each for each in (template_card(one) for one in mine) if _matches(each, words)]
+        cards = [card for card in map(template_card, mine) if _matches(card, words)]
         return await self._page(
             request, person, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
         )

@@ -182,8 +182,13 @@ def picture(template: VDITemplate | None) -> str:
 def guests(session: VDISession, now: datetime) -> list[Guest]:
     """Whom the desktop is shared with, in the order of the object."""
     return [
-        Guest(each.user, str(each.role), each.expires or "", bool(each.expires) and _is_past(each.expires or "", now))
-        for each in session.spec.access
+        Guest(
+            access.user,
+            str(access.role),
+            access.expires or "",
+            bool(access.expires) and _is_past(access.expires or "", now),
+        )
+        for access in session.spec.access
     ]
 
 
@@ -201,9 +206,9 @@ def extensions(session: VDISession, template: VDITemplate | None, policy: Policy
     if longest and present < longest and longest not in lengths:
         lengths.append(longest)
     return [
-        Extension(format_duration(each), _more(each - present), (begun + each).isoformat())
-        for each in sorted(set(lengths))
-        if begun + each > now
+        Extension(format_duration(length), _more(length - present), (begun + length).isoformat())
+        for length in sorted(set(lengths))
+        if begun + length > now
     ]
 
 
@@ -231,9 +236,11 @@ def _notices(session: VDISession, phase: str) -> list[Notice]:
         return []
     status = session.status
     found = [
-        Notice("warn", _WARNINGS[each.type], each.message, Action.EXTEND if each.type == EXPIRING else "")
-        for each in status.conditions
-        if each.type in _WARNINGS and each.status == "True"
+        Notice(
+            "warn", _WARNINGS[condition.type], condition.message, Action.EXTEND if condition.type == EXPIRING else ""
+        )
+        for condition in status.conditions
+        if condition.type in _WARNINGS and condition.status == "True"
     ]
     if phase == Phase.FAILED:
         found.append(Notice("bad", "This desktop cannot run", status.message))
@@ -241,9 +248,9 @@ def _notices(session: VDISession, phase: str) -> list[Notice]:
         times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
         found.append(Notice("warn", f"It was lost {times}", status.failures.message))
     found += [
-        Notice("info", "A newer version is ready", each.message)
-        for each in status.conditions
-        if each.type == TEMPLATE_FOUND and each.reason == Reason.NEWER_REVISION
+        Notice("info", "A newer version is ready", condition.message)
+        for condition in status.conditions
+        if condition.type == TEMPLATE_FOUND and condition.reason == Reason.NEWER_REVISION
     ]
     return found
 

@@ -166,7 +166,7 @@ class DesktopPages(PortalPages):
         person, form = await self._posted(request)
         name, user = request.path_params["name"], form.get("user", "")
         found = fragments.desktop_of(self._portal, person, name)
-        has_controlled = found and any(one.user == user and one.role == Role.COLLABORATOR for one in found.guests)
+        has_controlled = found and any(guest.user == user and guest.role == Role.COLLABORATOR for guest in found.guests)
         action = self._portal.actions.unshare(person, name, user)
         return await self._do(request, person, name, "unshare-collaborator" if has_controlled else "unshare", action)
 
@@ -216,7 +216,7 @@ class DesktopPages(PortalPages):
             heading=heading,
             subtitle=subtitle,
             pieces=pieces,
-            moving=any(each.moving for each in desktops),
+            moving=any(desktop.moving for desktop in desktops),
             seen=fragments.digest(pieces),
             done=said(request),
         )

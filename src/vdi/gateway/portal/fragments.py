@@ -32,9 +32,9 @@ EMPTY = {
 def my_desktops(portal: PortalServices, person: User) -> list[DesktopView]:
     """The person's own desktops, newest first."""
     return [
-        view_of(portal, each, person)
-        for each in portal.subscriptions.sessions_with(person)
-        if same_user(each.spec.user, person.user)
+        view_of(portal, session, person)
+        for session in portal.subscriptions.sessions_with(person)
+        if same_user(session.spec.user, person.user)
     ]
 
 
@@ -42,9 +42,9 @@ def shared_desktops(portal: PortalServices, person: User) -> list[DesktopView]:
     """The desktops that others share with this person now, newest first."""
     now = portal.context.clock()
     return [
-        view_of(portal, each, person)
-        for each in portal.subscriptions.sessions_with(person)
-        if not same_user(each.spec.user, person.user) and role_in(each, person.user, now) is not None
+        view_of(portal, session, person)
+        for session in portal.subscriptions.sessions_with(person)
+        if not same_user(session.spec.user, person.user) and role_in(session, person.user, now) is not None
     ]
 
 
@@ -60,7 +60,7 @@ def list_pieces(desktops: list[DesktopView], here: str) -> Pieces:
     """A list of desktops: each card, and the whole for when members come or go."""
     card, card_list = macro("parts.html", "card"), macro("parts.html", "card_list")
     title, text = EMPTY[here]
-    cards = {f"{ITEM}{each.uid}": card(each) for each in desktops}
+    cards = {f"{ITEM}{desktop.uid}": card(desktop) for desktop in desktops}
     return cards | {LIST: card_list(cards, title, text, here == "desktops")}
 
 

@@ -52,9 +52,9 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
 
 def past_row(past: Past, now: datetime) -> PastRow:
     """One line of the table."""
-    ran = sum((max(timedelta(), (each.ended or now) - each.start) for each in past.runs), timedelta())
-    queue = [each.queue_seconds for each in past.runs if each.queue_seconds]
-    startup = [each.startup_seconds for each in past.runs if each.startup_seconds is not None]
+    ran = sum((max(timedelta(), (run.ended or now) - run.start) for run in past.runs), timedelta())
+    queue = [run.queue_seconds for run in past.runs if run.queue_seconds]
+    startup = [run.startup_seconds for run in past.runs if run.startup_seconds is not None]
     session = past.session
     return PastRow(
         name=session.name,
@@ -158,7 +158,7 @@ class HistoryPages(PortalPages):
             person,
             "history.html",
             here="history",
-            rows=None if found is None else [past_row(each, self._portal.context.clock()) for each in found],
+            rows=None if found is None else [past_row(past, self._portal.context.clock()) for past in found],
             older=older,
             everyone=everyone,
             user=(user or "") if everyone else "",
@@ -176,7 +176,7 @@ class HistoryPages(PortalPages):
             report = await self._portal.history.usage(month, self._portal.context.clock(), user)
         except DatabaseUnavailableError:
             report = None
-        if text not in {each.value for each in months}:
+        if text not in {choice.value for choice in months}:
             months.append(Choice(text, text))
         return await self._page(
             request,

@@ -48,10 +48,10 @@ def offer_of(template: VDITemplate, policy: Policy) -> Offer:
     idle_default = f"as usual ({_time_words(life.idle_timeout)})" if life.idle_timeout else "keep it running"
     return Offer(
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
-        memory=[Choice(each, memory(each)) for each in memory_steps],
-        cpus=[Choice(each, f"{_number(each)} CPU{'s' * (parse_quantity(each) > 1)}") for each in cpu_steps],
-        timeouts=[Choice(each, _time_words(each)) for each in _times(max_timeout(template, policy))],
-        idle=[Choice("", idle_default), *(Choice(each, f"after {_time_words(each)}") for each in _IDLE)],
+        memory=[Choice(step, memory(step)) for step in memory_steps],
+        cpus=[Choice(step, f"{_number(step)} CPU{'s' * (parse_quantity(step) > 1)}") for step in cpu_steps],
+        timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, policy))],
+        idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
         home=template.spec.persistence.enabled,
     )
 
@@ -110,13 +110,13 @@ def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, person: 
     if not template.spec.persistence.enabled:
         return []
     return [
-        each.metadata.name
-        for each in sessions
-        if normal_user(each.spec.user) == normal_user(person.user)
-        and each.spec.template == template.metadata.name
-        and not each.spec.suspended
-        and not each.metadata.deletion_timestamp
-        and (each.spec.persistence is None or (each.spec.persistence.enabled is not False))
+        session.metadata.name
+        for session in sessions
+        if normal_user(session.spec.user) == normal_user(person.user)
+        and session.spec.template == template.metadata.name
+        and not session.spec.suspended
+        and not session.metadata.deletion_timestamp
+        and (session.spec.persistence is None or (session.spec.persistence.enabled is not False))
     ]
 
 
@@ -131,8 +131,8 @@ def _check(words: str, value: str, parse: object) -> None:
 def _up_to(steps: Iterable[str], default: str, maximum: str | None) -> list[str]:
     """The steps up to the maximum, with default and maximum themselves among them."""
     limit = parse_quantity(maximum or default)
-    found = {parse_quantity(each): each for each in steps if parse_quantity(each) <= limit}
-    found |= {parse_quantity(each): each for each in (maximum or default, default)}
+    found = {parse_quantity(step): step for step in steps if parse_quantity(step) <= limit}
+    found |= {parse_quantity(step): step for step in (maximum or default, default)}
     return [found[size] for size in sorted(found)]
 
 
@@ -140,7 +140,7 @@ def _times(maximum: str | None) -> list[str]:
     if not maximum:
         return list(_TIMES)
     limit = parse_duration(maximum)
-    fitting = [each for each in _TIMES if parse_duration(each) < limit]
+    fitting = [time for time in _TIMES if parse_duration(time) < limit]
     return [*fitting, maximum]
 
 

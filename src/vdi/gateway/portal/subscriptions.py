@@ -53,7 +53,9 @@ class Subscriptions:
     def sessions_with(self, person: User) -> list[VDISession]:
         """The sessions that name this person as owner or guest, newest first; a guest's access may be over."""
         found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(person.user))
-        return sorted(found, key=lambda one: (one.metadata.creation_timestamp, one.metadata.name), reverse=True)
+        return sorted(
+            found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True
+        )
 
     @contextmanager
     def subscribe(self, user: str, topics: Iterable[str]) -> Iterator[Subscription]:
@@ -89,10 +91,10 @@ class Subscriptions:
         if kind != "session":
             return
         topics = {EVERYTHING}
-        for one in (old, new):
-            if one is not None:
-                topics.update(user_topic(user) for user in people_in(one))
-                topics.add(session_topic(one.metadata.name))
+        for session in (old, new):
+            if session is not None:
+                topics.update(user_topic(user) for user in people_in(session))
+                topics.add(session_topic(session.metadata.name))
         for topic in topics:
             for subscription in self._by_topic.get(topic, ()):
                 subscription.wake()
@@ -100,7 +102,7 @@ class Subscriptions:
 
 def people_in(session: VDISession) -> set[str]:
     """The owner and all whom the session names as guests."""
-    return {normal_user(session.spec.user), *(normal_user(each.user) for each in session.spec.access)}
+    return {normal_user(session.spec.user), *(normal_user(access.user) for access in session.spec.access)}
 
 
 def user_topic(user: str) -> str:

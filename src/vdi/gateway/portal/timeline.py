@@ -47,7 +47,7 @@ def timeline_of(past: Past) -> list[TimelineEntry]:
         found += _of_run(run)
     if past.session.ended and past.session.end_reason:
         found.append(TimelineEntry(past.session.ended, end_words(past.session.end_reason), _by(past.session.ended_by)))
-    return sorted(found, key=lambda one: one.at, reverse=True)
+    return sorted(found, key=lambda entry: entry.at, reverse=True)
 
 
 def end_words(reason: EndReason | None) -> str:

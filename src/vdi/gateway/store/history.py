@@ -129,8 +129,8 @@ runs = Table(
     Index(None, "ended"),
 )
 
-_OF_SESSION = [one.name for one in fields(SessionRow)]
-_OF_RUN = [one.name for one in fields(RunRow)]
+_OF_SESSION = [field.name for field in fields(SessionRow)]
+_OF_RUN = [field.name for field in fields(RunRow)]
 
 
 async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Record]:
@@ -140,7 +140,7 @@ async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Re
     last: dict[str, RunRow] = {}
     for row in await connection.execute(select(runs).where(runs.c.uid.in_(uids)).order_by(runs.c.start)):
         last[row.uid] = run_of(row)
-    return {one.uid: Record(one, last.get(one.uid)) for one in known}
+    return {row.uid: Record(row, last.get(row.uid)) for row in known}
 
 
 async def load_open(connection: AsyncConnection, after: str, limit: int) -> list[SessionRow]:
@@ -158,7 +158,7 @@ async def save(
     Gives the uids of the sessions that were written; of the others somebody else has written first.
     """
     # In the order of their uids, so that two replicas which write the same ones wait for, not against each other.
-    values = [_values(one, _OF_SESSION) | {"revision": one.revision + 1} for one in sorted(changed, key=_uid)]
+    values = [_values(row, _OF_SESSION) | {"revision": row.revision + 1} for row in sorted(changed, key=_uid)]
     if not values:
         return set()
     insert = database.insert(sessions)
@@ -166,7 +166,7 @@ async def save(
     update = {name: insert.excluded[name] for name in _OF_SESSION if name != "uid"}
     upsert = insert.on_conflict_do_update(index_elements=[sessions.c.uid], set_=update, where=unchanged)
     written = set((await connection.execute(upsert.returning(sessions.c.uid), values)).scalars())
-    mine = [_values(one, _OF_RUN) for one in of_runs if one.uid in written]
+    mine = [_values(run, _OF_RUN) for run in of_runs if run.uid in written]
     if mine:
         of_run = database.insert(runs)
         update = {name: of_run.excluded[name] for name in _OF_RUN if name not in ("uid", "start")}
@@ -198,9 +198,9 @@ def _read(row: Row[Any], names: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _values(one: SessionRow | RunRow, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in names}
+def _values(row: SessionRow | RunRow, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
 
 
-def _uid(one: SessionRow) -> str:
-    return one.uid
+def _uid(row: SessionRow) -> str:
+    return row.uid

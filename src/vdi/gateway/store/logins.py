@@ -157,11 +157,11 @@ class LoginStore:
         over = (logins.c.expires <= now) | (logins.c.seen <= unused_since)
         return [_read(row, Login) for row in await self._rows(select(logins).where(logins.c.ended.is_(None), over))]
 
-    async def see(self, one: Login | ApiToken, now: datetime) -> None:
+    async def see(self, credential: Login | ApiToken, now: datetime) -> None:
         """It was used just now."""
-        table = _table_of(one)
+        table = _table_of(credential)
         async with self._database.begin() as connection:
-            await connection.execute(update(table).where(table.c.id == one.id).values(seen=now))
+            await connection.execute(update(table).where(table.c.id == credential.id).values(seen=now))
 
     async def end_logins(self, ids: Sequence[str], now: datetime) -> None:
         """End logins; one that has ended keeps its end."""
@@ -171,12 +171,12 @@ class LoginStore:
         """End API tokens; one that has ended keeps its end."""
         await self._end(api_tokens, ids, now)
 
-    async def set_person(self, one: Login | ApiToken, *, name: str, groups: frozenset[str], admin: bool) -> None:
+    async def set_person(self, credential: Login | ApiToken, *, name: str, groups: frozenset[str], admin: bool) -> None:
         """What is known of the person has changed."""
-        table = _table_of(one)
+        table = _table_of(credential)
         values = {"name": name, "groups": _groups_text(groups), "admin": admin}
         async with self._database.begin() as connection:
-            await connection.execute(update(table).where(table.c.id == one.id).values(**values))
+            await connection.execute(update(table).where(table.c.id == credential.id).values(**values))
 
     async def forget_before(self, then: datetime) -> None:
         """Remove what ended or expired before that time."""
@@ -184,8 +184,11 @@ class LoginStore:
             for table in (logins, api_tokens):
                 await connection.execute(delete(table).where((table.c.ended < then) | (table.c.expires < then)))
 
-    async def _add(self, table: Table, one: Login | ApiToken, secret_hash: str) -> None:
-        values = msgspec.structs.asdict(one) | {"groups": _groups_text(one.groups), "secret_hash": secret_hash}
+    async def _add(self, table: Table, credential: Login | ApiToken, secret_hash: str) -> None:
+        values = msgspec.structs.asdict(credential) | {
+            "groups": _groups_text(credential.groups),
+            "secret_hash": secret_hash,
+        }
         async with self._database.begin() as connection:
             await connection.execute(table.insert().values(**values))
 
@@ -206,8 +209,8 @@ def _open(table: Table, now: datetime) -> ColumnElement[bool]:
     return and_(table.c.ended.is_(None), table.c.expires > now)
 
 
-def _table_of(one: Login | ApiToken) -> Table:
-    return logins if isinstance(one, Login) else api_tokens
+def _table_of(credential: Login | ApiToken) -> Table:
+    return logins if isinstance(credential, Login) else api_tokens
 
 
 def _groups_text(groups: frozenset[str]) -> str:

@@ -60,7 +60,7 @@ class SecurityHeaders:
             "Content-Security-Policy": content_security_policy(settings),
             **TRANSPORT_HEADERS,
             "X-Frame-Options": "DENY",
-            "Permissions-Policy": ", ".join(f"{one}=()" for one in _NOT_NEEDED),
+            "Permissions-Policy": ", ".join(f"{feature}=()" for feature in _NOT_NEEDED),
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cache-Control": "no-store",

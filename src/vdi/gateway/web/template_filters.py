@@ -12,7 +12,7 @@ _HUES = 6
 
 def letter(name: str) -> str:
     """The first letter or digit of a name, for its tile."""
-    return next((each.upper() for each in name if each.isalnum()), "?")
+    return next((character.upper() for character in name if character.isalnum()), "?")
 
 
 def hue(name: str) -> int:
@@ -27,7 +27,7 @@ def length(span: timedelta) -> str:
         return "less than a minute"
     days, hours = divmod(minutes // 60, 24)
     parts = ((days, "d"), (hours, "h"), (minutes % 60, "min"))
-    return " ".join(f"{number} {unit}" for number, unit in [each for each in parts if each[0]][:2])
+    return " ".join(f"{number} {unit}" for number, unit in [part for part in parts if part[0]][:2])
 
 
 def left(end: str, now: datetime) -> str:

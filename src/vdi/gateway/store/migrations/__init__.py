@@ -43,7 +43,7 @@ def import_tables() -> None:
 
 def known_revisions() -> set[str]:
     """Of databases that this code can use, if need be after an upgrade."""
-    return {one.revision for one in _scripts().walk_revisions()}
+    return {revision.revision for revision in _scripts().walk_revisions()}
 
 
 async def upgrade(database: Database) -> None:
