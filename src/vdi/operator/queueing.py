@@ -47,8 +47,9 @@ class _Granted:
 class QueueManager:
     """The one queue of an operator. Touched only from the event loop's thread, between two awaits: hence no lock.
 
-    `_granted` has the sessions that may start and have no pod in the caches yet; `_published` has what the status of each
-    waiting session says of its position. Both live as long as this process leads; after that, statuses and pods tell.
+    `_granted` has the sessions that may start and have no pod in the caches yet; `_published` has what the status of
+    each waiting session says of its position. Both live as long as this process leads; after that, statuses and pods
+    are read again.
     """
 
     def __init__(

@@ -16,6 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
+from support.waiting import eventually
+
 Obj = dict[str, Any]
 
 
@@ -135,8 +137,7 @@ class FakeCluster:
             asyncio.get_running_loop().create_task(self._play(collection, name))
 
     async def _play(self, collection: str, name: str) -> None:
-        while not any(_covers(watched, collection) for watched, _ in self._watches):
-            await asyncio.sleep(0.005)  # a list would show the last status alone
+        await eventually(lambda: any(_covers(watched, collection) for watched, _ in self._watches), "a watch is open")
         for every, status in self._on_write:
             await asyncio.sleep(every)
             await self._put(collection, {**self.objects[f"{collection}/{name}"], "status": status})

@@ -20,7 +20,7 @@ def explain_tables(
     kasm = explainer.kasm
     job: Any = first_job(kasm)
     if job is None:
-        return _no_job(kasm, pod, container, target), "it was never initialised"
+        return _no_job(kasm, container, target), "it was never initialised"
     name = str(job["metadata"]["name"])
     conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or ()}
     ended = {kind for kind in ("Failed", "Complete") if conditions.get(kind, {}).get("status") == "True"}
@@ -52,7 +52,7 @@ def _failed(kasm: Installation, name: str, condition: Any) -> Link:
     )
 
 
-def _no_job(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target) -> Link:
+def _no_job(kasm: Installation, container: KasmContainer, target: Target) -> Link:
     path = kasm.generation.paths.get("initialize", "") if kasm.generation else ""
     value = f" --set {path}=true" if path else ""
     seconds = kasm.snapshot.age(container.running_since)
