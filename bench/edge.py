@@ -61,7 +61,7 @@ class FakeCluster:
 
 
 async def serve(pipe: Connection, folder: Path) -> None:
-    """The server's side: say where it listens and with which tokens, then serve until told to stop."""
+    """The server's side: say where it listens and with which tokens, then serve until stopped."""
     from vdi.api.meta import ObjectMeta
     from vdi.api.session import SessionSpec, SessionStatus, VDISession
     from vdi.gateway.app import build_gateway, build_internal

@@ -95,9 +95,9 @@ async def measure(database: Database, count: int) -> Figures:
     """One run: all lives at once, state by state; then a start over what is written; then changes one by one."""
     began = datetime.now(UTC)
     lives = [life(number, began) for number in range(count)]
-    nobody = cast(Client, None)  # only who has lost sight of a session asks the API server
-    world = ClusterCache(nobody, Settings())
-    recorder = Recorder(database=database, cluster=world, client=nobody, clock=lambda: datetime.now(UTC))
+    no_client = cast(Client, None)  # only who has lost sight of a session asks the API server
+    world = ClusterCache(no_client, Settings())
+    recorder = Recorder(database=database, cluster=world, client=no_client, clock=lambda: datetime.now(UTC))
     recording = asyncio.create_task(recorder.run())
     start, busy = time.perf_counter(), time.process_time()
     for step in range(len(lives[0])):
@@ -108,7 +108,7 @@ async def measure(database: Database, count: int) -> Figures:
     figures: Figures = {"states": recorder.written, "per_second": recorder.written / seconds}
     figures |= {"cpu_us_per_state": 1e6 * cpu / recorder.written}
 
-    again = Recorder(database=database, cluster=world, client=nobody, clock=lambda: datetime.now(UTC))
+    again = Recorder(database=database, cluster=world, client=no_client, clock=lambda: datetime.now(UTC))
     start = time.perf_counter()
     relisting = asyncio.create_task(again.run())
     await asyncio.sleep(0)

@@ -156,12 +156,12 @@ def table(figures: Mapping[str, Any], sessions: int) -> str:
     for title, key in (("after it has made them", "after_the_burst"), ("started anew", "started_anew")):
         part = figures[key]
         lines.append(f"{title}: {part['rss_mib']:g} MiB, {part['idle_cpu_percent']:g} % of a core")
-    anew, made = figures["started_anew"], figures["made"]
+    cold, made = figures["started_anew"], figures["made"]
     lines += [
         f"made in {made['sessions_running_s']:g} s with {made['operator_cpu_s']:g} s of CPU,"
         f" at most {figures['after_the_burst']['peak_rss_mib']:g} MiB",
-        f"ready {anew['ready_s']:g} s after a new start, settled after {anew['cpu_until_settled_s']:g} s of CPU,"
-        f" {anew['writes']:g} writes, at most {anew['peak_rss_mib']:g} MiB",
+        f"ready {cold['ready_s']:g} s after a new start, settled after {cold['cpu_until_settled_s']:g} s of CPU,"
+        f" {cold['writes']:g} writes, at most {cold['peak_rss_mib']:g} MiB",
         "",
     ]
     for key in ("after_the_burst", "started_anew"):

@@ -148,13 +148,13 @@ class Run:
         await self._wait(self.timeline.pod_gone, names, self.plan.deadline_seconds, "pods gone")
 
     async def _wait(self, sightings: dict[str, float], names: Sequence[str], seconds: float, what: str) -> None:
-        wanted = set(names)
+        expected = set(names)
 
         def reached() -> bool:
             self.subject.check()
-            return wanted <= sightings.keys()
+            return expected <= sightings.keys()
 
-        await self.timeline.until(reached, seconds, f"{what}: {len(wanted)}")
+        await self.timeline.until(reached, seconds, f"{what}: {len(expected)}")
 
     def _latencies(self, names: Sequence[str]) -> Figures:
         seen, posted = self.timeline, self.subject.posted

@@ -58,7 +58,7 @@ def fake_node(number: int) -> Object:
 
 
 def storage_class() -> Object:
-    """The class that homes name. Nothing provisions volumes here; the scheduler is told not to mind."""
+    """The class that homes name. Nothing provisions volumes here; the scheduler does not wait for them."""
     return {
         "metadata": {"name": "local-path"},
         "provisioner": "rancher.io/local-path",

@@ -2,7 +2,7 @@
 
 The clock is the page's own. It starts with the key's event, which a listener sees before Selkies' page does, and stops
 in the video's frame callback, when the browser has a frame whose pixels differ where the letter stands. So browser,
-network, X, the terminal, capture, encoder and decoder are in it; keyboard and monitor, which nobody has here, are not.
+network, X, the terminal, capture, encoder and decoder are in it; keyboard and monitor, which are missing here, are not.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ PASSWORD = "SELKIES_BASIC_AUTH_PASSWORD"
 
 
 def plain_pod(pod: Object, name: str) -> Object:
-    """The pod of a session under another name, with nobody at its door, and a home that goes with it.
+    """The pod of a session under another name, with no gateway in front of it, and a home that goes with it.
 
     The image does not start without a password; that it asks for none is another setting, which the pod has already.
     """

@@ -28,7 +28,7 @@ def find(mounts: Iterable[CgroupMount], cluster: str, uid: str, file: str) -> Pa
 
 
 def read(mounts: Iterable[CgroupMount], cluster: str, uid: str) -> Load:
-    """Now. Version 1 of cgroups where the controllers are its own, else 2. Raises RuntimeError when there is none."""
+    """Now. Version 1 of cgroups where the controllers are its own, else 2. Raises RuntimeError without one."""
     ordered = sorted(mounts, key=lambda mount: mount.v2)
 
     def words(file: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m bench.portal_server FOLDER`: a portal with a thousand sessions and nobody behind it, for `bench.portal`.
+"""`python -m bench.portal_server FOLDER`: a portal with a thousand sessions and no cluster, for `bench.portal`.
 
 The real app, login, database (SQLite in FOLDER) and uvicorn settings; the world is filled by hand where a cluster's
 watch would fill it. Says on stdout, a JSON object per line, where it listens and with which cookies; then takes orders

@@ -30,7 +30,7 @@ def latency(seconds: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """`median [smallest..largest]`; the value alone when there is one, `-` when there is none."""
+    """`median [smallest..largest]`; the value alone when there is one, `-` without one."""
     if not values:
         return "-"
     middle = f"{statistics.median(values):.4g}"

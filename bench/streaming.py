@@ -232,7 +232,7 @@ def measure_load(place: Place, uid: str, what: str, seconds: float, window: Wind
 
 
 def loads(place: Place, desktops: Desktops, seconds: float, progress: Progress) -> list[Figures]:
-    """A session with nobody connected, watched at rest, and with a moving picture."""
+    """A session without a viewer, watched at rest, and with a moving picture."""
     measured = []
 
     def measure(what: str, window: Window | None) -> None:

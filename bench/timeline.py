@@ -129,5 +129,5 @@ class Timeline:
 
     async def all_in(self, sightings: dict[str, float], names: Iterable[str], seconds: float, what: str) -> None:
         """Wait until every one of `names` was seen."""
-        wanted = set(names)
-        await self.until(lambda: wanted <= sightings.keys(), seconds, f"{what} of all {len(wanted)}")
+        expected = set(names)
+        await self.until(lambda: expected <= sightings.keys(), seconds, f"{what} of all {len(expected)}")

@@ -83,14 +83,14 @@ class ThroughOperator:
         return status(session, "url")
 
     async def remove(self, desktop: str) -> None:
-        """Delete the session; the operator removes the pod before it lets go."""
+        """Delete the session; the operator removes the pod before its finalizer."""
         await remove(self._client, SESSIONS, desktop)
 
 
 class Raw:
     """The objects that the operator made for one session, under other names, all sent at once.
 
-    No gateway knows of them: their route asks none, and Selkies is told by us whom to let in.
+    No gateway knows of them: their route asks none, and Selkies gets its tokens from us.
     """
 
     name = "raw API"

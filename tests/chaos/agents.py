@@ -1,4 +1,4 @@
-"""Plays the agents in all desktops: nobody has touched anything for a long time, and every notice is shown."""
+"""Plays the agents in all desktops: no one has touched anything for a long time, and every notice is shown."""
 
 import os
 from collections.abc import AsyncIterator

@@ -87,9 +87,9 @@ class Checker:
             self._check_single(new)
 
     def _check_room(self, pod: SeenPod) -> None:
-        """Nobody gets what is not there: neither a GPU that is taken nor one that no node has."""
-        wanted = pod.requests(self._gpu)
-        if not wanted:
+        """No pod gets what is not there: neither a GPU that is taken nor one that no node has."""
+        requested = pod.requests(self._gpu)
+        if not requested:
             return
         used = sum(one.requests(self._gpu) for one in self.pods.values() if not one.ended)
         # Desktops go to the world's own nodes alone; others of the control plane have GPUs too.
@@ -123,7 +123,7 @@ class Checker:
             self._unplaced.setdefault(uid, time.monotonic())
 
     def check_zombies(self) -> None:
-        """Pods that were made although no node takes them, and that nobody has taken back."""
+        """Pods that were made although no node takes them, and that were not taken back."""
         now = time.monotonic()
         for uid, since in list(self._unplaced.items()):
             if now - since > ZOMBIE_AFTER:

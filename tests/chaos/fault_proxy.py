@@ -64,7 +64,7 @@ class Call:
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes something. Events are nobody's business, and the Lease has an audit of its own."""
+        """Whether it changes something. Events do not count, and the Lease has an audit of its own."""
         return self.method in WRITES and "/events" not in self.path and LEASES not in self.path
 
 
@@ -181,7 +181,7 @@ class FaultProxy(Proxy):
         if fault in (Fault.HANG_BEFORE, Fault.HANG_AFTER):
             for _ in range(_LONGEST_HANG * 10):
                 await asyncio.sleep(0.1)
-                if request.transport is None:  # the client has gone, of which nobody tells us
+                if request.transport is None:  # the client has gone, and there is no event for that
                     break
         if request.transport is not None:
             request.transport.abort()

@@ -115,7 +115,7 @@ async def start_to_be_suspended(world: World, name: str) -> None:
     await world.reach(name, "Running")
 
 
-async def nobody_is_there(world: World, name: str) -> None:
+async def is_left_idle(world: World, name: str) -> None:
     await world.edit(name, idleTimeout="4s")
 
 
@@ -137,7 +137,7 @@ async def lose_the_pod(world: World, name: str) -> None:
     await world.persist(lambda: world.stage.delete(PODS, pod.metadata.name, grace_seconds=0))
 
 
-async def runs_anew(world: World, name: str) -> None:
+async def runs_again(world: World, name: str) -> None:
     """Another pod, the same everything else."""
 
     def renewed() -> bool:
@@ -255,10 +255,10 @@ FLOWS: tuple[Flow, ...] = (
     Flow("resume", suspend_it, resume, runs),
     Flow("timeout", start_plain, time_is_over, is_gone),
     Flow("timeout-suspend", start_to_be_suspended, time_is_over, is_suspended),
-    Flow("idle", start_plain, nobody_is_there, is_suspended),
-    Flow("restart", start_homely, restart, runs_anew),
-    Flow("fail", start_homely, fail, runs_anew),
-    Flow("lose", start_homely, lose_the_pod, runs_anew),
+    Flow("idle", start_plain, is_left_idle, is_suspended),
+    Flow("restart", start_homely, restart, runs_again),
+    Flow("fail", start_homely, fail, runs_again),
+    Flow("lose", start_homely, lose_the_pod, runs_again),
     Flow("claim", await_pool, claim, runs),
     Flow("pool-fill", nothing, make_pool, pool_is_full),
     Flow("pool-drop", fill_pool, drop_pool, pool_is_gone, helped=True),

@@ -1,6 +1,6 @@
 """A random mixture of everything that people, nodes and networks do to the operator, decided by one seed.
 
-Actions come one after another, with short random pauses; every so often the storm ends, all that is broken is mended,
+Actions come one after another, with short random pauses; every so often the storm ends, all that is broken is repaired,
 and the cluster must come to what the model says within `QUIET` seconds. What must never be is watched all the time.
 """
 
@@ -65,7 +65,7 @@ class Mixture:
             await self.rest()
 
     async def rest(self) -> None:
-        """Mend everything and wait until all is as the model says."""
+        """Repair everything and wait until all is as the model says."""
         for faults in self.faults:
             faults.rate = 0.0
         for replica in self.replicas:
@@ -77,7 +77,7 @@ class Mixture:
         await self.world.orderly(30)
         injected = sum(sum(replica.proxy.injected.values()) for replica in self.replicas)
         self.tell(
-            f"{sum(self.done.values())} actions, {len(self.model.wishes)} sessions, {injected} faults, "
+            f"{sum(self.done.values())} actions, {len(self.model.expected)} sessions, {injected} faults, "
             f"{max(0, len(self.world.audit.changes) - 1)} changes of the leader, at most "
             f"{self.world.checker.most_gpus} GPUs in use; at rest after {time.monotonic() - began:.1f} s"
         )
@@ -115,7 +115,7 @@ class Mixture:
         ]
 
     async def create(self) -> None:
-        if len(self.model.wishes) >= MOST_SESSIONS:
+        if len(self.model.expected) >= MOST_SESSIONS:
             return
         kind = self.rng.choice(
             ("plain", "plain", "homely", "homely", "gpu", "gpu", "gpu", "pooled", "pooled", "resting")
@@ -130,16 +130,16 @@ class Mixture:
             await self.model.delete(name)
 
     async def suspend(self) -> None:
-        if name := self._pick(lambda name: not self.model.wishes[name].suspended):
+        if name := self._pick(lambda name: not self.model.expected[name].suspended):
             await self.model.suspend(name, suspended=True)
 
     async def resume(self) -> None:
-        if name := self._pick(lambda name: self.model.wishes[name].suspended):
+        if name := self._pick(lambda name: self.model.expected[name].suspended):
             await self.model.suspend(name, suspended=False)
 
     async def expire(self) -> None:
         """Its time is over at once, if it runs; else when it will have run for a second."""
-        if name := self._pick(lambda name: not self.model.wishes[name].suspended):
+        if name := self._pick(lambda name: not self.model.expected[name].suspended):
             await self.model.expire(name)
 
     async def restart(self) -> None:
@@ -152,17 +152,17 @@ class Mixture:
             await self.world.persist(lambda: self.world.stage.patch(SESSIONS, name, stamp))
 
     async def fail(self) -> None:
-        name = self._pick(lambda name: self.model.wishes[name].failures < MOST_FAILURES)
+        name = self._pick(lambda name: self.model.expected[name].failures < MOST_FAILURES)
         pod = self.world.find_pod(name) if name else None
         if name and pod and pod.ready:
-            self.model.wishes[name].failures += 1
+            self.model.expected[name].failures += 1
             await self.world.persist(lambda: self.world.kubelet.fail(pod.metadata.name))
 
     async def lose_pod(self) -> None:
-        name = self._pick(lambda name: self.model.wishes[name].failures < MOST_FAILURES)
+        name = self._pick(lambda name: self.model.expected[name].failures < MOST_FAILURES)
         pod = self.world.find_pod(name) if name else None
         if name and pod:
-            self.model.wishes[name].failures += 1
+            self.model.expected[name].failures += 1
             pod_name = pod.metadata.name
             await self.world.persist(lambda: self.world.stage.delete(PODS, pod_name, grace_seconds=0))
 
@@ -226,5 +226,5 @@ class Mixture:
 
     def _pick(self, fits: Callable[[str], bool] = lambda _: True) -> str | None:
         """One of the model's sessions; the choice depends on nothing but the seed and the model."""
-        names = sorted(name for name in self.model.wishes if fits(name))
+        names = sorted(name for name in self.model.expected if fits(name))
         return self.rng.choice(names) if names else None

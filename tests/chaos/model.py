@@ -12,7 +12,7 @@ WHOLE = {"Pod": 1, "Service": 1, "IngressRoute": 1}
 
 
 @dataclass
-class Wish:
+class ExpectedSession:
     """One session as its owner wants it."""
 
     kind: str
@@ -25,10 +25,10 @@ class Wish:
 
 
 class Model:
-    """Tells the API server and remembers what it has told it."""
+    """Writes to the API server and remembers what it has written."""
 
     def __init__(self, world: World) -> None:
-        self.wishes: dict[str, Wish] = {}
+        self.expected: dict[str, ExpectedSession] = {}
         self.gone: set[str] = set()
         self.pool_size = 3
         self._world = world
@@ -36,23 +36,23 @@ class Model:
     async def create(self, name: str, kind: str, user: str, priority: int) -> None:
         """Somebody wants a desktop."""
         await self._world.create(name, self._world.templates[kind], user=user, priority=priority)
-        self.wishes[name] = Wish(kind, user)
+        self.expected[name] = ExpectedSession(kind, user)
 
     async def delete(self, name: str) -> None:
         """... and no longer."""
         await self._world.delete(name)
         self.gone.add(name)
-        del self.wishes[name]
+        del self.expected[name]
 
     async def suspend(self, name: str, *, suspended: bool) -> None:
         """... not now, or again."""
         if await self._world.edit(name, suspended=suspended):
-            self.wishes[name].suspended = suspended
+            self.expected[name].suspended = suspended
 
     async def expire(self, name: str) -> None:
         """... for a second only."""
         if await self._world.edit(name, timeout="1s"):
-            self.wishes[name].expiring = True
+            self.expected[name].expiring = True
 
     def differences(self) -> list[str]:
         """Where the cluster is not as it should be; empty when all is well."""
@@ -64,10 +64,10 @@ class Model:
             for name in present
             if name in self.gone
         ]
-        wrong += [f"{name}: is lost" for name in self.wishes if name not in present]
-        for name, wish in self.wishes.items():
+        wrong += [f"{name}: is lost" for name in self.expected if name not in present]
+        for name, expected_session in self.expected.items():
             if name in present:
-                wrong += self._compare(name, wish, present[name])
+                wrong += self._compare(name, expected_session, present[name])
         wrong += self._compare_groups(present)
         return [*wrong, *self._compare_pool()]
 
@@ -81,33 +81,37 @@ class Model:
 
     def _forget_expired(self) -> None:
         """A session whose time was over is gone by itself (its deletion may be seen at any time)."""
-        for name, wish in list(self.wishes.items()):
+        for name, expected_session in list(self.expected.items()):
             session = self._world.session(name)
-            if wish.expiring and wish.kind == "resting":
-                wish.suspended = wish.suspended or (session is not None and session.spec.suspended)
-            elif wish.expiring and session is None:
+            if expected_session.expiring and expected_session.kind == "resting":
+                expected_session.suspended = expected_session.suspended or (
+                    session is not None and session.spec.suspended
+                )
+            elif expected_session.expiring and session is None:
                 self.gone.add(name)
-                del self.wishes[name]
+                del self.expected[name]
 
-    def _compare(self, name: str, wish: Wish, session: VDISession) -> Iterator[str]:
+    def _compare(self, name: str, expected_session: ExpectedSession, session: VDISession) -> Iterator[str]:
         phase, found = session.status.phase, self._world.checker.children_of(session)
-        if wish.suspended:
+        if expected_session.suspended:
             if phase != "Suspended" or found["Pod"] or found["IngressRoute"]:
-                yield f"{name} ({wish.kind}): {phase} with {found}, should be Suspended"
+                yield f"{name} ({expected_session.kind}): {phase} with {found}, should be Suspended"
         elif phase == "Running":
-            if wish.expiring:
-                yield f"{name} ({wish.kind}): runs, though its time is over"
+            if expected_session.expiring:
+                yield f"{name} ({expected_session.kind}): runs, though its time is over"
             elif {kind: found[kind] for kind in WHOLE} != WHOLE or not 1 <= found["Secret"] <= 2:
-                yield f"{name} ({wish.kind}): runs with {found}"
-        elif not (phase == "Pending" and not found["Pod"] and wish.kind in ("gpu", "homely")):
-            yield f"{name} ({wish.kind}): {phase} with {found}: {session.status.message}"
+                yield f"{name} ({expected_session.kind}): runs with {found}"
+        elif not (phase == "Pending" and not found["Pod"] and expected_session.kind in ("gpu", "homely")):
+            yield f"{name} ({expected_session.kind}): {phase} with {found}: {session.status.message}"
 
     def _compare_groups(self, present: dict[str, VDISession]) -> Iterator[str]:
         """Those who want one thing: as many run as can, and not one more."""
         groups: dict[str, list[VDISession]] = defaultdict(list)
-        for name, wish in self.wishes.items():
-            if name in present and not wish.suspended and wish.kind in ("gpu", "homely"):
-                groups["GPUs" if wish.kind == "gpu" else f"home of {wish.user}"].append(present[name])
+        for name, expected_session in self.expected.items():
+            if name in present and not expected_session.suspended and expected_session.kind in ("gpu", "homely"):
+                groups["GPUs" if expected_session.kind == "gpu" else f"home of {expected_session.user}"].append(
+                    present[name]
+                )
         for thing, sessions in groups.items():
             runs = [one.metadata.name for one in sessions if one.status.phase == "Running"]
             most = GPUS if thing == "GPUs" else 1

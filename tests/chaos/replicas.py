@@ -15,7 +15,7 @@ from support.waiting import eventually
 
 @dataclass
 class Replica:
-    """One operator; `process` is None while it is down."""
+    """One operator; without a `process` while it is down."""
 
     stage: Stage
     proxy: FaultProxy
@@ -27,7 +27,7 @@ class Replica:
         if self.process is not None and self.process.process.returncode is not None:
             self.process = None
         if self.process is None:
-            self.proxy.mend()
+            self.proxy.repair()
             self.process = await self.stage.spawn_operator()
         if self.frozen:
             self._send(signal.SIGCONT)

@@ -31,7 +31,7 @@ async def play(world: World, flow: Flow, name: str, write: int, moment: Moment) 
         was_cut = cut.done()
         cut.cancel()
         await operator.kill()
-    world.proxy.mend()
+    world.proxy.repair()
     if was_cut:
         async with world.stage.operator_process():
             await whole

@@ -140,7 +140,7 @@ async def test_leader_falls_in_mid_reconcile(world: World, tell: Tell, blow: Blo
         await blow(leader)
         await eventually(lambda: world.audit.holder not in (None, leader.proxy), "the other leads", 60)
         took = time.monotonic() - fallen
-        leader.proxy.mend()
+        leader.proxy.repair()
         await leader.start()  # a frozen one wakes up and believes that nothing has happened
         names = await making
         await all_run(world, names)

@@ -1,4 +1,4 @@
-"""A pod was made, and whoever gives room away has not heard of it: its room is nobody else's all the same.
+"""A pod was made, and whoever gives room away has not heard of it: no other pod may have its room all the same.
 
 Here by themselves, since the mixture meets them once in hours: nine pods with GPUs at a time, with eight GPUs.
 """
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Blindfold:
-    """One pod is made without an answer; after that nobody hears of it, until the blindfold is taken off."""
+    """One pod is made without an answer; after that no watch shows it, until the blindfold is taken off."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -33,7 +33,7 @@ _NO_HOME: Object = {"persistence": {"enabled": False}}
 
 @dataclass
 class World:
-    """Sessions are named after the flow and the fault that they are for; each has a user of its own unless told."""
+    """Sessions are named after the flow and the fault that they are for; each has a user of its own unless given."""
 
     stage: Stage
     proxy: FaultProxy
@@ -170,7 +170,7 @@ class World:
         return pod
 
     def waiting_in(self, pool: str) -> int:
-        """Ready desktops of a pool that nobody has claimed."""
+        """Ready desktops of a pool that no session has claimed."""
         return sum(pod.ready and not pod.session_uids for pod in self._made_by("VDIPool", pool))
 
     def members_of(self, pool: str) -> tuple[int, int]:

@@ -72,7 +72,7 @@ class Proxy:
         """Lose the `write`-th write from now `before` the server sees it, or its answer `after` it was done."""
         self._writes_left, self._moment = write, moment
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Let everything pass again."""
         self._writes_left = None
         self.cut.clear()

@@ -44,7 +44,7 @@ async def cut_and_kill(stage: Stage, done: "asyncio.Task[Object | None]") -> boo
         await operator.kill()
     was_cut = stage.proxy.cut.is_set()
     cut.cancel()
-    stage.proxy.mend()
+    stage.proxy.repair()
     return was_cut
 
 

@@ -240,7 +240,7 @@ async def test_an_api_server_out_of_reach_costs_one_operator_alone_nothing_but_t
         stage.proxy.cut.set()
         await eventually(partial(_equals, leads, 0.0), "the fence is shut")
         session = await stage.session("desk", template)
-        stage.proxy.mend()
+        stage.proxy.repair()
         await stage.pod_of(session)
         after = await stage.get(LEASES, LEASE)
         assert lease

@@ -392,7 +392,7 @@ async def test_claim_survives_a_kill_at_every_write(pools: Stage, moment: Litera
                 await operator.kill()
             was_cut = stage.proxy.cut.is_set()
             cut.cancel()
-            stage.proxy.mend()
+            stage.proxy.repair()
             async with stage.operator():
                 await running
                 await pool.reach(1, claimed=1)

@@ -22,7 +22,7 @@ class OwnerReference(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fals
 
 
 class ObjectMeta(msgspec.Struct, rename="camel", omit_defaults=True):
-    """`metadata` without managedFields and the rest that nobody here reads."""
+    """`metadata` without managedFields and the rest that is not read here."""
 
     name: str
     namespace: str = ""

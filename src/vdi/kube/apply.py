@@ -1,6 +1,6 @@
 """Brings one object to what is wanted with as few requests as possible: none when it is so already.
 
-How it is known that nothing is to be done is told in `ownership`. Creation is a POST, which was measured to cost the
+`managed_fields` explains how it is known that nothing is to be done. Creation is a POST, which was measured to cost the
 API server a fifth less than server-side apply; repair is server-side apply.
 """
 
@@ -27,8 +27,9 @@ class Applier(Generic[T]):
     What the store is made with decides. With `Store(marks=FieldOwnershipReader(client.field_manager, ANNOTATION))`
     drift is repaired. Without marks, objects are created once and left as they are.
 
-    Wishes should leave out empty values (`0`, `false`, `""`) where those are the default: for many of them the server
-    keeps no owner, and such an object costs one request, without effect, after each start of the process.
+    Desired objects should leave out empty values (`0`, `false`, `""`) where those are the default: for many of
+    them the server keeps no owner, and such an object costs one request, without effect, after each start of the
+    process.
     """
 
     def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T]) -> None:
@@ -45,11 +46,11 @@ class Applier(Generic[T]):
     async def ensure(self, desired: Mapping[str, Any]) -> T:
         """Make the object as `desired` (complete: apiVersion, kind, metadata, ...) and return it as it then is.
 
-        POST when the store has none, nothing when it is as wanted, server-side apply otherwise (changed wish or
+        POST when the store has none, nothing when it is as desired, server-side apply otherwise (changed spec or
         drift). One that is being deleted is returned as it is, and nothing is sent: its removal will call.
 
         An object of this name that we did not know of is taken over by server-side apply. Who must not take over a
-        stranger's puts a controller ownerReference into the wish: the server refuses a second one (Invalid).
+        stranger's puts a controller ownerReference into the spec: the server refuses a second one (Invalid).
         """
         metadata = desired["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
@@ -135,10 +136,10 @@ class Applier(Generic[T]):
         return obj
 
     async def _hand_over(self, namespace: str, name: str) -> None:
-        """Before the first apply of a changed wish: let apply own what our POST set.
+        """Before the first apply of a changed spec: let apply own what our POST set.
 
-        To the server our POSTs and our applies are two owners, so a field that the POST set and the new wish no longer
-        has would stay for ever. Once per object, and only if its wish ever changes.
+        To the server our POSTs and our applies are two owners, so a field that the POST set and the new spec no longer
+        has would stay for ever. Once per object, and only if its spec ever changes.
         """
         scope = namespace or None
         try:

@@ -15,7 +15,7 @@ class Certificate(msgspec.Struct, frozen=True):
     ends: datetime | None = None
     self_signed: bool = False
     problem: str = ""
-    """Why there is none, a clause; the rest is empty then."""
+    """Why the certificate is missing, a clause; the rest is empty then."""
 
 
 def read_certificate(pem: bytes) -> Certificate:

@@ -26,7 +26,7 @@ class Credentials:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     async def renew(self) -> bool:
-        """Look for a new token after a 401; False when there is none, so that trying again would be in vain."""
+        """Look for a new token after a 401; False without one: trying again would be in vain."""
         before = self._token
         if self._config.token_file is not None:
             self._read()

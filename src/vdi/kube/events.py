@@ -76,7 +76,7 @@ class EventRecorder:
         self._controller = controller
         self._instance = instance[:128]
         self._clock = clock
-        # Lives as long as the process; a restart only means that a series begins anew.
+        # Lives as long as the process; a restart only means that a series begins again.
         self._series: OrderedDict[Topic, _Series] = OrderedDict()
         self._queue: WorkQueue[Topic] = WorkQueue(clock)
         self._idle = asyncio.Event()

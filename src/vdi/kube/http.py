@@ -13,7 +13,7 @@ from typing import Any
 BUFFER = 2**16
 """Bytes that are read at a time."""
 BUFFERED = 2**20
-"""Bytes of a stream that nobody has taken yet, from which on the server is kept waiting."""
+"""Bytes of a stream that wait to be read, from which on the server is kept waiting."""
 _LONGEST_HEAD = 2**16
 
 

@@ -20,7 +20,7 @@ UNIQUE = ("resource_version",)
 class StringInterner:
     """Walks through structs and puts the first of equal strings in the place of the others.
 
-    It knows the last few thousand strings; beyond that it begins anew, since equal ones mostly come close together.
+    It knows the last few thousand strings; beyond that it is cleared, since equal ones mostly come close together.
     """
 
     def __init__(self) -> None:

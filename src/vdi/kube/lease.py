@@ -1,6 +1,6 @@
 """Which of several processes works: election over one Lease object, and the guard that keeps the others from writing.
 
-The holder renews the Lease; whoever sees it unchanged for `duration` takes it. Nobody compares clocks with anybody:
+The holder renews the Lease; whoever sees it unchanged for `duration` takes it. Clocks are never compared:
 
     holder    sends a renewal at t. Granted, writes may begin until t + deadline and are given up at t + last_word.
     others    see that renewal at t or later: the earliest they take the Lease is t + duration, since each change of
@@ -97,7 +97,7 @@ class Elector:
         self._renewed: tuple[float, datetime] | None = None  # when the last good renewal was sent, by both clocks
         self._seen = ""  # resourceVersion of the last look
         self._seen_at = 0.0
-        self._seen_duration = 0.0  # for how long it is its holder's, from then on; 0: it is nobody's
+        self._seen_duration = 0.0  # for how long it is its holder's, from then on; 0: it is free
         self._leading = asyncio.Event()
         self._hurry = asyncio.Event()
 

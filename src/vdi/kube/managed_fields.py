@@ -1,8 +1,8 @@
 """Tells from an object's metadata alone whether it still is as we last wrote it.
 
 The API server keeps book of who set which field (`metadata.managedFields`): when anybody else changes or removes a
-field that we set, it ceases to be ours. So an object is as we wrote it exactly when the hash of our wish, which we
-leave on it as an annotation, is unchanged and every field of our wish is still ours. That needs no comparison of values
+field that we set, it ceases to be ours. So an object is as we wrote it exactly when the hash of our spec, which we
+leave on it as an annotation, is unchanged and every field of our spec is still ours. That needs no comparison of values
 (no defaults, no `1Gi` against `1024Mi`), no memory of our own, no request, and holds across restarts.
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 
@@ -52,7 +52,7 @@ class FieldOwnership(msgspec.Struct, frozen=True, gc=False):
     """What one state of an object says of us."""
 
     hash: str
-    """Our annotation: the hash of the wish that was last written; empty when there is none."""
+    """Our annotation: the hash of the spec that was last written; empty without one."""
     fields: bytes
     """The fields that are ours, as one tree in JSON (fieldsV1)."""
     posted: bool
@@ -125,7 +125,7 @@ class FieldOwnershipReader:
     """Reads our mark on an object: the hash annotation we wrote, and the fields that the server says are ours.
 
     Objects made by one builder have the same books, so each distinct one is worked out and kept once (`_shapes`: lives
-    as long as the process, begins anew when it has grown beyond what builders can explain).
+    as long as the process, is cleared when it has grown beyond what builders can explain).
     """
 
     def __init__(self, field_manager: str, annotation: str) -> None:
@@ -134,7 +134,7 @@ class FieldOwnershipReader:
         self._shapes: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], _Shape] = {}
 
     def read(self, body: bytes | msgspec.Raw) -> FieldOwnership:
-        """The mark on an object given as JSON. Raises msgspec.DecodeError when it is none."""
+        """The mark on an object given as JSON. Raises msgspec.DecodeError for any other text."""
         metadata = _decode(body).metadata
         ours: list[bytes] = []
         others: list[bytes] = []
@@ -142,7 +142,7 @@ class FieldOwnershipReader:
         for entry in metadata.managed_fields or ():
             fields = bytes(entry.fields)
             if entry.subresource and fields.startswith(_STATUS_ALONE):
-                continue  # of no wish, and different in every object: a pod's IP is a key in it
+                continue  # of no spec, and different in every object: a pod's IP is a key in it
             if _UID_KEY in fields:
                 # The owner's uid would make every object's book unique; what counts is that an owner reference is ours.
                 fields = _UID.sub(rb"\1", fields)
@@ -173,7 +173,7 @@ class FieldOwnershipReader:
 
 
 def hash_of(desired: Mapping[str, Any]) -> str:
-    """A short hash of a wish; the order of its keys does not matter."""
+    """A short hash of a spec; the order of its keys does not matter."""
     return sha256(msgspec.json.encode(desired, order="deterministic")).hexdigest()[:16]
 
 
@@ -201,7 +201,7 @@ def _encode(tree: Tree) -> bytes:
 
 
 def _covers(tree: Tree | None, value: Any) -> bool:
-    """Whether this part of the wish is ours. An empty tree is a leaf: the whole of it is ours, whatever it is."""
+    """Whether this part of the spec is ours. An empty tree is a leaf: the whole of it is ours, whatever it is."""
     if tree is None:
         return False
     if not tree:
@@ -218,7 +218,7 @@ def _element(tree: Tree, item: Any) -> Tree | None:
     for name, below in tree.items():
         if name.startswith("k:") and isinstance(item, dict):
             keys = msgspec.json.decode(name[2:])
-            # A key that the wish leaves out has the server's default there (a port's protocol).
+            # A key that the spec leaves out has the server's default there (a port's protocol).
             if all(key == "uid" or item.get(key, desired) == desired for key, desired in keys.items()):
                 return below  # type: ignore[no-any-return]
         elif name.startswith("v:") and msgspec.json.decode(name[2:]) == item:
@@ -257,5 +257,5 @@ def _without(tree: Tree, paths: list[Path]) -> Tree:
 
 
 def _is_empty(value: Any) -> bool:
-    """Go mostly leaves nulls and empty maps and lists out of what it stores, so that nobody can be seen to own them."""
+    """Go mostly leaves nulls and empty maps and lists out of what it stores, so they have no manager."""
     return value is None or (isinstance(value, (dict, list, tuple)) and not value)

@@ -1,8 +1,8 @@
 """What we know of the objects of one kind: filled by a Reflector, corrected at once by our own writes.
 
 Two streams of news meet here: the watch, complete but late, and the answers to our own writes, which are early. Which
-of two states of one incarnation (uid) is newer is told by resourceVersion, compared as a number; an answer older than
-what the watch has already shown is history and ignored, since the watch may have shown the object's end too.
+of two states of one incarnation (uid) is newer is decided by resourceVersion, compared as a number; an answer older
+than what the watch has already shown is history and ignored, since the watch may have shown the object's end too.
 """
 
 import logging
@@ -74,7 +74,7 @@ class Store(Generic[T]):
     """Objects of one kind by (namespace, name). `ownership` is needed where an Applier works on the store.
 
     With a `interner` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
-    differs in nothing but its version is no change: nobody is told of it.
+    differs in nothing but its version is no change: no listener is called.
 
     Objects are shared: who reads one must not change it (the indices would not notice).
 
@@ -92,7 +92,7 @@ class Store(Generic[T]):
         self._owners: _Index[T] = _Index(_owner_uids)
         self._indices: dict[str, _Index[T]] = {}
         self._listeners: list[Listener[T]] = []
-        self._seen = 0  # the version up to which the watch has told us everything
+        self._seen = 0  # the version up to which the watch has sent us everything
 
     def get(self, namespace: str, name: str) -> T | None:
         """The object, or None. `namespace` is empty for cluster-scoped kinds."""
@@ -161,7 +161,7 @@ class Store(Generic[T]):
             self._change(key, present, None)
 
     def observe_version(self, version: int) -> None:
-        """A BOOKMARK came by the watch: everything up to this version has been told."""
+        """A BOOKMARK came by the watch: everything up to this version has been sent."""
         self._seen = max(self._seen, version)
 
     def relist(self, version: int) -> "Relist[T]":
@@ -227,7 +227,7 @@ class Store(Generic[T]):
 
 
 class Relist(Generic[T]):
-    """A complete list on its way into the store, page by page; what is not in it has vanished while nobody watched."""
+    """A complete list on its way into the store, page by page; what is not in it has vanished meanwhile."""
 
     def __init__(self, store: Store[T], version: int) -> None:
         self._store = store

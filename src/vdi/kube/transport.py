@@ -341,7 +341,7 @@ class Client:
     async def _once(self, method: str, resource: Resource, there: str, data: bytes, content_type: str) -> bytes:
         http = self._open()
         what = f"{method} {there.partition('?')[0]}"
-        # A reading method asks nobody; a write stopped by the lease guard at the last moment ends there.
+        # A reading method needs no lease; a write stopped by the lease guard at the last moment ends there.
         lease_guard = self._lease_guard if method != "GET" else None
         seconds = min(lease_guard(), self._timeout) if lease_guard else self._timeout
         request = self._request(method, there, data, content_type)

@@ -38,7 +38,7 @@ class WatchTiming:
     session: tuple[float, float] = (300.0, 600.0)
     """How long one watch may last: drawn between these, so that those of many clients do not end together."""
     read_deadline: float = 90.0
-    """A stream on which nothing came for so long is opened anew. It may be dead; mostly all is quiet: the API server
+    """A stream on which nothing came for so long is reopened. It may be dead; mostly all is quiet: the API server
     sends a bookmark a minute, but not for a kind of which nothing, anywhere in the cluster, has changed since."""
     backoff: float = 0.5
     """The wait after the first failure; it doubles with each that follows."""
@@ -94,8 +94,8 @@ class Reflector(Generic[T]):
             try:
                 if not self._version:
                     await self._list()
-                told = await self._watch()
-                if not told and self._clock.monotonic() - began < 1.0:
+                known = await self._watch()
+                if not known and self._clock.monotonic() - began < 1.0:
                     raise ConnectionFailed(self._client.config.server, f"WATCH {self.resource.plural}", "ended at once")
                 self._recovered()
             except KubeError as error:
@@ -144,7 +144,7 @@ class Reflector(Generic[T]):
     async def _watch(self) -> bool:
         """One watch, until the server ends it or says nothing any more; False when it ended without an event."""
         low, high = self._timing.session
-        told = False
+        known = False
         stream = self._client.watch(
             self.resource,
             **self._scope,
@@ -159,18 +159,18 @@ class Reflector(Generic[T]):
                     self._take(event)
                     self._last_contact = self._clock.monotonic()
                     self._recovered()
-                    told = True
+                    known = True
         except StreamSilent as error:
             log.debug("watching %s: opened anew: %s", self.resource.plural, error)
             return True  # no trouble yet: it is one when the next watch is not accepted
-        return told
+        return known
 
     def _take(self, event: wire.WatchEvent) -> None:
         version, seen = int(wire.version_in(event)), event.metadata
-        told = event.type in ("ADDED", "MODIFIED") and not self.store.awaits(
+        known = event.type in ("ADDED", "MODIFIED") and not self.store.awaits(
             seen.namespace, seen.name, seen.uid, version
         )
-        decoded = None if told or event.type == "BOOKMARK" else self._decode(event)
+        decoded = None if known or event.type == "BOOKMARK" else self._decode(event)
         if decoded is None:
             self.store.observe_version(version)
         elif event.type == "DELETED":

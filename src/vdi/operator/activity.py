@@ -98,8 +98,8 @@ class _SentNotice:
 class Agents:
     """`poll` and `deliver` are the reconcilers of two controllers.
 
-    Its maps live as long as the process and the session's run. After a restart desktops are asked anew, and a notice
-    that is told again is not shown twice: the agent knows it.
+    Its maps live as long as the process and the session's run. After a restart desktops are polled again, and a notice
+    that is sent again is not shown twice: the agent knows it.
     """
 
     def __init__(

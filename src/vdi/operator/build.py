@@ -32,7 +32,7 @@ from vdi.session.policy import Policy
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What came of it."""
+    """The result of a build."""
 
     observed: Observed
     """With the children as they are now."""

@@ -73,7 +73,7 @@ class Caches:
         self.routes.add_index(BY_HOST, lambda route: [route.host])
         self.events.add_index(BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)])
 
-        # Owned resources are told from other objects by their label; of Events only the warnings explain anything.
+        # Owned resources are found by their label; of Events only the warnings explain anything.
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
         not_mine = ",".join(f"{key}!={value}" for key, value in MANAGED_BY.items())
         placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"

@@ -14,7 +14,7 @@ from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
 
 STALE = 150.0
-"""Seconds without a word from the API server (a silent watch is opened anew after 90) until a cache is not believed."""
+"""Seconds without data from the API server after which a cache counts as stale; a silent watch is reopened after 90."""
 
 
 class Health:

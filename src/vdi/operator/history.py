@@ -1,7 +1,7 @@
-"""Tells the gateway of each session's end before the session may go. The gateway sees all else by itself.
+"""Reports each session's end to the gateway before the session may go. The gateway sees all else by itself.
 
 A queue of its own, beside the sessions': no session waits for the report of another, and none for longer than
-`REPORT_TIMEOUT` after it was told to go; history is no reason to keep anything. Made only where VDI_GATEWAY_URL is set.
+`REPORT_TIMEOUT` after its deletion; history is no reason to keep anything. Made only where VDI_GATEWAY_URL is set.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class ReportError(Exception):
 class EndReports:
     """`report` is the reconciler of a controller.
 
-    What is known of a session lives as long as the session; after a restart its end is told again, which changes
+    What is known of a session lives as long as the session; after a restart its end is reported again, which changes
     nothing at the gateway.
     """
 
@@ -64,14 +64,16 @@ class EndReports:
         self._sessions = sessions
         self._recorder = recorder
         self._clock = clock
-        self._done: dict[str, bool] = {}  # by uid: whether its end is told, or given up; there from the first try on
+        self._done: dict[
+            str, bool
+        ] = {}  # by uid: whether its end is reported, or given up; there from the first try on
         self._trouble = ""
         self._enqueue_report = enqueue_report
         self._enqueue_session = enqueue_session
         sessions.listen(self._changed)
 
     def seconds_to_wait(self, session: VDISession) -> float | None:
-        """How long a session that was told to go has to wait for its report at most; None: it may go.
+        """How long a deleted session has to wait for its report at most; None: its finalizer may go.
 
         The report begins with the first question. Whoever waits is woken when it is over.
         """
@@ -88,7 +90,7 @@ class EndReports:
         return left
 
     async def report(self, key: SessionKey) -> Result:
-        """Tell of one end; try again until it is told, or too late."""
+        """Report one end; try again until that has worked, or the time is up."""
         session = self._sessions.get(*key)
         if session is None or self._done.get(session.metadata.uid) is not False or self._seconds_left(session) <= 0:
             return Result()

@@ -1,4 +1,4 @@
-"""Runs the operator until it is told to stop, one life after the other. Called by `vdi operator run` and the tests."""
+"""Runs the operator until it is stopped, one `Runtime` after the other. Called by `vdi operator run` and the tests."""
 
 import asyncio
 import logging

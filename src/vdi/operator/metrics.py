@@ -53,7 +53,7 @@ class Metrics:
             buckets=_FAST_BUCKETS,
             registry=self.registry,
         )
-        # Counted here and only told to Prometheus when it asks: its own counters take a lock each time.
+        # Counted here and handed to Prometheus only at a scrape: its own counters take a lock each time.
         self._requests: Tally[tuple[str, str, int]] = Tally()
         self._measures["requests"] = self._measure_requests
 

@@ -108,11 +108,11 @@ class OwnedResource(Generic[T]):
         return obj
 
     def _refuse_foreign(self, present: T, metadata: Mapping[str, Any]) -> None:
-        wanted_owners = metadata.get("ownerReferences")
+        desired_owners = metadata.get("ownerReferences")
         owner = session_of(present)
-        if wanted_owners is None and owner is None:
+        if desired_owners is None and owner is None:
             return  # a shared home belongs to its user and template, which its name says
-        if wanted_owners and owner and owner.uid == wanted_owners[0]["uid"]:
+        if desired_owners and owner and owner.uid == desired_owners[0]["uid"]:
             return
         raise ForeignObjectError(self.resource.kind, metadata["name"], owner.name if owner else None)
 

@@ -1,4 +1,4 @@
-"""Makes and removes the desktops that nobody has taken yet, as a pool's plan says."""
+"""Makes and removes the desktops that no session has claimed yet, as a pool's plan says."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -27,7 +27,7 @@ AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
 """Desktops that one pool starts at a time: people's own sessions need the API server and the registry too, and more so
 while they claim desktops."""
 GRACE_SECONDS = 1
-"""A desktop that nobody has used has nothing to save, and somebody may wait for its GPU."""
+"""An unused desktop has nothing to save, and a session may wait for its GPU."""
 _PASSING = frozenset({Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Reason.PODS_BUSY})
 """Shortages that an old desktop less can help against."""
 
@@ -38,7 +38,7 @@ class PoolCapacity(Protocol):
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
 
-        There is none as long as somebody waits for it.
+        A session that waits for capacity goes before any pool.
         """
 
     def withdraw(self, uid: str) -> None:
@@ -69,12 +69,12 @@ class PoolDesktops:
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
 
     async def settle(self, pool: str) -> None:
-        """Find out which of those are there whose making was not answered, and give back the room of the others."""
+        """Find out which uncertain creates exist, and release the capacity of the others."""
         for name in await self._uncertain_creates.settle(pool, self._namespace):
             self._queue.withdraw(name)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
-        """Delete those that nobody is just taking, side by side."""
+        """Delete those that no session is claiming, side by side."""
         await _run_all(self._remove_one(pod) for pod in pods)
 
     async def _remove_one(self, pod: Pod) -> None:

@@ -4,7 +4,7 @@
     then:   Secret (same password), Service, route, status: as for any other pod of the session
 
 Killed between these writes, the next start finds the pod by its owner and goes on: what the desktop was started with is
-in its own Secret, which the pod owns and nobody else, so that it outlives the pool and dies with the desktop.
+in its own Secret, which only the pod owns, so that it outlives the pool and dies with the desktop.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
 from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
 
 _WAITING, _TAKEN = "pool-waiting", "pool-taken"
-"""Indices of pods, by the name of the pool that has made them: those that nobody has taken, and the others."""
+"""Indices of pods, by the name of the pool that has made them: those that no session has claimed, and the others."""
 BY_POOLED_TEMPLATE = "pooled-template"
 """Index of pools, by the template that they keep ready."""
 NOT_FROM_POOL = "NotFromPool"
 """Reason of the Event for a session that a pool of its template cannot serve."""
 CALM = 1.5
-"""Seconds without a claim after which nobody is taken to be claiming any more: by then the page of whoever claimed has
-its picture, which the start of the pool's next desktop, on the same CPUs, would hold up."""
+"""Seconds after the last claim for which users count as claiming: by then the page of the last of them has its
+picture, which the start of the pool's next desktop, on the same CPUs, would hold up."""
 _TRIES = 3
 _LOOKED_AT = 50
 """Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike."""
@@ -92,7 +92,7 @@ class Pools:
         caches.pods.listen(self._pod_changed)
 
     async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
-        """Make a ready desktop this session's, the oldest that fits; None when there is none.
+        """Make a ready desktop this session's, the oldest that fits; None without one.
 
         None as well for a session that has a Secret: what is in there is what its users know.
         Raises KubeError when it is not known whether it has worked: the caller tries again later.
@@ -152,7 +152,7 @@ class Pools:
         return pod.metadata.uid in self._yielding
 
     def waiting_in(self, pool: str) -> list[Pod]:
-        """Desktops of pools of this name that nobody has taken."""
+        """Unclaimed desktops of pools of this name."""
         return self._caches.pods.by_index(_WAITING, pool)
 
     def taken_from(self, pool: str) -> list[Pod]:
@@ -184,7 +184,7 @@ class Pools:
         return True
 
     async def withdraw(self, pod: Pod) -> bool:
-        """Let nobody claim this desktop any more; False when it has changed, and has to be looked at again.
+        """Take this desktop out of the pool; False when it has changed, and has to be looked at again.
 
         A delete takes no version for a condition here. Without this step, a leader whose caches lag could delete a
         desktop that its predecessor gave away at the very last.

@@ -32,7 +32,7 @@ class CapacityQueue(Protocol):
     """Who may have room on which node."""
 
     def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
-        """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
+        """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
 
     def withdraw(self, uid: str) -> None:
         """The session wants no room any more, or not now: out of the queue, its room is free."""
@@ -42,7 +42,7 @@ class Pools(Protocol):
     """Desktops that run already and wait for somebody."""
 
     async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
-        """Make one of them this session's; None when there is none that fits. The pod carries `run_annotations`.
+        """Make one of them this session's; None when no desktop fits. The pod carries `run_annotations`.
 
         Raises KubeError when it is not known whether it has worked: the caller tries again later.
         """

@@ -41,7 +41,7 @@ class PrePuller:
     async def pull(self, template: VDITemplate) -> float | None:
         """Bring the template's image one step closer to its nodes; gives the seconds until the next look, if any.
 
-        Raises KubeError for what another try may mend; the status is written all the same.
+        Raises KubeError for what another try may fix; the status is written all the same.
         """
         memory = self._memories.setdefault(template.metadata.uid, PullMemory())
         step = self._plan(template, memory)

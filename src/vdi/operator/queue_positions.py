@@ -1,7 +1,7 @@
-"""What those who wait are told: place in line, reason, when there is room at the latest. Said anew only if it counts.
+"""What waiting sessions publish: position, reason, expected time. Published again only when it differs enough.
 
-Each change of what somebody was told is a write to the API. With thousands in line, everyone's place changes all the
-time: near the front every step is told, further back only a tenth of the way.
+Each published change is a write to the API. With thousands in the queue, all positions change all the time: near the
+front every step is published, further back only a tenth of the way.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from vdi.session.times import format_time, parse_time
 _SHORT = 64
 """So many may be put in order at each question; more only as often as time allows."""
 _PAUSE = 4_500
-"""Milliseconds between two reckonings for a long queue: whoever comes meanwhile is told the last place."""
+"""Milliseconds between two countings of a long queue: a session that comes meanwhile gets the last position."""
 _LATER = 60_000
-"""Milliseconds by which a time must differ to be told anew."""
+"""Milliseconds by which a time must differ to be published again."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedPosition:
-    """What somebody who waits was told."""
+    """What the status of a waiting session says."""
 
     waiting: Waiting
     position: int
@@ -50,7 +50,7 @@ class _GroupState:
 
 
 class QueuePositions:
-    """Reckons for all what holds at a moment, as seldom as possible."""
+    """Positions and expected times of all waiting sessions, computed as seldom as possible."""
 
     def __init__(self, queue: Queue, caches: Caches) -> None:
         self._queue = queue
@@ -64,7 +64,7 @@ class QueuePositions:
         self._fitting_of = -1
 
     def of(self, pending: PendingSession, now: int, published: PublishedPosition | None) -> PublishedPosition:
-        """What holds for one who waits; `published` itself if that is near enough."""
+        """The position of one session; `published` itself if that is near enough."""
         if self._is_due(*self._counted, now):
             self.count(now)
         group = self._queue.group_of(pending.demand)
@@ -76,18 +76,18 @@ class QueuePositions:
         return _publish(known.shortage, position, slot)
 
     def count(self, now: int) -> None:
-        """Put everybody in order."""
+        """Order all waiting sessions."""
         self._places = {pending.uid: position for position, pending in enumerate(self._queue.order(now), 1)}
         self._counted = self._queue.changes, now
         if len(self._groups) > 2 * len(self._queue) + _SHORT:
             self._groups.clear()
 
     def shortage(self, group: Group) -> Shortage:
-        """Why nobody of a line can go now."""
+        """Why no session of a group can start now."""
         return explain_shortage(group, self._queue.capacities, self._find_fitting)
 
     def _is_due(self, changes: int, at: int, now: int) -> bool:
-        """Whether what was reckoned then is to be reckoned anew: a change counts at once only in a short line."""
+        """Whether a result is due again: a change counts at once only in a short queue."""
         return changes != self._queue.changes and (len(self._queue) <= _SHORT or not 0 <= now - at < _PAUSE)
 
     def _group_state(self, group: Group, now: int) -> _GroupState:

@@ -1,8 +1,8 @@
-"""Who may have room on which node, and who waits: the queue of `vdi.session.queueing.queue`, kept up by the caches.
+"""Which session may start on which node, and which waits: `vdi.session.queueing.queue`, fed from the caches.
 
-A session asks when it wants its desktop. It goes at once, or waits and is woken: when its turn has come (room is kept
-for it from that moment on), or when what it was told is no longer so. Nothing is written here, and nothing is lost with
-the process: who has waited since when stands in the sessions' statuses.
+A session requests capacity for its desktop. It starts at once, or waits and is enqueued: when its turn has come (from
+then on the capacity is reserved), or when its published position is outdated. Nothing is written here, and nothing is
+lost with the process: the sessions' statuses say since when each waits.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 SessionKey = tuple[str, str]
 
 _TICK = 5.0
-"""Seconds between two looks at who has to be told something new."""
+"""Seconds between two looks for sessions whose published position is outdated."""
 _UNCLAIMED = 30_000
-"""Milliseconds after which room that nobody has come for is given back."""
+"""Milliseconds after which a reservation without a request is released."""
 _AT_A_TIME = 100
 """So many of those who wait are looked at before others may work."""
 
@@ -84,7 +84,7 @@ class QueueManager:
         self._began: int | None = None  # when this process began to lead
 
     def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
-        """None: go; the room is kept until the pod is in the caches, or `withdraw`. Else wait: you will be woken."""
+        """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
         self._restore()
         uid, now = session.metadata.uid, milliseconds(self._clock)
         pending = self._pending_session(session, desktop, home, now)
@@ -107,7 +107,7 @@ class QueueManager:
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
 
-        There is none where somebody waits: pools come last.
+        A session that waits for the same goes first: pools come last.
         """
         self._restore()
         now, demand = milliseconds(self._clock), self._demand(desktop, None)
@@ -149,7 +149,7 @@ class QueueManager:
     # Inside
 
     def _grant(self, asking: str = "") -> None:
-        """Whoever may go now is told so, but for the one that asks."""
+        """Reserve capacity for the sessions whose turn it is, and enqueue them, but for `asking`."""
         now = milliseconds(self._clock)
         if not len(self._queue):
             return
@@ -162,7 +162,7 @@ class QueueManager:
             self._make_pools_yield(now)
 
     def _keep_capacity(self, pod: Pod) -> None:
-        """A session whose pod is replaced gets the room again before anybody who waits: its run goes on.
+        """A session whose pod is replaced gets its capacity before any that waits: its run goes on.
 
         If it does not come for it at once (a loss with a pause, one that is given up), it withdraws.
         """
@@ -196,7 +196,7 @@ class QueueManager:
         return published
 
     async def _enqueue_outdated(self, now: int) -> None:
-        """Wake those for whom something else holds than what they were told."""
+        """Enqueue the sessions whose published position is outdated."""
         if not len(self._queue):
             return
         self._positions.count(now)
@@ -262,7 +262,7 @@ class QueueManager:
         return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin)
 
     def _make_pools_yield(self, now: int) -> None:
-        """Desktops that nobody has yet make room for people: as many as help somebody, and no more."""
+        """Unclaimed desktops of pools yield to sessions: as many as help one, and no more."""
         spare: dict[str, list[Pod]] = {}
         for pod in self._accounting.spare.values():
             node = self._queue.node_of(f"pod/{pod.metadata.uid}")
@@ -287,7 +287,7 @@ class QueueManager:
 
 
 def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, int]]) -> list[Pod]:
-    """The desktops of one node whose end makes room for one more of this line; they and the room are taken."""
+    """The desktops of one node whose end makes room for one more session of this group; takes them off `spare`."""
     takes = group.demand.takes
     for node, pods in spare.items():
         capacity = group.capacities.get(node)
@@ -312,7 +312,7 @@ def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, i
 def _waiting_since(session: VDISession, now: int, began: int) -> int:
     """As the status says. Who comes for the first time comes now, or came when no operator was there to see it.
 
-    Statuses know whole seconds only: within one, the place that was told tells who came first.
+    Statuses know whole seconds only: within one, the published position tells which came first.
     """
     status = session.status
     for condition in status.conditions:

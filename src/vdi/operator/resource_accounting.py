@@ -1,4 +1,4 @@
-"""Tells the queue what there is: nodes, and all that takes room on them. From the stores alone."""
+"""Feeds the queue with the nodes and with all pods on them. From the stores alone."""
 
 import logging
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class ResourceAccounting:
         on_change: Callable[[], None],
     ) -> None:
         self.spare: dict[str, Pod] = {}
-        """Desktops of pools that nobody has yet, by uid."""
+        """Unclaimed desktops of pools, by uid."""
         self._caches = caches
         self._queue = queue
         self._clock = clock
@@ -51,7 +51,7 @@ class ResourceAccounting:
         caches.foreign_pods_elsewhere.listen(self._foreign_pod_changed)
 
     def settle(self) -> None:
-        """Reckon those pods that nobody knew a place for with what is known now."""
+        """Assume nodes for the pods that had none, by what is known now."""
         for pod in list(self._unassigned.values()):
             self._account_for(pod)
 

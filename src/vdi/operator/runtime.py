@@ -1,7 +1,7 @@
-"""One life of the operator: empty caches, warm caches, standing by, leading; over when another process leads.
+"""One run of the operator: empty caches, full caches, standing by, leading; it ends when another process leads.
 
-Nothing of one life is known to the next: whoever has lost the lease begins as a process that was just started, since
-another one has written meanwhile. Only the metrics and the health port outlive it.
+Nothing of one runtime is known to the next: a process that has lost the lease begins as one that was just started,
+since another one has written meanwhile. Only the metrics and the health port outlive it.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class Runtime:
             gc.unfreeze()
 
     async def _wait_until_synced(self, stop: asyncio.Event) -> bool:
-        """Wait for the first list of every kind; False when told to stop before. Says in the log what is waited for."""
+        """Wait for the first list of every kind; False when stopped before. Logs what is missing."""
         synced = asyncio.create_task(self._caches.wait_synced(), name="first lists")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -144,8 +144,10 @@ class Runtime:
             await elector.release()
 
     async def _catch_up(self, *ends: "asyncio.Task[Any]") -> None:
-        """Let watches that are being mended bring what the last leader did: a pod unknown to us has room that we'd give
-        away. When the API server has come back it may be us who find the Lease before our watches do.
+        """Wait until watches that reconnect have brought what the last leader did.
+
+        A pod that we do not know has capacity that we would give away. When the API server comes back, our elector may
+        get the Lease before our watches are complete.
         """
         until = self._clock.monotonic() + _CATCH_UP
         while (troubles := list(self._caches.troubles())) and not any(end.done() for end in ends):
@@ -163,7 +165,7 @@ class Runtime:
         return False
 
     async def _lead(self, wiring: Wiring, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
-        """Run everything until told to stop; then the reconciles under way may end. Whether they have ended so."""
+        """Run everything until stopped; then let the reconciles under way end. Gives whether they have."""
         working = asyncio.create_task(_run_all(wiring.workers), name="controllers")
         helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in wiring.helpers]
         try:

@@ -45,7 +45,7 @@ class Settings:
     queue_weights: Mapping[str, float] = field(default_factory=dict)
     """VDI_QUEUE_WEIGHTS, such as `alice@example.com=2,bob@example.com=0.5`: shares of users in the queue; others: 1."""
     gateway_url: str = ""
-    """VDI_GATEWAY_URL: where the gateway's internal listener is told of sessions that end; empty: nobody is told."""
+    """VDI_GATEWAY_URL: the gateway's internal listener, which gets the ends of sessions; empty: no reports."""
     gateway_token_file: Path = Path("/var/run/secrets/vdi-gateway/token")
     """VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh."""
     metrics_token_file: Path = METRICS_TOKEN_FILE

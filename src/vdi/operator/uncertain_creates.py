@@ -1,7 +1,8 @@
 """Pods that were asked for, and whose answer was lost: whether they are there, only the API server knows for certain.
 
-The watch tells of them in a moment, unless it is broken too, which happens together. Until then nobody else may have
-their room, nor the home that they mount: a session that is deleted or suspended in that moment would give both away.
+The watch brings them in a moment, unless it is broken too, which happens together. Until then no other session may
+have their capacity, nor the home that they mount: a session that is deleted or suspended in that moment would give
+both away.
 """
 
 from collections.abc import Hashable
@@ -37,7 +38,7 @@ class UncertainCreates:
         return settled
 
     def forget(self, whose: Hashable) -> None:
-        """Nobody will ask any more."""
+        """The session or pool is gone."""
         self._names.pop(whose, None)
 
 

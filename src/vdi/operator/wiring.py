@@ -1,7 +1,7 @@
 """What the operator consists of. A new controller, poll or timer is added in `build_wiring`, and nowhere else.
 
-Put together anew for each life of the operator (see `vdi.operator.runtime`), before the first lists: so every listener
-hears of every object from its first state on. Until this process leads, keys gather in the queues and nothing runs.
+Built for each `vdi.operator.runtime.Runtime`, before the first lists: so every listener gets every object from its
+first state on. Until this process leads, keys gather in the queues and nothing runs.
 """
 
 import secrets

@@ -4,9 +4,9 @@
             since                  a notice is shown     suspended, or ended
                               <──── warning_time ────>
 
-Real input, or a browser that connects, is activity; a browser that only stays open is none. A desktop that cannot be
-asked is not idle. And nobody is idle for good who was not warned before: an operator that was away when the warning was
-due gives it late, and waits.
+Real input, or a browser that connects, is activity; an open browser alone is not. A desktop that cannot be
+asked is not idle. The end always follows a warning: an operator that was away when the warning was due gives it late,
+and waits.
 """
 
 from dataclasses import dataclass
@@ -57,9 +57,9 @@ class Idle:
 
 
 def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta | None:
-    """How long it may be idle: the session's wish, else its template's; None: for ever.
+    """How long it may be idle: as the session says, else its template; None: for ever.
 
-    A length that cannot be read is a Problem of its own (`session.effective`) and ends nobody's session: None.
+    A length that cannot be read blocks the session's start (`session.effective`) and ends no session: None.
     """
     text = session.spec.idle_timeout
     if text is None and template is not None:

@@ -1,4 +1,4 @@
-"""What whoever sits at a desktop is told before it goes: its time, idleness, a drain of its node. Pure.
+"""Warnings before a desktop ends: its time, idleness, a drain of its node. Pure.
 
 Each warning is a condition that is there only while it holds, an Event when it begins, and a notice in the desktop.
 """

@@ -20,12 +20,12 @@ PODS = "pods"
 
 @lru_cache(maxsize=4096)
 def amount(resource: str, quantity: str) -> int:
-    """A quantity as a whole number in the resource's unit. Raises ValueError when it is none."""
+    """A quantity as a whole number in the resource's unit. Raises ValueError for any other text."""
     return ceil(parse_quantity(quantity) * (1000 if resource == "cpu" else 1))
 
 
 def amounts(quantities: Mapping[str, str]) -> dict[str, int]:
-    """Quantities (`allocatable`, `requests`) as whole numbers. Raises ValueError when one is none."""
+    """Quantities (`allocatable`, `requests`) as whole numbers. Raises ValueError for any other text."""
     return {resource: amount(resource, quantity) for resource, quantity in quantities.items()}
 
 
@@ -65,7 +65,7 @@ class PodResources(msgspec.Struct, rename="camel", gc=False):
 _NONE = ResourceRequirements()
 _KNOWN = 4096
 _known_takes: dict[bytes, dict[str, int]] = {}
-"""What pods take, by what they ask for. Lives as long as the process, and begins anew when it has grown: few differ."""
+"""What pods take, by what they request. Lives as long as the process, and is cleared when it has grown: few differ."""
 
 
 def _takes_of(spec: PodResources) -> dict[str, int]:

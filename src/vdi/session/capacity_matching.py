@@ -75,7 +75,7 @@ class NodeCapacity:
     allocatable: dict[str, int]
     free: dict[str, int]
     foreign: dict[str, int] = field(default_factory=dict)
-    """What is taken by others than desktops: nobody knows when it ends."""
+    """What other pods than desktops take: it is not known when they end."""
 
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether so much is free."""

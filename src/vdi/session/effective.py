@@ -1,6 +1,7 @@
 """Session + template + policy -> the desktop to run, all defaults applied, all limits checked; or why not, in words.
 
-Pure. Nothing is clipped in silence: a wish over a maximum is a problem that names field, value and maximum.
+Pure. Nothing is clipped in silence: a request over a maximum blocks the session, with a message that names
+field, value and maximum.
 """
 
 from collections.abc import Iterator, Mapping
@@ -164,7 +165,7 @@ def _find_blocked(
     home: Home | None,
     home_exists: bool,
 ) -> Blocked | None:
-    """Every problem of the worst kind in one sentence each, so that one edit can mend them all."""
+    """Every problem of the worst kind in one sentence each, so that one edit can fix them all."""
     name = template.metadata.name
     of_session = list(_invalid_session(spec))
     if of_session:

@@ -1,4 +1,4 @@
-"""When a run ends, and when one pod has to make way for another within a run. Pure; the operator acts on the answer."""
+"""When a run ends, and when one pod is replaced by another within a run. Pure; the operator acts on the answer."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,7 +50,7 @@ def _suspends(action: TimeoutAction | IdleAction) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A pod is to be deleted while the run, or the session's wish for one, goes on."""
+    """A pod is to be deleted while the run goes on, or is to begin."""
 
     session: VDISession
     """With the loss counted in its status, which has to be written before the pod is deleted."""

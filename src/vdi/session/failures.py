@@ -4,7 +4,7 @@
     pause: 10 s, 20 s, 40 s ... 5 min; none for a first loss that the desktop has no part in
     more than MOST_RESTARTS in a row, or another try would not help: given up (Failed), until somebody changes something
 
-The count starts anew with the pod that was ready for `STABLE`, another spec, another `restartedAt`, and a new run.
+The count starts again with the pod that was ready for `STABLE`, another spec, another `restartedAt`, and a new run.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ _NO_ROOM = frozenset(
         Reason.SCHEDULER_LATE,
     }
 )
-"""Codes of `explain` for a pod that the scheduler finds no place for; what the home waits for is none of them."""
+"""Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them."""
 _ADVICE: Mapping[str, str] = {
     Reason.OUT_OF_MEMORY: "Ask for more memory (spec.resources.memory), or start it again",
     Reason.CRASH_LOOP: "Mend the template, or the files in the home, then start it again",
@@ -72,7 +72,7 @@ def find_loss(
     *,
     bound_at: datetime | None = None,
 ) -> Loss | None:
-    """Whether this pod, which nobody is deleting, is of no use any more. `bound_at`: see `home_bound_at`."""
+    """Whether this pod, which is not being deleted, is lost. `bound_at`: see `home_bound_at`."""
     if pod.ready or pod.terminating:
         return None
     explanation = explain(StartState(pod, home, events))
@@ -118,7 +118,7 @@ def home_bound_at(session: VDISession) -> datetime | None:
 
 
 def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | None:
-    """The status names a pod, there is none any more, and it was not us: what was last seen of it says why.
+    """The status names a pod that is gone, and we did not delete it: what was last seen of it says why.
 
     `unpublished`: one was made and the status does not name it yet.
     """

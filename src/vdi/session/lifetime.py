@@ -39,7 +39,7 @@ def run_annotations(session: VDISession, started: datetime | None) -> dict[str, 
 
 
 def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
-    """Beginning of the run; None when there is none. Between two pods of one run, the status knows."""
+    """Beginning of the run; None outside a run. Between two pods of one run, the status knows."""
     if pod is None:
         return parse_time(session.status.start_time) if session.status.start_time else None
     begun = pod.metadata.annotations.get(RUN_STARTED) or pod.metadata.creation_timestamp
@@ -69,7 +69,7 @@ def is_capped(session: VDISession, template: VDITemplate | None, policy: Policy)
 
 
 def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy) -> datetime | None:
-    """End of the run; None while there is none."""
+    """End of the run; None outside a run."""
     start, length = started_at(session, pod), run_length(session, template, policy)
     return start + length if start and length else None
 

@@ -58,7 +58,7 @@ def secret_name(session_name: str) -> str:
 
 
 def pool_pod_name(pool_name: str, token: str) -> str:
-    """The Pod's name of one of a pool's desktops, told apart by `token`; it looks derived, so no session has it."""
+    """The Pod's name of one of a pool's desktops, unique by `token`; it looks derived, so no session has it."""
     return _shorten(pool_name, _digest(f"{pool_name}\0{token}"), BASE_LIMIT)
 
 

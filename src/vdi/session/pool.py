@@ -86,7 +86,7 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long no desktop is made after some have failed, one after the other. Begins anew with another desktop."""
+    """How long no desktop is made after some have failed in a row. Starts again with another desktop."""
 
     count: int = 0
     until: datetime | None = None
@@ -135,7 +135,7 @@ def maker_uid(pod: Pod) -> str | None:
 
 
 def is_waiting(pod: Pod) -> bool:
-    """Whether nobody has taken this desktop of a pool yet."""
+    """Whether no session has claimed this desktop of a pool yet."""
     return maker_uid(pod) is not None
 
 
@@ -190,7 +190,7 @@ class _Sorted:
 def plan(desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime) -> PoolPlan:
     """What to make and to remove so that `desired` desktops with the fingerprint `fits` wait (None: it can have none).
 
-    `pods`: those of this pool that nobody has taken.
+    `pods`: the unclaimed ones of this pool.
     """
     live = [pod for pod in pods if not pod.metadata.deletion_timestamp]
     if fits is None:

@@ -55,7 +55,7 @@ PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
 """Annotation of a puller: the image that it fetches, as the template had it then."""
 
 _IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-"""Reasons of a waiting container that come after the image was fetched: it cannot be started, which nobody needs."""
+"""Reasons of a waiting container that come after the image was fetched: it cannot be started, and need not be."""
 _STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -225,7 +225,7 @@ def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
     demand = demand_of({gpu_resource: gpus}, placement.node_selector.items(), placement.tolerations)
     try:
         capacity = read_capacity(node)
-    except ValueError:  # what it offers cannot be read: the queue says so, and puts nobody there
+    except ValueError:  # what it offers cannot be read: the queue says so, and starts no session there
         return False
     return not capacity.closed and allows_placement(demand, capacity) and capacity.could_fit(demand.takes)
 

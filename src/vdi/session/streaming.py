@@ -94,7 +94,7 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
     sent = [(name, value) for name, value in safe if name not in said]
     sent += _streaming_2(spec) if modern else _streaming_1(spec)
     if spec.app:
-        # The kubelet would put variables in the place of $(NAME); $$ is how it is told not to.
+        # The kubelet would put variables in the place of $(NAME); $$ keeps it from that.
         sent.append(("VDI_APP", msgspec.json.encode(spec.app.command).decode().replace("$", "$$")))
     if spec.keyboard:
         sent.append(("VDI_KEYBOARD_LAYOUT", spec.keyboard.layout))

@@ -326,7 +326,7 @@ def broken_mig(strategy: str) -> Node:
 
 
 @pytest.mark.parametrize(
-    ("observed", "request", "words"),
+    ("observed", "sharing_request", "words"),
     [
         (fresh(shared(a_node("m", 1, {"mps.capable": "true"}))), EIGHT, "Node m is shared by MPS"),
         (
@@ -360,8 +360,8 @@ def broken_mig(strategy: str) -> Node:
         "label-names-nothing", "other-default", "static-several", "file-of-the-host",
     ],
 )  # fmt: skip
-def test_refused(observed: GpuState, request: SharingRequest, words: str) -> None:
-    error = refusal(observed, request)
+def test_refused(observed: GpuState, sharing_request: SharingRequest, words: str) -> None:
+    error = refusal(observed, sharing_request)
     assert words in str(error)
     assert not error.usage
 

@@ -1,6 +1,6 @@
 """One named configuration of NVIDIA's device plugin: written for us, read whoever wrote it. Pure.
 
-The format is the plugin's (`version: v1`); what it refuses and what it passes over in silence is told at each check.
+The format is the plugin's (`version: v1`); each check says what the plugin refuses and what it ignores.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """What NVIDIA's DCGM exporter says of a node's GPUs: its page read into values. Pure; `measure` fetches it.
 
-Its numbers are those of whole GPUs: under time-slicing nobody can tell what one desktop uses.
+Its numbers are those of whole GPUs: under time-slicing the share of one desktop is not known.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ DEFAULT_PORT = 9400
 
 
 class BadPageError(ValueError):
-    """Raised when a page is none of the DCGM exporter's; the message is a sentence without dot."""
+    """Raised when a page is not one of the DCGM exporter's; the message is a sentence without dot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU now. What the exporter does not tell is None."""
+    """One GPU now. Values that the exporter lacks: None."""
 
     index: str
     model: str

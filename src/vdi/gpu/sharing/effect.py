@@ -20,7 +20,7 @@ class ConfigPicker:
     fallbacks: tuple[str, ...] = ("empty",)
 
     def pick(self, label: str, keys: Mapping[str, str]) -> str | None:
-        """The key for a node with this label; empty is none at all, None: the plugin's pod fails to start."""
+        """The key for a node with this label; empty: no configuration, None: the plugin's pod fails to start."""
         if label and self.by_label:
             return label if label in keys else None
         if self.default:
@@ -58,13 +58,13 @@ class Effect:
 
     config: str = ""
     sharing: Sharing | None = NOT_SHARED
-    """None when it cannot be told, because of the problem."""
+    """None when it is not known, because of the problem."""
     problem: str = ""
     allowed: str = ""
 
 
 def effect_on(node: Node, state: GpuState) -> Effect:
-    """What the plugin is told to do on this node."""
+    """What the plugin is configured to do on this node."""
     name, found = state.config_name, state.config_map
     if not name:
         return Effect()

@@ -199,7 +199,7 @@ def outdated_pods(daemon_set: DaemonSet, state: GpuState) -> list[str]:
 
 
 def node_findings(state: GpuState) -> Iterator[Finding]:
-    """What nodes show that is not what they were told."""
+    """What nodes show that differs from their configuration."""
     for node in state.gpu_nodes:
         effect = effect_on(node, state)
         where = f"node/{node.name}"

@@ -12,7 +12,7 @@ from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES
 
 
 def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
-    """The cluster as it is told to be once the plan is carried out; the nodes' numbers are those of before."""
+    """The cluster as it is configured once the plan is applied; the nodes' numbers are those of before."""
     maps, policy = dict(state.config_maps), state.policy
     for change in plan.changes:
         if change.resource == CONFIG_MAPS:
@@ -29,7 +29,7 @@ def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
 
 
 def sharing_of(state: GpuState) -> dict[str, tuple[str, Sharing]]:
-    """For each node with GPUs the configuration that it is told to have, where that can be told."""
+    """For each node with GPUs its configuration, where that is known."""
     effects = {node.name: effect_on(node, state) for node in state.gpu_nodes}
     return {name: (each.config, each.sharing) for name, each in effects.items() if each.sharing is not None}
 
@@ -41,7 +41,7 @@ ISOLATES_NOTHING = (
 
 
 def notes_on(state: GpuState) -> Iterator[str]:
-    """About the state that is told to be: isolation first, then what its settings and this cluster bring with them."""
+    """About the configured state: isolation first, then what its settings and this cluster bring with them."""
     shared = {name: each for name, (_, each) in sharing_of(state).items() if each.replicas > 1}
     if not shared:
         return

@@ -1,4 +1,4 @@
-"""From what is observed and what is wished to the changes that bring it about, or to the reasons against it. Pure.
+"""From the state and the request to the changes between them, or to the reasons against it. Pure.
 
     ConfigMap -> labels and notes of nodes -> ClusterPolicy (or DaemonSet) -> restart of what has not read it
 
@@ -33,7 +33,7 @@ NOTE_PATH = ("metadata", "annotations", BEFORE_ANNOTATION)
 
 @dataclass(frozen=True, slots=True)
 class SharingPlan:
-    """The changes in their order, then the DaemonSets to restart: empty when all is as wished."""
+    """The changes in their order, then the DaemonSets to restart: empty when all is as requested."""
 
     changes: tuple[Change, ...] = ()
     restarts: tuple[DaemonSet, ...] = ()
@@ -55,7 +55,7 @@ def default_key(state: GpuState, asked: str | None) -> str:
 
 
 def plan_configure(state: GpuState, request: SharingRequest) -> SharingPlan:
-    """What brings the wish about. Raises RefusedError with every reason against it."""
+    """The changes for a request. Raises RefusedError with every reason against it."""
     unknown = list(unknown_nodes(state, request))
     if unknown:
         raise RefusedError(unknown, usage=True)
@@ -142,7 +142,7 @@ def with_pod_parts(plugin: DaemonSet, main: dict[str, Any], volumes: list[Any]) 
 
 
 def restarts_for(state: GpuState, *, data_changes: bool, rolls_anyway: bool) -> tuple[DaemonSet, ...]:
-    """Which DaemonSets read the ConfigMap, do so only when they start, and would not start anew by themselves."""
+    """Which DaemonSets read the ConfigMap, do so only when they start, and would not restart by themselves."""
     if rolls_anyway:
         return ()
     return tuple(

@@ -1,4 +1,4 @@
-"""Why a wish cannot be had on this cluster, in sentences that name field, value and what is allowed. Pure."""
+"""Why a request cannot be applied to this cluster, in sentences that name field, value and what is allowed. Pure."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def plain_plugin(state: GpuState) -> DaemonSet | None:
 
 
 def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
-    """Nodes of the wish that cannot be had: a mistake of whoever asked."""
+    """Unknown nodes in the request: a mistake of its author."""
     with_gpu = {node.name for node in state.gpu_nodes}
     known = {node.name for node in state.nodes}
     for name in request.nodes:
@@ -31,7 +31,7 @@ def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
 
 
 def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
-    """What on the cluster is against the wish."""
+    """What on the cluster is against the request."""
     if not state.gpu_nodes:
         yield (
             f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}):"

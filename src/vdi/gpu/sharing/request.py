@@ -12,7 +12,7 @@ _REPLICAS_WORDS = "a whole number from 1 up (1: not shared)"
 
 
 class RefusedError(Exception):
-    """Raised when a wish is refused; `problems` are whole sentences. `usage`: it was asked for wrongly."""
+    """Raised when a request is refused; `problems` are whole sentences. `usage`: it was asked for wrongly."""
 
     def __init__(self, problems: Iterable[str], *, usage: bool = False) -> None:
         self.problems = tuple(problems)
@@ -32,7 +32,7 @@ class SharingRequest:
 def parse_request(
     sharing: Sharing, default: str, configs: Iterable[str] = (), nodes: Iterable[str] = ()
 ) -> SharingRequest:
-    """The wish from `NAME=REPLICAS` and `NODE=NAME`. `sharing` is what the default does; the others differ in replicas.
+    """The request from `NAME=REPLICAS` and `NODE=NAME`. `sharing` is the default's; the others differ in replicas.
 
     Raises RefusedError with every problem there is.
     """

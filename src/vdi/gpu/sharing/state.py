@@ -1,6 +1,6 @@
 """What the cluster says about its GPUs, as frozen values made from the API's objects. Pure; `collect` fetches them.
 
-Two kinds of installation are told apart: NVIDIA's GPU Operator (a ClusterPolicy rules the DaemonSets) and the device
+There are two kinds of installation: NVIDIA's GPU Operator (a ClusterPolicy rules the DaemonSets) and the device
 plugin alone (its Helm chart or a manifest).
 """
 
@@ -268,14 +268,14 @@ class GpuState:
 
     @property
     def config_name(self) -> str:
-        """The name of the ConfigMap that the plugin is told to read; empty when it is told none."""
+        """The name of the plugin's ConfigMap; empty without one."""
         if self.policy is not None:
             return str(self.policy.config.get("name") or "")
         return next((plugin.config_map for plugin in self.plugins if plugin.config_map), "")
 
     @property
     def config_map(self) -> ConfigMap | None:
-        """The ConfigMap that the plugin is told to read, if it is there."""
+        """The plugin's ConfigMap, if it is there."""
         return self.config_maps.get(self.config_name)
 
     @property
@@ -344,7 +344,7 @@ def _reads(daemon_set: DaemonSet, bare: GpuState) -> bool:
 
 
 def pods_of(daemon_set: Raw, pods: Iterable[Raw]) -> tuple[Raw, ...]:
-    """Those of the pods that are the DaemonSet's own, and that nobody deletes."""
+    """Those of the pods that are the DaemonSet's own, and that are not being deleted."""
     uid = daemon_set["metadata"].get("uid")
     return tuple(
         pod

@@ -1,4 +1,4 @@
-"""Reconciles one pool: makes the desktops that are missing, removes those that nobody should get, tells how many wait.
+"""Reconciles one pool: makes missing desktops, removes those that no session should get, writes the status.
 
 look (caches) -> plan (session.pool) -> remove, complete, make -> status -> soonest of (patience, pause, room)
 """
@@ -72,7 +72,7 @@ class PoolController:
         self._listen(enqueue, enqueue_session)
 
     async def reconcile(self, name: str) -> Result:
-        """One step. Raises KubeError for what another try may mend."""
+        """One step. Raises KubeError for what another try may fix."""
         await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)

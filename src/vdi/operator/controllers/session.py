@@ -1,6 +1,6 @@
-"""Reconciles one session: looks, decides, acts, tells. The shape never varies:
+"""Reconciles one session: observe, decide, act, write the status. The steps are always the same:
 
-guard -> deleting? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? rest -> pod lost? make way
+guard -> deleting? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? -> pod lost? replace it
       -> decide -> room -> build -> status -> soonest requeue
 """
 
@@ -49,7 +49,7 @@ class Dependencies:
     pools: Pools
     desktops: Desktops
     history: EndReports | None = None
-    """None: nobody wants to know of a session's end."""
+    """None: there is no gateway that keeps a history."""
 
 
 class SessionController:
@@ -86,7 +86,7 @@ class SessionController:
         self._observer = Observer(caches, reservations, hosts, policy, report, self._statuses.is_unpublished)
 
     async def reconcile(self, key: SessionKey) -> Result:
-        """Bring one session one step, or all steps, further. Raises KubeError for what another try may mend."""
+        """Bring one session one step, or all steps, further. Raises KubeError for what another try may fix."""
         await self._uncertain_creates.settle(key, key[0])
         session = self._caches.sessions.get(*key)
         if session is None:
@@ -260,12 +260,12 @@ def _is_just_made(observed: Observed, built: Built) -> bool:
 def _shows_foreign_changes(before: Observed, after: Observed, now: datetime) -> bool:
     """Whether the answers to our own writes show what somebody else has done meanwhile, or leave something to do.
 
-    The caches have it with the answer, so the event that tells of it later is no news to them, and wakes nobody: a
-    session that was deleted while its status was being written stayed until something else happened to it.
+    The caches have it with the answer, so the later event of it is no change to them and enqueues nothing: a session
+    that was deleted while its status was being written stayed until something else happened to it.
     """
-    known, told = before.session, after.session
-    ours = msgspec.structs.replace(told.metadata, resource_version=known.metadata.resource_version)
-    if (ours, told.spec) != (known.metadata, known.spec):
+    known, written = before.session, after.session
+    ours = msgspec.structs.replace(written.metadata, resource_version=known.metadata.resource_version)
+    if (ours, written.spec) != (known.metadata, known.spec):
         return True
     if (
         after.extra_pods or after.terminating or (after.pod and after.pod.terminating)

@@ -25,7 +25,7 @@ class TemplateController:
         self._listen(enqueue)
 
     async def reconcile(self, name: str) -> Result:
-        """One step. Raises KubeError for what another try may mend."""
+        """One step. Raises KubeError for what another try may fix."""
         template = self._caches.templates.get("", name)
         if template is None or template.metadata.deletion_timestamp:
             await self._puller.remove(self._puller.pullers_of(name))

@@ -120,7 +120,7 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     # Optional: a Secret that somebody made by hand may have no token, and its desktop must start all the same.
     token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY, "optional": True}}
     if desktop.behind_gateway:
-        # Selkies' secure mode: it lets in whom the gateway has told it of, in the role that the gateway says.
+        # Selkies' secure mode: it lets in only users that the gateway has named, in the role that the gateway says.
         door: list[dict[str, Any]] = [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
             {"name": MASTER_TOKEN_DIGEST, "valueFrom": master},

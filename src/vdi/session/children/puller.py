@@ -46,8 +46,8 @@ def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, 
 
 def puller_name(template: VDITemplate, node: str) -> str:
     """The same for the same template, node and image, so that a lost answer cannot make a second one."""
-    told_apart = "\0".join((template.metadata.uid, node, template.spec.image))
-    digest = hashlib.sha256(told_apart.encode()).hexdigest()[:12]
+    identity = "\0".join((template.metadata.uid, node, template.spec.image))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return f"prepull-{derive_base(template.metadata.name)[:40].rstrip('-')}-{digest}"
 
 

@@ -9,7 +9,7 @@ from vdi.session.queueing.order import GroupQueue
 
 @dataclass(slots=True)
 class Group:
-    """The line of those with one demand, and the nodes that they may be on."""
+    """The waiting sessions of one demand, and the nodes that they may be on."""
 
     demand: Demand
     queue: GroupQueue
@@ -24,7 +24,7 @@ class Group:
 
 
 def is_hopeless(group: Group) -> bool:
-    """Whether nobody's end would make room for this line."""
+    """Whether no session's end would make room for this group."""
     takes = group.demand.takes
     return not any(capacity.could_fit(takes) for capacity in group.capacities.values())
 

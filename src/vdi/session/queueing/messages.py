@@ -23,7 +23,7 @@ class Shortage:
     words: str
     """A clause: no capital at its beginning, no full stop."""
     hopeless: bool = False
-    """Nobody's end would make room: the cluster, the template or the session has to change."""
+    """No session's end would make room: the cluster, the template or the session has to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def find_fitting(demand: Demand, capacities: Iterable[NodeCapacity]) -> list[Nod
 def expect_slots(group: Group, endings: Iterable[ExpectedEnd], count: int) -> list[int]:
     """When, at the latest, there will be a first, second, ... place for this line; `endings` sorted by time.
 
-    As if nobody of another line took any of it.
+    As if no session of another group took any of it.
     """
     takes = dict(group.demand.takes)
     free: dict[str, dict[str, int]] = {}

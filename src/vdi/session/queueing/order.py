@@ -67,7 +67,7 @@ _sort_key = itemgetter(0, 1, 2)
 
 
 class GroupQueue:
-    """Those who wait for the same: finds the first without looking at all of them."""
+    """The waiting sessions of one demand: finds the first without looking at all of them."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
@@ -119,7 +119,7 @@ class GroupQueue:
             self._push(row, now)
 
     def first(self, now: int) -> tuple[Key, PendingSession] | None:
-        """Who is next, with the key that it is compared by; None when nobody waits."""
+        """The next session, with the key that it is compared by; None when the queue is empty."""
         while self._steps and self._steps[0][0] <= now:
             _, row = heappop(self._steps)
             if row in self._rows:

@@ -22,7 +22,7 @@ from vdi.session.queueing.order import GroupQueue, Key, PendingSession, sort_pen
 BACKFILL_TIMEOUT = 600_000
 """Milliseconds of waiting after which a waiter holds a node."""
 _KEPT = 256
-"""How many demands that nobody has now are remembered."""
+"""How many demands without a session are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class _Assignment:
 
 
 class Queue:
-    """Nodes, what is on them, and who waits. Everything has an id of the caller's choice; all changes are told to it.
+    """Nodes, what is on them, and the waiting sessions. The caller chooses all ids, and reports all changes.
 
-    After changes `grant` says who may go; what it grants is placed already, under the waiter's uid.
+    After changes `grant` says which sessions may start; each is assumed on its node already, under its uid.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -204,7 +204,7 @@ class Queue:
     # The decision
 
     def grant(self, now: int) -> list[Grant]:
-        """Give room to whoever is next and fits, until nobody does."""
+        """Give capacity to the next session that fits, until no session does."""
         self._hold_for_patient(now)
         granted: list[Grant] = []
         heads: list[tuple[Key, int, Group]] = []
@@ -234,7 +234,7 @@ class Queue:
         return granted
 
     def try_bind(self, uid: str, demand: Demand, now: int) -> str | None:
-        """Room for what nobody waits for: only what is free, and no waiter lacks or would lack for it.
+        """Capacity for what is not in the queue: only what is free, and what no waiting session lacks or would lack.
 
         Gives the node, on which it is placed then.
         """
@@ -247,7 +247,7 @@ class Queue:
         return capacity.name if capacity else None
 
     def tick(self, now: int) -> None:
-        """Time has passed: who holds what is looked at anew, and so is what was withheld."""
+        """Time has passed: check again which sessions hold nodes, and what was withheld."""
         self._hold_for_patient(now)
         for group in self._occupied.values():
             if group.withheld:
@@ -282,7 +282,7 @@ class Queue:
     def _find(self, group: Group, key: Key, now: int, *, spare: bool = False) -> NodeCapacity | None:
         """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler.
 
-        `spare`: room that nobody who waits has a use for.
+        `spare`: only capacity that no waiting session could use.
         """
         takes = group.demand.takes
         while group.fresh:
