@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
+WORKERS := $(shell nproc)
+unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
 .PHONY: help setup demo demo-down test test-all check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
 
@@ -28,7 +30,8 @@ test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real
 test-all: $(STAMP) ## every suite whole: hours; needs root
 	@tests/run.sh --thorough unit cluster chaos e2e portal streaming doctor kasm network
 
-check: lint types contracts verify unit ## format, lint, types, import contracts, generated files, unit tests
+check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target unit types lint contracts verify
 
 generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
 	@$(PY) -m tools.generate
@@ -52,7 +55,7 @@ contracts: $(STAMP)
 	@.venv/bin/lint-imports
 
 unit: $(STAMP) ## unit tests alone
-	@$(PY) -m pytest tests/unit
+	@$(PY) -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal
 
 cluster: $(STAMP) ## tests against a real API server
 	@tests/run.sh cluster

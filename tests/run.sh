@@ -4,6 +4,7 @@
 # Every suite runs, also after one has failed; the exit status is 1 if any of them failed.
 set -u
 cd "$(dirname "$0")/.." || exit
+unset PYTHONDONTWRITEBYTECODE # tests start our programs hundreds of times
 python=.venv/bin/python
 pytest=("$python" -m pytest --durations 10)
 trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin

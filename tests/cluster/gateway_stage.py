@@ -25,10 +25,10 @@ from typing import Any
 import httpx
 import msgspec
 import yaml
-from argon2 import PasswordHasher
 
 from cluster.operator_stage import Object, Stage
 from support.metrics_token import AUTHORIZATION, token_file
+from support.passwords import HASHER
 from support.waiting import eventually
 from vdi.gateway.login.users_file import KEY, LocalUser, write_users
 from vdi.gateway.settings import Settings
@@ -43,7 +43,6 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "root@example.com": {"name": "Root", "admin": True},
 }
 """Who can log in, all with PASSWORD."""
-_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 READY_SECONDS = 60.0
 
 
@@ -166,7 +165,7 @@ def csrf_of(page: str) -> str:
 @cache
 def _hashed() -> str:
     """Once per run: another hash of the same password is another password, which logs everybody out."""
-    return _HASHER.hash(PASSWORD)
+    return HASHER.hash(PASSWORD)
 
 
 async def add_people(stage: Stage, people: Mapping[str, Mapping[str, Any]] = PEOPLE) -> None:

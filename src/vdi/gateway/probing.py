@@ -18,7 +18,7 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import Phase, VDISession
-from vdi.gateway.addresses import desktop_url
+from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
@@ -124,7 +124,9 @@ class Prober:
         # No proxy of the environment, no redirects, an end: a desktop's answer is a stranger's word.
         try:
             async with (
-                httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False) as http,
+                httpx.AsyncClient(
+                    timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES
+                ) as http,
                 http.stream(
                     "POST", f"{self.agent(session)}/photon", json={"seconds": ARMED_SECONDS}, headers=headers
                 ) as answer,

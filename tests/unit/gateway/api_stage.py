@@ -13,6 +13,8 @@ import httpx
 import msgspec
 from starlette.applications import Starlette
 
+from support.database import sqlite_with_tables
+from support.passwords import HASHER
 from unit.gateway.api_contract import Contract
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
@@ -29,13 +31,14 @@ from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Device, Identity, Logins
+from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.probing import Prober
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import Database, metadata
+from vdi.gateway.store.base import Database
 from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
 from vdi.gateway.web.errors import ErrorPages
@@ -217,9 +220,7 @@ class Stage:
 async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIterator[Stage]:
     """A gateway with the template ubuntu."""
     settings = Settings()
-    database = Database(f"sqlite+aiosqlite:///{folder}/vdi.db")
-    async with database.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+    database = Database(sqlite_with_tables(folder / "vdi.db"))
     now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
     cluster, edge = FakeCluster(), FakeEdge()
     client = cast(Client, cluster)
@@ -243,7 +244,7 @@ async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIt
             history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
         )
     )  # fmt: skip
-    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit)
+    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER))
     app = Starlette(routes=[*api.portal_routes()], exception_handlers=ErrorPages(settings).handlers())
     stage = Stage(api.services, login, api, cluster, edge, app, now, Contract(api.document))
     stage.template()

@@ -16,6 +16,8 @@ import httpx
 import msgspec
 
 from support.clock import FakeClock
+from support.database import sqlite_with_tables
+from support.passwords import HASHER
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Access, Phase, SessionSpec, SessionStatus, VDISession
 from vdi.gateway.app import build_internal, build_public
@@ -27,6 +29,7 @@ from vdi.gateway.health import Health
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Device, Identity, Logins
+from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
@@ -268,9 +271,10 @@ async def open_stage(
     selkies: Callable[[VDISession], str] = lambda _: "http://127.0.0.1:9",
 ) -> AsyncIterator[Stage]:
     """A gateway with alice's session `alice-desktop`. Another stage in the same folder is another replica."""
-    database = Database(database_url or f"sqlite+aiosqlite:///{folder}/vdi.db")
-    async with database.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+    database = Database(database_url or sqlite_with_tables(folder / "vdi.db"))
+    if database_url:
+        async with database.begin() as connection:
+            await connection.run_sync(metadata.create_all)
     clock = FakeClock()
     if shared is None:
         shared = MemorySharedState(lambda: clock.now().timestamp())
@@ -293,7 +297,14 @@ async def open_stage(
     actions: Any = FakeActions(world)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=selkies)
     sign_out = SignOut(logins, edge.end_grants)
-    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=Audit(database, clock.now))
+    login = Login(
+        context,
+        logins=logins,
+        guard=guard,
+        sign_out=sign_out,
+        audit=Audit(database, clock.now),
+        passwords=Passwords(HASHER),
+    )
     components = (login, edge)
     health = Health(context, components)
     health.begun = True

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-from argon2 import PasswordHasher
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -17,6 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from support.clock import FakeClock
+from support.database import sqlite_with_tables
+from support.passwords import HASHER
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.login.component import Login
@@ -31,13 +32,11 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.audit import Act
-from vdi.gateway.store.base import Database, metadata
+from vdi.gateway.store.base import Database
 from vdi.gateway.web import csrf
 from vdi.gateway.web.security_headers import SecurityHeaders
 from vdi.kube.errors import KubeError, NotFound
 
-HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-"""As weak as argon2 goes: these tests make hundreds."""
 PASSWORD = "correct horse battery"
 PORTAL = "https://portal.vdi.localhost"
 SETTINGS = Settings(admin_groups=frozenset({"admins"}))
@@ -189,9 +188,7 @@ async def open_stage(
     provider: Callable[[FakeClock], Provider] | None = None,
 ) -> AsyncIterator[Stage]:
     """A gateway with the users alice (a password) and root (an administrator)."""
-    database = Database(f"sqlite+aiosqlite:///{folder}/vdi.db")
-    async with database.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+    database = Database(sqlite_with_tables(folder / "vdi.db"))
     secrets, clock, edge, audit, waits = FakeSecrets(), FakeClock(), FakeEdge(), FakeAudit(), []
     secrets.set(alice=user(name="Alice", groups=("engineering",)), root=user(admin=True))
     shared = MemorySharedState(lambda: clock.now().timestamp())

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.gateway.login_stage import HASHER
+from support.passwords import HASHER
 from vdi.gateway.login.users_file import LocalUser, UserFileError, change_user, read_users, write_users
 from vdi.gateway.users import check_address
 

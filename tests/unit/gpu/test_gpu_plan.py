@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gpu.gpu_states import (
@@ -160,7 +160,6 @@ def test_without_feature_discovery_the_count_of_before_is_noted() -> None:
 nodes_of = st.lists(st.integers(1, 8), min_size=1, max_size=4)
 
 
-@settings(max_examples=40)
 @given(nodes_of, st.data())
 def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before(gpus: list[int], data: Any) -> None:
     nodes = [a_node(f"n{i}", count) for i, count in enumerate(gpus)]
@@ -260,7 +259,6 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-@settings(max_examples=60)
 @given(objects.map(without_nulls), objects.map(without_nulls))
 def test_the_merge_patch_makes_the_one_of_the_other(before: dict[str, Any], after: dict[str, Any]) -> None:
     patch = patch_between(before, after)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.kasm.kasm_answers import TUTORIAL
@@ -242,7 +242,6 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(ALL), st.data())
-@settings(max_examples=200)
 def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data: st.DataObject) -> None:
     values: dict[str, Any] = {}
     for path in data.draw(st.lists(st.sampled_from(all_paths(generation.letter)), max_size=4)):
@@ -254,7 +253,6 @@ def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data
 
 
 @given(st.sampled_from(ALL), VALUES)
-@settings(max_examples=50)
 def test_a_key_that_nobody_knows_is_always_found(generation: Generation, value: Any) -> None:
     subject = Subject(generation, generation.newest, {"zzzUnheardOf": value})
     assert any(each.object.startswith("zzzUnheardOf") for each in check_values(subject))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 
 from unit.kasm.kasm_answers import TUTORIAL, good_answers, values_of
 from vdi.findings.model import Severity
@@ -156,7 +156,6 @@ def test_there_is_no_way_back() -> None:
 
 
 @given(good_answers())
-@settings(max_examples=40)
 def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_answers: InstallOptions) -> None:
     source = given_answers.generation
     old = values_of(given_answers)

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 
 from unit.kasm.kasm_answers import answers, good_answers, values_of
 from vdi.findings.model import Severity
@@ -17,7 +17,6 @@ HOST = "kasm.example.com"
 
 
 @given(good_answers())
-@settings(max_examples=60)
 def test_no_answers_make_values_that_the_check_refuses(given_answers: InstallOptions) -> None:
     values = yaml.safe_load(render(given_answers))
     subject = Subject(
@@ -27,7 +26,6 @@ def test_no_answers_make_values_that_the_check_refuses(given_answers: InstallOpt
 
 
 @given(good_answers())
-@settings(max_examples=40)
 def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: InstallOptions) -> None:
     text = render(given_answers)
     read = yaml.safe_load(text)
@@ -43,7 +41,6 @@ def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: In
 
 
 @given(answers())
-@settings(max_examples=60)
 def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers: InstallOptions) -> None:
     try:
         check(given_answers)

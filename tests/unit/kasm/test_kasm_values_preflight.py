@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from unit.kasm.kasm_answers import good_answers, values_of
 from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
@@ -39,7 +39,6 @@ def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
 
 
 @given(good_answers())
-@settings(max_examples=80)
 def test_no_answers_make_values_that_the_preflight_refuses(given_answers: InstallOptions) -> None:
     facts = machine(given_answers.profile, ingress=given_answers.ingress, hostname=given_answers.hostname)
     planned = plan_of_values(

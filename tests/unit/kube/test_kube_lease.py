@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.clock import FakeClock, settle
@@ -27,7 +27,6 @@ ACTIONS = ("tick", "tick", "begin", "begin", "execute", "execute", "deliver", "d
 RARE = ("restart", "release", "jump", "calm")
 
 
-@settings(max_examples=150)
 @given(
     rates=st.tuples(*[st.sampled_from((0.97, 1.0, 1.03))] * 3),
     story=st.lists(

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.kube.kube_things import HASH
@@ -173,7 +173,6 @@ def paths(value: Any) -> list[tuple[str, ...]]:
     return [(name, *rest) for name, part in value.items() for rest in paths(part)]
 
 
-@settings(max_examples=50)
 @given(objects, st.data())
 def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: dict[str, Any], data: Any) -> None:
     wish = {"metadata": {"name": "x"}, "spec": spec}
@@ -194,7 +193,6 @@ def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: di
         assert not owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(taken)), wish)
 
 
-@settings(max_examples=50)
 @given(objects)
 def test_the_hash_does_not_depend_on_the_order_of_keys(wish: dict[str, Any]) -> None:
     assert hash_of(wish) == hash_of(dict(reversed(wish.items())))

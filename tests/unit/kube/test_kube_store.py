@@ -292,7 +292,7 @@ class StoreModel(RuleBasedStateMachine):
 
 
 TestStoreModel = StoreModel.TestCase
-TestStoreModel.settings = settings(max_examples=40, stateful_step_count=40)
+TestStoreModel.settings = settings(stateful_step_count=40)
 
 
 def test_a_state_that_says_nothing_new_is_no_change() -> None:

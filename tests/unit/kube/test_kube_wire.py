@@ -1,7 +1,7 @@
 """Bytes of the API server to values; URLs of its kinds."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vdi.kube.errors import Gone, UnexpectedAnswer, error_from
@@ -11,7 +11,6 @@ from vdi.kube.wire import LineSplitter, name_in, parse_event, parse_retry_after,
 lines = st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=20)
 
 
-@settings(max_examples=50)
 @given(lines, st.data())
 def test_lines_come_out_whole_however_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines) + b"rest"

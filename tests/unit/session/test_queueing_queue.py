@@ -191,7 +191,6 @@ STEPS = some.lists(
 
 
 @given(STEPS)
-@settings(max_examples=150)
 def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[str, int, Demand, int]]) -> None:
     world = a_world("n0", "n1")
     for number, (what, which, demand, priority) in enumerate(steps):
@@ -230,7 +229,6 @@ def _assert_work_conserving(world: World) -> None:
     some.lists(some.integers(0, 200), min_size=1, max_size=12),
     some.dictionaries(some.sampled_from(["u0", "u1", "u2"]), some.sampled_from([0.5, 1.0, 2.0])),
 )
-@settings(max_examples=150)
 def test_a_line_is_in_the_order_that_sorting_gives(
     given_waiters: list[tuple[int, int, int]], times: list[int], weights: dict[str, float]
 ) -> None:
@@ -287,7 +285,6 @@ def test_nobody_starves_under_an_endless_stream_of_newcomers(wanted: list[tuple[
 
 
 @given(some.lists(some.integers(0, 2), min_size=6, max_size=30))
-@settings(max_examples=100)
 def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) -> None:
     """Whoever waits with fewer desktops than somebody who was let in after the same moment has been passed over."""
     world = full_world()
@@ -303,7 +300,6 @@ def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) 
 
 
 @given(some.lists(some.tuples(some.integers(0, 2), some.integers(-1, 1)), min_size=1, max_size=20))
-@settings(max_examples=60)
 def test_the_order_that_is_told_is_the_order_of_the_starts(pending_sessions: list[tuple[int, int]]) -> None:
     world = full_world()
     for number, (user, priority) in enumerate(pending_sessions):
@@ -327,7 +323,6 @@ def test_asking_again_in_vain_looks_at_no_node() -> None:
 
 
 @given(some.lists(some.integers(1, 4), min_size=1, max_size=4), some.lists(some.integers(0, 99), max_size=40))
-@settings(max_examples=150)
 def test_the_scheduler_may_choose_other_nodes_than_were_reckoned(gpus: list[int], choices: list[int]) -> None:
     """Whatever it chooses, what was granted fits: it finds a node for every desktop, and none is granted too many."""
     queue = Queue()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import httpx
 
 from vdi.api.session import Phase, VDISession
+from vdi.gateway.addresses import NO_AUTHORITIES
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
 from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, direct_table, token_table
@@ -66,7 +67,9 @@ class TokenTablePublisher:
         self._revocations = revocations
         self._address = address
         # No proxy of the environment, no redirects: a desktop's answer is a stranger's word.
-        self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False)
+        self._http = httpx.AsyncClient(
+            timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES
+        )
         # By session, from when a table is asked for until it is taken: the task, and the number of the last asking.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, int] = {}
