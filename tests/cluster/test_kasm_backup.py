@@ -149,11 +149,11 @@ async def test_a_file_that_is_there_is_never_written_over(kubectl: Callable[...,
 
 
 def test_only_a_database_that_works_can_be_dumped() -> None:
-    assert database_pod(C, [{"metadata": {"name": "x"}}, a_pod()], "kasm") == ("kasm-db-0", "kasm-db")
+    assert database_pod(C, [{"metadata": {"name": "x"}}, a_pod()], "kasm", "desks") == ("kasm-db-0", "kasm-db")
     with pytest.raises(KasmRefusedError, match=r"does not work, so it cannot be dumped \(pod kasm-db-0\)"):
-        database_pod(C, [a_pod(ready=False)], "kasm")
+        database_pod(C, [a_pod(ready=False)], "kasm", "desks")
     with pytest.raises(KasmRefusedError, match=r"Is it outside"):
-        database_pod(B, [a_pod()], "other")
+        database_pod(B, [a_pod()], "other", "desks")
 
 
 def test_kubectl_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

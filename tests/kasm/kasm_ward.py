@@ -95,12 +95,12 @@ class Ward:
 
     def finds(self, code: str, where: str, *, seconds: float = 120) -> Finding:
         """Wait until the top finding has this code and is about this object: `kind/beginning-of-its-name`, or any."""
-        wanted = where.replace("/", f"/{self.namespace}/")
+        expected = where.replace("/", f"/{self.namespace}/")
 
         def look() -> Finding | None:
             self.top = self.look(self.ahead)
             first = next(iter(roots(self.top)), None)
-            if first and first.code == code and first.object.startswith(wanted):
+            if first and first.code == code and first.object.startswith(expected):
                 return first
             # Something may happen: a run of the diagnosis at every moment would keep a core busy.
             watch = ("get", "events", "--watch-only", "--request-timeout", "1s")
@@ -110,21 +110,21 @@ class Ward:
         try:
             return wait_until(f"the top finding is {code} about {where}", look, seconds)
         except AssertionError as error:
-            told = "\n".join(f"{one.key} <- {one.caused_by or '-'}: {one.message}" for one in self.top)
-            raise AssertionError(f"{error}; they are\n{told}") from None
+            explained = "\n".join(f"{one.key} <- {one.caused_by or '-'}: {one.message}" for one in self.top)
+            raise AssertionError(f"{error}; they are\n{explained}") from None
 
-    def follows(self, start: str, *wanted: str) -> None:
+    def follows(self, start: str, *expected: str) -> None:
         """From the pod whose name begins so, each finding names the next: `code beginning-of-the-object's-name`."""
 
-        def told() -> bool:
+        def explained() -> bool:
             chain = self._chain(start)
-            return len(chain) == len(wanted) and all(map(str.startswith, chain, wanted))
+            return len(chain) == len(expected) and all(map(str.startswith, chain, expected))
 
         def look() -> bool:
-            if told():
+            if explained():
                 return True
             self.top = self.look(self.ahead)
-            return told()
+            return explained()
 
         try:
             wait_until(f"what {start} follows from", look, 60)

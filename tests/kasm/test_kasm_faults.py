@@ -229,7 +229,7 @@ def test_selector_of_a_service_wrong(ward: Ward) -> None:
     found = ward.finds("kasm_service_selects_nothing", "service/kasm-api")
     assert "kasm-api-deployment is probably meant" in found.message
     command = found.remedy.commands[0].removeprefix("kubectl ").replace("'", "").split()
-    ward.tools.kubectl(*command)  # what it says mends it
+    ward.tools.kubectl(*command)  # what it says fixes it
     wait_until("Kasm is well", ward.is_well, 120)
     assert not (wrong := ward.look()), str(wrong)
 
@@ -296,7 +296,7 @@ def test_db_init_crashes(ward: Ward) -> None:
     assert any('database "no-such-database" does not exist' in line for line in found.evidence)
 
 
-def test_nobody_initialises_the_database(ward: Ward) -> None:
+def test_no_job_initialises_the_database(ward: Ward) -> None:
     ward.install("b", dbManagement__initialize="false")
     found = ward.finds("kasm_database_not_initialised", "service/kasm-db")
     assert "dbManagement.initialize=true" in found.remedy.text
@@ -311,7 +311,7 @@ def test_password_that_is_not_the_databases(ward: Ward) -> None:
     assert "password" in found.message
 
 
-# A chart that nobody has described
+# A chart that no one has described
 
 
 def test_a_chart_that_is_not_known(ward: Ward) -> None:

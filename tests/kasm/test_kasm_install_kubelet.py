@@ -53,7 +53,7 @@ def psql(ward: Ward, statement: str) -> str:
     return ward.kubectl("exec", "kasm-db-1-19-0-0", "--", "sh", "-c", script).strip()
 
 
-def test_waits_are_told_by_name_and_a_failed_upgrade_leaves_the_data(ward: Ward, run: Run, tmp_path: Path) -> None:
+def test_waits_are_shown_by_name_and_a_failed_upgrade_leaves_the_data(ward: Ward, run: Run, tmp_path: Path) -> None:
     said = run("install", "--chart", str(CHARTS / "c"), values=VALUES)
     assert "proxy: kasm-api-is-ready waits until the API of its zone answers" in said
     assert "api: db-is-ready waits until the database is initialised" in said
@@ -68,7 +68,7 @@ def test_waits_are_told_by_name_and_a_failed_upgrade_leaves_the_data(ward: Ward,
     meta = yaml.safe_load((newer / "Chart.yaml").read_text())
     (newer / "Chart.yaml").write_text(yaml.safe_dump({**meta, "version": "1.1191.0", "appVersion": "1.19.1"}))
     assert "would erase the database" in run("upgrade", "--chart", str(newer), "--yes", values=VALUES, status=1)
-    # The stand-in has no Job that carries the data over: its new database stays empty, and nobody gets ready
+    # The stand-in has no Job that carries the data over: its new database stays empty, and no pod gets ready
     said = run("upgrade", "--chart", str(newer), "--yes", "--timeout", "40s", values=CARRIED, status=1)
     assert "database saved to" in said
     assert "api: db-is-ready waits until the database is initialised" in said

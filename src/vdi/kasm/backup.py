@@ -63,8 +63,10 @@ def find_kubectl(place: Place) -> Kubectl:
     return Kubectl(Path(found), place)
 
 
-def database_pod(generation: Generation, pods: Sequence[Mapping[str, Any]], release: str) -> tuple[str, str]:
-    """Name and container of the database's pod. Raises KasmRefusedError when there is none that works."""
+def database_pod(
+    generation: Generation, pods: Sequence[Mapping[str, Any]], release: str, namespace: str
+) -> tuple[str, str]:
+    """Name and container of the database's pod. Raises KasmRefusedError when no such pod is ready."""
     found = [
         pod
         for pod in pods
@@ -81,14 +83,16 @@ def database_pod(generation: Generation, pods: Sequence[Mapping[str, Any]], rele
             if status.get("ready"):
                 return pod["metadata"]["name"], status["name"]
     names = ", ".join(pod["metadata"]["name"] for pod in found)
-    raise KasmRefusedError(f"the database does not work, so it cannot be dumped (pod {names}): vdi kasm diagnose")
+    raise KasmRefusedError(
+        f"the database does not work, so it cannot be dumped (pod {names}): vdi kasm diagnose --namespace {namespace}"
+    )
 
 
 async def back_up(client: Client, kubectl: Kubectl, generation: Generation, release: str, file: Path) -> Backup:
     """Dump, read back, then put the file in its place. Raises KasmRefusedError, KasmFailedError, KubeError."""
     check_free(file)
     pods = await client.list(PODS, namespace=kubectl.place.namespace, into=dict[str, Any])
-    pod, container = database_pod(generation, pods, release)
+    pod, container = database_pod(generation, pods, release, kubectl.place.namespace)
     with _put_in_place(file) as stream:
         await _run(kubectl.exec(pod, container, _DUMP), "pg_dump", stdout=stream.fileno())
         size = stream.seek(0, os.SEEK_END)
@@ -106,7 +110,7 @@ def check_free(file: Path) -> None:
 
 @contextlib.contextmanager
 def _put_in_place(file: Path) -> Iterator[BinaryIO]:
-    """A file (0600) beside the wanted one, which takes its name when all went well, and is gone otherwise."""
+    """A file (0600) in the same folder. It takes the requested name when all went well, and is deleted otherwise."""
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with os.fdopen(descriptor, "w+b") as stream:

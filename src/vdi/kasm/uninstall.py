@@ -1,4 +1,4 @@
-"""Removes a Kasm, and keeps its data unless told otherwise. What stays is listed."""
+"""Removes a Kasm. Its data stay unless their deletion is requested, and what stays is listed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

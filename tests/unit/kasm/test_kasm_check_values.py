@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.kasm.kasm_answers import TUTORIAL
+from unit.kasm.install_options import TUTORIAL
 from vdi.findings.model import Severity
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
 from vdi.kasm.values.check import check_values, looks_like
@@ -253,7 +253,7 @@ def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data
 
 
 @given(st.sampled_from(ALL), VALUES)
-def test_a_key_that_nobody_knows_is_always_found(generation: Generation, value: Any) -> None:
+def test_a_key_that_no_chart_knows_is_always_found(generation: Generation, value: Any) -> None:
     subject = Subject(generation, generation.newest, {"zzzUnheardOf": value})
     assert any(each.object.startswith("zzzUnheardOf") for each in check_values(subject))
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from vdi.helm.arguments import Place
 from vdi.kasm.generations import A, B, C
 from vdi.kasm.install.chart import merged, source_of, without_own_keys
 from vdi.kasm.install.errors import KasmRefusedError
-from vdi.kasm.install.run import passwords_secret
+from vdi.kasm.install.run import Running, passwords_secret, state_left, take_passwords
 from vdi.kasm.install.waits import waits
 from vdi.kasm.values.check import check_values
 from vdi.kasm.values.rules import Code, Subject
@@ -58,7 +59,7 @@ def a_pod(labels: dict[str, str], *states: tuple[str, str]) -> dict[str, Any]:
     return {"metadata": {"labels": labels}, "status": {"initContainerStatuses": statuses}}
 
 
-def test_a_wait_is_told_by_its_name_in_the_words_of_the_generation() -> None:
+def test_a_wait_is_shown_by_its_name_in_the_words_of_the_generation() -> None:
     """`Init:1/5` in both, and another wait in each."""
     pod_a = a_pod(
         {"app.kubernetes.io/name": "kasm-proxy"},
@@ -84,7 +85,7 @@ def test_a_wait_is_told_by_its_name_in_the_words_of_the_generation() -> None:
     ]
 
 
-def test_pods_that_are_not_kasm_s_or_wait_for_nothing_are_not_told() -> None:
+def test_pods_that_are_not_kasm_s_or_wait_for_nothing_are_not_shown() -> None:
     pods = [
         a_pod({"app": "other"}, ("x", "running")),
         a_pod({"app.kubernetes.io/component": "api"}, ("db-is-ready", "terminated")),
@@ -92,3 +93,14 @@ def test_pods_that_are_not_kasm_s_or_wait_for_nothing_are_not_told() -> None:
         {"metadata": {}},
     ]
     assert list(waits(C, pods)) == []
+
+
+def test_hints_of_a_failed_installation_name_its_namespace() -> None:
+    run = Running(None, None, None, "one", Place("desks"), 1.0)  # type: ignore[arg-type]
+    assert state_left(run, []).endswith("Why: vdi kasm diagnose --namespace desks")
+
+
+def test_the_command_that_takes_old_passwords_names_secret_and_namespace() -> None:
+    command = take_passwords(A, "desks", "kasm-secrets")
+    assert command.startswith("(umask 077; kubectl --namespace desks get secret kasm-secrets -o go-template='{")
+    assert command.count("base64decode") == len(A.new_passwords) == 6

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 
-from unit.kasm.kasm_answers import TUTORIAL, good_answers, values_of
+from unit.kasm.install_options import TUTORIAL, good_options, values_of
 from vdi.findings.model import Severity
 from vdi.kasm.generations import ALL, A, B, C
 from vdi.kasm.values.check import check_values
@@ -80,11 +80,11 @@ def test_a_to_b_says_what_became_of_each_value() -> None:
 
 def test_a_to_c_goes_through_b_and_speaks_of_the_first_files_paths() -> None:
     done = migrate(yaml.safe_load(OLD), A, C)
-    told = {note.path: note for note in done.notes}
-    assert told["kasmApp.servicesToDeploy.kasmShare.deploy"].fate is Fate.DROPPED
-    assert "no share service" in told["kasmApp.servicesToDeploy.kasmShare.deploy"].why
-    assert told["global.hostname"].new_path == "publicAddr"
-    assert told["kasmApp.servicesToDeploy.kasmProxy.replicas"].new_path == "components.proxy.replicas"
+    notes = {note.path: note for note in done.notes}
+    assert notes["kasmApp.servicesToDeploy.kasmShare.deploy"].fate is Fate.DROPPED
+    assert "no share service" in notes["kasmApp.servicesToDeploy.kasmShare.deploy"].why
+    assert notes["global.hostname"].new_path == "publicAddr"
+    assert notes["kasmApp.servicesToDeploy.kasmProxy.replicas"].new_path == "components.proxy.replicas"
     assert done.values["components"]["proxy"] == {"replicas": 2}
     assert done.values["dbManagement"] == {"initialize": False, "upgrade": {"enable": True}}
 
@@ -155,10 +155,10 @@ def test_there_is_no_way_back() -> None:
         migrate({}, C, A)
 
 
-@given(good_answers())
-def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_answers: InstallOptions) -> None:
-    source = given_answers.generation
-    old = values_of(given_answers)
+@given(good_options())
+def test_rendered_values_migrate_to_every_later_generation_and_are_read_there(given_options: InstallOptions) -> None:
+    source = given_options.generation
+    old = values_of(given_options)
     for target in ALL[ALL.index(source) :]:
         version = (1, 1190, 8) if target is C else target.newest
         done = migrate(old, source, target, version)

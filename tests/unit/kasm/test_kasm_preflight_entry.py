@@ -24,17 +24,17 @@ from vdi.kasm.values.options import Ingress
 
 
 def bare() -> Facts:
-    """K3s without Traefik: nobody has a port."""
+    """K3s without Traefik: no one has a port."""
     return msgspec.structs.replace(
         changed(k3s_with_traefik(), pods=[], services=[], daemonsets=[], ingressclasses=[]),
         probes=(Probe("192.0.2.10", 443, "refused"), Probe("192.0.2.10", 3389, "refused")),
     )
 
 
-def test_traefik_that_has_443_is_wanted_or_in_the_way() -> None:
-    wanted = port_443_line(k3s_with_traefik(), Ingress.TRAEFIK)
-    assert wanted.severity is Severity.OK
-    assert wanted.observed == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+def test_traefik_that_has_443_is_requested_or_in_the_way() -> None:
+    expected = port_443_line(k3s_with_traefik(), Ingress.TRAEFIK)
+    assert expected.severity is Severity.OK
+    assert expected.observed == "held by service kube-system/traefik (ServiceLB puts it on every node)"
     in_the_way = port_443_line(k3s_with_traefik(), Ingress.LOADBALANCER)
     assert in_the_way.severity is Severity.ERROR
     assert "vdi kasm values render --ingress traefik" in in_the_way.remedy.text
@@ -54,7 +54,7 @@ def test_kasm_s_own_service_is_not_in_its_own_way() -> None:
     assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"service kasm/kasm-proxy"})).severity is Severity.OK
 
 
-def test_a_load_balancer_with_addresses_of_its_own_keeps_nobody_away() -> None:
+def test_a_load_balancer_with_addresses_of_its_own_keeps_no_port_from_others() -> None:
     facts = changed(bare(), services=[a_service("other", 443, address="198.51.100.7")])
     line = port_443_line(facts, Ingress.LOADBALANCER)
     assert line.severity is Severity.OK
@@ -105,14 +105,14 @@ def test_a_node_that_does_not_answer_is_said() -> None:
     assert "no answer at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).observed
 
 
-def test_3389_is_wanted_only_for_direct_rdp() -> None:
+def test_3389_is_requested_only_for_direct_rdp() -> None:
     xrdp = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 3389, "open"),))
-    assert port_3389_line(xrdp, is_wanted=False).severity is Severity.OK
-    assert "xrdp" in port_3389_line(xrdp, is_wanted=True).remedy.text
-    assert port_3389_line(xrdp, is_wanted=True).severity is Severity.ERROR
+    assert port_3389_line(xrdp, is_requested=False).severity is Severity.OK
+    assert "xrdp" in port_3389_line(xrdp, is_requested=True).remedy.text
+    assert port_3389_line(xrdp, is_requested=True).severity is Severity.ERROR
     held = changed(bare(), services=[a_service("rdp", 3389)])
-    assert port_3389_line(held, is_wanted=True).severity is Severity.ERROR
-    assert port_3389_line(bare(), is_wanted=True).severity is Severity.OK
+    assert port_3389_line(held, is_requested=True).severity is Severity.ERROR
+    assert port_3389_line(bare(), is_requested=True).severity is Severity.OK
     values = {"directRdpService": {"enabled": True}}
     assert line_of("port-3389", held, a_plan("C", values)).severity is Severity.ERROR
 
@@ -128,7 +128,7 @@ def test_traefik_as_the_way_in() -> None:
     assert (outside.severity, "outside the cluster" in outside.message) == (Severity.WARNING, True)
 
 
-def test_k3s_that_was_told_to_leave_traefik_out() -> None:
+def test_k3s_that_leaves_traefik_out() -> None:
     for args in (("server", "--disable", "traefik"), ("server", "--disable=servicelb,traefik")):
         line = way_in_line(changed(bare(), nodes=[a_node(args=args)]), Ingress.TRAEFIK)
         assert line.severity is Severity.ERROR
@@ -189,7 +189,7 @@ def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:
 # A daemon set without a Service is still somebody's
 
 
-def test_daemon_sets_of_service_lb_are_told_by_their_labels() -> None:
+def test_daemon_sets_of_service_lb_are_recognised_by_their_labels() -> None:
     facts = changed(
         bare(), daemonsets=[a_svclb("kasm-proxy", "kasm")], services=[a_service("kasm-proxy", 443, namespace="kasm")]
     )

@@ -89,7 +89,7 @@ def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_say
     assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.8, deploymentSize: small)"
     assert line.observed == "1.9 CPU and 7.93 GiB free"
     assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.evidence)
-    assert line.evidence[-1] == "4.75 CPU wanted - 1.9 CPU free = 2.85 CPU too little"
+    assert line.evidence[-1] == "4.75 CPU requested - 1.9 CPU free = 2.85 CPU too little"
     assert "vdi kasm values" in line.remedy.text
 
 
@@ -220,7 +220,7 @@ def test_storage_classes() -> None:
     assert line_of("storage-class", changed(good, pods=pods)).severity is Severity.ERROR
 
 
-def test_without_volumes_no_class_is_wanted() -> None:
+def test_without_volumes_no_class_is_expected() -> None:
     values = {"database": {"standalone": True}, "ingress": {"enabled": True}}
     line = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[]), a_plan("B", values))
     assert line.severity is Severity.OK
@@ -323,16 +323,16 @@ def test_what_passes_can_be_placed_and_what_fails_cannot(
 ) -> None:
     """Independently: a pass means that some placement exists, a fail that a sum or a single pod does not fit."""
     made = [a_node(f"n{i}", cpu=str(cpu), memory=f"{memory}Gi") for i, (cpu, memory) in enumerate(nodes)]
-    wanted = [
+    requested = [
         PodNeed(f"p{i}", count, {"cpu": cpu, "memory": memory * 2**20, "pods": 1})
         for i, (count, cpu, memory) in enumerate(pods)
     ]
     facts = changed(k3s_with_traefik(), nodes=made, pods=[])
-    line = room_line(facts, msgspec.structs.replace(a_plan().needs, pods=tuple(wanted)))
+    line = room_line(facts, msgspec.structs.replace(a_plan().needs, pods=tuple(requested)))
     free = [amounts(node["status"]["allocatable"]) for node in made]
     over = any(
-        sum(one.count * one.takes[name] for one in wanted) > sum(room[name] for room in free)
+        sum(one.count * one.takes[name] for one in requested) > sum(room[name] for room in free)
         for name in ("cpu", "memory")
     )
-    alone = any(not any(all(one.takes[name] <= room[name] for name in one.takes) for room in free) for one in wanted)
+    alone = any(not any(all(one.takes[name] <= room[name] for name in one.takes) for room in free) for one in requested)
     assert (line.severity is Severity.ERROR) == (over or alone)

@@ -61,7 +61,7 @@ def test_the_same_kasm_keeps_its_statefulset() -> None:
     assert "may never end" in notes(same)[0]
 
 
-def test_an_external_database_is_nobody_s_business_here() -> None:
+def test_an_external_database_is_left_alone() -> None:
     external = {"database": {"standalone": True, "hostname": "pg"}}
     both = upgrade(side(B, (1, 1181, 0), "1.18.1", external), side(C, (1, 1190, 6), "1.19.0", external))
     assert refusals(both) == ()

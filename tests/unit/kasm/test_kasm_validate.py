@@ -85,7 +85,7 @@ def test_a_workload_that_is_not_ready(status: dict[str, int]) -> None:
     assert line_of("part api", found).severity is Severity.ERROR
 
 
-def test_scaled_to_nothing_is_what_somebody_wanted() -> None:
+def test_scaled_to_zero_on_purpose_is_no_fault() -> None:
     found = edited(a_kasm("A"), "deployments", "share", spec={"replicas": 0}, status={"readyReplicas": 0})
     assert line_of("part share", found).severity is Severity.OK
 
@@ -94,7 +94,7 @@ def step(name: str, **state: Any) -> dict[str, Any]:
     return {"name": name, "state": state}
 
 
-def test_a_pod_in_init_is_told_by_the_name_of_what_waits() -> None:
+def test_a_pod_in_init_is_named_by_the_name_of_what_waits() -> None:
     done = {"terminated": {"exitCode": 0, "reason": "Completed"}}
     waiting = {"waiting": {"reason": "PodInitializing"}}
     steps = [step("api-is-ready", **done), step("kasm-manager-is-ready", running={}), step("guac-is-ready", **waiting)]
@@ -220,7 +220,7 @@ def test_another_namespace_with_the_same_host() -> None:
     assert line_of("way-in", broken(good, **{EVERYWHERE: [mine, other]})).severity is Severity.OK
 
 
-def test_an_ingress_that_nobody_has_taken_up() -> None:
+def test_an_ingress_without_a_controller() -> None:
     found = broken(a_kasm(), ingresses=[an_ingress("kasm-proxy-default", address="")])
     silent = msgspec.structs.replace(found, web=Answer("https://x", 0))
     assert line_of("way-in", silent).severity is Severity.WARNING

@@ -36,7 +36,7 @@ def test_agents_as_pods() -> None:
     assert ill.remedy.text == "kubectl --namespace kasm-agent describe agents.agent.kasm.com agent-1"
 
 
-def test_sessions_that_nobody_takes_down() -> None:
+def test_sessions_whose_agent_is_gone() -> None:
     hanging = {"metadata": {"name": "s1", "namespace": "kasm", "deletionTimestamp": "2026-11-20T11:00:00Z"}}
     assert line_of("agents", with_agents([], [hanging])).severity is Severity.ERROR
     assert line_of("agents", with_agents([an_agent()], [hanging])).severity is Severity.OK

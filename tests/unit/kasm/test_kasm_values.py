@@ -4,7 +4,7 @@ import pytest
 import yaml
 from hypothesis import given
 
-from unit.kasm.kasm_answers import answers, good_answers, values_of
+from unit.kasm.install_options import good_options, options, values_of
 from vdi.findings.model import Severity
 from vdi.kasm.generations import A, B, C
 from vdi.kasm.values.check import check_values
@@ -16,22 +16,22 @@ from vdi.kasm.values.schema import known
 HOST = "kasm.example.com"
 
 
-@given(good_answers())
-def test_no_answers_make_values_that_the_check_refuses(given_answers: InstallOptions) -> None:
-    values = yaml.safe_load(render(given_answers))
+@given(good_options())
+def test_no_answers_make_values_that_the_check_refuses(given_options: InstallOptions) -> None:
+    values = yaml.safe_load(render(given_options))
     subject = Subject(
-        given_answers.generation, given_answers.chart_version, values, rendered=bool(given_answers.resolver)
+        given_options.generation, given_options.chart_version, values, rendered=bool(given_options.resolver)
     )
     assert [each for each in check_values(subject) if each.severity is Severity.ERROR] == []
 
 
-@given(good_answers())
-def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: InstallOptions) -> None:
-    text = render(given_answers)
+@given(good_options())
+def test_the_file_reads_back_as_the_values_and_has_each_answer(given_options: InstallOptions) -> None:
+    text = render(given_options)
     read = yaml.safe_load(text)
-    assert read == values_of(given_answers)
-    for path, value, comment in entries(given_answers):
-        assert known(given_answers.generation, path, given_answers.chart_version), path
+    assert read == values_of(given_options)
+    for path, value, comment in entries(given_options):
+        assert known(given_options.generation, path, given_options.chart_version), path
         node = read
         for key in path.split("."):
             node = node[key]
@@ -40,17 +40,17 @@ def test_the_file_reads_back_as_the_values_and_has_each_answer(given_answers: In
     assert not any(line.endswith(" ") or "\t" in line for line in text.splitlines())
 
 
-@given(answers())
-def test_answers_either_render_or_are_refused_with_what_is_allowed(given_answers: InstallOptions) -> None:
+@given(options())
+def test_answers_either_render_or_are_refused_with_what_is_allowed(given_options: InstallOptions) -> None:
     try:
-        check(given_answers)
+        check(given_options)
     except BadOptionsError as error:
         assert error.problems
         assert all(each.startswith("--") and each.endswith(".") for each in error.problems)
         with pytest.raises(BadOptionsError):
-            render(given_answers)
+            render(given_options)
     else:
-        subject = Subject(given_answers.generation, given_answers.chart_version, values_of(given_answers))
+        subject = Subject(given_options.generation, given_options.chart_version, values_of(given_options))
         assert not any(each.severity is Severity.ERROR for each in check_values(subject))
 
 

@@ -1,10 +1,10 @@
-"""No answers that are accepted make values that the preflight refuses, on the machine that they are cut for."""
+"""No options that are accepted make values that the preflight refuses, on the machine that they are cut for."""
 
 import msgspec
 import pytest
 from hypothesis import given
 
-from unit.kasm.kasm_answers import good_answers, values_of
+from unit.kasm.install_options import good_options, values_of
 from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
 from vdi.findings.model import Severity
 from vdi.kasm.generations import C
@@ -38,14 +38,14 @@ def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
     return msgspec.structs.replace(facts, resolution=Resolution(hostname, ("192.0.2.10",)))
 
 
-@given(good_answers())
-def test_no_answers_make_values_that_the_preflight_refuses(given_answers: InstallOptions) -> None:
-    facts = machine(given_answers.profile, ingress=given_answers.ingress, hostname=given_answers.hostname)
+@given(good_options())
+def test_no_answers_make_values_that_the_preflight_refuses(given_options: InstallOptions) -> None:
+    facts = machine(given_options.profile, ingress=given_options.ingress, hostname=given_options.hostname)
     planned = plan_of_values(
-        given_answers.generation, given_answers.chart_version, values_of(given_answers), "kasm", given_answers.release
+        given_options.generation, given_options.chart_version, values_of(given_options), "kasm", given_options.release
     )
-    assert planned.hostname == given_answers.hostname
-    assert planned.ingress == given_answers.ingress
+    assert planned.hostname == given_options.hostname
+    assert planned.ingress == given_options.ingress
     refused = [
         (line.code, line.message, line.evidence)
         for line in run_checks(facts, planned)

@@ -56,7 +56,7 @@ def diagnose(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Why pods of Kasm are stuck, as in Init:1/5: who waits for whom, down to the one cause, and what mends it.
+    """Why pods of Kasm are stuck, as in Init:1/5: which waits for which, down to the one cause, and what fixes it.
 
     Go by the name of the init container: the same number means another one in another chart. It changes nothing.
     Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.

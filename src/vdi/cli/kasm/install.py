@@ -63,7 +63,7 @@ def install(
     What fails is taken back. Before it: vdi kasm preflight; after it: vdi kasm validate. Status 1: refused or failed;
     130: interrupted.
     """
-    wanted, version = generation_of(generation), version_of(chart_version)
+    selected, version = generation_of(generation), version_of(chart_version)
     given = values_of_files(values)
     if given is None:
         raise CliError("-f is missing: values are needed; vdi kasm values render makes them", USAGE)
@@ -71,7 +71,7 @@ def install(
 
     async def plan(run: Running) -> Plan:
         run.view.waiting("the chart is read")
-        return await plan_install(run, await chart_of(at, wanted, version, chart), given)
+        return await plan_install(run, await chart_of(at, selected, version, chart), given)
 
     planned = work(at, plan)
     _tell(planned, at)
@@ -112,13 +112,13 @@ def upgrade(
 
     Without -f the release's own values go on. What fails is rolled back. Status 1: refused or failed; 130: interrupted.
     """
-    wanted, version = generation_of(generation) if generation else None, version_of(chart_version)
+    selected, version = generation_of(generation) if generation else None, version_of(chart_version)
     given = values_of_files(values)
     at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
 
     async def plan(run: Running) -> Plan:
         run.view.waiting("the chart is read")
-        meant = wanted or await installed_generation(run)
+        meant = selected or await installed_generation(run)
         return await plan_upgrade(run, await chart_of(at, meant, version, chart), given)
 
     planned = work(at, plan)

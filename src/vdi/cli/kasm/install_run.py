@@ -60,5 +60,5 @@ async def chart_of(at: ReleaseOptions, generation: Generation, version: Version 
 
 
 def values_of_files(files: list[Path] | None) -> dict[str, Any] | None:
-    """All files together, the last winning; None where there is none."""
+    """All files together, the last winning; None without files."""
     return merged(*(read_values(file) for file in files)) if files else None

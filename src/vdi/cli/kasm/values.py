@@ -29,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
-    help="Values for Kasm's chart: a file from a few answers, a check of your own, the move to the next generation.",
+    help="Values for Kasm's chart: a file from a few options, a check of your own, the move to the next generation.",
 )
 
 
@@ -78,7 +78,7 @@ def render_command(
     database_master_secret: Annotated[str, typer.Option(help="Secret with that one's password (key password).")] = "",
     write: WriteOption = None,
 ) -> None:
-    """A values file, ordered and commented, from a few answers. No password is in it, and none is asked for."""
+    """A values file, ordered and commented, from a few options. No password is in it, and none is asked for."""
     database = ExternalDatabase(
         database_host,
         database_port,
@@ -90,7 +90,7 @@ def render_command(
     if not database_host and database != ExternalDatabase(""):
         raise CliError("--database-host is missing; the other options of the database are about it", USAGE)
     found = generation_of(generation)
-    answers = InstallOptions(
+    options = InstallOptions(
         found,
         hostname,
         version=version_of(chart_version),
@@ -105,7 +105,7 @@ def render_command(
         resolver=resolver,
     )
     try:
-        text = render(answers)
+        text = render(options)
     except BadOptionsError as error:
         raise CliError("\n".join(error.problems), USAGE) from error
     if write is None:

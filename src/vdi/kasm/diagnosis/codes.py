@@ -12,10 +12,11 @@ _NODES = ("node_not_ready", "node_under_pressure")
 ROOTS = (
     _code(
         code="kasm_circular_wait",
-        means="Pods of Kasm wait for each other in a circle: none of them can ever start. Chart 1.1190.0 does so where"
-        " guac or the RDP gateway is enabled: the proxy waits for them, and they wait for the API through the proxy.",
+        means="Pods of Kasm wait for each other in a circle: none of them can ever start. The"
+        " gateways wait for the API through the proxy, so a proxy that waits for a gateway closes the circle.",
         proof="The init container that each pod is at, and the Services that they wait for.",
-        remedy="Upgrade to chart 1.1190.1 or newer, or disable the gateways for the first start.",
+        remedy="Remove one of the waits: upgrade to chart 1.1190.1 or newer, or correct extraInitContainers in the"
+        " values.",
     ),
     _code(
         code="kasm_claim_class_missing",

@@ -178,7 +178,7 @@ class Generation:
     minimum_helm: Version
     components: tuple[Component, ...]
     paths: Mapping[str, str]
-    """Where each answer stands in the values: `hostname`, `size`, `storage_class`, `proxy_service_type`,
+    """Where each setting stands in the values: `hostname`, `size`, `storage_class`, `proxy_service_type`,
     `ingress_enabled`, `ingress_class`, `tls_secret`, `database_external`, `database_host`, ... An absent key: the chart
     has no such value."""
     known_issues: tuple[KnownIssue, ...]
@@ -205,7 +205,7 @@ class Generation:
     zone_aliases: Mapping[str, str] = field(default_factory=dict)
     """Old names of a zone's keys that it still reads, by the key."""
     database_host: str = "kasm-db"
-    """The default of `database_host`; empty where there is none."""
+    """The default of `database_host`; empty: the chart has no default."""
     retains_database_after: Version | None = None
     """Newer charts than this keep the database's volume when the StatefulSet goes; None: none does."""
     has_versioned_database: bool = False
@@ -213,7 +213,7 @@ class Generation:
     foreign_suffix: str = ""
     """No workload of it has a name that ends like this."""
     breaks_circular_wait: str = ""
-    """Option of helm upgrade that ends a circle of init containers; empty: there is none."""
+    """Option of helm upgrade that ends a circle of init containers; empty: no option does."""
 
     def component(self, key: str, version: Version | None = None) -> Component | None:
         """The component of this key in a chart of this version; None where this chart has none."""
@@ -232,5 +232,5 @@ class Generation:
         return self.makes_certificate is not None and self.makes_certificate.holds(version)
 
     def known_issues_of(self, version: Version | None = None) -> tuple[KnownIssue, ...]:
-        """The traps of a chart of this version."""
+        """Those of a chart of this version."""
         return tuple(issue for issue in self.known_issues if issue.versions.holds(version or self.newest))

@@ -1,8 +1,7 @@
 """Which upgrades are refused, and what to do in their place. Pure.
 
-The bundled database's StatefulSet is named after Kasm's version, so a new Kasm replaces it: unless the chart is told to
-carry the data over, it begins with an empty one, and the old volume goes with the old StatefulSet where its policy is
-Delete.
+The bundled database's StatefulSet is named after Kasm's version, so a new Kasm replaces it. Unless the values have the
+data carried over, the new one is empty, and the old volume goes with the old StatefulSet where its policy is Delete.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,7 +48,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What there is, and what is wanted."""
+    """What is installed, and what is requested."""
 
     release: str
     namespace: str
@@ -109,7 +108,7 @@ def _erased(upgrade: Upgrade) -> Iterator[str]:
 
 
 def _deleted(upgrade: Upgrade) -> Iterator[str]:
-    """The policy that counts is that of the StatefulSet that goes, so the new values cannot mend it."""
+    """The policy that counts is that of the StatefulSet that goes, so the new values cannot change it."""
     for each in upgrade.replaced:
         if each.when_deleted == "Delete":
             patch = '{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Retain"}}}'

@@ -23,7 +23,7 @@ class KasmChart:
     source: str
     """A folder, an archive, an OCI address, or a name in a repository."""
     more: tuple[str, ...]
-    """What helm has to be told beside it: --version, --repo."""
+    """Further arguments of helm: --version, --repo."""
     generation: Generation
     version: Version
     app_version: str

@@ -82,7 +82,7 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
     if (there := deployed(revisions)) is not None:
         raise KasmRefusedError(
             f"release {run.release} is in namespace {run.place.namespace} already ({there.chart_words}):"
-            " vdi kasm upgrade, or another --release"
+            f" vdi kasm upgrade --namespace {run.place.namespace}, or another --release"
         )
     claims = await _database_claims(run, chart.generation)
     name = passwords_secret(chart.generation, run.release, values)
@@ -119,23 +119,23 @@ async def plan_upgrade(run: Running, chart: KasmChart, values: dict[str, Any] | 
             f" helm get values {run.release} -n {run.place.namespace} | vdi kasm values migrate - --from"
             f" {generation.letter} --to {chart.generation.letter} -w new.yaml"
         )
-    wanted = before.config or {} if values is None else values
+    requested = before.config or {} if values is None else values
     old, new = before.chart.metadata, chart
     upgrade = Upgrade(
         run.release,
         run.place.namespace,
         Side(generation, parse_version(old.version), old.app_version, merged(before.chart.values, before.config or {})),
-        Side(new.generation, new.version, new.app_version, merged(new.defaults, wanted)),
+        Side(new.generation, new.version, new.app_version, merged(new.defaults, requested)),
         await _databases(run, generation),
     )
     if problems := refusals(upgrade):
         raise KasmRefusedError(*problems)
-    warnings = (*check(chart, wanted, run.helm.version), *notes(upgrade))
-    return Plan(chart, wanted, warnings, backup=bool(upgrade.databases), before=before)
+    warnings = (*check(chart, requested, run.helm.version), *notes(upgrade))
+    return Plan(chart, requested, warnings, backup=bool(upgrade.databases), before=before)
 
 
 async def installed_generation(run: Running) -> Generation:
-    """Which generation the release is now. Raises KasmRefusedError where there is none."""
+    """Which generation the release is now. Raises KasmRefusedError where no release is installed."""
     return generation_of_release(
         _in_place(run, deployed(await read_revisions(run.client, run.place.namespace, run.release)))
     )
@@ -144,7 +144,8 @@ async def installed_generation(run: Running) -> Generation:
 def _in_place(run: Running, revision: Revision | None) -> Revision:
     if revision is None:
         raise KasmRefusedError(
-            f"there is no release {run.release} in namespace {run.place.namespace} to upgrade: vdi kasm install"
+            f"there is no release {run.release} in namespace {run.place.namespace} to upgrade:"
+            f" vdi kasm install --namespace {run.place.namespace}"
         )
     return revision
 
@@ -180,7 +181,7 @@ async def apply(run: Running, plan: Plan) -> Revision:
     try:
         await run_watched(run.helm, words, watch, stdin=change.values.stdin)
     except (HelmFailed, HelmInterrupted) as error:
-        left = _left(run, await read_revisions(run.client, run.place.namespace, run.release))
+        left = state_left(run, await read_revisions(run.client, run.place.namespace, run.release))
         raise KasmFailedError(f"{error}\n{left}", interrupted=isinstance(error, HelmInterrupted)) from error
     finally:
         await stop_telling(telling, run.view)
@@ -191,24 +192,28 @@ async def apply(run: Running, plan: Plan) -> Revision:
     return found
 
 
-def _left(run: Running, after: list[Revision]) -> str:
-    good = deployed(after)
+def state_left(run: Running, after: list[Revision]) -> str:
+    """What a failed run of helm has left, and how to go on."""
+    good, where = deployed(after), f"--namespace {run.place.namespace}"
     if after and after[0].status in PENDING:
         return _pending(run, after[0])
     if good is not None:
         return f"Revision {good.version} of {run.release} is in place ({good.chart_words})."
     if not after:
         kept = "its Secrets and the database's volume may be left"
-        return f"It was taken back; no release {run.release} is left ({kept}). Why: vdi kasm diagnose"
-    return f"Revision {after[0].version} of {run.release} is {after[0].status}; none is in place. vdi kasm uninstall"
+        return f"It was taken back; no release {run.release} is left ({kept}). Why: vdi kasm diagnose {where}"
+    return (
+        f"Revision {after[0].version} of {run.release} is {after[0].status}; none is in place.\n"
+        f"Remove it: vdi kasm uninstall {where} --release {run.release}"
+    )
 
 
 def _pending(run: Running, revision: Revision) -> str:
     where = f"-n {run.place.namespace}"
-    mend = f"helm rollback {run.release} {where}" if revision.version > 1 else f"helm uninstall {run.release} {where}"
+    fix = f"helm rollback {run.release} {where}" if revision.version > 1 else f"helm uninstall {run.release} {where}"
     return (
         f"revision {revision.version} of {run.release} is {revision.status}: helm works on it, or was killed."
-        f" If nobody works on it: {mend}"
+        f" If no one works on it: {fix}"
     )
 
 
@@ -255,7 +260,7 @@ def take_passwords(generation: Generation, namespace: str, secret: str) -> str:
 
 
 async def read_passwords(client: Client, namespace: str, name: str) -> dict[str, str] | None:
-    """What is in that Secret; None where there is none. To be compared with, and shown nowhere."""
+    """What is in that Secret; None: it does not exist. For comparison only; nothing of it is shown."""
     try:
         found = await client.get(SECRETS, name, namespace=namespace, into=Object)
     except NotFound:

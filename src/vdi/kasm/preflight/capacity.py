@@ -26,13 +26,13 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
     rooms = [room for room in facts.rooms(without=own) if not room.closed and not room.taints]
     free = {name: sum(max(0, room.free.get(name, 0)) for room in rooms) for name in _RESOURCES}
     observed = f"{_words('cpu', free['cpu'])} and {_words('memory', free['memory'])} free"
-    evidence = (*_wanted_lines(needs), *_free_lines(rooms, own))
+    evidence = (*_request_lines(needs), *_free_lines(rooms, own))
     remedy = Remedy(
         "Request less (vdi kasm values render --profile 4gb, or 8gb, and look again with -f); or add a node, or a"
         " larger one."
     )
     short = [
-        f"{_words(name, needs.total(name))} wanted - {_words(name, free[name])} free"
+        f"{_words(name, needs.total(name))} requested - {_words(name, free[name])} free"
         f" = {_words(name, needs.total(name) - free[name])} too little"
         for name in _RESOURCES
         if needs.total(name) > free[name]
@@ -77,7 +77,7 @@ def _without_room(needs: Needs, rooms: list[NodeCapacity]) -> tuple[PodNeed, boo
     return None
 
 
-def _wanted_lines(needs: Needs) -> Iterator[str]:
+def _request_lines(needs: Needs) -> Iterator[str]:
     for one in needs.lasting:
         yield f"{one.count} x {one.name}: {_takes(one)}"
     yield f"sum of {counted(sum(one.count for one in needs.lasting), 'pod')}: " + ", ".join(
@@ -121,8 +121,8 @@ def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     unread = facts.missing("storageclasses")
     for name in sorted({one.storage_class for one in needs.claims}):
         claims = [one for one in needs.claims if one.storage_class == name]
-        told = ", ".join(f"{one.name} {size_words(one.size)}" for one in claims)
-        expected = f"{name or 'a default class'} for {told}"
+        volumes = ", ".join(f"{one.name} {size_words(one.size)}" for one in claims)
+        expected = f"{name or 'a default class'} for {volumes}"
         if unread is not None:
             yield unreadable_finding("storage-class", expected, unread)
         else:

@@ -15,6 +15,18 @@ class Unreadable(msgspec.Struct, frozen=True):
     remedy: Remedy
 
 
+def item(
+    check: str,
+    expected: str,
+    observed: str,
+    severity: Severity = Severity.OK,
+    message: str = "",
+    remedy: Remedy = Remedy(),
+) -> Finding:
+    """An item of a checklist."""
+    return Finding(code=check, severity=severity, observed=observed, expected=expected, message=message, remedy=remedy)
+
+
 def unreadable_finding(check: str, expected: str, unread: Unreadable) -> Finding:
     """An item of a checklist that could not be looked at."""
     return Finding(

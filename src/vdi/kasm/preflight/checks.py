@@ -1,4 +1,4 @@
-"""Whether a cluster can take a Kasm: facts and a wish in, lines out, in the order in which one mends them. Pure."""
+"""Whether a cluster can take a Kasm: facts and a planned release in, findings out, in the order of repair. Pure."""
 
 from vdi.findings.model import Finding
 from vdi.kasm.preflight.capacity import room_line, storage_lines

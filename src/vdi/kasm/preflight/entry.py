@@ -19,15 +19,15 @@ def entry_lines(facts: Facts, ingress: Ingress, *, rdp: bool, own: frozenset[str
     """Ports and who leads in. `own`: `service NAMESPACE/NAME` of the Kasm that runs there now."""
     unread = facts.missing(*_HOLDING)
     if unread is not None:
-        yield unreadable_finding("port-443", _wanted_443(ingress), unread)
-        yield unreadable_finding("port-3389", _wanted_3389(rdp), unread)
+        yield unreadable_finding("port-443", _expected_443(ingress), unread)
+        yield unreadable_finding("port-3389", _expected_3389(rdp), unread)
     else:
         yield port_443_line(facts, ingress, own)
-        yield port_3389_line(facts, is_wanted=rdp, own=own)
+        yield port_3389_line(facts, is_requested=rdp, own=own)
     yield way_in_line(facts, ingress)
 
 
-def _wanted_443(ingress: Ingress) -> str:
+def _expected_443(ingress: Ingress) -> str:
     return {
         Ingress.TRAEFIK: "held by Traefik",
         Ingress.LOADBALANCER: "free for Kasm's LoadBalancer Service",
@@ -35,7 +35,7 @@ def _wanted_443(ingress: Ingress) -> str:
     }[ingress]
 
 
-def _wanted_3389(rdp: bool) -> str:
+def _expected_3389(rdp: bool) -> str:
     return "free for RDP directly to Kasm" if rdp else "nothing: RDP directly to Kasm is not asked for"
 
 
@@ -53,7 +53,7 @@ def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozense
     """Whether those who have it are those who shall have it."""
     found = holders(facts, HTTPS)
     others = [one for one in found if not one.own_address and one.what not in own]
-    observed, expected = _seen(facts, HTTPS, found), _wanted_443(ingress)
+    observed, expected = _seen(facts, HTTPS, found), _expected_443(ingress)
 
     def line(severity: Severity, message: str = "", remedy: Remedy = Remedy()) -> Finding:
         return Finding(
@@ -87,15 +87,15 @@ def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozense
     return line(Severity.OK)
 
 
-def port_3389_line(facts: Facts, *, is_wanted: bool, own: frozenset[str] = frozenset()) -> Finding:
+def port_3389_line(facts: Facts, *, is_requested: bool, own: frozenset[str] = frozenset()) -> Finding:
     """Only needed where people's own RDP clients connect to Kasm."""
     found = holders(facts, RDP)
     others = [one for one in found if not one.own_address and one.what not in own]
     there = answering(facts, RDP)
     line = Finding(
-        code="port-3389", severity=Severity.OK, observed=_seen(facts, RDP, found), expected=_wanted_3389(is_wanted)
+        code="port-3389", severity=Severity.OK, observed=_seen(facts, RDP, found), expected=_expected_3389(is_requested)
     )
-    if not is_wanted or not (others or (there and not found)):
+    if not is_requested or not (others or (there and not found)):
         return line
     remedy = (
         _free_it(others, RDP) if others else Remedy(f"On {there[0]} (often it is xrdp):", ("ss -ltnp 'sport = :3389'",))

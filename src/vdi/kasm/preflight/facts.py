@@ -1,7 +1,7 @@
 """What a preflight and a validation look at, at one moment, as frozen data. `collect` fills it. Pure.
 
-Objects are as the API server sent them, less what nobody reads. What lies outside the API (names, ports, programs, the
-registry, clocks) is measured where the command runs.
+Objects are as the API server sent them, less what no check reads. What lies outside the API (names, ports, programs,
+the registry, clocks) is measured where the command runs.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Resolution(msgspec.Struct, frozen=True):
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """What came of a TCP connection to a node: `open`, `refused`, or `silent` (no answer)."""
+    """The result of a TCP connection to a node: `open`, `refused`, or `silent` (no answer)."""
 
     address: str
     port: int
@@ -43,7 +43,7 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A program on this machine: its version, or why there is none."""
+    """A program on this machine: its version, or why it was not found."""
 
     name: str
     version: str = ""

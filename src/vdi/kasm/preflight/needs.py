@@ -107,7 +107,7 @@ def gigabytes(size: int) -> str:
 
 
 def version_of(text: str) -> tuple[int, int, int]:
-    """The first version in a text: `v1.34.4+k3s1` -> (1, 34, 4). Raises ValueError where there is none."""
+    """The first version in a text: `v1.34.4+k3s1` -> (1, 34, 4). Raises ValueError for a text without a version."""
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     if match is None:
         raise ValueError(f"{text!r} has no version in it; expected something like v1.34.4")

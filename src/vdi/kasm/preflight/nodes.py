@@ -26,7 +26,7 @@ def node_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     """All lines about nodes; one that says so where nodes cannot be read."""
     unread = facts.missing("nodes")
     if unread is not None:
-        for check, expected in (("kubernetes", _versions_wanted()), ("nodes", "one that takes pods")):
+        for check, expected in (("kubernetes", _expected_versions()), ("nodes", "one that takes pods")):
             yield unreadable_finding(check, expected, unread)
         return
     yield kubernetes_line(facts)
@@ -49,7 +49,7 @@ def _raw(facts: Facts, node: Node) -> dict[str, Any]:
     return next(one for one in facts.all("nodes") if one["metadata"]["name"] == node.metadata.name)
 
 
-def _versions_wanted() -> str:
+def _expected_versions() -> str:
     least, advised = (".".join(map(str, one)) for one in (LEAST_VERSION, ADVISED_VERSION))
     return f"K3s {least} or later, {advised} advised"
 
@@ -57,7 +57,7 @@ def _versions_wanted() -> str:
 def kubernetes_line(facts: Facts) -> Finding:
     """The oldest kubelet decides."""
     versions = {str(one["status"]["nodeInfo"]["kubeletVersion"]) for one in facts.all("nodes") if _has_version(one)}
-    expected = _versions_wanted()
+    expected = _expected_versions()
     if not versions:
         unread = Unreadable("No node says which version its kubelet is.", Remedy.run("kubectl get nodes -o wide"))
         return unreadable_finding("kubernetes", expected, unread)

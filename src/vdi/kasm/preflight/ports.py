@@ -26,7 +26,7 @@ class Holder:
     how: str
     is_traefik: bool = False
     own_address: bool = False
-    """It has the port at an address of its own, which is not a node's: nobody else is kept from it."""
+    """It has the port at an address of its own, which is not a node's: it keeps the port from no one else."""
 
 
 def is_traefik(raw: dict[str, Any]) -> bool:
@@ -95,7 +95,7 @@ def silent(facts: Facts, port: int) -> list[str]:
 
 
 def disabled(facts: Facts) -> set[str]:
-    """What K3s was told not to bring (`--disable`), from the annotation that its servers put on their nodes."""
+    """What K3s was configured not to install (`--disable`), from the annotation that its servers put on their nodes."""
     found: set[str] = set()
     for node in facts.all("nodes"):
         try:

@@ -30,7 +30,7 @@ class Preset:
 
     @property
     def size(self) -> str:
-        """The deployment size. Raises ValueError where it is none."""
+        """The deployment size. Raises ValueError for an unknown size."""
         path = self.generation.paths["size"]
         found = self.given_size or value_at(self.values, path)
         if found is None:

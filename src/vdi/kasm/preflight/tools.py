@@ -1,10 +1,11 @@
 """Lines about what lies outside the cluster: programs, the registry, clocks. Pure."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations.model import Version
-from vdi.kasm.preflight.checklist import Unreadable, counted, unreadable_finding
+from vdi.kasm.preflight.checklist import Unreadable, counted, item, unreadable_finding
 from vdi.kasm.preflight.facts import Facts
 from vdi.kasm.preflight.needs import version_of
 
@@ -24,65 +25,37 @@ def tool_lines(facts: Facts, least_helm: Version) -> Iterator[Finding]:
 
 
 def _helm_line(facts: Facts, least: Version) -> Finding:
-    expected = f"{'.'.join(str(number) for number in least)} or later"
+    line = partial(item, "helm", f"{'.'.join(str(number) for number in least)} or later")
     tool = facts.tools.get("helm")
     remedy = Remedy("See https://helm.sh/docs/intro/install/.")
     if tool is None or tool.problem:
         message = f"The chart is installed with it, and {tool.problem if tool else 'it was not looked for'}."
-        return Finding(
-            code="helm",
-            severity=Severity.ERROR,
-            observed="not found",
-            expected=expected,
-            message=message,
-            remedy=remedy,
-        )
+        return line("not found", Severity.ERROR, message, remedy)
     if version_of(tool.version) < least:
-        message = "Kasm's chart is made for newer ones."
-        return Finding(
-            code="helm",
-            severity=Severity.ERROR,
-            observed=tool.version,
-            expected=expected,
-            message=message,
-            remedy=remedy,
-        )
-    return Finding(code="helm", severity=Severity.OK, observed=tool.version, expected=expected)
+        return line(tool.version, Severity.ERROR, "Kasm's chart is made for newer ones.", remedy)
+    return line(tool.version)
 
 
 def _kubectl_line(facts: Facts) -> Finding:
-    expected = "at most one minor version from the cluster's"
+    line = partial(item, "kubectl", "at most one minor version from the cluster's")
     tool = facts.tools.get("kubectl")
     remedy = Remedy("See https://kubernetes.io/docs/tasks/tools/; a K3s server has `k3s kubectl`.")
     if tool is None or tool.problem:
         message = f"Remedies are given as kubectl commands, and {tool.problem if tool else 'it was not looked for'}."
-        return Finding(
-            code="kubectl",
-            severity=Severity.WARNING,
-            observed="not found",
-            expected=expected,
-            message=message,
-            remedy=remedy,
-        )
+        return line("not found", Severity.WARNING, message, remedy)
     versions = [(one.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion", "") for one in facts.all("nodes")]
     minors = {version_of(one)[1] for one in versions if any(letter.isdigit() for letter in one)}
     own = version_of(tool.version)[1]
     if any(abs(own - one) > 1 for one in minors):
-        message = f"The cluster has {', '.join(sorted(set(versions)))}; further apart nobody promises that it works."
-        return Finding(
-            code="kubectl",
-            severity=Severity.WARNING,
-            observed=tool.version,
-            expected=expected,
-            message=message,
-            remedy=remedy,
-        )
-    return Finding(code="kubectl", severity=Severity.OK, observed=tool.version, expected=expected)
+        message = f"The cluster has {', '.join(sorted(set(versions)))}; a greater distance is not supported."
+        return line(tool.version, Severity.WARNING, message, remedy)
+    return line(tool.version)
 
 
 def registry_line(facts: Facts) -> Finding:
     """Whether it answers here. Nodes may have other ways (proxy, mirror), which are not seen from here."""
     expected = "answers 200 or 401 at /v2/"
+    line = partial(item, "registry", expected)
     found = facts.registry
     if found is None:
         return unreadable_finding(
@@ -95,52 +68,27 @@ def registry_line(facts: Facts) -> Finding:
     )
     if not found.status:
         message = f"Images could not be pulled from this machine: {found.problem}. Nodes may have another way."
-        return Finding(
-            code="registry",
-            severity=Severity.ERROR,
-            observed=f"{found.url}: no answer",
-            expected=expected,
-            message=message,
-            remedy=remedy,
-        )
+        return line(f"{found.url}: no answer", Severity.ERROR, message, remedy)
     observed = f"{found.url}: {found.status}"
     if found.status == 429:
-        message = (
-            "The registry is there, but has had too many requests from this address (Docker Hub's limit for anonymous)."
-        )
-        how = Remedy("Log in: with a Secret of type dockerconfigjson and imagePullSecrets, or in registries.yaml.")
-        return Finding(
-            code="registry",
-            severity=Severity.WARNING,
-            observed=observed,
-            expected=expected,
-            message=message,
-            remedy=how,
+        return line(
+            observed,
+            Severity.WARNING,
+            "The registry is there, but has had too many requests from this address (Docker Hub's limit for"
+            " anonymous).",
+            Remedy("Log in: with a Secret of type dockerconfigjson and imagePullSecrets, or in registries.yaml."),
         )
     if found.status not in (200, 401):
         message = "Something answers that is no registry (a proxy's page, perhaps)."
-        return Finding(
-            code="registry",
-            severity=Severity.ERROR,
-            observed=observed,
-            expected=expected,
-            message=message,
-            remedy=remedy,
-        )
+        return line(observed, Severity.ERROR, message, remedy)
     if not found.trusted:
-        message = (
-            "Its certificate is not one that this machine trusts; containerd refuses it too unless told otherwise."
+        return line(
+            observed,
+            Severity.WARNING,
+            "This machine does not trust its certificate; containerd refuses it too unless it is configured to.",
+            Remedy("Set tls.ca_file of this registry in /etc/rancher/k3s/registries.yaml on every node."),
         )
-        how = Remedy("Set tls.ca_file of this registry in /etc/rancher/k3s/registries.yaml on every node.")
-        return Finding(
-            code="registry",
-            severity=Severity.WARNING,
-            observed=observed,
-            expected=expected,
-            message=message,
-            remedy=how,
-        )
-    return Finding(code="registry", severity=Severity.OK, observed=observed, expected=expected)
+    return line(observed)
 
 
 def clock_line(facts: Facts) -> Finding:
@@ -161,18 +109,18 @@ def clock_line(facts: Facts) -> Finding:
     )
     observed += "".join(f"; node {name} {round(skew):+d} s" for name, skew in sorted(wrong.items()))
     if abs(clocks.here) <= NOTICED_SKEW and not wrong:
-        return Finding(code="clock", severity=Severity.OK, observed=observed, expected=expected)
+        return item("clock", expected, observed)
     far = max([abs(clocks.here), *(abs(skew) for skew in wrong.values())])
     message = (
         "Certificates and signed tokens (sessions, agents, SAML, one-time passwords) are refused when clocks differ."
     )
     if behind:
         message += " A node that seems behind may also have a kubelet that has stopped."
-    return Finding(
-        code="clock",
-        severity=Severity.ERROR if far > HARMFUL_SKEW else Severity.WARNING,
-        observed=observed,
-        expected=expected,
-        message=message,
-        remedy=Remedy("Here and on every node:", ("timedatectl set-ntp true", "timedatectl status")),
+    return item(
+        "clock",
+        expected,
+        observed,
+        Severity.ERROR if far > HARMFUL_SKEW else Severity.WARNING,
+        message,
+        Remedy("Here and on every node:", ("timedatectl set-ntp true", "timedatectl status")),
     )

@@ -101,7 +101,7 @@ def leading(found: Installation, installed: Installed) -> list[WayIn]:
 
 
 def leads_to(found: Installation, installed: Installed, service: str) -> str:
-    """The component behind a Service, by the pods that it selects; empty where there is none."""
+    """The component behind a Service, by the pods that it selects; empty where it selects none of Kasm's."""
     for one in found.all("services"):
         selector = (one.get("spec") or {}).get("selector") or {}
         if one["metadata"]["name"] != service or not selector:

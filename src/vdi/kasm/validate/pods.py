@@ -79,7 +79,7 @@ def _workload_line(check: str, expected: str, name: str, there: list[Object], na
 
 
 def _counts(workload: Object) -> tuple[int, int]:
-    """Ready and wanted pods; ready ones that an update has yet to replace do not count."""
+    """Ready and desired pods; ready ones that an update has yet to replace do not count."""
     spec, status = workload.get("spec") or {}, workload.get("status") or {}
     wants = int(spec["replicas"]) if spec.get("replicas") is not None else 1
     if int(status.get("observedGeneration") or 0) < int(workload["metadata"].get("generation") or 0):

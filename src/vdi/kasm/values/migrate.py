@@ -171,11 +171,11 @@ def _joined(before: Migration, after: Migration) -> Migration:
             fate = Fate.KEPT if note.path == follow.new_path else Fate.RENAMED
             notes.append(Note(fate, note.path, follow.new_path, follow.why or note.why))
     had = {note.new_path for note in before.notes}
-    told = {(note.fate, note.path) for note in notes}
+    reported = {(note.fate, note.path) for note in notes}
     more = [
         note
         for note in after.notes
-        if (note.fate is Fate.ADDED or note.path not in had) and (note.fate, note.path) not in told
+        if (note.fate is Fate.ADDED or note.path not in had) and (note.fate, note.path) not in reported
     ]
     return Migration(after.values, (*notes, *more))
 
@@ -265,23 +265,23 @@ def _zone(zone: Any, *, first: bool) -> Any:
 
 
 def _added(step: Step, old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[Note]:
-    """What the old chart did by itself and the new one has to be told."""
-    wanted: list[tuple[str, Any, str]] = []
+    """What the old chart did by itself and the new one does only when its values say so."""
+    additions: list[tuple[str, Any, str]] = []
     if step.target is C:
         tag = kasm_version(".".join(str(number) for number in C.newest))
-        wanted = [
+        additions = [
             ("dbManagement.initialize", False, "this Kasm exists: initialising would begin with an empty database"),
             ("dbManagement.upgrade.enable", True, "dumps the database before the change and restores it afterwards"),
             ("useImageTags", tag, "some chart versions name images of the development branch"),
         ]
     else:
-        wanted = [
+        additions = [
             ("proxyService.type", "ClusterIP", "generation A had no LoadBalancer"),
             ("ingress.enabled", True, "generation A always made its Ingress"),
         ]
     if not value_at(old, "database.standalone"):
-        wanted.append(("database.storage.retentionPolicy.whenDeleted", "Retain", "Delete would take the data along"))
-    for path, value, why in wanted:
+        additions.append(("database.storage.retentionPolicy.whenDeleted", "Retain", "Delete would take the data along"))
+    for path, value, why in additions:
         if value_at(new, path) is None:
             set_at(new, path, value)
             yield Note(Fate.ADDED, path, path, why)

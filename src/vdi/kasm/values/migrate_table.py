@@ -150,7 +150,7 @@ def moved(table: Mapping[str, str], path: str) -> str | None:
 
 
 def renamed_to(generation: Generation, path: str, version: Version | None = None) -> tuple[str, Generation | None]:
-    """This generation's name for a path of another one, and whose path it was; ("", None) when it is nobody's."""
+    """This generation's name for a path of another one, and whose path it was; ("", None) when no generation has it."""
     for other in ALL:
         if other is generation:
             if (new := moved(TOGETHER, path)) and known(generation, new, version):

@@ -1,4 +1,4 @@
-"""The few questions whose answers make a whole values file, and which answers do not go together. Pure."""
+"""The few options that make a whole values file, and which of them do not go together. Pure."""
 
 import ipaddress
 import re
@@ -82,16 +82,16 @@ class InstallOptions:
 
 
 class BadOptionsError(Exception):
-    """Raised for answers that are wrong or do not go together; `problems` are whole sentences."""
+    """Raised for options that are wrong or do not go together; `problems` are whole sentences."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
 
 
-def check(answers: InstallOptions) -> None:
-    """Raises BadAnswersError with every problem there is, each naming the option, the value and what is allowed."""
-    problems = (*_names(answers), *_combinations(answers))
+def check(options: InstallOptions) -> None:
+    """Raises BadOptionsError with every problem there is, each naming the option, the value and what is allowed."""
+    problems = (*_names(options), *_combinations(options))
     if problems:
         raise BadOptionsError(problems)
 
@@ -101,24 +101,24 @@ def is_host_name(text: str) -> bool:
     return _HOST.fullmatch(text) is not None and not text.replace(".", "").isdigit()
 
 
-def _names(answers: InstallOptions) -> tuple[str, ...]:
+def _names(options: InstallOptions) -> tuple[str, ...]:
     found = []
-    if not is_host_name(answers.hostname):
-        found.append(f"--hostname is {answers.hostname!r}; allowed: {_HOST_WORDS}.")
-    if answers.size not in SIZES:
-        found.append(f"--size is {answers.size!r}; allowed: {', '.join(SIZES)}.")
-    if not _OBJECT.fullmatch(answers.release) or "." in answers.release or len(answers.release) > _LONGEST_RELEASE:
-        found.append(f"--release is {answers.release!r}; allowed: small letters, digits and inner '-', at most 53.")
-    if answers.resolver and not is_address(answers.resolver):
+    if not is_host_name(options.hostname):
+        found.append(f"--hostname is {options.hostname!r}; allowed: {_HOST_WORDS}.")
+    if options.size not in SIZES:
+        found.append(f"--size is {options.size!r}; allowed: {', '.join(SIZES)}.")
+    if not _OBJECT.fullmatch(options.release) or "." in options.release or len(options.release) > _LONGEST_RELEASE:
+        found.append(f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at most 53.")
+    if options.resolver and not is_address(options.resolver):
         found.append(
-            f"--resolver is {answers.resolver!r}; allowed: an IP address, that of Service kube-system/kube-dns."
+            f"--resolver is {options.resolver!r}; allowed: an IP address, that of Service kube-system/kube-dns."
         )
     names = {
-        "--storage-class": answers.storage_class,
-        "--tls-secret": answers.tls_secret,
-        "--passwords-secret": answers.passwords_secret,
+        "--storage-class": options.storage_class,
+        "--tls-secret": options.tls_secret,
+        "--passwords-secret": options.passwords_secret,
     }
-    if database := answers.database:
+    if database := options.database:
         names |= {"--database-secret": database.secret, "--database-master-secret": database.master_secret}
         if not is_host_name(database.host) and not is_address(database.host):
             found.append(f"--database-host is {database.host!r}; allowed: a DNS name or an IP address.")
@@ -132,31 +132,31 @@ def _names(answers: InstallOptions) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _combinations(answers: InstallOptions) -> tuple[str, ...]:
-    generation, version = answers.generation, answers.chart_version
+def _combinations(options: InstallOptions) -> tuple[str, ...]:
+    generation, version = options.generation, options.chart_version
     chart = f"chart {generation.chart} {'.'.join(map(str, version))}"
     found = []
     if version < generation.oldest or version[: len(generation.oldest)] > generation.newest[: len(generation.oldest)]:
         versions = f"{'.'.join(map(str, generation.oldest))}.x to {'.'.join(map(str, generation.newest))}"
         found.append(f"--chart-version is {'.'.join(map(str, version))}; allowed for {generation.chart}: {versions}.")
-    if answers.profile is not Profile.CHART and answers.size != "small":
+    if options.profile is not Profile.CHART and options.size != "small":
         found.append(
-            f"--profile is {answers.profile} and --size is {answers.size}: such a node holds --size small only;"
+            f"--profile is {options.profile} and --size is {options.size}: such a node holds --size small only;"
             " allowed for other sizes: --profile chart."
         )
-    if "ingress_enabled" not in generation.paths and answers.ingress is not Ingress.TRAEFIK:
-        found.append(f"--ingress is {answers.ingress}; allowed for {chart}: traefik, as its Ingress is always made.")
-    if "database_host" not in generation.paths and answers.database:
-        found.append(f"--database-host is {answers.database.host!r}; {chart} knows its own database only.")
-    if not generation.creates_certificate(version) and not answers.tls_secret:
+    if "ingress_enabled" not in generation.paths and options.ingress is not Ingress.TRAEFIK:
+        found.append(f"--ingress is {options.ingress}; allowed for {chart}: traefik, as its Ingress is always made.")
+    if "database_host" not in generation.paths and options.database:
+        found.append(f"--database-host is {options.database.host!r}; {chart} knows its own database only.")
+    if not generation.creates_certificate(version) and not options.tls_secret:
         found.append(f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it.")
-    if answers.resolver and not known(generation, "nginxResolver", version):
+    if options.resolver and not known(generation, "nginxResolver", version):
         found.append(
-            f"--resolver is {answers.resolver}; {chart} has no such value (kasm-helm 1.1190.5 and newer have)."
+            f"--resolver is {options.resolver}; {chart} has no such value (kasm-helm 1.1190.5 and newer have)."
         )
-    if answers.passwords_secret and not known(generation, "kasmSecrets", version):
+    if options.passwords_secret and not known(generation, "kasmSecrets", version):
         found.append(
-            f"--passwords-secret is {answers.passwords_secret!r}; {chart} makes its own Secret"
+            f"--passwords-secret is {options.passwords_secret!r}; {chart} makes its own Secret"
             " (kasm-helm 1.1190.5 and newer take one that exists)."
         )
     return tuple(found)

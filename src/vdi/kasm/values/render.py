@@ -1,4 +1,4 @@
-"""Answers -> the values file of one generation, ordered, with a comment where a value needs a reason. Pure."""
+"""Install options -> the values file of one generation, ordered, with a comment where a value needs a reason. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,50 +16,50 @@ Entry = tuple[str, Any, str]
 """Path, value, comment."""
 
 
-def render(answers: InstallOptions) -> str:
-    """The values file. Raises BadAnswersError."""
-    check(answers)
-    return to_yaml(list(entries(answers)), heading(answers))
+def render(options: InstallOptions) -> str:
+    """The values file. Raises BadOptionsError."""
+    check(options)
+    return to_yaml(list(entries(options)), heading(options))
 
 
-def heading(answers: InstallOptions) -> str:
+def heading(options: InstallOptions) -> str:
     """What the file is for, and how it is used."""
-    version = ".".join(str(number) for number in answers.chart_version)
+    version = ".".join(str(number) for number in options.chart_version)
     lines = [
-        f"Kasm {kasm_version(version)}: values for chart {answers.generation.chart} {version}"
-        f" (generation {answers.generation.letter}).",
+        f"Kasm {kasm_version(version)}: values for chart {options.generation.chart} {version}"
+        f" (generation {options.generation.letter}).",
         "There are no passwords in this file; see docs/kasm.md for where they come from.",
     ]
-    if answers.profile is not Profile.CHART:
-        node = "2 CPUs and 4 GB" if answers.profile is Profile.NODE_4GB else "4 CPUs and 8 GB"
+    if options.profile is not Profile.CHART:
+        node = "2 CPUs and 4 GB" if options.profile is Profile.NODE_4GB else "4 CPUs and 8 GB"
         lines.append(f"Cut for one K3s node with {node}.")
-    if answers.ingress is Ingress.NONE:
-        service = answers.generation.component("proxy")
-        name = service.service.format(release=answers.release, zone="default") if service else ""
-        lines.append(f"Nothing here lets browsers in: route {answers.hostname} to Service {name}, port 8080 (HTTP).")
+    if options.ingress is Ingress.NONE:
+        service = options.generation.component("proxy")
+        name = service.service.format(release=options.release, zone="default") if service else ""
+        lines.append(f"Nothing here lets browsers in: route {options.hostname} to Service {name}, port 8080 (HTTP).")
     return "\n".join(lines)
 
 
-def entries(answers: InstallOptions) -> Iterator[Entry]:
+def entries(options: InstallOptions) -> Iterator[Entry]:
     """Every value that is set, in the chart's order of subjects."""
-    paths = answers.generation.paths
-    yield paths["hostname"], answers.hostname, "the name that people type; it must resolve to a node"
-    yield paths["size"], answers.size, _SIZES[answers.size]
+    paths = options.generation.paths
+    yield paths["hostname"], options.hostname, "the name that people type; it must resolve to a node"
+    yield paths["size"], options.size, _SIZES[options.size]
     yield paths["pull_policy"], "IfNotPresent", "an image that is there is not fetched again"
     if "image_tag" in paths:
-        version = kasm_version(".".join(str(number) for number in answers.chart_version))
+        version = kasm_version(".".join(str(number) for number in options.chart_version))
         yield paths["image_tag"], version, "some chart versions name images of the development branch"
-    if answers.resolver:
+    if options.resolver:
         yield (
             paths["resolver"],
-            answers.resolver,
+            options.resolver,
             "Service kube-system/kube-dns; rendered without a cluster it is wrong",
         )
-    yield from _way_in(answers)
-    yield from _replicas(answers)
-    yield from _secrets(answers)
-    yield from _database(answers)
-    yield from tuned(answers.generation, answers.chart_version, answers.profile)
+    yield from _way_in(options)
+    yield from _replicas(options)
+    yield from _secrets(options)
+    yield from _database(options)
+    yield from tuned(options.generation, options.chart_version, options.profile)
 
 
 _SIZES = {
@@ -69,10 +69,10 @@ _SIZES = {
 }
 
 
-def _way_in(answers: InstallOptions) -> Iterator[Entry]:
-    paths = answers.generation.paths
+def _way_in(options: InstallOptions) -> Iterator[Entry]:
+    paths = options.generation.paths
     if "proxy_service_type" in paths:
-        if answers.ingress is Ingress.LOADBALANCER:
+        if options.ingress is Ingress.LOADBALANCER:
             yield (
                 paths["proxy_service_type"],
                 "LoadBalancer",
@@ -80,64 +80,64 @@ def _way_in(answers: InstallOptions) -> Iterator[Entry]:
             )
         else:
             yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would fight with Traefik for port 443"
-        yield paths["ingress_enabled"], answers.ingress is Ingress.TRAEFIK, ""
-    if answers.ingress is Ingress.TRAEFIK and known(answers.generation, paths["ingress_class"], answers.chart_version):
+        yield paths["ingress_enabled"], options.ingress is Ingress.TRAEFIK, ""
+    if options.ingress is Ingress.TRAEFIK and known(options.generation, paths["ingress_class"], options.chart_version):
         yield paths["ingress_class"], "traefik", "the Traefik of K3s"
-    if answers.tls_secret:
-        yield paths["tls_secret"], answers.tls_secret, "a Secret of type kubernetes.io/tls in the same namespace"
+    if options.tls_secret:
+        yield paths["tls_secret"], options.tls_secret, "a Secret of type kubernetes.io/tls in the same namespace"
         if "tls_create" in paths:
             yield paths["tls_create"], False, "it exists already"
 
 
-def _replicas(answers: InstallOptions) -> Iterator[Entry]:
+def _replicas(options: InstallOptions) -> Iterator[Entry]:
     """Where the chart requires them: also of components that are off, and whatever the profile says."""
-    if not answers.generation.requires_replicas:
+    if not options.generation.requires_replicas:
         return
     comment = "the chart refuses values without replicas when Helm 4 installs it"
-    for component in answers.generation.present(answers.chart_version):
+    for component in options.generation.present(options.chart_version):
         if component.replicas_path:
-            count = component.replicas[answers.size] if answers.profile is Profile.CHART else 1
+            count = component.replicas[options.size] if options.profile is Profile.CHART else 1
             yield component.replicas_path, count, comment
             comment = ""
 
 
-def _secrets(answers: InstallOptions) -> Iterator[Entry]:
-    name = answers.passwords_secret
+def _secrets(options: InstallOptions) -> Iterator[Entry]:
+    name = options.passwords_secret
     if not name:
         return
-    paths = answers.generation.paths
+    paths = options.generation.paths
     yield paths["passwords_create"], False, "it exists already"
     yield (
         paths["passwords_secret"],
         name,
         "with manager-token, service-token, db-password, admin-password, user-password",
     )
-    if name != answers.generation.secrets.format(release=answers.release) and not _database_secret(answers):
+    if name != options.generation.secrets.format(release=options.release) and not _database_secret(options):
         yield (
             paths["database_secret"],
             {"name": name, "key": "db-password"},
-            f"some init containers look in {answers.release}-secrets otherwise, whatever kasmSecrets.name says",
+            f"some init containers look in {options.release}-secrets otherwise, whatever kasmSecrets.name says",
         )
 
 
-def _database(answers: InstallOptions) -> Iterator[Entry]:
-    paths, database = answers.generation.paths, answers.database
+def _database(options: InstallOptions) -> Iterator[Entry]:
+    paths, database = options.generation.paths, options.database
     if database is None:
-        if answers.storage_class:
-            yield paths["storage_class"], answers.storage_class, ""
-        elif answers.profile is not Profile.CHART:
+        if options.storage_class:
+            yield paths["storage_class"], options.storage_class, ""
+        elif options.profile is not Profile.CHART:
             yield paths["storage_class"], LOCAL_PATH, "the storage class of K3s"
         if "retention_enabled" in paths:
             yield paths["retention_enabled"], True, ""
         yield paths["retention"], "Retain", "Delete would remove the data with the StatefulSet, also on an upgrade"
         return
-    major = answers.generation.postgres_major
+    major = options.generation.postgres_major
     yield paths["database_external"], True, f"a PostgreSQL {major} outside the chart"
     yield paths["database_host"], database.host, ""
     yield paths["database_port"], database.port, ""
     yield paths["database_name"], database.name, ""
     yield paths["database_user"], database.user, ""
-    if secret := _database_secret(answers):
+    if secret := _database_secret(options):
         yield paths["database_secret"], {"name": secret, "key": database.key}, "its password"
     if database.master_user:
         yield (
@@ -150,8 +150,8 @@ def _database(answers: InstallOptions) -> Iterator[Entry]:
         )
 
 
-def _database_secret(answers: InstallOptions) -> str:
-    return answers.database.secret if answers.database else ""
+def _database_secret(options: InstallOptions) -> str:
+    return options.database.secret if options.database else ""
 
 
 def nested(found: Iterator[Entry] | list[Entry]) -> dict[str, Any]:

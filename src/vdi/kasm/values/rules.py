@@ -1,4 +1,4 @@
-"""What goes together in a values file and what does not: the charts' own refusals, and the known traps. Pure."""
+"""What goes together in a values file and what does not: the charts' own refusals, and known issues. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

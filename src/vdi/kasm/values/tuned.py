@@ -35,8 +35,8 @@ def tuned(generation: Generation, version: Version, profile: Profile) -> Iterato
             continue
         for container in component.containers:
             nginx = component.key in GATEWAYS and "nginx" in container.name
-            wanted = _CORE.get(component.key) or (_NGINX if nginx else _GATEWAY)
-            yield container.resources_path, block(wanted), ""
+            resources = _CORE.get(component.key) or (_NGINX if nginx else _GATEWAY)
+            yield container.resources_path, block(resources), ""
 
 
 def block(resources: Resources) -> dict[str, dict[str, str]]:

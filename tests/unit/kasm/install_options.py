@@ -44,7 +44,7 @@ databases = st.builds(
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> InstallOptions:
+def options(draw: st.DrawFn) -> InstallOptions:
     generation = draw(st.sampled_from(ALL))
     return InstallOptions(
         generation=generation,
@@ -63,7 +63,7 @@ def answers(draw: st.DrawFn) -> InstallOptions:
 
 
 @st.composite
-def good_answers(draw: st.DrawFn) -> InstallOptions:
+def good_options(draw: st.DrawFn) -> InstallOptions:
     """Answers that go together."""
     generation = draw(st.sampled_from(ALL))
     version = draw(st.sampled_from([None, *versions[generation.letter]]))
@@ -86,6 +86,6 @@ def good_answers(draw: st.DrawFn) -> InstallOptions:
     )
 
 
-def values_of(answers: InstallOptions) -> dict[str, Any]:
-    """What the file with these answers says, as data."""
-    return nested(entries(answers))
+def values_of(options: InstallOptions) -> dict[str, Any]:
+    """What the file with these options says, as data."""
+    return nested(entries(options))
