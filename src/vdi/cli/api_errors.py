@@ -76,7 +76,7 @@ def _invalid(error: ApiError) -> str:
     if not error.causes:
         return f"the API server refuses this: {error.message}"
     in_words = {cause.field for cause in error.causes if _PATTERN not in cause.message}
-    told = [cause for cause in error.causes if _PATTERN not in cause.message or cause.field not in in_words]
-    said = [(cause.field, _NO_VALUE.sub("", cause.message)) for cause in told]
+    shown = [cause for cause in error.causes if _PATTERN not in cause.message or cause.field not in in_words]
+    said = [(cause.field, _NO_VALUE.sub("", cause.message)) for cause in shown]
     lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)

@@ -11,5 +11,5 @@ def has_screen() -> bool:
 
 
 def opens_browser(url: str) -> bool:
-    """Hand the address to the browser; False where there is none."""
+    """Hand the address to the browser; False without one."""
     return has_screen() and webbrowser.open(url)

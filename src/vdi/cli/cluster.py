@@ -142,8 +142,14 @@ def _print_status(found: ClusterStatus) -> None:
         return
     console.print(f"Cluster {found.name!r} is {found.state}: {found.server}")
     table = Table("COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT", box=None, pad_edge=False)
-    for one in found.components:
-        table.add_row(one.name, one.state, str(one.pid or "-"), str(one.restarts), one.last_exit or "-")
+    for component in found.components:
+        table.add_row(
+            component.name,
+            component.state,
+            str(component.pid or "-"),
+            str(component.restarts),
+            component.last_exit or "-",
+        )
     for addon in found.addons:
         table.add_row(addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail)
     console.print(table)

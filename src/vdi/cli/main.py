@@ -65,9 +65,9 @@ def load_noun(name: str, text: str | None) -> Any:
 
 @dataclass(slots=True)
 class _Debug:
-    """Whether tracebacks are wanted: set by the root's options, read after the command has failed."""
+    """Whether tracebacks are printed: set by the root's options, read after the command has failed."""
 
-    wanted: bool = False
+    enabled: bool = False
 
 
 _debug = _Debug()
@@ -81,8 +81,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"vdi {version('vdi')}")
@@ -97,12 +97,12 @@ def root(
     ] = False,
 ) -> None:
     """Desktops on Kubernetes: start one, see how it is, open it in the browser."""
-    _debug.wanted = debug
+    _debug.enabled = debug
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned, so that the console script's `sys.exit` ends with it."""
-    _debug.wanted = False
+    _debug.enabled = False
     try:
         typer.main.get_command(app).main(args=argv, prog_name=PROGRAM)
     except SystemExit as end:
@@ -122,13 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _describe(error: BaseException) -> str:
     """Type and words; of a group of errors those of each one in it."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_describe(each) for each in error.exceptions)
+        return "; ".join(_describe(exception) for exception in error.exceptions)
     return f"{type(error).__name__}: {error}"
 
 
 def _show(message: str, *, hint: str) -> None:
-    if _debug.wanted:
+    if _debug.enabled:
         traceback.print_exc()
     typer.secho(f"Error: {message}", err=True, fg=typer.colors.RED)
-    if hint and not _debug.wanted:
+    if hint and not _debug.enabled:
         typer.echo(hint, err=True)

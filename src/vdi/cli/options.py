@@ -131,4 +131,4 @@ def signature_with(options: Options, command: Callable[..., None]) -> inspect.Si
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         for name, (annotation, default) in options.items()
     ]
-    return inspect.Signature([each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + more)
+    return inspect.Signature([parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + more)

@@ -101,8 +101,14 @@ def _paint(column: str, cell: str, padded: str, is_header: bool) -> str:
 def condition_lines(conditions: Sequence[Condition], now: datetime) -> list[str]:
     """The conditions of an object as a part of its page."""
     rows = [
-        [each.type, each.status, each.reason, age(each.last_transition_time, now), each.message or "-"]
-        for each in conditions
+        [
+            condition.type,
+            condition.status,
+            condition.reason,
+            age(condition.last_transition_time, now),
+            condition.message or "-",
+        ]
+        for condition in conditions
     ]
     table = columns(["TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"], rows)
     return ["", "Conditions", *(f"  {line}" for line in table)]
@@ -114,7 +120,7 @@ def as_list(items: Sequence[Raw]) -> Raw:
 
 
 def without_managed_fields(obj: Raw) -> Raw:
-    """The object without the bookkeeping of server-side apply, which nobody reads."""
+    """The object without the bookkeeping of server-side apply, which no one reads."""
     metadata = {key: value for key, value in obj.get("metadata", {}).items() if key != "managedFields"}
     return {**obj, "metadata": metadata} if "metadata" in obj else obj
 

@@ -96,7 +96,7 @@ def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
     now, rows = now_utc(), []
     for pool in (msgspec.convert(raw, VDIPool) for raw in items):
         meta, spec, status = pool.metadata, pool.spec, pool.status
-        counts = [str(each) for each in (spec.ready, status.ready, status.starting, status.claimed)]
+        counts = [str(count) for count in (spec.ready, status.ready, status.starting, status.claimed)]
         row = [meta.name, spec.template, *counts, age(meta.creation_timestamp, now)]
         rows.append([*row, status.message or "-"] if wide else row)
     header = ["NAME", "TEMPLATE", "WANTED", "READY", "STARTING", "CLAIMED", "AGE", *(["MESSAGE"] if wide else [])]

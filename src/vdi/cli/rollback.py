@@ -35,7 +35,7 @@ def rollback(
         for line in revision_lines(revisions):
             typer.echo(line)
         typer.echo(f"\nBack to revision {target.version}: {summary_line(changes)}")
-        for line in [*change_lines(changes), *(f"! {each}" for each in losses)]:
+        for line in [*change_lines(changes), *(f"! {loss}" for loss in losses)]:
             typer.echo(line)
     done = None
     if not dry_run:
@@ -51,10 +51,10 @@ def rollback(
 
 
 async def _prepare(
-    client: Client, at: ReleaseOptions, wanted: int | None
+    client: Client, at: ReleaseOptions, revision: int | None
 ) -> tuple[list[Revision], Revision, list[Change], list[str]]:
     revisions = await read_revisions(client, at.place.namespace, at.release)
-    target = rollback_target(at.release, revisions, wanted)
+    target = rollback_target(at.release, revisions, revision)
     current = deployed(revisions) or revisions[0]
     changes = changes_between(current.objects(), target.objects(), at.place.namespace)
     return revisions, target, changes, await crd_losses(client, target)

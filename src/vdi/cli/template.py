@@ -132,7 +132,7 @@ def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
     lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.desired} nodes have it"]
     if progress.pulling:
         lines.append(f"  on its way: {', '.join(progress.pulling)}")
-    lines += [f"  failed on {each.node}: {each.message or each.reason}" for each in progress.failed]
+    lines += [f"  failed on {node.node}: {node.message or node.reason}" for node in progress.failed]
     return lines
 
 
@@ -170,6 +170,8 @@ def template_lines(template: VDITemplate) -> list[str]:
             )
     if spec.volumes:
         lines += ["", "Volumes"]
-        rows = [[each.name, each.mount_path, "read-only" if each.read_only else "writable"] for each in spec.volumes]
+        rows = [
+            [volume.name, volume.mount_path, "read-only" if volume.read_only else "writable"] for volume in spec.volumes
+        ]
         lines += [f"  {line}" for line in columns(["NAME", "MOUNTED AT", "ACCESS"], rows)]
     return lines

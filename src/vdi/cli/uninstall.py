@@ -1,4 +1,4 @@
-"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless told otherwise."""
+"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless --delete-homes is given."""
 
 from typing import Annotated, Any
 
@@ -93,7 +93,7 @@ async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bo
         if late := await left_sessions(client, plan.sessions_namespace):
             again = "run the same again with --force"
             raise CliError(f"started while this ran, and now without an operator: {', '.join(late)}; {again}")
-        kept = [one for one in plan.homes if not one.owned]
+        kept = [home for home in plan.homes if not home.owned]
         if homes and kept:
             await delete_homes(running, kept)
         if crds and plan.crds:
@@ -109,12 +109,12 @@ def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> 
         )
     else:
         lines.append(f"There is no release {plan.release} in {plan.namespace}; what it left behind is removed.")
-    lines += [f"Session {one.metadata.name} of {one.spec.user}: it is ended" for one in plan.sessions]
-    lines += [f"Pool {one}: its desktops are ended" for one in plan.pools]
+    lines += [f"Session {session.metadata.name} of {session.spec.user}: it is ended" for session in plan.sessions]
+    lines += [f"Pool {pool}: its desktops are ended" for pool in plan.pools]
     if not plan.operator_works and plan.sessions:
         lines.append("No operator works: the sessions' finalizers are taken off, Kubernetes removes what they own.")
     if doomed:
-        lines += ["Homes that are DELETED, with all files in them:", *(f"  {one.words}" for one in doomed)]
+        lines += ["Homes that are DELETED, with all files in them:", *(f"  {home.words}" for home in doomed)]
     if crds:
         lines.append(f"CRDs: {', '.join(plan.crds) or 'none are there'}; with them all templates and pools go")
     return lines
@@ -123,15 +123,19 @@ def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> 
 def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> list[str]:
     """What is on the cluster afterwards, and what removes it."""
     gone = set(doomed)
-    kept = [one for one in plan.homes if one not in gone]
-    lines = [f"home of {one.words}, found again by the next installation" for one in kept]
+    kept = [home for home in plan.homes if home not in gone]
+    lines = [f"home of {home.words}, found again by the next installation" for home in kept]
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
-        lines += [f"template {one}: kubectl delete vditemplate {one}" for one in plan.templates]
+        lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
     lines += _host_records(plan)
-    for one in plan.kept:
-        holds = f", with {count(kept, 'home')} in it" if kept and one == f"namespace/{plan.sessions_namespace}" else ""
-        lines.append(f"{one}{holds}: kubectl delete {one}")
+    for kept_object in plan.kept:
+        holds = (
+            f", with {count(kept, 'home')} in it"
+            if kept and kept_object == f"namespace/{plan.sessions_namespace}"
+            else ""
+        )
+        lines.append(f"{kept_object}{holds}: kubectl delete {kept_object}")
     if plan.revision is not None:
         lines.append(
             f"namespace/{plan.namespace}, with what is listed in it: kubectl delete namespace/{plan.namespace}"
@@ -156,16 +160,16 @@ def _host_records(plan: Removal) -> list[str]:
 def _data(plan: Removal) -> dict[str, Any]:
     return {
         "revision": revision_data(plan.revision),
-        "sessions": [one.metadata.name for one in plan.sessions],
+        "sessions": [session.metadata.name for session in plan.sessions],
         "pools": list(plan.pools),
         "homes": [
             {
-                "user": one.user,
-                "template": one.template,
-                "claim": one.claim,
-                "size": one.size,
-                "ownedBySession": one.owned,
+                "user": home.user,
+                "template": home.template,
+                "claim": home.claim,
+                "size": home.size,
+                "ownedBySession": home.owned,
             }
-            for one in plan.homes
+            for home in plan.homes
         ],
     }

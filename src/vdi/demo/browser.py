@@ -97,8 +97,8 @@ def find_chromium() -> Path | None:
 class DesktopBrowser:
     """One headless browser with one page on one desktop; a context manager.
 
-    `url` is where `open` goes: it may be set as late as that. `login` is whose browser it is; None: nobody's, on a
-    desktop that asks for no login. `args`: more of Chromium's own; of two with one name, the last counts.
+    `url` is where `open` goes: it may be set as late as that. `login` is whose browser it is; None on a desktop
+    that asks for no login. `args`: more of Chromium's own; of two with one name, the last counts.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class DesktopBrowser:
 
     def _open_window(self) -> None:
         context = self._browser.new_context(
-            ignore_https_errors=True,  # the embedded cluster's certificate authority is known to nobody
+            ignore_https_errors=True,  # the embedded cluster's certificate authority is not in the trust store
             viewport={"width": self._size[0], "height": self._size[1]},
         )
         self.page: Page = context.new_page()

@@ -77,7 +77,7 @@ def _bring_up(name: str, browser: bool, progress: Progress) -> Demo:
     values = {
         "urlPort": made.websecure_port,
         "gateway": {"doctor": True},
-        # The tag stays the same when the image was built anew: its archive's name has the digest of what it is made of.
+        # The tag stays the same when the image was built again: its archive's name has a digest.
         "podAnnotations": {"image": vdi_image.parent.name},
     }
     (file := made.state_dir / "values.yaml").write_text(json.dumps(values))

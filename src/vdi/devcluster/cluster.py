@@ -42,7 +42,7 @@ class Cluster:
 
     @property
     def web_ca(self) -> Path:
-        """The authority behind the desktops' certificate: what a browser is told to trust. Only with a node."""
+        """The authority behind the desktops' certificate: what a browser has to trust. Only with a node."""
         return self.state_dir / "pki" / "web-ca.crt"
 
 
@@ -102,7 +102,7 @@ def down(name: str = "demo") -> list[str]:
 
 
 def status(name: str = "demo") -> ClusterStatus:
-    """What cluster `name` is doing now. Raises ClusterError for a name that is none."""
+    """What cluster `name` is doing now. Raises ClusterError for a name that is not allowed."""
     layout = layout_of(name)
     return status_of(layout, layout.load())
 

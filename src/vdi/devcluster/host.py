@@ -141,7 +141,7 @@ def make_cgroup(mount: CgroupMount, name: str) -> None:
     ours = root / f"vdi-{name}"
     ours.mkdir(exist_ok=True)
     if mount.v2 and (root / "cgroup.controllers").read_text().strip():
-        requested = " ".join(f"+{one}" for one in (root / "cgroup.controllers").read_text().split())
+        requested = " ".join(f"+{controller}" for controller in (root / "cgroup.controllers").read_text().split())
         for folder in (root, ours):
             try:
                 (folder / "cgroup.subtree_control").write_text(requested)

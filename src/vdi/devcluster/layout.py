@@ -179,7 +179,7 @@ def state_root() -> Path:
 
 
 def layout_of(name: str) -> Layout:
-    """Where cluster `name` lives. Raises ClusterError for a name that is none."""
+    """Where cluster `name` lives. Raises ClusterError for a name that is not allowed."""
     if not _NAME.fullmatch(name):
         raise ClusterError(
             f"name {name!r}: allowed are 1 to 10 of a-z, 0-9 and -, beginning with a letter, not ending with -"

@@ -51,7 +51,7 @@ def snapshotter(machine: Machine) -> str:
 
 
 def choose_resolv_conf(machine: Machine) -> str | None:
-    """The first resolver file with a name server that the node's own network can reach; None when there is none.
+    """The first resolver file with a name server that the node's own network can reach, or None.
 
     A name server on 127.0.0.0/8 (systemd-resolved's stub, dnsmasq) is the host's loopback, not the node's.
     """
@@ -172,6 +172,6 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
 
 
 def resolv_conf(machine: Machine) -> str:
-    """What pods that use the node's DNS get: the chosen file's name servers, none when there is none to reach."""
+    """What pods that use the node's DNS get: the chosen file's name servers, if any can be reached."""
     path = choose_resolv_conf(machine)
     return "".join(f"nameserver {server}\n" for server in machine.nameservers[path]) if path else ""

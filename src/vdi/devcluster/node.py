@@ -38,8 +38,8 @@ _TRAEFIK_HEALTH = "127.0.0.1:8082"
 
 _RESOLVE = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
 _WITH_CLUSTER_DNS = ("unshare", "--mount", "sh", "-ec", _RESOLVE)
-"""The words before a program that asks the cluster's DNS as pods do, although it is none: it gets a mount namespace
-with the resolv.conf that follows. Everything becomes the next by exec, so its pid and the socket handed to it stay."""
+"""The words before a program that asks the cluster's DNS as pods do, although it is not a pod. It gets a mount
+namespace with the resolv.conf that follows. All become the next by exec: pid and socket stay."""
 
 
 def host_folders(layout: Layout) -> dict[str, Path]:
@@ -183,7 +183,7 @@ def _fake_gpus(layout: Layout, settings: ClusterSettings) -> Component:
 
 
 def _traefik_config(layout: Layout, settings: ClusterSettings) -> dict[str, Any]:
-    """Traefik's static configuration. Its websecure socket comes from us; the address is what it is told it is."""
+    """Traefik's static configuration. Its websecure socket comes from us; the address is a name for it."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "INFO", "noColor": True},

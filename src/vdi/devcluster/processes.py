@@ -76,7 +76,7 @@ def start_supervisor(
     layout.status.unlink(missing_ok=True)
     listen_fd = listener.fileno() if listener else -1
     command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root), str(listen_fd)]
-    # Proxies and authorities matter to image pulls; whatever else is in the caller's environment is none of theirs.
+    # Proxies and authorities matter to image pulls; the rest of the caller's environment does not.
     kept = {"HOME", "PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     env = {key: value for key, value in os.environ.items() if key in kept or key.lower().endswith("_proxy")}
     with (layout.logs / "supervisor.log").open("ab") as log:

@@ -68,11 +68,14 @@ def read_components(layout: Layout) -> list[ComponentStatus]:
         return []
     supervised = find_supervisor(layout)
     if supervised is None:
-        return [ComponentStatus(name, "dead", 0, one.restarts, one.last_exit) for name, one in found.components.items()]
+        return [
+            ComponentStatus(name, "dead", 0, component.restarts, component.last_exit)
+            for name, component in found.components.items()
+        ]
     pids = host_pids(supervised.main.pid)
     return [
-        ComponentStatus(name, one.state, pids.get(one.pid, 0), one.restarts, one.last_exit)
-        for name, one in found.components.items()
+        ComponentStatus(name, component.state, pids.get(component.pid, 0), component.restarts, component.last_exit)
+        for name, component in found.components.items()
     ]
 
 
@@ -132,4 +135,4 @@ def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
 
 def _condition(thing: dict[str, Any], kind: str) -> bool:
     conditions = thing.get("status", {}).get("conditions", [])
-    return any(one["type"] == kind and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)

@@ -182,7 +182,7 @@ def _get_ok(url: str, ca: str) -> bool:
 
 
 class Supervisor:
-    """Runs the components of one spec until told to stop."""
+    """Runs the components of one spec until SIGTERM."""
 
     def __init__(self, state_dir: Path, components: list[Component], listen_fd: int) -> None:
         self.status_file, logs = state_dir / "status.json", state_dir / "logs"

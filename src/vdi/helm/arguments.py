@@ -43,8 +43,8 @@ class Values:
         words = ["--values", "-"] if self.kept else []
         for file in self.files:
             words += ["--values", str(file)]
-        for one in self.sets:
-            words += ["--set", one]
+        for assignment in self.sets:
+            words += ["--set", assignment]
         return words
 
     @property
@@ -88,13 +88,13 @@ def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
 def template(
     change: Change, *, kubernetes: str, apis: tuple[str, ...] = (), is_upgrade: bool = False, lookups: bool = True
 ) -> list[str]:
-    """Render, without hooks. With `lookups` the cluster answers the chart's questions, else there is none.
+    """Render, without hooks. With `lookups` the cluster answers the chart's lookups.
 
     `apis` are taken to be there beside Kubernetes' own; Helm 4 believes them only without `lookups`.
     """
     words = ["template", change.release, change.chart, *change.place.arguments, *change.values.arguments, *change.more]
     words += [f"--dry-run={'server' if lookups else 'client'}", "--no-hooks", "--kube-version", kubernetes]
-    words += [word for one in apis for word in ("--api-versions", one)]
+    words += [word for api in apis for word in ("--api-versions", api)]
     return [*words, "--is-upgrade"] if is_upgrade else words
 
 

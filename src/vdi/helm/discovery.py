@@ -58,7 +58,7 @@ async def server_version(client: Client) -> str:
 async def api_versions(client: Client) -> tuple[str, ...]:
     """All groups with their versions: `apps/v1`, `traefik.io/v1alpha1`, ..."""
     groups = (await client.get(_ABOUT, "apis", into=_Groups)).groups
-    return tuple(one.group_version for group in groups for one in group.versions)
+    return tuple(version.group_version for group in groups for version in group.versions)
 
 
 @dataclass
@@ -82,9 +82,9 @@ class Kinds:
         except NotFound:
             return {}
         return {
-            one.kind: Resource(group, version, one.name, one.kind, namespaced=one.namespaced)
-            for one in found.resources
-            if "/" not in one.name
+            resource.kind: Resource(group, version, resource.name, resource.kind, namespaced=resource.namespaced)
+            for resource in found.resources
+            if "/" not in resource.name
         }
 
 

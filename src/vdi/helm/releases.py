@@ -98,7 +98,7 @@ async def read_revisions(client: Client, namespace: str, name: str) -> list[Revi
     secrets = await client.list(
         SECRETS, namespace=namespace, label_selector=f"owner=helm,name={name}", into=dict[str, Any]
     )
-    return sorted((decode_revision(one) for one in secrets), key=lambda one: -one.version)
+    return sorted((decode_revision(revision) for revision in secrets), key=lambda revision: -revision.version)
 
 
 def decode_revision(secret: Object) -> Revision:
@@ -114,12 +114,12 @@ def decode_revision(secret: Object) -> Revision:
 
 def deployed(revisions: Iterable[Revision]) -> Revision | None:
     """The newest revision that is in place."""
-    return next((one for one in revisions if one.status == DEPLOYED), None)
+    return next((revision for revision in revisions if revision.status == DEPLOYED), None)
 
 
 def parse_manifest(text: str) -> list[Object]:
     """The objects of a rendered chart."""
-    return [one for one in yaml.load_all(text, Loader=_LOADER) if one]
+    return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

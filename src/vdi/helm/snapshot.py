@@ -34,7 +34,7 @@ class Pod(msgspec.Struct, frozen=True):
 
     def condition(self, kind: str) -> PodCondition | None:
         """The condition of that type."""
-        return next((one for one in self.status.conditions if one.type == kind), None)
+        return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     @property
     def owners(self) -> tuple[OwnerReference, ...]:

@@ -36,7 +36,7 @@ class Situation(NamedTuple):
     @property
     def stuck(self) -> tuple[Pending, ...]:
         """What will not go on by itself."""
-        return tuple(one for one in self.pending if one.stuck)
+        return tuple(waiting for waiting in self.pending if waiting.stuck)
 
     @property
     def words(self) -> str:
@@ -49,28 +49,28 @@ class Situation(NamedTuple):
 
 def assess(snapshot: NamespaceSnapshot, began: str = "") -> Situation:
     """What is not ready. Events about things that are no pods count from `began` (RFC 3339) on."""
-    pods = [one for one in snapshot.pods if not _done(one)]
-    current = [one for one in pods if one.metadata.deletion_timestamp is None]
+    pods = [pod for pod in snapshot.pods if not _done(pod)]
+    current = [pod for pod in pods if pod.metadata.deletion_timestamp is None]
     pending = [
-        *(_pod(one, _about(snapshot.events, "Pod", one.metadata)) for one in current if not _is_ready(one)),
+        *(_pod(pod, _about(snapshot.events, "Pod", pod.metadata)) for pod in current if not _is_ready(pod)),
         *_unmade(snapshot.events, began),
         *(
             found
-            for one in snapshot.claims
-            if (found := _claim(one, _about(snapshot.events, "PersistentVolumeClaim", one.metadata)))
+            for claim in snapshot.claims
+            if (found := _claim(claim, _about(snapshot.events, "PersistentVolumeClaim", claim.metadata)))
         ),
         *(found for job in snapshot.jobs if (found := _job(job))),
-        *(_service(one) for one in snapshot.services if _has_no_address(one)),
+        *(_service(service) for service in snapshot.services if _has_no_address(service)),
     ]
     finished = len(snapshot.pods) - len(pods)
     ready = sum(map(_is_ready, current))
-    unique = {(one.object, one.code): one for one in pending}
+    unique = {(waiting.object, waiting.code): waiting for waiting in pending}
     return Situation(ready + finished, len(current) + finished, tuple(unique.values()))
 
 
 def _done(pod: Pod) -> bool:
     """Its work is done; or it failed and its Job, which makes another or fails, has the word."""
-    ended = pod.status.phase == "Failed" and any(one.kind == "Job" for one in pod.owners)
+    ended = pod.status.phase == "Failed" and any(owner.kind == "Job" for owner in pod.owners)
     return pod.status.phase == "Succeeded" or ended
 
 
@@ -142,7 +142,9 @@ _PULL: Mapping[str, str] = {
 def _progress(name: str, pod: Pod, events: list[Event]) -> Pending:
     """Nothing is wrong with a container: it is being made, or does not answer yet."""
     containers = (*pod.status.init_container_statuses, *pod.status.container_statuses)
-    runs = any(one.state.running for one in containers)  # then its volumes are mounted, whatever an Event said before
+    runs = any(
+        container.state.running for container in containers
+    )  # then its volumes are mounted, whatever an Event said before
     if not runs and (note := _newest(events, "FailedMount", "FailedAttachVolume")):
         return Pending(name, "VolumeMount", f"A volume cannot be mounted: {first_line(note)}")
     if not runs and (note := _newest(events, "FailedCreatePodSandBox")):
@@ -150,7 +152,10 @@ def _progress(name: str, pod: Pod, events: list[Event]) -> Pending:
     for status in pod.status.init_container_statuses:
         if status.state.running and not status.ready:
             return Pending(name, "Initialising", f"Its init container {status.name} is at work.", stuck=False)
-    running = next((one for one in pod.status.container_statuses if one.state.running and not one.ready), None)
+    running = next(
+        (container for container in pod.status.container_statuses if container.state.running and not container.ready),
+        None,
+    )
     if running is None:
         return Pending(name, "Preparing", f"Node {pod.spec.node_name} is getting its image ready.", stuck=False)
     if note := _newest(events, "Unhealthy"):
@@ -180,7 +185,10 @@ def _claim(claim: PersistentVolumeClaim, events: list[Event]) -> Pending | None:
 
 
 def _job(job: Job) -> Pending | None:
-    failed = next((one for one in job.status.conditions if one.type == "Failed" and one.status == "True"), None)
+    failed = next(
+        (condition for condition in job.status.conditions if condition.type == "Failed" and condition.status == "True"),
+        None,
+    )
     if failed is None:
         return None
     name = f"job/{job.metadata.namespace}/{job.metadata.name}"
@@ -202,17 +210,21 @@ def _service(service: Service) -> Pending:
 
 def _about(events: Iterable[Event], kind: str, meta: ChildMeta) -> list[Event]:
     return [
-        one
-        for one in events
-        if one.regarding.kind == kind and one.regarding.name == meta.name and one.metadata.namespace == meta.namespace
-        if one.regarding.uid in ("", meta.uid)
+        event
+        for event in events
+        if event.regarding.kind == kind
+        and event.regarding.name == meta.name
+        and event.metadata.namespace == meta.namespace
+        if event.regarding.uid in ("", meta.uid)
     ]
 
 
 def _newest(events: Iterable[Event], *reasons: str) -> str:
     """The note of the newest Event with one of these reasons; `Error: ImagePullBackOff` repeats the state only."""
-    fitting = [one for one in events if one.reason in reasons and one.note and not one.note.startswith("Error: ")]
-    newest = max(fitting, key=lambda one: one.seen, default=None)
+    fitting = [
+        event for event in events if event.reason in reasons and event.note and not event.note.startswith("Error: ")
+    ]
+    newest = max(fitting, key=lambda event: event.seen, default=None)
     return newest.note if newest else ""
 
 

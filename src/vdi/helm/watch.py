@@ -61,7 +61,7 @@ class Watch:
         self._began = format_time(self.clock.now())
         while True:
             try:
-                situations = [assess(await self._read(one), self._began) for one in self.namespaces]
+                situations = [assess(await self._read(namespace), self._began) for namespace in self.namespaces]
                 self._show(situations, undoing=await self._is_undoing())
             except KubeError as error:
                 self.view.waiting(f"the API server does not answer: {error}")
@@ -78,17 +78,19 @@ class Watch:
         return self._undoing
 
     def _show(self, situations: list[Situation], *, undoing: bool) -> None:
-        pending = tuple(each for one in situations for each in one.pending)
-        now = Situation(sum(one.ready for one in situations), sum(one.pods for one in situations), pending)
+        pending = tuple(waiting for situation in situations for waiting in situation.pending)
+        now = Situation(
+            sum(situation.ready for situation in situations), sum(situation.pods for situation in situations), pending
+        )
         if undoing:
             self.view.waiting(f"taken back: {now.ready} of {now.pods} pods ready")
             return
-        if now.stuck or (pending and not any(one.stuck for one in self.reasons)):
+        if now.stuck or (pending and not any(reason.stuck for reason in self.reasons)):
             self.reasons = now.stuck or pending
-        for each in now.stuck:
-            if self._said.get(each.object) != each.code:
-                self.view.say(f"  {each.object}: {each.sentence}")
-        self._said = {each.object: each.code for each in now.stuck}
+        for waiting in now.stuck:
+            if self._said.get(waiting.object) != waiting.code:
+                self.view.say(f"  {waiting.object}: {waiting.sentence}")
+        self._said = {pending.object: pending.code for pending in now.stuck}
         self.view.waiting(now.words)
 
     async def _read(self, namespace: str) -> NamespaceSnapshot:
@@ -105,7 +107,7 @@ class Watch:
     async def _list(self, resource: Resource, namespace: str, into: type[T]) -> list[T]:
         try:
             found = await self.client.list(resource, namespace=namespace, into=into)
-            return [one for one in found if not self.names or _name(one).startswith(self.names)]
+            return [obj for obj in found if not self.names or _name(obj).startswith(self.names)]
         except Forbidden:
             if resource.plural not in self._refused:
                 self._refused.add(resource.plural)
@@ -113,9 +115,9 @@ class Watch:
             return []
 
 
-def _name(one: Any) -> str:
+def _name(obj: Any) -> str:
     """Its own name; of an Event that of what it is about."""
-    return str(one.regarding.name if isinstance(one, Event) else one.metadata.name)
+    return str(obj.regarding.name if isinstance(obj, Event) else obj.metadata.name)
 
 
 async def run_watched(helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None = None) -> Output:
@@ -130,7 +132,7 @@ async def run_watched(helm: Helm, arguments: Sequence[str], watch: Watch, *, std
 
 
 async def stop_telling(telling: "asyncio.Task[None]", view: View) -> None:
-    """End what tells beside helm. A fault of its own is said here: it is none of helm's work, which goes on without."""
+    """Stop watching. Print a fault of the watch: helm's own work goes on without it."""
     telling.cancel()
     (ended,) = await asyncio.gather(telling, return_exceptions=True)
     if isinstance(ended, Exception):
@@ -141,5 +143,5 @@ def with_reasons(failure: Failure, reasons: Sequence[Pending]) -> Failure:
     """A failure to become ready, with what was not ready and why; every other failure as it is."""
     if failure.code not in ("NotReadyInTime", "Unknown") or not reasons:
         return failure
-    lines = "".join(f"\n  {one.object}: {one.sentence}" for one in reasons)
+    lines = "".join(f"\n  {reason.object}: {reason.sentence}" for reason in reasons)
     return failure._replace(sentence=f"{failure.sentence}{lines}\n")

@@ -125,7 +125,7 @@ async def _enter(http: httpx.AsyncClient, access: DesktopAccess) -> str:
         answer = await http.get(f"{access.url}/.vdi/enter", params=query, headers=headers)
     except HTTP_ERRORS as error:
         raise StageError("entering", f"{access.url} cannot be reached: {reason_of(error)}") from error
-    given = [each.split(";")[0] for each in answer.headers.get_list("Set-Cookie")]
+    given = [cookie.split(";")[0] for cookie in answer.headers.get_list("Set-Cookie")]
     if answer.status_code != HTTPStatus.FOUND or not given:
         raise StageError("entering", f"{access.url} answers {answer.status_code} to a ticket that was just made")
     return "; ".join(given)

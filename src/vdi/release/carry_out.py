@@ -72,7 +72,7 @@ async def roll_back(run: Running, release: str, place: Place, target: Revision) 
 async def _helm(
     run: Running, words: list[str], release: str, place: Place, objects: Sequence[Object], stdin: bytes | None
 ) -> Revision:
-    names = tuple(sorted({str(one["metadata"]["name"]) for one in objects if one["kind"] in _NAMED}))
+    names = tuple(sorted({str(obj["metadata"]["name"]) for obj in objects if obj["kind"] in _NAMED}))
     undone = release if words[0] == "upgrade" else ""
     watch = Watch(run.client, [place.namespace], run.view, names, release=undone)
     before, began = await read_revisions(run.client, place.namespace, release), monotonic()
@@ -95,7 +95,7 @@ def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Rev
         return f"Nothing of {release} is left on the cluster, but for what is kept: CRDs, namespaces, homes, Secrets."
     newest, good = after[0], deployed(after)
     if newest.status in PENDING:
-        back = good or next((one for one in after if one.status == "superseded"), None)
+        back = good or next((revision for revision in after if revision.status == "superseded"), None)
         remedy = f"vdi rollback {back.version}" if back else "vdi uninstall"
         return f"Revision {newest.version} of {release} was left {newest.status}. To mend it: {remedy}"
     if good is None:
@@ -115,8 +115,8 @@ def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Rev
     return f"Revision {good.version} of {release} is in place ({good.summary})."
 
 
-def rollback_target(release: str, revisions: Sequence[Revision], wanted: int | None) -> Revision:
-    """The revision to go back to; without `wanted` the newest before the present one that was in place.
+def rollback_target(release: str, revisions: Sequence[Revision], desired: int | None) -> Revision:
+    """The revision to go back to; without `desired` the newest before the present one that was in place.
 
     Raises RefusedError, which says what is allowed.
     """
@@ -124,28 +124,28 @@ def rollback_target(release: str, revisions: Sequence[Revision], wanted: int | N
         raise RefusedError(f"there is no release {release} in this namespace; allowed: one that is there")
     current = deployed(revisions) or revisions[0]
     # A failed revision never was a state to go back to. The present one is, after a failure on top of it.
-    good = [one for one in revisions if one.status in ("superseded", "deployed")]
-    others = [one for one in good if one.version != current.version or current is not revisions[0]]
-    allowed = ", ".join(str(one.version) for one in others) or "none: there is no other that was in place"
-    if wanted is None:
-        target = next((one for one in others if one.version <= current.version), None)
+    good = [revision for revision in revisions if revision.status in ("superseded", "deployed")]
+    others = [revision for revision in good if revision.version != current.version or current is not revisions[0]]
+    allowed = ", ".join(str(revision.version) for revision in others) or "none: there is no other that was in place"
+    if desired is None:
+        target = next((revision for revision in others if revision.version <= current.version), None)
     else:
-        target = next((one for one in others if one.version == wanted), None)
+        target = next((revision for revision in others if revision.version == desired), None)
     if target is None:
-        asked = f"revision {wanted}" if wanted is not None else "a revision before this one"
+        asked = f"revision {desired}" if desired is not None else "a revision before this one"
         raise RefusedError(f"{release} cannot go back to {asked}; allowed: {allowed}")
     return target
 
 
 async def crd_losses(client: Client, target: Revision) -> list[str]:
     """What going back to that revision's CRDs would lose, in words. Raises RefusedError where it cannot be done."""
-    wanted, there = of_release(target.objects()), []
-    for one in wanted:
+    desired, there = of_release(target.objects()), []
+    for crd in desired:
         try:
-            there.append(await client.get(CRDS, one["metadata"]["name"], into=dict[str, Any]))
+            there.append(await client.get(CRDS, crd["metadata"]["name"], into=dict[str, Any]))
         except NotFound:
             continue
-    found = losses(there, wanted)
+    found = losses(there, desired)
     for loss in found:
         if loss.stored:
             stored = ", ".join(loss.stored)

@@ -32,15 +32,15 @@ class Loss(NamedTuple):
     """Fields that the API server would drop from every object that is written."""
 
 
-def losses(there: Iterable[Object], wanted: Iterable[Object]) -> list[Loss]:
-    """What is lost when the cluster's CRDs become the wanted ones."""
-    old = {one["metadata"]["name"]: one for one in there}
+def losses(there: Iterable[Object], desired: Iterable[Object]) -> list[Loss]:
+    """What is lost when the cluster's CRDs become the desired ones."""
+    old = {crd["metadata"]["name"]: crd for crd in there}
     found = []
-    for new in wanted:
+    for new in desired:
         name = new["metadata"]["name"]
         if name not in old:
             continue
-        versions = {one["name"]: one for one in new["spec"]["versions"]}
+        versions = {version["name"]: version for version in new["spec"]["versions"]}
         stored = ((old[name].get("status") or {}).get("storedVersions")) or []
         lost = [
             f"{version['name']}: {path}"
@@ -48,7 +48,7 @@ def losses(there: Iterable[Object], wanted: Iterable[Object]) -> list[Loss]:
             if version["name"] in versions
             for path in _missing(_schema(version), _schema(versions[version["name"]]), "")
         ]
-        gone = tuple(one for one in stored if one not in versions)
+        gone = tuple(version for version in stored if version not in versions)
         if gone or lost:
             found.append(Loss(name, gone, tuple(lost)))
     return found
@@ -56,7 +56,7 @@ def losses(there: Iterable[Object], wanted: Iterable[Object]) -> list[Loss]:
 
 def of_release(objects: Iterable[Object]) -> list[Object]:
     """The CRDs among a release's objects."""
-    return [one for one in objects if one["kind"] == KIND]
+    return [obj for obj in objects if obj["kind"] == KIND]
 
 
 async def apply_crds(client: Client, crds: Iterable[Object], release: str, namespace: str) -> None:
@@ -81,7 +81,7 @@ async def _served(client: Client, crd: Object) -> None:
     group = crd["spec"]["group"]
     try:
         async with asyncio.timeout(_SECONDS):
-            for version in (one["name"] for one in versions if one.get("served", True)):
+            for version in (version["name"] for version in versions if version.get("served", True)):
                 while await Kinds(client).find(f"{group}/{version}", names["kind"]) is None:
                     await SYSTEM_CLOCK.sleep(0.1)
     except TimeoutError as error:
@@ -93,11 +93,11 @@ def _schema(version: Object) -> Any:
     return (version.get("schema") or {}).get("openAPIV3Schema") or {}
 
 
-def _missing(there: Any, wanted: Any, path: str) -> Iterator[str]:
+def _missing(there: Any, desired: Any, path: str) -> Iterator[str]:
     """Fields of one schema that another does not have."""
-    if wanted.get("x-kubernetes-preserve-unknown-fields"):
+    if desired.get("x-kubernetes-preserve-unknown-fields"):
         return
-    kept = wanted.get("properties") or {}
+    kept = desired.get("properties") or {}
     for name, inner in (there.get("properties") or {}).items():
         here = f"{path}.{name}".lstrip(".")
         if name not in kept:
@@ -105,5 +105,5 @@ def _missing(there: Any, wanted: Any, path: str) -> Iterator[str]:
         else:
             yield from _missing(inner, kept[name], here)
     for key in ("items", "additionalProperties"):
-        if isinstance(there.get(key), dict) and isinstance(wanted.get(key), dict):
-            yield from _missing(there[key], wanted[key], f"{path}[]")
+        if isinstance(there.get(key), dict) and isinstance(desired.get(key), dict):
+            yield from _missing(there[key], desired[key], f"{path}[]")

@@ -18,7 +18,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field that changes. A value that was not or will not be there is None, and `-` or `+` is the sign."""
+    """One field that changes. A value that was not or will not be there has the value None and the sign `-` or `+`."""
 
     path: str
     sign: str
@@ -29,7 +29,7 @@ class Field:
     def lines(self) -> list[str]:
         """As it is shown; a text of several lines as a diff."""
         texts = (self.before, self.after)
-        if any(isinstance(one, str) and "\n" in one for one in texts):
+        if any(isinstance(text, str) and "\n" in text for text in texts):
             return [f"{self.sign} {self.path}:", *(f"    {line}" for line in _text_diff(*texts))]
         before, after = _short(self.before), _short(self.after)
         shown = {"+": after, "-": before}.get(self.sign, f"{before} -> {after}")
@@ -71,12 +71,12 @@ def changes_between(before: Iterable[Object], after: Iterable[Object], namespace
 
 def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, str], Object]:
     found = {}
-    for one in objects:
-        meta = one["metadata"]
+    for obj in objects:
+        meta = obj["metadata"]
         if HOOK in (meta.get("annotations") or {}):
             continue
-        where = meta.get("namespace") or ("" if one["kind"] in CLUSTER_SCOPED else namespace)
-        found[str(one["kind"]), str(where), str(meta["name"])] = one
+        where = meta.get("namespace") or ("" if obj["kind"] in CLUSTER_SCOPED else namespace)
+        found[str(obj["kind"]), str(where), str(meta["name"])] = obj
     return found
 
 
@@ -102,16 +102,18 @@ CLUSTER_SCOPED = frozenset(
 def _fields(before: Object, after: Object) -> Iterator[Field]:
     secret = after["kind"] == "Secret"
     for key in sorted({*before, *after}):
-        for one in _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), key):
-            if any(one.path.endswith(f".labels.{label}") for label in _VERSION_LABELS):
+        for field in _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), key):
+            if any(field.path.endswith(f".labels.{label}") for label in _VERSION_LABELS):
                 continue
-            yield _hidden(one) if secret and key in ("data", "stringData") else one
+            yield _hidden(field) if secret and key in ("data", "stringData") else field
 
 
-def _hidden(one: Field) -> Field:
+def _hidden(field: Field) -> Field:
     """The field of a Secret, with nothing of its content."""
-    path = ".".join(one.path.split(".")[:2])
-    return Field(path, one.sign, HIDDEN if one.before is not None else None, HIDDEN if one.after is not None else None)
+    path = ".".join(field.path.split(".")[:2])
+    return Field(
+        path, field.sign, HIDDEN if field.before is not None else None, HIDDEN if field.after is not None else None
+    )
 
 
 def _compare(before: Any, after: Any, path: str) -> Iterator[Field]:
@@ -161,8 +163,8 @@ def _compare_by_position(before: list[Any], after: list[Any], path: str) -> Iter
 
 
 def _names(elements: list[Any]) -> list[str] | None:
-    names = [one.get("name") if isinstance(one, Mapping) else None for one in elements]
-    return [str(one) for one in names] if None not in names and len({*names}) == len(names) else None
+    names = [element.get("name") if isinstance(element, Mapping) else None for element in elements]
+    return [str(name) for name in names] if None not in names and len({*names}) == len(names) else None
 
 
 def _short(value: Any) -> str:
@@ -177,7 +179,7 @@ def _json(value: Any) -> str:
 
 
 def _text_diff(before: Any, after: Any) -> Iterator[str]:
-    old, new = ((one or "").splitlines() if isinstance(one or "", str) else [_json(one)] for one in (before, after))
+    old, new = ((text or "").splitlines() if isinstance(text or "", str) else [_json(text)] for text in (before, after))
     for line in difflib.unified_diff(old, new, lineterm="", n=1):
         if not line.startswith(("---", "+++", "@@")):
             yield line if len(line) <= _LONG else f"{line[: _LONG - 3]}..."

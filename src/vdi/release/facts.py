@@ -104,7 +104,7 @@ class Facts:
 
     def is_unread(self, kind: str) -> bool:
         """Whether objects of this kind could not be listed."""
-        return any(one.kind == kind and not one.name for one in self.unread)
+        return any(unread.kind == kind and not unread.name for unread in self.unread)
 
     @cached_property
     def before(self) -> Revision | None:
@@ -117,26 +117,28 @@ class Facts:
         return tuple(self._pods())
 
     def _pods(self) -> Iterator[Pods]:
-        for one in self.objects:
-            if one["kind"] in POD_KINDS:
-                spec = one["spec"]
-                spec = spec["jobTemplate"]["spec"] if one["kind"] == "CronJob" else spec
-                meta = one["metadata"]
-                name = f"{one['kind'].lower()}/{meta['name']}"
+        for obj in self.objects:
+            if obj["kind"] in POD_KINDS:
+                spec = obj["spec"]
+                spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
+                meta = obj["metadata"]
+                name = f"{obj['kind'].lower()}/{meta['name']}"
                 yield Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"])
 
     @cached_property
     def settings(self) -> Settings:
-        """What the operator would be told: domain, entry point, namespace of the sessions, ..."""
+        """The settings of the operator: domain, entry point, namespace of the sessions, ..."""
         return settings_of(self.objects)
 
 
 def settings_of(objects: tuple[Object, ...]) -> Settings:
-    """The settings of the operator among these objects; the defaults, where there is none."""
-    for one in objects:
-        if one["kind"] == "Deployment":
-            for container in one["spec"]["template"]["spec"]["containers"]:
-                variables = {each["name"]: str(each.get("value", "")) for each in container.get("env") or ()}
+    """The settings of the operator among these objects; the defaults without an operator."""
+    for obj in objects:
+        if obj["kind"] == "Deployment":
+            for container in obj["spec"]["template"]["spec"]["containers"]:
+                variables = {
+                    variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()
+                }
                 if container["name"] == "operator" and "VDI_NAMESPACE" in variables:
                     return read_settings(variables)
     return Settings()

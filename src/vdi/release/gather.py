@@ -55,7 +55,7 @@ async def render(client: Client, helm: Helm, change: Change, *, is_upgrade: bool
     async def template(apis: tuple[str, ...], *, lookups: bool) -> list[Object]:
         words = arguments.template(change, kubernetes=kubernetes, apis=apis, is_upgrade=is_upgrade, lookups=lookups)
         output = await run_helm(helm, words, stdin=change.values.stdin)
-        return [one for one in parse_manifest(output.stdout) if HOOK not in (one["metadata"].get("annotations") or {})]
+        return [obj for obj in parse_manifest(output.stdout) if HOOK not in (obj["metadata"].get("annotations") or {})]
 
     apis = (*there, *(f"{API_VERSION}/{kind}" for kind in _OWN))
     try:
@@ -67,9 +67,9 @@ async def render(client: Client, helm: Helm, change: Change, *, is_upgrade: bool
     kinds = Kinds(client)
     if all([await kinds.find(API_VERSION, kind) for kind in _OWN]):
         return tuple(found)
-    late = [one for one in await template(apis, lookups=False) if one["apiVersion"] == API_VERSION]
-    known = {(one["kind"], one["metadata"]["name"]) for one in found}
-    return (*found, *(one for one in late if (one["kind"], one["metadata"]["name"]) not in known))
+    late = [obj for obj in await template(apis, lookups=False) if obj["apiVersion"] == API_VERSION]
+    known = {(obj["kind"], obj["metadata"]["name"]) for obj in found}
+    return (*found, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
 
 
 async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Facts:
@@ -80,7 +80,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
     reading = _Reading(client, namespace)
     settings = settings_of(objects)
     tls = settings.policy.tls_secret
-    spaces = sorted({namespace, settings.namespace, *(_space(one) for one in objects)} - {""})
+    spaces = sorted({namespace, settings.namespace, *(_space(obj) for obj in objects)} - {""})
     resources = await reading.resources(objects)
     there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
     names = asyncio.create_task(look_up(settings.policy.domain))
@@ -122,7 +122,7 @@ class _Reading:
     async def resources(self, objects: Iterable[Object]) -> dict[tuple[str, str], Resource | None]:
         """The kinds of these objects, by apiVersion and kind."""
         kinds, found = Kinds(self._client), dict[tuple[str, str], Resource | None]()
-        for version, kind in sorted({(one["apiVersion"], one["kind"]) for one in objects}):
+        for version, kind in sorted({(obj["apiVersion"], obj["kind"]) for obj in objects}):
             found[version, kind] = await kinds.find(version, kind)
         return found
 
@@ -149,16 +149,16 @@ class _Reading:
             found[kind.plural] = await self.try_list(kind, dict[str, Any])
         return find_traefiks(Snapshot(taken_at="1970-01-01T00:00:00Z", objects=found))
 
-    async def crds(self, wanted: Sequence[Object]) -> tuple[Object, ...]:
+    async def crds(self, desired: Sequence[Object]) -> tuple[Object, ...]:
         """Those of the chart's CRDs that the cluster has already, as it has them."""
         found = []
-        for one in wanted:
+        for crd in desired:
             try:
-                found.append(await self._client.get(CRDS, one["metadata"]["name"], into=dict[str, Any]))
+                found.append(await self._client.get(CRDS, crd["metadata"]["name"], into=dict[str, Any]))
             except NotFound:
                 continue
             except Forbidden as error:
-                self.unread.append(Unreadable(CRDS.plural, error.message, one["metadata"]["name"]))
+                self.unread.append(Unreadable(CRDS.plural, error.message, crd["metadata"]["name"]))
         return tuple(found)
 
     async def lacking(
@@ -167,12 +167,12 @@ class _Reading:
         """Rights that Helm would miss."""
         if await may(self._client, "*", _EVERYTHING, None):
             return ()
-        wanted = {(SECRETS, self._namespace)}
-        for one in objects:
-            resource = resources[one["apiVersion"], one["kind"]]
+        desired = {(SECRETS, self._namespace)}
+        for obj in objects:
+            resource = resources[obj["apiVersion"], obj["kind"]]
             if resource is not None:
-                wanted.add((resource, self._space_of(one, resource) or ""))
-        questions = [(verb, kind, where) for kind, where in sorted(wanted, key=str) for verb in _VERBS]
+                desired.add((resource, self._space_of(obj, resource) or ""))
+        questions = [(verb, kind, where) for kind, where in sorted(desired, key=str) for verb in _VERBS]
         answers = await asyncio.gather(*(may(self._client, verb, kind, where) for verb, kind, where in questions))
         return tuple(
             f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}" + (f" -n {where}" if where else "")
@@ -180,8 +180,8 @@ class _Reading:
             if not allowed
         )
 
-    def _space_of(self, one: Object, resource: Resource) -> str | None:
-        return (one["metadata"].get("namespace") or self._namespace) if resource.namespaced else None
+    def _space_of(self, obj: Object, resource: Resource) -> str | None:
+        return (obj["metadata"].get("namespace") or self._namespace) if resource.namespaced else None
 
     async def refusals(
         self,
@@ -192,20 +192,20 @@ class _Reading:
         """What the API server would not take, of what can be tried before the install itself."""
         async with Client(self._client.config, field_manager=HELM) as client:
 
-            async def attempt(one: Object) -> Refusal | None:
-                resource, meta = resources[one["apiVersion"], one["kind"]], one["metadata"]
-                where = self._space_of(one, resource) if resource else None
+            async def attempt(obj: Object) -> Refusal | None:
+                resource, meta = resources[obj["apiVersion"], obj["kind"]], obj["metadata"]
+                where = self._space_of(obj, resource) if resource else None
                 if resource is None or (where and spaces.get(where) is None):
                     return None
                 try:
-                    await client.apply(resource, meta["name"], one, namespace=where, dry_run=True, into=msgspec.Raw)
+                    await client.apply(resource, meta["name"], obj, namespace=where, dry_run=True, into=msgspec.Raw)
                 except ApiError as error:
-                    name = f"{one['kind']} {where + '/' if where else ''}{meta['name']}"
+                    name = f"{obj['kind']} {where + '/' if where else ''}{meta['name']}"
                     return Refusal(name, error.reason or type(error).__name__, error.message)
                 return None
 
             found = await asyncio.gather(*map(attempt, objects))
-        return tuple(one for one in found if one)
+        return tuple(refusal for refusal in found if refusal)
 
     async def strangers(
         self,
@@ -216,9 +216,9 @@ class _Reading:
     ) -> tuple[Stranger, ...]:
         """Objects that are there and belong to no release, or to another one."""
 
-        async def look(one: Object) -> Stranger | None:
-            resource, name = resources[one["apiVersion"], one["kind"]], one["metadata"]["name"]
-            where = self._space_of(one, resource) if resource else None
+        async def look(obj: Object) -> Stranger | None:
+            resource, name = resources[obj["apiVersion"], obj["kind"]], obj["metadata"]["name"]
+            where = self._space_of(obj, resource) if resource else None
             if resource is None or (where and spaces.get(where) is None):
                 return None
             try:
@@ -229,10 +229,10 @@ class _Reading:
             owner = notes.get(RELEASE_NAMESPACE, ""), notes.get(RELEASE_NAME, "")
             if owner == (change.place.namespace, change.release):
                 return None
-            return Stranger(one["kind"], where or "", name, "/".join(owner) if all(owner) else "")
+            return Stranger(obj["kind"], where or "", name, "/".join(owner) if all(owner) else "")
 
         found = await asyncio.gather(*map(look, objects))
-        return tuple(one for one in found if one)
+        return tuple(stranger for stranger in found if stranger)
 
     async def secrets(self, namespace: str) -> dict[str, frozenset[str]] | None:
         """Names of Secrets and of their keys; their content is dropped at once."""
@@ -241,7 +241,7 @@ class _Reading:
         except Forbidden as error:
             self.unread.append(Unreadable(SECRETS.plural, error.message, namespace))
             return None
-        return {one.metadata.name: frozenset(one.data or ()) for one in found}
+        return {secret.metadata.name: frozenset(secret.data or ()) for secret in found}
 
     async def certificates(self, name: str, namespaces: Iterable[str]) -> tuple[Certificate, ...]:
         """The public part of this TLS Secret in each of the namespaces."""
@@ -282,5 +282,5 @@ async def look_up(domain: str) -> dict[str, str]:
     return found
 
 
-def _space(one: Object) -> str:
-    return str(one["metadata"].get("namespace") or "")
+def _space(obj: Object) -> str:
+    return str(obj["metadata"].get("namespace") or "")

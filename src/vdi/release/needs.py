@@ -16,18 +16,20 @@ def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
     if facts.is_unread("storageclasses"):
         return
-    there = {one["metadata"]["name"] for one in facts.classes}
+    there = {class_["metadata"]["name"] for class_ in facts.classes}
     defaults = [
-        one for one in facts.classes if (one["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true"
+        class_
+        for class_ in facts.classes
+        if (class_["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true"
     ]
-    for what, wanted in _classes(facts):
-        if (wanted and wanted not in there) or (not wanted and not defaults):
-            yield what, wanted
+    for what, storage_class in _classes(facts):
+        if (storage_class and storage_class not in there) or (not storage_class and not defaults):
+            yield what, storage_class
 
 
 def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
-    for one in facts.objects:
-        kind, name, spec = one["kind"], one["metadata"]["name"], one.get("spec") or {}
+    for obj in facts.objects:
+        kind, name, spec = obj["kind"], obj["metadata"]["name"], obj.get("spec") or {}
         if kind == "PersistentVolumeClaim":
             yield f"The volume {name}", spec.get("storageClassName") or ""
         elif kind == "StatefulSet":
@@ -42,9 +44,9 @@ def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
 def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor made."""
     made = {
-        (one["metadata"].get("namespace") or facts.namespace, one["metadata"]["name"])
-        for one in facts.objects
-        if one["kind"] == "Secret"
+        (obj["metadata"].get("namespace") or facts.namespace, obj["metadata"]["name"])
+        for obj in facts.objects
+        if obj["kind"] == "Secret"
     }
     said = set(made)
     for pods in facts.pods:
@@ -84,8 +86,8 @@ def _references(pod: Object) -> Iterator[tuple[str, str]]:
             secret = source.get("secret")
             if secret and not secret.get("optional"):
                 yield secret.get("secretName") or secret["name"], ""
-    for one in pod.get("imagePullSecrets") or ():
-        yield one["name"], ""
+    for pull_secret in pod.get("imagePullSecrets") or ():
+        yield pull_secret["name"], ""
 
 
 def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
@@ -122,9 +124,9 @@ def _images(facts: Facts) -> list[tuple[str, str]]:
     for pods in facts.pods:
         for container in (*(pods.spec.get("initContainers") or ()), *pods.spec["containers"]):
             found[container["image"]] = container.get("imagePullPolicy") or ""
-    for one in facts.objects:
-        if one["kind"] == "VDITemplate":
-            found.setdefault(one["spec"]["image"], "")
+    for obj in facts.objects:
+        if obj["kind"] == "VDITemplate":
+            found.setdefault(obj["spec"]["image"], "")
     return sorted(found.items())
 
 

@@ -29,7 +29,7 @@ def run_checks(facts: Facts, now: datetime, *, upgrading: bool) -> list[Finding]
     """All findings, in the order of the checks; what could not be read comes last."""
     checks = (*CHECKS, _upgradable if upgrading else _installable)
     found = [finding for check in checks for finding in check(facts, now)]
-    found += [_finding("readable", Severity.UNKNOWN, f"Not looked at: {one.text}") for one in facts.unread]
+    found += [_finding("readable", Severity.UNKNOWN, f"Not looked at: {unread.text}") for unread in facts.unread]
     return found
 
 
@@ -41,8 +41,8 @@ def _versions(facts: Facts, _: datetime) -> Iterator[Finding]:
     yield _finding("helm", Severity.OK, facts.helm.words)
     version = parse_version(facts.kubernetes) or (0, 0, 0)
     if version[:2] < OLDEST_KUBERNETES:
-        wanted = ".".join(map(str, OLDEST_KUBERNETES))
-        words = f"Kubernetes is {facts.kubernetes}; needed is {wanted} or later: its API checks our input."
+        oldest = ".".join(map(str, OLDEST_KUBERNETES))
+        words = f"Kubernetes is {facts.kubernetes}; needed is {oldest} or later: its API checks our input."
         yield _finding(
             "kubernetes", Severity.ERROR, words, Remedy("Upgrade the cluster (K3s: the same command as installed it).")
         )
@@ -51,9 +51,10 @@ def _versions(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 
 def _namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
-    for name, one in facts.namespaces.items():
-        if one and (
-            (one.get("status") or {}).get("phase") == "Terminating" or one["metadata"].get("deletionTimestamp")
+    for name, namespace in facts.namespaces.items():
+        if namespace and (
+            (namespace.get("status") or {}).get("phase") == "Terminating"
+            or namespace["metadata"].get("deletionTimestamp")
         ):
             words = f"The namespace {name} is being deleted; nothing can be made in it."
             remedy = Remedy(
@@ -65,7 +66,7 @@ def _namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 
 def _nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
-    usable = [one for one in facts.nodes if one.ready and not one.spec.unschedulable]
+    usable = [node for node in facts.nodes if node.ready and not node.spec.unschedulable]
     if facts.nodes and not usable:
         words = f"None of {len(facts.nodes)} nodes is ready and open for pods."
         yield _finding("nodes", Severity.ERROR, words, Remedy("See why.", ("kubectl describe nodes",)))
@@ -87,7 +88,7 @@ def _rights(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 
 def _kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
-    own = {(f"{one['spec']['group']}", one["spec"]["names"]["kind"]) for one in of_release(facts.objects)}
+    own = {(f"{crd['spec']['group']}", crd["spec"]["names"]["kind"]) for crd in of_release(facts.objects)}
     if not facts.traefik_known:
         words = "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would have an address."
         remedy = Remedy(
@@ -119,18 +120,18 @@ def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
         )
         return
     spaces = {facts.namespace, facts.settings.namespace}
-    watching = [one for one in facts.traefiks if not one.namespaces or spaces <= one.namespaces]
+    watching = [traefik for traefik in facts.traefiks if not traefik.namespaces or spaces <= traefik.namespaces]
     point = facts.settings.policy.entry_point
     if not watching:
         seen = ", ".join(sorted(facts.traefiks[0].namespaces))
         words = f"Traefik looks at {seen} only, not at {', '.join(sorted(spaces))}."
         remedy = Remedy("Add them to --providers.kubernetescrd.namespaces (or leave that option out).")
         yield _finding("traefik", Severity.ERROR, words, remedy)
-    elif not any(one.ready for one in watching):
+    elif not any(traefik.ready for traefik in watching):
         yield _finding(
             "traefik", Severity.WARNING, f"No replica of {watching[0].object} is ready.", Remedy("Describe its pods.")
         )
-    elif all(one.entry_points and point.lower() not in one.entry_points for one in watching):
+    elif all(traefik.entry_points and point.lower() not in traefik.entry_points for traefik in watching):
         there = ", ".join(sorted(watching[0].entry_points))
         words = f"Traefik has no entry point {point!r} (traefik.entryPoint); it has: {there}."
         yield _finding(
@@ -141,10 +142,10 @@ def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 
 def _storage(facts: Facts, _: datetime) -> Iterator[Finding]:
-    there = sorted(one["metadata"]["name"] for one in facts.classes)
+    there = sorted(storage_class["metadata"]["name"] for storage_class in facts.classes)
     missing = list(missing_classes(facts))
-    for what, wanted in missing:
-        named = f"the StorageClass {wanted!r}" if wanted else "a default StorageClass"
+    for what, storage_class in missing:
+        named = f"the StorageClass {storage_class!r}" if storage_class else "a default StorageClass"
         words = f"{what} needs {named}, and there is none; there are: {', '.join(there) or 'none at all'}."
         yield _finding(
             "storage", Severity.ERROR, words, Remedy("Name one of those in the values, or install a provisioner.")
@@ -167,31 +168,36 @@ def _images(facts: Facts, _: datetime) -> Iterator[Finding]:
 def _certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
     policy = facts.settings.policy
     made = {
-        (one["metadata"].get("namespace") or facts.namespace, one["spec"].get("secretName"))
-        for one in facts.objects
-        if one["kind"] == "Certificate"
+        (obj["metadata"].get("namespace") or facts.namespace, obj["spec"].get("secretName"))
+        for obj in facts.objects
+        if obj["kind"] == "Certificate"
     }
     host = f"portal.{policy.domain}"
-    for one in facts.certificates:
-        where = f"The TLS Secret {one.namespace}/{one.secret}"
+    for certificate in facts.certificates:
+        where = f"The TLS Secret {certificate.namespace}/{certificate.secret}"
         create = Remedy(
-            "" if facts.namespaces.get(one.namespace) else "Once the namespace is there:",
-            (f"kubectl -n {one.namespace} create secret tls {one.secret} --cert=fullchain.pem --key=key.pem",),
+            "" if facts.namespaces.get(certificate.namespace) else "Once the namespace is there:",
+            (
+                f"kubectl -n {certificate.namespace} create secret tls {certificate.secret}"
+                " --cert=fullchain.pem --key=key.pem",
+            ),
         )
-        if (one.namespace, one.secret) in made:
+        if (certificate.namespace, certificate.secret) in made:
             continue
-        if one.problem == "missing":
+        if certificate.problem == "missing":
             words = f"{where} is not there; until it is, Traefik shows its own certificate, which browsers refuse."
             yield _finding("certificate", Severity.WARNING, words, create)
-        elif one.problem:
-            yield _finding("certificate", Severity.ERROR, f"{where} is of no use: {one.problem}.", create)
-        elif not any(covers(name, host) for name in one.names):
-            words = f"{where} is for {', '.join(one.names)}, not for *.{policy.domain}."
+        elif certificate.problem:
+            yield _finding("certificate", Severity.ERROR, f"{where} is of no use: {certificate.problem}.", create)
+        elif not any(covers(name, host) for name in certificate.names):
+            words = f"{where} is for {', '.join(certificate.names)}, not for *.{policy.domain}."
             yield _finding("certificate", Severity.WARNING, words, create)
-        elif parse_time(one.ends) < now:
-            yield _finding("certificate", Severity.WARNING, f"{where} ended on {one.ends}.", create)
+        elif parse_time(certificate.ends) < now:
+            yield _finding("certificate", Severity.WARNING, f"{where} ended on {certificate.ends}.", create)
         else:
-            yield _finding("certificate", Severity.OK, f"{one.namespace}/{one.secret} until {one.ends}")
+            yield _finding(
+                "certificate", Severity.OK, f"{certificate.namespace}/{certificate.secret} until {certificate.ends}"
+            )
 
 
 def _names(facts: Facts, _: datetime) -> Iterator[Finding]:
@@ -206,34 +212,34 @@ def _names(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 def _dry_run(facts: Facts, _: datetime) -> Iterator[Finding]:
     merged = facts.before is not None and facts.before.apply_method != "ssa"
-    for one in facts.refusals:
-        if facts.lacking and one.reason == "Forbidden" and " cannot " in one.message:
+    for refusal in facts.refusals:
+        if facts.lacking and refusal.reason == "Forbidden" and " cannot " in refusal.message:
             continue  # what the verdict on rights says already
         # Helm 3 patches, where this dry run merges: what is invalid only then is no reason to refuse.
-        level = Severity.WARNING if merged and one.reason == "Invalid" else Severity.ERROR
-        yield _finding("api server", level, f"The API server refuses {one.object}: {one.message}")
+        level = Severity.WARNING if merged and refusal.reason == "Invalid" else Severity.ERROR
+        yield _finding("api server", level, f"The API server refuses {refusal.object}: {refusal.message}")
 
 
 def _owners(facts: Facts, _: datetime) -> Iterator[Finding]:
-    for one in facts.strangers:
-        what = f"{one.kind} {one.where + '/' if one.where else ''}{one.name}"
-        if one.kind == CRD and not one.owner:
+    for stranger in facts.strangers:
+        what = f"{stranger.kind} {stranger.where + '/' if stranger.where else ''}{stranger.name}"
+        if stranger.kind == CRD and not stranger.owner:
             continue  # applied by hand: the release takes them over
-        belongs = f"to the release {one.owner}" if one.owner else "to no release"
+        belongs = f"to the release {stranger.owner}" if stranger.owner else "to no release"
         words = f"{what} is there already and belongs {belongs}, so Helm would refuse to take it over."
-        yield _finding("owners", Severity.ERROR, words, _adoption(facts, one))
+        yield _finding("owners", Severity.ERROR, words, _adoption(facts, stranger))
 
 
-def _adoption(facts: Facts, one: Stranger) -> Remedy:
-    if one.kind == CRD:
+def _adoption(facts: Facts, stranger: Stranger) -> Remedy:
+    if stranger.kind == CRD:
         return Remedy("One release brings the CRDs: set crds.install=false for every other.")
-    if one.owner:
+    if stranger.owner:
         return Remedy("Uninstall that release, or give this one other names and namespaces.")
-    thing = f"{one.kind.lower()} {one.name}" + (f" -n {one.where}" if one.where else "")
+    thing = f"{stranger.kind.lower()} {stranger.name}" + (f" -n {stranger.where}" if stranger.where else "")
     notes = f"{RELEASE_NAME}={facts.release} {RELEASE_NAMESPACE}={facts.namespace}"
     labels = " ".join(f"{key}={value}" for key, value in MANAGED_BY.items())
     adopt = (f"kubectl annotate {thing} {notes}", f"kubectl label {thing} {labels}")
-    if one.kind == "Namespace":
+    if stranger.kind == "Namespace":
         return Remedy("Set sessions.createNamespace=false, or let the release have it:", adopt)
     return Remedy("Delete it if it is a leftover, or let the release have it:", adopt)
 
@@ -289,7 +295,7 @@ def _pending(facts: Facts) -> Finding:
         f"Revision {newest.version} of {facts.release} is {newest.status} since {newest.info.last_deployed}: helm works"
         " on it, or was killed while it did."
     )
-    good = facts.before or next((one for one in facts.revisions if one.status == "superseded"), None)
+    good = facts.before or next((revision for revision in facts.revisions if revision.status == "superseded"), None)
     commands = (f"vdi rollback {good.version}",) if good else ("vdi uninstall", "vdi install")
     return _finding("release", Severity.ERROR, words, Remedy("If nobody works on it:", commands))
 

@@ -1,5 +1,5 @@
-"""Uninstall: sessions are ended while the operator can still do it, homes stay unless told otherwise, and what stays is
-listed. Nothing waits for a finalizer that nobody takes off.
+"""Uninstall: sessions are ended while the operator can still do it, homes stay unless requested otherwise, and what
+stays is listed. Nothing waits for a finalizer that no one removes.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,12 +84,12 @@ class Removal:
     @property
     def operator_works(self) -> bool:
         """Whether somebody takes the finalizers off."""
-        return any(one.ready for one in self.operators)
+        return any(operator.ready for operator in self.operators)
 
     @property
     def lost_homes(self) -> tuple[HomeVolume, ...]:
         """Those that go with their session."""
-        return tuple(one for one in self.homes if one.owned)
+        return tuple(home for home in self.homes if home.owned)
 
 
 async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
@@ -101,7 +101,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     sessions = await _known(client.list(SESSIONS, into=VDISession))
     deployments = await client.list(DEPLOYMENTS, into=Object)
     operators = find_operators(Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments}))
-    made = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    made = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
     pools = await _known(client.list(POOLS, into=_Named))
     templates = await _known(client.list(TEMPLATES, into=_Named))
     crds = await client.list(CRDS, into=_Named)
@@ -112,20 +112,22 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         namespace=namespace,
         revision=revision,
         sessions_namespace=where,
-        sessions=tuple(one for one in sessions if one.metadata.namespace == where),
-        elsewhere=sum(one.metadata.namespace != where for one in sessions),
-        operators=tuple(one for one in operators if one.watches == where),
+        sessions=tuple(session for session in sessions if session.metadata.namespace == where),
+        elsewhere=sum(session.metadata.namespace != where for session in sessions),
+        operators=tuple(operator for operator in operators if operator.watches == where),
         pools=pools_to_end(
-            [one.metadata.name for one in pools],
+            [pool.metadata.name for pool in pools],
             own={name for kind, name in made if kind == "VDIPool"},
-            others=any(one.watches != where for one in operators),
+            others=any(operator.watches != where for operator in operators),
         ),
-        templates=tuple(one.metadata.name for one in templates if ("VDITemplate", one.metadata.name) not in made),
+        templates=tuple(
+            template.metadata.name for template in templates if ("VDITemplate", template.metadata.name) not in made
+        ),
         homes=tuple(await _homes(client, where)),
-        crds=tuple(one.metadata.name for one in crds if one.metadata.name.endswith(f".{GROUP}")),
+        crds=tuple(crd.metadata.name for crd in crds if crd.metadata.name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
         host_key=bool(secrets),
-        reservations=tuple(sorted(one.metadata.labels[HOST] for one in reservations)),
+        reservations=tuple(sorted(reservation.metadata.labels[HOST] for reservation in reservations)),
     )
 
 
@@ -136,11 +138,11 @@ def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[
 
 def _kept(objects: Sequence[Object], namespace: str) -> list[str]:
     found = []
-    for one in objects:
-        meta = one["metadata"]
-        if (meta.get("annotations") or {}).get(KEEP) == "keep" and one["kind"] != "CustomResourceDefinition":
-            where = "" if one["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
-            found.append(f"{one['kind'].lower()}/{meta['name']}{where}")
+    for obj in objects:
+        meta = obj["metadata"]
+        if (meta.get("annotations") or {}).get(KEEP) == "keep" and obj["kind"] != "CustomResourceDefinition":
+            where = "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
+            found.append(f"{obj['kind'].lower()}/{meta['name']}{where}")
     return found
 
 
@@ -156,15 +158,17 @@ async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
     for pool in plan.pools:
         await _gone(run.client.delete(POOLS, pool, propagation="Background", into=msgspec.Raw))
     left = list(plan.sessions)
-    for one in left:
-        await _gone(run.client.delete(SESSIONS, one.metadata.name, namespace=one.metadata.namespace, into=msgspec.Raw))
+    for session in left:
+        await _gone(
+            run.client.delete(SESSIONS, session.metadata.name, namespace=session.metadata.namespace, into=msgspec.Raw)
+        )
     if not plan.operator_works:
-        for one in left:
-            await _let_go(run.client, one)
+        for session in left:
+            await _let_go(run.client, session)
 
     async def look() -> list[str]:
         sessions = await _known(run.client.list(SESSIONS, namespace=plan.sessions_namespace, into=VDISession))
-        return [one.metadata.name for one in sessions]
+        return [session.metadata.name for session in sessions]
 
     # Who forces does not wait for long: a session's end takes seconds.
     still = await _until_none(
@@ -172,8 +176,8 @@ async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
     )
     if still and force:
         sessions = await _known(run.client.list(SESSIONS, namespace=plan.sessions_namespace, into=VDISession))
-        for one in sessions:
-            await _let_go(run.client, one)
+        for session in sessions:
+            await _let_go(run.client, session)
         still = await _until_none(run, look, "sessions are ending", run.seconds)
     if still:
         raise RefusedError(
@@ -186,9 +190,11 @@ async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
 
 def no_operator(plan: Removal) -> str:
     """Why sessions cannot be ended."""
-    there = ", ".join(one.object for one in plan.operators)
+    there = ", ".join(operator.object for operator in plan.operators)
     why = f"no replica of {there} is ready" if there else "there is no operator"
-    names = ", ".join(one.metadata.name for one in plan.sessions[:5]) + (" ..." if len(plan.sessions) > 5 else "")
+    names = ", ".join(session.metadata.name for session in plan.sessions[:5]) + (
+        " ..." if len(plan.sessions) > 5 else ""
+    )
     return (
         f"{count(plan.sessions, 'session')} ({names}), and {why} that could end them: their finalizers would wait"
         " for ever. Bring the operator back (vdi doctor says what is wrong), or take the finalizers off with --force:"
@@ -215,13 +221,13 @@ async def uninstall_release(run: Running, plan: Removal, place: Place) -> None:
 async def delete_homes(run: Running, homes: Sequence[HomeVolume]) -> None:
     """Delete these claims, and wait until they are gone. Raises RefusedError, KubeError."""
     began = monotonic()
-    for one in homes:
-        await _gone(run.client.delete(CLAIMS, one.claim, namespace=one.namespace, into=msgspec.Raw))
-    names = {one.claim for one in homes}
+    for home in homes:
+        await _gone(run.client.delete(CLAIMS, home.claim, namespace=home.namespace, into=msgspec.Raw))
+    names = {home.claim for home in homes}
 
     async def look() -> list[str]:
-        found = [each for space in {one.namespace for one in homes} for each in await _homes(run.client, space)]
-        return [one.claim for one in found if one.claim in names]
+        found = [claim for space in {home.namespace for home in homes} for claim in await _homes(run.client, space)]
+        return [home.claim for home in found if home.claim in names]
 
     if still := await _until_none(run, look, "homes are deleted", run.seconds):
         raise RefusedError(
@@ -238,8 +244,8 @@ async def delete_crds(run: Running, names: Sequence[str]) -> None:
         await _gone(run.client.delete(CRDS, name, into=msgspec.Raw))
 
     async def look() -> list[str]:
-        there = {one.metadata.name for one in await run.client.list(CRDS, into=_Named)}
-        return [one for one in names if one in there]
+        there = {crd.metadata.name for crd in await run.client.list(CRDS, into=_Named)}
+        return [name for name in names if name in there]
 
     if still := await _until_none(run, look, "CRDs are deleted", run.seconds):
         raise RefusedError(f"these CRDs do not go, since objects of theirs have finalizers: {', '.join(still)}")
@@ -248,7 +254,9 @@ async def delete_crds(run: Running, names: Sequence[str]) -> None:
 
 async def left_sessions(client: Client, namespace: str) -> list[str]:
     """Sessions that are there: somebody may have started one in the meantime."""
-    return [one.metadata.name for one in await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))]
+    return [
+        session.metadata.name for session in await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
+    ]
 
 
 class _Meta(msgspec.Struct):
@@ -270,20 +278,20 @@ class _Reservation(msgspec.Struct):
 async def _homes(client: Client, namespace: str) -> list[HomeVolume]:
     label = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
     found = []
-    for one in await client.list(CLAIMS, namespace=namespace, label_selector=label, into=Object):
-        notes, spec = one["metadata"].get("annotations") or {}, one.get("spec") or {}
-        capacity = ((one.get("status") or {}).get("capacity") or {}).get("storage")
+    for claim in await client.list(CLAIMS, namespace=namespace, label_selector=label, into=Object):
+        notes, spec = claim["metadata"].get("annotations") or {}, claim.get("spec") or {}
+        capacity = ((claim.get("status") or {}).get("capacity") or {}).get("storage")
         found.append(
             HomeVolume(
                 namespace,
-                one["metadata"]["name"],
+                claim["metadata"]["name"],
                 notes.get(USER_ANNOTATION, ""),
                 notes.get(TEMPLATE_ANNOTATION, ""),
                 capacity or ((spec.get("resources") or {}).get("requests") or {}).get("storage", ""),
-                any(owner["kind"] == "VDISession" for owner in one["metadata"].get("ownerReferences") or ()),
+                any(owner["kind"] == "VDISession" for owner in claim["metadata"].get("ownerReferences") or ()),
             )
         )
-    return sorted(found, key=lambda one: (one.user, one.claim))
+    return sorted(found, key=lambda home: (home.user, home.claim))
 
 
 def count(things: Sequence[Any], name: str) -> str:

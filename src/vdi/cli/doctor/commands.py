@@ -1,4 +1,4 @@
-"""`vdi doctor`: what is broken, where, and how to mend it. What is looked at and judged is in `vdi.doctor`."""
+"""`vdi doctor`: what is broken, where, and how to fix it. The checks are in `vdi.doctor`."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from vdi.cli.doctor.fix import fix
+from vdi.cli.doctor.fix import apply_fixes
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import KubeConnection, examples, with_connection
@@ -60,7 +60,7 @@ def doctor(
         typer.Option("--from", metavar="FILE", help="Look at a bundle in the place of a cluster."),
     ] = None,
     explain: Annotated[str | None, typer.Option("--explain", metavar="CODE", help="What a code means.")] = None,
-    mend: Annotated[
+    fix: Annotated[
         bool, typer.Option("--fix", help="Fix what needs no decision: shows each change, and asks.")
     ] = False,
     tries: Annotated[
@@ -79,7 +79,7 @@ def doctor(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before changes of --fix.")] = False,
 ) -> None:
-    """What is broken, where, with the proof and the command that mends it. It changes nothing without --fix.
+    """What is broken, where, with the proof and the command that fixes it. It changes nothing without --fix.
 
     Causes come first, what follows from them is folded under them.
     Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
@@ -89,14 +89,14 @@ def doctor(
         return
     _refuse_together(
         (everything and session, f"--all cannot go with a session ({session}): name its namespace with -n"),
-        (mend and (source or output is not FindingsOutput.TEXT), "--fix cannot go with --from or -o: it asks a person"),
+        (fix and (source or output is not FindingsOutput.TEXT), "--fix cannot go with --from or -o: it asks a person"),
         (
             record is not None and not re.fullmatch(r"[^/]+/[^/]+", record),
             f"--record {record}: allowed is NAMESPACE/NAME",
         ),
         (record is not None and source, "--record cannot go with --from: it is about a cluster as it is now"),
         (tries and source, "--probe cannot go with --from: it tries a cluster"),
-        (yes and not mend, "--yes is for --fix"),
+        (yes and not fix, "--yes is for --fix"),
     )
     scope = Scope("" if everything else connection.namespace, session or "")
     snapshot = (
@@ -112,8 +112,8 @@ def doctor(
         findings = rank([*findings, *probed])
     report = make_report(findings, snapshot)
     print_report(report, output)
-    if mend:
-        fix(connection, findings, snapshot, yes=yes)
+    if fix:
+        apply_fixes(connection, findings, snapshot, yes=yes)
     if record is not None:
         _keep(connection, record, findings, snapshot)
         return

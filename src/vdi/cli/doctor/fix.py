@@ -1,4 +1,4 @@
-"""`vdi doctor --fix`: shows each change that mends a finding, asks, and makes that change alone."""
+"""`vdi doctor --fix`: shows each change that fixes a finding, asks, and makes that change alone."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _MADE = "Done."
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
 
 
-def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
-    """Fix what can be mended of the causes, one question each unless `yes`. What only follows goes with its cause.
+def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
+    """Fix the causes that have a fix, one question each unless `yes`. What follows from a cause goes with it.
 
-    Raises CliError where nobody can be asked, or a change is refused; those before it are made then.
+    Raises CliError where no one can be asked, or a change is refused; those before it are made then.
     """
     prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
     if not prepared:
@@ -43,9 +43,9 @@ def fix(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snaps
 
 
 async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Change]]:
-    causes = [one for one in roots(list(findings)) if one.code in FIXES]
-    steps = await asyncio.gather(*(prepare(client, one, snapshot) for one in causes))
-    return [(one, step) for one, step in zip(causes, steps, strict=True) if step]
+    causes = [finding for finding in roots(list(findings)) if finding.code in FIXES]
+    changes = await asyncio.gather(*(prepare(client, cause, snapshot) for cause in causes))
+    return [(cause, change) for cause, change in zip(causes, changes, strict=True) if change]
 
 
 async def _apply(client: Client, step: Change) -> str:

@@ -168,8 +168,8 @@ def list_(
     match output:
         case ListOutput.JSON | ListOutput.YAML:
             shown = [
-                {"user": user, "name": one.name, "groups": list(one.groups), "admin": one.admin}
-                for user, one in sorted(users.items())
+                {"user": user, "name": account.name, "groups": list(account.groups), "admin": account.admin}
+                for user, account in sorted(users.items())
             ]
             print_data(shown, output)
         case ListOutput.NAME:
@@ -182,8 +182,8 @@ def list_(
                 )
                 return
             rows = [
-                [user, one.name or "-", ",".join(one.groups) or "-", "yes" if one.admin else "-"]
-                for user, one in sorted(users.items())
+                [user, account.name or "-", ",".join(account.groups) or "-", "yes" if account.admin else "-"]
+                for user, account in sorted(users.items())
             ]
             for line in columns(["USER", "NAME", "GROUPS", "ADMIN"], rows):
                 typer.echo(line)

@@ -16,7 +16,7 @@ from vdi.cli.gpu.page import (
     status_data,
     status_lines,
 )
-from vdi.cli.gpu.run import Wanted, configure_cluster, undo_on_cluster
+from vdi.cli.gpu.run import ConfigureOptions, configure_cluster, undo_on_cluster
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples, seconds_of
 from vdi.cli.output import PageOption, PageOutput, print_data
@@ -95,12 +95,12 @@ def configure(
     if undo:
         _refuse_beside_undo(ctx)
     sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
-    wanted = Wanted(sharing, default, tuple(config or ()), tuple(node or ()))
+    options = ConfigureOptions(sharing, default, tuple(config or ()), tuple(node or ()))
     seconds = seconds_of("--timeout", timeout) if wait and not dry_run else None
     work = undo_on_cluster if undo else configure_cluster
     with _refusals_in_words():  # what was typed wrongly is said also where no cluster answers
-        parse_request(sharing, default or DEFAULT_KEY, wanted.configs, wanted.nodes if default else ())
-    changed = _run(connection, lambda client: work(client, wanted, dry_run=dry_run, seconds=seconds))
+        parse_request(sharing, default or DEFAULT_KEY, options.configs, options.nodes if default else ())
+    changed = _run(connection, lambda client: work(client, options, dry_run=dry_run, seconds=seconds))
     left, notes = changed.findings, [] if undo else changed.notes
     if output is PageOutput.JSON:
         found = [finding.public() for finding in left]

@@ -27,7 +27,7 @@ def status_data(state: GpuState, measured: GpuMeasurements | None = None) -> dic
         "clusterPolicy": policy.name if policy else None,
         "configMap": state.config_name or None,
         "default": picker_of(state).default or None,
-        "devicePlugins": [_plugin_data(each) for each in state.plugins],
+        "devicePlugins": [_plugin_data(plugin) for plugin in state.plugins],
         "runtimeClassNvidia": state.runtime_class,
         "nodes": [
             _node_data(node, state) | (_busy_data(node.name, measured) if measured else {}) for node in state.gpu_nodes
@@ -52,8 +52,8 @@ def _busy_data(node: str, measured: GpuMeasurements) -> dict[str, Any]:
 
 def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
     status = plugin.raw.get("status", {})
-    ready, wanted = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
-    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "wanted": wanted}
+    ready, desired = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "wanted": desired}
 
 
 def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
         "Managed by": kind,
         "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
         "Device plugin": "; ".join(
-            f"{each['namespace']}/{each['name']}, {each['ready']} of {each['wanted']} pods ready"
-            for each in data["devicePlugins"]
+            f"{plugin['namespace']}/{plugin['name']}, {plugin['ready']} of {plugin['wanted']} pods ready"
+            for plugin in data["devicePlugins"]
         )
         or "none found",
         "RuntimeClass": "nvidia is there" if state.runtime_class else "nvidia is not there",
@@ -98,11 +98,11 @@ def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
     header = ["NODE", "GPUS", "PRODUCT", "CONFIG", "SHARING", "REPLICAS", "RESOURCE", "ADVERTISED", "IN USE"]
     header += ["BUSY", "MEMORY"]
     fields = ("node", "gpus", "product", "config", "sharing", "replicas", "resource", "advertised", "inUse")
-    rows = [["-" if each[field] is None else str(each[field]) for field in fields] for each in data["nodes"]]
-    rows = [[*row, *_busy_cells(each)] for row, each in zip(rows, data["nodes"], strict=True)]
+    rows = [["-" if node[field] is None else str(node[field]) for field in fields] for node in data["nodes"]]
+    rows = [[*row, *_busy_cells(node)] for row, node in zip(rows, data["nodes"], strict=True)]
     lines += ["", *columns(header, rows)]
     unknown = [
-        f"Node {each['node']}: {UNKNOWN}: {each['busyUnknown']}" for each in data["nodes"] if each["busyUnknown"]
+        f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}" for node in data["nodes"] if node["busyUnknown"]
     ]
     notes = [WHOLE_GPUS] if measured.nodes else []
     return [*lines, *note_lines([*data["notes"], *notes, *unknown])]
@@ -119,16 +119,16 @@ def _busy_cells(node: dict[str, Any]) -> list[str]:
 
 def note_lines(notes: Sequence[str]) -> list[str]:
     """Notes as a part of a page."""
-    return ["", "Notes", *(f"  {each}" for each in notes)] if notes else []
+    return ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
 
 
 def healthy_lines(state: GpuState) -> list[str]:
     """One line for each node that is as it should be."""
     lines = []
-    for each in status_data(state)["nodes"]:
-        gpus = "? GPUs" if each["gpus"] is None else "1 GPU" if each["gpus"] == 1 else f"{each['gpus']} GPUs"
-        count = f"{gpus} x {each['replicas']}"
-        lines.append(f"✓ node {each['node']}: {count} = {each['allocatable']} {each['resource']}")
+    for node in status_data(state)["nodes"]:
+        gpus = "? GPUs" if node["gpus"] is None else "1 GPU" if node["gpus"] == 1 else f"{node['gpus']} GPUs"
+        count = f"{gpus} x {node['replicas']}"
+        lines.append(f"✓ node {node['node']}: {count} = {node['allocatable']} {node['resource']}")
     return lines
 
 
@@ -137,9 +137,11 @@ def plan_lines(plan: SharingPlan) -> list[str]:
     if plan.empty:
         return ["Nothing to change."]
     lines = [
-        line for change in plan.changes for line in [change.title, *(f"  {each}" for each in diff_lines(change)), ""]
+        line
+        for change in plan.changes
+        for line in [change.title, *(f"  {diff_line}" for diff_line in diff_lines(change)), ""]
     ]
-    return lines + [f"restart DaemonSet {each.namespace}/{each.name}" for each in plan.restarts]
+    return lines + [f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}" for daemon_set in plan.restarts]
 
 
 def plan_data(plan: SharingPlan) -> dict[str, Any]:
@@ -158,5 +160,5 @@ def plan_data(plan: SharingPlan) -> dict[str, Any]:
         }
         for change in plan.changes
     ]
-    restarts = [{"namespace": each.namespace, "name": each.name} for each in plan.restarts]
+    restarts = [{"namespace": daemon_set.namespace, "name": daemon_set.name} for daemon_set in plan.restarts]
     return {"steps": changes, "restarts": restarts}

@@ -20,7 +20,7 @@ from vdi.kube.transport import Client
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ConfigureOptions:
     """What was typed: how the default shares, its name if one was given, NAME=REPLICAS and NODE=NAME."""
 
     sharing: Sharing
@@ -39,15 +39,17 @@ class Changed:
     findings: list[Finding] = field(default_factory=list)
 
 
-async def configure_cluster(client: Client, wanted: Wanted, *, dry_run: bool, seconds: float | None) -> Changed:
-    """Bring the wish about and wait `seconds` for the nodes (None: do not). Raises RefusedError, KubeError."""
+async def configure_cluster(
+    client: Client, options: ConfigureOptions, *, dry_run: bool, seconds: float | None
+) -> Changed:
+    """Configure it, and wait `seconds` for the nodes (None: do not). Raises RefusedError, KubeError."""
     state = await collect(client)
-    default = default_key(state, wanted.default)
-    plan = plan_configure(state, parse_request(wanted.sharing, default, wanted.configs, wanted.nodes))
+    default = default_key(state, options.default)
+    plan = plan_configure(state, parse_request(options.sharing, default, options.configs, options.nodes))
     return await _change(client, state, plan, find, dry_run=dry_run, seconds=seconds)
 
 
-async def undo_on_cluster(client: Client, _: Wanted, *, dry_run: bool, seconds: float | None) -> Changed:
+async def undo_on_cluster(client: Client, _: ConfigureOptions, *, dry_run: bool, seconds: float | None) -> Changed:
     """Back to what was before. Raises RefusedError, KubeError."""
     state = await collect(client)
     return await _change(client, state, plan_undo(state), _after_undo, dry_run=dry_run, seconds=seconds)
@@ -75,10 +77,12 @@ async def _change(
             began = time.monotonic()
             await apply_change(client, change)
             view.passed(PassedStage(change.title, time.monotonic() - began))
-        for each in plan.restarts:
+        for daemon_set in plan.restarts:
             began = time.monotonic()
-            await restart_daemon_set(client, each, SYSTEM_CLOCK)
-            view.passed(PassedStage(f"restart DaemonSet {each.namespace}/{each.name}", time.monotonic() - began))
+            await restart_daemon_set(client, daemon_set, SYSTEM_CLOCK)
+            view.passed(
+                PassedStage(f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}", time.monotonic() - began)
+            )
         if seconds is None:
             return Changed(plan, state, notes)
         began = time.monotonic()

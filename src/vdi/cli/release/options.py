@@ -45,7 +45,7 @@ class ReleaseOptions:
 
     @property
     def place(self) -> Place:
-        """As helm is told."""
+        """As helm takes it."""
         return Place(self.connection.namespace, self.connection.kubeconfig, self.connection.context)
 
 
@@ -103,7 +103,7 @@ def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
 
 def files_that_are(values: list[Path] | None) -> tuple[Path, ...]:
     """The values files. Raises CliError for one that is not there."""
-    for one in values or ():
-        if not one.is_file():
-            raise CliError(f"-f {one}: there is no such file; allowed: YAML files with values", USAGE)
-    return tuple(one.absolute() for one in values or ())
+    for value in values or ():
+        if not value.is_file():
+            raise CliError(f"-f {value}: there is no such file; allowed: YAML files with values", USAGE)
+    return tuple(value.absolute() for value in values or ())

@@ -17,7 +17,7 @@ _FIELDS = 25
 
 def summary_line(changes: Sequence[Change]) -> str:
     """`12 new, 3 changed, 1 removed`."""
-    counted = Counter(one.action for one in changes)
+    counted = Counter(change.action for change in changes)
     words = {"+": "new", "~": "changed", "-": "removed", "=": "left on the cluster"}
     return ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign]) or "nothing changes"
 
@@ -25,19 +25,19 @@ def summary_line(changes: Sequence[Change]) -> str:
 def new_lines(changes: Sequence[Change]) -> Iterator[str]:
     """What a first install makes, by kind."""
     kinds: dict[str, list[str]] = {}
-    for one in changes:
-        kinds.setdefault(one.kind, []).append(one.title.partition(" ")[2])
+    for change in changes:
+        kinds.setdefault(change.kind, []).append(change.title.partition(" ")[2])
     for kind, names in sorted(kinds.items()):
         yield typer.style(f"+ {kind}", fg=typer.colors.GREEN) + f": {', '.join(names)}"
 
 
 def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     """Object by object, field by field."""
-    for one in changes:
-        yield typer.style(f"{one.action} {one.title}", fg=_COLOURS.get(one.action), bold=True) + _AFTER.get(
-            one.action, ""
+    for change in changes:
+        yield typer.style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True) + _AFTER.get(
+            change.action, ""
         )
-        lines = [line for field in one.fields for line in field.lines]
+        lines = [line for field in change.fields for line in field.lines]
         for line in lines[:_FIELDS]:
             yield "    " + typer.style(line, fg=_COLOURS.get(line.strip()[:1]))
         if len(lines) > _FIELDS:
@@ -51,36 +51,43 @@ def change_data(changes: Sequence[Change]) -> list[dict[str, Any]]:
     """For programs."""
     return [
         {
-            "action": {"+": "create", "~": "change", "-": "delete", "=": "keep"}[one.action],
-            "kind": one.kind,
-            "namespace": one.namespace,
-            "name": one.name,
-            "fields": [{"path": each.path, "before": each.before, "after": each.after} for each in one.fields],
+            "action": {"+": "create", "~": "change", "-": "delete", "=": "keep"}[change.action],
+            "kind": change.kind,
+            "namespace": change.namespace,
+            "name": change.name,
+            "fields": [{"path": field.path, "before": field.before, "after": field.after} for field in change.fields],
         }
-        for one in changes
+        for change in changes
     ]
 
 
-def revision_data(one: Revision | None) -> dict[str, Any] | None:
+def revision_data(revision: Revision | None) -> dict[str, Any] | None:
     """For programs."""
-    if one is None:
+    if revision is None:
         return None
     return {
-        "release": one.name,
-        "namespace": one.namespace,
-        "revision": one.version,
-        "status": one.status,
-        "chart": one.chart_words,
-        "appVersion": one.chart.metadata.app_version,
-        "updated": one.info.last_deployed,
-        "description": one.info.description,
+        "release": revision.name,
+        "namespace": revision.namespace,
+        "revision": revision.version,
+        "status": revision.status,
+        "chart": revision.chart_words,
+        "appVersion": revision.chart.metadata.app_version,
+        "updated": revision.info.last_deployed,
+        "description": revision.info.description,
     }
 
 
 def revision_lines(revisions: Sequence[Revision]) -> list[str]:
     """A table, the newest first."""
     rows = [
-        [str(one.version), one.status, one.chart_words, _age(one.info.last_deployed), one.summary] for one in revisions
+        [
+            str(revision.version),
+            revision.status,
+            revision.chart_words,
+            _age(revision.info.last_deployed),
+            revision.summary,
+        ]
+        for revision in revisions
     ]
     return columns(["REVISION", "STATUS", "CHART", "AGE", "DESCRIPTION"], rows)
 

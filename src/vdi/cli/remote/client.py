@@ -197,7 +197,7 @@ def _refusal(server: str, status: int, body: bytes) -> CliError:
         return NoSuchThingError(detail)
     errors = problem.get("errors") or []
     if errors:
-        lines = [_line(each) for each in errors]
+        lines = [_line(error) for error in errors]
         detail = "the gateway refuses this:\n" + "\n".join(f"  {line}" for line in lines)
     return CliError(detail, _EXIT_CODES.get(status, COULD_NOT_LOOK))
 

@@ -35,7 +35,7 @@ class SessionCache(Protocol):
     """Sessions as they are now."""
 
     def get(self, namespace: str, name: str) -> VDISession | None:
-        """One session; None when there is none."""
+        """One session; None when it does not exist."""
 
     def values(self) -> Sequence[VDISession]:
         """All sessions."""
@@ -66,7 +66,7 @@ class Backend(Protocol):
     def offers(self) -> str:
         """Before a list of templates: `on this cluster there are`."""
 
-    async def create(self, wish: SessionRequest) -> Raw:
+    async def create(self, request: SessionRequest) -> Raw:
         """Create a session; when it exists already, the error names its owner."""
 
     async def get(self, name: str) -> Raw:
@@ -103,7 +103,7 @@ class Backend(Protocol):
         """How a running desktop is opened."""
 
     def log_lines(self, session: VDISession, /, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-        """The desktop's log. Raises CliError with the reason when there is none."""
+        """The desktop's log. Raises CliError with the reason when there is no log."""
 
     def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None

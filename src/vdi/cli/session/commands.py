@@ -93,7 +93,7 @@ def create(
         raise CliError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
     if home is False and (home_size or retain is not None):
         raise CliError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
-    wish = SessionRequest(
+    request = SessionRequest(
         user=user,
         template=template,
         name=name,
@@ -109,9 +109,9 @@ def create(
         retain=retain,
     )
     if wait:
-        started = _start(target, wish, seconds_of("--timeout-wait", timeout_wait))
+        started = _start(target, request, seconds_of("--timeout-wait", timeout_wait))
     else:
-        started = target.run(lambda backend: backend.create(wish))
+        started = target.run(lambda backend: backend.create(request))
         if output is Output.TABLE:
             name = started["metadata"]["name"]
             typer.echo(f"session {name} created; see {PROGRAM} session show {name}{target.flags}")
@@ -119,9 +119,9 @@ def create(
         print_data(without_managed_fields(started), output)
 
 
-def _start(target: Target, wish: SessionRequest, seconds: float) -> Raw:
+def _start(target: Target, request: SessionRequest, seconds: float) -> Raw:
     with ProgressView() as view:
-        return target.run(lambda backend: start_and_wait(backend, wish, target, seconds=seconds, view=view))
+        return target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
 
 
 @app.command(
@@ -151,7 +151,7 @@ def list_(
 
 def _table(all_namespaces: bool) -> Callable[[Sequence[Raw], bool], list[str]]:
     return lambda items, wide: session_table(
-        [operations.as_session(each) for each in items], now_utc(), wide=wide, all_namespaces=all_namespaces
+        [operations.as_session(raw) for raw in items], now_utc(), wide=wide, all_namespaces=all_namespaces
     )
 
 
@@ -200,7 +200,7 @@ def open_(
 
     With --direct the address is one of this machine, it works while this command runs, and it holds a token that opens
     the desktop: keep it to yourself. It needs the rights to forward ports of pods and to read Secrets. The exit status
-    is 1 when the connection ends, 3 when there is none, and 130 after Ctrl-C.
+    is 1 when the connection ends, 3 when it cannot be made, and 130 after Ctrl-C.
     """
     if direct:
         _open_directly(target, name, print_only=print_only, output=output)
@@ -255,7 +255,7 @@ def rm(
     plans = target.run(lambda backend: operations.plan_removals(backend, names, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
     _confirm_home_deletion(
-        [f"{each.session.metadata.name}: {each.home_lost}" for each in removals if each.home_lost], yes
+        [f"{removal.session.metadata.name}: {removal.home_lost}" for removal in removals if removal.home_lost], yes
     )
     still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None))
     refused = [plan.message for plan in plans if isinstance(plan, CliError)]
@@ -275,14 +275,14 @@ async def _remove(backend: Backend, removals: Sequence[operations.Removal], seco
     """Remove one after the other; returns what is still there after `seconds`, in words."""
     still = []
     begun = time.monotonic()
-    for each in removals:
-        await backend.remove(each.session, each.claim_to_delete)
+    for removal in removals:
+        await backend.remove(removal.session, removal.claim_to_delete)
         if seconds is None:
-            typer.echo(f"session {each.session.metadata.name} is being removed")
-    for each in removals if seconds is not None else ():
-        name = each.session.metadata.name
-        if await operations.until_gone(backend, each.session, seconds or 0):
-            home = f", and so is its home {each.home_lost}" if each.home_lost else ""
+            typer.echo(f"session {removal.session.metadata.name} is being removed")
+    for removal in removals if seconds is not None else ():
+        name = removal.session.metadata.name
+        if await operations.until_gone(backend, removal.session, seconds or 0):
+            home = f", and so is its home {removal.home_lost}" if removal.home_lost else ""
             typer.echo(f"session {name} is gone after {time.monotonic() - begun:.1f}s{home}")
         else:
             still.append(f"session {name} is still there after {duration(seconds or 0)}: {_STUCK}")
@@ -297,7 +297,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the desktop stops or Ctrl-C.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines, this many.")] = None,
 ) -> None:
-    """The log of the desktop's container; when there is none yet, why."""
+    """The log of the desktop's container; why, when there is no log yet."""
 
     async def print_lines(backend: Backend) -> None:
         async for line in operations.log_lines(backend, name, follow=follow, tail=tail):
@@ -373,7 +373,7 @@ def resume(
 @app.command(epilog=examples("session restart alice-desktop"))
 @with_backend
 def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> None:
-    """Start the desktop anew on the same home: for one that hangs or has failed. What is open in it is lost.
+    """Start the desktop again on the same home: for one that hangs or has failed. What is open in it is lost.
 
     The time of the run goes on.
     """
@@ -446,7 +446,7 @@ def share(
 
     raw = target.run(work)
     session = operations.as_session(raw)
-    found = next(each for each in session.spec.access if each.user.lower() == guest.strip().lower())
+    found = next(share for share in session.spec.access if share.user.lower() == guest.strip().lower())
     until = f" until {found.expires}" if found.expires else ""
     url = session.status.url
     said = f"session {name} is shared with {found.user} as {found.role}{until}"
@@ -470,5 +470,5 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 
 
 def _has_controlled(session: VDISession, guest: str) -> bool:
-    mine = (one for one in session.spec.access if one.user.lower() == guest.strip().lower())
-    return any(one.role == GuestRole.COLLABORATOR for one in mine)
+    mine = (share for share in session.spec.access if share.user.lower() == guest.strip().lower())
+    return any(share.role == GuestRole.COLLABORATOR for share in mine)

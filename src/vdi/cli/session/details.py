@@ -90,14 +90,14 @@ def _why(pod: Raw | str, claim: Raw | str, events: Sequence[Raw]) -> str:
     if seen.ready:
         return ""
     home = None if isinstance(claim, str) or "metadata" not in claim else msgspec.convert(claim, PersistentVolumeClaim)
-    return explain(StartState(seen, home, tuple(msgspec.convert(each, Event) for each in events))).sentence
+    return explain(StartState(seen, home, tuple(msgspec.convert(event, Event) for event in events))).sentence
 
 
 def _pod_state(raw: Raw) -> str:
     status = raw.get("status", {})
     containers = status.get("containerStatuses", [])
-    ready = "ready" if containers and all(each.get("ready") for each in containers) else "not ready"
-    restarts = sum(each.get("restartCount", 0) for each in containers)
+    ready = "ready" if containers and all(container.get("ready") for container in containers) else "not ready"
+    restarts = sum(container.get("restartCount", 0) for container in containers)
     return f"{status.get('phase', 'Unknown')}, {ready}" + (f", restarted {restarts} times" if restarts else "")
 
 
@@ -108,12 +108,12 @@ def _claim_state(raw: Raw) -> str:
 
 
 def _service_state(raw: Raw) -> str:
-    ports = ", ".join(str(each.get("port")) for each in raw.get("spec", {}).get("ports", []))
+    ports = ", ".join(str(port.get("port")) for port in raw.get("spec", {}).get("ports", []))
     return f"port {ports}" if ports else "no ports"
 
 
 def _route_state(raw: Raw) -> str:
-    matches = [each.get("match", "?") for each in raw.get("spec", {}).get("routes", [])]
+    matches = [route.get("match", "?") for route in raw.get("spec", {}).get("routes", [])]
     return ", ".join(matches) or "no routes"
 
 
@@ -127,8 +127,8 @@ async def _events(client: Client, session: VDISession, names: set[str]) -> Seque
         )
     )
     dated = [(when, raw) for raws in lists for raw in raws if (when := parse_time(_when(raw)))]
-    since = [each for each in dated if created is None or each[0] >= created]
-    return [raw for _, raw in sorted(since, key=lambda each: each[0])][-_EVENTS_SHOWN:]
+    since = [event for event in dated if created is None or event[0] >= created]
+    return [raw for _, raw in sorted(since, key=lambda event: event[0])][-_EVENTS_SHOWN:]
 
 
 def _when(event: Raw) -> str:

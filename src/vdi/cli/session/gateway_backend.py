@@ -75,18 +75,18 @@ class GatewayBackend:
         """See Backend."""
         return "at this gateway you may use"
 
-    async def create(self, wish: SessionRequest) -> Raw:
+    async def create(self, request: SessionRequest) -> Raw:
         """See Backend. `user` is sent only when it is another user's desktop: only administrators may create those."""
-        resources = {"gpu": wish.gpu, "memory": wish.memory, "cpu": wish.cpu}
-        home = {"enabled": wish.home, "size": wish.home_size, "retain": wish.retain}
+        resources = {"gpu": request.gpu, "memory": request.memory, "cpu": request.cpu}
+        home = {"enabled": request.home, "size": request.home_size, "retain": request.retain}
         body = {
-            "template": wish.template,
-            "name": wish.name,
-            "timeout": wish.timeout,
-            "idleTimeout": wish.idle_timeout,
-            "priority": wish.priority,
-            "hostname": wish.hostname,
-            "user": wish.user if wish.user != self.user else None,
+            "template": request.template,
+            "name": request.name,
+            "timeout": request.timeout,
+            "idleTimeout": request.idle_timeout,
+            "priority": request.priority,
+            "hostname": request.hostname,
+            "user": request.user if request.user != self.user else None,
             "resources": _given(resources) or None,
             "persistence": _given(home) or None,
         }

@@ -105,7 +105,7 @@ class GatewayWatch:
 
     def _replace(self, listed: dict[str, VDISession]) -> None:
         """Drop the sessions that were not listed after a reconnection."""
-        for name in [each for each in self.store.sessions if each not in listed]:
+        for name in [session for session in self.store.sessions if session not in listed]:
             self._drop(name)
 
     def _put(self, session: VDISession) -> None:

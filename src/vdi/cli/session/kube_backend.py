@@ -80,14 +80,14 @@ class KubeBackend:
         """See Backend."""
         return "on this cluster there are"
 
-    async def create(self, wish: SessionRequest) -> Raw:
+    async def create(self, request: SessionRequest) -> Raw:
         """See Backend. Without the right to read templates, unnamed resources get the schema's defaults."""
-        raw = await self.template(wish.template) if wish.names_resources else None
-        wanted = build_session(wish, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
+        raw = await self.template(request.template) if request.names_resources else None
+        body = build_session(request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
         try:
-            return await self.client.create(SESSIONS, wanted, namespace=self.namespace, into=dict[str, Any])
+            return await self.client.create(SESSIONS, body, namespace=self.namespace, into=dict[str, Any])
         except AlreadyExists as error:
-            raise CliError(await self._describe_existing(wanted["metadata"]["name"])) from error
+            raise CliError(await self._describe_existing(body["metadata"]["name"])) from error
 
     async def _describe_existing(self, name: str) -> str:
         there = msgspec.convert(await self.get(name), VDISession)
@@ -109,8 +109,8 @@ class KubeBackend:
         """See Backend."""
         namespace = None if everywhere else self.namespace
         found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
-        mine = [each for each in found if user is None or each["spec"].get("user") == user]
-        return sorted(mine, key=lambda each: (each["metadata"]["creationTimestamp"], each["metadata"]["name"]))
+        mine = [session for session in found if user is None or session["spec"].get("user") == user]
+        return sorted(mine, key=lambda session: (session["metadata"]["creationTimestamp"], session["metadata"]["name"]))
 
     async def details(self, session: VDISession) -> SessionDetails:
         """See Backend."""
@@ -208,7 +208,7 @@ class KubeBackend:
         except NotFound as error:
             raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
         containers = raw.get("spec", {}).get("containers", [])
-        given = {each.get("name") for one in containers for each in one.get("env", [])}
+        given = {variable.get("name") for container in containers for variable in container.get("env", [])}
         return not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST))
 
     async def log_lines(self, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:

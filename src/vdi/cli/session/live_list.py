@@ -32,5 +32,5 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
 
 
 def _of_user(sessions: SessionWatch, user: str | None) -> list[VDISession]:
-    mine = [each for each in sessions.store.values() if user in (None, each.spec.user)]
-    return sorted(mine, key=lambda each: (each.metadata.creation_timestamp, each.metadata.name))
+    mine = [session for session in sessions.store.values() if user in (None, session.spec.user)]
+    return sorted(mine, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name))

@@ -106,7 +106,7 @@ async def until_gone(backend: Backend, session: VDISession, seconds: float) -> b
 
 
 async def log_lines(backend: Backend, name: str, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-    """The desktop's log. Raises CliError with the reason when there is none yet."""
+    """The desktop's log. Raises CliError with the reason when there is no log yet."""
     session = await get_session(backend, name)
     async for line in backend.log_lines(session, follow=follow, tail=tail):
         yield line

@@ -25,7 +25,7 @@ NO_OPERATOR = "no operator has taken the session up yet; is it running? kubectl 
 
 async def start_and_wait(
     backend: Backend,
-    wish: SessionRequest,
+    request: SessionRequest,
     target: Target,
     *,
     seconds: float,
@@ -34,7 +34,7 @@ async def start_and_wait(
 ) -> Raw:
     """Create a session and show its start; returns it running. Raises CliError when it does not start."""
     begun = clock()
-    session = as_session(await backend.create(wish))
+    session = as_session(await backend.create(request))
     view.say(f"session {session.metadata.name} created {backend.where}")
     return await wait_until_running(backend, session, target, seconds=seconds, view=view, clock=clock, begun=begun)
 

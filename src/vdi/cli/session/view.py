@@ -50,7 +50,7 @@ def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, 
         header += ["NODE", "EXPIRES IN", "MESSAGE"]
     if all_namespaces:
         header.insert(0, "NAMESPACE")
-    return columns(header, [_row(each, now, wide, all_namespaces) for each in sessions])
+    return columns(header, [_row(session, now, wide, all_namespaces) for session in sessions])
 
 
 def _row(session: VDISession, now: datetime, wide: bool, all_namespaces: bool) -> list[str]:
@@ -125,14 +125,14 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     if page.events:
         lines += ["", "Events"]
         lines += [f"  {line}" for line in _happenings(page.events, now)]
-    lines += [f"\nCould not look at {each}" for each in page.unreadable]
+    lines += [f"\nCould not look at {refusal}" for refusal in page.unreadable]
     return lines
 
 
 def _facts(session: VDISession, now: datetime) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
     ask = spec.resources
-    wanted = (
+    resources = (
         f"{ask.gpu} GPU, {ask.memory} memory" + (f", {ask.cpu} CPU" if ask.cpu else "") if ask else "the template's"
     )
     facts = {
@@ -142,10 +142,10 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Phase": phase(session),
         "Message": status.message,
         "Queue": queue_words(status.queue) if status.queue else "",
-        "Warnings": "; ".join(each.message or each.reason for each in _warnings(session)),
+        "Warnings": "; ".join(warning.message or warning.reason for warning in _warnings(session)),
         "Failures": _failures(session, now),
         "URL": status.url,
-        "Resources": wanted,
+        "Resources": resources,
         "Home": _home(session),
         "Priority": str(spec.priority or ""),
         "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now)} ago)",
@@ -173,7 +173,11 @@ def _started(session: VDISession, now: datetime) -> str:
 
 
 def _warnings(session: VDISession) -> list[Condition]:
-    return [each for each in session.status.conditions if each.type in WARNING_TYPES and each.status == "True"]
+    return [
+        condition
+        for condition in session.status.conditions
+        if condition.type in WARNING_TYPES and condition.status == "True"
+    ]
 
 
 def _failures(session: VDISession, now: datetime) -> str:
@@ -185,13 +189,13 @@ def _failures(session: VDISession, now: datetime) -> str:
 
 
 def _home(session: VDISession) -> str:
-    wish = session.spec.persistence
-    if wish is None:
+    request = session.spec.persistence
+    if request is None:
         return "as the template says, kept when the session goes"
-    if wish.enabled is False:
+    if request.enabled is False:
         return "none: files are gone with the session"
-    kept = "kept when the session goes" if wish.retain else "deleted with the session"
-    return f"{wish.size or 'size of the template'}, {kept}"
+    kept = "kept when the session goes" if request.retain else "deleted with the session"
+    return f"{request.size or 'size of the template'}, {kept}"
 
 
 def _conditions(session: VDISession, now: datetime) -> list[str]:
@@ -203,22 +207,22 @@ def _conditions(session: VDISession, now: datetime) -> list[str]:
 def _happenings(events: Sequence[SessionEvent], now: datetime) -> list[str]:
     rows = [
         [
-            f"{age(each.when, now)} ago" if each.when else "-",
-            each.about,
-            each.text + (f" (x{each.count})" if each.count > 1 else ""),
+            f"{age(event.when, now)} ago" if event.when else "-",
+            event.about,
+            event.text + (f" (x{event.count})" if event.count > 1 else ""),
         ]
-        for each in events
+        for event in events
     ]
     return columns(["WHEN", "ABOUT", "WHAT"], rows)
 
 
 def condition(session: VDISession, kind: str) -> Condition | None:
     """The session's condition of this type, None while the operator has not written it."""
-    return next((each for each in session.status.conditions if each.type == kind), None)
+    return next((condition for condition in session.status.conditions if condition.type == kind), None)
 
 
 def condition_reason(session: VDISession, kind: str) -> str:
-    """The reason of a condition, empty while there is none."""
+    """The reason of a condition, empty without one."""
     found = condition(session, kind)
     return found.reason if found else ""
 

@@ -47,13 +47,15 @@ def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = Non
     Raises ValueError for a name that is not in `NAMES`, BinaryUnavailable when all the sources of one failed; no
     further step of `progress` runs then.
     """
-    wanted = list(dict.fromkeys(names))
-    unknown = [name for name in wanted if name not in RECIPES]
+    requested = list(dict.fromkeys(names))
+    unknown = [name for name in requested if name not in RECIPES]
     if unknown:
         raise ValueError(f"no such binary: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     finder = Finder(BuildCache(progress, cache or default_cache(os.environ)))
-    paths = progress.side_by_side([functools.partial(finder.find, name) for name in wanted], at_once=len(wanted) or 1)
-    return dict(zip(wanted, paths, strict=True))
+    paths = progress.side_by_side(
+        [functools.partial(finder.find, name) for name in requested], at_once=len(requested) or 1
+    )
+    return dict(zip(requested, paths, strict=True))
 
 
 class BinaryUnavailable(Exception):  # noqa: N818 - named for what happened

@@ -38,7 +38,7 @@ def needed_version(go_mod: str) -> tuple[int, ...]:
 
 def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
     """A `go` that is new enough: from PATH, else the pinned one, put into the cache. Raises SourceFailed."""
-    wanted = ".".join(map(str, needed))
+    oldest = ".".join(map(str, needed))
     installed = shutil.which("go", path=build_cache.env.get("PATH", ""))
     if installed is None:
         reason = "no go in PATH"
@@ -47,7 +47,7 @@ def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
         if version is not None and version >= needed:
             return Path(installed)
         found = ".".join(map(str, version)) if version else "an unknown version"
-        reason = f"{installed} is {found}, needed is {wanted}"
+        reason = f"{installed} is {found}, needed is {oldest}"
     try:
         entry = build_cache.obtain(
             GO_TOOLCHAIN.key,

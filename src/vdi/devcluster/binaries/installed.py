@@ -41,16 +41,16 @@ def from_system(name: str, env: Mapping[str, str], folders: tuple[str, ...] = SY
     """containerd, runc or the CNI plugins as the system has them, if we support them. Raises SourceFailed."""
     part = "containerd" if name in CONTAINERD_PROGRAMS else name
     searched = [folder for folder in env.get("PATH", "").split(os.pathsep) if folder] + list(folders)
-    wanted = {"containerd": CONTAINERD_PROGRAMS, "runc": ("runc",), "cni": CNI_PLUGINS}[part]
-    for folder in dict.fromkeys(Path(each) for each in searched):
-        if not all(_executable(folder / program) for program in wanted):
+    programs = {"containerd": CONTAINERD_PROGRAMS, "runc": ("runc",), "cni": CNI_PLUGINS}[part]
+    for folder in dict.fromkeys(Path(path) for path in searched):
+        if not all(_executable(folder / program) for program in programs):
             continue
         if part == "cni":
             require_protocol(folder / "bridge", _answer(folder / "bridge"))
             return folder
         require_version(part, folder / part, _answer(folder / part))
         return folder / name
-    raise SourceFailed(f"the system has no {', '.join(wanted)} in PATH or in {', '.join(folders)}")
+    raise SourceFailed(f"the system has no {', '.join(programs)} in PATH or in {', '.join(folders)}")
 
 
 def require_version(part: str, program: Path, answer: str) -> None:

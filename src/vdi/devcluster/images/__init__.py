@@ -189,7 +189,7 @@ def _build(
         )
         step.update("writing the archive")
         step.run(builder.save(recipe.tag, archive), env=build_cache.env)
-    leaks = find_leaks(archive, [text for each in folders for text in each.private], host_settings.LEFTOVERS)
+    leaks = find_leaks(archive, [text for folder in folders for text in folder.private], host_settings.LEFTOVERS)
     if leaks:
         raise StepFailed(recipe.title, f"the image holds something of this machine: {'; '.join(leaks)}", step.log_path)
 

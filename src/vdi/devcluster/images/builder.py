@@ -161,7 +161,7 @@ def find_builder(storage: Storage, env: Mapping[str, str], *, docker: bool) -> t
 
 
 def require_builder(step: Step, storage: Storage, env: Mapping[str, str], *, docker: bool) -> Builder:
-    """The first program that can build here; Debian's Buildah is installed when there is none. Raises NoBuilder."""
+    """The first program that can build here; Debian's Buildah is installed if needed. Raises NoBuilder."""
     builder, reasons = find_builder(storage, env, docker=docker)
     if builder is None:
         try:
@@ -221,4 +221,4 @@ def mounts_below(folder: Path, mounts: str) -> list[str]:
 
 def mount_words(folders: Sequence[BuildFolders]) -> list[tuple[Path, str]]:
     """All mounts of `folders`."""
-    return [mount for each in folders for mount in each.mounts]
+    return [mount for folder in folders for mount in folder.mounts]

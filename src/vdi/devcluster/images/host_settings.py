@@ -38,7 +38,7 @@ class BuildFolders:
 
 
 def pip_settings(env: Mapping[str, str], files: Iterable[Path]) -> dict[str, str]:
-    """What pip is told on this machine, later files and then the environment winning."""
+    """pip's settings on this machine; later files and then the environment win."""
     settings: dict[str, str] = {}
     for file in files:
         parser = configparser.RawConfigParser()
