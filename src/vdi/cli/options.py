@@ -1,6 +1,5 @@
 """What many commands share: which cluster and namespace they talk to, and how their help writes examples."""
 
-import asyncio
 import inspect
 import os
 import sys
@@ -61,6 +60,8 @@ class KubeConnection:
 
     def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
         """Open a client, do the work, close it. Errors of the API come out as `CliError`, in words."""
+        import asyncio
+
         from vdi.cli.api_errors import in_words
         from vdi.kube.config_loading import load_config
         from vdi.kube.errors import KubeError

@@ -5,11 +5,11 @@ It goes to stderr, so that stdout keeps the command's result. Without a terminal
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,10 @@ class PassedStage:
 class ProgressView:
     """Prints each stage once it is passed, and what is waited for now."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         self._console = console or Console(stderr=True, highlight=False)
         self._spinner = Progress(
             SpinnerColumn(),
@@ -49,12 +52,16 @@ class ProgressView:
 
     def passed(self, stage: PassedStage, *, well: bool = True) -> None:
         """Print a stage that is over."""
+        from rich.text import Text
+
         mark = ("✓", "green") if well else ("–", "yellow")
         line = Text.assemble(mark, f" {stage.text} ", (f"{stage.seconds:.1f}s", "dim"))
         self._console.print(line, soft_wrap=True)
 
     def waiting(self, text: str) -> None:
         """Show what is waited for; without a terminal it is printed only when it changes."""
+        from rich.text import Text
+
         if self._task is not None:
             self._spinner.update(self._task, description=text)
         elif text and text != self._shown:
@@ -63,4 +70,6 @@ class ProgressView:
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
+        from rich.text import Text
+
         self._console.print(Text(text), soft_wrap=True)

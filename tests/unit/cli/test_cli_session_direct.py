@@ -150,7 +150,7 @@ def test_a_desktop_that_no_gateway_has_reached_gets_the_token(vdi: Vdi, desktop:
 
 
 @pytest.mark.usefixtures("behind_gateway", "ending")
-def test_nobody_who_is_connected_is_cut_off(vdi: Vdi, desktop: Desktop) -> None:
+def test_no_one_who_is_connected_is_cut_off(vdi: Vdi, desktop: Desktop) -> None:
     desktop.connected = ["alice"]
     ran = vdi("session", "open", "alice-desktop", "--direct", "--print")
     assert (ran.code, ran.out) == (1, "")

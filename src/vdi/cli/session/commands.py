@@ -1,4 +1,4 @@
-"""`vdi session`. Each command parses, calls one function and renders; `probe` has its own module."""
+"""`vdi session`. Each command parses, calls one function and renders."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
+import msgspec
 import typer
 
 from vdi.api.session import VDISession
@@ -17,9 +18,6 @@ from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_dat
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
-from vdi.cli.session.live_list import watch_list
-from vdi.cli.session.probe import app as probe_command
-from vdi.cli.session.start import start_and_wait, wait_until_running
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import details_lines, session_table
 from vdi.session.request import SessionRequest
@@ -29,7 +27,6 @@ from vdi.session.units import format_duration
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
 )
-app.add_typer(probe_command)
 
 Name = Annotated[str, typer.Argument(help="Name of the session.")]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
@@ -120,6 +117,8 @@ def create(
 
 
 def _start(target: Target, request: SessionRequest, seconds: float) -> Raw:
+    from vdi.cli.session.start import start_and_wait
+
     with ProgressView() as view:
         return target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
 
@@ -139,6 +138,8 @@ def list_(
     if watch:
         if output not in (ListOutput.TABLE, ListOutput.WIDE):
             raise CliError(f"--watch goes with -o table or -o wide, not with -o {output}", USAGE)
+        from vdi.cli.session.live_list import watch_list
+
         wide = output is ListOutput.WIDE
         target.run(lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces))
         return
@@ -359,6 +360,8 @@ def resume(
         raw, changed = await operations.set_suspended(backend, name, False)
         if not wait:
             return raw, changed
+        from vdi.cli.session.start import wait_until_running
+
         with ProgressView() as view:
             return await wait_until_running(
                 backend, operations.as_session(raw), target, seconds=seconds, view=view
@@ -472,3 +475,32 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 def _has_controlled(session: VDISession, guest: str) -> bool:
     mine = (share for share in session.spec.access if share.user.lower() == guest.strip().lower())
     return any(share.role == GuestRole.COLLABORATOR for share in mine)
+
+
+@app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))
+@with_backend
+def probe(
+    target: Target,
+    name: Annotated[str, typer.Argument(help="Name of the session: a desktop of your own that runs.")],
+    keys: Annotated[int, typer.Option(min=20, max=100, help="How many keys to press.")] = 40,
+    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+) -> None:
+    """Measure how fast a desktop answers: first picture, frames per second, input to picture, bitrate, lost frames.
+
+    It goes the way a browser goes (portal, Traefik, TLS, WebSocket), decodes the pictures, and presses keys that no
+    application gets; a small mark flickers in the upper left corner for some seconds. Nothing else is disturbed, and
+    it does not count as use of the desktop. The gateway adds the figures to its metrics.
+
+    Ends with 0 when 95 of 100 keys show their effect within 50 ms, with 1 when they do not or when there is no
+    picture, with 3 when it could not be measured.
+    """
+    from vdi.cli.session.probe import over_goal, probe_session, report_lines
+
+    report = probe_session(target, name, keys)
+    if output is Output.TABLE:
+        for line in report_lines(report):
+            typer.echo(line)
+    else:
+        print_data(msgspec.to_builtins(report), output)
+    if not report.within_goal:
+        raise CliError(over_goal(report))

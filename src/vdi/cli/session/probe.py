@@ -1,45 +1,25 @@
-"""`vdi session probe`: measures how fast a desktop answers; mounted by `commands`."""
+"""Measures how fast a desktop answers, for `vdi session probe`. Imported by that command alone: it takes long."""
 
 import hashlib
 import importlib.util
 import secrets
-from typing import Annotated
 
 import msgspec
-import typer
 
 from vdi.cli.errors import COULD_NOT_LOOK, CliError
-from vdi.cli.options import PROGRAM, examples
-from vdi.cli.output import Output, columns, print_data
+from vdi.cli.options import PROGRAM
+from vdi.cli.output import columns
 from vdi.cli.remote.client import GatewayClient, quote, tls
 from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.gateway_backend import GatewayBackend, GatewayTarget
-from vdi.cli.session.target import with_backend
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.client import probe as probe_desktop
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import Measurements, ProbeReport, evaluate
 
-app = typer.Typer()
 
-
-@app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))
-@with_backend
-def probe(
-    target: Target,
-    name: Annotated[str, typer.Argument(help="Name of the session: a desktop of your own that runs.")],
-    keys: Annotated[int, typer.Option(min=20, max=100, help="How many keys to press.")] = 40,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
-) -> None:
-    """Measure how fast a desktop answers: first picture, frames per second, input to picture, bitrate, lost frames.
-
-    It goes the way a browser goes (portal, Traefik, TLS, WebSocket), decodes the pictures, and presses keys that no
-    application gets; a small mark flickers in the upper left corner for some seconds. Nothing else is disturbed, and
-    it does not count as use of the desktop. The gateway adds the figures to its metrics.
-
-    Ends with 0 when 95 of 100 keys show their effect within 50 ms, with 1 when they do not or when there is no
-    picture, with 3 when it could not be measured.
-    """
+def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
+    """Press `keys` keys in the desktop and look for their effect. Raises CliError."""
     if not isinstance(target, GatewayTarget):
         raise CliError(
             "a probe goes the way people go, through a gateway, and this would go to a cluster:"
@@ -56,14 +36,7 @@ def probe(
         assert isinstance(backend, GatewayBackend)  # noqa: S101 - for the type checker
         return await _measure(backend.client, name, keys)
 
-    found = target.run(work)
-    if output is Output.TABLE:
-        for line in _lines(found):
-            typer.echo(line)
-    else:
-        print_data(msgspec.to_builtins(found), output)
-    if not found.within_goal:
-        raise CliError(_over(found))
+    return target.run(work)
 
 
 async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
@@ -82,7 +55,8 @@ async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
     return evaluate(name, url, measurements)
 
 
-def _lines(found: ProbeReport) -> list[str]:
+def report_lines(found: ProbeReport) -> list[str]:
+    """The report as a table."""
     seen: Measurements = found.measurements
     counted = len(seen.input_to_photon_ms)
     lost_frames = f"{seen.frames_dropped} of {seen.frames + seen.frames_dropped} frames"
@@ -101,7 +75,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
 
 
-def _over(found: ProbeReport) -> str:
+def over_goal(found: ProbeReport) -> str:
+    """Why the goal is missed."""
     lost = found.measurements.keys_without_effect
     if lost:
         return f"{lost} of the keys had no effect that could be seen in time"

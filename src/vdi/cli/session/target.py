@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 from urllib.parse import urlsplit
 
 import typer
@@ -13,17 +13,18 @@ from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import CONNECTION_OPTIONS, DEFAULT_NAMESPACE, PROGRAM, KubeConnection, signature_with
 from vdi.cli.remote.logins import Logins, read_logins
 from vdi.cli.session.backend import Target
-from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
-from vdi.http_client import is_local
 from vdi.kube.http import url_host
+
+if TYPE_CHECKING:
+    from vdi.cli.session.gateway_backend import GatewayTarget
 
 P = ParamSpec("P")
 
 
 def choose_target(
     connection: KubeConnection, server: str | None, environ: Mapping[str, str]
-) -> GatewayTarget | KubeTarget:
+) -> "GatewayTarget | KubeTarget":
     """The target. Raises CliError when options contradict each other, or without a login there.
 
     A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod), and higher than
@@ -47,7 +48,9 @@ def choose_target(
     return KubeTarget(connection, "nobody is logged in to a gateway, so ~/.kube/config counts")
 
 
-def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> GatewayTarget:
+def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> "GatewayTarget":
+    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+
     login = logins.gateways.get(server)
     if login is None:
         known = ", ".join(logins.gateways) or "none"
@@ -69,6 +72,8 @@ def server_url(text: str) -> str:
 
     Plain HTTP only to this machine: a token must not go over a network in the open.
     """
+    from vdi.http_client import is_local
+
     parts = urlsplit(text if "://" in text else f"https://{text}")
     try:
         port = parts.port
