@@ -23,7 +23,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.login.throttle import Throttle

@@ -9,9 +9,9 @@ import pytest
 
 from unit.gateway.login_stage import PORTAL, Browser, Stage, csrf_in, open_stage
 from vdi.gateway.login.account import MOST_TOKENS
-from vdi.gateway.login.agents import browser as named
 from vdi.gateway.login.cli_login import loopback
-from vdi.gateway.login.oidc_flow import challenge_of
+from vdi.gateway.login.logins import browser as named
+from vdi.gateway.login.oidc.flow import challenge_of
 
 VERIFIER = "v" * 43
 LOOPBACK = "http://127.0.0.1:40123/back"

@@ -18,9 +18,9 @@ from joserfc.jwk import RSAKey
 
 from support.clock import FakeClock
 from unit.gateway.login_stage import SETTINGS, Browser, Stage, open_stage
-from vdi.gateway.login import oidc_flow
-from vdi.gateway.login.oidc import Provider
-from vdi.gateway.login.oidc_claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
+from vdi.gateway.login.oidc import flow
+from vdi.gateway.login.oidc.provider import Provider
+from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
 from vdi.gateway.settings import OIDC, Settings
 
 ISSUER = "https://id.example.com/realms/vdi"
@@ -66,7 +66,7 @@ class FakeProvider:
             case "/token":
                 self.form = parse_qs(request.content.decode())
                 self.authorization = request.headers.get("authorization", "")
-                if oidc_flow.challenge_of(self.form["code_verifier"][0]) != self.challenge:
+                if flow.challenge_of(self.form["code_verifier"][0]) != self.challenge:
                     return httpx.Response(400, json={"error": "invalid_grant"})
                 now = int(self.clock())
                 claims = {"iss": ISSUER, "aud": "vdi", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce}
@@ -163,7 +163,7 @@ async def test_a_way_back_is_for_one_browser_once_and_soon(world: World) -> None
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 303
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 403
     late = await world.go(browser)
-    world.stage.clock.forward(seconds=oidc_flow.SECONDS + 1)
+    world.stage.clock.forward(seconds=flow.SECONDS + 1)
     assert (await browser.get("/login/oidc/back", params=late)).status_code == 403
 
 
@@ -220,19 +220,19 @@ async def test_audiences_that_name_us_are_believed(world: World, claims: dict[st
 
 
 def none(claims: dict[str, Any]) -> str:
-    head = oidc_flow._text(b'{"alg":"none","kid":"k1"}')
-    return f"{head}.{oidc_flow._text(msgspec.json.encode(claims))}."
+    head = flow._text(b'{"alg":"none","kid":"k1"}')
+    return f"{head}.{flow._text(msgspec.json.encode(claims))}."
 
 
 def hs256(claims: dict[str, Any], key: bytes) -> str:
     """By hand: the library refuses to sign with what everybody knows."""
-    text = oidc_flow._text(b'{"alg":"HS256","kid":"k1"}') + "." + oidc_flow._text(msgspec.json.encode(claims))
-    return f"{text}.{oidc_flow._text(hmac.digest(key, text.encode(), 'sha256'))}"
+    text = flow._text(b'{"alg":"HS256","kid":"k1"}') + "." + flow._text(msgspec.json.encode(claims))
+    return f"{text}.{flow._text(hmac.digest(key, text.encode(), 'sha256'))}"
 
 
 def tampered(claims: dict[str, Any]) -> str:
     head, _, mark = jwt.encode({"alg": "RS256", "kid": "k1"}, claims, KEY).split(".")
-    return f"{head}.{oidc_flow._text(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
+    return f"{head}.{flow._text(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
 
 
 @pytest.mark.parametrize(
@@ -394,35 +394,35 @@ async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> Non
         assert (await stage.browser().get("/login/oidc/back")).status_code == 404
 
 
-SECRETS = st.binary(min_size=32, max_size=32).map(oidc_flow._text)
-PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=oidc_flow._LONGEST_NEXT - 1).map(
+SECRETS = st.binary(min_size=32, max_size=32).map(flow._text)
+PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=flow._LONGEST_NEXT - 1).map(
     "/{}".format
 )
 
 
-@given(SECRETS, SECRETS, PAGES, st.integers(0, oidc_flow.SECONDS), st.data())
+@given(SECRETS, SECRETS, PAGES, st.integers(0, flow.SECONDS), st.data())
 def test_a_state_is_read_by_its_own_browser_as_it_was_made(
     secret: str, other: str, page: str, later: int, data: st.DataObject
 ) -> None:
-    state = oidc_flow.make_state(secret, page, 1000.0, b"salt")
-    assert oidc_flow.read_state(secret, state, 1000.0 + later) == page
+    state = flow.make_state(secret, page, 1000.0, b"salt")
+    assert flow.read_state(secret, state, 1000.0 + later) == page
     at = data.draw(st.integers(0, len(state) - 1))
     changed = state[:at] + data.draw(st.characters()) + state[at + 1 :]
     for wrong_secret, wrong_state in ((other, state), (secret, changed), ("", state)):
         if (wrong_secret, wrong_state) != (secret, state):
-            with pytest.raises(oidc_flow.StateError):
-                oidc_flow.read_state(wrong_secret, wrong_state, 1000.0)
+            with pytest.raises(flow.StateError):
+                flow.read_state(wrong_secret, wrong_state, 1000.0)
 
 
 def test_a_state_of_a_replica_whose_clock_is_ahead_is_read_within_the_leeway() -> None:
     """The provider may send the browser back within the second, to the other replica."""
-    secret = oidc_flow._text(b"s" * 32)
-    state = oidc_flow.make_state(secret, "/", 1000.0, b"salt")
-    assert oidc_flow.read_state(secret, state, 1000.0 - oidc_flow.LEEWAY) == "/"
-    with pytest.raises(oidc_flow.StateError, match="in 300 s from now: the clocks of two replicas differ"):
-        oidc_flow.read_state(secret, state, 700.0)
-    with pytest.raises(oidc_flow.StateError, match="more than 10 minutes ago"):
-        oidc_flow.read_state(secret, state, 1001.0 + oidc_flow.SECONDS)
+    secret = flow._text(b"s" * 32)
+    state = flow.make_state(secret, "/", 1000.0, b"salt")
+    assert flow.read_state(secret, state, 1000.0 - flow.LEEWAY) == "/"
+    with pytest.raises(flow.StateError, match="in 300 s from now: the clocks of two replicas differ"):
+        flow.read_state(secret, state, 700.0)
+    with pytest.raises(flow.StateError, match="more than 10 minutes ago"):
+        flow.read_state(secret, state, 1001.0 + flow.SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.doctor_runs import Report, group
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.portal.admin_list import PAGE_SIZE, Filter, read_filter, sessions_page
-from vdi.gateway.portal.admin_tables import limit_rows, template_rows
+from vdi.gateway.portal.admin.sessions import PAGE_SIZE, Filter, read_filter, sessions_page
+from vdi.gateway.portal.admin.tables import limit_rows, template_rows
 from vdi.gateway.portal.pages import paged
 from vdi.gateway.store.audit import Entry
 from vdi.kube.config import ClusterConfig

@@ -18,7 +18,7 @@ from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal import fragments
-from vdi.gateway.portal.admin_list import admin_pieces, overview_pieces
+from vdi.gateway.portal.admin.sessions import admin_pieces, overview_pieces
 from vdi.gateway.portal.events import message
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, running, settle
 from vdi.gateway.portal import events, fragments
-from vdi.gateway.portal.admin_list import admin_pieces
+from vdi.gateway.portal.admin.sessions import admin_pieces
 from vdi.gateway.portal.fragments import ITEM, LIST, Pieces, View, digest, news
 from vdi.gateway.portal.subscriptions import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
 from vdi.gateway.users import User

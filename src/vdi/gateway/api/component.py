@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.gateway.api import account, admin, admin_health, events, history, logins, probes, sessions
+from vdi.gateway.api import account, admin, events, history, logins, probes, sessions
 from vdi.gateway.api.docs import page
 from vdi.gateway.api.openapi import document
 from vdi.gateway.api.operation import JSON, PREFIX, Address, Operation, unknown_address
@@ -27,7 +27,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *account.OPERATIONS,
     *logins.OPERATIONS,
     *admin.OPERATIONS,
-    *admin_health.OPERATIONS,
 )
 """The whole API."""
 

@@ -10,8 +10,7 @@ from vdi.api.constraints import doc
 from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.login.agents import browser
-from vdi.gateway.login.logins import TOKEN_ID
+from vdi.gateway.login.logins import TOKEN_ID, browser
 
 
 class LoginEntry(msgspec.Struct, rename="camel"):

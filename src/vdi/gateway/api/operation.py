@@ -16,9 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vdi.gateway.api import error_mapping
 from vdi.gateway.api.auth import admit
-from vdi.gateway.api.problems import ProblemError, from_validation, invalid
+from vdi.gateway.api.problems import ProblemError, from_validation, invalid, problem_of
 from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.users import User
@@ -105,7 +104,7 @@ class Address:
         except ProblemError as error:
             response = error.response()
         except Exception as error:
-            response = error_mapping.problem_of(error).response()
+            response = problem_of(error).response()
             if response.status_code == 500:
                 log.exception("%s %s failed", request.method, request.url.path)
         await response(scope, receive, send)

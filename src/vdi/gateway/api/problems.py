@@ -7,10 +7,13 @@ import re
 from typing import Annotated, Any
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
-from vdi.gateway.denied import FieldProblem
+from vdi.gateway.denied import ActionDenied, CrossSiteError, FieldProblem
+from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.kube.errors import KubeError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -162,3 +165,39 @@ def _described(shape: type[msgspec.Struct], path: str) -> str:
                 return "one of " + ", ".join(map(str, kind.values))
             return str((field.type.extra_json_schema or {})["description"]).rstrip(".")
     return "a value of the type that the API's description gives"
+
+
+_OF_REFUSAL = {
+    "Forbidden": "forbidden",
+    "NotFound": "not-found",
+    "Conflict": "conflict",
+    "OverLimit": "over-limit",
+    "Invalid": "invalid",
+    "Unavailable": "unavailable",
+}
+_OF_STATUS = {
+    400: "malformed",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    408: "malformed",
+    413: "too-large",
+}
+
+
+def problem_of(error: Exception) -> ProblemError:
+    """The problem to answer with; one that says `unexpected` is a fault of ours, and the caller logs it."""
+    match error:
+        case ActionDenied():
+            return ProblemError(_OF_REFUSAL[error.code], error.sentence, *error.fields)
+        case CrossSiteError():
+            return ProblemError("csrf", error.detail)
+        case HTTPException():
+            code = _OF_STATUS.get(error.status_code, "unexpected")
+            return ProblemError(code, error.detail, headers=dict(error.headers or {}))
+        case DatabaseUnavailableError():
+            return ProblemError("unavailable", "The gateway's database does not answer.", headers={"Retry-After": "5"})
+        case KubeError():
+            return ProblemError("unavailable", "The cluster does not answer.", headers={"Retry-After": "5"})
+        case _:
+            return ProblemError("unexpected", "This is a fault of the gateway; its log says more.")

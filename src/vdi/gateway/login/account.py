@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from vdi.gateway.login.agents import browser
+from vdi.gateway.login.logins import browser
 from vdi.gateway.login.pages import logged_out
 from vdi.gateway.login.services import LoginServices
 from vdi.gateway.store.audit import Act

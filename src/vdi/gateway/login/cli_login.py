@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vdi.gateway.login.logins import hash_of
-from vdi.gateway.login.oidc_flow import challenge_of
+from vdi.gateway.login.oidc.flow import challenge_of
 from vdi.gateway.login.services import LoginServices
 from vdi.gateway.web.render import Renderer
 from vdi.session.times import format_time

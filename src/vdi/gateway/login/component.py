@@ -13,7 +13,7 @@ from vdi.gateway.login.cli_login import CliLoginPages
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.local import LocalUsers, UsersUnavailableError
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.login.pages import LoginPages
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.services import LoginServices

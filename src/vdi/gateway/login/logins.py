@@ -25,6 +25,28 @@ _KEPT = timedelta(days=7)
 """How long rows stay after their end: long enough to look up what was seen in a log."""
 
 
+"""What a browser calls itself, in words that its user recognises. Pure."""
+
+_BROWSERS = (
+    ("Edg/", "Edge"),
+    ("OPR/", "Opera"),
+    ("Firefox/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("curl/", "curl"),
+)
+"""The first that is found: each of the later ones is also in what some of the earlier ones say."""
+_SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("CrOS", "ChromeOS"),
+    ("Linux", "Linux"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Who somebody has just proven to be, and how."""
@@ -236,3 +258,12 @@ def _person(credential: Login | ApiToken) -> User:
     return User(
         user=credential.user, name=credential.name, groups=credential.groups, admin=credential.admin, login_id=login_id
     )
+
+
+def browser(agent: str) -> str:
+    """`Firefox on Windows`; an unknown one is shown as it is, cut off."""
+    name = next((word for mark, word in _BROWSERS if mark in agent), "")
+    system = next((word for mark, word in _SYSTEMS if mark in agent), "")
+    if not name:
+        return agent[:60] or "unknown"
+    return f"{name} on {system}" if system else name

@@ -10,13 +10,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.addresses import client_address
-from vdi.gateway.login import oidc_flow
 from vdi.gateway.login.guard import login_url
 from vdi.gateway.login.local import UsersUnavailableError
 from vdi.gateway.login.logins import LOCAL, OIDC, Device, Identity
 from vdi.gateway.login.next_url import safe_next
-from vdi.gateway.login.oidc import Provider, ProviderDownError
-from vdi.gateway.login.oidc_claims import ClaimsError, RefusedError
+from vdi.gateway.login.oidc import flow
+from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError
+from vdi.gateway.login.oidc.provider import Provider, ProviderDownError
 from vdi.gateway.login.passwords import BusyError
 from vdi.gateway.login.services import LoginServices
 from vdi.gateway.login.throttle import TooManyError
@@ -110,17 +110,15 @@ class LoginPages:
             raise HTTPException(404, "Single sign-on is not set up here.")
         next_page = safe_next(request.query_params.get("next"), self._login.context.settings)
         secret = cookie_of(request, FLOW)
-        if not oidc_flow.is_secret(secret):
+        if not flow.is_secret(secret):
             secret = secrets.token_urlsafe(32)
-        state = oidc_flow.make_state(
-            secret, next_page, self._login.context.clock().timestamp(), secrets.token_bytes(16)
-        )
+        state = flow.make_state(secret, next_page, self._login.context.clock().timestamp(), secrets.token_bytes(16))
         try:
             url = await self._login.provider.login_url(secret, state)
         except ProviderDownError as error:
             return self._provider_down(request, error, next_page)
         answer = RedirectResponse(url, 303)
-        set_cookie(answer, FLOW, secret, oidc_flow.SECONDS)
+        set_cookie(answer, FLOW, secret, flow.SECONDS)
         return answer
 
     async def finish_oidc(self, request: Request) -> Response:
@@ -131,12 +129,12 @@ class LoginPages:
         state, secret, name = query.get("state", ""), cookie_of(request, FLOW), self._login.provider.config.name
         try:
             next_page = safe_next(
-                oidc_flow.read_state(secret, state, self._login.context.clock().timestamp()),
+                flow.read_state(secret, state, self._login.context.clock().timestamp()),
                 self._login.context.settings,
             )
-        except oidc_flow.StateError as why:
+        except flow.StateError as why:
             return self._problem(request, 403, f"Not logged in: {why}.", "/")
-        kept = oidc_flow.SECONDS + oidc_flow.LEEWAY
+        kept = flow.SECONDS + flow.LEEWAY
         if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
             return self._problem(request, 403, "Not logged in: this way back was taken before.", next_page)
         if "error" in query:
@@ -186,7 +184,7 @@ class LoginPages:
         self, request: Request, next_page: str, status: int = 200, notice: str = "", user: str = ""
     ) -> Response:
         secret = cookie_of(request, PRE_LOGIN)
-        fresh = not oidc_flow.is_secret(secret)
+        fresh = not flow.is_secret(secret)
         if fresh:
             secret = secrets.token_urlsafe(32)
         csrf.use_secret(request, secret)

@@ -7,7 +7,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.local import LocalUsers
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.store.audit import Audit

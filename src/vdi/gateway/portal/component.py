@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, Route
 
 from vdi.gateway.component import Component
-from vdi.gateway.portal.admin import AdminPages
+from vdi.gateway.portal.admin.pages import AdminPages
 from vdi.gateway.portal.catalogue import CataloguePages
 from vdi.gateway.portal.desktops import DesktopPages
 from vdi.gateway.portal.events import PageEvents

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from vdi.gateway.portal import fragments
-from vdi.gateway.portal.admin_list import admin_pieces, overview_pieces
+from vdi.gateway.portal.admin.sessions import admin_pieces, overview_pieces
 from vdi.gateway.portal.fragments import Pieces, View, digest, news
 from vdi.gateway.portal.pages import PortalPages
 from vdi.gateway.portal.subscriptions import EVERYTHING, Subscription, Subscriptions, session_topic, user_topic

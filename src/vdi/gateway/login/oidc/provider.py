@@ -16,9 +16,9 @@ from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
-from vdi.gateway.login import oidc_flow
 from vdi.gateway.login.logins import Identity
-from vdi.gateway.login.oidc_claims import ClaimsError, check_claims, identity_from
+from vdi.gateway.login.oidc import flow
+from vdi.gateway.login.oidc.claims import ClaimsError, check_claims, identity_from
 from vdi.gateway.settings import OIDC, Settings
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,8 @@ class Provider:
             "redirect_uri": self.redirect_uri,
             "scope": self.config.scopes,
             "state": state,
-            "nonce": oidc_flow.nonce_of(secret, state),
-            "code_challenge": oidc_flow.challenge_of(oidc_flow.verifier_of(secret, state)),
+            "nonce": flow.nonce_of(secret, state),
+            "code_challenge": flow.challenge_of(flow.verifier_of(secret, state)),
             "code_challenge_method": "S256",
         }
         return _with_query(metadata.authorization_endpoint, query)
@@ -123,9 +123,9 @@ class Provider:
         expected = metadata.issuer if metadata.authorization_response_iss_parameter_supported else issuer
         if issuer != expected or (issuer is not None and issuer != metadata.issuer):
             raise ClaimsError(f"iss of the answer is {issuer!r}; allowed is {metadata.issuer!r}")
-        tokens = await self._exchange(metadata, code, oidc_flow.verifier_of(secret, state))
+        tokens = await self._exchange(metadata, code, flow.verifier_of(secret, state))
         claims = await self._verified(metadata, tokens.id_token)
-        check_claims(claims, self.config, oidc_flow.nonce_of(secret, state), self._now())
+        check_claims(claims, self.config, flow.nonce_of(secret, state), self._now())
         missing = "email" not in claims or self.config.groups_claim not in claims
         if missing and metadata.userinfo_endpoint and tokens.access_token:
             claims = await self._more(metadata, tokens.access_token, claims) | claims

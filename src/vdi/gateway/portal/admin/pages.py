@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from vdi.gateway.doctor_runs import CHECK_COUNT
 from vdi.gateway.history.usage import Month
-from vdi.gateway.portal.admin_list import (
+from vdi.gateway.portal.admin.sessions import (
     PHASES,
     list_pieces,
     order_choices,
@@ -17,7 +17,7 @@ from vdi.gateway.portal.admin_list import (
     read_filter,
     sessions_page,
 )
-from vdi.gateway.portal.admin_tables import limit_rows, pool_rows, template_rows
+from vdi.gateway.portal.admin.tables import limit_rows, pool_rows, template_rows
 from vdi.gateway.portal.fragments import digest
 from vdi.gateway.portal.pages import Choice, PortalPages, page_number, paged
 from vdi.gateway.store.base import DatabaseUnavailableError
