@@ -19,8 +19,8 @@ from joserfc.jwk import RSAKey
 from support.clock import FakeClock
 from unit.gateway.login_stage import SETTINGS, Browser, Stage, open_stage
 from vdi.gateway.login.oidc import flow
-from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
+from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.settings import OIDC, Settings
 
 ISSUER = "https://id.example.com/realms/vdi"
@@ -395,9 +395,7 @@ async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> Non
 
 
 SECRETS = st.binary(min_size=32, max_size=32).map(flow._text)
-PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=flow._LONGEST_NEXT - 1).map(
-    "/{}".format
-)
+PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=flow._LONGEST_NEXT - 1).map("/{}".format)
 
 
 @given(SECRETS, SECRETS, PAGES, st.integers(0, flow.SECONDS), st.data())
