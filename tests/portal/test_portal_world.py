@@ -3,11 +3,10 @@
 import re
 from collections import Counter
 
-from vdi.gateway.portal.admin.tables import limit_rows
-
 from portal.portal_world import LIMITS, START, furnish
 from unit.gateway.portal_stage import ADMIN, Stage, text_of
 from vdi.gateway.doctor_runs import Report
+from vdi.gateway.portal.admin.tables import limit_rows
 
 
 def furnished() -> Stage:
