@@ -17,6 +17,7 @@ from vdi.session.conditions import Reason
 from vdi.session.observed import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
+from vdi.session.subject import DESKTOP, Subject
 
 PASSING = re.compile(
     r"^Error: "  # `Error: ImagePullBackOff` and its like repeat the state only
@@ -37,6 +38,7 @@ class StartState:
     node: Node | None = None
     node_lost: bool = False
     """The pod is bound to a node that is not ready, or not there."""
+    subject: Subject = DESKTOP
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Event with one of these reasons, but for those that say nothing."""
@@ -69,10 +71,12 @@ def _pod_failed(start: StartState) -> Explanation | None:
     node = start.pod.spec.node_name or "its node"
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
     if status.reason == "Evicted":
-        return Explanation(Reason.EVICTED, f"{node} ran short of resources and put the desktop out{detail}.")
+        return Explanation(Reason.EVICTED, f"{node} ran short of resources and evicted {start.subject.name}{detail}.")
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
-        return Explanation(Reason.NODE_REFUSED, f"{node} refused the desktop{detail}.")
-    return Explanation(Reason.POD_FAILED, f"The desktop's pod ended for good: {status.reason or status.phase}{detail}.")
+        return Explanation(Reason.NODE_REFUSED, f"{node} refused {start.subject.name}{detail}.")
+    return Explanation(
+        Reason.POD_FAILED, f"{start.subject.title}'s pod ended for good: {status.reason or status.phase}{detail}."
+    )
 
 
 def _node_lost(start: StartState) -> Explanation | None:
@@ -83,14 +87,14 @@ def _node_lost(start: StartState) -> Explanation | None:
     what = f"The node {node} does not answer" if start.node else f"The node {node} is gone"
     if not pod.terminating:
         return Explanation(
-            Reason.NODE_LOST, f"{what}; if it stays so, Kubernetes gives the desktop up after some minutes."
+            Reason.NODE_LOST, f"{what}; if it stays so, Kubernetes gives {start.subject.name} up after some minutes."
         )
     if not pod.writes_to:
-        return Explanation(Reason.NODE_LOST, f"{what}; the desktop is started again on another.")
+        return Explanation(Reason.NODE_LOST, f"{what}; {start.subject.name} is started again on another.")
     return Explanation(
         Reason.NODE_LOST,
-        f"{what}, and may still be writing to {pod.writes_to[0]!r}: the desktop is started again when it is back. If "
-        "it is switched off for good, an administrator releases the volume with: "
+        f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is started again when it is "
+        "back. If it is switched off for good, an administrator releases the volume with: "
         f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )
 
@@ -101,8 +105,12 @@ def _pod_terminating(start: StartState) -> Explanation | None:
     evicted = start.pod.condition("DisruptionTarget")
     if evicted and evicted.status == "True":
         why = evicted.message.strip().rstrip(".") or evicted.reason
-        return Explanation(Reason.EVICTED, f"The desktop has to leave {start.pod.spec.node_name or 'its node'}: {why}.")
-    return Explanation(Reason.POD_STOPPING, "The desktop's pod is being removed; a new one follows.", stuck=False)
+        return Explanation(
+            Reason.EVICTED, f"{start.subject.title} has to leave {start.pod.spec.node_name or 'its node'}: {why}."
+        )
+    return Explanation(
+        Reason.POD_STOPPING, f"{start.subject.title}'s pod is being removed; a new one follows.", stuck=False
+    )
 
 
 def _out_of_memory(start: StartState) -> Explanation | None:
@@ -112,7 +120,8 @@ def _out_of_memory(start: StartState) -> Explanation | None:
         return None
     return Explanation(
         Reason.OUT_OF_MEMORY,
-        "The desktop used more memory than it may have and was stopped; ask for more in spec.resources.memory.",
+        f"{start.subject.title} used more memory than it may have and was stopped; "
+        f"ask for more in {start.subject.memory}.",
     )
 
 
@@ -123,7 +132,7 @@ def _image(start: StartState) -> Explanation | None:
     if reason == "ImagePullBackOff":  # its own message only says that it backs off; the Event before it says why
         event = start.newest("Failed")
         message = event.note if event else message
-    return Explanation(*explain_pull(desktop.image or "the image", reason, message))
+    return Explanation(*explain_pull(desktop.image or "the image", reason, message, start.subject))
 
 
 _MISSING = {
@@ -141,13 +150,14 @@ def _missing_reference(start: StartState) -> Explanation | None:
     text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
-            Reason.MISSING_KEY, f"The desktop needs the key {key[1]!r}, which the {key[2]} {key[3]!r} does not have."
+            Reason.MISSING_KEY,
+            f"{start.subject.title} needs the key {key[1]!r}, which the {key[2]} {key[3]!r} does not have.",
         )
     if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
         reason_missing, kind = _MISSING[gone[1]]
-        return Explanation(reason_missing, f"The desktop needs the {kind} {gone[2]!r}, which is not there.")
+        return Explanation(reason_missing, f"{start.subject.title} needs the {kind} {gone[2]!r}, which is not there.")
     if reason == "CreateContainerConfigError":
-        return Explanation(Reason.BAD_POD_CONFIG, f"The desktop cannot be set up: {first_line(message)}")
+        return Explanation(Reason.BAD_POD_CONFIG, f"{start.subject.title} cannot be set up: {first_line(message)}")
     return None
 
 
@@ -160,7 +170,9 @@ def _bad_start(start: StartState) -> Explanation | None:
     if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
         return None
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
-        return Explanation(Reason.BAD_MOUNT, f"Something cannot be mounted into the desktop: {first_line(message)}")
+        return Explanation(
+            Reason.BAD_MOUNT, f"Something cannot be mounted into {start.subject.name}: {first_line(message)}"
+        )
     if re.search(r"executable file not found|no such file or directory|permission denied|exec format error", message):
         return Explanation(Reason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}")
     return Explanation(Reason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
@@ -179,7 +191,8 @@ def _crash_loop(start: StartState) -> Explanation | None:
     words = last_line(ended.message)
     why = f"its last words: {words!r}" if words else f"see kubectl logs --previous {start.pod.metadata.name}"
     return Explanation(
-        Reason.CRASH_LOOP, f"The desktop stopped with exit code {ended.exit_code} and was started again {times}; {why}."
+        Reason.CRASH_LOOP,
+        f"{start.subject.title} stopped with exit code {ended.exit_code} and was started again {times}; {why}.",
     )
 
 
@@ -220,7 +233,7 @@ def _unschedulable(start: StartState) -> Explanation | None:
     condition = start.pod.condition("PodScheduled")
     if start.pod.spec.node_name or not condition or condition.status != "False":
         return None
-    code, sentence = explain_unschedulable(condition.message)
+    code, sentence = explain_unschedulable(condition.message, start.subject)
     if code == Reason.HOME_PENDING and start.claim and start.claim.status.phase == "Bound":
         return _overlooked(start.pod)
     return Explanation(code, sentence)
@@ -247,7 +260,7 @@ def _progress(start: StartState) -> Explanation:
         return Explanation(
             waiting.reason or Reason.WAITING, first_line(waiting.message) or f"Waiting: {waiting.reason}"
         )
-    return Explanation(Reason.STARTING, "The desktop is starting up and does not answer yet.", stuck=False)
+    return Explanation(Reason.STARTING, f"{start.subject.title} is starting up and does not answer yet.", stuck=False)
 
 
 RULES: tuple[Rule, ...] = (

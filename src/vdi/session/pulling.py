@@ -3,6 +3,7 @@
 import re
 
 from vdi.session.conditions import Reason
+from vdi.session.subject import DESKTOP, Subject
 
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -13,13 +14,13 @@ _CAUSES = (
     (
         "InvalidImageName",
         Reason.IMAGE_NAME_INVALID,
-        "its name is not a valid image name; mend the template's spec.image",
+        "its name is not a valid image name; fix {field}",
     ),
     ("ErrImageNeverPull", Reason.IMAGE_NOT_PRESENT, "it is not on the node, and the pod may not fetch it"),
     (
         r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
         Reason.IMAGE_PULL_DENIED,
-        "the registry does not let us have it (wrong name, or the template's imagePullSecrets are missing or wrong)",
+        "the registry does not let us have it (wrong name, or {secrets} are missing or wrong)",
     ),
     (  # before "not found", which containerd says after it
         r"no match for platform|no matching manifest",
@@ -29,7 +30,7 @@ _CAUSES = (
     (
         r"not found|manifest unknown|does not exist|no such image|404",
         Reason.IMAGE_NOT_FOUND,
-        "the registry has no such image; check name and tag in the template's spec.image",
+        "the registry has no such image; check name and tag in {field}",
     ),
     (r"no such host|server misbehaving", Reason.REGISTRY_UNKNOWN, "the registry's host name is unknown to the node"),
     (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
@@ -49,11 +50,12 @@ IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 """Codes that `explain_pull` gives."""
 
 
-def explain_pull(image: str, reason: str, message: str) -> tuple[Reason, str]:
+def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
     """(code, sentence); the kubelet's words where no rule fits."""
     for pattern, code, words in _CAUSES:
         if reason == pattern or re.search(pattern, message, re.IGNORECASE):
-            return code, f"The image {image} cannot be fetched: {words}."
+            why = words.format(field=subject.image, secrets=subject.pull_secrets)
+            return code, f"The image {image} cannot be fetched: {why}."
     return _UNKNOWN, f"The image {image} cannot be fetched: {first_line(message) or reason}"
 
 

@@ -3,10 +3,11 @@
 import re
 
 from vdi.session.conditions import Reason
+from vdi.session.subject import DESKTOP, Subject
 
 _SUMMARY = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)\.?(?:\s+(?:preemption|no new claims).*)?$", re.DOTALL)
 _CLAUSES: tuple[tuple[str, Reason, str], ...] = (
-    # pattern of one clause, code, words ({n}: number of nodes, {1}: first group)
+    # pattern of one clause, code, message; {n}: number of nodes, {what}: the group, others: of the subject
     (r"Insufficient (?P<what>\S*gpu\S*)", Reason.NO_GPU_FREE, "{n} without a free GPU ({what})"),
     (r"Insufficient memory", Reason.NO_CAPACITY, "{n} without enough free memory"),
     (r"Insufficient cpu", Reason.NO_CAPACITY, "{n} without enough free CPU"),
@@ -15,7 +16,7 @@ _CLAUSES: tuple[tuple[str, Reason, str], ...] = (
     (
         r"(?:node\(s\) )?had volume node affinity conflict",
         Reason.HOME_ON_OTHER_NODE,
-        "{n} other than the one that holds the home volume",
+        "{n} other than the one that holds the {volume}",
     ),
     (r"(?:node\(s\) )?didn't find available persistent volumes", Reason.NO_VOLUME, "{n} without a volume to bind"),
     (r"(?:node\(s\) )?did not have enough free storage", Reason.NO_VOLUME, "{n} without enough free storage"),
@@ -27,7 +28,7 @@ _CLAUSES: tuple[tuple[str, Reason, str], ...] = (
     (
         r"(?:node\(s\) )?didn't match (?:Pod's )?node (?:affinity/)?selector",
         Reason.NO_MATCHING_NODE,
-        "{n} without the labels of placement.nodeSelector",
+        "{n} without the labels of {selector}",
     ),
     (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} closed for new pods (cordoned)"),
 )
@@ -43,19 +44,20 @@ _ORDER = (
 """Which of several causes names the condition: the one that a person can do most about first."""
 
 
-def explain_unschedulable(message: str) -> tuple[Reason, str]:
+def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
     """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
         return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} is not there yet."
     if "unbound immediate PersistentVolumeClaims" in message:
-        return Reason.HOME_PENDING, "The home volume is not bound yet; the desktop starts when it is."
+        return Reason.HOME_PENDING, f"The {subject.volume} is not bound yet; {subject.name} starts when it is."
     if "is being deleted" in message and "persistentvolumeclaim" in message:
-        return Reason.HOME_LEAVING, "The home volume is being deleted; the desktop starts with a new one."
+        return Reason.HOME_LEAVING, f"The {subject.volume} is being deleted; {subject.name} starts with a new one."
     summary = _SUMMARY.search(message.strip())
     if summary is None:
-        return Reason.UNSCHEDULABLE, f"No node takes the desktop: {message.strip() or 'the scheduler does not say why'}"
-    found = [_explain_clause(clause.strip()) for clause in _split(summary[3])]
+        why = message.strip() or "the scheduler does not say why"
+        return Reason.UNSCHEDULABLE, f"No node takes {subject.name}: {why}"
+    found = [_explain_clause(clause.strip(), subject) for clause in _split(summary[3])]
     codes = [code for code, _ in found]
     code = next((one for one in _ORDER if one in codes), Reason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
@@ -69,11 +71,13 @@ def _split(clauses: str) -> list[str]:
     return re.split(r", (?=\d+ )", clauses)
 
 
-def _explain_clause(clause: str) -> tuple[Reason, str]:
+def _explain_clause(clause: str, subject: Subject) -> tuple[Reason, str]:
     count, _, rest = clause.partition(" ")
     for pattern, code, words in _CLAUSES:
         if match := re.match(pattern, rest):
             named = match.groupdict().get("what") or ""
             taint = f"taint {named.strip('{}: ')}" if named.startswith("{") else named
-            return code, words.format(n=count, what=taint or "tainted")
+            return code, words.format(
+                n=count, what=taint or "tainted", volume=subject.volume, selector=subject.node_selector
+            )
     return Reason.UNSCHEDULABLE, clause.rstrip(".")

@@ -194,7 +194,7 @@ ON_NODE: list[tuple[dict[str, Any], PullResult | None]] = [
         PullResult(
             False,
             "ImageNameInvalid",
-            f"The image {IMAGE} cannot be fetched: its name is not a valid image name; mend the template's spec.image.",
+            f"The image {IMAGE} cannot be fetched: its name is not a valid image name; fix the template's spec.image.",
         ),
     ),
 ]

@@ -23,9 +23,19 @@ from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children.identity import FINALIZER
 from vdi.session.explain import StartState, explain
+from vdi.session.subject import Subject
 
 YOUNG = 60.0
 """Seconds in which something new may not work yet without a finding."""
+_OPERATOR = Subject(
+    name="the operator",
+    title="The operator",
+    volume="volume",
+    node_selector="nodeSelector in the chart's values",
+    image="the chart's values",
+    pull_secrets="imagePullSecrets in the chart's values",
+    memory="the chart's values",
+)
 _INSTALL = Remedy.run("vdi install")
 
 
@@ -154,7 +164,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     for pod in pods:
         node = snapshot.nodes.get(pod.spec.node_name)
         events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-        words = explain(StartState(pod, None, tuple(events), node)).sentence.rstrip(".").replace("desktop", "operator")
+        words = explain(StartState(pod, None, tuple(events), node, subject=_OPERATOR)).sentence.rstrip(".")
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
         log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         evidence += [f"log: {line}" for line in log[-3:]]

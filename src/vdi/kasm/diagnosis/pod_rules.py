@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vdi.findings.model import Remedy
 from vdi.kasm.diagnosis.capacity import arithmetic, requests
@@ -10,7 +10,9 @@ from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
 from vdi.kasm.generations import of_label
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
 from vdi.session.scheduling import explain_unschedulable
+from vdi.session.subject import Subject
 
+_KASM_POD = Subject(volume="volume", node_selector="its nodeSelector", image="the values", pull_secrets="pull secrets")
 _PATIENCE = 20.0
 """Seconds for which a pod may be without a node: a rolling upgrade makes room by itself."""
 _PROBE_PATIENCE = 60.0
@@ -85,9 +87,7 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
             ("no condition PodScheduled",),
             Remedy.run("kubectl --namespace kube-system get pods"),
         )
-    sentence = explain_unschedulable(message)[1]
-    for ours, theirs in (("placement.nodeSelector", "its nodeSelector"), ("the desktop", pod.name), ("home ", "")):
-        sentence = sentence.replace(ours, theirs)
+    sentence = explain_unschedulable(message, replace(_KASM_POD, name=pod.name, title=pod.name))[1]
     return PodProblem(
         "kasm_unschedulable",
         f"{pod.name} is on no node. {sentence} {arithmetic(pod)}".strip(),
@@ -107,12 +107,7 @@ def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
         return None
     event = pod.newest("Failed")
     said = event.note if event and reason == "ImagePullBackOff" else message
-    sentence = explain_pull(container.image, reason, said)[1]
-    for ours, theirs in (
-        ("the template's spec.image", "the values"),
-        ("the template's imagePullSecrets", "pull secrets"),
-    ):
-        sentence = sentence.replace(ours, theirs)
+    sentence = explain_pull(container.image, reason, said, _KASM_POD)[1]
     return PodProblem(
         "kasm_image_unavailable",
         f"The {whose(container)} of {pod.name} cannot start: {sentence[0].lower()}{sentence[1:]}",

@@ -114,9 +114,9 @@ def port_3389_line(facts: Facts, *, is_requested: bool, own: frozenset[str] = fr
 def _free_it(found: list[Holder], port: int) -> Remedy:
     if not found:
         return _look(port)
-    kind, _, full = found[0].what.partition(" ")
-    namespace, _, name = full.partition("/")
-    return Remedy("Remove it, or give it another port.", (f"kubectl --namespace {namespace} get {kind} {name}",))
+    holder = found[0]
+    command = f"kubectl --namespace {holder.namespace} get {holder.kind} {holder.name}"
+    return Remedy("Remove it, or give it another port.", (command,))
 
 
 def _look(port: int) -> Remedy:

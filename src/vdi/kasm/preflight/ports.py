@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vdi.kasm.preflight.checklist import label_of, name_of
+from vdi.kasm.preflight.checklist import label_of
 from vdi.kasm.preflight.facts import Facts
 
 _OF_SERVICE = "svccontroller.k3s.cattle.io/svcname"
@@ -21,12 +21,19 @@ NODE_ARGS = "k3s.io/node-args"
 class Holder:
     """Somebody who has a port."""
 
-    what: str
-    """kind and namespace/name."""
+    kind: str
+    """As kubectl takes it."""
+    namespace: str
+    name: str
     how: str
     is_traefik: bool = False
     own_address: bool = False
     """It has the port at an address of its own, which is not a node's: it keeps the port from no one else."""
+
+    @property
+    def what(self) -> str:
+        """For sentences: kind and namespace/name."""
+        return f"{self.kind} {self.namespace}/{self.name}"
 
 
 def is_traefik(raw: dict[str, Any]) -> bool:
@@ -65,7 +72,7 @@ def _services(facts: Facts, port: int) -> Iterator[Holder]:
             if by_service_lb
             else f"LoadBalancer at {', '.join(addresses) or 'no address yet'}"
         )
-        yield Holder(f"service {name_of(service)}", how, is_traefik(service), outside)
+        yield Holder("service", meta["namespace"], meta["name"], how, is_traefik(service), outside)
 
 
 def _pods(facts: Facts, port: int, services: set[str]) -> Iterator[Holder]:
@@ -73,15 +80,19 @@ def _pods(facts: Facts, port: int, services: set[str]) -> Iterator[Holder]:
         served = f"service {label_of(pod, _OF_NAMESPACE)}/{label_of(pod, _OF_SERVICE)}"
         if served in services:
             continue
-        spec = pod["spec"]
+        spec, meta = pod["spec"], pod["metadata"]
         for container in spec.get("containers") or ():
             for one in container.get("ports") or ():
                 if one.get("protocol", "TCP") != "TCP":
                     continue
                 if one.get("hostPort") == port:
-                    yield Holder(f"pod {name_of(pod)}", f"host port on {spec['nodeName']}", is_traefik(pod))
+                    yield Holder(
+                        "pod", meta["namespace"], meta["name"], f"host port on {spec['nodeName']}", is_traefik(pod)
+                    )
                 elif spec.get("hostNetwork") and one.get("containerPort") == port:
-                    yield Holder(f"pod {name_of(pod)}", f"host network of {spec['nodeName']}", is_traefik(pod))
+                    yield Holder(
+                        "pod", meta["namespace"], meta["name"], f"host network of {spec['nodeName']}", is_traefik(pod)
+                    )
 
 
 def answering(facts: Facts, port: int) -> list[str]:
