@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.operator_stage import RBAC, Object, Stage, documented_rules
+from cluster.operator_stage import RBAC, Object, Stage
 from support.bundles import renamed
 from support.clock import ShiftedClock
+from support.permissions import operator_rules
 from support.waiting import eventually
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
@@ -70,7 +71,7 @@ class Ward:
             namespace=self.namespace,
             into=msgspec.Raw,
         )
-        for kind, rules in documented_rules().items():
+        for kind, rules in operator_rules().items():
             namespace = self.namespace if kind == "Role" else None
             kept = [rule for rule in rules if without not in rule["resources"]]
             role = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}, "rules": kept}

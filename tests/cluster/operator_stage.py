@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import os
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
 from support.metrics_token import token_file
+from support.permissions import operator_rules
 from support.waiting import eventually
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig
@@ -71,9 +71,9 @@ class Stage:
         return f"{label}.vdi.localhost"
 
     async def grant(self) -> None:
-        """Let the operator do what docs/design/operator.md says that it needs, and nothing else."""
+        """Let the operator do what tests/support/permissions.yaml grants it, and nothing else."""
         user = f"operator-of-{self.namespace}"
-        for kind, rules in documented_rules().items():
+        for kind, rules in operator_rules().items():
             namespace = self.namespace if kind == "Role" else None
             metadata = {"name": user} | ({"namespace": namespace} if namespace else {})
             role: Object = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
@@ -288,23 +288,6 @@ class OperatorProcess:
 
 
 _RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
-
-
-def documented_rules() -> dict[str, list[Object]]:
-    """Role and ClusterRole as the table in docs/design/operator.md grants them."""
-    text = (Path(__file__).parents[2] / "docs/design/operator.md").read_text()
-    rules: dict[str, list[Object]] = {"Role": [], "ClusterRole": []}
-    kind = ""
-    for line in text.splitlines():
-        if heading := re.match(r"(Role|ClusterRole)\b.*:$", line):
-            kind = heading[1]
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and len(cells) == 4 and cells[0] not in ("apiGroup", "---"):
-            group = "" if cells[0] == "(core)" else cells[0].strip("`")
-            resources = [one.strip(" `") for one in cells[1].split(",")]
-            rules[kind].append({"apiGroups": [group], "resources": resources, "verbs": cells[2].split(", ")})
-    assert all(rules.values()), "docs/design/operator.md has changed its shape"
-    return rules
 
 
 def _owners(obj: Object) -> set[str]:

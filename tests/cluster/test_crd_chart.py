@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
-from cluster.operator_stage import documented_rules
 from network.worlds import policies, rendered, variants
+from support.permissions import operator_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
@@ -94,7 +94,7 @@ def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crd
 
 def documented(kind: str) -> set[tuple[str, str, str]]:
     """What docs/design/operator.md says that the operator may do."""
-    return flat(documented_rules()[kind])
+    return flat(operator_rules()[kind])
 
 
 def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere(release: Tools) -> None:

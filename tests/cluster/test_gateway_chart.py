@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.gateway_rights import documented_rules
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
+from support.permissions import gateway_rules
 from vdi.gateway.settings import Settings, read_settings
 from vdi.operator.settings import read_settings as read_operator_settings
 
@@ -53,7 +53,7 @@ def settings_of(tools: Tools, *words: str) -> Settings:
 
 
 def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) -> None:
-    rules = {name: flat(each) for name, each in documented_rules().items()}
+    rules = {name: flat(each) for name, each in gateway_rules().items()}
     everywhere = rules["ClusterRole/vdi-gateway"]
     assert rules_of(release, GATEWAY, "vdi-sessions") == everywhere | rules["Role/vdi-gateway-sessions"]
     assert rules_of(release, GATEWAY, "kasm") == everywhere | rules["Role/vdi-gateway"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tools.generate.chart_render import ROOT
 
-sys.path.insert(0, str(ROOT / "tests"))  # the network's tables are made from what its tests expect
-from tools.generate import api_reference, chart, dashboard, doctor_faults, migrations, network_tables
+sys.path.insert(0, str(ROOT / "tests"))  # tables of the network and of permissions are made from what tests expect
+from tools.generate import api_reference, chart, dashboard, doctor_faults, migrations, network_tables, permissions
 from tools.generate.page import replace_generated
 from vdi.api.crd import render_files
 from vdi.devcluster import binaries
@@ -32,6 +32,7 @@ def files_from_code() -> Files:
     made[chart.SCHEMA] = chart.schema_text(chart.SCHEMA.read_text())
     made[dashboard.FILE] = dashboard.text()
     made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
+    made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
     made[ROOT / "docs/doctor.md"] = render_page()
     made[doctor_faults.PAGE] = doctor_faults.render()
     made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.operator_stage import documented_rules
+from support.permissions import operator_rules
 from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS
 from vdi.diagnosis.check import Check
@@ -37,7 +37,7 @@ def test_the_rights_are_the_documented_ones() -> None:
             for resource in rule["resources"]
             for verb in rule["verbs"]
         }
-        for kind, rules in documented_rules().items()
+        for kind, rules in operator_rules().items()
     }
     assert documented == {"Role": IN_NAMESPACE, "ClusterRole": IN_CLUSTER}
 

@@ -1,0 +1,26 @@
+"""The tables of what operator and gateway may do, made from tests/support/permissions.yaml."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from support.permissions import GATEWAY, OPERATOR, Role, Rule
+from tools.generate.page import replace_generated
+
+DESIGN = Path(__file__).parents[2] / "docs/design"
+PAGES = {DESIGN / "operator.md": OPERATOR, DESIGN / "gateway-rights.md": GATEWAY}
+
+
+def page_text(page: str, roles: Sequence[Role]) -> str:
+    """The page with its tables."""
+    return replace_generated(page, "\n\n".join(_role(role) for role in roles))
+
+
+def _role(role: Role) -> str:
+    table = ["| apiGroup | resource | verbs | for |", "|---|---|---|---|", *map(_row, role.rules)]
+    return "\n\n".join(part for part in (role.title, "\n".join(table), role.note) if part)
+
+
+def _row(rule: Rule) -> str:
+    group = f"`{rule.group}`" if rule.group else "(core)"
+    resources = ", ".join(f"`{resource}`" for resource in rule.resources)
+    return f"| {group} | {resources} | {', '.join(rule.verbs)} | {rule.why} |"
