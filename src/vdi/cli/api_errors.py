@@ -48,7 +48,7 @@ def in_words(error: KubeError, *, namespace: str, credentials: str, server: str 
         case NotFound(api_missing=True):
             return CliError(
                 f"the vdi CRDs are not on this cluster ({server}): install the chart,"
-                " helm upgrade --install vdi charts/vdi --namespace kasm --create-namespace",
+                f" helm upgrade --install vdi charts/vdi --namespace {namespace} --create-namespace",
                 COULD_NOT_LOOK,
             )
         case NotFound() | AlreadyExists() | Conflict():

@@ -20,7 +20,12 @@ from vdi.session.request import SessionRequest
 _ROUTE_SECONDS = 30.0
 """How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
 
-NO_OPERATOR = "no operator has taken the session up yet; is it running? kubectl -n kasm get deployment vdi-operator"
+FIND_OPERATOR = (
+    "kubectl get deployments --all-namespaces"
+    " --selector app.kubernetes.io/name=vdi,app.kubernetes.io/component=operator"
+)
+"""It may run in another namespace than the sessions."""
+NO_OPERATOR = f"no operator has taken the session up yet; is it running? {FIND_OPERATOR}"
 
 
 async def start_and_wait(
