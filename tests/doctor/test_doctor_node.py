@@ -84,14 +84,11 @@ def test_nothing_is_wrong(sessions: World) -> None:
 
 
 def test_the_way_in_is_tried(sessions: World) -> None:
-    """Traefik shows its own certificate here, which nobody trusts, and nothing enforces the node's NetworkPolicies.
-
-    The probe's pod and volume are gone afterwards.
-    """
+    """Nothing enforces the node's NetworkPolicies; its own authority is no fault. What the probe made is gone then."""
     start(sessions, "tried", "small")
     is_healthy(sessions)
     found = command(sessions, "--probe")
-    assert {one["code"] for one in found} == {"probe_certificate_refused", "network_policy_not_enforced"}, found
+    assert {one["code"] for one in found} == {"network_policy_not_enforced"}, found
     left = sessions.kubectl("get", "pods,pvc", "-o", "name")
     assert "vdi-probe" not in left
 

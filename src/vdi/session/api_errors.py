@@ -10,7 +10,7 @@ _WEBHOOK_FAILED = "failed calling webhook"
 _CAUSES = (
     (r"violates PodSecurity", Reason.POD_SECURITY, "breaks the namespace's Pod Security level", True),
     (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "does not fit into the namespace's quota", False),
-    (r"(maximum|minimum) \S+ usage per", Reason.QUOTA_EXCEEDED, "breaks the namespace's LimitRange", True),
+    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "breaks the namespace's LimitRange", True),
     (r"is being terminated", Reason.REFUSED, "cannot be made, because the namespace is being deleted", True),
     (_WEBHOOK_FAILED, Reason.REFUSED, "is held up by an admission webhook that does not answer", False),
     (r"cannot \w+ resource", Reason.REFUSED, "may not be made by the operator (RBAC)", True),

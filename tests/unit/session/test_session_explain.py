@@ -108,7 +108,7 @@ REFUSALS = [
     ),
     (
         'pods "a" is forbidden: maximum memory usage per Container is 2Gi, but limit is 4Gi',
-        "QuotaExceeded",
+        "Refused",
         True,
         "LimitRange: maximum memory usage",
     ),

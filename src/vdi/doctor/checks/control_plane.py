@@ -194,6 +194,10 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
         lease, where = lease_of(snapshot, namespace), f"lease/{namespace}/{LEASE}"
         spec = (lease or {}).get("spec") or {}
         holder = str(spec.get("holderIdentity") or "")
+        # After the whole machine was off, a Lease is as old as that, until the operator has started again.
+        ready = [one.condition("Ready") for one in pods_of(snapshot, operator) if one.ready]
+        if ready and all(one and snapshot.age(one.last_transition_time) < YOUNG for one in ready):
+            continue
         if not is_led(snapshot, namespace):
             said = f"spec.renewTime: {spec.get('renewTime')}, holder {spec.get('holderIdentity') or 'none'}"
             yield found(

@@ -7,6 +7,7 @@ from vdi.api.session import Phase
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
+from vdi.doctor.checks.streams import code_of_words
 from vdi.doctor.objects.operators import is_led, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
@@ -57,6 +58,7 @@ _OF_ANSWER: Mapping[str, str] = {
     Reason.CANNOT_START: "desktop_cannot_start",
     Reason.NODE_NETWORK: "node_network_broken",
 }
+_CRASHED = frozenset({"desktop_crashes", "session_failed"})
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 _NOBODYS_END = frozenset({Reason.NO_GPUS, Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
 """Reasons of waiting that no end of another desktop removes."""
@@ -68,10 +70,13 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     """Sessions that wait for something, or for nothing that anybody knows."""
     for diagnosis in active(diagnose_sessions(snapshot)):
         meta = diagnosis.session.metadata
-        if diagnosis.pod is not None or snapshot.age(meta.creation_timestamp) < PATIENCE:
+        if diagnosis.pod is not None:
             continue
-        if problem := diagnosis.problem:
+        problem, young = diagnosis.problem, snapshot.age(meta.creation_timestamp) < PATIENCE
+        if problem and (not young or problem.reason in REFUSED):
             yield _waiting(diagnosis, problem)
+        elif young:
+            continue
         elif _idle_for(diagnosis) > SLOW:
             yield found(
                 "session_ignored",
@@ -127,6 +132,8 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     reason, name, namespace = problem.reason, diagnosis.session.metadata.name, diagnosis.namespace
     template = diagnosis.session.spec.template
     code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
+    if code in _CRASHED:
+        code = code_of_words(problem.message) or code
     severity = None
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
@@ -241,7 +248,11 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         code = _OF_ANSWER.get(answer.code, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
         if answer.code == Reason.NO_GPU_FREE:
             code = "gpu_insufficient"
+        if code == "home_not_provisioned" and diagnosis.home is not None:
+            code = "desktop_unschedulable"  # why there is no volume is the claim's own finding
         log = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") or []
+        if code in _CRASHED and not log:
+            code = code_of_words(answer.sentence) or code
         yield found(
             code,
             diagnosis.object,
@@ -341,6 +352,8 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         pod = diagnosis.pod
         if pod is None or (diagnosis.answer and diagnosis.answer.stuck):
             continue
+        if pod.ready and pod.desktop and pod.desktop.restart_count:
+            continue  # the times are those of a later start, perhaps after the machine was off
         stages = _stages(diagnosis)
         took = sum(seconds for _, seconds in stages)
         ended = next((one.last_transition_time for one in pod.status.conditions if one.type == "Ready"), "")
@@ -361,7 +374,6 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 _STAGES = {
-    "queue": "in the queue: there was no room.",
     "schedule": "until a node was found.",
     "prepare": "on the node, for image and volume.",
     "boot": "in the desktop itself, until it answered its probe.",
@@ -372,7 +384,6 @@ def _quicker(stage: str, template: str) -> Remedy:
     """What makes this stage of a start shorter."""
     pre_pull = '\'{"spec":{"prePull":true}}\''
     return {
-        "queue": Remedy("Add nodes or GPU replicas, or shorten the timeouts.", ("vdi gpu status",)),
         "schedule": Remedy.run("kubectl --namespace kube-system get pods -l component=kube-scheduler"),
         "prepare": Remedy(
             "Fetch the image beforehand.", (f"kubectl patch vditemplate {template} --type merge --patch {pre_pull}",)
@@ -385,22 +396,17 @@ def _quicker(stage: str, template: str) -> Remedy:
 
 
 def _stages(diagnosis: SessionDiagnosis) -> list[tuple[str, float]]:
-    """Seconds of each stage of the run's first pod, as far as it has come."""
+    """Seconds of each stage of the pod's start, as far as it has come. What was before the pod is not its start."""
     snapshot, pod = diagnosis.snapshot, diagnosis.pod
     assert pod is not None  # noqa: S101 - the caller has looked
-    marks = [("queue", pod.metadata.creation_timestamp)]
+    marks = []
     scheduled = pod.condition("PodScheduled")
     running = pod.desktop.state.running if pod.desktop else None
     ready = pod.condition("Ready")
     marks.append(("schedule", scheduled.last_transition_time if scheduled and scheduled.status == "True" else ""))
     marks.append(("prepare", running.started_at if running else ""))
     marks.append(("boot", ready.last_transition_time if pod.ready and ready else ""))
-    # A later run of the session has not waited since it was created; then its queueing is not known here.
-    first = (
-        diagnosis.session.status.failures is None
-        and snapshot.age(diagnosis.session.metadata.creation_timestamp) < _RECENT
-    )
-    before = diagnosis.session.metadata.creation_timestamp if first else pod.metadata.creation_timestamp
+    before = pod.metadata.creation_timestamp
     stages = []
     for stage, at in marks:
         spent = snapshot.age(before) - (snapshot.age(at) if at else 0.0)

@@ -22,6 +22,7 @@ _PICTURE = re.compile(
     " .*(?:captur|encod|pipeline|stream).*)",
     re.IGNORECASE,
 )
+_NO_SPACE = "No space left on device"
 _LISTENS = re.compile(r"(?:running|listening|serving|started)\b.*?[:\s](\d{2,5})\b", re.IGNORECASE)
 _LEAST_SHM = 64 << 20
 """Bytes: what container runtimes give where no one asks for more, and the least with which browsers run."""
@@ -36,6 +37,15 @@ _SAID: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ("selkies_error", _PICTURE, "Selkies cannot make a picture: {0}."),
     ("selkies_error", re.compile(r"(address already in use.*)", re.IGNORECASE), "Selkies cannot listen: {0}."),
 )
+
+
+def code_of_words(words: str) -> str:
+    """The code of what a desktop has said last; empty: nothing that is known."""
+    if _LIBRARY.search(words):
+        return "library_missing"
+    if _NO_SPACE in words:
+        return "home_full"
+    return next((code for code, pattern, _ in _SAID if pattern.search(words)), "")
 
 
 @check("vdisessions", "pods")
@@ -72,7 +82,7 @@ def _library(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
 
 def _no_space(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
     pod, home = diagnosis.pod, diagnosis.home
-    line = next((line for line in reversed(lines) if "No space left on device" in line), None)
+    line = next((line for line in reversed(lines) if _NO_SPACE in line), None)
     if pod is None or line is None:
         return None
     command = f"kubectl --namespace {diagnosis.namespace}"

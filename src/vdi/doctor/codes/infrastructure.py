@@ -96,6 +96,7 @@ _GPUS = (
         "gpu_config_not_read",
         "The device plugin's pods are older than the last change of the ConfigMap: they read it only at their start.",
         "Restart the device plugin: running desktops keep their GPUs.",
+        follows=("gpu_config_invalid", "gpu_config_map_missing", "gpu_default_key_missing"),
     ),
     _gpu(
         "gpu_device_plugin_not_ready",
@@ -307,7 +308,7 @@ INFRASTRUCTURE = (
         means="The provisioner says why it cannot make the volume; for local-path often: mkdir: Permission denied.",
         proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
         remedy="Fix what the message names. For local-path, the folder on the node must be writable for root.",
-        follows=("node_under_pressure", "node_not_ready"),
+        follows=("storage_class_missing", "node_under_pressure", "node_not_ready"),
     ),
     _code(
         code="provisioner_silent",

@@ -7,7 +7,7 @@ from vdi.findings.model import Severity
 
 _code = partial(Code, layer="probes")
 _FROM_HERE = "Tried from the machine that runs the doctor, with the session's own address."
-_WAY_IN = ("traefik_down", "traefik_crds_missing", "gateway_down", "gateway_missing")
+_WAY_IN = ("node_not_ready", "traefik_down", "traefik_crds_missing", "gateway_down", "gateway_missing")
 _ROUTE = (
     *("route_missing", "route_rule_v2", "route_host_mismatch", "route_entry_point_unknown", "middleware_missing"),
     *("route_crosses_namespaces", "traefik_not_watching", "service_missing", "service_without_endpoints"),
@@ -47,7 +47,7 @@ PROBES = (
         means="A desktop's address answers with an error of the server.",
         proof=_FROM_HERE,
         remedy="Check the desktop for 502 to 504, the gateway for 500.",
-        follows=(*_WAY_IN, *_ROUTE, "network_policy_blocks", "database_unreachable"),
+        follows=(*_WAY_IN, *_ROUTE, "dns_down", "network_policy_blocks", "database_unreachable"),
     ),
     _code(
         code="probe_websocket_refused",
@@ -86,7 +86,7 @@ PROBES = (
         proof="An allocation with credentials as the gateway makes them, from the machine that runs the doctor.",
         remedy="Open port 3478 over UDP. After a 401, upgrade the release: both sides then share a secret.",
         severity=Severity.WARNING,
-        follows=("turn_down",),
+        follows=("turn_down", "dns_down"),
     ),
     _code(
         code="turn_peers_denied",

@@ -11,6 +11,7 @@ from typing import Any
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.findings.model import Finding
+from vdi.gpu.findings import find
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
 from vdi.kube.resource import DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, TEMPLATES
@@ -18,6 +19,9 @@ from vdi.operator.kinds import ROUTES, TEMPLATES
 Raw = Mapping[str, Any]
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _OPERATORS = 2
+_BROKEN_CONFIGURATION = frozenset(
+    {"gpu_config_invalid", "gpu_config_map_missing", "gpu_default_key_missing", "gpu_node_config_unknown"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,12 @@ def _restart(there: Raw, snapshot: Snapshot) -> Raw:
     if there["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
         return there  # it would restart nothing
     return with_field(there, ("spec", "template", "metadata", "annotations", _RESTARTED_AT), snapshot.taken_at)
+
+
+def _restart_plugin(there: Raw, snapshot: Snapshot) -> Raw:
+    """Not with a configuration that it cannot read: it would come back without any GPU."""
+    broken = any(one.code in _BROKEN_CONFIGURATION for one in find(observe_gpus(snapshot)))
+    return there if broken else _restart(there, snapshot)
 
 
 def _scale_up(there: Raw, _snapshot: Snapshot) -> Raw:
@@ -89,7 +99,7 @@ FIXES: Mapping[str, Fix] = {
     "operator_stuck": Fix(DEPLOYMENTS, "restarts the operator; desktops go on meanwhile", _restart),
     "gpu_default_key_missing": _DEFAULT_KEY,
     "gpu_default_key_unset": _DEFAULT_KEY,
-    "gpu_config_not_read": Fix(DAEMON_SETS, "restarts the device plugin; desktops keep their GPUs", _restart),
+    "gpu_config_not_read": Fix(DAEMON_SETS, "restarts the device plugin; desktops keep their GPUs", _restart_plugin),
     "gpu_runtime_class_unset": Fix(
         TEMPLATES,
         "sets the runtime class in a template that is not of a Helm release; for desktops that start from now on",

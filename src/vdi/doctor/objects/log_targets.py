@@ -27,10 +27,15 @@ def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
                 known = ready.get(session.spec.template)
                 if known is None or known.metadata.creation_timestamp < pod.metadata.creation_timestamp:
                     ready[session.spec.template] = pod
-            elif started and snapshot.age(pod.metadata.creation_timestamp) > _PATIENCE:
+            elif started and (restarted(pod) or snapshot.age(pod.metadata.creation_timestamp) > _PATIENCE):
                 chosen.append(pod)
     keys = [(pod.metadata.namespace, pod.metadata.name) for pod in [*chosen, *ready.values()]]
     return list(dict.fromkeys(keys))[:most]
+
+
+def restarted(pod: Pod) -> bool:
+    """Whether its desktop has ended before."""
+    return pod.desktop is not None and pod.desktop.restart_count > 0
 
 
 def _volume_helpers(snapshot: Snapshot) -> list[Pod]:

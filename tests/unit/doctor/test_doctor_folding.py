@@ -1,0 +1,115 @@
+"""One fault is one cause: what follows from it is folded under it, and what is over is no fault."""
+
+from typing import Any
+
+import pytest
+
+from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster
+from unit.doctor.doctor_faults import _pending_claim
+from unit.doctor.doctor_gpus import GPU_FAULTS
+from vdi.doctor.fix.fixes import FIXES
+from vdi.doctor.objects.gpus import observe_gpus
+from vdi.doctor.objects.log_targets import pods_to_log
+from vdi.doctor.probe.here import Seen, Target, judge
+from vdi.findings.model import roots
+
+
+def keys(cluster: Cluster) -> list[str]:
+    return [one.key for one in roots(cluster.findings())]
+
+
+def test_a_missing_class_is_not_also_a_home_that_is_not_provisioned() -> None:
+    cluster = Cluster()
+    claim = _pending_claim(cluster)
+    claim["spec"]["storageClassName"] = "fast-ssd"
+    note = 'storageclass.storage.k8s.io "fast-ssd" not found'
+    cluster.warn("PersistentVolumeClaim", claim["metadata"]["name"], "ProvisioningFailed", note)
+    assert keys(cluster) == [f"storage_class_missing persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
+
+
+def test_a_home_that_cannot_be_provisioned_is_one_cause() -> None:
+    cluster = Cluster()
+    claim = _pending_claim(cluster)
+    claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] = "node-1"
+    cluster.warn("PersistentVolumeClaim", claim["metadata"]["name"], "ProvisioningFailed", "mkdir: Permission denied")
+    assert keys(cluster) == [f"home_not_provisioned persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
+
+
+def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
+    cluster = Cluster()
+    cluster.without_pod("QuotaExceeded", "exceeded quota: few, requested: pods=1, used: pods=3, limited: pods=3")
+    cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T11:59:52Z"
+    (found,) = cluster.findings()
+    assert found.code == "pod_refused"
+    assert found.remedy.commands == (f"kubectl --namespace {SPACE} edit resourcequota few",)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("PermissionError: [Errno 13] Permission denied: '/home/user/.config'", "home_not_writable"),
+        ("x: error while loading shared libraries: libX.so.6: cannot open", "library_missing"),
+        ("cp: error writing '/home/user/a': No space left on device", "home_full"),
+        ("Segmentation fault", "desktop_crashes"),
+    ],
+)
+def test_the_last_words_of_a_desktop_that_was_given_up_name_the_cause(words: str, code: str) -> None:
+    cluster = Cluster()
+    message = f"The desktop stopped with exit code 1; its last words: {words!r}."
+    cluster.without_pod("CrashLoop", message, phase="Failed")
+    assert [one.code for one in cluster.findings()] == [code]
+
+
+def test_the_log_of_a_desktop_that_crashes_is_read_at_once() -> None:
+    cluster = Cluster()
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=1)
+    cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
+    assert (SPACE, "alice-0") in pods_to_log(cluster.snapshot(), 9)
+
+
+def test_time_before_the_pod_is_not_a_slow_start() -> None:
+    """The operator could not act, or the session waited for its turn: neither is slow now that it has a desktop."""
+    cluster = Cluster()
+    cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T10:55:00Z"
+    assert cluster.findings() == []
+
+
+def test_after_the_whole_machine_was_off_nothing_is_wrong() -> None:
+    """The container was started again, the operator's too; its Lease is as old as the power cut."""
+    cluster = Cluster()
+    back = "2026-11-20T11:59:40Z"
+    for pod in cluster.objects["pods"]:
+        container = pod["status"]["containerStatuses"][0]
+        container |= {"restartCount": 1, "state": {"running": {"startedAt": "2026-11-20T11:59:20Z"}}}
+        next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["lastTransitionTime"] = back
+    cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
+    assert cluster.findings() == []
+
+
+def test_a_broken_gpu_configuration_is_not_spread_by_a_restart() -> None:
+    cluster = Cluster()
+    GPU_FAULTS["plugin_not_restarted"][1](cluster)
+    plugin: dict[str, Any] = cluster.one("daemonsets")
+    snapshot = cluster.snapshot()
+    restart = FIXES["gpu_config_not_read"].change
+    assert restart(plugin, snapshot) != plugin
+    for one in cluster.objects["configmaps"]:
+        one["data"] = dict.fromkeys(one["data"], "version: [")
+    broken = cluster.snapshot()
+    assert observe_gpus(broken).config_map
+    assert restart(plugin, broken) == plugin
+    assert "gpu_config_not_read" not in [one.code for one in roots(cluster.findings())]
+
+
+@pytest.mark.parametrize(
+    ("host", "why", "codes"),
+    [
+        ("alice.vdi.localhost", "unable to get local issuer certificate", []),
+        ("alice.vdi.localhost", "self-signed certificate in certificate chain", []),
+        ("alice.vdi.localhost", "certificate has expired", ["probe_certificate_refused"]),
+        ("alice.vdi.example.com", "unable to get local issuer certificate", ["probe_certificate_refused"]),
+    ],
+)
+def test_the_own_authority_of_a_cluster_on_this_machine_is_no_fault(host: str, why: str, codes: list[str]) -> None:
+    target = Target("vdisession/vdi-sessions/alice", f"https://{host}:8443")
+    assert [one.code for one in judge(target, Seen(certificate=why, status=200, websocket=101))] == codes
