@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
@@ -307,6 +307,32 @@ def helper_pod_says_why(cluster: Cluster) -> None:
 @fault("provisioner_silent")
 def provisioner_says_nothing(cluster: Cluster) -> None:
     _pending_claim(cluster)
+
+
+def _local_path(cluster: Cluster, setup: str) -> None:
+    cluster.objects["deployments"].append(
+        deployment("local-path-provisioner", "kube-system", {"app": "p"}, {"containers": [{"name": "p"}]})
+    )
+    meta = {"name": "local-path-config", "namespace": "kube-system"}
+    cluster.objects["configmaps"].append({"metadata": meta, "data": {"setup": setup}})
+
+
+SETUP = '#!/bin/sh\nset -eu\nmkdir -m {} -p "$VOL_DIR"\nchmod 700 "$VOL_DIR/.."\n'
+"""As K3s has it, with 0777."""
+
+
+@fault("local_path_mode_wrong")
+def new_homes_are_roots_alone(cluster: Cluster) -> None:
+    """The cause of homes that are not writable."""
+    _local_path(cluster, SETUP.format("0700"))
+    words = "mkdir: cannot create directory '/home/user/.config': Permission denied"
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
+    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = [words]
+
+
+@fault("local_path_mode_wrong")
+def the_mode_of_new_homes_is_changed_afterwards(cluster: Cluster) -> None:
+    _local_path(cluster, 'mkdir -p "${VOL_DIR}"\nchmod 0750 "${VOL_DIR}"\n')
 
 
 @fault("home_lost")

@@ -233,6 +233,17 @@ def init_container_fails(cluster: Cluster) -> None:
     kasm.at_place("proxy", 0, state={"terminated": {"exitCode": 1, "reason": "Error"}}, restartCount=2)
 
 
+@fault("kasm_volume_not_writable")
+def database_may_not_write(cluster: Cluster) -> None:
+    kasm = Kasm(cluster, A)
+    ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    kasm.unready("db", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=4)
+    pod = kasm.pod("db")
+    container = pod["spec"]["containers"][0]["name"]
+    said = "mkdir: cannot create directory '/var/lib/postgresql/data': Permission denied"
+    cluster.logs[f"kasm/{pod['metadata']['name']}/{container}"] = ["starting", said]
+
+
 @fault("kasm_service_missing")
 def name_wrong(cluster: Cluster) -> None:
     kasm = Kasm(cluster, B)

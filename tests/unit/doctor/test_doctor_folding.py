@@ -1,11 +1,13 @@
 """One fault is one cause: what follows from it is folded under it, and what is over is no fault."""
 
+import json
+import shlex
 from typing import Any
 
 import pytest
 
 from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster
-from unit.doctor.doctor_faults import _pending_claim
+from unit.doctor.doctor_faults import SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.doctor.fix.fixes import FIXES
 from vdi.doctor.objects.gpus import observe_gpus
@@ -113,3 +115,19 @@ def test_a_broken_gpu_configuration_is_not_spread_by_a_restart() -> None:
 def test_the_own_authority_of_a_cluster_on_this_machine_is_no_fault(host: str, why: str, codes: list[str]) -> None:
     target = Target("vdisession/vdi-sessions/alice", f"https://{host}:8443")
     assert [one.code for one in judge(target, Seen(certificate=why, status=200, websocket=101))] == codes
+
+
+def test_the_set_up_script_of_local_path_as_k3s_has_it_is_no_fault() -> None:
+    cluster = Cluster()
+    _local_path(cluster, SETUP.format("0777"))
+    assert cluster.findings() == []
+
+
+def test_the_set_up_script_of_local_path_is_fixed_in_its_mode_alone() -> None:
+    cluster = Cluster()
+    _local_path(cluster, SETUP.format("0700"))
+    (found,) = cluster.findings()
+    config_map = cluster.one("configmaps", "local-path-config")
+    changed = FIXES[found.code].change(config_map, cluster.snapshot())
+    assert changed == {**config_map, "data": {"setup": SETUP.format("0777")}}
+    assert json.loads(shlex.split(found.remedy.commands[0])[-1]) == {"data": {"setup": SETUP.format("0777")}}

@@ -1,5 +1,7 @@
 """Nodes, GPUs and volumes."""
 
+import json
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +10,7 @@ from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
 from vdi.doctor.objects.gpus import observe_gpus
+from vdi.doctor.objects.local_path import CONFIG, namespaces_of, open_modes, read_closed_modes
 from vdi.doctor.objects.sessions import active, diagnose_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing import findings as gpu
@@ -189,6 +192,24 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
         )
 
 
+@check("deployments", CONFIG)
+def local_path_modes(snapshot: Snapshot) -> Iterator[Finding]:
+    """Whether the local-path provisioner makes folders that a desktop may write to."""
+    for namespace in namespaces_of(snapshot.objects):
+        script = str(((snapshot.find("configmaps", CONFIG, namespace) or {}).get("data") or {}).get("setup", ""))
+        if not (modes := read_closed_modes(script)):
+            continue
+        lines = [line.strip() for line in script.splitlines() if read_closed_modes(line)]
+        patch = shlex.quote(json.dumps({"data": {"setup": open_modes(script)}}))
+        yield found(
+            "local_path_mode_wrong",
+            f"configmap/{namespace}/{CONFIG}",
+            f"New local-path volumes get the mode {modes[0]}: only root can write to them.",
+            evidence=[f"data.setup: {line}" for line in lines],
+            remedy=Remedy.run(f"kubectl --namespace {namespace} patch configmap {CONFIG} --type merge --patch {patch}"),
+        )
+
+
 @check("persistentvolumeclaims", "persistentvolumes", "nodes", "vdisessions", "vditemplates", "pods")
 def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes that can be reached only from nodes that are gone or do not answer."""
@@ -256,6 +277,7 @@ CHECKS = (
     gpus_missing,
     gpu_without_runtime_class,
     homes_pending,
+    local_path_modes,
     homes_on_lost_nodes,
     homes_mounted_twice,
 )

@@ -161,6 +161,7 @@ DATA_PLANE = (
         means="The desktop runs as user 1000 and may not write to its home: the folder is root's, or 0700.",
         proof="The desktop's log: Permission denied.",
         remedy="On the node, give the folder to user 1000. fsGroup has no effect on hostPath volumes.",
+        follows=("local_path_mode_wrong",),
     ),
     _code(
         code="selkies_error",

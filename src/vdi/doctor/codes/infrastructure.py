@@ -308,7 +308,16 @@ INFRASTRUCTURE = (
         means="The provisioner says why it cannot make the volume; for local-path often: mkdir: Permission denied.",
         proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
         remedy="Fix what the message names. For local-path, the folder on the node must be writable for root.",
-        follows=("storage_class_missing", "node_under_pressure", "node_not_ready"),
+        follows=("storage_class_missing", "local_path_mode_wrong", "node_under_pressure", "node_not_ready"),
+    ),
+    _code(
+        code="local_path_mode_wrong",
+        means="The local-path provisioner makes folders that only root can write to: desktops and databases that run as"
+        " another user end with Permission denied.",
+        proof="The mode in the script `setup` of the ConfigMap local-path-config. fsGroup has no effect on hostPath"
+        " volumes.",
+        remedy="Give new volumes the mode 0777, as K3s does. Folders that exist keep theirs.",
+        cluster_wide=True,
     ),
     _code(
         code="provisioner_silent",

@@ -53,7 +53,7 @@ PROBES = (
         code="probe_websocket_refused",
         means="The page of a desktop is answered, and its WebSocket is not: pictures never come.",
         proof=f"{_FROM_HERE} The gateway lets nobody in without a token: its refusal is the good answer.",
-        remedy="Let the proxy before Traefik pass HTTP/1.1 upgrades, and leave the Host header alone.",
+        remedy="Let the proxy before Traefik pass upgrades (nginx: proxy_http_version 1.1, Upgrade, Connection).",
         follows=(*_WAY_IN, *_ROUTE),
     ),
     _code(

@@ -21,6 +21,7 @@ from vdi.api.meta import GROUP
 from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.objects.certificates import read_certificate
 from vdi.doctor.objects.gpus import config_maps_of
+from vdi.doctor.objects.local_path import CONFIG, namespaces_of
 from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.objects.operators import LEASE
 from vdi.doctor.objects.sanitize import sanitize
@@ -112,6 +113,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
             reading.one(CONFIG_MAPS, name, namespace)
             for namespace, name in config_maps_of(reading.objects, DEFAULT_NAME)
         ),
+        *(reading.one(CONFIG_MAPS, CONFIG, namespace, note=CONFIG) for namespace in namespaces_of(reading.objects)),
         *(reading.certificate(namespace, name) for namespace, name in _tls_secrets(reading.objects)),
     )
     bare = reading.snapshot(format_time(clock.now()))
@@ -203,14 +205,14 @@ class _Reading:
                 calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
             await asyncio.gather(*calls)
 
-    async def one(self, kind: Resource, name: str, namespace: str | None = None) -> None:
+    async def one(self, kind: Resource, name: str, namespace: str | None = None, *, note: str = "") -> None:
         """One object; that it is not there is known then."""
 
         async def read() -> None:
             found = await self.client.get(kind, name, namespace=namespace, into=dict)
             self.objects.setdefault(kind.plural, []).append(sanitize(kind.plural, found))
 
-        await self._try(kind, kind.plural, namespace, "get", read)
+        await self._try(kind, note or kind.plural, namespace, "get", read)
 
     async def certificate(self, namespace: str, name: str) -> None:
         """The public part of a TLS Secret; the key is dropped at once."""

@@ -10,10 +10,11 @@ from typing import Any
 
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.gpus import observe_gpus
+from vdi.doctor.objects.local_path import open_modes
 from vdi.findings.model import Finding
 from vdi.gpu.findings import find
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
-from vdi.kube.resource import DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, TEMPLATES
 
 Raw = Mapping[str, Any]
@@ -74,6 +75,10 @@ def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
     return with_field(there, ("spec", "devicePlugin", "config", "default"), keys[0])
 
 
+def _open_volumes(there: Raw, _snapshot: Snapshot) -> Raw:
+    return changed(there, ("data", "setup"), open_modes(str((there.get("data") or {}).get("setup", ""))))
+
+
 def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
     return there if _is_of_helm(there) else with_field(there, ("spec", "placement", "runtimeClassName"), "nvidia")
 
@@ -104,6 +109,9 @@ FIXES: Mapping[str, Fix] = {
         TEMPLATES,
         "sets the runtime class in a template that is not of a Helm release; for desktops that start from now on",
         _use_runtime_class,
+    ),
+    "local_path_mode_wrong": Fix(
+        CONFIG_MAPS, "gives new volumes the mode 0777, as K3s does; folders that exist keep theirs", _open_volumes
     ),
     "route_rule_v2": _ROUTE,
     "route_host_mismatch": _ROUTE,

@@ -96,7 +96,7 @@ def judge(target: Target, seen: Seen) -> Iterator[Finding]:
         message = f"{host} answers {seen.status}."
         yield _found("probe_bad_answer", target, message, Remedy.run(f"curl -vk {target.url}"))
     elif seen.websocket != 101 and seen.websocket not in _REFUSED_BY_THE_DOOR:
-        message = f"{host} answers {seen.status}, but its WebSocket {seen.websocket}."
+        message = f"{host} answers {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
         yield _found("probe_websocket_refused", target, message, Remedy.run(f"curl -vk {target.url}{_STREAM}"))
 
 

@@ -119,6 +119,13 @@ ROOTS = (
         remedy="Correct the image or its command.",
     ),
     _code(
+        code="kasm_volume_not_writable",
+        means="A container of Kasm (the database's, mostly) may not write to its volume: the folder is root's.",
+        proof="Its last words: mkdir: Permission denied.",
+        remedy="On the node, make the folder of the volume writable. fsGroup has no effect on hostPath volumes.",
+        follows=("local_path_mode_wrong", *_NODES),
+    ),
+    _code(
         code="kasm_crashes",
         means="A container of Kasm ends again and again, or an init container ends with an error.",
         proof="Its exit code and its last words.",

@@ -13,6 +13,9 @@ from vdi.session.scheduling import explain_unschedulable
 from vdi.session.subject import Subject
 
 _KASM_POD = Subject(volume="volume", node_selector="its nodeSelector", image="the values", pull_secrets="pull secrets")
+_DENIED = re.compile(
+    r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission denied", re.I
+)
 _PATIENCE = 20.0
 """Seconds for which a pod may be without a node: a rolling upgrade makes room by itself."""
 _PROBE_PATIENCE = 60.0
@@ -223,6 +226,27 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     )
 
 
+def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    if container is None or not container.is_crashing or not pod.claims:
+        return None
+    words = next((line for line in reversed(pod.log(container, 20)) if _DENIED.search(line)), "")
+    if not words:
+        return None
+    claim = pod.snapshot.claims.get((pod.namespace, pod.claims[0]))
+    volume = claim.spec.volume_name if claim else ""
+    spec = (pod.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
+    path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
+    return PodProblem(
+        "kasm_volume_not_writable",
+        f"The {whose(container)} of {pod.name} may not write to its volume {pod.claims[0]}.",
+        (f"{container.name}: exit code {(container.ended or {}).get('exitCode')}", f"log: {words.strip()}"),
+        Remedy(f"On the node {pod.node}, make the folder of the volume writable.", (f"chmod -R a+rwX {path}",))
+        if path
+        else Remedy.run(f"kubectl --namespace {pod.namespace} describe pvc {pod.claims[0]}"),
+        (f"persistentvolumeclaim/{pod.namespace}/{pod.claims[0]}", f"node/{pod.node}"),
+    )
+
+
 def _is_preparing(container: KasmContainer | None) -> bool:
     """Nothing of it has run yet, and no reason of its own is given."""
     return container is None or (
@@ -303,6 +327,7 @@ RULES: tuple[Rule, ...] = (
     _image,
     _reference,
     _bad_start,
+    _not_writable,
     _crash,
     _unmounted,
     _probe_fails,
