@@ -30,7 +30,7 @@ class Visitor:
 
 @contextmanager
 def chromium(rules: str = "") -> Iterator[Browser]:
-    """A headless Chromium. Raises RuntimeError where there is none. `rules`: more of --host-resolver-rules."""
+    """A headless Chromium. Raises RuntimeError without one. `rules`: more of --host-resolver-rules."""
     executable = find_chromium()
     if executable is None:
         raise RuntimeError("no browser found: install chromium")

@@ -49,7 +49,7 @@ class Server:
 def serve(
     folder: Path, *, limits: Limits | None = None, now: datetime.datetime | None = None, domain: str = ""
 ) -> Iterator[Server]:
-    """A portal at https://portal.vdi.localhost:PORT, where PORT is free; its certificate is known to nobody.
+    """A portal at https://portal.vdi.localhost:PORT, where PORT is free; its certificate is not trusted.
 
     With `domain` it takes itself for one at the usual port of that domain; see `portal_browser.chromium`.
     """

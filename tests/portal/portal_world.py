@@ -228,7 +228,7 @@ def _crowd(stage: Stage, crowd: int) -> None:
 
 
 def _pools(stage: Stage) -> None:
-    for name, ready, wanted, message in (
+    for name, ready, desired, message in (
         ("firefox-ready", 3, 3, ""),
         ("ubuntu-ready", 0, 4, f"All {_SLOTS} GPU slots are in use."),
     ):
@@ -236,7 +236,7 @@ def _pools(stage: Stage) -> None:
             msgspec.convert(
                 {
                     "metadata": {"name": name},
-                    "spec": {"template": name.removesuffix("-ready"), "ready": wanted},
+                    "spec": {"template": name.removesuffix("-ready"), "ready": desired},
                     "status": {"ready": ready, "starting": 0, "claimed": 12, "message": message},
                 },
                 VDIPool,

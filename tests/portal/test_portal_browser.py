@@ -159,12 +159,12 @@ def test_ending_asks_in_place_and_by_keyboard(browser: Browser, server: Server) 
         question.get_by_role("link", name="Cancel").click()
         expect(question).to_be_hidden()
         assert guest.page.url.endswith("/desktops/alice-ubuntu")
-        assert server.stage.deeds.done == []
+        assert server.stage.actions.done == []
         end.click()
         question.get_by_label("Delete my files too").check()
         question.get_by_role("button", name="End the desktop").click()
         expect(guest.page.get_by_text("alice-ubuntu is being ended.")).to_be_visible()
-        assert server.stage.deeds.done == [("end", "alice@example.com", "alice-ubuntu", True)]
+        assert server.stage.actions.done == [("end", "alice@example.com", "alice-ubuntu", True)]
         assert quiet(guest) == []
 
 
@@ -186,7 +186,7 @@ def test_buttons_on_cards_do_what_they_say(browser: Browser, server: Server) -> 
         guest.go("/desktops/alice-ubuntu")
         guest.page.get_by_role("button", name="Remove carol@example.com").click()
         expect(guest.page.get_by_text("Access to alice-ubuntu has been taken back.")).to_be_visible()
-    assert server.stage.deeds.done == [
+    assert server.stage.actions.done == [
         ("resume", "alice@example.com", "alice-web"),
         ("unshare", "alice@example.com", "alice-ubuntu", "carol@example.com"),
     ]
@@ -238,7 +238,7 @@ def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server
         guest.page.get_by_label("Name").fill("mine")
         guest.page.get_by_label("Longest run").select_option("4h")
         guest.page.get_by_role("button", name="Only start").click()
-        assert server.stage.deeds.done[0][:2] == ("start", person.user)
+        assert server.stage.actions.done[0][:2] == ("start", person.user)
         if person is ALICE:
             guest.go("/desktops/alice-ubuntu")
             guest.page.get_by_label("E-mail address").fill("dave@example.com")
@@ -247,10 +247,10 @@ def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server
             guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
             guest.page.get_by_role("button", name="End the desktop").click()
             expect(guest.page.get_by_text("alice-ubuntu is being ended.")).to_be_visible()
-            assert [each[0] for each in server.stage.deeds.done] == ["start", "share", "end"]
+            assert [each[0] for each in server.stage.actions.done] == ["start", "share", "end"]
 
 
-def test_times_are_told_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
+def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/")
         assert "left" in guest.page.locator("#card-uid-alice-ubuntu time").inner_text()

@@ -1,4 +1,4 @@
-"""A gateway that is nothing but its portal: real pages, a real world of real structs, people by cookie, deeds noted."""
+"""A gateway that is nothing but its portal: real pages, real structs, users by cookie, recorded actions."""
 
 import asyncio
 import re
@@ -88,7 +88,7 @@ class FakeLogins:
 
 
 @dataclass
-class Deeds:
+class RecordedActions:
     """Stands for Actions: notes what is asked, and refuses if it has been told to."""
 
     world: ClusterCache
@@ -96,7 +96,7 @@ class Deeds:
     refuses: ActionDenied | None = None
 
     def __getattr__(self, name: str) -> Any:
-        async def deed(person: User, *args: Any, **kwargs: Any) -> Any:
+        async def record(person: User, *args: Any, **kwargs: Any) -> Any:
             self.done.append((name, person.user, *args, *kwargs.values()))
             if self.refuses is not None:
                 raise self.refuses
@@ -104,7 +104,7 @@ class Deeds:
                 return a_session(args[0].name or "named-by-the-gateway", user=person.user)
             return None
 
-        return deed
+        return record
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Stage:
         self.logins = FakeLogins()
         self.history = FakeHistory()
         self.audit = FakeAudit()
-        self.deeds = Deeds(self.world)
+        self.actions = RecordedActions(self.world)
         self.context = GatewayContext(
             settings=self.settings,
             client=cast(Client, self.client),
@@ -200,7 +200,7 @@ class Stage:
             guard=Guard(cast(Any, self.logins), self.settings),
             logins=cast(Any, self.logins),
             limits=limits or Limits(),
-            actions=cast(Any, self.deeds),
+            actions=cast(Any, self.actions),
             history=cast(Any, self.history),
             audit=cast(Any, self.audit),
             doctor=DoctorRunner(self.context),

@@ -237,7 +237,7 @@ async def test_no_address_lets_its_own_text_become_markup(bad: str) -> None:
 @pytest.mark.parametrize("bad", HOSTILE)
 async def test_what_was_typed_and_refused_comes_back_as_text(bad: str) -> None:
     stage = furnish(bad)
-    stage.deeds.refuses = ActionDenied("Invalid", bad)
+    stage.actions.refuses = ActionDenied("Invalid", bad)
     browser = stage.browser(SOMEBODY)
     shared = await browser.post("/desktops/mine/share", at="/desktops/mine", user=bad, role="viewer", **{"for": "1h"})
     assert shared.status_code == 422

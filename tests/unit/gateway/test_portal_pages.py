@@ -179,7 +179,7 @@ async def test_a_deed_is_done_and_said(
     alice, page = stage.browser(), f"/desktops/alice-desktop{at}"
     answer = await alice.post(f"/desktops/alice-desktop/{deed}", at=page, **fields)
     assert answer.status_code == 303
-    assert stage.deeds.done == [expected]
+    assert stage.actions.done == [expected]
     assert answer.headers["location"] == f"{where}?done={deed}&name=alice-desktop"
     after = await alice.get(answer.headers["location"])
     assert after.status_code == 200
@@ -191,11 +191,11 @@ async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: Stage, d
     for token in ("", "bm90IG91cnM="):
         answer = await stage.browser().post(f"/desktops/alice-desktop/{deed}", token=token)
         assert answer.status_code == 403
-    assert stage.deeds.done == []
+    assert stage.actions.done == []
 
 
 async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage) -> None:
-    stage.deeds.refuses = ActionDenied("Invalid", "user: 'bob' is no e-mail address.")
+    stage.actions.refuses = ActionDenied("Invalid", "user: 'bob' is no e-mail address.")
     fields = {"user": "bob@example", "role": "collaborator", "for": "7d"}
     answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
     assert answer.status_code == 422
@@ -206,7 +206,7 @@ async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage
 
 
 async def test_other_refusals_are_said_where_they_were_asked_for(stage: Stage) -> None:
-    stage.deeds.refuses = ActionDenied("Conflict", "Not now.")
+    stage.actions.refuses = ActionDenied("Conflict", "Not now.")
     alice, page = stage.browser(), "/desktops/alice-desktop"
     extended = await alice.post(f"{page}/extend", at=page, length="99h")
     assert (extended.status_code, 'id="extend-error"' in extended.text) == (409, True)
@@ -222,13 +222,13 @@ async def test_a_share_takes_only_what_the_form_offers(stage: Stage, field: str,
     answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
     assert answer.status_code == 422
     assert f"{field}: " in answer.text
-    assert stage.deeds.done == []
+    assert stage.actions.done == []
 
 
 async def test_an_unknown_deed_does_nothing(stage: Stage) -> None:
     answer = await stage.browser().post("/desktops/alice-desktop/explode", at="/desktops/alice-desktop")
     assert answer.status_code == 404
-    assert stage.deeds.done == []
+    assert stage.actions.done == []
 
 
 async def test_what_was_done_is_said_in_our_words_only(stage: Stage) -> None:
@@ -335,4 +335,4 @@ async def test_the_token_of_a_form_is_of_this_login(stage: Stage) -> None:
     token = csrf_in((await stage.browser(BOB).get("/")).text)
     answer = await stage.browser(ALICE).post("/desktops/alice-desktop/end", token=token)
     assert answer.status_code == 403
-    assert stage.deeds.done == []
+    assert stage.actions.done == []

@@ -57,7 +57,7 @@ async def test_a_template_of_others_looks_like_none_at_all(stage: Stage, path: s
     assert answer.status_code == 404
     assert "There is no template" in answer.text
     assert (await stage.browser().post(path, at="/catalogue/ubuntu")).status_code == 404
-    assert stage.deeds.done == []
+    assert stage.actions.done == []
 
 
 async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> None:
@@ -67,7 +67,7 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     offered = first_choice(template, Policy(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
     wish = SessionRequest(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
-    assert stage.deeds.done == [("start", "alice@example.com", wish)]
+    assert stage.actions.done == [("start", "alice@example.com", wish)]
     assert answer.status_code == 303
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
 
@@ -90,7 +90,7 @@ async def test_opening_waits_for_the_address_and_leads_there(stage: Stage, monke
 async def test_what_is_chosen_is_asked_for(stage: Stage) -> None:
     fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
-    assert stage.deeds.done[0][2] == SessionRequest(
+    assert stage.actions.done[0][2] == SessionRequest(
         user="alice@example.com",
         template="ubuntu",
         name="big",
@@ -120,11 +120,11 @@ async def test_what_is_not_allowed_is_named(stage: Stage, field: str, value: str
     assert answer.status_code == 422
     assert said in answer.text
     assert 'value="mine"' in answer.text
-    assert stage.deeds.done == []
+    assert stage.actions.done == []
 
 
 async def test_a_refusal_keeps_what_was_chosen(stage: Stage) -> None:
-    stage.deeds.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
+    stage.actions.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
     fields = {"name": "mine", "gpu": "2", "memory": "8Gi", "cpu": "1", "timeout": "12h", "idle": "2h"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
     assert answer.status_code == 409
@@ -136,7 +136,7 @@ async def test_a_refusal_keeps_what_was_chosen(stage: Stage) -> None:
 
 async def test_a_form_that_no_page_of_ours_has_sent_starts_nothing(stage: Stage) -> None:
     assert (await stage.browser().post("/catalogue/ubuntu", token="")).status_code == 403
-    assert stage.deeds.done == []
+    assert stage.actions.done == []
 
 
 async def test_a_desktop_without_gpu_and_home_offers_neither(stage: Stage) -> None:
