@@ -12,8 +12,8 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.doctor.objects.local_path import open_modes
 from vdi.findings.model import Finding
-from vdi.gpu.findings import find
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
+from vdi.gpu.sharing.findings import find
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, TEMPLATES
 
@@ -76,7 +76,7 @@ def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
 
 
 def _open_volumes(there: Raw, _snapshot: Snapshot) -> Raw:
-    return changed(there, ("data", "setup"), open_modes(str((there.get("data") or {}).get("setup", ""))))
+    return with_field(there, ("data", "setup"), open_modes(str((there.get("data") or {}).get("setup", ""))))
 
 
 def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
