@@ -13,6 +13,8 @@ from vdi.findings.model import Finding, Severity, fails, roots, worst
 _ALIKE = 3
 """So many findings of one code under one cause are shown in full; of more, only their number."""
 _WIDTH = 100
+_EVIDENCE = 160
+"""Characters of a line of evidence that are read at night."""
 _SARIF_LEVELS = {
     Severity.ERROR: "error",
     Severity.UNKNOWN: "warning",
@@ -46,6 +48,8 @@ class Report:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     """By code."""
     timestamp: str = ""
+    verbose: bool = True
+    """Whether evidence is printed in full; else each line of it is cut."""
 
     @property
     def conclusion(self) -> str:
@@ -71,13 +75,13 @@ _COUNTED = frozenset({Severity.ERROR, Severity.WARNING})
 
 def as_text(report: Report) -> Iterator[str]:
     """Line by line, with a line about the run at the end."""
-    yield from findings_as_text(report.findings)
+    yield from findings_as_text(report.findings, verbose=report.verbose)
     for note in report.notes:
         yield from [note, ""]
     yield report.conclusion
 
 
-def findings_as_text(findings: Sequence[Finding]) -> Iterator[str]:
+def findings_as_text(findings: Sequence[Finding], *, verbose: bool = True) -> Iterator[str]:
     """Line by line: what is wrong, what shows it, what to do; under it what follows from it."""
     shown: Counter[tuple[str, str]] = Counter()
     alike = Counter((finding.code, finding.caused_by) for finding in findings if not finding.is_ok)
@@ -89,7 +93,7 @@ def findings_as_text(findings: Sequence[Finding]) -> Iterator[str]:
         shown[group] += 1
         if shown[group] > _ALIKE:
             continue
-        yield from _lines(finding)
+        yield from _lines(finding, verbose=verbose)
         if shown[group] == _ALIKE and alike[group] > _ALIKE:
             indent = "   " if finding.caused_by else ""
             yield f"{indent}... and {alike[group] - _ALIKE} more {finding.code} (-o json lists them)"
@@ -102,7 +106,7 @@ def _ok_lines(finding: Finding) -> Iterator[str]:
         yield from _wrapped(line, "  | ")
 
 
-def _lines(finding: Finding) -> Iterator[str]:
+def _lines(finding: Finding, *, verbose: bool) -> Iterator[str]:
     indent = "   " if finding.caused_by else ""
     yield indent + _heading("follows" if finding.caused_by else finding.severity.value.upper(), finding)
     yield from _wrapped(finding.message, f"{indent}  ")
@@ -111,7 +115,8 @@ def _lines(finding: Finding) -> Iterator[str]:
             if value:
                 yield from _wrapped(f"{name}: {value}", f"{indent}  ")
         for line in finding.evidence:
-            yield from _wrapped(line, f"{indent}  | ")
+            shown = line if verbose or len(line) <= _EVIDENCE else f"{line[: _EVIDENCE - 3]}..."
+            yield from _wrapped(shown, f"{indent}  | ")
         yield from _remedy_lines(finding, indent)
     yield ""
 

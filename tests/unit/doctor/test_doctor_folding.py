@@ -13,7 +13,9 @@ from vdi.doctor.fix.fixes import FIXES
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.probe.here import Seen, Target, judge
+from vdi.doctor.report.summary import make_report
 from vdi.findings.model import roots
+from vdi.findings.render import as_text
 
 
 def keys(cluster: Cluster) -> list[str]:
@@ -131,3 +133,23 @@ def test_the_set_up_script_of_local_path_is_fixed_in_its_mode_alone() -> None:
     changed = FIXES[found.code].change(config_map, cluster.snapshot())
     assert changed == {**config_map, "data": {"setup": SETUP.format("0777")}}
     assert json.loads(shlex.split(found.remedy.commands[0])[-1]) == {"data": {"setup": SETUP.format("0777")}}
+
+
+def test_layers_of_the_container_runtime_are_not_in_the_message() -> None:
+    cluster = Cluster()
+    words = (
+        "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed:"
+        ' unable to start container process: exec: "/init": executable file not found in $PATH'
+    )
+    cluster.not_ready(waiting={"reason": "RunContainerError", "message": words})
+    (found,) = roots(cluster.findings())
+    assert found.message.startswith('The image\'s program cannot be started: exec: "/init": executable file not found')
+
+
+def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
+    cluster = Cluster()
+    cluster.logs[f"{SPACE}/alice-0"] = ["OSError: [Errno 98] address already in use " + 80 * "words "]
+    snapshot = cluster.snapshot()
+    short = "\n".join(as_text(make_report(cluster.findings(), snapshot)))
+    full = "\n".join(as_text(make_report(cluster.findings(), snapshot, verbose=True)))
+    assert len(full) > len(short) + 200

@@ -78,6 +78,7 @@ def doctor(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before changes of --fix.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print evidence in full.")] = False,
 ) -> None:
     """What is broken, where, with the proof and the command that fixes it. It changes nothing without --fix.
 
@@ -110,7 +111,7 @@ def doctor(
     if tries:
         probed = connection.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
         findings = rank([*findings, *probed])
-    report = make_report(findings, snapshot)
+    report = make_report(findings, snapshot, verbose=verbose)
     print_report(report, output)
     if fix:
         apply_fixes(connection, findings, snapshot, yes=yes)

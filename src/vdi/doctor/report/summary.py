@@ -9,13 +9,14 @@ from vdi.findings.render import Report, Rule, count_findings
 RULES = {code.code: Rule(code.means, code.remedy) for code in CODES.values()}
 
 
-def make_report(findings: list[Finding], snapshot: Snapshot) -> Report:
+def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = False) -> Report:
     """The report of a run."""
     return Report(
         tool="vdi doctor",
         findings=findings,
         summary=summarize(findings, snapshot),
         warnings_fail=True,
+        verbose=verbose,
         context={
             "takenAt": snapshot.taken_at,
             "namespace": snapshot.scope.namespace,
