@@ -206,17 +206,6 @@ def shared_memory_of_1_mib(world: World) -> Iterator[None]:
 # Homes
 
 
-@fault("home_full")
-def a_desktop_finds_its_home_full(world: World) -> Iterator[None]:
-    """local-path does not limit a home, so the words that the desktop would log are written into its log."""
-    start(world, "full", "small")
-    pod = pod_of(world, "full")
-    assert pod
-    say = "echo \"cp: error writing '/home/user/file': No space left on device\" > /proc/1/fd/2"
-    world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", say)
-    yield
-
-
 @fault("home_not_writable")
 def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
     """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet mends by itself.)"""
