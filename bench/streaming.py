@@ -35,8 +35,8 @@ from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.kube import CLAIMS, PODS, Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
-from vdi.session.children.identity import SESSION_LABEL
 from vdi.session.children.pod import CONTAINER
+from vdi.session.identity import SESSION_LABEL
 from vdi.session.naming import home_claim_name
 
 SIZES = ((1280, 720), (1920, 1080))

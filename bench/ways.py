@@ -17,8 +17,8 @@ from vdi.demo.browser import Login
 from vdi.kube import PODS, SECRETS, SERVICES, Client, Resource
 from vdi.kube.errors import NotFound
 from vdi.operator.kinds import ROUTES, SESSIONS
-from vdi.session.children.identity import SESSION_LABEL
 from vdi.session.children.secret import PASSWORD_KEY
+from vdi.session.identity import SESSION_LABEL
 
 NAMESPACE = "vdi-sessions"
 USER = "bench@example.com"

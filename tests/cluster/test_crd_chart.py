@@ -18,9 +18,9 @@ from support.permissions import operator_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
-from vdi.session.children.identity import MANAGED_BY
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
+from vdi.session.identity import MANAGED_BY
 from vdi.session.observed import HOLD
 
 OPERATOR = "system:serviceaccount:kasm:vdi-operator"

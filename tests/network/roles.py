@@ -6,10 +6,10 @@ from typing import Any
 
 from support.builders import a_session, a_template
 from vdi.api.template import VDITemplate
-from vdi.session.children.identity import Identity, PoolIdentity
 from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.puller import build_puller
 from vdi.session.effective import Desktop, resolve
+from vdi.session.identity import Identity, PoolIdentity
 from vdi.session.policy import Policy
 from vdi.session.streaming import WEBRTC_PORT
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vdi.diagnosis.snapshot import REDACTED, Snapshot
-from vdi.session.children.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.naming import home_claim_name
 
 Rename = Callable[[str], str]

@@ -16,7 +16,6 @@ from vdi.operator.reservations import Reservations
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error, is_webhook_down, leftover, name_taken
 from vdi.session.children.home import build_home
-from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
@@ -24,6 +23,7 @@ from vdi.session.children.service import build_service
 from vdi.session.decide import Decision, Observed, host_taken
 from vdi.session.effective import Blocked, Desktop, Home
 from vdi.session.hosts import has_label
+from vdi.session.identity import Identity
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pod_name
 from vdi.session.observed import HOLD, Pod, Secret

@@ -20,9 +20,9 @@ from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.capacity import ForeignPod, PersistentVolume
-from vdi.session.children.identity import MANAGED_BY
 from vdi.session.effective import resolve_home
 from vdi.session.hosts import recorded_label
+from vdi.session.identity import MANAGED_BY
 from vdi.session.naming import home_claim_name
 from vdi.session.observed import (
     APPLIED_HASH,

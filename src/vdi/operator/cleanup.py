@@ -4,8 +4,8 @@ import asyncio
 
 from vdi.api.session import VDISession
 from vdi.operator.owned_resources import OwnedResources, owner_uid
-from vdi.session.children.identity import Identity
 from vdi.session.decide import Observed
+from vdi.session.identity import Identity
 from vdi.session.observed import Pod
 
 

@@ -12,11 +12,11 @@ from vdi.operator.context import ClusterContext
 from vdi.operator.pools import Pools
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error
-from vdi.session.children.identity import PoolIdentity
 from vdi.session.children.pod import build_pool_pod
 from vdi.session.children.secret import build_pool_secret
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, Desktop
+from vdi.session.identity import PoolIdentity
 from vdi.session.naming import pool_pod_name, pool_secret_name
 from vdi.session.observed import Pod, Secret
 from vdi.session.pool import FITS, PoolPlan

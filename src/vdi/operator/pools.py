@@ -28,10 +28,10 @@ from vdi.operator.caches import BY_TEMPLATE
 from vdi.operator.context import ClusterContext
 from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Credentials
-from vdi.session.children.identity import TEMPLATE_ANNOTATION, Identity
 from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
+from vdi.session.identity import TEMPLATE_ANNOTATION, Identity
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pool_secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod

@@ -8,7 +8,7 @@ from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import session_of
 from vdi.session.capacity import ForeignPod, NodeSelectorTerm
 from vdi.session.capacity_matching import Demand, demand_of, read_capacity
-from vdi.session.children.identity import USER_ANNOTATION
+from vdi.session.identity import USER_ANNOTATION
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 from vdi.session.pool import is_waiting
 from vdi.session.queueing.queue import Queue

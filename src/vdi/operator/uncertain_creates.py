@@ -9,7 +9,7 @@ from collections.abc import Hashable
 
 from vdi.kube.errors import ApiError, Conflict, KubeError, ServerError, TooManyRequests
 from vdi.operator.owned_resources import OwnedResource
-from vdi.session.children.identity import MANAGED_BY
+from vdi.session.identity import MANAGED_BY
 from vdi.session.observed import Pod
 
 

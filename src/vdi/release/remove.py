@@ -29,7 +29,7 @@ from vdi.operator.settings import Settings
 from vdi.release.carry_out import NotDoneError, Running
 from vdi.release.errors import RefusedError
 from vdi.release.facts import settings_of
-from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.observed import HOST
 
 Object = dict[str, Any]

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
 from vdi.session import conditions
-from vdi.session.children.identity import POOL
 from vdi.session.conditions import QUEUE_REASONS, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked
 from vdi.session.explain import Explanation
+from vdi.session.identity import POOL
 from vdi.session.observed import TEMPLATE_REVISION
 from vdi.session.times import format_time
 

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from vdi.api.session import VDISession
-from vdi.session.children.identity import MANAGED_BY
+from vdi.session.identity import MANAGED_BY
 from vdi.session.naming import KEYED_LABEL, derive_base, reservation_name
 from vdi.session.observed import HOST
 from vdi.session.policy import Policy

@@ -18,7 +18,6 @@ from vdi.api.meta import Condition
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.session.activity import last_activity
 from vdi.session.alerts import Alert
-from vdi.session.children.identity import POOL
 from vdi.session.condition_states import ConditionState, derive_conditions, keeps_its_run, with_times
 from vdi.session.conditions import READY, Reason
 from vdi.session.decide import Observed
@@ -26,6 +25,7 @@ from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
 from vdi.session.explain import Explanation, explain
 from vdi.session.failures import reset_failures
+from vdi.session.identity import POOL
 from vdi.session.lifetime import expires_at, started_at
 from vdi.session.observed import TEMPLATE_REVISION, Pod
 from vdi.session.policy import Policy

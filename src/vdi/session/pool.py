@@ -22,11 +22,11 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.pool import VDIPool
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.children.identity import POOL
 from vdi.session.children.pod import build_spec
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
+from vdi.session.identity import POOL
 from vdi.session.observed import Node, Pod
 from vdi.session.policy import Policy
 from vdi.session.times import parse_time

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from vdi.api.meta import Condition
 from vdi.api.pool import PoolStatus, VDIPool
-from vdi.session.children.identity import POOL, SESSION_LABEL
 from vdi.session.conditions import READY
 from vdi.session.effective import Blocked
+from vdi.session.identity import POOL, SESSION_LABEL
 from vdi.session.naming import derive_base
 from vdi.session.pool import Backoff, PoolPlan, PoolReason
 from vdi.session.times import format_time

@@ -16,11 +16,11 @@ from vdi.doctor.objects.rights import IN_CLUSTER, IN_NAMESPACE, Right
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding, roots
 from vdi.session.children.home import build_home
-from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.service import build_service
 from vdi.session.effective import Desktop, resolve
+from vdi.session.identity import Identity
 from vdi.session.policy import Policy
 
 Object = dict[str, Any]

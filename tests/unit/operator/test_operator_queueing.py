@@ -18,8 +18,8 @@ from vdi.operator.context import ClusterContext
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import ForeignPod, PersistentVolume
-from vdi.session.children.identity import USER_ANNOTATION
 from vdi.session.effective import Desktop, resolve
+from vdi.session.identity import USER_ANNOTATION
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 from vdi.session.policy import Policy
 

@@ -20,7 +20,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.owned_resources import OwnedResource
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
-from vdi.session.children.identity import MANAGED_BY
+from vdi.session.identity import MANAGED_BY
 from vdi.session.observed import Pod
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from support.builders import a_session, a_template
 from vdi.session.children.home import build_home
-from vdi.session.children.identity import Identity
 from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.effective import Desktop, resolve
+from vdi.session.identity import Identity
 from vdi.session.policy import Policy
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from support.builders import a_node, a_session, a_template
 from vdi.api.pool import VDIPool
-from vdi.session.children.identity import Identity, PoolIdentity
 from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.secret import build_pool_secret
 from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.identity import Identity, PoolIdentity
 from vdi.session.naming import pod_name, pool_pod_name, pool_secret_name
 from vdi.session.observed import Node, Pod
 from vdi.session.policy import Policy

@@ -21,8 +21,8 @@ from vdi.doctor.objects.operators import (
 from vdi.doctor.objects.rights import missing_rights
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
-from vdi.session.children.identity import FINALIZER
 from vdi.session.explain import StartState, explain
+from vdi.session.identity import FINALIZER
 from vdi.session.subject import Subject
 
 YOUNG = 60.0

@@ -15,8 +15,8 @@ from vdi.doctor.objects.sessions import active, diagnose_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing import findings as gpu
 from vdi.gpu.sharing.config import RESOURCE
-from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION
 from vdi.session.effective import Desktop
+from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION
 
 _PATIENCE = 60.0
 _NEW_NODE = 30.0

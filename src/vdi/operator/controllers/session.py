@@ -25,11 +25,11 @@ from vdi.operator.session_events import SessionEvents
 from vdi.operator.status import StatusWriter
 from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.session.alerts import evictable_at, find_alerts
-from vdi.session.children.identity import FINALIZER
 from vdi.session.conditions import Reason
 from vdi.session.decide import Decision, Observed, decide
 from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
 from vdi.session.failures import find_vanished
+from vdi.session.identity import FINALIZER
 from vdi.session.notices import find_notices
 from vdi.session.phase import derive, derive_ending, derive_suspended
 from vdi.session.requeue import next_requeue

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vdi.session.children.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION, Identity
 from vdi.session.effective import Home
+from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION, Identity
 
 
 def build_home(*, identity: Identity, home: Home) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from vdi.api.template import TemplateVolume
-from vdi.session.children.identity import TEMPLATE_LABEL, Identity, PoolIdentity
 from vdi.session.children.secret import AGENT_TOKEN_DIGEST_KEY, PASSWORD_DIGEST_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
+from vdi.session.identity import TEMPLATE_LABEL, Identity, PoolIdentity
 from vdi.session.naming import derive_base, pod_name, pool_secret_name, secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION
 

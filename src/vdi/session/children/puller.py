@@ -7,7 +7,7 @@ import msgspec
 
 from vdi.api.meta import API_VERSION
 from vdi.api.template import VDITemplate
-from vdi.session.children.identity import MANAGED_BY
+from vdi.session.identity import MANAGED_BY
 from vdi.session.naming import derive_base
 from vdi.session.prepull import PREPULL, PREPULL_IMAGE, PREPULL_NODE
 

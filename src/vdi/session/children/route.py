@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vdi.session.children.identity import Identity
 from vdi.session.children.service import PORT_NAME
+from vdi.session.identity import Identity
 from vdi.session.naming import route_name, service_name
 from vdi.session.observed import HOST
 from vdi.session.policy import Policy

@@ -9,7 +9,7 @@ The pod gets the digests of both tokens and not the tokens: its user may read it
 from hashlib import sha256
 from typing import Any
 
-from vdi.session.children.identity import Identity, PoolIdentity
+from vdi.session.identity import Identity, PoolIdentity
 from vdi.session.naming import pool_secret_name, secret_name
 
 USERNAME = "user"

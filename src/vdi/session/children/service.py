@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vdi.session.children.identity import SESSION_LABEL, Identity
+from vdi.session.identity import SESSION_LABEL, Identity
 from vdi.session.naming import service_name
 
 PORT_NAME = "http"
