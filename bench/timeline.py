@@ -108,7 +108,7 @@ class Timeline:
             self._opened.add(what)
         elif event == "DELETED":
             (self.pod_gone if what == "pod" else self.session_gone).setdefault(name, at)
-        elif event == "ADDED" or event == "MODIFIED":
+        elif event in {"ADDED", "MODIFIED"}:
             if what == "pod":
                 self.pod_added.setdefault(name, at)
             if phase == "Running":

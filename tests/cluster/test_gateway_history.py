@@ -254,7 +254,7 @@ async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
             await stage.run(NAME)
             await scene.suspend()
             await scene.resume()
-            lag = re.search(r"^vdi_gateway_recorder_lag_seconds (\S+)$", await gateway.metrics(), re.M)
+            lag = re.search(r"^vdi_gateway_recorder_lag_seconds (\S+)$", await gateway.metrics(), re.MULTILINE)
             assert lag
             assert float(lag[1]) > 0
         finally:

@@ -3,7 +3,7 @@
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +41,7 @@ def client_with(*pods: dict[str, Any]) -> Client:
 
 
 @pytest.fixture
-def kasm_database(postgres_server: Postgres) -> Iterator[str]:  # noqa: F811
+def kasm_database(postgres_server: Postgres) -> str:  # noqa: F811
     """A database as Kasm has one."""
     url = postgres_server.new_database()
     name = url.partition("@/")[2].partition("?")[0]
@@ -49,7 +49,7 @@ def kasm_database(postgres_server: Postgres) -> Iterator[str]:  # noqa: F811
     postgres_server.psql(
         name, "CREATE TABLE users AS SELECT generate_series(1, 2000) AS id, md5(random()::text) AS hash"
     )
-    yield name
+    return name
 
 
 @pytest.fixture

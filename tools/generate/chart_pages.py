@@ -48,12 +48,12 @@ def rows(helm: Path) -> list[node_fit.Row]:
     made.append(
         node_fit.Row(node_fit.agent(8, 32), f"`{PRODUCTION}`", nothing, *desktop(production, offered(production)))
     )
-    for node in (node_fit.agent(16, 64, 8), node_fit.agent(32, 128, 16)):
-        made.append(
-            node_fit.Row(
-                node, f"the same, [a GPU desktop](examples/{GPU_TEMPLATE.name})", nothing, *desktop(production, gpu)
-            )
+    made += (
+        node_fit.Row(
+            node, f"the same, [a GPU desktop](examples/{GPU_TEMPLATE.name})", nothing, *desktop(production, gpu)
         )
+        for node in (node_fit.agent(16, 64, 8), node_fit.agent(32, 128, 16))
+    )
     return made
 
 

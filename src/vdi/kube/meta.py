@@ -3,7 +3,6 @@
 The structs themselves belong to the caller (pruned to what he reads); any struct that satisfies `HasMetadata` will do.
 """
 
-# ruff: noqa: D102 - the fields are Kubernetes' own
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar

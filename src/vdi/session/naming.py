@@ -72,7 +72,7 @@ def home_claim_name(*, session_name: str, user: str, template: str, retain: bool
     """The PersistentVolumeClaim of the home: the user's and template's own when it is retained, else the session's."""
     if not retain:
         return derive_base(session_name) + "-home"
-    stem = f"home-{user.split('@')[0]}-{template}"
+    stem = f"home-{user.split('@', maxsplit=1)[0]}-{template}"
     return _shorten(stem, _digest(f"{user}\0{template}"), LABEL_LIMIT)
 
 

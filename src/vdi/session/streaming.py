@@ -217,7 +217,7 @@ def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
 
 def obsolete_encoders(value: str) -> list[str]:
     """Those that a value of SELKIES_ENCODER names and Selkies 2 does not know."""
-    named = (one.strip() for one in value.split("|")[0].split(","))
+    named = (one.strip() for one in value.split("|", maxsplit=1)[0].split(","))
     return [one for one in named if one in OBSOLETE_ENCODERS]
 
 

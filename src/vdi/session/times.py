@@ -7,7 +7,7 @@ from functools import lru_cache
 @lru_cache(maxsize=1024)  # each look at a session reads the same few several times
 def parse_time(text: str) -> datetime:
     """An instant from the API, with or without fractions of a second. Raises ValueError for any other text."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 @lru_cache(maxsize=1024)

@@ -1,9 +1,9 @@
 """Every command that runs checks prints its findings in the same four formats."""
 
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 

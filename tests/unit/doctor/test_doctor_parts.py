@@ -1,7 +1,7 @@
 """Rights, certificates, redaction, ranking, rendering, collecting: each by itself."""
 
 import json
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import msgspec
 import pytest

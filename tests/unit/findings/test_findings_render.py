@@ -1,7 +1,7 @@
 """One model, one renderer: what every command that runs checks prints, and how it ends."""
 
 import json
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import pytest
 

@@ -231,7 +231,7 @@ async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIt
 
     context = GatewayContext(
         settings=settings, client=client, cluster=world, database=database, metrics=Metrics(), clock=clock,
-        shared=MemorySharedState(lambda: now[0].timestamp()),
+        shared=MemorySharedState(now[0].timestamp),
     )  # fmt: skip
     limits, audit, history = Limits(default=everybody or Limit()), Audit(database, clock), History(context)
     logins = Logins(context)

@@ -220,7 +220,7 @@ def node_findings(state: GpuState) -> Iterator[Finding]:
 
 
 def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
-    if sharing.replicas > 1 and node.mig != "none" and node.mig != sharing.mig_strategy:
+    if sharing.replicas > 1 and node.mig not in ("none", sharing.mig_strategy):
         yield _error(
             "gpu_mig_mismatch",
             where,

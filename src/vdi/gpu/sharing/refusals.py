@@ -118,7 +118,7 @@ def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iter
             f"Node {node.name} advertises MIG devices one by one ({names(node.mig_resources)}); allowed: MIG strategy"
             f" single, or MIG off, since desktops ask for {RESOURCE}."
         )
-    elif node.mig != "none" and node.mig != sharing.mig_strategy:
+    elif node.mig not in ("none", sharing.mig_strategy):
         yield (
             f"Node {node.name} has its GPUs cut by MIG (strategy {node.mig}), and migStrategy would be"
             f" {sharing.mig_strategy}; allowed: --mig-strategy {node.mig}, or MIG off on the node."

@@ -14,7 +14,7 @@ from vdi.session.subject import Subject
 
 _KASM_POD = Subject(volume="volume", node_selector="its nodeSelector", image="the values", pull_secrets="pull secrets")
 _DENIED = re.compile(
-    r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission denied", re.I
+    r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission denied", re.IGNORECASE
 )
 _PATIENCE = 20.0
 """Seconds for which a pod may be without a node: a rolling upgrade makes room by itself."""
