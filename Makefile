@@ -3,12 +3,13 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 WORKERS := $(shell nproc)
+PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down test test-all check format lint types contracts unit cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
+.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv from the locked requirements
 
@@ -57,6 +58,15 @@ contracts: $(STAMP)
 unit: $(STAMP) ## unit tests alone
 	@$(PY) -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal
 
+unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, in an environment of its own
+	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal
+
+.venv-3.13/.installed: $(STAMP)
+	@$(PYTHON_3_13) -m venv .venv-3.13 2>/dev/null || .venv/bin/uv venv --quiet --seed --python 3.13 .venv-3.13
+	@.venv-3.13/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv-3.13/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
 cluster: $(STAMP) ## tests against a real API server
 	@tests/run.sh cluster
 
@@ -97,4 +107,4 @@ lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml -q --extra dev --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.txt
 
 clean: ## remove what make made here (not the caches of built binaries and images)
-	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build demo.png
+	@rm -rf .venv .venv-3.13 .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build demo.png
