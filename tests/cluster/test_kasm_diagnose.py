@@ -115,6 +115,8 @@ def test_init_1_of_5_is_the_manager_in_a_and_the_api_in_b(ward: Ward, tmp_path: 
 
     ward.tools.helm("uninstall", "kasm", "--namespace", ward.namespace, "--wait=false")
     ward.kubectl("delete", "pods", "--all", "--force", "--grace-period=0")
+    ward.kubectl("delete", "secret", "kasm-secrets")  # a hook of A's, which no uninstallation removes
+    ward.kubectl("delete", "pvc", "--all", "--wait=false")
     ward.install("b")
     play(ward, "kasm-api-deployment-", 1, **crash)
     play(ward, "kasm-proxy-default-deployment-", 1)
