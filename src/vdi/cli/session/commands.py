@@ -18,7 +18,6 @@ from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_dat
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
-from vdi.cli.session.start import FIND_OPERATOR
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import details_lines, session_table
 from vdi.session.request import SessionRequest
@@ -35,7 +34,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to pr
 WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
 _GONE_SECONDS = 60.0
 _SUSPENDED_SECONDS = 60.0
-_STUCK = f"the operator has not removed it; is it running? {FIND_OPERATOR}"
+_STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPERATOR}"
 
 
 @app.command(

@@ -18,6 +18,11 @@ from vdi.session.naming import home_claim_name
 from vdi.session.policy import Policy
 from vdi.session.units import format_duration, parse_duration
 
+FIND_OPERATOR = (
+    "kubectl get deployments --all-namespaces"
+    " --selector app.kubernetes.io/name=vdi,app.kubernetes.io/component=operator"
+)
+
 _POLICY = Policy()
 """The operator's settings are unknown here. The operator applies its own maximum, and the gateway refuses more."""
 

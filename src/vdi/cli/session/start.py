@@ -11,7 +11,7 @@ from vdi.cli.options import PROGRAM
 from vdi.cli.output import Raw, duration
 from vdi.cli.progress import ProgressView
 from vdi.cli.session.backend import Backend, Target
-from vdi.cli.session.operations import as_session
+from vdi.cli.session.operations import FIND_OPERATOR, as_session
 from vdi.cli.session.stages import Outcome, Start
 from vdi.cli.url_check import wait_until_ready
 from vdi.session.naming import pod_name
@@ -20,10 +20,6 @@ from vdi.session.request import SessionRequest
 _ROUTE_SECONDS = 30.0
 """How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
 
-FIND_OPERATOR = (
-    "kubectl get deployments --all-namespaces"
-    " --selector app.kubernetes.io/name=vdi,app.kubernetes.io/component=operator"
-)
 """It may run in another namespace than the sessions."""
 NO_OPERATOR = f"no operator has taken the session up yet; is it running? {FIND_OPERATOR}"
 
