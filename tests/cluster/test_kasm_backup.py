@@ -12,8 +12,8 @@ import pytest
 from support.postgres import Postgres, postgres_server  # noqa: F401 - a fixture
 from vdi.helm.arguments import Place
 from vdi.kasm.backup import Kubectl, back_up, database_pod, find_kubectl
+from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import B, C
-from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
 from vdi.kube.transport import Client
 
 LABELS = {"app.kubernetes.io/component": "db", "app.kubernetes.io/instance": "kasm"}

@@ -26,8 +26,8 @@ from vdi.kasm.generations import (
 )
 from vdi.kasm.preflight.needs import needs_of_manifests
 from vdi.kasm.preflight.presets import Preset
+from vdi.kasm.value_paths import value_at
 from vdi.kasm.values.options import BadOptionsError, Ingress, InstallOptions, Profile
-from vdi.kasm.values.paths import value_at
 from vdi.kasm.values.render import entries, nested, render
 from vdi.kasm.values.schema import all_paths, known, was_ever_known
 from vdi.session.units import parse_quantity

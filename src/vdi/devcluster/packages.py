@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 
-from vdi.devcluster.images.host_settings import PROXY_VARIABLES
+from vdi.devcluster.host_settings import PROXY_VARIABLES
 from vdi.devcluster.progress import Step
 
 SUDO = ("sudo", "-n", f"--preserve-env={','.join(PROXY_VARIABLES)}")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vdi.helm.arguments import Place
+from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import Generation
-from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
 from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 

@@ -12,8 +12,8 @@ from vdi.helm.discovery import Kinds
 from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
+from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import Generation
-from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.install.run import Running, generation_of_release, read_passwords
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS

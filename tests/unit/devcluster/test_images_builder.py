@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vdi.devcluster import packages
+from vdi.devcluster.host_settings import BuildFolders
 from vdi.devcluster.images import builder as images_builder
 from vdi.devcluster.images.builder import (
     Buildah,
@@ -17,7 +18,6 @@ from vdi.devcluster.images.builder import (
     mounts_below,
     require_builder,
 )
-from vdi.devcluster.images.host_settings import BuildFolders
 from vdi.devcluster.progress import Progress
 
 STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))

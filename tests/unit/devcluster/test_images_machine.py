@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster.images.host_settings import (
+from vdi.devcluster.host_settings import (
     apt_settings,
     debian_sources,
     find_ca,

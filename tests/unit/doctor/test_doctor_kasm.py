@@ -15,8 +15,8 @@ from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, Unreadable, save
+from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.report.rank import rank
 from vdi.doctor.report.summary import make_report
 from vdi.findings.model import Severity, roots
 from vdi.findings.render import as_text

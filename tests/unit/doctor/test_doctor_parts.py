@@ -14,6 +14,7 @@ from unit.doctor.doctor_faults import FAULTS
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.certificates import read_certificate
 from vdi.doctor.objects.gateways import troubles
@@ -21,7 +22,6 @@ from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.objects.operators import LEASE
 from vdi.doctor.objects.rights import IN_CLUSTER, IN_NAMESPACE, Right
 from vdi.doctor.objects.sanitize import sanitize
-from vdi.doctor.report.rank import rank
 from vdi.doctor.report.summary import make_report, summarize
 from vdi.findings.render import as_data, as_junit, as_sarif, as_text
 from vdi.kube.certificate import covers

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from unit.kasm.install_options import TUTORIAL
 from vdi.findings.model import Severity
 from vdi.kasm.generations import ALL, A, B, C, Generation, Version
+from vdi.kasm.value_paths import set_at
 from vdi.kasm.values.check import check_values, looks_like
-from vdi.kasm.values.paths import set_at
 from vdi.kasm.values.rules import RULES, Code, Subject
 from vdi.kasm.values.schema import all_paths, known, tree_of
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from vdi.helm.arguments import Place
+from vdi.kasm.errors import KasmRefusedError
 from vdi.kasm.generations import A, B, C
 from vdi.kasm.install.chart import merged, source_of, without_own_keys
-from vdi.kasm.install.errors import KasmRefusedError
 from vdi.kasm.install.run import Running, passwords_secret, state_left, take_passwords
 from vdi.kasm.install.waits import waits
 from vdi.kasm.values.check import check_values

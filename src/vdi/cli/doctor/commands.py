@@ -14,12 +14,12 @@ from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import KubeConnection, examples, with_connection
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect.collector import collect
 from vdi.doctor.probe.run import probe
 from vdi.doctor.report.page import explain_code
-from vdi.doctor.report.rank import rank
 from vdi.doctor.report.record import record_of, to_patch
 from vdi.doctor.report.summary import make_report
 from vdi.findings.model import Finding, exit_code

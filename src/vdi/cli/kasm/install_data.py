@@ -15,7 +15,7 @@ from vdi.cli.release.run import confirm_change
 from vdi.helm.arguments import Place
 from vdi.helm.releases import deployed, read_revisions
 from vdi.kasm.backup import Backup, back_up, find_kubectl
-from vdi.kasm.install.errors import KasmRefusedError
+from vdi.kasm.errors import KasmRefusedError
 from vdi.kasm.install.run import generation_of_release, take_passwords
 from vdi.kasm.uninstall import Removal, check_agents, plan_removal, remove
 from vdi.kube.transport import Client

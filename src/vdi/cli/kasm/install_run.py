@@ -13,9 +13,9 @@ from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.release.options import ReleaseOptions
 from vdi.cli.release.run import ReleaseView
 from vdi.helm.errors import HelmError, HelmInterrupted
+from vdi.kasm.errors import KasmError, KasmFailedError
 from vdi.kasm.generations import Generation, Version
 from vdi.kasm.install.chart import KasmChart, merged, read_chart, source_of
-from vdi.kasm.install.errors import KasmError, KasmFailedError
 from vdi.kasm.install.run import Running
 from vdi.kube.transport import Client
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdi.devcluster import host_settings
 from vdi.devcluster.build_cache import BuildCache, default_cache
-from vdi.devcluster.images import host_settings
 from vdi.devcluster.images.archive import ImageConfig, find_leaks, image_id, write_archive, write_program_layer
 from vdi.devcluster.images.base import BASE, RECIPE, SUITE, from_registry, make_base
 from vdi.devcluster.images.builder import clean_storage, mount_words, require_builder

@@ -8,9 +8,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdi.devcluster import packages
+from vdi.devcluster import host_settings, packages
 from vdi.devcluster.build_cache import BuildCache
-from vdi.devcluster.images import host_settings
 from vdi.devcluster.images.archive import ImageConfig, write_archive
 from vdi.devcluster.images.builder import clean_storage, require_builder
 from vdi.devcluster.progress import Step, StepFailed

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vdi.devcluster import packages
-from vdi.devcluster.images.host_settings import PROXY_VARIABLES, BuildFolders
+from vdi.devcluster.host_settings import PROXY_VARIABLES, BuildFolders
 from vdi.devcluster.packages import PackagesUnavailable
 from vdi.devcluster.progress import Step
 

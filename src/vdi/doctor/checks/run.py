@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks import control_plane, data_plane, gateways, infrastructure, network, sessions, streams
+from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.registry import found
-from vdi.doctor.report.rank import rank
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis import chains as kasm_checks
 

@@ -170,7 +170,7 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         setting = next((one.value for one in template.spec.env if one.name == "SELKIES_PORT" and one.value), "")
         lines = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") or []
         said = [(match[1], line) for line in lines if (match := _LISTENS.search(line))]
-        if setting and setting != str(port):
+        if setting.isdecimal() and setting != str(port):
             listens, proof = setting, f"vditemplate/{name}: spec.env SELKIES_PORT={setting}"
         elif refused and said and str(port) not in {number for number, _ in said}:
             listens, proof = said[-1][0], f"log: {said[-1][1].strip()}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdi.kasm.generations import ALL, Generation, Version, successor
-from vdi.kasm.values.paths import value_at
+from vdi.kasm.value_paths import value_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import yaml
 from vdi.findings.model import Finding
 from vdi.helm.binary import Helm
 from vdi.helm.run import run_helm
+from vdi.kasm.errors import KasmRefusedError
 from vdi.kasm.generations import ALL, Generation, Version, of_chart, parse_version
-from vdi.kasm.install.errors import KasmRefusedError
 from vdi.kasm.values.rules import Code
 
 

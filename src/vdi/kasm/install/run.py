@@ -17,13 +17,13 @@ from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
 from vdi.helm.watch import View, Watch, run_watched, stop_telling
 from vdi.kasm.backup import Backup, Kubectl, back_up, check_free
+from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import Generation, Version, of_chart, parse_version
 from vdi.kasm.generations.upgrades import Database, Side, Upgrade, notes, refusals
 from vdi.kasm.install.chart import KasmChart, merged, without_own_keys
-from vdi.kasm.install.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.install.waits import tell_waits
+from vdi.kasm.value_paths import set_at, value_at
 from vdi.kasm.values.check import check_values
-from vdi.kasm.values.paths import set_at, value_at
 from vdi.kasm.values.rules import Subject, in_words
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS

@@ -11,7 +11,7 @@ from vdi.kasm.generations import kasm_version
 from vdi.kasm.generations.model import SIZES, Component, Container, Generation, Resources, Version
 from vdi.kasm.preflight.facts import takes_of
 from vdi.kasm.preflight.needs import ClaimNeed, Needs, PodNeed
-from vdi.kasm.values.paths import value_at
+from vdi.kasm.value_paths import value_at
 from vdi.session.units import parse_quantity
 
 Values = Mapping[str, Any]

@@ -8,8 +8,8 @@ from vdi.kasm.generations.model import Generation, Version
 from vdi.kasm.preflight.entry import HTTPS, RDP
 from vdi.kasm.preflight.needs import Needs, needs_of_manifests
 from vdi.kasm.preflight.presets import Preset
+from vdi.kasm.value_paths import value_at
 from vdi.kasm.values.options import Ingress
-from vdi.kasm.values.paths import value_at
 
 Values = Mapping[str, Any]
 

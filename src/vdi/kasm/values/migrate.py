@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from vdi.kasm.generations import ALL, A, C, Generation, Version, kasm_version
+from vdi.kasm.value_paths import set_at, value_at
 from vdi.kasm.values.habits import meant_by
 from vdi.kasm.values.migrate_table import ACROSS, CONNECTION, STEPS, TOGETHER, Step, longest, moved
-from vdi.kasm.values.paths import set_at, value_at
 from vdi.kasm.values.schema import known, tree_of, was_ever_known
 
 

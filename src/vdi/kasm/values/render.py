@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from vdi.kasm.generations import kasm_version
+from vdi.kasm.value_paths import set_at
 from vdi.kasm.values.options import Ingress, InstallOptions, Profile, check
-from vdi.kasm.values.paths import set_at
 from vdi.kasm.values.schema import known
 from vdi.kasm.values.tuned import tuned
 

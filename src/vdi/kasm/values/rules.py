@@ -7,8 +7,8 @@ from typing import Any
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations import Generation, Version
+from vdi.kasm.value_paths import value_at
 from vdi.kasm.values.options import is_host_name
-from vdi.kasm.values.paths import value_at
 from vdi.kasm.values.schema import known
 
 _HOST = "allowed: a DNS name in small letters without https:// and without a port"
