@@ -41,6 +41,14 @@ def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
                 yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
 
 
+def unmatched_selectors(facts: Facts) -> Iterator[tuple[str, str]]:
+    """(workload, its nodeSelector as KEY=VALUE ...) for pods that no node's labels allow."""
+    for pods in facts.pods:
+        selector: Mapping[str, str] = pods.spec.get("nodeSelector") or {}
+        if facts.nodes and not any(selector.items() <= node.metadata.labels.items() for node in facts.nodes):
+            yield pods.workload, " ".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
 def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor made."""
     made = {

@@ -14,7 +14,7 @@ from vdi.release.chart import version_numbers
 from vdi.release.crds import KIND as CRD
 from vdi.release.crds import losses, of_release
 from vdi.release.facts import Facts, Stranger
-from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unpullable
+from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
 from vdi.session.times import parse_time
 
 OLDEST_KUBERNETES = (1, 30)
@@ -74,6 +74,15 @@ def _nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _finding("nodes", Severity.OK, f"{len(usable)} of {len(facts.nodes)} nodes ready")
     elif not facts.is_unread("nodes"):
         yield _finding("nodes", Severity.ERROR, "The cluster has no node.", Remedy("Join one."))
+
+
+def _placement(facts: Facts, _: datetime) -> Iterator[Finding]:
+    for workload, labels in unmatched_selectors(facts):
+        words = f"No node has the labels {labels}, which the values require for {workload}: its pod would never start."
+        only = facts.nodes[0].metadata.name if len(facts.nodes) == 1 else ""
+        command = f"kubectl label node {only} {labels}" if only else "kubectl get nodes --show-labels"
+        remedy = Remedy("Label the node that is meant, or change its nodeSelector in the values.", (command,))
+        yield _finding("placement", Severity.ERROR, words, remedy)
 
 
 def _rights(facts: Facts, _: datetime) -> Iterator[Finding]:
@@ -303,6 +312,7 @@ def _pending(facts: Facts) -> Finding:
 CHECKS: tuple[Check, ...] = (
     _versions,
     _nodes,
+    _placement,
     _namespaces,
     _rights,
     _owners,

@@ -66,6 +66,19 @@ def verdicts(upgrading: bool = False, **changes: Any) -> list[tuple[str, str]]:
     ]
 
 
+def test_labels_that_no_node_has_are_named_before_anything_is_changed() -> None:
+    operator = an_operator(nodeSelector={"role": "turn"})
+    alone = verdicts(objects=(operator,))
+    assert [level for level, _ in alone] == ["error"]
+    assert "No node has the labels role=turn, which the values require for deployment/vdi-operator" in alone[0][1]
+    assert "kubectl label node node-1 role=turn" in alone[0][1]
+    image = "localhost/vdi/vdi:dev"
+    several = (a_node("node-1", images=[image]), a_node("node-2"))
+    assert "kubectl get nodes --show-labels" in verdicts(objects=(operator,), nodes=several)[0][1]
+    labelled = (a_node("node-1", images=[image], labels={"role": "turn"}), a_node("node-2"))
+    assert verdicts(objects=(operator,), nodes=labelled) == []
+
+
 def test_a_good_cluster_has_nothing_in_the_way() -> None:
     found = run_checks(facts(), NOW, upgrading=False)
     assert errors(found) == []
