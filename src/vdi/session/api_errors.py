@@ -1,4 +1,4 @@
-"""The API server's refusal of a child -> a Problem in words. Pure: the operator passes kind and message."""
+"""The API server's refusal of a child -> Blocked. Pure: the operator passes kind and message."""
 
 import re
 

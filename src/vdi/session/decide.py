@@ -1,11 +1,11 @@
 """May this session have its desktop now? Pure: the operator acts on the answer, other commands explain with it.
 
     observed: session, template, children, and who else wants the same home or host
-        -> Verdict(desktop)   go: build what is missing
-        -> Verdict(problem)   wait or give up, in words
+        -> Decision(desktop)   go: build what is missing
+        -> Decision(blocked)   wait or give up, in words
 
 A desktop that runs is never taken away by this: whoever has a pod is admitted, whatever has been edited since. Whether
-its pod has to go is decided in `ending`, whether there is room for it in `admission`.
+its pod must end is decided in `ending`, whether a node has capacity for it in `queueing`.
 """
 
 from collections.abc import Iterable

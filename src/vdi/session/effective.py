@@ -92,7 +92,7 @@ class Desktop:
 def resolve(
     session: VDISession, template: VDITemplate, policy: Policy, *, home_exists: bool = False
 ) -> Desktop | Blocked:
-    """The desktop that this session asks for and its template allows; a Problem when it asks for what cannot be.
+    """The desktop that this session asks for and its template allows; Blocked when it requests what cannot be.
 
     `home_exists`: the home's claim is there. It keeps its size, so the requested size is not checked against the limit.
     """

@@ -55,7 +55,7 @@ def max_timeout(template: VDITemplate | None, policy: Policy) -> str | None:
 
 
 def run_length(session: VDISession, template: VDITemplate | None, policy: Policy) -> timedelta | None:
-    """How long a run may be: `spec.timeout` up to `max_timeout`; None when it cannot be read (a Problem)."""
+    """How long a run may be: `spec.timeout` up to `max_timeout`; None when it cannot be read (Blocked)."""
     requested = _as_length(session.spec.timeout)
     most = _as_length(max_timeout(template, policy))
     return min(requested, most) if requested and most else requested

@@ -157,7 +157,7 @@ class SessionController:
         )
 
     async def _request_capacity(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
-        """A desktop that is ready already, else room for a new one; a Problem when there is neither."""
+        """A desktop that is ready already, else room for a new one; Blocked when there is neither."""
         session, desktop = observed.session, decision.desktop
         if observed.pod:
             return observed, decision
