@@ -55,6 +55,14 @@ async def add_node(
     status = {"capacity": dict(room), "allocatable": dict(room), "conditions": [ready]}
     await api.patch(NODES, name, {"status": status}, subresource="status", into=msgspec.Raw)
 
+    async def has_lease() -> bool:
+        with suppress(NotFound):  # the API server makes the namespace of these Leases in its own time
+            await _renew(api, name)
+            return True
+        return False
+
+    await eventually(has_lease, f"node {name} has a Lease, as a kubelet makes one when it registers", 30)
+
     async def untainted() -> bool:
         found = await api.get(NODES, name, into=dict)
         return not any(one["key"] == "node.kubernetes.io/not-ready" for one in found["spec"].get("taints", ()))

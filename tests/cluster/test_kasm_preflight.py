@@ -61,7 +61,7 @@ def test_what_runs_takes_room(site: Site) -> None:
     site.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
     assert status == 1
     assert lines["room"]["observed"].startswith("2 CPU")
-    assert "4.75 CPU wanted - 2 CPU free = 2.75 CPU too little" in lines["room"]["evidence"]
+    assert "4.75 CPU requested - 2 CPU free = 2.75 CPU too little" in lines["room"]["evidence"]
 
 
 def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(site: Site, tmp_path: Path) -> None:
