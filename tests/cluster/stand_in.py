@@ -74,6 +74,8 @@ async def remove_node(api: Client, name: str) -> None:
     """Delete a node, if it is there."""
     with suppress(NotFound):
         await api.delete(NODES, name, into=dict)
+    with suppress(NotFound):
+        await api.delete(LEASES, name, namespace="kube-node-lease", into=dict)
 
 
 class Administrator:
