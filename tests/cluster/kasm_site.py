@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools, open_tools
-from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
+from cluster.stand_in import STAND_IN, add_node, nodes_stand_in, remove_node
 from vdi.cli.main import main
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import NODES, PODS, SERVICES, Resource
@@ -94,8 +94,8 @@ class Site:
 @contextmanager
 def open_k3s(folder: Path) -> Iterator[Tools]:
     """One K3s node with 8 CPUs, Traefik behind ServiceLB, and local-path; an empty namespace kasm."""
-    with open_tools(folder, f"k{os.getpid():x}") as tools, nodes_stand_in(tools.kubeconfig):
-        tools.kubectl("delete", "node", STAND_IN)
+    with open_tools(folder, f"k{os.getpid():x}") as tools, nodes_stand_in(tools.kubeconfig) as administrator:
+        administrator.run(lambda api: remove_node(api, STAND_IN))
         asyncio.run(_make(tools.kubeconfig))
         tools.kubectl("create", "namespace", "kasm")
         tools.kubectl("wait", "serviceaccount/default", "--for=create", "-n", "kasm", "--timeout=30s")
