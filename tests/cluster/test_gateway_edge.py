@@ -9,7 +9,7 @@ import pytest
 
 from cluster.edge_traefik import EdgeStage, open_edge
 from support.waiting import eventually
-from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with, told
+from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
@@ -41,7 +41,7 @@ async def alice(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def guest(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
-    told(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
     async with await edge.browser(GUEST) as browser:
         await enter(edge, browser)
         yield browser
@@ -154,7 +154,7 @@ async def test_a_share_taken_back_cuts_the_open_connection(edge: EdgeStage, gues
     assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
     session = edge.stage.world.session("alice-desktop")
     assert session is not None
-    told(edge.stage.world, changed(session, spec={"access": ()}))
+    publish(edge.stage.world, changed(session, spec={"access": ()}))
     message = await socket.receive(timeout=5)
     assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4002)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -184,7 +184,7 @@ async def test_a_viewer_meets_no_desktop_that_takes_no_table_and_reads_why(
     edge.desktop.refuse = 500
     session = edge.stage.world.session("alice-desktop")
     assert session is not None
-    told(edge.stage.world, changed(session, status={"ready_time": "2026-11-20T11:59:30Z"}))  # restarted
+    publish(edge.stage.world, changed(session, status={"ready_time": "2026-11-20T11:59:30Z"}))  # restarted
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await connect(edge, guest)
     assert refused.value.status == 503
@@ -199,7 +199,7 @@ async def test_a_viewer_meets_no_desktop_that_takes_no_table_and_reads_why(
     "path", ["/api/sessions/1", "//api/./sessions/1", "/x/../api/sessions/1", "/%61pi/SESSIONS/1", "/api%2fsessions/1"]
 )
 async def test_only_the_owner_disconnects_people(edge: EdgeStage, alice: aiohttp.ClientSession, path: str) -> None:
-    told(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     async with await edge.browser(GUEST) as guest:
         await enter(edge, guest)
         cookie = stolen(guest, edge.host())
@@ -242,7 +242,9 @@ async def test_every_answer_at_a_desktops_host_has_the_headers_and_names_no_serv
 async def test_a_host_without_a_live_route_is_the_gateways(edge: EdgeStage) -> None:
     edge.write_routes()
     suspended = {"suspended": True}
-    told(edge.stage.world, changed(a_session(), spec=suspended, status={"phase": "Suspended", "message": "At rest."}))
+    publish(
+        edge.stage.world, changed(a_session(), spec=suspended, status={"phase": "Suspended", "message": "At rest."})
+    )
     async with await edge.browser(OWNER) as browser:
         async with asyncio.timeout(10):
             page = ""
@@ -260,13 +262,13 @@ async def test_a_host_without_a_live_route_is_the_gateways(edge: EdgeStage) -> N
 async def test_the_waiting_pages_events_pass_traefik_as_they_come(
     edge: EdgeStage, alice: aiohttp.ClientSession
 ) -> None:
-    session = told(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))
+    session = publish(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))
     async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(5):
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         text = ""
         while "Pulling." not in text:
             text += (await answer.content.readany()).decode()
-        told(edge.stage.world, changed(session, status={"phase": "Running", "message": ""}))
+        publish(edge.stage.world, changed(session, status={"phase": "Running", "message": ""}))
         while '"stage":"opening"' not in text:
             text += (await answer.content.readany()).decode()
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from cluster.edge_traefik import EdgeStage, open_edge
-from unit.gateway.edge_stage import GUEST, OWNER, changed, shared_with, told
+from unit.gateway.edge_stage import GUEST, OWNER, changed, publish, shared_with
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
@@ -55,7 +55,7 @@ def now(edge: EdgeStage, **parts: Any) -> None:
     """The session's next state."""
     session = edge.stage.world.session("alice-desktop")
     assert session is not None
-    told(edge.stage.world, changed(session, **parts))
+    publish(edge.stage.world, changed(session, **parts))
 
 
 async def arrived(edge: EdgeStage, page: Page) -> None:

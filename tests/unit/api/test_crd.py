@@ -69,7 +69,7 @@ def test_every_rule_has_a_message(crd: dict[str, Any]) -> None:
 
 
 def test_status_has_only_the_defaults_that_a_new_object_shows_before_the_operator_has_written() -> None:
-    """They spare a write for each start. Any other default would show what nobody has seen."""
+    """They spare a write for each start. Any other default would show what no one has seen."""
     found = {
         crd["spec"]["names"]["kind"]: {
             path.removeprefix("."): field["default"]

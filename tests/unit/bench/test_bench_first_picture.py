@@ -64,7 +64,7 @@ def test_only_the_condition_ready_makes_a_pod_ready(conditions: list[dict[str, s
     assert is_ready({"status": {"conditions": conditions}}) is ready
 
 
-def test_a_status_that_nobody_wrote_is_empty() -> None:
+def test_a_status_that_no_one_wrote_is_empty() -> None:
     assert status({}, "url") == ""
     assert status({"status": {"phase": "Running"}}, "phase") == "Running"
 
@@ -84,7 +84,7 @@ def test_the_table_compares_both_ways_and_keeps_the_first_start_apart() -> None:
     ]
 
 
-def test_goals_are_told_by_the_median() -> None:
+def test_goals_are_reported_by_the_median() -> None:
     figures = [{"way": "vdi", "picture_s": seconds} for seconds in (3.0, 3.9, 9.0)]
     figures += [{"way": "from a pool", "picture_s": seconds} for seconds in (0.5, 1.0, 1.1)]
     assert [line.split()[0] for line in verdicts(figures)] == ["met", "MISSED"]

@@ -14,8 +14,8 @@ def test_the_operator_is_found_by_the_python_that_runs_it() -> None:
     question = "import platform, msgspec, vdi.kube.http as found; print(platform.python_version(), found.__file__)"
     environment = {**os.environ, **program.environment}
     asked = [program.argv[0], "-c", question]
-    told = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
-    said, found = told.stdout.split()
+    reported = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    said, found = reported.stdout.split()
     assert program.python == f"{said} ({program.argv[0]})"
     assert said.split(".")[:2] == [str(sys.version_info.major), str(sys.version_info.minor)]
     import vdi.kube.http

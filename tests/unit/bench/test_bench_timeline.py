@@ -22,7 +22,7 @@ def test_an_object_without_an_owner_counts_for_its_own_name() -> None:
     assert sighting("session", a_line(name="s1"), 1.5)[0] == ("session", "ADDED", "s1", None, 1.5)
 
 
-def test_a_watch_that_the_server_gave_up_starts_anew() -> None:
+def test_a_watch_that_the_server_gave_up_starts_again() -> None:
     line = json.dumps({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410}}).encode()
     assert sighting("pod", line, 1.5) == (("pod", "ERROR", "", None, 1.5), "0")
 

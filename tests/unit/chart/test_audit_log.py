@@ -1,4 +1,4 @@
-"""The judge of rights by the audit log: it tells what was refused, what nobody grants, and what is granted in vain."""
+"""The judge of rights by the audit log: it tells what was refused, what no one grants, and what is granted in vain."""
 
 import json
 from pathlib import Path

@@ -241,7 +241,7 @@ class FakeCluster:
 
 
 async def finish_accepting(listening: socket.socket) -> None:
-    """Accept nobody any more, and wait for whom is being accepted.
+    """Accept no one any more, and wait for whom is being accepted.
 
     asyncio's server, once closed, loses a connection between accept() and its transport: its socket stays open.
     """
@@ -276,10 +276,10 @@ def _covers(asked: str, collection: str) -> bool:
 
 def _selected(obj: Obj, selector: str) -> bool:
     for term in filter(None, selector.split(",")):
-        path, _, wanted = term.partition("=")
+        path, _, desired = term.partition("=")
         value: Any = obj
         for part in path.split("."):
             value = value.get(part, {}) if isinstance(value, dict) else {}
-        if value != wanted:
+        if value != desired:
             return False
     return True

@@ -57,7 +57,7 @@ def test_a_missing_permission_on_the_whole_cluster_is_named(vdi: Vdi, fake: Fake
     assert "eve may not list vditemplates in the whole cluster" in vdi("template", "ls").err
 
 
-def test_a_refusal_by_policy_is_told_in_the_server_s_own_words(vdi: Vdi, fake: FakeCluster) -> None:
+def test_a_refusal_by_policy_is_reported_in_the_server_s_own_words(vdi: Vdi, fake: FakeCluster) -> None:
     fake.refuse("POST", SESSIONS, 403, reason="Forbidden", message="spec.user must be the requesting user")
     ran = vdi("session", "create", "-t", "x", "--user", "a@b.cd")
     assert ran.code == 3
@@ -72,7 +72,7 @@ def test_credentials_that_are_not_accepted_are_named(vdi: Vdi, fake: FakeCluster
 
 
 @pytest.mark.parametrize("words", [["session", "ls"], ["session", "show", "x"], ["session", "rm", "x"]])
-def test_a_cluster_without_our_crds_is_told_how_to_get_them(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
+def test_a_cluster_without_our_crds_is_reported_how_to_get_them(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
     for path in (SESSIONS, f"{SESSIONS}/x"):
         said = "the server could not find the requested resource"
         fake.refuse("GET", path, 404, reason="NotFound", message=said, details={})
@@ -151,7 +151,7 @@ def test_the_root_s_help_names_every_noun_and_loads_none_of_them() -> None:
     assert ended.stdout.splitlines()[-1] == "set()"
 
 
-def test_what_the_api_server_refuses_is_told_field_by_field(vdi: Vdi, fake: FakeCluster) -> None:
+def test_what_the_api_server_refuses_is_reported_field_by_field(vdi: Vdi, fake: FakeCluster) -> None:
     causes = [
         {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
         {"field": "spec.timeout", "reason": "FieldValueInvalid", "message": "'8 hours' is not a duration"},

@@ -89,7 +89,7 @@ def test_names_print_one_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "a\nb\n"
 
 
-def test_the_table_is_told_whether_it_is_wide(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_reported_whether_it_is_wide(capsys: pytest.CaptureFixture[str]) -> None:
     for form in (ListOutput.TABLE, ListOutput.WIDE):
         print_objects([], form, name=str, table=lambda _, wide: [f"wide={wide}"])
     assert capsys.readouterr().out == "wide=False\nwide=True\n"

@@ -66,7 +66,7 @@ def test_a_pool_that_no_operator_has_seen_says_so(vdi: Vdi, fake: FakeCluster) -
     assert "the operator has not taken the pool up" in vdi("pool", "show", "warm").out
 
 
-def test_scale_changes_what_is_wanted(vdi: Vdi, fake: FakeCluster) -> None:
+def test_scale_changes_what_is_desired(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool())
     ran = vdi("pool", "scale", "warm", "--ready", "5")
     assert (ran.code, ran.out) == (0, "pool warm: desktops to keep ready: 5; see vdi pool show warm\n")
@@ -80,7 +80,7 @@ def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: Fake
 
 
 @pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--ready", "1"]])
-def test_a_pool_that_is_missing_is_told_with_those_that_are_there(
+def test_a_pool_that_is_missing_is_reported_with_those_that_are_there(
     vdi: Vdi, fake: FakeCluster, words: list[str]
 ) -> None:
     fake.put(POOLS, a_pool())

@@ -82,7 +82,7 @@ def test_create_takes_the_user_from_the_environment(
     assert fake.bodies[0]["spec"]["user"] == "bob@example.com"
 
 
-def test_a_name_that_is_taken_is_told_with_its_owner(vdi: Vdi, fake: FakeCluster) -> None:
+def test_a_name_that_is_taken_is_reported_with_its_owner(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     ran = vdi("session", "create", "alice-desktop", "-t", "x", "--user", "bob@example.com")
     assert ran.code == 1
@@ -92,7 +92,7 @@ def test_a_name_that_is_taken_is_told_with_its_owner(vdi: Vdi, fake: FakeCluster
 
 # create --wait
 
-URL_NOBODY_ANSWERS = "https://alice-desktop.vdi.localhost:1"
+URL_NO_ONE_ANSWERS = "https://alice-desktop.vdi.localhost:1"
 
 
 def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
     fake.after_write(
         {"phase": "Pending", "conditions": conditions(TemplateFound=True)},
         {"phase": "Creating", "message": "The image is being pulled.", "conditions": conditions(TemplateFound=True)},
-        running(url=URL_NOBODY_ANSWERS),
+        running(url=URL_NO_ONE_ANSWERS),
     )
     ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait", "-o", "json")
     assert ran.code == 0, ran.err
@@ -151,13 +151,13 @@ def test_wait_shows_the_place_in_the_queue_as_it_changes(
     def in_line(position: int) -> dict[str, Any]:
         busy = {**conditions(Admitted="x")[0], "reason": "GPUsBusy"}
         queue = {"position": position, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
-        told = {
+        reported = {
             "message": f"Waits for room, number {position} in line.",
             "conditions": [*conditions(TemplateFound=True), busy],
         }
-        return {"phase": "Pending", "queue": queue, **told}
+        return {"phase": "Pending", "queue": queue, **reported}
 
-    fake.after_write(in_line(2), in_line(1), running(url=URL_NOBODY_ANSWERS))
+    fake.after_write(in_line(2), in_line(1), running(url=URL_NO_ONE_ANSWERS))
     ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait")
     assert ran.code == 0, ran.err
     for position in (2, 1):
@@ -304,7 +304,7 @@ def test_open_prints_what_the_browser_will_ask_for(vdi: Vdi, fake: FakeCluster) 
     fake.put(f"{CORE}/secrets", a_secret())
     fake.put(f"{CORE}/pods", a_pod())
     ran = vdi("session", "open", "alice-desktop", "--print")
-    assert ran.out == f"URL:      {URL_NOBODY_ANSWERS}\nUser:     user\nPassword: s3cret\n"
+    assert ran.out == f"URL:      {URL_NO_ONE_ANSWERS}\nUser:     user\nPassword: s3cret\n"
 
 
 def test_open_never_hands_the_password_to_the_browser(
@@ -317,7 +317,7 @@ def test_open_never_hands_the_password_to_the_browser(
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(webbrowser, "open", opened.append)
     assert vdi("session", "open", "alice-desktop").code == 0
-    assert opened == [URL_NOBODY_ANSWERS]
+    assert opened == [URL_NO_ONE_ANSWERS]
 
 
 @pytest.mark.parametrize("variable", ["VDI_MASTER_TOKEN_SHA256", "SELKIES_MASTER_TOKEN"])
@@ -331,10 +331,10 @@ def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster, va
     ran = vdi("session", "open", "alice-desktop", "--print")
     assert ran.code == 0
     assert ran.out.splitlines() == [
-        f"URL:      {URL_NOBODY_ANSWERS}",
+        f"URL:      {URL_NO_ONE_ANSWERS}",
         "The browser asks for the portal's login, if you are not logged in there.",
     ]
-    assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {"url": URL_NOBODY_ANSWERS}
+    assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {"url": URL_NO_ONE_ANSWERS}
     assert not any("secrets" in path for _, path in fake.requests)
 
 
@@ -410,7 +410,7 @@ def home_of_alice() -> str:
     )
 
 
-def test_rm_deletes_the_home_when_told_so(vdi: Vdi, fake: FakeCluster) -> None:
+def test_rm_deletes_the_home_when_reported_so(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session())
     fake.put(f"{CORE}/persistentvolumeclaims", {"metadata": {"name": home_of_alice()}})
     ran = vdi("session", "rm", "alice-desktop", "--delete-home", "--yes", "--wait")
@@ -497,7 +497,7 @@ def test_a_template_shows_what_it_says_of_the_stream_and_what_its_image_passes_o
     assert "Warning:   SELKIES_ENCODER names nvh264enc, an encoder of Selkies 1" in shown
 
 
-def test_a_template_that_is_missing_is_told_with_those_that_are_there(vdi: Vdi, fake: FakeCluster) -> None:
+def test_a_template_that_is_missing_is_reported_with_those_that_are_there(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     ran = vdi("template", "show", "cat")
     assert (ran.code, ran.err) == (1, "Error: there is no template cat; on this cluster there are: cad\n")

@@ -217,7 +217,7 @@ def test_a_share_that_makes_no_sense_changes_nothing(
     assert fake.bodies == []
 
 
-def test_guests_are_edited_anew_when_somebody_else_was_faster(vdi: Vdi, fake: FakeCluster) -> None:
+def test_guests_are_edited_again_when_somebody_else_was_faster(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     fake.refuse("PATCH", ALICE, 409, reason="Conflict", message="the object has been modified")
     ran = vdi("session", "share", "alice-desktop", "bob@example.com")

@@ -43,10 +43,10 @@ def test_a_page_of_a_running_session() -> None:
 
 
 def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
-    told = conditions(Expiring=True, Idle=True)
-    told[0]["message"], told[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
+    reported = conditions(Expiring=True, Idle=True)
+    reported[0]["message"], reported[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
     failures = {"count": 2, "reason": "OOMKilled", "message": "It ran out of memory.", "time": "2026-11-20T08:04:00Z"}
-    status = running(conditions=told, failures=failures, lastActivityTime="2026-11-20T07:40:00Z")
+    status = running(conditions=reported, failures=failures, lastActivityTime="2026-11-20T07:40:00Z")
     lines = details_lines(SessionDetails(session(status=status, idleTimeout="30m", priority=5)), NOW)
     for line in (
         "Warnings:  The desktop ends at 08:09.; Nobody has touched it for 25m.",
@@ -61,7 +61,7 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
     assert "Queue:     number 3 in line, room expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
 
 
-def test_a_session_that_nobody_has_taken_up_asks_for_the_operator() -> None:
+def test_a_session_that_no_one_has_taken_up_asks_for_the_operator() -> None:
     assert "the operator has not taken the session up" in details_lines(SessionDetails(session()), NOW)[-1]
 
 

@@ -72,34 +72,34 @@ def test_the_reason_is_what_the_status_says_now() -> None:
 
 
 @pytest.mark.parametrize("kind", ["TemplateFound", "Admitted"])
-def test_what_only_an_edit_can_mend_ends_the_wait_with_its_sentence(kind: str) -> None:
+def test_what_only_an_edit_can_fix_ends_the_wait_with_its_sentence(kind: str) -> None:
     start = Start(0.0)
     start.observe(refused(kind, "There is no template 'x'."), 1.0)
     assert (start.outcome, start.reason) == (Outcome.FAILED, "There is no template 'x'.")
 
 
 @pytest.mark.parametrize("kind", ["HomeBound", "PodReady", "RouteReady"])
-def test_what_time_can_mend_does_not_end_the_wait(kind: str) -> None:
+def test_what_time_can_fix_does_not_end_the_wait(kind: str) -> None:
     start = Start(0.0)
     start.observe(refused(kind, "Waits for its first consumer."), 1.0)
     assert start.outcome is None
 
 
 @pytest.mark.parametrize("reason", ["HomeInUse", "QuotaExceeded", "GPUsBusy", "HomeNodeFull", "NoGPUs"])
-def test_what_another_session_s_end_can_mend_does_not_end_the_wait(reason: str) -> None:
+def test_what_another_session_s_end_can_fix_does_not_end_the_wait(reason: str) -> None:
     start = Start(0.0)
     start.observe(refused("Admitted", "The home is in use.", reason=reason), 1.0)
     assert start.outcome is None
 
 
 @pytest.mark.parametrize("reason", ["OverLimit", "Suspended"])
-def test_what_no_end_of_another_session_can_mend_ends_the_wait_too(reason: str) -> None:
+def test_what_no_end_of_another_session_can_fix_ends_the_wait_too(reason: str) -> None:
     start = Start(0.0)
     start.observe(refused("Admitted", "No node has 3 GPUs.", reason=reason), 1.0)
     assert (start.outcome, start.reason) == (Outcome.FAILED, "No node has 3 GPUs.")
 
 
-def test_a_wait_for_room_that_nobody_can_make_ends() -> None:
+def test_a_wait_for_room_that_no_one_can_make_ends() -> None:
     start = Start(0.0)
     busy, large = (refused("Admitted", "", reason=reason) for reason in ("GPUsBusy", "TooLarge"))
     busy.status.queue = QueueStatus(position=2, reason="GPUsBusy")

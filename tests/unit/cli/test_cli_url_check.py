@@ -40,7 +40,7 @@ async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch
     assert list(statuses) == []
 
 
-async def test_a_host_that_nobody_serves_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_host_that_no_one_serves_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(url_check, "_UNREACHABLE_AFTER_SECONDS", 0.0)
     answer = await wait_until_ready("http://alice.vdi.localhost:1", 60.0)
     assert (answer.reached, answer.ready) == (False, False)

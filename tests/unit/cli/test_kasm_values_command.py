@@ -72,7 +72,9 @@ def test_check_ends_with_1_on_an_error_and_says_the_right_name(vdi: Vdi, tmp_pat
         (None, 3, "No such"),
     ],
 )
-def test_a_file_that_is_none_is_told_as_such(vdi: Vdi, tmp_path: Path, text: str | None, code: int, said: str) -> None:
+def test_a_file_that_is_none_is_reported_as_such(
+    vdi: Vdi, tmp_path: Path, text: str | None, code: int, said: str
+) -> None:
     file = tmp_path / "values.yaml"
     if text is not None:
         file.write_text(text)
@@ -120,7 +122,7 @@ def test_passwords_are_not_shown_on_a_terminal(vdi: Vdi, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("given", [{"root-password": "hunter2"}, {"db-password": "hunter2 "}, {"db-password": 12345}])
-def test_a_password_that_is_wrong_is_refused_without_being_told(given: dict[str, object]) -> None:
+def test_a_password_that_is_wrong_is_refused_without_being_reported(given: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="password") as error:
         secret_manifest("s", "n", given, lambda letters: letters[0])
     assert "hunter2" not in str(error.value)

@@ -153,7 +153,7 @@ def test_login_with_a_code(
 @pytest.mark.parametrize(
     ("code", "said"), [("wrong\n", "gives no token for this code: this code is wrong"), ("", "no code was given")]
 )
-def test_a_code_that_is_wrong_logs_nobody_in(
+def test_a_code_that_is_wrong_logs_no_one_in(
     typed: Vdi, gateway: RemoteGateway, typing: Typing, code: str, said: str
 ) -> None:
     typing.code = code

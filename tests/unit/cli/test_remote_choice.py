@@ -50,7 +50,7 @@ def test_only_a_gateway_that_is_not_the_usual_one_is_named_in_advice() -> None:
     assert choose_target(KubeConnection(), SECOND, {}).flags == f" --server {SECOND}"
 
 
-def test_nobody_logged_in_means_the_cluster_as_ever() -> None:
+def test_no_one_logged_in_means_the_cluster_as_ever() -> None:
     target = choose_target(KubeConnection(), None, {})
     assert (target.where, target.user) == ("in namespace vdi-sessions", "")
     assert "nobody is logged in" in target.why

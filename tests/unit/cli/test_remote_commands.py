@@ -172,7 +172,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
 
 
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=lambda each: str(each)[:60])
-def test_refusals_are_told_in_words_and_exit_codes(remote: Vdi, words: list[str], code: int, said: str) -> None:
+def test_refusals_are_reported_in_words_and_exit_codes(remote: Vdi, words: list[str], code: int, said: str) -> None:
     ran = remote(*words)
     assert ran.code == code, ran.err
     assert said in ran.err
@@ -271,7 +271,7 @@ def test_a_list_is_followed_no_longer_than_the_login(
     assert f"Log in again: vdi login {gateway.url}" in ran.err
 
 
-def test_a_stream_that_is_cut_is_opened_again_and_what_was_missed_is_told(
+def test_a_stream_that_is_cut_is_opened_again_and_what_was_missed_is_reported(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each stream of this gateway ends at once; between two of them the operator goes on."""

@@ -36,7 +36,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return made
 
 
-def test_the_password_is_the_same_the_next_time_and_nobody_is_logged_out(commands: Commands, tmp_path: Path) -> None:
+def test_the_password_is_the_same_the_next_time_and_no_one_is_logged_out(commands: Commands, tmp_path: Path) -> None:
     first = ready_user(tmp_path / "k", tmp_path, "https://portal.vdi.localhost", YOU)
     assert commands.users == {YOU: first.password}
     assert commands.typed == [("add", YOU, "--admin", "--password-stdin")]

@@ -128,7 +128,7 @@ def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str], monke
     assert built == ["pause", "pause"]
 
 
-def test_name_that_nobody_knows_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_name_that_no_one_knows_is_refused_before_any_work(tmp_path: Path) -> None:
     with (
         Progress(tmp_path, Console(file=io.StringIO())) as progress,
         pytest.raises(ValueError, match="no such binary: kubeadm; there are etcd, "),

@@ -55,7 +55,7 @@ def test_every_distribution_names_every_packaged_part() -> None:
         assert all(package_name(part, name) for part in parts)
 
 
-def test_unknown_distribution_is_told_which_are_known() -> None:
+def test_unknown_distribution_is_reported_which_are_known() -> None:
     with pytest.raises(SourceFailed, match=r"no package names are known for 'fedora 42', only for debian 12, .*24\.04"):
         package_name("runc", "fedora 42")
 
@@ -120,7 +120,7 @@ def test_root_renews_package_lists_that_are_out_of_date(tmp_path: Path, monkeypa
     assert apt.said() == [DOWNLOAD, "apt-get -q update", DOWNLOAD, "dpkg-deb -x"]
 
 
-def test_user_without_package_lists_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_package_lists_is_reported_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = Apt(tmp_path, monkeypatch, lists=False, root=False)
     with pytest.raises(SourceFailed, match=f"{apt.lists} holds no package lists, .* sudo apt-get update"):
         unpack(tmp_path, apt)
@@ -144,7 +144,7 @@ def test_package_that_lies_elsewhere_than_the_table_says_is_refused(
         unpack(tmp_path, apt, elsewhere)
 
 
-def test_machine_without_apt_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_apt_is_reported_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = Apt(tmp_path, monkeypatch, lists=True, root=False)
     apt.path = str(tmp_path / "nothing")
     with pytest.raises(SourceFailed, match="apt-get is not in PATH"):

@@ -48,7 +48,7 @@ def test_two_commands_cannot_work_on_one_cluster(layout: Layout) -> None:
         pytest.fail("both got it")
 
 
-def test_free_ports_differ_and_the_wanted_one_comes_first() -> None:
+def test_free_ports_differ_and_the_desired_one_comes_first() -> None:
     ports = free_ports(4)
     assert len(set(ports)) == 4
     assert free_ports(1, ports[0]) == [ports[0]]
@@ -149,7 +149,7 @@ def test_pretended_gpus_without_a_node_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])
-def test_dns_asks_nobody_where_there_is_nobody(layout: Layout, resolv_conf: str, forwards: bool) -> None:
+def test_dns_asks_no_one_where_there_is_no_one(layout: Layout, resolv_conf: str, forwards: bool) -> None:
     text = "".join(render(layout, "10.213.0.10", resolv_conf))
     assert ("forward . /etc/resolv.conf" in text) is forwards
     assert 'mkdir -m 0777 -p "$VOL_DIR"' in text

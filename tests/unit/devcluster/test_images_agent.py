@@ -71,7 +71,7 @@ def ask(port: int, method: str, path: str, token: str = "secret", body: str | No
         connection.close()
 
 
-def test_activity_is_told_to_who_has_the_token_only(port: int) -> None:
+def test_activity_is_reported_to_who_has_the_token_only(port: int) -> None:
     status, body = ask(port, "GET", "/activity")
     assert status == 200
     assert json.loads(body) == {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None}
@@ -82,11 +82,11 @@ def test_activity_is_told_to_who_has_the_token_only(port: int) -> None:
 
 
 def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
-    def nobody_knows() -> dict[str, Any]:
+    def no_one_knows() -> dict[str, Any]:
         agent.idle_seconds(":77777", tmp_path / "Xauthority")
         raise AssertionError("there is no such X server")
 
-    agent.Handler.activity = staticmethod(nobody_knows)
+    agent.Handler.activity = staticmethod(no_one_knows)
     status, why = ask(port, "GET", "/activity")
     assert status == 503
     assert "the X server can't be asked" in why

@@ -92,7 +92,7 @@ def test_pull_that_fails_gives_way_too(
     assert (tmp_path / "origin").read_text() == "mmdebstrap, because podman ended with status 125\n"
 
 
-def test_mmdebstrap_is_told_the_sources_and_to_leave_nothing_of_the_machine() -> None:
+def test_mmdebstrap_is_reported_the_sources_and_to_leave_nothing_of_the_machine() -> None:
     words = bootstrap_command(Path("/t/layer.tar"), ["deb http://mirror.example x main"], Path("/t/apt.conf"), "arm64")
 
     assert words[0] == "mmdebstrap"

@@ -116,7 +116,7 @@ def test_buildah_is_installed_when_nothing_is_there(tmp_path: Path, monkeypatch:
     assert installed == ["buildah"] and builder.name == "buildah"
 
 
-def test_who_cannot_install_a_builder_is_told_what_was_looked_for(
+def test_who_cannot_install_a_builder_is_reported_what_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

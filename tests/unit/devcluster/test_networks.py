@@ -41,6 +41,6 @@ def test_a_taken_block_is_passed_over() -> None:
     assert choose_networks(["10.213.77.0/24"]).link == "10.214.32.0/30"
 
 
-def test_a_host_that_routes_all_private_ranges_is_told_so() -> None:
+def test_a_host_that_routes_all_private_ranges_is_reported_so() -> None:
     with pytest.raises(NoFreeNetwork, match=r"10\.0\.0\.0/8, 172\.16\.0\.0/12"):
         choose_networks(["10.0.0.0/8", "172.16.0.0/12"])

@@ -47,7 +47,7 @@ def test_a_failure_shows_what_apt_said(tmp_path: Path, programs: Path, monkeypat
         install(tmp_path)
 
 
-def test_a_user_without_rights_is_told_the_command(
+def test_a_user_without_rights_is_reported_the_command(
     tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -55,7 +55,7 @@ def test_a_user_without_rights_is_told_the_command(
         install(tmp_path)
 
 
-def test_a_distribution_without_apt_is_told_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distribution_without_apt_is_reported_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PackagesUnavailable, match="no apt-get here to install buildah, chromium"):
         install(tmp_path)

@@ -102,7 +102,7 @@ def test_a_component_waits_for_what_it_needs(start: Start, tmp_path: Path) -> No
     running.until(lambda all_: all_["third"]["state"] == "running")
 
 
-def test_a_crash_is_healed_and_told(start: Start) -> None:
+def test_a_crash_is_healed_and_reported(start: Start) -> None:
     running = start(shell("one", "exec sleep 60"))
     first = running.until(lambda all_: bool(all_) and all_["one"]["state"] == "running")["one"]
     os.kill(first["pid"], signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_losing_its_folder_does_not_stop_it(start: Start, tmp_path: Path) -> Non
     running.until(lambda all_: all_["one"]["state"] == "running" and all_["one"]["pid"] != pid)
 
 
-def test_stopping_goes_in_reverse_and_leaves_nobody(start: Start, tmp_path: Path) -> None:
+def test_stopping_goes_in_reverse_and_leaves_no_one(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
     script = "trap 'echo NAME >> ORDER; exit 0' TERM; touch READY; while :; do read -t 60 x < PIPE || true; done"
     os.mkfifo(tmp_path / "pipe")

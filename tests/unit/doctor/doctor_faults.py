@@ -93,7 +93,7 @@ def finalizer_stays(cluster: Cluster) -> None:
 
 
 @fault("session_ignored")
-def nobody_looks(cluster: Cluster) -> None:
+def no_one_looks(cluster: Cluster) -> None:
     cluster.without_pod()
 
 
@@ -125,10 +125,10 @@ def too_much_memory(cluster: Cluster) -> None:
 
 def _said(code: str, name: str, reason: str, **status: Any) -> None:
     @fault(code)
-    def told(cluster: Cluster) -> None:
+    def reported(cluster: Cluster) -> None:
         cluster.without_pod(reason, f"These are the operator's words about {reason}.", **status)
 
-    FAULTS[name] = FAULTS.pop("told")
+    FAULTS[name] = FAULTS.pop("reported")
 
 
 _said("pod_refused", "quota_used_up", "QuotaExceeded")
@@ -141,8 +141,14 @@ _said("session_failed", "given_up", "Restarting", phase="Failed")
 
 def _failures(cluster: Cluster, reason: str, count: int) -> Object:
     message = "The desktop used more memory than it may have and was stopped."
-    told = {"reason": reason, "message": message, "time": "2026-11-20T11:59:30Z", "generation": 1, "restartedAt": ""}
-    cluster.without_pod(failures={"count": count, **told})
+    reported = {
+        "reason": reason,
+        "message": message,
+        "time": "2026-11-20T11:59:30Z",
+        "generation": 1,
+        "restartedAt": "",
+    }
+    cluster.without_pod(failures={"count": count, **reported})
     found: Object = cluster.session["status"]
     return found
 
@@ -421,7 +427,7 @@ def no_service(cluster: Cluster) -> None:
 
 
 @fault("service_without_endpoints")
-def nobody_behind_the_service(cluster: Cluster) -> None:
+def no_one_behind_the_service(cluster: Cluster) -> None:
     cluster.one("endpointslices")["endpoints"] = []
 
 

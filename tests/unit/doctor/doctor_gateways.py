@@ -95,7 +95,7 @@ def gateway_set_wrong(cluster: Cluster) -> None:
 
 
 @fault("gateway_missing")
-def routes_ask_nobody(cluster: Cluster) -> None:
+def routes_ask_no_one(cluster: Cluster) -> None:
     cluster.drop("deployments", "vdi-gateway")
     container = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
@@ -204,5 +204,5 @@ def k3s_up_for_a_year(cluster: Cluster) -> None:
 
 
 @fault("session_overdue")
-def nobody_ends_it(cluster: Cluster) -> None:
+def no_one_ends_it(cluster: Cluster) -> None:
     cluster.session["status"]["expiresAt"] = "2026-11-20T11:50:00Z"

@@ -179,7 +179,7 @@ def one_and_not_eight(cluster: Cluster) -> None:
 
 
 @fault("gpu_count_unknown")
-def nobody_counts(cluster: Cluster) -> None:
+def no_one_counts(cluster: Cluster) -> None:
     del cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.count"]
 
 

@@ -135,7 +135,7 @@ def database_stopped(cluster: Cluster) -> None:
 
 
 @fault("kasm_pods_missing")
-def nobody_makes_pods(cluster: Cluster) -> None:
+def no_one_makes_pods(cluster: Cluster) -> None:
     Kasm(cluster, B).without_pod("guac")
 
 
@@ -305,7 +305,7 @@ def tables_not_made(cluster: Cluster) -> None:
 
 
 @fault("kasm_database_not_initialised")
-def nobody_makes_tables(cluster: Cluster) -> None:
+def no_one_makes_tables(cluster: Cluster) -> None:
     kasm = Kasm(cluster, C)
     cluster.drop("jobs", "kasm-db-init")
     kasm.at_step("api", "db")
@@ -336,5 +336,5 @@ def an_init_container_hangs_and_does_not_say_on_whom(cluster: Cluster) -> None:
 
 
 @fault("kasm_start_stalled")
-def nobody_says_why(cluster: Cluster) -> None:
+def no_one_says_why(cluster: Cluster) -> None:
     Kasm(cluster, A).unready("redis", state={"running": {"startedAt": BEGAN}})

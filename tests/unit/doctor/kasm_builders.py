@@ -157,7 +157,7 @@ class Kasm:
         return found
 
     def without_endpoints(self, key: str) -> None:
-        """Nobody behind its Service is ready."""
+        """No one behind its Service is ready."""
         if self.components[key].service:
             slice_name = f"{named(self.components[key].service)}-x"
             self.cluster.one("endpointslices", slice_name)["endpoints"] = []

@@ -48,7 +48,7 @@ def test_a_bundle_gives_the_same_findings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_finding_says_what_where_and_how_to_mend_it(name: str) -> None:
+def test_a_finding_says_what_where_and_how_to_fix_it(name: str) -> None:
     cluster = Cluster()
     ALL[name][1](cluster)
     for one in cluster.findings():

@@ -1,4 +1,4 @@
-"""What `vdi doctor --fix` would change, on each fault that it knows to mend."""
+"""What `vdi doctor --fix` would change, on each fault that it knows to fix."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from vdi.gpu.sharing.changes import change_between, diff_lines
 
 ALL = {**FAULTS, **GPU_FAULTS}
 NOT_SCALED_DOWN = "operator_not_ready"
-MENDED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
+FIXED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
 SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_class_unset"})
 """Somebody else brings the effect about: a controller that restarts, the next desktop that starts."""
 
@@ -27,59 +27,59 @@ def broken(name: str) -> tuple[Cluster, Finding]:
     return cluster, finding
 
 
-@pytest.mark.parametrize("name", MENDED)
-def test_a_mend_takes_its_finding_away_and_changes_that_object_alone(name: str) -> None:
+@pytest.mark.parametrize("name", FIXED)
+def test_a_fix_takes_its_finding_away_and_changes_that_object_alone(name: str) -> None:
     cluster, finding = broken(name)
     snapshot = cluster.snapshot()
-    mend = fix_for(finding)
-    assert mend is not None
-    namespace, object_name = mend.place(finding)
-    there = snapshot.find(mend.resource.plural, object_name, namespace or "")
+    fix = fix_for(finding)
+    assert fix is not None
+    namespace, object_name = fix.place(finding)
+    there = snapshot.find(fix.resource.plural, object_name, namespace or "")
     assert there is not None, finding.object
-    step = change_between(mend.resource, there, mend.change(there, snapshot))
+    step = change_between(fix.resource, there, fix.change(there, snapshot))
     assert step is not None, "nothing would be changed"
     assert diff_lines(step)
     if step.after is None or finding.code in SEEN_LATER:
         return
-    cluster.drop(mend.resource.plural, object_name)
-    cluster.objects[mend.resource.plural].append(dict(step.after))
+    cluster.drop(fix.resource.plural, object_name)
+    cluster.objects[fix.resource.plural].append(dict(step.after))
     assert finding.key not in {one.key for one in run_checks(cluster.snapshot())}
 
 
-def test_an_operator_that_fails_by_itself_is_not_mended_by_scaling() -> None:
+def test_an_operator_that_fails_by_itself_is_not_fixed_by_scaling() -> None:
     cluster, finding = broken(NOT_SCALED_DOWN)
-    mend = fix_for(finding)
-    assert mend is not None
+    fix = fix_for(finding)
+    assert fix is not None
     there = cluster.one("deployments", "vdi-operator")
-    assert mend.change(there, cluster.snapshot()) == there
+    assert fix.change(there, cluster.snapshot()) == there
 
 
-def test_every_mend_is_shown_by_a_fault() -> None:
-    assert {code for name in MENDED for code in ALL[name][0]} >= set(FIXES)
+def test_every_fix_is_shown_by_a_fault() -> None:
+    assert {code for name in FIXED for code in ALL[name][0]} >= set(FIXES)
 
 
 @pytest.mark.parametrize("name", ["encoder_of_selkies_1"])
 def test_what_came_with_a_helm_release_is_left_to_its_values(name: str) -> None:
     cluster, finding = broken(name)
-    mend = fix_for(finding)
-    assert mend is not None
-    there: dict[str, Any] = cluster.one(mend.resource.plural, mend.place(finding)[1])
+    fix = fix_for(finding)
+    assert fix is not None
+    there: dict[str, Any] = cluster.one(fix.resource.plural, fix.place(finding)[1])
     there["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
-    assert mend.change(there, cluster.snapshot()) == there
+    assert fix.change(there, cluster.snapshot()) == there
 
 
 def test_which_of_several_keys_is_the_default_is_for_a_person_to_say() -> None:
-    name = next(name for name in MENDED if "gpu_default_key_unset" in ALL[name][0])
+    name = next(name for name in FIXED if "gpu_default_key_unset" in ALL[name][0])
     cluster, finding = broken(name)
     for config_map in cluster.objects["configmaps"]:
         config_map["data"]["other"] = next(iter(config_map["data"].values()))
-    mend = fix_for(finding)
-    assert mend is not None
+    fix = fix_for(finding)
+    assert fix is not None
     there = cluster.objects["clusterpolicies"][0]
-    assert mend.change(there, cluster.snapshot()) == there
+    assert fix.change(there, cluster.snapshot()) == there
 
 
-def test_a_finding_about_another_kind_is_not_mended() -> None:
+def test_a_finding_about_another_kind_is_not_fixed() -> None:
     _, finding = broken("operator_scaled_away")
     elsewhere = Finding(code=finding.code, severity=finding.severity, object="node/one", message="")
     assert fix_for(finding)

@@ -83,7 +83,7 @@ def test_a_name_of_a_kept_address_holds_no_password() -> None:
     assert b"hunter2" not in save(cluster.snapshot())
 
 
-def test_the_chain_is_told_from_the_cause_to_who_waits_last() -> None:
+def test_the_chain_is_reported_from_the_cause_to_who_waits_last() -> None:
     cluster = Cluster(0)
     KASM_FAULTS["kasm_the_whole_chain_down_to_a_storage_class"][1](cluster)
     findings = cluster.findings()
@@ -106,14 +106,14 @@ def test_the_chain_is_told_from_the_cause_to_who_waits_last() -> None:
 def test_chains_do_not_depend_on_the_order_in_which_pods_are_listed(order: list[int]) -> None:
     cluster = Cluster(0)
     KASM_FAULTS["kasm_circle_of_waits"][1](cluster)
-    wanted = cluster.findings()
+    desired = cluster.findings()
     pods = cluster.objects["pods"]
     cluster.objects["pods"] = [*(pods[place] for place in order), *pods[6:]]
-    assert cluster.findings() == wanted
-    assert rank(wanted) == wanted
+    assert cluster.findings() == desired
+    assert rank(desired) == desired
 
 
-def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_told() -> None:
+def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_reported() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
     kasm.unready("db", state={"running": {"startedAt": NOW}})
@@ -171,7 +171,7 @@ def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> 
     assert [one.code for one in findings] == ["kasm_scaled_to_zero", "kasm_pod_waiting"]
 
 
-def test_a_part_that_nobody_waits_for_may_be_scaled_to_nothing_on_purpose() -> None:
+def test_a_part_that_no_one_waits_for_may_be_scaled_to_nothing_on_purpose() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, A)
     kasm.workload("rdp-gateway")["spec"]["replicas"] = 0
@@ -250,7 +250,7 @@ def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..
     )
 
 
-def test_who_only_starts_is_told_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_who_only_starts_is_reported_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
     kasm.unready("db", state={"running": {"startedAt": NOW}})

@@ -35,7 +35,7 @@ REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Of nobody that this machine trusts."""
+    """Of no one that this machine trusts."""
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
     words = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost")
@@ -97,14 +97,14 @@ async def test_what_is_answered_is_said(
         assert await found_at(url) == code
 
 
-async def test_a_certificate_of_nobody_is_named_and_the_rest_of_the_way_is_tried(
+async def test_a_certificate_of_no_one_is_named_and_the_rest_of_the_way_is_tried(
     certificate: tuple[Path, Path],
 ) -> None:
     async with server(certificate, http("404 Not Found"), http("404 Not Found")) as url:
         assert await found_at(url) == {"probe_certificate_refused", "probe_not_routed"}
 
 
-async def test_a_name_that_is_not_there_and_a_port_where_nobody_listens() -> None:
+async def test_a_name_that_is_not_there_and_a_port_where_no_one_listens() -> None:
     assert await found_at("https://nobody.invalid") == {"probe_name_not_found"}
     seen = await try_way("https://127.0.0.1:9")
     assert (seen.problem, seen.status) == ("connection", 0)

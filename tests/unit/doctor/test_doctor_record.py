@@ -30,7 +30,7 @@ def test_causes_are_counted_by_code_and_what_follows_is_not() -> None:
     assert (only.code, only.severity, only.layer, only.number) == ("operator_down", "error", "control plane", 1)
 
 
-def test_a_record_is_read_as_it_was_kept_and_names_nobody() -> None:
+def test_a_record_is_read_as_it_was_kept_and_names_no_one() -> None:
     made = record("encoder_of_selkies_1")
     kept = to_patch(made)
     assert read_record(kept) == made

@@ -100,7 +100,7 @@ class FakeActions:
         self.resumed.append((person, name))
         session = self.world.session(name)
         assert session is not None
-        told(self.world, changed(session, spec={"suspended": False}, status={"phase": Phase.PENDING}))
+        publish(self.world, changed(session, spec={"suspended": False}, status={"phase": Phase.PENDING}))
 
 
 def a_session(name: str = "alice-desktop", user: str = OWNER, **more: Any) -> VDISession:
@@ -132,7 +132,7 @@ def changed(session: VDISession, **parts: Any) -> VDISession:
     )
 
 
-def told(world: ClusterCache, session: VDISession) -> VDISession:
+def publish(world: ClusterCache, session: VDISession) -> VDISession:
     """The watch brings this state, with the address that the operator has given it."""
     url = session.status.url or world.settings.url(world.settings.host(session.metadata.name))
     session = VDISession(session.metadata, session.spec, msgspec.structs.replace(session.status, url=url))
@@ -166,7 +166,7 @@ class Stage:
     def add(self, session: VDISession, master: str = "master") -> VDISession:
         """A session and its Secret."""
         self.secrets.put(f"{session.metadata.name}-auth", password=f"{master}-{session.metadata.name}")
-        return told(self.world, session)
+        return publish(self.world, session)
 
     def browser(self) -> "Browser":
         """A new browser, behind Traefik."""

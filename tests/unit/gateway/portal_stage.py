@@ -147,11 +147,11 @@ class FakeAudit:
     rows: list[Entry] = field(default_factory=list)
     down: bool = False
 
-    async def entries(self, *, limit: int, before: int | None = None, **wanted: str) -> Sequence[Entry]:
+    async def entries(self, *, limit: int, before: int | None = None, **desired: str) -> Sequence[Entry]:
         if self.down:
             raise DatabaseUnavailableError("the database does not answer")
         found = [each for each in self.rows if before is None or each.number < before]
-        return [e for e in found if all(getattr(e, name) == value for name, value in wanted.items())][:limit]
+        return [e for e in found if all(getattr(e, name) == value for name, value in desired.items())][:limit]
 
 
 @dataclass

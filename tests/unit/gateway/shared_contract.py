@@ -24,14 +24,14 @@ async def counts_from_one_in_each_window(shared: SharedState) -> None:
     assert sorted(await asyncio.gather(*(shared.count("many", 30) for _ in range(50)))) == list(range(1, 51))
 
 
-async def begins_a_window_anew(shared: SharedState) -> None:
+async def begins_a_window_again(shared: SharedState) -> None:
     """A window that was extended by each count would never end for whoever keeps trying."""
     await shared.count("window", 0.1)
 
-    async def is_anew() -> bool:
+    async def is_again() -> bool:
         return await shared.count("window", 0.1) == 1
 
-    await eventually(is_anew, "a new window")
+    await eventually(is_again, "a new window")
 
 
 async def pops_for_one_only(shared: SharedState) -> None:
@@ -65,7 +65,7 @@ CONTRACT = (
     takes_once,
     gives_the_key_back_when_time_is_over,
     counts_from_one_in_each_window,
-    begins_a_window_anew,
+    begins_a_window_again,
     pops_for_one_only,
     forgets_values,
     tells_all_listeners_what_comes_after,

@@ -128,13 +128,13 @@ async def a_stage() -> AsyncIterator[Stage]:
         yield Stage(api)
 
 
-def wish(person: User = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
+def requested(person: User = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
     return SessionRequest(person.user, template, **more)
 
 
 async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None:
     async with a_stage() as stage, stage.replica() as one:
-        made = await one.actions.start(ALICE, wish(timeout="2h", gpu=1))
+        made = await one.actions.start(ALICE, requested(timeout="2h", gpu=1))
         assert made.metadata.name == "alice-desktop"
         assert stage.spec("alice-desktop")["timeout"] == "2h"
         assert one.world.session("alice-desktop") is not None, "this replica sees its own write at once"
@@ -143,19 +143,19 @@ async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None
 
 async def test_the_same_desktop_a_second_time_is_refused_and_a_name_makes_another() -> None:
     async with a_stage() as stage, stage.replica() as one:
-        await one.actions.start(ALICE, wish())
+        await one.actions.start(ALICE, requested())
         with pytest.raises(ActionDenied, match="You have the desktop 'alice-desktop' already") as refused:
-            await one.actions.start(ALICE, wish())
+            await one.actions.start(ALICE, requested())
         assert refused.value.code == "Conflict"
-        await one.actions.start(ALICE, wish(name="second"))
+        await one.actions.start(ALICE, requested(name="second"))
         assert stage.names == {"alice-desktop", "second"}
 
 
 async def test_two_people_with_one_first_name_get_two_names() -> None:
     other = User("alice@elsewhere.example")
     async with a_stage() as stage, stage.replica() as one:
-        await one.actions.start(ALICE, wish())
-        assert (await one.actions.start(other, wish(other))).metadata.name == "alice-desktop-2"
+        await one.actions.start(ALICE, requested())
+        assert (await one.actions.start(other, requested(other))).metadata.name == "alice-desktop-2"
 
 
 async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
@@ -164,22 +164,22 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
         with pytest.raises(
             ActionDenied, match="There is a desktop named 'nice' already; choose another name"
         ) as refused:
-            await one.actions.start(ALICE, wish(name="nice"))
+            await one.actions.start(ALICE, requested(name="nice"))
         assert BOB.user not in refused.value.sentence
 
 
 @pytest.mark.parametrize(
     ("asked", "code", "words"),
     [
-        (wish(BOB), "Forbidden", "allowed is alice@example.com"),
-        (wish(priority=5), "Forbidden", "allowed is 0"),
-        (wish(template="none"), "NotFound", "you may start: desktop"),
-        (wish(template="secret"), "NotFound", "you may start: desktop"),
-        (wish(memory="64Gi"), "OverLimit", "more than the 4Gi"),
-        (wish(gpu=2), "OverLimit", "more than the 1"),
-        (wish(home_size="500Ti"), "OverLimit", "spec.persistence.size: 500Ti is more than the 10Gi"),
-        (wish(hostname="portal"), "Invalid", "the portal's own"),
-        (wish(timeout="8 hours"), "Invalid", "8 hours"),
+        (requested(BOB), "Forbidden", "allowed is alice@example.com"),
+        (requested(priority=5), "Forbidden", "allowed is 0"),
+        (requested(template="none"), "NotFound", "you may start: desktop"),
+        (requested(template="secret"), "NotFound", "you may start: desktop"),
+        (requested(memory="64Gi"), "OverLimit", "more than the 4Gi"),
+        (requested(gpu=2), "OverLimit", "more than the 1"),
+        (requested(home_size="500Ti"), "OverLimit", "spec.persistence.size: 500Ti is more than the 10Gi"),
+        (requested(hostname="portal"), "Invalid", "the portal's own"),
+        (requested(timeout="8 hours"), "Invalid", "8 hours"),
     ],
 )
 async def test_a_start_that_is_not_allowed_says_what_is(asked: SessionRequest, code: str, words: str) -> None:
@@ -198,14 +198,14 @@ async def test_an_administrator_cannot_start_for_an_address_that_hides_something
         with pytest.raises(
             ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed are visible characters"
         ) as refused:
-            await one.actions.start(ROOT, wish(User("bob\u202e@example.com")))
+            await one.actions.start(ROOT, requested(User("bob\u202e@example.com")))
         assert refused.value.code == "Invalid"
         assert stage.names == set()
 
 
 async def test_an_administrator_starts_for_others_with_priority_and_past_their_limits() -> None:
     async with a_stage() as stage, stage.replica("default: {sessions: 0}") as one:
-        await one.actions.start(ROOT, wish(ALICE, priority=7))
+        await one.actions.start(ROOT, requested(ALICE, priority=7))
         assert stage.spec("alice-desktop")["user"] == ALICE.user
         assert stage.spec("alice-desktop")["priority"] == 7
 
@@ -213,12 +213,12 @@ async def test_an_administrator_starts_for_others_with_priority_and_past_their_l
 async def test_limits_hold_at_start_and_at_resume() -> None:
     limits = "groups: {students: {sessions: 1}}"
     async with a_stage() as stage, stage.replica(limits) as one:
-        await one.actions.start(ALICE, wish(name="one"))
+        await one.actions.start(ALICE, requested(name="one"))
         with pytest.raises(ActionDenied, match="1 desktop at once, and have one") as refused:
-            await one.actions.start(ALICE, wish(name="two"))
+            await one.actions.start(ALICE, requested(name="two"))
         assert refused.value.code == "OverLimit"
         await one.actions.suspend(ALICE, "one")
-        await one.actions.start(ALICE, wish(name="two"))
+        await one.actions.start(ALICE, requested(name="two"))
         with pytest.raises(ActionDenied, match="have two"):
             await one.actions.resume(ALICE, "one")
         await one.actions.resume(ROOT, "one")
@@ -228,7 +228,9 @@ async def test_limits_hold_at_start_and_at_resume() -> None:
 async def test_starts_at_the_same_moment_through_two_replicas_are_no_more_than_allowed() -> None:
     limits = "default: {sessions: 3}"
     async with a_stage() as stage, stage.replica(limits) as one, stage.replica(limits) as two:
-        tries = [replica.actions.start(ALICE, wish(name=f"d{number}")) for number in range(4) for replica in (one, two)]
+        tries = [
+            replica.actions.start(ALICE, requested(name=f"d{number}")) for number in range(4) for replica in (one, two)
+        ]
         for number, each in enumerate(tries):
             tries[number] = each
         answers = await asyncio.gather(*tries, return_exceptions=True)
@@ -241,24 +243,24 @@ class NobodyThere(MemorySharedState):
         raise SharedUnavailableError("Redis does not answer")
 
 
-async def test_who_has_limits_does_not_start_while_nobody_can_count() -> None:
+async def test_who_has_limits_does_not_start_while_no_one_can_count() -> None:
     async with a_stage() as stage:
         stage.shared = NobodyThere()
         async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
             with pytest.raises(ActionDenied, match="cannot be counted") as refused:
-                await one.actions.start(ALICE, wish())
+                await one.actions.start(ALICE, requested())
             assert refused.value.code == "Unavailable"
-            await one.actions.start(BOB, wish(BOB))
+            await one.actions.start(BOB, requested(BOB))
         assert stage.names == {"bob-desktop"}
 
 
-async def test_hours_are_counted_and_a_database_that_is_down_stops_nobody() -> None:
+async def test_hours_are_counted_and_a_database_that_is_down_stops_no_one() -> None:
     async with a_stage() as stage, stage.replica("default: {hoursPerMonth: 10}") as one:
         one.hours.used = 10.5
         with pytest.raises(ActionDenied, match=r"10 hours in a calendar month and have run 10\.5"):
-            await one.actions.start(ALICE, wish())
+            await one.actions.start(ALICE, requested())
         one.hours.used = None
-        await one.actions.start(ALICE, wish())
+        await one.actions.start(ALICE, requested())
 
 
 async def test_shares_edited_through_two_replicas_at_once_all_count() -> None:
@@ -279,8 +281,8 @@ async def test_a_share_is_written_with_its_role_and_end() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
         await one.actions.share(ALICE, "a", "Bob@example.com", Role.COLLABORATOR, NOW + timedelta(hours=2))
-        wanted = {"user": BOB.user, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
-        assert stage.spec("a")["access"] == [wanted]
+        desired = {"user": BOB.user, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
+        assert stage.spec("a")["access"] == [desired]
         await one.actions.resume(BOB, "a")
         with pytest.raises(
             ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not suspend"
@@ -289,14 +291,14 @@ async def test_a_share_is_written_with_its_role_and_end() -> None:
         assert one.book.rows[-1] == (BOB.user, "session.suspend", "a", "Forbidden")
 
 
-async def test_nobody_learns_whether_another_s_session_exists() -> None:
+async def test_no_one_learns_whether_another_s_session_exists() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("hers")
         said = []
         for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
-            for deed in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
+            for action in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
                 with pytest.raises(ActionDenied) as refused:
-                    await deed(EVE, name)
+                    await action(EVE, name)
                 said.append((refused.value.code, refused.value.sentence.replace(repr(name), "NAME")))
         assert len(set(said)) == 1
         assert said[0][0] == "NotFound"
@@ -354,7 +356,7 @@ async def test_restart_asks_for_a_new_desktop_and_says_why_there_is_none() -> No
             await one.actions.restart(ALICE, "a")
 
 
-async def test_files_are_deleted_only_where_they_are_nobody_else_s() -> None:
+async def test_files_are_deleted_only_where_they_are_no_one_else_s() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
         stage.put_session("b")

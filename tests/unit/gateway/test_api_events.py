@@ -18,7 +18,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
 
 
-async def told(events: Events) -> tuple[str, str]:
+async def reported(events: Events) -> tuple[str, str]:
     """Kind and session of the next event."""
     kind, data = await events.next()
     return kind, data["metadata"]["name"] if kind == "session" else (data or {}).get("name", "")
@@ -30,7 +30,11 @@ async def test_first_all_then_each_change(stage: Stage) -> None:
     stage.session("bobs", user="bob@example.com")
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
-        assert [await told(events) for _ in range(3)] == [("session", "first"), ("session", "second"), ("ready", "")]
+        assert [await reported(events) for _ in range(3)] == [
+            ("session", "first"),
+            ("session", "second"),
+            ("ready", ""),
+        ]
         stage.session("bobs", user="bob@example.com", timeout="1h")
         stage.session("third", status=RUNNING)
         kind, data = await events.next()
@@ -44,11 +48,11 @@ async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: Stage) ->
     stage.session()
     bob = await stage.program(BOB)
     async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
-        assert await told(events) == ("ready", "")
+        assert await reported(events) == ("ready", "")
         stage.session(access=SHARED)
-        assert await told(events) == ("session", "alice-desktop")
+        assert await reported(events) == ("session", "alice-desktop")
         stage.session(access=[])
-        assert await told(events) == ("gone", "alice-desktop")
+        assert await reported(events) == ("gone", "alice-desktop")
 
 
 async def test_a_share_that_expires_goes_by_itself(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,26 +60,26 @@ async def test_a_share_that_expires_goes_by_itself(stage: Stage, monkeypatch: py
     stage.session(access=[{**SHARED[0], "expires": "2026-11-20T12:00:30Z"}])
     bob = await stage.program(BOB)
     async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
-        assert [await told(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
+        assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
         stage.now[0] = stage.now[0].replace(minute=1)
-        assert await told(events) == ("gone", "alice-desktop")
+        assert await reported(events) == ("gone", "alice-desktop")
 
 
 async def test_the_stream_ends_with_the_login(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
-        assert await told(events) == ("ready", "")
+        assert await reported(events) == ("ready", "")
         await alice.delete("/api/v1/tokens/current")
-        assert await told(events) == ("end", "")
+        assert await reported(events) == ("end", "")
 
 
 async def test_the_stream_ends_with_the_gateway(stage: Stage) -> None:
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
-        assert await told(events) == ("ready", "")
+        assert await reported(events) == ("ready", "")
         stage.services.context.stopping.set()
-        assert await told(events) == ("end", "")
+        assert await reported(events) == ("end", "")
 
 
 async def test_one_session_alone(stage: Stage) -> None:
@@ -83,10 +87,10 @@ async def test_one_session_alone(stage: Stage) -> None:
     stage.session("other")
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events?session=one", alice.headers) as events:
-        assert [await told(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
+        assert [await reported(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
         stage.session("other", timeout="1h")
         stage.session("one", timeout="1h")
-        assert await told(events) == ("session", "one")
+        assert await reported(events) == ("session", "one")
     problem(await alice.get("/api/v1/events", params={"session": "none"}), 404, "not-found")
     problem(await (await stage.program(BOB)).get("/api/v1/events", params={"session": "one"}), 404, "not-found")
 
@@ -96,10 +100,10 @@ async def test_one_person_holds_not_all_connections(stage: Stage, monkeypatch: p
     alice, bob = await stage.program(), await stage.program(BOB)
     for _ in range(2):
         async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
-            assert await told(events) == ("ready", "")
+            assert await reported(events) == ("ready", "")
             problem(await alice.get("/api/v1/events"), 429, "too-many-requests")
             async with events_of(stage.app, "/api/v1/events", bob.headers) as others:
-                assert await told(others) == ("ready", "")
+                assert await reported(others) == ("ready", "")
     assert not stage.services.streams
 
 
@@ -108,7 +112,7 @@ async def test_another_desktop_of_the_same_name_is_another_one(stage: Stage) -> 
     stage.session("one")
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
-        assert [await told(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
+        assert [await reported(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
         stage.cluster.drop("one")
         stage.session("one")
-        assert [await told(events) for _ in range(2)] == [("gone", "one"), ("session", "one")]
+        assert [await reported(events) for _ in range(2)] == [("gone", "one"), ("session", "one")]

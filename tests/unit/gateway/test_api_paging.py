@@ -14,19 +14,19 @@ NAMES = st.sets(st.text(alphabet=string.ascii_lowercase, min_size=1, max_size=2)
 
 @given(stays=NAMES, comes=st.lists(NAMES, max_size=6), limit=st.integers(1, 5))
 def test_what_stays_comes_once_and_in_order(stays: set[str], comes: list[set[str]], limit: int) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     cursor: str | None = None
     for number in range(200):
         there = stays | (comes[number % len(comes)] if comes else set())
         items, after = cut(there, lambda name: (name,), Page(limit, cursor))
         assert len(items) <= limit
-        told += items
+        reported += items
         cursor = after or None
         if cursor is None:
             break
     assert cursor is None
-    assert told == sorted(set(told))
-    assert stays <= set(told)
+    assert reported == sorted(set(reported))
+    assert stays <= set(reported)
 
 
 @given(st.lists(st.text(), min_size=1, max_size=3))

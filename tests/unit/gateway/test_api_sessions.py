@@ -82,12 +82,12 @@ async def test_a_cursor_that_was_not_made_here_is_refused(stage: Stage, cursor: 
     assert body["errors"] == [{"field": "cursor", "value": cursor, "allowed": "`next` of the page before"}]
 
 
-async def test_deeds_change_the_session(stage: Stage) -> None:
+async def test_actions_change_the_session(stage: Stage) -> None:
     stage.session(status=RUNNING)
     alice = await stage.program()
 
-    async def do(deed: str, **body: Any) -> Answer:
-        answer = await alice.post(f"/api/v1/sessions/alice-desktop/{deed}", json=body or None)
+    async def do(action: str, **body: Any) -> Answer:
+        answer = await alice.post(f"/api/v1/sessions/alice-desktop/{action}", json=body or None)
         assert answer.status_code == 200, answer.text
         done: Answer = answer.json()
         return done
@@ -171,7 +171,7 @@ async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
     assert stage.cluster.objects == {}
 
 
-async def test_what_the_cluster_refuses_is_told_by_field_too(stage: Stage) -> None:
+async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: Stage) -> None:
     alice = await stage.program()
     stage.cluster.refuses = refused_field("spec.idleTimeout", "the API server's own sentence")
     body = problem(
@@ -193,11 +193,11 @@ async def test_a_role_and_a_time_are_checked(stage: Stage) -> None:
 
 async def test_another_s_name_and_a_priority_are_for_administrators(stage: Stage) -> None:
     alice, root = await stage.program(), await stage.program(ROOT)
-    wish = {"template": "ubuntu", "user": "bob@example.com"}
-    body = problem(await alice.post("/api/v1/sessions", json=wish), 403, "forbidden")
+    requested = {"template": "ubuntu", "user": "bob@example.com"}
+    body = problem(await alice.post("/api/v1/sessions", json=requested), 403, "forbidden")
     assert body["errors"] == [{"field": "user", "value": "bob@example.com", "allowed": "alice@example.com"}]
     problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu", "priority": 5}), 403, "forbidden")
-    made = await root.post("/api/v1/sessions", json={**wish, "priority": 5})
+    made = await root.post("/api/v1/sessions", json={**requested, "priority": 5})
     assert (made.status_code, made.json()["role"]) == (201, "administrator")
     assert stage.cluster.objects["bob-ubuntu"]["spec"]["priority"] == 5
 

@@ -1,5 +1,5 @@
 """Cookies that another desktop plants for the whole domain, in disguise: browsers hold `__Host-` names to one host,
-and a name that only looks so after somebody has trimmed it is none.
+and a name that only looks so after somebody has trimmed it is not.
 """
 
 from collections.abc import AsyncIterator

@@ -97,7 +97,7 @@ async def test_reading_changes_nothing(scene: Scene) -> None:
     headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
     for way in scene.ways():
         if way.method in READS and way.path not in STREAMS:
-            answer = await victim.request(way.method, way.filled(name="alice-desktop", deed="end"), headers=headers)
+            answer = await victim.request(way.method, way.filled(name="alice-desktop", action="end"), headers=headers)
             assert answer.status_code < 500, way
     assert await scene.footprint() == before
 

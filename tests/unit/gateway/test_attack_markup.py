@@ -100,18 +100,18 @@ def fill_in(api: FakeApi, bad: str) -> None:
     api.put("vditemplates", "evil", namespace="", spec={**spec, "access": {"users": [OWNER, bad], "groups": [bad]}})
     api.put("vdipools", "evil", namespace="", spec={"template": bad, "size": 1}, status={"message": bad})
     run = {"startTime": "2026-11-20T08:00:00Z", "expiresAt": "2036-11-20T17:00:00Z", "podName": bad, "nodeName": bad}
-    told = {"message": bad, "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}]}
+    reported = {"message": bad, "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}]}
     waits = {"queue": {"position": 1, "reason": bad}}
     for name, user, template, status in (
-        ("runs", OWNER, "evil", {"phase": "Running", "url": RUNS, **run, **told}),
-        ("waits", OWNER, bad, {"phase": "Pending", "url": WAITS, **told, **waits}),
+        ("runs", OWNER, "evil", {"phase": "Running", "url": RUNS, **run, **reported}),
+        ("waits", OWNER, bad, {"phase": "Pending", "url": WAITS, **reported, **waits}),
         (
             "fails",
             OWNER,
             "evil",
-            {"phase": "Failed", "url": FAILS, "failures": {"count": 1, "message": bad}, **run, **told},
+            {"phase": "Failed", "url": FAILS, "failures": {"count": 1, "message": bad}, **run, **reported},
         ),
-        ("shared", f"{bad}@example.com", bad, {"phase": "Running", "url": f"https://{bad}", **run, **told}),
+        ("shared", f"{bad}@example.com", bad, {"phase": "Running", "url": f"https://{bad}", **run, **reported}),
     ):
         guests = access if user == OWNER else [{"user": OWNER, "role": "viewer"}]
         made = {"creationTimestamp": "2026-11-20T08:00:00Z"}
@@ -165,7 +165,7 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[Scene, Browser, 
         for name in ("runs", "waits", "fails", "shared", bad.replace("/", "%2F")):
             template = "evil" if name == "runs" else name
             for query in ({}, dict.fromkeys(FIELDS, bad)):
-                path = way.filled(name=name, template=template, deed="end")
+                path = way.filled(name=name, template=template, action="end")
                 answer = await browser.get(path, params=query)
                 what = f"GET {path} {query and 'with parameters'}: {answer.status_code}"
                 assert answer.status_code < 500, what
@@ -189,7 +189,7 @@ async def test_no_form_gives_back_markup(hostile: tuple[Scene, Browser, str]) ->
         if way.method in READS or way.path in ("/logout", "/account/logout-everywhere"):
             continue
         for name in ("runs", bad.replace("/", "%2F")):
-            path = way.filled(name=name, template="evil", deed="extend", id=name, user=name)
+            path = way.filled(name=name, template="evil", action="extend", id=name, user=name)
             fields = {**dict.fromkeys(FIELDS, bad), "csrf": form_token(browser)}
             headers = {"Origin": PORTAL, "X-CSRF-Token": form_token(browser)}
             if path.startswith("/api/"):
@@ -209,15 +209,15 @@ async def test_no_page_for_strangers_and_of_desktops_lets_a_name_become_markup(
 ) -> None:
     scene, browser, bad = hostile
     everything = dict.fromkeys(FIELDS, bad)
-    nobody = scene.browser()
-    nobody.headers.update(PAGE)
+    no_one = scene.browser()
+    no_one.headers.update(PAGE)
     for way in scene.ways():
         if way.method == "GET" and way.path not in STREAMS:
-            look(await nobody.get(way.filled(), params=everything), f"GET {way.path} by nobody")
+            look(await no_one.get(way.filled(), params=everything), f"GET {way.path} by nobody")
     await browser.open(f"{WAITS}/")
     seen = 0
     for base in (WAITS, DESKTOP):
-        for who in (browser, nobody):
+        for who in (browser, no_one):
             for way in scene.ways("desktop_routes"):
                 if way.path in STREAMS:
                     continue

@@ -87,11 +87,11 @@ async def a_persons_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[st
     made = await alice.post("/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right})
     assert made.status_code == 201, made.text
     api_token = made.json()["token"]
-    nobody = scene.browser()
+    no_one = scene.browser()
     for given, status in ((api_token, 200), (api_token + "x", 401), (MADE_UP, 401)):
-        told = {"Authorization": f"Bearer {given}"}
-        assert (await nobody.get("/api/v1/sessions", headers=told)).status_code == status
-        assert (await nobody.get(f"/api/v1/sessions?{IN_THE_QUERY}=1", headers=told)).status_code in (400, 401, 422)
+        reported = {"Authorization": f"Bearer {given}"}
+        assert (await no_one.get("/api/v1/sessions", headers=reported)).status_code == status
+        assert (await no_one.get(f"/api/v1/sessions?{IN_THE_QUERY}=1", headers=reported)).status_code in (400, 401, 422)
     foreign = await alice.post(f"/logout?{IN_THE_QUERY}=1", data={"csrf": right}, headers={"Origin": "https://evil.x"})
     assert foreign.status_code == 403
     with monkeypatch.context() as patch:

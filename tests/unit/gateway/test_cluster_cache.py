@@ -113,7 +113,7 @@ async def test_several_changes_of_one_object_are_read_as_one(api: FakeApi) -> No
     await with_world(api, look)
 
 
-async def test_a_removal_is_told_with_what_was_there(api: FakeApi) -> None:
+async def test_a_removal_is_reported_with_what_was_there(api: FakeApi) -> None:
     put_session(api, "a")
 
     async def look(world: ClusterCache) -> None:
@@ -127,7 +127,7 @@ async def test_a_removal_is_told_with_what_was_there(api: FakeApi) -> None:
     await with_world(api, look)
 
 
-async def test_only_what_is_wanted_is_told(api: FakeApi) -> None:
+async def test_only_what_is_desired_is_reported(api: FakeApi) -> None:
     async def look(world: ClusterCache) -> None:
         with world.changes(lambda change: change.new.spec.user.startswith("bob")) as changes:
             put_session(api, "a")

@@ -20,8 +20,8 @@ from unit.gateway.edge_stage import (
     changed,
     gone,
     open_stage,
+    publish,
     shared_with,
-    told,
 )
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, STATE_COOKIE
 from vdi.gateway.store.grants import GrantStore
@@ -166,7 +166,7 @@ async def test_a_ticket_is_of_no_use_on_another_host(stage: Stage) -> None:
 async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: Stage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
-    told(stage.world, a_session(uid="uid-another", resource_version="9"))
+    publish(stage.world, a_session(uid="uid-another", resource_version="9"))
     assert (await browser.get(link)).status_code == 403
 
 
@@ -179,7 +179,7 @@ async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: Stage) ->
     shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
     guest = await stage.logged_in(GUEST)
     link = await ticket_link(guest)
-    told(stage.world, changed(shared, spec={"access": ()}))
+    publish(stage.world, changed(shared, spec={"access": ()}))
     assert (await guest.get(link)).status_code == 403
 
 

@@ -21,8 +21,8 @@ from unit.gateway.edge_stage import (
     changed,
     gone,
     open_stage,
+    publish,
     shared_with,
-    told,
     until,
 )
 from vdi.gateway.edge.selkies import grant_token
@@ -46,7 +46,7 @@ async def replica(folder: Path, desktop: FakeSelkies, other: Stage | None = None
     shares: dict[str, Any] = {"secrets": other.secrets, "shared": other.shared} if other else {}
     async with open_stage(folder, selkies=lambda _: desktop.url, **shares) as stage:
         for session in other.world.sessions.values() if other else ():
-            told(stage.world, session)
+            publish(stage.world, session)
         stage.edge.revoker.primed = False
         work = asyncio.create_task(stage.edge.run())
 
@@ -82,7 +82,7 @@ async def status(stage: Stage, browser: Browser) -> int:
     return (await stage.verify(HOST, Cookie=browser.stolen(HOST))).status_code
 
 
-async def nobody(stage: Stage) -> bool:
+async def no_one(stage: Stage) -> bool:
     return await GrantStore(stage.database).open() == []
 
 
@@ -138,7 +138,7 @@ async def test_a_share_taken_back_cuts_the_picture(stage: Stage, desktop: FakeSe
     guest = await a_guest(stage, desktop)
     session = stage.world.session("alice-desktop")
     assert session is not None
-    told(stage.world, changed(session, spec={"access": ()}))
+    publish(stage.world, changed(session, spec={"access": ()}))
     await until_cut(desktop)
     assert await status(stage, guest) == 401
     (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now())
@@ -157,7 +157,7 @@ async def test_a_new_role_is_a_new_grant(stage: Stage, desktop: FakeSelkies) -> 
     await a_guest(stage, desktop)
     session = stage.world.session("alice-desktop")
     assert session is not None
-    told(stage.world, changed(session, spec=shared_with(GUEST, "collaborator")))
+    publish(stage.world, changed(session, spec=shared_with(GUEST, "collaborator")))
     await until_cut(desktop)
 
 
@@ -166,13 +166,13 @@ async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(stage
     await alice.open(address())
     await desktop.posted(1)
     before = alice.stolen(HOST)
-    session = told(stage.world, changed(a_session(), spec={"suspended": True}))
+    session = publish(stage.world, changed(a_session(), spec={"suspended": True}))
     stage.clock.forward(seconds=1)
     await until_cut(desktop)
-    await until(lambda: nobody(stage))
-    told(stage.world, changed(session, status={"phase": "Suspended"}))
+    await until(lambda: no_one(stage))
+    publish(stage.world, changed(session, status={"phase": "Suspended"}))
     assert "This desktop is suspended" in (await alice.open(address())).text
-    told(stage.world, changed(session, spec={"suspended": False}, metadata={"resource_version": "9"}))
+    publish(stage.world, changed(session, spec={"suspended": False}, metadata={"resource_version": "9"}))
     assert (await stage.verify(HOST, Cookie=before)).status_code == 401
     assert await status(stage, alice) == 200
 
@@ -182,7 +182,7 @@ async def test_the_end_of_the_session_ends_its_grants(stage: Stage, desktop: Fak
     await alice.open(address())
     gone(stage.world, a_session())
     assert await status(stage, alice) == 401
-    await until(lambda: nobody(stage))
+    await until(lambda: no_one(stage))
     ended = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert [one.reason for one in ended] == ["session-ended"]
 
@@ -209,7 +209,7 @@ async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
         other = await stack.enter_async_context(
             open_stage(tmp_path, secrets=stage.secrets, selkies=lambda _: desktop.url)
         )
-        told(other.world, changed(session))
+        publish(other.world, changed(session))
         await stage.edge.end_grants(login_id=guest.login_id)
         await other.edge.revoker.poll()
         assert await status(other, guest) == 401
@@ -221,11 +221,13 @@ async def test_what_was_revoked_is_revoked_after_a_restart(tmp_path: Path, deskt
         stolen, secrets = guest.stolen(HOST), before.secrets
         await before.edge.end_grants(user=GUEST)
     async with open_stage(tmp_path, secrets=secrets) as after:
-        told(after.world, changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "5"}))
+        publish(
+            after.world, changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "5"})
+        )
         assert (await after.verify(HOST, Cookie=stolen)).status_code == 401
 
 
-async def test_a_restart_posts_the_tables_anew(tmp_path: Path, desktop: FakeSelkies) -> None:
+async def test_a_restart_posts_the_tables_again(tmp_path: Path, desktop: FakeSelkies) -> None:
     """The gateway may have died between the database and the desktop."""
     async with replica(tmp_path, desktop) as before:
         guest = await a_guest(before, desktop)

@@ -23,8 +23,8 @@ from unit.gateway.edge_stage import (
     changed,
     gone,
     open_stage,
+    publish,
     shared_with,
-    told,
     until,
 )
 from vdi.gateway.edge import token_tables
@@ -134,7 +134,7 @@ async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
     desktop.refuse = 500
     shared = stage.world.session("alice-desktop")
     assert shared is not None
-    told(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
+    publish(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 503
 
 
@@ -144,7 +144,7 @@ async def test_what_another_replica_has_posted_is_posted_again_here(
     """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
     guest = await as_viewer(stage)
     async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared, selkies=lambda _: desktop.url) as other:
-        told(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        publish(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
         count = len(desktop.tables)
         answer = await other.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
         assert (answer.status_code, len(desktop.tables)) == (200, count + 1)
@@ -169,7 +169,7 @@ async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: Stage, 
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused)
-    told(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": "Suspended"}))
+    publish(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": "Suspended"}))
 
     async def at_rest() -> bool:
         return not stage.edge.tables._tasks
@@ -195,13 +195,13 @@ async def test_what_changes_during_a_post_is_posted_again(stage: Stage, desktop:
     assert len(desktop.table) == 1
 
 
-async def test_a_desktop_that_has_just_become_ready_is_told_by_itself(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_desktop_that_has_just_become_ready_is_reported_by_itself(stage: Stage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)
-    creating = told(stage.world, changed(a_session(), status={"phase": "Creating", "ready_time": ""}))
+    creating = publish(stage.world, changed(a_session(), status={"phase": "Creating", "ready_time": ""}))
     count = len(desktop.tables)
-    told(stage.world, changed(creating, status={"phase": "Running", "ready_time": "2026-11-20T12:00:09Z"}))
+    publish(stage.world, changed(creating, status={"phase": "Running", "ready_time": "2026-11-20T12:00:09Z"}))
     await desktop.posted(count + 1)
 
 
@@ -234,11 +234,11 @@ def test_the_token_is_the_grants_and_the_masters_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "told_role"), [(Role.OWNER, "controller"), (Role.COLLABORATOR, "controller"), (Role.VIEWER, "viewer")]
+    ("role", "reported_role"), [(Role.OWNER, "controller"), (Role.COLLABORATOR, "controller"), (Role.VIEWER, "viewer")]
 )
-def test_only_owners_and_collaborators_control(role: Role, told_role: str) -> None:
-    [told] = token_table("m", [a_grant(role)]).values()
-    assert told["role"] == told_role
+def test_only_owners_and_collaborators_control(role: Role, reported_role: str) -> None:
+    [reported] = token_table("m", [a_grant(role)]).values()
+    assert reported["role"] == reported_role
 
 
 def test_who_controls_has_gamepads_and_no_two_share_one() -> None:

@@ -21,8 +21,8 @@ from unit.gateway.edge_stage import (
     address,
     changed,
     open_stage,
+    publish,
     shared_with,
-    told,
 )
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
@@ -92,7 +92,7 @@ async def test_the_address_of_another_grant_is_tested_again_since_its_token_is_o
     stage: Stage, alice: Browser
 ) -> None:
     where, _ = given(await alice.open(address()))
-    told(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
     bob = await stage.logged_in(GUEST)
     answer = await bob.open(f"{ORIGIN}{where.partition('#')[0]}")
     assert answer.url.path == "/.vdi/transport"
@@ -124,7 +124,7 @@ async def test_who_may_not_enter_gets_no_token(stage: Stage, alice: Browser) -> 
 
 
 async def test_one_that_does_not_run_is_waited_for(stage: Stage, alice: Browser) -> None:
-    told(stage.world, changed(a_session(), status={"phase": Phase.CREATING}))
+    publish(stage.world, changed(a_session(), status={"phase": Phase.CREATING}))
     assert (await alice.open(PAGE)).url.path == "/.vdi/wait"
 
 

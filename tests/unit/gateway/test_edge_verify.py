@@ -26,8 +26,8 @@ from unit.gateway.edge_stage import (
     changed,
     gone,
     open_stage,
+    publish,
     shared_with,
-    told,
 )
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, QueueStatus
@@ -115,7 +115,7 @@ async def test_connections_are_noted_and_pages_are_not(
     assert noted == [("alice-desktop", "/api/websockets")]
 
 
-async def test_a_navigation_gets_the_fragment_that_selkies_page_wants(stage: Stage, alice: Browser) -> None:
+async def test_a_navigation_gets_the_fragment_that_selkies_page_requests(stage: Stage, alice: Browser) -> None:
     for uri, where in (("/", "/?v=1#token=edge"), ("/?a=b", "/?a=b&v=1#token=edge")):
         answer = await stage.verify(HOST, uri, Cookie=cookies(alice), **NAVIGATION)
         assert (answer.status_code, answer.headers["location"]) == (302, ORIGIN + where)
@@ -124,7 +124,7 @@ async def test_a_navigation_gets_the_fragment_that_selkies_page_wants(stage: Sta
 
 
 async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stage: Stage, alice: Browser) -> None:
-    told(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now())}))
+    publish(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now())}))
     answer = await stage.verify(HOST, "/?a=b&v=2", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/%3Fa%3Db%26v%3D2"
     page = await alice.get(answer.headers["location"])
@@ -154,7 +154,7 @@ async def test_a_token_that_is_over_is_renewed_by_the_grant(stage: Stage, alice:
 
 
 async def test_nothing_is_renewed_once_the_login_is_over(stage: Stage, alice: Browser) -> None:
-    stage.clock.forward(hours=13)  # a login that nobody used for 12 hours has ended
+    stage.clock.forward(hours=13)  # a login that no one used for 12 hours has ended
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
 
 
@@ -202,20 +202,20 @@ async def test_without_a_database_a_token_that_holds_is_good_enough(
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.CREATING, Phase.FAILED, Phase.TERMINATING, Phase.SUSPENDED])
 async def test_a_page_waits_until_the_desktop_runs(stage: Stage, alice: Browser, phase: str) -> None:
-    told(stage.world, changed(a_session(), status={"phase": phase, "queue": QueueStatus(position=2)}))
+    publish(stage.world, changed(a_session(), status={"phase": phase, "queue": QueueStatus(position=2)}))
     answer = await stage.verify(HOST, "/files?a=b&v=1", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/files%3Fa%3Db"
     assert (await stage.verify(HOST, "/api/health", Cookie=cookies(alice))).status_code == 200  # Traefik knows better
 
 
-async def test_a_suspended_desktop_answers_nobody_while_it_stops(stage: Stage, alice: Browser) -> None:
-    told(stage.world, changed(a_session(), spec={"suspended": True}))
+async def test_a_suspended_desktop_answers_no_one_while_it_stops(stage: Stage, alice: Browser) -> None:
+    publish(stage.world, changed(a_session(), spec={"suspended": True}))
     assert (await stage.verify(HOST, "/api/websockets", Cookie=cookies(alice), **HANDSHAKE)).status_code == 503
     answer = await stage.verify(HOST, "/", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/"
 
 
-async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_nobody_in(stage: Stage, alice: Browser) -> None:
+async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_no_one_in(stage: Stage, alice: Browser) -> None:
     stage.edge.revoker.primed = False
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 503
 
@@ -256,7 +256,7 @@ async def test_all_but_a_permission_carries_the_headers_of_every_answer(stage: S
 # ---- those who have not
 
 
-async def test_a_person_is_led_in_and_a_program_is_told(stage: Stage) -> None:
+async def test_a_person_is_led_in_and_a_program_is_reported(stage: Stage) -> None:
     answer = await stage.verify(HOST, "/files", **NAVIGATION)
     assert (answer.status_code, answer.headers["location"]) == (302, f"{ORIGIN}/.vdi/start?next=/files")
     assert (await stage.verify(HOST, "/files", Accept="text/html")).status_code == 302  # an old browser
@@ -337,7 +337,7 @@ async def forgeries(stage: Stage) -> dict[str, str]:
     public = stage.edge.ring.jwks()["keys"][0]
     other = OKPKey.generate_key("Ed25519")
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
-    told_role = _b64(msgspec.json.encode({**claims, "role": "viewer", "sub": STRANGER}))
+    reported_role = _b64(msgspec.json.encode({**claims, "role": "viewer", "sub": STRANGER}))
 
     def with_header(**fields: Any) -> str:
         return _b64(json.dumps({"typ": "JWT", "alg": "Ed25519", "kid": kid, **fields}).encode())
@@ -363,7 +363,7 @@ async def forgeries(stage: Stage) -> dict[str, str]:
         "no kid": _b64(b'{"alg":"Ed25519","typ":"JWT"}') + f".{payload}.{signature}",
         "crit": f"{with_header(crit=['exp'], exp=1)}.{payload}.{signature}",
         "b64 false": f"{with_header(b64=False, crit=['b64'])}.{payload}.{signature}",
-        "tampered payload": f"{header}.{told_role}.{signature}",
+        "tampered payload": f"{header}.{reported_role}.{signature}",
         "tampered signature": f"{header}.{payload}.{'A' * 86}",
         "no signature": f"{header}.{payload}.",
         "two parts": f"{header}.{payload}",
@@ -425,7 +425,7 @@ async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Sta
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
     stage.clock.forward(seconds=-60)
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
-    told(stage.world, changed(shared, spec={"access": ()}))
+    publish(stage.world, changed(shared, spec={"access": ()}))
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
 
 
@@ -433,7 +433,7 @@ async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: Stage) -> 
     shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
-    told(stage.world, changed(shared, spec=shared_with(GUEST, "viewer")))
+    publish(stage.world, changed(shared, spec=shared_with(GUEST, "viewer")))
     assert (await stage.verify(HOST, Cookie=cookies(guest))).status_code == 401
     answer = await guest.open(address())  # by the way in, as a viewer
     assert "View only" in answer.text, "there is no desktop here that could confirm it"
@@ -453,7 +453,7 @@ async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: Stage) -> 
         ({"X-Forwarded-Method": ["GET", "POST"]}, 400),
         ({"Sec-WebSocket-Key": ["a", "b"]}, 400),
         ({"Origin": [ORIGIN, "https://evil.example"]}, 400),
-        ({"X_Forwarded_Host": "bob-desktop.vdi.localhost"}, 200),  # another header, which nobody reads
+        ({"X_Forwarded_Host": "bob-desktop.vdi.localhost"}, 200),  # another header, which no one reads
         ({"X-Original-Url": "/.vdi/x", "X-Rewrite-Url": "/", "Forwarded": "host=bob-desktop.vdi.localhost"}, 200),
         ({"X-HTTP-Method-Override": "DELETE"}, 200),
         ({"Host": "bob-desktop.vdi.localhost"}, 200),  # the internal listener's own

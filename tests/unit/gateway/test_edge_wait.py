@@ -22,8 +22,8 @@ from unit.gateway.edge_stage import (
     changed,
     gone,
     open_stage,
+    publish,
     shared_with,
-    told,
 )
 from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, VDISession
@@ -48,7 +48,7 @@ def now(stage: Stage, **parts: Any) -> VDISession:
     """The session's next state."""
     session = stage.world.session("alice-desktop")
     assert session is not None
-    return told(stage.world, changed(session, **parts))
+    return publish(stage.world, changed(session, **parts))
 
 
 def suspend(stage: Stage) -> VDISession:
@@ -123,7 +123,7 @@ async def test_a_stranger_sees_no_waiting_page(stage: Stage) -> None:
         assert (await stage.browser().get(address(path=path), headers=PROGRAM)).status_code == 401
 
 
-async def test_a_program_is_told_to_come_again(stage: Stage) -> None:
+async def test_a_program_is_reported_to_come_again(stage: Stage) -> None:
     suspend(stage)
     browser = await stage.logged_in(OWNER)
     await browser.open(address())

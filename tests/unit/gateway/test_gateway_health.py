@@ -114,7 +114,7 @@ async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.M
 
 
 async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() -> None:
-    """Without a replica that is ready nobody's token could be checked, and open desktops need nothing but that."""
+    """Without a replica that is ready no one's token could be checked, and open desktops need nothing but that."""
     stage = Stage()
     stage.database.error = DatabaseUnavailableError("the database does not answer")
     stage.lost = ["vdisessions: no connection"]
@@ -197,7 +197,7 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
     assert said == [trouble, trouble, f"{module.OVER}database"]
 
 
-async def test_a_provider_that_does_not_answer_is_a_trouble_but_nobody_waits_for_it_in_a_probe() -> None:
+async def test_a_provider_that_does_not_answer_is_a_trouble_but_no_one_waits_for_it_in_a_probe() -> None:
     stage = Stage()
 
     stage.keys.external = ["single sign-on: https://id.example.com: no answer"]

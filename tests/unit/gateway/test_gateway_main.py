@@ -26,7 +26,7 @@ current-context: c
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """What the process sees; a cluster that nobody is at."""
+    """What the process sees; a cluster that no one is at."""
     (tmp_path / "config").write_text(KUBECONFIG)
     values = {
         "VDI_KUBECONFIG": str(tmp_path / "config"),

@@ -1,4 +1,4 @@
-"""TURN credentials: as coturn checks them, for who may enter a desktop, and for nobody else."""
+"""TURN credentials: as coturn checks them, for who may enter a desktop, and for no one else."""
 
 import base64
 import hashlib
@@ -21,8 +21,8 @@ from unit.gateway.edge_stage import (
     address,
     changed,
     open_stage,
+    publish,
     shared_with,
-    told,
 )
 from vdi.gateway.edge.turn import ice_servers
 from vdi.gateway.settings import Settings, read_settings
@@ -81,16 +81,16 @@ async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: Stage)
 
 
 async def test_a_guest_gets_them_while_the_share_lasts(stage: Stage) -> None:
-    session = told(stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    session = publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     guest = await entered(stage, GUEST)
     assert (await ask(stage, guest)).status_code == 200
-    told(stage.world, changed(session, spec={"access": []}))
+    publish(stage.world, changed(session, spec={"access": []}))
     assert (await ask(stage, guest)).status_code == 401
 
 
-async def test_nobody_else_gets_any(stage: Stage) -> None:
-    nobody = await ask(stage, None)
-    assert (nobody.status_code, "iceServers" in nobody.text) == (401, False)
+async def test_no_one_else_gets_any(stage: Stage) -> None:
+    no_one = await ask(stage, None)
+    assert (no_one.status_code, "iceServers" in no_one.text) == (401, False)
     owner = await entered(stage, OWNER)
     for headers in ({"Sec-Fetch-Site": "same-site"}, {"Origin": "https://bobs-desktop.vdi.localhost:8443"}):
         assert (await ask(stage, owner, **headers)).status_code == 403

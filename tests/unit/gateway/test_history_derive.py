@@ -69,7 +69,7 @@ def test_who_ended_it(ended_by: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(("why", "reason"), [("TimedOut", "timeout"), ("IdleTooLong", "idle")])
-def test_a_session_whose_time_or_patience_is_over_was_ended_by_nobody(why: str, reason: str) -> None:
+def test_a_session_whose_time_or_patience_is_over_was_ended_by_no_one(why: str, reason: str) -> None:
     life = Life()
     session, runs = record_of(life.starting(0), life.ending(480, why), ended_by="alice@example.com")
     assert (session.end_reason, session.ended_by, runs[0].end_reason) == (reason, "", reason)

@@ -111,7 +111,7 @@ async def test_a_good_token_is_not_asked_about_again_and_again_and_another_one_i
         ("Bearer api", 403),
     ],
 )
-async def test_nobody_else_is_believed(stage: Stage, token: str | None, status: int) -> None:
+async def test_no_one_else_is_believed(stage: Stage, token: str | None, status: int) -> None:
     answer = await stage.post(an_end(), token)
     assert answer.status_code == status
     assert await rows_of(stage.database) == ([], [])
@@ -137,7 +137,7 @@ async def test_what_is_no_end_is_refused_in_words(stage: Stage, body: bytes, wor
     assert await rows_of(stage.database) == ([], [])
 
 
-async def test_503_means_that_it_may_be_told_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_503_means_that_it_may_be_reported_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.cluster.refuses = True
     assert (await stage.post(an_end())).status_code == 503
     stage.cluster.refuses = False

@@ -86,7 +86,7 @@ def recorded(states: Sequence[Seen]) -> Rows:
 
 @given(lives(), st.data())
 def test_what_comes_again_changes_nothing(states: list[Seen], data: st.DataObject) -> None:
-    """A restart lists anew from any point on; an event comes twice; a lagging replica tells old news."""
+    """A restart lists again from any point on; an event comes twice; a lagging replica tells old news."""
     again: list[Seen] = []
     for index, (seen, now) in enumerate(states):
         again.append((seen, now))

@@ -152,7 +152,7 @@ async def test_gone_is_gone(replica: Replica) -> None:
     assert replica.recorder._last == {}
 
 
-async def test_what_vanished_while_nobody_watched_is_closed(database: Database, replica: Replica) -> None:
+async def test_what_vanished_while_no_one_watched_is_closed(database: Database, replica: Replica) -> None:
     lives = [Life(name) for name in ("alice", "bob", "carol")]
     for life in lives:
         replica.tell(life.running_since(0))
@@ -268,7 +268,7 @@ async def test_a_state_that_cannot_be_read_is_said_and_passed_over(
     assert "vdi-sessions/alice: this state cannot be read" in caplog.text
 
 
-async def test_rows_of_one_name_are_told_apart_by_uid(replica: Replica) -> None:
+async def test_rows_of_one_name_are_reported_apart_by_uid(replica: Replica) -> None:
     first = Life()
     state = first.running_since(0)
     replica.tell(state)

@@ -27,7 +27,7 @@ def test_each_number_comes_from_the_user_then_the_most_generous_group_then_every
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
-def test_no_limits_limit_nobody(text: str) -> None:
+def test_no_limits_limit_no_one(text: str) -> None:
     limit = read_limits(text, "f").of(ALICE)
     assert not limit.limits_anything
     assert refusal(limit, ALICE, ("a", 64), [("b", 64)] * 50, 1e6) is None
@@ -75,10 +75,10 @@ def test_a_desktop_without_gpus_is_no_matter_of_gpus() -> None:
 
 
 @given(st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 3), max_size=6), st.integers(0, 4))
-def test_who_is_let_in_is_within_the_limits(sessions: int, gpus: int, held: list[int], wanted: int) -> None:
+def test_who_is_let_in_is_within_the_limits(sessions: int, gpus: int, held: list[int], desired: int) -> None:
     others = [(f"s{number}", one) for number, one in enumerate(held)]
-    allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", wanted), others, 0) is None
-    assert allowed == (len(held) + 1 <= sessions and (not wanted or sum(held) + wanted <= gpus))
+    allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, 0) is None
+    assert allowed == (len(held) + 1 <= sessions and (not desired or sum(held) + desired <= gpus))
 
 
 def test_gpus_are_counted_as_the_operator_counts_them() -> None:

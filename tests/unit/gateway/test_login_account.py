@@ -83,13 +83,13 @@ async def test_a_bad_token_never_falls_back_to_the_cookie(alice: Browser) -> Non
 
 
 @pytest.mark.parametrize(("label", "days"), [("", "30"), ("x" * 61, "30"), ("a\x07b", "30"), ("x", "31"), ("x", "-1")])
-async def test_a_token_with_odd_wishes_is_refused_in_words(alice: Browser, label: str, days: str) -> None:
+async def test_a_token_with_odd_requests_is_refused_in_words(alice: Browser, label: str, days: str) -> None:
     answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label=label, days=days)
     assert answer.status_code == 422
     assert "allowed are" in answer.text
 
 
-async def test_nobody_has_more_tokens_than_they_can_look_after(stage: Stage, alice: Browser) -> None:
+async def test_no_one_has_more_tokens_than_they_can_look_after(stage: Stage, alice: Browser) -> None:
     for _ in range(MOST_TOKENS):
         await make_token(alice)
     answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label="x", days="30")
@@ -136,8 +136,8 @@ async def test_signing_out_everywhere(stage: Stage, alice: Browser, with_tokens:
     await other.log_in()
     await root.log_in("root")
     token = await make_token(alice)
-    wish = {"tokens": "yes"} if with_tokens else {}
-    answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **wish)
+    requested = {"tokens": "yes"} if with_tokens else {}
+    answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **requested)
     assert answer.status_code == 200
     assert stage.edge.ended == [{"user": "alice@example.com"}]
     for browser in (alice, other):
@@ -161,7 +161,7 @@ async def test_an_administrator_signs_somebody_out(stage: Stage, alice: Browser)
     assert (await root.submit("/account/sign-out-person", page, user="nobody")).status_code == 422
 
 
-async def test_nobody_else_signs_others_out(stage: Stage, alice: Browser) -> None:
+async def test_no_one_else_signs_others_out(stage: Stage, alice: Browser) -> None:
     page = (await alice.get("/account")).text
     assert "sign-out-person" not in page
     assert (await alice.submit("/account/sign-out-person", page, user="root@example.com")).status_code == 403

@@ -40,7 +40,7 @@ async def test_a_page_leads_to_the_login_and_back(stage: Stage) -> None:
     assert (await stage.browser().get("/")).headers["location"] == "/login"
 
 
-async def test_what_is_no_page_is_told_401(stage: Stage) -> None:
+async def test_what_is_no_page_is_reported_401(stage: Stage) -> None:
     for browser, path in (
         (stage.browser(), "/api/v1/me"),
         (stage.browser(Accept="text/event-stream"), "/"),

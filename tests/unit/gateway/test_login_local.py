@@ -54,7 +54,7 @@ async def test_the_cookie_is_for_this_host_alone(stage: Stage) -> None:
         ("al ice", PASSWORD),
     ],
 )
-async def test_whoever_is_wrong_is_told_the_same(stage: Stage, name: str, password: str) -> None:
+async def test_whoever_is_wrong_is_reported_the_same(stage: Stage, name: str, password: str) -> None:
     browser = stage.browser()
     expected = await browser.log_in("somebody", "something else")
     answer = await browser.log_in(name, password)
@@ -225,7 +225,7 @@ async def test_a_new_role_counts_without_another_login(stage: Stage) -> None:
     assert (me["admin"], me["groups"]) == (True, ["admins"])
 
 
-async def test_without_the_secret_nobody_gets_in_and_one_is_told_why(stage: Stage) -> None:
+async def test_without_the_secret_no_one_gets_in_and_one_is_reported_why(stage: Stage) -> None:
     stage.secrets.broken = ConnectionFailed("https://api", "GET", "refused")
     answer = await stage.browser().log_in()
     assert answer.status_code == 503
@@ -233,7 +233,7 @@ async def test_without_the_secret_nobody_gets_in_and_one_is_told_why(stage: Stag
     assert "api" not in answer.text.lower().replace("capital", "")
 
 
-async def test_a_bad_entry_locks_nobody_else_out(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bad_entry_locks_no_one_else_out(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     known = (stage.secrets.users or {})["alice@example.com"]
     stage.secrets.text = f"alice@example.com: {{password: '{known.password}'}}\nbob@example.com: {{password: plain}}\n"
     stage.secrets.version += 1

@@ -279,7 +279,7 @@ async def test_a_new_key_is_looked_up(world: World) -> None:
         ({"email": "bob\u200b@example.com"}, "cannot be used"),
     ],
 )
-async def test_without_an_address_that_is_theirs_nobody_comes_in(
+async def test_without_an_address_that_is_theirs_no_one_comes_in(
     world: World, claims: dict[str, Any], words: str
 ) -> None:
     answer = await world.come_back(**claims)
@@ -310,7 +310,7 @@ async def test_a_provider_with_iss_in_the_way_back(world: World) -> None:
         assert (await browser.get("/login/oidc/back", params=back)).status_code == status
 
 
-async def test_nobody_is_sent_to_a_provider_that_has_just_gone(world: World) -> None:
+async def test_no_one_is_sent_to_a_provider_that_has_just_gone(world: World) -> None:
     browser = world.stage.browser()
     back = await world.go(browser)
     world.provider.down = True

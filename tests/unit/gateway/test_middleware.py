@@ -58,14 +58,14 @@ def a_door(*, ready: bool = True) -> HostRouter:
         ("", None),
     ],
 )
-async def test_each_host_has_its_own_pages_and_nobody_else_s(host: str, answer: str | None) -> None:
+async def test_each_host_has_its_own_pages_and_no_one_else_s(host: str, answer: str | None) -> None:
     async with client_of(a_door()) as client:
         got = await client.get("/x", headers=[(b"Host", host.encode("latin-1"))])
     assert got.status_code == (200 if answer else 421)
     assert not answer or got.text.startswith(f"{answer} https://")
 
 
-async def test_two_hosts_are_nobody_s() -> None:
+async def test_two_hosts_are_no_one_s() -> None:
     async with client_of(a_door()) as client:
         request = client.build_request(
             "GET", "/", headers=[("Host", "portal.vdi.localhost"), ("Host", "x.vdi.localhost")]
@@ -73,7 +73,7 @@ async def test_two_hosts_are_nobody_s() -> None:
         assert (await client.send(request)).status_code == 421
 
 
-async def test_nobody_is_let_in_before_the_gateway_has_begun() -> None:
+async def test_no_one_is_let_in_before_the_gateway_has_begun() -> None:
     async with client_of(a_door(ready=False)) as client:
         got = await client.get("/")
     assert (got.status_code, got.headers["retry-after"]) == (503, "2")
@@ -95,7 +95,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def test_a_body_of_told_length_is_refused_before_it_comes() -> None:
+async def test_a_body_of_reported_length_is_refused_before_it_comes() -> None:
     async with client_of(echo()) as client:
         assert (await client.post("/", content=b"x" * 100)).text == "100"
         answer = await client.post("/", content=b"x" * 101)

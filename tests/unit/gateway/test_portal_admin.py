@@ -104,8 +104,8 @@ def test_the_queue_is_in_its_own_order() -> None:
 
 
 def test_pages_of_nothing_is_one_empty_page() -> None:
-    nobody: list[str] = []
-    empty = paged(nobody, 7, 10)
+    no_one: list[str] = []
+    empty = paged(no_one, 7, 10)
     assert (empty.number, empty.last, empty.first_shown, empty.last_shown) == (1, 1, 0, 0)
 
 
@@ -166,7 +166,7 @@ def test_limits_stand_beside_what_is_used() -> None:
     assert (rows[0].limit.sessions, rows[0].limit.gpus) == (3, 8)
 
 
-async def test_hours_that_nobody_knows_are_not_called_zero() -> None:
+async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
     stage = Stage(limits=Limits(default=Limit(hours=100.0)))
     stage.put(running())
     stage.history.down = True
@@ -206,10 +206,10 @@ def test_what_follows_stands_under_its_first_cause() -> None:
     ]
 
 
-def test_findings_that_blame_each_other_are_all_told() -> None:
+def test_findings_that_blame_each_other_are_all_reported() -> None:
     findings = [finding("a", "b pod/b"), finding("b", "a pod/a")]
-    told = [each for one in group(findings) for each in (one.cause, *one.follows)]
-    assert sorted(each.code for each in told) == ["a", "b"]
+    reported = [each for one in group(findings) for each in (one.cause, *one.follows)]
+    assert sorted(each.code for each in reported) == ["a", "b"]
 
 
 async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:

@@ -141,7 +141,7 @@ def test_a_row_sums_up_all_runs() -> None:
     assert (row.runs, row.ran, row.waited, row.startup) == (2, "2 h", "1 min", "3.0 s")
 
 
-def test_what_happened_is_told_newest_first() -> None:
+def test_what_happened_is_reported_newest_first() -> None:
     one = past(
         2, queue_seconds=4.0, startup_seconds=2.0, ready=NOW - timedelta(hours=2, seconds=-2), end_detail="At noon."
     )

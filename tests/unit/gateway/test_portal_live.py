@@ -89,13 +89,13 @@ def mine(stage: Stage, person: User = ALICE) -> View:
     return partial(fragments.list_of, "desktops", stage.services, person)
 
 
-async def test_a_page_that_is_up_to_date_is_told_only_what_changes(stage: Stage) -> None:
+async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: Stage) -> None:
     async with reading(stage, mine(stage)) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
-        assert not told.done()
+        assert not reported.done()
         stage.put(a_session("one", status={"phase": "Suspended"}))
-        pieces = await told
+        pieces = await reported
         assert list(pieces) == ["item-uid-one"]
         assert "Suspended" in pieces["item-uid-one"]
 
@@ -110,28 +110,28 @@ async def test_a_page_that_missed_something_gets_the_list_at_once(stage: Stage) 
 
 async def test_who_comes_and_goes_changes_the_list(stage: Stage) -> None:
     async with reading(stage, mine(stage)) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         stage.put(running("three", created="2026-11-20T11:00:00Z"))
-        assert list(await told) == [LIST]
-        told = asyncio.ensure_future(reader.next())
+        assert list(await reported) == [LIST]
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         stage.drop(ONE)
-        assert "one" not in (await told)[LIST]
+        assert "one" not in (await reported)[LIST]
 
 
-async def test_changes_that_come_together_are_told_together(stage: Stage) -> None:
+async def test_changes_that_come_together_are_reported_together(stage: Stage) -> None:
     async with reading(stage, mine(stage)) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         for phase in ("Pending", "Creating", "Suspended"):
             stage.put(a_session("one", status={"phase": phase}), a_session("two", status={"phase": phase}))
-        pieces = await told
+        pieces = await reported
         assert sorted(pieces) == [LIST] or sorted(pieces) == ["item-uid-one", "item-uid-two"]
         assert "Creating" not in "".join(pieces.values())
 
 
-async def test_what_others_do_with_their_own_wakes_nobody_else(stage: Stage) -> None:
+async def test_what_others_do_with_their_own_wakes_no_one_else(stage: Stage) -> None:
     looks = 0
 
     def counted() -> Pieces | None:
@@ -140,37 +140,37 @@ async def test_what_others_do_with_their_own_wakes_nobody_else(stage: Stage) -> 
         return mine(stage)()
 
     async with reading(stage, counted) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         before = looks
         stage.put(running("bobs", user="bob@example.com"))
         await settle()
         assert looks == before
-        told.cancel()
+        reported.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await told
+            await reported
 
 
 async def test_a_share_appears_and_vanishes_by_itself(stage: Stage) -> None:
     shared = partial(fragments.list_of, "shared", stage.services, BOB)
     async with reading(stage, shared, person=BOB, look_again=0.01) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         access = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T13:00:00Z"}]
         stage.put(running("one", access=access))
-        assert "one" in (await told)[LIST]
+        assert "one" in (await reported)[LIST]
         stage.now = parse_time("2026-11-20T13:00:01Z")
         assert "Nothing is shared with you" in (await reader.next())[LIST]
 
 
-async def test_taking_a_share_back_is_told_to_who_had_it(stage: Stage) -> None:
+async def test_taking_a_share_back_is_reported_to_who_had_it(stage: Stage) -> None:
     stage.put(running("one", access=[{"user": "bob@example.com"}]))
     view = partial(fragments.page_of, stage.services, BOB, "one")
     async with reading(stage, view, person=BOB, gone=fragments.ended_pieces("one")) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         stage.put(running("one"))
-        assert "This desktop has ended" in (await told)["head"]
+        assert "This desktop has ended" in (await reported)["head"]
         assert list(await reader.next()) == ["bye"]
         assert await reader.is_over()
 
@@ -194,7 +194,7 @@ async def test_a_login_that_has_ended_ends_its_streams(stage: Stage) -> None:
 
 async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
     async with reading(stage, mine(stage)) as oldest:
-        told = asyncio.ensure_future(oldest.next())
+        reported = asyncio.ensure_future(oldest.next())
         await settle()
         others = [
             stage.services.subscriptions.subscribe(ALICE.user, {user_topic(ALICE.user)})
@@ -202,7 +202,7 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
         ]
         for one in others:
             one.__enter__()
-        assert list(await told) == ["bye"]
+        assert list(await reported) == ["bye"]
         assert await oldest.is_over()
         with stage.services.subscriptions.subscribe(BOB.user, {user_topic(BOB.user)}):
             assert len(stage.services.subscriptions) == STREAMS_PER_USER + 1
@@ -214,10 +214,10 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
 async def test_an_administrators_page_follows_everybody(stage: Stage) -> None:
     view = partial(admin_pieces, stage.services, ADMIN, {"order": "name"})
     async with reading(stage, view, person=ADMIN, topics={EVERYTHING}) as reader:
-        told = asyncio.ensure_future(reader.next())
+        reported = asyncio.ensure_future(reader.next())
         await settle()
         stage.put(a_session("two", status={"phase": "Failed", "message": "Lost."}))
-        assert list(await told) == ["item-uid-two"]
+        assert list(await reported) == ["item-uid-two"]
 
 
 @pytest.mark.parametrize(
@@ -273,9 +273,9 @@ def test_news_brings_a_page_from_any_state_to_any_other(
 
     shown = dict(one)
     order = [name for name, _ in one]
-    told = news(pieces(one), pieces(other))
-    if LIST in told:
+    reported = news(pieces(one), pieces(other))
+    if LIST in reported:
         shown, order = dict(other), [name for name, _ in other]
-    shown |= {name.removeprefix(ITEM): text for name, text in told.items() if name.startswith(ITEM)}
+    shown |= {name.removeprefix(ITEM): text for name, text in reported.items() if name.startswith(ITEM)}
     assert [(name, shown[name]) for name in order] == other
-    assert (len(one) != len(other)) == ("figures" in told)
+    assert (len(one) != len(other)) == ("figures" in reported)

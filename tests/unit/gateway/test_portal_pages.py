@@ -129,7 +129,7 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: Stage) -
 
 
 @pytest.mark.parametrize(
-    ("deed", "at", "fields", "expected", "where"),
+    ("action", "at", "fields", "expected", "where"),
     [
         ("suspend", "/suspend", {}, ("suspend", "alice@example.com", "alice-desktop"), "/desktops/alice-desktop"),
         ("restart", "/restart", {}, ("restart", "alice@example.com", "alice-desktop"), "/desktops/alice-desktop"),
@@ -173,23 +173,23 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: Stage) -
         ),
     ],
 )
-async def test_a_deed_is_done_and_said(
-    stage: Stage, deed: str, at: str, fields: dict[str, str], expected: tuple[object, ...], where: str
+async def test_a_action_is_done_and_said(
+    stage: Stage, action: str, at: str, fields: dict[str, str], expected: tuple[object, ...], where: str
 ) -> None:
     alice, page = stage.browser(), f"/desktops/alice-desktop{at}"
-    answer = await alice.post(f"/desktops/alice-desktop/{deed}", at=page, **fields)
+    answer = await alice.post(f"/desktops/alice-desktop/{action}", at=page, **fields)
     assert answer.status_code == 303
     assert stage.actions.done == [expected]
-    assert answer.headers["location"] == f"{where}?done={deed}&name=alice-desktop"
+    assert answer.headers["location"] == f"{where}?done={action}&name=alice-desktop"
     after = await alice.get(answer.headers["location"])
     assert after.status_code == 200
     assert 'class="notice good"' in after.text
 
 
-@pytest.mark.parametrize("deed", ["suspend", "restart", "end", "resume", "extend", "share", "unshare"])
-async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: Stage, deed: str) -> None:
+@pytest.mark.parametrize("action", ["suspend", "restart", "end", "resume", "extend", "share", "unshare"])
+async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: Stage, action: str) -> None:
     for token in ("", "bm90IG91cnM="):
-        answer = await stage.browser().post(f"/desktops/alice-desktop/{deed}", token=token)
+        answer = await stage.browser().post(f"/desktops/alice-desktop/{action}", token=token)
         assert answer.status_code == 403
     assert stage.actions.done == []
 
@@ -225,7 +225,7 @@ async def test_a_share_takes_only_what_the_form_offers(stage: Stage, field: str,
     assert stage.actions.done == []
 
 
-async def test_an_unknown_deed_does_nothing(stage: Stage) -> None:
+async def test_an_unknown_action_does_nothing(stage: Stage) -> None:
     answer = await stage.browser().post("/desktops/alice-desktop/explode", at="/desktops/alice-desktop")
     assert answer.status_code == 404
     assert stage.actions.done == []
@@ -264,7 +264,7 @@ async def test_a_collaborator_who_is_removed_may_have_left_programs_running(stag
     assert "Programs that your guest started there still run: restart the desktop to end them." in page
 
 
-async def test_what_happened_is_told_and_a_database_that_is_down_is_no_reason_to_see_nothing(stage: Stage) -> None:
+async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reason_to_see_nothing(stage: Stage) -> None:
     begun = parse_time("2026-11-20T09:00:00Z")
     row = SessionRow(
         uid="uid-alice-desktop",

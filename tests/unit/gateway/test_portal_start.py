@@ -66,8 +66,8 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     assert template
     offered = first_choice(template, Policy(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
-    wish = SessionRequest(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
-    assert stage.actions.done == [("start", "alice@example.com", wish)]
+    requested = SessionRequest(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
+    assert stage.actions.done == [("start", "alice@example.com", requested)]
     assert answer.status_code == 303
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
 
@@ -146,7 +146,7 @@ async def test_a_desktop_without_gpu_and_home_offers_neither(stage: Stage) -> No
     assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
 
 
-async def test_who_has_one_already_is_told_that_files_are_used_by_one(stage: Stage) -> None:
+async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: Stage) -> None:
     stage.put(running("first", template="ubuntu"))
     page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
     assert "You have one of these already first uses the files" in page
@@ -189,6 +189,6 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     offer, chosen = offer_of(open_ended, policy), first_choice(open_ended, policy, ALICE, [])["timeout"]
     assert chosen in [each.value for each in offer.timeouts]
     assert max(parse_duration(each.value) for each in offer.timeouts) == parse_duration(longest)
-    wish = session_request(first, template, ALICE)
-    assert not wish.names_resources
-    assert wish.home is None
+    requested = session_request(first, template, ALICE)
+    assert not requested.names_resources
+    assert requested.home is None

@@ -74,7 +74,7 @@ async def test_only_the_owner_may(stage: Stage, who: Any, status: int, words: st
     assert (await program.put(f"{ONE}/{alice['id']}", json={"figures": FIGURES})).status_code == 403
 
 
-async def test_of_a_strangers_desktop_nothing_is_told(stage: Stage) -> None:
+async def test_of_a_strangers_desktop_nothing_is_reported(stage: Stage) -> None:
     stage.session("carols", user="carol@example.com", status=RUNNING)
     program = await stage.program(BOB)
     for name in ("carols", "nobodys"):

@@ -53,25 +53,25 @@ def test_a_share_ends_at_its_time(expires: str, role: Role | None) -> None:
     assert role_in(shared(expires=expires), BOB, NOW) is role
 
 
-def test_when_a_share_ends_is_told() -> None:
+def test_when_a_share_ends_is_reported() -> None:
     assert access_ends(shared(expires="2026-11-21T00:00:00Z"), BOB) == datetime(2026, 11, 21, tzinfo=UTC)
     assert access_ends(shared(), BOB) is None
 
 
-@pytest.mark.parametrize("deed", Action)
-def test_who_may_do_what(deed: Action) -> None:
+@pytest.mark.parametrize("action", Action)
+def test_who_may_do_what(action: Action) -> None:
     may = {
-        "owner": refusal(User(ALICE), deed, shared(), NOW) is None,
-        "collaborator": refusal(User(BOB), deed, shared("collaborator"), NOW) is None,
-        "viewer": refusal(User(BOB), deed, shared("viewer"), NOW) is None,
-        "admin": refusal(User(EVE, admin=True), deed, shared(), NOW) is None,
-        "stranger": refusal(User(EVE), deed, shared(), NOW) is None,
+        "owner": refusal(User(ALICE), action, shared(), NOW) is None,
+        "collaborator": refusal(User(BOB), action, shared("collaborator"), NOW) is None,
+        "viewer": refusal(User(BOB), action, shared("viewer"), NOW) is None,
+        "admin": refusal(User(EVE, admin=True), action, shared(), NOW) is None,
+        "stranger": refusal(User(EVE), action, shared(), NOW) is None,
     }
     assert may == {
         "owner": True,
-        "collaborator": deed in ("see", "open", "resume"),
-        "viewer": deed in ("see", "open"),
-        "admin": deed not in ("open", "share"),
+        "collaborator": action in ("see", "open", "resume"),
+        "viewer": action in ("see", "open"),
+        "admin": action not in ("open", "share"),
         "stranger": False,
     }
 

@@ -66,7 +66,7 @@ async def test_a_transaction_that_is_not_committed_is_not_in_the_copy(database: 
         assert opened.execute("SELECT name FROM history_sessions").fetchall() == [("before",)]
 
 
-async def test_nobody_comes_back_in(database: Database, tmp_path: Path) -> None:
+async def test_no_one_comes_back_in(database: Database, tmp_path: Path) -> None:
     import_tables()
     async with database.begin() as connection:
         for table in (metadata.tables[name] for name in NOT_BROUGHT_BACK):

@@ -125,7 +125,7 @@ def driver_threads() -> set[threading.Thread]:
     return {one for one in threading.enumerate() if "_connection_worker_thread" in one.name}
 
 
-async def test_trouble_within_a_transaction_is_told_from_a_mistake(database: Database) -> None:
+async def test_trouble_within_a_transaction_is_reported_from_a_mistake(database: Database) -> None:
     with pytest.raises(IntegrityError) as mistake:
         async with database.begin() as connection:
             await connection.execute(insert(things).values(id=1, name=None))

@@ -55,10 +55,10 @@ async def test_what_comes_is_passed_on_until_it_ends() -> None:
 
 async def test_silence_is_filled_without_losing_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "HEARTBEAT", 0.01)
-    told = asyncio.Event()
+    reported = asyncio.Event()
 
     async def source() -> AsyncIterator[bytes]:
-        await told.wait()
+        await reported.wait()
         yield sse_event("late")
 
     gateway = a_gateway()
@@ -66,7 +66,7 @@ async def test_silence_is_filled_without_losing_what_comes_later(monkeypatch: py
     first = [await anext(chunks) for _ in range(3)]
     assert first[1:] == [b": still here\n\n"] * 2
     assert live(gateway) == 1
-    told.set()
+    reported.set()
     rest = [chunk async for chunk in chunks]
     assert rest[-1] == b"data: late\n\n"
 

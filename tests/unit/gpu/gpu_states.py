@@ -147,18 +147,18 @@ def fresh(*nodes: Node) -> GpuState:
 
 def played(observed: GpuState, plan: SharingPlan) -> GpuState:
     """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they are told."""
-    told = state_after(observed, plan)
-    if told.policy is not None:
-        name, default = told.config_name, str(told.policy.config.get("default") or "")
+    reported = state_after(observed, plan)
+    if reported.policy is not None:
+        name, default = reported.config_name, str(reported.policy.config.get("default") or "")
         sets = (a_daemon_set(config_map=name or None, default=default),)
         readers = (a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),) if name else ()
-        told = replace(told, plugins=sets, readers=readers)
+        reported = replace(reported, plugins=sets, readers=readers)
     nodes = []
-    for node in told.nodes:
-        sharing = effect_on(node, told).sharing
+    for node in reported.nodes:
+        sharing = effect_on(node, reported).sharing
         assert sharing is not None
         nodes.append(shared(node, sharing.replicas, resource=sharing.resource) if node.has_gpu else node)
-    return replace(told, nodes=tuple(nodes))
+    return replace(reported, nodes=tuple(nodes))
 
 
 def configured(*nodes: Node, request: SharingRequest = EIGHT) -> GpuState:

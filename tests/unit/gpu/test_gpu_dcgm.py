@@ -34,7 +34,7 @@ def test_a_shared_gpu_counts_once_however_many_pods_the_exporter_names() -> None
     assert GpuMeasurements(nodes={"gpu-b": (first, second)}).busy("gpu-b") == pytest.approx(0.36)
 
 
-def test_a_gpu_without_profiling_is_told_by_gpu_util_and_a_blank_number_is_none() -> None:
+def test_a_gpu_without_profiling_is_reported_by_gpu_util_and_a_blank_number_is_none() -> None:
     (gpu,) = read_page(page("old"))
     assert gpu == Gpu("0", "Tesla M60", 0.85, None, None)
 
@@ -132,7 +132,7 @@ async def test_without_an_exporter_nothing_is_known() -> None:
     assert measured == GpuMeasurements(problems={"gpu-1": "no DCGM exporter runs in this cluster"})
 
 
-async def test_who_may_not_even_look_for_it_is_told() -> None:
+async def test_who_may_not_even_look_for_it_is_reported() -> None:
     async with fake_api() as api, Client(api.config(), field_manager="test") as client:
         api.faults = [("GET", refusal(403, "Forbidden"))]
         measured = await measure(client, ["gpu-1"])
@@ -175,7 +175,7 @@ def test_the_page_of_status_says_unknown_and_why() -> None:
     assert nodes["gpu-a"]["busyUnknown"] == "no pod of the DCGM exporter runs there"
 
 
-def test_memory_that_is_not_told_is_unknown_beside_a_load_that_is() -> None:
+def test_memory_that_is_not_reported_is_unknown_beside_a_load_that_is() -> None:
     lines = status_lines(configured(a_node("gpu-c")), GpuMeasurements(nodes={"gpu-c": read_page(page("old"))}))
     (row,) = [line for line in lines if line.startswith("gpu-c")]
     assert row.split()[-2:] == ["85%", "UNKNOWN"]

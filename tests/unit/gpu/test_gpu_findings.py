@@ -171,7 +171,7 @@ def test_shared_by_mps_instead() -> None:
     assert "shared by MPS" in only(operator(None, GOOD, Node(raw))).message
 
 
-def test_without_feature_discovery_it_cannot_be_told() -> None:
+def test_without_feature_discovery_it_cannot_be_reported() -> None:
     finding = only(operator(None, GOOD, unlabelled(shared(a_node()))))
     assert (finding.code, finding.severity) == ("gpu_count_unknown", Severity.UNKNOWN)
 

@@ -67,7 +67,7 @@ def test_fresh_operator() -> None:
     assert plan.changes[1].patch == {
         "spec": {"devicePlugin": {"config": {"name": "time-slicing-config", "default": "any"}}}
     }
-    assert plan.restarts == ()  # the GPU Operator gives the DaemonSets another template, so they start anew
+    assert plan.restarts == ()  # the GPU Operator gives the DaemonSets another template, so they start again
 
 
 def test_the_config_map_comes_before_what_names_it() -> None:
@@ -146,8 +146,8 @@ def test_static_plugin_gets_a_volume() -> None:
         "make ConfigMap gpu-operator/time-slicing-config",
         "change DaemonSet gpu-operator/nvidia-device-plugin-daemonset",
     ]
-    told = state_after(observed, plan)
-    assert told.config_name == "time-slicing-config"
+    reported = state_after(observed, plan)
+    assert reported.config_name == "time-slicing-config"
     assert find(played(observed, plan)) == []
     assert plan_configure(played(observed, plan), EIGHT).empty
 
@@ -210,10 +210,10 @@ def test_what_somebody_chose_since_is_not_undone() -> None:
 def test_undo_of_a_static_plugin() -> None:
     before = static(fresh(unlabelled(a_node())))
     done = played(before, plan_configure(before, EIGHT))
-    told = state_after(done, plan_undo(done))
-    assert told.plugins[0].pod_spec == before.plugins[0].pod_spec
-    assert told.config_maps == {}
-    assert told.nodes[0].raw["metadata"].get("annotations") == {}
+    reported = state_after(done, plan_undo(done))
+    assert reported.plugins[0].pod_spec == before.plugins[0].pod_spec
+    assert reported.config_maps == {}
+    assert reported.nodes[0].raw["metadata"].get("annotations") == {}
 
 
 def test_undo_of_a_helm_chart_restarts_it() -> None:

@@ -93,7 +93,7 @@ def test_what_helm_says_becomes_a_sentence(said: str, code: str, words: str) -> 
     assert failure.sentence.strip()
 
 
-def test_words_nobody_knows_are_helms_own() -> None:
+def test_words_no_one_knows_are_helms_own() -> None:
     said = 'level=WARN msg="noise"\nError: something quite new\n'
     assert explain_failure(said)[:2] == ("Unknown", "something quite new")
     assert explain_failure("").sentence == "helm failed and said nothing."

@@ -54,7 +54,7 @@ def test_a_date_is_text_as_kubernetes_has_it() -> None:
     assert parse_manifest("kind: A\nwhen: 2026-11-20\n") == [{"kind": "A", "when": "2026-11-20"}]
 
 
-def test_a_record_that_was_cut_off_is_told_as_such() -> None:
+def test_a_record_that_was_cut_off_is_reported_as_such() -> None:
     cut = gzip.compress(json.dumps(RELEASE).encode())[:-9]
     secret = a_secret(RELEASE) | {"data": {"release": base64.b64encode(base64.b64encode(cut)).decode()}}
     with pytest.raises(UnexpectedAnswer, match="is no release as Helm writes it"):

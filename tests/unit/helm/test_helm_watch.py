@@ -104,7 +104,7 @@ def test_an_event_is_taken_for_what_it_is_about() -> None:
     assert _name(event) == "vdi-1"
 
 
-async def test_a_view_that_breaks_is_told_of_and_stops_nothing() -> None:
+async def test_a_view_that_breaks_is_reported_of_and_stops_nothing() -> None:
     view, begun = View(), asyncio.Event()
 
     async def tell(fault: Exception | None) -> None:

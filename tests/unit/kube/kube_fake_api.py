@@ -137,8 +137,8 @@ class FakeApi:
         self.requests.append(
             (method, request.path, dict(request.query), json.loads(body) if body else None, dict(request.headers))
         )
-        for number, (wanted, fault) in enumerate(self.faults):
-            if wanted == method:
+        for number, (desired, fault) in enumerate(self.faults):
+            if desired == method:
                 del self.faults[number]
                 answer = await fault(request)
                 if answer is not None:
@@ -174,8 +174,8 @@ class FakeApi:
             self.remove(plural, name, namespace=namespace)
             return {"kind": "Status", "status": "Success"}
         if method == "PATCH":
-            wanted = body.get("metadata", {}).get("resourceVersion")
-            if wanted and wanted != present["metadata"]["resourceVersion"]:
+            desired = body.get("metadata", {}).get("resourceVersion")
+            if desired and desired != present["metadata"]["resourceVersion"]:
                 raise _Refused(status(409, "Conflict", name=name))
             merged = _merge(present, body)
             return self.put(plural, name, namespace=namespace, **merged)

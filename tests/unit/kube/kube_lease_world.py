@@ -174,7 +174,7 @@ class World:
         return self.lease
 
     def write_all(self) -> None:
-        """Everybody begins a write who may; nobody may while a write of another can still be executed."""
+        """Everybody begins a write who may; no one may while a write of another can still be executed."""
         for process in self.processes:
             if process.over:
                 continue

@@ -33,7 +33,7 @@ def a_thing(name: str = "a", version: int = 1, uid: str = "", size: int = 0, own
     return Thing(Meta(name, "ns", uid or f"uid-{name}", str(version), None, references), size)
 
 
-def wish(name: str = "a", **content: Any) -> dict[str, Any]:
+def requested(name: str = "a", **content: Any) -> dict[str, Any]:
     return {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": name, "namespace": "ns"}, **content}
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_things import HASH, THINGS, Journal, Thing, wish
+from unit.kube.kube_things import HASH, THINGS, Journal, Thing, requested
 from vdi.kube import errors
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Conflict
@@ -64,77 +64,77 @@ def ours(fields: dict[str, Any], operation: str = "Apply") -> list[dict[str, Any
 
 async def test_created_by_post_with_our_hash_and_known_at_once() -> None:
     async with fake_api() as api, stage(api, watching=False) as here:
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
         assert here.sent() == ["POST"]
         assert here.known().size == 1
         assert len(api.objects["things", "ns", "a"]["metadata"]["annotations"][HASH]) == 16
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
         assert here.sent() == [], "the store lags, but our own write is remembered"
 
 
-async def test_a_changed_wish_is_applied() -> None:
+async def test_a_changed_requested_is_applied() -> None:
     async with fake_api() as api, stage(api) as here:
-        await here.applier.ensure(wish(size=1))
-        await here.applier.ensure(wish(size=2))
+        await here.applier.ensure(requested(size=1))
+        await here.applier.ensure(requested(size=2))
         assert here.sent() == ["POST", "PATCH"]
         assert here.known().size == 2
-        await here.applier.ensure(wish(size=2))
+        await here.applier.ensure(requested(size=2))
         assert here.sent() == []
 
 
 async def test_an_edit_by_somebody_else_is_repaired_once() -> None:
     async with fake_api() as api, stage(api) as here:
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
         api.put("things", "a", metadata={"managedFields": ours({"f:spec": {}})})
         await eventually(lambda: "~a" in here.journal.lines)
         here.sent()
-        await here.applier.ensure(wish(size=1))
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
+        await here.applier.ensure(requested(size=1))
         assert here.sent() == ["PATCH"]
 
 
 async def test_what_others_add_is_left_alone() -> None:
     async with fake_api() as api, stage(api) as here:
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
         api.put("things", "a", metadata={"labels": {"theirs": "x"}})
         await eventually(lambda: "~a" in here.journal.lines)
         here.sent()
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
         assert here.sent() == []
 
 
 async def test_after_a_restart_nothing_is_sent_for_what_is_as_we_left_it() -> None:
     async with fake_api() as api:
         async with stage(api) as here:
-            await here.applier.ensure(wish(size=1))
+            await here.applier.ensure(requested(size=1))
         fields: dict[str, Any] = {"f:size": {}, "f:metadata": {"f:annotations": {f"f:{HASH}": {}}}}
         api.put("things", "a", metadata={"managedFields": ours(fields)})
         async with stage(api) as restarted:
             restarted.sent()
-            await restarted.applier.ensure(wish(size=1))
+            await restarted.applier.ensure(requested(size=1))
             assert restarted.sent() == []
         del fields["f:size"]
         api.put("things", "a", metadata={"managedFields": ours(fields)})
         async with stage(api) as restarted:
             restarted.sent()
-            await restarted.applier.ensure(wish(size=1))
+            await restarted.applier.ensure(requested(size=1))
             assert restarted.sent() == ["PATCH"]
 
 
-async def test_a_wish_that_can_never_be_owned_costs_one_request_and_no_loop() -> None:
+async def test_a_requested_that_can_never_be_owned_costs_one_request_and_no_loop() -> None:
     async with fake_api() as api:
         async with stage(api) as here:
-            await here.applier.ensure(wish(size=0))
+            await here.applier.ensure(requested(size=0))
         async with stage(api) as restarted:
             restarted.sent()
             for _ in range(3):
-                await restarted.applier.ensure(wish(size=0))
+                await restarted.applier.ensure(requested(size=0))
             assert restarted.sent() == ["PATCH"]
 
 
-async def test_a_first_changed_wish_after_a_post_hands_the_fields_over() -> None:
+async def test_a_first_changed_requested_after_a_post_hands_the_fields_over() -> None:
     async with fake_api() as api, stage(api) as here:
-        await here.applier.ensure(wish(size=1))
+        await here.applier.ensure(requested(size=1))
         theirs = {"manager": "other", "operation": "Update", "fieldsV1": {"f:x": {}}}
         posted = {"manager": "tester", "operation": "Update", "fieldsV1": {"f:size": {}}}
         applied = {"manager": "tester", "operation": "Apply", "fieldsV1": {"f:more": {"f:y": {}}}}
@@ -142,7 +142,7 @@ async def test_a_first_changed_wish_after_a_post_hands_the_fields_over() -> None
         await eventually(lambda: "~a" in here.journal.lines)
         here.sent()
         version = here.known().metadata.resource_version
-        await here.applier.ensure(wish(size=2))
+        await here.applier.ensure(requested(size=2))
         handed, applied_body = [r[3] for r in api.requests if r[0] == "PATCH"]
         assert here.sent() == ["GET", "PATCH", "PATCH"]
         merged: dict[str, Any] = {"f:size": {}, "f:more": {"f:y": {}}}
@@ -154,7 +154,7 @@ async def test_a_first_changed_wish_after_a_post_hands_the_fields_over() -> None
 async def test_one_that_exists_unknown_to_us_is_applied() -> None:
     async with fake_api() as api, stage(api, watching=False) as here:
         api.put("things", "a", size=9)
-        assert (await here.applier.ensure(wish(size=1))).size == 1
+        assert (await here.applier.ensure(requested(size=1))).size == 1
         assert here.sent() == ["POST", "PATCH"]
 
 
@@ -163,7 +163,7 @@ async def test_nothing_is_sent_to_what_is_being_deleted() -> None:
         api.put("things", "a", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]})
         async with stage(api) as here:
             here.sent()
-            assert (await here.applier.ensure(wish(size=1))).metadata.deletion_timestamp
+            assert (await here.applier.ensure(requested(size=1))).metadata.deletion_timestamp
             assert await here.applier.delete(here.known()) is False
             assert here.sent() == []
 
@@ -216,11 +216,11 @@ async def test_another_incarnation_is_not_deleted() -> None:
             assert ("things", "ns", "a") in api.objects
 
 
-async def test_a_refused_wish_is_raised_and_leaves_the_store_alone() -> None:
+async def test_a_refused_requested_is_raised_and_leaves_the_store_alone() -> None:
     async with fake_api() as api, stage(api, watching=False) as here:
         api.faults = [("POST", refusal(403, "Forbidden"))]
         with pytest.raises(errors.Forbidden):
-            await here.applier.ensure(wish())
+            await here.applier.ensure(requested())
         assert len(here.store) == 0
 
 
@@ -234,14 +234,14 @@ async def test_a_post_of_which_we_never_saw_the_answer_ends_well() -> None:
 
         api.faults = [("POST", do_and_cut)]
         with pytest.raises(errors.ConnectionFailed):
-            await here.applier.ensure(wish(size=1))
-        assert (await here.applier.ensure(wish(size=1))).size == 1
+            await here.applier.ensure(requested(size=1))
+        assert (await here.applier.ensure(requested(size=1))).size == 1
         assert [name for _, _, name in api.objects] == ["a"]
 
 
 async def test_without_marks_an_object_is_made_once_and_left_as_it_is() -> None:
     async with fake_api() as api, stage(api, watching=False) as here:
-        made = await here.plain.ensure(wish(size=1))
-        assert (await here.plain.ensure(wish(size=2))) is made
+        made = await here.plain.ensure(requested(size=1))
+        assert (await here.plain.ensure(requested(size=2))) is made
         assert here.sent() == ["POST"]
         assert "annotations" not in api.objects["things", "ns", "a"]["metadata"]

@@ -1,4 +1,4 @@
-"""Finding the cluster, and saying what is missing when there is none."""
+"""Finding the cluster, and saying what is missing when there is not."""
 
 import base64
 import sys

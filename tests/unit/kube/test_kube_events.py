@@ -31,7 +31,7 @@ class Reporter:
     async def flushed(self) -> None:
         await asyncio.wait_for(self.recorder.flush(), 2)
 
-    def told(self) -> list[tuple[str, int]]:
+    def reported(self) -> list[tuple[str, int]]:
         """(note, count) of each Event on the server."""
         return [(event["note"], event.get("series", {}).get("count", 1)) for event in self.api.objects.values()]
 
@@ -84,9 +84,9 @@ async def test_repetitions_become_one_series_with_few_requests() -> None:
         await here.flushed()
         for _ in range(100):
             here.say()
-        assert here.told() == [("something", 1)]
+        assert here.reported() == [("something", 1)]
         await here.clock.advance(events.SERIES_PAUSE + 1)
-        await eventually(lambda: here.told() == [("something", 101)])
+        await eventually(lambda: here.reported() == [("something", 101)])
         assert here.api.count("POST") == here.api.count("PATCH") == 1
         assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-11-20T12:00:00.000000Z"}}]
 
@@ -97,7 +97,7 @@ async def test_other_words_or_another_object_are_another_event() -> None:
         here.say("two")
         here.say("one", ObjectReference("example.org/v1", "Thing", "b", "uid-b", "ns"))
         await here.flushed()
-        assert here.told() == [("one", 1), ("two", 1), ("one", 1)]
+        assert here.reported() == [("one", 1), ("two", 1), ("one", 1)]
 
 
 async def test_after_a_long_pause_it_is_news_again() -> None:
@@ -107,7 +107,7 @@ async def test_after_a_long_pause_it_is_news_again() -> None:
         await here.clock.advance(events.SERIES_LIFE + 1)
         here.say()
         await here.flushed()
-        assert here.told() == [("something", 1), ("something", 1)]
+        assert here.reported() == [("something", 1), ("something", 1)]
 
 
 async def test_what_was_repeated_before_it_was_sent_is_one_request() -> None:
@@ -115,7 +115,7 @@ async def test_what_was_repeated_before_it_was_sent_is_one_request() -> None:
         for _ in range(3):
             here.say()
         await here.flushed()
-        assert here.told() == [("something", 3)]
+        assert here.reported() == [("something", 3)]
         assert here.api.count("POST") == 1
 
 
@@ -129,7 +129,7 @@ async def test_what_is_said_again_while_it_is_being_sent_is_counted_too() -> Non
         here.say()
         await here.flushed()
         await here.clock.advance(events.SERIES_PAUSE + 1)
-        await eventually(lambda: here.told() == [("something", 2)])
+        await eventually(lambda: here.reported() == [("something", 2)])
 
 
 async def test_a_series_that_the_server_threw_away_begins_again() -> None:
@@ -139,10 +139,10 @@ async def test_a_series_that_the_server_threw_away_begins_again() -> None:
         here.api.objects.clear()
         here.say()
         await here.clock.advance(events.SERIES_PAUSE + 1)
-        await eventually(lambda: here.told() == [("something", 2)])
+        await eventually(lambda: here.reported() == [("something", 2)])
 
 
-async def test_under_load_events_are_dropped_and_counted_and_nobody_waits() -> None:
+async def test_under_load_events_are_dropped_and_counted_and_no_one_waits() -> None:
     async with reporter(running=False) as here:
         for number in range(events.WAITING + 50):
             here.say(f"note {number}")
@@ -157,7 +157,7 @@ async def test_a_refused_event_is_counted_and_said_in_the_log_and_the_next_one_g
         assert here.recorder.dropped == 1
         here.say("refused")
         await here.flushed()
-        assert here.told() == [("refused", 1)]
+        assert here.reported() == [("refused", 1)]
 
 
 async def test_an_event_whose_first_answer_was_lost_is_one_that_was_sent() -> None:

@@ -150,7 +150,7 @@ async def test_an_answer_cut_short_is_no_answer() -> None:
         await wire.connection.response()
 
 
-async def test_a_stream_that_nobody_reads_makes_the_server_wait() -> None:
+async def test_a_stream_that_no_one_reads_makes_the_server_wait() -> None:
     wire = Wire()
     wire.connection.send(GET)
     wire.come(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % (2 * BUFFERED))
@@ -333,7 +333,7 @@ async def proxy(
         yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
 
 
-async def test_a_tunnel_through_a_proxy_ends_at_the_server_and_nobody_elses_certificate(tmp_path: Path) -> None:
+async def test_a_tunnel_through_a_proxy_ends_at_the_server_and_no_one_elses_certificate(tmp_path: Path) -> None:
     authority = Authority()
     api = FakeApi()
     await api.start(authority.server_context(tmp_path, ask_for_client=False))
@@ -378,7 +378,7 @@ async def test_an_unusable_way_names_its_source(config: ClusterConfig, words: st
             pass
 
 
-async def test_who_waits_for_a_turn_gets_it_in_order_or_gives_up_and_keeps_nobody_waiting() -> None:
+async def test_who_waits_for_a_turn_gets_it_in_order_or_gives_up_and_keeps_no_one_waiting() -> None:
     turns, got = _Turns(1), []
     await turns.take(soon())
 

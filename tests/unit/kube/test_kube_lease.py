@@ -16,7 +16,7 @@ from support.clock import FakeClock, settle
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_lease_world import World
-from unit.kube.kube_things import THINGS, Thing, wish
+from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotLeader
 from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
 from vdi.kube.retry import NO_RETRY
@@ -115,7 +115,7 @@ def test_who_gives_back_is_replaced_at_the_next_look() -> None:
     assert world.terms == ["p0-1", "p1-2"]
 
 
-def test_release_after_a_renewal_whose_answer_nobody_awaited() -> None:
+def test_release_after_a_renewal_whose_answer_no_one_awaited() -> None:
     world = World(rates=(1.0,))
     world.live(5)
     process = world.processes[0]
@@ -154,7 +154,7 @@ def test_a_slow_api_does_not_cost_the_lease() -> None:
     assert world.processes[0].elector.leads
 
 
-def test_nothing_is_written_when_renewals_fail_and_work_goes_on_when_nobody_has_taken_over() -> None:
+def test_nothing_is_written_when_renewals_fail_and_work_goes_on_when_no_one_has_taken_over() -> None:
     world = World(rates=(1.0,))
     world.live(3)
     elector = world.processes[0].elector
@@ -310,11 +310,11 @@ async def test_a_write_behind_a_shut_fence_is_not_sent() -> None:
         api.put("things", "a")
         assert await client.get(THINGS, "a", namespace="ns", into=Thing)
         with pytest.raises(NotLeader):
-            await client.create(THINGS, wish("b"), namespace="ns", into=Thing)
+            await client.create(THINGS, requested("b"), namespace="ns", into=Thing)
         with pytest.raises(NotLeader):
             await client.patch(THINGS, "a", {"size": 2}, namespace="ns", into=Thing)
         with pytest.raises(NotLeader):
-            await client.apply(THINGS, "a", wish("a"), namespace="ns", into=Thing)
+            await client.apply(THINGS, "a", requested("a"), namespace="ns", into=Thing)
         with pytest.raises(NotLeader):
             await client.delete(THINGS, "a", namespace="ns", into=Thing)
     assert [request[0] for request in api.requests] == ["GET"]
@@ -332,7 +332,7 @@ async def test_a_fence_that_shuts_while_a_connection_is_awaited_stops_the_bytes(
 
     async with fake_api() as api, Client(api.config(), field_manager="t", lease_guard=closing) as client:
         with pytest.raises(NotLeader):
-            await client.create(THINGS, wish("b"), namespace="ns", into=Thing)
+            await client.create(THINGS, requested("b"), namespace="ns", into=Thing)
     assert looks > 1
     assert api.requests == []
 
@@ -347,4 +347,4 @@ async def test_a_write_is_given_up_when_its_allowance_is_spent() -> None:
     ):
         api.faults = [("POST", never)]
         with pytest.raises(ConnectionFailed):
-            await client.create(THINGS, wish("b"), namespace="ns", into=Thing)
+            await client.create(THINGS, requested("b"), namespace="ns", into=Thing)

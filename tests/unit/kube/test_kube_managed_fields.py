@@ -105,19 +105,19 @@ def test_two_entries_of_ours_count_together() -> None:
     assert owns_all(read(entry(posted), entry(applied, operation="Apply")), SERVICE)
 
 
-def test_wishes_for_nothing_need_no_owner() -> None:
-    wish = {**SERVICE, "spec": {**SERVICE["spec"], "annotations": {}, "list": [], "null": None}}
-    assert owns_all(read(entry(book())), wish)
-    assert not owns_all(read(entry(book())), {**wish, "spec": {"sessionAffinity": False}})
+def test_requests_for_nothing_need_no_owner() -> None:
+    requested = {**SERVICE, "spec": {**SERVICE["spec"], "annotations": {}, "list": [], "null": None}}
+    assert owns_all(read(entry(book())), requested)
+    assert not owns_all(read(entry(book())), {**requested, "spec": {"sessionAffinity": False}})
 
 
 def test_sets_are_looked_up_by_value() -> None:
     fields: dict[str, Any] = {"f:metadata": {"f:finalizers": {".": {}, 'v:"a"': {}, 'v:"b"': {}}}}
-    wish = {"metadata": {"name": "x", "finalizers": ["a", "b"]}}
+    requested = {"metadata": {"name": "x", "finalizers": ["a", "b"]}}
     mark = FieldOwnershipReader("us", HASH).read(
         msgspec.json.encode({"metadata": {"finalizers": ["a", "b"], "managedFields": [entry(fields)]}})
     )
-    assert owns_all(mark, wish)
+    assert owns_all(mark, requested)
     assert not owns_all(mark, {"metadata": {"name": "x", "finalizers": ["a", "c"]}})
 
 
@@ -174,11 +174,11 @@ def paths(value: Any) -> list[tuple[str, ...]]:
 
 
 @given(objects, st.data())
-def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: dict[str, Any], data: Any) -> None:
-    wish = {"metadata": {"name": "x"}, "spec": spec}
+def test_any_requested_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: dict[str, Any], data: Any) -> None:
+    requested = {"metadata": {"name": "x"}, "spec": spec}
     fields = {"f:spec": owned(spec)}
     live = {"metadata": {"managedFields": [entry(fields)]}, "spec": spec}
-    assert owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(live)), wish)
+    assert owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(live)), requested)
     leaves = paths(spec)
     if leaves:
         path = data.draw(st.sampled_from(leaves))
@@ -190,10 +190,10 @@ def test_any_wish_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: di
         del tree[f"f:{path[-1]}"]
         place[f"f:{path[-1]}"] = {}
         taken = {**live, "metadata": {"managedFields": [entry(fields), entry(theirs, "them")]}}
-        assert not owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(taken)), wish)
+        assert not owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(taken)), requested)
 
 
 @given(objects)
-def test_the_hash_does_not_depend_on_the_order_of_keys(wish: dict[str, Any]) -> None:
-    assert hash_of(wish) == hash_of(dict(reversed(wish.items())))
-    assert hash_of(wish) != hash_of({**wish, "more": 1})
+def test_the_hash_does_not_depend_on_the_order_of_keys(requested: dict[str, Any]) -> None:
+    assert hash_of(requested) == hash_of(dict(reversed(requested.items())))
+    assert hash_of(requested) != hash_of({**requested, "more": 1})

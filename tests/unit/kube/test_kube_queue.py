@@ -189,9 +189,9 @@ def failing(error: Exception) -> Reconcile:
     return reconcile
 
 
-async def test_the_four_outcomes_are_counted_and_told() -> None:
+async def test_the_four_outcomes_are_counted_and_reported() -> None:
     clock = FakeClock()
-    told: list[str] = []
+    reported: list[str] = []
     answers: dict[str, Result | Exception] = {
         "done": Result(),
         "requeue_after": Result(requeue_after=60),
@@ -206,13 +206,13 @@ async def test_the_four_outcomes_are_counted_and_told() -> None:
         return answer
 
     controller: Controller[str] = Controller(
-        "test", clock=clock, on_outcome=lambda outcome, seconds: told.append(outcome)
+        "test", clock=clock, on_outcome=lambda outcome, seconds: reported.append(outcome)
     )
     async with at_work(controller, reconcile):
         for key in answers:
             controller.enqueue(key)
         await settle()
-        assert sorted(told) == sorted(answers)
+        assert sorted(reported) == sorted(answers)
         assert controller.outcomes == dict.fromkeys(answers, 1)
         await clock.advance(0.15)
         assert controller.outcomes["retry"] == 2
@@ -292,7 +292,7 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
     assert called == 2
 
 
-async def test_the_servers_wish_to_wait_is_honoured() -> None:
+async def test_the_servers_requested_to_wait_is_honoured() -> None:
     clock = FakeClock()
     controller: Controller[str] = Controller("test", clock=clock)
     async with at_work(controller, failing(TooManyRequests(429, "", "busy", retry_after=30))):
@@ -312,7 +312,7 @@ async def test_a_conflict_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-async def test_a_bug_is_told_with_its_trace_and_the_workers_live_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_reported_with_its_trace_and_the_workers_live_on(caplog: pytest.LogCaptureFixture) -> None:
     controller: Controller[str] = Controller("test", clock=FakeClock(), workers=1)
     async with at_work(controller, failing(KeyError("oops"))):
         for key in "ab":
@@ -371,7 +371,7 @@ async def test_a_worker_cancelled_when_its_key_has_just_come_leaves_it_to_anothe
     assert await asyncio.wait_for(second, 1) == "a"
 
 
-async def test_a_crowd_of_timers_wakes_nobody_for_each_of_them() -> None:
+async def test_a_crowd_of_timers_wakes_no_one_for_each_of_them() -> None:
     clock = FakeClock()
     queue: WorkQueue[int] = WorkQueue(clock)
     timer = asyncio.create_task(queue.run_timer())

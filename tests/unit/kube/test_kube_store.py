@@ -207,7 +207,7 @@ class StoreModel(RuleBasedStateMachine):
         self.seen: dict[str, Thing] = {}
         self.store.listen(self._follow)
         self.answers: list[Thing] = []
-        self.told: list[tuple[bool, Thing]] = []
+        self.reported: list[tuple[bool, Thing]] = []
 
     def _follow(self, old: Thing | None, new: Thing | None) -> None:
         name = (new or old).metadata.name  # type: ignore[union-attr]
@@ -245,13 +245,13 @@ class StoreModel(RuleBasedStateMachine):
     def an_event_comes(self) -> None:
         if self.server.untold:
             event = self.server.untold.pop(0)
-            self.told.append(event)
+            self.reported.append(event)
             self._tell(event)
 
-    @precondition(lambda self: self.told)
+    @precondition(lambda self: self.reported)
     @rule(back=st.integers(1, 4))
     def old_events_come_again(self, back: int) -> None:
-        for event in self.told[-back:]:
+        for event in self.reported[-back:]:
             self._tell(event)
 
     @rule()
@@ -260,7 +260,7 @@ class StoreModel(RuleBasedStateMachine):
         for thing in self.server.objects.values():
             relist.put(thing)
         relist.finish()
-        self.told += self.server.untold
+        self.reported += self.server.untold
         self.server.untold.clear()
 
     def _tell(self, event: tuple[bool, Thing]) -> None:

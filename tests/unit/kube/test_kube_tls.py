@@ -59,7 +59,7 @@ async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(tmp_path: P
         await api.stop()
 
 
-async def test_a_stranger_is_not_believed_unless_told_to(tmp_path: Path) -> None:
+async def test_a_stranger_is_not_believed_unless_reported_to(tmp_path: Path) -> None:
     api = await serve(Authority(), tmp_path)
     try:
         with pytest.raises(ConnectionFailed, match="certificate verify failed"):

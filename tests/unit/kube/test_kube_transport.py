@@ -12,7 +12,7 @@ from aiohttp import web
 
 from support.clock import EagerClock
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_things import THINGS, Thing, wish
+from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube import errors
 from vdi.kube.clock import Clock
 from vdi.kube.resource import PODS
@@ -29,7 +29,7 @@ async def connected(api: FakeApi, clock: Clock | None = None, **more: Any) -> As
 
 async def test_an_objects_life() -> None:
     async with fake_api() as api, connected(api) as client:
-        made = await client.create(THINGS, wish("a", size=1), namespace="ns", into=Thing)
+        made = await client.create(THINGS, requested("a", size=1), namespace="ns", into=Thing)
         assert made.size == 1
         assert made.metadata.uid
         changed = await client.patch(THINGS, "a", {"size": 2}, namespace="ns", into=Thing)
@@ -62,7 +62,7 @@ async def test_the_servers_clock_is_read_out_of_its_answers() -> None:
 async def test_apply_says_who_and_by_force() -> None:
     async with fake_api() as api, connected(api) as client:
         api.put("things", "a")
-        await client.apply(THINGS, "a", wish("a"), namespace="ns", dry_run=True, into=Thing)
+        await client.apply(THINGS, "a", requested("a"), namespace="ns", dry_run=True, into=Thing)
     _, path, query, _, headers = api.requests[-1]
     assert path == "/apis/example.org/v1/namespaces/ns/things/a"
     assert query == {"fieldManager": "tester", "force": "true", "dryRun": "All"}
@@ -125,7 +125,7 @@ async def test_each_refusal_has_its_type(code: int, reason: str, error: type[err
         cause = {"field": "spec.size", "reason": "FieldValueInvalid", "message": "must be positive"}
         api.faults = [("POST", refusal(code, reason, causes=[cause]))]
         with pytest.raises(errors.ApiError) as caught:
-            await client.create(THINGS, wish(), namespace="ns", into=Thing)
+            await client.create(THINGS, requested(), namespace="ns", into=Thing)
     assert type(caught.value) is error
     assert caught.value.causes == (errors.Cause(**cause),)
     assert "POST /apis/example.org/v1/namespaces/ns/things" in str(caught.value)
@@ -149,7 +149,7 @@ async def test_a_burst_of_429_is_waited_out_as_long_as_the_server_asks() -> None
     clock = EagerClock()
     async with fake_api() as api, connected(api, clock) as client:
         api.faults = [("POST", refusal(429, "TooManyRequests", headers={"Retry-After": "3"}))] * 3
-        assert (await client.create(THINGS, wish("a"), namespace="ns", into=Thing)).metadata.name == "a"
+        assert (await client.create(THINGS, requested("a"), namespace="ns", into=Thing)).metadata.name == "a"
     assert clock.slept == [3.0, 3.0, 3.0]
     assert api.count("POST") == 4
 
@@ -205,7 +205,7 @@ async def test_a_connection_cut_after_the_post_was_done_ends_in_already_exists()
 
         api.faults = [("POST", do_and_cut)]
         with pytest.raises(errors.AlreadyExists):
-            await client.create(THINGS, wish("a"), namespace="ns", into=Thing)
+            await client.create(THINGS, requested("a"), namespace="ns", into=Thing)
 
 
 async def test_an_answer_that_is_not_the_api_is_shown() -> None:
@@ -268,7 +268,7 @@ async def test_requests_are_counted_with_method_kind_and_status() -> None:
 
     async with fake_api() as api, connected(api, on_request=count) as client:
         api.faults = [("POST", refusal(503, "ServiceUnavailable"))]
-        await client.create(THINGS, wish(), namespace="ns", into=Thing)
+        await client.create(THINGS, requested(), namespace="ns", into=Thing)
         await client.list(PODS, into=Thing)
     assert counted == [("POST", "things", 503), ("POST", "things", 200), ("GET", "pods", 200)]
 

@@ -166,7 +166,7 @@ async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
     assert activity.last_input == START
 
 
-async def test_without_a_timeout_nobody_is_asked(running: World) -> None:
+async def test_without_a_timeout_no_one_is_asked(running: World) -> None:
     running.session(idle=None)
     assert await running.poll() is None
     assert running.agent.asked == 0
@@ -229,7 +229,7 @@ async def deliver(world: World, session: VDISession, pod: Pod, notice: Notice) -
     return again
 
 
-async def test_a_notice_is_told_once_and_withdrawn_once(world: World) -> None:
+async def test_a_notice_is_reported_once_and_withdrawn_once(world: World) -> None:
     session, pod = world.session(), world.pod()
     world.secret()
     for text in ("Press a key", "Press a key", "", ""):

@@ -96,15 +96,15 @@ async def test_a_session_waits_for_its_report_and_is_woken_by_it(world: World, g
     assert world.reports.seconds_to_wait(session) == 60
     assert len(world.telling.queue) == 1
     assert await world.reports.report(KEY) == Result()
-    bearer, told = gateway.heard[0]
+    bearer, reported = gateway.heard[0]
     assert bearer == "Bearer t0ken"
-    assert msgspec.convert(told, VDISession) == session
+    assert msgspec.convert(reported, VDISession) == session
     assert len(world.waiting.queue) == 1
     assert world.reports.seconds_to_wait(session) is None
     assert world.said == []
 
 
-async def test_an_end_that_is_told_is_not_told_again(world: World, gateway: Gateway) -> None:
+async def test_an_end_that_is_reported_is_not_reported_again(world: World, gateway: Gateway) -> None:
     world.reports.seconds_to_wait(world.session())
     for _ in range(3):
         await world.reports.report(KEY)
@@ -152,7 +152,7 @@ async def test_after_a_minute_it_goes_with_an_event_that_says_why(world: World, 
     assert "within 60 s" in note and "answers 503 (not now)" in note
 
 
-async def test_nobody_there_and_no_token_are_said_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_one_there_and_no_token_are_said_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     world = World("http://127.0.0.1:1", tmp_path / "token")
     world.reports.seconds_to_wait(world.session())
     assert (await world.reports.report(KEY)).requeue_after == PAUSE
@@ -162,7 +162,7 @@ async def test_nobody_there_and_no_token_are_said_in_words(tmp_path: Path, caplo
     assert "http://127.0.0.1:1 does not answer" in caplog.messages[1]
 
 
-async def test_a_session_of_the_same_name_is_told_of_anew(world: World, gateway: Gateway) -> None:
+async def test_a_session_of_the_same_name_is_reported_of_again(world: World, gateway: Gateway) -> None:
     first = world.session()
     world.reports.seconds_to_wait(first)
     await world.reports.report(KEY)
@@ -170,7 +170,7 @@ async def test_a_session_of_the_same_name_is_told_of_anew(world: World, gateway:
     second = world.session("u2")
     assert world.reports.seconds_to_wait(second) == 60
     await world.reports.report(KEY)
-    assert [told["metadata"]["uid"] for _, told in gateway.heard] == ["u1", "u2"]
+    assert [reported["metadata"]["uid"] for _, reported in gateway.heard] == ["u1", "u2"]
     assert world.reports.seconds_to_wait(second) is None
 
 

@@ -293,7 +293,7 @@ def test_of_several_pods_the_one_in_the_status_stays(world: World) -> None:
     assert [pod.metadata.name for pod in observed.extra_pods] == ["old"]
 
 
-def test_pod_that_we_deleted_is_told_from_one_that_others_delete(world: World) -> None:
+def test_pod_that_we_deleted_is_reported_from_one_that_others_delete(world: World) -> None:
     theirs = world.session("alice", status={"podName": "alice"})
     pod = world.pod("alice", "alice", deletionTimestamp=YOUNG)
     observed = world.observer.observe(theirs)

@@ -289,8 +289,8 @@ async def test_desktop_that_does_not_fit_is_not_given_away(world: World, change:
     world.session(persistence={"enabled": change == "home"})
     assert await world.claim() is None
     assert await world.claim() is None
-    told = [(name, reason) for name, reason, _ in world.said]
-    assert told == ([("alice", "NotFromPool")] if change == "home" else []), "once"
+    reported = [(name, reason) for name, reason, _ in world.said]
+    assert reported == ([("alice", "NotFromPool")] if change == "home" else []), "once"
 
 
 async def test_session_with_a_password_keeps_it(world: World) -> None:

@@ -110,7 +110,7 @@ class World:
         """Desktops that run already."""
         return [self.pod(f"r{number}", owner=f"r{number}") for number in range(count)]
 
-    def told(self, session: VDISession) -> tuple[int, str]:
+    def reported(self, session: VDISession) -> tuple[int, str]:
         waiting = self.request(session)
         assert waiting
         return waiting.queue.position, waiting.queue.reason
@@ -120,10 +120,10 @@ def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
     world = World(gpus=1)
     first, second = world.session("first"), world.session("second")
     assert world.request(first) is None
-    assert world.told(second) == (1, "GPUsBusy")
+    assert world.reported(second) == (1, "GPUsBusy")
     assert world.request(first) is None, "asked again, before its pod is in the caches"
     pod = world.pod("first", owner="first", node="")
-    assert world.told(second) == (1, "GPUsBusy")
+    assert world.reported(second) == (1, "GPUsBusy")
     world.remove(world.caches.pods, pod)
     assert world.woken == ["second"]
     assert world.request(second) is None
@@ -159,7 +159,7 @@ def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
 
 
 @pytest.mark.parametrize("change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}])
-def test_who_is_suspended_or_wants_what_cannot_be_keeps_no_room(change: dict[str, Any]) -> None:
+def test_who_is_suspended_or_requests_what_cannot_be_keeps_no_room(change: dict[str, Any]) -> None:
     world = World(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
@@ -179,7 +179,7 @@ def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
     world.node("n1", 1, unschedulable=True)
     assert world.request(waiting) is None
     world.remove(world.caches.pods, pod)
-    assert world.told(running) == (1, "GPUsBusy")
+    assert world.reported(running) == (1, "GPUsBusy")
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
@@ -231,7 +231,7 @@ def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
     assert round(max(world.admission.waits())) == 7200
 
 
-def test_nobody_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
+def test_no_one_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
     world = World(gpus=1)
     world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
     assert world.request(world.session("newcomer"))
@@ -254,21 +254,21 @@ def test_pods_that_are_on_no_node_yet_are_reckoned_with_after_a_restart() -> Non
     assert world.request(world.session("waiting"))
 
 
-def test_places_further_back_are_told_anew_only_when_it_counts() -> None:
+def test_places_further_back_are_reported_again_only_when_it_counts() -> None:
     world = World(gpus=0)
     world.node("n1", 1)
     pods = world.fill(1)
     sessions = [world.session(f"s{number:02}") for number in range(40)]
     for session in sessions:
         world.request(session)
-    assert world.told(sessions[30]) == (31, "GPUsBusy")
+    assert world.reported(sessions[30]) == (31, "GPUsBusy")
     before = world.request(sessions[30])
     for number in (0, 1):
         world.admission.withdraw(f"uid-s{number:02}")
-    assert world.told(sessions[5])[0] == 4, "near the front every step is told"
+    assert world.reported(sessions[5])[0] == 4, "near the front every step is told"
     assert world.request(sessions[30]) is before, "two of 31 are not worth a write"
     world.admission.withdraw("uid-s02")
-    assert world.told(sessions[30])[0] == 28
+    assert world.reported(sessions[30])[0] == 28
     assert pods
 
 
@@ -283,7 +283,7 @@ async def test_those_whose_place_has_changed_are_woken() -> None:
     assert world.woken == ["s1", "s2"]
 
 
-async def test_room_that_nobody_fetches_is_given_back() -> None:
+async def test_room_that_no_one_fetches_is_given_back() -> None:
     world = World(gpus=1)
     pods = world.fill(1)
     first, second = world.session("first"), world.session("second")

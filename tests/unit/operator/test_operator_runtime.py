@@ -76,12 +76,12 @@ async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
         assert leader.holder == held, "who only stood by has nothing to give back"
 
 
-@pytest.mark.parametrize("mended", [True, False])
-async def test_a_new_leader_waits_for_watches_that_are_being_mended_but_not_for_ever(
-    mended: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fixed", [True, False])
+async def test_a_new_leader_waits_for_watches_that_are_being_fixed_but_not_for_ever(
+    fixed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "vdi.operator.runtime")
-    monkeypatch.setattr("vdi.operator.runtime._CATCH_UP", 8.0 if mended else 0.3)
+    monkeypatch.setattr("vdi.operator.runtime._CATCH_UP", 8.0 if fixed else 0.3)
     async with fake_api() as api:
 
         async def deny(request: Any) -> Any:
@@ -97,10 +97,10 @@ async def test_a_new_leader_waits_for_watches_that_are_being_mended_but_not_for_
             await eventually(operator.leads, "it leads")
             assert [one for one in operator.health.troubles() if "pods: " in one]
             assert "working on" not in caplog.text
-            if mended:
+            if fixed:
                 refused.clear()
             await eventually(lambda: "working on" in caplog.text, "it works", 8)
-            assert ("without news of pods: " in caplog.text) is not mended
+            assert ("without news of pods: " in caplog.text) is not fixed
 
 
 async def test_a_lease_that_may_not_be_read_is_said_by_the_probe() -> None:

@@ -193,7 +193,7 @@ async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingC
     assert [patch["status"]["phase"] for patch in client.patches] == ["Running"]
 
 
-async def test_slow_start_is_told_when_it_has_become_slow(
+async def test_slow_start_is_reported_when_it_has_become_slow(
     writer: StatusWriter, client: PatchingClient, clock: FakeClock
 ) -> None:
     session, _ = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
@@ -230,7 +230,9 @@ async def test_activity_alone_is_no_reason_to_write(writer: StatusWriter, client
     assert session.status.last_activity_time == "2026-11-20T08:05:00Z"
 
 
-async def test_warning_is_told_when_it_begins_and_when_it_ends(writer: StatusWriter, client: PatchingClient) -> None:
+async def test_warning_is_reported_when_it_begins_and_when_it_ends(
+    writer: StatusWriter, client: PatchingClient
+) -> None:
     warned = session_with(phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]).status
     session, _ = await writer.write(session_with(phase="Running"), warned)
     session, _ = await writer.write(session, SessionStatus(phase="Running"))

@@ -25,7 +25,7 @@ from vdi.session.observed import Pod
 
 
 class Stage:
-    """An API server and what is known of its pods, which nobody watches."""
+    """An API server and what is known of its pods, which no one watches."""
 
     def __init__(self, api: FakeApi, client: Client) -> None:
         self.api = api
@@ -42,7 +42,7 @@ async def stage() -> AsyncIterator[Stage]:
         yield Stage(api, client)
 
 
-async def test_nobody_is_asked_when_every_answer_came(stage: Stage) -> None:
+async def test_no_one_is_asked_when_every_answer_came(stage: Stage) -> None:
     assert await stage.uncertain_creates.settle("uid-1", "ns") == []
     assert stage.asked() == 0
 

@@ -37,7 +37,7 @@ def history(*states: str) -> list[Revision]:
 
 
 @pytest.mark.parametrize(
-    ("states", "wanted", "target"),
+    ("states", "desired", "target"),
     [
         (("deployed", "superseded", "superseded"), None, 2),
         (("deployed", "failed", "superseded"), None, 1),
@@ -47,12 +47,12 @@ def history(*states: str) -> list[Revision]:
         (("pending-upgrade", "deployed"), 1, 1),
     ],
 )
-def test_where_a_rollback_goes(states: tuple[str, ...], wanted: int | None, target: int) -> None:
-    assert rollback_target("vdi", history(*states), wanted).version == target
+def test_where_a_rollback_goes(states: tuple[str, ...], desired: int | None, target: int) -> None:
+    assert rollback_target("vdi", history(*states), desired).version == target
 
 
 @pytest.mark.parametrize(
-    ("states", "wanted", "said"),
+    ("states", "desired", "said"),
     [
         ((), None, "there is no release vdi"),
         (("deployed",), None, "a revision before this one; allowed: none"),
@@ -60,9 +60,9 @@ def test_where_a_rollback_goes(states: tuple[str, ...], wanted: int | None, targ
         (("deployed", "superseded"), 2, "revision 2; allowed: 1"),
     ],
 )
-def test_where_it_cannot_go(states: tuple[str, ...], wanted: int | None, said: str) -> None:
+def test_where_it_cannot_go(states: tuple[str, ...], desired: int | None, said: str) -> None:
     with pytest.raises(RefusedError, match=said):
-        rollback_target("vdi", history(*states), wanted)
+        rollback_target("vdi", history(*states), desired)
 
 
 ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed"), a_revision(2, "superseded")]

@@ -66,7 +66,7 @@ class World:
         return granted
 
     def check(self) -> None:
-        """Reckoned anew from who runs where: nothing is given twice, and the books are right."""
+        """Reckoned again from who runs where: nothing is given twice, and the books are right."""
         used: dict[str, dict[str, int]] = {name: {} for name in self.queue.capacities}
         for pending, node in self.running.values():
             for name, number in pending.demand.takes:

@@ -147,7 +147,7 @@ def test_reasons(demand: Demand, nodes: list[Node], taken: dict[str, dict[str, i
     assert words in shortage.words
 
 
-def test_other_workloads_are_told_apart() -> None:
+def test_other_workloads_are_reported_apart() -> None:
     queue = Queue()
     queue.set_node(read_capacity(a_node("n1")))
     queue.bind("training", "n1", {GPU: 6}, foreign=True, now=0)

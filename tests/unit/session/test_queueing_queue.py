@@ -80,7 +80,7 @@ def test_a_slot_where_the_home_is_not_is_no_slot() -> None:
     assert granted(world.end("r1")) == ["tied"]
 
 
-def test_cordoned_and_unready_nodes_take_nobody_until_they_open() -> None:
+def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
     for shut in (a_node("n1", unschedulable=True), a_node("n1", ready=False)):
         world = World(Queue())
         world.queue.set_node(read_capacity(shut))
@@ -141,7 +141,7 @@ def test_room_that_was_kept_is_free_when_its_holder_leaves() -> None:
     assert granted(world.settle()) == ["small"]
 
 
-def test_pools_get_only_what_nobody_waits_for() -> None:
+def test_pools_get_only_what_no_one_waits_for() -> None:
     world = a_world()
     for number in range(7):
         world.arrive(a_waiter(f"r{number}"))
@@ -164,7 +164,7 @@ def test_a_pool_that_takes_nothing_that_people_lack_is_filled_while_they_wait() 
     assert world.queue.try_bind("modest-pool", a_demand(gpu=0, cpu=free - 250), world.now) == "n1"
 
 
-def test_a_changed_wish_keeps_its_place_in_time() -> None:
+def test_a_changed_requested_keeps_its_place_in_time() -> None:
     world = full_world()
     world.arrive(a_waiter("one", 0))
     world.arrive(a_waiter("two", 1))
@@ -257,10 +257,10 @@ def test_a_line_is_in_the_order_that_sorting_gives(
 
 @given(some.lists(some.tuples(some.integers(1, 8), some.sampled_from([250, 8000])), min_size=1, max_size=6))
 @settings(max_examples=15)
-def test_nobody_starves_under_an_endless_stream_of_newcomers(wanted: list[tuple[int, int]]) -> None:
+def test_no_one_starves_under_an_endless_stream_of_newcomers(desired: list[tuple[int, int]]) -> None:
     """Every minute new desktops of other people come, small and more important; each runs for half an hour."""
     world = a_world("n0", "n1")
-    patient = [a_waiter(f"p{i}", 0, demand=a_demand(gpu, cpu)) for i, (gpu, cpu) in enumerate(wanted)]
+    patient = [a_waiter(f"p{i}", 0, demand=a_demand(gpu, cpu)) for i, (gpu, cpu) in enumerate(desired)]
     ends: dict[str, int] = {}
 
     def note() -> None:
@@ -300,13 +300,13 @@ def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) 
 
 
 @given(some.lists(some.tuples(some.integers(0, 2), some.integers(-1, 1)), min_size=1, max_size=20))
-def test_the_order_that_is_told_is_the_order_of_the_starts(pending_sessions: list[tuple[int, int]]) -> None:
+def test_the_order_that_is_reported_is_the_order_of_the_starts(pending_sessions: list[tuple[int, int]]) -> None:
     world = full_world()
     for number, (user, priority) in enumerate(pending_sessions):
         world.arrive(a_waiter(f"w{number:02}", number, user=f"u{user}", priority=priority))
-    told = [one.uid for one in world.queue.order(world.now)]
+    reported = [one.uid for one in world.queue.order(world.now)]
     started = [uid for number in range(8) for uid in granted(world.end(f"r{number}"))]
-    assert started == told[: len(started)]
+    assert started == reported[: len(started)]
 
 
 def test_asking_again_in_vain_looks_at_no_node() -> None:

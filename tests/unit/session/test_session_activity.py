@@ -102,7 +102,7 @@ def test_who_cannot_be_asked_is_not_idle() -> None:
     assert last_activity(START, None) == START
 
 
-def test_nobody_is_idle_for_good_who_was_not_warned() -> None:
+def test_no_one_is_idle_for_good_who_was_not_warned() -> None:
     asked = reported(START, seen=minutes(90))
     late = judge(asked, now=minutes(90))
     assert late is not None

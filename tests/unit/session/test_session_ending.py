@@ -102,17 +102,17 @@ def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
     assert alert.message == "After 1h this desktop is suspended at 09:00 UTC."
 
 
-def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_told() -> None:
+def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_reported() -> None:
     cordoned = replace(running(), node=a_node(unschedulable=True))
     (alert,) = find_alerts(cordoned, POLICY, NOW)
     assert (alert.type, alert.until) == (DRAINING, "2026-11-20T08:01:05Z")
     assert evictable_at(running(), POLICY) is evictable_at(cordoned, POLICY) is None
-    told = replace(cordoned, session=a_session(status=up(DRAINING, "2026-11-20T08:00:07Z")))
-    assert evictable_at(told, POLICY) == START + timedelta(seconds=67)
-    assert evictable_at(replace(told, node=a_node()), POLICY) is None
+    reported = replace(cordoned, session=a_session(status=up(DRAINING, "2026-11-20T08:00:07Z")))
+    assert evictable_at(reported, POLICY) == START + timedelta(seconds=67)
+    assert evictable_at(replace(reported, node=a_node()), POLICY) is None
 
 
-def test_nobody_is_told_anything_in_a_desktop_that_goes() -> None:
+def test_no_one_is_reported_anything_in_a_desktop_that_goes() -> None:
     cordoned = replace(running(timeout="6s"), node=a_node(unschedulable=True))
     for pod in (None, a_pod(ready=True, deletionTimestamp=CREATED)):
         assert find_alerts(replace(cordoned, pod=pod), POLICY, NOW) == ()
@@ -130,12 +130,12 @@ RESTART = "vdi.kasm.io/restartedAt"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "made_with", "expected"),
+    ("desired", "made_with", "expected"),
     [("", "", False), ("t1", "", True), ("t1", "t1", False), ("t2", "t1", True), ("", "t1", False)],
 )
-def test_restart_is_wanted_once_per_annotation(wanted: str, made_with: str, expected: bool) -> None:
+def test_restart_is_desired_once_per_annotation(desired: str, made_with: str, expected: bool) -> None:
     observed = running()
-    observed.session.metadata.annotations = {RESTART: wanted} if wanted else {}
+    observed.session.metadata.annotations = {RESTART: desired} if desired else {}
     pod = a_pod(ready=True, annotations={RESTART: made_with} if made_with else {})
     removal = find_removal(replace(observed, pod=pod), NOW)
     assert (removal is not None) == expected

@@ -149,7 +149,7 @@ def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck
         ("registry.example.com/desktop:2: not found", "ImageNotFound"),
     ],
 )
-def test_an_image_for_another_processor_is_told_from_one_that_is_not_there(message: str, code: str) -> None:
+def test_an_image_for_another_processor_is_reported_from_one_that_is_not_there(message: str, code: str) -> None:
     assert explain_pull("registry.example.com/desktop:2", "ErrImagePull", message)[0] == code
 
 
@@ -159,7 +159,7 @@ def test_refused_route_blames_the_route() -> None:
     assert name_taken("Secret", "a-auth").condition == "Admitted"
 
 
-def test_crash_is_told_in_the_last_words_of_the_desktop() -> None:
+def test_crash_is_reported_in_the_last_words_of_the_desktop() -> None:
     ended = {"exitCode": 1, "reason": "Error", "message": "starting\nXvfb: no space left on device\n\n"}
     container = {"restartCount": 3, "lastState": {"terminated": ended}}
     answer = explain(StartState(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))

@@ -149,7 +149,7 @@ def test_first_loss_that_is_nobodys_fault_costs_no_pause() -> None:
         assert find_failure_block(losing(first, Loss(reason, "Gone.")), a_template(), NOW)
 
 
-def test_pause_is_told_and_ends() -> None:
+def test_pause_is_reported_and_ends() -> None:
     lost = losing(a_session())
     problem = find_failure_block(lost, a_template(), NOW)
     assert problem and not problem.needs_change

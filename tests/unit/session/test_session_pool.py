@@ -77,9 +77,9 @@ def on_one_node(name: str) -> Node | None:
     return a_node() if name == "node-1" else None
 
 
-def look(wanted: int, *pods: Pod, nodes: tuple[Node, ...] = (), fits: str | None = FITS) -> PoolPlan:
+def look(desired: int, *pods: Pod, nodes: tuple[Node, ...] = (), fits: str | None = FITS) -> PoolPlan:
     known = {node.metadata.name: node for node in nodes or (a_node(),)}
-    return plan(wanted, fits, pods, known.get, NOW)
+    return plan(desired, fits, pods, known.get, NOW)
 
 
 def names(pods: tuple[Pod, ...]) -> list[str]:
@@ -116,7 +116,7 @@ def test_desktop_that_goes_counts_no_more_and_is_not_removed_twice() -> None:
         ),
     ],
 )
-def test_desktop_that_nobody_should_get_is_replaced(
+def test_desktop_that_no_one_should_get_is_replaced(
     pod: Pod, nodes: tuple[Node, ...], words: str, of_desktop: bool
 ) -> None:
     step = look(1, pod, nodes=nodes)
@@ -160,22 +160,22 @@ def test_pool_that_can_have_none_gives_up_all() -> None:
     st.integers(0, 9),
     st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20),
 )
-def test_pool_is_never_overfull_and_always_gets_there(wanted: int, kinds: list[tuple[bool, bool, bool]]) -> None:
+def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[tuple[bool, bool, bool]]) -> None:
     """Carry out plan after plan, with desktops that become ready: it ends with exactly those that are wanted."""
     pods = [
         warm(f"p{n}", ready=ready, since=5, fits=FITS if fresh else "old", node="node-1" if alive else "gone")
         for n, (ready, fresh, alive) in enumerate(kinds)
     ]
     for turn in range(60):
-        step = look(wanted, *pods)
+        step = look(desired, *pods)
         gone = set(names(step.remove)) | {fault.pod.metadata.name for fault in step.faults}
         pods = [pod for pod in pods if pod.metadata.name not in gone]
         pods += [warm(f"new-{turn}-{n}", ready=False, since=1) for n in range(step.make)]
-        assert len(pods) <= wanted + max(1, -(-wanted // 4))
+        assert len(pods) <= desired + max(1, -(-desired // 4))
         if not gone and not step.make and not step.starting:
             break
         pods = [warm(pod.metadata.name) if pod.metadata.name in names(step.starting) else pod for pod in pods]
-    assert len(pods) == wanted
+    assert len(pods) == desired
     assert all(can_serve(pod, FITS, on_one_node) for pod in pods)
 
 
@@ -206,13 +206,13 @@ def test_desktop_fits_who_would_get_the_same_pod() -> None:
         (warm("a", metadata={"deletionTimestamp": format_time(NOW)}), False),
     ],
 )
-def test_only_a_ready_desktop_that_nobody_has_is_given_away(pod: Pod, serves: bool) -> None:
+def test_only_a_ready_desktop_that_no_one_has_is_given_away(pod: Pod, serves: bool) -> None:
     assert can_serve(pod, FITS, on_one_node) is serves
     assert is_waiting(pod) is (pod.metadata.owner_references[0].kind == "VDIPool")
 
 
 @pytest.mark.parametrize("node", [a_node(unschedulable=True), a_node(ready=False)])
-def test_nobody_gets_a_desktop_on_a_node_without_future(node: Node) -> None:
+def test_no_one_gets_a_desktop_on_a_node_without_future(node: Node) -> None:
     assert not can_serve(warm("a"), FITS, lambda _: node)
 
 

@@ -98,7 +98,7 @@ def test_node_that_has_lost_an_image_it_named_gets_it_again() -> None:
     assert stage.created() == ["node-1"]
 
 
-def test_another_machine_of_the_same_name_starts_anew() -> None:
+def test_another_machine_of_the_same_name_starts_again() -> None:
     template = wanting()
     stage = Stage(template, a_node())
     stage.plan(a_puller(template, "node-1", **DONE))
@@ -137,7 +137,7 @@ def test_puller_that_is_leaving_keeps_its_place() -> None:
     assert (step.create, step.remove) == ((), ())
 
 
-def test_failure_is_told_and_tried_again_with_growing_pauses() -> None:
+def test_failure_is_reported_and_tried_again_with_growing_pauses() -> None:
     template = wanting()
     stage = Stage(template, a_node())
     refused = a_puller(template, "node-1", **waiting("ErrImagePull", "manifest unknown"))

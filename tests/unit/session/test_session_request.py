@@ -28,7 +28,7 @@ def test_generated_names_are_always_allowed(user: str, template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "persistence"),
+    ("requested", "persistence"),
     [
         (SessionRequest("a@b.cd", "x"), None),
         (SessionRequest("a@b.cd", "x", home=False), {"enabled": False}),
@@ -37,8 +37,10 @@ def test_generated_names_are_always_allowed(user: str, template: str) -> None:
         (SessionRequest("a@b.cd", "x", retain=False, home_size="1Gi"), {"size": "1Gi", "retain": False}),
     ],
 )
-def test_only_what_was_said_about_the_home_is_sent(wish: SessionRequest, persistence: dict[str, object] | None) -> None:
-    assert build_session(wish, "ns", None)["spec"].get("persistence") == persistence
+def test_only_what_was_said_about_the_home_is_sent(
+    requested: SessionRequest, persistence: dict[str, object] | None
+) -> None:
+    assert build_session(requested, "ns", None)["spec"].get("persistence") == persistence
 
 
 def test_without_a_template_to_read_only_the_named_resource_is_sent() -> None:

@@ -50,7 +50,7 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "desired"),
     [
         ({"encoder": "h265enc", "locked": ["encoder"]}, {"SELKIES_ENCODER": "h265enc"}),
         (
@@ -93,8 +93,8 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
     ],
     ids=str,
 )
-def test_each_field_in_selkies_2_own_words(given: dict[str, Any], wanted: dict[str, str]) -> None:
-    assert streaming(**given) == wanted
+def test_each_field_in_selkies_2_own_words(given: dict[str, Any], desired: dict[str, str]) -> None:
+    assert streaming(**given) == desired
 
 
 def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
@@ -119,7 +119,7 @@ def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "said", "wanted"),
+    ("image", "said", "desired"),
     [
         ("registry.example.com/desktop:1", None, "2"),
         (SELKIES_1, None, "1"),
@@ -128,9 +128,9 @@ def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
     ],
 )
 def test_the_generation_is_what_the_template_says_else_what_the_images_name_says(
-    image: str, said: str | None, wanted: str
+    image: str, said: str | None, desired: str
 ) -> None:
-    assert generation(spec(image=image, streaming={"selkies": said} if said else {})) == wanted
+    assert generation(spec(image=image, streaming={"selkies": said} if said else {})) == desired
 
 
 def test_an_application_and_a_keyboard() -> None:
@@ -146,7 +146,7 @@ def test_the_kubelet_puts_no_variable_into_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "wanted"),
+    ("fields", "desired"),
     [
         ({}, False),
         ({"streaming": {"transport": "webrtc"}}, True),
@@ -156,8 +156,8 @@ def test_the_kubelet_puts_no_variable_into_a_command() -> None:
         ({"image": SELKIES_1, "streaming": {"transport": "webrtc"}}, False),
     ],
 )
-def test_who_asks_is_told_which_templates_stream_over_webrtc(fields: dict[str, Any], wanted: bool) -> None:
-    assert uses_webrtc(spec(**fields)) is wanted
+def test_who_asks_is_reported_which_templates_stream_over_webrtc(fields: dict[str, Any], desired: bool) -> None:
+    assert uses_webrtc(spec(**fields)) is desired
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
