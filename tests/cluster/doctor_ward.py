@@ -232,8 +232,8 @@ class Ward:
         try:
             found = await eventually(look, f"the top finding is {code}", 40)
         except AssertionError as error:
-            told = [f"{one.key}: {one.message}" for one in self.top]
-            raise AssertionError(f"{error}; they are {told}") from None
+            reported = [f"{one.key}: {one.message}" for one in self.top]
+            raise AssertionError(f"{error}; they are {reported}") from None
         for command in found.remedy.commands:
             await self._try(command)
         return found

@@ -114,8 +114,8 @@ class Player:
         policy = await self.api.get(POLICIES, "cluster-policy", into=Object)
         config = policy["spec"]["devicePlugin"].get("config") or {}
         for name in (PLUGIN, DISCOVERY):
-            wanted = daemon_set(name, config.get("name"), config.get("default", ""))
-            await self.api.apply(DAEMON_SETS, name, wanted, namespace=NAMESPACE, into=Object)
+            desired = daemon_set(name, config.get("name"), config.get("default", ""))
+            await self.api.apply(DAEMON_SETS, name, desired, namespace=NAMESPACE, into=Object)
 
     async def _start_pods(self) -> None:
         for pod in await self.api.list(PODS, namespace=NAMESPACE, into=Object):
@@ -160,9 +160,9 @@ class Player:
             await self.api.patch(NODES, name, body, subresource="status", into=Object)
         if self.discovery:
             labels = {"gpu.replicas": str(replicas), "gpu.sharing-strategy": "time-slicing" if slicing else "none"}
-            wanted = {f"nvidia.com/{label}": value for label, value in labels.items()}
-            if any(node["metadata"]["labels"].get(label) != value for label, value in wanted.items()):
-                await self.api.patch(NODES, name, {"metadata": {"labels": wanted}}, into=Object)
+            desired = {f"nvidia.com/{label}": value for label, value in labels.items()}
+            if any(node["metadata"]["labels"].get(label) != value for label, value in desired.items()):
+                await self.api.patch(NODES, name, {"metadata": {"labels": desired}}, into=Object)
 
 
 def daemon_set(name: str, config_map: str | None, default: str) -> Object:

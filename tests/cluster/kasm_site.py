@@ -24,7 +24,7 @@ from vdi.kube.transport import Client
 
 Object = dict[str, Any]
 ADDRESS = "127.0.0.77"
-"""Of the node: nobody listens there unless a test does."""
+"""Of the node: no one listens there unless a test does."""
 SVCLB = {"svccontroller.k3s.cattle.io/svcname": "traefik", "svccontroller.k3s.cattle.io/svcnamespace": "kube-system"}
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 

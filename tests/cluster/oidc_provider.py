@@ -65,7 +65,7 @@ class IdentityProvider:
     process: asyncio.subprocess.Process
 
     async def stop(self) -> None:
-        """End it; nobody answers at its port then."""
+        """End it; no one answers at its port then."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()

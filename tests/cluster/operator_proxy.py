@@ -27,7 +27,7 @@ class Request:
 
     @property
     def is_event(self) -> bool:
-        """Events are told apart: they are nobody's budget."""
+        """Events are told apart: they are no one's budget."""
         return "/events.k8s.io/" in self.path
 
     @property
@@ -59,9 +59,9 @@ class Proxy:
         self.refused: list[str] = []
         """Paths that were asked for in vain because of that."""
         self.cut = asyncio.Event()
-        self.told = asyncio.Event()
+        self.reported = asyncio.Event()
         """While it is not set, watches tell nothing."""
-        self.told.set()
+        self.reported.set()
         self.meanwhile: Callable[[Request], Awaitable[None]] | None = None
         """What happens before the server sees a write."""
         self._upstream = upstream
@@ -138,13 +138,13 @@ class Proxy:
                 raise _hang_up(request)
             response = web.StreamResponse(status=answer.status)
             response.headers.update({k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP})
-            with suppress(ClientConnectionResetError):  # the client has gone: nobody is left to tell
+            with suppress(ClientConnectionResetError):  # the client has gone: no one is left to tell
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     if self.cut.is_set():
                         raise _hang_up(request)
                     if seen.watch:
-                        await self.told.wait()
+                        await self.reported.wait()
                     await response.write(chunk)
                 await response.write_eof()
             return response

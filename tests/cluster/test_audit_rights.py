@@ -105,14 +105,14 @@ def site(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> 
     objects = render(helm, "values.yaml", *(word for value in most for word in ("--set", value)))
     skip = log.stat().st_size if log.exists() else 0
     site = Site(kubectl, control_plane.kubeconfig, log, skip, objects, tmp_path)
-    wanted = [one for one in objects if one["kind"] in APPLIED]
-    first = [one for one in wanted if one["kind"] in ("Namespace", "CustomResourceDefinition")]
+    desired = [one for one in objects if one["kind"] in APPLIED]
+    first = [one for one in desired if one["kind"] in ("Namespace", "CustomResourceDefinition")]
     ours = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OURS}}
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     site.run(*apply, given=yaml.safe_dump_all([ours, *first]))
     for crd in build_crds():
         site.run("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
-    site.run(*apply, given=yaml.safe_dump_all([one for one in wanted if one not in first]))
+    site.run(*apply, given=yaml.safe_dump_all([one for one in desired if one not in first]))
     # Another test's operator may have worked in this namespace: ours is to create its Lease itself.
     site.run("delete", "lease", "--all", "--namespace", SESSIONS_NAMESPACE)
     yield site
@@ -210,11 +210,11 @@ async def strip_and_break(stage: Stage, name: str) -> None:
         await eventually(partial(_labelled, stage, kind, found[0]), f"{kind.kind} has its labels again", 30)
     await stage.patch(ROUTES, children[ROUTES][0], {"spec": {"entryPoints": ["elsewhere"]}})
 
-    async def mended() -> bool:
+    async def fixed() -> bool:
         route = await stage.get(ROUTES, children[ROUTES][0])
         return route is not None and route["spec"]["entryPoints"] == ["websecure"]
 
-    await eventually(mended, "the route is as it was", 30)
+    await eventually(fixed, "the route is as it was", 30)
 
 
 async def _labelled(stage: Stage, kind: Any, name: str) -> bool:

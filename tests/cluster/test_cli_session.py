@@ -75,7 +75,7 @@ def typed(template: None, kubectl: list[str], kubeconfig: Path, namespace: str) 
 
 @pytest.fixture
 def desktop_port(tmp_path: Path) -> Iterator[int]:
-    """Like a desktop behind Traefik: HTTPS with a certificate that nobody trusts, and a question for the password."""
+    """Like a desktop behind Traefik: HTTPS with a certificate that no one trusts, and a question for the password."""
     loop, ready, ports = asyncio.new_event_loop(), threading.Event(), []
     stop = asyncio.Event()
 
@@ -240,9 +240,9 @@ def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, ope
     assert made.returncode == 0, made.stderr
 
     before = expires(typed)
-    told = typed.vdi("session", "extend", "desk", "--by", "1h30m").stdout
+    reported = typed.vdi("session", "extend", "desk", "--by", "1h30m").stdout
     wait_until("the operator reckons with it", lambda: expires(typed) == before + timedelta(hours=1, minutes=30), 20)
-    assert told.startswith(f"session desk ends at {expires(typed):%Y-%m-%dT%H:%M:%SZ} (in 9h2")
+    assert reported.startswith(f"session desk ends at {expires(typed):%Y-%m-%dT%H:%M:%SZ} (in 9h2")
 
     stopped = typed.vdi("session", "suspend", "desk", "--wait")
     assert stopped.returncode == 0, stopped.stderr
@@ -375,7 +375,7 @@ def test_what_is_refused_names_field_value_and_what_is_allowed(
     assert allowed in said
 
 
-def test_who_may_not_look_is_told_what_is_missing(typed: Typed, tmp_path: Path) -> None:
+def test_who_may_not_look_is_reported_what_is_missing(typed: Typed, tmp_path: Path) -> None:
     typed.kube("create", "serviceaccount", "eve")
     token = typed.kube("create", "token", "eve").strip()
     config = json.loads(typed.kube("config", "view", "--raw", "--minify", "-o", "json"))

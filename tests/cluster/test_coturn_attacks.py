@@ -1,6 +1,6 @@
 """The TURN server that the chart configures, for real: Debian's turnserver, started by the chart's own script.
 
-It runs as nobody, without a capability, in a network of its own where everything that must not be reached answers.
+It runs as no one, without a capability, in a network of its own where everything that must not be reached answers.
 """
 
 import json
@@ -57,7 +57,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         (folder / "plan.json").write_text(json.dumps(made))
         return carry_out(folder)
 
-    # pytest's folders are closed to nobody.
+    # pytest's folders are closed to no one.
     with tempfile.TemporaryDirectory(prefix="vdi-turn-") as everybodys:
         Path(everybodys).chmod(0o755)
         yield run

@@ -194,7 +194,7 @@ async def test_the_pod_has_the_variables(stage: Stage) -> None:
         )
 
 
-async def test_a_template_says_what_its_image_passes_over_until_that_is_mended(stage: Stage) -> None:
+async def test_a_template_says_what_its_image_passes_over_until_that_is_fixed(stage: Stage) -> None:
     template = await stage.template(env=[{"name": "SELKIES_ENCODER", "value": "nvh264enc"}])
 
     async def warned() -> list[str]:
@@ -204,8 +204,8 @@ async def test_a_template_says_what_its_image_passes_over_until_that_is_mended(s
     async with stage.operator():
         await eventually(warned, "the template says so")
         assert "SELKIES_ENCODER names nvh264enc" in (await warned())[0]
-        mended = {"spec": {"env": [{"name": "SELKIES_ENCODER", "value": "h264enc"}]}}
-        await stage.api.patch(TEMPLATES, template, mended, into=dict)
+        fixed = {"spec": {"env": [{"name": "SELKIES_ENCODER", "value": "h264enc"}]}}
+        await stage.api.patch(TEMPLATES, template, fixed, into=dict)
 
         async def silent() -> bool:
             return not await warned()

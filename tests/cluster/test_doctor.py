@@ -122,14 +122,14 @@ async def test_kinds_missing_and_old(ward: Ward) -> None:
         await install_crds(ward.stage.api)
 
 
-async def test_sessions_that_nobody_watches(ward: Ward) -> None:
+async def test_sessions_that_no_one_watches(ward: Ward) -> None:
     await ward.deploy(VDI_NAMESPACE="elsewhere")
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     found = await ward.finds("session_unwatched")
     assert found.object == f"namespace/{ward.namespace}"
 
 
-async def test_a_finalizer_that_nobody_drops(ward: Ward) -> None:
+async def test_a_finalizer_that_no_one_drops(ward: Ward) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
         await ward.running("alice", template)
@@ -407,9 +407,9 @@ async def test_routes_that_traefik_leaves_out(ward: Ward) -> None:
     await edit("other", entryPoints=["secure"])
     await edit("guarded", rule={"middlewares": [{"name": "nobody"}]})
     await edit("crossing", rule={"middlewares": [{"name": "auth", "namespace": "kasm"}]})
-    wanted = {"route_rule_v2", "route_entry_point_unknown", "middleware_missing", "route_crosses_namespaces"}
+    desired = {"route_rule_v2", "route_entry_point_unknown", "middleware_missing", "route_crosses_namespaces"}
     found = ward.of_here(await ward.look())
-    assert wanted <= {one.code for one in found}, [one.key for one in found]
+    assert desired <= {one.code for one in found}, [one.key for one in found]
 
 
 async def test_traefik_down_and_looking_elsewhere(ward: Ward) -> None:
@@ -551,7 +551,7 @@ async def test_the_command(ward: Ward, kubeconfig: Path, tmp_path: Path) -> None
     assert run("alice", "--all").returncode == 2
 
 
-async def test_what_is_mended(ward: Ward, kubeconfig: Path) -> None:
+async def test_what_is_fixed(ward: Ward, kubeconfig: Path) -> None:
     """The one change that is shown, after asking, and nothing that somebody else has changed meanwhile."""
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
@@ -572,12 +572,12 @@ async def test_what_is_mended(ward: Ward, kubeconfig: Path) -> None:
     assert asked.returncode == 2
     assert "nobody can be asked here: say --yes" in asked.stderr
     assert await replicas() == 0
-    mended = run("--yes")
-    assert mended.returncode == 1, mended.stderr
-    assert "operator_down: change Deployment" in mended.stdout
-    assert "-  replicas: 0" in mended.stdout
-    assert "+  replicas: 2" in mended.stdout
-    assert "1 change made. Look again: vdi doctor" in mended.stdout
+    fixed = run("--yes")
+    assert fixed.returncode == 1, fixed.stderr
+    assert "operator_down: change Deployment" in fixed.stdout
+    assert "-  replicas: 0" in fixed.stdout
+    assert "+  replicas: 2" in fixed.stdout
+    assert "1 change made. Look again: vdi doctor" in fixed.stdout
     assert await replicas() == 2
 
 

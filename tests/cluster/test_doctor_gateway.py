@@ -50,7 +50,7 @@ async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: Ward) -> N
         assert ward.of_here(await ward.look()) == []
 
 
-async def test_desktops_that_nobody_reaches_since_the_middleware_is_lost(ward: Ward) -> None:
+async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: Ward) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work(policy=POLICY):
         await ward.running("alice", template)

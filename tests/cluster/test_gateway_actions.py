@@ -67,15 +67,15 @@ async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> No
         ({"home_size": "1k"}, "1k"),
     ],
 )
-async def test_what_the_rules_of_the_kind_refuse_is_told_in_their_words(
+async def test_what_the_rules_of_the_kind_refuse_is_reported_in_their_words(
     stage: Stage, tmp_path: Path, more: dict[str, str], words: str
 ) -> None:
     template = await stage.template()
     async with a_replica(stage, tmp_path) as gateway:
         await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
-        wish = SessionRequest(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
+        requested = SessionRequest(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
         with pytest.raises(ActionDenied) as refused:
-            await gateway.actions.start(ALICE, wish)
+            await gateway.actions.start(ALICE, requested)
         assert refused.value.code == "Invalid"
         assert words in refused.value.sentence
     assert await stage.all(SESSIONS) == []
@@ -119,10 +119,10 @@ async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_a
     assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
-async def test_a_deed_never_reaches_a_later_session_of_the_same_name(
+async def test_a_action_never_reaches_a_later_session_of_the_same_name(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was ended and begun anew between the question whether Alice may and the write."""
+    """It was ended and begun again between the question whether Alice may and the write."""
     await stage.session("mine", "none")
     async with a_replica(stage, tmp_path) as gateway:
         asked = gateway.context.client.get
@@ -133,17 +133,17 @@ async def test_a_deed_never_reaches_a_later_session_of_the_same_name(
             await stage.session("mine", "none", user=EVE.user)
             return session
 
-        deeds: tuple[Callable[[], Awaitable[Any]], ...] = (
+        actions: tuple[Callable[[], Awaitable[Any]], ...] = (
             lambda: gateway.actions.suspend(ALICE, "mine"),
             lambda: gateway.actions.share(ALICE, "mine", BOB.user, Role.VIEWER, None),
             lambda: gateway.actions.extend(ALICE, "mine", "10h"),
         )
-        for deed in deeds:
+        for action in actions:
             await stage.delete(SESSIONS, "mine")
             await stage.session("mine", "none")
             monkeypatch.setattr(gateway.context.client, "get", get)
             with pytest.raises(ActionDenied) as refused:
-                await deed()
+                await action()
             monkeypatch.setattr(gateway.context.client, "get", asked)
             assert refused.value.code == "Conflict"
     session = await stage.get(SESSIONS, "mine")

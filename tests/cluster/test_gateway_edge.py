@@ -1,4 +1,4 @@
-"""The edge behind a real Traefik: what reaches the browser, what reaches the desktop, and what gets past nobody."""
+"""The edge behind a real Traefik: what reaches the browser, what reaches the desktop, and what gets past no one."""
 
 import asyncio
 from collections.abc import AsyncIterator

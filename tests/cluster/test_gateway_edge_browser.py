@@ -140,7 +140,7 @@ async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
     assert edge.stage.actions.resumed == []
 
 
-async def test_a_guest_whose_share_is_taken_back_is_told(edge: EdgeStage, chromium: Browser) -> None:
+async def test_a_guest_whose_share_is_taken_back_is_reported(edge: EdgeStage, chromium: Browser) -> None:
     now(edge, spec=shared_with(GUEST, "viewer"), status=CREATING)
     page = await (await a_person(edge, chromium, GUEST)).new_page()
     await page.goto(edge.url())

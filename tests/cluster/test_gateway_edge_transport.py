@@ -32,7 +32,7 @@ async def opened(edge: EdgeStage, page: Page, role: str) -> None:  # noqa: F811
     assert edge.desktop.table[page.url.partition("#token=")[2]]["role"] == role
 
 
-async def test_the_owner_is_told_and_the_desktop_goes_over_to_websocket(
+async def test_the_owner_is_reported_and_the_desktop_goes_over_to_websocket(
     webrtc: EdgeStage,
     chromium: Browser,  # noqa: F811
 ) -> None:

@@ -215,10 +215,10 @@ async def test_with_no_gateway_at_all_it_goes_after_a_minute_and_says_so(scene: 
         await stage.patch(SESSIONS, NAME, {"metadata": {"labels": {"look": "again"}}})
         await stage.gone(SESSIONS, NAME)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return "HistoryNotRecorded" in await scene.said()
 
-        await eventually(told, "an Event says so")
+        await eventually(reported, "an Event says so")
     async with scene.gateway():  # which finds it gone
         (row,), (run,) = await scene.reach("it is closed", sessions=1, runs=1, open_runs=0)
     assert (row.end_reason, run.end_reason) == ("unknown", "unknown")

@@ -134,7 +134,7 @@ def test_the_first_user_makes_the_secret(namespace: str, kubeconfig: Path, capsy
     assert row == ["first@example.com", "-", "-", "yes"]
 
 
-async def test_a_broken_secret_is_said_and_mended(
+async def test_a_broken_secret_is_said_and_fixed(
     stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_gateway_stage(stage, tmp_path) as gateway:

@@ -135,7 +135,7 @@ async def test_the_way_back_works_once(world: World) -> None:
     assert (await browser.get(back)).status_code == 403
 
 
-async def test_who_cancels_is_told_so(world: World) -> None:
+async def test_who_cancels_is_reported_so(world: World) -> None:
     browser = await world.gateway.browser()
     back = await world.person().refuse(await world.begin(browser))
     answer = await browser.get(path_of(back))

@@ -100,8 +100,8 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
         await alice.sees("/history", "Ended by its owner")
         csv = await alice.client.get("/history/sessions.csv")
         head, row = csv.text.splitlines()
-        told = dict(zip(head.split(","), row.split(","), strict=True))
-        assert (told["name"], told["user"], told["endReason"]) == ("mine", "alice@example.com", "user")
+        reported = dict(zip(head.split(","), row.split(","), strict=True))
+        assert (reported["name"], reported["user"], reported["endReason"]) == ("mine", "alice@example.com", "user")
 
 
 async def test_administrators_see_everything_and_what_they_may_not_read_is_unknown(

@@ -70,9 +70,9 @@ async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_whe
 
         await eventually(lambda: hears("before"), "it listens")
         await redis.kill()
-        for deed in (shared.check(), shared.take_once("a", 1), shared.count("a", 1), shared.pop("a")):
+        for action in (shared.check(), shared.take_once("a", 1), shared.count("a", 1), shared.pop("a")):
             with pytest.raises(OSError, match="Redis does not answer"):
-                await deed
+                await action
         await redis.start()
         await shared.check()
         await eventually(lambda: hears("after"), "it listens again")
@@ -82,7 +82,7 @@ async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_whe
         await shared.close()
 
 
-async def test_a_listener_is_told_when_there_is_no_redis_at_all(
+async def test_a_listener_is_reported_when_there_is_no_redis_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SUBSCRIBE_SECONDS", 0.2)

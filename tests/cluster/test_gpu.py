@@ -384,7 +384,7 @@ def test_renamed(operator: Site) -> None:
 
 
 def test_ctrl_c_while_it_waits(operator: Site) -> None:
-    """Nobody plays the device plugin of a node that has just come, so there is something to wait for."""
+    """No one plays the device plugin of a node that has just come, so there is something to wait for."""
     operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     words = [sys.executable, "-c", RUN_MAIN, "gpu", "configure"]
     with subprocess.Popen(words, env=operator.environment, stdout=-1, stderr=-1, text=True) as process:

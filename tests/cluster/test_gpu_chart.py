@@ -64,8 +64,8 @@ def test_every_value_ends_where_the_code_would_write_it(helm: Path) -> None:
     }
     words = [word for key, value in given.items() for word in ("--set", f"gpu.timeSlicing.{key}={value}")]
     (made,) = config_maps(helm, *ON, *words, "--set", "gpuResource=nvidia.com/gpu.shared")
-    wanted = {
+    desired = {
         name: render_config(Sharing(replicas, rename=True, fail_requests_greater_than_one=True, mig_strategy="single"))
         for name, replicas in (("any", 8), ("big", 2), ("whole", 1))
     }
-    assert made["data"] == wanted
+    assert made["data"] == desired

@@ -106,7 +106,7 @@ async def test_a_dump_is_whole_private_and_restorable(
 
 
 async def test_a_dump_that_breaks_off_is_found_and_not_kept(kubectl: Callable[..., Kubectl], tmp_path: Path) -> None:
-    """As when the connection is cut and nobody says so: the head and the list of contents are there, the end is not."""
+    """As when the connection is cut and no one says so: the head and the list of contents are there, the end is not."""
     cut = 'case "$*" in *pg_dump*) "$@" | head -c 15000; exit 0;; esac'
     with pytest.raises(KasmFailedError, match="pg_restore in the database's pod failed"):
         await back_up(client_with(a_pod()), kubectl(cut), C, "kasm", tmp_path / "kasm.dump")

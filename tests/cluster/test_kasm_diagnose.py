@@ -52,7 +52,7 @@ CLASS: dict[str, Any] = {
 
 @pytest.fixture
 def ward(helm: Path, kubectl: list[str], kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Ward]:
-    """Looked at from half a minute ahead: nobody makes the database's volume, and that is no fault so soon."""
+    """Looked at from half a minute ahead: no one makes the database's volume, and that is no fault so soon."""
     ward = Ward(Tools(helm, Path(kubectl[0]), kubeconfig, tmp_path), namespace, timedelta(seconds=30))
     ward.tools.kubectl("apply", "-f", "-", stdin=json.dumps(CLASS))
     yield ward

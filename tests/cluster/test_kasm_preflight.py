@@ -97,7 +97,7 @@ def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, lette
     assert lines["port-443"]["expected"] == "held by Traefik"
 
 
-def test_an_account_without_rights_is_told_which(site: Site, tmp_path: Path) -> None:
+def test_an_account_without_rights_is_reported_which(site: Site, tmp_path: Path) -> None:
     kubeconfig = site.kubeconfig_of("default", tmp_path)
     status, lines = site.preflight(kubeconfig=kubeconfig)
     assert status == 3

@@ -176,7 +176,7 @@ async def test_an_applied_object_costs_nothing_until_somebody_changes_it(
         owner = await client.create(
             CONFIG_MAPS, config_map("owner", namespace), namespace=namespace, into=dict[str, Any]
         )
-        resource, wanted, edit = {
+        resource, desired, edit = {
             "services": (SERVICES, service(namespace, owner), {"spec": {"selector": {"app": "hijacked"}}}),
             "claims": (CLAIMS, claim(namespace), {"metadata": {"labels": {"app": "other"}}}),
             "configmaps": (CONFIG_MAPS, config_map("m", namespace, x="1", y="2"), {"data": {"x": None}}),
@@ -186,62 +186,62 @@ async def test_an_applied_object_costs_nothing_until_somebody_changes_it(
                 {"data": {"password": "aGFja2Vk"}},
             ),
         }[kind]
-        name = wanted["metadata"]["name"]
+        name = desired["metadata"]["name"]
         async with Ground(client, resource, namespace) as ground:
             counter.since()
-            await ground.applier.ensure(wanted)
+            await ground.applier.ensure(desired)
             assert counter.since() == ["POST"]
-            await ground.applier.ensure(wanted)
+            await ground.applier.ensure(desired)
             assert counter.since() == []
             patch = ["patch", resource.plural, name, "-n", namespace, "--type=merge", "-p", msgspec.json.encode(edit)]
             before = ground.version_of(name, namespace)
             await asyncio.to_thread(subprocess.run, [*kubectl, *patch], check=True, capture_output=True)
             await eventually(lambda: ground.version_of(name, namespace) > before)
-            await ground.applier.ensure(wanted)
+            await ground.applier.ensure(desired)
             assert counter.since() == ["PATCH"]
             live = await client.get(resource, name, namespace=namespace, into=dict[str, Any])
             for part in ("data", "spec"):
-                for field, value in wanted.get(part, {}).items():
+                for field, value in desired.get(part, {}).items():
                     if isinstance(value, str | dict) and field != "resources":
                         assert live[part][field] == value
             counter.since()
-            await ground.applier.ensure(wanted)
+            await ground.applier.ensure(desired)
             assert counter.since() == []
         async with Ground(client, resource, namespace) as restarted:
             counter.since()
-            await restarted.applier.ensure(wanted)
+            await restarted.applier.ensure(desired)
             assert counter.since() == []
             before = restarted.version_of(name, namespace)
             label = ["label", resource.plural, name, "-n", namespace, "other=one"]
             await asyncio.to_thread(subprocess.run, [*kubectl, *label], check=True, capture_output=True)
             await eventually(lambda: restarted.version_of(name, namespace) > before)
-            await restarted.applier.ensure(wanted)
+            await restarted.applier.ensure(desired)
             assert counter.since() == [], "what somebody adds beside ours is no drift"
 
 
 @pytest.mark.parametrize(
     "edit", ['{"data":{"x":"2"}}', '{"data":{"x":null}}', '{"data":null}', '{"metadata":{"labels":null}}']
 )
-async def test_drift_while_nobody_watched_is_found_at_the_next_start(
+async def test_drift_while_no_one_watched_is_found_at_the_next_start(
     kubeconfig: Path, namespace: str, kubectl: list[str], edit: str
 ) -> None:
     counter = Counter()
-    wanted = config_map("m", namespace, x="1")
+    desired = config_map("m", namespace, x="1")
     async with connected(kubeconfig, on_request=counter) as client:
         async with Ground(client, CONFIG_MAPS, namespace) as ground:
-            await ground.applier.ensure(wanted)
+            await ground.applier.ensure(desired)
         patch = ["patch", "configmap", "m", "-n", namespace, "--type=merge", "-p", edit]
         await asyncio.to_thread(subprocess.run, [*kubectl, *patch], check=True, capture_output=True)
         async with Ground(client, CONFIG_MAPS, namespace) as ground:
             counter.since()
-            await ground.applier.ensure(wanted)
+            await ground.applier.ensure(desired)
             assert counter.since() == ["PATCH"]
             live = await client.get(CONFIG_MAPS, "m", namespace=namespace, into=dict[str, Any])
             assert live["data"] == {"x": "1"}
             assert live["metadata"]["labels"] == {"app": "test"}
 
 
-async def test_a_field_that_left_the_wish_leaves_the_object(kubeconfig: Path, namespace: str) -> None:
+async def test_a_field_that_left_the_requested_leaves_the_object(kubeconfig: Path, namespace: str) -> None:
     counter = Counter()
     async with (
         connected(kubeconfig, on_request=counter) as client,
@@ -274,7 +274,7 @@ async def test_events_become_a_series(kubeconfig: Path, namespace: str, kubectl:
         assert recorder.dropped == 0
         found = await client.list(EVENTS, namespace=namespace, into=dict[str, Any])
         assert [(event["note"], event["series"]["count"]) for event in found] == [("said twice", 2)]
-        told = await asyncio.to_thread(
+        reported = await asyncio.to_thread(
             subprocess.run, [*kubectl, "describe", "configmap", "a", "-n", namespace], check=True, capture_output=True
         )
-        assert b"said twice" in told.stdout
+        assert b"said twice" in reported.stdout

@@ -262,8 +262,16 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
 def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> None:
     with Progress(tmp_path) as progress:
         helm = binaries.ensure(["helm"], progress=progress)["helm"]
-    wanted = ",".join(f"monitoring.{name}=true" for name in ("podMonitor", "rules", "dashboard"))
-    words = ["template", "vdi", str(FILES.parents[1]), "--set", wanted, "--set", "monitoring.labels.release=prometheus"]
+    chosen = ",".join(f"monitoring.{name}=true" for name in ("podMonitor", "rules", "dashboard"))
+    words = [
+        "template",
+        "vdi",
+        str(FILES.parents[1]),
+        "--set",
+        chosen,
+        "--set",
+        "monitoring.labels.release=prometheus",
+    ]
     words += ["--set", "doctor.schedule=@hourly"]
     rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
     objects = [one for one in yaml.safe_load_all(rendered) if one]

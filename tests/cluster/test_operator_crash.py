@@ -75,7 +75,7 @@ async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment
 
 
 async def remove(stage: Stage, session: Object) -> None:
-    """Delete the session with an operator that nobody disturbs."""
+    """Delete the session with an operator that no one disturbs."""
     async with stage.operator():
         await stage.delete(SESSIONS, session["metadata"]["name"])
         await stage.gone(SESSIONS, session["metadata"]["name"])
@@ -129,16 +129,16 @@ async def test_what_a_person_does_while_the_status_is_written_is_not_lost(
         pod = await stage.pod_of(session)
 
         async def interfere(request: Request) -> None:
-            if request.path.endswith("/vdisessions/desktop/status") and stage.proxy.told.is_set():
-                stage.proxy.told.clear()
+            if request.path.endswith("/vdisessions/desktop/status") and stage.proxy.reported.is_set():
+                stage.proxy.reported.clear()
                 await act(stage)
             elif request.is_event:  # sent after the answer was taken in: now the watch may tell
-                stage.proxy.told.set()
+                stage.proxy.reported.set()
 
         stage.proxy.meanwhile = interfere
         await stage.make_ready(pod)
-        await eventually(lambda: not stage.proxy.told.is_set(), "the status is being written")
-        await eventually(stage.proxy.told.is_set, "the answer was taken in")
+        await eventually(lambda: not stage.proxy.reported.is_set(), "the status is being written")
+        await eventually(stage.proxy.reported.is_set, "the answer was taken in")
         stage.proxy.meanwhile = None
         if act is delete:
             await stage.gone(SESSIONS, "desktop")

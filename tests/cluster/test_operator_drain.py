@@ -32,7 +32,7 @@ async def run_on(stage: Stage, node: str, **spec: object) -> Object:
 
     if "persistence" in spec:
         await eventually(bound, f"the pod is on {node}")
-    else:  # there is nobody here who would provide a volume, and so the scheduler waits
+    else:  # there is no one here who would provide a volume, and so the scheduler waits
         await stage.bind(pod, node)
     await stage.make_ready(pod)
     await stage.reach(NAME, "Running")
@@ -52,7 +52,7 @@ async def held(stage: Stage, session: Object, value: str) -> None:
 
 
 async def lose(stage: Stage, node: str) -> None:
-    """The node is cut off: nobody reports for it any more."""
+    """The node is cut off: no one reports for it any more."""
     labels = {"metadata": {"labels": {MARK: None}}}
     await stage.api.patch(NODES, node, labels, into=msgspec.Raw)
     found = await stage.api.get(NODES, node, into=dict)
@@ -73,9 +73,9 @@ async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_whi
             found = await stage.reach(NAME, "Running")
             return found if any(one["type"] == "Draining" for one in found["status"]["conditions"]) else None
 
-        told = condition(await eventually(announced, "the drain is announced"), "Draining")
-        assert (told["status"], told["reason"]) == ("True", "NodeCordoned")
-        assert f"Node {node} is being taken out of service" in told["message"]
+        reported = condition(await eventually(announced, "the drain is announced"), "Draining")
+        assert (reported["status"], reported["reason"]) == ("True", "NodeCordoned")
+        assert f"Node {node} is being taken out of service" in reported["message"]
         await held(stage, session, "true")
         await held(stage, session, "false")
         assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"], "a cordon kills nobody"
@@ -188,7 +188,7 @@ async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> 
         assert running["status"]["failures"]["reason"] == "NodeLost"
 
 
-async def test_desktop_with_a_home_waits_until_nobody_else_can_write_to_it(stage: Stage) -> None:
+async def test_desktop_with_a_home_waits_until_no_one_else_can_write_to_it(stage: Stage) -> None:
     node = await stage.node("a")
     async with stage.operator():
         session = await run_on(stage, node)

@@ -15,7 +15,7 @@ NAME = "alice-desktop"
 
 
 async def look_again(stage: Stage, clock: ShiftedClock) -> None:
-    """Time that is put forward wakes nobody by itself."""
+    """Time that is put forward wakes no one by itself."""
     await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"looked": str(clock.ahead)}}})
 
 
@@ -92,7 +92,7 @@ async def test_desktop_that_runs_out_of_memory_is_started_again_until_it_has_no_
         events = {one["reason"] for one in await stage.all(EVENTS)}
         assert "OutOfMemory" in events
 
-        # Its home is free for others meanwhile, and a restart begins anew.
+        # Its home is free for others meanwhile, and a restart begins again.
         restart = {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}}}
         await stage.patch(SESSIONS, NAME, restart)
         again = await stage.run(NAME)

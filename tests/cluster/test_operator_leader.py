@@ -117,11 +117,11 @@ async def expect_complete(stage: Stage, sessions: list[Object]) -> None:
                 one for one in await stage.all(kind) if "vdi.kasm.io/session" in one["metadata"].get("labels", {})
             ]
             owners = sorted(owner["uid"] for one in everything for owner in one["metadata"].get("ownerReferences", []))
-            wanted = sorted(one["metadata"]["uid"] for one in sessions)
+            desired = sorted(one["metadata"]["uid"] for one in sessions)
             if name == "home":
-                wanted, owners = [""] * len(sessions), [""] * len(await stage.all(kind))
-            if owners != wanted:
-                wrong.append(f"{name}: {len(owners)} of {len(wanted)}")
+                desired, owners = [""] * len(sessions), [""] * len(await stage.all(kind))
+            if owners != desired:
+                wrong.append(f"{name}: {len(owners)} of {len(desired)}")
         return wrong
 
     async def complete() -> bool:
@@ -161,7 +161,7 @@ async def test_killed_in_the_middle_of_its_work_the_leader_is_replaced_and_nothi
     assert await standby.is_ready()
 
 
-async def test_told_to_stop_the_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
+async def test_reported_to_stop_the_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     leader, standby = pair
     sessions = await begin_burst(stage, lambda: len(leader.proxy.writes()) > 2 * BURST)
     leader.send(signal.SIGTERM)

@@ -185,11 +185,11 @@ async def test_session_ends_when_its_time_is_over(stage: Stage) -> None:
         await stage.gone(SESSIONS, "alice-desktop")
         await stage.childless(session)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             events = [one for one in await stage.all(EVENTS) if one["regarding"]["kind"] == "VDISession"]
             return {one["reason"] for one in events} >= {"Ready", "TimedOut"}
 
-        await eventually(told, "events tell of start and end")
+        await eventually(reported, "events tell of start and end")
     assert len(await stage.all(CLAIMS)) == 1
 
 

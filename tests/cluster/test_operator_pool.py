@@ -55,7 +55,7 @@ class Pool:
         return [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
 
     async def waiting(self) -> list[Object]:
-        """Those that nobody has taken."""
+        """Those that no one has taken."""
         return [pod for pod in await self.pods() if owner_kind(pod) == "VDIPool"]
 
     async def reach(self, ready: int, claimed: int = 0, seconds: float = 20.0) -> Object:
@@ -200,11 +200,11 @@ async def test_pool_is_scaled_like_a_deployment(pools: Stage, kubectl: list[str]
     async with kubelet(stage), stage.operator() as port:
         pool = await Pool.make(stage, template, 1)
         await pool.reach(1)
-        for wanted in (3, 0, 2):
-            scale = [*kubectl, "scale", "vdipool", pool.name, f"--replicas={wanted}"]
+        for desired in (3, 0, 2):
+            scale = [*kubectl, "scale", "vdipool", pool.name, f"--replicas={desired}"]
             await asyncio.to_thread(subprocess.run, scale, check=True, capture_output=True)
-            await pool.reach(wanted)
-            assert len(await pool.pods()) == wanted
+            await pool.reach(desired)
+            assert len(await pool.pods()) == desired
         selector = (await pool.get())["status"]["selector"]
         by_label = await stage.api.list(PODS, namespace=stage.namespace, label_selector=selector, into=dict)
         assert uids(by_label) == uids(await pool.waiting())
@@ -274,7 +274,7 @@ async def test_desktop_that_stops_answering_is_replaced(pools: Stage) -> None:
             return bool((await pool.get())["status"].get("starting") == 1)
 
         await eventually(counted, "it is not counted as ready any more")
-        # Nobody gets it.
+        # No one gets it.
         session = await stage.session("alice-desktop", template)
         assert uids([await stage.pod_of(session)]) != uids([pod])
         clock.ahead = timedelta(seconds=91)
@@ -332,7 +332,7 @@ async def test_pool_of_a_template_with_a_home_is_refused_in_words(pools: Stage) 
         await pool.say(f"There is no template {template!r}")
 
 
-async def test_session_with_a_home_is_told_once_why_it_starts_anew(pools: Stage) -> None:
+async def test_session_with_a_home_is_reported_once_why_it_starts_again(pools: Stage) -> None:
     stage, template = pools, await pools.template(**NO_HOME)
     async with kubelet(stage), stage.operator():
         pool = await Pool.make(stage, template, 1)
@@ -341,15 +341,15 @@ async def test_session_with_a_home_is_told_once_why_it_starts_anew(pools: Stage)
         await stage.run("alice-desktop")
         assert uids(await stage.owned(PODS, session)).isdisjoint(uids(await pool.pods()))
 
-        async def told() -> list[Object]:
+        async def reported() -> list[Object]:
             uid = session["metadata"]["uid"]
             return [one for one in await stage.all(EVENTS) if one["regarding"].get("uid") == uid]
 
-        async def told_once() -> bool:
-            return [one["reason"] for one in await told()].count("NotFromPool") == 1
+        async def reported_once() -> bool:
+            return [one["reason"] for one in await reported()].count("NotFromPool") == 1
 
-        await eventually(told_once, "it hears why, once")
-        (event,) = [one for one in await told() if one["reason"] == "NotFromPool"]
+        await eventually(reported_once, "it hears why, once")
+        (event,) = [one for one in await reported() if one["reason"] == "NotFromPool"]
         assert "home volume cannot be attached" in event["note"] and pool.name in event["note"]
         assert "series" not in event
 

@@ -101,7 +101,7 @@ async def test_image_is_on_every_node_few_at_a_time_and_again_when_it_changes(st
     await has_image(stage, nodes[0], IMAGE)
     async with stage.operator(), kubelets(stage) as seen:
         template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
-        await reach(stage, template, "Pulled", image=IMAGE, wanted=5, ready=5)
+        await reach(stage, template, "Pulled", image=IMAGE, desired=5, ready=5)
         assert 0 < max(seen) <= AT_ONCE
         await no_pullers(stage)
         made = [one for one in stage.proxy.writes() if one.method == "POST"]
@@ -109,18 +109,18 @@ async def test_image_is_on_every_node_few_at_a_time_and_again_when_it_changes(st
         seen.clear()
         other = "registry.example.com/desktop:2"
         await stage.api.patch(TEMPLATES, template, {"spec": {"image": other}}, into=msgspec.Raw)
-        await reach(stage, template, "Pulled", image=other, wanted=5, ready=5)
+        await reach(stage, template, "Pulled", image=other, desired=5, ready=5)
         assert 0 < max(seen) <= AT_ONCE
         await stage.api.patch(NODES, closed, {"spec": {"unschedulable": None}}, into=msgspec.Raw)
-        await reach(stage, template, "Pulled", wanted=6, ready=6)
+        await reach(stage, template, "Pulled", desired=6, ready=6)
         await no_pullers(stage)
 
 
-async def test_pullers_go_when_nobody_wants_them(stage: Stage) -> None:
+async def test_pullers_go_when_no_one_requests_them(stage: Stage) -> None:
     await stage.node("n1")
     async with stage.operator():
         template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
-        await reach(stage, template, "Pulling", wanted=1, pulling=[f"{stage.namespace}-n1"])
+        await reach(stage, template, "Pulling", desired=1, pulling=[f"{stage.namespace}-n1"])
         await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": False}}, into=msgspec.Raw)
         await no_pullers(stage)
 
@@ -130,12 +130,12 @@ async def test_pullers_go_when_nobody_wants_them(stage: Stage) -> None:
 
         await eventually(silent, "the status says nothing any more")
         await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": True}}, into=msgspec.Raw)
-        await reach(stage, template, "Pulling", wanted=1)
+        await reach(stage, template, "Pulling", desired=1)
         await stage.api.delete(TEMPLATES, template, into=dict)
         await no_pullers(stage)
 
 
-async def test_failed_pull_is_told_in_words_and_tried_again_later(stage: Stage) -> None:
+async def test_failed_pull_is_reported_in_words_and_tried_again_later(stage: Stage) -> None:
     node = await stage.node("n1")
     clock = ShiftedClock()
     async with stage.operator(clock):
@@ -144,7 +144,7 @@ async def test_failed_pull_is_told_in_words_and_tried_again_later(stage: Stage) 
         pod = (await pullers(stage))[node]
         why = {"reason": "ErrImagePull", "message": "failed to resolve reference: 403 Forbidden"}
         await report(stage, pod, "Pending", state={"waiting": why})
-        status = await reach(stage, template, "PullFailed", wanted=1)
+        status = await reach(stage, template, "PullFailed", desired=1)
         (failed,) = status["failed"]
         assert (failed["node"], failed["reason"]) == (node, "ImagePullDenied")
         assert "imagePullSecrets" in failed["message"]
@@ -189,7 +189,7 @@ async def test_refused_puller_is_a_failure_in_words(stage: Stage) -> None:
     await eventually(counted, "the quota is in force")
     template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
     async with stage.operator():
-        status = await reach(stage, template, "PullFailed", wanted=1)
+        status = await reach(stage, template, "PullFailed", desired=1)
         (failed,) = status["failed"]
         assert (failed["node"], failed["reason"]) == (node, "QuotaExceeded")
         assert failed["message"].startswith("The pod that fetches the image is refused: ")

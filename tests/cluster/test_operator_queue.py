@@ -56,8 +56,8 @@ async def waits(stage: Stage, name: str, reason: str, words: str = "") -> Object
     async def look() -> Object | None:
         session = await stage.get(SESSIONS, name)
         status = (session or {}).get("status", {})
-        told = session and (status.get("queue") or {}).get("reason") == reason and words in status["message"]
-        return session if told else None
+        reported = session and (status.get("queue") or {}).get("reason") == reason and words in status["message"]
+        return session if reported else None
 
     try:
         session = await eventually(look, f"{name} waits: {reason} {words!r}")

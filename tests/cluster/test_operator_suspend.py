@@ -51,10 +51,10 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         assert running["status"]["startTime"] == new["metadata"]["creationTimestamp"], "a new run"
         assert await stage.owned(SECRETS, session) == [secret]
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return "Suspended" in {one["reason"] for one in await stage.all(EVENTS)}
 
-        await eventually(told, "an Event tells of it")
+        await eventually(reported, "an Event tells of it")
 
 
 async def test_tokens_that_a_desktop_could_read_are_replaced_before_the_next_one_starts(stage: Stage) -> None:

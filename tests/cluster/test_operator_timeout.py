@@ -17,7 +17,7 @@ NAME = "alice-desktop"
 
 
 async def look_again(stage: Stage, clock: ShiftedClock) -> None:
-    """Time that is put forward wakes nobody by itself."""
+    """Time that is put forward wakes no one by itself."""
     await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"looked": str(clock.ahead)}}})
 
 
@@ -45,10 +45,10 @@ async def test_end_is_announced_five_minutes_before_and_an_edit_moves_it(stage: 
         assert (soon["status"], soon["reason"]) == ("True", "ExpiringSoon")
         assert "a longer spec.timeout moves the end" in soon["message"]
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return any(one["reason"] == "ExpiringSoon" for one in await stage.all(EVENTS))
 
-        await eventually(told, "an Event warns of it")
+        await eventually(reported, "an Event warns of it")
         await stage.patch(SESSIONS, NAME, {"spec": {"timeout": "2h"}})
         session = await warned(stage, expected=False)
         status = session["status"]
@@ -136,7 +136,7 @@ async def test_clock_of_a_run_survives_its_pod_and_its_operator(stage: Stage) ->
         await stage.childless(session)
 
 
-async def test_time_that_ran_out_while_nobody_looked_is_over(stage: Stage) -> None:
+async def test_time_that_ran_out_while_no_one_looked_is_over(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         await stage.session(NAME, template, timeout="1h")

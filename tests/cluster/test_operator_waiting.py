@@ -50,7 +50,7 @@ async def test_running_desktop_outlives_its_template(stage: Stage) -> None:
         assert len(await stage.owned(PODS, session)) == 1
 
 
-async def test_too_much_is_refused_in_words_until_somebody_mends_it(stage: Stage) -> None:
+async def test_too_much_is_refused_in_words_until_somebody_fixes_it(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template, resources={"memory": "8Gi"})
@@ -59,10 +59,10 @@ async def test_too_much_is_refused_in_words_until_somebody_mends_it(stage: Stage
         assert reason(refused, "Admitted") == "OverLimit"
         await expect_no_children(stage, session)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return any(one["reason"] == "OverLimit" and words in one["note"] for one in await stage.all(EVENTS))
 
-        await eventually(told, "an Event says it too")
+        await eventually(reported, "an Event says it too")
         await stage.api.patch(TEMPLATES, template, {"spec": {"resources": {"maxMemory": "8Gi"}}}, into=dict)
         await stage.run("alice-desktop")
 
@@ -152,7 +152,7 @@ async def test_older_session_keeps_its_host(stage: Stage) -> None:
         assert (await stage.run("second"))["status"]["url"] == "https://desk.vdi.localhost"
 
 
-async def test_running_desktop_keeps_its_host_when_the_wish_for_another_is_not_granted(stage: Stage) -> None:
+async def test_running_desktop_keeps_its_host_when_the_requested_for_another_is_not_granted(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         await stage.session("first", template, hostname="desk")
@@ -161,11 +161,11 @@ async def test_running_desktop_keeps_its_host_when_the_wish_for_another_is_not_g
         await stage.run("second")
         await stage.patch(SESSIONS, "second", {"spec": {"hostname": "desk"}})
 
-        async def told() -> Object | None:
+        async def reported() -> Object | None:
             session = await stage.reach("second", "Running")
             return session if reason(session, "RouteReady") == "HostTaken" else None
 
-        session = await eventually(told, "the status says that the host is taken")
+        session = await eventually(reported, "the status says that the host is taken")
         assert session["status"]["url"] == f"https://{stage.host('second', 'bob@example.com')}"
         await stage.patch(SESSIONS, "second", {"spec": {"hostname": "third"}})
 
@@ -188,12 +188,12 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
     async with stage.operator():
         await stage.session("alice-desktop", template)
 
-        async def told() -> Object | None:
+        async def reported() -> Object | None:
             session = await stage.get(SESSIONS, "alice-desktop")
             message = (session or {}).get("status", {}).get("message", "")
             return session if "The Secret 'alice-desktop-auth' is in the way" in message else None
 
-        await eventually(told, "the status says what is in the way")
+        await eventually(reported, "the status says what is in the way")
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 

@@ -74,7 +74,7 @@ class Peers:
 
 @contextlib.contextmanager
 def turnserver(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """The real server as the chart starts it: as nobody, without any capability, by start.sh."""
+    """The real server as the chart starts it: as no one, without any capability, by start.sh."""
     script = (folder / "config/start.sh").read_text()
     for there, here in (
         ("/etc/coturn-auth", "auth"),
@@ -85,8 +85,8 @@ def turnserver(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         script = script.replace(there, str(folder / here))
         config = folder / "config/turnserver.conf"
         config.write_text(config.read_text().replace(f"{there}/", f"{folder / here}/"))
-    nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all", "--no-new-privs"]
-    rights = ["setpriv", *nobody] if os.environ.get("TURN_LAB_ROOT") else []
+    no_one = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all", "--no-new-privs"]
+    rights = ["setpriv", *no_one] if os.environ.get("TURN_LAB_ROOT") else []
     log = (folder / "log").open("w")
     process = subprocess.Popen([*rights, "sh", "-c", script], stdout=log, stderr=subprocess.STDOUT, text=True)
     try:

@@ -1,4 +1,4 @@
-"""What can be broken on a real node, and what the doctor has to say first of all. Each mends what it has broken."""
+"""What can be broken on a real node, and what the doctor has to say first of all. Each fixes what it has broken."""
 
 import json
 import os
@@ -208,7 +208,7 @@ def shared_memory_of_1_mib(world: World) -> Iterator[None]:
 
 @fault("home_not_writable")
 def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
-    """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet mends by itself.)"""
+    """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet fixes by itself.)"""
     start(world, "home", "small")
     pod = pod_of(world, "home")
     assert pod
@@ -228,7 +228,7 @@ def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
 
 
 @fault("storage_class_missing")
-def a_storage_class_that_nobody_has(world: World) -> Iterator[None]:
+def a_storage_class_that_no_one_has(world: World) -> Iterator[None]:
     with template(world, "fast", persistence={"storageClass": "fast-ssd"}) as name:
         start(world, "fast", name, wait=False)
         yield
@@ -373,12 +373,12 @@ def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
     finally:
         volume = json.loads(world.kubectl(*RELEASE, "get", "pvc", "vdi-gateway", "-o", "json"))["spec"]["volumeName"]
         found = json.loads(world.kubectl("get", "pv", volume, "-o", "json"))["spec"]
-        mend_database(world, (found.get("hostPath") or found["local"])["path"], known)
+        fix_database(world, (found.get("hostPath") or found["local"])["path"], known)
         world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-gateway")
         world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-gateway", "--timeout=120s")
 
 
-def mend_database(world: World, folder: str, revision: str) -> None:
+def fix_database(world: World, folder: str, revision: str) -> None:
     """The revision as it was, with the gateway's own Python, since the gateway itself does not start."""
     update = f"UPDATE alembic_version SET version_num = '{revision}'"
     script = f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r}); c.commit()"
@@ -483,7 +483,7 @@ def names_are_not_found(world: World) -> Iterator[None]:
 
 
 @fault("provisioner_silent")
-def nobody_makes_volumes(world: World) -> Iterator[None]:
+def no_one_makes_volumes(world: World) -> Iterator[None]:
     names = json.loads(world.kubectl("get", "deployments", "-A", "-o", "json"))["items"]
     (where,) = [one["metadata"] for one in names if "local-path" in one["metadata"]["name"]]
     with without(world, ("-n", where["namespace"]), where["name"]):

@@ -39,7 +39,7 @@ def look(world: World) -> tuple[Snapshot, list[Finding]]:
     return snapshot, run_checks(snapshot)
 
 
-def told(findings: list[Finding]) -> list[str]:
+def reported(findings: list[Finding]) -> list[str]:
     return [f"{one.key}: {one.message}" for one in findings]
 
 
@@ -49,7 +49,7 @@ def finds(world: World, what: str, good: Callable[[list[Finding]], bool]) -> Non
 
     def looked() -> bool:
         _, found = look(world)
-        last[:] = told(found)
+        last[:] = reported(found)
         return good(found)
 
     try:
@@ -102,7 +102,7 @@ def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None
     cried = []
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        cried += told(look(sessions)[1])
+        cried += reported(look(sessions)[1])
         status = sessions.kubectl(*RELEASE, "get", "deployments", "-o", "json")
         settled = all(is_rolled_out(one) for one in json.loads(status)["items"])
         running = [one["status"].get("phase") for one in sessions.items("vdi")]
@@ -114,10 +114,10 @@ def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None
 
 def is_rolled_out(deployment: dict[str, Any]) -> bool:
     """As `kubectl rollout status` sees it."""
-    wanted, status = deployment["spec"]["replicas"], deployment["status"]
+    desired, status = deployment["spec"]["replicas"], deployment["status"]
     return bool(
         status.get("observedGeneration") == deployment["metadata"]["generation"]
-        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == wanted
+        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == desired
     )
 
 

@@ -45,7 +45,7 @@ def start(world: World, name: str, template: str, *words: str, wait: bool = True
 
 
 def pod_of(world: World, name: str) -> Object | None:
-    """The session's pod, if there is one that nobody deletes."""
+    """The session's pod, if there is one that no one deletes."""
     pods = world.items("pod", f"vdi.kasm.io/session={name}")
     return next((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
 
@@ -58,7 +58,7 @@ def run_in(world: World, name: str, script: str) -> str:
 
 
 def master_token_of(world: World, name: str) -> str:
-    """What Selkies lets the gateway in with; nobody else ever sees it."""
+    """What Selkies lets the gateway in with; no one else ever sees it."""
     secrets = world.items("secret", f"vdi.kasm.io/session={name}")
     return base64.b64decode(secrets[0]["data"]["password"]).decode()
 

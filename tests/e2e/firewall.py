@@ -1,4 +1,4 @@
-"""What a firewall does to packets, on this machine: they are gone, and nobody is told."""
+"""What a firewall does to packets, on this machine: they are gone, and no one is told."""
 
 import subprocess
 from collections.abc import Iterator

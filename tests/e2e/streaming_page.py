@@ -125,7 +125,7 @@ class Raw:
         """How many binary messages of that kind have come."""
         return int(self._page.evaluate("kind => window.vdiRaw.kinds[kind] ?? 0", kind))
 
-    def told(self, words: str, seconds: float = 10.0) -> str:
+    def reported(self, words: str, seconds: float = 10.0) -> str:
         """Wait for a message that has these words."""
         return wait_until(
             f"a message with {words!r}", lambda: next((one for one in self.texts() if words in one), None), seconds
@@ -147,10 +147,10 @@ def raw(
         page.close()
 
 
-def _joins(page: Page, wanted: list[str | int]) -> bool:
+def _joins(page: Page, desired: list[str | int]) -> bool:
     """False if Selkies says to come later: from one address, here Traefik's, it takes two connections 0.5 s apart."""
     try:
-        page.evaluate(_RAW, wanted)
+        page.evaluate(_RAW, desired)
     except PlaywrightError as error:
         if "closed 4029" not in str(error):
             raise
@@ -186,5 +186,5 @@ def share_of(frequency: float, pcm: bytes, rate: int) -> float:
 
 def settings(raw: Raw) -> dict[str, Any]:
     """What the server says its settings are."""
-    found: dict[str, Any] = json.loads(raw.told("server_settings"))["settings"]
+    found: dict[str, Any] = json.loads(raw.reported("server_settings"))["settings"]
     return found

@@ -65,7 +65,7 @@ def colourful(picture: Image.Image) -> Image.Image | None:
     return picture if len(colours) > 16 else None
 
 
-def test_nobody_gets_in_without_a_login(desktop: tuple[World, str, str]) -> None:
+def test_no_one_gets_in_without_a_login(desktop: tuple[World, str, str]) -> None:
     _, _, url = desktop
     for path in ("/", "/api/health", "/api/tokens", "/websockets"):
         assert answer(url, path)[0] == 401, path
@@ -76,7 +76,7 @@ def test_nobody_gets_in_without_a_login(desktop: tuple[World, str, str]) -> None
     assert (status, urlsplit(there).path) == (302, "/.vdi/start")
 
 
-def test_a_stranger_with_a_login_is_told_whose_desktop_it_is_not(desktop: tuple[World, str, str]) -> None:
+def test_a_stranger_with_a_login_is_reported_whose_desktop_it_is_not(desktop: tuple[World, str, str]) -> None:
     world, name, _ = desktop
     with world.browser(name, "bruno@example.com") as browser:
         browser.log_in()

@@ -1,4 +1,4 @@
-"""Desktops that fail on a real node: out of memory, a program that ends at once. Said in words, tried again, mended."""
+"""Desktops that fail on a real node: out of memory, a program that ends at once. Said in words, tried again, fixed."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def failures_of(world: World, name: str) -> Object:
     return found
 
 
-def test_too_little_memory_is_named_and_more_of_it_mends_it(sessions: World) -> None:
+def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> None:
     """The kubelet restarts the container three times, with its own pauses, before the pod counts as lost."""
     with template(sessions, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi", "maxMemory": "2Gi"}):
         start(sessions, "otto", "tight", wait=False)

@@ -1,4 +1,4 @@
-"""Nobody at the desktop: the notice in its picture, what spares it and what does not, the suspension. Real input."""
+"""No one at the desktop: the notice in its picture, what spares it and what does not, the suspension. Real input."""
 
 import time
 from pathlib import Path
@@ -33,12 +33,12 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
             wait_until("the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None, 10)
             assert pod_of(sessions, "ida")
 
-            # The page stays open and shows the desktop all the time; nobody touches it.
+            # The page stays open and shows the desktop all the time; no one touches it.
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
             assert "Waiting for stream" not in browser.page.inner_text("body")
             reach(sessions, "ida", "Suspended", seconds=IDLE_TIMEOUT)
             assert IDLE_TIMEOUT <= time.monotonic() - touched < IDLE_TIMEOUT + 20
-        # The status tells it first, so that nobody is suspended without a word; then the spec.
+        # The status tells it first, so that no one is suspended without a word; then the spec.
         wait_until("the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"], 5)
         wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"), 20)
 

@@ -44,7 +44,7 @@ def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> N
         reach(sessions, "paul", "Running")
 
 
-def test_an_image_that_cannot_be_had_is_told_by_the_template(sessions: World) -> None:
+def test_an_image_that_cannot_be_had_is_reported_by_the_template(sessions: World) -> None:
     with template(sessions, "nowhere", prePull=True, image="localhost/vdi/nothing:1") as name:
         words = wait_until("the template says so", lambda: _pre_pull_failure(sessions, name), 60)
         assert "localhost/vdi/nothing:1" in words

@@ -85,7 +85,7 @@ def metric(world: World, pattern: str) -> float:
     return total
 
 
-def test_a_desktop_is_measured_while_nobody_and_while_somebody_is_there(sessions: World, home: Path) -> None:
+def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions: World, home: Path) -> None:
     with template(sessions, "probed", persistence={"enabled": False}):
         start(sessions, "petra", "probed")
         log_in(sessions, "petra@example.com")

@@ -1,4 +1,4 @@
-"""Two gateways with PostgreSQL and Redis of the chart's own, on a real node: each part dies, and nobody loses a thing.
+"""Two gateways with PostgreSQL and Redis of the chart's own, on a real node: each part dies, and no one loses a thing.
 
 The servers' images are built from Debian's packages, since the official ones cannot be fetched everywhere.
 """

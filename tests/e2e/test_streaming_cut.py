@@ -1,4 +1,4 @@
-"""The network between a browser and its desktop is cut: not a byte passes, and nobody is told. When it is back, so is
+"""The network between a browser and its desktop is cut: not a byte passes, and no one is told. When it is back, so is
 the picture, by itself, and what is typed then arrives.
 """
 
@@ -27,7 +27,7 @@ HEARS_AGAIN = 20
 """Seconds in which a page whose network is back has its picture again. TCP alone takes up to as long as it was cut."""
 WATCH = "[stream-watch]"
 LONGER_THAN_SILENCE = 12_000
-"""Milliseconds; images/desktop/stream-watch.js connects anew after eight seconds without an answer."""
+"""Milliseconds; images/desktop/stream-watch.js connects again after eight seconds without an answer."""
 NEW_FRAMES = 10
 """More than a browser may have in hand of what came before the cut."""
 CHUNK = 65_536
@@ -43,13 +43,13 @@ def test_the_picture_comes_back_after_the_network_was_cut(desktop: Streamed) -> 
     with way_to(urlsplit(desktop.url).port or 443) as port:
         rule = f"--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1:{port}"
         with desktop.opened(rule) as browser:
-            anew: list[str] = []
-            browser.page.on("console", lambda said: anew.append(said.text) if WATCH in said.text else None)
+            again: list[str] = []
+            browser.page.on("console", lambda said: again.append(said.text) if WATCH in said.text else None)
             before = browser.picture()
             browser.open_terminal()
             browser.wait_for_change(before, pixels=20_000)
             # Typed text is kept by a program that reads it. A command after Control+C would not do: the shell throws
-            # away what comes while it starts its line anew, here as at any terminal.
+            # away what comes while it starts its line again, here as at any terminal.
             browser.type("(while sleep 0.3; do date; done) & cat > /tmp/typed\n")
             expected = ""
             for seconds in CUTS:
@@ -65,12 +65,12 @@ def test_the_picture_comes_back_after_the_network_was_cut(desktop: Streamed) -> 
                 browser.type(f"after {seconds} s\n")
                 expected += f"after {seconds} s\n"
                 wait_until("what was typed", lambda: desktop.run("cat /tmp/typed") == expected, 20)  # noqa: B023
-            times = len(anew)
+            times = len(again)
             assert times in (2, 3), (
-                f"the short cut may fall into 3 s without a word, the others are long enough: {anew}"
+                f"the short cut may fall into 3 s without a word, the others are long enough: {again}"
             )
             browser.page.wait_for_timeout(LONGER_THAN_SILENCE)
-            assert len(anew) == times, f"it connected anew though all is well: {anew}"
+            assert len(again) == times, f"it connected again though all is well: {again}"
 
 
 def moves(browser: DesktopBrowser, within: float) -> None:
@@ -80,7 +80,7 @@ def moves(browser: DesktopBrowser, within: float) -> None:
     def look() -> bool:
         nonlocal last, new
         before, last = last, frames(browser)
-        new += last - before if last >= before else last  # a stream that begins anew counts anew
+        new += last - before if last >= before else last  # a stream that begins again counts again
         return new >= NEW_FRAMES
 
     wait_until("new pictures", look, within)

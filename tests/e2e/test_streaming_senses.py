@@ -80,7 +80,7 @@ def test_a_desktop_without_audio_sends_none(on: Streamed, off: Streamed) -> None
         browser.page.goto("about:blank")
         with raw(browser, off.url) as wire:
             wire.send("START_AUDIO")
-            wire.told("AUDIO_DISABLED")
+            wire.reported("AUDIO_DISABLED")
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
             assert wire.frames(AUDIO_FRAME) == 0
 
@@ -110,7 +110,7 @@ def test_a_desktop_without_microphone_takes_nothing_from_one(on: Streamed, off: 
         browser.page.goto("about:blank")
         with raw(browser, off.url) as wire:
             speak(wire)
-            wire.told("MICROPHONE_DISABLED")
+            wire.reported("MICROPHONE_DISABLED")
             assert "SelkiesVirtualMic" not in off.run("pactl list short sources")
 
 
@@ -187,7 +187,7 @@ while event := pad.recv(8, socket.MSG_WAITALL):
 
 def test_a_gamepads_buttons_reach_the_desktop(on: Streamed, off: Streamed) -> None:
     with on.opened() as browser, raw(browser, on.url) as wire, pad_in(on, wire):
-        wire.send("js,b,1,3,1")  # the second player's, which nobody gave the owner
+        wire.send("js,b,1,3,1")  # the second player's, which no one gave the owner
         wire.send("js,b,0,0,1")
         wait_until("a button", lambda: "button 0 1" in on.run("cat /tmp/pad"), 10)
         assert "button 3" not in on.run("cat /tmp/pad")
@@ -233,13 +233,13 @@ def test_a_second_screen_and_a_desktop_without_one_refuses_it(on: Streamed, off:
         on.run("pkill xfce4-terminal")
     with off.opened() as browser, raw(browser, off.url, "display2") as wire:
         assert screen_settings(browser).get_by_title("Add a second screen").count() == 0
-        wire.told("KILL Second screens are disabled")
-        wire.told("closed 1008")
+        wire.reported("KILL Second screens are disabled")
+        wire.reported("closed 1008")
         assert "Monitors: 1" in off.run("xrandr --listmonitors")
 
 
 def left_edge(desktop: Streamed, title: str) -> int:
-    """Where on the whole of both screens the window of that title begins, in pixels; -1 while there is none."""
+    """Where on the whole of both screens the window of that title begins, in pixels; -1 while there is not."""
     said = desktop.run(LEFT_EDGE + title).strip()
     return int(said) if said.isdigit() else -1
 

@@ -83,10 +83,10 @@ def past_the_page(desktop: Streamed, browser: DesktopBrowser, closed: tuple[str,
     with raw(browser, desktop.url) as wire:
         wire.send("REQUEST_CLIPBOARD", "cr")
         if "out" not in closed:
-            wire.told(base64.b64encode(b"kept").decode())
+            wire.reported(base64.b64encode(b"kept").decode())
         desktop.copy("changed")
         if "out" not in closed:
-            wire.told(base64.b64encode(b"changed").decode())
+            wire.reported(base64.b64encode(b"changed").decode())
         else:
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
             assert not [one for one in wire.texts() if one.startswith("clipboard")]
@@ -186,19 +186,19 @@ def test_a_desktop_without_printing_hands_out_nothing(desktops: dict[str, Stream
 
 def test_what_the_template_locks_no_client_changes(desktops: dict[str, Streamed]) -> None:
     """The same wishes are granted where nothing is locked."""
-    wishes = {"framerate": 8, "video_bitrate": 500, "encoder": "vp8enc", "rate_control_mode": "crf"}
-    assert after(desktops["both"], wishes) == (8, 500, "vp8enc", "crf")
-    assert after(desktops["nothing"], wishes) == (20, 3000, "h264enc", "cbr")
+    requests = {"framerate": 8, "video_bitrate": 500, "encoder": "vp8enc", "rate_control_mode": "crf"}
+    assert after(desktops["both"], requests) == (8, 500, "vp8enc", "crf")
+    assert after(desktops["nothing"], requests) == (20, 3000, "h264enc", "cbr")
 
 
-def after(desktop: Streamed, wishes: dict[str, Any]) -> tuple[Any, ...]:
+def after(desktop: Streamed, requests: dict[str, Any]) -> tuple[Any, ...]:
     """What the stream is set to when a client has wished for this: in its settings, and in messages of their own."""
     with desktop.opened() as browser:
         browser.page.goto("about:blank")
         with raw(browser, desktop.url) as wire:
             wire.send(
-                "SETTINGS," + json.dumps({"displayId": "primary", "tabId": "raw"} | wishes), "_arg_fps,8", "vb,500"
+                "SETTINGS," + json.dumps({"displayId": "primary", "tabId": "raw"} | requests), "_arg_fps,8", "vb,500"
             )
         with raw(browser, desktop.url) as wire:
             found = settings(wire)
-    return tuple(found[name].get("default", found[name]["value"]) for name in wishes)
+    return tuple(found[name].get("default", found[name]["value"]) for name in requests)

@@ -23,7 +23,7 @@ WRITTEN = 2_000
 
 @pytest.fixture
 def alice(sessions: World) -> Iterator[DesktopBrowser]:
-    """Alice's browser; her desktop is not there yet, has no address, and nobody has logged in."""
+    """Alice's browser; her desktop is not there yet, has no address, and no one has logged in."""
     with (
         template(sessions, "desk", displayName="Writing desk", description="For letters"),
         DesktopBrowser("", sessions.login(ALICE)) as browser,

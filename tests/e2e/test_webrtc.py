@@ -135,7 +135,7 @@ def test_over_relays_alone_for_two_and_over_websocket_where_there_is_no_relay(re
         wendy.page.add_init_script(RELAYS_ALONE)
         wendy.open()
         streams_by_a_relay(wendy, relayed)
-        who = gets_credentials_that_nobody_else_gets(wendy, desktop)
+        who = gets_credentials_that_no_one_else_gets(wendy, desktop)
         wendy.open_terminal()
         writes(wendy, "seq 1 200")
         share(relayed, {"user": GUEST, "role": "viewer"})
@@ -160,7 +160,7 @@ def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
     assert began["relay"] == node_address(world), began
 
 
-def gets_credentials_that_nobody_else_gets(wendy: DesktopBrowser, desktop: Object) -> tuple[str, str]:
+def gets_credentials_that_no_one_else_gets(wendy: DesktopBrowser, desktop: Object) -> tuple[str, str]:
     given = wendy.page.evaluate("async () => (await (await fetch('/api/turn')).json()).iceServers[1]")
     assert given["username"].endswith(f":{desktop['metadata']['uid']}")
     with wendy.beside(None) as stranger:
@@ -223,14 +223,14 @@ def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
     secret = base64.b64decode(kept["data"]["secret"]).decode()
     environment = world.kubectl("exec", name, "--", "sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
     assert "SELKIES_" in environment and secret not in environment and who[1] not in environment
-    for told, until, code in (("w" * 40, 60, 401), (secret, -60, 401)):
-        with TurnClient((node, 3478), make_credentials(told, "wendy", time.time() + until)) as client:
+    for reported, until, code in (("w" * 40, 60, 401), (secret, -60, 401)):
+        with TurnClient((node, 3478), make_credentials(reported, "wendy", time.time() + until)) as client:
             assert client.allocate().code == code
     another = make_credentials(secret, "uid-of-another-session", time.time() + 60)
     with TurnClient((node, 3478), another, wait=2.0) as client:
         assert client.allocate(transport=TCP).code == 442, "no relay for TCP"
     with TurnClient((node, 3478), another, wait=2.0) as client:
-        # coturn knows no sessions: this port of another's desktop is reached, and takes nobody into a connection.
+        # coturn knows no sessions: this port of another's desktop is reached, and takes no one into a connection.
         assert client.allocate().code == 0 and client.permit(address, WEBRTC_PORT).code == 0
         client.send(address, WEBRTC_PORT, message(BINDING, b"transaction!", [(USERNAME, b"some:body")], key=b"guessed"))
         answer = client.receive()
@@ -260,7 +260,7 @@ def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
 
 
 def has_webrtc_again(world: World) -> None:
-    """Whoever comes when nobody is in it, and has a relay."""
+    """Whoever comes when no one is in it, and has a relay."""
     with world.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)
         wendy.open()

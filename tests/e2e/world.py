@@ -34,7 +34,7 @@ class World:
         return self.logins[user]
 
     def browser(self, session: str, user: str = "") -> DesktopBrowser:
-        """A browser for that session's desktop: of its owner, or of another person. Nobody has logged in yet."""
+        """A browser for that session's desktop: of its owner, or of another person. No one has logged in yet."""
         found = self.get("vdi", session)
         assert found
         return DesktopBrowser(found["status"]["url"], self.login(user or found["spec"]["user"]))

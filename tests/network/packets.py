@@ -41,7 +41,7 @@ def test_people_notice_nothing_of_it(enforcing: World) -> None:
             before = browser.picture()
             browser.open_terminal()
             browser.wait_for_change(before, pixels=20_000)
-        # Only its agent can know that nobody is there any more.
+        # Only its agent can know that no one is there any more.
         wait_until("it is noticed that nobody is there", lambda: condition(enforcing, "nina", "Idle"), 2 * IDLE_TIMEOUT)
         reach(enforcing, "nina", "Suspended", seconds=2 * IDLE_TIMEOUT)
 

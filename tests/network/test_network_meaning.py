@@ -84,7 +84,7 @@ def test_the_matrix_misses_each_part_that_is_taken_away(helm: Path, name: str) -
     assert unnoticed == []
 
 
-def test_nobody_in_the_matrix_is_misspelt(helm: Path) -> None:
+def test_no_one_in_the_matrix_is_misspelt(helm: Path) -> None:
     for variant in VARIANTS.values():
         _, roles = world_of(helm, variant)
         names = {each.name for each in roles} | {"desktop", "gateway"}

@@ -26,7 +26,7 @@ def rendered(helm: Path, variant: Variant, *, with_tests: bool = False) -> list[
     return objects if with_tests else [each for each in objects if not _is_of_a_test(each)]
 
 
-@lru_cache(maxsize=32)  # nobody changes what comes back
+@lru_cache(maxsize=32)  # no one changes what comes back
 def _render(helm: Path, values: tuple[str, ...]) -> list[Object]:
     words = [word for one in values for word in ("--set", one)]
     command = [str(helm), "template", "vdi", str(CHART), "--namespace", "kasm", "--kube-version", "1.34.0", *words]
