@@ -63,11 +63,11 @@ class Tools:
         return found
 
     def fill_secrets(self) -> str:
-        """Run the init container of the gateway that is installed; what it printed."""
+        """Run the init container of the gateway that is installed, with `home` as its volume; what it printed."""
         template = "jsonpath={.spec.template.spec.initContainers[0].env}"
         variables = json.loads(self.kubectl("get", "deployment", "vdi-gateway", "-n", "kasm", "-o", template))
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)} | {
-            variable["name"]: variable["value"] for variable in variables
+            variable["name"]: variable["value"].replace("/etc/vdi-turn", str(self.home)) for variable in variables
         }
         command = [sys.executable, "-m", "vdi.gateway.server_secrets"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

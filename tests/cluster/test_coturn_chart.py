@@ -218,7 +218,7 @@ def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: T
     second = upgrade("--set", "coturn.auth.rotation=2")
     assert second["secret-1"] == first["secret-1"] != second["secret-2"]
     assert mounted("vdi-coturn", "auth") == {"secret": "secret-2", "previousSecret": "secret-1"}
-    assert mounted("vdi-gateway", "turn") == {"secret": "secret-2"}, "the previous one makes no credentials"
+    assert (tools.home / "secret").read_text() == second["secret-2"], "the previous one makes no credentials"
 
     last = upgrade("--set", "coturn.auth.rotation=2", "--set", "coturn.auth.acceptPrevious=false")
     assert last == second
@@ -253,8 +253,15 @@ def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_pl
     settings = read_settings({name: value for name, value in variables.items() if name.startswith("VDI_TURN")})
     assert (settings.turn_urls, settings.turn_ttl) == ((url,), timedelta(hours=12))
     (volume,) = [one for one in pod["volumes"] if one["name"] == "turn"]
-    assert volume["secret"]["secretName"] == "vdi-coturn"
-    assert volume["secret"]["items"] == [{"key": "secret-1", "path": "secret"}]
+    assert "emptyDir" in volume, "a volume of the Secret would wait for what the init container draws"
+    (init,) = pod["initContainers"]
+    assert [mount["name"] for mount in init["volumeMounts"]] == ["turn"]
+    (drawn,) = json.loads(next(one["value"] for one in init["env"] if one["name"] == "VDI_SERVER_SECRETS"))
+    assert drawn == {
+        "name": "vdi-coturn",
+        "random": {"secret-1": 48},
+        "files": {f"{init['volumeMounts'][0]['mountPath']}/secret": "secret-1"},
+    }
     (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "turn"]
     assert settings.turn_secret_file == Path(mount["mountPath"]) / "secret"
     (route,) = [

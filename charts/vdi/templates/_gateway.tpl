@@ -186,13 +186,14 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- $values := index $.Values $name }}
 {{- if and $values.enabled (not $values.auth.existingSecret) }}
 - {{- include (printf "%s.contents" $name) (dict "Values" $values "Release" $.Release) | nindent 2 }}
+{{- if and (eq $name "coturn") (include "vdi.gateway.drawsTurn" $) }}
+  files: {/etc/vdi-turn/secret: {{ include "coturn.secretKeys" (dict "Values" $values "Release" $.Release) | fromYamlArray | first }}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The key of the TURN server's secret that credentials are made from. */}}
-{{- define "vdi.gateway.turnKey" -}}
-{{- if .Values.coturn.enabled }}
-{{- include "coturn.secretKeys" (dict "Values" .Values.coturn "Release" .Release) | fromYamlArray | first }}
-{{- else }}secret{{ end }}
+{{/* Whether the gateway draws the TURN server's secret; empty: it is mounted from a Secret that exists. */}}
+{{- define "vdi.gateway.drawsTurn" -}}
+{{- if and .Values.coturn.enabled (not .Values.coturn.auth.existingSecret) (include "vdi.gateway.turnSecret" .) }}yes{{ end }}
 {{- end }}

@@ -12,6 +12,7 @@ import secrets
 import string
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -33,6 +34,8 @@ class ServerSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Length of a random value by key. A value that exists is kept."""
     text: dict[str, str] = {}
     """Text by key; `{KEY}` in it stands for the value of that random key."""
+    files: dict[str, str] = {}
+    """Key by the file that gets its value: a volume of the Secret would hold the pod back until the key exists."""
 
 
 class _Metadata(msgspec.Struct):
@@ -56,13 +59,14 @@ def missing_entries(required: ServerSecret, existing: Mapping[str, str], draw: C
 
 
 async def fill(client: Client, namespace: str, required: Sequence[ServerSecret]) -> None:
-    """Write what is missing. Raises KubeError; NotFound where the chart's Secret does not exist."""
+    """Write what is missing, then the files. Raises KubeError; NotFound where the chart's Secret does not exist."""
     for secret in required:
         while True:
             current = await client.get(SECRETS, secret.name, namespace=namespace, into=_Secret)
             existing = {key: base64.b64decode(value).decode() for key, value in current.data.items()}
             missing = missing_entries(secret, existing, _draw)
             if not missing:
+                _write_files(secret.files, existing)
                 break
             patch = {
                 "metadata": {"resourceVersion": current.metadata.resource_version},
@@ -73,7 +77,13 @@ async def fill(client: Client, namespace: str, required: Sequence[ServerSecret])
             except Conflict:
                 continue  # another replica was faster: its values count
             print(f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}", flush=True)  # noqa: T201
+            _write_files(secret.files, {**existing, **missing})
             break
+
+
+def _write_files(files: Mapping[str, str], values: Mapping[str, str]) -> None:
+    for path, key in files.items():
+        Path(path).write_text(values[key])
 
 
 def _draw(length: int) -> str:
