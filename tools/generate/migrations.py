@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import Literal
 
 from alembic.autogenerate import api as autogenerate
@@ -33,7 +34,10 @@ def upgrade() -> None:
 def render() -> str:
     """The text of the initial revision."""
     import_tables()
-    with create_engine("sqlite://").connect() as connection:
+    engine = create_engine("sqlite://")
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)  # the pool would keep a database in memory open
+        connection = stack.enter_context(engine.connect())
         context = MigrationContext.configure(
             connection,
             opts={"target_metadata": metadata, "render_item": _render_item, "sqlalchemy_module_prefix": "sa."},
