@@ -220,7 +220,7 @@ def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
         client.send(address, 7007, b"through the relay")
         assert client.receive() == b"through the relay"
     kept = json.loads(world.kubectl("get", "secret", f"{RELEASE}-coturn", "-n", RELEASE_NAMESPACE, "-o", "json"))
-    secret = base64.b64decode(kept["data"]["secret"]).decode()
+    secret = base64.b64decode(kept["data"]["secret-1"]).decode()
     environment = world.kubectl("exec", name, "--", "sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
     assert "SELKIES_" in environment and secret not in environment and who[1] not in environment
     for reported, until, code in (("w" * 40, 60, 401), (secret, -60, 401)):
