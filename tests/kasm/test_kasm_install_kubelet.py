@@ -13,7 +13,7 @@ from vdi.cli.main import main
 
 VALUES = {
     "publicAddr": "kasm.example.com",
-    "certificate": {"secretName": ""},
+    "certificate": {"secretName": "tls"},
     "useImageTags": "1.19.0",
     "ingress": {"enabled": True},
     "proxyService": {"type": "ClusterIP"},
@@ -54,6 +54,7 @@ def psql(ward: Ward, statement: str) -> str:
 
 
 def test_waits_are_shown_by_name_and_a_failed_upgrade_leaves_the_data(ward: Ward, run: Run, tmp_path: Path) -> None:
+    ward.kubectl("create", "secret", "generic", "tls", "--from-literal=tls.crt=c", "--from-literal=tls.key=k")
     said = run("install", "--chart", str(CHARTS / "c"), values=VALUES)
     assert "proxy: kasm-api-is-ready waits until the API of its zone answers" in said
     assert "api: db-is-ready waits until the database is initialised" in said
