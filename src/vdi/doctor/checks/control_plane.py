@@ -8,7 +8,7 @@ from vdi.api.crd import build_crds
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.deployments import pods_of
+from vdi.doctor.objects.deployments import explain_pod, pods_of
 from vdi.doctor.objects.operators import (
     LEASE,
     Operator,
@@ -21,21 +21,10 @@ from vdi.doctor.objects.operators import (
 from vdi.doctor.objects.rights import missing_rights
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
-from vdi.session.explain import StartState, explain
 from vdi.session.identity import FINALIZER
-from vdi.session.subject import Subject
 
 YOUNG = 60.0
 """Seconds in which something new may not work yet without a finding."""
-_OPERATOR = Subject(
-    name="the operator",
-    title="The operator",
-    volume="volume",
-    node_selector="nodeSelector in the chart's values",
-    image="the chart's values",
-    pull_secrets="imagePullSecrets in the chart's values",
-    memory="the chart's values",
-)
 _INSTALL = Remedy.run("vdi install")
 
 
@@ -162,9 +151,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     pods = pods_of(snapshot, operator)
     words, evidence = "it has no pods", []
     for pod in pods:
-        node = snapshot.nodes.get(pod.spec.node_name)
-        events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-        words = explain(StartState(pod, None, tuple(events), node, subject=_OPERATOR)).sentence.rstrip(".")
+        words = explain_pod(snapshot, pod, "operator")
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
         log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         evidence += [f"log: {line}" for line in log[-3:]]

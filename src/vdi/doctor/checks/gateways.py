@@ -5,22 +5,11 @@ from collections.abc import Iterator
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.deployments import pods_of, unavailable_for
+from vdi.doctor.objects.deployments import explain_pod, pods_of, unavailable_for
 from vdi.doctor.objects.gateways import Gateway, gateways_in_scope, last_words, troubles
 from vdi.doctor.objects.operators import operators_in_scope
 from vdi.findings.model import Finding, Remedy
-from vdi.session.explain import StartState, explain
-from vdi.session.subject import Subject
 
-_GATEWAY = Subject(
-    name="the gateway",
-    title="The gateway",
-    volume="volume",
-    node_selector="nodeSelector in the chart's values",
-    image="the chart's values",
-    pull_secrets="imagePullSecrets in the chart's values",
-    memory="the chart's values",
-)
 _EDGE = "VDI_EDGE_MIDDLEWARE"
 _RESTART = 60.0
 """Seconds in which a gateway with a volume stops and starts again on a busy node, when it is upgraded."""
@@ -61,9 +50,7 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
 def _down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Remedy) -> Finding:
     evidence, code = [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"], ""
     for pod in pods_of(snapshot, gateway):
-        node = snapshot.nodes.get(pod.spec.node_name)
-        events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-        why = explain(StartState(pod, None, tuple(events), node, subject=_GATEWAY)).sentence.rstrip(".")
+        why = explain_pod(snapshot, pod, "gateway")
         evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {why}")
         lines = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         if ended := last_words(lines):

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.workloads import Workload
+from vdi.session.explain import StartState, explain
 from vdi.session.observed import Pod
+from vdi.session.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,22 @@ def pods_of(snapshot: Snapshot, deployment: Deployment) -> list[Pod]:
         and labels.items() <= dict(pod.metadata.labels).items()
         and not pod.terminating
     ]
+
+
+def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> str:
+    """Why a pod of the release is not ready, as a clause. `component`: `operator` or `gateway`."""
+    subject = Subject(
+        name=f"the {component}",
+        title=f"The {component}",
+        volume="volume",
+        node_selector="nodeSelector in the chart's values",
+        image="the chart's values",
+        pull_secrets="imagePullSecrets in the chart's values",
+        memory="the chart's values",
+    )
+    node = snapshot.nodes.get(pod.spec.node_name)
+    events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
+    return explain(StartState(pod, None, tuple(events), node, subject=subject)).sentence.rstrip(".")
 
 
 def unavailable_for(snapshot: Snapshot, deployment: Deployment) -> float:
