@@ -16,7 +16,7 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.interning import StringInterner
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.kube.watch import Reflector
+from vdi.kube.watch import Reflector, describe_troubles
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 
 Kind = Literal["session", "template", "pool"]
@@ -176,11 +176,7 @@ class ClusterCache:
 
     def troubles(self) -> Iterator[str]:
         """One line per kind that the API server does not tell about, with the reason."""
-        for reflector in self.reflectors:
-            if reflector.last_error is not None:
-                yield f"{reflector.resource.plural}: {reflector.last_error}"
-            elif not reflector.synced:
-                yield f"{reflector.resource.plural}: the first list is not complete yet"
+        return describe_troubles(self.reflectors)
 
     def stuck(self) -> Iterator[str]:
         """One line per kind whose watch is silent without an error, though it should have been opened again."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -231,3 +231,12 @@ class Reflector(Generic[T]):
         if str(error) != self._said:
             self._said = str(error)
             log.warning("watching %s: %s", self.resource.plural, error)
+
+
+def describe_troubles(reflectors: Iterable[Reflector[Any]]) -> Iterator[str]:
+    """One line per kind that cannot be watched, with the API server's reason, or that is not listed yet."""
+    for reflector in reflectors:
+        if reflector.last_error is not None:
+            yield f"{reflector.resource.plural}: {reflector.last_error}"
+        elif not reflector.synced:
+            yield f"{reflector.resource.plural}: the first list is not complete yet"

@@ -17,7 +17,7 @@ from vdi.kube.meta import T
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.kube.watch import Reflector
+from vdi.kube.watch import Reflector, describe_troubles
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.effective import resolve_home
@@ -137,11 +137,7 @@ class Caches:
 
     def troubles(self) -> Iterator[str]:
         """One line per kind that cannot be watched, with the API server's reason."""
-        for reflector in self.reflectors:
-            if reflector.last_error is not None:
-                yield f"{reflector.resource.plural}: {reflector.last_error}"
-            elif not reflector.synced:
-                yield f"{reflector.resource.plural}: the first list is not complete yet"
+        return describe_troubles(self.reflectors)
 
 
 def shared_home(session: VDISession) -> str:

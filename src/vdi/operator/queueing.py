@@ -16,8 +16,6 @@ from vdi.operator.owned_resources import session_of
 from vdi.operator.ports import Waiting
 from vdi.operator.queue_positions import PublishedPosition, QueuePositions
 from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
-from vdi.session.capacity import PODS, amount
-from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import PersistentVolumeClaim, Pod
@@ -110,7 +108,7 @@ class QueueManager:
         A session that waits for the same goes first: pools come last.
         """
         self._restore()
-        now, demand = milliseconds(self._clock), self._demand(desktop, None)
+        now, demand = milliseconds(self._clock), desktop.demand()
         if self._queue.try_bind(pod, demand, now) is not None:
             return None
         group = self._queue.group_of(demand)
@@ -247,19 +245,8 @@ class QueueManager:
             user=session.spec.user,
             priority=session.spec.priority,
             since=known.since if known else min(now, _waiting_since(session, now, self._began or now)),
-            demand=self._demand(desktop, home),
+            demand=desktop.demand(self._accounting.pin_of(home)),
         )
-
-    def _demand(self, desktop: Desktop, home: PersistentVolumeClaim | None) -> Demand:
-        takes = {
-            "cpu": amount("cpu", desktop.request_cpu),
-            "memory": amount("memory", desktop.request_memory),
-            desktop.gpu_resource: desktop.gpu,
-            PODS: 1,
-        }
-        placement = desktop.placement
-        pin = self._accounting.pin_of(home)
-        return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin)
 
     def _make_pools_yield(self, now: int) -> None:
         """Unclaimed desktops of pools yield to sessions: as many as help one, and no more."""

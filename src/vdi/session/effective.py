@@ -11,6 +11,8 @@ from vdi.api.resources import TemplateResources
 from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, SessionSpec, VDISession
 from vdi.api.template import EnvVar, Placement, TemplateVolume, VDITemplate
 from vdi.session import streaming
+from vdi.session.capacity import PODS, NodeSelectorTerm, amount
+from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.hosts import refuse_hostname
 from vdi.session.naming import home_claim_name
@@ -87,6 +89,16 @@ class Desktop:
     image_pull_secrets: tuple[str, ...]
     behind_gateway: bool
     """The gateway says who may enter, and the desktop asks for no password."""
+
+    def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
+        """What its pod requests of a node. `pin`: where its home lies; empty: anywhere."""
+        takes = {
+            "cpu": amount("cpu", self.request_cpu),
+            "memory": amount("memory", self.request_memory),
+            self.gpu_resource: self.gpu,
+            PODS: 1,
+        }
+        return demand_of(takes, self.placement.node_selector.items(), self.placement.tolerations, pin)
 
 
 def resolve(

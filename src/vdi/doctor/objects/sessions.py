@@ -14,8 +14,7 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import LEASE, operator_for, policy_for
 from vdi.findings.model import Remedy
 from vdi.session import naming
-from vdi.session.capacity import PODS, amount
-from vdi.session.capacity_matching import demand_of, read_capacity
+from vdi.session.capacity_matching import read_capacity
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
 from vdi.session.effective import Blocked, Desktop, resolve, resolve_home
@@ -191,15 +190,7 @@ class SessionDiagnosis:
         if not isinstance(desktop, Desktop) or snapshot.unreadable_kinds & {"nodes", "pods@all"}:
             return None
         volume = snapshot.volumes.get(self.home.spec.volume_name) if self.home else None
-        takes = {
-            "cpu": amount("cpu", desktop.request_cpu),
-            "memory": amount("memory", desktop.request_memory),
-            desktop.gpu_resource: desktop.gpu,
-            PODS: 1,
-        }
-        placement = desktop.placement
-        pin = volume.pin if volume else ()
-        demand = demand_of(takes, placement.node_selector.items(), placement.tolerations, pin)
+        demand = desktop.demand(volume.pin if volume else ())
         queue = full_queue(snapshot)
         group = queue.group_of(demand)
         if any(not room.closed and room.fits(demand.takes) for room in group.capacities.values()):
